@@ -1,0 +1,169 @@
+"""Genotypes: the cell that a search returns, as a validated, frozen value.
+
+A cell has two inputs (0: output of the cell before the previous one, 1: of the previous one) and four nodes
+(2 to 5). Each node adds up two edges; an edge is a layer type applied to an input or to an earlier node. The cell's
+output is the concatenation of its four nodes (DARTS, arXiv 1806.09055, section 2.1; the BNAS paper, section 4.2).
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+
+NODES = 4
+INPUTS = 2
+# The edges of the search's cell, in the order of the architecture parameters: node by node, input by input.
+EDGES: tuple[tuple[int, int], ...] = tuple((i, INPUTS + n) for n in range(NODES) for i in range(INPUTS + n))
+
+ZEROISE = "none"
+# Table 3, in the order of the architecture parameters (that of the released code, so that its alphas can be read).
+LAYER_TYPES = (
+    ZEROISE,
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "bin_dil_conv_3x3",
+    "bin_dil_conv_5x5",
+    "bin_conv_3x3",
+    "bin_conv_5x5",
+)
+LEARNABLE = tuple(t for t in LAYER_TYPES if t.startswith("bin_"))
+# Layer types of the cells that the paper only compares with (DARTS, SNAS, GDAS; Table 11).
+COMPARED_LAYER_TYPES = ("skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+# GDAS's hand-made reduction cell, which stands in a genotype by its name alone.
+FIXED_REDUCTION = "gdas_fixed"
+
+Cell = tuple[tuple[str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Genotype:
+    """A normal and a reduction cell, each of eight (layer type, input) pairs, two for each node in turn.
+
+    `reduce` may be `FIXED_REDUCTION`, the hand-made cell of GDAS. Raises `UserError` when the value is not a cell.
+    """
+
+    normal: Cell
+    reduce: Cell | str
+
+    def __post_init__(self):
+        object.__setattr__(self, "normal", _checked_cell(self.normal, "normal"))
+        if self.reduce != FIXED_REDUCTION:
+            object.__setattr__(self, "reduce", _checked_cell(self.reduce, "reduce"))
+
+    def cell(self, reduction: bool) -> Cell:
+        """The pairs of one cell; `UserError` for GDAS's fixed reduction, which has none."""
+        cell = self.reduce if reduction else self.normal
+        if isinstance(cell, str):
+            raise UserError(f"the reduction cell {cell!r} is hand-made and not built here; name another genotype")
+        return cell
+
+    def to_dict(self) -> dict:
+        pairs = lambda cell: cell if isinstance(cell, str) else [list(pair) for pair in cell]
+        return {"normal": pairs(self.normal), "reduce": pairs(self.reduce)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+
+def _checked_cell(cell, name: str) -> Cell:
+    known = LAYER_TYPES + COMPARED_LAYER_TYPES
+    if isinstance(cell, str) or not isinstance(cell, (list, tuple)) or len(cell) != 2 * NODES:
+        size = len(cell) if isinstance(cell, (list, tuple)) else repr(cell)
+        raise UserError(f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a node; got {size}")
+    checked = []
+    for position, pair in enumerate(cell):
+        node = INPUTS + position // 2
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise UserError(f"genotype: {name} pair {position} must be [layer type, input], got {pair!r}")
+        layer, source = pair
+        if layer not in known:
+            raise UserError(f"genotype: unknown layer type {layer!r} in the {name} cell; known: {', '.join(known)}")
+        if isinstance(source, bool) or not isinstance(source, (int, np.integer)) or not 0 <= source < node:
+            raise UserError(f"genotype: {name} pair {position} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}")
+        checked.append((str(layer), int(source)))
+    return tuple(checked)
+
+
+def from_dict(value) -> Genotype:
+    """The genotype in a parsed JSON object; `UserError` says what is missing."""
+    if not isinstance(value, Mapping) or not {"normal", "reduce"} <= set(value):
+        raise UserError('genotype: expected a JSON object with the keys "normal" and "reduce"')
+    return Genotype(normal=value["normal"], reduce=value["reduce"])
+
+
+def from_json(text: str) -> Genotype:
+    """The genotype in a JSON text; `UserError` if it is none."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"genotype: not valid JSON ({error})") from None
+    return from_dict(value)
+
+
+_NAMED = pathlib.Path(__file__).parent / "genotypes"
+
+
+def named() -> tuple[str, ...]:
+    """The names of the cells that come with the package."""
+    return tuple(sorted(path.stem for path in _NAMED.glob("*.json")))
+
+
+def load(name_or_path: str) -> Genotype:
+    """A named cell or the one in a JSON file (a search's genotype.json as it is)."""
+    if name_or_path in named():
+        return from_json((_NAMED / f"{name_or_path}.json").read_text())
+    path = pathlib.Path(name_or_path)
+    if not path.is_file():
+        raise UserError(f"genotype: {name_or_path!r} is neither a file nor a named cell; named: {', '.join(named())}")
+    try:
+        return from_json(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"genotype: cannot read {name_or_path} ({error})") from None
+
+
+def without_zeroise(name: str) -> str | None:
+    """The named cell that stands for `name` with Zeroise left out at derivation (Table 9), if there is one."""
+    if name not in named():
+        return None
+    return json.loads((_NAMED / f"{name}.json").read_text()).get("without_zeroise")
+
+
+def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_types=LAYER_TYPES) -> Cell:
+    """One cell from the relaxed architecture parameters of its edges.
+
+    weights: (14, len(layer_types)) softmax probabilities, rows in the order of `EDGES`.
+    gamma: divides the probability of Zeroise (Eq. 4), so larger values pick it less often; must be > 0.
+    keep_zeroise: False leaves Zeroise out, as published float searches do.
+    Each node keeps its two edges with the largest probability over all candidate layer types (Zeroise among them where it
+    is kept), strongest first, and on each the most probable type (methods.md D; DARTS section 2.4).
+    """
+    if not gamma > 0:
+        raise UserError(f"gamma must be greater than 0, got {gamma}; 1 leaves Eq. 4 without effect")
+    weights = np.array(weights, copy=True)
+    if weights.shape != (len(EDGES), len(layer_types)):
+        raise UserError(f"alphas must have the shape {(len(EDGES), len(layer_types))}, got {weights.shape}")
+    if ZEROISE in layer_types:
+        zeroise = layer_types.index(ZEROISE)
+        weights[:, zeroise] = weights[:, zeroise] / gamma if keep_zeroise else -np.inf
+    strength = weights.max(axis=1)
+    cell = []
+    for node in range(INPUTS, INPUTS + NODES):
+        edges = [e for e, (_, target) in enumerate(EDGES) if target == node]
+        for edge in sorted(edges, key=lambda e: -strength[e])[:2]:
+            cell.append((layer_types[int(weights[edge].argmax())], EDGES[edge][0]))
+    return tuple(cell)
+
+
+def derive_genotype(weights: Mapping, **options) -> Genotype:
+    """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}."""
+    return Genotype(normal=derive(weights["normal"], **options), reduce=derive(weights["reduce"], **options))
+
+
+def learnable_share(genotype: Genotype) -> float:
+    """Share of the sixteen picked layers that have weights to learn (section 4.3)."""
+    layers = [layer for reduction in (False, True) for layer, _ in genotype.cell(reduction)]
+    return sum(layer in LEARNABLE for layer in layers) / len(layers)

@@ -1,0 +1,36 @@
+"""What every layer is told: how it binarizes and in which arithmetic it computes."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """The paper's conventions where its code differs from its text; the defaults are the paper's (`PAPER`)."""
+
+    # K of Eq. (1): scale the outputs by the mean magnitude of the inputs under the kernel. No gradient flows through it.
+    activation_scale: bool = True
+    # What the sign of exactly 0 is: 1, so that one bit holds it, or 0 as in PyTorch.
+    sign_of_zero: int = 1
+    # Gradient rule of the weights' sign, a key of `binarize.WEIGHT_GRADIENTS`.
+    weight_gradient: str = "bnas"
+    # The convolution of a skip across a reduction cell: float, binary_weight, binary or binary_bn.
+    reduction_skip: str = "binary_bn"
+    # ReLU after each binary convolution (in the BNAS and the jiecaoyu code, not in the original XNOR-Net).
+    relu: bool = True
+    # Leave the last few convolutions float, as an index error of the released code does.
+    float_head: bool = False
+    # Binarize the preprocessing convolutions in the search, too.
+    binary_search_preprocess: bool = False
+    # Arithmetic of parameters, batch statistics and losses: float32, or float64 for exact checks.
+    dtype: Any = jnp.float32
+    # Arithmetic of the products of a convolution: None is `dtype`; bfloat16 accumulates in float32.
+    conv_dtype: Any = None
+    # Mapped axis over which batch statistics are averaged; None keeps them per device.
+    bn_axis: str | None = None
+
+
+PAPER = Rules()
+RELEASE = Rules(activation_scale=False, sign_of_zero=0, reduction_skip="float")
