@@ -19,6 +19,9 @@ INPUTS = 2
 # The edges of the search's cell, in the order of the architecture parameters: node by node, input by input.
 EDGES: tuple[tuple[int, int], ...] = tuple((i, INPUTS + n) for n in range(NODES) for i in range(INPUTS + n))
 
+# The final network's two forms, which differ in the stem.
+FORMS = ("cifar", "imagenet")
+
 ZEROISE = "none"
 # Table 3, in the order of the architecture parameters (that of the released code, so that its alphas can be read).
 LAYER_TYPES = (
@@ -83,7 +86,9 @@ def _checked_cell(cell, name: str) -> Cell:
         if layer not in known:
             raise UserError(f"genotype: unknown layer type {layer!r} in the {name} cell; known: {', '.join(known)}")
         if isinstance(source, bool) or not isinstance(source, (int, np.integer)) or not 0 <= source < node:
-            raise UserError(f"genotype: {name} pair {position} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}")
+            raise UserError(
+                f"genotype: {name} pair {position} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
+            )
         checked.append((str(layer), int(source)))
     return tuple(checked)
 
@@ -102,6 +107,11 @@ def from_json(text: str) -> Genotype:
     except json.JSONDecodeError as error:
         raise UserError(f"genotype: not valid JSON ({error})") from None
     return from_dict(value)
+
+
+def reductions(num_cells: int) -> tuple[int, ...]:
+    """The cells that halve the image and double the width: at one and at two thirds of the depth (DARTS section 2.1)."""
+    return tuple(sorted({num_cells // 3, 2 * num_cells // 3}))
 
 
 _NAMED = pathlib.Path(__file__).parent / "genotypes"

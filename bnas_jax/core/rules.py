@@ -6,6 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 
+REDUCTION_SKIPS = ("float", "binary_weight", "binary", "binary_bn")
+
+
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """The paper's conventions where its code differs from its text; the defaults are the paper's (`PAPER`)."""
@@ -16,7 +19,7 @@ class Rules:
     sign_of_zero: int = 1
     # Gradient rule of the weights' sign, a key of `binarize.WEIGHT_GRADIENTS`.
     weight_gradient: str = "bnas"
-    # The convolution of a skip across a reduction cell: float, binary_weight, binary or binary_bn.
+    # The convolution of a skip across a reduction cell, one of `REDUCTION_SKIPS`.
     reduction_skip: str = "binary_bn"
     # ReLU after each binary convolution (in the BNAS and the jiecaoyu code, not in the original XNOR-Net).
     relu: bool = True

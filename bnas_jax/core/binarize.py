@@ -1,0 +1,119 @@
+"""The sign of activations and weights, and the gradients that stand in for its own (XNOR-Net, arXiv 1603.05279).
+
+Gradients are named where published code disagrees about them; `bnas` is the chain rule of sign times scale and the default.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Gradient at the latent weights from the one at the binary weights: (latent, gradient, scale) -> gradient.
+WeightGradient = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+_KERNEL_AXES = (0, 1, 2)  # of HWIO: all but the output channel
+
+
+def sign(x: jax.Array, sign_of_zero: int = 1) -> jax.Array:
+    """-1 or 1 in x's dtype; the sign of 0 is `sign_of_zero` (1: the paper's single bit, 0: PyTorch's)."""
+    if sign_of_zero == 0:
+        return jnp.sign(x)
+    return jnp.where(x >= 0, jnp.ones((), x.dtype), -jnp.ones((), x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def binarize_activations(x: jax.Array, sign_of_zero: int = 1) -> jax.Array:
+    """Forward sign(x); backward the straight-through estimator g * 1[|x| < 1] (XNOR-Net section 3.2; BinaryNet Eq. 4)."""
+    return sign(x, sign_of_zero)
+
+
+def _activations_forward(x, sign_of_zero):
+    # The mask is kept, not x: one byte a value instead of four between the two passes.
+    return sign(x, sign_of_zero), jnp.abs(x) < 1
+
+
+def _activations_backward(sign_of_zero, mask, gradient):
+    return (jnp.where(mask, gradient, jnp.zeros((), gradient.dtype)),)
+
+
+binarize_activations.defvjp(_activations_forward, _activations_backward)
+
+
+def weight_scale(latent: jax.Array) -> jax.Array:
+    """beta = mean |W| for each output channel (Eq. 1). latent: HWIO; returns (O,)."""
+    return jnp.mean(jnp.abs(latent), axis=_KERNEL_AXES)
+
+
+def _bnas_gradient(latent, gradient, scale):
+    direction = jnp.sign(latent)
+    through_scale = direction * jnp.mean(direction * gradient, axis=_KERNEL_AXES)
+    return scale * (jnp.abs(latent) <= 1) * gradient + through_scale
+
+
+def _xnor_gradient(latent, gradient, scale):
+    size = latent.size // latent.shape[-1]
+    return gradient * (scale * (jnp.abs(latent) < 1) + 1 / size)
+
+
+WEIGHT_GRADIENTS: dict[str, WeightGradient] = {
+    # The chain rule through both sign (straight through) and scale; the BNAS release.
+    "bnas": _bnas_gradient,
+    # As printed in XNOR-Net section 3.1, and as its Torch code has it: the same, but for `scaled_by_fan_in`.
+    "paper": _xnor_gradient,
+    "allenai": _xnor_gradient,
+}
+# Rules whose code multiplies the gradient by `gradient_factor`; the optimizer does so here.
+SCALED_GRADIENTS = ("bnas", "allenai")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def binarize_weights(latent: jax.Array, rule: str = "bnas", sign_of_zero: int = 1) -> jax.Array:
+    """Forward beta * sign(W) (Eq. 1), one beta for each output channel; backward `WEIGHT_GRADIENTS[rule]`.
+
+    latent: projected latent weights, HWIO. The rules `bnas` and `allenai` are completed by `gradient_factor`, which the
+    optimizer multiplies in.
+    """
+    return weight_scale(latent) * sign(latent, sign_of_zero)
+
+
+def _weights_forward(latent, rule, sign_of_zero):
+    return binarize_weights(latent, rule, sign_of_zero), latent
+
+
+def _weights_backward(rule, sign_of_zero, latent, gradient):
+    return (WEIGHT_GRADIENTS[rule](latent, gradient, weight_scale(latent)),)
+
+
+binarize_weights.defvjp(_weights_forward, _weights_backward)
+
+
+def project(latent: jax.Array) -> jax.Array:
+    """Latent weights, mean-centred over the input channels of each tap and clipped to [-1, 1]. latent: HWIO."""
+    return jnp.clip(latent - jnp.mean(latent, axis=2, keepdims=True), -1, 1)
+
+
+def gradient_factor(shape: tuple[int, ...]) -> float:
+    """c = (1 - 1/ci) * n of the XNOR-Net and BNAS codes, n = kh * kw * ci, for an HWIO kernel's shape."""
+    kh, kw, ci, _ = shape
+    return (1 - 1 / ci) * kh * kw * ci
+
+
+def activation_scale(x: jax.Array, kernel: int, stride: int, padding: int, dilation: int) -> jax.Array:
+    """K of Eq. (1): the mean magnitude of the inputs under the kernel, borders counting as 0. No gradient (methods: sg(K)).
+
+    x: (N, H, W, ..., C); returns (N, H', W', ..., 1).
+    """
+    magnitude = jnp.mean(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
+    spatial = lambda inside, outside: (outside, inside, inside) + (outside,) * (x.ndim - 3)
+    total = jax.lax.reduce_window(
+        magnitude,
+        np.zeros((), x.dtype)[()],
+        jax.lax.add,
+        window_dimensions=spatial(kernel, 1),
+        window_strides=spatial(stride, 1),
+        padding=spatial((padding, padding), (0, 0)),
+        window_dilation=spatial(dilation, 1),
+    )
+    return total / kernel**2

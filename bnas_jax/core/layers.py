@@ -1,0 +1,255 @@
+"""The layer types of Table 3 and the few float layers around them. Images are NHWC, kernels HWIO."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.core import binarize
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import ZEROISE
+from bnas_jax.core.rules import Rules
+
+BN_EPSILON = 1e-5
+BN_MOMENTUM = 0.9  # PyTorch's 0.1, counted from the other side
+
+
+def uniform_fan_in(key, shape, dtype):
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers."""
+    bound = 1 / np.sqrt(np.prod(shape[:-1]))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def bias_init(fan_in: int):
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
+    bound = 1 / np.sqrt(fan_in)
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1, dtype=None):
+    """2-D convolution with explicit symmetric zero padding ("SAME" pads differently at stride 2).
+
+    x: (N, H, W, C); kernel: (kh, kw, C / groups, O). dtype: arithmetic of the products, accumulated in x's.
+    """
+    if dtype is not None and dtype != x.dtype:
+        return _scaled_conv(stride, padding, dilation, groups, dtype)(x, kernel)
+    return _conv(x, kernel, stride, padding, dilation, groups)
+
+
+def sign_conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1, dtype=None):
+    """The convolution with a binary kernel: one magnitude for each output channel times signs. Arguments as `conv`.
+
+    The signs are multiplied first and the magnitude afterwards, so that sums of +-1 are exact integers, in bfloat16, too. A
+    sum that is 0 then is 0 for every order of summation, and ReLU's gradient there does not hang on rounding: with the
+    magnitude inside the sum one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding.
+    """
+    return _scaled_conv(stride, padding, dilation, groups, dtype or x.dtype)(x, kernel)
+
+
+def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0 and groups == 1:
+        # A matrix product is 3 to 5 times faster than the convolution on CPU.
+        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], preferred_element_type=accumulate)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        preferred_element_type=accumulate,
+    )
+
+
+@functools.cache
+def _scaled_conv(stride, padding, dilation, groups, dtype):
+    geometry = (stride, padding, dilation, groups)
+
+    @jax.custom_vjp
+    def scaled_conv(x, kernel):
+        scale = jnp.max(jnp.abs(kernel), axis=(0, 1, 2))
+        scale = jnp.where(scale == 0, 1, scale)
+        return _conv(x.astype(dtype), (kernel / scale).astype(dtype), *geometry, accumulate=x.dtype) * scale
+
+    def forward(x, kernel):
+        return scaled_conv(x, kernel), (x.astype(dtype), kernel)
+
+    def backward(residuals, gradient):
+        x, kernel = residuals
+        _, transpose = jax.vjp(lambda x, k: _conv(x, k, *geometry), x, kernel.astype(dtype))
+        return tuple(g.astype(kernel.dtype) for g in transpose(gradient.astype(dtype)))
+
+    scaled_conv.defvjp(forward, backward)
+    return scaled_conv
+
+
+def max_pool(x, stride):
+    """3x3 max pooling, borders padded with -inf. (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), C)."""
+    return nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))
+
+
+def avg_pool(x, stride):
+    """3x3 average pooling over the pixels that exist, as in the released code. Shapes as `max_pool`."""
+    return nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as in PyTorch: running variance unbiased, momentum 0.9 of the old value.
+
+    `copies` keeps several running statistics of one input, as the released supernet does where edges leave the same state:
+    in training they share the batch's, in evaluation the result is (N, H, W, *copies, C).
+    """
+
+    rules: Rules
+    affine: bool = True
+    copies: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        dtype, channels = self.rules.dtype, x.shape[-1]
+        shape = self.copies + (channels,)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
+        if train:
+            mean, var = self._batch_moments(x)
+            if not self.is_initializing():
+                count = x.size // channels * (jax.lax.axis_size(self.rules.bn_axis) if self.rules.bn_axis else 1)
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = BN_MOMENTUM * running_mean.value + (1 - BN_MOMENTUM) * mean
+                running_var.value = BN_MOMENTUM * running_var.value + (1 - BN_MOMENTUM) * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+            x = x.reshape(x.shape[:-1] + (1,) * len(self.copies) + (channels,))
+        y = (x - mean) * jax.lax.rsqrt(var + BN_EPSILON)
+        if self.affine:
+            y = y * self.param("scale", nn.initializers.ones, (channels,), dtype)
+            y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
+        return y
+
+    def _batch_moments(self, x):
+        average = (lambda v: jax.lax.pmean(v, self.rules.bn_axis)) if self.rules.bn_axis else (lambda v: v)
+        mean = average(jnp.mean(x, axis=(0, 1, 2)))
+        return mean, average(jnp.mean(jnp.square(x - mean), axis=(0, 1, 2)))
+
+
+class Conv(nn.Module):
+    """A convolution alone; its latent weights are the parameter `latent` where they are binarized, else `kernel`.
+
+    The name tells the optimizer which parameters to project (methods.md A2).
+    """
+
+    features: int
+    kernel: int
+    rules: Rules
+    stride: int = 1
+    dilation: int = 1
+    padding: int | None = None  # None keeps the size at stride 1
+    binary: bool = True
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        rules = self.rules
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = conv_weights(self, shape, self.binary)
+        padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
+        convolve = sign_conv if self.binary else conv
+        y = convolve(x, kernel, stride=self.stride, padding=padding, dilation=self.dilation, dtype=rules.conv_dtype)
+        if self.bias:
+            y = y + self.param("bias", bias_init(int(np.prod(shape[:-1]))), (self.features,), rules.dtype)
+        return y
+
+
+def conv_weights(module: nn.Module, shape, binary: bool, suffix: str = ""):
+    """The weights that a convolution multiplies with, made from a parameter of `module`. shape: HWIO."""
+    rules = module.rules  # type: ignore[attr-defined]
+    if not binary:
+        return module.param("kernel" + suffix, uniform_fan_in, shape, rules.dtype)
+    latent = module.param("latent" + suffix, uniform_fan_in, shape, rules.dtype)
+    return binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
+
+
+class BinaryConv(nn.Module):
+    """BN -> sign -> convolution (times K) -> ReLU (section 4.1; XNOR-Net's order).
+
+    binary=False keeps float weights behind the binary activations, as the released code does by its index error;
+    sign=False keeps the activations float, too, as in the preprocessing convolutions of its search.
+    """
+
+    features: int
+    kernel: int
+    rules: Rules
+    stride: int = 1
+    dilation: int = 1
+    padding: int | None = None
+    binary: bool = True
+    affine: bool = True
+    relu: bool = True
+    sign: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        rules = self.rules
+        x = BatchNorm(rules, affine=self.affine, name="bn")(x, train=train)
+        inputs = binarize.binarize_activations(x, rules.sign_of_zero) if self.sign else x
+        padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
+        geometry = (self.kernel, self.stride, padding, self.dilation)
+        y = Conv(self.features, self.kernel, rules, self.stride, self.dilation, padding, self.binary, name="conv")(inputs)
+        if rules.activation_scale and self.sign:
+            y = y * binarize.activation_scale(x, *geometry)
+        return nn.relu(y) if rules.relu and self.relu else y
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerType:
+    """A row of Table 3: either a binary convolution (kernel > 0) or a function of (x, stride) without parameters."""
+
+    kernel: int = 0
+    dilation: int = 1
+    function: object = None
+
+    @property
+    def learnable(self) -> bool:
+        return self.kernel > 0
+
+
+LAYERS: dict[str, LayerType] = {
+    ZEROISE: LayerType(function=lambda x, stride: jnp.zeros_like(x[:, ::stride, ::stride])),
+    "max_pool_3x3": LayerType(function=max_pool),
+    "avg_pool_3x3": LayerType(function=avg_pool),
+    "bin_conv_3x3": LayerType(kernel=3),
+    "bin_conv_5x5": LayerType(kernel=5),
+    "bin_dil_conv_3x3": LayerType(kernel=3, dilation=2),
+    "bin_dil_conv_5x5": LayerType(kernel=5, dilation=2),
+}
+
+
+def layer_type(name: str) -> LayerType:
+    """The entry of `LAYERS`; `UserError` for a type that has no layer here."""
+    if name not in LAYERS:
+        raise UserError(f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}")
+    return LAYERS[name]
+
+
+class Layer(nn.Module):
+    """One edge of a final cell: the layer type `type_name` of Table 3 at stride 1 or 2."""
+
+    type_name: str
+    features: int
+    stride: int
+    rules: Rules
+    binary: bool = True
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        kind = layer_type(self.type_name)
+        if not kind.learnable:
+            return kind.function(x, self.stride)  # type: ignore[operator]
+        return BinaryConv(
+            self.features, kind.kernel, self.rules, self.stride, kind.dilation, None, self.binary, self.affine, name="op"
+        )(x, train=train)

@@ -1,0 +1,200 @@
+"""The search's network: every edge a mixture of all layer types, weighted by the relaxed alphas (DARTS Eq. 2).
+
+The work is shared. In the search BN has no affine part, so the normalised state, its signs and its two poolings are the same for
+all edges that leave a state, and the convolutions of one type run side by side as one with more output channels. It is the
+same function as one layer for each edge (a test holds it to that), with a quarter of the operations to compile.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core import binarize
+from bnas_jax.core.cell import InterCellSkip, Preprocess
+from bnas_jax.core.genotype import EDGES, INPUTS, LAYER_TYPES, NODES, ZEROISE, reductions
+from bnas_jax.core.layers import BatchNorm, conv_weights, layer_type, sign_conv
+from bnas_jax.core.network import CifarStem, Classifier, check_shape
+from bnas_jax.core.rules import Rules
+
+
+class MixedEdges(nn.Module):
+    """All edges that leave one state.
+
+    float_edges: for each layer type with weights, how many of the last edges keep float weights (`rules.float_head`).
+    shared_statistics: one running mean and variance for each state, as all its edges see the same batches; False keeps one
+    for each edge and type, as released checkpoints hold.
+    """
+
+    channels: int
+    stride: int
+    layer_types: tuple[str, ...]
+    rules: Rules
+    float_edges: tuple[int, ...]
+    shared_statistics: bool = True
+
+    @nn.compact
+    def __call__(self, x, weights, *, train: bool):
+        """x: (N, H, W, C); weights: (E, types). Returns (N, H', W', E, C), each edge's weighted sum."""
+        edges = weights.shape[0]
+        weights = weights.astype(self.rules.dtype)
+        convs = [t for t in self.layer_types if layer_type(t).learnable]
+        copies = () if self.shared_statistics else (len(convs), edges)
+        normal = BatchNorm(self.rules, affine=False, copies=copies, name="bn")(x, train=train)
+        signs = binarize.binarize_activations(normal, self.rules.sign_of_zero)
+        total = jnp.zeros((), self.rules.dtype)
+        for index, name in enumerate(self.layer_types):
+            if name == ZEROISE:
+                continue
+            if name in convs:
+                y = self._conv(signs, normal, convs.index(name), name, edges)
+            else:
+                y = self._pool(x, name, edges, train)
+            total = total + y * weights[:, index, None]
+        return total
+
+    def _pool(self, x, name, edges, train):
+        y = layer_type(name).function(x, self.stride)
+        copies = () if self.shared_statistics else (edges,)
+        y = BatchNorm(self.rules, affine=False, copies=copies, name=f"{name}_bn")(y, train=train)
+        return y if y.ndim == 5 else y[:, :, :, None, :]
+
+    def _conv(self, signs, normal, position, name, edges):
+        kind = layer_type(name)
+        groups = 1
+        if normal.ndim > 4:  # (N, H, W, types, edges, C), where each edge has statistics of its own
+            signs, normal, groups = signs[..., position, :, :], normal[..., position, :, :], edges
+        padding = kind.dilation * (kind.kernel - 1) // 2
+        y = sign_conv(
+            signs.reshape(*signs.shape[:3], -1),
+            self._kernel(name, normal.shape[-1], edges, self.float_edges[position]),
+            stride=self.stride,
+            padding=padding,
+            dilation=kind.dilation,
+            groups=groups,
+            dtype=self.rules.conv_dtype,
+        )
+        y = y.reshape(*y.shape[:3], edges, self.channels)
+        if self.rules.activation_scale:
+            scale = binarize.activation_scale(normal, kind.kernel, self.stride, padding, kind.dilation)
+            y = y * scale.reshape(*y.shape[:3], -1, 1)
+        return nn.relu(y) if self.rules.relu else y
+
+    def _kernel(self, name, inputs, edges, float_edges):
+        """(k, k, C, E * C): the edges' kernels side by side, those that keep float weights last."""
+        size = layer_type(name).kernel
+        shape = lambda count: (size, size, inputs, count * self.channels)
+        parts = []
+        if edges > float_edges:
+            parts.append(conv_weights(self, shape(edges - float_edges), True, f"_{name}"))
+        if float_edges:
+            parts.append(conv_weights(self, shape(float_edges), False, f"_{name}"))
+        return jnp.concatenate(parts, axis=-1)
+
+
+class MixedCell(nn.Module):
+    """A cell of the search's network."""
+
+    channels: int
+    reduction: bool
+    previous_reduction: bool
+    first: bool
+    skip: bool
+    layer_types: tuple[str, ...]
+    rules: Rules
+    float_edges: tuple[tuple[int, ...], ...]
+    shared_statistics: bool = True
+
+    @nn.compact
+    def __call__(self, before, previous, weights, *, train: bool):
+        """before, previous: outputs of the two cells before; weights: (14, types) probabilities."""
+        binary = self.rules.binary_search_preprocess
+        preprocess = Preprocess(
+            self.channels,
+            self.previous_reduction,
+            self.rules,
+            (binary, binary),
+            affine=(False, False),
+            sign=binary,
+            name="preprocess",
+        )
+        states = list(preprocess(before, previous, train=train))
+        nodes: list = [0] * NODES
+        for source in range(INPUTS + NODES - 1):
+            if source >= INPUTS:
+                states.append(nodes[source - INPUTS])
+            leaving = [e for e, (start, _) in enumerate(EDGES) if start == source]
+            mixed = MixedEdges(
+                self.channels,
+                2 if self.reduction and source < INPUTS else 1,
+                self.layer_types,
+                self.rules,
+                self.float_edges[source],
+                self.shared_statistics,
+                name=f"state{source}",
+            )(states[source], weights[jnp.array(leaving)], train=train)
+            for position, edge in enumerate(leaving):
+                node = EDGES[edge][1] - INPUTS
+                nodes[node] = nodes[node] + mixed[:, :, :, position]
+        output = jnp.concatenate(nodes, axis=-1)
+        if self.skip and not self.first:
+            output = InterCellSkip(self.reduction, self.rules, name="skip")(output, previous, train=train)
+        return output
+
+
+class Supernet(nn.Module):
+    """`apply(variables, alphas, images, train=False)`: NHWC images to logits, alphas {"normal", "reduce"} (14, types) each."""
+
+    num_cells: int
+    channels: int
+    num_classes: int
+    layer_types: tuple[str, ...] = LAYER_TYPES
+    skip: bool = True
+    rules: Rules = Rules()
+    shared_statistics: bool = True
+
+    @nn.compact
+    def __call__(self, alphas, images, *, train: bool = False):
+        weights = alphas_lib.relax(alphas)
+        before, previous = CifarStem(self.channels, self.rules, name="stem")(images.astype(self.rules.dtype), train=train)
+        check_shape(previous, self.num_cells)
+        channels, previous_reduction = self.channels, False
+        float_edges = supernet_float_edges(self)
+        for index in range(self.num_cells):
+            reduction = index in reductions(self.num_cells)
+            channels *= 2 if reduction else 1
+            cell = MixedCell(
+                channels,
+                reduction,
+                previous_reduction,
+                index == 0,
+                self.skip,
+                self.layer_types,
+                self.rules,
+                float_edges[index],
+                self.shared_statistics,
+                name=f"cell{index}",
+            )
+            before, previous = previous, cell(before, previous, weights["reduce" if reduction else "normal"], train=train)
+            previous_reduction = reduction
+        return Classifier(self.num_classes, self.rules, name="classifier")(previous)
+
+
+def supernet_float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
+    """For each cell, state and layer type with weights: how many of the edges that leave the state stay float.
+
+    The released index error again (`network.float_head`): here the float convolutions that shift the count are those of the
+    skips and of the preprocessing, and those left over are the last ones in the order of edges, then types.
+    """
+    types = [t for t in net.layer_types if layer_type(t).learnable]
+    left = 0
+    if net.rules.float_head:
+        skips = sum(r > 0 for r in reductions(net.num_cells)) if net.skip else 0
+        left = skips + (0 if net.rules.binary_search_preprocess else 2 * net.num_cells)
+    result = []
+    for _ in range(net.num_cells):  # from the last cell to the first
+        order = [(start, t) for start, _ in EDGES for t in range(len(types))]
+        dropped = order[max(len(order) - left, 0) :]
+        left = max(left - len(order), 0)
+        result.append(tuple(tuple(dropped.count((s, t)) for t in range(len(types))) for s in range(INPUTS + NODES - 1)))
+    return result[::-1]

@@ -1,0 +1,64 @@
+"""A data set held in memory, and its division into the two halves of a search."""
+
+import dataclasses
+
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import order
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images uint8 (N, H, W, C) with their labels int32 (N,) in 0..num_classes-1; `name` is for messages.
+
+    Labels of another integer type are converted. Raises `UserError` where the arrays do not fit together.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    name: str
+
+    def __post_init__(self) -> None:
+        _check_images(self.images, self.name)
+        _check_labels(self.labels, len(self.images), self.num_classes, self.name)
+        object.__setattr__(self, "labels", self.labels.astype(np.int32))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: np.ndarray) -> "Arrays":
+        """The examples at `rows`, in that order."""
+        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
+
+
+def split_half(arrays: Arrays, seed: int) -> tuple[Arrays, Arrays]:
+    """Halves drawn at random: one for the weights, one for the architecture parameters.
+
+    Each example is in exactly one of them; of an odd number the first half has one more.
+    """
+    if len(arrays) < 2:
+        raise UserError(f"{arrays.name}: one example cannot be divided into two halves; a search needs more data")
+    rows = order.shuffled(len(arrays), seed, order.HALVES)
+    middle = (len(rows) + 1) // 2
+    return arrays.take(rows[:middle]), arrays.take(rows[middle:])
+
+
+def _check_images(images: np.ndarray, name: str) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise UserError(f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} {images.shape}")
+    if 0 in images.shape:
+        raise UserError(f"{name}: there are no images in an array of shape {images.shape}")
+
+
+def _check_labels(labels: np.ndarray, size: int, num_classes: int, name: str) -> None:
+    if labels.shape != (size,):
+        raise UserError(f"{name}: {size} images need labels of shape ({size},), got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{name}: labels must be whole numbers, got {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(
+            f"{name}: labels must be from 0 to {num_classes - 1} for {num_classes} classes,"
+            f" got {labels.min()} to {labels.max()}"
+        )

@@ -1,0 +1,26 @@
+"""Random orders that stay the same: on every machine, device and version, with and without 64-bit mode."""
+
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+
+# What an order is for; no two uses share a stream even where their seeds are equal.
+EPOCHS = 0
+HALVES = 1
+
+
+def check_seed(seed: int) -> int:
+    """The seed itself if it is a whole number of 32 bits, else `UserError`."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise UserError(f"the seed must be a whole number from 0 to 4294967295, got {seed!r}: change config.seed")
+    return int(seed)
+
+
+def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
+    """The `number`-th random order of 0..size-1 for a seed and a use: int32 (size,).
+
+    Sorts the raw 64-bit words of PCG64, whose stream NumPy promises to keep, unlike that of `Generator.permutation` (NEP 19);
+    JAX's own permutation would depend on its version.
+    """
+    words = np.random.PCG64([check_seed(seed), use, number]).random_raw(size)
+    return np.argsort(words, kind="stable").astype(np.int32)

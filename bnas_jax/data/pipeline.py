@@ -1,0 +1,160 @@
+"""Batch sources over arrays in memory: what a batch holds is a function of the seed and the global step alone.
+
+A source has two halves. `feed(step)` runs on the host and hands out arrays on the device: the whole data set (always the same
+arrays), the order of the epoch, and where in it the step stands. `prepare(feed)` is pure and belongs inside the jitted step.
+Shapes and types of a feed never change, so nothing is traced twice. Resuming at a step needs nothing but its number.
+
+On several devices each one prepares its shard of the same global batch: `prepare(feed, shard=lax.axis_index(...), shards=n)`;
+`place` then says how an array gets onto all of them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import order
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.augment import Augmentation, crop, draw, normalize
+
+Feed = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
+Place = Callable[[np.ndarray], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainSource:
+    """Endless shuffled, augmented batches of `batch_size`.
+
+    Each epoch goes through the data in an order of its own, in whole batches; the examples left over at its end sit that
+    epoch out. Raises `UserError` where there is less data than one batch.
+    """
+
+    arrays: Arrays
+    batch_size: int
+    seed: int
+    augmentation: Augmentation
+    dtype: Any = jnp.float32
+    place: Place = jax.device_put
+    _orders: dict[int, jax.Array] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.arrays, self.batch_size, self.augmentation)
+        order.check_seed(self.seed)
+        if self.batch_size > len(self.arrays):
+            raise UserError(
+                f"a batch larger than the data: {self.arrays.name} has {len(self.arrays)} examples here;"
+                f" lower config.batch_size from {self.batch_size}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.arrays) // self.batch_size
+
+    def feed(self, step: int) -> Feed:
+        """What `prepare` needs for global step `step` (from 0), on the device.
+
+        `images` and `labels` are all the data, `order` int32 (N,) that of the epoch, `position` int32 (2,) the epoch and the
+        step within it.
+        """
+        epoch, index = divmod(int(step), self.steps_per_epoch)
+        return self._data | {
+            "order": self._order(epoch),
+            "position": self.place(np.array([epoch, index], np.int32)),
+        }
+
+    def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
+        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C) and `label` int32 (B,)."""
+        size = shard_size(self.batch_size, shards)
+        epoch, index = feed["position"]
+        first = shard * size
+        rows = jax.lax.dynamic_slice_in_dim(feed["order"], index * self.batch_size + first, size)
+        if self.augmentation.pad or self.augmentation.flip:
+            # Drawn for the whole batch on every shard, so that the batch does not depend on how many shards there are.
+            choices = draw(self._key(epoch, index), self.batch_size, self.augmentation)
+            choices = {name: jax.lax.dynamic_slice_in_dim(drawn, first, size) for name, drawn in choices.items()}
+            pixels = crop(feed["images"], rows, choices, self.augmentation.pad)
+        else:
+            pixels = feed["images"][rows]
+        return {"image": normalize(pixels, self.augmentation, self.dtype), "label": feed["labels"][rows]}
+
+    @cached_property
+    def _data(self) -> Feed:
+        return _placed(self.arrays, self.place)
+
+    def _order(self, epoch: int) -> jax.Array:
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self.place(order.shuffled(len(self.arrays), self.seed, order.EPOCHS, epoch))
+        return self._orders[epoch]
+
+    def _key(self, epoch: jax.Array, index: jax.Array) -> jax.Array:
+        # Generator and width of the seed are named, so that neither a JAX flag nor 64-bit mode changes the numbers.
+        key = jax.random.key(np.uint32(self.seed), impl="threefry2x32")
+        return jax.random.fold_in(jax.random.fold_in(key, epoch), index)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvalSource:
+    """The data once, in order, in `len(source)` batches of full size; examples that pad the last batch have weight 0.
+
+    Only the normalisation of `augmentation` is used. `batch_size` may be larger than the data.
+    """
+
+    arrays: Arrays
+    batch_size: int
+    augmentation: Augmentation
+    dtype: Any = jnp.float32
+    place: Place = jax.device_put
+
+    def __post_init__(self) -> None:
+        _check(self.arrays, self.batch_size, self.augmentation)
+
+    def __len__(self) -> int:
+        return -(-len(self.arrays) // self.batch_size)
+
+    def feed(self, batch: int) -> Feed:
+        """What `prepare` needs for batch number `batch`: all the data, and `position` int32 (1,), the number itself."""
+        if not 0 <= batch < len(self):
+            raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
+        return self._data | {"position": self.place(np.array([batch], np.int32))}
+
+    def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
+        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
+        size = shard_size(self.batch_size, shards)
+        rows = feed["position"][0] * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+        total = feed["labels"].shape[0]
+        taken = jnp.minimum(rows, total - 1)
+        return {
+            "image": normalize(feed["images"][taken], self.augmentation, self.dtype),
+            "label": feed["labels"][taken],
+            "weight": (rows < total).astype(jnp.float32),
+        }
+
+    @cached_property
+    def _data(self) -> Feed:
+        return _placed(self.arrays, self.place)
+
+
+def shard_size(batch_size: int, shards: int) -> int:
+    """The examples of one shard; `UserError` unless the batch divides evenly."""
+    if batch_size % shards:
+        raise UserError(
+            f"a batch of {batch_size} cannot be divided over {shards} devices: make config.batch_size a multiple of {shards}"
+        )
+    return batch_size // shards
+
+
+def _placed(arrays: Arrays, place: Place) -> Feed:
+    return {"images": place(arrays.images), "labels": place(arrays.labels)}
+
+
+def _check(arrays: Arrays, batch_size: int, augmentation: Augmentation) -> None:
+    augmentation.check(arrays.images.shape[-1])
+    if batch_size < 1:
+        raise UserError(f"config.batch_size must be at least 1, got {batch_size}")

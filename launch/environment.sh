@@ -1,0 +1,77 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it; sets
+#   root    the repository
+#   python  the interpreter of a virtual environment in BNAS_VENV (default: .venv in the repository)
+# and install_requirements, which makes that environment when it is missing and brings it in line with the requirements
+# files it is given. An environment of ours that was cut short is made anew; one that was there before is only added to.
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${BNAS_VENV:-$root/.venv}
+[[ $venv == /* ]] || venv=$PWD/$venv
+python=$venv/bin/python
+# Keeps a second script waiting while one installs. Holds "unfinished" or "ready" when the environment was made here.
+lock=$venv.lock
+
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+    say "bnas_jax: error: $*"
+    return 2
+}
+
+# Ask the interpreter: a name on the PATH, or a link in an environment, may lead nowhere.
+runs() { "$1" -c '' 2>/dev/null; }
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11; do
+        new_enough "$name" && echo "$name" && return
+    done
+    fail "found no Python 3.11 or newer as python3, python3.13, python3.12 or python3.11; install one or add it to PATH"
+}
+
+mark() { [[ ! -s $lock ]] || echo "$1" >"$lock"; }
+
+make_environment() {
+    local base
+    if grep -qs unfinished "$lock" || ! runs "$python"; then
+        if [[ ! -s $lock && ! -f $venv/pyvenv.cfg && -n $(ls -A "$venv" 2>/dev/null) ]]; then
+            fail "$venv is no virtual environment; set BNAS_VENV to one, or to a folder that does not exist yet"
+            return
+        fi
+        base=$(find_python) || return
+        say "Making the virtual environment $venv"
+        echo unfinished >"$lock"
+        "$base" -m venv --clear "$venv" || return
+    elif ! new_enough "$python"; then
+        fail "the environment $venv has a Python older than 3.11; remove it, or set BNAS_VENV to another folder"
+        return
+    fi
+    # Environments made by other tools may come without pip.
+    runs_pip || "$python" -m ensurepip >/dev/null
+}
+
+runs_pip() { "$python" -m pip --version >/dev/null 2>&1; }
+
+bring_in_line() {
+    local file installed
+    make_environment || return
+    for file in "$@"; do
+        installed=$venv/installed-${file//\//-}
+        cmp -s "$root/$file" "$installed" && continue
+        say "Installing $file"
+        mark unfinished
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$root/$file" || return
+        cp "$root/$file" "$installed"
+    done
+    mark ready
+}
+
+install_requirements() {
+    mkdir -p "$(dirname -- "$venv")" || return
+    {
+        # Where there is no flock, two first runs at the same time are the user's care.
+        if command -v flock >/dev/null; then flock 9; fi
+        bring_in_line "$@" 9>&-
+    } 9>>"$lock"
+}

@@ -1,0 +1,561 @@
+"""The data: real files, batches as a function of the step, augmentation, and evaluation that counts every example once."""
+
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import load as loading
+from bnas_jax.data import order, tfds_directory
+from bnas_jax.data.arrays import Arrays, split_half
+from bnas_jax.data.augment import Augmentation, crop, draw, normalize
+from bnas_jax.data.pipeline import EvalSource, TrainSource
+
+PLAIN = Augmentation(mean=(0.0,), std=(1.0,), scale=1.0)
+
+
+def numbered(size: int) -> Arrays:
+    """Images 2x2x1 whose pixels are all the example's own number, which is its label too."""
+    images = np.broadcast_to(np.arange(size, dtype=np.uint8)[:, None, None, None], (size, 2, 2, 1))
+    return Arrays(images, np.arange(size), num_classes=size, name="numbered")
+
+
+def photos(size: int, seed: int = 0, side: int = 8) -> Arrays:
+    images = np.random.default_rng(seed).integers(1, 256, (size, side, side, 3), dtype=np.uint8)
+    return Arrays(images, np.arange(size) % 10, num_classes=10, name="photos")
+
+
+def batches(source, steps) -> list[dict[str, np.ndarray]]:
+    """The batches of several steps, through one compiled `prepare`."""
+    prepare = jax.jit(source.prepare)
+    return [jax.tree.map(np.asarray, prepare(source.feed(step))) for step in steps]
+
+
+def same(one, other) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+# Digits
+
+
+def test_digits_are_complete_stratified_and_as_described():
+    train, test, augmentation = loading.load("digits")
+    assert train.images.shape == (1437, 8, 8, 1) and test.images.shape == (360, 8, 8, 1)
+    assert train.images.dtype == np.uint8 and train.labels.dtype == np.int32 and train.num_classes == 10
+    assert (train.images.min(), train.images.max()) == (0, 16)
+    both = np.bincount(train.labels) + np.bincount(test.labels)
+    assert both.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # the source's class sizes
+    assert np.all(np.abs(np.bincount(test.labels) - both * 360 / 1797) < 1)
+    assert not augmentation.flip and augmentation.pad == 0
+
+
+def test_digits_constants_are_the_statistics_of_the_training_split():
+    train, _, augmentation = loading.load("digits")
+    scaled = train.images * augmentation.scale
+    assert augmentation.mean == (round(scaled.mean(), 4),) and augmentation.std == (round(scaled.std(), 4),)
+
+
+def test_no_digit_is_in_both_splits():
+    train, test, _ = loading.load("digits")
+    assert not {i.tobytes() for i in train.images} & {i.tobytes() for i in test.images}
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((3, 2, 2, 1), np.float32), np.zeros(3, int), "uint8"),
+        (np.zeros((3, 2, 2), np.uint8), np.zeros(3, int), "shape"),
+        (np.zeros((0, 2, 2, 1), np.uint8), np.zeros(0, int), "no images"),
+        (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(4, int), "labels of shape"),
+        (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3), "whole numbers"),
+        (np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 2]), "from 0 to 1"),
+        (np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, -1]), "from 0 to 1"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(images, labels, message):
+    with pytest.raises(UserError, match=message):
+        Arrays(images, labels, num_classes=2, name="bad")
+
+
+@pytest.mark.parametrize("size", [2, 10, 11])
+def test_halves_are_disjoint_and_complete(size):
+    first, second = split_half(numbered(size), seed=3)
+    assert len(first) - len(second) == size % 2
+    assert sorted([*first.labels, *second.labels]) == list(range(size))
+    for half in (first, second):
+        assert np.array_equal(half.images[:, 0, 0, 0], half.labels)
+
+
+def test_halves_depend_on_the_seed_alone():
+    assert same(split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 3)[0].labels)
+    assert not same(split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 4)[0].labels)
+
+
+def test_one_example_has_no_halves():
+    with pytest.raises(UserError, match="two halves"):
+        split_half(numbered(1), 0)
+
+
+# Orders
+
+
+def test_an_order_is_pinned():
+    """Written out, so that a change of library that moved every run's data would be seen."""
+    assert order.shuffled(8, 7, order.EPOCHS, 2).tolist() == [0, 3, 7, 1, 6, 4, 5, 2]
+    assert order.shuffled(8, 7, order.EPOCHS, 2).dtype == np.int32
+
+
+def test_orders_differ_between_epochs_seeds_and_uses():
+    orders = [order.shuffled(40, s, u, e).tolist() for s in (0, 1) for u in (order.EPOCHS, order.HALVES) for e in (0, 1)]
+    assert len({tuple(o) for o in orders}) == len(orders)
+    assert all(sorted(o) == list(range(40)) for o in orders)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])
+def test_a_seed_that_is_no_32_bit_number_is_refused(seed):
+    with pytest.raises(UserError, match=r"config\.seed"):
+        TrainSource(numbered(4), 2, seed, PLAIN)
+
+
+# The training source
+
+
+def test_an_epoch_holds_each_example_at_most_once_and_leaves_out_other_ones_each_time():
+    source = TrainSource(numbered(23), 5, 0, PLAIN)
+    assert source.steps_per_epoch == 4
+    labels = np.stack([batch["label"] for batch in batches(source, range(12))])
+    epochs = labels.reshape(3, 20)
+    assert all(len(set(seen.tolist())) == 20 for seen in epochs)
+    left_out = {frozenset(range(23)) - set(seen.tolist()) for seen in epochs}
+    assert len(left_out) == 3
+    assert len({tuple(seen.tolist()) for seen in epochs}) == 3
+
+
+def test_images_and_labels_belong_together():
+    (batch,) = batches(TrainSource(numbered(23), 5, 0, PLAIN), [7])
+    assert batch["image"].shape == (5, 2, 2, 1) and batch["image"].dtype == np.float32
+    assert batch["label"].shape == (5,) and batch["label"].dtype == np.int32
+    assert np.array_equal(batch["image"], np.broadcast_to(batch["label"][:, None, None, None], (5, 2, 2, 1)))
+
+
+def test_any_step_can_be_resumed_at():
+    augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True)
+    straight = batches(TrainSource(photos(20), 6, 5, augmentation), range(10))
+    for steps in ([7, 8], [9, 0, 4, 3]):  # backwards too, over the borders of epochs
+        resumed = batches(TrainSource(photos(20), 6, 5, augmentation), steps)
+        assert same(resumed, [straight[step] for step in steps])
+    (other,) = batches(TrainSource(photos(20), 6, 6, augmentation), [0])
+    assert not same(other["image"], straight[0]["image"])
+
+
+def test_augmentation_differs_from_step_to_step_and_epoch_to_epoch():
+    one = Arrays(np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1), np.zeros(1, int), 1, "one")
+    augmentation = Augmentation((0.0,), (1.0,), scale=1.0, pad=4)
+    for copies, batch_size, steps_per_epoch in ((1, 1, 1), (8, 2, 4)):
+        source = TrainSource(one.take(np.zeros(copies, int)), batch_size, 0, augmentation)
+        assert source.steps_per_epoch == steps_per_epoch
+        assert len({batch["image"].tobytes() for batch in batches(source, range(4))}) > 2
+
+
+def test_the_step_is_traced_once_over_epochs_and_the_data_is_an_argument():
+    source = TrainSource(photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True))
+    traces = []
+
+    @jax.jit
+    def step(state, feed):
+        traces.append(1)
+        return state + source.prepare(feed)["image"].sum()
+
+    state = jnp.zeros(())
+    for number in range(8):
+        state = step(state, source.feed(number))
+    assert len(traces) == 1 and np.isfinite(state)
+    constants = jax.make_jaxpr(source.prepare)(source.feed(0)).consts
+    assert sum(np.size(c) for c in constants) < 20
+
+
+def test_the_data_goes_to_the_device_once_and_the_order_once_an_epoch():
+    placed = []
+
+    def place(array):
+        placed.append(array.shape)
+        return jax.device_put(array)
+
+    source = TrainSource(photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3), place=place)
+    feeds = [source.feed(step) for step in range(7)]
+    assert placed.count((20, 8, 8, 3)) == 1
+    assert placed.count((20,)) == 1 + 3  # the labels, and the orders of epochs 0, 1 and 2
+    assert all(feed["images"] is feeds[0]["images"] for feed in feeds)
+    assert feeds[1]["order"] is feeds[0]["order"] and feeds[3]["order"] is not feeds[0]["order"]
+
+
+def test_shards_are_parts_of_the_same_global_batch():
+    source = TrainSource(photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True))
+    feed = source.feed(4)
+    part = jax.jit(source.prepare, static_argnums=2)
+    whole = part(feed, 0, 1)
+    parts = [part(feed, np.int32(i), 3) for i in range(3)]
+    assert same(jax.tree.map(lambda *p: np.concatenate(p), *parts), whole)
+    with pytest.raises(UserError, match=r"4 devices.*config\.batch_size a multiple of 4"):
+        source.prepare(feed, 0, 4)
+
+
+def test_the_batches_are_the_same_with_64_bit_mode():
+    augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True)
+
+    def batch(dtype):
+        return batches(TrainSource(photos(20), 6, 5, augmentation, dtype), [4])[0]
+
+    narrow = batch(jnp.float32)
+    with jax.enable_x64(True):
+        assert same(batch(jnp.float32), narrow)
+        wide = batch(jnp.float64)
+        (evaluated,) = batches(EvalSource(photos(20), 6, augmentation, jnp.float64), [3])
+    assert wide["image"].dtype == np.float64 and wide["label"].dtype == np.int32
+    assert np.array_equal(wide["label"], narrow["label"])
+    assert np.allclose(wide["image"], narrow["image"], atol=1e-5) and not np.array_equal(wide["image"], narrow["image"])
+    assert evaluated["image"].dtype == np.float64 and evaluated["weight"].sum() == 2
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(UserError, match=r"a batch larger than the data.*numbered has 4.*config\.batch_size"):
+        TrainSource(numbered(4), 5, 0, PLAIN)
+    assert TrainSource(numbered(4), 4, 0, PLAIN).steps_per_epoch == 1
+    for source in (lambda: TrainSource(numbered(4), 0, 0, PLAIN), lambda: EvalSource(numbered(4), 0, PLAIN)):
+        with pytest.raises(UserError, match="at least 1"):
+            source()
+
+
+# Augmentation
+
+
+def test_normalisation_is_the_stated_arithmetic():
+    pixels = np.array([[0, 128, 255]], np.uint8)
+    augmentation = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    expected = (pixels / 255 - np.array(augmentation.mean)) / np.array(augmentation.std)
+    result = normalize(jnp.asarray(pixels), augmentation, jnp.float32)
+    assert result.dtype == jnp.float32 and np.allclose(result, expected, rtol=1e-5)
+    rounded = normalize(jnp.asarray(pixels), augmentation, jnp.bfloat16)
+    assert rounded.dtype == jnp.bfloat16 and np.array_equal(rounded, result.astype(jnp.bfloat16))
+
+
+def expected_crop(image: np.ndarray, top: int, left: int, flip: int, pad: int) -> np.ndarray:
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    window = padded[top : top + image.shape[0], left : left + image.shape[1]]
+    return window[:, ::-1] if flip else window
+
+
+def test_every_crop_and_flip_is_the_window_of_the_padded_image():
+    pad, images = 2, photos(3, side=5).images
+    offsets = np.stack(np.meshgrid(range(5), range(5), range(2), indexing="ij"), -1).reshape(-1, 3).astype(np.int32)
+    rows = np.arange(len(offsets), dtype=np.int32) % 3
+    choices = {name: jnp.asarray(offsets[:, i]) for i, name in enumerate(("top", "left", "flip"))}
+    result = np.asarray(jax.jit(crop, static_argnums=3)(images, rows, choices, pad))
+    assert result.dtype == np.uint8
+    for row, offset, got in zip(rows, offsets, result, strict=True):
+        assert np.array_equal(got, expected_crop(images[row], *offset, pad))
+
+
+def test_crop_works_on_images_that_are_not_square():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 1), dtype=np.uint8)
+    choices = {"top": jnp.array([0, 2]), "left": jnp.array([2, 1]), "flip": jnp.array([1, 0])}
+    result = np.asarray(jax.jit(crop, static_argnums=3)(images, np.array([1, 0]), choices, 1))
+    assert np.array_equal(result[0], expected_crop(images[1], 0, 2, 1, 1))
+    assert np.array_equal(result[1], expected_crop(images[0], 2, 1, 0, 1))
+
+
+def test_all_choices_are_drawn_about_equally_often():
+    choices = draw(jax.random.key(0), 9000, Augmentation((0.0,), (1.0,), pad=4, flip=True))
+    for name, values in (("top", 9), ("left", 9), ("flip", 2)):
+        counts = np.bincount(choices[name], minlength=values)
+        assert len(counts) == values and np.all(np.abs(counts - 9000 / values) < 5 * np.sqrt(9000 / values))
+    assert abs(np.corrcoef(choices["top"], choices["left"])[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize(("pad", "flip"), [(0, False), (0, True), (1, False)])
+def test_each_image_of_a_batch_is_one_of_its_possible_crops(pad, flip):
+    arrays = photos(16)
+    source = TrainSource(arrays, 16, 0, Augmentation((0.0,) * 3, (1.0,) * 3, scale=1.0, pad=pad, flip=flip))
+    rows = np.asarray(source.feed(0)["order"])
+    batch = batches(source, [0])[0]["image"].astype(np.uint8)
+    windows = [(t, c, f) for t in range(2 * pad + 1) for c in range(2 * pad + 1) for f in range(1 + flip)]
+    used = set()
+    for row, image in zip(rows, batch, strict=True):
+        found = [w for w in windows if np.array_equal(expected_crop(arrays.images[row], *w, pad), image)]
+        assert len(found) == 1
+        used.add(found[0])
+    assert len(used) > 1 or len(windows) == 1
+
+
+def test_padding_is_black_before_normalisation():
+    white = Arrays(np.full((1, 4, 4, 1), 255, np.uint8), np.zeros(1, int), 1, "white")
+    source = TrainSource(white, 1, 0, Augmentation((0.5,), (0.25,), pad=4))
+    values = {round(float(v), 5) for batch in batches(source, range(4)) for v in batch["image"].ravel()}
+    assert values == {-2.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"mean": (0.5,), "std": (0.5, 0.5)}, "one number per channel"),
+        ({"mean": (0.5,), "std": (0.0,)}, "above 0"),
+        ({"mean": (0.5,), "std": (1.0,), "pad": -1}, "pad must be"),
+    ],
+)
+def test_an_impossible_augmentation_is_refused(kwargs, message):
+    with pytest.raises(UserError, match=message):
+        Augmentation(**kwargs)
+
+
+def test_statistics_for_another_number_of_channels_are_refused():
+    with pytest.raises(UserError, match="3 channels need 3 means"):
+        TrainSource(photos(4), 2, 0, PLAIN)
+
+
+# The evaluation source
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 25])
+def test_evaluation_counts_every_example_exactly_once(batch_size):
+    source = EvalSource(numbered(20), batch_size, PLAIN)
+    seen = batches(source, range(len(source)))
+    assert all(batch["image"].shape == (batch_size, 2, 2, 1) for batch in seen)
+    weights, labels, images = (np.concatenate([batch[name] for batch in seen]) for name in ("weight", "label", "image"))
+    images = images[:, 0, 0, 0]
+    assert set(weights.tolist()) <= {0.0, 1.0} and weights.dtype == np.float32
+    assert labels[weights == 1].tolist() == images[weights == 1].tolist() == list(range(20))
+
+
+def test_evaluation_neither_augments_nor_traces_twice():
+    arrays = photos(10)
+    source = EvalSource(arrays, 4, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True))
+    traces = []
+
+    @jax.jit
+    def prepare(feed):
+        traces.append(1)
+        return source.prepare(feed)
+
+    images = np.concatenate([prepare(source.feed(i))["image"] for i in range(3)])[:10]
+    assert len(traces) == 1
+    assert np.allclose(images, (arrays.images / 255 - 0.5) / 0.2, atol=1e-5)
+
+
+def test_shards_of_an_evaluation_batch_make_up_the_batch():
+    source = EvalSource(numbered(10), 8, PLAIN)
+    part = jax.jit(source.prepare, static_argnums=2)
+    parts = [part(source.feed(1), shard, 2) for shard in range(2)]
+    assert same(jax.tree.map(lambda *p: np.concatenate(p), *parts), part(source.feed(1), 0, 1))
+    assert [float(part["weight"].sum()) for part in parts] == [2.0, 0.0]
+
+
+def test_there_is_no_batch_after_the_last():
+    source = EvalSource(numbered(10), 4, PLAIN)
+    for number in (-1, 3):
+        with pytest.raises(IndexError, match="3 batches"):
+            source.feed(number)
+
+
+# Data sets on disk
+
+
+def png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_dataset(directory, splits: dict[str, Arrays], name="cifar10", shape=(32, 32, 3), file_format="array_record"):
+    """A TFDS directory in ArrayRecord format, one shard for each split, as TFDS itself would lay it out."""
+    import tensorflow_datasets as tfds
+    from array_record.python import array_record_module
+
+    directory.mkdir(parents=True)
+    classes = next(iter(splits.values())).num_classes
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=classes)}
+    )
+    (directory / "features.json").write_text(json.dumps(features.to_json()))
+    for split, arrays in splits.items():
+        shard = directory / f"{name}-{split}.array_record-00000-of-00001"
+        writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
+        for image, label in zip(arrays.images, arrays.labels, strict=True):
+            encoded = features.encode_example({"image": png(image), "label": int(label)})
+            writer.write(features.serialize_example(encoded))
+        writer.close()
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info = {
+        "name": name,
+        "version": directory.name,
+        "fileFormat": file_format,
+        "splits": [
+            {"name": split, "shardLengths": [str(len(arrays))], "numBytes": "1", "filepathTemplate": template}
+            for split, arrays in splits.items()
+        ],
+    }
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    return directory
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    splits = {"train": photos(12, 1, side=32), "test": photos(5, 2, side=32)}
+    return write_dataset(tmp_path / "cifar10" / "3.0.2", splits), splits
+
+
+def test_cifar10_is_read_from_array_records(cifar):
+    directory, splits = cifar
+    for path in (directory, str(directory.parent), directory.parent.parent):
+        train, test, augmentation = loading.load("cifar10", path)
+        assert np.array_equal(train.images, splits["train"].images) and np.array_equal(test.images, splits["test"].images)
+        assert np.array_equal(train.labels, splits["train"].labels) and train.labels.dtype == np.int32
+        assert train.num_classes == 10 and train.name == "cifar10"
+    assert augmentation == Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 1 / 255, pad=4, flip=True)
+
+
+def test_the_newest_version_is_read(cifar, tmp_path):
+    other = {"train": photos(3, 5, side=32), "test": photos(2, 6, side=32)}
+    write_dataset(tmp_path / "cifar10" / "3.0.10", other)
+    assert len(loading.load("cifar10", tmp_path).train) == 3
+
+
+def test_a_configuration_is_part_of_the_name(tmp_path):
+    version = tmp_path / "gray" / "small" / "1.0.0"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").touch()
+    for path in (tmp_path, version.parent, version):
+        assert tfds_directory.find("gray/small", path) == version
+
+
+def test_a_directory_in_several_formats_is_read_from_its_array_records(cifar):
+    directory, splits = cifar
+    info = json.loads((directory / "dataset_info.json").read_text())
+    info |= {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    assert np.array_equal(loading.load("cifar10", directory).test.images, splits["test"].images)
+
+
+def test_the_default_place_is_in_the_home_directory(cifar, monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.raises(UserError, match=r"cifar10: there is no directory .*tensorflow_datasets; set config\.dataset\.path"):
+        loading.load("cifar10")
+    home.mkdir()
+    (home / "tensorflow_datasets").symlink_to(tmp_path)
+    assert len(loading.load("cifar10").train) == 12
+
+
+def test_any_small_tfds_set_is_read_with_its_own_statistics(tmp_path):
+    gray = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1), dtype=np.uint8)
+    arrays = Arrays(gray, np.arange(6), num_classes=7, name="gray")
+    write_dataset(tmp_path / "gray" / "1.0.0", {"train": arrays, "validation": arrays}, "gray", (28, 28, 1))
+    train, test, augmentation = loading.load("tfds:gray", tmp_path)
+    assert np.array_equal(train.images, gray) and len(test) == 6 and train.num_classes == 7
+    assert augmentation.mean == pytest.approx(((gray / 255).mean(),))
+    assert augmentation.std == pytest.approx(((gray / 255).std(),))
+    assert augmentation.pad == 0 and not augmentation.flip
+
+
+def test_cifar100_takes_crops_and_flips_with_its_own_statistics(tmp_path):
+    splits = {"train": photos(4, side=32), "test": photos(2, side=32)}
+    write_dataset(tmp_path / "cifar100" / "3.0.2", splits, "cifar100")
+    augmentation = loading.load("cifar100", tmp_path).augmentation
+    assert augmentation.mean == pytest.approx((splits["train"].images / 255).mean((0, 1, 2)))
+    assert augmentation.pad == 4 and augmentation.flip
+
+
+def test_a_constant_channel_is_not_divided_by_zero():
+    assert loading.statistics(np.full((2, 3, 3, 1), 51, np.uint8)) == (pytest.approx((0.2,)), (1.0,))
+
+
+def one_line_error(name, path=None) -> str:
+    with pytest.raises(UserError) as caught:
+        loading.load(name, path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_and_empty_directories_are_named(tmp_path):
+    missing = one_line_error("cifar10", tmp_path / "nowhere")
+    assert "there is no directory" in missing and "tfds build cifar10 --file_format=array_record" in missing
+    assert "is empty" in one_line_error("cifar10", tmp_path)
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    assert "without a prepared cifar10" in one_line_error("cifar10", tmp_path)
+    assert "is empty" in one_line_error("cifar10", tmp_path / "cifar10" / "3.0.2")
+
+
+def test_a_tfrecord_directory_is_refused(tmp_path):
+    write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": photos(2, side=32)}, file_format="tfrecord")
+    message = one_line_error("cifar10", tmp_path)
+    assert "is in tfrecord, but only array_record can be read" in message and "convert_format" in message
+
+
+def test_another_set_in_the_directory_is_refused(cifar):
+    assert "holds cifar10, not mnist" in one_line_error("tfds:mnist", cifar[0])
+
+
+def test_a_set_without_a_test_split_is_refused(tmp_path):
+    write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": photos(2, side=32)})
+    assert "needs the splits train and test" in one_line_error("cifar10", tmp_path)
+
+
+def test_images_of_several_sizes_are_refused(tmp_path):
+    directory = tmp_path / "odd" / "1.0.0"
+    write_dataset(directory, {"train": photos(2, side=8), "test": photos(2, side=8)}, "odd", (None, None, 3))
+    assert len(loading.load("tfds:odd", directory).train) == 2
+
+    class Mixed:
+        images, labels, num_classes = [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)], [0, 1], 2
+
+        def __len__(self):
+            return 2
+
+    write_dataset(tmp_path / "odd" / "1.0.1", {"train": Mixed(), "test": Mixed()}, "odd", (None, None, 3))
+    assert "images of several shapes" in one_line_error("tfds:odd", tmp_path)
+
+
+def test_missing_and_broken_shards_are_named(cifar):
+    directory, _ = cifar
+    shard = directory / "cifar10-test.array_record-00000-of-00001"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    assert f"cannot read {directory}" in one_line_error("cifar10", directory)
+    shard.unlink()
+    assert f"{shard} is missing" in one_line_error("cifar10", directory)
+
+
+def test_broken_metadata_is_named(cifar):
+    directory, _ = cifar
+    (directory / "dataset_info.json").write_text("{")
+    assert f"cannot read {directory}" in one_line_error("cifar10", directory)
+
+
+def test_a_missing_library_is_named(cifar, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
+    assert "pip install tensorflow-datasets array_record pillow" in one_line_error("cifar10", cifar[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar", "there is no dataset 'cifar': set config.dataset.name to one of digits, cifar10"),
+        ("tfds:", "there is no dataset"),
+        ("imagenet2012", "too large for memory are not available yet in this version"),
+        ("folder", "folders of images are not available yet in this version"),
+    ],
+)
+def test_names_that_cannot_be_loaded(name, message):
+    assert message in one_line_error(name, "/anywhere")
+
+
+def test_the_digits_take_no_path():
+    assert "leave config.dataset.path out" in one_line_error("digits", "/anywhere")
