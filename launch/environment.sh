@@ -9,7 +9,8 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${BNAS_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 python=$venv/bin/python
-# Keeps a second script waiting while one installs. Holds "unfinished" or "ready" when the environment was made here.
+# Locked while a script, or what is left of it, installs; the next one waits. Holds "unfinished" or "ready" when the
+# environment was made here.
 lock=$venv.lock
 
 say() { printf '%s\n' "$*" >&2; }
@@ -72,6 +73,6 @@ install_requirements() {
     {
         # Where there is no flock, two first runs at the same time are the user's care.
         if command -v flock >/dev/null; then flock 9; fi
-        bring_in_line "$@" 9>&-
+        bring_in_line "$@"
     } 9>>"$lock"
 }

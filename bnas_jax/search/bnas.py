@@ -1,0 +1,59 @@
+"""BNAS: the first-order bilevel search of DARTS with the annealed diversity regularizer (Eq. 5).
+
+A searcher says how alpha begins, what its gradient is and which genotype it stands for; the loop does the rest.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.genotype import Genotype
+
+# (params, alphas) -> (cross-entropy on a validation batch, whatever the step wants to keep)
+TaskLoss = Callable[[Any, Alphas], tuple[jax.Array, Any]]
+
+
+class Searcher(Protocol):
+    """What a search algorithm is to the loop."""
+
+    def init_alphas(self, key) -> dict[str, jax.Array]:
+        """alpha at the start."""
+
+    def alpha_gradient(self, task_loss: TaskLoss, params, alphas: Alphas, epoch) -> tuple[Alphas, Any]:
+        """The gradient of the search objective (Eq. 5) to alpha, and what `task_loss` wants to keep."""
+
+    def derive(self, alphas: Alphas) -> Genotype:
+        """The genotype that alpha stands for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bnas:
+    """layer_types: columns of alpha. diversity, tau: lambda and tau of Eq. (5). gamma, keep_zeroise: see `genotype.derive`."""
+
+    layer_types: tuple[str, ...]
+    diversity: float
+    tau: float
+    gamma: float
+    keep_zeroise: bool
+    dtype: Any
+
+    def init_alphas(self, key) -> dict[str, jax.Array]:
+        return alphas_lib.init(key, len(self.layer_types), self.dtype)
+
+    def alpha_gradient(self, task_loss: TaskLoss, params, alphas: Alphas, epoch) -> tuple[Alphas, Any]:
+        def objective(alphas):
+            loss, kept = task_loss(params, alphas)
+            return loss + alphas_lib.diversity(alphas, epoch, weight=self.diversity, tau=self.tau), kept
+
+        return jax.grad(objective, has_aux=True)(alphas)
+
+    def derive(self, alphas: Alphas) -> Genotype:
+        weights = alphas_lib.relax(alphas)
+        return genotype_lib.derive_genotype(
+            weights, gamma=self.gamma, keep_zeroise=self.keep_zeroise, layer_types=self.layer_types
+        )

@@ -1,0 +1,367 @@
+"""Settings: a ConfigDict, as configs/*.py make it, becomes frozen dataclasses, and every value is checked on the way.
+
+A setting left at None takes the value of its convention: `config.paper` and `config.release` hold what differs between the
+paper's text and its code, and `config.conventions` chooses. What the command line sets stands above both.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.binarize import WEIGHT_GRADIENTS
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import FORMS, LAYER_TYPES, LEARNABLE, Genotype
+from bnas_jax.core.rules import PAPER, REDUCTION_SKIPS, RELEASE, Rules
+
+CONVENTIONS = ("paper", "release")
+PRECISIONS = ("float32", "bfloat16", "float64")
+PARALLEL = ("auto", "none", "pmap", "shard_map")
+SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
+SELECT = ("best", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSettings:
+    """name: see `data.load`. path: where its files are. pad, flip: the augmentation; None takes the data set's own."""
+
+    name: str
+    path: str | None = None
+    pad: int | None = None
+    flip: bool | None = None
+
+    def __post_init__(self):
+        _require(self.pad is None or self.pad >= 0, f"config.dataset.pad must be 0 or more pixels, got {self.pad}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleSettings:
+    """The differences between the conventions that concern layers, each a setting of its own; see `core.rules.Rules`."""
+
+    activation_scale: bool
+    sign_of_zero: int
+    weight_gradient: str
+    reduction_skip: str
+    relu: bool
+    float_head: bool
+    binary_search_preprocess: bool
+
+    def __post_init__(self):
+        _choice("config.rules.sign_of_zero", self.sign_of_zero, (0, 1))
+        _choice("config.rules.weight_gradient", self.weight_gradient, tuple(WEIGHT_GRADIENTS))
+        _choice("config.rules.reduction_skip", self.reduction_skip, REDUCTION_SKIPS)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """keep_last, keep_best: how many checkpoints stay on disk."""
+
+    keep_last: int = 2
+    keep_best: int = 1
+
+    def __post_init__(self):
+        _require(self.keep_last >= 1, f"config.checkpoint.keep_last must be at least 1, got {self.keep_last}")
+        _require(self.keep_best >= 0, f"config.checkpoint.keep_best must be at least 0, got {self.keep_best}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What search and training have in common."""
+
+    task: str
+    seed: int
+    conventions: str
+    precision: str
+    parallel: str
+    num_epochs: int
+    batch_size: int
+    eval_batch_size: int
+    log_every_steps: int
+    checkpoint_every_steps: int | None
+    checkpoint: CheckpointSettings
+    dataset: DatasetSettings
+    rules: RuleSettings
+
+    def __post_init__(self):
+        _choice("config.conventions", self.conventions, CONVENTIONS)
+        _choice("config.precision", self.precision, PRECISIONS)
+        _choice("config.parallel", self.parallel, PARALLEL)
+        _require(0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}")
+        for name in ("num_epochs", "batch_size", "eval_batch_size", "log_every_steps"):
+            _require(getattr(self, name) >= 1, f"config.{name} must be at least 1, got {getattr(self, name)}")
+        every = self.checkpoint_every_steps
+        _require(every is None or every >= 1, f"config.checkpoint_every_steps must be at least 1 or None, got {every}")
+
+    def layer_rules(self) -> Rules:
+        """The rules that layers follow, in the arithmetic of `precision`."""
+        dtype = jnp.float64 if self.precision == "float64" else jnp.float32
+        conv_dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
+        return Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchNetworkSettings:
+    """The supernet (section 5.1). layer_types: the set of Table 3, or a part of it that keeps its order."""
+
+    num_cells: int
+    channels: int
+    skip: bool
+    layer_types: tuple[str, ...]
+
+    def __post_init__(self):
+        _positive("config.network", self, "num_cells", "channels")
+        unknown = [t for t in self.layer_types if t not in LAYER_TYPES]
+        _require(not unknown, f"config.network.layer_types: unknown {unknown}; known: {', '.join(LAYER_TYPES)}")
+        _require(
+            any(t in LEARNABLE for t in self.layer_types),
+            f"config.network.layer_types needs a layer type with weights, one of {', '.join(LEARNABLE)}",
+        )
+        _require(len(set(self.layer_types)) == len(self.layer_types), "config.network.layer_types names a type twice")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSettings:
+    """SGD on the supernet's weights, cosine-annealed each epoch. clip_norm: None is the convention's, inf does not clip.
+
+    first_epoch: where on the cosine the first epoch stands: 0, or 1 in the release, which steps its scheduler beforehand.
+    """
+
+    learning_rate: float
+    min_learning_rate: float
+    momentum: float
+    weight_decay: float
+    clip_norm: float | None
+    first_epoch: int
+
+    def __post_init__(self):
+        _rates("config.weights", self)
+        _choice("config.weights.first_epoch", self.first_epoch, (0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaSettings:
+    """Adam on alpha (DARTS), with the diversity regularizer's lambda and tau (Eq. 5). diversity 0 turns that off."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+    diversity: float
+    tau: float
+
+    def __post_init__(self):
+        _require(self.learning_rate > 0, f"config.alphas.learning_rate must be greater than 0, got {self.learning_rate}")
+        _require(self.tau > 0, f"config.alphas.tau must be greater than 0, got {self.tau}; config.alphas.diversity=0 is off")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeriveSettings:
+    """gamma: transferability (Eq. 4). keep_zeroise: keep Zeroise in the genotype (section 4.1.3)."""
+
+    gamma: float
+    keep_zeroise: bool
+
+    def __post_init__(self):
+        _require(self.gamma > 0, f"config.derive.gamma must be greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings(RunSettings):
+    """select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
+    `after` that epoch, or `before` it, as in the release."""
+
+    network: SearchNetworkSettings
+    weights: WeightSettings
+    alphas: AlphaSettings
+    derive: DeriveSettings
+    select: str
+    alphas_as_of: str
+
+    def __post_init__(self):
+        super().__post_init__()
+        _choice("config.select", self.select, SELECT)
+        _choice("config.alphas_as_of", self.alphas_as_of, ("after", "before"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainNetworkSettings:
+    """The final network (Table 5)."""
+
+    genotype: Genotype
+    num_cells: int
+    channels: int
+    form: str
+    skip: bool
+
+    def __post_init__(self):
+        _choice("config.network.form", self.form, FORMS)
+        _positive("config.network", self, "num_cells", "channels")
+        odd = self.form == "imagenet" and self.channels % 2
+        _require(not odd, f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """SGD on the final network's weights.
+
+    schedule: one_cycle: low -> learning_rate -> low over 1 - tail of the steps, then low -> min_learning_rate; cosine_restarts:
+    from learning_rate to min_learning_rate every `cycle_epochs`; cosine: the same once. momentum_low: the momentum at the
+    cycle's top; None keeps `momentum`.
+    """
+
+    schedule: str
+    learning_rate: float
+    low_learning_rate: float
+    min_learning_rate: float
+    tail: float
+    cycle_epochs: int
+    momentum: float
+    momentum_low: float | None
+    weight_decay: float
+    clip_norm: float | None
+    label_smoothing: float
+    drop_path: float
+
+    def __post_init__(self):
+        _rates("config.optimizer", self)
+        _choice("config.optimizer.schedule", self.schedule, SCHEDULES)
+        _require(0 <= self.tail < 1, f"config.optimizer.tail is a share of the steps from 0 to below 1, got {self.tail}")
+        _require(self.cycle_epochs >= 1, f"config.optimizer.cycle_epochs must be at least 1, got {self.cycle_epochs}")
+        for name in ("label_smoothing", "drop_path"):
+            _require(0 <= getattr(self, name) < 1, f"config.optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings(RunSettings):
+    network: TrainNetworkSettings
+    optimizer: OptimizerSettings
+
+
+Settings = SearchSettings | TrainSettings
+_TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}
+
+
+def resolve(config: Mapping) -> dict:
+    """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
+    values = json.loads(config.to_json()) if hasattr(config, "to_json") else _copy(config)
+    conventions = values.get("conventions")
+    _choice("config.conventions", conventions, CONVENTIONS)
+    by_convention = {name: values.pop(name, {}) for name in CONVENTIONS}
+    rules = PAPER if conventions == "paper" else RELEASE
+    defaults = {f.name: getattr(rules, f.name) for f in dataclasses.fields(RuleSettings)}
+    _fill(values, {"rules": defaults})
+    _fill(values, by_convention[conventions])
+    genotype = values.get("network", {}).get("genotype")
+    if isinstance(genotype, str):
+        values["network"]["genotype"] = genotype_lib.load(genotype).to_dict()
+    return values
+
+
+def from_config(config: Mapping) -> Settings:
+    """The settings of a ConfigDict or of a work directory's config.json; `UserError` for the first that is wrong."""
+    values = resolve(config)
+    task = values.get("task")
+    _choice("config.task", task, tuple(_TASKS))
+    return _build(_TASKS[task], values, "config")
+
+
+def to_dict(settings: Settings) -> dict:
+    """JSON-ready values from which `from_config` makes the same settings."""
+    values = dataclasses.asdict(settings)
+    if isinstance(settings, TrainSettings):
+        values["network"]["genotype"] = settings.network.genotype.to_dict()
+    return json.loads(json.dumps(values))
+
+
+# Settings that may change between the stops of one run: none of them changes a number.
+_FREE = ("log_every_steps", "checkpoint_every_steps", "checkpoint", "parallel", "eval_batch_size", "dataset.path")
+
+
+def first_difference(ours: Mapping, theirs: Mapping, prefix: str = "") -> str | None:
+    """The first setting in which two resolved configs differ, free ones aside, as `config.key is A here and B there`."""
+    for key in sorted(set(ours) | set(theirs)):
+        name = prefix + key
+        if name in _FREE or ours.get(key) == theirs.get(key):
+            continue
+        if isinstance(ours.get(key), Mapping) and isinstance(theirs.get(key), Mapping):
+            difference = first_difference(ours[key], theirs[key], name + ".")
+            if difference:
+                return difference
+        else:
+            return f"config.{name} is {ours.get(key)!r} now and {theirs.get(key)!r} there"
+    return None
+
+
+def _copy(value):
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
+    """Replaces None and absent values by the defaults, in place."""
+    for key, default in defaults.items():
+        if isinstance(default, Mapping):
+            inner = values.setdefault(key, {})
+            _fill(inner, default, f"{prefix}{key}.")
+        elif values.get(key) is None:
+            values[key] = default
+
+
+def _build(cls, values: Any, name: str):
+    """An instance of a settings dataclass from nested dicts; the names and types of its fields decide what is accepted."""
+    _require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        _require(key in known, f"unknown setting {name}.{key}; known here: {', '.join(sorted(known))}")
+    built = {}
+    for key, field in known.items():
+        if key in values:
+            built[key] = _convert(hints[key], values[key], f"{name}.{key}")
+        else:
+            has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+            _require(has_default, f"{name}.{key} is missing")
+    return cls(**built)
+
+
+def _convert(hint, value, name: str):
+    if isinstance(hint, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    if hint is Genotype:
+        return genotype_lib.from_dict(value)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, name)
+    if typing.get_origin(hint) is tuple:
+        _require(isinstance(value, (list, tuple)), f"{name} must be a list, got {value!r}")
+        return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _require(type(value) is hint, f"{name} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def _require(condition, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _choice(name: str, value, choices: tuple) -> None:
+    _require(value in choices, f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def _positive(prefix: str, settings, *names: str) -> None:
+    for name in names:
+        _require(getattr(settings, name) >= 1, f"{prefix}.{name} must be at least 1, got {getattr(settings, name)}")
+
+
+def _rates(prefix: str, settings) -> None:
+    _require(settings.learning_rate > 0, f"{prefix}.learning_rate must be greater than 0, got {settings.learning_rate}")
+    _require(settings.weight_decay >= 0, f"{prefix}.weight_decay must be at least 0, got {settings.weight_decay}")
+    clip = settings.clip_norm
+    _require(clip is None or clip > 0, f"{prefix}.clip_norm must be greater than 0 or None, got {clip}")

@@ -1,0 +1,1 @@
+"""Pure steps, their optimizers and state, the loops around them, checkpoints."""

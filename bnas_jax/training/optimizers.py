@@ -1,0 +1,99 @@
+"""Optimizers, as chains in which every rule of the method is one link (methods.md A2, D).
+
+Latent weights, told by their names, have two links of their own: the factor c of the XNOR-Net and BNAS codes, and the
+projection after each update. Neither touches the forward pass.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bnas_jax.core import binarize
+from bnas_jax.settings import AlphaSettings, OptimizerSettings, SearchSettings, TrainSettings, WeightSettings
+from bnas_jax.training import schedules
+from bnas_jax.training.schedules import Schedule
+
+
+def is_latent(path) -> bool:
+    """Whether the parameter at a tree path is a latent weight, by its name (`layers.conv_weights`)."""
+    return path[-1].key.startswith("latent")
+
+
+def on_latents(function, tree, *rest):
+    """`function` on each latent weight of a tree of parameters, the other leaves as they are."""
+    return jax.tree_util.tree_map_with_path(lambda path, x, *r: function(x, *r) if is_latent(path) else x, tree, *rest)
+
+
+def project_params(params):
+    """Parameters with their latent weights projected, as the first forward pass of the released code does."""
+    return on_latents(binarize.project, params)
+
+
+def scale_latent_gradients() -> optax.GradientTransformation:
+    """Multiplies the gradients of latent weights by c, `binarize.gradient_factor`."""
+    return optax.stateless(lambda grads, _: on_latents(lambda g: g * binarize.gradient_factor(g.shape), grads))
+
+
+def project_latents() -> optax.GradientTransformation:
+    """Changes the updates so that the updated latent weights are projected. The last link of a chain."""
+
+    def update(updates, params):
+        return on_latents(lambda u, p: binarize.project(p + u) - p, updates, params)
+
+    return optax.stateless(update)
+
+
+class MomentumState(NamedTuple):
+    count: jax.Array
+    trace: optax.Updates
+
+
+def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
+    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v."""
+
+    def init(params):
+        return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state, params=None):
+        del params
+        rate, decay = learning_rate(state.count), momentum(state.count)
+        trace = jax.tree.map(lambda g, v: (decay * v + g).astype(v.dtype), grads, state.trace)
+        updates = jax.tree.map(lambda v: (-rate * v).astype(v.dtype), trace)
+        return updates, MomentumState(state.count + 1, trace)
+
+    return optax.GradientTransformation(init, update)
+
+
+def weights_optimizer(
+    settings: OptimizerSettings | WeightSettings, learning_rate: Schedule, momentum: Schedule, weight_gradient: str
+) -> optax.GradientTransformation:
+    """Clipping of the raw gradient, the factor c where the rule has it, weight decay, SGD, projection: in this order."""
+    clip = settings.clip_norm
+    links = [optax.clip_by_global_norm(clip)] if clip is not None and clip != float("inf") else []
+    if weight_gradient in binarize.SCALED_GRADIENTS:
+        links.append(scale_latent_gradients())
+    links += [optax.add_decayed_weights(settings.weight_decay), sgd(learning_rate, momentum), project_latents()]
+    return optax.chain(*links)
+
+
+def alphas_optimizer(settings: AlphaSettings) -> optax.GradientTransformation:
+    """Adam with L2 regularisation, as DARTS optimizes alpha."""
+    return optax.chain(
+        optax.add_decayed_weights(settings.weight_decay),
+        optax.adam(settings.learning_rate, b1=settings.beta1, b2=settings.beta2, eps=1e-8),
+    )
+
+
+def for_search(settings: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of the supernet's weights."""
+    rate = schedules.search_schedule(settings.weights, settings.num_epochs, steps_per_epoch)
+    momentum = schedules.constant(settings.weights.momentum)
+    return weights_optimizer(settings.weights, rate, momentum, settings.rules.weight_gradient)
+
+
+def for_training(settings: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of the final network's weights."""
+    rate, momentum = schedules.final_schedules(settings.optimizer, settings.num_epochs, steps_per_epoch)
+    return weights_optimizer(settings.optimizer, rate, momentum, settings.rules.weight_gradient)

@@ -1,0 +1,103 @@
+"""Everything that a run is at a step: what a checkpoint holds and a resumed run goes on from."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from bnas_jax.core.network import Network
+from bnas_jax.core.supernet import Supernet
+from bnas_jax.search.bnas import Searcher
+from bnas_jax.training.optimizers import project_params
+
+
+class Sums(struct.PyTreeNode):
+    """Sums over the examples since the epoch began; float32, or float64 in exact runs."""
+
+    loss: jax.Array
+    correct: jax.Array
+    examples: jax.Array
+
+    @classmethod
+    def zeros(cls, dtype) -> "Sums":
+        return cls(*(jnp.zeros((), dtype) for _ in range(3)))
+
+    def add(self, loss, correct, examples) -> "Sums":
+        """loss: mean over the batch; correct, examples: counts."""
+        return Sums(self.loss + loss * examples, self.correct + correct, self.examples + examples)
+
+
+class TrainState(struct.PyTreeNode):
+    """The final training. test_top1: (epochs,), top-1 in % after each epoch, NaN where it is still to come."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: Sums
+    test_top1: jax.Array
+
+
+class SearchState(struct.PyTreeNode):
+    """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each; valid_top1: (epochs,)."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: Sums
+    alphas: Any
+    alphas_opt_state: Any
+    history: Any
+    valid_top1: jax.Array
+
+
+def _variables(model, seed: int, *inputs) -> dict:
+    key = jax.random.key(seed, impl="threefry2x32")
+    return jax.jit(lambda: model.init(jax.random.fold_in(key, 0), *inputs, train=False))()
+
+
+def create_train_state(
+    model: Network, image_shape: tuple[int, ...], optimizer: optax.GradientTransformation, seed: int, num_epochs: int
+) -> TrainState:
+    """A new run. image_shape: (H, W, C)."""
+    dtype = model.rules.dtype
+    variables = _variables(model, seed, jnp.zeros((1, *image_shape), dtype))
+    params = project_params(variables["params"])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(params),
+        sums=Sums.zeros(dtype),
+        test_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
+    )
+
+
+def create_search_state(
+    model: Supernet,
+    searcher: Searcher,
+    image_shape: tuple[int, ...],
+    optimizer: optax.GradientTransformation,
+    alphas_optimizer: optax.GradientTransformation,
+    seed: int,
+    num_epochs: int,
+) -> SearchState:
+    """A new search. image_shape: (H, W, C)."""
+    dtype = model.rules.dtype
+    alphas = searcher.init_alphas(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 1))
+    variables = _variables(model, seed, alphas, jnp.zeros((1, *image_shape), dtype))
+    params = project_params(variables["params"])
+    return SearchState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(params),
+        sums=Sums.zeros(dtype),
+        alphas=alphas,
+        alphas_opt_state=alphas_optimizer.init(alphas),
+        history=jax.tree.map(lambda a: jnp.zeros((num_epochs + 1, *a.shape), a.dtype).at[0].set(a), alphas),
+        valid_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
+    )

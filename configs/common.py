@@ -1,0 +1,47 @@
+"""What the configs of search and training share. See search.py and train.py."""
+
+from ml_collections import ConfigDict, config_dict
+
+optional_int = lambda: config_dict.placeholder(int)
+optional_float = lambda: config_dict.placeholder(float)
+optional_bool = lambda: config_dict.placeholder(bool)
+optional_str = lambda: config_dict.placeholder(str)
+
+
+def base(task: str) -> ConfigDict:
+    """Settings without a value (None) take that of their convention."""
+    config = ConfigDict()
+    config.task = task
+    config.seed = 0
+    config.conventions = "paper"  # or release: what the authors' code does where it differs from the text
+    config.precision = "float32"  # or bfloat16 (products of the convolutions alone), float64 (exact checks)
+    config.parallel = "auto"
+    config.num_epochs = optional_int()
+    config.batch_size = optional_int()  # over all devices
+    config.eval_batch_size = 256
+    config.log_every_steps = 100
+    config.checkpoint_every_steps = optional_int()  # besides the end of each epoch
+    config.checkpoint = ConfigDict({"keep_last": 2, "keep_best": 1})
+    config.dataset = ConfigDict({"name": "cifar10"})
+    config.dataset.path = optional_str()
+    config.dataset.pad = optional_int()
+    config.dataset.flip = optional_bool()
+    config.rules = ConfigDict()
+    config.rules.activation_scale = optional_bool()
+    config.rules.sign_of_zero = optional_int()
+    config.rules.weight_gradient = optional_str()
+    config.rules.reduction_skip = optional_str()
+    config.rules.relu = optional_bool()
+    config.rules.float_head = optional_bool()
+    config.rules.binary_search_preprocess = optional_bool()
+    config.paper = ConfigDict()
+    config.release = ConfigDict()
+    return config
+
+
+def placeholders(**types) -> ConfigDict:
+    """A ConfigDict of settings without values, each of a type."""
+    config = ConfigDict()
+    for name, kind in types.items():
+        config[name] = config_dict.placeholder(kind)
+    return config
