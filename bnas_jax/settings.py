@@ -19,7 +19,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import FORMS, LAYER_TYPES, LEARNABLE, Genotype
 from bnas_jax.core.rules import PAPER, REDUCTION_SKIPS, RELEASE, Rules
 
-CONVENTIONS = ("paper", "release")
+CONVENTION_RULES = {"paper": PAPER, "release": RELEASE}
+CONVENTIONS = tuple(CONVENTION_RULES)
 PRECISIONS = ("float32", "bfloat16", "float64")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
 SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
@@ -248,11 +249,11 @@ _TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}
 
 def resolve(config: Mapping) -> dict:
     """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
-    values = json.loads(config.to_json()) if hasattr(config, "to_json") else _copy(config)
+    values = plain(config)
     conventions = values.get("conventions")
     _choice("config.conventions", conventions, CONVENTIONS)
     by_convention = {name: values.pop(name, {}) for name in CONVENTIONS}
-    rules = PAPER if conventions == "paper" else RELEASE
+    rules = CONVENTION_RULES[conventions]
     defaults = {f.name: getattr(rules, f.name) for f in dataclasses.fields(RuleSettings)}
     _fill(values, {"rules": defaults})
     _fill(values, by_convention[conventions])
@@ -297,8 +298,11 @@ def first_difference(ours: Mapping, theirs: Mapping, prefix: str = "") -> str | 
     return None
 
 
-def _copy(value):
-    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+def plain(value):
+    """Nested dicts of a ConfigDict or of a mapping of them."""
+    if hasattr(value, "to_json"):
+        return json.loads(value.to_json())
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:

@@ -79,7 +79,7 @@ def load_reference(
 ) -> tuple[Model, dict]:
     """A model and its variables from the arrays of a checkpoint of the authors' code.
 
-    arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as `../tests/reference` or `state_dict()` hold them.
+    arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as `state_dict()` holds them.
     form: cifar, imagenet or supernet. Latent weights come back projected, as the released code uses them.
     Raises `UserError` that names the first array that is missing, of another shape, or left over.
     """
@@ -90,7 +90,7 @@ def load_reference(
 
 def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
     """The variables of `model` from a checkpoint's arrays; see `load_reference`."""
-    arrays = _parameters(arrays)
+    arrays = plain_names(arrays)
     flat, used = {}, set()
     for path, leaf in traverse_util.flatten_dict(shapes(model)).items():
         value = np.empty(leaf.shape, leaf.dtype)
@@ -121,7 +121,7 @@ def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
     return result
 
 
-def _parameters(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The checkpoint's arrays less counters, by their plain names (`state.` of the reference files, `module.` of DataParallel)."""
     if any(name.startswith("state.") for name in arrays):
         arrays = {name: arrays[name] for name in arrays if name.startswith("state.")}

@@ -54,9 +54,12 @@ class SearchState(struct.PyTreeNode):
     valid_top1: jax.Array
 
 
-def _variables(model, seed: int, *inputs) -> dict:
-    key = jax.random.key(seed, impl="threefry2x32")
-    return jax.jit(lambda: model.init(jax.random.fold_in(key, 0), *inputs, train=False))()
+def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], seed: int, *alphas) -> dict:
+    """{"params", "batch_stats"}, the latent weights projected. image_shape: (H, W, C); alphas: for the supernet alone."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
+    images = jnp.zeros((1, *image_shape), model.rules.dtype)
+    variables = jax.jit(lambda: model.init(key, *alphas, images, train=False))()
+    return {"params": project_params(variables["params"]), "batch_stats": variables["batch_stats"]}
 
 
 def create_train_state(
@@ -64,13 +67,11 @@ def create_train_state(
 ) -> TrainState:
     """A new run. image_shape: (H, W, C)."""
     dtype = model.rules.dtype
-    variables = _variables(model, seed, jnp.zeros((1, *image_shape), dtype))
-    params = project_params(variables["params"])
+    variables = initial_variables(model, image_shape, seed)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(params),
+        **variables,
+        opt_state=optimizer.init(variables["params"]),
         sums=Sums.zeros(dtype),
         test_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
     )
@@ -88,13 +89,11 @@ def create_search_state(
     """A new search. image_shape: (H, W, C)."""
     dtype = model.rules.dtype
     alphas = searcher.init_alphas(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 1))
-    variables = _variables(model, seed, alphas, jnp.zeros((1, *image_shape), dtype))
-    params = project_params(variables["params"])
+    variables = initial_variables(model, image_shape, seed, alphas)
     return SearchState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(params),
+        **variables,
+        opt_state=optimizer.init(variables["params"]),
         sums=Sums.zeros(dtype),
         alphas=alphas,
         alphas_opt_state=alphas_optimizer.init(alphas),

@@ -1,0 +1,82 @@
+"""The command line: `python -m bnas_jax COMMAND ...`. Logs go to stderr; the last line of stdout is one JSON object."""
+
+import importlib
+import json
+import os
+import sys
+import traceback
+
+# Command -> its function in `commands`.
+COMMANDS = {
+    "search": "search",
+    "train": "train",
+    "evaluate": "evaluate",
+    "cost": "cost",
+    "import": "import_weights",
+}
+LATER = ("draw", "export", "predict", "benchmark", "report", "reproduce", "data")
+
+USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
+
+  search    --config=configs/search.py:digits --workdir=DIR      search a cell; writes DIR/genotype.json
+  train     --config=configs/train.py:digits --workdir=DIR       train a final network
+  evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
+  cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer
+  import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
+
+Any setting of a config: --config.KEY=VALUE. --debug shows the traceback of an error. Not yet: {", ".join(LATER)}."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command and returns the exit code: 0; 2 for what the user can mend; 130 or 143 after a signal."""
+    from bnas_jax.core.errors import UserError
+
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(USAGE, file=sys.stderr)
+            return 0 if arguments else 2
+        command, *rest = arguments
+        if command not in COMMANDS:
+            state = "is not available in this version" if command in LATER else "is not a command"
+            raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
+        _set_up()
+        commands = importlib.import_module("bnas_jax.commands")
+        print(json.dumps(getattr(commands, COMMANDS[command])(rest)))
+        return 0
+    except UserError as error:
+        return _fail(error, 2, debug)
+    except KeyboardInterrupt as error:
+        return _fail(error or "interrupted", 130, debug)
+    except Exception as error:
+        if hasattr(error, "exit_code"):
+            return _fail(error, error.exit_code, debug)
+        raise
+
+
+def _fail(error: BaseException, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"bnas_jax: error: {message}" if code == 2 else f"bnas_jax: {message}", file=sys.stderr)
+    return code
+
+
+def _set_up() -> None:
+    # Orbax and TFDS log each step of theirs; warnings that matter are raised as errors.
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from bnas_jax.training.devices import use_compilation_cache
+
+    use_compilation_cache()
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""What each command of the command line does: flags in, one JSON-ready summary out."""
+
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+from bnas_jax import settings
+from bnas_jax.core import cost as cost_lib
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.errors import UserError
+from bnas_jax.settings import SearchSettings, Settings, TrainSettings
+
+# Image side, channels and classes of the data sets that are known by name, so that their networks are costed without them.
+KNOWN_DATA = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000)}
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def _parse(values: flags.FlagValues, arguments: list[str], usage: str) -> None:
+    """Parses the arguments of a command; every mistake in them is a `UserError`."""
+    try:
+        rest = values([usage, *arguments])[1:]
+    except FileNotFoundError as error:
+        raise UserError(f"no config file {error.filename}; write --config=configs/search.py:VARIANT or train.py") from None
+    except (KeyError, AttributeError) as error:
+        raise UserError(_unknown_setting(arguments, str(error))) from None
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        # A config that raises is reported with its whole traceback; its last line says what is wrong.
+        message = re.split(r"Traceback.*\b\w+Error: ", " ".join(str(error).split()))[-1]
+        raise UserError(message) from None
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}; options are written --name=value")
+
+
+def _unknown_setting(arguments: list[str], message: str) -> str:
+    keys = [a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--config.")]
+    key = next((k for k in keys if k.rsplit(".")[-1] in message or k in message), "a config key")
+    return f"unknown setting --{key}; the settings there are stand in the config's file"
+
+
+def _config_arguments(arguments: list[str]) -> list[str]:
+    """The arguments with --config's file found: as given, or else in the project's folder. Its imports are found, too."""
+    found = list(arguments)
+    for position, argument in enumerate(found):
+        if argument == "--config" and position + 1 < len(found):
+            raise UserError("write --config=FILE.py:VARIANT, with an equals sign")
+        if argument.startswith("--config="):
+            name, _, variant = argument.removeprefix("--config=").partition(":")
+            path = pathlib.Path(name) if pathlib.Path(name).is_file() else _ROOT / name
+            if not path.is_file():
+                raise UserError(f"no config file {name}; write --config=configs/search.py:VARIANT or configs/train.py:VARIANT")
+            found[position] = f"--config={path}" + (f":{variant}" if variant else "")
+            _importable(path)
+    return found
+
+
+def _importable(config: pathlib.Path) -> None:
+    folder = str(config.resolve().parent.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _configured(arguments: list[str], command: str, **options: str | None) -> tuple[Settings | None, flags.FlagValues]:
+    """(settings of --config, None without one; the flags). options: names of string flags to their defaults."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "FILE.py:VARIANT", flag_values=values)
+    for name, default in options.items():
+        flags.DEFINE_string(name, default, name, flag_values=values)
+    _parse(values, _config_arguments(arguments), command)
+    return (settings.from_config(values.config) if values.config is not None else None), values
+
+
+def _required(values: flags.FlagValues, name: str) -> str:
+    if not values[name].value:
+        raise UserError(f"--{name} is missing; write --{name}=...")
+    return values[name].value
+
+
+def _task(run: Settings | None, kind: type, command: str, example: str):
+    if run is None:
+        raise UserError(f"{command} needs a config; write --config={example}")
+    if not isinstance(run, kind):
+        raise UserError(f"this config is for {run.task}; {command} takes one such as --config={example}")
+    return run
+
+
+def search(arguments: list[str]) -> dict:
+    """Searches a cell into a work directory."""
+    run, values = _configured(arguments, "search", workdir=None)
+    run = _task(run, SearchSettings, "search", "configs/search.py:digits")
+    from bnas_jax.training.search import search
+    from bnas_jax.training.workdir import WorkDir
+
+    return search(run, WorkDir(_required(values, "workdir")))
+
+
+def train(arguments: list[str]) -> dict:
+    """Trains a final network into a work directory."""
+    run, values = _configured(arguments, "train", workdir=None)
+    run = _task(run, TrainSettings, "train", "configs/train.py:digits")
+    from bnas_jax.training.train import train
+    from bnas_jax.training.workdir import WorkDir
+
+    return train(run, WorkDir(_required(values, "workdir")))
+
+
+def evaluate(arguments: list[str]) -> dict:
+    """Evaluates the checkpoint in a work directory."""
+    from bnas_jax.training.evaluate import evaluate
+    from bnas_jax.training.workdir import WorkDir
+
+    workdir = WorkDir(_workdir_argument(arguments))
+    resolved = workdir.config()
+    values = flags.FlagValues()
+    # Only what does not change the network may be set anew.
+    open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
+    open_settings.dataset = _typed(resolved.get("dataset") or {}, name=str, path=str, pad=int, flip=bool)
+    config_flags.DEFINE_config_dict("config", open_settings, flag_values=values)
+    flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
+    flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
+    _parse(values, arguments, "evaluate")
+    run = settings.from_config({**resolved, **settings.plain(open_settings)})
+    return evaluate(workdir, run, values.step)
+
+
+def _workdir_argument(arguments: list[str]) -> str:
+    given = [a.removeprefix("--workdir=") for a in arguments if a.startswith("--workdir=")]
+    if not given or not given[-1]:
+        raise UserError("--workdir is missing; write --workdir=DIR, the directory that train wrote")
+    return given[-1]
+
+
+def _typed(values: dict, **types: type) -> ConfigDict:
+    """A ConfigDict in which values of None may be set, to their types alone."""
+    config = ConfigDict()
+    for name, kind in types.items():
+        config[name] = config_dict.placeholder(kind)
+        if values.get(name) is not None:
+            config[name] = values[name]
+    return config
+
+
+def cost(arguments: list[str]) -> dict:
+    """Prints the cost of each layer of a final network."""
+    sizes = ("num_cells", "channels", "image_size", "num_classes", "image_channels")
+    options: dict[str, str | None] = dict.fromkeys((*sizes, "genotype", "form", "conventions", "budget", "cells", "reference"))
+    run, values = _configured(arguments, "cost", **options)
+    numbers = {name: _number(values, name, int) for name in sizes}
+    arch = _architecture(run, values, {name: value for name, value in numbers.items() if value is not None})
+    reference = values.reference or (run is None and genotype_lib.without_zeroise(values.genotype)) or None
+    if run is not None and not reference:
+        reference = _named_without_zeroise(arch.genotype)
+    if values.budget:
+        arch = cost_lib.fit_budget(arch, _number(values, "budget", float), cells=_cells(values.cells))
+    rows = cost_lib.layers(arch)
+    print(cost_lib.table(rows))
+    total = cost_lib.total(rows)
+    ratios = cost_lib.ratios(arch, genotype_lib.load(reference) if reference else None)
+    return {
+        "num_cells": arch.num_cells,
+        "channels": arch.channels,
+        "flops": total.flops,
+        "binary_macs": total.binary_macs,
+        "float_macs": total.float_macs,
+        "memory_bits": total.memory_bits,
+        "params": total.params,
+        "speedup": ratios.speedup,
+        "memory_saving": ratios.memory_saving,
+        "memory_saving_without_bn": ratios.memory_saving_without_bn,
+        "compared_with": f"float network of {reference or 'the same cell'}, counted",
+    }
+
+
+def _number(values: flags.FlagValues, name: str, kind: Callable) -> Any:
+    text = values[name].value
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"--{name} must be a number, got {text!r}") from None
+
+
+def _cells(text: str | None) -> tuple[int, ...]:
+    """LOW-HIGH, both included; nothing keeps the cells as they are."""
+    if not text:
+        return ()
+    low, _, high = text.partition("-")
+    if not low.isdigit() or not (high or low).isdigit() or int(high or low) < int(low):
+        raise UserError(f"--cells takes LOW-HIGH, for instance 5-20, got {text!r}")
+    return tuple(range(int(low), int(high or low) + 1))
+
+
+def _architecture(run: Settings | None, values: flags.FlagValues, sizes: dict) -> cost_lib.Architecture:
+    if run is None:
+        missing = [n for n in ("num_cells", "channels", "image_size", "num_classes") if n not in sizes]
+        if not values.genotype or missing:
+            need = ", ".join(f"--{n}" for n in (["genotype"] if not values.genotype else []) + missing)
+            raise UserError(f"cost needs --config=configs/train.py:VARIANT, or else also {need}")
+        form = values.form or ("imagenet" if sizes["image_size"] > 64 else "cifar")
+        rules = settings.CONVENTION_RULES.get(values.conventions or "paper")
+        if rules is None:
+            raise UserError(f"--conventions must be one of {', '.join(settings.CONVENTIONS)}, got {values.conventions!r}")
+        return cost_lib.Architecture(genotype=genotype_lib.load(values.genotype), form=form, rules=rules, **sizes)
+    run = _task(run, TrainSettings, "cost", "configs/train.py:a")
+    net = run.network
+    known = dict(zip(("image_size", "image_channels", "num_classes"), KNOWN_DATA.get(run.dataset.name, ()), strict=False))
+    given = {**known, "num_cells": net.num_cells, "channels": net.channels, **sizes}
+    if "image_size" not in given or "num_classes" not in given:
+        raise UserError(f"the size of {run.dataset.name} is not known here; add --image_size=... and --num_classes=...")
+    genotype = genotype_lib.load(values.genotype) if values.genotype else net.genotype
+    return cost_lib.Architecture(genotype=genotype, form=net.form, skip=net.skip, rules=run.layer_rules(), **given)
+
+
+def _named_without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
+    names = (name for name in genotype_lib.named() if genotype_lib.load(name) == genotype)
+    return next((other for other in map(genotype_lib.without_zeroise, names) if other), None)
+
+
+def import_weights(arguments: list[str]) -> dict:
+    """Brings a checkpoint of the authors' code into a work directory, in the `release` convention unless told otherwise."""
+    from bnas_jax.interop import checkpoint_files
+    from bnas_jax.interop.import_checkpoint import import_checkpoint
+    from bnas_jax.training.workdir import WorkDir
+
+    preset = next((a.removeprefix("--preset=") for a in arguments if a.startswith("--preset=")), "")
+    if not preset:
+        raise UserError("--preset is missing; write --preset=VARIANT, a variant of configs/train.py")
+    config = _preset(preset)
+    config.conventions = "release"
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    for name in ("preset", "checkpoint", "workdir"):
+        flags.DEFINE_string(name, None, name, flag_values=values)
+    _parse(values, arguments, "import")
+    run = _task(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
+    workdir = WorkDir(_required(values, "workdir"))
+    arrays = checkpoint_files.read(_required(values, "checkpoint"))
+    size, channels, _ = KNOWN_DATA.get(run.dataset.name, (32, 3, 0))
+    return import_checkpoint(arrays, run, workdir, (size, size, channels))
+
+
+def _preset(variant: str) -> ConfigDict:
+    path = _ROOT / "configs" / "train.py"
+    if not path.is_file():
+        raise UserError("the presets of configs/ are not installed with the package; run import in the project's folder")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "preset", flag_values=values)
+    _importable(path)
+    _parse(values, [f"--config={path}:{variant}"], "import")
+    return values.config

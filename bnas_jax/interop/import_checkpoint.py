@@ -1,0 +1,39 @@
+"""The authors' weights into a work directory that `evaluate` takes."""
+
+import contextlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.interop.reference import load_variables, plain_names
+from bnas_jax.settings import TrainSettings
+from bnas_jax.training import devices, optimizers
+from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.evaluate import build_network
+from bnas_jax.training.state import create_train_state
+from bnas_jax.training.workdir import WorkDir
+
+
+def import_checkpoint(
+    arrays: Mapping[str, np.ndarray], run: TrainSettings, workdir: WorkDir, image_shape: tuple[int, ...]
+) -> dict:
+    """Writes a new work directory with the weights as the checkpoint of step 0. image_shape: (H, W, C)."""
+    devices.configure(run)
+    if workdir.exists():
+        raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
+    classifier = plain_names(arrays).get("classifier.weight")
+    if classifier is None:
+        raise UserError("the checkpoint lacks classifier.weight; it is no network of the authors' code")
+    num_classes = int(classifier.shape[0])
+    model = build_network(run, num_classes)
+    variables = load_variables(model, arrays)
+    state = create_train_state(model, image_shape, optimizers.for_training(run, 1), run.seed, run.num_epochs)
+    state = state.replace(**variables)
+    workdir.open(run, num_classes=num_classes, image_shape=image_shape)
+    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
+    with contextlib.closing(checkpoints):
+        checkpoints.save(0, state)
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return {"params": params, "num_classes": num_classes, "workdir": str(workdir.path)}

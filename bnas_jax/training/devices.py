@@ -1,0 +1,46 @@
+"""The only file that knows about devices: arithmetic, compilation and its cache, where a step runs."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.settings import RunSettings
+
+
+def configure(run: RunSettings) -> None:
+    """Sets JAX up for a run, before its first array."""
+    if run.parallel not in ("auto", "none"):
+        raise UserError(f"config.parallel={run.parallel} is not available yet in this version; write auto or none")
+    jax.config.update("jax_enable_x64", run.precision == "float64")
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache directory, unless JAX is told of another: a second start is much faster."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "bnas_jax" / "xla"))
+
+
+def compile_step(step: Callable) -> Callable:
+    """The jitted step (state, *inputs) -> state. The old state's buffers are reused."""
+    return jax.jit(step, donate_argnums=0)
+
+
+def compile_evaluation(step: Callable) -> Callable:
+    return jax.jit(step)
+
+
+@jax.jit
+def copy(tree):
+    """A copy that survives the donation of the original, for saving in the background."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def restorable(shapes):
+    """`ShapeDtypeStruct`s placed on this process's first device, so that a checkpoint of any device count is restored there."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)

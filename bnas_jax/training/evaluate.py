@@ -1,0 +1,84 @@
+"""Accuracy of a network on a data set, every example counted exactly once; and of a work directory's checkpoint."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from bnas_jax.core.network import Network
+from bnas_jax.data import load
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.load import Dataset
+from bnas_jax.data.pipeline import EvalSource
+from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
+from bnas_jax.core.errors import UserError
+from bnas_jax.training import devices, steps
+from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.state import initial_variables
+from bnas_jax.training.workdir import WorkDir
+
+
+def load_data(dataset: DatasetSettings) -> Dataset:
+    """The data of a run, augmented as its settings say."""
+    data = load.load(dataset.name, dataset.path)
+    changes = {name: value for name, value in (("pad", dataset.pad), ("flip", dataset.flip)) if value is not None}
+    return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+
+
+class Evaluator:
+    """Evaluates on one data set; the step is compiled once."""
+
+    def __init__(self, model, arrays: Arrays, augmentation: Augmentation, run: RunSettings):
+        batch_size = min(run.eval_batch_size, len(arrays))
+        self._source = EvalSource(arrays, batch_size, augmentation, model.rules.dtype)
+
+        def step(variables, feed, *alphas):
+            return steps.evaluation_step(model, variables, self._source.prepare(feed), *alphas)
+
+        self._step: Callable = devices.compile_evaluation(step)
+
+    def __call__(self, params, batch_stats, *alphas) -> dict[str, float]:
+        """{"top1", "top5"} in %, the mean "loss" and "num_examples"."""
+        variables = {"params": params, "batch_stats": batch_stats}
+        sums = [self._step(variables, self._source.feed(i), *alphas) for i in range(len(self._source))]
+        total = jax.tree.map(lambda *parts: sum(float(p) for p in parts), *sums)
+        count = total.examples
+        return {
+            "top1": 100 * total.top1 / count,
+            "top5": 100 * total.top5 / count,
+            "loss": total.loss / count,
+            "num_examples": int(count),
+        }
+
+
+def build_network(run: TrainSettings, num_classes: int) -> Network:
+    """The final network of a run."""
+    net = run.network
+    return Network(net.genotype, net.num_cells, net.channels, num_classes, net.form, net.skip, run.layer_rules())
+
+
+def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
+    """Restores a checkpoint of `train` or `import` and evaluates it on the test split.
+
+    run: the work directory's settings, perhaps with another data set. which: `last`, `best` or a step.
+    """
+    if not isinstance(run, TrainSettings):
+        raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
+    devices.configure(run)
+    data = load_data(run.dataset)
+    facts = workdir.facts()
+    if tuple(data.test.images.shape[3:]) != tuple(facts["image_shape"][2:]):
+        raise UserError(f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.images.shape[3]}")
+    if data.test.num_classes > facts["num_classes"]:
+        raise UserError(f"{data.test.name} has {data.test.num_classes} classes, the network {facts['num_classes']}")
+    model = build_network(run, facts["num_classes"])
+    shapes = jax.eval_shape(lambda: initial_variables(model, data.test.images.shape[1:], 0))
+    if not workdir.checkpoints.is_dir():
+        raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
+    checkpoints = Checkpoints(workdir.checkpoints)
+    with contextlib.closing(checkpoints):
+        step, variables = checkpoints.restore_variables(shapes, which)
+    result = Evaluator(model, data.test, data.augmentation, run)(variables["params"], variables["batch_stats"])
+    return {**result, "step": step}

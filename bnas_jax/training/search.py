@@ -1,0 +1,125 @@
+"""Searching a cell, from settings to genotype.json in the work directory (section 5.1)."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.supernet import Supernet
+from bnas_jax.data.arrays import split_half
+from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.search.bnas import Bnas, Searcher
+from bnas_jax.settings import SearchSettings
+from bnas_jax.training import devices, loop, optimizers, steps
+from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.evaluate import Evaluator, load_data
+from bnas_jax.training.state import SearchState, Sums, create_search_state
+from bnas_jax.training.train import epoch_record
+from bnas_jax.training.workdir import WorkDir, write_json
+
+
+def build_supernet(run: SearchSettings, num_classes: int) -> Supernet:
+    """The search's network."""
+    net = run.network
+    return Supernet(net.num_cells, net.channels, num_classes, net.layer_types, net.skip, run.layer_rules())
+
+
+def build_searcher(run: SearchSettings) -> Searcher:
+    """The search algorithm of a run."""
+    alphas, rules = run.alphas, run.derive
+    return Bnas(
+        run.network.layer_types, alphas.diversity, alphas.tau, rules.gamma, rules.keep_zeroise, run.layer_rules().dtype
+    )
+
+
+def search(run: SearchSettings, workdir: WorkDir) -> dict:
+    """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json."""
+    devices.configure(run)
+    data = load_data(run.dataset)
+    model, searcher = build_supernet(run, data.train.num_classes), build_searcher(run)
+    # Half of the training set for the weights, half for alpha; the test set stays unseen.
+    halves = split_half(data.train, run.seed)
+    source, valid_source = (
+        TrainSource(half, run.batch_size, (run.seed + i) % 2**32, data.augmentation, model.rules.dtype)
+        for i, half in enumerate(halves)
+    )
+    steps_per_epoch = source.steps_per_epoch
+    optimizer = optimizers.for_search(run, steps_per_epoch)
+    alphas_optimizer = optimizers.alphas_optimizer(run.alphas)
+    image_shape = data.train.images.shape[1:]
+    create = lambda: create_search_state(
+        model, searcher, image_shape, optimizer, alphas_optimizer, run.seed, run.num_epochs
+    )
+    shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
+    workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
+    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
+    state = checkpoints.restore_state(shapes) or create()
+
+    def step(state: SearchState, feed, valid_feed) -> SearchState:
+        return steps.search_step(
+            state,
+            source.prepare(feed),
+            valid_source.prepare(valid_feed),
+            model=model,
+            searcher=searcher,
+            optimizer=optimizer,
+            alphas_optimizer=alphas_optimizer,
+            steps_per_epoch=steps_per_epoch,
+        )
+
+    compiled = devices.compile_step(step)
+    evaluator = Evaluator(model, halves[1], data.augmentation, run)
+
+    def finish_epoch(state: SearchState, epoch: int):
+        valid = evaluator(state.params, state.batch_stats, state.alphas)
+        genotype = searcher.derive(state.alphas)
+        record = {
+            **epoch_record(state, epoch, "valid", valid),
+            "alpha_entropy": float(alphas_lib.entropy(state.alphas)),
+            "learnable_share": genotype_lib.learnable_share(genotype),
+            "genotype": genotype.to_dict(),
+        }
+        state = state.replace(
+            sums=Sums.zeros(model.rules.dtype),
+            history=jax.tree.map(lambda h, a: h.at[epoch + 1].set(a), state.history, state.alphas),
+            valid_top1=state.valid_top1.at[epoch].set(valid["top1"]),
+        )
+        _write_history(workdir, state, epoch)
+        return state, record, valid["top1"]
+
+    state = loop.run(
+        state,
+        run,
+        workdir,
+        checkpoints,
+        steps_per_epoch=steps_per_epoch,
+        advance=lambda state, step: compiled(state, source.feed(step), valid_source.feed(step)),
+        finish_epoch=finish_epoch,
+    )
+    genotype, epoch = select(state, searcher, run)
+    valid_top1 = float(state.valid_top1[epoch])
+    rule = {"select": run.select, "alphas_as_of": run.alphas_as_of, "epoch": epoch, "gamma": run.derive.gamma}
+    write_json(workdir / "genotype.json", {**genotype.to_dict(), **rule, "valid_top1": valid_top1})
+    summary = {"genotype": genotype.to_dict(), "valid_top1": valid_top1, "epoch": epoch, "steps": int(state.step)}
+    write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def select(state: SearchState, searcher: Searcher, run: SearchSettings) -> tuple[Genotype, int]:
+    """(genotype, epoch) by the rule: the epoch of best validation accuracy (the first of equals) or the last one, with alpha
+    as it was after, or before, that epoch."""
+    epoch = int(jnp.nanargmax(state.valid_top1)) if run.select == "best" else run.num_epochs - 1
+    row = epoch + 1 if run.alphas_as_of == "after" else epoch
+    return searcher.derive(jax.tree.map(lambda history: history[row], state.history)), epoch
+
+
+def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
+    """alphas.npz: alpha before the first and after each epoch, and the validation accuracies in %."""
+    part = workdir / "alphas.part.npz"
+    history = {name: np.asarray(value[: epoch + 2]) for name, value in state.history.items()}
+    np.savez(part, **history, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))
+    os.replace(part, workdir / "alphas.npz")

@@ -1,0 +1,76 @@
+"""Training a final network from scratch, from settings to a finished work directory (section 5.1)."""
+
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.settings import TrainSettings
+from bnas_jax.training import devices, loop, optimizers, steps
+from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.evaluate import Evaluator, build_network, load_data
+from bnas_jax.training.state import Sums, TrainState, create_train_state
+from bnas_jax.training.workdir import WorkDir, write_json
+
+
+def train(run: TrainSettings, workdir: WorkDir) -> dict:
+    """Trains, or goes on where the work directory stands. Returns the test accuracy of the last epoch: summary.json."""
+    devices.configure(run)
+    data = load_data(run.dataset)
+    model = build_network(run, data.train.num_classes)
+    source = TrainSource(data.train, run.batch_size, run.seed, data.augmentation, model.rules.dtype)
+    optimizer = optimizers.for_training(run, source.steps_per_epoch)
+    image_shape = data.train.images.shape[1:]
+    create = lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs)
+    shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
+    workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
+    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
+    state = checkpoints.restore_state(shapes) or create()
+
+    def step(state: TrainState, feed) -> TrainState:
+        return steps.train_step(
+            state,
+            source.prepare(feed),
+            model=model,
+            optimizer=optimizer,
+            smoothing=run.optimizer.label_smoothing,
+            drop_path=run.optimizer.drop_path,
+            num_epochs=run.num_epochs,
+            steps_per_epoch=source.steps_per_epoch,
+            seed=run.seed,
+        )
+
+    compiled = devices.compile_step(step)
+    evaluator = Evaluator(model, data.test, data.augmentation, run)
+
+    def finish_epoch(state: TrainState, epoch: int):
+        test = evaluator(state.params, state.batch_stats)
+        record = epoch_record(state, epoch, "test", test)
+        top1 = state.test_top1.at[epoch].set(test["top1"])
+        return state.replace(sums=Sums.zeros(model.rules.dtype), test_top1=top1), record, test["top1"]
+
+    state = loop.run(
+        state,
+        run,
+        workdir,
+        checkpoints,
+        steps_per_epoch=source.steps_per_epoch,
+        advance=lambda state, step: compiled(state, source.feed(step)),
+        finish_epoch=finish_epoch,
+    )
+    result = evaluator(state.params, state.batch_stats)
+    best = int(jnp.nanargmax(state.test_top1))
+    summary = {**result, "steps": int(state.step), "best_top1": float(state.test_top1[best]), "best_epoch": best}
+    write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def epoch_record(state, epoch: int, split: str, result: dict) -> dict:
+    """A record of metrics.jsonl: means of the epoch's training, and the evaluation on a split."""
+    examples = float(state.sums.examples)
+    return {
+        "epoch": epoch,
+        "step": int(state.step),
+        "train_loss": float(state.sums.loss) / examples,
+        "train_top1": 100 * float(state.sums.correct) / examples,
+        **{f"{split}_{name}": value for name, value in result.items() if name != "num_examples"},
+    }

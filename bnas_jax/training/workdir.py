@@ -1,0 +1,123 @@
+"""The work directory: config.json, metrics.jsonl, TensorBoard events, checkpoints/, genotype.json and summary.json."""
+
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+
+import jax
+
+from bnas_jax import __version__, settings
+from bnas_jax.core.errors import UserError
+from bnas_jax.settings import Settings
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that a figure belongs to."""
+    device = jax.devices()[0]
+    return {
+        "bnas_jax": __version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "host": platform.node(),
+    }
+
+
+class WorkDir:
+    """One run's directory. `open` makes it or, for the same settings, goes on in it."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path).absolute()
+
+    def __truediv__(self, name: str) -> pathlib.Path:
+        return self.path / name
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / "checkpoints"
+
+    def open(self, run: Settings, *, num_classes: int, image_shape: tuple[int, ...]) -> None:
+        """Writes config.json and run.json (facts about data, versions and hardware) into a new directory.
+
+        image_shape: (H, W, C). `UserError` where another run lives or nothing can be written.
+        """
+        config = settings.to_dict(run)
+        if self.exists():
+            difference = settings.first_difference(config, self.config())
+            if difference:
+                raise UserError(f"{self.path} belongs to another run: {difference}; choose another --workdir")
+            return
+        if self.checkpoints.exists():
+            raise UserError(f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            facts = {"num_classes": num_classes, "image_shape": list(image_shape), "environment": environment()}
+            write_json(self / "run.json", facts)
+            write_json(self / "config.json", config)
+        except OSError as error:
+            raise UserError(f"cannot write to the work directory {self.path} ({error.strerror}); choose another") from None
+
+    def exists(self) -> bool:
+        return (self / "config.json").is_file()
+
+    def config(self) -> dict:
+        """The run's resolved settings; `UserError` where there are none."""
+        return self._read("config.json")
+
+    def facts(self) -> dict:
+        """What `open` noted of the run: num_classes, image_shape, environment."""
+        return self._read("run.json")
+
+    def _read(self, name: str) -> dict:
+        try:
+            return json.loads((self / name).read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is no work directory: it has no {name}; name one that search or train wrote") from None
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{self / name} cannot be read ({error}); restore it or choose another --workdir") from None
+
+    def read_metrics(self) -> list[dict]:
+        """The records of metrics.jsonl; a last line that a stop cut short is left out."""
+        if not (self / "metrics.jsonl").is_file():
+            return []
+        records = []
+        for line in (self / "metrics.jsonl").read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+
+class Log:
+    """metrics.jsonl and TensorBoard, one record an epoch. Records after the step that a run resumes from are cut off."""
+
+    def __init__(self, workdir: WorkDir, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        records = [r for r in workdir.read_metrics() if r["step"] <= step]
+        part = self._path.with_name("metrics.jsonl.part")
+        part.write_text("".join(json.dumps(r) + "\n" for r in records))
+        os.replace(part, self._path)
+        self._tensorboard = SummaryWriter(str(workdir.path / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: Mapping) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._tensorboard.add_scalar(name, value, record["step"])
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        self._tensorboard.close()
