@@ -234,7 +234,9 @@ class OptimizerSettings:
         _require(0 <= self.tail < 1, f"config.optimizer.tail is a share of the steps from 0 to below 1, got {self.tail}")
         _require(self.cycle_epochs >= 1, f"config.optimizer.cycle_epochs must be at least 1, got {self.cycle_epochs}")
         for name in ("label_smoothing", "drop_path"):
-            _require(0 <= getattr(self, name) < 1, f"config.optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}")
+            _require(
+                0 <= getattr(self, name) < 1, f"config.optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

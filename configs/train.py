@@ -10,12 +10,12 @@
 | f, g | 12/84, 16/128 | ImageNet | F: Table 13; G as released (BNAS-H): 63.51 (83.91) | not stated |
 | release_f, release_g, release_h | 15/68, 11/74, 16/128 | ImageNet | as the authors' repository names them | not stated |
 
-Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a named
-cell or a search's genotype.json. Each setting that the paper's text and its code give differently stands below as `paper` and
-`release`. One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 and no further decay in the tail; the code has .0025, .05, .0025
-over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing and augmentation are the code's, as the
-text is silent. The clipping of the released ImageNet code acts before the factor c of the weights' gradient (methods.md A2),
-after the chain rule through the binarization: there it acted before that, too.
+Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
+named cell or a search's genotype.json. Each setting that the paper's text and its code give differently stands below as
+`paper` and `release`. One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail; the code
+has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing and
+augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the factor c of
+the weights' gradient; there it acted before the chain rule through the binarization, too.
 """
 
 from configs import common
@@ -56,9 +56,7 @@ def cifar(config, num_cells: int, channels: int) -> None:
     """600 epochs of one-cycle on CIFAR-10."""
     config.num_epochs = 600
     config.batch_size = 256
-    config.network.update(
-        {"genotype": "latest_cell_zeroise", "num_cells": num_cells, "channels": channels, "form": "cifar"}
-    )
+    config.network.update({"genotype": "latest_cell_zeroise", "num_cells": num_cells, "channels": channels, "form": "cifar"})
     config.optimizer.update(
         {"schedule": "one_cycle", "learning_rate": 0.05, "tail": 0.1, "cycle_epochs": 50, "weight_decay": 3e-6}
     )

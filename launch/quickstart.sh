@@ -48,7 +48,7 @@ for name in ("normal", "reduce"):
     for node in range(4):
         print(f"    {2 + node} = {sum_of(genotype[name][2 * node : 2 * node + 2])}")
 print(f"""
-Test accuracy  {100 * evaluation["top1"]:.2f} % of {evaluation["num_examples"]} images
+Test accuracy  {evaluation["top1"]:.2f} % of {evaluation["num_examples"]} images
 FLOPs          {cost["flops"]:,.0f} ({cost["speedup"]:.1f} times fewer than the same network in float)
 Parameters     {cost["params"]:,}
 Memory         {cost["memory_bits"] / 8 / 1024:.1f} KiB ({cost["memory_saving"]:.1f} times less than in float)

@@ -42,7 +42,7 @@ class Preprocess(nn.Module):
 
 
 class ReductionSkip(nn.Module):
-    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2 (the text's footprint in `rules.reduction_skip`).
+    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2, as `rules.reduction_skip` says.
 
     float (release): BN, float convolution with bias. binary_weight: the same with binary weights. binary: BN, sign, binary
     convolution. binary_bn (default): the same and a BN, which keeps the sum of skip and cell in range.
@@ -75,7 +75,7 @@ class InterCellSkip(nn.Module):
 
 
 def drop_path(x: jax.Array, rate, key) -> jax.Array:
-    """Drops x for each example with probability `rate` and scales what stays (FractalNet; DARTS section A.2). x: (N, H, W, C)."""
+    """Drops x (N, H, W, C) for each example with probability `rate` and scales what stays (FractalNet; DARTS section A.2)."""
     keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1, 1))
     return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 

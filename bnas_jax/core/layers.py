@@ -32,21 +32,44 @@ def bias_init(fan_in: int):
 def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1, dtype=None):
     """2-D convolution with explicit symmetric zero padding ("SAME" pads differently at stride 2).
 
-    x: (N, H, W, C); kernel: (kh, kw, C / groups, O). dtype: arithmetic of the products, accumulated in x's.
+    x: (N, H, W, C); kernel: (kh, kw, C / groups, O). dtype: arithmetic of the products; the result has x's.
     """
-    if dtype is not None and dtype != x.dtype:
-        return _scaled_conv(stride, padding, dilation, groups, dtype)(x, kernel)
-    return _conv(x, kernel, stride, padding, dilation, groups)
+    if dtype is None:
+        return _conv(x, kernel, stride, padding, dilation, groups)
+    return _conv(x.astype(dtype), kernel.astype(dtype), stride, padding, dilation, groups).astype(x.dtype)
 
 
-def sign_conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1, dtype=None):
-    """The convolution with a binary kernel: one magnitude for each output channel times signs. Arguments as `conv`.
+def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1):
+    """The convolution of x with `binarize_weights(latent)`; its gradients are those of this composition.
 
-    The signs are multiplied first and the magnitude afterwards, so that sums of +-1 are exact integers, in bfloat16, too. A
-    sum that is 0 then is 0 for every order of summation, and ReLU's gradient there does not hang on rounding: with the
-    magnitude inside the sum one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding.
+    Forward, the signs are multiplied first and beta afterwards, so that sums of +-1 are exact integers, in bfloat16, too. A sum
+    that is 0 then is 0 for every order of summation, and ReLU's gradient there does not hang on rounding: with beta inside
+    the sum one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding.
     """
-    return _scaled_conv(stride, padding, dilation, groups, dtype or x.dtype)(x, kernel)
+    return _binary_conv(x, latent, rules, (stride, padding, dilation, groups))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _binary_conv(x, latent, rules, geometry):
+    dtype = rules.conv_dtype or x.dtype
+    signs = binarize.sign(latent, rules.sign_of_zero).astype(dtype)
+    return _conv(x.astype(dtype), signs, *geometry, accumulate=x.dtype) * binarize.weight_scale(latent)
+
+
+def _binary_conv_forward(x, latent, rules, geometry):
+    return _binary_conv(x, latent, rules, geometry), (x, latent)
+
+
+def _binary_conv_backward(rules, geometry, residuals, gradient):
+    def composed(x, latent):
+        kernel = binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
+        return _conv(x.astype(gradient.dtype), kernel.astype(gradient.dtype), *geometry)
+
+    gradient = gradient.astype(rules.conv_dtype or gradient.dtype)
+    return jax.vjp(composed, *residuals)[1](gradient)
+
+
+_binary_conv.defvjp(_binary_conv_forward, _binary_conv_backward)
 
 
 def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
@@ -63,28 +86,6 @@ def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
         feature_group_count=groups,
         preferred_element_type=accumulate,
     )
-
-
-@functools.cache
-def _scaled_conv(stride, padding, dilation, groups, dtype):
-    geometry = (stride, padding, dilation, groups)
-
-    @jax.custom_vjp
-    def scaled_conv(x, kernel):
-        scale = jnp.max(jnp.abs(kernel), axis=(0, 1, 2))
-        scale = jnp.where(scale == 0, 1, scale)
-        return _conv(x.astype(dtype), (kernel / scale).astype(dtype), *geometry, accumulate=x.dtype) * scale
-
-    def forward(x, kernel):
-        return scaled_conv(x, kernel), (x.astype(dtype), kernel)
-
-    def backward(residuals, gradient):
-        x, kernel = residuals
-        _, transpose = jax.vjp(lambda x, k: _conv(x, k, *geometry), x, kernel.astype(dtype))
-        return tuple(g.astype(kernel.dtype) for g in transpose(gradient.astype(dtype)))
-
-    scaled_conv.defvjp(forward, backward)
-    return scaled_conv
 
 
 def max_pool(x, stride):
@@ -111,7 +112,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         dtype, channels = self.rules.dtype, x.shape[-1]
-        shape = self.copies + (channels,)
+        shape = (*self.copies, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
         if train:
@@ -139,7 +140,7 @@ class BatchNorm(nn.Module):
 class Conv(nn.Module):
     """A convolution alone; its latent weights are the parameter `latent` where they are binarized, else `kernel`.
 
-    The name tells the optimizer which parameters to project (methods.md A2).
+    The optimizer projects parameters of that name (methods.md A2).
     """
 
     features: int
@@ -155,22 +156,19 @@ class Conv(nn.Module):
     def __call__(self, x):
         rules = self.rules
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = conv_weights(self, shape, self.binary)
-        padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
-        convolve = sign_conv if self.binary else conv
-        y = convolve(x, kernel, stride=self.stride, padding=padding, dilation=self.dilation, dtype=rules.conv_dtype)
+        geometry = {
+            "stride": self.stride,
+            "padding": self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding,
+            "dilation": self.dilation,
+        }
+        if self.binary:
+            y = binary_conv(x, self.param("latent", uniform_fan_in, shape, rules.dtype), rules, **geometry)
+        else:
+            kernel = self.param("kernel", uniform_fan_in, shape, rules.dtype)
+            y = conv(x, kernel, dtype=rules.conv_dtype, **geometry)
         if self.bias:
             y = y + self.param("bias", bias_init(int(np.prod(shape[:-1]))), (self.features,), rules.dtype)
         return y
-
-
-def conv_weights(module: nn.Module, shape, binary: bool, suffix: str = ""):
-    """The weights that a convolution multiplies with, made from a parameter of `module`. shape: HWIO."""
-    rules = module.rules  # type: ignore[attr-defined]
-    if not binary:
-        return module.param("kernel" + suffix, uniform_fan_in, shape, rules.dtype)
-    latent = module.param("latent" + suffix, uniform_fan_in, shape, rules.dtype)
-    return binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
 
 
 class BinaryConv(nn.Module):

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-
 REDUCTION_SKIPS = ("float", "binary_weight", "binary", "binary_bn")
 
 

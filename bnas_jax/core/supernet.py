@@ -1,19 +1,19 @@
 """The search's network: every edge a mixture of all layer types, weighted by the relaxed alphas (DARTS Eq. 2).
 
-The work is shared. In the search BN has no affine part, so the normalised state, its signs and its two poolings are the same for
-all edges that leave a state, and the convolutions of one type run side by side as one with more output channels. It is the
-same function as one layer for each edge (a test holds it to that), with a quarter of the operations to compile.
+The work is shared. In the search BN has no affine part, so the normalised state, its signs and its two poolings are the same
+for all edges that leave a state, and the convolutions of one type run side by side as one with more output channels. It is
+the same function as one layer for each edge (a test holds it to that), with a quarter of the operations to compile.
 """
 
+import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import binarize
 from bnas_jax.core.cell import InterCellSkip, Preprocess
 from bnas_jax.core.genotype import EDGES, INPUTS, LAYER_TYPES, NODES, ZEROISE, reductions
-from bnas_jax.core.layers import BatchNorm, conv_weights, layer_type, sign_conv
+from bnas_jax.core.layers import BatchNorm, binary_conv, conv, layer_type, uniform_fan_in
 from bnas_jax.core.network import CifarStem, Classifier, check_shape
 from bnas_jax.core.rules import Rules
 
@@ -65,31 +65,32 @@ class MixedEdges(nn.Module):
         if normal.ndim > 4:  # (N, H, W, types, edges, C), where each edge has statistics of its own
             signs, normal, groups = signs[..., position, :, :], normal[..., position, :, :], edges
         padding = kind.dilation * (kind.kernel - 1) // 2
-        y = sign_conv(
-            signs.reshape(*signs.shape[:3], -1),
-            self._kernel(name, normal.shape[-1], edges, self.float_edges[position]),
-            stride=self.stride,
-            padding=padding,
-            dilation=kind.dilation,
-            groups=groups,
-            dtype=self.rules.conv_dtype,
-        )
+        geometry = {"stride": self.stride, "padding": padding, "dilation": kind.dilation}
+        y = self._edges(signs.reshape(*signs.shape[:3], -1), name, edges, self.float_edges[position], groups, geometry)
         y = y.reshape(*y.shape[:3], edges, self.channels)
         if self.rules.activation_scale:
             scale = binarize.activation_scale(normal, kind.kernel, self.stride, padding, kind.dilation)
             y = y * scale.reshape(*y.shape[:3], -1, 1)
         return nn.relu(y) if self.rules.relu else y
 
-    def _kernel(self, name, inputs, edges, float_edges):
-        """(k, k, C, E * C): the edges' kernels side by side, those that keep float weights last."""
-        size = layer_type(name).kernel
-        shape = lambda count: (size, size, inputs, count * self.channels)
-        parts = []
-        if edges > float_edges:
-            parts.append(conv_weights(self, shape(edges - float_edges), True, f"_{name}"))
+    def _edges(self, signs, name, edges, float_edges, groups, geometry):
+        """The convolutions of all edges side by side, (N, H', W', E * C); those that keep float weights come last."""
+        inputs, size = signs.shape[-1] // groups, layer_type(name).kernel
+        weights = lambda prefix, count: self.param(
+            f"{prefix}_{name}", uniform_fan_in, (size, size, inputs, count * self.channels), self.rules.dtype
+        )
+        binary = edges - float_edges
+        part = lambda first, last: signs if groups == 1 else signs[..., first * inputs : last * inputs]
+        count = lambda edges: 1 if groups == 1 else edges
+        outputs = []
+        if binary:
+            latent = weights("latent", binary)
+            outputs.append(binary_conv(part(0, binary), latent, self.rules, groups=count(binary), **geometry))
         if float_edges:
-            parts.append(conv_weights(self, shape(float_edges), False, f"_{name}"))
-        return jnp.concatenate(parts, axis=-1)
+            kernel = weights("kernel", float_edges)
+            options = {**geometry, "groups": count(float_edges), "dtype": self.rules.conv_dtype}
+            outputs.append(conv(part(binary, edges), kernel, **options))
+        return jnp.concatenate(outputs, axis=-1)
 
 
 class MixedCell(nn.Module):
@@ -155,6 +156,7 @@ class Supernet(nn.Module):
 
     @nn.compact
     def __call__(self, alphas, images, *, train: bool = False):
+        chex.assert_shape(list(alphas.values()), (len(EDGES), len(self.layer_types)))
         weights = alphas_lib.relax(alphas)
         before, previous = CifarStem(self.channels, self.rules, name="stem")(images.astype(self.rules.dtype), train=train)
         check_shape(previous, self.num_cells)

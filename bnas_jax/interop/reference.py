@@ -122,7 +122,7 @@ def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
 
 
 def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The checkpoint's arrays less counters, by their plain names (`state.` of the reference files, `module.` of DataParallel)."""
+    """The arrays less counters, by their plain names (without `state.` of the reference files, `module.` of DataParallel)."""
     if any(name.startswith("state.") for name in arrays):
         arrays = {name: arrays[name] for name in arrays if name.startswith("state.")}
     plain = {re.sub(r"^(state\.)?(module\.)?", "", name): arrays[name] for name in arrays}

@@ -70,7 +70,9 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     data = load_data(run.dataset)
     facts = workdir.facts()
     if tuple(data.test.images.shape[3:]) != tuple(facts["image_shape"][2:]):
-        raise UserError(f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.images.shape[3]}")
+        raise UserError(
+            f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.images.shape[3]}"
+        )
     if data.test.num_classes > facts["num_classes"]:
         raise UserError(f"{data.test.name} has {data.test.num_classes} classes, the network {facts['num_classes']}")
     model = build_network(run, facts["num_classes"])

@@ -92,5 +92,3 @@ class _Progress:
 
     def say(self, text: str) -> None:
         self._bar.write(text, file=sys.stderr)
-
-

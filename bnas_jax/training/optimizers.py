@@ -17,7 +17,7 @@ from bnas_jax.training.schedules import Schedule
 
 
 def is_latent(path) -> bool:
-    """Whether the parameter at a tree path is a latent weight, by its name (`layers.conv_weights`)."""
+    """Whether the parameter at a tree path is a latent weight, by its name (`layers.Conv`, `supernet.MixedEdges`)."""
     return path[-1].key.startswith("latent")
 
 

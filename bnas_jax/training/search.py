@@ -31,9 +31,7 @@ def build_supernet(run: SearchSettings, num_classes: int) -> Supernet:
 def build_searcher(run: SearchSettings) -> Searcher:
     """The search algorithm of a run."""
     alphas, rules = run.alphas, run.derive
-    return Bnas(
-        run.network.layer_types, alphas.diversity, alphas.tau, rules.gamma, rules.keep_zeroise, run.layer_rules().dtype
-    )
+    return Bnas(run.network.layer_types, alphas.diversity, alphas.tau, rules.gamma, rules.keep_zeroise, run.layer_rules().dtype)
 
 
 def search(run: SearchSettings, workdir: WorkDir) -> dict:
@@ -51,9 +49,7 @@ def search(run: SearchSettings, workdir: WorkDir) -> dict:
     optimizer = optimizers.for_search(run, steps_per_epoch)
     alphas_optimizer = optimizers.alphas_optimizer(run.alphas)
     image_shape = data.train.images.shape[1:]
-    create = lambda: create_search_state(
-        model, searcher, image_shape, optimizer, alphas_optimizer, run.seed, run.num_epochs
-    )
+    create = lambda: create_search_state(model, searcher, image_shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)

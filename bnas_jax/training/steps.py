@@ -96,9 +96,7 @@ def search_step(
     updates, alphas_opt_state = alphas_optimizer.update(alpha_grads, state.alphas_opt_state, state.alphas)
     alphas = optax.apply_updates(state.alphas, updates)
 
-    (loss, (batch_stats, logits)), grads = jax.value_and_grad(task_loss, has_aux=True)(
-        state.params, alphas, batch_stats, train
-    )
+    (loss, (batch_stats, logits)), grads = jax.value_and_grad(task_loss, has_aux=True)(state.params, alphas, batch_stats, train)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     return state.replace(
         step=state.step + 1,

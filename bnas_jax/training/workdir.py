@@ -81,7 +81,9 @@ class WorkDir:
         try:
             return json.loads((self / name).read_text())
         except FileNotFoundError:
-            raise UserError(f"{self.path} is no work directory: it has no {name}; name one that search or train wrote") from None
+            raise UserError(
+                f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
+            ) from None
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{self / name} cannot be read ({error}); restore it or choose another --workdir") from None
 
