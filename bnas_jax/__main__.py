@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     except UserError as error:
         return _fail(error, 2, debug)
     except KeyboardInterrupt as error:
-        return _fail(error or "interrupted", 130, debug)
+        return _fail(error, 130, debug)
     except Exception as error:
         if hasattr(error, "exit_code"):
             return _fail(error, error.exit_code, debug)

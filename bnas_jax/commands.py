@@ -76,12 +76,13 @@ def _configured(arguments: list[str], command: str, **options: str | None) -> tu
 
 
 def _required(values: flags.FlagValues, name: str) -> str:
-    if not values[name].value:
+    value = values[name].value
+    if not value:
         raise UserError(f"--{name} is missing; write --{name}=...")
-    return values[name].value
+    return str(value)
 
 
-def _task(run: Settings | None, kind: type, command: str, example: str):
+def _task(run: Settings | None, kind: type, command: str, example: str) -> Any:
     if run is None:
         raise UserError(f"{command} needs a config; write --config={example}")
     if not isinstance(run, kind):
@@ -207,8 +208,7 @@ def _architecture(run: Settings | None, values: flags.FlagValues, sizes: dict) -
         if rules is None:
             raise UserError(f"--conventions must be one of {', '.join(settings.CONVENTIONS)}, got {values.conventions!r}")
         return cost_lib.Architecture(genotype=genotype_lib.load(values.genotype), form=form, rules=rules, **sizes)
-    run = _task(run, TrainSettings, "cost", "configs/train.py:a")
-    net = run.network
+    net = _task(run, TrainSettings, "cost", "configs/train.py:a").network
     known = dict(zip(("image_size", "image_channels", "num_classes"), KNOWN_DATA.get(run.dataset.name, ()), strict=False))
     given = {**known, "num_cells": net.num_cells, "channels": net.channels, **sizes}
     if "image_size" not in given or "num_classes" not in given:

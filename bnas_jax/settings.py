@@ -270,7 +270,7 @@ def from_config(config: Mapping) -> Settings:
     values = resolve(config)
     task = values.get("task")
     _choice("config.task", task, tuple(_TASKS))
-    return _build(_TASKS[task], values, "config")
+    return _build(_TASKS[str(task)], values, "config")
 
 
 def to_dict(settings: Settings) -> dict:
@@ -340,6 +340,7 @@ def _convert(hint, value, name: str):
             return None
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is Genotype:
+        _require(value is not None, f"{name} is missing; name a cell or give a search's genotype.json")
         return genotype_lib.from_dict(value)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, name)

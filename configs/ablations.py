@@ -13,7 +13,8 @@ A variant is TASK_ABLATION_PRESET. Cost: that of the preset. The paper's top-1 o
 | no_diversity | 90.95 | 91.55 | 92.66 |
 | no_dilated | 92.22 | | |
 
-The cells of no_diversity and no_dilated come from their searches: give the training --config.network.genotype=DIR/genotype.json.
+The cells of no_diversity and no_dilated come from their searches: give the training
+--config.network.genotype=DIR/genotype.json.
 """
 
 from configs import search, train
@@ -52,6 +53,6 @@ def _train(config, ablation: str):
     elif ablation == "no_zeroise":
         config.network.genotype = "latest_cell"
     else:
-        # The cell of this ablation's own search; there is no published one to name.
-        config.network.genotype = f"runs/{ablation}/genotype.json"
+        # The cell of this ablation's own search is to be named: none is published.
+        config.network.genotype = None
     return config

@@ -2,13 +2,16 @@
 
     python -m bnas_jax train --config=configs/train.py:VARIANT --workdir=DIR
 
-| variant | cells/channels | data | the paper's top-1 (top-5), % | cost |
-|---|---|---|---|---|
-| digits | 5/8 | embedded digits | - (ours: see README) | under a minute on 2 CPU cores |
-| mini, a, b, c | 10/24, 20/36, 12/64, 16/108 | CIFAR-10, 600 epochs | 90.12, 92.70, 93.76, 94.43 | authors' log for A: 165 s an epoch on two V100 |
-| d, e | 12/64, 12/68 | ImageNet, 250 epochs | 57.69 (79.89), 58.76 (80.61) | not stated |
-| f, g | 12/84, 16/128 | ImageNet | F: Table 13; G as released (BNAS-H): 63.51 (83.91) | not stated |
-| release_f, release_g, release_h | 15/68, 11/74, 16/128 | ImageNet | as the authors' repository names them | not stated |
+| variant | cells/channels | data | the paper's top-1 (top-5), % |
+|---|---|---|---|
+| digits | 5/8 | embedded digits | - (ours: see README) |
+| mini, a, b, c | 10/24, 20/36, 12/64, 16/108 | CIFAR-10 | 90.12, 92.70, 93.76, 94.43 |
+| d, e | 12/64, 12/68 | ImageNet | 57.69 (79.89), 58.76 (80.61) |
+| f, g | 12/84, 16/128 | ImageNet | Table 13; g is the release's BNAS-H: 63.51 (83.91) |
+| release_f, release_g, release_h | 15/68, 11/74, 16/128 | ImageNet | as the authors' repository names them |
+
+Cost: digits under a minute on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on two V100 by the authors' log; ImageNet
+250 epochs, their time not stated.
 
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
 named cell or a search's genotype.json. Each setting that the paper's text and its code give differently stands below as

@@ -1,5 +1,7 @@
 """The cell template: preprocessing, two edges into each of four nodes, and the inter-cell skip (section 4.2, Figure 5b)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,9 +37,9 @@ class Preprocess(nn.Module):
     def __call__(self, before, previous, *, train: bool):
         # The cell before the previous one still has twice the size where the previous one was a reduction.
         kernel, stride = (3, 2) if self.previous_reduction else (1, 1)
-        options = [{"binary": b, "affine": a, "sign": self.sign} for b, a in zip(self.binary, self.affine, strict=True)]
-        first = BinaryConv(self.channels, kernel, self.rules, stride, name="input0", **options[0])
-        second = BinaryConv(self.channels, 1, self.rules, name="input1", **options[1])
+        conv = functools.partial(BinaryConv, self.channels, rules=self.rules, sign=self.sign)
+        first = conv(kernel=kernel, stride=stride, binary=self.binary[0], affine=self.affine[0], name="input0")
+        second = conv(kernel=1, binary=self.binary[1], affine=self.affine[1], name="input1")
         return first(before, train=train), second(previous, train=train)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -53,7 +54,7 @@ def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, gro
 def _binary_conv(x, latent, rules, geometry):
     dtype = rules.conv_dtype or x.dtype
     signs = binarize.sign(latent, rules.sign_of_zero).astype(dtype)
-    return _conv(x.astype(dtype), signs, *geometry, accumulate=x.dtype) * binarize.weight_scale(latent)
+    return _conv(x.astype(dtype), signs, *geometry, x.dtype) * binarize.weight_scale(latent)
 
 
 def _binary_conv_forward(x, latent, rules, geometry):
@@ -208,7 +209,7 @@ class LayerType:
 
     kernel: int = 0
     dilation: int = 1
-    function: object = None
+    function: Callable[[jax.Array, int], jax.Array] | None = None
 
     @property
     def learnable(self) -> bool:
@@ -246,8 +247,8 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         kind = layer_type(self.type_name)
-        if not kind.learnable:
-            return kind.function(x, self.stride)  # type: ignore[operator]
+        if kind.function is not None:
+            return kind.function(x, self.stride)
         return BinaryConv(
             self.features, kind.kernel, self.rules, self.stride, kind.dilation, None, self.binary, self.affine, name="op"
         )(x, train=train)

@@ -54,7 +54,9 @@ class MixedEdges(nn.Module):
         return total
 
     def _pool(self, x, name, edges, train):
-        y = layer_type(name).function(x, self.stride)
+        function = layer_type(name).function
+        assert function is not None
+        y = function(x, self.stride)
         copies = () if self.shared_statistics else (edges,)
         y = BatchNorm(self.rules, affine=False, copies=copies, name=f"{name}_bn")(y, train=train)
         return y if y.ndim == 5 else y[:, :, :, None, :]

@@ -105,7 +105,7 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
                 )
             value[index] = array
             used.add(name)
-        flat[path] = jnp.asarray(binarize.project(value) if path[-1].startswith("latent") else value)
+        flat[path] = binarize.project(jnp.asarray(value)) if path[-1].startswith("latent") else jnp.asarray(value)
     left_over = sorted(set(arrays) - used)
     if left_over:
         raise UserError(f"the checkpoint has {left_over[0]}, which this network lacks; check genotype and conventions")
@@ -165,7 +165,7 @@ def _in_cell(model: Model, cell: int, modules: list[str], leaf: str, name: str):
         yield (...,), f"{_SKIP.get(modules[-1], 'preprocess_res.' + modules[-1])}.{name}"
     elif part.startswith("layer"):
         yield (...,), f"_ops.{part.removeprefix('layer')}.{_CONV_LAYER[modules[2]]}.{name}"
-    else:
+    elif isinstance(model, Supernet):
         yield from _in_state(model, cell, int(part.removeprefix("state")), modules[1:], leaf, name)
 
 

@@ -96,7 +96,7 @@ class Checkpoints:
             return None
 
     def _newest(self, shapes: dict, steps: list[int], set_aside: bool) -> tuple[int, dict] | None:
-        damaged = []
+        damaged: list[int] = []
         for step in reversed(steps):
             restored, why = self._restore(step, shapes)
             if restored is not None:

@@ -20,7 +20,7 @@ def configure(run: RunSettings) -> None:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache directory, unless JAX is told of another: a second start is much faster."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "bnas_jax" / "xla"))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
 from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
@@ -13,7 +14,6 @@ from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.load import Dataset
 from bnas_jax.data.pipeline import EvalSource
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
-from bnas_jax.core.errors import UserError
 from bnas_jax.training import devices, steps
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import initial_variables
@@ -23,8 +23,10 @@ from bnas_jax.training.workdir import WorkDir
 def load_data(dataset: DatasetSettings) -> Dataset:
     """The data of a run, augmented as its settings say."""
     data = load.load(dataset.name, dataset.path)
-    changes = {name: value for name, value in (("pad", dataset.pad), ("flip", dataset.flip)) if value is not None}
-    return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+    own = data.augmentation
+    pad = own.pad if dataset.pad is None else dataset.pad
+    flip = own.flip if dataset.flip is None else dataset.flip
+    return data._replace(augmentation=dataclasses.replace(own, pad=pad, flip=flip))
 
 
 class Evaluator:

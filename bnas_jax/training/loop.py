@@ -30,8 +30,8 @@ def run(
 ):
     """Advances `state` to the end of the last epoch and returns it.
 
-    `advance(state, step)` makes one step. At the end of each epoch, `finish_epoch` evaluates; its record is logged and the state
-    saved. Raises `Stopped` after a signal, the state saved, and `UserError` when the loss is not finite, the state not saved.
+    `advance(state, step)` makes one step. At the end of each epoch, `finish_epoch` evaluates; its record is logged and the
+    state saved. Raises `Stopped` after a signal, with the state saved, and `UserError` when the loss is not finite, without.
     """
     last = settings.num_epochs * steps_per_epoch
     step = int(state.step)

@@ -46,7 +46,7 @@ def project_latents() -> optax.GradientTransformation:
 
 
 class MomentumState(NamedTuple):
-    count: jax.Array
+    step: jax.Array
     trace: optax.Updates
 
 
@@ -58,10 +58,10 @@ def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransforma
 
     def update(grads, state, params=None):
         del params
-        rate, decay = learning_rate(state.count), momentum(state.count)
+        rate, decay = learning_rate(state.step), momentum(state.step)
         trace = jax.tree.map(lambda g, v: (decay * v + g).astype(v.dtype), grads, state.trace)
         updates = jax.tree.map(lambda v: (-rate * v).astype(v.dtype), trace)
-        return updates, MomentumState(state.count + 1, trace)
+        return updates, MomentumState(state.step + 1, trace)
 
     return optax.GradientTransformation(init, update)
 

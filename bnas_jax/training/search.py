@@ -116,6 +116,6 @@ def select(state: SearchState, searcher: Searcher, run: SearchSettings) -> tuple
 def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
     """alphas.npz: alpha before the first and after each epoch, and the validation accuracies in %."""
     part = workdir / "alphas.part.npz"
-    history = {name: np.asarray(value[: epoch + 2]) for name, value in state.history.items()}
-    np.savez(part, **history, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))
+    normal, reduce = (np.asarray(state.history[name][: epoch + 2]) for name in ("normal", "reduce"))
+    np.savez(part, normal=normal, reduce=reduce, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))
     os.replace(part, workdir / "alphas.npz")

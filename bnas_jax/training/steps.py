@@ -124,7 +124,7 @@ class Evaluation(struct.PyTreeNode):
 
 def evaluation_step(model: Network | Supernet, variables: Any, batch: Batch, *alphas) -> Evaluation:
     """Sums of a batch whose padding has weight 0. alphas: for the supernet alone."""
-    logits = model.apply(variables, *alphas, batch["image"], train=False)
+    logits: Any = model.apply(variables, *alphas, batch["image"], train=False)
     labels, weight = batch["label"], batch["weight"].astype(logits.dtype)
     total = lambda values: jnp.sum(jnp.where(weight > 0, values * weight, 0))
     return Evaluation(

@@ -1,0 +1,330 @@
+"""The layer types of Table 3 and what they are made of: against the released code's numbers, and against plain formulas."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnas_jax.core import binarize
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import LAYER_TYPES, LEARNABLE, ZEROISE
+from bnas_jax.core.layers import (
+    LAYERS,
+    BatchNorm,
+    BinaryConv,
+    Conv,
+    Layer,
+    avg_pool,
+    binary_conv,
+    conv,
+    layer_type,
+    max_pool,
+)
+from bnas_jax.core.rules import PAPER, RELEASE, Rules
+
+EXACT_RELU = dataclasses.replace(RELEASE, relu=False)
+
+
+def nhwc(array):
+    return jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+def hwio(array):
+    return jnp.asarray(array.transpose(2, 3, 1, 0))
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def relative_error(ours, theirs):
+    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+
+
+@pytest.fixture(scope="module")
+def layer_arrays(reference):
+    return dict(np.load(reference / "layer_types.npz"))
+
+
+@pytest.fixture(params=[f"s{stride}.h{size}" for stride in (1, 2) for size in (7, 8)])
+def geometry(request):
+    return request.param
+
+
+def numbers(arrays, type_name, geometry):
+    """The reference's numbers of one layer, in our layout."""
+    prefix = f"{type_name}.{geometry}."
+    found = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {name: nhwc(a) if name in ("x", "y_train", "grad_x", "grad_y") else a for name, a in found.items()}
+
+
+def layer_of(type_name, geometry, ref, rules):
+    """The layer as a function of (parameters, x), and its parameters from the reference."""
+    layer = Layer(type_name, 6, int(geometry[1]), rules)
+    params = {}
+    if type_name in LEARNABLE:
+        bn = {"scale": jnp.asarray(ref["param.bn.weight"]), "bias": jnp.asarray(ref["param.bn.bias"])}
+        params = {"op": {"bn": bn, "conv": {"latent": binarize.project(hwio(ref["param.op.0.weight"]))}}}
+    statistics = layer.init(jax.random.key(0), ref["x"], train=True).get("batch_stats", {})
+
+    def run(params, x):
+        return layer.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])[0]
+
+    return run, params
+
+
+@pytest.mark.parametrize("type_name", LAYER_TYPES)
+def test_layers_give_what_the_released_code_gives(layer_arrays, type_name, geometry):
+    ref = numbers(layer_arrays, type_name, geometry)
+    run, params = layer_of(type_name, geometry, ref, RELEASE)
+    y = run(params, ref["x"])
+    assert y.shape == ref["y_train"].shape
+    assert np.abs(y - ref["y_train"]).max() < 1e-5
+
+
+@pytest.mark.parametrize("type_name", [name for name in LAYER_TYPES if name not in LEARNABLE])
+def test_gradients_of_pools_and_zeroise(layer_arrays, type_name, geometry):
+    ref = numbers(layer_arrays, type_name, geometry)
+    run, params = layer_of(type_name, geometry, ref, RELEASE)
+    _, vjp = jax.vjp(lambda x: run(params, x), ref["x"])
+    assert np.abs(vjp(ref["grad_y"])[0] - ref["grad_x"]).max() < 1e-6
+
+
+@pytest.mark.parametrize("type_name", LEARNABLE)
+def test_gradients_of_convolutions(layer_arrays, type_name, geometry):
+    """Where a sum of +-beta is 0, the reference gets about 1e-8 or 0, as its rounding falls, and in the first case its ReLU
+    lets the gradient pass; ours are sums of integers and exactly 0. So ReLU's mask is taken from the reference's outputs and
+    all that lies before ReLU is compared: it agrees to rounding.
+    """
+    ref = numbers(layer_arrays, type_name, geometry)
+    run, params = layer_of(type_name, geometry, ref, EXACT_RELU)
+    _, vjp = jax.vjp(run, params, ref["x"])
+    gradients, to_x = vjp(ref["grad_y"] * (ref["y_train"] > 0))
+    latent = gradients["op"]["conv"]["latent"] * binarize.gradient_factor(params["op"]["conv"]["latent"].shape)
+    assert relative_error(to_x, ref["grad_x"]) < 3e-6
+    assert relative_error(gradients["op"]["bn"]["scale"], ref["grad.bn.weight"]) < 3e-6
+    assert relative_error(gradients["op"]["bn"]["bias"], ref["grad.bn.bias"]) < 3e-6
+    assert relative_error(latent, hwio(ref["grad.op.0.weight"])) < 3e-6
+
+
+def test_relu_passes_gradients_where_its_output_is_positive(layer_arrays):
+    ref = numbers(layer_arrays, "bin_conv_3x3", "s1.h8")
+    with_relu, params = layer_of("bin_conv_3x3", "s1.h8", ref, RELEASE)
+    without, _ = layer_of("bin_conv_3x3", "s1.h8", ref, EXACT_RELU)
+    y, vjp = jax.vjp(with_relu, params, ref["x"])
+    sums, vjp_without = jax.vjp(without, params, ref["x"])
+    assert np.array_equal(y, np.maximum(sums, 0))
+    assert np.mean(sums == 0) > 0.05, "zeros are exact, and many"
+    for ours, masked in zip(*map(jax.tree.leaves, (vjp(ref["grad_y"]), vjp_without(ref["grad_y"] * (sums > 0)))), strict=True):
+        assert np.array_equal(ours, masked)
+
+
+def test_the_layers_are_table_3():
+    assert set(LAYERS) == set(LAYER_TYPES)
+    geometry = {name: (layer_type(name).kernel, layer_type(name).dilation) for name in LEARNABLE}
+    assert geometry == {
+        "bin_conv_3x3": (3, 1), "bin_conv_5x5": (5, 1), "bin_dil_conv_3x3": (3, 2), "bin_dil_conv_5x5": (5, 2),
+    }  # fmt: skip
+
+
+def test_a_type_without_a_layer_is_refused():
+    with pytest.raises(UserError, match=r"layer type .sep_conv_3x3. has no layer in this version; use .*conv_3x3") as caught:
+        layer_type("sep_conv_3x3")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 7), (2, 7), (2, 8)])
+def test_zeroise_gives_zeros_of_the_right_shape_and_no_gradient(stride, size):
+    x = normal(2, size, size, 3)
+    zeroise = lambda x: Layer(ZEROISE, 3, stride, PAPER).apply({}, x, train=True)
+    assert zeroise(x).shape == max_pool(x, stride).shape
+    assert not np.any(zeroise(x))
+    assert not np.any(jax.grad(lambda x: jnp.sum(zeroise(x)))(x))
+
+
+def test_pools_know_where_the_image_ends():
+    assert np.allclose(avg_pool(jnp.ones((1, 5, 5, 2)), 1), 1), "padding is not averaged in"
+    x = normal(1, 4, 4, 1)
+    assert np.allclose(avg_pool(x, 2)[0, 0, 0], x[0, :2, :2].mean())
+    assert np.array_equal(max_pool(-jnp.ones((1, 5, 5, 2)), 1), -np.ones((1, 5, 5, 2))), "padding is no 0"
+
+
+GEOMETRIES = [
+    {"padding": 1},
+    {"stride": 2, "padding": 2, "dilation": 2},
+    {"stride": 2, "padding": 0},
+    {"padding": 1, "groups": 2},
+]
+
+
+def projected_latent(size=3, inputs=4, outputs=6):
+    return binarize.project(jnp.asarray(normal(size, size, inputs, outputs, seed=1)))
+
+
+def composed(x, latent, **options):
+    """What `binary_conv` is by definition."""
+    return conv(x, binarize.binarize_weights(latent, "bnas", RELEASE.sign_of_zero), **options)
+
+
+@pytest.mark.parametrize("options", GEOMETRIES, ids=str)
+def test_binary_conv_is_the_convolution_with_binary_weights(options):
+    x = np.sign(normal(2, 8, 8, 4))
+    latent = projected_latent(inputs=4 // options.get("groups", 1))
+    y, vjp = jax.vjp(lambda x, w: composed(x, w, **options), x, latent)
+    y_exact, vjp_exact = jax.vjp(lambda x, w: binary_conv(x, w, RELEASE, **options), x, latent)
+    assert relative_error(y_exact, y) < 1e-6
+    gradient = normal(*y.shape, seed=2)
+    for ours, plain in zip(vjp_exact(gradient), vjp(gradient), strict=True):
+        assert relative_error(ours, plain) < 1e-6
+
+
+def test_binary_conv_sums_integers():
+    x, latent = np.sign(normal(2, 8, 8, 8)), projected_latent(inputs=8)
+    sums = np.asarray(binary_conv(x, latent, RELEASE, padding=1) / binarize.weight_scale(latent))
+    assert np.abs(sums - np.round(sums)).max() < 1e-5
+    assert np.array_equal(sums == 0, np.round(sums) == 0), "a sum of 0 is exactly 0"
+    assert np.any(sums == 0)
+
+
+BFLOAT16 = dataclasses.replace(RELEASE, conv_dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_bfloat16_loses_nothing_on_signs(size):
+    # 5x5x64 products add up to 1,600, more than bfloat16 counts one by one: the sums stay float32.
+    x, latent = np.sign(normal(1, 8, 8, 64)), projected_latent(size, 64)
+    x[:, :, :4] = 1
+    exact = binary_conv(x, latent, RELEASE, padding=size // 2)
+    assert np.array_equal(binary_conv(x, latent, BFLOAT16, padding=size // 2), exact)
+
+
+def test_bfloat16_gradients_are_close():
+    x, latent = np.sign(normal(2, 8, 8, 8)), projected_latent(inputs=8)
+    loss = lambda x, w, rules: jnp.sum(binary_conv(x, w, rules, padding=1) ** 2)
+    gradients = [jax.grad(loss, argnums=(0, 1))(x, latent, rules) for rules in (RELEASE, BFLOAT16)]
+    for full, half in zip(*gradients, strict=True):
+        assert half.dtype == jnp.float32
+        assert relative_error(half, full) < 1e-2
+
+
+def test_a_kernel_of_zeros_gives_zeros():
+    """A latent kernel of one input channel is projected to 0 (methods A2); its magnitude must not be divided by."""
+    y, vjp = jax.vjp(lambda x, w: binary_conv(x, w, RELEASE, padding=1), np.sign(normal(1, 4, 4, 2)), jnp.zeros((3, 3, 2, 5)))
+    assert y.shape == (1, 4, 4, 5)
+    assert not np.any(y)
+    assert all(np.all(np.isfinite(g)) for g in vjp(jnp.ones_like(y)))
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_a_1x1_convolution_is_a_matrix_product(dtype):
+    x, kernel = np.sign(normal(2, 5, 5, 8)), np.sign(normal(1, 1, 8, 3, seed=1))
+
+    def general(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    y, vjp = jax.vjp(lambda x, k: conv(x, k, dtype=dtype), x, kernel)
+    expected, vjp_general = jax.vjp(general, x, kernel)
+    assert np.array_equal(y, expected)
+    integers = np.round(normal(*y.shape, seed=2))
+    for ours, theirs in zip(vjp(integers), vjp_general(integers), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_the_activation_scale_multiplies_the_convolution():
+    x = normal(2, 6, 6, 4)
+    layer = BinaryConv(5, 3, PAPER, stride=2)
+    variables = layer.init(jax.random.key(1), x, train=True)
+    y, _ = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    normalised = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    kernel = binarize.binarize_weights(variables["params"]["conv"]["latent"])
+    signs = np.where(normalised >= 0, 1, -1).astype(np.float32)
+    expected = conv(signs, kernel, stride=2, padding=1) * binarize.activation_scale(normalised, 3, 2, 1, 1)
+    assert relative_error(y, np.maximum(expected, 0)) < 1e-5
+
+
+def test_without_relu_and_sign_a_layer_is_float():
+    x = normal(2, 6, 6, 4)
+    layer = BinaryConv(5, 1, PAPER, binary=False, sign=False, affine=False, relu=False)
+    variables = layer.init(jax.random.key(1), x, train=True)
+    assert set(variables["params"]) == {"conv"}, "a BN that is not affine has no parameters"
+    y, _ = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    normalised = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    assert relative_error(y, normalised @ variables["params"]["conv"]["kernel"][0, 0]) < 1e-5
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_weights_begin_uniform_over_the_fan_in(binary):
+    params = Conv(64, 3, PAPER, binary=binary, bias=True).init(jax.random.key(0), jnp.zeros((1, 8, 8, 16)))["params"]
+    assert set(params) == {"latent" if binary else "kernel", "bias"}, "the name tells latent weights from float ones"
+    for values in params.values():
+        assert np.abs(values).max() == pytest.approx(1 / 12, rel=0.1)
+        assert np.abs(values).max() <= 1 / 12
+        assert np.mean(np.abs(values)) == pytest.approx(1 / 24, rel=0.3)
+
+
+def test_bias_is_added_after_the_convolution():
+    layer = Conv(3, 1, PAPER, binary=False, bias=True)
+    params = layer.init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))["params"]
+    assert np.array_equal(layer.apply({"params": params}, jnp.zeros((1, 2, 2, 4)))[0, 1, 1], params["bias"])
+
+
+def batch_norm(x, rules=PAPER, **options):
+    layer = BatchNorm(rules, **options)
+    variables = layer.init(jax.random.key(0), x, train=True)
+    return layer, variables
+
+
+def test_batch_norm_normalises_with_the_batch_and_keeps_unbiased_statistics():
+    x = 3 * normal(2, 3, 3, 4) + 1
+    layer, variables = batch_norm(x)
+    statistics = variables["batch_stats"]
+    assert not np.any(statistics["mean"]), "the first pass, which makes the variables, counts as no batch"
+    assert np.all(np.asarray(statistics["var"]) == 1)
+    params = {"scale": jnp.arange(1.0, 5), "bias": jnp.arange(4.0)}
+    y, new = layer.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])
+    normalised = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    assert np.allclose(y, normalised * np.arange(1, 5) + np.arange(4), atol=1e-5)
+    assert np.allclose(new["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6)
+    assert np.allclose(new["batch_stats"]["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-6)
+
+
+def test_batch_norm_evaluates_with_what_it_kept():
+    x = normal(2, 3, 3, 4)
+    layer, _ = batch_norm(x, affine=False)
+    statistics = {"mean": jnp.arange(4.0), "var": jnp.arange(1.0, 5)}
+    y = layer.apply({"batch_stats": statistics}, x, train=False)
+    assert np.allclose(y, (x - np.arange(4)) / np.sqrt(np.arange(1, 5) + 1e-5), atol=1e-6)
+
+
+def test_batch_norm_keeps_several_statistics_of_one_input():
+    x = normal(2, 3, 3, 4)
+    layer, variables = batch_norm(x, affine=False, copies=(2, 3))
+    single, single_variables = batch_norm(x, affine=False)
+    y, new = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    expected, single_new = single.apply(single_variables, x, train=True, mutable=["batch_stats"])
+    assert np.array_equal(y, expected), "in training all share those of the batch"
+    for name in ("mean", "var"):
+        assert new["batch_stats"][name].shape == (2, 3, 4)
+        assert np.all(new["batch_stats"][name] == single_new["batch_stats"][name])
+
+    statistics = {"mean": normal(2, 3, 4, seed=1), "var": np.exp(normal(2, 3, 4, seed=2))}
+    y = layer.apply({"batch_stats": statistics}, x, train=False)
+    assert y.shape == (2, 3, 3, 2, 3, 4)
+    for copy in np.ndindex(2, 3):
+        own = {name: values[copy] for name, values in statistics.items()}
+        assert np.allclose(y[:, :, :, *copy], single.apply({"batch_stats": own}, x, train=False), atol=1e-6)
+
+
+def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():
+    x = normal(4, 3, 3, 2)
+    layer, variables = batch_norm(x)
+    expected, new = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    shared = BatchNorm(Rules(bn_axis="device"))
+    run = lambda part: shared.apply(variables, part, train=True, mutable=["batch_stats"])
+    y, shared_new = jax.vmap(run, axis_name="device")(x.reshape(2, 2, 3, 3, 2))
+    assert np.allclose(y.reshape(x.shape), expected, atol=1e-6)
+    for name in ("mean", "var"):
+        for device in range(2):
+            assert np.allclose(shared_new["batch_stats"][name][device], new["batch_stats"][name], rtol=1e-5, atol=1e-7)
