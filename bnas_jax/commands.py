@@ -68,10 +68,11 @@ def _importable(config: pathlib.Path) -> None:
 def _configured(arguments: list[str], command: str, **options: str | None) -> tuple[Settings | None, flags.FlagValues]:
     """(settings of --config, None without one; the flags). options: names of string flags to their defaults."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "FILE.py:VARIANT", flag_values=values)
+    arguments = _config_arguments(arguments)
+    config_flags.DEFINE_config_file("config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command, *arguments])
     for name, default in options.items():
         flags.DEFINE_string(name, default, name, flag_values=values)
-    _parse(values, _config_arguments(arguments), command)
+    _parse(values, arguments, command)
     return (settings.from_config(values.config) if values.config is not None else None), values
 
 
@@ -121,7 +122,7 @@ def evaluate(arguments: list[str]) -> dict:
     # Only what does not change the network may be set anew.
     open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
     open_settings.dataset = _typed(resolved.get("dataset") or {}, name=str, path=str, pad=int, flip=bool)
-    config_flags.DEFINE_config_dict("config", open_settings, flag_values=values)
+    config_flags.DEFINE_config_dict("config", open_settings, flag_values=values, sys_argv=["evaluate", *arguments])
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     _parse(values, arguments, "evaluate")
@@ -234,7 +235,7 @@ def import_weights(arguments: list[str]) -> dict:
     config = _preset(preset)
     config.conventions = "release"
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["import", *arguments])
     for name in ("preset", "checkpoint", "workdir"):
         flags.DEFINE_string(name, None, name, flag_values=values)
     _parse(values, arguments, "import")
@@ -250,7 +251,8 @@ def _preset(variant: str) -> ConfigDict:
     if not path.is_file():
         raise UserError("the presets of configs/ are not installed with the package; run import in the project's folder")
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "preset", flag_values=values)
+    arguments = [f"--config={path}:{variant}"]
+    config_flags.DEFINE_config_file("config", None, "preset", flag_values=values, sys_argv=["import", *arguments])
     _importable(path)
-    _parse(values, [f"--config={path}:{variant}"], "import")
+    _parse(values, arguments, "import")
     return values.config

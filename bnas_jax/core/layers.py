@@ -52,9 +52,11 @@ def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, gro
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _binary_conv(x, latent, rules, geometry):
+    stride, padding, dilation, groups = geometry
     dtype = rules.conv_dtype or x.dtype
     signs = binarize.sign(latent, rules.sign_of_zero).astype(dtype)
-    return _conv(x.astype(dtype), signs, *geometry, x.dtype) * binarize.weight_scale(latent)
+    sums = _conv(x.astype(dtype), signs, stride, padding, dilation, groups, accumulate=x.dtype)
+    return sums * binarize.weight_scale(latent)
 
 
 def _binary_conv_forward(x, latent, rules, geometry):
