@@ -6,6 +6,7 @@ paper's text and its code, and `config.conventions` chooses. What the command li
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -140,7 +141,10 @@ class WeightSettings:
     first_epoch: int
 
     def __post_init__(self):
-        _rates("config.weights", self)
+        _rates("config.weights", self, "learning_rate")
+        _rates("config.weights", self, "min_learning_rate", "weight_decay", least=0)
+        _shares("config.weights", self, "momentum")
+        _clip("config.weights", self)
         _choice("config.weights.first_epoch", self.first_epoch, (0, 1))
 
 
@@ -156,7 +160,9 @@ class AlphaSettings:
     tau: float
 
     def __post_init__(self):
-        _require(self.learning_rate > 0, f"config.alphas.learning_rate must be greater than 0, got {self.learning_rate}")
+        _rates("config.alphas", self, "learning_rate")
+        _rates("config.alphas", self, "weight_decay", "diversity", least=0)
+        _shares("config.alphas", self, "beta1", "beta2")
         _require(self.tau > 0, f"config.alphas.tau must be greater than 0, got {self.tau}; config.alphas.diversity=0 is off")
 
 
@@ -229,14 +235,13 @@ class OptimizerSettings:
     drop_path: float
 
     def __post_init__(self):
-        _rates("config.optimizer", self)
+        _rates("config.optimizer", self, "learning_rate")
+        _rates("config.optimizer", self, "low_learning_rate", "min_learning_rate", "weight_decay", least=0)
+        low = () if self.momentum_low is None else ("momentum_low",)
+        _shares("config.optimizer", self, "momentum", *low, "label_smoothing", "drop_path", "tail")
+        _clip("config.optimizer", self)
         _choice("config.optimizer.schedule", self.schedule, SCHEDULES)
-        _require(0 <= self.tail < 1, f"config.optimizer.tail is a share of the steps from 0 to below 1, got {self.tail}")
         _require(self.cycle_epochs >= 1, f"config.optimizer.cycle_epochs must be at least 1, got {self.cycle_epochs}")
-        for name in ("label_smoothing", "drop_path"):
-            _require(
-                0 <= getattr(self, name) < 1, f"config.optimizer.{name} must be from 0 to below 1, got {getattr(self, name)}"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,9 +264,9 @@ def resolve(config: Mapping) -> dict:
     defaults = {f.name: getattr(rules, f.name) for f in dataclasses.fields(RuleSettings)}
     _fill(values, {"rules": defaults})
     _fill(values, by_convention[conventions])
-    genotype = values.get("network", {}).get("genotype")
-    if isinstance(genotype, str):
-        values["network"]["genotype"] = genotype_lib.load(genotype).to_dict()
+    network = values.get("network")
+    if isinstance(network, dict) and isinstance(network.get("genotype"), str):
+        network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
     return values
 
 
@@ -312,6 +317,7 @@ def _fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
     for key, default in defaults.items():
         if isinstance(default, Mapping):
             inner = values.setdefault(key, {})
+            _require(isinstance(inner, dict), f"{prefix}{key} must hold settings, got {inner!r}")
             _fill(inner, default, f"{prefix}{key}.")
         elif values.get(key) is None:
             values[key] = default
@@ -340,6 +346,7 @@ def _convert(hint, value, name: str):
             return None
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is Genotype:
+        _require(value is not None, f"{name} is missing; write a named cell or the genotype.json of a search")
         _require(value is not None, f"{name} is missing; name a cell or give a search's genotype.json")
         return genotype_lib.from_dict(value)
     if dataclasses.is_dataclass(hint):
@@ -367,8 +374,21 @@ def _positive(prefix: str, settings, *names: str) -> None:
         _require(getattr(settings, name) >= 1, f"{prefix}.{name} must be at least 1, got {getattr(settings, name)}")
 
 
-def _rates(prefix: str, settings) -> None:
-    _require(settings.learning_rate > 0, f"{prefix}.learning_rate must be greater than 0, got {settings.learning_rate}")
-    _require(settings.weight_decay >= 0, f"{prefix}.weight_decay must be at least 0, got {settings.weight_decay}")
+def _rates(prefix: str, settings, *names: str, least: float | None = None) -> None:
+    """Finite numbers above 0, or from `least` on."""
+    for name in names:
+        value = getattr(settings, name)
+        fits = value > 0 if least is None else value >= least
+        wanted = "greater than 0" if least is None else f"at least {least}"
+        _require(fits and math.isfinite(value), f"{prefix}.{name} must be a finite number {wanted}, got {value}")
+
+
+def _shares(prefix: str, settings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(0 <= value < 1, f"{prefix}.{name} must be from 0 to below 1, got {value}")
+
+
+def _clip(prefix: str, settings) -> None:
     clip = settings.clip_norm
     _require(clip is None or clip > 0, f"{prefix}.clip_norm must be greater than 0 or None, got {clip}")

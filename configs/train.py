@@ -95,3 +95,5 @@ def digits(config) -> None:
     config.num_epochs = 20
     config.batch_size = 64
     config.optimizer.drop_path = 0.0
+    # With the paper's range (4e-4 throughout the tail) the last epochs are noisier and about one point lower here.
+    config.optimizer.update({"low_learning_rate": 0.0025, "min_learning_rate": 2.5e-5})

@@ -1,6 +1,9 @@
 """The supernet as the plain sum over edges that it stands for: every edge has layers of its own, and nothing is shared."""
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
@@ -35,64 +38,56 @@ class PlainEdge(nn.Module):
         return total
 
 
-class PlainCell(nn.Module):
-    channels: int
-    reduction: bool
-    previous_reduction: bool
-    first: bool
-    net: Supernet
-    float_edges: tuple[tuple[int, ...], ...]
+@functools.partial(jax.jit, static_argnames=("module", "train"))
+def call(module: nn.Module, variables, inputs, train: bool):
+    """The module's outputs and its running statistics afterwards. Equal modules of equal shapes are compiled once."""
+    if not train:
+        return module.apply(variables, *inputs, train=False), {}
+    y, new = module.apply(variables, *inputs, train=True, mutable=["batch_stats"])
+    return y, new.get("batch_stats", {})
 
-    @nn.compact
-    def __call__(self, before, previous, weights, *, train: bool):
-        net = self.net
-        preprocess = Preprocess(
-            self.channels, self.previous_reduction, net.rules, (False, False), (False, False), sign=False, name="preprocess"
-        )
-        states = list(preprocess(before, previous, train=train))
+
+def plain_supernet(net: Supernet, variables, alphas, images, *, train: bool):
+    """Logits as of `net`, and the running statistics after a training pass. variables: see `plain_variables`."""
+    after: dict = {}
+
+    def run(module, path, *inputs):
+        own = {kind: _at(tree, path) for kind, tree in variables.items() if _at(tree, path)}
+        y, statistics = call(module, own, inputs, train)
+        if statistics:
+            after.setdefault(path[0], {}).update({path[1]: statistics} if path[1:] else statistics)
+        return y
+
+    def cell(index, before, previous, weights):
+        reduction, after_reduction = index in reductions(net.num_cells), index - 1 in reductions(net.num_cells)
+        channels, name = width(net, index), f"cell{index}"
+        preprocess = Preprocess(channels, after_reduction, net.rules, (False, False), (False, False), sign=False)
+        states = list(run(preprocess, (name, "preprocess"), before, previous))
         for node in range(INPUTS, INPUTS + NODES):
             total = 0
-            for index, (source, target) in enumerate(EDGES):
+            for edge, (source, target) in enumerate(EDGES):
                 if target == node:
-                    edge = PlainEdge(
-                        self.channels,
-                        2 if self.reduction and source < INPUTS else 1,
-                        net.layer_types,
-                        net.rules,
-                        binary_types(index, self.float_edges[source]),
-                        name=f"edge{index}",
-                    )
-                    total = total + edge(states[source], weights[index], train=train)
+                    stride = 2 if reduction and source < INPUTS else 1
+                    binary = binary_types(edge, supernet_float_edges(net)[index][source])
+                    plain_edge = PlainEdge(channels, stride, net.layer_types, net.rules, binary)
+                    total = total + run(plain_edge, (name, f"edge{edge}"), states[source], weights[edge])
             states.append(total)
         output = jnp.concatenate(states[INPUTS:], axis=-1)
-        if net.skip and not self.first:
-            output = InterCellSkip(self.reduction, net.rules, name="skip")(output, previous, train=train)
-        return output
+        return run(InterCellSkip(reduction, net.rules), (name, "skip"), output, previous) if net.skip and index > 0 else output
+
+    weights = alphas_lib.relax(alphas)
+    before, previous = run(CifarStem(net.channels, net.rules), ("stem",), images)
+    for index in range(net.num_cells):
+        kind = "reduce" if index in reductions(net.num_cells) else "normal"
+        before, previous = previous, cell(index, before, previous, weights[kind])
+    classifier = Classifier(net.num_classes, net.rules)
+    return classifier.apply({"params": variables["params"]["classifier"]}, previous), after
 
 
-class PlainSupernet(nn.Module):
-    """The same function as `net`."""
-
-    net: Supernet
-
-    @nn.compact
-    def __call__(self, alphas, images, *, train: bool = False):
-        net = self.net
-        weights = alphas_lib.relax(alphas)
-        before, previous = CifarStem(net.channels, net.rules, name="stem")(images, train=train)
-        for index in range(net.num_cells):
-            reduction = index in reductions(net.num_cells)
-            cell = PlainCell(
-                width(net, index),
-                reduction,
-                index - 1 in reductions(net.num_cells),
-                index == 0,
-                net,
-                supernet_float_edges(net)[index],
-                name=f"cell{index}",
-            )
-            before, previous = previous, cell(before, previous, weights["reduce" if reduction else "normal"], train=train)
-        return Classifier(net.num_classes, net.rules, name="classifier")(previous)
+def _at(tree, path):
+    for name in path:
+        tree = tree.get(name, {})
+    return tree
 
 
 def width(net: Supernet, cell: int) -> int:
@@ -109,44 +104,42 @@ def binary_types(edge: int, float_edges: tuple[int, ...]) -> tuple[bool, ...]:
     return tuple(edges.index(edge) < len(edges) - count for count in float_edges)
 
 
-def plain_params(net: Supernet, params) -> dict:
-    """The parameters of `net` for `PlainSupernet`: each edge's slice of the wide kernels. Gradients likewise."""
-    plain = {name: params[name] for name in ("stem", "classifier")}
-    for index in range(net.num_cells):
-        cell = params[f"cell{index}"]
-        plain[f"cell{index}"] = {name: value for name, value in cell.items() if not name.startswith("state")}
-        for source in range(INPUTS + NODES - 1):
-            for edge in leaving(source):
-                plain[f"cell{index}"][f"edge{edge}"] = _edge_params(net, index, source, edge, cell[f"state{source}"])
+def plain_variables(net: Supernet, variables) -> dict:
+    """Variables of `net`, or some collections of them, or gradients, for `plain_supernet`: each edge's part by itself."""
+    split = {"params": _edge_params, "batch_stats": _edge_statistics}
+    return {kind: _split(net, tree, split[kind]) for kind, tree in variables.items()}
+
+
+def _split(net: Supernet, tree, of_edge) -> dict:
+    plain = {}
+    for top, part in tree.items():
+        plain[top] = {name: value for name, value in part.items() if not name.startswith("state")}
+        if top.startswith("cell"):
+            for edge, (source, _) in enumerate(EDGES):
+                plain[top][f"edge{edge}"] = of_edge(net, int(top.removeprefix("cell")), edge, part[f"state{source}"])
     return plain
 
 
-def _edge_params(net: Supernet, cell: int, source: int, edge: int, state) -> dict:
-    names = [name for name in net.layer_types if layer_type(name).learnable]
+def _learnable(net: Supernet) -> list[str]:
+    return [name for name in net.layer_types if layer_type(name).learnable]
+
+
+def _edge_params(net: Supernet, cell: int, edge: int, state) -> dict:
+    """The edge's slices of the wide kernels."""
+    source, channels = EDGES[edge][0], width(net, cell)
     float_edges = supernet_float_edges(net)[cell][source]
     result = {}
-    for name, binary, count in zip(names, binary_types(edge, float_edges), float_edges, strict=True):
+    for name, binary, count in zip(_learnable(net), binary_types(edge, float_edges), float_edges, strict=True):
         position = leaving(source).index(edge) - (0 if binary else len(leaving(source)) - count)
         leaf = "latent" if binary else "kernel"
-        columns = slice(position * width(net, cell), (position + 1) * width(net, cell))
-        result[name] = {"op": {"conv": {leaf: state[f"{leaf}_{name}"][..., columns]}}}
+        kernel = state[f"{leaf}_{name}"][..., position * channels : (position + 1) * channels]
+        result[name] = {"op": {"conv": {leaf: kernel}}}
     return result
 
 
-def plain_statistics(net: Supernet, statistics) -> dict:
-    """The running statistics of `net`, shared by the edges of a state or one for each, for `PlainSupernet`."""
-    plain = {"stem": statistics["stem"]}
-    for index in range(net.num_cells):
-        cell = statistics[f"cell{index}"]
-        plain[f"cell{index}"] = {name: value for name, value in cell.items() if not name.startswith("state")}
-        for source in range(INPUTS + NODES - 1):
-            for position, edge in enumerate(leaving(source)):
-                plain[f"cell{index}"][f"edge{edge}"] = _edge_statistics(net, position, cell[f"state{source}"])
-    return plain
-
-
-def _edge_statistics(net: Supernet, position: int, state) -> dict:
+def _edge_statistics(net: Supernet, cell: int, edge: int, state) -> dict:
+    """Running statistics, which the edges of a state share or have one by one."""
+    position = leaving(EDGES[edge][0]).index(edge)
     own = lambda values, *index: {name: value if net.shared_statistics else value[index] for name, value in values.items()}
-    names = [name for name in net.layer_types if layer_type(name).learnable]
-    result = {name: {"op": {"bn": own(state["bn"], row, position)}} for row, name in enumerate(names)}
-    return result | {name: own(values, position) for name, values in state.items() if name != "bn"}
+    convs = {name: {"op": {"bn": own(state["bn"], row, position)}} for row, name in enumerate(_learnable(net))}
+    return convs | {name: own(values, position) for name, values in state.items() if name != "bn"}

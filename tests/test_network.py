@@ -22,6 +22,14 @@ WITHOUT = genotype.load("latest_cell")
 HEAD = dataclasses.replace(RELEASE, float_head=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compiling takes longer than running here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def variables_of(model, shape):
     """The shapes of a network's variables, and of its logits for images of this shape."""
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -229,11 +237,6 @@ def test_drop_path_keeps_the_expectation():
     assert np.array_equal(drop_path(x, 0.0, jax.random.key(0)), x)
 
 
-def jitted(function):
-    # Compiling takes longer than running.
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @pytest.fixture(scope="module")
 def small():
     """A small network, variables away from their start, and images."""
@@ -244,18 +247,18 @@ def small():
 
 def test_drop_path_is_off_in_evaluation(small):
     model, variables, x = small
-    plain = jitted(lambda x: model.apply(variables, x, train=False))
+    plain = jax.jit(lambda x: model.apply(variables, x, train=False))
     logits = plain(x)
     assert np.std(logits) > 0
-    assert np.array_equal(logits, jitted(lambda x: model.apply(variables, x, train=False, drop_path_rate=0.5))(x))
+    assert np.array_equal(logits, jax.jit(lambda x: model.apply(variables, x, train=False, drop_path_rate=0.5))(x))
     assert np.allclose(plain(x[::-1])[::-1], logits, atol=1e-5), "images do not know of each other"
 
 
 def test_drop_path_drops_layers_in_training(small):
     model, variables, x = small
-    plain, _ = jitted(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))(x)
+    plain, _ = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))(x)
 
-    @jitted
+    @jax.jit
     def dropping(rate, seed):
         rngs = {"drop_path": jax.random.key(seed)}
         return model.apply(variables, x, train=True, mutable=["batch_stats"], drop_path_rate=rate, rngs=rngs)[0]

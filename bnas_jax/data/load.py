@@ -17,7 +17,7 @@ _NOT_YET = {
 _TFDS = "tfds:"
 
 # Mean and standard deviation of the 1,437 training images, on the scale 0 to 1.
-_DIGITS = Augmentation(mean=(0.3055,), std=(0.3761,), scale=1 / 16)
+_DIGITS = Augmentation(mean=(0.3054,), std=(0.376,), scale=1 / 16)
 _CIFAR10 = Augmentation(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), pad=4, flip=True)
 
 

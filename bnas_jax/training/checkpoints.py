@@ -26,23 +26,24 @@ def _split(state) -> tuple[dict, dict]:
     return variables, {name: value for name, value in fields.items() if name not in VARIABLES}
 
 
+def _options(keep: CheckpointSettings | None) -> ocp.CheckpointManagerOptions:
+    if keep is None:  # told of no score, Orbax reads none, so that a damaged one does no harm here
+        return ocp.CheckpointManagerOptions(create=False, read_only=True)
+    metric = lambda metrics: metrics[_METRIC]
+    kept = [policies.LatestN(n=keep.keep_last)]
+    if keep.keep_best:
+        kept.append(policies.BestN(get_metric_fn=metric, n=keep.keep_best, keep_checkpoints_without_metrics=False))
+    return ocp.CheckpointManagerOptions(best_fn=metric, preservation_policy=policies.AnyPreservationPolicy(kept), create=True)
+
+
 class Checkpoints:
-    """The checkpoints of one work directory."""
+    """The checkpoints of one work directory; without settings, to read only."""
 
     def __init__(self, directory: pathlib.Path, settings: CheckpointSettings | None = None):
         self.directory = directory
-        keep = settings or CheckpointSettings()
-        metric = lambda metrics: metrics[_METRIC]
-        kept = [policies.LatestN(n=keep.keep_last)]
-        if keep.keep_best:
-            kept.append(policies.BestN(get_metric_fn=metric, n=keep.keep_best, keep_checkpoints_without_metrics=False))
-        options = ocp.CheckpointManagerOptions(
-            best_fn=metric,
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            create=settings is not None,
-            read_only=settings is None,
-        )
-        self._manager = ocp.CheckpointManager(directory, options=options, item_names=("variables", "rest"))
+        if settings is not None:
+            self._set_scores_aside()
+        self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
 
     def save(self, step: int, state, top1: float | None = None) -> None:
         """Starts to save; a NaN is never the best. top1: what `best` goes by, None between two epochs."""
@@ -88,12 +89,14 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self.directory} has an accuracy yet; write --step=last")
         return best
 
-    def _score(self, step: int) -> float | None:
-        path = self.directory / str(step) / "metrics" / "metrics"
+    def _score(self, step: int | str) -> float | None:
         try:
-            return float(json.loads(path.read_text())[_METRIC])
-        except (OSError, ValueError, KeyError):
+            return float(json.loads(self._score_file(step).read_text())[_METRIC])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def _score_file(self, step: int | str) -> pathlib.Path:
+        return self.directory / str(step) / "metrics" / "metrics"
 
     def _newest(self, shapes: dict, steps: list[int], set_aside: bool) -> tuple[int, dict] | None:
         damaged: list[int] = []
@@ -117,20 +120,33 @@ class Checkpoints:
         targets = {name: ocp.args.StandardRestore(devices.restorable(item)) for name, item in shapes.items()}
         try:
             return dict(self._manager.restore(step, args=ocp.args.Composite(**targets)).items()), ""
-        except (ValueError, KeyError, OSError, TypeError, json.JSONDecodeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # what Orbax raises for damaged files has no class in common
             lines = str(error).strip().splitlines()
             return None, (lines[0][:160] if lines else type(error).__name__)
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves damaged checkpoints out of the way of those to come, deleting nothing."""
         for step in steps:
-            target = self.directory.with_name("checkpoints_damaged")
-            target.mkdir(exist_ok=True)
-            name = next(n for n in (f"{step}", *(f"{step}.{i}" for i in range(1, 1000))) if not (target / n).exists())
-            os.rename(self.directory / str(step), target / name)
-            _say(f"moved the damaged checkpoint of step {step} to {target / name}")
+            target = self._move_aside(self.directory / str(step), str(step))
+            _say(f"moved the damaged checkpoint of step {step} to {target}")
         if steps:
             self._manager.reload()
+
+    def _set_scores_aside(self) -> None:
+        """The same for scores that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
+        for step in sorted(p.name for p in self.directory.glob("*") if p.name.isdigit()):
+            if self._score_file(step).is_file() and self._score(step) is None:
+                target = self._move_aside(self._score_file(step), f"{step}.metrics")
+                _say(f"the accuracy noted with the checkpoint of step {step} cannot be read; moved it to {target}")
+
+    def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
+        folder = self.directory.with_name("checkpoints_damaged")
+        folder.mkdir(exist_ok=True)
+        target = next(t for t in (folder / n for n in (name, *(f"{name}.{i}" for i in range(1, 1000)))) if not t.exists())
+        os.rename(path, target)
+        return target
 
 
 def _say(text: str) -> None:

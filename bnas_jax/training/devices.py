@@ -34,10 +34,22 @@ def compile_evaluation(step: Callable) -> Callable:
     return jax.jit(step)
 
 
+def create(function: Callable):
+    """`function()`, jitted. It runs once, and drawing many parameters takes longest to compile, so that is kept short."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)()
+
+
 @jax.jit
 def copy(tree):
     """A copy that survives the donation of the original, for saving in the background."""
     return jax.tree.map(jnp.copy, tree)
+
+
+@jax.jit
+def all_finite(tree) -> jax.Array:
+    """Whether no array of the tree holds a NaN or an infinity."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def restorable(shapes):

@@ -9,7 +9,8 @@ from typing import Any
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import RunSettings
-from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training import devices
+from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
 from bnas_jax.training.stops import Stopped, Stops
 from bnas_jax.training.workdir import Log, WorkDir
 
@@ -44,7 +45,7 @@ def run(
             step += 1
             progress.show(step)
             if step % steps_per_epoch == 0:
-                _check_finite(state, step, workdir)
+                _check_whole(state, step, workdir)
                 state, record, top1 = finish_epoch(state, step // steps_per_epoch - 1)
                 record["seconds"] = round(time.monotonic() - started, 3)
                 started = time.monotonic()
@@ -52,7 +53,7 @@ def run(
                 progress.say(_line(record))
                 checkpoints.save(step, state, top1)
             elif _due(step, settings) or stops.signal:
-                _check_finite(state, step, workdir)
+                _check_whole(state, step, workdir)
                 checkpoints.save(step, state)
             elif step % settings.log_every_steps == 0:
                 _check_finite(state, step, workdir)
@@ -68,10 +69,21 @@ def _due(step: int, settings: RunSettings) -> bool:
 def _check_finite(state, step: int, workdir: WorkDir) -> None:
     loss = float(state.sums.loss)
     if not math.isfinite(loss):
-        raise UserError(
-            f"the loss became {loss} by step {step}; lower the learning rate, or clip the gradient; "
-            f"the last good checkpoint is kept in {workdir.checkpoints}"
-        )
+        raise _diverged(f"the loss became {loss}", step, workdir)
+
+
+def _check_whole(state, step: int, workdir: WorkDir) -> None:
+    """Before a checkpoint: the last step may have spoiled the weights without the loss showing it yet."""
+    _check_finite(state, step, workdir)
+    if not devices.all_finite({name: getattr(state, name, None) for name in VARIABLES}):
+        raise _diverged("the weights are no longer finite", step, workdir)
+
+
+def _diverged(what: str, step: int, workdir: WorkDir) -> UserError:
+    return UserError(
+        f"{what} by step {step}; lower the learning rate, or clip the gradient; "
+        f"the last good checkpoint is kept in {workdir.checkpoints}"
+    )
 
 
 def _line(record: dict) -> str:

@@ -53,7 +53,7 @@ def search(run: SearchSettings, workdir: WorkDir) -> dict:
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
-    state = checkpoints.restore_state(shapes) or create()
+    state = checkpoints.restore_state(shapes) or devices.create(create)
 
     def step(state: SearchState, feed, valid_feed) -> SearchState:
         return steps.search_step(

@@ -58,7 +58,7 @@ def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], s
     """{"params", "batch_stats"}, the latent weights projected. image_shape: (H, W, C); alphas: for the supernet alone."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
     images = jnp.zeros((1, *image_shape), model.rules.dtype)
-    variables = jax.jit(lambda: model.init(key, *alphas, images, train=False))()
+    variables = model.init(key, *alphas, images, train=False)
     return {"params": project_params(variables["params"]), "batch_stats": variables["batch_stats"]}
 
 

@@ -23,9 +23,13 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 
 
 def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
-    """1 where fewer than k classes score higher than the label, else 0; (N,). NaN counts as a miss."""
+    """1 where the label is among the k classes that score highest, else 0; (N,).
+
+    Of equal scores the first counts as the higher, as in argmax, so that a dead network has no hits for free. NaN is a miss.
+    """
     score = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    higher = jnp.sum(jnp.logical_not(logits <= score), axis=-1)
+    first = jnp.arange(logits.shape[-1]) < labels[:, None]
+    higher = jnp.sum(jnp.logical_not(logits <= score) | ((logits == score) & first), axis=-1)
     return (higher < k).astype(logits.dtype)
 
 

@@ -1,5 +1,6 @@
 """The work directory: config.json, metrics.jsonl, TensorBoard events, checkpoints/, genotype.json and summary.json."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -79,25 +80,26 @@ class WorkDir:
 
     def _read(self, name: str) -> dict:
         try:
-            return json.loads((self / name).read_text())
+            value = json.loads((self / name).read_text())
         except FileNotFoundError:
             raise UserError(
                 f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
             ) from None
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{self / name} cannot be read ({error}); restore it or choose another --workdir") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{self / name} holds no JSON object; restore it or choose another --workdir")
+        return value
 
     def read_metrics(self) -> list[dict]:
-        """The records of metrics.jsonl; a last line that a stop cut short is left out."""
+        """The records of metrics.jsonl; a line that a stop cut short or that is damaged is left out."""
         if not (self / "metrics.jsonl").is_file():
             return []
         records = []
-        for line in (self / "metrics.jsonl").read_text().splitlines():
-            try:
+        for line in (self / "metrics.jsonl").read_text(errors="replace").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return records
+        return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
 
 class Log:

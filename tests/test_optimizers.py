@@ -1,0 +1,224 @@
+"""The optimizers, link by link: what happens to latent weights alone, in which order, against SGD and Adam in NumPy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnas_jax import settings
+from bnas_jax.core import binarize
+from bnas_jax.training import optimizers, schedules
+from configs import search, train
+
+RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.3
+
+
+def params(seed: int = 0) -> dict:
+    """Latent weights, projected, beside float ones, as a network has them."""
+    draw = np.random.default_rng(seed)
+    normal = lambda *shape: draw.normal(size=shape).astype(np.float32)
+    tree = {
+        "layer": {"latent": normal(3, 3, 4, 2), "latent_bin_conv_3x3": normal(1, 1, 6, 2)},
+        "classifier": {"kernel": normal(5, 3), "bias": normal(3)},
+    }
+    return optimizers.project_params(jax.tree.map(jnp.asarray, tree))
+
+
+def gradients(seed: int) -> dict:
+    return jax.tree.map(lambda x: 5 * x, params(seed))
+
+
+def weights_settings(**changes):
+    base = settings.from_config(search.get_config("digits")).weights
+    plain = {"momentum": MOMENTUM, "weight_decay": DECAY, "clip_norm": None}
+    return dataclasses.replace(base, **{**plain, **changes})
+
+
+def optimizer(gradient: str = "bnas", rate: float = RATE, momentum: float = MOMENTUM, **changes):
+    constants = schedules.constant(rate), schedules.constant(momentum)
+    return optimizers.weights_optimizer(weights_settings(**changes), *constants, gradient)
+
+
+def one_step(chain, tree, grads):
+    updates, _ = chain.update(grads, chain.init(tree), tree)
+    return optax.apply_updates(tree, updates)
+
+
+def norm_of(tree) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree))))
+
+
+def close(one, other, **tolerance) -> bool:
+    return jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other))
+
+
+# The rules for latent weights
+
+
+def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
+    grads = gradients(1)
+    scaled, _ = optimizers.scale_latent_gradients().update(grads, optax.EmptyState())
+    ratios = jax.tree.map(lambda a, b: np.unique(np.round(np.asarray(a / b), 4)).tolist(), scaled, grads)
+    # c = (1 - 1 / inputs) * kernel size * inputs
+    assert ratios["layer"] == {"latent": [pytest.approx(27.0)], "latent_bin_conv_3x3": [pytest.approx(5.0)]}
+    assert ratios["classifier"] == {"kernel": [1.0], "bias": [1.0]}
+
+
+@pytest.mark.parametrize(("rule", "scaled"), [("bnas", True), ("allenai", True), ("paper", False)])
+def test_the_rule_of_the_gradient_decides_about_the_factor(rule, scaled):
+    tree, grads = params(), jax.tree.map(lambda x: 1e-3 * x, gradients(1))
+    after = one_step(optimizer(rule, momentum=0.0, weight_decay=0.0), tree, grads)
+    factor = binarize.gradient_factor((3, 3, 4, 2)) if scaled else 1
+    expected = binarize.project(tree["layer"]["latent"] - RATE * factor * grads["layer"]["latent"])
+    assert np.allclose(after["layer"]["latent"], expected, atol=1e-6)
+
+
+def test_latent_weights_stay_projected_after_each_of_many_large_updates():
+    chain = optimizer()
+    tree = params()
+    state = chain.init(tree)
+    for step in range(5):
+        updates, state = chain.update(gradients(step), state, tree)
+        tree = optax.apply_updates(tree, updates)
+        for latent in tree["layer"].values():
+            assert np.abs(latent).max() == pytest.approx(1, abs=1e-6)
+    assert np.abs(tree["classifier"]["kernel"]).max() > 1  # and nothing else is clipped
+
+
+def test_small_updates_leave_the_mean_over_input_channels_at_zero():
+    tree = jax.tree.map(lambda x: 0.1 * x, params())
+    chain = optimizer()
+    state = chain.init(tree)
+    for step in range(3):
+        updates, state = chain.update(jax.tree.map(lambda g: 1e-3 * g, gradients(step)), state, tree)
+        tree = optax.apply_updates(tree, updates)
+    for latent in tree["layer"].values():
+        assert np.abs(np.mean(latent, axis=2)).max() < 1e-6 and np.abs(latent).max() < 1
+
+
+def test_a_state_begins_projected():
+    raw = {"layer": {"latent": jnp.full((1, 1, 2, 1), 3.0), "kernel": jnp.full((2, 2), 3.0)}}
+    projected = optimizers.project_params(raw)
+    assert np.all(projected["layer"]["latent"] == 0) and np.all(projected["layer"]["kernel"] == 3)
+
+
+# The order of the links
+
+
+def numpy_sgd(tree, grads_of, steps: int, *, clip: float | None = None, factor: bool = True) -> dict:
+    """SGD as PyTorch has it: clip, c, weight decay into the gradient, v = m v + g, w -= lr v, then the projection."""
+    leaves = {jax.tree_util.keystr(path): np.asarray(x, np.float64) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    velocity = {name: 0.0 for name in leaves}
+    for step in range(steps):
+        grads = {
+            jax.tree_util.keystr(path): np.asarray(g, np.float64)
+            for path, g in jax.tree_util.tree_leaves_with_path(grads_of(step))
+        }
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        for name, g in grads.items():
+            latent = "latent" in name
+            g = g * min(1.0, clip / norm) if clip else g
+            if latent and factor:
+                inputs = g.shape[2]
+                g = g * (1 - 1 / inputs) * g.shape[0] * g.shape[1] * inputs
+            velocity[name] = MOMENTUM * velocity[name] + g + DECAY * leaves[name]
+            w = leaves[name] - RATE * velocity[name]
+            leaves[name] = np.clip(w - w.mean(axis=2, keepdims=True), -1, 1) if latent else w
+    return leaves
+
+
+@pytest.mark.parametrize("clip", [None, 2.0])
+@pytest.mark.parametrize("rule", ["bnas", "paper"])
+def test_three_steps_are_those_of_sgd_in_numpy(clip, rule):
+    """Clipping acts on the raw gradient, before the factor; weight decay after it, on the projected weights."""
+    grads_of = lambda step: jax.tree.map(lambda g: 0.05 * g, gradients(step + 1))
+    chain = optimizer(rule, clip_norm=clip)
+    tree = params()
+    state = chain.init(tree)
+    for step in range(3):
+        updates, state = chain.update(grads_of(step), state, tree)
+        tree = optax.apply_updates(tree, updates)
+    expected = numpy_sgd(params(), grads_of, 3, clip=clip, factor=rule == "bnas")
+    ours = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    assert ours.keys() == expected.keys()
+    assert all(np.allclose(ours[name], expected[name], rtol=1e-4, atol=1e-5) for name in ours)
+
+
+def test_infinity_does_not_clip():
+    grads = jax.tree.map(lambda g: 1e6 * g, gradients(1))
+    free, clipped = (one_step(optimizer(clip_norm=clip), params(), grads) for clip in (float("inf"), 5.0))
+    assert close(free, one_step(optimizer(clip_norm=None), params(), grads))
+    assert not close(free, clipped)
+
+
+def test_rate_and_momentum_follow_their_schedules_from_step_0():
+    halving = lambda step: 1.0 / (1 + jnp.asarray(step, jnp.float32))
+    growing = lambda step: 0.5 * jnp.asarray(step, jnp.float32)
+    chain = optimizers.sgd(halving, growing)
+    tree = {"kernel": jnp.zeros(())}
+    state = chain.init(tree)
+    weight, velocity = 0.0, 0.0
+    for step in range(4):
+        updates, state = chain.update({"kernel": jnp.ones(())}, state, tree)
+        velocity = 0.5 * step * velocity + 1
+        weight -= velocity / (1 + step)
+        tree = optax.apply_updates(tree, updates)
+        assert float(tree["kernel"]) == pytest.approx(weight)
+    assert int(state.count) == 4
+
+
+def test_updates_keep_the_dtype_of_the_weights():
+    with jax.enable_x64(True):
+        tree = {"latent": jnp.full((1, 1, 2, 1), 0.5, jnp.float64), "kernel": jnp.ones((2,), jnp.float64)}
+        after = one_step(optimizer(clip_norm=1.0), tree, jax.tree.map(jnp.ones_like, tree))
+    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype("float64")}
+
+
+# From settings
+
+
+def test_training_and_search_optimizers_are_built_from_their_settings():
+    config = train.get_config("d")
+    config.conventions = "release"
+    run = settings.from_config(config)
+    tree, grads = params(), gradients(1)
+    rate, momentum = schedules.final_schedules(run.optimizer, run.num_epochs, 10)
+    by_hand = optimizers.weights_optimizer(run.optimizer, rate, momentum, "bnas")
+    assert close(one_step(optimizers.for_training(run, 10), tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
+    norm = norm_of(grads)
+    assert norm > 5  # so that the release's clipping to 5 shows in the classifier, which has no factor
+    expected = tree["classifier"]["kernel"] - 0.05 * (
+        grads["classifier"]["kernel"] * 5 / norm + 3e-5 * tree["classifier"]["kernel"]
+    )
+    assert np.allclose(one_step(by_hand, tree, grads)["classifier"]["kernel"], expected, atol=1e-6)
+
+
+def test_the_search_starts_at_its_rate_with_its_decay_and_clipping():
+    run = settings.from_config(search.get_config("cifar10"))
+    tree, grads = params(), gradients(1)
+    kernel, gradient = tree["classifier"]["kernel"], grads["classifier"]["kernel"]
+    after = one_step(optimizers.for_search(run, 10), tree, grads)["classifier"]["kernel"]
+    assert np.allclose(after, kernel - 0.025 * (gradient * 5 / norm_of(grads) + 3e-4 * kernel), atol=1e-6)
+
+
+def test_alphas_follow_adam_with_l2():
+    run = settings.from_config(search.get_config("cifar10"))
+    chain = optimizers.alphas_optimizer(run.alphas)
+    alphas = {"normal": jnp.linspace(-1, 1, 6), "reduce": jnp.ones(3)}
+    state = chain.init(alphas)
+    draw = np.random.default_rng(0)
+    weights = {name: np.asarray(value, np.float64) for name, value in alphas.items()}
+    first, second = ({name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2))
+    for step in range(1, 6):
+        grads = {name: draw.normal(size=w.shape) for name, w in weights.items()}
+        updates, state = chain.update(jax.tree.map(jnp.float32, grads), state, alphas)
+        alphas = optax.apply_updates(alphas, updates)
+        for name, w in weights.items():
+            g = grads[name] + 1e-3 * w
+            first[name] = 0.5 * first[name] + 0.5 * g
+            second[name] = 0.999 * second[name] + 0.001 * g**2
+            w -= 3e-4 * (first[name] / (1 - 0.5**step)) / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8)
+            assert np.allclose(alphas[name], w, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,515 @@
+"""Settings and the configs they come from: every preset, both conventions, the numbers of the paper and of its code."""
+
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from bnas_jax import settings
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import LAYER_TYPES
+from bnas_jax.training import optimizers, steps
+from bnas_jax.training.evaluate import build_network
+from bnas_jax.training.search import build_searcher, build_supernet
+from bnas_jax.training.state import create_search_state, create_train_state
+from configs import ablations, search, train
+
+CONVENTIONS = ("paper", "release")
+CIFAR = ("mini", "a", "b", "c")
+IMAGENET = ("d", "e", "f", "g", "release_f", "release_g", "release_h")
+# Image shape and number of classes of each data set.
+DATA = {"digits": ((8, 8, 1), 10), "cifar10": ((32, 32, 3), 10), "imagenet2012": ((224, 224, 3), 1000)}
+ABLATED = ("no_skip", "no_zeroise", "no_diversity", "no_dilated")
+PRESETS = {
+    **{f"search:{name}": functools.partial(search.get_config, name) for name in ("digits", "cifar10")},
+    **{f"train:{name}": functools.partial(train.get_config, name) for name in train.VARIANTS},
+    **{
+        f"ablations:{name}": functools.partial(ablations.get_config, name)
+        for ablation in ABLATED
+        for name in (
+            *(f"search_{ablation}_{preset}" for preset in ("digits", "cifar10")),
+            *(f"train_{ablation}_{preset}" for preset in train.VARIANTS),
+        )
+    },
+}
+
+
+def config_of(preset: str, conventions: str | None = None, **changes) -> ConfigDict:
+    """A preset; changes: nested keys with `__` for the dots. Ablations that need a cell of their own search get one."""
+    config = PRESETS[preset]()
+    if conventions:
+        config.conventions = conventions
+    if config.task == "train" and config.network.genotype is None:
+        config.network.genotype = "latest_cell"
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def resolved(preset: str, conventions: str | None = None, **changes) -> settings.Settings:
+    return settings.from_config(config_of(preset, conventions, **changes))
+
+
+def value_at(run, name: str):
+    return functools.reduce(getattr, name.split("."), run)
+
+
+# Presets
+
+
+def test_the_presets_are_those_promised():
+    assert set(train.VARIANTS) == {"digits", *CIFAR, *IMAGENET}
+    assert set(ablations.ABLATIONS) == set(ABLATED)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_built_and_survives_json(preset):
+    for conventions in CONVENTIONS:
+        run = resolved(preset, conventions)
+        assert run.conventions == conventions and run.task == ("search" if "search" in preset else "train")
+        stored = json.loads(json.dumps(settings.to_dict(run)))
+        assert settings.from_config(stored) == run
+        assert settings.first_difference(stored, settings.to_dict(run)) is None
+
+
+def shapes_of(tree) -> list:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def batch_of(run) -> dict:
+    image, _ = DATA[run.dataset.name]
+    struct = jax.ShapeDtypeStruct
+    return {"image": struct((run.batch_size, *image), jnp.float32), "label": struct((run.batch_size,), jnp.int32)}
+
+
+def training_of(run):
+    """(a function that creates the state, the step)."""
+    image, classes = DATA[run.dataset.name]
+    model, optimizer = build_network(run, classes), optimizers.for_training(run, 10)
+    options = {"model": model, "optimizer": optimizer, "smoothing": run.optimizer.label_smoothing}
+    schedule = {"drop_path": run.optimizer.drop_path, "num_epochs": run.num_epochs, "steps_per_epoch": 10, "seed": run.seed}
+    create = lambda: create_train_state(model, image, optimizer, run.seed, run.num_epochs)
+    return create, functools.partial(steps.train_step, **options, **schedule)
+
+
+def search_of(run):
+    image, classes = DATA[run.dataset.name]
+    model, searcher = build_supernet(run, classes), build_searcher(run)
+    optimizer, alphas_optimizer = optimizers.for_search(run, 10), optimizers.alphas_optimizer(run.alphas)
+    options = {"model": model, "searcher": searcher, "optimizer": optimizer, "alphas_optimizer": alphas_optimizer}
+    create = lambda: create_search_state(model, searcher, image, optimizer, alphas_optimizer, run.seed, run.num_epochs)
+    step = functools.partial(steps.search_step, **options, steps_per_epoch=10)
+    return create, lambda state, batch: step(state, batch, batch)
+
+
+def check_state(run, state) -> None:
+    _, classes = DATA[run.dataset.name]
+    assert state.params["classifier"]["kernel"].shape == (16 * run.network.channels, classes)
+    assert sum(name.startswith("cell") for name in state.params) == run.network.num_cells
+    if run.task == "search":
+        assert state.alphas["normal"].shape == state.alphas["reduce"].shape == (14, len(run.network.layer_types))
+
+
+# Tracing takes seconds and size makes no difference to it: whole steps for one preset of each kind, states for all others.
+STEPS = [
+    *(("train:digits", "paper"), ("train:digits", "release"), ("train:mini", "release"), ("train:d", "paper")),
+    ("search:cifar10", "paper"),
+]
+STATES = [
+    *((f"train:{name}", None) for name in train.VARIANTS if name not in ("digits", "mini", "d")),
+    *(("search:digits", "release"), ("ablations:train_no_zeroise_digits", None)),
+    *((f"ablations:{task}_no_skip_digits", None) for task in ("search", "train")),
+    ("ablations:search_no_dilated_digits", None),
+]
+
+
+@pytest.mark.parametrize(("preset", "conventions"), STATES)
+def test_every_preset_is_a_network_for_its_images(preset, conventions):
+    run = resolved(preset, conventions)
+    create, _ = (search_of if run.task == "search" else training_of)(run)
+    check_state(run, jax.eval_shape(create))
+
+
+@pytest.mark.parametrize(("preset", "conventions"), STEPS)
+def test_the_whole_step_keeps_the_shapes_of_its_state(preset, conventions):
+    run = resolved(preset, conventions)
+    create, step = (search_of if run.task == "search" else training_of)(run)
+    state = jax.eval_shape(create)
+    check_state(run, state)
+    after = jax.eval_shape(step, state, batch_of(run))
+    assert jax.tree.structure(after) == jax.tree.structure(state) and shapes_of(after) == shapes_of(state)
+
+
+# The numbers of the paper and of its code
+
+SEARCH = {
+    "num_epochs": 50,
+    "batch_size": 64,
+    "network.num_cells": 8,
+    "network.channels": 16,
+    "network.layer_types": LAYER_TYPES,
+    "weights.learning_rate": 0.025,
+    "weights.momentum": 0.9,
+    "weights.weight_decay": 3e-4,
+    "alphas.learning_rate": 3e-4,
+    "alphas.beta1": 0.5,
+    "alphas.beta2": 0.999,
+    "alphas.weight_decay": 1e-3,
+    "alphas.diversity": 1.0,
+    "alphas.tau": 7.7,
+    "derive.gamma": 1.0,
+    "derive.keep_zeroise": True,
+    "select": "best",
+}
+SEARCH_BY_CONVENTION = {
+    "paper": {
+        "weights.min_learning_rate": 0.0,
+        "weights.clip_norm": 5.0,
+        "weights.first_epoch": 0,
+        "alphas_as_of": "after",
+    },
+    "release": {
+        "weights.min_learning_rate": 0.001,
+        "weights.clip_norm": None,
+        "weights.first_epoch": 1,
+        "alphas_as_of": "before",
+    },
+}
+CIFAR_TRAINING = {
+    "dataset.name": "cifar10",
+    "num_epochs": 600,
+    "batch_size": 256,
+    "network.form": "cifar",
+    "network.skip": True,
+    "optimizer.schedule": "one_cycle",
+    "optimizer.learning_rate": 0.05,
+    "optimizer.weight_decay": 3e-6,
+    "optimizer.tail": 0.1,
+    "optimizer.clip_norm": None,
+    "optimizer.label_smoothing": 0.0,
+    "optimizer.drop_path": 0.2,
+}
+CIFAR_BY_CONVENTION = {
+    "paper": {
+        "optimizer.low_learning_rate": 4e-4,
+        "optimizer.min_learning_rate": 4e-4,
+        "optimizer.momentum": 0.9,
+        "optimizer.momentum_low": None,
+    },
+    "release": {
+        "optimizer.low_learning_rate": 0.0025,
+        "optimizer.min_learning_rate": 2.5e-5,
+        "optimizer.momentum": 0.95,
+        "optimizer.momentum_low": 0.85,
+    },
+}
+IMAGENET_TRAINING = {
+    "dataset.name": "imagenet2012",
+    "num_epochs": 250,
+    "network.form": "imagenet",
+    "network.skip": True,
+    "optimizer.schedule": "cosine_restarts",
+    "optimizer.cycle_epochs": 50,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 3e-5,
+    "optimizer.label_smoothing": 0.1,
+    "optimizer.drop_path": 0.0,
+}
+IMAGENET_BY_CONVENTION = {
+    "paper": {
+        "batch_size": 600,
+        "optimizer.learning_rate": 0.1,
+        "optimizer.min_learning_rate": 1e-5,
+        "optimizer.clip_norm": None,
+    },
+    "release": {
+        "batch_size": 4 * 256,
+        "optimizer.learning_rate": 0.05,
+        "optimizer.min_learning_rate": 0.0,
+        "optimizer.clip_norm": 5.0,
+    },
+}
+RULES_BY_CONVENTION = {
+    "paper": {"rules.activation_scale": True, "rules.sign_of_zero": 1, "rules.reduction_skip": "binary_bn"},
+    "release": {"rules.activation_scale": False, "rules.sign_of_zero": 0, "rules.reduction_skip": "float"},
+}
+RULES = {
+    "rules.weight_gradient": "bnas",
+    "rules.relu": True,
+    "rules.float_head": False,
+    "rules.binary_search_preprocess": False,
+}
+NUMBERS = {
+    "search:cifar10": (SEARCH, SEARCH_BY_CONVENTION),
+    **{f"train:{name}": (CIFAR_TRAINING, CIFAR_BY_CONVENTION) for name in CIFAR},
+    **{f"train:{name}": (IMAGENET_TRAINING, IMAGENET_BY_CONVENTION) for name in IMAGENET},
+}
+
+
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+@pytest.mark.parametrize("preset", NUMBERS)
+def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
+    run = resolved(preset, conventions)
+    common, differing = NUMBERS[preset]
+    expected = {**common, **differing[conventions], **RULES, **RULES_BY_CONVENTION[conventions], "precision": "float32"}
+    assert {name: value_at(run, name) for name in expected} == expected
+
+
+SIZES = {
+    **{"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108), "d": (12, 64), "e": (12, 68)},
+    **{"f": (12, 84), "g": (16, 128), "release_f": (15, 68), "release_g": (11, 74), "release_h": (16, 128)},
+}
+
+
+def test_sizes_and_cells_are_those_of_table_5():
+    runs = {name: resolved(f"train:{name}") for name in SIZES}
+    assert {name: (run.network.num_cells, run.network.channels) for name, run in runs.items()} == SIZES
+    cells = {name: settings.genotype_lib.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise") for name in SIZES}
+    assert {name: run.network.genotype for name, run in runs.items()} == cells
+
+
+def test_only_the_presets_named_release_follow_the_release_by_themselves():
+    assert {name for name in train.VARIANTS if resolved(f"train:{name}").conventions == "release"} == {
+        "release_f",
+        "release_g",
+        "release_h",
+    }
+
+
+def differences(one, other, prefix="") -> set[str]:
+    found = set()
+    for key in one.keys() | other.keys():
+        if isinstance(one.get(key), dict) and isinstance(other.get(key), dict):
+            found |= differences(one[key], other[key], f"{prefix}{key}.")
+        elif one.get(key) != other.get(key):
+            found.add(prefix + key)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ablation", "task", "changed"),
+    [
+        ("no_skip", "search", {"network.skip"}),
+        ("no_skip", "train", {"network.skip"}),
+        ("no_zeroise", "search", {"derive.keep_zeroise"}),
+        ("no_zeroise", "train", {"network.genotype.normal", "network.genotype.reduce"}),
+        ("no_diversity", "search", {"alphas.diversity"}),
+        ("no_dilated", "search", {"network.layer_types"}),
+    ],
+)
+def test_an_ablation_changes_what_it_is_named_for_alone(ablation, task, changed):
+    preset = "a" if task == "train" else "cifar10"
+    full, ablated = (settings.to_dict(resolved(name)) for name in (f"{task}:{preset}", f"ablations:{task}_{ablation}_{preset}"))
+    assert differences(full, ablated) == changed
+
+
+def test_ablations_are_off_and_not_something_else():
+    assert not resolved("ablations:search_no_skip_digits").network.skip
+    assert not resolved("ablations:search_no_zeroise_digits").derive.keep_zeroise
+    assert resolved("ablations:search_no_diversity_digits").alphas.diversity == 0
+    kept = resolved("ablations:search_no_dilated_digits").network.layer_types
+    assert kept == tuple(t for t in LAYER_TYPES if "dil" not in t) and len(kept) == 5
+
+
+@pytest.mark.parametrize("ablation", ["no_diversity", "no_dilated"])
+def test_an_ablation_without_a_published_cell_asks_for_one(ablation):
+    with pytest.raises(UserError, match=r"config\.network\.genotype is missing; write .*genotype\.json"):
+        settings.from_config(ablations.get_config(f"train_{ablation}_a"))
+
+
+@pytest.mark.parametrize(
+    ("module", "variant", "message"),
+    [
+        (search, "mnist", "write digits or cifar10"),
+        (train, "z", "write one of digits, mini"),
+        (ablations, "train_no_layers_a", "no_skip, no_zeroise"),
+        (ablations, "no_skip_a", "TASK_ABLATION_PRESET"),
+        (ablations, "train_no_skip_z", "write one of digits, mini"),
+    ],
+)
+def test_an_unknown_variant_is_refused_with_the_known_ones(module, variant, message):
+    with pytest.raises(ValueError, match=message):
+        module.get_config(variant)
+
+
+# What stands above what
+
+
+def test_what_is_set_stands_above_the_convention():
+    run = resolved(
+        "search:digits",
+        "release",
+        weights__clip_norm=2.5,
+        weights__first_epoch=0,
+        alphas_as_of="after",
+        rules__activation_scale=True,
+        rules__sign_of_zero=1,
+        rules__reduction_skip="binary",
+    )
+    assert (run.weights.clip_norm, run.weights.first_epoch, run.alphas_as_of) == (2.5, 0, "after")
+    rules = run.layer_rules()
+    assert rules.activation_scale and rules.sign_of_zero == 1 and rules.reduction_skip == "binary"
+    assert run.weights.min_learning_rate == 0.001  # the convention still fills in the rest
+
+
+def test_each_difference_between_the_conventions_is_a_setting_of_its_own():
+    for preset, (_, differing) in NUMBERS.items():
+        values = {name.replace(".", "__"): value for name, value in differing["release"].items() if value is not None}
+        run = resolved(preset, "paper", **values)
+        assert {name: value_at(run, name.replace("__", ".")) for name in values} == values
+
+
+def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
+    run = resolved("search:digits", "paper", weights__clip_norm=math.inf)
+    assert run.weights.clip_norm == math.inf
+    assert settings.from_config(settings.to_dict(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "conv_dtype"),
+    [("float32", jnp.float32, None), ("bfloat16", jnp.float32, jnp.bfloat16), ("float64", jnp.float64, None)],
+)
+def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_dtype):
+    rules = resolved("train:digits", precision=precision).layer_rules()
+    assert rules.dtype is dtype and rules.conv_dtype is conv_dtype
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "value", "message"),
+    [
+        ("train:digits", "conventions", "larq", "one of paper, release"),
+        ("train:digits", "precision", "float16", "one of float32, bfloat16, float64"),
+        ("train:digits", "parallel", "pjit", "one of auto, none"),
+        ("train:digits", "seed", -1, "from 0 to 4294967295"),
+        ("train:digits", "seed", 2**32, "from 0 to 4294967295"),
+        ("train:digits", "num_epochs", 0, "at least 1"),
+        ("train:digits", "batch_size", 0, "at least 1"),
+        ("train:digits", "eval_batch_size", -2, "at least 1"),
+        ("train:digits", "log_every_steps", 0, "at least 1"),
+        ("train:digits", "checkpoint_every_steps", 0, "at least 1 or None"),
+        ("train:digits", "checkpoint.keep_last", 0, "at least 1"),
+        ("train:digits", "checkpoint.keep_best", -1, "at least 0"),
+        ("train:digits", "dataset.pad", -1, "0 or more pixels"),
+        ("train:digits", "rules.sign_of_zero", 2, "one of 0, 1"),
+        ("train:digits", "rules.weight_gradient", "larq", "one of bnas, paper, allenai"),
+        ("train:digits", "rules.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
+        ("train:digits", "network.form", "mnist", "one of cifar, imagenet"),
+        ("train:digits", "network.num_cells", 0, "at least 1"),
+        ("train:digits", "network.channels", 0, "at least 1"),
+        ("train:d", "network.channels", 7, "even number"),
+        ("train:digits", "optimizer.schedule", "step", "one of one_cycle, cosine_restarts, cosine"),
+        ("train:digits", "optimizer.learning_rate", 0.0, "greater than 0"),
+        ("train:digits", "optimizer.learning_rate", math.inf, "finite"),
+        ("train:digits", "optimizer.low_learning_rate", -0.1, "at least 0"),
+        ("train:digits", "optimizer.min_learning_rate", math.nan, "at least 0"),
+        ("train:digits", "optimizer.tail", 1.0, "from 0 to below 1"),
+        ("train:digits", "optimizer.cycle_epochs", 0, "at least 1"),
+        ("train:digits", "optimizer.momentum", 1.0, "from 0 to below 1"),
+        ("train:digits", "optimizer.momentum_low", -0.5, "from 0 to below 1"),
+        ("train:digits", "optimizer.weight_decay", -1e-4, "at least 0"),
+        ("train:digits", "optimizer.clip_norm", 0.0, "greater than 0 or None"),
+        ("train:digits", "optimizer.label_smoothing", 1.0, "from 0 to below 1"),
+        ("train:digits", "optimizer.drop_path", -0.1, "from 0 to below 1"),
+        ("search:digits", "network.channels", -4, "at least 1"),
+        ("search:digits", "network.layer_types", ("none", "conv_9x9"), "conv_9x9.*known: none"),
+        ("search:digits", "network.layer_types", ("none", "max_pool_3x3"), "a layer type with weights"),
+        ("search:digits", "network.layer_types", ("bin_conv_3x3", "bin_conv_3x3"), "twice"),
+        ("search:digits", "weights.learning_rate", -0.1, "greater than 0"),
+        ("search:digits", "weights.min_learning_rate", -0.1, "at least 0"),
+        ("search:digits", "weights.momentum", 1.5, "from 0 to below 1"),
+        ("search:digits", "weights.weight_decay", -0.1, "at least 0"),
+        ("search:digits", "weights.clip_norm", -5.0, "greater than 0 or None"),
+        ("search:digits", "weights.first_epoch", 2, "one of 0, 1"),
+        ("search:digits", "alphas.learning_rate", 0.0, "greater than 0"),
+        ("search:digits", "alphas.beta1", 1.0, "from 0 to below 1"),
+        ("search:digits", "alphas.beta2", -0.1, "from 0 to below 1"),
+        ("search:digits", "alphas.weight_decay", -1.0, "at least 0"),
+        ("search:digits", "alphas.diversity", -1.0, "at least 0"),
+        ("search:digits", "alphas.tau", 0.0, r"greater than 0.*config\.alphas\.diversity=0"),
+        ("search:digits", "derive.gamma", 0.0, "greater than 0"),
+        ("search:digits", "derive.gamma", -3.0, "greater than 0"),
+        ("search:digits", "select", "first", "one of best, last"),
+        ("search:digits", "alphas_as_of", "during", "one of after, before"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_name(preset, name, value, message):
+    config = config_of(preset)
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=message) as caught:
+        settings.from_config(config)
+    assert f"config.{name}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.1}, r"unknown setting config\.learning_rate; known here: .*batch_size"),
+        ({"optimizer": {"lr": 0.1}}, r"unknown setting config\.optimizer\.lr; known here: .*learning_rate"),
+        ({"seed": "0"}, r"config\.seed must be of type int, got '0'"),
+        ({"seed": True}, r"config\.seed must be of type int, got True"),
+        ({"num_epochs": 1.5}, r"config\.num_epochs must be of type int, got 1\.5"),
+        ({"num_epochs": None}, r"config\.num_epochs must be of type int, got None"),
+        ({"precision": 32}, r"config\.precision must be one of|config\.precision must be of type str"),
+        ({"optimizer": {"learning_rate": "0.1"}}, r"config\.optimizer\.learning_rate must be of type float"),
+        ({"optimizer": {"tail": True}}, r"config\.optimizer\.tail must be of type float"),
+        ({"network": {"skip": 1}}, r"config\.network\.skip must be of type bool"),
+        ({"network": {"genotype": 3}}, "genotype: expected a JSON object"),
+        ({"network": {"genotype": "no_such_cell"}}, "neither a file nor a named cell.*latest_cell"),
+        ({"network": 5}, r"config\.network must hold settings, got 5"),
+        ({"rules": 5}, r"config\.rules must hold settings, got 5"),
+        ({"task": "sleep"}, r"config\.task must be one of search, train"),
+        ({"task": None}, r"config\.task must be one of search, train"),
+    ],
+)
+def test_a_config_of_the_wrong_form_is_refused(changes, message):
+    stored = settings.to_dict(resolved("train:digits"))
+    for key, value in changes.items():
+        stored[key] = {**stored[key], **value} if isinstance(value, dict) else value
+    with pytest.raises(UserError, match=message):
+        settings.from_config(stored)
+
+
+def test_a_missing_setting_is_named():
+    stored = settings.to_dict(resolved("train:digits"))
+    del stored["optimizer"]["momentum"]
+    with pytest.raises(UserError, match=r"config\.optimizer\.momentum is missing"):
+        settings.from_config(stored)
+
+
+def test_a_whole_number_stands_for_a_rate():
+    run = resolved("train:digits")
+    stored = settings.to_dict(run)
+    stored["optimizer"]["learning_rate"] = 1
+    rate = settings.from_config(stored).optimizer.learning_rate
+    assert rate == 1.0 and isinstance(rate, float)
+
+
+# Differences
+
+
+def test_the_first_difference_is_named_with_both_values():
+    ours = settings.to_dict(resolved("train:digits"))
+    theirs = settings.to_dict(resolved("train:digits", optimizer__momentum=0.5, seed=3))
+    assert settings.first_difference(ours, theirs) == "config.optimizer.momentum is 0.9 now and 0.5 there"
+    theirs["optimizer"] = ours["optimizer"]
+    assert settings.first_difference(ours, theirs) == "config.seed is 0 now and 3 there"
+
+
+def test_a_setting_that_changes_no_number_is_no_difference():
+    ours = settings.to_dict(resolved("train:digits"))
+    free = {"checkpoint__keep_last": 5, "dataset__path": "/data"}
+    free |= {"log_every_steps": 7, "checkpoint_every_steps": 3, "parallel": "none", "eval_batch_size": 9}
+    assert settings.first_difference(ours, settings.to_dict(resolved("train:digits", **free))) is None
+
+
+def test_another_cell_or_task_is_a_difference():
+    ours = settings.to_dict(resolved("train:digits"))
+    other = settings.to_dict(resolved("train:digits", network__genotype="latest_cell"))
+    assert settings.first_difference(ours, other).startswith("config.network.genotype.normal is ")
+    assert "config." in settings.first_difference(ours, settings.to_dict(resolved("search:digits")))
