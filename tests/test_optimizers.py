@@ -167,7 +167,7 @@ def test_rate_and_momentum_follow_their_schedules_from_step_0():
         weight -= velocity / (1 + step)
         tree = optax.apply_updates(tree, updates)
         assert float(tree["kernel"]) == pytest.approx(weight)
-    assert int(state.count) == 4
+    assert int(state.step) == 4
 
 
 def test_updates_keep_the_dtype_of_the_weights():

@@ -1,0 +1,289 @@
+"""The pure steps: losses and hits by their formulas, and what a step of training, search and evaluation does to a state."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.search.bnas import Bnas
+from bnas_jax.training import steps
+from bnas_jax.training.state import SearchState, Sums, TrainState
+
+CLASSES, FEATURES, TYPES = 4, 3, 2
+NAN = float("nan")
+OPTIMIZER, ALPHAS_OPTIMIZER = optax.sgd(0.5), optax.adam(0.1, b1=0.5)
+
+
+class Classifier(nn.Module):
+    """A linear classifier that notes in its statistics what a step hands to a network."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False, drop_path_rate=None):
+        rate = self.variable("batch_stats", "rate", jnp.zeros, ())
+        drawn = self.variable("batch_stats", "drawn", jnp.zeros, ())
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
+        if train:
+            rate.value = jnp.float32(-1) if drop_path_rate is None else drop_path_rate
+            drawn.value = jax.random.uniform(self.make_rng("drop_path"))
+            mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
+        return nn.Dense(CLASSES, use_bias=False)(images - mean.value)
+
+
+class Mixture(nn.Module):
+    """Two linear classifiers, mixed by the first row of each alpha; its statistics are a moving average."""
+
+    @nn.compact
+    def __call__(self, alphas, images, *, train: bool = False):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
+        if train:
+            mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
+        weights = [jax.nn.softmax(alphas[name][0]) for name in ("normal", "reduce")]
+        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(TYPES)]
+        return sum(weight[i] * head for weight in weights for i, head in enumerate(heads))
+
+
+def batch(seed: int, size: int = 8) -> dict:
+    draw = np.random.default_rng(seed)
+    images = draw.normal(size=(size, FEATURES)).astype(np.float32)
+    return {"image": jnp.asarray(images), "label": jnp.asarray(draw.integers(0, CLASSES, size), jnp.int32)}
+
+
+def same(one, other, **tolerance) -> bool:
+    return jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other))
+
+
+# Losses and hits
+
+
+def test_cross_entropy_is_the_logarithm_of_the_probability():
+    logits = np.array([[1.0, 2.0, -1.0], [0.0, 0.0, 0.0]], np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = -np.log([p[0, 1], p[1, 2]])
+    assert np.allclose(steps.cross_entropy(jnp.asarray(logits), jnp.array([1, 2])), expected, rtol=1e-6)
+
+
+def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes():
+    draw = np.random.default_rng(0)
+    logits, labels = draw.normal(size=(5, 7)).astype(np.float32), np.array([0, 6, 3, 3, 1])
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = 0.9 * np.eye(7)[labels] + 0.1 / 7
+    smoothed = steps.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.1)
+    assert np.allclose(smoothed, -(targets * log_p).sum(-1), rtol=1e-5)
+
+
+def test_a_large_margin_overflows_nothing():
+    logits = jnp.array([[1000.0, -1000.0]])
+    assert steps.cross_entropy(logits, jnp.array([1])) == 2000 and steps.cross_entropy(logits, jnp.array([0])) == 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_hits_are_those_of_the_sorted_scores(k):
+    draw = np.random.default_rng(1)
+    logits, labels = draw.normal(size=(50, 9)).astype(np.float32), draw.integers(0, 9, 50)
+    best = np.argsort(-logits, axis=-1)[:, :k]
+    expected = (best == labels[:, None]).any(-1)
+    hits = steps.hits(jnp.asarray(logits), jnp.asarray(labels), k)
+    assert hits.dtype == jnp.float32 and np.array_equal(hits, expected)
+
+
+def test_of_equal_scores_the_first_wins_as_in_argmax():
+    """A dead network, whose scores are all equal, is right as often as it would be by always naming class 0."""
+    logits = jnp.zeros((4, 4))
+    assert steps.hits(logits, jnp.arange(4)).tolist() == [1, 0, 0, 0]
+    assert steps.hits(logits, jnp.arange(4), 3).tolist() == [1, 1, 1, 0]
+    tied = jnp.array([[0.0, 2.0, 1.0, 2.0]] * 4)
+    assert steps.hits(tied, jnp.arange(4)).tolist() == (tied.argmax(-1) == jnp.arange(4)).tolist()
+    assert steps.hits(jnp.full((4, 4), jnp.inf), jnp.arange(4)).sum() == 1
+
+
+def test_nan_is_a_miss():
+    assert steps.hits(jnp.full((2, 6), NAN), jnp.array([0, 3]), 5).tolist() == [0, 0]
+    assert steps.hits(jnp.array([[1.0, NAN], [1.0, NAN]]), jnp.array([0, 1])).tolist() == [0, 0]
+    assert steps.hits(jnp.full((1, 3), NAN), jnp.array([0]), 3).tolist() == [0]
+
+
+def test_all_classes_are_a_hit_where_there_are_no_more_than_k():
+    draw = np.random.default_rng(2)
+    assert np.all(steps.hits(jnp.asarray(draw.normal(size=(20, 5))), jnp.asarray(draw.integers(0, 5, 20)), 5) == 1)
+
+
+# Drop-path
+
+
+def test_drop_path_grows_with_the_epoch_from_nothing():
+    rate = functools.partial(steps.drop_path_rate, maximum=0.2, num_epochs=10, steps_per_epoch=3)
+    values = [float(rate(jnp.int32(step))) for step in range(30)]
+    assert np.allclose(values, [0.2 * (step // 3) / 10 for step in range(30)])
+    assert max(values) < 0.2
+
+
+def test_no_drop_path_is_none_so_that_nothing_is_computed():
+    assert steps.drop_path_rate(jnp.int32(5), maximum=0.0, num_epochs=10, steps_per_epoch=3) is None
+
+
+# A step of the training
+
+
+def train_state(step: int = 0) -> TrainState:
+    rngs = {"params": jax.random.key(0), "drop_path": jax.random.key(1)}
+    variables = Classifier().init(rngs, jnp.zeros((1, FEATURES)))
+    params, stats = variables["params"], variables["batch_stats"]
+    sums = Sums(jnp.float32(10), jnp.float32(2), jnp.float32(16))
+    return TrainState(jnp.int32(step), params, stats, OPTIMIZER.init(params), sums, jnp.full((2,), jnp.nan))
+
+
+def train_step(state, data, **changes):
+    options = {"smoothing": 0.1, "drop_path": 0.0, "num_epochs": 10, "steps_per_epoch": 3, "seed": 0, **changes}
+    return steps.train_step(state, data, model=Classifier(), optimizer=OPTIMIZER, **options)
+
+
+def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
+    state, data = train_state(), batch(0)
+
+    def loss(params):
+        logits = (data["image"] - 0.5 * data["image"].mean(0)) @ params["Dense_0"]["kernel"]
+        return jnp.mean(steps.cross_entropy(logits, data["label"], 0.1)), logits
+
+    (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    after = train_step(state, data)
+    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert int(after.step) == 1 and np.allclose(after.batch_stats["mean"], 0.5 * data["image"].mean(0))
+    correct = int(jnp.sum(logits.argmax(-1) == data["label"]))
+    assert same(after.sums, Sums(10 + 8 * value, 2.0 + correct, 16.0 + 8))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_the_network_is_told_the_rate_of_its_epoch_or_none():
+    state = train_state(step=17)
+    assert train_step(state, batch(0)).batch_stats["rate"] == -1
+    assert train_step(state, batch(0), drop_path=0.2).batch_stats["rate"] == pytest.approx(0.2 * 5 / 10)
+
+
+def test_what_is_dropped_depends_on_seed_and_step_alone():
+    drawn = lambda step, **options: float(train_step(train_state(step), batch(step), **options).batch_stats["drawn"])
+    assert drawn(3) == drawn(3)
+    assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
+
+
+@pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
+def test_every_seed_of_32_bits_is_taken(seed):
+    assert np.isfinite(train_step(train_state(), batch(0), seed=seed).batch_stats["drawn"])
+
+
+# A step of the search
+
+
+def search_state(alphas_optimizer=ALPHAS_OPTIMIZER, step: int = 0) -> SearchState:
+    alphas = alphas_lib.init(jax.random.key(2), TYPES)
+    alphas = jax.tree.map(lambda a: 1000 * a, alphas)  # far from uniform, so that the entropy has a gradient
+    variables = Mixture().init(jax.random.key(0), alphas, jnp.zeros((1, FEATURES)))
+    params, stats = variables["params"], variables["batch_stats"]
+    return SearchState(
+        step=jnp.int32(step),
+        params=params,
+        batch_stats=stats,
+        opt_state=OPTIMIZER.init(params),
+        sums=Sums.zeros(jnp.float32),
+        alphas=alphas,
+        alphas_opt_state=alphas_optimizer.init(alphas),
+        history={},
+        valid_top1=jnp.full((2,), jnp.nan),
+    )
+
+
+def task_loss(params, alphas, data):
+    return jnp.mean(
+        steps.cross_entropy(
+            Mixture().apply({"params": params, "batch_stats": {"mean": 0}}, alphas, data["image"]), data["label"]
+        )
+    )
+
+
+def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0):
+    searcher = Bnas(("none", "bin_conv_3x3"), diversity, 7.7, 1.0, True, jnp.float32)
+    options = {"optimizer": OPTIMIZER, "alphas_optimizer": alphas_optimizer, "steps_per_epoch": 3}
+    return steps.search_step(state, train, valid, model=Mixture(), searcher=searcher, **options)
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(0, 0), (7, 2)])
+def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_the_training_batch(step, epoch):
+    state, train, valid = search_state(step=step), batch(0), batch(1)
+
+    def objective(alphas):
+        regularizer = alphas_lib.entropy(alphas) * jnp.exp(-epoch / 7.7)
+        return task_loss(state.params, alphas, valid) - regularizer
+
+    after = search_step(state, train, valid)
+    updates, _ = ALPHAS_OPTIMIZER.update(jax.grad(objective)(state.alphas), state.alphas_opt_state, state.alphas)
+    alphas = optax.apply_updates(state.alphas, updates)
+    assert same(after.alphas, alphas) and not same(after.alphas, state.alphas)
+    loss, gradient = jax.value_and_grad(task_loss)(state.params, alphas, train)
+    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert int(after.step) == step + 1 and np.allclose(after.sums.loss, 8 * loss, rtol=1e-5)
+    assert float(after.sums.examples) == 8
+
+
+def test_the_regularizer_keeps_alpha_diverse_early_and_lets_go_later():
+    """Against a step without it, the entropy of alpha ends higher; the later the epoch, the less so."""
+
+    def moved(step, diversity):
+        plain = optax.sgd(1.0)
+        after = search_step(search_state(plain, step), batch(0), batch(1), plain, diversity)
+        return float(alphas_lib.entropy(after.alphas))
+
+    gains = [moved(3 * epoch, 1.0) - moved(3 * epoch, 0.0) for epoch in (0, 10, 40)]
+    assert gains[0] > gains[1] > gains[2] > -1e-6 and gains[0] > 1e-3
+
+
+def test_statistics_see_the_validation_batch_first():
+    train, valid = batch(0), batch(1)
+    after = search_step(search_state(), train, valid)
+    expected = 0.5 * (0.5 * valid["image"].mean(0)) + 0.5 * train["image"].mean(0)
+    assert np.allclose(after.batch_stats["mean"], expected, atol=1e-6)
+
+
+def test_the_weights_take_no_gradient_from_the_validation_batch():
+    """Where alpha cannot move, another validation batch leaves the weights as they are."""
+    frozen = optax.sgd(0.0)
+    state = search_state(frozen)
+    after = [search_step(state, batch(0), batch(seed), frozen) for seed in (1, 2)]
+    assert same(after[0].params, after[1].params, rtol=0, atol=0) and same(after[0].alphas, state.alphas, rtol=0, atol=0)
+
+
+# Evaluation
+
+
+def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
+    state = train_state()
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    data = batch(0)
+    padded = {name: jnp.concatenate([value, value[:2]]) for name, value in data.items()}
+    padded["image"] = padded["image"].at[8:].set(jnp.nan)  # whatever stands in the padding
+    result = steps.evaluation_step(Classifier(), variables, padded | {"weight": jnp.array([1.0] * 8 + [0.0] * 2)})
+    logits = data["image"] @ state.params["Dense_0"]["kernel"]
+    assert float(result.examples) == 8
+    assert np.allclose(result.loss, steps.cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
+    assert float(result.top1) == float(jnp.sum(logits.argmax(-1) == data["label"]))
+    assert float(result.top5) == 8  # of four classes
+
+
+def test_an_evaluation_neither_smooths_nor_trains():
+    state = train_state()
+    variables = {"params": state.params, "batch_stats": {**state.batch_stats, "mean": jnp.ones(FEATURES)}}
+    data = batch(0) | {"weight": jnp.ones(8)}
+    logits = (data["image"] - 1) @ state.params["Dense_0"]["kernel"]
+    result = steps.evaluation_step(Classifier(), variables, data)
+    assert np.allclose(result.loss, steps.cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
+
+
+def test_the_supernet_is_evaluated_with_its_alphas():
+    state = search_state()
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    data = batch(0) | {"weight": jnp.ones(8)}
+    result = steps.evaluation_step(Mixture(), variables, data, state.alphas)
+    assert np.allclose(result.loss, 8 * task_loss(state.params, state.alphas, data), rtol=1e-5)
