@@ -256,7 +256,7 @@ def test_checkpoints_without_a_config_are_nobodys(tmp_path):
 
 def test_a_file_in_the_way_is_an_error_of_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to the work directory .*choose another"):
+    with pytest.raises(UserError, match=r"cannot write to the work directory .*choose another"):
         Counting(tmp_path / "file")
 
 
@@ -421,7 +421,7 @@ def test_variables_are_restored_alone_from_the_checkpoint_asked_for(saved, which
 
 @pytest.mark.parametrize("which", ["4", "-1", "newest", "", "1.0"])
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(saved, which):
-    with pytest.raises(UserError, match="no checkpoint of step .*write best, last or one of 1, 2, 3"):
+    with pytest.raises(UserError, match=r"no checkpoint of step .*write best, last or one of 1, 2, 3"):
         Checkpoints(saved).restore_variables(variables_of(SHAPES), which)
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of everything a run is, by Orbax: saved in the background, the last and the best few kept."""
 
 import json
+import logging
 import math
 import os
 import pathlib
@@ -26,9 +27,7 @@ def _split(state) -> tuple[dict, dict]:
     return variables, {name: value for name, value in fields.items() if name not in VARIABLES}
 
 
-def _options(keep: CheckpointSettings | None) -> ocp.CheckpointManagerOptions:
-    if keep is None:  # told of no score, Orbax reads none, so that a damaged one does no harm here
-        return ocp.CheckpointManagerOptions(create=False, read_only=True)
+def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     metric = lambda metrics: metrics[_METRIC]
     kept = [policies.LatestN(n=keep.keep_last)]
     if keep.keep_best:
@@ -41,12 +40,15 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, settings: CheckpointSettings | None = None):
         self.directory = directory
+        self._manager = None
         if settings is not None:
             self._set_scores_aside()
-        self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
+            self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
+        _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
         """Starts to save; a NaN is never the best. top1: what `best` goes by, None between two epochs."""
+        assert self._manager, "opened to read only"
         variables, rest = _split(devices.copy(state))
         metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
         items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest))
@@ -54,11 +56,13 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being saved."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if self._manager:
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def steps(self) -> list[int]:
-        return sorted(self._manager.all_steps())
+        """Those saved to the end; until then their folders have other names."""
+        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
 
     def restore_state(self, shapes) -> Any | None:
         """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s."""
@@ -89,13 +93,13 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self.directory} has an accuracy yet; write --step=last")
         return best
 
-    def _score(self, step: int | str) -> float | None:
+    def _score(self, step: int) -> float | None:
         try:
             return float(json.loads(self._score_file(step).read_text())[_METRIC])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _score_file(self, step: int | str) -> pathlib.Path:
+    def _score_file(self, step: int) -> pathlib.Path:
         return self.directory / str(step) / "metrics" / "metrics"
 
     def _newest(self, shapes: dict, steps: list[int], set_aside: bool) -> tuple[int, dict] | None:
@@ -117,9 +121,10 @@ class Checkpoints:
         )
 
     def _restore(self, step: int, shapes: dict) -> tuple[dict | None, str]:
-        targets = {name: ocp.args.StandardRestore(devices.restorable(item)) for name, item in shapes.items()}
+        folder = self.directory / str(step)
         try:
-            return dict(self._manager.restore(step, args=ocp.args.Composite(**targets)).items()), ""
+            with ocp.StandardCheckpointer() as reader:
+                return {name: reader.restore(folder / name, devices.restorable(item)) for name, item in shapes.items()}, ""
         except MemoryError:
             raise
         except Exception as error:  # what Orbax raises for damaged files has no class in common
@@ -131,12 +136,12 @@ class Checkpoints:
         for step in steps:
             target = self._move_aside(self.directory / str(step), str(step))
             _say(f"moved the damaged checkpoint of step {step} to {target}")
-        if steps:
+        if steps and self._manager:
             self._manager.reload()
 
     def _set_scores_aside(self) -> None:
         """The same for scores that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
-        for step in sorted(p.name for p in self.directory.glob("*") if p.name.isdigit()):
+        for step in self.steps():
             if self._score_file(step).is_file() and self._score(step) is None:
                 target = self._move_aside(self._score_file(step), f"{step}.metrics")
                 _say(f"the accuracy noted with the checkpoint of step {step} cannot be read; moved it to {target}")
@@ -147,6 +152,26 @@ class Checkpoints:
         target = next(t for t in (folder / n for n in (name, *(f"{name}.{i}" for i in range(1, 1000)))) if not t.exists())
         os.rename(path, target)
         return target
+
+
+def _expect_late_answers() -> None:
+    """Keeps quiet about what a failed restore leaves behind.
+
+    Orbax gives up its event loop while other reads still run; for each of them Python would print a traceback.
+    """
+    previous = sys.unraisablehook
+    if getattr(previous, "expects_late_answers", False):
+        return
+
+    def hook(unraisable) -> None:
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        from_orbax = code is not None and "orbax" in code.co_filename
+        if not from_orbax and str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    hook.expects_late_answers = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
 def _say(text: str) -> None:
