@@ -95,7 +95,9 @@ def run(request, reference):
     if isinstance(model, Supernet):
         alphas = {kind: jnp.asarray(arrays[f"alphas_{kind}"]) for kind in ("normal", "reduce")}
     theirs = {key.removeprefix(f"{mode}."): array for key, array in arrays.items()}
-    compute = jax.jit(functools.partial(numbers_of, model, variables["batch_stats"]))
+    # The option takes a third off the time to compile.
+    options = {"xla_cpu_use_fusion_emitters": False}
+    compute = jax.jit(functools.partial(numbers_of, model, variables["batch_stats"]), compiler_options=options)
     result = Run(model, variables, alphas, theirs, {}, compute)
     return result._replace(ours=compute(variables["params"], alphas, *result.batch()))
 
@@ -156,13 +158,14 @@ def test_gradients(run):
         assert gradient_error(run, gradients, part) < bound, part
 
 
-def test_gradients_lack_the_factor_of_the_released_code(run):
-    """The bound above is one that gradients without it miss: it belongs to the optimizer here."""
-    if run.model.rules.float_head:
-        latents = "stem" if run.theirs["x"].shape[-1] == 224 else None
-    else:
-        latents = r"_ops.*op\.0"
-    assert latents is None or gradient_error(run, run.ours["to_params"], latents) > 0.8
+def test_gradients_without_the_factor_of_the_released_code_miss_the_bounds(run):
+    """The factor is the optimizer's here."""
+    latents = r"_ops.*op\.0"
+    if run.model.rules.float_head:  # of the tensors that the files hold then only the ImageNet stem's are binarized
+        latents = "stem"
+    has_latents = latents != "stem" or isinstance(run.model, Network) and run.model.form == "imagenet"
+    error = gradient_error(run, run.ours["to_params"], latents)
+    assert error > 0.8 if has_latents else error < BOUNDS["stem"]
 
 
 def test_gradients_of_alphas(run):
@@ -174,9 +177,9 @@ def test_gradients_of_alphas(run):
 
 def sgd(gradient, weights, momentum, rate, latent):
     """One step of SGD with weight decay and momentum, and the projection (methods A2). Returns weights and momentum."""
-    momentum = 0.9 * momentum + gradient + 3e-4 * weights
+    momentum = 0.9 * momentum + np.asarray(gradient) + 3e-4 * weights
     moved = weights - rate * momentum
-    return (binarize.project(moved) if latent else moved), momentum
+    return (np.asarray(binarize.project(moved)) if latent else moved), momentum
 
 
 def adam(gradient, alphas, moments, step):
@@ -191,7 +194,7 @@ def three_steps(run):
     """The losses of three steps on one batch, those of the alphas' steps before them, and parameters and alphas afterwards."""
     rate = 0.025 if run.alphas else 0.05
     params, alphas, losses, alpha_losses = run.variables["params"], run.alphas, [], []
-    flat = traverse_util.flatten_dict(params)
+    flat = jax.tree.map(np.asarray, traverse_util.flatten_dict(params))
     momentum = dict.fromkeys(flat, 0.0)
     moments = dict.fromkeys(alphas or (), (0.0, 0.0))
     for step in (1, 2, 3):
@@ -242,7 +245,7 @@ def test_the_binarized_convolutions_are_those_of_the_released_code(reference, na
     paths = traverse_util.flatten_dict(interop.shapes(model))
     ours = [name for path in paths if path[-1].startswith("latent") for _, name in interop.counterparts(model, path)]
     with np.load(reference / f"{name}.npz") as arrays:
-        assert sorted(ours) == sorted(arrays[f"{mode}.binarized_convs"])
+        assert sorted(ours) == sorted(f"{conv}.weight" for conv in arrays[f"{mode}.binarized_convs"])
 
 
 SMALL = "cifar_net_c4_l5_latest_cell_zeroise"
@@ -275,7 +278,7 @@ def test_a_checkpoint_is_read_under_all_its_names(checkpoint, reference):
 def test_what_is_loaded_is_exported_again(reference, name):
     with np.load(reference / f"{name}.npz") as arrays:
         state = {key: arrays[key] for key in arrays.files if key.startswith("state.")}
-        binarized = set(arrays["clean.binarized_convs"])
+        binarized = {f"{conv}.weight" for conv in arrays["clean.binarized_convs"]}
     model, variables = load(state, name)
     exported = interop.to_reference(model, variables)
     assert set(exported) == {key.removeprefix("state.") for key in state if not key.endswith("num_batches_tracked")}
@@ -312,14 +315,14 @@ KERNEL = "cells.0._ops.1.op.0.weight"
         (
             lambda c: c | {KERNEL: c[KERNEL][:, :-1]},
             {},
-            f"{KERNEL} has the shape (3, 3, 3, 4) (HWIO), the network needs (3, 3, 4, 4); check channels, num_classes and genotype",
+            f"{KERNEL} has the shape (3, 3, 3, 4) (HWIO), the network needs (3, 3, 4, 4); check channels, num_classes and",
         ),
         (lambda c: c | {KERNEL: c[KERNEL][0, 0, 0, 0]}, {}, f"{KERNEL} has the shape () (HWIO)"),
         (lambda c: c, {"channels": 8}, "the network needs"),
-        (lambda c: c, {"num_classes": 7}, "has the shape (64, 10) (HWIO), the network needs (64, 7)"),
-        (lambda c: c | {"aux.weight": c[KERNEL]}, {}, "the checkpoint has aux.weight, which this network lacks; check genotype"),
+        (lambda c: c, {"num_classes": 7}, "has the shape (10,) (HWIO), the network needs (7,)"),
+        (lambda c: c | {"aux.weight": c[KERNEL]}, {}, "the checkpoint has aux.weight, which this network lacks; check"),
         (lambda c: c, {"genotype": "latest_cell"}, "the checkpoint lacks cells.0._ops."),
-        (lambda c: c, {"num_cells": 6}, "the checkpoint lacks cells.5."),
+        (lambda c: c, {"num_cells": 6}, "the checkpoint lacks cells."),
         (lambda c: c, {"num_cells": 4}, "check "),
         (lambda c: c, {"conventions": "paper"}, "the checkpoint lacks cells.1.preprocess_res."),
         (lambda c: c, {"conventions": "papers"}, "conventions must be one of paper, release, head, got 'papers'"),

@@ -341,6 +341,11 @@ def flip(path: pathlib.Path) -> None:
     path.write_bytes(data)
 
 
+def arrays_file(step: pathlib.Path, item: str = "variables") -> pathlib.Path:
+    """A file of a checkpoint that holds arrays."""
+    return next((step / item / "d").iterdir())
+
+
 DAMAGES = {"cut": cut, "flip": flip, "empty": lambda path: os.truncate(path, 0), "gone": os.unlink}
 
 
@@ -380,20 +385,20 @@ def test_what_a_kill_left_half_written_is_passed_over(saved):
 
 
 def test_after_damage_the_run_goes_on_and_saves_over_the_place(saved):
-    flip(next(path for path in (saved / "3" / "rest" / "d").iterdir()))
+    flip(arrays_file(saved / "3", "rest"))
     checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
     assert same(checkpoints.restore_state(SHAPES), counting(2))
     checkpoints.save(3, counting(3), 70.0)
     checkpoints.close()
     assert same(restored(saved), counting(3))
-    flip(next(path for path in (saved / "3" / "rest" / "d").iterdir()))
+    flip(arrays_file(saved / "3", "rest"))
     assert same(restored(saved), counting(2))
     assert {path.name for path in saved.with_name("checkpoints_damaged").iterdir()} == {"3", "3.1"}
 
 
 def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
     for step in (1, 2, 3):
-        flip(next(path for path in (saved / str(step) / "variables" / "d").iterdir()))
+        flip(arrays_file(saved / str(step)))
     before = tree_of(saved.parent)
     with pytest.raises(UserError, match=r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted"):
         restored(saved)
@@ -434,7 +439,7 @@ def test_without_an_accuracy_none_is_the_best(tmp_path):
 
 
 def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged(saved):
-    flip(next(path for path in (saved / "2" / "variables" / "d").iterdir()))
+    flip(arrays_file(saved / "2"))
     with pytest.raises(UserError, match="damaged are steps 2"):
         Checkpoints(saved).restore_variables(variables_of(SHAPES), "2")
 
@@ -525,8 +530,8 @@ def traces() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, cell) -> dict:
-    """Undisturbed runs of both tasks by name: their work directories and what JAX traced."""
+def whole(tmp_path_factory, cell):
+    """Gives the undisturbed run of a task: its work directory, and what JAX traced."""
 
     @functools.cache
     def run(task: str):
@@ -666,7 +671,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(wh
     workdir = shutil.copytree(whole("train")[0], tmp_path / "run")
     same_command = arguments("train", workdir, cell, "--config.checkpoint_every_steps=10")
     newest = workdir / "checkpoints" / str(2 * STEPS)
-    cut(max(newest.rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+    cut(arrays_file(newest))
 
     assert command(["evaluate", f"--workdir={workdir}"]) == 0
     out, err = capfd.readouterr()
@@ -680,7 +685,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(wh
     assert (workdir / "checkpoints_damaged" / str(2 * STEPS)).is_dir()
 
     for step in (workdir / "checkpoints").iterdir():
-        cut(max(step.rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
+        cut(arrays_file(step))
     before = tree_of(workdir)
     for damaged in (same_command, ["evaluate", f"--workdir={workdir}"]):
         assert command(damaged) == 2
@@ -759,7 +764,7 @@ def test_evaluate_takes_no_search_and_nothing_that_is_no_work_directory(whole, t
     assert "no checkpoint in" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_every_example_is_counted_once_whatever_the_batch(batch_size):
     draw = np.random.default_rng(0)
     images = draw.integers(0, 17, (5, 4, 4, 1), dtype=np.uint8)
@@ -771,7 +776,7 @@ def test_every_example_is_counted_once_whatever_the_batch(batch_size):
         model, data, Augmentation((0.5,), (0.3,), 1 / 16), dataclasses.replace(run, eval_batch_size=batch_size)
     )
     result = evaluator(variables["params"], variables["batch_stats"])
-    logits = model.apply(variables, jnp.asarray((images / 16 - 0.5) / 0.3, jnp.float32), train=False)
+    logits = jax.jit(model.apply)(variables, jnp.asarray((images / 16 - 0.5) / 0.3, jnp.float32))
     assert result["num_examples"] == 5
     assert result["top1"] == pytest.approx(100 * float(jnp.mean(logits.argmax(-1) == data.labels)))
     assert result["top5"] == pytest.approx(100 * float(jnp.mean(steps.hits(logits, data.labels, 5))))
