@@ -26,7 +26,8 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        # Opened here: np.load leaves a damaged file open.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is no whole .npz file of plain arrays ({error})") from None
