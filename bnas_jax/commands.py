@@ -1,5 +1,6 @@
 """What each command of the command line does: flags in, one JSON-ready summary out."""
 
+import contextlib
 import pathlib
 import re
 import sys
@@ -21,10 +22,11 @@ KNOWN_DATA = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def _parse(values: flags.FlagValues, arguments: list[str], usage: str) -> None:
-    """Parses the arguments of a command; every mistake in them is a `UserError`."""
+@contextlib.contextmanager
+def _mistakes(arguments: list[str]):
+    """Every mistake in the arguments of a command is a `UserError`."""
     try:
-        rest = values([usage, *arguments])[1:]
+        yield
     except FileNotFoundError as error:
         raise UserError(f"no config file {error.filename}; write --config=configs/search.py:VARIANT or train.py") from None
     except (KeyError, AttributeError) as error:
@@ -33,13 +35,25 @@ def _parse(values: flags.FlagValues, arguments: list[str], usage: str) -> None:
         # A config that raises is reported with its whole traceback; its last line says what is wrong.
         message = re.split(r"Traceback.*\b\w+Error: ", " ".join(str(error).split()))[-1]
         raise UserError(message) from None
+
+
+def _parse(values: flags.FlagValues, arguments: list[str], command: str) -> None:
+    with _mistakes(arguments):
+        rest = values([command, *arguments])[1:]
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; options are written --name=value")
 
 
+def _define_config(values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str) -> None:
+    """--config.KEY for the settings of `config`; unknown keys are already noticed here."""
+    with _mistakes(arguments):
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[command, *arguments])
+
+
 def _unknown_setting(arguments: list[str], message: str) -> str:
     keys = [a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--config.")]
-    key = next((k for k in keys if k.rsplit(".")[-1] in message or k in message), "a config key")
+    unknown = re.findall(r"\w+", message)[:1]  # what follows may be a suggestion
+    key = next((k for k in keys if set(unknown) & set(k.split("."))), "config.KEY")
     return f"unknown setting --{key}; the settings there are stand in the config's file"
 
 
@@ -122,7 +136,7 @@ def evaluate(arguments: list[str]) -> dict:
     # Only what does not change the network may be set anew.
     open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
     open_settings.dataset = _typed(resolved.get("dataset") or {}, name=str, path=str, pad=int, flip=bool)
-    config_flags.DEFINE_config_dict("config", open_settings, flag_values=values, sys_argv=["evaluate", *arguments])
+    _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     _parse(values, arguments, "evaluate")
@@ -160,9 +174,9 @@ def cost(arguments: list[str]) -> dict:
     if values.budget:
         arch = cost_lib.fit_budget(arch, _number(values, "budget", float), cells=_cells(values.cells))
     rows = cost_lib.layers(arch)
-    print(cost_lib.table(rows))
     total = cost_lib.total(rows)
     ratios = cost_lib.ratios(arch, genotype_lib.load(reference) if reference else None)
+    print(cost_lib.table(rows))
     return {
         "num_cells": arch.num_cells,
         "channels": arch.channels,
@@ -235,7 +249,7 @@ def import_weights(arguments: list[str]) -> dict:
     config = _preset(preset)
     config.conventions = "release"
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["import", *arguments])
+    _define_config(values, config, arguments, "import")
     for name in ("preset", "checkpoint", "workdir"):
         flags.DEFINE_string(name, None, name, flag_values=values)
     _parse(values, arguments, "import")

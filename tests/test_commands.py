@@ -1,116 +1,279 @@
-"""The command line: one JSON line on stdout, one line on stderr for a mistake, exit codes."""
+"""The command line: what it prints and returns, and each mistake answered with one line that says what to write instead."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from bnas_jax.__main__ import COMMANDS, LATER, run
+from bnas_jax.core import cost, genotype
+from bnas_jax.core.rules import RELEASE
 
-DIGITS = "--config=configs/train.py:digits"
-SEARCH = "--config=configs/search.py:digits"
+# ml_collections loads a config's file so.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+
+ROOT = pathlib.Path(__file__).parent.parent
+CELL = {"normal": [["bin_conv_3x3", 0]] * 2 + [["none", 0]] * 6, "reduce": [["max_pool_3x3", 0]] * 2 + [["none", 1]] * 6}
+TRAIN, SEARCH = "--config=configs/train.py:digits", "--config=configs/search.py:digits"
 
 
-def summary(capsys, *arguments) -> dict:
+@pytest.fixture(scope="module", autouse=True)
+def own_compilation_cache(tmp_path_factory):
+    """Not the user's, which the command line would turn on."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+def summary(capfd, *arguments: str) -> dict:
+    """The JSON object that a command ends with."""
+    capfd.readouterr()
     assert run(list(arguments)) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    return json.loads(capfd.readouterr().out.splitlines()[-1])
 
 
-def mistake(capsys, *arguments) -> str:
+def error(capfd, *arguments: str) -> str:
+    """The one line that a command fails with."""
+    capfd.readouterr()
     assert run(list(arguments)) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("bnas_jax: error: ") and captured.err.count("\n") == 1
-    return captured.err
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("bnas_jax: error: ")
+    return line.removeprefix("bnas_jax: error: ")
 
 
-def test_cost_sums_up_a_preset(capsys):
-    result = summary(capsys, "cost", "--config=configs/train.py:a", "--config.conventions=release")
-    assert result["params"] == 5_578_252
-    assert round(result["flops"] / 1e8, 3) == 0.988
-    assert {"binary_macs", "float_macs", "memory_bits", "speedup", "memory_saving"} <= set(result)
+def process(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "bnas_jax", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_cost_compares_with_the_float_network_without_zeroise(capsys):
-    result = summary(capsys, "cost", "--config=configs/train.py:a")
-    assert round(result["speedup"]) == 141  # Table 9, as counted here
-    assert round(result["flops"] / 1e8, 3) == 0.152
+# As a process
 
 
-def test_cost_finds_the_size_for_a_budget(capsys):
-    sizes = ["--num_cells=12", "--channels=64", "--image_size=224", "--num_classes=1000"]
-    result = summary(capsys, "cost", "--genotype=latest_cell", *sizes, "--budget=1.48e8")
-    assert (result["channels"], result["num_cells"]) == (64, 12)  # BNAS-D
-    result = summary(capsys, "cost", "--genotype=latest_cell", *sizes, "--budget=2e7", "--cells=5-9")
-    assert 5 <= result["num_cells"] <= 9 and 1.5e7 < result["flops"] <= 2e7
+def test_a_command_ends_with_one_json_object_on_stdout_and_nothing_on_stderr():
+    done = process("cost", "--config=configs/train.py:a", "--config.conventions=release")
+    assert (done.returncode, done.stderr) == (0, "")
+    *table, last = done.stdout.splitlines()
+    assert json.loads(last)["params"] == 5_578_252
+    assert table[0].split()[:3] == ["layer", "kind", "output"] and "cells.19.preprocess0" in done.stdout
 
 
-CELL = {"normal": [["none", 0]] * 8, "reduce": [["none", 1]] * 8}
-BROKEN_CELLS = {
-    "unknown layer type 'conv9'": {**CELL, "normal": [["conv9", 0]] + [["none", 0]] * 7},
-    "its input must be 0 to 1": {**CELL, "normal": [["none", 2]] + [["none", 0]] * 7},
-    "needs 8 [layer type, input] pairs": {**CELL, "reduce": [["none", 0]] * 7},
-}
+def test_a_mistake_ends_with_exit_code_2_and_one_line_on_stderr(tmp_path):
+    done = process("train", TRAIN, "--config.batch_size=5000", f"--workdir={tmp_path / 'run'}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bnas_jax: error: a batch larger than the data: digits has 1437 examples here;")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("message", BROKEN_CELLS)
-def test_a_broken_genotype_is_refused(message, capsys, tmp_path):
-    (tmp_path / "cell.json").write_text(json.dumps(BROKEN_CELLS[message]))
-    error = mistake(capsys, "train", DIGITS, f"--config.network.genotype={tmp_path}/cell.json", f"--workdir={tmp_path}/w")
-    assert message in error
-    assert not (tmp_path / "w").exists()
+# In general
 
 
-MISTAKES = {
-    "is not a command": ["fly"],
-    "not available in this version": ["draw"],
-    "train needs a config": ["train", "--workdir=W"],
-    "this config is for search": ["train", SEARCH, "--workdir=W"],
-    "--workdir is missing": ["train", DIGITS],
-    "no config file configs/nope.py": ["train", "--config=configs/nope.py", "--workdir=W"],
-    "no training preset 'zz'": ["train", "--config=configs/train.py:zz", "--workdir=W"],
-    "no search preset 'zz'": ["search", "--config=configs/search.py:zz", "--workdir=W"],
-    "no ablation 'zz'": ["train", "--config=configs/ablations.py:zz", "--workdir=W"],
-    "unknown setting --config.nope": ["train", DIGITS, "--config.nope=1", "--workdir=W"],
-    "unknown setting --config.optimizer.lr": ["train", DIGITS, "--config.optimizer.lr=1", "--workdir=W"],
-    "--config.batch_size=many": ["train", DIGITS, "--config.batch_size=many", "--workdir=W"],
-    "lower config.batch_size from 2000": ["train", DIGITS, "--config.batch_size=2000", "--workdir=W"],
-    "config.derive.gamma must be greater than 0": ["search", SEARCH, "--config.derive.gamma=0", "--workdir=W"],
-    "config.conventions must be one of": ["train", DIGITS, "--config.conventions=mine", "--workdir=W"],
-    "config.network.genotype is missing": ["train", "--config=configs/ablations.py:train_no_diversity_a", "--workdir=W"],
-    "cannot be halved": ["train", DIGITS, "--config.network.form=imagenet", "--workdir=W"],
-    "unexpected argument 'extra'": ["train", DIGITS, "extra", "--workdir=W"],
-    "it has no config.json": ["evaluate", "--workdir=W"],
-    "--preset is missing": ["import", "--checkpoint=x.npz", "--workdir=W"],
-    "there is no checkpoint x.npz": ["import", "--checkpoint=x.npz", "--preset=mini", "--workdir=W"],
-    "cost needs --config": ["cost"],
-    "too small": ["cost", "--config=configs/train.py:a", "--budget=10"],
-    "--budget must be a number": ["cost", "--config=configs/train.py:a", "--budget=ten"],
-    "--cells takes LOW-HIGH": ["cost", "--config=configs/train.py:a", "--budget=1e9", "--cells=9-5"],
-}
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(capfd, arguments):
+    assert run(arguments) == 0
+    out, err = capfd.readouterr()
+    assert out == "" and all(f"  {name} " in err for name in COMMANDS)
 
 
-@pytest.mark.parametrize("message", MISTAKES)
-def test_a_mistake_is_one_line_that_helps(message, capsys, tmp_path):
-    arguments = [a.replace("--workdir=W", f"--workdir={tmp_path}/w") for a in MISTAKES[message]]
-    assert message in mistake(capsys, *arguments)
-    assert not (tmp_path / "w").exists()
+def test_nothing_at_all_shows_the_usage_and_is_a_mistake(capfd):
+    assert run([]) == 2
+    assert capfd.readouterr().err.startswith("usage: ")
 
 
-def test_what_is_not_there_yet_is_no_command():
-    assert not set(LATER) & set(COMMANDS)
+def test_debug_shows_where_a_mistake_was_noticed(capfd):
+    assert run(["cost", "--genotype=nowhere", "--debug"]) == 2
+    err = capfd.readouterr().err
+    assert "Traceback (most recent call last)" in err and err.splitlines()[-1].startswith("bnas_jax: error: ")
 
 
-def test_debug_shows_where_it_happened(capsys):
-    assert run(["cost", "--debug"]) == 2
-    assert "Traceback" in capsys.readouterr().err
+def test_an_unknown_command_is_answered_with_those_there_are(capfd):
+    assert error(capfd, "serach") == f"'serach' is not a command; write one of {', '.join(COMMANDS)}"
+    for name in LATER:
+        assert "is not available in this version; write one of search" in error(capfd, name)
 
 
-def test_as_a_process_from_another_folder(tmp_path):
-    command = [sys.executable, "-m", "bnas_jax", "cost", "--config=configs/train.py:mini"]
-    root = __file__.rsplit("/", 2)[0]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": root, "PATH": ""}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["num_cells"] == 10
-    assert "FLOPs = float MACs + binary MACs / 64" in done.stdout
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search"], "search needs a config; write --config=configs/search.py:digits"),
+        (["train"], "train needs a config; write --config=configs/train.py:digits"),
+        (["train", SEARCH], "this config is for search; train takes one such as --config=configs/train.py:digits"),
+        (["search", TRAIN], "this config is for train; search takes one such as --config=configs/search.py:digits"),
+        (["train", TRAIN], "--workdir is missing"),
+        (["search", SEARCH, "--workdir="], "--workdir is missing"),
+        (["train", "--config=configs/none.py:a"], "no config file configs/none.py; write --config=configs/search.py:VARIANT"),
+        (["train", "--config=configs/train.py:z"], "no training preset 'z': write one of digits, mini, a"),
+        (["search", "--config=configs/search.py:z"], "no search preset 'z': write digits or cifar10"),
+        (["train", "--config=configs/ablations.py:train_a"], "no ablation 'train_a': write TASK_ABLATION_PRESET"),
+        (["train", "--config", "configs/train.py:a"], "write --config=FILE.py:VARIANT, with an equals sign"),
+        (["train", TRAIN, "more"], "unexpected argument 'more'; options are written --name=value"),
+        (["train", TRAIN, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+        (["train", TRAIN, "--config.batchsize=8"], "unknown setting --config.batchsize; "),
+        (["train", TRAIN, "--config.optimizer.lr=8"], "unknown setting --config.optimizer.lr; "),
+        (["train", TRAIN, "--config.batch_size=8", "--config.batch_sizes=8"], "unknown setting --config.batch_sizes; "),
+        (["train", TRAIN, "--config.batch_size=many"], "config.batch_size=many"),
+        (["train", TRAIN, "--config.batch_size=1.5"], "config.batch_size=1.5"),
+        (["train", TRAIN, "--config.network.skip=perhaps"], "config.network.skip=perhaps"),
+        (["train", TRAIN, "--config.optimizer.momentum=1"], "config.optimizer.momentum must be from 0 to below 1"),
+        (["train", TRAIN, "--config.conventions=larq"], "config.conventions must be one of paper, release"),
+        (["train", "--config=configs/ablations.py:train_no_dilated_a"], "config.network.genotype is missing"),
+        (["evaluate"], "--workdir is missing; write --workdir=DIR"),
+        (["import", "--preset=mini"], "--workdir is missing"),
+        (["import", "--preset=mini", "--workdir=w"], "--checkpoint is missing"),
+        (["import", "--checkpoint=f.npz", "--workdir=w"], "--preset is missing; write --preset=VARIANT"),
+        (["import", "--preset=z"], "no training preset 'z'"),
+        (["import", "--preset=mini", "--config.lr=1"], "unknown setting --config.lr"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_answered_with_what_to_write(capfd, arguments, message):
+    assert message in error(capfd, *arguments)
+
+
+def test_settings_come_from_the_arguments_given_and_no_other_place(capfd, monkeypatch):
+    """Not from the arguments of the program that calls."""
+    monkeypatch.setattr(sys, "argv", ["prog", "--config.network.channels=99", "--config.unknown=1"])
+    assert summary(capfd, "cost", TRAIN, "--config.network.channels=6")["channels"] == 6
+    assert "no checkpoint f.npz" in error(capfd, "import", "--preset=mini", "--checkpoint=f.npz", "--workdir=w")
+
+
+def test_a_config_of_ones_own_is_found_where_it_stands(capfd, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from configs import train\n\ndef get_config():\n"
+        "    config = train.get_config('mini')\n    config.network.channels = 6\n    return config\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert summary(capfd, "cost", "--config=mine.py")["channels"] == 6
+    assert summary(capfd, "cost", "--config=configs/train.py:mini")["channels"] == 24  # and the project's own from anywhere
+
+
+# What cannot be run, noticed before anything is written
+
+
+REST = CELL["normal"][1:]
+
+
+def cell_file(folder: pathlib.Path, **changes) -> str:
+    path = folder / "cell.json"
+    path.write_text(json.dumps({**CELL, **changes}))
+    return f"--config.network.genotype={path}"
+
+
+@pytest.mark.parametrize(
+    ("normal", "message"),
+    [
+        ([["conv_9x9", 0], *REST], "genotype: unknown layer type 'conv_9x9' in the normal cell; known: none"),
+        ([["none", 2], *REST], "genotype: normal pair 0 feeds node 2: its input must be 0 to 1, got 2"),
+        ([["none", -1], *REST], "its input must be 0 to 1, got -1"),
+        (REST, "genotype: the normal cell needs 8 [layer type, input] pairs, two a node; got 7"),
+        ([["none"], *REST], "genotype: normal pair 0 must be [layer type, input], got ['none']"),
+        (5, "genotype: the normal cell needs 8 [layer type, input] pairs"),
+        ([["sep_conv_3x3", 0], *REST], "layer type 'sep_conv_3x3' has no layer in this version"),
+    ],
+)
+def test_a_cell_that_is_none_is_refused(capfd, tmp_path, normal, message):
+    arguments = ["train", TRAIN, f"--workdir={tmp_path / 'run'}", cell_file(tmp_path, normal=normal)]
+    assert message in error(capfd, *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path):
+    (tmp_path / "cell.json").write_text("{")
+    train = ["train", TRAIN, f"--workdir={tmp_path / 'run'}"]
+    assert "genotype: not valid JSON" in error(capfd, *train, f"--config.network.genotype={tmp_path / 'cell.json'}")
+    (tmp_path / "cell.json").write_text("[]")
+    assert 'keys "normal" and "reduce"' in error(capfd, *train, f"--config.network.genotype={tmp_path / 'cell.json'}")
+    (tmp_path / "cell.json").write_bytes(b"\xff\xfe")
+    assert "genotype: cannot read" in error(capfd, *train, f"--config.network.genotype={tmp_path / 'cell.json'}")
+    message = error(capfd, *train, "--config.network.genotype=latest_cel")
+    assert "neither a file nor a named cell; named: " in message and "latest_cell_zeroise" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", TRAIN, "--config.batch_size=1438"], "digits has 1437 examples here; lower config.batch_size from 1438"),
+        (["search", SEARCH, "--config.batch_size=719"], "digits has 718 examples here; lower config.batch_size from 719"),
+        (["search", SEARCH, "--config.derive.gamma=0.0"], "config.derive.gamma must be greater than 0, got 0.0; 1 leaves"),
+        (["search", SEARCH, "--config.derive.gamma=-3.0"], "config.derive.gamma must be greater than 0, got -3.0"),
+        (["train", TRAIN, "--config.network.form=imagenet"], "images of 1 pixels at the first cell cannot be halved by 2"),
+        (["train", TRAIN, "--config.parallel=pmap"], "config.parallel=pmap is not available yet"),
+        (["train", TRAIN, "--config.dataset.name=mnist"], "there is no dataset 'mnist': set config.dataset.name to one of"),
+        (["train", "--config=configs/train.py:d"], "config.dataset.name=imagenet2012: sets too large for memory"),
+        (["train", TRAIN, "--config.dataset.path=/data"], "leave config.dataset.path out"),
+        (["train", "--config=configs/train.py:a", "--config.dataset.path=/nowhere"], "there is no directory /nowhere"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(capfd, tmp_path, arguments, message):
+    assert message in error(capfd, *arguments, f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+# Cost
+
+
+def test_cost_counts_a_preset_in_its_convention(capfd):
+    arch = cost.Architecture(genotype.load("latest_cell_zeroise"), 10, 24, 32, 10, "cifar", rules=RELEASE)
+    total = cost.total(cost.layers(arch))
+    result = summary(capfd, "cost", "--config=configs/train.py:mini", "--config.conventions=release")
+    assert (result["num_cells"], result["channels"], result["params"]) == (10, 24, 1_473_784)
+    counted = {name: getattr(total, name) for name in ("flops", "binary_macs", "float_macs", "memory_bits", "params")}
+    assert {name: result[name] for name in counted} == counted
+    ratios = cost.ratios(arch, genotype.load("latest_cell"))
+    assert (result["speedup"], result["memory_saving"]) == (ratios.speedup, ratios.memory_saving)
+    assert result["compared_with"] == "float network of latest_cell, counted"
+    paper = summary(capfd, "cost", "--config=configs/train.py:mini")
+    assert paper["flops"] < result["flops"]  # the skips are binary there
+
+
+def test_cost_takes_an_architecture_without_a_config(capfd, tmp_path):
+    sizes = ["--num_cells=10", "--channels=24", "--image_size=32", "--num_classes=10"]
+    named = summary(capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, "--conventions=release")
+    assert named == summary(capfd, "cost", "--config=configs/train.py:mini", "--config.conventions=release")
+    (tmp_path / "cell.json").write_text(json.dumps(CELL))
+    own = summary(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
+    assert own["compared_with"] == "float network of the same cell, counted" and own["speedup"] > 1
+    digits = summary(capfd, "cost", TRAIN, f"--genotype={tmp_path / 'cell.json'}", "--num_cells=3", "--channels=2")
+    arch = cost.Architecture(genotype.from_dict(CELL), 3, 2, 8, 10, "cifar", image_channels=1)
+    assert digits["flops"] == cost.total(cost.layers(arch)).flops
+
+
+def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
+    cell = ["--genotype=latest_cell_zeroise", "--image_size=32", "--num_classes=10", "--channels=1", "--num_cells=10"]
+    fitted = summary(capfd, "cost", *cell, "--budget=1e7")
+    wider = [c if not c.startswith("--channels") else f"--channels={fitted['channels'] + 1}" for c in cell]
+    assert fitted["num_cells"] == 10 and fitted["flops"] <= 1e7 < summary(capfd, "cost", *wider)["flops"]
+    free = summary(capfd, "cost", *cell, "--budget=1e7", "--cells=8-12")
+    assert 8 <= free["num_cells"] <= 12 and fitted["flops"] <= free["flops"] <= 1e7
+    one = summary(capfd, "cost", *cell, "--budget=1e7", "--cells=9")
+    assert one["num_cells"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "cost needs --config=configs/train.py:VARIANT, or else also --genotype, --num_cells, --channels"),
+        (["--genotype=latest_cell", "--num_cells=5"], "or else also --channels, --image_size, --num_classes"),
+        ([SEARCH], "this config is for search; cost takes one such as --config=configs/train.py:a"),
+        (["--config=configs/train.py:a", "--channels=many"], "--channels must be a number, got 'many'"),
+        (["--config=configs/train.py:a", "--num_cells=1.5"], "--num_cells must be a number, got '1.5'"),
+        (["--config=configs/train.py:a", "--channels=0"], "channels must be at least 1, got 0"),
+        (["--config=configs/train.py:a", "--image_size=7"], "halves an image of odd side 7"),
+        (["--config=configs/train.py:d", "--channels=7"], "channels must be even in the imagenet form"),
+        (["--config=configs/train.py:a", "--budget=little"], "--budget must be a number, got 'little'"),
+        (["--config=configs/train.py:a", "--budget=-1"], "budget must be a positive number of FLOPs"),
+        (["--config=configs/train.py:a", "--budget=nan"], "budget must be a positive number of FLOPs"),
+        (["--config=configs/train.py:a", "--budget=10"], "budget of 10 FLOPs is too small; write at least"),
+        (["--config=configs/train.py:a", "--budget=1e7", "--cells=9-5"], "--cells takes LOW-HIGH, for instance 5-20"),
+        (["--config=configs/train.py:a", "--budget=1e7", "--cells=x"], "--cells takes LOW-HIGH"),
+        (["--config=configs/train.py:a", "--reference=none_such"], "neither a file nor a named cell"),
+        (["--config=configs/train.py:a", "--config.dataset.name=tfds:x"], "add --image_size=... and --num_classes=..."),
+    ],
+)
+def test_a_cost_that_cannot_be_counted_is_refused(capfd, arguments, message):
+    assert message in error(capfd, "cost", *arguments)

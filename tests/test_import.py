@@ -1,86 +1,219 @@
-"""Checkpoints of the authors' code into a work directory, by the command line."""
+"""Checkpoints of the authors' code: read from each kind of file, brought into a work directory, and as good there."""
 
+import contextlib
+import importlib.util
 import json
-import subprocess
-import sys
+import pathlib
+import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import safetensors.numpy
+from jax.experimental.compilation_cache import compilation_cache
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
+from bnas_jax.core.errors import UserError
+from bnas_jax.interop import checkpoint_files
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import build_network
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
+# ml_collections loads a config's file so.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+
 SIZES = ["--preset=mini", "--config.network.channels=4", "--config.network.num_cells=5"]
 
 
-@pytest.fixture
-def arrays(reference):
+@pytest.fixture(scope="module", autouse=True)
+def own_compilation_cache(tmp_path_factory):
+    """Not the user's, which the command line would turn on."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def released(reference) -> dict[str, np.ndarray]:
+    """A checkpoint of the released code, with images and the logits it gives for them."""
     with np.load(reference / "cifar_net_c4_l5_latest_cell_zeroise.npz") as stored:
-        return {name.removeprefix("state."): stored[name] for name in stored.files if name.startswith("state.")}
+        return dict(stored)
 
 
-def logits(workdir: WorkDir, images) -> np.ndarray:
-    """What the imported network says to NHWC images."""
-    model = build_network(settings.from_config(workdir.config()), workdir.facts()["num_classes"])
-    shapes = jax.eval_shape(lambda: initial_variables(model, images.shape[1:], 0))
-    checkpoints = Checkpoints(workdir.checkpoints)
-    step, variables = checkpoints.restore_variables(shapes, "last")
-    checkpoints.close()
+@pytest.fixture(scope="module")
+def state(released) -> dict[str, np.ndarray]:
+    """The checkpoint alone, by the names of its state_dict."""
+    return {name.removeprefix("state."): value for name, value in released.items() if name.startswith("state.")}
+
+
+@pytest.fixture(scope="module")
+def files(state, tmp_path_factory) -> pathlib.Path:
+    """The checkpoint as .npz, and as .safetensors as DataParallel names it."""
+    folder = tmp_path_factory.mktemp("files")
+    np.savez(folder / "net.npz", **state)
+    arrays = {f"module.{name}": np.array(value, order="C") for name, value in state.items()}
+    safetensors.numpy.save_file(arrays, folder / "net.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(files, tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("imported") / "run"
+    assert run(["import", f"--checkpoint={files / 'net.npz'}", *SIZES, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def variables_in(workdir: pathlib.Path):
+    """(the network, its variables) as `evaluate` finds them."""
+    directory = WorkDir(workdir)
+    model = build_network(settings.from_config(directory.config()), directory.facts()["num_classes"])
+    shapes = jax.eval_shape(lambda: initial_variables(model, (16, 16, 3), 0))
+    with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
+        step, variables = checkpoints.restore_variables(shapes, "last")
     assert step == 0
-    return np.asarray(model.apply(variables, images, train=False))
+    return model, variables
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_an_imported_network_is_the_authors_network(suffix, arrays, reference, tmp_path, capsys):
-    file = tmp_path / f"weights{suffix}"
-    np.savez(file, **arrays) if suffix == ".npz" else save_file(arrays, file)
-    assert run(["import", f"--checkpoint={file}", *SIZES, f"--workdir={tmp_path}/w"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["params"] == 26_380
-    with np.load(reference / "cifar_net_c4_l5_latest_cell_zeroise.npz") as stored:
-        ours = logits(WorkDir(tmp_path / "w"), jnp.asarray(stored["x"].transpose(0, 2, 3, 1)))
-        assert np.abs(ours - stored["clean.logits_eval"]).max() < 1e-4 * stored["clean.logits_eval"].std()
+# Files
 
 
-def refused(capsys, tmp_path, file) -> str:
-    assert run(["import", f"--checkpoint={file}", *SIZES, f"--workdir={tmp_path}/w"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("bnas_jax: error: ") and error.count("\n") == 1
-    assert not (tmp_path / "w").exists()
-    return error
+def test_npz_and_safetensors_hold_the_same_arrays(files, state):
+    for name, prefix in (("net.npz", ""), ("net.safetensors", "module.")):
+        arrays = checkpoint_files.read(str(files / name))
+        assert arrays.keys() == {prefix + key for key in state}
+        assert all(np.array_equal(arrays[prefix + key], value) for key, value in state.items())
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(arrays, tmp_path, capsys):
-    file = tmp_path / "weights.npz"
-    np.savez(file, **{name: value for name, value in arrays.items() if name != "stem.op.0.weight"})
-    assert "lacks stem.op.0.weight" in refused(capsys, tmp_path, file)
-    np.savez(file, **arrays | {"stem.op.0.weight": np.zeros((9, 3, 3, 3), np.float32)})
-    assert "stem.op.0.weight has the shape" in refused(capsys, tmp_path, file)
-    np.savez(file, **arrays, more=np.zeros(3))
-    assert "has more, which this network lacks" in refused(capsys, tmp_path, file)
+@pytest.mark.parametrize("name", ["net.pt", "net.pth"])
+def test_a_pytorch_file_needs_pytorch_and_says_so(tmp_path, name):
+    """The file is empty: where PyTorch is installed, that is what is wrong with it."""
+    (tmp_path / name).write_bytes(b"")
+    absent = rf"{name} needs PyTorch: pip install torch, or convert it to \.npz or \.safetensors"
+    with pytest.raises(UserError, match="no whole PyTorch file" if importlib.util.find_spec("torch") else absent):
+        checkpoint_files.read(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_a_damaged_file_is_refused(suffix, arrays, tmp_path, capsys):
-    file = tmp_path / f"weights{suffix}"
-    np.savez(file, **arrays) if suffix == ".npz" else save_file(arrays, file)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert "is no whole" in refused(capsys, tmp_path, file)
-    assert "there is no checkpoint" in refused(capsys, tmp_path, tmp_path / f"other{suffix}")
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_a_file_cut_short_is_refused_wherever_it_was_cut(files, tmp_path, suffix):
+    whole = (files / f"net.{suffix}").read_bytes()
+    for size in (0, 1, 7, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / f"cut.{suffix}").write_bytes(whole[:size])
+        with pytest.raises(UserError, match=rf"cut\.{suffix} is no whole \.{suffix} file"):
+            checkpoint_files.read(str(tmp_path / f"cut.{suffix}"))
 
 
-def test_a_torch_file_without_torch_says_what_to_do(tmp_path):
-    file = tmp_path / "weights.pt"
-    file.write_bytes(b"not a checkpoint")
-    # A process in which torch cannot be imported, whether or not it is installed.
-    program = "import sys; sys.modules['torch'] = None; from bnas_jax.interop import checkpoint_files as c; c.read(sys.argv[1])"
-    root = __file__.rsplit("/", 2)[0]
-    done = subprocess.run([sys.executable, "-c", program, str(file)], cwd=root, capture_output=True, text=True)
-    assert "reading weights.pt needs PyTorch: pip install torch" in done.stderr
+def test_flipped_bytes_of_an_npz_file_are_noticed_or_harmless(state, tmp_path):
+    arrays = {name: state[name] for name in ("classifier.weight", "stem.bn.weight")}
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "net.npz", **arrays)
+        whole = (tmp_path / "net.npz").read_bytes()
+        for position in range(0, len(whole), 13):
+            (tmp_path / "net.npz").write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+            with contextlib.suppress(UserError):
+                found = checkpoint_files.read(str(tmp_path / "net.npz"))
+                assert all(np.array_equal(found[name], arrays[name]) for name in found.keys() & arrays.keys())
+
+
+def safetensors_file(path: pathlib.Path, dtype: str, data: bytes) -> str:
+    header = json.dumps({"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, len(data)]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return str(path)
+
+
+def test_bfloat16_is_read_and_numbers_that_numpy_lacks_are_refused(tmp_path):
+    half = checkpoint_files.read(safetensors_file(tmp_path / "half.safetensors", "BF16", b"\x40\x3f"))
+    assert float(half["w"][0]) == 0.75
+    with pytest.raises(UserError, match="numbers that NumPy has"):
+        checkpoint_files.read(safetensors_file(tmp_path / "other.safetensors", "F12", b"\0\0"))
+
+
+def test_objects_in_a_file_are_not_unpickled(tmp_path):
+    np.savez(tmp_path / "net.npz", weights=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match="plain arrays"):
+        checkpoint_files.read(str(tmp_path / "net.npz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.npz", "there is no checkpoint"),
+        ("net.bin", r"--checkpoint takes \.pt, \.pth, \.npz, \.safetensors"),
+        ("empty.npz", "holds no arrays"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name, message):
+    (tmp_path / "net.bin").write_bytes(b"")
+    np.savez(tmp_path / "empty.npz")
+    with pytest.raises(UserError, match=message):
+        checkpoint_files.read(str(tmp_path / name))
+
+
+# Import
+
+
+def test_an_imported_network_gives_the_released_logits(imported, released):
+    model, variables = variables_in(imported)
+    logits = jax.jit(model.apply)(variables, released["x"].transpose(0, 2, 3, 1))
+    expected = released["clean.logits_eval"]
+    assert np.abs(logits - expected).max() < 1e-2 * expected.std()
+
+
+def test_the_kind_of_file_makes_no_difference(files, imported, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    capfd.readouterr()
+    assert run(["import", f"--checkpoint={files / 'net.safetensors'}", *SIZES, f"--workdir={workdir}"]) == 0
+    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert summary == {"params": 26_380, "num_classes": 10, "workdir": str(workdir)}
+    (_, one), (_, other) = variables_in(imported), variables_in(workdir)
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its_data_fits(imported, capfd):
+    config = settings.from_config(json.loads((imported / "config.json").read_text()))
+    assert config.conventions == "release" and not config.rules.activation_scale
+    assert json.loads((imported / "run.json").read_text())["image_shape"] == [32, 32, 3]
+    assert run(["evaluate", f"--workdir={imported}", "--config.dataset.name=digits"]) == 2
+    assert "the network takes 3 channels, digits has 1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"cells.2._ops.1.op.0.weight": None}, [], "the checkpoint lacks cells.2._ops.1.op.0.weight"),
+        ({"classifier.weight": None}, [], "the checkpoint has no matrix classifier.weight"),
+        ({"classifier.weight": np.float32(1)}, [], "the checkpoint has no matrix classifier.weight"),
+        ({"auxiliary.weight": np.zeros(3)}, [], "the checkpoint has auxiliary.weight, which this network lacks"),
+        ({}, ["--config.network.channels=8"], "has the shape (4,) (HWIO), the network needs (8,); check channels"),
+        ({}, ["--config.network.num_cells=6"], "; check "),
+        ({}, ["--config.network.genotype=latest_cell"], "the checkpoint lacks cells."),
+        ({}, ["--config.conventions=paper"], "the checkpoint lacks cells."),
+        ({}, ["--config.derive.gamma=1"], "unknown setting --config.derive.gamma"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(state, tmp_path, capfd, changes, options, message):
+    changed = {name: value for name, value in {**state, **changes}.items() if value is not None}
+    np.savez(tmp_path / "net.npz", **changed)
+    arguments = [f"--checkpoint={tmp_path / 'net.npz'}", *SIZES, *options, f"--workdir={tmp_path / 'run'}"]
+    assert run(["import", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_file_leaves_no_work_directory(files, tmp_path, capfd):
+    (tmp_path / "net.npz").write_bytes((files / "net.npz").read_bytes()[:5000])
+    assert run(["import", f"--checkpoint={tmp_path / 'net.npz'}", *SIZES, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "is no whole .npz file" in capfd.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_work_directory_that_holds_a_run_is_left_alone(files, imported, tmp_path, capfd):
+    workdir = shutil.copytree(imported, tmp_path / "run")
+    before = sorted(path.stat().st_mtime_ns for path in workdir.rglob("*"))
+    assert run(["import", f"--checkpoint={files / 'net.npz'}", *SIZES, f"--workdir={workdir}"]) == 2
+    assert "already holds a run; choose another --workdir" in capfd.readouterr().err
+    assert sorted(path.stat().st_mtime_ns for path in workdir.rglob("*")) == before

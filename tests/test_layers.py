@@ -206,13 +206,12 @@ def test_binary_conv_sums_integers(size, rules):
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_bfloat16_loses_nothing_on_signs(size):
     # Sums over 5x5x64 inputs reach 1,600, and bfloat16 counts one by one up to 256 only: the sums must be float32.
-    x, latent = np.ones((1, 8, 8, 64), np.float32), normal(size, size, 64, 6)
-    x[0, 0] = -1
+    x, latent = np.sign(normal(1, 8, 8, 64) + 1.5), normal(size, size, 64, 6)
     latent[..., 0] = np.abs(latent[..., 0])
     full, half = (binary_conv(x, latent, rules, padding=size // 2) for rules in (PAPER, BFLOAT16))
     assert half.dtype == jnp.float32
     assert np.array_equal(full, half)
-    assert np.abs(half[..., 0]).max() / binarize.weight_scale(latent)[0] == pytest.approx(64 * size**2)
+    assert half[..., 0].max() > 0.75 * 64 * size**2 * binarize.weight_scale(latent)[0]
 
 
 def test_bfloat16_gradients_and_float_convolutions_are_close():

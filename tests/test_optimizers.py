@@ -213,7 +213,7 @@ def test_alphas_follow_adam_with_l2():
     weights = {name: np.asarray(value, np.float64) for name, value in alphas.items()}
     first, second = ({name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2))
     for step in range(1, 6):
-        grads = {name: draw.normal(size=w.shape) for name, w in weights.items()}
+        grads = {name: 1e-3 * draw.normal(size=w.shape) for name, w in weights.items()}  # as small as the decay
         updates, state = chain.update(jax.tree.map(jnp.float32, grads), state, alphas)
         alphas = optax.apply_updates(alphas, updates)
         for name, w in weights.items():

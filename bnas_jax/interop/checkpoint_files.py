@@ -2,6 +2,7 @@
 
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
         # Opened here: np.load leaves a damaged file open.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} is no whole .npz file of plain arrays ({error})") from None
 
 
@@ -39,8 +40,8 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
     try:
         return load_file(file)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{file} is no whole .safetensors file ({error})") from None
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"{file} is no whole .safetensors file of numbers that NumPy has ({error})") from None
 
 
 def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -60,4 +61,5 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             state = state[key]
     if not isinstance(state, dict):
         raise UserError(f"{file} holds no state_dict")
-    return {name: value.numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value.detach() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()}

@@ -24,8 +24,8 @@ def import_checkpoint(
     if workdir.exists():
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
     classifier = plain_names(arrays).get("classifier.weight")
-    if classifier is None:
-        raise UserError("the checkpoint lacks classifier.weight; it is no network of the authors' code")
+    if classifier is None or classifier.ndim != 2:
+        raise UserError("the checkpoint has no matrix classifier.weight; it is no network of the authors' code")
     num_classes = int(classifier.shape[0])
     model = build_network(run, num_classes)
     variables = load_variables(model, arrays)
