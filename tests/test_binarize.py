@@ -196,3 +196,10 @@ def test_activation_scale_keeps_further_axes_apart():
 def test_no_gradient_flows_through_the_activation_scale():
     x = np.random.default_rng(5).normal(size=(1, 4, 4, 2)).astype(np.float32)
     assert not np.any(jax.grad(lambda x: jnp.sum(binarize.activation_scale(x, 3, 1, 1, 1)))(x))
+
+
+@pytest.mark.parametrize(("sign_of_zero", "expected"), [(1, (5 / 6, 1 / 2, 1 / 6)), (0, (1 / 2, 1 / 2, 1 / 2))])
+def test_the_gradient_through_the_scale_takes_the_sign_of_zero_of_the_forward_pass(sign_of_zero, expected):
+    latent = jnp.array([0.5, 0, -1]).reshape(1, 1, 3, 1)
+    total = lambda latent: binarize.binarize_weights(latent, "bnas", sign_of_zero).sum()
+    assert np.allclose(jax.grad(total)(latent).ravel(), expected)

@@ -2,15 +2,17 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnas_jax.core import binarize
+from bnas_jax.core import binarize, layers
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import LAYER_TYPES, LEARNABLE, ZEROISE
 from bnas_jax.core.layers import (
+    BN_EPSILON,
     LAYERS,
     BatchNorm,
     BinaryConv,
@@ -21,6 +23,7 @@ from bnas_jax.core.layers import (
     conv,
     layer_type,
     max_pool,
+    normalize,
 )
 from bnas_jax.core.rules import PAPER, RELEASE, Rules
 
@@ -150,6 +153,50 @@ def test_zeroise_gives_zeros_of_the_right_shape_and_no_gradient(stride, size):
     assert zeroise(x).shape == max_pool(x, stride).shape
     assert not np.any(zeroise(x))
     assert not np.any(jax.grad(lambda x: jnp.sum(zeroise(x)))(x))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(7, 8), (2, 1)])
+def test_max_pooling_and_its_gradient_are_those_of_the_window_function(stride, size):
+    x = jnp.asarray(normal(2, *size, 3))
+    plain = lambda x: nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))
+    (ours, pull), (theirs, plain_pull) = jax.vjp(lambda x: max_pool(x, stride), x), jax.vjp(plain, x)
+    assert np.array_equal(ours, theirs)
+    gradient = jnp.asarray(normal(*ours.shape, seed=1))
+    assert np.allclose(pull(gradient)[0], plain_pull(gradient)[0], atol=1e-6)
+
+
+def test_of_equal_values_the_first_takes_the_gradient_of_max_pooling():
+    gradient = jax.grad(lambda x: max_pool(x, 1).sum())(jnp.ones((1, 3, 3, 1)))[0, :, :, 0]
+    assert np.array_equal(gradient, [[4, 2, 0], [2, 1, 0], [0, 0, 0]])
+    assert np.isnan(max_pool(jnp.array([[[[1.0], [jnp.nan]]]]), 1)).all(), "a NaN is not hidden"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gradient_of_normalisation_is_that_of_its_steps(dtype):
+    with jax.enable_x64(dtype is np.float64):
+        x, gradient = (jnp.asarray(normal(4, 3, 3, 2, seed=seed), dtype) for seed in (0, 1))
+
+        def steps(x):
+            centred = x - x.mean((0, 1, 2))
+            return centred / jnp.sqrt((centred**2).mean((0, 1, 2)) + BN_EPSILON)
+
+        (ours, pull), (theirs, plain_pull) = jax.vjp(lambda x: normalize(x)[0], x), jax.vjp(steps, x)
+        tolerance = 1e-5 if dtype is np.float32 else 1e-13
+        assert np.allclose(ours, theirs, atol=tolerance)
+        assert np.allclose(pull(gradient)[0], plain_pull(gradient)[0], atol=tolerance)
+
+
+@pytest.mark.parametrize(("kernel", "padding", "dilation"), [(5, 4, 2), (3, 2, 2), (2, 0, 2), (1, 0, 1), (3, 1, 1), (2, 0, 1)])
+@pytest.mark.parametrize("size", [7, 8])
+def test_every_way_to_compute_a_strided_convolution_gives_its_sums(kernel, padding, dilation, size):
+    x, w = normal(2, size, size, 3), normal(kernel, kernel, 3, 4, seed=1)
+    ours = conv(jnp.asarray(x), jnp.asarray(w), stride=2, padding=padding, dilation=dilation)
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    for row in range(ours.shape[1]):
+        taps = padded[:, 2 * row : 2 * row + dilation * kernel : dilation, : dilation * kernel : dilation]
+        assert np.allclose(ours[:, row, 0], np.einsum("nhwi,hwio->no", taps, w), atol=1e-4)
+    assert ours.shape[1] == (size + 2 * padding - dilation * (kernel - 1) - 1) // 2 + 1
 
 
 def test_pools_know_where_the_image_ends():
@@ -330,21 +377,20 @@ def test_batch_norm_evaluates_with_what_it_kept():
 
 def test_batch_norm_keeps_several_statistics_of_one_input():
     x = normal(2, 3, 3, 4)
-    layer, variables = batch_norm(x, affine=False, copies=(2, 3))
-    single, single_variables = batch_norm(x, affine=False)
-    y, new = layer.apply(variables, x, train=True, mutable=["batch_stats"])
-    expected, single_new = single.apply(single_variables, x, train=True, mutable=["batch_stats"])
+    y, new = layers.batch_norm(x, layers.initial_statistics((2, 3, 4), np.float32), PAPER, train=True)
+    expected, single = layers.batch_norm(x, layers.initial_statistics((4,), np.float32), PAPER, train=True)
     assert np.array_equal(y, expected), "in training all share those of the batch"
     for name in ("mean", "var"):
-        assert new["batch_stats"][name].shape == (2, 3, 4)
-        assert np.all(new["batch_stats"][name] == single_new["batch_stats"][name])
+        assert new[name].shape == (2, 3, 4)
+        assert np.all(new[name] == single[name])
 
-    statistics = {"mean": normal(2, 3, 4, seed=1), "var": np.exp(normal(2, 3, 4, seed=2))}
-    y = layer.apply({"batch_stats": statistics}, x, train=False)
+    running = {"mean": normal(2, 3, 4, seed=1), "var": np.exp(normal(2, 3, 4, seed=2))}
+    y, kept = layers.batch_norm(x, running, PAPER, train=False)
+    assert kept is running
     assert y.shape == (2, 3, 3, 2, 3, 4)
     for copy in np.ndindex(2, 3):
-        own = {name: values[copy] for name, values in statistics.items()}
-        assert np.allclose(y[:, :, :, *copy], single.apply({"batch_stats": own}, x, train=False), atol=1e-6)
+        own = {name: values[copy] for name, values in running.items()}
+        assert np.allclose(y[:, :, :, *copy], layers.batch_norm(x, own, PAPER, train=False)[0], atol=1e-6)
 
 
 def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():

@@ -221,13 +221,13 @@ def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_al
 
 
 def test_drop_path_keeps_the_expectation():
-    x = np.random.default_rng(0).normal(size=(20000, 1, 2, 1)).astype(np.float32)
-    y = np.asarray(drop_path(x, 0.3, jax.random.key(0)))
-    dropped = np.all(y == 0, axis=(1, 2, 3))
-    assert dropped.mean() == pytest.approx(0.3, abs=0.015)
-    assert np.allclose(y[~dropped], x[~dropped] / 0.7, rtol=1e-6), "an example is dropped as a whole or kept"
-    assert float(drop_path(jnp.ones((20000, 1, 1, 1)), 0.3, jax.random.key(1)).mean()) == pytest.approx(1, abs=0.02)
-    assert np.array_equal(drop_path(x, 0.0, jax.random.key(0)), x)
+    factors = np.asarray(drop_path(jax.random.key(0), 0.3, 5, 4000, np.float32))
+    assert factors.shape == (5, 8, 4000)
+    assert np.allclose((factors == 0).mean(axis=-1), 0.3, atol=0.05), "in every layer"
+    assert np.allclose(factors[factors != 0], 1 / 0.7, rtol=1e-6)
+    assert factors.mean() == pytest.approx(1, abs=0.01)
+    assert len({f.tobytes() for f in factors.reshape(40, -1)}) == 40, "each layer draws its own"
+    assert np.array_equal(drop_path(jax.random.key(0), 0.0, 2, 3, np.float32), np.ones((2, 8, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +274,9 @@ def test_the_released_index_error_leaves_as_many_convolutions_float_as_there_are
     head = Network(WITHOUT, num_cells, 4, 7, rules=HEAD)
     assert networks.float_head(head) == [0] * (num_cells - 1) + [2]
     assert networks.float_head(head.clone(skip=False)) == [0] * num_cells
+
+
+def test_an_unknown_skip_across_a_reduction_is_refused():
+    rules = dataclasses.replace(PAPER, reduction_skip="none")
+    with pytest.raises(UserError, match="reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'"):
+        jax.eval_shape(ReductionSkip(4, rules).init, jax.random.key(0), jnp.zeros((1, 4, 4, 2)), train=False)

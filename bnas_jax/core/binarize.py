@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Gradient at the latent weights from the one at the binary weights: (latent, gradient, scale) -> gradient.
-WeightGradient = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# Gradient at the latent weights from the one at the binary weights: (latent, its signs, scale, gradient) -> gradient.
+WeightGradient = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 _KERNEL_AXES = (0, 1, 2)  # of HWIO: all but the output channel
 
@@ -46,13 +46,14 @@ def weight_scale(latent: jax.Array) -> jax.Array:
     return jnp.mean(jnp.abs(latent), axis=_KERNEL_AXES)
 
 
-def _bnas_gradient(latent, gradient, scale):
-    direction = jnp.sign(latent)
-    through_scale = direction * jnp.mean(direction * gradient, axis=_KERNEL_AXES)
+def _bnas_gradient(latent, signs, scale, gradient):
+    # |W| has gradient 0 at 0, whatever the sign there.
+    through_scale = jnp.sign(latent) * jnp.mean(signs * gradient, axis=_KERNEL_AXES)
     return scale * (jnp.abs(latent) <= 1) * gradient + through_scale
 
 
-def _xnor_gradient(latent, gradient, scale):
+def _xnor_gradient(latent, signs, scale, gradient):
+    del signs
     size = latent.size // latent.shape[-1]
     return gradient * (scale * (jnp.abs(latent) < 1) + 1 / size)
 
@@ -83,7 +84,7 @@ def _weights_forward(latent, rule, sign_of_zero):
 
 
 def _weights_backward(rule, sign_of_zero, latent, gradient):
-    return (WEIGHT_GRADIENTS[rule](latent, gradient, weight_scale(latent)),)
+    return (WEIGHT_GRADIENTS[rule](latent, sign(latent, sign_of_zero), weight_scale(latent), gradient),)
 
 
 binarize_weights.defvjp(_weights_forward, _weights_backward)

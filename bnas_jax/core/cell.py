@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import INPUTS, NODES, ZEROISE, Cell, reductions
 from bnas_jax.core.layers import BatchNorm, BinaryConv, Conv, Layer, layer_type
-from bnas_jax.core.rules import Rules
+from bnas_jax.core.rules import REDUCTION_SKIPS, Rules
 
 
 def check_image_size(size: int, num_cells: int) -> None:
     """`UserError` unless `size`, at the first cell, can be halved at every reduction."""
     steps = 2 ** len(reductions(num_cells))
-    if size < steps or size % steps:
+    if size % steps:
         near = max(steps, size // steps * steps)
         raise UserError(
             f"images of {size} pixels at the first cell cannot be halved by {len(reductions(num_cells))} reduction cells; "
@@ -56,6 +56,8 @@ class ReductionSkip(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         kind = self.rules.reduction_skip
+        if kind not in REDUCTION_SKIPS:
+            raise UserError(f"rules.reduction_skip must be one of {', '.join(REDUCTION_SKIPS)}, got {kind!r}")
         if kind in ("float", "binary_weight"):
             x = BatchNorm(self.rules, name="bn")(x, train=train)
             return Conv(self.features, 2, self.rules, 2, padding=0, binary=kind != "float", bias=True, name="conv")(x)
@@ -76,10 +78,15 @@ class InterCellSkip(nn.Module):
         return output + previous
 
 
-def drop_path(x: jax.Array, rate, key) -> jax.Array:
-    """Drops x (N, H, W, C) for each example with probability `rate` and scales what stays (FractalNet; DARTS section A.2)."""
-    keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1, 1))
-    return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+def drop_path(key, rate, cells: int, batch: int, dtype) -> jax.Array:
+    """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, 8, N).
+
+    0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2).
+    """
+    draw = lambda key: jax.random.bernoulli(key, 1 - rate, (2 * NODES, batch))
+    # In a loop, whose result XLA keeps; otherwise it draws anew for every pixel, which took a tenth of BNAS-A's step on CPU.
+    keep = jax.lax.map(draw, jax.random.split(key, cells))
+    return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))
 
 
 def cell_convs(cell: Cell) -> int:
@@ -105,8 +112,8 @@ class FinalCell(nn.Module):
     resize_affine: bool = False
 
     @nn.compact
-    def __call__(self, before, previous, *, train: bool, drop_path_rate=None):
-        """before, previous: outputs of the two cells before, NHWC; drop_path_rate: None or a scalar, needs rng `drop_path`."""
+    def __call__(self, before, previous, *, train: bool, factors=None):
+        """before, previous: outputs of the two cells before, NHWC; factors: None or this cell's `drop_path`, (8, N)."""
         binary = [i < cell_convs(self.cell) - self.float_convs for i in range(cell_convs(self.cell))]
         affine = (self.resize_affine or not self.previous_reduction, True)
         preprocess = Preprocess(
@@ -129,7 +136,9 @@ class FinalCell(nn.Module):
                         binary=not learnable or binary[conv_index],
                         name=f"layer{position}",
                     )
-                    y = self._drop(layer(states[source], train=train), drop_path_rate, train)
+                    y = layer(states[source], train=train)
+                    if factors is not None:
+                        y = y * factors[position][:, None, None, None]
                     total = y if total is None else total + y
                 conv_index += learnable
             states.append(self._zeros(states[0]) if total is None else total)
@@ -137,9 +146,6 @@ class FinalCell(nn.Module):
         if self.skip and not self.first:
             output = InterCellSkip(self.reduction, self.rules, name="skip")(output, previous, train=train)
         return output
-
-    def _drop(self, y, rate, train):
-        return y if rate is None or not train else drop_path(y, rate, self.make_rng("drop_path"))
 
     def _zeros(self, state):
         stride = 2 if self.reduction else 1

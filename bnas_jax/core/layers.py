@@ -79,6 +79,10 @@ def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0 and groups == 1:
         # A matrix product is 3 to 5 times faster than the convolution on CPU.
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], preferred_element_type=accumulate)
+    if stride > 1 and dilation % stride == 0 and padding % stride == 0:
+        # Such a kernel meets every stride-th pixel alone. Its gradient at the inputs takes a quarter of the time on CPU.
+        x = x[:, ::stride, ::stride]
+        stride, padding, dilation = 1, padding // stride, dilation // stride
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -136,37 +140,24 @@ def avg_pool(x, stride):
     return nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False)
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation as in PyTorch: running variance unbiased, momentum 0.9 of the old value.
+def initial_statistics(shape: tuple[int, ...], dtype) -> dict[str, jax.Array]:
+    """Running statistics before the first batch, `shape` (*copies, C) each."""
+    return {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
 
-    `copies` keeps several running statistics of one input, as the released supernet does where edges leave the same state:
-    in training they share the batch's, in evaluation the result is (N, H, W, *copies, C).
+
+def batch_norm(x, running: dict[str, jax.Array], rules: Rules, train: bool):
+    """(x normalised, running statistics after it), as in PyTorch: running variance unbiased, momentum 0.9 of the old value.
+
+    running: {"mean", "var"}, (*copies, C) each. Several copies of one input's, as the released supernet keeps where edges leave
+    the same state, share the batch's in training; in evaluation the result is (N, H, W, *copies, C).
     """
-
-    rules: Rules
-    affine: bool = True
-    copies: tuple[int, ...] = ()
-
-    @nn.compact
-    def __call__(self, x, *, train: bool):
-        dtype, channels = self.rules.dtype, x.shape[-1]
-        shape = (*self.copies, channels)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        if train:
-            y, mean, var = normalize(x, self.rules.bn_axis)
-            if not self.is_initializing():
-                count = x.size // channels * (jax.lax.axis_size(self.rules.bn_axis) if self.rules.bn_axis else 1)
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = BN_MOMENTUM * running_mean.value + (1 - BN_MOMENTUM) * mean
-                running_var.value = BN_MOMENTUM * running_var.value + (1 - BN_MOMENTUM) * unbiased
-        else:
-            x = x.reshape(x.shape[:-1] + (1,) * len(self.copies) + (channels,))
-            y = (x - running_mean.value) * jax.lax.rsqrt(running_var.value + BN_EPSILON)
-        if self.affine:
-            y = y * self.param("scale", nn.initializers.ones, (channels,), dtype)
-            y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
-        return y
+    if not train:
+        x = x.reshape(x.shape[:-1] + (1,) * (running["mean"].ndim - 1) + x.shape[-1:])
+        return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + BN_EPSILON), running
+    y, mean, var = normalize(x, rules.bn_axis)
+    count = x.size // x.shape[-1] * (jax.lax.axis_size(rules.bn_axis) if rules.bn_axis else 1)
+    batch = {"mean": mean, "var": var * (count / max(count - 1, 1))}
+    return y, {name: BN_MOMENTUM * running[name] + (1 - BN_MOMENTUM) * batch[name] for name in running}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -200,6 +191,27 @@ def _normalize_backward(axis_name, residuals, gradients):
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+class BatchNorm(nn.Module):
+    """`batch_norm` with its running statistics, and affine parameters where wanted."""
+
+    rules: Rules
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        dtype, channels = self.rules.dtype, x.shape[-1]
+        start = initial_statistics((channels,), dtype)
+        running = {name: self.variable("batch_stats", name, lambda value=value: value) for name, value in start.items()}
+        y, new = batch_norm(x, {name: variable.value for name, variable in running.items()}, self.rules, train)
+        if train and not self.is_initializing():
+            for name, variable in running.items():
+                variable.value = new[name]
+        if self.affine:
+            y = y * self.param("scale", nn.initializers.ones, (channels,), dtype)
+            y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
+        return y
 
 
 class Conv(nn.Module):

@@ -1,9 +1,10 @@
 """The final network: the searched cell, stacked to a budget, in its CIFAR and its ImageNet form (section 5.1, Table 5)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from bnas_jax.core.cell import FinalCell, cell_convs, check_image_size
+from bnas_jax.core.cell import FinalCell, cell_convs, check_image_size, drop_path
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import FORMS, Genotype, reductions
 from bnas_jax.core.layers import BatchNorm, Conv, bias_init, uniform_fan_in
@@ -69,7 +70,12 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
+        """drop_path_rate: None or a scalar, of use in training alone; needs the rng `drop_path`."""
         images = images.astype(self.rules.dtype)
+        factors: list | jax.Array = [None] * self.num_cells
+        if train and drop_path_rate is not None:
+            key = self.make_rng("drop_path")
+            factors = drop_path(key, drop_path_rate, self.num_cells, images.shape[0], self.rules.dtype)
         stem = CifarStem if self.form == "cifar" else ImageNetStem
         before, previous = stem(self.channels, self.rules, name="stem")(images, train=train)
         check_shape(previous, self.num_cells)
@@ -90,7 +96,7 @@ class Network(nn.Module):
                 self.form == "imagenet",
                 name=f"cell{index}",
             )
-            before, previous = previous, cell(before, previous, train=train, drop_path_rate=drop_path_rate)
+            before, previous = previous, cell(before, previous, train=train, factors=factors[index])
             previous_reduction = reduction
         return Classifier(self.num_classes, self.rules, name="classifier")(previous)
 

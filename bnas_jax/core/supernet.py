@@ -5,23 +5,25 @@ for all edges that leave a state, and the convolutions of one type run side by s
 the same function as one layer for each edge (a test holds it to that), with a quarter of the operations to compile.
 """
 
+import functools
+
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import binarize
 from bnas_jax.core.cell import InterCellSkip, Preprocess
 from bnas_jax.core.genotype import EDGES, INPUTS, LAYER_TYPES, NODES, ZEROISE, reductions
-from bnas_jax.core.layers import BatchNorm, binary_conv, conv, layer_type, uniform_fan_in
+from bnas_jax.core.layers import batch_norm, binary_conv, conv, initial_statistics, layer_type, uniform_fan_in
 from bnas_jax.core.network import CifarStem, Classifier, check_shape
 from bnas_jax.core.rules import Rules
 
 
 class MixedEdges(nn.Module):
-    """All edges that leave one state.
+    """All edges that leave one state: `mixed_edges` with its parameters and running statistics.
 
-    float_edges: for each layer type with weights, how many of the last edges keep float weights (`rules.float_head`).
     shared_statistics: one running mean and variance for each state, as all its edges see the same batches; False keeps one
     for each edge and type, as released checkpoints hold.
     """
@@ -36,66 +38,94 @@ class MixedEdges(nn.Module):
     @nn.compact
     def __call__(self, x, weights, *, train: bool):
         """x: (N, H, W, C); weights: (E, types). Returns (N, H', W', E, C), each edge's weighted sum."""
-        weights = dict(zip(self.layer_types, weights.astype(self.rules.dtype).T, strict=True))
-        convs = [name for name in self.layer_types if layer_type(name).learnable]
-        pools = [name for name in self.layer_types if not layer_type(name).learnable and name != ZEROISE]
-        outputs = self._convs(x, convs, len(weights[convs[0]]), train) if convs else {}
-        if pools:
-            outputs |= self._pools(x, pools, len(weights[pools[0]]), train)
-        total = jnp.zeros((), self.rules.dtype)
-        for name, y in outputs.items():
-            total = total + y * weights[name][:, None]
+        edges, dtype, channels = weights.shape[0], self.rules.dtype, x.shape[-1]
+        convs, pools = _kinds(self.layer_types)
+        kernels = {}
+        for name, floats in zip(convs, self.float_edges, strict=True):
+            size = layer_type(name).kernel
+            for prefix, count in (("latent", edges - floats), ("kernel", floats)):
+                if count:
+                    shape = (size, size, channels, count * self.channels)
+                    kernels[f"{prefix}_{name}"] = self.param(f"{prefix}_{name}", uniform_fan_in, shape, dtype)
+        shapes = {"bn": (len(convs), edges, channels), "pool_bn": (edges, len(pools) * channels)}
+        running = {
+            name: self.variable("batch_stats", name, initial_statistics, shape[-1:] if self.shared_statistics else shape, dtype)
+            for name, shape in shapes.items()
+            if (convs if name == "bn" else pools)
+        }
+        statistics = {name: variable.value for name, variable in running.items()}
+        total, statistics = mixed_edges(
+            x, weights.astype(dtype), kernels, statistics, self.layer_types, self.stride, self.rules, train
+        )
+        if train and not self.is_initializing():
+            for name, variable in running.items():
+                variable.value = statistics[name]
         return total
 
-    def _pools(self, x, names, edges, train):
-        """The poolings, normalised as one, (N, H', W', 1 or E, C) each."""
-        functions = [layer_type(name).function for name in names]
-        y = jnp.concatenate([function(x, self.stride) for function in functions if function], axis=-1)
-        copies = () if self.shared_statistics else (edges,)
-        y = BatchNorm(self.rules, affine=False, copies=copies, name="pool_bn")(y, train=train)
-        y = y.reshape(*y.shape[:3], -1, y.shape[-1])
-        return dict(zip(names, jnp.split(y, len(names), axis=-1), strict=True))
 
-    def _convs(self, x, names, edges, train):
-        """The convolutions with what stands around them, (N, H', W', E, C) each."""
-        copies = () if self.shared_statistics else (len(names), edges)
-        normal = BatchNorm(self.rules, affine=False, copies=copies, name="bn")(x, train=train)
-        signs = binarize.binarize_activations(normal, self.rules.sign_of_zero)
-        outputs = {}
-        for position, name in enumerate(names):
+# Jitted by itself, so that states of equal shapes are traced, differentiated and lowered once: half the time before XLA.
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def mixed_edges(
+    x, weights, kernels: dict, statistics: dict, layer_types: tuple[str, ...], stride: int, rules: Rules, train: bool
+):
+    """(the weighted sum of each edge, (N, H', W', E, C); running statistics after it) of the edges that leave the state x.
+
+    weights: (E, types). kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, E' * C), those of the first E' edges and of the
+    last, which keep float weights (`rules.float_head`). statistics: `bn` of the convolutions' input, `pool_bn` of the poolings.
+    """
+    convs, pools = _kinds(layer_types)
+    edges, new, outputs = len(weights), {}, {}
+    if pools:
+        functions = [layer_type(name).function for name in pools]
+        y = jnp.concatenate([function(x, stride) for function in functions if function], axis=-1)
+        y, new["pool_bn"] = batch_norm(y, statistics["pool_bn"], rules, train)
+        # (N, H', W', 1 or E, C) each
+        outputs |= zip(pools, jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(pools), axis=-1), strict=True)
+    if convs:
+        normal, new["bn"] = batch_norm(x, statistics["bn"], rules, train)
+        signs = binarize.binarize_activations(normal, rules.sign_of_zero)
+        for position, name in enumerate(convs):
             # (N, H, W, types, E, C), where each edge has statistics of its own
-            own = [v if v.ndim == 4 else v[..., position, :, :] for v in (signs, normal)]
-            y = self._edges(own[0].reshape(*x.shape[:3], -1), position, name, edges, groups=1 if signs.ndim == 4 else edges)
-            y = y.reshape(*y.shape[:3], edges, self.channels)
-            if self.rules.activation_scale:
-                scale = binarize.activation_scale(own[1], layer_type(name).kernel, **self._geometry(name))
-                y = y * scale.reshape(*y.shape[:3], -1, 1)
-            outputs[name] = nn.relu(y) if self.rules.relu else y
-        return outputs
+            own_signs, own_normal = (v if v.ndim == 4 else v[..., position, :, :] for v in (signs, normal))
+            outputs[name] = _convs(own_signs, own_normal, name, kernels, edges, stride, rules)
+    total = jnp.zeros((), rules.dtype)
+    for index, name in enumerate(layer_types):
+        if name in outputs:
+            total = total + outputs[name] * weights[:, index, None]
+    return total, new
 
-    def _geometry(self, name):
-        kind = layer_type(name)
-        return {"stride": self.stride, "padding": kind.dilation * (kind.kernel - 1) // 2, "dilation": kind.dilation}
 
-    def _edges(self, signs, position, name, edges, groups):
-        """The convolutions of all edges side by side, (N, H', W', E * C); those that keep float weights come last."""
-        size, float_edges, geometry = layer_type(name).kernel, self.float_edges[position], self._geometry(name)
-        inputs = signs.shape[-1] // groups
-        weights = lambda prefix, count: self.param(
-            f"{prefix}_{name}", uniform_fan_in, (size, size, inputs, count * self.channels), self.rules.dtype
-        )
-        binary = edges - float_edges
-        part = lambda first, last: signs if groups == 1 else signs[..., first * inputs : last * inputs]
-        count = lambda edges: 1 if groups == 1 else edges
-        outputs = []
-        if binary:
-            latent = weights("latent", binary)
-            outputs.append(binary_conv(part(0, binary), latent, self.rules, groups=count(binary), **geometry))
-        if float_edges:
-            kernel = weights("kernel", float_edges)
-            options = {**geometry, "groups": count(float_edges), "dtype": self.rules.conv_dtype}
-            outputs.append(conv(part(binary, edges), kernel, **options))
-        return jnp.concatenate(outputs, axis=-1)
+def _kinds(layer_types) -> tuple[list[str], list[str]]:
+    """The types with weights, and the poolings."""
+    convs = [name for name in layer_types if layer_type(name).learnable]
+    return convs, [name for name in layer_types if name not in (*convs, ZEROISE)]
+
+
+def _convs(signs, normal, name, kernels, edges, stride, rules):
+    """The convolutions of one type of all edges side by side, with K and ReLU: (N, H', W', E, C)."""
+    kind, groups = layer_type(name), 1 if signs.ndim == 4 else edges
+    geometry = {"stride": stride, "padding": kind.dilation * (kind.kernel - 1) // 2, "dilation": kind.dilation}
+    channels = signs.shape[-1]
+    signs = signs.reshape(*signs.shape[:3], -1)
+    outputs = []
+    for prefix in ("latent", "kernel"):
+        kernel = kernels.get(f"{prefix}_{name}")
+        if kernel is None:
+            continue
+        count = kernel.shape[-1] // channels
+        first = 0 if prefix == "latent" else edges - count
+        inputs = signs if groups == 1 else signs[..., first * channels : (first + count) * channels]
+        options = {**geometry, "groups": 1 if groups == 1 else count}
+        if prefix == "latent":
+            outputs.append(binary_conv(inputs, kernel, rules, **options))
+        else:
+            outputs.append(conv(inputs, kernel, dtype=rules.conv_dtype, **options))
+    y = jnp.concatenate(outputs, axis=-1)
+    y = y.reshape(*y.shape[:3], edges, -1)
+    if rules.activation_scale:
+        scale = binarize.activation_scale(normal, kind.kernel, **geometry)
+        y = y * scale.reshape(*y.shape[:3], -1, 1)
+    return nn.relu(y) if rules.relu else y
 
 
 class MixedCell(nn.Module):
