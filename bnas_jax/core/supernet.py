@@ -74,7 +74,9 @@ def mixed_edges(
     last, which keep float weights (`rules.float_head`). statistics: `bn` of the convolutions' input, `pool_bn` of the poolings.
     """
     convs, pools = _kinds(layer_types)
-    edges, new, outputs = len(weights), {}, {}
+    edges = len(weights)
+    outputs: dict[str, jax.Array] = {}
+    new: dict[str, dict[str, jax.Array]] = {}
     if pools:
         functions = [layer_type(name).function for name in pools]
         y = jnp.concatenate([function(x, stride) for function in functions if function], axis=-1)
