@@ -71,10 +71,12 @@ def weights_optimizer(
 ) -> optax.GradientTransformation:
     """Clipping of the raw gradient, the factor c where the rule has it, weight decay, SGD, projection: in this order."""
     clip = settings.clip_norm
-    links = [optax.clip_by_global_norm(clip)] if clip is not None and clip != float("inf") else []
+    # `flatten` lays all leaves into one vector, where each of hundreds would have kernels of its own to compile and start.
+    links = [optax.flatten(optax.clip_by_global_norm(clip))] if clip is not None and clip != float("inf") else []
     if weight_gradient in binarize.SCALED_GRADIENTS:
         links.append(scale_latent_gradients())
-    links += [optax.add_decayed_weights(settings.weight_decay), sgd(learning_rate, momentum), project_latents()]
+    descent = optax.chain(optax.add_decayed_weights(settings.weight_decay), sgd(learning_rate, momentum))
+    links += [optax.flatten(descent), project_latents()]
     return optax.chain(*links)
 
 
