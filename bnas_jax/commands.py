@@ -112,7 +112,8 @@ def search(arguments: list[str]) -> dict:
     from bnas_jax.training.search import search
     from bnas_jax.training.workdir import WorkDir
 
-    return search(run, WorkDir(_required(values, "workdir")))
+    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+        return search(run, workdir)
 
 
 def train(arguments: list[str]) -> dict:
@@ -122,7 +123,8 @@ def train(arguments: list[str]) -> dict:
     from bnas_jax.training.train import train
     from bnas_jax.training.workdir import WorkDir
 
-    return train(run, WorkDir(_required(values, "workdir")))
+    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+        return train(run, workdir)
 
 
 def evaluate(arguments: list[str]) -> dict:
@@ -135,6 +137,7 @@ def evaluate(arguments: list[str]) -> dict:
     values = flags.FlagValues()
     # Only what does not change the network may be set anew.
     open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
+    open_settings.distributed = _typed(resolved.get("distributed") or {}, coordinator=str, num_processes=int, process_id=int)
     open_settings.dataset = _typed(resolved.get("dataset") or {}, name=str, path=str, pad=int, flip=bool)
     _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
@@ -254,10 +257,10 @@ def import_weights(arguments: list[str]) -> dict:
         flags.DEFINE_string(name, None, name, flag_values=values)
     _parse(values, arguments, "import")
     run = _task(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
-    workdir = WorkDir(_required(values, "workdir"))
-    arrays = checkpoint_files.read(_required(values, "checkpoint"))
-    size, channels, _ = KNOWN_DATA.get(run.dataset.name, (32, 3, 0))
-    return import_checkpoint(arrays, run, workdir, (size, size, channels))
+    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+        arrays = checkpoint_files.read(_required(values, "checkpoint"))
+        size, channels, _ = KNOWN_DATA.get(run.dataset.name, (32, 3, 0))
+        return import_checkpoint(arrays, run, workdir, (size, size, channels))
 
 
 def _preset(variant: str) -> ConfigDict:

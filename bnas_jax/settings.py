@@ -72,20 +72,58 @@ class CheckpointSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistributedSettings:
+    """A run of several processes. coordinator: HOST:PORT of the first one, num_processes: how many, process_id: which one this
+    is. All None: as Slurm, MPI, GKE or a TPU slice say, else one process; num_processes 1: one process even there.
+    timeout_seconds: how long to wait for the others, at the start and in a step.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    timeout_seconds: int = 900
+
+    def __post_init__(self):
+        prefix = "config.distributed"
+        _require(self.timeout_seconds >= 1, f"{prefix}.timeout_seconds must be at least 1, got {self.timeout_seconds}")
+        number, index = self.num_processes, self.process_id
+        _require(number is None or number >= 1, f"{prefix}.num_processes must be at least 1, got {number}")
+        if number == 1:
+            return
+        together = f"{prefix}.coordinator, num_processes and process_id belong together: give all three or none"
+        _require((self.coordinator is None) == (number is None) == (index is None), together)
+        if self.coordinator is None or number is None or index is None:
+            return
+        port = self.coordinator.rpartition(":")
+        _require(port[0] and port[2].isdigit(), f"{prefix}.coordinator must be HOST:PORT, got {self.coordinator!r}")
+        _require(0 <= index < number, f"{prefix}.process_id must be from 0 to {number - 1}, got {index}")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """What search and training have in common."""
+    """What search and training have in common.
+
+    batch_size: over all devices. microbatches: parts of it that go through the network one after the other, their gradients
+    averaged; batch norm sees one part at a time. sync_bn: batch norm over all devices, instead of over each one's examples.
+    steps_per_call: steps that one call makes on the device; several save GPUs and TPUs some waiting, and make a CPU slower.
+    """
 
     task: str
     seed: int
     conventions: str
     precision: str
     parallel: str
+    sync_bn: bool
     num_epochs: int
     batch_size: int
     eval_batch_size: int
+    microbatches: int
+    steps_per_call: int
     log_every_steps: int
     checkpoint_every_steps: int | None
+    checkpoint_every_minutes: float | None
     checkpoint: CheckpointSettings
+    distributed: DistributedSettings
     dataset: DatasetSettings
     rules: RuleSettings
 
@@ -94,16 +132,20 @@ class RunSettings:
         _choice("config.precision", self.precision, PRECISIONS)
         _choice("config.parallel", self.parallel, PARALLEL)
         _require(0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}")
-        for name in ("num_epochs", "batch_size", "eval_batch_size", "log_every_steps"):
+        for name in ("num_epochs", "batch_size", "eval_batch_size", "microbatches", "steps_per_call", "log_every_steps"):
             _require(getattr(self, name) >= 1, f"config.{name} must be at least 1, got {getattr(self, name)}")
         every = self.checkpoint_every_steps
         _require(every is None or every >= 1, f"config.checkpoint_every_steps must be at least 1 or None, got {every}")
 
-    def layer_rules(self) -> Rules:
-        """The rules that layers follow, in the arithmetic of `precision`."""
+        minutes = self.checkpoint_every_minutes
+        _require(minutes is None or minutes > 0, f"config.checkpoint_every_minutes must be greater than 0, got {minutes}")
+
+    def layer_rules(self, axis: str | None = None) -> Rules:
+        """The rules that layers follow, in the arithmetic of `precision`. axis: that of the devices which share a batch."""
         dtype = jnp.float64 if self.precision == "float64" else jnp.float32
         conv_dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
-        return Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
+        rules = Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
+        return dataclasses.replace(rules, bn_axis=axis if self.sync_bn else None, batch_axis=axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +329,10 @@ def to_dict(settings: Settings) -> dict:
 
 
 # Settings that may change between the stops of one run: none of them changes a number.
-_FREE = ("log_every_steps", "checkpoint_every_steps", "checkpoint", "parallel", "eval_batch_size", "dataset.path")
+_FREE = (
+    *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
+    *("parallel", "steps_per_call", "distributed", "dataset.path"),
+)
 
 
 def first_difference(ours: Mapping, theirs: Mapping, prefix: str = "") -> str | None:

@@ -15,13 +15,19 @@ def base(task: str) -> ConfigDict:
     config.seed = 0
     config.conventions = "paper"  # or release: what the authors' code does where it differs from the text
     config.precision = "float32"  # or bfloat16 (products of the convolutions alone), float64 (exact checks)
-    config.parallel = "auto"
+    config.parallel = "auto"  # pmap on several devices, else none; or pmap, shard_map, none
+    config.sync_bn = True  # batch norm over all devices: the result does not depend on their number
     config.num_epochs = optional_int()
     config.batch_size = optional_int()  # over all devices
+    config.microbatches = 1  # > 1 needs less memory: parts of the batch one after the other
     config.eval_batch_size = 256
+    config.steps_per_call = 1  # more is for GPUs and TPUs, where a step takes milliseconds
     config.log_every_steps = 100
     config.checkpoint_every_steps = optional_int()  # besides the end of each epoch
+    config.checkpoint_every_minutes = optional_float()
     config.checkpoint = ConfigDict({"keep_last": 2, "keep_best": 1})
+    config.distributed = placeholders(coordinator=str, num_processes=int, process_id=int)  # None: one, or as the cluster says
+    config.distributed.timeout_seconds = 900  # for another process to start, or to answer
     config.dataset = ConfigDict({"name": "cifar10"})
     config.dataset.path = optional_str()
     config.dataset.pad = optional_int()

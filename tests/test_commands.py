@@ -202,7 +202,6 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         (["search", SEARCH, "--config.derive.gamma=0.0"], "config.derive.gamma must be greater than 0, got 0.0; 1 leaves"),
         (["search", SEARCH, "--config.derive.gamma=-3.0"], "config.derive.gamma must be greater than 0, got -3.0"),
         (["train", TRAIN, "--config.network.form=imagenet"], "images of 1 pixels at the first cell cannot be halved by 2"),
-        (["train", TRAIN, "--config.parallel=pmap"], "config.parallel=pmap is not available yet"),
         (["train", TRAIN, "--config.dataset.name=mnist"], "there is no dataset 'mnist': set config.dataset.name to one of"),
         (["train", "--config=configs/train.py:d"], "config.dataset.name=imagenet2012: sets too large for memory"),
         (["train", TRAIN, "--config.dataset.path=/data"], "leave config.dataset.path out"),

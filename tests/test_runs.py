@@ -15,9 +15,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from work_directories import CELL, arrays
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run as command
@@ -93,10 +93,10 @@ class Counting:
         checkpoints = Checkpoints(self.workdir.checkpoints, self.run.checkpoint)
         state = checkpoints.restore_state(SHAPES) or counting()
 
-        def advance(state, step):
-            assert int(state.step) == step
-            self.made.append(step)
-            return self.before(step + 1, counting(step + 1))
+        def advance(state, steps):
+            assert int(state.step) == steps.start
+            self.made += steps
+            return self.before(steps.stop, counting(steps.stop))
 
         def finish_epoch(state, epoch):
             self.finished.append(epoch)
@@ -478,7 +478,6 @@ def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(ru
 
 # Real runs, small ones
 
-CELL = [["bin_conv_3x3", 0], ["max_pool_3x3", 1], *[["none", 0]] * 6]
 TASKS = {"train": train_configs, "search": search_configs}
 SIZES = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
 STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
@@ -543,19 +542,6 @@ def whole(tmp_path_factory, cell):
     return run
 
 
-def arrays(workdir: pathlib.Path, step: int) -> dict:
-    """All that is saved at a step, as it stands on disk."""
-
-    def item(name):
-        folder = workdir / "checkpoints" / str(step) / name
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(folder).item_metadata.tree
-            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
-
-    return {name: item(name) for name in ("variables", "rest")}
-
-
 def records(workdir: pathlib.Path) -> list[dict]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in WorkDir(workdir).read_metrics()]
 
@@ -573,7 +559,7 @@ def check_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
 
 def test_training_leaves_everything_in_its_work_directory(whole):
     workdir, _ = whole("train")
-    names = {"config.json", "run.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard"}
+    names = {"config.json", "run.json", "metrics.jsonl", "log.txt", "summary.json", "checkpoints", "tensorboard", "lock"}
     assert {path.name for path in workdir.iterdir()} == names
     assert settings.from_config(read(workdir / "config.json")).network.channels == 2
     facts = read(workdir / "run.json")
@@ -593,7 +579,7 @@ def test_training_leaves_everything_in_its_work_directory(whole):
 def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     workdir, _ = whole("search")
     names = {"config.json", "run.json", "metrics.jsonl", "summary.json", "genotype.json", "alphas.npz", "checkpoints"}
-    assert {path.name for path in workdir.iterdir()} == names | {"tensorboard"}
+    assert {path.name for path in workdir.iterdir()} == names | {"tensorboard", "log.txt", "lock"}
     with np.load(workdir / "alphas.npz") as stored:
         history = {name: stored[name] for name in ("normal", "reduce")}
         valid_top1 = stored["valid_top1"]

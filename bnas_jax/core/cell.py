@@ -76,9 +76,15 @@ class InterCellSkip(nn.Module):
         return output + previous
 
 
-def drop_path(x: jax.Array, rate, key) -> jax.Array:
-    """Drops x (N, H, W, C) for each example with probability `rate` and scales what stays (FractalNet; DARTS section A.2)."""
-    keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1, 1))
+def drop_path(x: jax.Array, rate, key, axis: str | None = None) -> jax.Array:
+    """Drops x (N, H, W, C) for each example with probability `rate` and scales what stays (FractalNet; DARTS section A.2).
+
+    axis: the mapped axis, if any, over which the batch is divided.
+    """
+    shards = jax.lax.axis_size(axis) if axis else 1
+    keep = jax.random.bernoulli(key, 1 - rate, (shards * x.shape[0], 1, 1, 1))  # for the whole batch
+    if axis:
+        keep = jax.lax.dynamic_slice_in_dim(keep, jax.lax.axis_index(axis) * x.shape[0], x.shape[0])
     return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -139,7 +145,7 @@ class FinalCell(nn.Module):
         return output
 
     def _drop(self, y, rate, train):
-        return y if rate is None or not train else drop_path(y, rate, self.make_rng("drop_path"))
+        return y if rate is None or not train else drop_path(y, rate, self.make_rng("drop_path"), self.rules.batch_axis)
 
     def _zeros(self, state):
         stride = 2 if self.reduction else 1

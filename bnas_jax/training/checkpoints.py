@@ -13,7 +13,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import devices
+from bnas_jax.training import devices, hosts
+from bnas_jax.training.devices import Devices
 
 # The variables are an item of their own, so that evaluation restores them alone.
 VARIABLES = ("params", "batch_stats", "alphas")
@@ -38,18 +39,19 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
 class Checkpoints:
     """The checkpoints of one work directory; without settings, to read only."""
 
-    def __init__(self, directory: pathlib.Path, settings: CheckpointSettings | None = None):
+    def __init__(self, directory: pathlib.Path, settings: CheckpointSettings | None = None, where: Devices = devices.ONE):
         self.directory = directory
+        self._where = where
         self._manager = None
         if settings is not None:
-            self._set_scores_aside()
+            hosts.on_first(self._set_scores_aside)
             self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
         _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
         """Starts to save; a NaN is never the best. top1: what `best` goes by, None between two epochs."""
         assert self._manager, "opened to read only"
-        variables, rest = _split(devices.copy(state))
+        variables, rest = _split(self._where.saveable(state))
         metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
         items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest))
         self._manager.save(step, args=items, metrics=metrics)
@@ -68,7 +70,9 @@ class Checkpoints:
         """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s."""
         variables, rest = _split(shapes)
         restored = self._newest({"variables": variables, "rest": rest}, self.steps(), set_aside=True)
-        return None if restored is None else type(shapes)(**restored[1]["variables"], **restored[1]["rest"])
+        if restored is None:
+            return None
+        return self._where.restored(type(shapes)(**restored[1]["variables"], **restored[1]["rest"]))
 
     def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
         """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none."""
@@ -84,7 +88,7 @@ class Checkpoints:
             steps = [int(which)]
         restored = self._newest({"variables": shapes}, steps, set_aside=False)
         assert restored is not None
-        return restored[0], restored[1]["variables"]
+        return restored[0], self._where.restored(restored[1]["variables"])
 
     def _best(self, steps: list[int]) -> int:
         scores = {step: self._score(step) for step in steps}
@@ -108,7 +112,9 @@ class Checkpoints:
             restored, why = self._restore(step, shapes)
             if restored is not None:
                 if set_aside:
-                    self._set_aside(damaged)
+                    hosts.on_first(lambda: self._set_aside(damaged))
+                    if damaged and self._manager:
+                        self._manager.reload()
                 return step, restored
             damaged.append(step)
             _say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
@@ -124,7 +130,7 @@ class Checkpoints:
         folder = self.directory / str(step)
         try:
             with ocp.StandardCheckpointer() as reader:
-                return {name: reader.restore(folder / name, devices.restorable(item)) for name, item in shapes.items()}, ""
+                return {name: reader.restore(folder / name, self._where.restorable(item)) for name, item in shapes.items()}, ""
         except MemoryError:
             raise
         except Exception as error:  # what Orbax raises for damaged files has no class in common
@@ -136,8 +142,6 @@ class Checkpoints:
         for step in steps:
             target = self._move_aside(self.directory / str(step), str(step))
             _say(f"moved the damaged checkpoint of step {step} to {target}")
-        if steps and self._manager:
-            self._manager.reload()
 
     def _set_scores_aside(self) -> None:
         """The same for scores that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""

@@ -32,14 +32,17 @@ def load_data(dataset: DatasetSettings) -> Dataset:
 class Evaluator:
     """Evaluates on one data set; the step is compiled once."""
 
-    def __init__(self, model, arrays: Arrays, augmentation: Augmentation, run: RunSettings):
+    def __init__(
+        self, model, arrays: Arrays, augmentation: Augmentation, run: RunSettings, where: devices.Devices = devices.ONE
+    ):
         batch_size = min(run.eval_batch_size, len(arrays))
-        self._source = EvalSource(arrays, batch_size, augmentation, model.rules.dtype)
+        batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
+        self._source = EvalSource(arrays, batch_size, augmentation, model.rules.dtype, where.place)
 
         def step(variables, feed, *alphas):
-            return steps.evaluation_step(model, variables, self._source.prepare(feed), *alphas)
+            return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
 
-        self._step: Callable = devices.compile_evaluation(step)
+        self._step: Callable = where.compile_evaluation(step)
 
     def __call__(self, params, batch_stats, *alphas) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples"."""
@@ -55,10 +58,10 @@ class Evaluator:
         }
 
 
-def build_network(run: TrainSettings, num_classes: int) -> Network:
-    """The final network of a run."""
+def build_network(run: TrainSettings, num_classes: int, axis: str | None = None) -> Network:
+    """The final network of a run. axis: that of its devices."""
     net = run.network
-    return Network(net.genotype, net.num_cells, net.channels, num_classes, net.form, net.skip, run.layer_rules())
+    return Network(net.genotype, net.num_cells, net.channels, num_classes, net.form, net.skip, run.layer_rules(axis))
 
 
 def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
@@ -68,7 +71,7 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     """
     if not isinstance(run, TrainSettings):
         raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
-    devices.configure(run)
+    where = devices.configure(run)
     data = load_data(run.dataset)
     facts = workdir.facts()
     if tuple(data.test.images.shape[3:]) != tuple(facts["image_shape"][2:]):
@@ -81,8 +84,8 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     shapes = jax.eval_shape(lambda: initial_variables(model, data.test.images.shape[1:], 0))
     if not workdir.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
-    checkpoints = Checkpoints(workdir.checkpoints)
+    checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
         step, variables = checkpoints.restore_variables(shapes, which)
-    result = Evaluator(model, data.test, data.augmentation, run)(variables["params"], variables["batch_stats"])
+    result = Evaluator(model, data.test, data.augmentation, run, where)(variables["params"], variables["batch_stats"])
     return {**result, "step": step}
