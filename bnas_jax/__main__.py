@@ -75,7 +75,18 @@ def _set_up() -> None:
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == 130 and not several_processes():
+        # What runs in the background would go on to save: a second Ctrl-C does not wait for it, the first already has.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def several_processes() -> bool:
+    """Whether others wait to hear that this one ends."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 if __name__ == "__main__":

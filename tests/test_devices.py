@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.training.devices import Devices
+from bnas_jax.training.devices import ONE, Devices
 from bnas_jax.training.loop import _next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
@@ -207,6 +209,32 @@ def test_a_batch_that_does_not_divide_is_refused(count, microbatches, message):
 def test_settings_of_processes_that_cannot_be_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         settings.DistributedSettings(**changes)
+
+
+def test_several_steps_in_one_call_are_the_same_steps():
+    step = lambda state, feed, other: state * 2 + feed["position"] * feed["data"] + other["position"]
+    data = jnp.arange(3.0)
+    feeds = [({"data": data, "position": jnp.float32(i)}, {"position": jnp.float32(10 * i)}) for i in range(4)]
+    compiled = ONE.compile_step(step)
+    expected = jnp.ones(3)
+    for feed in feeds:
+        expected = step(expected, *feed)
+    assert jnp.array_equal(compiled(jnp.ones(3), feeds), expected)
+    assert jnp.array_equal(compiled(compiled(jnp.ones(3), feeds[:3]), feeds[3:]), expected)
+
+
+def test_a_microbatch_holds_the_same_examples_on_any_number_of_devices():
+    class Rows:
+        @staticmethod
+        def prepare(feed, shard, shards):
+            return jax.lax.dynamic_slice_in_dim(feed, shard * (len(feed) // shards), len(feed) // shards)
+
+    rows = jnp.arange(24)
+    for count in (1, 2, 4):
+        where = Devices("pmap", (None,) * count)
+        shards = jax.vmap(lambda _: where.batch(Rows, rows, 3), axis_name=where.axis)(jnp.arange(count))  # noqa: B023
+        microbatches = shards.reshape(count, 3, -1).swapaxes(0, 1).reshape(3, -1)
+        assert jnp.array_equal(microbatches, rows.reshape(3, -1))
 
 
 def test_calls_of_several_steps_start_at_the_same_steps_wherever_a_run_was_stopped():

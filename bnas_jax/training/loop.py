@@ -11,11 +11,14 @@ import jax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import RunSettings
-from bnas_jax.training import devices, hosts
+from bnas_jax.training import devices, guard, hosts
 from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
 from bnas_jax.training.devices import Devices
 from bnas_jax.training.stops import Stopped, Stops
 from bnas_jax.training.workdir import Log, WorkDir, environment
+
+# A mean cross-entropy from which no training comes back: the right class has a probability of exp(-10000).
+EXPLODED = 1e4
 
 # (state, numbers of the steps to make) -> state
 Advance = Callable[[Any, range], Any]
@@ -44,7 +47,7 @@ def run(
     step = int(state.step)
     log = Log(workdir, step)
     watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
-    with contextlib.closing(log), contextlib.closing(checkpoints), Stops() as stops, watchdog:
+    with contextlib.closing(log), _finishing(checkpoints), Stops() as stops, watchdog:
         progress = _Progress(step, last)
         log.note(f"starts at step {step} of {last} on {environment()['device']}, {hosts.count()} processes")
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
@@ -83,6 +86,20 @@ def run(
     return state
 
 
+@contextlib.contextmanager
+def _finishing(checkpoints: Checkpoints):
+    """Waits at the end for what is being saved, unless a second Ctrl-C asked not to."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        with contextlib.suppress(UserError):  # the first error is the one to tell of
+            checkpoints.close()
+        raise
+    checkpoints.close()
+
+
 def _next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
     """The steps of one call. Calls begin at the same steps wherever a run was stopped, and none goes over an epoch's end."""
     index = step % steps_per_epoch
@@ -119,19 +136,22 @@ class _Saves:
 def _check_finite(state, step: int, workdir: WorkDir) -> None:
     loss = float(state.sums.loss)
     if not math.isfinite(loss):
-        raise _diverged(f"the loss became {loss}", step, workdir)
+        raise _diverged(f"the loss became {loss}", state, step, workdir)
+    if loss > EXPLODED * max(float(state.sums.examples), 1):
+        raise _diverged(f"the mean loss of the epoch exploded to {loss / float(state.sums.examples):.3g}", state, step, workdir)
 
 
 def _check_whole(state, step: int, workdir: WorkDir) -> None:
     """Before a checkpoint: the last step may have spoiled the weights without the loss showing it yet."""
     _check_finite(state, step, workdir)
     if not devices.all_finite({name: getattr(state, name, None) for name in VARIABLES}):
-        raise _diverged("the weights are no longer finite", step, workdir)
+        raise _diverged("the weights are no longer finite", state, step, workdir)
 
 
-def _diverged(what: str, step: int, workdir: WorkDir) -> UserError:
+def _diverged(what: str, state, step: int, workdir: WorkDir) -> UserError:
+    began = guard.describe(state.guard, state.params)
     return UserError(
-        f"{what} by step {step}; lower the learning rate, or clip the gradient; "
+        f"{what} by step {step}{began}; lower the learning rate, or clip the gradient; "
         f"the last good checkpoint is kept in {workdir.checkpoints}"
     )
 

@@ -12,6 +12,7 @@ from bnas_jax.core.network import Network
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.bnas import Searcher
 from bnas_jax.training.devices import average, total
+from bnas_jax.training.guard import watch
 from bnas_jax.training.state import SearchState, Sums, TrainState
 
 Batch = dict[str, jax.Array]
@@ -101,6 +102,7 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
         sums=_counted(state.sums, loss, correct, batch, microbatches, axis),
+        guard=None if state.guard is None else watch(state.guard, grads, state.step),
     )
 
 
@@ -155,6 +157,7 @@ def search_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
         sums=_counted(state.sums, loss, correct, train, microbatches, axis),
+        guard=None if state.guard is None else watch(state.guard, grads, state.step),
         alphas=alphas,
         alphas_opt_state=alphas_opt_state,
     )
