@@ -63,7 +63,7 @@ def kill_at_random(process: subprocess.Popen, workdir: pathlib.Path, draw: rando
 
 def test_however_often_it_is_killed_a_run_ends_bit_for_bit_as_if_it_were_not(tmp_path, request):
     if not request.config.getoption("--long"):
-        disturb("train", tmp_path, wanted=2)
+        disturb("train", tmp_path, wanted=1)
         return
     for task in ("train", "search"):
         assert disturb(task, tmp_path / task, wanted=50) > 0
