@@ -142,4 +142,6 @@ def _edge_statistics(net: Supernet, cell: int, edge: int, state) -> dict:
     position = leaving(EDGES[edge][0]).index(edge)
     own = lambda values, *index: {name: value if net.shared_statistics else value[index] for name, value in values.items()}
     convs = {name: {"op": {"bn": own(state["bn"], row, position)}} for row, name in enumerate(_learnable(net))}
-    return convs | {name: own(values, position) for name, values in state.items() if name != "bn"}
+    poolings = [name for name in net.layer_types if "pool" in name]
+    parts = {name: jnp.split(own(state["pool_bn"], position)[name], len(poolings), axis=-1) for name in ("mean", "var")}
+    return convs | {f"{name}_bn": {of: part[row] for of, part in parts.items()} for row, name in enumerate(poolings)}

@@ -119,7 +119,7 @@ def mixed(weights):
     return MIXED.apply({"params": {"latent_bin_conv_3x3": latent}, "batch_stats": RUNNING}, x, weights, train=False)
 
 
-RUNNING = {name: {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)} for name in ("bn", "max_pool_3x3_bn")}
+RUNNING = {name: {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)} for name in ("bn", "pool_bn")}
 
 
 def test_zeroise_contributes_nothing():
@@ -179,8 +179,8 @@ def test_each_edge_has_statistics_of_its_own_where_asked_for():
     own, shared = (shapes_of(Supernet(3, 2, 5, shared_statistics=flag))[1] for flag in (False, True))
     path = ("batch_stats", "cell0", "state0", "bn", "mean")
     assert (own[path].shape, shared[path].shape) == ((4, 4, 2), (2,)), "types, edges, channels"
-    path = ("batch_stats", "cell0", "state0", "max_pool_3x3_bn", "var")
-    assert (own[path].shape, shared[path].shape) == ((4, 2), (2,))
+    path = ("batch_stats", "cell0", "state0", "pool_bn", "var")
+    assert (own[path].shape, shared[path].shape) == ((4, 4), (4,)), "edges, poolings side by side"
     assert {path for path in own if path[0] == "params"} == {path for path in shared if path[0] == "params"}
 
 

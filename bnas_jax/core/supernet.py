@@ -36,48 +36,51 @@ class MixedEdges(nn.Module):
     @nn.compact
     def __call__(self, x, weights, *, train: bool):
         """x: (N, H, W, C); weights: (E, types). Returns (N, H', W', E, C), each edge's weighted sum."""
-        edges = weights.shape[0]
-        weights = weights.astype(self.rules.dtype)
-        convs = [t for t in self.layer_types if layer_type(t).learnable]
-        copies = () if self.shared_statistics else (len(convs), edges)
-        normal = BatchNorm(self.rules, affine=False, copies=copies, name="bn")(x, train=train)
-        signs = binarize.binarize_activations(normal, self.rules.sign_of_zero)
+        weights = dict(zip(self.layer_types, weights.astype(self.rules.dtype).T, strict=True))
+        convs = [name for name in self.layer_types if layer_type(name).learnable]
+        pools = [name for name in self.layer_types if not layer_type(name).learnable and name != ZEROISE]
+        outputs = self._convs(x, convs, len(weights[convs[0]]), train) if convs else {}
+        if pools:
+            outputs |= self._pools(x, pools, len(weights[pools[0]]), train)
         total = jnp.zeros((), self.rules.dtype)
-        for index, name in enumerate(self.layer_types):
-            if name == ZEROISE:
-                continue
-            if name in convs:
-                y = self._conv(signs, normal, convs.index(name), name, edges)
-            else:
-                y = self._pool(x, name, edges, train)
-            total = total + y * weights[:, index, None]
+        for name, y in outputs.items():
+            total = total + y * weights[name][:, None]
         return total
 
-    def _pool(self, x, name, edges, train):
-        function = layer_type(name).function
-        assert function is not None
-        y = function(x, self.stride)
+    def _pools(self, x, names, edges, train):
+        """The poolings, normalised as one, (N, H', W', 1 or E, C) each."""
+        functions = [layer_type(name).function for name in names]
+        y = jnp.concatenate([function(x, self.stride) for function in functions if function], axis=-1)
         copies = () if self.shared_statistics else (edges,)
-        y = BatchNorm(self.rules, affine=False, copies=copies, name=f"{name}_bn")(y, train=train)
-        return y if y.ndim == 5 else y[:, :, :, None, :]
+        y = BatchNorm(self.rules, affine=False, copies=copies, name="pool_bn")(y, train=train)
+        y = y.reshape(*y.shape[:3], -1, y.shape[-1])
+        return dict(zip(names, jnp.split(y, len(names), axis=-1), strict=True))
 
-    def _conv(self, signs, normal, position, name, edges):
+    def _convs(self, x, names, edges, train):
+        """The convolutions with what stands around them, (N, H', W', E, C) each."""
+        copies = () if self.shared_statistics else (len(names), edges)
+        normal = BatchNorm(self.rules, affine=False, copies=copies, name="bn")(x, train=train)
+        signs = binarize.binarize_activations(normal, self.rules.sign_of_zero)
+        outputs = {}
+        for position, name in enumerate(names):
+            # (N, H, W, types, E, C), where each edge has statistics of its own
+            own = [v if v.ndim == 4 else v[..., position, :, :] for v in (signs, normal)]
+            y = self._edges(own[0].reshape(*x.shape[:3], -1), position, name, edges, groups=1 if signs.ndim == 4 else edges)
+            y = y.reshape(*y.shape[:3], edges, self.channels)
+            if self.rules.activation_scale:
+                scale = binarize.activation_scale(own[1], layer_type(name).kernel, **self._geometry(name))
+                y = y * scale.reshape(*y.shape[:3], -1, 1)
+            outputs[name] = nn.relu(y) if self.rules.relu else y
+        return outputs
+
+    def _geometry(self, name):
         kind = layer_type(name)
-        groups = 1
-        if normal.ndim > 4:  # (N, H, W, types, edges, C), where each edge has statistics of its own
-            signs, normal, groups = signs[..., position, :, :], normal[..., position, :, :], edges
-        padding = kind.dilation * (kind.kernel - 1) // 2
-        geometry = {"stride": self.stride, "padding": padding, "dilation": kind.dilation}
-        y = self._edges(signs.reshape(*signs.shape[:3], -1), name, edges, self.float_edges[position], groups, geometry)
-        y = y.reshape(*y.shape[:3], edges, self.channels)
-        if self.rules.activation_scale:
-            scale = binarize.activation_scale(normal, kind.kernel, self.stride, padding, kind.dilation)
-            y = y * scale.reshape(*y.shape[:3], -1, 1)
-        return nn.relu(y) if self.rules.relu else y
+        return {"stride": self.stride, "padding": kind.dilation * (kind.kernel - 1) // 2, "dilation": kind.dilation}
 
-    def _edges(self, signs, name, edges, float_edges, groups, geometry):
+    def _edges(self, signs, position, name, edges, groups):
         """The convolutions of all edges side by side, (N, H', W', E * C); those that keep float weights come last."""
-        inputs, size = signs.shape[-1] // groups, layer_type(name).kernel
+        size, float_edges, geometry = layer_type(name).kernel, self.float_edges[position], self._geometry(name)
+        inputs = signs.shape[-1] // groups
         weights = lambda prefix, count: self.param(
             f"{prefix}_{name}", uniform_fan_in, (size, size, inputs, count * self.channels), self.rules.dtype
         )

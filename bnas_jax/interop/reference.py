@@ -15,7 +15,7 @@ from flax import traverse_util
 from bnas_jax.core import binarize
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, Genotype, reductions
+from bnas_jax.core.genotype import EDGES, ZEROISE, Genotype, reductions
 from bnas_jax.core.layers import layer_type
 from bnas_jax.core.network import Network
 from bnas_jax.core.rules import PAPER, RELEASE, Rules
@@ -178,10 +178,10 @@ def _in_state(model: Supernet, cell: int, state: int, modules: list[str], leaf: 
     edges = [e for e, (start, _) in enumerate(EDGES) if start == state]
     types = model.layer_types
     learnable = [t for t in types if layer_type(t).learnable]
+    width = model.channels * 2 ** sum(r <= cell for r in reductions(model.num_cells))
     if not modules:
         kind, _, layer = leaf.partition("_")
         binary = len(edges) - supernet_float_edges(model)[cell][state][learnable.index(layer)]
-        width = model.channels * 2 ** sum(r <= cell for r in reductions(model.num_cells))
         for column, edge in enumerate(edges[:binary] if kind == "latent" else edges[binary:]):
             index = (..., slice(column * width, (column + 1) * width))
             yield index, f"_ops.{edge}._ops.{types.index(layer)}.op.0.{name}"
@@ -190,6 +190,8 @@ def _in_state(model: Supernet, cell: int, state: int, modules: list[str], leaf: 
             for column, edge in enumerate(edges):
                 yield (row, column), f"_ops.{edge}._ops.{types.index(layer)}.bn.{name}"
     else:
-        layer = modules[0].removesuffix("_bn")
-        for column, edge in enumerate(edges):
-            yield (column,), f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"
+        pools = [t for t in types if t not in learnable and t != ZEROISE]
+        for row, layer in enumerate(pools):
+            for column, edge in enumerate(edges):
+                index = (column, slice(row * width, (row + 1) * width))
+                yield index, f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"
