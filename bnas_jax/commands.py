@@ -135,7 +135,7 @@ def evaluate(arguments: list[str]) -> dict:
     values = flags.FlagValues()
     # Only what does not change the network may be set anew.
     open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
-    open_settings.dataset = _typed(resolved.get("dataset") or {}, name=str, path=str, pad=int, flip=bool)
+    open_settings.dataset = _typed(resolved.get("dataset") or {}, **settings.field_types(settings.DatasetSettings))
     _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
@@ -157,7 +157,7 @@ def _typed(values: dict, **types: type) -> ConfigDict:
     for name, kind in types.items():
         config[name] = config_dict.placeholder(kind)
         if values.get(name) is not None:
-            config[name] = values[name]
+            config[name] = kind(values[name]) if kind is tuple else values[name]
     return config
 
 

@@ -11,8 +11,9 @@ import pytest
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data import order, tfds_directory
-from bnas_jax.data.arrays import Arrays, split_half
+from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation, crop, draw, normalize
+from bnas_jax.data.halves import split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 
 PLAIN = Augmentation(mean=(0.0,), std=(1.0,), scale=1.0)
@@ -486,7 +487,7 @@ def one_line_error(name, path=None) -> str:
 
 def test_missing_and_empty_directories_are_named(tmp_path):
     missing = one_line_error("cifar10", tmp_path / "nowhere")
-    assert "there is no directory" in missing and "tfds build cifar10 --file_format=array_record" in missing
+    assert "there is no directory" in missing and "python -m bnas_jax data prepare cifar10" in missing
     assert "is empty" in one_line_error("cifar10", tmp_path)
     (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
     assert "without a prepared cifar10" in one_line_error("cifar10", tmp_path)
@@ -496,7 +497,7 @@ def test_missing_and_empty_directories_are_named(tmp_path):
 def test_a_tfrecord_directory_is_refused(tmp_path):
     write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": photos(2, side=32)}, file_format="tfrecord")
     message = one_line_error("cifar10", tmp_path)
-    assert "is in tfrecord, but only array_record can be read" in message and "convert_format" in message
+    assert "is in tfrecord, but only array_record can be read" in message and "python -m bnas_jax data convert" in message
 
 
 def test_another_set_in_the_directory_is_refused(cifar):
@@ -549,8 +550,8 @@ def test_a_missing_library_is_named(cifar, monkeypatch):
     [
         ("cifar", "there is no dataset 'cifar': set config.dataset.name to one of digits, cifar10"),
         ("tfds:", "there is no dataset"),
-        ("imagenet2012", "too large for memory are not available yet in this version"),
-        ("folder", "folders of images are not available yet in this version"),
+        ("imagenet2012", "there is no directory /anywhere"),
+        ("folder", "there is no directory /anywhere; set config.dataset.path to a folder of images"),
     ],
 )
 def test_names_that_cannot_be_loaded(name, message):
