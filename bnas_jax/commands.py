@@ -260,6 +260,60 @@ def import_weights(arguments: list[str]) -> dict:
     return import_checkpoint(arrays, run, workdir, (size, size, channels))
 
 
+def data(arguments: list[str]) -> dict:
+    """Prepares, converts or checks a data set on disk."""
+    from bnas_jax.data import check, convert, prepare
+    from bnas_jax.data.encoded import ReadOptions
+
+    actions = ("prepare", "convert", "check")
+    action, *rest = arguments or [""]
+    if action not in actions:
+        raise UserError(f"data needs one of {', '.join(actions)} behind it, got {action!r}")
+    if action == "convert":
+        values = _options(rest, "data convert", "source", "out")
+        return convert.convert(_required(values, "source"), _required(values, "out"))
+    if not rest or rest[0].startswith("-"):
+        raise UserError(f"data {action} needs the name of a data set behind it, for instance cifar10")
+    name, *rest = rest
+    if action == "prepare":
+        return prepare.prepare(name.removeprefix("tfds:"), _options(rest, "data prepare", "out").out)
+    values = _options(rest, "data check", "path", "split")
+    return check.check(name, values.path, ReadOptions(split=_number(values, "split", float)))
+
+
+def benchmark(arguments: list[str]) -> dict:
+    """Times parts of the package; figures as JSON."""
+    what, *rest = arguments or [""]
+    if what not in BENCHMARKS:
+        raise UserError(f"benchmark needs one of {', '.join(BENCHMARKS)} behind it, got {what!r}")
+    return BENCHMARKS[what](rest)
+
+
+def _benchmark_data(arguments: list[str]) -> dict:
+    from bnas_jax.benchmarks import data
+
+    values = _options(arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers")
+    config = _preset(values.preset or "mini")
+    sizes = {"batch_size": config.batch_size, "images": 200, "repeats": 5, "workers": 0}
+    sizes |= {name: _number(values, name, int) for name in sizes if values[name].value is not None}
+    config.batch_size = sizes["batch_size"]
+    run = _task(settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini")
+    return data.benchmark(run, sizes["images"], sizes["repeats"], sizes["workers"])
+
+
+# What can be timed.
+BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {"data": _benchmark_data}
+
+
+def _options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
+    """The flags of a command that takes strings alone."""
+    values = flags.FlagValues()
+    for name in names:
+        flags.DEFINE_string(name, None, name, flag_values=values)
+    _parse(values, arguments, command)
+    return values
+
+
 def _preset(variant: str) -> ConfigDict:
     path = _ROOT / "configs" / "train.py"
     if not path.is_file():

@@ -1,12 +1,12 @@
 """The data: real files, batches as a function of the step, augmentation, and evaluation that counts every example once."""
 
-import io
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tfds_files import write_dataset
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
@@ -365,46 +365,6 @@ def test_there_is_no_batch_after_the_last():
 
 
 # Data sets on disk
-
-
-def png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_dataset(directory, splits: dict[str, Arrays], name="cifar10", shape=(32, 32, 3), file_format="array_record"):
-    """A TFDS directory in ArrayRecord format, one shard for each split, as TFDS itself would lay it out."""
-    import tensorflow_datasets as tfds
-    from array_record.python import array_record_module
-
-    directory.mkdir(parents=True)
-    classes = next(iter(splits.values())).num_classes
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=classes)}
-    )
-    (directory / "features.json").write_text(json.dumps(features.to_json()))
-    for split, arrays in splits.items():
-        shard = directory / f"{name}-{split}.array_record-00000-of-00001"
-        writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
-        for image, label in zip(arrays.images, arrays.labels, strict=True):
-            encoded = features.encode_example({"image": png(image), "label": int(label)})
-            writer.write(features.serialize_example(encoded))
-        writer.close()
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    info = {
-        "name": name,
-        "version": directory.name,
-        "fileFormat": file_format,
-        "splits": [
-            {"name": split, "shardLengths": [str(len(arrays))], "numBytes": "1", "filepathTemplate": template}
-            for split, arrays in splits.items()
-        ],
-    }
-    (directory / "dataset_info.json").write_text(json.dumps(info))
-    return directory
 
 
 @pytest.fixture

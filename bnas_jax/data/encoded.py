@@ -1,6 +1,7 @@
 """A data set of images still encoded on disk: read whole into `Arrays` where it is small, else streamed."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import sys
@@ -57,11 +58,11 @@ class Reader(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """The examples `rows` of a reader, with labels 0..num_classes-1 and images that become uint8 (side, side, channels)."""
+    """The examples `rows` of a reader, with images that become uint8 (side, side, channels). classes: their names, by label."""
 
     reader: Any
     rows: np.ndarray
-    num_classes: int
+    classes: tuple[str, ...]
     name: str
     channels: int
     options: ReadOptions
@@ -72,6 +73,10 @@ class Encoded:
     def take(self, rows: np.ndarray) -> "Encoded":
         """The examples at `rows`, in that order."""
         return dataclasses.replace(self, rows=self.rows[rows])
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -91,24 +96,36 @@ class Encoded:
 
         Raises `BadImage` with the name of the image where it does not decode, `UserError` for a label out of range.
         """
+        side = self.options.image_size
+        if side is None:
+            return self.whole(number)
+        row, data, label = self._read(number)
+        with self._naming(row):
+            picture = images.read_header(data)
+            box = (choose or self._centre)(picture.height, picture.width)
+            return images.take(picture, box, side, self.channels), label
+
+    def whole(self, number: int) -> tuple[np.ndarray, int]:
+        """As `example`, in the image's own size."""
+        row, data, label = self._read(number)
+        with self._naming(row):
+            return images.decode(images.read_header(data), self.channels), label
+
+    def _read(self, number: int) -> tuple[int, bytes, int]:
         row = int(self.rows[number])
         data, label = self.reader.read(row)
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
             raise UserError(f"{self.name}: labels must be from {classes}, got {label} ({self.reader.where(row)})")
-        try:
-            return self._pixels(data, choose or self._centre), label
-        except BadImage as error:
-            raise BadImage(
-                f"{self.reader.where(row)} {error}; replace the image, or set config.dataset.bad_images=skip"
-            ) from None
+        return row, data, label
 
-    def _pixels(self, data: bytes, choose: ChooseBox) -> np.ndarray:
-        picture = images.read_header(data)
-        side = self.options.image_size
-        if side is None:
-            return images.decode(picture, self.channels)
-        return images.take(picture, choose(picture.height, picture.width), side, self.channels)
+    @contextlib.contextmanager
+    def _naming(self, row: int):
+        try:
+            yield
+        except BadImage as error:
+            where = self.reader.where(row)
+            raise BadImage(f"{where} {error}; replace the image, or set config.dataset.bad_images=skip") from None
 
     def _centre(self, height: int, width: int) -> Box:
         side, resize = self.options.image_size or 1, self.options.resize

@@ -88,7 +88,7 @@ def _one_tree(root: Any, options: ReadOptions) -> tuple[Encoded, Encoded]:
 
 
 def _encoded(files: Files, classes: Sequence[str], channels: int, options: ReadOptions) -> Encoded:
-    return Encoded(files, np.arange(len(files)), len(classes), files.root, channels, options)
+    return Encoded(files, np.arange(len(files)), tuple(classes), files.root, channels, options)
 
 
 def _classes(directory: Any) -> list[str]:

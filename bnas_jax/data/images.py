@@ -66,11 +66,17 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the box still has `side` pixels each way.
     """
+    scale = scale_for(picture, box, side)
+    top, left, height, width = box.top // scale, box.left // scale, box.height // scale, box.width // scale
+    return resize(decode(picture, channels, scale)[top : top + height, left : left + width], side)
+
+
+def scale_for(picture: Picture, box: Box, side: int) -> int:
+    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded for a part that becomes `side` pixels wide."""
     scale = 1
     while picture.reducible and scale < 8 and min(box.height, box.width) >= 2 * scale * side:
         scale *= 2
-    top, left, height, width = box.top // scale, box.left // scale, box.height // scale, box.width // scale
-    return resize(decode(picture, channels, scale)[top : top + height, left : left + width], side)
+    return scale
 
 
 def resize(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -101,7 +101,7 @@ def _encoded(builder: Any, name: str, split: str, directory: Any, options: ReadO
         raise UserError(f"{name}: a split without examples; prepare the dataset again")
     features = builder.info.features
     channels = options.channels or {1: 1, 2: 1}.get(features["image"].shape[-1], 3)
-    return Encoded(Records(directory, split), np.arange(size), features["label"].num_classes, name, channels, options)
+    return Encoded(Records(directory, split), np.arange(size), tuple(features["label"].names), name, channels, options)
 
 
 def _source(builder: Any, split: str, directory: Any) -> Any:
