@@ -76,7 +76,7 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):  # in turns, so that a load from elsewhere falls on all of them
         for name, way in ways.items():
-            time = measure.once(lambda way=way: [way(row) for row in range(len(jpegs))])  # type: ignore[misc]
+            time = measure.cpu_once(lambda way=way: [way(row) for row in range(len(jpegs))])  # type: ignore[misc]
             rates[name].append(len(jpegs) / time)
         _say("  ".join(f"{name} {values[-1]:.0f}/s" for name, values in rates.items()))
     ratio = lambda other: measure.summary([a / b for a, b in zip(rates["ours"], rates[other], strict=True)])

@@ -23,6 +23,13 @@ def once(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def cpu_once(run: Callable[[], object]) -> float:
+    """The processor time of one call: what it would take on a core of its own."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
 def summary(values: list[float]) -> dict[str, float]:
     """The median and the spread, lowest to highest."""
     return {"median": _short(np.median(values)), "lowest": _short(min(values)), "highest": _short(max(values))}

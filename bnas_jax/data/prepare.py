@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import socket
 import sys
+import urllib.parse
 from typing import Any
 
 from etils import epath
@@ -21,6 +23,7 @@ def prepare(name: str, out: str | None) -> dict:
     import tensorflow_datasets as tfds
 
     manual = root / "downloads" / "manual"
+    _check_network(name, root / "downloads", manual)
     try:
         # Its tables and bars go to stdout, which is the summary's.
         with contextlib.redirect_stdout(sys.stderr):
@@ -43,6 +46,17 @@ def _check_tensorflow(name: str) -> None:
         ) from error
 
 
+def _check_network(name: str, downloads: Any, manual: Any) -> None:
+    """Raises `UserError` at once where no server can be found, which TFDS would try for minutes; unless files are there."""
+    if any(".tmp." not in file.name and file.is_file() for file in downloads.glob("*/*")):
+        return
+    for url in _urls(name):
+        try:
+            socket.getaddrinfo(urllib.parse.urlparse(url).hostname, 443)
+        except OSError as error:
+            raise UserError(_explained(name, error, manual)) from error
+
+
 def _explained(name: str, error: Exception, manual: Any) -> str:
     """What went wrong, and how to go on without a network."""
     import tensorflow_datasets as tfds
@@ -59,13 +73,17 @@ def _explained(name: str, error: Exception, manual: Any) -> str:
 
 def _files(name: str) -> str:
     """The names of the files that TFDS would download, with their addresses, or what it says to download by hand."""
-    import tensorflow_datasets as tfds
-
     if name == "imagenet2012":
         return "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
+    known = [f"{name} (from {url})" for url, name in _urls(name).items()]
+    return ", ".join(known[:4]) + (" and more" if len(known) > 4 else "") or "its files"
+
+
+def _urls(name: str) -> dict[str, str]:
+    """The addresses from which TFDS loads a set, and the names of the files; none where it does not say beforehand."""
+    import tensorflow_datasets as tfds
+
     with contextlib.suppress(Exception):
         infos = tfds.builder_cls(name.split("/")[0]).url_infos or {}
-        known = [f"{info.filename} (from {url})" for url, info in infos.items() if info.filename]
-        if known:
-            return ", ".join(known[:4]) + (" and more" if len(known) > 4 else "")
-    return "its files"
+        return {url: info.filename for url, info in infos.items() if info.filename}
+    return {}
