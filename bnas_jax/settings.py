@@ -30,15 +30,41 @@ SELECT = ("best", "last")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSettings:
-    """name: see `data.load`. path: where its files are. pad, flip: the augmentation; None takes the data set's own."""
+    """name: see `data.load`. path: where its files are. None takes the data set's own.
+
+    pad, flip, min_area, jitter: the augmentation, see `data.augment`. image_size: side to which images are brought; resize:
+    side of which it is the centre. channels: 1 or 3. split: share of a folder of classes that becomes the test set, drawn by
+    split_seed, whatever the run's seed. in_memory_mib: larger sets are streamed. stratified: a search halves each class.
+    bad_images: those that do not decode are an error (fail) or left out and counted (skip). workers: processes that read.
+    """
 
     name: str
     path: str | None = None
     pad: int | None = None
     flip: bool | None = None
+    min_area: float | None = None
+    jitter: tuple[float, ...] | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    channels: int | None = None
+    split: float | None = None
+    split_seed: int = 0
+    in_memory_mib: int | None = None
+    stratified: bool = False
+    bad_images: str = "fail"
+    workers: int = 0
 
     def __post_init__(self):
         _require(self.pad is None or self.pad >= 0, f"config.dataset.pad must be 0 or more pixels, got {self.pad}")
+        at_least = {"image_size": 1, "resize": self.image_size or 1, "in_memory_mib": 0, "split_seed": 0, "workers": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            _require(value is None or value >= least, f"config.dataset.{name} must be at least {least}, got {value}")
+        _choice("config.dataset.channels", self.channels, (None, 1, 3))
+        _choice("config.dataset.bad_images", self.bad_images, ("fail", "skip"))
+        _require(self.split is None or 0 < self.split < 1, f"config.dataset.split must be between 0 and 1, got {self.split}")
+        sized = self.image_size is not None or self.name == "imagenet2012"
+        _require(self.resize is None or sized, "config.dataset.resize needs config.dataset.image_size, its centre")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +107,7 @@ class DistributedSettings:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
-    timeout_seconds: int = 900
+    timeout_seconds: int = 600
 
     def __post_init__(self):
         prefix = "config.distributed"
@@ -331,8 +357,19 @@ def to_dict(settings: Settings) -> dict:
 # Settings that may change between the stops of one run: none of them changes a number.
 _FREE = (
     *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
-    *("parallel", "steps_per_call", "distributed", "dataset.path"),
+    *("parallel", "steps_per_call", "distributed", "dataset.path", "dataset.workers"),
 )
+
+
+def field_types(cls) -> dict[str, type]:
+    """The type of each field of a settings dataclass, None aside."""
+    return {name: _plain_type(hint) for name, hint in typing.get_type_hints(cls).items()}
+
+
+def _plain_type(hint) -> type:
+    if isinstance(hint, types.UnionType):
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    return typing.get_origin(hint) or hint
 
 
 def first_difference(ours: Mapping, theirs: Mapping, prefix: str = "") -> str | None:

@@ -203,7 +203,7 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         (["search", SEARCH, "--config.derive.gamma=-3.0"], "config.derive.gamma must be greater than 0, got -3.0"),
         (["train", TRAIN, "--config.network.form=imagenet"], "images of 1 pixels at the first cell cannot be halved by 2"),
         (["train", TRAIN, "--config.dataset.name=mnist"], "there is no dataset 'mnist': set config.dataset.name to one of"),
-        (["train", "--config=configs/train.py:d"], "config.dataset.name=imagenet2012: sets too large for memory"),
+        (["train", "--config=configs/train.py:d"], "imagenet2012: there is no directory"),
         (["train", TRAIN, "--config.dataset.path=/data"], "leave config.dataset.path out"),
         (["train", "--config=configs/train.py:a", "--config.dataset.path=/nowhere"], "there is no directory /nowhere"),
     ],

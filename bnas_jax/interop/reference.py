@@ -193,5 +193,5 @@ def _in_state(model: Supernet, cell: int, state: int, modules: list[str], leaf: 
         pools = [t for t in types if t not in learnable and t != ZEROISE]
         for row, layer in enumerate(pools):
             for column, edge in enumerate(edges):
-                index = (column, slice(row * width, (row + 1) * width))
-                yield index, f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"
+                of_pool = (column, slice(row * width, (row + 1) * width))
+                yield of_pool, f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"

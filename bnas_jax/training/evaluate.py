@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -11,8 +12,9 @@ from bnas_jax.core.network import Network
 from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.encoded import Encoded, ReadOptions
 from bnas_jax.data.load import Dataset
-from bnas_jax.data.pipeline import EvalSource
+from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
 from bnas_jax.training.checkpoints import Checkpoints
@@ -22,22 +24,32 @@ from bnas_jax.training.workdir import WorkDir
 
 def load_data(dataset: DatasetSettings) -> Dataset:
     """The data of a run, augmented as its settings say."""
-    data = load.load(dataset.name, dataset.path)
-    own = data.augmentation
-    pad = own.pad if dataset.pad is None else dataset.pad
-    flip = own.flip if dataset.flip is None else dataset.flip
-    return data._replace(augmentation=dataclasses.replace(own, pad=pad, flip=flip))
+    data = load.load(dataset.name, dataset.path, read_options(dataset))
+    given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+
+
+def read_options(dataset: DatasetSettings) -> ReadOptions:
+    """How a data set's settings say it is read."""
+    shared = {f.name for f in dataclasses.fields(ReadOptions)} & {f.name for f in dataclasses.fields(dataset)}
+    return ReadOptions(skip_bad=dataset.bad_images == "skip", **{name: getattr(dataset, name) for name in shared})
 
 
 class Evaluator:
     """Evaluates on one data set; the step is compiled once."""
 
     def __init__(
-        self, model, arrays: Arrays, augmentation: Augmentation, run: RunSettings, where: devices.Devices = devices.ONE
+        self,
+        model,
+        examples: Arrays | Encoded,
+        augmentation: Augmentation,
+        run: RunSettings,
+        where: devices.Devices = devices.ONE,
     ):
-        batch_size = min(run.eval_batch_size, len(arrays))
+        batch_size = min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
-        self._source = EvalSource(arrays, batch_size, augmentation, model.rules.dtype, where.place)
+        self._source = eval_source(examples, batch_size, augmentation, model.rules.dtype, where.place)
 
         def step(variables, feed, *alphas):
             return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
@@ -74,14 +86,14 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     where = devices.configure(run)
     data = load_data(run.dataset)
     facts = workdir.facts()
-    if tuple(data.test.images.shape[3:]) != tuple(facts["image_shape"][2:]):
+    if data.test.image_shape[2] != facts["image_shape"][2]:
         raise UserError(
-            f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.images.shape[3]}"
+            f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.image_shape[2]}"
         )
-    if data.test.num_classes > facts["num_classes"]:
+    if data.test.num_classes != facts["num_classes"]:  # with fewer, too, the numbers of the classes would mean others
         raise UserError(f"{data.test.name} has {data.test.num_classes} classes, the network {facts['num_classes']}")
     model = build_network(run, facts["num_classes"])
-    shapes = jax.eval_shape(lambda: initial_variables(model, data.test.images.shape[1:], 0))
+    shapes = jax.eval_shape(lambda: initial_variables(model, data.test.image_shape, 0))
     if not workdir.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
     checkpoints = Checkpoints(workdir.checkpoints, where=where)

@@ -56,6 +56,7 @@ def join(run: DistributedSettings) -> None:
             run.num_processes,
             run.process_id,
             initialization_timeout=run.timeout_seconds + 60,
+            heartbeat_timeout_seconds=run.timeout_seconds,
             shutdown_timeout_seconds=min(run.timeout_seconds, 60),
         )
     except (RuntimeError, ValueError, OSError) as error:

@@ -10,8 +10,8 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.data.arrays import split_half
-from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.data.halves import split_half
+from bnas_jax.data.sources import train_source
 from bnas_jax.search.bnas import Bnas, Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training import devices, hosts, loop, optimizers, steps
@@ -45,15 +45,15 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     data = load_data(run.dataset)
     model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
     # Half of the training set for the weights, half for alpha; the test set stays unseen.
-    halves = split_half(data.train, run.seed)
+    halves = split_half(data.train, run.seed, run.dataset.stratified)
     source, valid_source = (
-        TrainSource(half, run.batch_size, (run.seed + i) % 2**32, data.augmentation, model.rules.dtype, where.place)
+        train_source(half, run.batch_size, (run.seed + i) % 2**32, data.augmentation, model.rules.dtype, where.place)
         for i, half in enumerate(halves)
     )
     steps_per_epoch = source.steps_per_epoch
     optimizer = optimizers.for_search(run, steps_per_epoch)
     alphas_optimizer = optimizers.alphas_optimizer(run.alphas)
-    image_shape = data.train.images.shape[1:]
+    image_shape = data.train.image_shape
     create = lambda: create_search_state(model, searcher, image_shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)

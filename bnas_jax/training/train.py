@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.data.sources import train_source
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import devices, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
@@ -22,9 +22,9 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
     where.check_batch(run)
     data = load_data(run.dataset)
     model = build_network(run, data.train.num_classes, where.axis)
-    source = TrainSource(data.train, run.batch_size, run.seed, data.augmentation, model.rules.dtype, where.place)
+    source = train_source(data.train, run.batch_size, run.seed, data.augmentation, model.rules.dtype, where.place)
     optimizer = optimizers.for_training(run, source.steps_per_epoch)
-    image_shape = data.train.images.shape[1:]
+    image_shape = data.train.image_shape
     create = lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)

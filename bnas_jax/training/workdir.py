@@ -65,6 +65,7 @@ class WorkDir:
             difference = settings.first_difference(config, self.config())
             if difference:
                 raise UserError(f"{self.path} belongs to another run: {difference}; choose another --workdir")
+            _check_data(self.facts(), num_classes, image_shape)
         elif self.checkpoints.exists():
             raise UserError(f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir")
         try:
@@ -132,6 +133,16 @@ class WorkDir:
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
         return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
+
+
+def _check_data(facts: dict, num_classes: int, image_shape: tuple[int, ...]) -> None:
+    """Raises `UserError` unless the data at config.dataset.path is still like that with which the run began."""
+    now, then = (num_classes, *image_shape), (facts.get("num_classes"), *facts.get("image_shape", ()))
+    if now != then:
+        raise UserError(
+            f"the data has {now[0]} classes and images {now[1:]} now, and had {then[0]} and {then[1:]} when the run began;"
+            " change config.dataset.path back, or choose another --workdir"
+        )
 
 
 class Log:
