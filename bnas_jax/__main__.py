@@ -13,8 +13,10 @@ COMMANDS = {
     "evaluate": "evaluate",
     "cost": "cost",
     "import": "import_weights",
+    "data": "data",
+    "benchmark": "benchmark",
 }
-LATER = ("draw", "export", "predict", "benchmark", "report", "reproduce", "data")
+LATER = ("draw", "export", "predict", "report", "reproduce")
 
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
@@ -23,6 +25,10 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
+  data      prepare NAME [--out=DATA_DIR]                        download and prepare a TFDS data set
+  data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord
+  data      check NAME --path=DIR                                read everything, count, and name what cannot be read
+  benchmark data                                                 images per second, and the cost of augmentation
 
 Any setting of a config: --config.KEY=VALUE. --debug shows the traceback of an error. Not yet: {", ".join(LATER)}."""
 
@@ -75,7 +81,18 @@ def _set_up() -> None:
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == 130 and not several_processes():
+        # What runs in the background would go on to save: a second Ctrl-C does not wait for it, the first already has.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def several_processes() -> bool:
+    """Whether others wait to hear that this one ends."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 if __name__ == "__main__":

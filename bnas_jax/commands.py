@@ -112,7 +112,8 @@ def search(arguments: list[str]) -> dict:
     from bnas_jax.training.search import search
     from bnas_jax.training.workdir import WorkDir
 
-    return search(run, WorkDir(_required(values, "workdir")))
+    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+        return search(run, workdir)
 
 
 def train(arguments: list[str]) -> dict:
@@ -122,7 +123,8 @@ def train(arguments: list[str]) -> dict:
     from bnas_jax.training.train import train
     from bnas_jax.training.workdir import WorkDir
 
-    return train(run, WorkDir(_required(values, "workdir")))
+    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+        return train(run, workdir)
 
 
 def evaluate(arguments: list[str]) -> dict:
@@ -135,7 +137,8 @@ def evaluate(arguments: list[str]) -> dict:
     values = flags.FlagValues()
     # Only what does not change the network may be set anew.
     open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
-    open_settings.dataset = _typed(resolved.get("dataset") or {}, name=str, path=str, pad=int, flip=bool)
+    open_settings.distributed = _typed(resolved.get("distributed") or {}, **settings.field_types(settings.DistributedSettings))
+    open_settings.dataset = _typed(resolved.get("dataset") or {}, **settings.field_types(settings.DatasetSettings))
     _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
@@ -157,7 +160,7 @@ def _typed(values: dict, **types: type) -> ConfigDict:
     for name, kind in types.items():
         config[name] = config_dict.placeholder(kind)
         if values.get(name) is not None:
-            config[name] = values[name]
+            config[name] = kind(values[name]) if kind is tuple else values[name]
     return config
 
 
@@ -254,10 +257,64 @@ def import_weights(arguments: list[str]) -> dict:
         flags.DEFINE_string(name, None, name, flag_values=values)
     _parse(values, arguments, "import")
     run = _task(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
-    workdir = WorkDir(_required(values, "workdir"))
-    arrays = checkpoint_files.read(_required(values, "checkpoint"))
-    size, channels, _ = KNOWN_DATA.get(run.dataset.name, (32, 3, 0))
-    return import_checkpoint(arrays, run, workdir, (size, size, channels))
+    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+        arrays = checkpoint_files.read(_required(values, "checkpoint"))
+        size, channels, _ = KNOWN_DATA.get(run.dataset.name, (32, 3, 0))
+        return import_checkpoint(arrays, run, workdir, (size, size, channels))
+
+
+def data(arguments: list[str]) -> dict:
+    """Prepares, converts or checks a data set on disk."""
+    from bnas_jax.data import check, convert, prepare
+    from bnas_jax.data.encoded import ReadOptions
+
+    actions = ("prepare", "convert", "check")
+    action, *rest = arguments or [""]
+    if action not in actions:
+        raise UserError(f"data needs one of {', '.join(actions)} behind it, got {action!r}")
+    if action == "convert":
+        values = _options(rest, "data convert", "source", "out")
+        return convert.convert(_required(values, "source"), _required(values, "out"))
+    if not rest or rest[0].startswith("-"):
+        raise UserError(f"data {action} needs the name of a data set behind it, for instance cifar10")
+    name, *rest = rest
+    if action == "prepare":
+        return prepare.prepare(name.removeprefix("tfds:"), _options(rest, "data prepare", "out").out)
+    values = _options(rest, "data check", "path", "split")
+    return check.check(name, values.path, ReadOptions(split=_number(values, "split", float)))
+
+
+def benchmark(arguments: list[str]) -> dict:
+    """Times parts of the package; figures as JSON."""
+    what, *rest = arguments or [""]
+    if what not in BENCHMARKS:
+        raise UserError(f"benchmark needs one of {', '.join(BENCHMARKS)} behind it, got {what!r}")
+    return BENCHMARKS[what](rest)
+
+
+def _benchmark_data(arguments: list[str]) -> dict:
+    from bnas_jax.benchmarks import data
+
+    values = _options(arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers")
+    config = _preset(values.preset or "mini")
+    sizes = {"batch_size": config.batch_size, "images": 200, "repeats": 5, "workers": 0}
+    sizes |= {name: _number(values, name, int) for name in sizes if values[name].value is not None}
+    config.batch_size = sizes["batch_size"]
+    run = _task(settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini")
+    return data.benchmark(run, sizes["images"], sizes["repeats"], sizes["workers"])
+
+
+# What can be timed.
+BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {"data": _benchmark_data}
+
+
+def _options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
+    """The flags of a command that takes strings alone."""
+    values = flags.FlagValues()
+    for name in names:
+        flags.DEFINE_string(name, None, name, flag_values=values)
+    _parse(values, arguments, command)
+    return values
 
 
 def _preset(variant: str) -> ConfigDict:

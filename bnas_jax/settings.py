@@ -30,15 +30,41 @@ SELECT = ("best", "last")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSettings:
-    """name: see `data.load`. path: where its files are. pad, flip: the augmentation; None takes the data set's own."""
+    """name: see `data.load`. path: where its files are. None takes the data set's own.
+
+    pad, flip, min_area, jitter: the augmentation, see `data.augment`. image_size: side to which images are brought; resize:
+    side of which it is the centre. channels: 1 or 3. split: share of a folder of classes that becomes the test set, drawn by
+    split_seed, whatever the run's seed. in_memory_mib: larger sets are streamed. stratified: a search halves each class.
+    bad_images: those that do not decode are an error (fail) or left out and counted (skip). workers: processes that read.
+    """
 
     name: str
     path: str | None = None
     pad: int | None = None
     flip: bool | None = None
+    min_area: float | None = None
+    jitter: tuple[float, ...] | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    channels: int | None = None
+    split: float | None = None
+    split_seed: int = 0
+    in_memory_mib: int | None = None
+    stratified: bool = False
+    bad_images: str = "fail"
+    workers: int = 0
 
     def __post_init__(self):
         _require(self.pad is None or self.pad >= 0, f"config.dataset.pad must be 0 or more pixels, got {self.pad}")
+        at_least = {"image_size": 1, "resize": self.image_size or 1, "in_memory_mib": 0, "split_seed": 0, "workers": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            _require(value is None or value >= least, f"config.dataset.{name} must be at least {least}, got {value}")
+        _choice("config.dataset.channels", self.channels, (None, 1, 3))
+        _choice("config.dataset.bad_images", self.bad_images, ("fail", "skip"))
+        _require(self.split is None or 0 < self.split < 1, f"config.dataset.split must be between 0 and 1, got {self.split}")
+        sized = self.image_size is not None or self.name == "imagenet2012"
+        _require(self.resize is None or sized, "config.dataset.resize needs config.dataset.image_size, its centre")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +98,58 @@ class CheckpointSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistributedSettings:
+    """A run of several processes. coordinator: HOST:PORT of the first one, num_processes: how many, process_id: which one this
+    is. All None: as Slurm, MPI, GKE or a TPU slice say, else one process; num_processes 1: one process even there.
+    timeout_seconds: how long to wait for the others, at the start and in a step.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    timeout_seconds: int = 600
+
+    def __post_init__(self):
+        prefix = "config.distributed"
+        _require(self.timeout_seconds >= 1, f"{prefix}.timeout_seconds must be at least 1, got {self.timeout_seconds}")
+        number, index = self.num_processes, self.process_id
+        _require(number is None or number >= 1, f"{prefix}.num_processes must be at least 1, got {number}")
+        if number == 1:
+            return
+        together = f"{prefix}.coordinator, num_processes and process_id belong together: give all three or none"
+        _require((self.coordinator is None) == (number is None) == (index is None), together)
+        if self.coordinator is None or number is None or index is None:
+            return
+        port = self.coordinator.rpartition(":")
+        _require(port[0] and port[2].isdigit(), f"{prefix}.coordinator must be HOST:PORT, got {self.coordinator!r}")
+        _require(0 <= index < number, f"{prefix}.process_id must be from 0 to {number - 1}, got {index}")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """What search and training have in common."""
+    """What search and training have in common.
+
+    batch_size: over all devices. microbatches: parts of it that go through the network one after the other, their gradients
+    averaged; batch norm sees one part at a time. sync_bn: batch norm over all devices, instead of over each one's examples.
+    steps_per_call: steps that one call makes on the device; several save GPUs and TPUs some waiting, and make a CPU slower.
+    """
 
     task: str
     seed: int
     conventions: str
     precision: str
     parallel: str
+    sync_bn: bool
     num_epochs: int
     batch_size: int
     eval_batch_size: int
+    microbatches: int
+    steps_per_call: int
     log_every_steps: int
     checkpoint_every_steps: int | None
+    checkpoint_every_minutes: float | None
     checkpoint: CheckpointSettings
+    distributed: DistributedSettings
     dataset: DatasetSettings
     rules: RuleSettings
 
@@ -94,16 +158,20 @@ class RunSettings:
         _choice("config.precision", self.precision, PRECISIONS)
         _choice("config.parallel", self.parallel, PARALLEL)
         _require(0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}")
-        for name in ("num_epochs", "batch_size", "eval_batch_size", "log_every_steps"):
+        for name in ("num_epochs", "batch_size", "eval_batch_size", "microbatches", "steps_per_call", "log_every_steps"):
             _require(getattr(self, name) >= 1, f"config.{name} must be at least 1, got {getattr(self, name)}")
         every = self.checkpoint_every_steps
         _require(every is None or every >= 1, f"config.checkpoint_every_steps must be at least 1 or None, got {every}")
 
-    def layer_rules(self) -> Rules:
-        """The rules that layers follow, in the arithmetic of `precision`."""
+        minutes = self.checkpoint_every_minutes
+        _require(minutes is None or minutes > 0, f"config.checkpoint_every_minutes must be greater than 0, got {minutes}")
+
+    def layer_rules(self, axis: str | None = None) -> Rules:
+        """The rules that layers follow, in the arithmetic of `precision`. axis: that of the devices which share a batch."""
         dtype = jnp.float64 if self.precision == "float64" else jnp.float32
         conv_dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
-        return Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
+        rules = Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
+        return dataclasses.replace(rules, bn_axis=axis if self.sync_bn else None, batch_axis=axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +355,21 @@ def to_dict(settings: Settings) -> dict:
 
 
 # Settings that may change between the stops of one run: none of them changes a number.
-_FREE = ("log_every_steps", "checkpoint_every_steps", "checkpoint", "parallel", "eval_batch_size", "dataset.path")
+_FREE = (
+    *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
+    *("parallel", "steps_per_call", "distributed", "dataset.path", "dataset.workers"),
+)
+
+
+def field_types(cls) -> dict[str, type]:
+    """The type of each field of a settings dataclass, None aside."""
+    return {name: _plain_type(hint) for name, hint in typing.get_type_hints(cls).items()}
+
+
+def _plain_type(hint) -> type:
+    if isinstance(hint, types.UnionType):
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    return typing.get_origin(hint) or hint
 
 
 def first_difference(ours: Mapping, theirs: Mapping, prefix: str = "") -> str | None:

@@ -6,6 +6,7 @@ optional_int = lambda: config_dict.placeholder(int)
 optional_float = lambda: config_dict.placeholder(float)
 optional_bool = lambda: config_dict.placeholder(bool)
 optional_str = lambda: config_dict.placeholder(str)
+optional_tuple = lambda: config_dict.placeholder(tuple)
 
 
 def base(task: str) -> ConfigDict:
@@ -15,17 +16,34 @@ def base(task: str) -> ConfigDict:
     config.seed = 0
     config.conventions = "paper"  # or release: what the authors' code does where it differs from the text
     config.precision = "float32"  # or bfloat16 (products of the convolutions alone), float64 (exact checks)
-    config.parallel = "auto"
+    config.parallel = "auto"  # pmap on several devices, else none; or pmap, shard_map, none
+    config.sync_bn = True  # batch norm over all devices: the result does not depend on their number
     config.num_epochs = optional_int()
     config.batch_size = optional_int()  # over all devices
+    config.microbatches = 1  # > 1 needs less memory: parts of the batch one after the other
     config.eval_batch_size = 256
+    config.steps_per_call = 1  # more is for GPUs and TPUs, where a step takes milliseconds
     config.log_every_steps = 100
     config.checkpoint_every_steps = optional_int()  # besides the end of each epoch
+    config.checkpoint_every_minutes = optional_float()
     config.checkpoint = ConfigDict({"keep_last": 2, "keep_best": 1})
+    config.distributed = placeholders(coordinator=str, num_processes=int, process_id=int)  # None: one, or as the cluster says
+    config.distributed.timeout_seconds = 600  # for another process to start, or to answer
     config.dataset = ConfigDict({"name": "cifar10"})
     config.dataset.path = optional_str()
     config.dataset.pad = optional_int()
     config.dataset.flip = optional_bool()
+    config.dataset.min_area = optional_float()  # of the random resized crop of a streamed set
+    config.dataset.jitter = optional_tuple()  # of brightness, contrast, saturation, hue
+    config.dataset.image_size = optional_int()
+    config.dataset.resize = optional_int()  # image_size is the centre of this
+    config.dataset.channels = optional_int()
+    config.dataset.split = optional_float()  # share of a folder of classes that is for tests
+    config.dataset.split_seed = 0
+    config.dataset.in_memory_mib = optional_int()  # larger sets are streamed
+    config.dataset.stratified = False  # a search halves each class
+    config.dataset.bad_images = "fail"  # or skip
+    config.dataset.workers = 0  # processes that read a streamed set
     config.rules = ConfigDict()
     config.rules.activation_scale = optional_bool()
     config.rules.sign_of_zero = optional_int()

@@ -76,3 +76,28 @@ install_requirements() {
         bring_in_line "$@"
     } 9>>"$lock"
 }
+
+# The interpreter for the scripts that start runs: BNAS_PYTHON where it is set, as it is, or else the environment above.
+choose_python() {
+    if [[ -n ${BNAS_PYTHON-} ]]; then
+        python=$BNAS_PYTHON
+        runs "$python" || fail "BNAS_PYTHON=$python does not run"
+    else
+        install_requirements requirements.txt
+    fi
+}
+
+# Whether a run that ended with this code is to be started again. Not after success, a user's mistake, or a wish to stop.
+worth_a_restart() {
+    case $1 in
+        0 | 2 | 130 | 143) return 1 ;;
+        *) return 0 ;;
+    esac
+}
+
+# One command as it could be typed.
+quoted() {
+    local words
+    printf -v words '%q ' "$@"
+    printf '%s\n' "${words% }"
+}

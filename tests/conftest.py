@@ -13,3 +13,7 @@ import pytest
 def reference() -> pathlib.Path:
     """The folder of numbers that the authors' code gave."""
     return pathlib.Path(__file__).parent / "reference"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="every number of devices; fifty kills instead of a few")

@@ -1,18 +1,19 @@
 """The data: real files, batches as a function of the step, augmentation, and evaluation that counts every example once."""
 
-import io
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tfds_files import write_dataset
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data import order, tfds_directory
-from bnas_jax.data.arrays import Arrays, split_half
+from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation, crop, draw, normalize
+from bnas_jax.data.halves import split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 
 PLAIN = Augmentation(mean=(0.0,), std=(1.0,), scale=1.0)
@@ -366,46 +367,6 @@ def test_there_is_no_batch_after_the_last():
 # Data sets on disk
 
 
-def png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_dataset(directory, splits: dict[str, Arrays], name="cifar10", shape=(32, 32, 3), file_format="array_record"):
-    """A TFDS directory in ArrayRecord format, one shard for each split, as TFDS itself would lay it out."""
-    import tensorflow_datasets as tfds
-    from array_record.python import array_record_module
-
-    directory.mkdir(parents=True)
-    classes = next(iter(splits.values())).num_classes
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=classes)}
-    )
-    (directory / "features.json").write_text(json.dumps(features.to_json()))
-    for split, arrays in splits.items():
-        shard = directory / f"{name}-{split}.array_record-00000-of-00001"
-        writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
-        for image, label in zip(arrays.images, arrays.labels, strict=True):
-            encoded = features.encode_example({"image": png(image), "label": int(label)})
-            writer.write(features.serialize_example(encoded))
-        writer.close()
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    info = {
-        "name": name,
-        "version": directory.name,
-        "fileFormat": file_format,
-        "splits": [
-            {"name": split, "shardLengths": [str(len(arrays))], "numBytes": "1", "filepathTemplate": template}
-            for split, arrays in splits.items()
-        ],
-    }
-    (directory / "dataset_info.json").write_text(json.dumps(info))
-    return directory
-
-
 @pytest.fixture
 def cifar(tmp_path):
     splits = {"train": photos(12, 1, side=32), "test": photos(5, 2, side=32)}
@@ -486,7 +447,7 @@ def one_line_error(name, path=None) -> str:
 
 def test_missing_and_empty_directories_are_named(tmp_path):
     missing = one_line_error("cifar10", tmp_path / "nowhere")
-    assert "there is no directory" in missing and "tfds build cifar10 --file_format=array_record" in missing
+    assert "there is no directory" in missing and "python -m bnas_jax data prepare cifar10" in missing
     assert "is empty" in one_line_error("cifar10", tmp_path)
     (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
     assert "without a prepared cifar10" in one_line_error("cifar10", tmp_path)
@@ -496,7 +457,7 @@ def test_missing_and_empty_directories_are_named(tmp_path):
 def test_a_tfrecord_directory_is_refused(tmp_path):
     write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": photos(2, side=32)}, file_format="tfrecord")
     message = one_line_error("cifar10", tmp_path)
-    assert "is in tfrecord, but only array_record can be read" in message and "convert_format" in message
+    assert "is in tfrecord, but only array_record can be read" in message and "python -m bnas_jax data convert" in message
 
 
 def test_another_set_in_the_directory_is_refused(cifar):
@@ -549,8 +510,8 @@ def test_a_missing_library_is_named(cifar, monkeypatch):
     [
         ("cifar", "there is no dataset 'cifar': set config.dataset.name to one of digits, cifar10"),
         ("tfds:", "there is no dataset"),
-        ("imagenet2012", "too large for memory are not available yet in this version"),
-        ("folder", "folders of images are not available yet in this version"),
+        ("imagenet2012", "there is no directory /anywhere"),
+        ("folder", "there is no directory /anywhere; set config.dataset.path to a folder of images"),
     ],
 )
 def test_names_that_cannot_be_loaded(name, message):

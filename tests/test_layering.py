@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "deploy": LOOPS,
     "interop": LOOPS,
     "report": LOOPS,
-    "commands": LOOPS | {"deploy", "interop", "report"},
-    "__main__": LOOPS | {"deploy", "interop", "report", "commands"},
+    "benchmarks": LOOPS,
+    "commands": LOOPS | {"deploy", "interop", "report", "benchmarks"},
+    "__main__": LOOPS | {"deploy", "interop", "report", "benchmarks", "commands"},
     "__init__": set(),
 }
 # Only imported where used, so that search and training on arrays start without them.

@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,9 +18,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from work_directories import CELL, arrays
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run as command
@@ -93,10 +96,10 @@ class Counting:
         checkpoints = Checkpoints(self.workdir.checkpoints, self.run.checkpoint)
         state = checkpoints.restore_state(SHAPES) or counting()
 
-        def advance(state, step):
-            assert int(state.step) == step
-            self.made.append(step)
-            return self.before(step + 1, counting(step + 1))
+        def advance(state, steps):
+            assert int(state.step) == steps.start
+            self.made += steps
+            return self.before(steps.stop, counting(steps.stop))
 
         def finish_epoch(state, epoch):
             self.finished.append(epoch)
@@ -185,6 +188,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_state_is_kept(
     assert same(good, counting(max(counted.saved())))
 
 
+def test_a_loss_that_explodes_stops_the_run(tmp_path):
+    counted = Counting(tmp_path, checkpoint_every_steps=1)
+    counted.before = lambda step, state: with_loss(state, 1e6 * float(state.sums.examples)) if step == 7 else state
+    with pytest.raises(UserError, match=r"mean loss of the epoch exploded to 1e\+06 by step 7"):
+        counted.start()
+    assert max(counted.saved()) == 6
+
+
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_weights_that_are_no_numbers_are_not_saved_even_where_the_loss_still_is_one(tmp_path, value):
     counted = Counting(tmp_path, checkpoint_every_steps=1)
@@ -245,6 +256,37 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
     with pytest.raises(UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"):
         Counting(tmp_path, seed=5)
     Counting(tmp_path, log_every_steps=7, checkpoint_every_steps=3)  # what changes no number is free
+
+
+def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
+    counted = Counting(tmp_path)
+    script = "import sys; from bnas_jax.training.workdir import WorkDir; WorkDir(sys.argv[1])._lock()"
+    lock = lambda: subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert f"is in use by process {os.getpid()} on " in lock().stderr
+    counted.workdir.close()
+    assert lock().returncode == 0
+    Counting(tmp_path)  # the process that had it has ended
+
+
+def test_the_log_has_clock_host_and_process(tmp_path):
+    Counting(tmp_path).start()
+    for line in (tmp_path / "log.txt").read_text().splitlines():
+        assert re.match(rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} (starts|code|epoch)", line)
+
+
+def test_the_clock_saves_too(tmp_path):
+    counted = Counting(tmp_path, checkpoint_every_minutes=1e-9)
+    counted.start()
+    assert counted.saved() == list(range(1, 11))
+    rare = Counting(tmp_path / "rare", checkpoint_every_minutes=1e9)
+    rare.start()
+    assert rare.saved() == [5, 10]
+
+
+def test_calls_of_several_steps_save_where_they_end(tmp_path):
+    counted = Counting(tmp_path, steps_per_call=2, checkpoint_every_steps=3)
+    assert same(counted.start(), counting(10))
+    assert counted.made == list(range(10)) and counted.saved() == [4, 5, 7, 9, 10]
 
 
 def test_checkpoints_without_a_config_are_nobodys(tmp_path):
@@ -444,6 +486,48 @@ def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged
         Checkpoints(saved).restore_variables(variables_of(SHAPES), "2")
 
 
+def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_differs(saved):
+    before = tree_of(saved)
+    checkpoints = Checkpoints(saved)
+    wide = SHAPES.replace(params={"layer": {**SHAPES.params["layer"], "latent": jax.ShapeDtypeStruct((2, 5), jnp.float32)}})
+    more = SHAPES.replace(params={**SHAPES.params, "second": SHAPES.params["layer"]})
+    other = SHAPES.replace(opt_state=({"trace": jax.ShapeDtypeStruct((2,), jnp.float32)},))
+    half = SHAPES.replace(params=jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.bfloat16), SHAPES.params))
+    for shapes, message in (
+        (wide, r"params/layer/latent is float32 \(2, 3\) there and float32 \(2, 5\) here"),
+        (more, r"params/second/bias is missing there and float32 \(4,\) here"),
+        (other, r"opt_state/0/trace is float32 \(2, 3\) there and float32 \(2,\) here"),
+        (half, r"params/layer/bias is float32 \(4,\) there and bfloat16 \(4,\) here"),  # nothing is rounded unasked
+    ):
+        with pytest.raises(UserError, match=rf"the checkpoint of step 3 in .* of another network: {message}"):
+            checkpoints.restore_state(shapes)
+    with pytest.raises(UserError, match=r"params/layer/latent is an array \(2, 3\) there"):
+        checkpoints.restore_variables(variables_of(wide), "last")
+    _, variables = checkpoints.restore_variables(variables_of(half), "last")  # evaluation may ask for it
+    assert variables["params"]["layer"]["bias"].dtype == jnp.bfloat16
+    assert tree_of(saved) == before
+
+
+def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointSettings(keep_last=10**15))
+    with pytest.raises(UserError, match=r"no room for checkpoints in .*; make room or lower config\.checkpoint\.keep_last"):
+        checkpoints.restore_state(SHAPES)
+
+
+def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved):
+    """The size of files is limited, as a full disk would."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot save a checkpoint in .*the same command goes on from step 3"):
+            checkpoints.save(4, counting(4))
+            checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert same(restored(saved), counting(3))
+
+
 # The genotype taken
 
 
@@ -478,7 +562,6 @@ def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(ru
 
 # Real runs, small ones
 
-CELL = [["bin_conv_3x3", 0], ["max_pool_3x3", 1], *[["none", 0]] * 6]
 TASKS = {"train": train_configs, "search": search_configs}
 SIZES = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
 STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
@@ -543,19 +626,6 @@ def whole(tmp_path_factory, cell):
     return run
 
 
-def arrays(workdir: pathlib.Path, step: int) -> dict:
-    """All that is saved at a step, as it stands on disk."""
-
-    def item(name):
-        folder = workdir / "checkpoints" / str(step) / name
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(folder).item_metadata.tree
-            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
-
-    return {name: item(name) for name in ("variables", "rest")}
-
-
 def records(workdir: pathlib.Path) -> list[dict]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in WorkDir(workdir).read_metrics()]
 
@@ -573,7 +643,7 @@ def check_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
 
 def test_training_leaves_everything_in_its_work_directory(whole):
     workdir, _ = whole("train")
-    names = {"config.json", "run.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard"}
+    names = {"config.json", "run.json", "metrics.jsonl", "log.txt", "summary.json", "checkpoints", "tensorboard", "lock"}
     assert {path.name for path in workdir.iterdir()} == names
     assert settings.from_config(read(workdir / "config.json")).network.channels == 2
     facts = read(workdir / "run.json")
@@ -593,7 +663,7 @@ def test_training_leaves_everything_in_its_work_directory(whole):
 def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     workdir, _ = whole("search")
     names = {"config.json", "run.json", "metrics.jsonl", "summary.json", "genotype.json", "alphas.npz", "checkpoints"}
-    assert {path.name for path in workdir.iterdir()} == names | {"tensorboard"}
+    assert {path.name for path in workdir.iterdir()} == names | {"tensorboard", "log.txt", "lock"}
     with np.load(workdir / "alphas.npz") as stored:
         history = {name: stored[name] for name in ("normal", "reduce")}
         valid_top1 = stored["valid_top1"]
@@ -708,6 +778,7 @@ def test_a_run_that_diverges_ends_with_2_and_keeps_what_was_good(cell, tmp_path,
     assert command(arguments("train", tmp_path / "run", cell, "--config.checkpoint_every_steps=1", *options)) == 2
     out, err = capfd.readouterr()
     assert out == "" and "lower the learning rate" in err.splitlines()[-1]
+    assert re.search(r"; the gradient of (stem|cell0|classifier)/\S+ was the first to go, at step \d+;", err.splitlines()[-1])
     steps_left = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps_left
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(arrays(tmp_path / "run", steps_left[-1])["variables"]))

@@ -393,6 +393,9 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "eval_batch_size", -2, "at least 1"),
         ("train:digits", "log_every_steps", 0, "at least 1"),
         ("train:digits", "checkpoint_every_steps", 0, "at least 1 or None"),
+        ("train:digits", "checkpoint_every_minutes", 0.0, "greater than 0"),
+        ("train:digits", "microbatches", 0, "at least 1"),
+        ("train:digits", "steps_per_call", 0, "at least 1"),
         ("train:digits", "checkpoint.keep_last", 0, "at least 1"),
         ("train:digits", "checkpoint.keep_best", -1, "at least 0"),
         ("train:digits", "dataset.pad", -1, "0 or more pixels"),
@@ -505,6 +508,7 @@ def test_a_setting_that_changes_no_number_is_no_difference():
     ours = settings.to_dict(resolved("train:digits"))
     free = {"checkpoint__keep_last": 5, "dataset__path": "/data"}
     free |= {"log_every_steps": 7, "checkpoint_every_steps": 3, "parallel": "none", "eval_batch_size": 9}
+    free |= {"checkpoint_every_minutes": 1.5, "steps_per_call": 4, "distributed__timeout_seconds": 5}
     assert settings.first_difference(ours, settings.to_dict(resolved("train:digits", **free))) is None
 
 

@@ -170,6 +170,60 @@ def test_what_is_dropped_depends_on_seed_and_step_alone():
     assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
 
 
+def parts_of(data: dict, parts: int) -> dict:
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), data)
+
+
+def gradient_of(part: dict, params, mean):
+    """(loss, gradient, statistics after it) of the classifier on a part of a batch."""
+    mean = 0.5 * mean + 0.5 * part["image"].mean(0)
+
+    def loss(params):
+        logits = (part["image"] - mean) @ params["Dense_0"]["kernel"]
+        return jnp.mean(steps.cross_entropy(logits, part["label"], 0.1))
+
+    return *jax.value_and_grad(loss)(params), mean
+
+
+def test_microbatches_average_their_gradients_and_hand_the_statistics_on():
+    state, data = train_state(), batch(0)
+    after = train_step(state, data, microbatches=4)
+    mean, found = state.batch_stats["mean"], []
+    for i in range(4):
+        loss, gradient, mean = gradient_of(jax.tree.map(lambda x: x[i], parts_of(data, 4)), state.params, mean)  # noqa: B023
+        found.append((loss, gradient))
+    loss, gradient = jax.tree.map(lambda *x: sum(x) / 4, *found)
+    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert np.allclose(after.batch_stats["mean"], mean)
+    assert np.allclose(after.sums.loss, 10 + 8 * loss) and float(after.sums.examples) == 16 + 8
+    assert float(after.sums.correct) == round(float(after.sums.correct))
+
+
+def test_devices_average_gradients_losses_and_statistics_and_count_together():
+    """vmap with a name for its axis does what several devices do."""
+    state, data = train_state(), batch(0)
+    shards = parts_of(data, 4)
+    on_each = jax.jit(jax.vmap(lambda shard: train_step(state, shard, axis="devices"), axis_name="devices"))(shards)
+    after = jax.tree.map(lambda x: x[0], on_each)
+    assert same(on_each.params, jax.tree.map(lambda x: jnp.stack([x] * 4), after.params))
+    found = [gradient_of(jax.tree.map(lambda x: x[i], shards), state.params, jnp.zeros(FEATURES)) for i in range(4)]  # noqa: B023
+    loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
+    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert np.allclose(after.batch_stats["mean"], mean) and np.allclose(after.sums.loss, 10 + 8 * loss)
+    assert float(after.sums.examples) == 16 + 8
+
+
+def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha():
+    """Mixture's statistics do not touch its loss, so that any division gives the gradients of the whole batch."""
+    state, train, valid = search_state(), batch(0), batch(1)
+    whole = search_step(state, train, valid)
+    shards = (parts_of(train, 4), parts_of(valid, 4))
+    on_each = jax.jit(jax.vmap(lambda t, v: search_step(state, t, v, axis="devices"), axis_name="devices"))(*shards)
+    in_parts = jax.jit(lambda t, v: search_step(state, t, v, microbatches=2))(train, valid)
+    for after in (jax.tree.map(lambda x: x[3], on_each), in_parts):
+        assert same((after.alphas, after.params, after.sums), (whole.alphas, whole.params, whole.sums))
+
+
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
 def test_every_seed_of_32_bits_is_taken(seed):
     assert np.isfinite(train_step(train_state(), batch(0), seed=seed).batch_stats["drawn"])
@@ -204,9 +258,9 @@ def task_loss(params, alphas, data):
     )
 
 
-def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0):
+def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, **changes):
     searcher = Bnas(("none", "bin_conv_3x3"), diversity, 7.7, 1.0, True, jnp.float32)
-    options = {"optimizer": OPTIMIZER, "alphas_optimizer": alphas_optimizer, "steps_per_epoch": 3}
+    options = {"optimizer": OPTIMIZER, "alphas_optimizer": alphas_optimizer, "steps_per_epoch": 3, **changes}
     return steps.search_step(state, train, valid, model=Mixture(), searcher=searcher, **options)
 
 
@@ -267,6 +321,9 @@ def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
     result = steps.evaluation_step(Classifier(), variables, padded | {"weight": jnp.array([1.0] * 8 + [0.0] * 2)})
     logits = data["image"] @ state.params["Dense_0"]["kernel"]
     assert float(result.examples) == 8
+    evaluate = lambda shard: steps.evaluation_step(Classifier(), variables, shard, axis="devices")
+    divided = jax.vmap(evaluate, axis_name="devices")(parts_of(padded | {"weight": jnp.array([1.0] * 8 + [0.0] * 2)}, 5))
+    assert same(jax.tree.map(lambda x: x[4], divided), result)
     assert np.allclose(result.loss, steps.cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
     assert float(result.top1) == float(jnp.sum(logits.argmax(-1) == data["label"]))
     assert float(result.top5) == 8  # of four classes

@@ -78,14 +78,18 @@ class InterCellSkip(nn.Module):
         return output + previous
 
 
-def drop_path(key, rate, cells: int, batch: int, dtype) -> jax.Array:
+def drop_path(key, rate, cells: int, batch: int, dtype, axis: str | None = None) -> jax.Array:
     """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, 8, N).
 
-    0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2).
+    0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). axis: the mapped axis, if any, over which
+    the batch is divided; what is drawn for an example does not depend on it.
     """
-    draw = lambda key: jax.random.bernoulli(key, 1 - rate, (2 * NODES, batch))
+    shards = jax.lax.axis_size(axis) if axis else 1
+    draw = lambda key: jax.random.bernoulli(key, 1 - rate, (2 * NODES, shards * batch))
     # In a loop, whose result XLA keeps; otherwise it draws anew for every pixel, which took a tenth of BNAS-A's step on CPU.
     keep = jax.lax.map(draw, jax.random.split(key, cells))
+    if axis:
+        keep = jax.lax.dynamic_slice_in_dim(keep, jax.lax.axis_index(axis) * batch, batch, axis=2)
     return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))
 
 

@@ -75,7 +75,7 @@ class Network(nn.Module):
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
             key = self.make_rng("drop_path")
-            factors = drop_path(key, drop_path_rate, self.num_cells, images.shape[0], self.rules.dtype)
+            factors = drop_path(key, drop_path_rate, self.num_cells, images.shape[0], self.rules.dtype, self.rules.batch_axis)
         stem = CifarStem if self.form == "cifar" else ImageNetStem
         before, previous = stem(self.channels, self.rules, name="stem")(images, train=train)
         check_shape(previous, self.num_cells)

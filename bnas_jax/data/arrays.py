@@ -1,11 +1,10 @@
-"""A data set held in memory, and its division into the two halves of a search."""
+"""A data set held in memory."""
 
 import dataclasses
 
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import order
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,21 +27,15 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
     def take(self, rows: np.ndarray) -> "Arrays":
         """The examples at `rows`, in that order."""
         return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
-
-
-def split_half(arrays: Arrays, seed: int) -> tuple[Arrays, Arrays]:
-    """Halves drawn at random: one for the weights, one for the architecture parameters.
-
-    Each example is in exactly one of them; of an odd number the first half has one more.
-    """
-    if len(arrays) < 2:
-        raise UserError(f"{arrays.name}: one example cannot be divided into two halves; a search needs more data")
-    rows = order.shuffled(len(arrays), seed, order.HALVES)
-    middle = (len(rows) + 1) // 2
-    return arrays.take(rows[:middle]), arrays.take(rows[middle:])
 
 
 def _check_images(images: np.ndarray, name: str) -> None:

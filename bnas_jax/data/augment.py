@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.data import color
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Augmentation:
 
     A pixel value p becomes (p * scale - mean) / std, per channel; scale is 1/255 for photographs. With `pad` > 0, images are
     first padded with that many zero pixels on each side and cropped back to their size at random, and with `flip` mirrored
-    left to right half of the time, as in torchvision: the padding is black, not the mean colour.
+    left to right half of the time, as in torchvision: the padding is black, not the mean colour. min_area > 0: images that
+    are streamed are cropped at random to that share of their area or more, and resized. jitter: how far brightness,
+    contrast, saturation and hue change at random; empty does not change them.
     """
 
     mean: tuple[float, ...]
@@ -24,6 +27,8 @@ class Augmentation:
     scale: float = 1 / 255
     pad: int = 0
     flip: bool = False
+    min_area: float = 0.0
+    jitter: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -32,6 +37,13 @@ class Augmentation:
             raise UserError(f"std and scale must be above 0, got {self.std} and {self.scale}")
         if self.pad < 0:
             raise UserError(f"pad must be 0 or more pixels, got {self.pad}")
+        if not 0 <= self.min_area <= 1:
+            raise UserError(f"min_area must be from 0 to 1, got {self.min_area}: change config.dataset.min_area")
+        if self.jitter and (len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5):
+            raise UserError(
+                "jitter takes four numbers from 0 on, for brightness, contrast, saturation and hue (to 0.5), got"
+                f" {self.jitter}: change config.dataset.jitter"
+            )
 
     def check(self, channels: int) -> None:
         """Raises `UserError` unless there are statistics for each of `channels`."""
@@ -41,9 +53,29 @@ class Augmentation:
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
     """uint8 (..., C) -> dtype (..., C); computed in float32 at least, and rounded to `dtype` once."""
-    wide = jnp.promote_types(dtype, jnp.float32)
-    mean, std = (np.asarray(a, wide) for a in (augmentation.mean, augmentation.std))
-    return ((pixels.astype(wide) * np.asarray(augmentation.scale, wide) - mean) / std).astype(dtype)
+    return _standardize(_scaled(pixels, augmentation, dtype), augmentation).astype(dtype)
+
+
+def augmented(
+    key: jax.Array, images: jax.Array, rows: jax.Array, batch_size: int, first: Any, augmentation: Augmentation, dtype: Any
+) -> jax.Array:
+    """The images at `rows` as inputs: cropped, flipped, jittered and normalised; they stand from `first` on in their batch.
+
+    What is random is drawn for the whole batch, so that the batch does not depend on how many parts it is prepared in.
+    """
+
+    def own(drawn: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {name: jax.lax.dynamic_slice_in_dim(values, first, len(rows)) for name, values in drawn.items()}
+
+    if augmentation.pad or augmentation.flip:
+        pixels = crop(images, rows, own(draw(key, batch_size, augmentation)), augmentation.pad)
+    else:
+        pixels = images[rows]
+    if not any(augmentation.jitter):
+        return normalize(pixels, augmentation, dtype)
+    factors = own(color.draw(key, batch_size, augmentation.jitter))
+    changed = color.jitter(_scaled(pixels, augmentation, dtype), factors, color.draw_order(key))
+    return _standardize(changed, augmentation).astype(dtype)
 
 
 def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax.Array]:
@@ -75,3 +107,13 @@ def crop(images: jax.Array, rows: jax.Array, choices: dict[str, jax.Array], pad:
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]
     return jnp.where(inside[..., None], pixels, jnp.zeros((), images.dtype))
+
+
+def _scaled(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
+    wide = jnp.promote_types(dtype, jnp.float32)
+    return pixels.astype(wide) * np.asarray(augmentation.scale, wide)
+
+
+def _standardize(scaled: jax.Array, augmentation: Augmentation) -> jax.Array:
+    mean, std = (np.asarray(a, scaled.dtype) for a in (augmentation.mean, augmentation.std))
+    return (scaled - mean) / std

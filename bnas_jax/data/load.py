@@ -1,49 +1,75 @@
 """Data sets by name, with how their pixels are normalised and augmented unless a setting says otherwise."""
 
+import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.data import folder, order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.encoded import Encoded, ReadOptions, hold
+from bnas_jax.data.images import BadImage
 
-NAMES = ("digits", "cifar10", "cifar100", "tfds:NAME")
-_NOT_YET = {
-    "imagenet2012": "sets too large for memory",
-    "folder": "folders of images",
-}
+NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
 _TFDS = "tfds:"
+IN_MEMORY_MIB = 4096  # 25 times CIFAR
+_SAMPLE = 1024
 
 # Mean and standard deviation of the 1,437 training images, on the scale 0 to 1.
 _DIGITS = Augmentation(mean=(0.3054,), std=(0.376,), scale=1 / 16)
 _CIFAR10 = Augmentation(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), pad=4, flip=True)
+# The release's: random resized crop, flip, colour jitter; 256 and the centre 224 for evaluation.
+_IMAGENET = Augmentation(
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), flip=True, min_area=0.08, jitter=(0.4, 0.4, 0.4, 0.2)
+)
+_IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
+_IMAGENET_ZOOM = 256 / 224
 
 
 class Dataset(NamedTuple):
-    """Both parts of a data set, and its default augmentation."""
+    """Both parts of a data set, in memory or on disk, and its default augmentation."""
 
-    train: Arrays
-    test: Arrays
+    train: Arrays | Encoded
+    test: Arrays | Encoded
     augmentation: Augmentation
 
 
-def load(name: str, path: str | pathlib.Path | None = None) -> Dataset:
-    """The data set of a name in `NAMES`.
+def load(name: str, path: Any = None, options: ReadOptions | None = None) -> Dataset:
+    """The data set of a name in `NAMES`: in memory up to `options.in_memory_mib`, else ready to be streamed.
 
-    `path` is for the sets on disk: the TFDS data directory, or the directory of one version in it; without a path,
-    ~/tensorflow_datasets. Raises `UserError` when the name is unknown or the files are missing or unfit.
+    `path` is for the sets on disk: the folder, the TFDS data directory, or the directory of one version in it; for TFDS
+    without a path, ~/tensorflow_datasets. Raises `UserError` when the name is unknown or the files are missing or unfit.
     """
+    options = options or ReadOptions()
     if name == "digits":
         return _digits(path)
-    if name in ("cifar10", "cifar100"):
-        return _from_tfds(name, path)
-    if name.startswith(_TFDS) and name != _TFDS:
-        return _from_tfds(name.removeprefix(_TFDS), path)
-    if name in _NOT_YET:
-        raise UserError(f"config.dataset.name={name}: {_NOT_YET[name]} are not available yet in this version; {_choices()}")
-    raise UserError(f"there is no dataset {name!r}: {_choices()}")
+    train, test, options = open_encoded(name, path, options)
+    if _fits(train, test, options):
+        in_memory = hold(train), hold(test)
+        return Dataset(*in_memory, _augmentation(name, in_memory[0]))
+    _ = train.image_shape  # refuses images without a common size
+    return Dataset(train, test, _augmentation(name, train))
+
+
+def open_encoded(name: str, path: Any, options: ReadOptions) -> tuple[Encoded, Encoded, ReadOptions]:
+    """Both parts of a data set on disk, nothing decoded, and the options with the set's own where they were None."""
+    if name == "imagenet2012":
+        options = _with_defaults(options, _IMAGENET_OPTIONS)
+        options = _with_defaults(options, {"resize": round((options.image_size or 1) * _IMAGENET_ZOOM)})
+    options = _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
+    if name == "folder":
+        return *folder.read(path, options), options
+    tfds_name = name.removeprefix(_TFDS)
+    if name not in ("cifar10", "cifar100", "imagenet2012") and (name == tfds_name or not tfds_name):
+        raise UserError(f"there is no dataset {name!r}: set config.dataset.name to one of {', '.join(NAMES)}")
+    if options.split is not None:
+        raise UserError(f"config.dataset.split is for folders; {name} has its own test set")
+    from bnas_jax.data import tfds_examples  # not at the top: it needs libraries that arrays alone do not
+
+    return *tfds_examples.read(tfds_name, path, options), options
 
 
 def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -55,11 +81,30 @@ def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
     return tuple(means), tuple(v**0.5 or 1.0 for v in variances)
 
 
-def _choices() -> str:
-    return f"set config.dataset.name to one of {', '.join(NAMES)}"
+def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
+    return dataclasses.replace(options, **{k: v for k, v in values.items() if getattr(options, k) is None})
 
 
-def _digits(path) -> Dataset:
+def _fits(train: Encoded, test: Encoded, options: ReadOptions) -> bool:
+    """Whether both parts, decoded, stay within `in_memory_mib`. Sizes are the first image's where none is set."""
+    if not options.in_memory_mib:
+        return False
+    shape = train.image_shape if options.image_size else _first(train).shape
+    return (len(train) + len(test)) * float(np.prod(shape)) <= options.in_memory_mib * 2**20
+
+
+def _first(encoded: Encoded) -> np.ndarray:
+    """The first image that decodes."""
+    for number in range(len(encoded)):
+        try:
+            return encoded.example(number)[0]
+        except BadImage:
+            if not encoded.options.skip_bad:
+                raise
+    raise UserError(f"{encoded.name}: there is no image that decodes")
+
+
+def _digits(path: Any) -> Dataset:
     if path:
         raise UserError(f"the digits come with the package: leave config.dataset.path out, got {path}")
     with np.load(pathlib.Path(__file__).parent / "digits.npz", allow_pickle=False) as stored:
@@ -70,18 +115,18 @@ def _digits(path) -> Dataset:
     return Dataset(train, test, _DIGITS)
 
 
-def _from_tfds(name: str, path) -> Dataset:
-    from bnas_jax.data import tfds_arrays  # not at the top: it needs libraries that arrays alone do not
-
-    train, test = tfds_arrays.read(name, path)
-    return Dataset(train, test, _augmentation(name, train))
-
-
-def _augmentation(name: str, train: Arrays) -> Augmentation:
-    if name == "cifar10":
+def _augmentation(name: str, train: Arrays | Encoded) -> Augmentation:
+    if name == "imagenet2012" and train.image_shape[-1] == 3:
+        return _IMAGENET
+    if name == "cifar10" and train.image_shape[-1] == 3:
         return _CIFAR10
-    mean, std = statistics(train.images)
-    if name == "cifar100":
+    mean, std = statistics(train.images if isinstance(train, Arrays) else _sample(train))
+    if name in ("cifar10", "cifar100"):
         return Augmentation(mean, std, pad=_CIFAR10.pad, flip=_CIFAR10.flip)
     # Whether a crop or a mirror image keeps its label is not known for an arbitrary set.
     return Augmentation(mean, std)
+
+
+def _sample(train: Encoded) -> np.ndarray:
+    """Some images drawn at random, the same ones always: statistics of a set too large for memory."""
+    return hold(train.take(np.sort(order.shuffled(len(train), 0, order.SAMPLE)[:_SAMPLE]))).images

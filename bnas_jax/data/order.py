@@ -7,6 +7,9 @@ from bnas_jax.core.errors import UserError
 # What an order is for; no two uses share a stream even where their seeds are equal.
 EPOCHS = 0
 HALVES = 1
+TEST = 2
+CROPS = 3
+SAMPLE = 4
 
 
 def check_seed(seed: int) -> int:
@@ -24,3 +27,16 @@ def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
     """
     words = np.random.PCG64([check_seed(seed), use, number]).random_raw(size)
     return np.argsort(words, kind="stable").astype(np.int32)
+
+
+def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
+    """A random order in which every beginning holds about each class's share, and the first half each class's half to within
+    one example: int32 (N,)."""
+    rows = shuffled(len(labels), seed, use)
+    by_class = rows[np.argsort(labels[rows], kind="stable")]
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # The middle of the example's part of its class; equal ones, of classes of equal size, in random order.
+    place = np.empty(len(labels))
+    place[by_class] = (rank + 0.5) / np.repeat(counts, counts)
+    return rows[np.argsort(place[rows], kind="stable")]

@@ -20,7 +20,7 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.augment import Augmentation, crop, draw, normalize
+from bnas_jax.data.augment import Augmentation, augmented, normalize
 
 Feed = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -74,14 +74,9 @@ class TrainSource:
         epoch, index = feed["position"]
         first = shard * size
         rows = jax.lax.dynamic_slice_in_dim(feed["order"], index * self.batch_size + first, size)
-        if self.augmentation.pad or self.augmentation.flip:
-            # Drawn for the whole batch on every shard, so that the batch does not depend on how many shards there are.
-            choices = draw(self._key(epoch, index), self.batch_size, self.augmentation)
-            choices = {name: jax.lax.dynamic_slice_in_dim(drawn, first, size) for name, drawn in choices.items()}
-            pixels = crop(feed["images"], rows, choices, self.augmentation.pad)
-        else:
-            pixels = feed["images"][rows]
-        return {"image": normalize(pixels, self.augmentation, self.dtype), "label": feed["labels"][rows]}
+        key = step_key(self.seed, epoch, index)
+        images = augmented(key, feed["images"], rows, self.batch_size, first, self.augmentation, self.dtype)
+        return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
     def _data(self) -> Feed:
@@ -92,11 +87,6 @@ class TrainSource:
             self._orders.clear()
             self._orders[epoch] = self.place(order.shuffled(len(self.arrays), self.seed, order.EPOCHS, epoch))
         return self._orders[epoch]
-
-    def _key(self, epoch: jax.Array, index: jax.Array) -> jax.Array:
-        # Generator and width of the seed are named, so that neither a JAX flag nor 64-bit mode changes the numbers.
-        key = jax.random.key(np.uint32(self.seed), impl="threefry2x32")
-        return jax.random.fold_in(jax.random.fold_in(key, epoch), index)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,6 +129,13 @@ class EvalSource:
     @cached_property
     def _data(self) -> Feed:
         return _placed(self.arrays, self.place)
+
+
+def step_key(seed: int, epoch: Any, index: Any) -> jax.Array:
+    """The key of step `index` of an epoch. Generator and width of the seed are named, so that neither a JAX flag nor 64-bit
+    mode changes the numbers."""
+    key = jax.random.key(np.uint32(seed), impl="threefry2x32")
+    return jax.random.fold_in(jax.random.fold_in(key, epoch), index)
 
 
 def shard_size(batch_size: int, shards: int) -> int:

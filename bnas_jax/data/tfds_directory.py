@@ -1,22 +1,24 @@
 """Where on disk a TFDS data set stands: from a name and a path to the directory of one version."""
 
-import pathlib
 import re
+from typing import Any
+
+from etils import epath
 
 from bnas_jax.core.errors import UserError
 
-DEFAULT = pathlib.Path("~/tensorflow_datasets")
+DEFAULT = "~/tensorflow_datasets"
 INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-def find(name: str, path: str | pathlib.Path | None) -> pathlib.Path:
+def find(name: str, path: Any) -> Any:
     """The directory with the dataset_info.json of the newest version of `name` (may be NAME/CONFIG).
 
     `path` may be the data directory that holds NAME/VERSION, the directory NAME, or the version's directory itself; without
     it, ~/tensorflow_datasets. Raises `UserError` when nothing is there.
     """
-    root = (pathlib.Path(path) if path else DEFAULT).expanduser()
+    root = epath.Path(path or DEFAULT).expanduser()
     if not root.is_dir():
         raise UserError(_missing(name, path, f"there is no directory {root}"))
     for candidate in (root, *_newest_first(root / name), *_own_versions(root, name)):
@@ -26,12 +28,12 @@ def find(name: str, path: str | pathlib.Path | None) -> pathlib.Path:
     raise UserError(_missing(name, path, f"{root} is {state} ({name}/VERSION/{INFO})"))
 
 
-def _own_versions(root: pathlib.Path, name: str) -> list[pathlib.Path]:
+def _own_versions(root: Any, name: str) -> list:
     """The versions in `root` where it is the directory of the data set (or of its configuration) itself."""
     return _newest_first(root) if root.name == name.split("/")[-1] else []
 
 
-def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
+def _newest_first(directory: Any) -> list:
     if not directory.is_dir():
         return []
     versions = [d for d in directory.iterdir() if _VERSION.fullmatch(d.name)]
@@ -39,6 +41,5 @@ def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _missing(name: str, path, what: str) -> str:
-    where = f" --data_dir={path}" if path else ""
-    remedy = f"prepare it with `tfds build {name.split('/')[0]} --file_format=array_record{where}`"
+    remedy = f"prepare it by `python -m bnas_jax data prepare {name} --out={path or DEFAULT}`"
     return f"{name}: {what}; set config.dataset.path to the TFDS data directory that holds {name}, or {remedy}"

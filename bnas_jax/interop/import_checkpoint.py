@@ -30,7 +30,7 @@ def import_checkpoint(
     model = build_network(run, num_classes)
     variables = load_variables(model, arrays)
     optimizer = optimizers.for_training(run, 1)
-    state = devices.create(lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs))
+    state = devices.ONE.create(lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs))
     state = state.replace(**variables)
     workdir.open(run, num_classes=num_classes, image_shape=image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)

@@ -1,19 +1,23 @@
 """Checkpoints of everything a run is, by Orbax: saved in the background, the last and the best few kept."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
+import shutil
 import sys
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import devices
+from bnas_jax.training import devices, hosts
+from bnas_jax.training.devices import Devices
 
 # The variables are an item of their own, so that evaluation restores them alone.
 VARIABLES = ("params", "batch_stats", "alphas")
@@ -38,37 +42,60 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
 class Checkpoints:
     """The checkpoints of one work directory; without settings, to read only."""
 
-    def __init__(self, directory: pathlib.Path, settings: CheckpointSettings | None = None):
+    def __init__(self, directory: pathlib.Path, settings: CheckpointSettings | None = None, where: Devices = devices.ONE):
         self.directory = directory
+        self._where, self._keep = where, settings
         self._manager = None
         if settings is not None:
-            self._set_scores_aside()
-            self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
+            hosts.on_first(self._set_scores_aside)
+            with self._room():
+                self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
         _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
         """Starts to save; a NaN is never the best. top1: what `best` goes by, None between two epochs."""
         assert self._manager, "opened to read only"
-        variables, rest = _split(devices.copy(state))
+        variables, rest = _split(self._where.saveable(state))
         metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
         items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest))
-        self._manager.save(step, args=items, metrics=metrics)
+        with self._room():
+            self._manager.save(step, args=items, metrics=metrics)
 
     def close(self) -> None:
         """Waits for what is being saved."""
         if self._manager:
-            self._manager.wait_until_finished()
-            self._manager.close()
+            with self._room():
+                self._manager.wait_until_finished()
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _room(self):
+        """A save that fails, even one that was begun before, is a `UserError`; what was saved before it stays."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"cannot save a checkpoint in {self.directory} ({_first_line(error)}); make room there or mend it, the same"
+                f" command goes on from step {max(self.steps(), default=0)}"
+            ) from error
 
     def steps(self) -> list[int]:
         """Those saved to the end; until then their folders have other names."""
         return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
 
     def restore_state(self, shapes) -> Any | None:
-        """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s."""
+        """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s.
+
+        `UserError` for one of another network or arithmetic, and where there is no room for the checkpoints to come.
+        """
+        self._check_disk(shapes)
         variables, rest = _split(shapes)
+        for step in self.steps()[-1:]:
+            self._check_same(step, {"variables": variables, "rest": rest})
         restored = self._newest({"variables": variables, "rest": rest}, self.steps(), set_aside=True)
-        return None if restored is None else type(shapes)(**restored[1]["variables"], **restored[1]["rest"])
+        if restored is None:
+            return None
+        return self._where.restored(type(shapes)(**restored[1]["variables"], **restored[1]["rest"]))
 
     def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
         """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none."""
@@ -82,9 +109,38 @@ class Checkpoints:
                 have = ", ".join(map(str, steps))
                 raise UserError(f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}")
             steps = [int(which)]
+        self._check_same(steps[-1], {"variables": shapes}, dtypes=False)  # evaluation may ask for another arithmetic
         restored = self._newest({"variables": shapes}, steps, set_aside=False)
         assert restored is not None
-        return restored[0], restored[1]["variables"]
+        return restored[0], self._where.restored(restored[1]["variables"])
+
+    def _check_disk(self, shapes) -> None:
+        if self._keep is None:
+            return
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        more = self._keep.keep_last + self._keep.keep_best + 1 - len(self.steps())  # one of them is being written
+        free = shutil.disk_usage(self.directory).free
+        if size * more > free:
+            raise UserError(
+                f"no room for checkpoints in {self.directory}: {more} of {size / 1e6:.0f} MB are to come, {free / 1e6:.0f} MB"
+                " are free; make room or lower config.checkpoint.keep_last"
+            )
+
+    def _check_same(self, step: int, items: dict, dtypes: bool = True) -> None:
+        """`UserError` naming the first leaf in which a checkpoint differs from what is wanted; Orbax would cast silently."""
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                saved = {n: reader.metadata(self.directory / str(step) / n).item_metadata.tree for n in items}
+        except Exception:  # damaged, which restoring it deals with
+            return
+        ours, theirs = (_by_name(tree) for tree in (items, saved))
+        for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
+            one, other = (_kind(leaves.get(name), dtypes) for leaves in (ours, theirs))
+            if one != other:
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.directory} is of another network: {name} is {other} there and"
+                    f" {one} here; take the settings it was saved with, or another --workdir"
+                )
 
     def _best(self, steps: list[int]) -> int:
         scores = {step: self._score(step) for step in steps}
@@ -108,7 +164,9 @@ class Checkpoints:
             restored, why = self._restore(step, shapes)
             if restored is not None:
                 if set_aside:
-                    self._set_aside(damaged)
+                    hosts.on_first(lambda: self._set_aside(damaged))
+                    if damaged and self._manager:
+                        self._manager.reload()
                 return step, restored
             damaged.append(step)
             _say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
@@ -124,20 +182,17 @@ class Checkpoints:
         folder = self.directory / str(step)
         try:
             with ocp.StandardCheckpointer() as reader:
-                return {name: reader.restore(folder / name, devices.restorable(item)) for name, item in shapes.items()}, ""
+                return {name: reader.restore(folder / name, self._where.restorable(item)) for name, item in shapes.items()}, ""
         except MemoryError:
             raise
         except Exception as error:  # what Orbax raises for damaged files has no class in common
-            lines = str(error).strip().splitlines()
-            return None, (lines[0][:160] if lines else type(error).__name__)
+            return None, _first_line(error)
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves damaged checkpoints out of the way of those to come, deleting nothing."""
         for step in steps:
             target = self._move_aside(self.directory / str(step), str(step))
             _say(f"moved the damaged checkpoint of step {step} to {target}")
-        if steps and self._manager:
-            self._manager.reload()
 
     def _set_scores_aside(self) -> None:
         """The same for scores that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
@@ -172,6 +227,24 @@ def _expect_late_answers() -> None:
     hook.expects_late_answers = True  # type: ignore[attr-defined]
     sys.unraisablehook = hook
     logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+
+
+def _by_name(items: dict) -> dict[str, Any]:
+    """The leaves of {item: tree}, by names such as params/cell0/..., which Orbax keeps of tuples and classes, too."""
+    name = lambda key: str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
+    found = (jax.tree_util.tree_leaves_with_path(tree) for tree in items.values())
+    return {"/".join(map(name, path)): leaf for leaves in found for path, leaf in leaves}
+
+
+def _kind(leaf, dtypes: bool) -> str:
+    if leaf is None:
+        return "missing"
+    return f"{leaf.dtype if dtypes else 'an array'} {tuple(leaf.shape)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def _say(text: str) -> None:

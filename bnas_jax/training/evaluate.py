@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -11,8 +12,9 @@ from bnas_jax.core.network import Network
 from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.encoded import Encoded, ReadOptions
 from bnas_jax.data.load import Dataset
-from bnas_jax.data.pipeline import EvalSource
+from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
 from bnas_jax.training.checkpoints import Checkpoints
@@ -22,24 +24,37 @@ from bnas_jax.training.workdir import WorkDir
 
 def load_data(dataset: DatasetSettings) -> Dataset:
     """The data of a run, augmented as its settings say."""
-    data = load.load(dataset.name, dataset.path)
-    own = data.augmentation
-    pad = own.pad if dataset.pad is None else dataset.pad
-    flip = own.flip if dataset.flip is None else dataset.flip
-    return data._replace(augmentation=dataclasses.replace(own, pad=pad, flip=flip))
+    data = load.load(dataset.name, dataset.path, read_options(dataset))
+    given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+
+
+def read_options(dataset: DatasetSettings) -> ReadOptions:
+    """How a data set's settings say it is read."""
+    shared = {f.name for f in dataclasses.fields(ReadOptions)} & {f.name for f in dataclasses.fields(dataset)}
+    return ReadOptions(skip_bad=dataset.bad_images == "skip", **{name: getattr(dataset, name) for name in shared})
 
 
 class Evaluator:
     """Evaluates on one data set; the step is compiled once."""
 
-    def __init__(self, model, arrays: Arrays, augmentation: Augmentation, run: RunSettings):
-        batch_size = min(run.eval_batch_size, len(arrays))
-        self._source = EvalSource(arrays, batch_size, augmentation, model.rules.dtype)
+    def __init__(
+        self,
+        model,
+        examples: Arrays | Encoded,
+        augmentation: Augmentation,
+        run: RunSettings,
+        where: devices.Devices = devices.ONE,
+    ):
+        batch_size = min(run.eval_batch_size, len(examples))
+        batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
+        self._source = eval_source(examples, batch_size, augmentation, model.rules.dtype, where.place)
 
         def step(variables, feed, *alphas):
-            return steps.evaluation_step(model, variables, self._source.prepare(feed), *alphas)
+            return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
 
-        self._step: Callable = devices.compile_evaluation(step)
+        self._step: Callable = where.compile_evaluation(step)
 
     def __call__(self, params, batch_stats, *alphas) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples"."""
@@ -55,10 +70,10 @@ class Evaluator:
         }
 
 
-def build_network(run: TrainSettings, num_classes: int) -> Network:
-    """The final network of a run."""
+def build_network(run: TrainSettings, num_classes: int, axis: str | None = None) -> Network:
+    """The final network of a run. axis: that of its devices."""
     net = run.network
-    return Network(net.genotype, net.num_cells, net.channels, num_classes, net.form, net.skip, run.layer_rules())
+    return Network(net.genotype, net.num_cells, net.channels, num_classes, net.form, net.skip, run.layer_rules(axis))
 
 
 def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
@@ -68,21 +83,21 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     """
     if not isinstance(run, TrainSettings):
         raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
-    devices.configure(run)
+    where = devices.configure(run)
     data = load_data(run.dataset)
     facts = workdir.facts()
-    if tuple(data.test.images.shape[3:]) != tuple(facts["image_shape"][2:]):
+    if data.test.image_shape[2] != facts["image_shape"][2]:
         raise UserError(
-            f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.images.shape[3]}"
+            f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.image_shape[2]}"
         )
-    if data.test.num_classes > facts["num_classes"]:
+    if data.test.num_classes != facts["num_classes"]:  # with fewer, too, the numbers of the classes would mean others
         raise UserError(f"{data.test.name} has {data.test.num_classes} classes, the network {facts['num_classes']}")
     model = build_network(run, facts["num_classes"])
-    shapes = jax.eval_shape(lambda: initial_variables(model, data.test.images.shape[1:], 0))
+    shapes = jax.eval_shape(lambda: initial_variables(model, data.test.image_shape, 0))
     if not workdir.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
-    checkpoints = Checkpoints(workdir.checkpoints)
+    checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
         step, variables = checkpoints.restore_variables(shapes, which)
-    result = Evaluator(model, data.test, data.augmentation, run)(variables["params"], variables["batch_stats"])
+    result = Evaluator(model, data.test, data.augmentation, run, where)(variables["params"], variables["batch_stats"])
     return {**result, "step": step}

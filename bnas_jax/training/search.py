@@ -10,22 +10,23 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.data.arrays import split_half
-from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.data.halves import split_half
+from bnas_jax.data.sources import train_source
 from bnas_jax.search.bnas import Bnas, Searcher
 from bnas_jax.settings import SearchSettings
-from bnas_jax.training import devices, loop, optimizers, steps
+from bnas_jax.training import devices, hosts, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.devices import Devices
 from bnas_jax.training.evaluate import Evaluator, load_data
 from bnas_jax.training.state import SearchState, Sums, create_search_state
 from bnas_jax.training.train import epoch_record
 from bnas_jax.training.workdir import WorkDir, write_json
 
 
-def build_supernet(run: SearchSettings, num_classes: int) -> Supernet:
-    """The search's network."""
+def build_supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> Supernet:
+    """The search's network. axis: that of its devices."""
     net = run.network
-    return Supernet(net.num_cells, net.channels, num_classes, net.layer_types, net.skip, run.layer_rules())
+    return Supernet(net.num_cells, net.channels, num_classes, net.layer_types, net.skip, run.layer_rules(axis))
 
 
 def build_searcher(run: SearchSettings) -> Searcher:
@@ -34,41 +35,47 @@ def build_searcher(run: SearchSettings) -> Searcher:
     return Bnas(run.network.layer_types, alphas.diversity, alphas.tau, rules.gamma, rules.keep_zeroise, run.layer_rules().dtype)
 
 
-def search(run: SearchSettings, workdir: WorkDir) -> dict:
-    """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json."""
-    devices.configure(run)
+def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
+    """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json.
+
+    where: the devices to use, once JAX is configured; None is those of the settings.
+    """
+    where = where or devices.configure(run)
+    where.check_batch(run)
     data = load_data(run.dataset)
-    model, searcher = build_supernet(run, data.train.num_classes), build_searcher(run)
+    model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
     # Half of the training set for the weights, half for alpha; the test set stays unseen.
-    halves = split_half(data.train, run.seed)
+    halves = split_half(data.train, run.seed, run.dataset.stratified)
     source, valid_source = (
-        TrainSource(half, run.batch_size, (run.seed + i) % 2**32, data.augmentation, model.rules.dtype)
+        train_source(half, run.batch_size, (run.seed + i) % 2**32, data.augmentation, model.rules.dtype, where.place)
         for i, half in enumerate(halves)
     )
     steps_per_epoch = source.steps_per_epoch
     optimizer = optimizers.for_search(run, steps_per_epoch)
     alphas_optimizer = optimizers.alphas_optimizer(run.alphas)
-    image_shape = data.train.images.shape[1:]
+    image_shape = data.train.image_shape
     create = lambda: create_search_state(model, searcher, image_shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
-    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
-    state = checkpoints.restore_state(shapes) or devices.create(create)
+    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
+    state = checkpoints.restore_state(shapes) or where.create(create)
 
     def step(state: SearchState, feed, valid_feed) -> SearchState:
         return steps.search_step(
             state,
-            source.prepare(feed),
-            valid_source.prepare(valid_feed),
+            where.batch(source, feed, run.microbatches),
+            where.batch(valid_source, valid_feed, run.microbatches),
             model=model,
             searcher=searcher,
             optimizer=optimizer,
             alphas_optimizer=alphas_optimizer,
             steps_per_epoch=steps_per_epoch,
+            microbatches=run.microbatches,
+            axis=where.axis,
         )
 
-    compiled = devices.compile_step(step)
-    evaluator = Evaluator(model, halves[1], data.augmentation, run)
+    compiled = where.compile_step(step)
+    evaluator = Evaluator(model, halves[1], data.augmentation, run, where)
 
     def finish_epoch(state: SearchState, epoch: int):
         valid = evaluator(state.params, state.batch_stats, state.alphas)
@@ -92,8 +99,9 @@ def search(run: SearchSettings, workdir: WorkDir) -> dict:
         run,
         workdir,
         checkpoints,
+        where,
         steps_per_epoch=steps_per_epoch,
-        advance=lambda state, step: compiled(state, source.feed(step), valid_source.feed(step)),
+        advance=lambda state, steps: compiled(state, [(source.feed(step), valid_source.feed(step)) for step in steps]),
         finish_epoch=finish_epoch,
     )
     genotype, epoch = select(state, searcher, run)
@@ -115,6 +123,8 @@ def select(state: SearchState, searcher: Searcher, run: SearchSettings) -> tuple
 
 def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
     """alphas.npz: alpha before the first and after each epoch, and the validation accuracies in %."""
+    if not hosts.is_first():
+        return
     part = workdir / "alphas.part.npz"
     normal, reduce = (np.asarray(state.history[name][: epoch + 2]) for name in ("normal", "reduce"))
     np.savez(part, normal=normal, reduce=reduce, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))

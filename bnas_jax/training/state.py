@@ -10,6 +10,7 @@ from flax import struct
 from bnas_jax.core.network import Network
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.bnas import Searcher
+from bnas_jax.training.guard import Guard
 from bnas_jax.training.optimizers import project_params
 
 
@@ -38,6 +39,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     sums: Sums
     test_top1: jax.Array
+    guard: Guard | None = None
 
 
 class SearchState(struct.PyTreeNode):
@@ -52,6 +54,7 @@ class SearchState(struct.PyTreeNode):
     alphas_opt_state: Any
     history: Any
     valid_top1: jax.Array
+    guard: Guard | None = None
 
 
 def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], seed: int, *alphas) -> dict:
@@ -74,6 +77,7 @@ def create_train_state(
         opt_state=optimizer.init(variables["params"]),
         sums=Sums.zeros(dtype),
         test_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
+        guard=Guard.create(variables["params"]),
     )
 
 
@@ -99,4 +103,5 @@ def create_search_state(
         alphas_opt_state=alphas_optimizer.init(alphas),
         history=jax.tree.map(lambda a: jnp.zeros((num_epochs + 1, *a.shape), a.dtype).at[0].set(a), alphas),
         valid_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
+        guard=Guard.create(variables["params"]),
     )

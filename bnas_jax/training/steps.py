@@ -1,5 +1,6 @@
 """The steps of search, training and evaluation: pure functions of a state and a batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from flax import struct
 from bnas_jax.core.network import Network
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.bnas import Searcher
+from bnas_jax.training.devices import average, total
+from bnas_jax.training.guard import watch
 from bnas_jax.training.state import SearchState, Sums, TrainState
 
 Batch = dict[str, jax.Array]
@@ -40,6 +43,24 @@ def drop_path_rate(step, *, maximum: float, num_epochs: int, steps_per_epoch: in
     return maximum * (step // steps_per_epoch).astype(jnp.float32) / num_epochs
 
 
+def accumulate(function: Callable, batch_stats, batch: Batch, parts: int) -> tuple[Any, Any]:
+    """(batch statistics, mean of the results) of `function(batch_stats, part, number) -> (batch_stats, results)`, called for
+    each of `parts` equal parts of a batch, one after the other."""
+    if parts == 1:
+        return function(batch_stats, batch, 0)
+    divided = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    body = lambda batch_stats, numbered: function(batch_stats, numbered[1], numbered[0])
+    shapes = jax.eval_shape(body, batch_stats, jax.tree.map(lambda x: x[0], (jnp.arange(parts), divided)))[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(carry, numbered):
+        batch_stats, results = body(carry[0], numbered)
+        return (batch_stats, jax.tree.map(jnp.add, carry[1], results)), None
+
+    (batch_stats, sums), _ = jax.lax.scan(add, (batch_stats, zeros), (jnp.arange(parts), divided))
+    return batch_stats, jax.tree.map(lambda s: s / parts, sums)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -51,27 +72,37 @@ def train_step(
     num_epochs: int,
     steps_per_epoch: int,
     seed: int,
+    microbatches: int = 1,
+    axis: str | None = None,
 ) -> TrainState:
-    """One SGD step of the final network."""
+    """One SGD step of the final network. batch: the device's own examples. axis: that of the devices, to average over."""
     rate = drop_path_rate(state.step, maximum=drop_path, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
+    step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
 
-    def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, new = model.apply(
-            variables, batch["image"], train=True, drop_path_rate=rate, rngs={"drop_path": key}, mutable=["batch_stats"]
-        )
-        loss = jnp.mean(cross_entropy(logits, batch["label"], smoothing))
-        return loss, (new["batch_stats"], logits)
+    def gradient(batch_stats, part, number):
+        key = jax.random.fold_in(step_key, number) if microbatches > 1 else step_key
 
-    (loss, (batch_stats, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        def loss_of(params):
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, new = model.apply(
+                variables, part["image"], train=True, drop_path_rate=rate, rngs={"drop_path": key}, mutable=["batch_stats"]
+            )
+            loss = jnp.mean(cross_entropy(logits, part["label"], smoothing))
+            return loss, (new["batch_stats"], jnp.sum(hits(logits, part["label"])))
+
+        (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        return batch_stats, (grads, loss, correct)
+
+    of_batch = accumulate(gradient, state.batch_stats, batch, microbatches)
+    batch_stats, (grads, loss, correct) = average(of_batch, axis)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     return state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
-        sums=_counted(state.sums, loss, logits, batch["label"]),
+        sums=_counted(state.sums, loss, correct, batch, microbatches, axis),
+        guard=None if state.guard is None else watch(state.guard, grads, state.step),
     )
 
 
@@ -85,36 +116,58 @@ def search_step(
     optimizer: optax.GradientTransformation,
     alphas_optimizer: optax.GradientTransformation,
     steps_per_epoch: int,
+    microbatches: int = 1,
+    axis: str | None = None,
 ) -> SearchState:
-    """One step of the search: alpha on the validation batch, then the weights on the training batch (DARTS, Algorithm 1)."""
+    """One step of the search: alpha on the validation batch, then the weights on the training batch (DARTS, Algorithm 1).
+
+    train, valid: the device's own examples. axis: that of the devices, to average over.
+    """
 
     def task_loss(params, alphas, batch_stats, batch):
         variables = {"params": params, "batch_stats": batch_stats}
         logits, new = model.apply(variables, alphas, batch["image"], train=True, mutable=["batch_stats"])
-        return jnp.mean(cross_entropy(logits, batch["label"])), (new["batch_stats"], logits)
+        loss = jnp.mean(cross_entropy(logits, batch["label"]))
+        return loss, (new["batch_stats"], jnp.sum(hits(logits, batch["label"])))
 
     epoch = state.step // steps_per_epoch
-    alpha_grads, (batch_stats, _) = searcher.alpha_gradient(
-        lambda params, alphas: task_loss(params, alphas, state.batch_stats, valid), state.params, state.alphas, epoch
-    )
+
+    def alpha_gradient(batch_stats, part, _):
+        grads, (batch_stats, _) = searcher.alpha_gradient(
+            lambda params, alphas: task_loss(params, alphas, batch_stats, part), state.params, state.alphas, epoch
+        )
+        return batch_stats, grads
+
+    batch_stats, alpha_grads = accumulate(alpha_gradient, state.batch_stats, valid, microbatches)
+    alpha_grads = average(alpha_grads, axis)
     updates, alphas_opt_state = alphas_optimizer.update(alpha_grads, state.alphas_opt_state, state.alphas)
     alphas = optax.apply_updates(state.alphas, updates)
 
-    (loss, (batch_stats, logits)), grads = jax.value_and_grad(task_loss, has_aux=True)(state.params, alphas, batch_stats, train)
+    def gradient(batch_stats, part, _):
+        (loss, (batch_stats, correct)), grads = jax.value_and_grad(task_loss, has_aux=True)(
+            state.params, alphas, batch_stats, part
+        )
+        return batch_stats, (grads, loss, correct)
+
+    batch_stats, (grads, loss, correct) = average(accumulate(gradient, batch_stats, train, microbatches), axis)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     return state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
-        sums=_counted(state.sums, loss, logits, train["label"]),
+        sums=_counted(state.sums, loss, correct, train, microbatches, axis),
+        guard=None if state.guard is None else watch(state.guard, grads, state.step),
         alphas=alphas,
         alphas_opt_state=alphas_opt_state,
     )
 
 
-def _counted(sums: Sums, loss, logits, labels) -> Sums:
-    return sums.add(loss, jnp.sum(hits(logits, labels)), labels.shape[0])
+def _counted(sums: Sums, loss, correct, batch: Batch, microbatches: int, axis: str | None) -> Sums:
+    """loss, correct: means over microbatches and devices."""
+    parts = microbatches * (jax.lax.axis_size(axis) if axis else 1)
+    examples = batch["label"].shape[0] * (parts // microbatches)
+    return sums.add(loss, jnp.round(correct * parts), examples)
 
 
 class Evaluation(struct.PyTreeNode):
@@ -126,14 +179,15 @@ class Evaluation(struct.PyTreeNode):
     examples: jax.Array
 
 
-def evaluation_step(model: Network | Supernet, variables: Any, batch: Batch, *alphas) -> Evaluation:
-    """Sums of a batch whose padding has weight 0. alphas: for the supernet alone."""
+def evaluation_step(model: Network | Supernet, variables: Any, batch: Batch, *alphas, axis: str | None = None) -> Evaluation:
+    """Sums of a batch whose padding has weight 0, over all devices. alphas: for the supernet alone."""
     logits: Any = model.apply(variables, *alphas, batch["image"], train=False)
     labels, weight = batch["label"], batch["weight"].astype(logits.dtype)
-    total = lambda values: jnp.sum(jnp.where(weight > 0, values * weight, 0))
-    return Evaluation(
-        loss=total(cross_entropy(logits, labels)),
-        top1=total(hits(logits, labels)),
-        top5=total(hits(logits, labels, min(5, logits.shape[-1]))),
+    weighted = lambda values: jnp.sum(jnp.where(weight > 0, values * weight, 0))
+    sums = Evaluation(
+        loss=weighted(cross_entropy(logits, labels)),
+        top1=weighted(hits(logits, labels)),
+        top5=weighted(hits(logits, labels, min(5, logits.shape[-1]))),
         examples=jnp.sum(weight),
     )
+    return total(sums, axis)

@@ -3,33 +3,38 @@
 import jax
 import jax.numpy as jnp
 
-from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.data.sources import train_source
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import devices, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.devices import Devices
 from bnas_jax.training.evaluate import Evaluator, build_network, load_data
 from bnas_jax.training.state import Sums, TrainState, create_train_state
 from bnas_jax.training.workdir import WorkDir, write_json
 
 
-def train(run: TrainSettings, workdir: WorkDir) -> dict:
-    """Trains, or goes on where the work directory stands. Returns the test accuracy of the last epoch: summary.json."""
-    devices.configure(run)
+def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
+    """Trains, or goes on where the work directory stands. Returns the test accuracy of the last epoch: summary.json.
+
+    where: the devices to use, once JAX is configured; None is those of the settings.
+    """
+    where = where or devices.configure(run)
+    where.check_batch(run)
     data = load_data(run.dataset)
-    model = build_network(run, data.train.num_classes)
-    source = TrainSource(data.train, run.batch_size, run.seed, data.augmentation, model.rules.dtype)
+    model = build_network(run, data.train.num_classes, where.axis)
+    source = train_source(data.train, run.batch_size, run.seed, data.augmentation, model.rules.dtype, where.place)
     optimizer = optimizers.for_training(run, source.steps_per_epoch)
-    image_shape = data.train.images.shape[1:]
+    image_shape = data.train.image_shape
     create = lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
-    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
-    state = checkpoints.restore_state(shapes) or devices.create(create)
+    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
+    state = checkpoints.restore_state(shapes) or where.create(create)
 
     def step(state: TrainState, feed) -> TrainState:
         return steps.train_step(
             state,
-            source.prepare(feed),
+            where.batch(source, feed, run.microbatches),
             model=model,
             optimizer=optimizer,
             smoothing=run.optimizer.label_smoothing,
@@ -37,10 +42,12 @@ def train(run: TrainSettings, workdir: WorkDir) -> dict:
             num_epochs=run.num_epochs,
             steps_per_epoch=source.steps_per_epoch,
             seed=run.seed,
+            microbatches=run.microbatches,
+            axis=where.axis,
         )
 
-    compiled = devices.compile_step(step)
-    evaluator = Evaluator(model, data.test, data.augmentation, run)
+    compiled = where.compile_step(step)
+    evaluator = Evaluator(model, data.test, data.augmentation, run, where)
 
     def finish_epoch(state: TrainState, epoch: int):
         test = evaluator(state.params, state.batch_stats)
@@ -53,8 +60,9 @@ def train(run: TrainSettings, workdir: WorkDir) -> dict:
         run,
         workdir,
         checkpoints,
+        where,
         steps_per_epoch=source.steps_per_epoch,
-        advance=lambda state, step: compiled(state, source.feed(step)),
+        advance=lambda state, steps: compiled(state, [(source.feed(step),) for step in steps]),
         finish_epoch=finish_epoch,
     )
     result = evaluator(state.params, state.batch_stats)

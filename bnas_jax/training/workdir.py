@@ -1,10 +1,12 @@
 """The work directory: config.json, metrics.jsonl, TensorBoard events, checkpoints/, genotype.json and summary.json."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import platform
+import time
 from collections.abc import Mapping
 
 import jax
@@ -12,10 +14,13 @@ import jax
 from bnas_jax import __version__, settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import Settings
+from bnas_jax.training import hosts
 
 
 def write_json(path: pathlib.Path, value) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all, on the first process alone."""
+    if not hosts.is_first():
+        return
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(part, path)
@@ -38,6 +43,7 @@ class WorkDir:
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path).absolute()
+        self._held: int | None = None
 
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
@@ -47,25 +53,52 @@ class WorkDir:
         return self.path / "checkpoints"
 
     def open(self, run: Settings, *, num_classes: int, image_shape: tuple[int, ...]) -> None:
-        """Writes config.json and run.json (facts about data, versions and hardware) into a new directory.
+        """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
 
-        image_shape: (H, W, C). `UserError` where another run lives or nothing can be written.
+        image_shape: (H, W, C). `UserError` where another run lives, or goes on, or nothing can be written.
         """
+        hosts.on_first(lambda: self._open(run, num_classes, image_shape))
+
+    def _open(self, run: Settings, num_classes: int, image_shape: tuple[int, ...]) -> None:
         config = settings.to_dict(run)
         if self.exists():
             difference = settings.first_difference(config, self.config())
             if difference:
                 raise UserError(f"{self.path} belongs to another run: {difference}; choose another --workdir")
-            return
-        if self.checkpoints.exists():
+            _check_data(self.facts(), num_classes, image_shape)
+        elif self.checkpoints.exists():
             raise UserError(f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            facts = {"num_classes": num_classes, "image_shape": list(image_shape), "environment": environment()}
-            write_json(self / "run.json", facts)
-            write_json(self / "config.json", config)
+            self._lock()
+            if not self.exists():
+                facts = {"num_classes": num_classes, "image_shape": list(image_shape), "environment": environment()}
+                write_json(self / "run.json", facts)
+                write_json(self / "config.json", config)
         except OSError as error:
             raise UserError(f"cannot write to the work directory {self.path} ({error.strerror}); choose another") from None
+
+    def _lock(self) -> None:
+        """Holds the directory for this process until it ends, however it ends, or until `close`.
+
+        The file stays: whoever waits for a file that is then removed would lock nothing.
+        """
+        if self._held is None:
+            self._held = os.open(self / "lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = os.pread(self._held, 200, 0).decode(errors="replace").strip() or "another process"
+            self.close()
+            raise UserError(f"{self.path} is in use by {owner}; wait for it to end, or choose another --workdir") from None
+        os.truncate(self._held, 0)
+        os.pwrite(self._held, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def exists(self) -> bool:
         return (self / "config.json").is_file()
@@ -102,10 +135,27 @@ class WorkDir:
         return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
 
+def _check_data(facts: dict, num_classes: int, image_shape: tuple[int, ...]) -> None:
+    """Raises `UserError` unless the data at config.dataset.path is still like that with which the run began."""
+    now, then = (num_classes, *image_shape), (facts.get("num_classes"), *facts.get("image_shape", ()))
+    if now != then:
+        raise UserError(
+            f"the data has {now[0]} classes and images {now[1:]} now, and had {then[0]} and {then[1:]} when the run began;"
+            " change config.dataset.path back, or choose another --workdir"
+        )
+
+
 class Log:
-    """metrics.jsonl and TensorBoard, one record an epoch. Records after the step that a run resumes from are cut off."""
+    """metrics.jsonl and TensorBoard, one record an epoch, and log.txt, what was said and when. The first process alone writes.
+
+    Records after the step that a run resumes from are cut off; log.txt goes on.
+    """
 
     def __init__(self, workdir: WorkDir, step: int):
+        self._workdir = workdir
+        self._tensorboard = None
+        if not hosts.is_first():
+            return
         from tensorboardX import SummaryWriter
 
         self._path = workdir / "metrics.jsonl"
@@ -116,6 +166,8 @@ class Log:
         self._tensorboard = SummaryWriter(str(workdir.path / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: Mapping) -> None:
+        if self._tensorboard is None:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         for name, value in record.items():
@@ -123,5 +175,14 @@ class Log:
                 self._tensorboard.add_scalar(name, value, record["step"])
         self._tensorboard.flush()
 
+    def note(self, text: str) -> None:
+        """A line of log.txt, with clock (UTC), host and process."""
+        if self._tensorboard is None:
+            return
+        clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with (self._workdir / "log.txt").open("a") as file:
+            file.write(f"{clock} {platform.node()} {os.getpid()} {text}\n")
+
     def close(self) -> None:
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()

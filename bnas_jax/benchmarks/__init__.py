@@ -1,0 +1,1 @@
+"""Times that the README states, measured again on any machine."""

@@ -1,0 +1,174 @@
+"""A data set of images still encoded on disk: read whole into `Arrays` where it is small, else streamed."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import images
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.images import BadImage, Box
+
+# (height, width) of an image -> the part to take.
+ChooseBox = Callable[[int, int], Box]
+_CHUNK = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How images are read; the settings of the same names under config.dataset say more.
+
+    image_size: side in pixels; None keeps the images' own. resize: side to which the shorter side is brought before the
+    centre of image_size is cut out; None is image_size. channels: 1, 3 or None for the data's own. split: the share of one
+    tree of folders that becomes the test set. in_memory_mib: larger sets are streamed. skip_bad: images that do not decode
+    are left out and counted, else an error. workers: processes that read a streamed set; 0 reads in threads.
+    """
+
+    image_size: int | None = None
+    resize: int | None = None
+    channels: int | None = None
+    split: float | None = None
+    split_seed: int = 0
+    in_memory_mib: int | None = None
+    skip_bad: bool = False
+    workers: int = 0
+
+
+class Reader(Protocol):
+    """Random access to encoded examples; goes to worker processes by pickling."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> tuple[bytes, int]:
+        """(encoded image, label)."""
+
+    def where(self, row: int) -> str:
+        """What names the example in a message."""
+
+    def labels(self) -> np.ndarray:
+        """int (N,), without decoding an image."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """The examples `rows` of a reader, with images that become uint8 (side, side, channels). classes: their names, by label."""
+
+    reader: Any
+    rows: np.ndarray
+    classes: tuple[str, ...]
+    name: str
+    channels: int
+    options: ReadOptions
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: np.ndarray) -> "Encoded":
+        """The examples at `rows`, in that order."""
+        return dataclasses.replace(self, rows=self.rows[rows])
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        side = self.options.image_size
+        if side is None:
+            raise UserError(f"{self.name}: a set that is streamed needs images of one size; set config.dataset.image_size")
+        return side, side, self.channels
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 (N,)"""
+        return self.reader.labels()[self.rows].astype(np.int32)
+
+    def example(self, number: int, choose: ChooseBox | None = None) -> tuple[np.ndarray, int]:
+        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default its centre.
+
+        Raises `BadImage` with the name of the image where it does not decode, `UserError` for a label out of range.
+        """
+        side = self.options.image_size
+        if side is None:
+            return self.whole(number)
+        row, data, label = self._read(number)
+        with self._naming(row):
+            picture = images.read_header(data)
+            box = (choose or self._centre)(picture.height, picture.width)
+            return images.take(picture, box, side, self.channels), label
+
+    def whole(self, number: int) -> tuple[np.ndarray, int]:
+        """As `example`, in the image's own size."""
+        row, data, label = self._read(number)
+        with self._naming(row):
+            return images.decode(images.read_header(data), self.channels), label
+
+    def _read(self, number: int) -> tuple[int, bytes, int]:
+        row = int(self.rows[number])
+        data, label = self.reader.read(row)
+        if not 0 <= label < self.num_classes:
+            classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
+            raise UserError(f"{self.name}: labels must be from {classes}, got {label} ({self.reader.where(row)})")
+        return row, data, label
+
+    @contextlib.contextmanager
+    def _naming(self, row: int):
+        try:
+            yield
+        except BadImage as error:
+            where = self.reader.where(row)
+            raise BadImage(f"{where} {error}; replace the image, or set config.dataset.bad_images=skip") from None
+
+    def _centre(self, height: int, width: int) -> Box:
+        side, resize = self.options.image_size or 1, self.options.resize
+        return images.centre(height, width, side / resize if resize else 1.0)
+
+
+def hold(encoded: Encoded) -> Arrays:
+    """All examples, decoded once; those that do not decode are left out and counted on stderr if the options say so."""
+    pixels: np.ndarray | None = None
+    labels = np.empty(len(encoded), np.int32)
+    kept, bad = 0, []
+    for number, (image, label) in enumerate(_decoded(encoded)):
+        if isinstance(image, BadImage):
+            bad.append(image)
+            continue
+        if pixels is None:
+            pixels = np.empty((len(encoded), *image.shape), np.uint8)
+        if image.shape != pixels.shape[1:]:
+            where = encoded.reader.where(int(encoded.rows[number]))
+            raise UserError(
+                f"{encoded.name}: images of several shapes ({pixels.shape[1:]}, {image.shape} in {where}) do not fit one"
+                " array; set config.dataset.image_size"
+            )
+        pixels[kept], labels[kept] = image, label
+        kept += 1
+    if bad:
+        print(f"{encoded.name}: left out {len(bad)} images that do not decode; the first: {bad[0]}", file=sys.stderr)
+    if pixels is None:
+        raise UserError(f"{encoded.name}: there is no image that decodes" if bad else f"{encoded.name}: there are no images")
+    return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name)
+
+
+def _decoded(encoded: Encoded):
+    """(pixels, label) of each example in order, or (BadImage, -1); decoders run in threads."""
+
+    def one(number: int):
+        try:
+            return encoded.example(number)
+        except BadImage as error:
+            if not encoded.options.skip_bad:
+                raise
+            return error, -1
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start in range(0, len(encoded), _CHUNK):
+            yield from threads.map(one, range(start, min(start + _CHUNK, len(encoded))))

@@ -1,0 +1,276 @@
+"""Batch sources over data sets too large for memory: Grain reads and decodes ahead, in threads or in processes.
+
+The same two halves as in `pipeline`: `feed(step)` hands out the images of one batch, `prepare(feed)` belongs into the jitted
+step. Which examples a batch holds and how they are cropped is a function of (seed, epoch, place in the epoch), computed for
+each example by itself: nothing depends on the number of workers, hosts or devices, and a run that resumes at a step starts
+the pipeline there. Host `host` of `hosts` reads its part of the rows of each global batch, which stand side by side in it.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import order
+from bnas_jax.data.augment import Augmentation, augmented, normalize
+from bnas_jax.data.encoded import Encoded
+from bnas_jax.data.images import BadImage, Box
+from bnas_jax.data.pipeline import Batch, Feed, Place, shard_size, step_key
+
+_FOREVER = 2**60
+# The ratio of width to height of random crops, as in torchvision.
+_RATIOS = (3 / 4, 4 / 3)
+_TRIES = 10
+
+# One example as Grain carries it: image uint8 (H, W, C), label, weight, and `bad`, its number where it did not decode, else -1.
+Item = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamTrainSource:
+    """Endless shuffled, augmented batches, as `pipeline.TrainSource` has them, of which this host reads its part."""
+
+    examples: Encoded
+    batch_size: int
+    seed: int
+    augmentation: Augmentation
+    dtype: Any = jnp.float32
+    place: Place = jax.device_put
+    host: int = 0
+    hosts: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.examples, self.batch_size, self.augmentation)
+        order.check_seed(self.seed)
+        if self.batch_size > len(self.examples):
+            raise UserError(
+                f"a batch larger than the data: {self.examples.name} has {len(self.examples)} examples here;"
+                f" lower config.batch_size from {self.batch_size}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.examples) // self.batch_size
+
+    def feed(self, step: int) -> Feed:
+        """`images` uint8 (B / hosts, H, W, C) and `labels` of this host's part of the batch, and `position` as in memory."""
+        items = self._batches.get(int(step))
+        epoch, index = divmod(int(step), self.steps_per_epoch)
+        return {
+            "images": self.place(items["image"]),
+            "labels": self.place(items["label"]),
+            "position": self.place(np.array([epoch, index], np.int32)),
+        }
+
+    def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
+        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C) and `label` int32 (B,).
+
+        The feed may hold the whole batch or, as hosts and devices are given it, that part alone.
+        """
+        size = shard_size(self.batch_size, shards)
+        first = shard * size
+        rows = _rows(feed["labels"], size, first)
+        key = step_key(self.seed, *feed["position"])
+        images = augmented(key, feed["images"], rows, self.batch_size, first, self.augmentation, self.dtype)
+        return {"image": images, "label": feed["labels"][rows]}
+
+    @cached_property
+    def _batches(self) -> "_Batches":
+        local = shard_size(self.batch_size, self.hosts)
+        load = _TrainItem(self.examples, self.seed, self.batch_size, self.augmentation.min_area, self.host * local, local)
+        return _Batches(load, self.examples, local)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamEvalSource:
+    """The data once, in order, as `pipeline.EvalSource` has it: what pads the last batch has weight 0. So has an image that
+    does not decode, where the options skip those."""
+
+    examples: Encoded
+    batch_size: int
+    augmentation: Augmentation
+    dtype: Any = jnp.float32
+    place: Place = jax.device_put
+    host: int = 0
+    hosts: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.examples, self.batch_size, self.augmentation)
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def feed(self, batch: int) -> Feed:
+        """`images`, `labels` and `weights` of this host's part of batch number `batch`."""
+        if not 0 <= batch < len(self):
+            raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
+        items = self._batches.get(batch)
+        return {name + "s": self.place(items[name]) for name in ("image", "label", "weight")}
+
+    def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
+        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
+        size = shard_size(self.batch_size, shards)
+        rows = _rows(feed["labels"], size, shard * size)
+        return {
+            "image": normalize(feed["images"][rows], self.augmentation, self.dtype),
+            "label": feed["labels"][rows],
+            "weight": feed["weights"][rows],
+        }
+
+    @cached_property
+    def _batches(self) -> "_Batches":
+        local = shard_size(self.batch_size, self.hosts)
+        return _Batches(
+            _EvalItem(self.examples, self.batch_size, len(self), self.host * local, local), self.examples, local, len(self)
+        )
+
+
+def random_box(seed: int, epoch: int, row: int, height: int, width: int, min_area: float) -> Box:
+    """The part of image `row` that epoch `epoch` sees, as torchvision's RandomResizedCrop draws it.
+
+    An area from `min_area` to all and a ratio from 3:4 to 4:3; after ten that do not fit, the largest such part in the middle.
+    """
+    # Raw words of PCG64: NumPy promises their stream. Four numbers for each try, from 0 to below 1.
+    words = np.random.PCG64([seed, order.CROPS, epoch, row]).random_raw(4 * _TRIES).reshape(_TRIES, 4)
+    for area, ratio, top, left in (words >> np.uint64(11)) * 2.0**-53:
+        pixels = height * width * (min_area + (1 - min_area) * area)
+        ratio = _RATIOS[0] * (_RATIOS[1] / _RATIOS[0]) ** ratio
+        w, h = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(top * (height - h + 1)), int(left * (width - w + 1)), h, w)
+    w, h = min(width, round(height * _RATIOS[1])), min(height, round(width / _RATIOS[0]))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TrainItem:
+    """The n-th example that a host reads for a run. It goes to the workers, and keeps the orders of two epochs there."""
+
+    examples: Encoded
+    seed: int
+    batch_size: int
+    min_area: float
+    first: int  # row of the global batch at which the host's part begins
+    local: int  # rows in it
+    _orders: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, number: int) -> Item:
+        step, within = divmod(number, self.local)
+        epoch, index = divmod(step, len(self.examples) // self.batch_size)
+        example = int(self._order(epoch)[index * self.batch_size + self.first + within])
+        for tried in range(len(self.examples) if self.examples.options.skip_bad else 1):
+            # The next one that decodes takes the place of one that does not.
+            item = _item(self.examples, (example + tried) % len(self.examples), lambda n: self._choose(epoch, n))
+            if item["bad"] < 0:
+                break
+        return item | {"bad": np.int64(example if tried or item["bad"] >= 0 else -1)}
+
+    def _choose(self, epoch: int, example: int) -> Callable[[int, int], Box] | None:
+        if not self.min_area:
+            return None
+        row = int(self.examples.rows[example])
+        return lambda height, width: random_box(self.seed, epoch, row, height, width, self.min_area)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        drawn = self._orders.get(epoch)
+        if drawn is None:
+            drawn = order.shuffled(len(self.examples), self.seed, order.EPOCHS, epoch)
+            for old in [e for e in list(self._orders) if abs(e - epoch) > 1]:
+                self._orders.pop(old, None)
+            self._orders[epoch] = drawn
+        return drawn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _EvalItem:
+    """The n-th example that a host reads for evaluations, one after the other."""
+
+    examples: Encoded
+    batch_size: int
+    batches: int
+    first: int
+    local: int
+
+    def __call__(self, number: int) -> Item:
+        batch, within = divmod(number, self.local)
+        row = batch % self.batches * self.batch_size + self.first + within
+        item = _item(self.examples, min(row, len(self.examples) - 1))
+        return item | {"weight": item["weight"] * np.float32(row < len(self.examples))}
+
+
+def _item(examples: Encoded, number: int, choose: Callable = lambda number: None) -> Item:
+    """An example, or one of zeros of weight 0: the process that trains then says what is wrong with it."""
+    try:
+        image, label = examples.example(number, choose(number))
+        weight, bad = 1, -1
+    except Exception:
+        image, label, weight, bad = np.zeros(examples.image_shape, np.uint8), 0, 0, number
+    return {"image": image, "label": np.int32(label), "weight": np.float32(weight), "bad": np.int64(bad)}
+
+
+class _Batches:
+    """Batches of items by number. The next number costs no more than waiting for it; any other starts the pipeline anew.
+
+    With a `period` the number after the last is 0 again, as evaluation follows evaluation.
+    """
+
+    def __init__(self, load: Callable[[int], Item], examples: Encoded, size: int, period: int = _FOREVER):
+        self._load, self._examples, self._size, self._period = load, examples, size, period
+        self._next = -1
+        self._iterator: Iterator = iter(())
+        self._bad: set[int] = set()
+
+    def get(self, number: int) -> Item:
+        if number != self._next:
+            self._iterator = self._start(number)
+        items = next(self._iterator)
+        self._next = (number + 1) % self._period
+        bad = [int(n) for n in items["bad"] if n >= 0 and n not in self._bad]
+        for example in bad:
+            self._report(example)
+        return items
+
+    def _start(self, number: int) -> Iterator:
+        import grain
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read flags of its own
+        workers = self._examples.options.workers
+        threads = 1 if workers else os.cpu_count() or 1
+        dataset = grain.MapDataset.range(number * self._size, _FOREVER).map(self._load).batch(self._size)
+        # Each thread makes a batch; one more batch than threads is kept ready.
+        batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+        if workers:
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        return iter(batches)
+
+    def _report(self, example: int) -> None:
+        """Reads it again, here, where errors have names: raises, or counts an image that does not decode."""
+        self._bad.add(example)
+        try:
+            self._examples.example(example)
+        except BadImage as error:
+            if not self._examples.options.skip_bad:
+                raise
+            print(f"{self._examples.name}: {len(self._bad)} left out: {error}", file=sys.stderr)
+            return
+        raise UserError(f"{self._examples.name}: example {example} could not be read, and now can; start again to go on")
+
+
+def _rows(labels: jax.Array, size: int, first: Any) -> jax.Array:
+    """Where in the feed a part of the batch stands: from `first` on, or everywhere if the feed is no more than the part."""
+    return jnp.arange(size, dtype=jnp.int32) + (0 if labels.shape[0] == size else first)
+
+
+def _check(examples: Encoded, batch_size: int, augmentation: Augmentation) -> None:
+    augmentation.check(examples.image_shape[-1])
+    if batch_size < 1:
+        raise UserError(f"config.batch_size must be at least 1, got {batch_size}")

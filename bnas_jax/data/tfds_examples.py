@@ -1,0 +1,136 @@
+"""A TFDS data set in ArrayRecord format: its examples, images still encoded, without TensorFlow."""
+
+import contextlib
+import pathlib
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import tfds_directory
+from bnas_jax.data.encoded import Encoded, ReadOptions
+
+_CHUNK = 1024
+_TEST_SPLITS = ("test", "validation")
+# Test images without labels, which TFDS marks as -1.
+_UNLABELLED_TEST = ("imagenet2012",)
+
+
+class Records:
+    """One split of a prepared data set. The files are opened at the first read in each process."""
+
+    def __init__(self, directory: Any, split: str):
+        self.directory, self.split = directory, split
+
+    def __reduce__(self):
+        return Records, (self.directory, self.split)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def where(self, row: int) -> str:
+        return f"{self.directory}, split {self.split}, example {row}"
+
+    def read(self, row: int) -> tuple[bytes, int]:
+        with _reading(self.directory):
+            example = self._source[row]
+        if not example["image"] or example["label"] is None:  # how a shard that is cut short reads
+            raise UserError(f"cannot read {self.where(row)} (a shard is damaged); copy or prepare the dataset again")
+        return example["image"], int(example["label"])
+
+    def labels(self) -> np.ndarray:
+        size = len(self)
+        labels = np.empty(size, np.int64)
+        for start in range(0, size, _CHUNK):
+            rows = range(start, min(start + _CHUNK, size))
+            with _reading(self.directory):
+                labels[rows.start : rows.stop] = [e["label"] for e in self._source.__getitems__(list(rows))]
+        return labels
+
+    @cached_property
+    def _source(self) -> Any:
+        return _source(open_builder(self.directory), self.split, self.directory)
+
+
+def read(name: str, path: Any, options: ReadOptions) -> tuple[Encoded, Encoded]:
+    """The training and the test examples of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`).
+
+    The set needs the features `image` and `label`, and the splits train and test (or validation).
+    """
+    directory = tfds_directory.find(name, path)
+    builder = open_builder(directory)
+    check_builder(builder, name, directory)
+    choices = [s for s in _TEST_SPLITS if s in builder.info.splits and not (name in _UNLABELLED_TEST and s == "test")]
+    if not choices or "train" not in builder.info.splits:
+        raise UserError(f"{name}: needs the splits train and test, {directory} has {', '.join(builder.info.splits)}")
+    train, test = (_encoded(builder, name, split, directory, options) for split in ("train", choices[0]))
+    return train, test
+
+
+def open_builder(directory: Any) -> Any:
+    """TFDS's builder of the version in `directory`, without the code that made the set."""
+    with _reading(directory):
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(directory)
+
+
+def check_builder(builder: Any, name: str, directory: Any) -> None:
+    """Raises `UserError` unless the directory holds `name`, in ArrayRecord format, with images and labels."""
+    if builder.name != name.split("/")[0]:
+        raise UserError(f"{directory} holds {builder.name}, not {name}: change config.dataset.path or config.dataset.name")
+    formats = {f.value for f in builder.info.available_file_formats()}
+    if "array_record" not in formats:
+        found = ", ".join(sorted(formats)) or "an unnamed format"
+        raise UserError(
+            f"{directory} is in {found}, but only array_record can be read here: convert it by"
+            f" `python -m bnas_jax data convert --source={directory} --out=DATA_DIR`"
+        )
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
+        raise UserError(f"{name}: needs the features image and label (a class), {directory} has {', '.join(features)}")
+    if features["image"].np_dtype != np.uint8:
+        raise UserError(f"{name}: needs images of 8 bits, {directory} has {features['image'].np_dtype}")
+
+
+def _encoded(builder: Any, name: str, split: str, directory: Any, options: ReadOptions) -> Encoded:
+    _source(builder, split, directory)
+    size = builder.info.splits[split].num_examples
+    if not size:
+        raise UserError(f"{name}: a split without examples; prepare the dataset again")
+    features = builder.info.features
+    channels = options.channels or {1: 1, 2: 1}.get(features["image"].shape[-1], 3)
+    return Encoded(Records(directory, split), np.arange(size), tuple(features["label"].names), name, channels, options)
+
+
+def _source(builder: Any, split: str, directory: Any) -> Any:
+    with _reading(directory):
+        import tensorflow_datasets as tfds
+
+        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    # Only now: where the directory holds several formats, the line above has chosen the one whose files are listed here.
+    missing = [f for f in builder.info.splits[split].filepaths if not f.exists()]
+    if missing:
+        raise UserError(f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset again")
+    return source
+
+
+@contextlib.contextmanager
+def _reading(directory: pathlib.Path):
+    """Turns what the reading libraries raise into a `UserError`; they share no base class, hence `Exception`."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"reading {directory} needs more libraries ({_first_line(error)}):"
+            " pip install tensorflow-datasets array_record pillow"
+        ) from error
+    except Exception as error:
+        raise UserError(f"cannot read {directory} ({_first_line(error)}); copy or prepare the dataset again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

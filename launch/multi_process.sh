@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Runs a command of bnas_jax in several processes on this machine: one for each GPU, or on parts of the CPU to try out what
+# many hosts do.
+# Usage: launch/multi_process.sh [OPTIONS] COMMAND [--config=... --workdir=...]
+#   --processes=N  how many (default 2)
+#   --cpu=D        CPU only, D devices in each process; without it process I gets GPU I
+#   --restarts=K   start all of them again, up to K times, when one is lost (default 0)
+#   --port=P       where they meet (default: a free one)
+#   --dry-run      print what would be started
+# The first process writes to stdout and stderr, the others to stderr behind their number. SIGTERM and Ctrl-C are handed on.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+processes=2 cpu='' restarts=0 port='' dry_run=''
+while (($#)); do
+    case $1 in
+        --processes=*) processes=${1#*=} ;;
+        --cpu=*) cpu=${1#*=} ;;
+        --restarts=*) restarts=${1#*=} ;;
+        --port=*) port=${1#*=} ;;
+        --dry-run) dry_run=1 ;;
+        -*) fail "unknown option $1; see the head of $0" || exit ;;
+        *) break ;;
+    esac
+    shift
+done
+for number in "$processes" "${cpu:-1}" "${port:-1}" $((restarts + 1)); do
+    [[ $number =~ ^[1-9][0-9]*$ ]] || { fail "--processes, --cpu and --port take whole numbers from 1 on, got $number" || exit; }
+done
+(($#)) || { fail "no command; write for instance: launch/multi_process.sh train --config=configs/train.py:digits --workdir=runs/two" || exit; }
+
+# The environment and the command of process $1, in the array `words`.
+command_of() {
+    words=(env)
+    if [[ -n $cpu ]]; then
+        words+=(JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$cpu")
+    else
+        words+=("CUDA_VISIBLE_DEVICES=$1")
+    fi
+    words+=("$python" -m bnas_jax "${arguments[@]}" "--config.distributed.coordinator=localhost:${port:-PORT}")
+    words+=("--config.distributed.num_processes=$processes" "--config.distributed.process_id=$1")
+}
+arguments=("$@")
+
+if [[ -n $dry_run ]]; then
+    python=${BNAS_PYTHON:-$python}
+    for ((i = 0; i < processes; i++)); do
+        command_of "$i"
+        quoted "${words[@]}"
+    done
+    exit
+fi
+
+choose_python
+cd "$root"
+free_port() { "$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
+
+pids=()
+hand_on() { for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done; }
+trap 'hand_on TERM' TERM
+trap 'hand_on INT' INT
+
+# Starts all processes and waits for them; gives the code of the first that fails, and ends the others then.
+run_all() {
+    local code=0 ended
+    local -A running=()
+    pids=()
+    for ((i = 0; i < processes; i++)); do
+        command_of "$i"
+        # Job control off: a Ctrl-C on the terminal would be ignored by what runs in the background, so it is handed on.
+        if ((i)); then
+            "${words[@]}" > >(sed -u "s/^/[$i] /" >&2) 2>&1 &
+        else
+            "${words[@]}" &
+        fi
+        pids+=($!)
+        running[$!]=1
+    done
+    while ((${#running[@]})); do
+        ended=0
+        for pid in "${!running[@]}"; do
+            kill -0 "$pid" 2>/dev/null && continue
+            ended=0
+            wait "$pid" || ended=$?
+            unset "running[$pid]"
+            if ((ended && !code)); then
+                code=$ended
+                # The others notice by themselves within their time-out; a lost one makes all of them useless at once.
+                if worth_a_restart "$code"; then hand_on KILL; fi
+            fi
+        done
+        sleep 0.2 || true
+    done
+    return "$code"
+}
+
+given_port=$port
+for ((attempt = 0; ; attempt++)); do
+    port=${given_port:-$(free_port)}
+    code=0
+    run_all || code=$?
+    if ((attempt >= restarts)) || ! worth_a_restart "$code"; then exit "$code"; fi
+    say "bnas_jax: a process ended with $code; starting all again ($((attempt + 1)) of $restarts)"
+done

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Submits a command of bnas_jax to Slurm: one task for each GPU, found by JAX itself. A job that is preempted, reaches its
+# time limit or loses a node has saved its state or goes on from its last checkpoint: it is put back into the queue.
+# Usage: launch/slurm.sh [OPTIONS] COMMAND [--config=... --workdir=...]   (the work directory on a file system of all nodes)
+#   --nodes=N        (default 1)       --gpus=G        of each node (default 1)    --cpus=C  of each task (default 8)
+#   --time=HH:MM:SS  (default 24:00:00)  --partition=P   --account=A   --name=NAME (default bnas)
+#   --restarts=K     how often it is put back after a failure (default 10)
+#   --dry-run        print the job script
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+nodes=1 gpus=1 cpus=8 limit=24:00:00 name=bnas restarts=10 dry_run='' extra=()
+while (($#)); do
+    case $1 in
+        --nodes=*) nodes=${1#*=} ;;
+        --gpus=*) gpus=${1#*=} ;;
+        --cpus=*) cpus=${1#*=} ;;
+        --time=*) limit=${1#*=} ;;
+        --name=*) name=${1#*=} ;;
+        --restarts=*) restarts=${1#*=} ;;
+        --partition=* | --account=*) extra+=("$1") ;;
+        --dry-run) dry_run=1 ;;
+        -*) fail "unknown option $1; see the head of $0" || exit ;;
+        *) break ;;
+    esac
+    shift
+done
+(($#)) || { fail "no command; write for instance: launch/slurm.sh --gpus=8 train --config=configs/train.py:d --workdir=/shared/d" || exit; }
+
+job_script() {
+    echo '#!/usr/bin/env bash'
+    printf '#SBATCH %s\n' "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$gpus" "--gpus-per-node=$gpus" \
+        "--cpus-per-task=$cpus" "--time=$limit" "--output=$name-%j.log" --open-mode=append --requeue --signal=TERM@120 \
+        ${extra[@]+"${extra[@]}"}
+    # Every task of a step ends when one of them does; the step's code is the highest.
+    cat <<EOF
+cd $(quoted "$root")
+srun --kill-on-bad-exit=1 $(quoted "$python" -m bnas_jax "$@")
+code=\$?
+case \$code in
+    0 | 2 | 130) exit \$code ;; # done, a mistake in the settings, or stopped by hand
+esac
+# 143 is the notice of preemption or of the time limit; anything else a lost node.
+if ((\$code == 143 || \${SLURM_RESTART_COUNT:-0} < $restarts)); then
+    scontrol requeue "\$SLURM_JOB_ID"
+fi
+exit \$code
+EOF
+}
+
+if [[ -n $dry_run ]]; then
+    python=${BNAS_PYTHON:-$python}
+    job_script "$@"
+    exit
+fi
+command -v sbatch >/dev/null || { fail "there is no sbatch here; run this on a login node of a Slurm cluster" || exit; }
+choose_python
+job_script "$@" | sbatch

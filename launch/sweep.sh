@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Runs one command of bnas_jax once for each line of a file, one after the other. Started again it leaves out what is done
+# and goes on with the rest.
+# Usage: launch/sweep.sh [--dry-run] FILE DIR COMMAND [--config=... --config.KEY=VALUE ...]
+# A line of FILE is a name and settings, divided by spaces: the run of `seed1 --config.seed=1` lives in DIR/seed1.
+# Empty lines and those that begin with # are left out. What fails is listed at the end; the others run all the same.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+dry_run=''
+if [[ ${1-} == --dry-run ]]; then
+    dry_run=1
+    shift
+fi
+(($# >= 3)) || { fail "write launch/sweep.sh [--dry-run] FILE DIR COMMAND [--config=...]; see the head of $0" || exit; }
+file=$1 folder=$2
+shift 2
+[[ -r $file ]] || { fail "cannot read the file of runs $file" || exit; }
+[[ $folder == /* ]] || folder=$PWD/$folder
+
+declare -A seen=()
+names=() settings=()
+while read -r name rest || [[ -n $name ]]; do
+    [[ -z $name || $name == \#* ]] && continue
+    [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || { fail "a line of $file must begin with a name of letters and digits, got $name" || exit; }
+    [[ -z ${seen[$name]-} ]] || { fail "$file names $name twice" || exit; }
+    seen[$name]=1
+    names+=("$name")
+    settings+=("$rest")
+done <"$file"
+
+if [[ -n $dry_run ]]; then
+    python=${BNAS_PYTHON:-$python}
+else
+    choose_python
+    mkdir -p "$folder"
+fi
+cd "$root"
+failed=()
+for ((i = 0; i < ${#names[@]}; i++)); do
+    name=${names[i]}
+    read -ra words <<<"${settings[i]}" || true
+    words=("$python" -m bnas_jax "$@" ${words[@]+"${words[@]}"} "--workdir=$folder/$name")
+    if [[ -f $folder/$name/summary.json ]]; then
+        say "$name is done"
+    elif [[ -n $dry_run ]]; then
+        quoted "${words[@]}"
+    else
+        say "$name ($((i + 1)) of ${#names[@]})"
+        code=0
+        "${words[@]}" || code=$?
+        case $code in
+            0) ;;
+            130 | 143) exit "$code" ;;
+            *) failed+=("$name ($code)") ;;
+        esac
+    fi
+done
+if ((${#failed[@]})); then
+    say "Failed, with exit code: ${failed[*]}"
+    exit 1
+fi

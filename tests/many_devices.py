@@ -1,0 +1,22 @@
+"""Runs of one task on several sets of this process's devices, all in one process: `many_devices.py SPEC`.
+
+SPEC: JSON list of {"task", "workdir", "arguments", "parallel", "devices"}: how many of the devices, and settings as on the
+command line.
+"""
+
+import json
+import sys
+
+import jax
+
+from bnas_jax import commands
+from bnas_jax.training import devices
+from bnas_jax.training.search import search
+from bnas_jax.training.train import train
+from bnas_jax.training.workdir import WorkDir
+
+for spec in json.loads(sys.argv[1]):
+    run, _ = commands._configured(spec["arguments"], spec["task"])
+    jax.config.update("jax_enable_x64", run.precision == "float64")
+    where = devices.choose(spec["parallel"], jax.devices()[: spec["devices"]])
+    {"train": train, "search": search}[spec["task"]](run, WorkDir(spec["workdir"]), where)

@@ -1,0 +1,243 @@
+"""Several devices and several processes give what one device gives, and end together."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+from work_directories import CELL, arrays, largest_difference
+
+from bnas_jax import settings
+from bnas_jax.core.errors import UserError
+from bnas_jax.training.devices import ONE, Devices
+from bnas_jax.training.loop import _next_call
+from bnas_jax.training.workdir import WorkDir
+from configs import train as train_configs
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 22  # two epochs of 11
+
+# Where each task runs: how, and on how many devices. The first is what the others equal.
+SHORT = {
+    "train": [("none", 1), ("pmap", 8)],
+    "search": [("none", 1), ("shard_map", 4)],
+}
+LONG = {task: [("none", 1), *((how, n) for how in ("pmap", "shard_map") for n in (1, 2, 4, 8))] for task in SHORT}
+BATCHES = {"train": 128, "search": 64}
+
+
+def arguments(task: str, folder: pathlib.Path) -> list[str]:
+    """A tiny network in float64, where rounding does not flip signs; drop-path and shifts are drawn for every example."""
+    cell = folder / "cell.json"
+    cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
+    own = {
+        "train": ["--config.optimizer.drop_path=0.2", f"--config.network.genotype={cell}"],
+        "search": ["--config.network.layer_types=('none','bin_conv_3x3')"],
+    }
+    sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": BATCHES[task], "dataset.pad": 1}
+    common = [f"--config.{name}={value}" for name, value in sizes.items()]
+    return [f"--config=configs/{task}.py:digits", *common, "--config.precision=float64", *own[task]]
+
+
+def environment(devices: int) -> dict[str, str]:
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory, request):
+    """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
+    folder = tmp_path_factory.mktemp("runs")
+    places = LONG if request.config.getoption("--long") else SHORT
+    runs = [(task, how, count) for task, of_task in places.items() for how, count in of_task]
+    at = lambda task, how, count: folder / f"{task}-{how}-{count}"
+    specs = [
+        {"task": t, "workdir": str(at(t, how, n)), "arguments": arguments(t, folder), "parallel": how, "devices": n}
+        for t, how, n in runs
+    ]
+    script = [sys.executable, str(ROOT / "tests" / "many_devices.py"), json.dumps(specs)]
+    done = subprocess.run(script, cwd=ROOT, env=environment(8), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return at, runs
+
+
+@pytest.mark.parametrize("task", SHORT)
+def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(on, task):
+    at, runs = on
+    one = arrays(at(task, "none", 1), STEPS)
+    for place in runs:
+        if place[0] == task:
+            assert largest_difference(one, arrays(at(*place), STEPS)) < 1e-9, place
+            records = [WorkDir(at(task, "none", 1)).read_metrics(), WorkDir(at(*place)).read_metrics()]
+            losses = [[record["train_loss"] for record in of_run] for of_run in records]
+            assert losses[0] == pytest.approx(losses[1], abs=1e-9)
+
+
+# Two processes
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+class Pair:
+    """The command line in two processes of two devices each."""
+
+    def __init__(self, *command: str, more=((), ())):
+        joined = [f"--config.distributed.coordinator=localhost:{free_port()}", "--config.distributed.num_processes=2"]
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "bnas_jax", *command, *joined, f"--config.distributed.process_id={i}", *more[i]],
+                **{"cwd": ROOT, "env": environment(2), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+            )
+            for i in range(2)
+        ]
+
+    def wait(self) -> list[tuple[int, str, str]]:
+        """(exit code, stdout, stderr) of each."""
+        try:
+            ended = [process.communicate(timeout=240) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [(process.returncode, *texts) for process, texts in zip(self.processes, ended, strict=True)]
+
+    def signal_after(self, checkpoint: pathlib.Path, number: int, which: int) -> None:
+        while not checkpoint.is_dir() and all(process.poll() is None for process in self.processes):
+            time.sleep(0.01)
+        self.processes[which].send_signal(number)
+
+
+def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path, request):
+    """The second is told to stop; both save the same step and end; started again, they end where one device ends."""
+    at, _ = on
+    workdir = tmp_path / "run"
+    command = ["train", *arguments("train", tmp_path), f"--workdir={workdir}", "--config.checkpoint_every_steps=1"]
+    pair = Pair(*command)
+    pair.signal_after(workdir / "checkpoints" / "2", signal.SIGTERM, which=1)
+    stopped = pair.wait()
+    assert [code for code, _, _ in stopped] == [143, 143], stopped
+    (step,) = {int(re.search(r"stopped by SIGTERM at step (\d+)", stderr)[1]) for _, _, stderr in stopped}
+    assert (workdir / "checkpoints" / str(step)).is_dir() and not (workdir / "summary.json").exists()
+
+    launcher = [ROOT / "launch" / "multi_process.sh", "--cpu=2", "--processes=2"]
+    # What is compiled already is not compiled again in the short form.
+    started = [*launcher, *command, *(["--config.parallel=shard_map"] if request.config.getoption("--long") else [])]
+    ended = subprocess.run(started, env={**environment(2), "BNAS_PYTHON": sys.executable}, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1]) == json.loads((workdir / "summary.json").read_text())
+    assert len(re.findall("^epoch 1 ", ended.stderr, re.M)) == 1 and "] epoch" not in ended.stderr  # the first alone writes
+    assert largest_difference(arrays(at("train", "none", 1), STEPS), arrays(workdir, STEPS)) < 1e-9
+    noted = (workdir / "log.txt").read_text()
+    assert f"starts at step {step} of {STEPS}" in noted and "2 processes" in noted and socket.gethostname() in noted
+
+
+def test_processes_with_other_settings_end_with_the_setting_that_differs(tmp_path):
+    command = ["train", *arguments("train", tmp_path), f"--workdir={tmp_path / 'run'}"]
+    for code, stdout, stderr in Pair(*command, more=((), ("--config.seed=5",))).wait():
+        assert code == 2 and "{" not in stdout
+        assert "the processes disagree: config.seed is 5 now and 0 there" in stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def alone(tmp_path: pathlib.Path, port: int, process_id: int) -> subprocess.CompletedProcess:
+    own = {"coordinator": f"localhost:{port}", "num_processes": 2, "process_id": process_id, "timeout_seconds": 3}
+    joined = [f"--config.distributed.{name}={value}" for name, value in own.items()]
+    command = [sys.executable, "-m", "bnas_jax", "train", *arguments("train", tmp_path), f"--workdir={tmp_path / 'run'}"]
+    return subprocess.run([*command, *joined], cwd=ROOT, env=environment(1), capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_a_process_whose_others_do_not_come_says_so(tmp_path, process_id):
+    done = alone(tmp_path, free_port(), process_id)
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert "not all 2 processes at localhost:" in done.stderr and "came in 3 s; start them all" in done.stderr
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        done = alone(tmp_path, taken.getsockname()[1], 0)
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1].startswith("bnas_jax: error: cannot join 2 processes")
+        and "write another port" in done.stderr
+    )
+
+
+# Without running anything
+
+
+def run_settings(**changes) -> settings.RunSettings:
+    return dataclasses.replace(settings.from_config(train_configs.get_config("digits")), **changes)
+
+
+@pytest.mark.parametrize(
+    ("count", "microbatches", "message"),
+    [
+        (3, 1, r"batch_size=64 cannot be divided over 3 devices: write a multiple of 3, for instance 66"),
+        (8, 3, "multiple of 24"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(count, microbatches, message):
+    with pytest.raises(UserError, match=message):
+        Devices("pmap", (None,) * count).check_batch(run_settings(microbatches=microbatches))
+    Devices("pmap", (None,) * 8).check_batch(run_settings(microbatches=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_processes": 2}, "belong together"),
+        ({"coordinator": "host:1", "num_processes": 2}, "belong together"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "must be HOST:PORT"),
+        ({"coordinator": "host:1", "num_processes": 2, "process_id": 2}, "from 0 to 1"),
+        ({"timeout_seconds": 0}, "at least 1"),
+    ],
+)
+def test_settings_of_processes_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        settings.DistributedSettings(**changes)
+
+
+def test_several_steps_in_one_call_are_the_same_steps():
+    step = lambda state, feed, other: state * 2 + feed["position"] * feed["data"] + other["position"]
+    data = jnp.arange(3.0)
+    feeds = [({"data": data, "position": jnp.float32(i)}, {"position": jnp.float32(10 * i)}) for i in range(4)]
+    compiled = ONE.compile_step(step)
+    expected = jnp.ones(3)
+    for feed in feeds:
+        expected = step(expected, *feed)
+    assert jnp.array_equal(compiled(jnp.ones(3), feeds), expected)
+    assert jnp.array_equal(compiled(compiled(jnp.ones(3), feeds[:3]), feeds[3:]), expected)
+
+
+def test_a_microbatch_holds_the_same_examples_on_any_number_of_devices():
+    class Rows:
+        @staticmethod
+        def prepare(feed, shard, shards):
+            return jax.lax.dynamic_slice_in_dim(feed, shard * (len(feed) // shards), len(feed) // shards)
+
+    rows = jnp.arange(24)
+    for count in (1, 2, 4):
+        where = Devices("pmap", (None,) * count)
+        shards = jax.vmap(lambda _: where.batch(Rows, rows, 3), axis_name=where.axis)(jnp.arange(count))  # noqa: B023
+        microbatches = shards.reshape(count, 3, -1).swapaxes(0, 1).reshape(3, -1)
+        assert jnp.array_equal(microbatches, rows.reshape(3, -1))
+
+
+def test_calls_of_several_steps_start_at_the_same_steps_wherever_a_run_was_stopped():
+    call = functools.partial(_next_call, steps_per_epoch=5, steps_per_call=2)
+    assert [call(step) for step in (0, 1, 2, 4, 5)] == [range(0, 2), range(1, 2), range(2, 4), range(4, 5), range(5, 7)]

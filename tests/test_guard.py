@@ -1,0 +1,38 @@
+"""Which gradient went first."""
+
+import jax.numpy as jnp
+import pytest
+
+from bnas_jax.training.guard import Guard, describe, watch
+
+NAN, INF = float("nan"), float("inf")
+
+
+def gradients(stem=1.0, cell2=1.0, cell10=1.0, classifier=1.0) -> dict:
+    of = {"stem": stem, "cell2": cell2, "cell10": cell10, "classifier": classifier}
+    return {name: {"conv": {"latent": jnp.array([[0.5, -value]])}} for name, value in of.items()}
+
+
+def after(*steps: dict) -> str:
+    guard = Guard.create(gradients())
+    for step, grads in enumerate(steps):
+        guard = watch(guard, grads, step)
+    return describe(guard, gradients())
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        ([gradients(), gradients(cell2=INF)], "cell2/conv/latent was the first to go, at step 1"),
+        ([gradients(cell2=INF, stem=NAN), gradients(classifier=NAN)], "cell2/conv/latent was the first to go, at step 0"),
+        ([gradients(cell10=INF, cell2=NAN, stem=NAN)], "cell10/conv/latent was the first to go, at step 0"),
+        ([gradients(cell2=50), gradients(NAN, NAN, NAN, NAN)], "cell2/conv/latent was the first to go, at step 1"),
+        ([gradients(), gradients(stem=-70)], "the largest gradient is that of stem/conv/latent, 70"),
+    ],
+)
+def test_the_gradient_that_went_first_is_named(steps, text):
+    assert text in after(*steps)
+
+
+def test_nothing_is_said_where_nothing_is_known():
+    assert describe(None, gradients()) == ""

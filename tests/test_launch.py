@@ -1,0 +1,100 @@
+"""The scripts of launch/: what they would do, and that they have none of the usual faults. `test_devices` runs one for real."""
+
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
+COMMAND = ["train", "--config=configs/train.py:digits", "--workdir=/runs/a b"]
+
+
+def launch(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "BNAS_PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run([LAUNCH / script, *arguments], env=environment, capture_output=True, text=True)
+
+
+def dry(script: str, *arguments: str) -> list[list[str]]:
+    """The words of each line that --dry-run prints."""
+    done = launch(script, "--dry-run", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line, comments=True) for line in done.stdout.splitlines()]
+
+
+def test_shellcheck_finds_nothing():
+    scripts = sorted(map(str, [*LAUNCH.glob("*.sh"), LAUNCH.parent / ".ci" / "run"]))
+    shellcheck = pathlib.Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert len(scripts) >= 8
+
+
+@pytest.mark.parametrize("script", ["multi_process.sh", "slurm.sh", "tpu_vm.sh", "sweep.sh"])
+@pytest.mark.parametrize("arguments", [[], ["--no-such-option"]])
+def test_a_wrong_call_is_answered_with_one_line(script, arguments):
+    done = launch(script, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bnas_jax: error: ")
+
+
+def test_multi_process_starts_each_process_with_its_number_and_its_devices():
+    lines = dry("multi_process.sh", "--processes=3", "--cpu=4", "--port=1234", *COMMAND)
+    assert len(lines) == 3
+    for index, words in enumerate(lines):
+        assert words[:3] == ["env", "JAX_PLATFORMS=cpu", "JAX_NUM_CPU_DEVICES=4"]
+        assert words[3:9] == [sys.executable, "-m", "bnas_jax", *COMMAND]
+        own = {"coordinator": "localhost:1234", "num_processes": 3, "process_id": index}
+        assert words[9:] == [f"--config.distributed.{name}={value}" for name, value in own.items()]
+    assert [words[1] for words in dry("multi_process.sh", *COMMAND)] == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+
+
+def test_slurm_submits_a_task_for_each_gpu_that_is_told_before_it_is_stopped():
+    done = launch("slurm.sh", "--dry-run", "--nodes=2", "--gpus=4", "--partition=fast", "--restarts=7", *COMMAND)
+    script = done.stdout
+    wanted = ["--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=fast", "--requeue", "--signal=TERM@120"]
+    assert {f"#SBATCH {option}" for option in wanted} <= set(script.splitlines())
+    (srun,) = (line for line in script.splitlines() if line.startswith("srun"))
+    assert shlex.split(srun)[2:] == [sys.executable, "-m", "bnas_jax", *COMMAND]
+    assert 'scontrol requeue "$SLURM_JOB_ID"' in script and "SLURM_RESTART_COUNT:-0} < 7" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_tpu_vm_creates_copies_installs_and_starts_on_all_hosts():
+    options = ["--name=n", "--zone=z", "--type=v4-16", "--spot", "--bucket=b"]
+    lines = dry("tpu_vm.sh", *options, "train", "--config=configs/train.py:a", "--workdir=bucket/a b")
+    assert all(words[:4] == ["gcloud", "compute", "tpus", "tpu-vm"] and words[-1] == "--zone=z" for words in lines)
+    assert [words[4] for words in lines] == ["create", "scp", "ssh", "ssh", "ssh", "ssh"]
+    assert {"--accelerator-type=v4-16", "--spot", "n"} <= set(lines[0])
+    assert all("--worker=all" in words for words in lines[1:])
+    commands = [words[7].removeprefix("--command=") for words in lines[2:]]
+    assert "jax[tpu]" in commands[0] and "gcsfuse" in commands[1]
+    inner = shlex.split(commands[-1])[-1]  # what bash is given there
+    assert "--config=configs/train.py:a --workdir=bucket/a\\ b" in inner and "run.pid" in inner
+    assert all(subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0 for text in [*commands, inner])
+    (stop,) = dry("tpu_vm.sh", "--name=n", "stop")
+    assert stop[4:7] == ["ssh", "n", "--worker=all"] and "kill -TERM" in stop[7]
+    assert dry("tpu_vm.sh", "--name=n", "delete")[0][4:6] == ["delete", "n"]
+
+
+def test_a_sweep_runs_each_line_leaves_out_what_is_done_and_lists_what_failed(tmp_path):
+    runs = tmp_path / "runs.txt"
+    runs.write_text(
+        "# seeds\none --config.seed=1\n\ntwo --config.seed=2 --config.batch_size=5000\nthree --config.batch_size=6000"
+    )
+    (tmp_path / "out" / "one").mkdir(parents=True)
+    (tmp_path / "out" / "one" / "summary.json").write_text("{}")
+    command = ["train", "--config=configs/train.py:digits"]
+    lines = dry("sweep.sh", str(runs), str(tmp_path / "out"), *command)
+    start, at = [sys.executable, "-m", "bnas_jax", *command], f"--workdir={tmp_path / 'out'}"
+    assert lines[0] == [*start, "--config.seed=2", "--config.batch_size=5000", f"{at}/two"]
+    assert lines[1] == [*start, "--config.batch_size=6000", f"{at}/three"] and len(lines) == 2
+    done = launch("sweep.sh", str(runs), str(tmp_path / "out"), *command)
+    assert done.returncode == 1 and "one is done" in done.stderr
+    assert done.stderr.splitlines()[-1] == "Failed, with exit code: two (2) three (2)"
+    runs.write_text("same --config.seed=1\nsame --config.seed=2\n")
+    refused = launch("sweep.sh", str(runs), str(tmp_path / "out"), *command)
+    assert refused.returncode == 2 and "names same twice" in refused.stderr

@@ -1,0 +1,29 @@
+"""Reads what runs leave behind, for tests that compare them."""
+
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+CELL = [["bin_conv_3x3", 0], ["max_pool_3x3", 1], *[["none", 0]] * 6]
+
+
+def arrays(workdir: pathlib.Path, step: int) -> dict:
+    """All that is saved at a step, as it stands on disk."""
+
+    def item(name):
+        folder = workdir / "checkpoints" / str(step) / name
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree = reader.metadata(folder).item_metadata.tree
+            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
+
+    return {name: item(name) for name in ("variables", "rest")}
+
+
+def largest_difference(one: dict, other: dict) -> float:
+    """Over all leaves; NaN equals NaN."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    apart = lambda a, b: float(np.max(np.abs(np.nan_to_num(a) - np.nan_to_num(b)), initial=0.0))
+    return max(jax.tree.leaves(jax.tree.map(apart, one, other)))
