@@ -6,6 +6,7 @@ each example by itself: nothing depends on the number of workers, hosts or devic
 the pipeline there. Host `host` of `hosts` reads its part of the rows of each global batch, which stand side by side in it.
 """
 
+import atexit
 import dataclasses
 import multiprocessing
 import os
@@ -236,8 +237,10 @@ class _Batches:
         if number != self._next:
             self._close()
             self._iterator = self._start(number)
-            # When this object goes, at the latest at the end of the program: workers end, and their shared memory is freed.
+            # When this object goes, or else at the end of the program and before multiprocessing's own clearing up: the
+            # workers end, and their shared memory is freed.
             self._close = weakref.finalize(self, self._iterator.close)
+            atexit.register(self._close)
         try:
             items = next(self._iterator)
         except RuntimeError as error:
