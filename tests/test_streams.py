@@ -12,6 +12,8 @@ import pytest
 from image_files import encoded, picture, write_folder
 from PIL import Image, ImageEnhance
 
+from bnas_jax.__main__ import run
+from bnas_jax.benchmarks import data as benchmark
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import color
 from bnas_jax.data import load as loading
@@ -253,17 +255,41 @@ def test_impossible_jitter_is_refused(jitter):
         Augmentation((0.0,), (1.0,), jitter=jitter)
 
 
+# Benchmarks
+
+
+def test_the_benchmarks_photographs_compress_like_photographs_and_are_read():
+    jpegs = [benchmark.photo(seed) for seed in range(4)]
+    assert all(90e3 < len(data) < 130e3 for data in jpegs) and benchmark.photo(0) == jpegs[0]
+    rates = benchmark.decoding(jpegs, 1)["images_per_second_and_core"]
+    assert set(rates) >= {"ours", "pillow", "decoder_alone"} and all(rate["median"] > 0 for rate in rates.values())
+    stream = benchmark.streaming(jpegs, 0)
+    assert stream["images_per_second"]["median"] > 0 and "growth_to_10_mib" in stream["peak_memory"]
+
+
+def test_what_cannot_be_timed(capsys):
+    assert run(["benchmark"]) == 2 and run(["benchmark", "weather"]) == 2
+    assert "benchmark needs one of data" in capsys.readouterr().err
+
+
 # The whole road
 
 
-def test_a_network_trains_on_a_streamed_folder_with_workers_and_is_evaluated(folder, tmp_path):
+def test_a_network_trains_on_a_streamed_folder_with_workers_and_is_evaluated(folder, tmp_path, capsys):
     command = [sys.executable, "-m", "bnas_jax"]
     data = [f"--config.dataset.path={folder}", "--config.dataset.workers=1"]
     network = ["--config.network.num_cells=3", "--config.network.channels=2", "--config.num_epochs=1", "--config.batch_size=8"]
     options = ["--config.dataset.name=folder", "--config.dataset.image_size=16", "--config.dataset.in_memory_mib=0"]
     train = ["train", "--config=configs/train.py:digits", f"--workdir={tmp_path}/run", *data, *network, *options]
     crops = ["--config.dataset.min_area=0.5", "--config.dataset.jitter=(0.1,0.1,0.1,0.1)"]
-    for arguments in ([*train, *crops], ["evaluate", f"--workdir={tmp_path}/run", "--config.dataset.workers=0"]):
+    evaluate = ["evaluate", f"--workdir={tmp_path}/run", "--config.dataset.workers=0"]
+    for arguments in ([*train, *crops], evaluate):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert '"num_examples": 10' in done.stdout.splitlines()[-1]
+    other = write_folder(tmp_path / "other", {"train/a": 8, "train/b": 8, "train/c": 8, "test/a": 1}, height=20)
+    capsys.readouterr()
+    assert run([*evaluate, f"--config.dataset.path={other}"]) == 2
+    assert "has 3 classes, the network 2" in capsys.readouterr().err
+    assert run([*train, *crops, f"--config.dataset.path={other}"]) == 2
+    assert "the data has 3 classes" in capsys.readouterr().err

@@ -6,10 +6,15 @@ each example by itself: nothing depends on the number of workers, hosts or devic
 the pipeline there. Host `host` of `hosts` reads its part of the rows of each global batch, which stand side by side in it.
 """
 
+import atexit
 import dataclasses
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import weakref
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -224,20 +229,30 @@ class _Batches:
     def __init__(self, load: Callable[[int], Item], examples: Encoded, size: int, period: int = _FOREVER):
         self._load, self._examples, self._size, self._period = load, examples, size, period
         self._next = -1
-        self._iterator: Iterator = iter(())
+        self._iterator: Any = None
+        self._close: Callable[[], Any] = lambda: None
         self._bad: set[int] = set()
 
     def get(self, number: int) -> Item:
         if number != self._next:
+            self._close()
             self._iterator = self._start(number)
-        items = next(self._iterator)
+            # When this object goes, or else at the end of the program and before multiprocessing's own clearing up: the
+            # workers end, and their shared memory is freed.
+            self._close = weakref.finalize(self, self._iterator.close)
+            atexit.register(self._close)
+        try:
+            items = next(self._iterator)
+        except RuntimeError as error:
+            reason = str(error).partition(".")[0]
+            raise UserError(f"reading {self._examples.name} stopped ({reason}); the same command goes on") from error
         self._next = (number + 1) % self._period
         bad = [int(n) for n in items["bad"] if n >= 0 and n not in self._bad]
         for example in bad:
             self._report(example)
         return items
 
-    def _start(self, number: int) -> Iterator:
+    def _start(self, number: int) -> Any:
         import grain
         from absl import flags
 
@@ -249,7 +264,8 @@ class _Batches:
         # Each thread makes a batch; one more batch than threads is kept ready.
         batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
         if workers:
-            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            batches = batches.mp_prefetch(options, worker_init_fn=_follow_parent)
         return iter(batches)
 
     def _report(self, example: int) -> None:
@@ -263,6 +279,21 @@ class _Batches:
             print(f"{self._examples.name}: {len(self._bad)} left out: {error}", file=sys.stderr)
             return
         raise UserError(f"{self._examples.name}: example {example} could not be read, and now can; start again to go on")
+
+
+def _follow_parent(worker: int, workers: int) -> None:
+    """Begins a worker. It ends with its parent, however that ends, and leaves signals to it: a Ctrl-C reaches all processes
+    of a terminal, and a run that stops on it may need one more batch before it saves."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _rows(labels: jax.Array, size: int, first: Any) -> jax.Array:
