@@ -213,15 +213,17 @@ def test_settings_of_processes_that_cannot_be_are_refused(changes, message):
 
 
 def test_several_steps_in_one_call_are_the_same_steps():
-    step = lambda state, feed, other: state * 2 + feed["position"] * feed["data"] + other["position"]
+    double = lambda state, feed: state * 2 + feed["position"] * feed["data"]
+    shift = lambda state, feed: state + feed["position"]
     data = jnp.arange(3.0)
     feeds = [({"data": data, "position": jnp.float32(i)}, {"position": jnp.float32(10 * i)}) for i in range(4)]
-    compiled = ONE.compile_step(step)
+    compiled = ONE.compile_steps(double, shift)
     expected = jnp.ones(3)
     for feed in feeds:
-        expected = step(expected, *feed)
+        expected = shift(double(expected, feed[0]), feed[1])
     assert jnp.array_equal(compiled(jnp.ones(3), feeds), expected)
     assert jnp.array_equal(compiled(compiled(jnp.ones(3), feeds[:3]), feeds[3:]), expected)
+    assert jnp.array_equal(functools.reduce(compiled, [[feed] for feed in feeds], jnp.ones(3)), expected)
 
 
 def test_a_microbatch_holds_the_same_examples_on_any_number_of_devices():

@@ -99,10 +99,10 @@ def search_of(run):
     image, classes = DATA[run.dataset.name]
     model, searcher = build_supernet(run, classes), build_searcher(run)
     optimizer, alphas_optimizer = optimizers.for_search(run, 10), optimizers.alphas_optimizer(run.alphas)
-    options = {"model": model, "searcher": searcher, "optimizer": optimizer, "alphas_optimizer": alphas_optimizer}
     create = lambda: create_search_state(model, searcher, image, optimizer, alphas_optimizer, run.seed, run.num_epochs)
-    step = functools.partial(steps.search_step, **options, steps_per_epoch=10)
-    return create, lambda state, batch: step(state, batch, batch)
+    first = functools.partial(steps.alphas_step, searcher=searcher, optimizer=alphas_optimizer, steps_per_epoch=10)
+    second = functools.partial(steps.weights_step, optimizer=optimizer)
+    return create, lambda state, batch: second(first(state, batch, model=model), batch, model=model)
 
 
 def check_state(run, state) -> None:

@@ -258,10 +258,11 @@ def task_loss(params, alphas, data):
     )
 
 
-def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, **changes):
+def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, **options):
     searcher = Bnas(("none", "bin_conv_3x3"), diversity, 7.7, 1.0, True, jnp.float32)
-    options = {"optimizer": OPTIMIZER, "alphas_optimizer": alphas_optimizer, "steps_per_epoch": 3, **changes}
-    return steps.search_step(state, train, valid, model=Mixture(), searcher=searcher, **options)
+    own = {"searcher": searcher, "optimizer": alphas_optimizer, "steps_per_epoch": 3}
+    state = steps.alphas_step(state, valid, model=Mixture(), **own, **options)
+    return steps.weights_step(state, train, model=Mixture(), optimizer=OPTIMIZER, **options)
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 0), (7, 2)])

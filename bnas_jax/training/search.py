@@ -1,6 +1,7 @@
 """Searching a cell, from settings to genotype.json in the work directory (section 5.1)."""
 
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,21 +61,17 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
     state = checkpoints.restore_state(shapes) or where.create(create)
 
-    def step(state: SearchState, feed, valid_feed) -> SearchState:
-        return steps.search_step(
-            state,
-            where.batch(source, feed, run.microbatches),
-            where.batch(valid_source, valid_feed, run.microbatches),
-            model=model,
-            searcher=searcher,
-            optimizer=optimizer,
-            alphas_optimizer=alphas_optimizer,
-            steps_per_epoch=steps_per_epoch,
-            microbatches=run.microbatches,
-            axis=where.axis,
-        )
+    shared: dict[str, Any] = {"model": model, "microbatches": run.microbatches, "axis": where.axis}
 
-    compiled = where.compile_step(step)
+    def alphas_step(state: SearchState, feed) -> SearchState:
+        batch = where.batch(valid_source, feed, run.microbatches)
+        own: dict[str, Any] = {"searcher": searcher, "optimizer": alphas_optimizer, "steps_per_epoch": steps_per_epoch}
+        return steps.alphas_step(state, batch, **own, **shared)
+
+    def weights_step(state: SearchState, feed) -> SearchState:
+        return steps.weights_step(state, where.batch(source, feed, run.microbatches), optimizer=optimizer, **shared)
+
+    compiled = where.compile_steps(alphas_step, weights_step)
     evaluator = Evaluator(model, halves[1], data.augmentation, run, where)
 
     def finish_epoch(state: SearchState, epoch: int):
@@ -101,7 +98,7 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
         checkpoints,
         where,
         steps_per_epoch=steps_per_epoch,
-        advance=lambda state, steps: compiled(state, [(source.feed(step), valid_source.feed(step)) for step in steps]),
+        advance=lambda state, steps: compiled(state, [(valid_source.feed(step), source.feed(step)) for step in steps]),
         finish_epoch=finish_epoch,
     )
     genotype, epoch = select(state, searcher, run)

@@ -106,61 +106,68 @@ def train_step(
     )
 
 
-def search_step(
+def alphas_step(
     state: SearchState,
-    train: Batch,
-    valid: Batch,
+    batch: Batch,
     *,
     model: Supernet,
     searcher: Searcher,
     optimizer: optax.GradientTransformation,
-    alphas_optimizer: optax.GradientTransformation,
     steps_per_epoch: int,
     microbatches: int = 1,
     axis: str | None = None,
 ) -> SearchState:
-    """One step of the search: alpha on the validation batch, then the weights on the training batch (DARTS, Algorithm 1).
+    """The first half of a step of the search: alpha, on validation data (DARTS, Algorithm 1, line 1).
 
-    train, valid: the device's own examples. axis: that of the devices, to average over.
+    batch: the device's own examples. axis: that of the devices, to average over.
     """
-
-    def task_loss(params, alphas, batch_stats, batch):
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits, new = model.apply(variables, alphas, batch["image"], train=True, mutable=["batch_stats"])
-        loss = jnp.mean(cross_entropy(logits, batch["label"]))
-        return loss, (new["batch_stats"], jnp.sum(hits(logits, batch["label"])))
-
     epoch = state.step // steps_per_epoch
 
-    def alpha_gradient(batch_stats, part, _):
-        grads, (batch_stats, _) = searcher.alpha_gradient(
-            lambda params, alphas: task_loss(params, alphas, batch_stats, part), state.params, state.alphas, epoch
-        )
-        return batch_stats, grads
+    def gradient(batch_stats, part, _):
+        loss_of = lambda params, alphas: _supernet_loss(model, params, alphas, batch_stats, part)
+        grads, (new, _) = searcher.alpha_gradient(loss_of, state.params, state.alphas, epoch)
+        return new, grads
 
-    batch_stats, alpha_grads = accumulate(alpha_gradient, state.batch_stats, valid, microbatches)
-    alpha_grads = average(alpha_grads, axis)
-    updates, alphas_opt_state = alphas_optimizer.update(alpha_grads, state.alphas_opt_state, state.alphas)
+    batch_stats, grads = average(accumulate(gradient, state.batch_stats, batch, microbatches), axis)
+    updates, opt_state = optimizer.update(grads, state.alphas_opt_state, state.alphas)
     alphas = optax.apply_updates(state.alphas, updates)
+    return state.replace(batch_stats=batch_stats, alphas=alphas, alphas_opt_state=opt_state)
+
+
+def weights_step(
+    state: SearchState,
+    batch: Batch,
+    *,
+    model: Supernet,
+    optimizer: optax.GradientTransformation,
+    microbatches: int = 1,
+    axis: str | None = None,
+) -> SearchState:
+    """The second half: the weights, on training data, with the new alpha (DARTS, Algorithm 1, line 2). See `alphas_step`."""
 
     def gradient(batch_stats, part, _):
-        (loss, (batch_stats, correct)), grads = jax.value_and_grad(task_loss, has_aux=True)(
-            state.params, alphas, batch_stats, part
-        )
-        return batch_stats, (grads, loss, correct)
+        loss_of = lambda params: _supernet_loss(model, params, state.alphas, batch_stats, part)
+        (loss, (new, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        return new, (grads, loss, correct)
 
-    batch_stats, (grads, loss, correct) = average(accumulate(gradient, batch_stats, train, microbatches), axis)
+    batch_stats, (grads, loss, correct) = average(accumulate(gradient, state.batch_stats, batch, microbatches), axis)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     return state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
-        sums=_counted(state.sums, loss, correct, train, microbatches, axis),
+        sums=_counted(state.sums, loss, correct, batch, microbatches, axis),
         guard=None if state.guard is None else watch(state.guard, grads, state.step),
-        alphas=alphas,
-        alphas_opt_state=alphas_opt_state,
     )
+
+
+def _supernet_loss(model: Supernet, params, alphas, batch_stats, batch: Batch):
+    """(mean loss, (new batch statistics, number of hits))"""
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, new = model.apply(variables, alphas, batch["image"], train=True, mutable=["batch_stats"])
+    loss = jnp.mean(cross_entropy(logits, batch["label"]))
+    return loss, (new["batch_stats"], jnp.sum(hits(logits, batch["label"])))
 
 
 def _counted(sums: Sums, loss, correct, batch: Batch, microbatches: int, axis: str | None) -> Sums:

@@ -46,7 +46,7 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
             axis=where.axis,
         )
 
-    compiled = where.compile_step(step)
+    compiled = where.compile_steps(step)
     evaluator = Evaluator(model, data.test, data.augmentation, run, where)
 
     def finish_epoch(state: TrainState, epoch: int):
