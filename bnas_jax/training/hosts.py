@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import socket
 import sys
 import threading
 import time
@@ -46,6 +47,8 @@ def join(run: DistributedSettings) -> None:
         return
     where = f"the processes of {cluster}" if cluster else f"{run.num_processes} processes at {run.coordinator}"
     remedy = "start them all, with the same settings, or raise config.distributed.timeout_seconds"
+    if run.coordinator and run.process_id == 0:
+        _check_port(run.coordinator)
     # JAX would abort with a stack trace.
     alarm = threading.Timer(run.timeout_seconds, _end, (f"error: not all {where} came in {run.timeout_seconds} s; {remedy}", 2))
     alarm.daemon = True
@@ -60,12 +63,21 @@ def join(run: DistributedSettings) -> None:
             shutdown_timeout_seconds=min(run.timeout_seconds, 60),
         )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        if "start RPC server" in reason:
-            reason = f"the port of {run.coordinator or 'the coordinator'} is in use or not of this host; write another port"
-        raise UserError(f"cannot join {where}: {reason}; see config.distributed") from None
+        raise UserError(f"cannot join {where}: {str(error).splitlines()[0]}; see config.distributed") from None
     finally:
         alarm.cancel()
+
+
+def _check_port(coordinator: str) -> None:
+    """`UserError` where the first process could not listen: after a failure of its own JAX may crash on the way out."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("", int(coordinator.rpartition(":")[2])))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"the port of config.distributed.coordinator={coordinator} cannot be used ({error}); write another port"
+            ) from None
 
 
 def _cluster() -> str | None:
