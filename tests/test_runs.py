@@ -687,13 +687,17 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     assert summary["valid_top1"] == pytest.approx(float(valid_top1[best]))
 
 
+def check_compiled_once(seen: list[str], task: str) -> None:
+    """`evaluation` apart, a training has one program and a search two."""
+    for name in {"train": ("step",), "search": ("alphas_step", "weights_step")}[task] + ("evaluation",):
+        assert seen.count(name) == seen.count(f"jit({name})") == 1, name
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_each_step_is_traced_and_compiled_once(whole, task):
     """The step of the run, of a search its two halves, and that of the evaluation: over two epochs with checkpoints between."""
     _, seen = whole(task)
-    for name in {"train": ["step"] * 2, "search": ["alphas_step", "weights_step", "step"]}[task]:
-        count = 2 if task == "train" else 1
-        assert seen.count(name) == count and seen.count(f"jit({name})") == count, name
+    check_compiled_once(seen, task)
 
 
 class Process:

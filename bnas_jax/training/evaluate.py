@@ -51,10 +51,10 @@ class Evaluator:
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
         self._source = eval_source(examples, batch_size, augmentation, model.rules.dtype, where.place)
 
-        def step(variables, feed, *alphas):
+        def evaluation(variables, feed, *alphas):
             return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
 
-        self._step: Callable = where.compile_evaluation(step)
+        self._step: Callable = where.compile_evaluation(evaluation)
 
     def __call__(self, params, batch_stats, *alphas) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples"."""
