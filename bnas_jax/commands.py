@@ -1,6 +1,7 @@
 """What each command of the command line does: flags in, one JSON-ready summary out."""
 
 import contextlib
+import functools
 import pathlib
 import re
 import sys
@@ -304,8 +305,23 @@ def _benchmark_data(arguments: list[str]) -> dict:
     return data.benchmark(run, sizes["images"], sizes["repeats"], sizes["workers"])
 
 
+def _benchmark_step(kind: type, arguments: list[str]) -> dict:
+    from bnas_jax.benchmarks import step
+
+    task = "search" if kind is SearchSettings else "train"
+    run, values = _configured(arguments, f"benchmark {task}", image_size=None, num_classes=None, repeats=None)
+    sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
+    sizes |= {name: _number(values, name, int) for name in sizes if values[name].value is not None}
+    run = _task(run, kind, f"benchmark {task}", f"configs/{task}.py:" + ("cifar10" if task == "search" else "a"))
+    return step.benchmark(run, **sizes)
+
+
 # What can be timed.
-BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {"data": _benchmark_data}
+BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
+    "data": _benchmark_data,
+    "search": functools.partial(_benchmark_step, SearchSettings),
+    "train": functools.partial(_benchmark_step, TrainSettings),
+}
 
 
 def _options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:

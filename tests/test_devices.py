@@ -15,6 +15,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+from image_files import write_folder
 from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
@@ -141,6 +142,23 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     assert largest_difference(arrays(at("train", "none", 1), STEPS), arrays(workdir, STEPS)) < 1e-9
     noted = (workdir / "log.txt").read_text()
     assert f"starts at step {step} of {STEPS}" in noted and "2 processes" in noted and socket.gethostname() in noted
+
+
+def test_processes_that_stream_read_their_own_rows_and_train_like_one(tmp_path):
+    sizes = {f"{part}/{name}": count for part, count in (("train", 12), ("test", 5)) for name in ("cat", "dog")}
+    write_folder(tmp_path / "photos", sizes, height=8, width=8)
+    dataset = {"name": "folder", "path": tmp_path / "photos", "image_size": 8, "in_memory_mib": 0}
+    changes = {**{f"dataset.{key}": value for key, value in dataset.items()}, "batch_size": 8}
+    command = ["train", *arguments("train", tmp_path), *(f"--config.{key}={value}" for key, value in changes.items())]
+    alone = [sys.executable, "-m", "bnas_jax", *command, f"--workdir={tmp_path / 'one'}"]
+    one = subprocess.run(alone, cwd=ROOT, env=environment(1), capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr
+    for code, _, stderr in Pair(*command, f"--workdir={tmp_path / 'two'}").wait():
+        assert code == 0, stderr
+    assert largest_difference(arrays(tmp_path / "one", 6), arrays(tmp_path / "two", 6)) < 1e-9
+    results = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
+    assert results[0]["num_examples"] == results[1]["num_examples"] == 10
+    assert results[0]["top1"] == results[1]["top1"]
 
 
 def test_processes_with_other_settings_end_with_the_setting_that_differs(tmp_path):

@@ -1,6 +1,6 @@
 """The batch source that fits a data set: in memory, or streamed."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,33 @@ from bnas_jax.data.pipeline import EvalSource, Place, TrainSource
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 
 
+class Placement(NamedTuple):
+    """Where arrays go. everywhere: the same array onto every device. rows: this host's part of a batch, divided over its
+    devices; the parts of the hosts follow each other in the batch."""
+
+    everywhere: Place = jax.device_put
+    rows: Place = jax.device_put
+    host: int = 0
+    hosts: int = 1
+
+
+HERE = Placement()
+
+
 def train_source(
     examples: Arrays | Encoded,
     batch_size: int,
     seed: int,
     augmentation: Augmentation,
     dtype: Any = jnp.float32,
-    place: Place = jax.device_put,
+    placement: Placement = HERE,
 ) -> TrainSource | StreamTrainSource:
     """Endless shuffled batches of the examples."""
     if isinstance(examples, Encoded):
-        return StreamTrainSource(examples, batch_size, seed, augmentation, dtype, place)
+        return StreamTrainSource(examples, batch_size, seed, augmentation, dtype, *placement)
     if augmentation.min_area:
         raise UserError("config.dataset.min_area is for sets that are streamed: set config.dataset.in_memory_mib=0 as well")
-    return TrainSource(examples, batch_size, seed, augmentation, dtype, place)
+    return TrainSource(examples, batch_size, seed, augmentation, dtype, placement.everywhere)
 
 
 def eval_source(
@@ -34,8 +47,9 @@ def eval_source(
     batch_size: int,
     augmentation: Augmentation,
     dtype: Any = jnp.float32,
-    place: Place = jax.device_put,
+    placement: Placement = HERE,
 ) -> EvalSource | StreamEvalSource:
     """The examples once, in order, in batches."""
-    kind = StreamEvalSource if isinstance(examples, Encoded) else EvalSource
-    return kind(examples, batch_size, augmentation, dtype, place)  # type: ignore[arg-type]
+    if isinstance(examples, Encoded):
+        return StreamEvalSource(examples, batch_size, augmentation, dtype, *placement)
+    return EvalSource(examples, batch_size, augmentation, dtype, placement.everywhere)

@@ -3,7 +3,8 @@
 The same two halves as in `pipeline`: `feed(step)` hands out the images of one batch, `prepare(feed)` belongs into the jitted
 step. Which examples a batch holds and how they are cropped is a function of (seed, epoch, place in the epoch), computed for
 each example by itself: nothing depends on the number of workers, hosts or devices, and a run that resumes at a step starts
-the pipeline there. Host `host` of `hosts` reads its part of the rows of each global batch, which stand side by side in it.
+the pipeline there. Host `host` of `hosts` reads its part of the rows of each global batch, which stand side by side in it,
+and `place_rows` divides that over its devices; `place` puts the same array onto all.
 """
 
 import atexit
@@ -48,6 +49,7 @@ class StreamTrainSource:
     augmentation: Augmentation
     dtype: Any = jnp.float32
     place: Place = jax.device_put
+    place_rows: Place = jax.device_put
     host: int = 0
     hosts: int = 1
 
@@ -69,8 +71,8 @@ class StreamTrainSource:
         items = self._batches.get(int(step))
         epoch, index = divmod(int(step), self.steps_per_epoch)
         return {
-            "images": self.place(items["image"]),
-            "labels": self.place(items["label"]),
+            "images": self.place_rows(items["image"]),
+            "labels": self.place_rows(items["label"]),
             "position": self.place(np.array([epoch, index], np.int32)),
         }
 
@@ -103,6 +105,7 @@ class StreamEvalSource:
     augmentation: Augmentation
     dtype: Any = jnp.float32
     place: Place = jax.device_put
+    place_rows: Place = jax.device_put
     host: int = 0
     hosts: int = 1
 
@@ -117,7 +120,7 @@ class StreamEvalSource:
         if not 0 <= batch < len(self):
             raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
         items = self._batches.get(batch)
-        return {name + "s": self.place(items[name]) for name in ("image", "label", "weight")}
+        return {name + "s": self.place_rows(items[name]) for name in ("image", "label", "weight")}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.data.sources import Placement
 from bnas_jax.settings import RunSettings, Settings
 from bnas_jax.training import hosts
 
@@ -56,7 +57,8 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
         if jax.process_count() > 1:
             raise UserError(f"config.parallel=none runs in one process, and there are {jax.process_count()}; write auto")
         available = available[:1]
-    return Devices(parallel, tuple(available))
+    # Each process's side by side, so that its part of a batch is one piece.
+    return Devices(parallel, tuple(sorted(available, key=lambda device: (device.process_index, device.id))))
 
 
 def use_compilation_cache() -> None:
@@ -128,6 +130,13 @@ class Devices:
         if self.parallel == "pmap":  # maps over a leading axis
             rows = rows.reshape(len(self._local.devices), -1, *rows.shape[1:])
         return jax.make_array_from_process_local_data(NamedSharding(self._local, _DIVIDED), rows)
+
+    def placement(self, microbatches: int = 1) -> Placement:
+        """Where batches go: those in memory everywhere, streamed ones by rows. Microbatches are spread over all hosts, so that
+        with several of them each host needs the whole batch."""
+        if microbatches > 1:
+            return Placement(self.place, self.place)
+        return Placement(self.place, self.place_rows, jax.process_index(), jax.process_count())
 
     def settle(self, state):
         """A state with the leaves placed that were computed on the host, or on one device, since the last step."""

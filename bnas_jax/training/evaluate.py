@@ -49,7 +49,7 @@ class Evaluator:
     ):
         batch_size = min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
-        self._source = eval_source(examples, batch_size, augmentation, model.rules.dtype, where.place)
+        self._source = eval_source(examples, batch_size, augmentation, model.rules.dtype, where.placement())
 
         def evaluation(variables, feed, *alphas):
             return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)

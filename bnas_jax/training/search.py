@@ -12,6 +12,7 @@ from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.halves import split_half
+from bnas_jax.data.load import Dataset
 from bnas_jax.data.sources import train_source
 from bnas_jax.search.bnas import Bnas, Searcher
 from bnas_jax.settings import SearchSettings
@@ -19,6 +20,7 @@ from bnas_jax.training import devices, hosts, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.devices import Devices
 from bnas_jax.training.evaluate import Evaluator, load_data
+from bnas_jax.training.program import Program
 from bnas_jax.training.state import SearchState, Sums, create_search_state
 from bnas_jax.training.train import epoch_record
 from bnas_jax.training.workdir import WorkDir, write_json
@@ -36,6 +38,42 @@ def build_searcher(run: SearchSettings) -> Searcher:
     return Bnas(run.network.layer_types, alphas.diversity, alphas.tau, rules.gamma, rules.keep_zeroise, run.layer_rules().dtype)
 
 
+def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
+    """The search of a cell; its steps' first half is alpha's, its second the weights'."""
+    model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
+    # Half of the training set for the weights, half for alpha; the test set stays unseen.
+    source, valid_source = (
+        train_source(
+            half,
+            run.batch_size,
+            (run.seed + i) % 2**32,
+            data.augmentation,
+            model.rules.dtype,
+            where.placement(run.microbatches),
+        )
+        for i, half in enumerate(halves(run, data))
+    )
+    optimizer, alphas_optimizer = optimizers.for_search(run, source.steps_per_epoch), optimizers.alphas_optimizer(run.alphas)
+    shared: dict[str, Any] = {"model": model, "microbatches": run.microbatches, "axis": where.axis}
+    of_alphas: dict[str, Any] = {"searcher": searcher, "optimizer": alphas_optimizer, "steps_per_epoch": source.steps_per_epoch}
+
+    def alphas_step(state: SearchState, feed) -> SearchState:
+        return steps.alphas_step(state, where.batch(valid_source, feed, run.microbatches), **of_alphas, **shared)
+
+    def weights_step(state: SearchState, feed) -> SearchState:
+        return steps.weights_step(state, where.batch(source, feed, run.microbatches), optimizer=optimizer, **shared)
+
+    shape = data.train.image_shape
+    create = lambda: create_search_state(model, searcher, shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
+    feeds = lambda step: (valid_source.feed(step), source.feed(step))
+    return Program(model, create, (alphas_step, weights_step), feeds, source.steps_per_epoch)
+
+
+def halves(run: SearchSettings, data: Dataset):
+    """The examples for the weights and those for alpha."""
+    return split_half(data.train, run.seed, run.dataset.stratified)
+
+
 def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
     """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json.
 
@@ -44,35 +82,14 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     where = where or devices.configure(run)
     where.check_batch(run)
     data = load_data(run.dataset)
-    model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
-    # Half of the training set for the weights, half for alpha; the test set stays unseen.
-    halves = split_half(data.train, run.seed, run.dataset.stratified)
-    source, valid_source = (
-        train_source(half, run.batch_size, (run.seed + i) % 2**32, data.augmentation, model.rules.dtype, where.place)
-        for i, half in enumerate(halves)
-    )
-    steps_per_epoch = source.steps_per_epoch
-    optimizer = optimizers.for_search(run, steps_per_epoch)
-    alphas_optimizer = optimizers.alphas_optimizer(run.alphas)
-    image_shape = data.train.image_shape
-    create = lambda: create_search_state(model, searcher, image_shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
+    model, create, stages, feeds, steps_per_epoch = program(run, data, where)
+    searcher = build_searcher(run)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
+    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
     state = checkpoints.restore_state(shapes) or where.create(create)
-
-    shared: dict[str, Any] = {"model": model, "microbatches": run.microbatches, "axis": where.axis}
-
-    def alphas_step(state: SearchState, feed) -> SearchState:
-        batch = where.batch(valid_source, feed, run.microbatches)
-        own: dict[str, Any] = {"searcher": searcher, "optimizer": alphas_optimizer, "steps_per_epoch": steps_per_epoch}
-        return steps.alphas_step(state, batch, **own, **shared)
-
-    def weights_step(state: SearchState, feed) -> SearchState:
-        return steps.weights_step(state, where.batch(source, feed, run.microbatches), optimizer=optimizer, **shared)
-
-    compiled = where.compile_steps(alphas_step, weights_step)
-    evaluator = Evaluator(model, halves[1], data.augmentation, run, where)
+    compiled = where.compile_steps(*stages)
+    evaluator = Evaluator(model, halves(run, data)[1], data.augmentation, run, where)
 
     def finish_epoch(state: SearchState, epoch: int):
         valid = evaluator(state.params, state.batch_stats, state.alphas)
@@ -98,7 +115,7 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
         checkpoints,
         where,
         steps_per_epoch=steps_per_epoch,
-        advance=lambda state, steps: compiled(state, [(valid_source.feed(step), source.feed(step)) for step in steps]),
+        advance=lambda state, steps: compiled(state, [feeds(step) for step in steps]),
         finish_epoch=finish_epoch,
     )
     genotype, epoch = select(state, searcher, run)

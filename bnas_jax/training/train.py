@@ -3,33 +3,25 @@
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.data.load import Dataset
 from bnas_jax.data.sources import train_source
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import devices, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.devices import Devices
 from bnas_jax.training.evaluate import Evaluator, build_network, load_data
+from bnas_jax.training.program import Program
 from bnas_jax.training.state import Sums, TrainState, create_train_state
 from bnas_jax.training.workdir import WorkDir, write_json
 
 
-def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
-    """Trains, or goes on where the work directory stands. Returns the test accuracy of the last epoch: summary.json.
-
-    where: the devices to use, once JAX is configured; None is those of the settings.
-    """
-    where = where or devices.configure(run)
-    where.check_batch(run)
-    data = load_data(run.dataset)
+def program(run: TrainSettings, data: Dataset, where: Devices) -> Program:
+    """The training of a final network."""
     model = build_network(run, data.train.num_classes, where.axis)
-    source = train_source(data.train, run.batch_size, run.seed, data.augmentation, model.rules.dtype, where.place)
+    source = train_source(
+        data.train, run.batch_size, run.seed, data.augmentation, model.rules.dtype, where.placement(run.microbatches)
+    )
     optimizer = optimizers.for_training(run, source.steps_per_epoch)
-    image_shape = data.train.image_shape
-    create = lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs)
-    shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, num_classes=data.train.num_classes, image_shape=image_shape)
-    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    state = checkpoints.restore_state(shapes) or where.create(create)
 
     def step(state: TrainState, feed) -> TrainState:
         return steps.train_step(
@@ -46,7 +38,24 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
             axis=where.axis,
         )
 
-    compiled = where.compile_steps(step)
+    create = lambda: create_train_state(model, data.train.image_shape, optimizer, run.seed, run.num_epochs)
+    return Program(model, create, (step,), lambda step: (source.feed(step),), source.steps_per_epoch)
+
+
+def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
+    """Trains, or goes on where the work directory stands. Returns the test accuracy of the last epoch: summary.json.
+
+    where: the devices to use, once JAX is configured; None is those of the settings.
+    """
+    where = where or devices.configure(run)
+    where.check_batch(run)
+    data = load_data(run.dataset)
+    model, create, stages, feeds, steps_per_epoch = program(run, data, where)
+    shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
+    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
+    state = checkpoints.restore_state(shapes) or where.create(create)
+    compiled = where.compile_steps(*stages)
     evaluator = Evaluator(model, data.test, data.augmentation, run, where)
 
     def finish_epoch(state: TrainState, epoch: int):
@@ -61,8 +70,8 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
         workdir,
         checkpoints,
         where,
-        steps_per_epoch=source.steps_per_epoch,
-        advance=lambda state, steps: compiled(state, [(source.feed(step),) for step in steps]),
+        steps_per_epoch=steps_per_epoch,
+        advance=lambda state, steps: compiled(state, [feeds(step) for step in steps]),
         finish_epoch=finish_epoch,
     )
     result = evaluator(state.params, state.batch_stats)

@@ -1,0 +1,99 @@
+"""What a step of search or training costs: time, compiling, memory, and how much of the machine it uses."""
+
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.benchmarks import measure
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.load import Dataset
+from bnas_jax.settings import SearchSettings, TrainSettings
+from bnas_jax.training import devices, search, train
+
+_CIFAR = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True)
+_MATRIX = 2048
+
+
+def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int) -> dict:
+    """All figures of the steps that `search` or `train` would make on colour images of seeded noise."""
+    where = devices.configure(run)
+    where.check_batch(run)
+    data = noise(4 * run.batch_size, image_size, num_classes)
+    program = search.program(run, data, where) if isinstance(run, SearchSettings) else train.program(run, data, where)
+    started = time.perf_counter()
+    shapes, feeds = jax.eval_shape(program.create), program.feeds(0)
+    # Lowered once more when it is called; what XLA counts is that of a device before its optimizations.
+    flops = None if where.axis else sum(_flops(s, shapes, feed) for s, feed in zip(program.stages, feeds, strict=True))
+    tracing = time.perf_counter() - started
+    state = where.settle(where.create(program.create))
+    call = where.compile_steps(*program.stages)
+    done = 0
+
+    def step() -> None:
+        nonlocal state, done
+        state = call(state, [program.feeds(done)])
+        jax.block_until_ready(state)
+        done += 1
+
+    first = measure.once(step)
+    _say(f"first step, compiled: {first:.1f} s")
+    times = measure.seconds(step, repeats)
+    result = {
+        "batch_size": run.batch_size,
+        "network": f"{run.network.num_cells} cells, {run.network.channels} channels, {image_size}x{image_size} images",
+        "devices": f"{run.parallel}, {where.count}",
+        "step_seconds": measure.summary(times),
+        "images_per_second": float(f"{run.batch_size / np.median(times):.4g}"),
+        "tracing_seconds": round(tracing, 1),
+        "tracing_and_compiling_seconds": round(first - float(np.median(times)), 1),
+        "compilation_cache": jax.config.values["jax_compilation_cache_dir"],
+        "peak_memory_mib": _peak_memory(),
+        "state_leaves": len(jax.tree.leaves(shapes)),
+        "conditions": measure.conditions(),
+    }
+    if flops is not None:
+        peak = matrix_peak(repeats)
+        result |= {
+            "gflop_per_step": round(flops / 1e9),
+            "gflops_per_second": round(flops / 1e9 / float(np.median(times))),
+            "gflops_per_second_of_a_matrix_product": round(peak / 1e9),
+            "share_of_that_percent": round(100 * flops / float(np.median(times)) / peak, 1),
+        }
+    return result
+
+
+def noise(size: int, image_size: int, num_classes: int) -> Dataset:
+    """Images of seeded noise, in memory."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (size, image_size, image_size, 3), dtype=np.uint8)
+    arrays = Arrays(pixels, rng.integers(0, num_classes, size), num_classes, "noise")
+    return Dataset(arrays, arrays, _CIFAR)
+
+
+def matrix_peak(repeats: int) -> float:
+    """Operations per second of a product of square float32 matrices of 2048: about what the machine can do at most."""
+    matrix = jnp.ones((_MATRIX, _MATRIX), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    times = measure.seconds(lambda: jax.block_until_ready(product(matrix)), max(repeats, 3))
+    return 2 * _MATRIX**3 / min(times)
+
+
+def _flops(stage, state, feed) -> float:
+    return (jax.jit(stage).lower(state, feed).cost_analysis() or {}).get("flops", 0.0)
+
+
+def _peak_memory() -> int:
+    """Of the device where it tells, else of this process."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        return round(statistics["peak_bytes_in_use"] / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
