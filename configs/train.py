@@ -92,7 +92,7 @@ def imagenet(config, num_cells: int, channels: int) -> None:
 def digits(config) -> None:
     """The CIFAR form on 8x8 digits; short enough that drop-path only slows it down."""
     config.dataset.name = "digits"
-    config.num_epochs = 20
+    config.num_epochs = 40  # with 20 some seeds end below 97.5 %
     config.batch_size = 64
     config.optimizer.drop_path = 0.0
     # With the paper's range (4e-4 throughout the tail) the last epochs are noisier and about one point lower here.

@@ -29,6 +29,7 @@ def test_a_step_is_timed_with_what_it_needs(capfd, tmp_path, task):
     times = result["step_seconds"]
     assert 0 < times["lowest"] <= times["median"] <= times["highest"]
     assert result["images_per_second"] == pytest.approx(8 / times["median"], rel=1e-2)
+    assert 0 < result["tracing_seconds"] + result["compiling_seconds"] < result["first_step_seconds"] + 0.2
     assert result["peak_memory_mib"] > 0 and result["state_leaves"] > 0 and result["gflops_per_second_of_a_matrix_product"] > 0
     assert {"jax", "python", "device", "cpu", "cores"} <= set(result["conditions"])
 
@@ -37,6 +38,11 @@ def test_noise_is_the_same_every_time_and_fits_its_classes():
     one, other = (step.noise(16, 8, 5) for _ in range(2))
     assert (one.train.images == other.train.images).all() and one.train.image_shape == (8, 8, 3)
     assert one.train.labels.max() < one.train.num_classes == 5
+
+
+def test_what_is_compiled_side_by_side_counts_once():
+    assert step._covered([(0, 2), (5, 6), (1, 3), (1.5, 2)]) == 4
+    assert step._covered([]) == 0
 
 
 def test_the_first_call_does_not_count():

@@ -25,11 +25,7 @@ def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes:
     where.check_batch(run)
     data = noise(4 * run.batch_size, image_size, num_classes)
     program = search.program(run, data, where) if isinstance(run, SearchSettings) else train.program(run, data, where)
-    started = time.perf_counter()
     shapes, feeds = jax.eval_shape(program.create), program.feeds(0)
-    # Lowered once more when it is called; what XLA counts is that of a device before its optimizations.
-    flops = None if where.axis else sum(_flops(s, shapes, feed) for s, feed in zip(program.stages, feeds, strict=True))
-    tracing = time.perf_counter() - started
     state = where.settle(where.create(program.create))
     call = where.compile_steps(*program.stages)
     done = 0
@@ -40,17 +36,22 @@ def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes:
         jax.block_until_ready(state)
         done += 1
 
+    compiling = _compiling()
     first = measure.once(step)
-    _say(f"first step, compiled: {first:.1f} s")
+    compiled = {name: round(_covered(spans), 1) for name, spans in compiling.items()}
+    _say(f"first step, with tracing and compiling: {first:.1f} s")
     times = measure.seconds(step, repeats)
+    # What XLA counts is that of a device before its optimizations.
+    flops = None if where.axis else sum(_flops(s, shapes, feed) for s, feed in zip(program.stages, feeds, strict=True))
     result = {
         "batch_size": run.batch_size,
         "network": f"{run.network.num_cells} cells, {run.network.channels} channels, {image_size}x{image_size} images",
         "devices": f"{run.parallel}, {where.count}",
         "step_seconds": measure.summary(times),
         "images_per_second": float(f"{run.batch_size / np.median(times):.4g}"),
-        "tracing_seconds": round(tracing, 1),
-        "tracing_and_compiling_seconds": round(first - float(np.median(times)), 1),
+        "first_step_seconds": round(first, 1),
+        "tracing_seconds": compiled["tracing"],
+        "compiling_seconds": compiled["compiling"],
         "compilation_cache": jax.config.values["jax_compilation_cache_dir"],
         "peak_memory_mib": _peak_memory(),
         "state_leaves": len(jax.tree.leaves(shapes)),
@@ -65,6 +66,31 @@ def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes:
             "share_of_that_percent": round(100 * flops / float(np.median(times)) / peak, 1),
         }
     return result
+
+
+def _compiling() -> dict[str, list[tuple[float, float]]]:
+    """(start, end) of everything that JAX traces and lowers, and compiles or loads from its cache, from now on."""
+    spans: dict[str, list[tuple[float, float]]] = {"tracing": [], "compiling": []}
+    kinds = {"jaxpr_trace": "tracing", "jaxpr_to_mlir_module": "tracing", "backend_compile": "compiling"}
+
+    def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del kwargs
+        kind = kinds.get(event.rpartition("/")[2].removesuffix("_duration"))
+        if kind:
+            now = time.perf_counter()
+            spans[kind].append((now - duration_secs, now))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    return spans
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Seconds that lie in one or more of the spans: programs are compiled side by side, and tracing has tracing within."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 def noise(size: int, image_size: int, num_classes: int) -> Dataset:
