@@ -10,7 +10,7 @@
 | f, g | 12/84, 16/128 | ImageNet | Table 13; g is the release's BNAS-H: 63.51 (83.91) |
 | release_f, release_g, release_h | 15/68, 11/74, 16/128 | ImageNet | as the authors' repository names them |
 
-Cost: digits under a minute on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on two V100 by the authors' log; ImageNet
+Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on two V100 by the authors' log; ImageNet
 250 epochs, their time not stated.
 
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a

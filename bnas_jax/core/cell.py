@@ -85,9 +85,7 @@ def drop_path(key, rate, cells: int, batch: int, dtype, axis: str | None = None)
     the batch is divided; what is drawn for an example does not depend on it.
     """
     shards = jax.lax.axis_size(axis) if axis else 1
-    draw = lambda key: jax.random.bernoulli(key, 1 - rate, (2 * NODES, shards * batch))
-    # In a loop, whose result XLA keeps; otherwise it draws anew for every pixel, which took a tenth of BNAS-A's step on CPU.
-    keep = jax.lax.map(draw, jax.random.split(key, cells))
+    keep = jax.random.bernoulli(key, 1 - rate, (cells, 2 * NODES, shards * batch))
     if axis:
         keep = jax.lax.dynamic_slice_in_dim(keep, jax.lax.axis_index(axis) * batch, batch, axis=2)
     return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))
