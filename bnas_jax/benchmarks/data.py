@@ -10,20 +10,17 @@ import jax
 import numpy as np
 
 from bnas_jax.benchmarks import measure
+from bnas_jax.benchmarks.step import noise
 from bnas_jax.data import folder, images
-from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import ReadOptions
-from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.data.sources import train_source
 from bnas_jax.data.stream import StreamTrainSource, random_box
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import devices, optimizers, steps
-from bnas_jax.training.evaluate import build_network
-from bnas_jax.training.state import create_train_state
+from bnas_jax.training import devices, train
 
 _HEIGHT, _WIDTH, _SIDE, _MIN_AREA = 375, 500, 224, 0.08
 _EPOCHS = 10
-_CIFAR = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True)
 
 
 def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -> dict:
@@ -119,31 +116,20 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
 
 def augmentation(run: TrainSettings, repeats: int) -> dict:
     """Crop, flip and normalisation of a batch in memory, as a share of a whole training step, both jitted."""
-    rng = np.random.default_rng(0)
-    arrays = Arrays(rng.integers(0, 256, (50000, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, 50000), 10, "noise")
-    model = build_network(run, arrays.num_classes)
-    source = TrainSource(arrays, run.batch_size, run.seed, _CIFAR, model.rules.dtype)
-    optimizer = optimizers.for_training(run, source.steps_per_epoch)
-    state = devices.ONE.create(lambda: create_train_state(model, arrays.image_shape, optimizer, run.seed, run.num_epochs))
-    feed = source.feed(0)
-    prepare = jax.jit(source.prepare)
+    data = noise(50000, 32, 10)
+    program = train.program(run, data, devices.ONE)
+    state = devices.ONE.create(program.create)
+    call = devices.ONE.compile_steps(*program.stages)
+    feeds = program.feeds(0)
+    source = train_source(data.train, run.batch_size, run.seed, data.augmentation, program.model.rules.dtype)
+    feed, prepare = source.feed(0), jax.jit(source.prepare)
     _say("compiling the training step")
 
-    def train(state, feed):
-        return steps.train_step(
-            state,
-            source.prepare(feed),
-            model=model,
-            optimizer=optimizer,
-            smoothing=run.optimizer.label_smoothing,
-            drop_path=run.optimizer.drop_path,
-            num_epochs=run.num_epochs,
-            steps_per_epoch=source.steps_per_epoch,
-            seed=run.seed,
-        )
+    def step() -> None:
+        nonlocal state
+        state = jax.block_until_ready(call(state, [feeds]))
 
-    step = jax.jit(train)
-    step_times = measure.seconds(lambda: jax.block_until_ready(step(state, feed)), repeats)
+    step_times = measure.seconds(step, repeats)
     own_times = measure.seconds(lambda: jax.block_until_ready(prepare(feed)), 10 * repeats)
     share = 100 * float(np.median(own_times) / np.median(step_times))
     _say(f"augmentation: {share:.2f} % of a step")

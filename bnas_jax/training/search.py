@@ -42,6 +42,7 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
     """The search of a cell; its steps' first half is alpha's, its second the weights'."""
     model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
     # Half of the training set for the weights, half for alpha; the test set stays unseen.
+    halves = split_half(data.train, run.seed, run.dataset.stratified)
     source, valid_source = (
         train_source(
             half,
@@ -51,7 +52,7 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
             model.rules.dtype,
             where.placement(run.microbatches),
         )
-        for i, half in enumerate(halves(run, data))
+        for i, half in enumerate(halves)
     )
     optimizer, alphas_optimizer = optimizers.for_search(run, source.steps_per_epoch), optimizers.alphas_optimizer(run.alphas)
     shared: dict[str, Any] = {"model": model, "microbatches": run.microbatches, "axis": where.axis}
@@ -66,12 +67,7 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
     shape = data.train.image_shape
     create = lambda: create_search_state(model, searcher, shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
     feeds = lambda step: (valid_source.feed(step), source.feed(step))
-    return Program(model, create, (alphas_step, weights_step), feeds, source.steps_per_epoch)
-
-
-def halves(run: SearchSettings, data: Dataset):
-    """The examples for the weights and those for alpha."""
-    return split_half(data.train, run.seed, run.dataset.stratified)
+    return Program(model, create, (alphas_step, weights_step), feeds, source.steps_per_epoch, halves[1])
 
 
 def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
@@ -82,14 +78,14 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     where = where or devices.configure(run)
     where.check_batch(run)
     data = load_data(run.dataset)
-    model, create, stages, feeds, steps_per_epoch = program(run, data, where)
+    model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     searcher = build_searcher(run)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
     state = checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)
-    evaluator = Evaluator(model, halves(run, data)[1], data.augmentation, run, where)
+    evaluator = Evaluator(model, held_out, data.augmentation, run, where)
 
     def finish_epoch(state: SearchState, epoch: int):
         valid = evaluator(state.params, state.batch_stats, state.alphas)

@@ -39,7 +39,7 @@ def program(run: TrainSettings, data: Dataset, where: Devices) -> Program:
         )
 
     create = lambda: create_train_state(model, data.train.image_shape, optimizer, run.seed, run.num_epochs)
-    return Program(model, create, (step,), lambda step: (source.feed(step),), source.steps_per_epoch)
+    return Program(model, create, (step,), lambda step: (source.feed(step),), source.steps_per_epoch, data.test)
 
 
 def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
@@ -50,13 +50,13 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
     where = where or devices.configure(run)
     where.check_batch(run)
     data = load_data(run.dataset)
-    model, create, stages, feeds, steps_per_epoch = program(run, data, where)
+    model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
     state = checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)
-    evaluator = Evaluator(model, data.test, data.augmentation, run, where)
+    evaluator = Evaluator(model, held_out, data.augmentation, run, where)
 
     def finish_epoch(state: TrainState, epoch: int):
         test = evaluator(state.params, state.batch_stats)
