@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import INPUTS, NODES, ZEROISE, Cell, reductions
+from bnas_jax.core.hold import hold
 from bnas_jax.core.layers import BatchNorm, BinaryConv, Conv, Layer, layer_type
 from bnas_jax.core.rules import REDUCTION_SKIPS, Rules
 
@@ -75,7 +76,7 @@ class InterCellSkip(nn.Module):
     def __call__(self, output, previous, *, train: bool):
         if self.reduction:
             previous = ReductionSkip(output.shape[-1], self.rules, name="reduction")(previous, train=train)
-        return output + previous
+        return hold(output + previous)
 
 
 def drop_path(key, rate, cells: int, batch: int, dtype, axis: str | None = None) -> jax.Array:

@@ -5,8 +5,6 @@ one device, or on many by pmap or shard_map; between steps the state is one repl
 """
 
 import concurrent.futures
-import contextlib
-import ctypes
 import dataclasses
 import functools
 import gc
@@ -24,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
 from bnas_jax.settings import RunSettings, Settings
-from bnas_jax.training import hosts
+from bnas_jax.training import hosts, memory
 
 AXIS = "devices"
 _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
@@ -32,22 +30,16 @@ _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 
 def configure(run: Settings) -> "Devices":
     """Sets JAX up for a run, before its first array: meets the other processes, and says where steps run."""
+    memory.share_heap()
+    # A step that is sent off before the one before it has ended has gigabytes of its own. Several devices need that, one not.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
-    if jax.default_backend() == "cpu":
-        _keep_memory()
     hosts.agree(run)
-    return choose(run.parallel, jax.devices())
-
-
-def _keep_memory() -> None:
-    """Lets glibc keep what it allocated. By default large arrays go back to the system after each step and come anew, page by
-    page, which took an eighth of a search step's time."""
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, -1)
+    where = choose(run.parallel, jax.devices())
+    if jax.default_backend() == "cpu" and where.count == 1:
+        memory.keep_heap()
+    return where
 
 
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
@@ -202,7 +194,7 @@ class Devices:
     def _shard_map(self, step: Callable, specs, donate) -> Callable:
         # The averages in the step replicate what it returns; checked replication would change what gradients of them mean.
         mapped = jax.shard_map(step, mesh=self._mesh, in_specs=specs, out_specs=_REPLICATED, check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate)
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=_step_options())
 
     def _pmap(self, step: Callable, specs, donate) -> Callable:
         @functools.wraps(step)
