@@ -514,15 +514,16 @@ def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp
         checkpoints.restore_state(SHAPES)
 
 
-def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved):
-    """The size of files is limited, as a full disk would."""
+@pytest.mark.parametrize("noticed", ["at the end", "by the next save"])
+def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved, noticed):
+    """The size of files is limited, as a full disk would. Saving goes on in the background, and so may the steps."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
+        checkpoints.save(4, counting(4))
         with pytest.raises(UserError, match=r"cannot save a checkpoint in .*the same command goes on from step 3"):
-            checkpoints.save(4, counting(4))
-            checkpoints.close()
+            checkpoints.close() if noticed == "at the end" else checkpoints.save(5, counting(5))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert same(restored(saved), counting(3))

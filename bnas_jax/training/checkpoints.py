@@ -1,5 +1,6 @@
 """Checkpoints of everything a run is, by Orbax: saved in the background, the last and the best few kept."""
 
+import concurrent.futures
 import contextlib
 import json
 import logging
@@ -46,6 +47,8 @@ class Checkpoints:
         self.directory = directory
         self._where, self._keep = where, settings
         self._manager = None
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "save")
+        self._saving: concurrent.futures.Future | None = None
         if settings is not None:
             hosts.on_first(self._set_scores_aside)
             with self._room():
@@ -53,19 +56,46 @@ class Checkpoints:
         _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
-        """Starts to save; a NaN is never the best. top1: what `best` goes by, None between two epochs."""
-        assert self._manager, "opened to read only"
+        """Starts to save, once the save before has ended; a NaN is never the best.
+
+        top1: what `best` goes by, None between two epochs.
+        """
+        manager = self._manager
+        assert manager, "opened to read only"
+        self.finish()
         variables, rest = _split(self._where.saveable(state))
         metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
         items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest))
+
+        def write() -> None:
+            manager.save(step, args=items, metrics=metrics)
+            manager.wait_until_finished()
+
+        if hosts.count() == 1:
+            self._saving = self._worker.submit(write)
+            return
+        # Orbax makes processes wait for each other by a program on their devices. In a thread it would get between those of
+        # the steps, elsewhere on each process, and all would hang.
         with self._room():
-            self._manager.save(step, args=items, metrics=metrics)
+            manager.save(step, args=items, metrics=metrics)
+
+    def finish(self) -> None:
+        """Waits until what is being saved is on disk; `UserError` where that failed."""
+        saving, self._saving = self._saving, None
+        with self._room():
+            if saving:
+                saving.result()
+            elif self._manager:
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for what is being saved."""
+        try:
+            self.finish()
+        finally:
+            self._worker.shutdown(wait=False)
         if self._manager:
             with self._room():
-                self._manager.wait_until_finished()
                 self._manager.close()
 
     @contextlib.contextmanager
