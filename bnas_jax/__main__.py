@@ -84,17 +84,21 @@ def _set_up() -> None:
 
 def main() -> None:
     code = run(sys.argv[1:])
-    if code == 130 and not several_processes():
-        # What runs in the background would go on to save: a second Ctrl-C does not wait for it, the first already has.
-        sys.stdout.flush()
-        os._exit(code)
+    if code in (130, 143):
+        _quit(code)
     sys.exit(code)
 
 
-def several_processes() -> bool:
-    """Whether others wait to hear that this one ends."""
+def _quit(code: int) -> None:
+    """Ends after a signal. What still compiles or saves in a thread would keep Python from ending, and nobody waits for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     jax = sys.modules.get("jax")
-    return jax is not None and jax.distributed.is_initialized()
+    try:
+        if jax is not None and jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # the others wait to hear that this one ends
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(best_fn=metric, preservation_policy=policies.AnyPreservationPolicy(kept), create=True)
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Orbax asks JAX's preemption service by the number of the step, and would confuse the count of `Stops`."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one work directory; without settings, to read only."""
 
@@ -50,19 +56,23 @@ class Checkpoints:
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "save")
         self._saving: concurrent.futures.Future | None = None
         if settings is not None:
+            hosts.on_first(self._put_back)
             hosts.on_first(self._set_scores_aside)
             with self._room():
-                self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
+                self._manager = _Manager(directory, options=_options(settings), item_names=("variables", "rest"))
         _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
-        """Starts to save, once the save before has ended; a NaN is never the best.
+        """Starts to save, once the save before has ended; a NaN is never the best. What was saved at that step is replaced.
 
         top1: what `best` goes by, None between two epochs.
         """
         manager = self._manager
         assert manager, "opened to read only"
         self.finish()
+        if step in manager.all_steps():
+            hosts.on_first(lambda: self._put_by(step))
+            manager.reload()
         variables, rest = _split(self._where.saveable(state))
         metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
         items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest))
@@ -87,6 +97,8 @@ class Checkpoints:
                 saving.result()
             elif self._manager:
                 self._manager.wait_until_finished()
+            if self._manager and hosts.is_first():
+                self._put_back()
 
     def close(self) -> None:
         """Waits for what is being saved."""
@@ -108,6 +120,27 @@ class Checkpoints:
                 f"cannot save a checkpoint in {self.directory} ({_first_line(error)}); make room there or mend it, the same"
                 f" command goes on from step {max(self.steps(), default=0)}"
             ) from error
+
+    @property
+    def _replaced(self) -> pathlib.Path:
+        """Where a checkpoint waits until the one that replaces it is on disk."""
+        return self.directory.with_name("checkpoints_replaced")
+
+    def _put_by(self, step: int) -> None:
+        with self._room():
+            self._replaced.mkdir(exist_ok=True)
+            os.rename(self.directory / str(step), self._replaced / str(step))
+
+    def _put_back(self) -> None:
+        """Puts back what was not replaced in the end, and deletes what was."""
+        if not self._replaced.is_dir():
+            return
+        for path in self._replaced.iterdir():
+            if (self.directory / path.name).exists():
+                shutil.rmtree(path)
+            else:
+                os.rename(path, self.directory / path.name)
+        self._replaced.rmdir()
 
     def steps(self) -> list[int]:
         """Those saved to the end; until then their folders have other names."""
