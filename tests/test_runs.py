@@ -830,6 +830,44 @@ def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(whole, cell,
     check_same_run(workdir, whole(task)[0])
 
 
+def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatch):
+    same_command = arguments("train", tmp_path / "run", cell, "--config.checkpoint_every_steps=10")
+    with monkeypatch.context() as anew:
+        anew.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
+        process = Process(*same_command)
+    assert process.process.stderr.readline() == "compiling\n"
+    process.process.send_signal(signal.SIGTERM)
+    exit_code, stdout, stderr = process.wait()
+    assert exit_code == 143 and stdout == ""
+    assert stderr == "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
+    assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
+    assert command(same_command) == 0
+    check_same_run(tmp_path / "run", whole("train")[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(whole, cell, tmp_path, monkeypatch, capfd, task, epoch):
+    workdir = tmp_path / "run"
+    same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=10")
+    call, begun = Evaluator.call, list[int]()
+
+    def interrupting(self, *variables, batch=0):
+        begun.append(batch)
+        if batch == 0 and begun.count(0) == epoch + 2:  # the first is compiled for
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(self, *variables, batch=batch)
+
+    with monkeypatch.context() as first:
+        first.setattr(Evaluator, "call", interrupting)
+        assert command(same_command) == 143
+    step = STEPS * (epoch + 1)
+    assert f"stopped by SIGTERM at step {step};" in capfd.readouterr().err
+    assert len(records(workdir)) == epoch and (workdir / "checkpoints" / str(step)).is_dir()
+    assert command(same_command) == 0
+    check_same_run(workdir, whole(task)[0])
+
+
 def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(whole, cell, tmp_path, capfd):
     workdir = shutil.copytree(whole("train")[0], tmp_path / "run")
     same_command = arguments("train", workdir, cell, "--config.checkpoint_every_steps=10")
