@@ -97,7 +97,7 @@ class Counting:
 
     def start(self, top1=lambda epoch: 50.0):
         checkpoints = Checkpoints(self.workdir.checkpoints, self.run.checkpoint)
-        state = checkpoints.restore_state(SHAPES) or counting()
+        begin = lambda: checkpoints.restore_state(SHAPES) or counting()
 
         def advance(state, steps):
             assert int(state.step) == steps.start
@@ -111,7 +111,7 @@ class Counting:
             return state, {"epoch": epoch, "step": int(state.step)}, top1(epoch)
 
         work = loop.Work(STEPS_PER_EPOCH, self.prepare, advance, finish_epoch)
-        return loop.run(state, self.run, self.workdir, checkpoints, work)
+        return loop.run(begin, self.run, self.workdir, checkpoints, work)
 
     def prepare(self, state, calls):
         self.prepared = calls

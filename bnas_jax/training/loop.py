@@ -36,27 +36,36 @@ class Work(NamedTuple):
 
 
 def run(
-    state, settings: RunSettings, workdir: WorkDir, checkpoints: Checkpoints, work: Work, where: Devices = devices.ONE
+    begin: Callable[[], Any],
+    settings: RunSettings,
+    workdir: WorkDir,
+    checkpoints: Checkpoints,
+    work: Work,
+    where: Devices = devices.ONE,
 ) -> Any:
-    """Advances `state` to the end of the last epoch and returns it.
+    """Advances the state that `begin` gives to the end of the last epoch and returns it.
 
     At the end of each epoch, its record is logged and the state saved; a state that was saved before its evaluation was
     through begins with that. Raises `Stopped` after a signal, with the state saved, and `UserError`, without, when the loss
     is not finite.
     """
-    step = int(state.step)
-    evaluated = _is_evaluated(state, step, work.steps_per_epoch)
-    log = Log(workdir, step if evaluated else step - 1)
-    with contextlib.closing(log), Stops() as stops, _finishing(checkpoints):
-        loop = _Loop(state, settings, workdir, checkpoints, work, where, log, stops)
-        if step < loop.last or not evaluated:
-            loop.prepare()
-        with loop.watchdog:
-            if not evaluated:
-                loop.end_epoch()
-            while loop.step < loop.last:
-                loop.call()
-    return loop.state
+    with Stops() as stops, _finishing(checkpoints):
+        try:
+            state = stops.during(begin)
+        except Interrupted as interrupted:
+            raise Stopped(interrupted.number, max(checkpoints.steps(), default=0)) from None
+        step = int(state.step)
+        evaluated = _is_evaluated(state, step, work.steps_per_epoch)
+        with contextlib.closing(Log(workdir, step if evaluated else step - 1)) as log:
+            loop = _Loop(state, settings, workdir, checkpoints, work, where, log, stops)
+            if step < loop.last or not evaluated:
+                loop.prepare()
+            with loop.watchdog:
+                if not evaluated:
+                    loop.end_epoch()
+                while loop.step < loop.last:
+                    loop.call()
+        return loop.state
 
 
 class _Loop:
@@ -77,9 +86,10 @@ class _Loop:
     def prepare(self) -> None:
         """Compiles everything before the first step."""
         self.progress.say("compiling")
-        signal = self.stops.during(self._compile)
-        if signal:
-            raise self._stopped(signal)
+        try:
+            self.stops.during(self._compile)
+        except Interrupted as interrupted:
+            raise self._stopped(interrupted.number) from None
         self.log.note(f"compiled in {time.monotonic() - self.started:.1f} s")
         self.started = time.monotonic()
         self.watchdog.beat(self.step)

@@ -85,7 +85,7 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    state = checkpoints.restore_state(shapes) or where.create(create)
+    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)
     evaluator = Evaluator(model, held_out, data.augmentation, run, where)
 
@@ -112,7 +112,7 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
         advance=lambda state, steps: compiled(state, [feeds(step) for step in steps]),
         finish_epoch=finish_epoch,
     )
-    state = loop.run(state, run, workdir, checkpoints, work, where)
+    state = loop.run(begin, run, workdir, checkpoints, work, where)
     genotype, epoch = select(state, searcher, run)
     valid_top1 = float(state.valid_top1[epoch])
     rule = {"select": run.select, "alphas_as_of": run.alphas_as_of, "epoch": epoch, "gamma": run.derive.gamma}

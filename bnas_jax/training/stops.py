@@ -5,10 +5,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from jax.experimental import multihost_utils
 
 from bnas_jax.training import hosts
+
+T = TypeVar("T")
 
 # Seconds between two looks at whether a signal has come, where something is waited for.
 _LOOK_EVERY = 0.2
@@ -25,7 +28,7 @@ class Stopped(Exception):
 
 
 class Interrupted(Exception):
-    """A signal to stop by came between two batches of an evaluation."""
+    """A signal to stop by came while something else than the steps was done."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -69,30 +72,29 @@ class Stops:
         return (self._signal or signal.SIGTERM) if self._agreed else None
 
     def check(self) -> None:
-        """Raises `Interrupted` where a stop is wanted. Counts as a question."""
+        """Raises `Interrupted` where a stop is wanted; asks as `wanted` does."""
         number = self.wanted()
         if number is not None:
             raise Interrupted(number)
 
-    def during(self, work: Callable[[], None]) -> int | None:
-        """Does `work`, which may take minutes in one piece, in a thread; returns at once if a stop is wanted meanwhile.
+    def during(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which may take minutes in one piece, done in a thread.
 
-        Returns the signal, upon which nobody waits for the thread any more and the process is to end, or None.
+        Raises `Interrupted` where a stop is wanted meanwhile. The thread then goes on, and the process is to end without it.
         """
-        done: concurrent.futures.Future = concurrent.futures.Future()
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
         threading.Thread(target=_fulfil, args=(done, work), daemon=True).start()
         last = self._asked + _LOOKS
         while not done.done():
             concurrent.futures.wait([done], _LOOK_EVERY)
-            number = self.wanted() if self._asked < last else None
-            if number is not None:
-                return number
-        done.result()
+            if self._asked < last:
+                self.check()
+        result = done.result()
         # Some processes look more often than others. Each asks all the questions that they may have agreed to stop at, so
         # that all of them go on, or none does, and all have asked equally often.
-        while self._several and not self._agreed and self._asked < last:
-            self.wanted()
-        return self.wanted()
+        while self._several and self._asked < last:
+            self.check()
+        return result
 
     def _receive(self, number, _frame) -> None:
         if self._signal is not None and number == signal.SIGINT:
@@ -102,9 +104,8 @@ class Stops:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _fulfil(promise: concurrent.futures.Future, work: Callable[[], None]) -> None:
+def _fulfil(promise: concurrent.futures.Future[T], work: Callable[[], T]) -> None:
     try:
-        work()
-        promise.set_result(None)
+        promise.set_result(work())
     except BaseException as error:
         promise.set_exception(error)

@@ -58,7 +58,7 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    state = checkpoints.restore_state(shapes) or where.create(create)
+    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)
     evaluator = Evaluator(model, held_out, data.augmentation, run, where)
     result = None
@@ -76,7 +76,7 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
         advance=lambda state, steps: compiled(state, [feeds(step) for step in steps]),
         finish_epoch=finish_epoch,
     )
-    state = loop.run(state, run, workdir, checkpoints, work, where)
+    state = loop.run(begin, run, workdir, checkpoints, work, where)
     result = result or evaluator(*state.variables)  # of a run that had ended before
     best = int(jnp.nanargmax(state.test_top1))
     summary = {**result, "steps": int(state.step), "best_top1": float(state.test_top1[best]), "best_epoch": best}
