@@ -35,7 +35,8 @@ def test_a_step_is_timed_with_what_it_needs(capfd, network, task):
     times = result["step_seconds"]
     assert 0 < times["lowest"] <= times["median"] <= times["highest"]
     assert result["images_per_second"] == pytest.approx(8 / times["median"], rel=1e-2)
-    assert 0 < result["tracing_seconds"] + result["compiling_seconds"] < result["first_step_seconds"] + 0.2
+    for what in ("tracing_seconds", "compiling_seconds"):  # one program is compiled while the next is traced
+        assert 0 < result[what] < result["first_step_seconds"] + 0.2
     assert result["peak_memory_mib"] > 0 and result["state_leaves"] > 0 and result["gflops_per_second_of_a_matrix_product"] > 0
     assert {"jax", "python", "device", "cpu", "cores"} <= set(result["conditions"])
 

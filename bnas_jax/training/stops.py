@@ -80,15 +80,21 @@ class Stops:
     def during(self, work: Callable[[], T]) -> T:
         """The result of `work`, which may take minutes in one piece, done in a thread.
 
-        Raises `Interrupted` where a stop is wanted meanwhile. The thread then goes on, and the process is to end without it.
+        Raises `Interrupted` where a stop is wanted meanwhile. The thread then goes on under the name of `given up`, and the
+        process is to end without it.
         """
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
-        threading.Thread(target=_fulfil, args=(done, work), daemon=True).start()
+        thread = threading.Thread(target=_fulfil, args=(done, work), daemon=True)
+        thread.start()
         last = self._asked + _LOOKS
         while not done.done():
             concurrent.futures.wait([done], _LOOK_EVERY)
-            if self._asked < last:
-                self.check()
+            try:
+                if self._asked < last:
+                    self.check()
+            except Interrupted:
+                thread.name = "given up"
+                raise
         result = done.result()
         # Some processes look more often than others. Each asks all the questions that they may have agreed to stop at, so
         # that all of them go on, or none does, and all have asked equally often.
