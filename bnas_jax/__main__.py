@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import traceback
 
 # Command -> its function in `commands`.
@@ -29,6 +30,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord
   data      check NAME --path=DIR                                read everything, count, and name what cannot be read
   benchmark search --config=configs/search.py:cifar10            time of a step, compiling, memory; also: benchmark train
+  benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   benchmark data                                                 images per second, and the cost of augmentation
 
 Any setting of a config: --config.KEY=VALUE. --debug shows the traceback of an error. Not yet: {", ".join(LATER)}."""
@@ -83,17 +85,22 @@ def _set_up() -> None:
 
 def main() -> None:
     code = run(sys.argv[1:])
-    if code == 130 and not several_processes():
-        # What runs in the background would go on to save: a second Ctrl-C does not wait for it, the first already has.
-        sys.stdout.flush()
-        os._exit(code)
+    # Python would wait for what still compiles after a signal, or saves after a second Ctrl-C.
+    if code == 130 or any(thread.name == "given up" for thread in threading.enumerate()):
+        _quit(code)
     sys.exit(code)
 
 
-def several_processes() -> bool:
-    """Whether others wait to hear that this one ends."""
+def _quit(code: int) -> None:
+    """Ends without waiting for threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     jax = sys.modules.get("jax")
-    return jax is not None and jax.distributed.is_initialized()
+    try:
+        if jax is not None and jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # the others wait to hear that this one ends
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def _required(values: flags.FlagValues, name: str) -> str:
     return str(value)
 
 
-def _task(run: Settings | None, kind: type, command: str, example: str) -> Any:
+def _task(run: Settings | None, kind: type | tuple[type, ...], command: str, example: str) -> Any:
     if run is None:
         raise UserError(f"{command} needs a config; write --config={example}")
     if not isinstance(run, kind):
@@ -309,11 +309,24 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import step
 
     task = "search" if kind is SearchSettings else "train"
-    run, values = _configured(arguments, f"benchmark {task}", image_size=None, num_classes=None, repeats=None)
-    sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
-    sizes |= {name: _number(values, name, int) for name in sizes if values[name].value is not None}
+    run, sizes = _on_noise(arguments, f"benchmark {task}")
     run = _task(run, kind, f"benchmark {task}", f"configs/{task}.py:" + ("cifar10" if task == "search" else "a"))
     return step.benchmark(run, **sizes)
+
+
+def _benchmark_save(arguments: list[str]) -> dict:
+    from bnas_jax.benchmarks import save
+
+    run, sizes = _on_noise(arguments, "benchmark save")
+    run = _task(run, (SearchSettings, TrainSettings), "benchmark save", "configs/train.py:a")
+    return save.benchmark(run, **sizes)
+
+
+def _on_noise(arguments: list[str], command: str) -> tuple[Settings | None, dict[str, int]]:
+    """(the settings, what else a benchmark on images of noise is told)"""
+    run, values = _configured(arguments, command, image_size=None, num_classes=None, repeats=None)
+    sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
+    return run, sizes | {name: _number(values, name, int) for name in sizes if values[name].value is not None}
 
 
 # What can be timed.
@@ -321,6 +334,7 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
     "data": _benchmark_data,
     "search": functools.partial(_benchmark_step, SearchSettings),
     "train": functools.partial(_benchmark_step, TrainSettings),
+    "save": _benchmark_save,
 }
 
 

@@ -83,6 +83,26 @@ def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_loss
             assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
+def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(tmp_path, request):
+    """In float32. Sums over other parts of a batch round otherwise, here by some 1e-7 of the largest gradient.
+
+    That holds as long as no activation lies so near 0, or to an end of where its sign has a gradient, that rounding takes it
+    across, which some day one of them will: then gradients differ visibly, and are as good. None does in this batch.
+    """
+    places = LONG if request.config.getoption("--long") else SHORT
+    single = "--config.precision=float32"
+    specs = [
+        {"task": task, "arguments": [*arguments(task, tmp_path), single], "parallel": how, "devices": count}
+        for task, of_task in places.items()
+        for how, count in of_task
+    ]
+    script = [sys.executable, str(ROOT / "tests" / "first_gradients.py"), json.dumps(specs)]
+    done = subprocess.run(script, cwd=ROOT, env=environment(8), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for spec, differences in zip(specs, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        assert max(differences.values()) < 1e-5, (spec["task"], spec["parallel"], spec["devices"], differences)
+
+
 # Two processes
 
 
@@ -142,6 +162,30 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     assert largest_difference(arrays(at("train", "none", 1), STEPS), arrays(workdir, STEPS)) < 1e-9
     noted = (workdir / "log.txt").read_text()
     assert f"starts at step {step} of {STEPS}" in noted and "2 processes" in noted and socket.gethostname() in noted
+
+
+@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path, request, how):
+    if not request.config.getoption("--long"):
+        pytest.skip("with --long")
+    at, _ = on
+    command = ["search", *arguments("search", tmp_path), f"--workdir={tmp_path / 'run'}", f"--config.parallel={how}"]
+    for code, _, stderr in Pair(*command).wait():
+        assert code == 0, stderr
+    assert largest_difference(arrays(at("search", "none", 1), STEPS), arrays(tmp_path / "run", STEPS)) < 1e-9
+
+
+def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
+    sizes = ["--config.network.num_cells=2", "--config.network.channels=2", "--config.batch_size=64"]
+    pair = Pair("search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path / 'run'}")
+    first, second = pair.processes
+    assert "compiling\n" in iter(first.stderr.readline, "")
+    second.send_signal(signal.SIGTERM)
+    for code, stdout, stderr in pair.wait():
+        assert code == 143 and stdout.count("{") == 0, stderr
+        assert "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n" in stderr
+    assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_processes_that_stream_read_their_own_rows_and_train_like_one(tmp_path):

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -54,10 +55,11 @@ NAN, INF = float("nan"), float("inf")
 
 
 EPOCHS, STEPS_PER_EPOCH = 2, 5
+MOST_EPOCHS = 6
 
 
 def counting(step: int = 0) -> TrainState:
-    """The state at `step` of a run whose weights and loss are functions of the step."""
+    """The state at `step` of a run whose weights and loss are functions of the step, all epochs behind it evaluated."""
     value = jnp.float32(step)
     params = {"layer": {"latent": jnp.full((2, 3), value), "bias": jnp.arange(4.0) + value}}
     return TrainState(
@@ -66,7 +68,7 @@ def counting(step: int = 0) -> TrainState:
         batch_stats={"layer": {"mean": jnp.full(3, -value)}},
         opt_state=({"trace": jnp.full((2, 3), 2 * value)},),
         sums=Sums(*(value * n for n in (1, 2, 3))),
-        test_top1=jnp.full((EPOCHS,), jnp.nan, jnp.float32),
+        test_top1=jnp.where(jnp.arange(1, MOST_EPOCHS + 1) * STEPS_PER_EPOCH <= step, jnp.float32(50), jnp.nan),
     )
 
 
@@ -91,22 +93,28 @@ class Counting:
         self.made: list[int] = []
         self.finished: list[int] = []
         self.before = lambda step, state: state  # for a test to interfere
+        self.evaluating = lambda between_batches: None  # the same
 
     def start(self, top1=lambda epoch: 50.0):
         checkpoints = Checkpoints(self.workdir.checkpoints, self.run.checkpoint)
-        state = checkpoints.restore_state(SHAPES) or counting()
+        begin = lambda: checkpoints.restore_state(SHAPES) or counting()
 
         def advance(state, steps):
             assert int(state.step) == steps.start
             self.made += steps
-            return self.before(steps.stop, counting(steps.stop))
+            return self.before(steps.stop, counting(steps.stop).replace(test_top1=state.test_top1))
 
-        def finish_epoch(state, epoch):
+        def finish_epoch(state, epoch, between_batches):
             self.finished.append(epoch)
+            self.evaluating(between_batches)
+            state = state.replace(test_top1=state.test_top1.at[epoch].set(50.0))
             return state, {"epoch": epoch, "step": int(state.step)}, top1(epoch)
 
-        options = {"steps_per_epoch": STEPS_PER_EPOCH, "advance": advance, "finish_epoch": finish_epoch}
-        return loop.run(state, self.run, self.workdir, checkpoints, **options)
+        work = loop.Work(STEPS_PER_EPOCH, self.prepare, advance, finish_epoch)
+        return loop.run(begin, self.run, self.workdir, checkpoints, work)
+
+    def prepare(self, state, calls):
+        self.prepared = calls
 
     def saved(self) -> list[int]:
         return sorted(int(p.name) for p in self.workdir.checkpoints.iterdir() if p.name.isdigit())
@@ -167,6 +175,69 @@ def test_a_second_ctrl_c_quits_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         counted.start()
     assert counted.saved() == [] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_it_compiles_stops_at_once(tmp_path, number, code):
+    counted, given_up = Counting(tmp_path), threading.Event()
+
+    def prepare(state, calls):
+        os.kill(os.getpid(), number)
+        given_up.wait()
+
+    counted.prepare = prepare
+    try:
+        with pytest.raises(Stopped, match=f"stopped by {number.name} at step 0; the same command goes on") as caught:
+            counted.start()
+    finally:
+        given_up.set()
+    assert caught.value.exit_code == code and not counted.made and counted.saved() == []
+    assert same(Counting(tmp_path).start(), counting(10))
+
+
+def test_what_fails_to_compile_fails_the_run(tmp_path):
+    counted = Counting(tmp_path)
+    counted.prepare = lambda state, calls: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        counted.start()
+
+
+def test_calls_of_every_length_are_prepared_for(tmp_path):
+    counted = Counting(tmp_path, steps_per_call=2, checkpoint_every_steps=3)
+    counted.before = lambda step, state: (os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None, state)[1]
+    with pytest.raises(Stopped):
+        counted.start()
+    assert counted.prepared == [range(0, 2), range(4, 5)]
+    going_on = Counting(tmp_path, steps_per_call=2)
+    going_on.start()
+    assert going_on.prepared == [range(4, 5), range(5, 7)]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path, epoch):
+    """However often; what was saved without the evaluation is replaced once there is one."""
+    step, whole = STEPS_PER_EPOCH * (epoch + 1), Counting(tmp_path / "whole")
+    whole.start(top1=lambda epoch: 50.0 + epoch)
+    counted = Counting(tmp_path / "run")
+
+    def interrupt(between_batches):
+        if counted.finished[-1] == epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        between_batches()
+
+    counted.evaluating = interrupt
+    for _ in range(2):
+        with pytest.raises(Stopped, match=f"stopped by SIGTERM at step {step}; the same command goes on"):
+            counted.start(top1=lambda epoch: 50.0 + epoch)
+        assert counted.saved()[-1] == step and counted.records() == RECORDS[:epoch]
+    counted.evaluating = lambda between_batches: None
+    assert same(counted.start(top1=lambda epoch: 50.0 + epoch), counting(10))
+    assert counted.made == list(range(10)) and counted.finished == sorted([0, 1, epoch, epoch])
+    assert counted.records() == RECORDS
+    for run in (whole, counted):
+        assert run.saved() == [5, 10] and same(restored(run.workdir.checkpoints), counting(10))
+        assert Checkpoints(run.workdir.checkpoints).restore_variables(variables_of(SHAPES), "best")[0] == 10
+    assert sorted(p.name for p in whole.workdir.path.iterdir()) == sorted(p.name for p in counted.workdir.path.iterdir())
 
 
 def with_loss(state, loss: float):
@@ -271,7 +342,7 @@ def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
 def test_the_log_has_clock_host_and_process(tmp_path):
     Counting(tmp_path).start()
     for line in (tmp_path / "log.txt").read_text().splitlines():
-        assert re.match(rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} (starts|code|epoch)", line)
+        assert re.match(rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} (starts|code|compiled|epoch)", line)
 
 
 def test_the_clock_saves_too(tmp_path):
@@ -438,6 +509,21 @@ def test_after_damage_the_run_goes_on_and_saves_over_the_place(saved):
     assert {path.name for path in saved.with_name("checkpoints_damaged").iterdir()} == {"3", "3.1"}
 
 
+def test_a_checkpoint_is_replaced_by_another_of_its_step_and_lost_at_no_moment(saved):
+    checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
+    changed = counting(3).replace(batch_stats=counting(9).batch_stats)
+    before = saved.with_name("checkpoints_replaced")
+    checkpoints.save(3, changed, 70.0)
+    checkpoints.close()
+    assert same(restored(saved), changed) and not before.exists()
+    assert Checkpoints(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    before.mkdir()
+    (saved / "3").rename(before / "3")  # as a kill leaves it before the new one is on disk
+    assert same(restored(saved), changed) and not before.exists()
+    shutil.copytree(saved / "2", before / "3")  # and after it
+    assert same(restored(saved), changed) and not before.exists()
+
+
 def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
     for step in (1, 2, 3):
         flip(arrays_file(saved / str(step)))
@@ -514,15 +600,16 @@ def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp
         checkpoints.restore_state(SHAPES)
 
 
-def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved):
-    """The size of files is limited, as a full disk would."""
+@pytest.mark.parametrize("noticed", ["at the end", "by the next save"])
+def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved, noticed):
+    """The size of files is limited, as a full disk would. Saving goes on in the background, and so may the steps."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
+        checkpoints.save(4, counting(4))
         with pytest.raises(UserError, match=r"cannot save a checkpoint in .*the same command goes on from step 3"):
-            checkpoints.save(4, counting(4))
-            checkpoints.close()
+            checkpoints.close() if noticed == "at the end" else checkpoints.save(5, counting(5))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert same(restored(saved), counting(3))
@@ -740,6 +827,44 @@ def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(whole, cell,
     seen = traces()
     assert command(same_command) == 0
     check_compiled_once(seen, task)
+    check_same_run(workdir, whole(task)[0])
+
+
+def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatch):
+    same_command = arguments("train", tmp_path / "run", cell, "--config.checkpoint_every_steps=10")
+    with monkeypatch.context() as anew:
+        anew.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
+        process = Process(*same_command)
+    assert process.process.stderr.readline() == "compiling\n"
+    process.process.send_signal(signal.SIGTERM)
+    exit_code, stdout, stderr = process.wait()
+    assert exit_code == 143 and stdout == ""
+    assert stderr == "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
+    assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
+    assert command(same_command) == 0
+    check_same_run(tmp_path / "run", whole("train")[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(whole, cell, tmp_path, monkeypatch, capfd, task, epoch):
+    workdir = tmp_path / "run"
+    same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=10")
+    call, begun = Evaluator.call, list[int]()
+
+    def interrupting(self, *variables, batch=0):
+        begun.append(batch)
+        if batch == 0 and begun.count(0) == epoch + 2:  # the first is compiled for
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(self, *variables, batch=batch)
+
+    with monkeypatch.context() as first:
+        first.setattr(Evaluator, "call", interrupting)
+        assert command(same_command) == 143
+    step = STEPS * (epoch + 1)
+    assert f"stopped by SIGTERM at step {step};" in capfd.readouterr().err
+    assert len(records(workdir)) == epoch and (workdir / "checkpoints" / str(step)).is_dir()
+    assert command(same_command) == 0
     check_same_run(workdir, whole(task)[0])
 
 

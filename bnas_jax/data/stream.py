@@ -224,19 +224,27 @@ def _item(examples: Encoded, number: int, choose: Callable = lambda number: None
 
 
 class _Batches:
-    """Batches of items by number. The next number costs no more than waiting for it; any other starts the pipeline anew.
+    """Batches of items by number. The next number costs no more than waiting for it, and the same once more nothing; any other
+    starts the pipeline anew.
 
     With a `period` the number after the last is 0 again, as evaluation follows evaluation.
     """
 
     def __init__(self, load: Callable[[int], Item], examples: Encoded, size: int, period: int = _FOREVER):
         self._load, self._examples, self._size, self._period = load, examples, size, period
+        self._number = -1
+        self._items: Item | None = None
         self._next = -1
         self._iterator: Any = None
         self._close: Callable[[], Any] = lambda: None
         self._bad: set[int] = set()
 
     def get(self, number: int) -> Item:
+        if self._items is None or number != self._number:
+            self._number, self._items = number, self._read(number)
+        return self._items
+
+    def _read(self, number: int) -> Item:
         if number != self._next:
             self._close()
             self._iterator = self._start(number)

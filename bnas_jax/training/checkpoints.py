@@ -1,5 +1,6 @@
 """Checkpoints of everything a run is, by Orbax: saved in the background, the last and the best few kept."""
 
+import concurrent.futures
 import contextlib
 import json
 import logging
@@ -39,6 +40,12 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(best_fn=metric, preservation_policy=policies.AnyPreservationPolicy(kept), create=True)
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Orbax asks JAX's preemption service by the number of the step, and would confuse the count of `Stops`."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one work directory; without settings, to read only."""
 
@@ -46,26 +53,61 @@ class Checkpoints:
         self.directory = directory
         self._where, self._keep = where, settings
         self._manager = None
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "save")
+        self._saving: concurrent.futures.Future | None = None
         if settings is not None:
+            hosts.on_first(self._put_back)
             hosts.on_first(self._set_scores_aside)
             with self._room():
-                self._manager = ocp.CheckpointManager(directory, options=_options(settings), item_names=("variables", "rest"))
+                self._manager = _Manager(directory, options=_options(settings), item_names=("variables", "rest"))
         _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
-        """Starts to save; a NaN is never the best. top1: what `best` goes by, None between two epochs."""
-        assert self._manager, "opened to read only"
+        """Starts to save, once the save before has ended; a NaN is never the best. What was saved at that step is replaced.
+
+        top1: what `best` goes by, None between two epochs.
+        """
+        manager = self._manager
+        assert manager, "opened to read only"
+        self.finish()
+        if step in manager.all_steps():
+            hosts.on_first(lambda: self._put_by(step))
+            manager.reload()
         variables, rest = _split(self._where.saveable(state))
         metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
         items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest))
+
+        def write() -> None:
+            manager.save(step, args=items, metrics=metrics)
+            manager.wait_until_finished()
+
+        if hosts.count() == 1:
+            self._saving = self._worker.submit(write)
+            return
+        # Orbax makes processes wait for each other by a program on their devices. In a thread it would get between those of
+        # the steps, elsewhere on each process, and all would hang.
         with self._room():
-            self._manager.save(step, args=items, metrics=metrics)
+            manager.save(step, args=items, metrics=metrics)
+
+    def finish(self) -> None:
+        """Waits until what is being saved is on disk; `UserError` where that failed."""
+        saving, self._saving = self._saving, None
+        with self._room():
+            if saving:
+                saving.result()
+            elif self._manager:
+                self._manager.wait_until_finished()
+            if self._manager and hosts.is_first():
+                self._put_back()
 
     def close(self) -> None:
         """Waits for what is being saved."""
+        try:
+            self.finish()
+        finally:
+            self._worker.shutdown(wait=False)
         if self._manager:
             with self._room():
-                self._manager.wait_until_finished()
                 self._manager.close()
 
     @contextlib.contextmanager
@@ -78,6 +120,27 @@ class Checkpoints:
                 f"cannot save a checkpoint in {self.directory} ({_first_line(error)}); make room there or mend it, the same"
                 f" command goes on from step {max(self.steps(), default=0)}"
             ) from error
+
+    @property
+    def _replaced(self) -> pathlib.Path:
+        """Where a checkpoint waits until the one that replaces it is on disk."""
+        return self.directory.with_name("checkpoints_replaced")
+
+    def _put_by(self, step: int) -> None:
+        with self._room():
+            self._replaced.mkdir(exist_ok=True)
+            os.rename(self.directory / str(step), self._replaced / str(step))
+
+    def _put_back(self) -> None:
+        """Puts back what was not replaced in the end, and deletes what was."""
+        if not self._replaced.is_dir():
+            return
+        for path in self._replaced.iterdir():
+            if (self.directory / path.name).exists():
+                shutil.rmtree(path)
+            else:
+                os.rename(path, self.directory / path.name)
+        self._replaced.rmdir()
 
     def steps(self) -> list[int]:
         """Those saved to the end; until then their folders have other names."""

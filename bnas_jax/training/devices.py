@@ -4,10 +4,8 @@ A step is written for one device and its shard of the batch, with the name of an
 one device, or on many by pmap or shard_map; between steps the state is one replicated array a leaf in all three.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import gc
 import os
 import pathlib
 from collections import defaultdict
@@ -23,6 +21,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
 from bnas_jax.settings import RunSettings, Settings
 from bnas_jax.training import hosts, memory
+from bnas_jax.training.compiling import Call, Program
 
 AXIS = "devices"
 _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
@@ -145,58 +144,28 @@ class Devices:
         created = jax.jit(function, compiler_options=options)()
         return created if self.parallel == "none" else jax.tree.map(self.place, created)
 
-    def compile_steps(self, *stages: Callable) -> Callable:
-        """From the stages of a step, `stage(state, feed) -> state` each, the compiled (state, [feeds of a step, ...]) -> state.
+    def compile_steps(self, *stages: Callable) -> "Steps":
+        """From the stages of a step, `stage(state, feed) -> state` each, the compiled steps."""
+        programs = [self._program(stage, donate=(0,), options=_step_options()) for stage in stages]
+        return Steps(programs, lambda structure, own: self._program(_scanned(stages, structure, own), donate=(0,)))
 
-        The feeds of a step are one for each stage; all steps make one call. The old state's buffers are reused. Each stage is a
-        program of its own: what XLA does for one grows faster than it (the search step as two loads in 40 % of the time).
-        """
-        programs: list[Callable] = [self._compile(stage, donate=(0,), options=_step_options()) for stage in stages]
-        several: list[Callable] = []
-        ahead = self.parallel == "none" and len(stages) > 1
-
-        def call(state, feeds: list[tuple]):
-            nonlocal ahead
-            if len(feeds) == 1:
-                if ahead:
-                    programs[:] = _compiled_together(programs, state, feeds[0])
-                    ahead = False
-                for program, feed in zip(programs, feeds[0], strict=True):
-                    state = program(state, feed)
-                return state
-            leaves = [jax.tree.leaves(feed) for feed in feeds]
-            # What every step shares, such as the whole data set, is passed once.
-            own = [i for i, leaf in enumerate(leaves[0]) if any(other[i] is not leaf for other in leaves[1:])]
-            if not several:
-                several.append(self._compile(_scanned(stages, jax.tree.structure(feeds[0]), own), donate=(0,)))
-            return several[0](state, leaves[0], [[of_step[i] for i in own] for of_step in leaves])
-
-        return call
-
-    def compile_evaluation(self, step: Callable) -> Callable:
+    def compile_evaluation(self, step: Callable) -> Program:
         """The compiled (variables, feed, ...) -> sums over all devices."""
-        return self._compile(step, donate=())
+        return self._program(step, donate=())
 
-    def _compile(self, step: Callable, donate: tuple[int, ...], options: dict | None = None) -> Callable:
+    def _program(self, step: Callable, donate: tuple[int, ...], options: dict | None = None) -> Program:
         if self.parallel == "none":
-            return jax.jit(step, donate_argnums=donate, compiler_options=options)
+            jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
+            return Program(lambda arguments: (jitted, ()))
         spread = self._pmap if self.parallel == "pmap" else self._shard_map
-        compiled: dict[Any, Callable] = {}
+        return Program(lambda arguments: spread(step, jax.tree.map(lambda leaf: leaf.sharding.spec, arguments), donate))
 
-        def call(*arguments):
-            structure = jax.tree.structure(arguments)
-            if structure not in compiled:  # how a feed is placed is known once there is one
-                compiled[structure] = spread(step, jax.tree.map(lambda leaf: leaf.sharding.spec, arguments), donate)
-            return compiled[structure](*arguments)
-
-        return call
-
-    def _shard_map(self, step: Callable, specs, donate) -> Callable:
+    def _shard_map(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
         # The averages in the step replicate what it returns; checked replication would change what gradients of them mean.
         mapped = jax.shard_map(step, mesh=self._mesh, in_specs=specs, out_specs=_REPLICATED, check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate, compiler_options=_step_options())
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=_step_options()), ()
 
-    def _pmap(self, step: Callable, specs, donate) -> Callable:
+    def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
         @functools.wraps(step)
         def mapped(index, *arguments):
             del index  # pmap maps over something, whether it is used or not
@@ -208,7 +177,7 @@ class Devices:
         options = {"in_axes": (0, *axes), "out_axes": None, "donate_argnums": donate}
         compiled = jax.pmap(mapped, axis_name=AXIS, devices=list(self.devices), **options)
         index = self.place_rows(np.arange(len(self._local.devices)))[:, 0]
-        return lambda *arguments: compiled(index, *arguments)
+        return compiled, (index,)
 
     def saveable(self, state):
         """A copy of a state that survives its donation, of arrays of the whole run: for saving in the background."""
@@ -235,16 +204,32 @@ class Devices:
 ONE = Devices()
 
 
-def _compiled_together(programs: list, state, feeds: tuple) -> list[Callable]:
-    """The jitted programs of the stages of a step, compiled at the same time: alone, XLA leaves cores idle half of the time."""
-    # Tracing makes millions of objects that live; looking for dead ones among them takes a fifth of its time.
-    gc.disable()
-    try:
-        lowered = [program.lower(state, feed) for program, feed in zip(programs, feeds, strict=True)]
-    finally:
-        gc.enable()
-    with concurrent.futures.ThreadPoolExecutor(len(lowered)) as pool:
-        return list(pool.map(lambda program: program.compile(), lowered))
+class Steps:
+    """Compiled steps: (state, [feeds of a step, ...]) -> state.
+
+    The feeds of a step are one for each stage; all steps make one call. The old state's buffers are reused. Each stage is a
+    program of its own: what XLA does for one grows faster than it (the search step as two loads in 40 % of the time).
+    programs: one for each stage. scanned: see `_scanned`, (structure, own) -> the program of several steps.
+    """
+
+    def __init__(self, programs: list[Program], scanned: Callable[[Any, list[int]], Program]):
+        self._programs, self._scanned = programs, scanned
+        self._several: Program | None = None
+
+    def calls(self, state, feeds: list[tuple]) -> list[Call]:
+        """The programs that a call runs, for `compile_together`."""
+        if len(feeds) == 1:
+            return [(program, (state, feed)) for program, feed in zip(self._programs, feeds[0], strict=True)]
+        leaves = [jax.tree.leaves(feed) for feed in feeds]
+        # What every step shares, such as the whole data set, is passed once.
+        own = [i for i, leaf in enumerate(leaves[0]) if any(other[i] is not leaf for other in leaves[1:])]
+        self._several = self._several or self._scanned(jax.tree.structure(feeds[0]), own)
+        return [(self._several, (state, leaves[0], [[of_step[i] for i in own] for of_step in leaves]))]
+
+    def __call__(self, state, feeds: list[tuple]):
+        for program, (_, *feed) in self.calls(state, feeds):
+            state = program(state, *feed)
+        return state
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.compiling import Call
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
@@ -54,12 +55,24 @@ class Evaluator:
         def evaluation(variables, feed, *alphas):
             return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
 
-        self._step: Callable = where.compile_evaluation(evaluation)
+        self._step = where.compile_evaluation(evaluation)
 
-    def __call__(self, params, batch_stats, *alphas) -> dict[str, float]:
-        """{"top1", "top5"} in %, the mean "loss" and "num_examples"."""
-        variables = {"params": params, "batch_stats": batch_stats}
-        sums = [self._step(variables, self._source.feed(i), *alphas) for i in range(len(self._source))]
+    def call(self, params, batch_stats, *alphas, batch: int = 0) -> Call:
+        """The program of a batch and its arguments, for `compile_together`."""
+        return self._step, ({"params": params, "batch_stats": batch_stats}, self._source.feed(batch), *alphas)
+
+    def __call__(self, params, batch_stats, *alphas, between_batches: Callable[[], object] = lambda: None) -> dict[str, float]:
+        """{"top1", "top5"} in %, the mean "loss" and "num_examples".
+
+        between_batches: called there; what it raises ends the evaluation.
+        """
+        sums: list[Any] = []
+        for batch in range(len(self._source)):
+            if batch:
+                jax.block_until_ready(sums[-2:-1])  # no more than two are under way, so that it is called in time
+                between_batches()
+            program, arguments = self.call(params, batch_stats, *alphas, batch=batch)
+            sums.append(program(*arguments))
         total = jax.tree.map(lambda *parts: sum(float(p) for p in parts), *sums)
         count = total.examples
         return {

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -14,76 +14,150 @@ from bnas_jax.settings import RunSettings
 from bnas_jax.training import devices, guard, hosts
 from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
 from bnas_jax.training.devices import Devices
-from bnas_jax.training.stops import Stopped, Stops
+from bnas_jax.training.stops import Interrupted, Stopped, Stops
 from bnas_jax.training.workdir import Log, WorkDir, environment
 
 # A mean cross-entropy from which no training comes back: the right class has a probability of exp(-10000).
 EXPLODED = 1e4
 
-# (state, numbers of the steps to make) -> state
-Advance = Callable[[Any, range], Any]
-# (state, epoch) -> (state to go on with, the epoch's record, top-1 in %)
-FinishEpoch = Callable[[Any, int], tuple[Any, dict, float]]
+
+class Work(NamedTuple):
+    """What a run computes.
+
+    prepare: (state, calls to come) -> None, with what those need and the evaluation compiled, the state left as it is.
+    advance: (state, numbers of the steps of a call) -> state.
+    finish_epoch: (state, epoch, what to call between two batches) -> (state to go on with, the epoch's record, top-1 in %).
+    """
+
+    steps_per_epoch: int
+    prepare: Callable[[Any, list[range]], None]
+    advance: Callable[[Any, range], Any]
+    finish_epoch: Callable[[Any, int, Callable[[], None]], tuple[Any, dict, float]]
 
 
 def run(
-    state,
+    begin: Callable[[], Any],
     settings: RunSettings,
     workdir: WorkDir,
     checkpoints: Checkpoints,
+    work: Work,
     where: Devices = devices.ONE,
-    *,
-    steps_per_epoch: int,
-    advance: Advance,
-    finish_epoch: FinishEpoch,
-):
-    """Advances `state` to the end of the last epoch and returns it.
+) -> Any:
+    """Advances the state that `begin` gives to the end of the last epoch and returns it.
 
-    `advance(state, steps)` makes one call's steps. At the end of each epoch, `finish_epoch` evaluates; its record is logged and
-    the state saved. Raises `Stopped` after a signal, with the state saved, and `UserError`, without, when the loss
+    At the end of each epoch, its record is logged and the state saved; a state that was saved before its evaluation was
+    through begins with that. Raises `Stopped` after a signal, with the state saved, and `UserError`, without, when the loss
     is not finite.
     """
-    last = settings.num_epochs * steps_per_epoch
-    step = int(state.step)
-    log = Log(workdir, step)
-    watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
-    with contextlib.closing(log), _finishing(checkpoints), Stops() as stops, watchdog:
-        progress = _Progress(step, last)
-        log.note(f"starts at step {step} of {last} on {environment()['device']}, {hosts.count()} processes")
+    with Stops() as stops, _finishing(checkpoints):
+        try:
+            state = stops.during(begin)
+        except Interrupted as interrupted:
+            raise Stopped(interrupted.number, max(checkpoints.steps(), default=0)) from None
+        step = int(state.step)
+        evaluated = _is_evaluated(state, step, work.steps_per_epoch)
+        with contextlib.closing(Log(workdir, step if evaluated else step - 1)) as log:
+            loop = _Loop(state, settings, workdir, checkpoints, work, where, log, stops)
+            if step < loop.last or not evaluated:
+                loop.prepare()
+            with loop.watchdog:
+                if not evaluated:
+                    loop.end_epoch()
+                while loop.step < loop.last:
+                    loop.call()
+        return loop.state
+
+
+class _Loop:
+    """A run under way: its state, at `step`, and what surrounds it."""
+
+    def __init__(self, state, settings: RunSettings, workdir, checkpoints, work: Work, where, log: Log, stops: Stops):
+        self.state, self.settings, self.workdir, self.checkpoints = state, settings, workdir, checkpoints
+        self.work, self.where, self.log, self.stops = work, where, log, stops
+        self.step = self.saved = int(state.step)  # saved: the step of the newest checkpoint
+        self.last = settings.num_epochs * work.steps_per_epoch
+        self.watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
+        self.progress = _Progress(self.step, self.last)
+        self.saves = _Saves(settings)
+        self.started = time.monotonic()
+        log.note(f"starts at step {self.step} of {self.last} on {environment()['device']}, {hosts.count()} processes")
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
-        started = time.monotonic()
-        saves = _Saves(settings)
-        while step < last:
-            steps = _next_call(step, steps_per_epoch, settings.steps_per_call)
-            state = advance(state, steps)
-            step = steps.stop
-            progress.show(step)
-            if hosts.count() > 1 and _crossed(steps, hosts.WAIT_EVERY):
-                jax.block_until_ready(state.step)
-                watchdog.beat(step)
-            signal = stops.wanted()
-            if step % steps_per_epoch == 0:
-                _check_whole(state, step, workdir)
-                state, record, top1 = finish_epoch(state, step // steps_per_epoch - 1)
-                state = where.settle(state)
-                record["seconds"] = round(time.monotonic() - started, 3)
-                started = time.monotonic()
-                log.write(record)
-                progress.say(_line(record))
-                log.note(_line(record))
-                checkpoints.save(step, state, top1)
-                saves.done()
-            elif signal or saves.due(steps):
-                _check_whole(state, step, workdir)
-                checkpoints.save(step, state)
-                saves.done()
-            elif _crossed(steps, settings.log_every_steps):
-                _check_finite(state, step, workdir)
-            if signal and step < last:
-                stopped = Stopped(signal, step)
-                log.note(str(stopped))
-                raise stopped
-    return state
+
+    def prepare(self) -> None:
+        """Compiles everything before the first step."""
+        self.progress.say("compiling")
+        try:
+            self.stops.during(self._compile)
+        except Interrupted as interrupted:
+            raise self._stopped(interrupted.number) from None
+        self.log.note(f"compiled in {time.monotonic() - self.started:.1f} s")
+        self.started = time.monotonic()
+        self.watchdog.beat(self.step)
+        self.saves.done()
+
+    def _compile(self) -> None:
+        self.work.prepare(self.state, _calls(self.step, self.last, self.work.steps_per_epoch, self.settings.steps_per_call))
+        # What a save needs is compiled as it is called.
+        self.where.saveable(self.state)
+        _check_whole(self.state, self.step, self.workdir)
+
+    def call(self) -> None:
+        """Makes one call's steps, and what is due after them."""
+        steps = _next_call(self.step, self.work.steps_per_epoch, self.settings.steps_per_call)
+        self.state = self.work.advance(self.state, steps)
+        self.step = steps.stop
+        self.progress.show(self.step)
+        if hosts.count() > 1 and _crossed(steps, hosts.WAIT_EVERY):
+            jax.block_until_ready(self.state.step)
+            self.watchdog.beat(self.step)
+        signal = self.stops.wanted()
+        if self.step % self.work.steps_per_epoch == 0:
+            self.end_epoch()
+        elif signal or self.saves.due(steps):
+            _check_whole(self.state, self.step, self.workdir)
+            self._save()
+        elif _crossed(steps, self.settings.log_every_steps):
+            _check_finite(self.state, self.step, self.workdir)
+        if signal and self.step < self.last:
+            raise self._stopped(signal)
+
+    def end_epoch(self) -> None:
+        """Evaluates, writes the record and saves. A signal while it evaluates stops it, with the state saved as it is."""
+        _check_whole(self.state, self.step, self.workdir)
+        epoch = self.step // self.work.steps_per_epoch - 1
+        try:
+            state, record, top1 = self.work.finish_epoch(self.state, epoch, self._between_batches)
+        except Interrupted as interrupted:
+            if self.saved < self.step:
+                self._save()
+            raise self._stopped(interrupted.number) from None
+        self.state = self.where.settle(state)
+        record["seconds"] = round(time.monotonic() - self.started, 3)
+        self.started = time.monotonic()
+        self.log.write(record)
+        self.progress.say(_line(record))
+        self.log.note(_line(record))
+        self._save(top1)
+
+    def _between_batches(self) -> None:
+        self.watchdog.beat(self.step)
+        self.stops.check()
+
+    def _save(self, top1: float | None = None) -> None:
+        self.checkpoints.save(self.step, self.state, top1)
+        self.saved = self.step
+        self.saves.done()
+
+    def _stopped(self, signal: int) -> Stopped:
+        stopped = Stopped(signal, self.step)
+        self.log.note(str(stopped))
+        return stopped
+
+
+def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
+    """Whether the evaluation of the last whole epoch is through, where the state stands at its end."""
+    epoch = step // steps_per_epoch - 1
+    return step % steps_per_epoch > 0 or epoch < 0 or not math.isnan(float(state.top1[epoch]))
 
 
 @contextlib.contextmanager
@@ -105,6 +179,17 @@ def _next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
     index = step % steps_per_epoch
     end = min((index // steps_per_call + 1) * steps_per_call, steps_per_epoch)
     return range(step, step - index + end)
+
+
+def _calls(step: int, last: int, steps_per_epoch: int, steps_per_call: int) -> list[range]:
+    """The first call of each number of steps that is still to come."""
+    calls: dict[int, range] = {}
+    end = min(last, step + 2 * steps_per_epoch)  # an epoch from its beginning to its end has all of them
+    while step < end:
+        steps = _next_call(step, steps_per_epoch, steps_per_call)
+        calls.setdefault(len(steps), steps)
+        step = steps.stop
+    return list(calls.values())
 
 
 def _crossed(steps: range, every: int) -> bool:

@@ -1,6 +1,8 @@
 """Searching a cell, from settings to genotype.json in the work directory (section 5.1)."""
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +24,7 @@ from bnas_jax.training.devices import Devices
 from bnas_jax.training.evaluate import Evaluator, load_data
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import SearchState, Sums, create_search_state
-from bnas_jax.training.train import epoch_record
+from bnas_jax.training.train import epoch_record, prepare
 from bnas_jax.training.workdir import WorkDir, write_json
 
 
@@ -83,12 +85,12 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    state = checkpoints.restore_state(shapes) or where.create(create)
+    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)
     evaluator = Evaluator(model, held_out, data.augmentation, run, where)
 
-    def finish_epoch(state: SearchState, epoch: int):
-        valid = evaluator(state.params, state.batch_stats, state.alphas)
+    def finish_epoch(state: SearchState, epoch: int, between_batches: Callable[[], None]):
+        valid = evaluator(*state.variables, between_batches=between_batches)
         genotype = searcher.derive(state.alphas)
         record = {
             **epoch_record(state, epoch, "valid", valid),
@@ -104,16 +106,13 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
         _write_history(workdir, state, epoch)
         return state, record, valid["top1"]
 
-    state = loop.run(
-        state,
-        run,
-        workdir,
-        checkpoints,
-        where,
-        steps_per_epoch=steps_per_epoch,
+    work = loop.Work(
+        steps_per_epoch,
+        prepare=functools.partial(prepare, compiled, feeds, evaluator),
         advance=lambda state, steps: compiled(state, [feeds(step) for step in steps]),
         finish_epoch=finish_epoch,
     )
+    state = loop.run(begin, run, workdir, checkpoints, work, where)
     genotype, epoch = select(state, searcher, run)
     valid_top1 = float(state.valid_top1[epoch])
     rule = {"select": run.select, "alphas_as_of": run.alphas_as_of, "epoch": epoch, "gamma": run.derive.gamma}

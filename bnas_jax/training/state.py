@@ -41,6 +41,15 @@ class TrainState(struct.PyTreeNode):
     test_top1: jax.Array
     guard: Guard | None = None
 
+    @property
+    def variables(self) -> tuple:
+        """What is evaluated."""
+        return self.params, self.batch_stats
+
+    @property
+    def top1(self) -> jax.Array:
+        return self.test_top1
+
 
 class SearchState(struct.PyTreeNode):
     """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each; valid_top1: (epochs,)."""
@@ -55,6 +64,15 @@ class SearchState(struct.PyTreeNode):
     history: Any
     valid_top1: jax.Array
     guard: Guard | None = None
+
+    @property
+    def variables(self) -> tuple:
+        """What is evaluated."""
+        return self.params, self.batch_stats, self.alphas
+
+    @property
+    def top1(self) -> jax.Array:
+        return self.valid_top1
 
 
 def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], seed: int, *alphas) -> dict:

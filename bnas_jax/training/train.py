@@ -1,5 +1,8 @@
 """Training a final network from scratch, from settings to a finished work directory (section 5.1)."""
 
+import functools
+from collections.abc import Callable, Iterator
+
 import jax
 import jax.numpy as jnp
 
@@ -8,7 +11,8 @@ from bnas_jax.data.sources import train_source
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import devices, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.devices import Devices
+from bnas_jax.training.compiling import Call, compile_together
+from bnas_jax.training.devices import Devices, Steps
 from bnas_jax.training.evaluate import Evaluator, build_network, load_data
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import Sums, TrainState, create_train_state
@@ -54,31 +58,41 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
     workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    state = checkpoints.restore_state(shapes) or where.create(create)
+    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)
     evaluator = Evaluator(model, held_out, data.augmentation, run, where)
+    result = None
 
-    def finish_epoch(state: TrainState, epoch: int):
-        test = evaluator(state.params, state.batch_stats)
-        record = epoch_record(state, epoch, "test", test)
-        top1 = state.test_top1.at[epoch].set(test["top1"])
-        return state.replace(sums=Sums.zeros(model.rules.dtype), test_top1=top1), record, test["top1"]
+    def finish_epoch(state: TrainState, epoch: int, between_batches: Callable[[], None]):
+        nonlocal result
+        result = evaluator(*state.variables, between_batches=between_batches)
+        record = epoch_record(state, epoch, "test", result)
+        top1 = state.test_top1.at[epoch].set(result["top1"])
+        return state.replace(sums=Sums.zeros(model.rules.dtype), test_top1=top1), record, result["top1"]
 
-    state = loop.run(
-        state,
-        run,
-        workdir,
-        checkpoints,
-        where,
-        steps_per_epoch=steps_per_epoch,
+    work = loop.Work(
+        steps_per_epoch,
+        prepare=functools.partial(prepare, compiled, feeds, evaluator),
         advance=lambda state, steps: compiled(state, [feeds(step) for step in steps]),
         finish_epoch=finish_epoch,
     )
-    result = evaluator(state.params, state.batch_stats)
+    state = loop.run(begin, run, workdir, checkpoints, work, where)
+    result = result or evaluator(*state.variables)  # of a run that had ended before
     best = int(jnp.nanargmax(state.test_top1))
     summary = {**result, "steps": int(state.step), "best_top1": float(state.test_top1[best]), "best_epoch": best}
     write_json(workdir / "summary.json", summary)
     return summary
+
+
+def prepare(compiled: Steps, feeds: Callable[[int], tuple], evaluator: Evaluator, state, calls: list[range]) -> None:
+    """Compiles what calls of steps and the evaluation need, without making them."""
+
+    def needed() -> Iterator[Call]:
+        for call in calls:
+            yield from compiled.calls(state, [feeds(step) for step in call])
+        yield evaluator.call(*state.variables)
+
+    compile_together(needed())
 
 
 def epoch_record(state, epoch: int, split: str, result: dict) -> dict:
