@@ -1,12 +1,12 @@
-"""Keeps XLA from working a value out again in each place that reads it."""
+"""Keeps XLA from working a value out again in each place that reads it, or long before it is needed."""
 
 import jax
 import jax.numpy as jnp
 
 
 @jax.custom_vjp
-def hold(x: jax.Array) -> jax.Array:
-    """x itself, written to memory once, and so is its gradient.
+def hold(x):
+    """x itself, an array or a tree of them; each is written to memory once, after all of them are known. So is its gradient.
 
     XLA's CPU compiler fuses cheap operations into all who read them. Along the inter-cell skips the chain of such operations is
     as long as the network: every layer of the first cell worked the gradient of the cells' outputs out of all cells behind it.
@@ -17,7 +17,26 @@ def hold(x: jax.Array) -> jax.Array:
 hold.defvjp(lambda x: (hold(x), None), lambda _, gradient: (hold(gradient),))
 
 
+def remat(function):
+    """The same function of arrays, which keeps its inputs alone for its gradient and works the rest out again when that comes.
+
+    jax.checkpoint asks for the same by optimization_barrier, with which XLA's CPU compiler does not comply.
+    """
+
+    @jax.custom_vjp
+    def kept(*inputs):
+        return function(*inputs)
+
+    def backward(inputs, gradient):
+        gradient, inputs = hold((gradient, inputs))
+        return jax.vjp(function, *inputs)[1](gradient)
+
+    kept.defvjp(lambda *inputs: (function(*inputs), inputs), backward)
+    return kept
+
+
 def _unfused(x):
     """A loop that never runs: optimization_barrier is gone before this compiler fuses, loops are not, and they copy nothing."""
-    never = jnp.isnan(jnp.ravel(x)[0]).astype(jnp.int32)  # 0 or 1, which the compiler cannot know
-    return jax.lax.while_loop(lambda carry: carry[0] < 0, lambda carry: (carry[0] + 1, 2 * carry[1]), (never, x))[1]
+    never = jnp.isnan(jnp.ravel(jax.tree.leaves(x)[0])[0]).astype(jnp.int32)  # 0 or 1, which the compiler cannot know
+    double = lambda carry: (carry[0] + 1, jax.tree.map(lambda v: v + v, carry[1]))
+    return jax.lax.while_loop(lambda carry: carry[0] < 0, double, (never, x))[1]

@@ -16,7 +16,16 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import binarize
 from bnas_jax.core.cell import InterCellSkip, Preprocess
 from bnas_jax.core.genotype import EDGES, INPUTS, LAYER_TYPES, NODES, ZEROISE, reductions
-from bnas_jax.core.layers import batch_norm, binary_conv, conv, initial_statistics, layer_type, uniform_fan_in
+from bnas_jax.core.hold import remat
+from bnas_jax.core.layers import (
+    batch_norm,
+    conv,
+    initial_statistics,
+    layer_type,
+    uniform_fan_in,
+    weighted_binary_conv,
+    weighted_edges,
+)
 from bnas_jax.core.network import CifarStem, Classifier, check_shape
 from bnas_jax.core.rules import Rules
 
@@ -74,7 +83,6 @@ def mixed_edges(
     last, which keep float weights (`rules.float_head`). statistics: `bn` of the convolutions' input, `pool_bn` of the poolings.
     """
     convs, pools = _kinds(layer_types)
-    edges = len(weights)
     outputs: dict[str, jax.Array] = {}
     new: dict[str, dict[str, jax.Array]] = {}
     if pools:
@@ -82,19 +90,18 @@ def mixed_edges(
         y = jnp.concatenate([function(x, stride) for function in functions if function], axis=-1)
         y, new["pool_bn"] = batch_norm(y, statistics["pool_bn"], rules, train)
         # (N, H', W', 1 or E, C) each
-        outputs |= zip(pools, jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(pools), axis=-1), strict=True)
+        of_pools = jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(pools), axis=-1)
+        weighted = remat(lambda y, weights: y * weights[:, None])
+        outputs |= {n: weighted(y, weights[:, layer_types.index(n)]) for n, y in zip(pools, of_pools, strict=True)}
     if convs:
         normal, new["bn"] = batch_norm(x, statistics["bn"], rules, train)
         signs = binarize.binarize_activations(normal, rules.sign_of_zero)
         for position, name in enumerate(convs):
             # (N, H, W, types, E, C), where each edge has statistics of its own
             own_signs, own_normal = (v if v.ndim == 4 else v[..., position, :, :] for v in (signs, normal))
-            outputs[name] = _convs(own_signs, own_normal, name, kernels, edges, stride, rules)
-    total = jnp.zeros((), rules.dtype)
-    for index, name in enumerate(layer_types):
-        if name in outputs:
-            total = total + outputs[name] * weights[:, index, None]
-    return total, new
+            outputs[name] = _convs(own_signs, own_normal, name, kernels, weights[:, layer_types.index(name)], stride, rules)
+    # In the order of the types: sums of floats hang on it.
+    return sum((outputs[name] for name in layer_types if name in outputs), jnp.zeros((), rules.dtype)), new
 
 
 def _kinds(layer_types) -> tuple[list[str], list[str]]:
@@ -103,12 +110,16 @@ def _kinds(layer_types) -> tuple[list[str], list[str]]:
     return convs, [name for name in layer_types if name not in (*convs, ZEROISE)]
 
 
-def _convs(signs, normal, name, kernels, edges, stride, rules):
-    """The convolutions of one type of all edges side by side, with K and ReLU: (N, H', W', E, C)."""
-    kind, groups = layer_type(name), 1 if signs.ndim == 4 else edges
+def _convs(signs, normal, name, kernels, weights, stride, rules):
+    """The convolutions of one type of all edges side by side, with K, ReLU and weights: (N, H', W', E, C). weights: (E,)."""
+    kind, edges = layer_type(name), len(weights)
+    groups = 1 if signs.ndim == 4 else edges
     geometry = {"stride": stride, "padding": kind.dilation * (kind.kernel - 1) // 2, "dilation": kind.dilation}
     channels = signs.shape[-1]
-    signs = signs.reshape(*signs.shape[:3], -1)
+    signs, scale = signs.reshape(*signs.shape[:3], -1), None
+    if rules.activation_scale:
+        scale = binarize.activation_scale(normal, kind.kernel, **geometry)
+        scale = scale.reshape(*scale.shape[:3], -1, 1)
     outputs = []
     for prefix in ("latent", "kernel"):
         kernel = kernels.get(f"{prefix}_{name}")
@@ -116,18 +127,16 @@ def _convs(signs, normal, name, kernels, edges, stride, rules):
             continue
         count = kernel.shape[-1] // channels
         first = 0 if prefix == "latent" else edges - count
-        inputs = signs if groups == 1 else signs[..., first * channels : (first + count) * channels]
+        part = slice(first, first + count)
+        own_scale = scale if groups == 1 or scale is None else scale[..., part, :]
+        inputs = signs if groups == 1 else signs[..., part.start * channels : part.stop * channels]
         options = {**geometry, "groups": 1 if groups == 1 else count}
         if prefix == "latent":
-            outputs.append(binary_conv(inputs, kernel, rules, **options))
+            outputs.append(weighted_binary_conv(inputs, kernel, own_scale, weights[part], rules, **options))
         else:
-            outputs.append(conv(inputs, kernel, dtype=rules.conv_dtype, **options))
-    y = jnp.concatenate(outputs, axis=-1)
-    y = y.reshape(*y.shape[:3], edges, -1)
-    if rules.activation_scale:
-        scale = binarize.activation_scale(normal, kind.kernel, **geometry)
-        y = y * scale.reshape(*y.shape[:3], -1, 1)
-    return nn.relu(y) if rules.relu else y
+            y = conv(inputs, kernel, dtype=rules.conv_dtype, **options)
+            outputs.append(weighted_edges(y, own_scale, weights[part], rules))
+    return jnp.concatenate(outputs, axis=-2)
 
 
 class MixedCell(nn.Module):
