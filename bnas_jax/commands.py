@@ -309,24 +309,28 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import step
 
     task = "search" if kind is SearchSettings else "train"
-    run, sizes = _on_noise(arguments, f"benchmark {task}")
+    run, sizes, values = _on_noise(arguments, f"benchmark {task}", against=None)
     run = _task(run, kind, f"benchmark {task}", f"configs/{task}.py:" + ("cifar10" if task == "search" else "a"))
-    return step.benchmark(run, **sizes)
+    if values.against not in (None, "plain"):
+        raise UserError(f"--against takes plain, the step without what makes it fast; got {values.against!r}")
+    return step.benchmark(run, **sizes, against_plain=bool(values.against))
 
 
 def _benchmark_save(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import save
 
-    run, sizes = _on_noise(arguments, "benchmark save")
+    run, sizes, _ = _on_noise(arguments, "benchmark save")
     run = _task(run, (SearchSettings, TrainSettings), "benchmark save", "configs/train.py:a")
     return save.benchmark(run, **sizes)
 
 
-def _on_noise(arguments: list[str], command: str) -> tuple[Settings | None, dict[str, int]]:
-    """(the settings, what else a benchmark on images of noise is told)"""
-    run, values = _configured(arguments, command, image_size=None, num_classes=None, repeats=None)
+def _on_noise(
+    arguments: list[str], command: str, **options: str | None
+) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
+    """(the settings, what else a benchmark on images of noise is told, the flags with `options` of its own)"""
+    run, values = _configured(arguments, command, image_size=None, num_classes=None, repeats=None, **options)
     sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
-    return run, sizes | {name: _number(values, name, int) for name in sizes if values[name].value is not None}
+    return run, sizes | {name: _number(values, name, int) for name in sizes if values[name].value is not None}, values
 
 
 # What can be timed.
