@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
-from bnas_jax.benchmarks import compile_times, measure, plain, step
+from bnas_jax.benchmarks import compile_times, grow, measure, plain, step
 from bnas_jax.benchmarks.plain_supernet import plain_variables
 from bnas_jax.core import cell as cell_lib
 from bnas_jax.core import layers
@@ -137,6 +138,32 @@ def test_the_plain_forms_are_in_place_inside_alone():
     assert places() == before
 
 
+def test_cost_grows_with_each_size_by_itself(capfd, network, monkeypatch):
+    for name, factors in {"channels": (1,), "cells": (1,), "batch": (Fraction(1, 2), 1)}.items():
+        monkeypatch.setitem(grow.FACTORS, name, factors)
+    result = figures(capfd, "train", *network["train"], "--grow")
+    assert [(row["channels"], row["cells"], row["batch"]) for row in result["rows"]] == [(2, 1, 8), (2, 1, 4)]
+    for row in result["rows"]:
+        times = row["step_seconds"]
+        assert 0 < times["lowest"] <= times["median"] <= times["highest"] and row["temp_memory_mib"] > 0
+    assert result["exponents"]["channels"] == {"seconds": None, "temp_memory": None}
+    assert result["exponents"]["batch"]["temp_memory"] > 0
+
+
+def test_sizes_that_cost_is_measured_at_are_of_networks():
+    base = grow.Size(36, 20, 64)
+    of = lambda base, name, unit=1: [getattr(size, name) for size in grow.sizes(base, name, unit)]
+    assert (of(base, "channels"), of(base, "cells"), of(base, "batch")) == ([18, 36, 72], [10, 20, 40], [16, 32, 64])
+    assert of(base, "batch", 24) == [24, 48], "that can be divided over devices"
+    assert of(base._replace(channels=6), "channels", 2) == [2, 6, 12], "that a stem can halve"
+    assert of(base._replace(cells=1), "cells") == [1], "two cells have two reductions"
+
+
+def test_exponents_are_fitted():
+    assert grow.exponent([(2, 12.0), (4, 48.0), (8, 192.0)]) == 2
+    assert grow.exponent([(2, 12.0), (4, None)]) is None
+
+
 @pytest.mark.parametrize("task", ["search", "train"])
 def test_a_save_is_timed_until_it_is_on_disk(capfd, network, task):
     result = figures(capfd, "save", *network[task])
@@ -167,6 +194,7 @@ def test_the_first_call_does_not_count():
     [
         (["--against=pytorch"], "--against takes plain, .* got 'pytorch'"),
         (["--against="], "--against takes plain"),
+        (["--against=plain", "--grow"], "leave out --against"),
     ],
 )
 def test_what_cannot_be_compared_is_said(capfd, arguments, said):
