@@ -30,6 +30,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord
   data      check NAME --path=DIR                                read everything, count, and name what cannot be read
   benchmark search --config=configs/search.py:cifar10            time of a step, compiling, memory; also: benchmark train
+  benchmark search --config=... --against=plain                  the same beside the step as one writes it first, in turns
+  benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   benchmark data                                                 images per second, and the cost of augmentation
 

@@ -80,13 +80,14 @@ def _importable(config: pathlib.Path) -> None:
         sys.path.insert(0, folder)
 
 
-def _configured(arguments: list[str], command: str, **options: str | None) -> tuple[Settings | None, flags.FlagValues]:
-    """(settings of --config, None without one; the flags). options: names of string flags to their defaults."""
+def _configured(arguments: list[str], command: str, **options: str | bool | None) -> tuple[Settings | None, flags.FlagValues]:
+    """(settings of --config, None without one; the flags). options: names of flags to their defaults; strings unless bool."""
     values = flags.FlagValues()
     arguments = _config_arguments(arguments)
     config_flags.DEFINE_config_file("config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command, *arguments])
     for name, default in options.items():
-        flags.DEFINE_string(name, default, name, flag_values=values)
+        define: Callable = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        define(name, default, name, flag_values=values)
     _parse(values, arguments, command)
     return (settings.from_config(values.config) if values.config is not None else None), values
 
@@ -306,27 +307,33 @@ def _benchmark_data(arguments: list[str]) -> dict:
 
 
 def _benchmark_step(kind: type, arguments: list[str]) -> dict:
-    from bnas_jax.benchmarks import step
+    from bnas_jax.benchmarks import grow, step
 
     task = "search" if kind is SearchSettings else "train"
-    run, sizes = _on_noise(arguments, f"benchmark {task}")
+    run, sizes, values = _on_noise(arguments, f"benchmark {task}", against=None, grow=False)
     run = _task(run, kind, f"benchmark {task}", f"configs/{task}.py:" + ("cifar10" if task == "search" else "a"))
-    return step.benchmark(run, **sizes)
+    if values.against not in (None, "plain"):
+        raise UserError(f"--against takes plain, the step without what makes it fast; got {values.against!r}")
+    if values.against and values.grow:
+        raise UserError("--grow measures our step alone; leave out --against")
+    return grow.benchmark(run, **sizes) if values.grow else step.benchmark(run, **sizes, against_plain=bool(values.against))
 
 
 def _benchmark_save(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import save
 
-    run, sizes = _on_noise(arguments, "benchmark save")
+    run, sizes, _ = _on_noise(arguments, "benchmark save")
     run = _task(run, (SearchSettings, TrainSettings), "benchmark save", "configs/train.py:a")
     return save.benchmark(run, **sizes)
 
 
-def _on_noise(arguments: list[str], command: str) -> tuple[Settings | None, dict[str, int]]:
-    """(the settings, what else a benchmark on images of noise is told)"""
-    run, values = _configured(arguments, command, image_size=None, num_classes=None, repeats=None)
+def _on_noise(
+    arguments: list[str], command: str, **options: str | bool | None
+) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
+    """(the settings, what else a benchmark on images of noise is told, the flags with `options` of its own)"""
+    run, values = _configured(arguments, command, image_size=None, num_classes=None, repeats=None, **options)
     sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
-    return run, sizes | {name: _number(values, name, int) for name in sizes if values[name].value is not None}
+    return run, sizes | {name: _number(values, name, int) for name in sizes if values[name].value is not None}, values
 
 
 # What can be timed.

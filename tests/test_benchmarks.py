@@ -1,11 +1,25 @@
 """The benchmarks run what they say they do. How fast, they tell; nothing here holds them to it."""
 
+import dataclasses
+import functools
 import json
+import re
+from fractions import Fraction
 
+import jax
+import numpy as np
 import pytest
 
+from bnas_jax import settings
 from bnas_jax.__main__ import run
-from bnas_jax.benchmarks import measure, step
+from bnas_jax.benchmarks import compile_times, grow, measure, plain, step
+from bnas_jax.benchmarks.plain_supernet import plain_variables
+from bnas_jax.core import cell as cell_lib
+from bnas_jax.core import layers
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.training import devices
+from configs import search as search_configs
+from configs import train as train_configs
 
 CELL = [["bin_conv_3x3", 0], ["none", 1]] * 4
 TINY = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.batch_size=8"]
@@ -38,7 +52,116 @@ def test_a_step_is_timed_with_what_it_needs(capfd, network, task):
     for what in ("tracing_seconds", "compiling_seconds"):  # one program is compiled while the next is traced
         assert 0 < result[what] < result["first_step_seconds"] + 0.2
     assert result["peak_memory_mib"] > 0 and result["state_leaves"] > 0 and result["gflops_per_second_of_a_matrix_product"] > 0
+    assert result["temp_memory_mib"] > 0 and result["programs_from_cache"] >= 0
     assert {"jax", "python", "device", "cpu", "cores"} <= set(result["conditions"])
+    dispatch = result["dispatch_seconds"]["median"]
+    assert result["dispatch_percent"] == pytest.approx(100 * dispatch / times["median"], rel=1e-2) and dispatch > 0
+    assert "plain" not in result and "ratio" not in result
+
+
+def test_the_plain_step_is_timed_in_the_same_run(capfd, network):
+    result = figures(capfd, "search", *network["search"], "--against=plain")
+    plain, ratio = result["plain"], result["ratio"]
+    assert plain["state_leaves"] > result["state_leaves"], "each edge has its own"
+    assert 0 < ratio["step_seconds"]["lowest"] <= ratio["step_seconds"]["median"] <= ratio["step_seconds"]["highest"]
+    own = result["temp_memory_mib"]
+    assert ratio["temp_memory_mib"] == pytest.approx(plain["temp_memory_mib"] / own, rel=1e-2)
+    assert ratio["tracing_seconds"] > 0
+    cached = result["programs_from_cache"] + plain["programs_from_cache"]
+    assert ratio["compiling_seconds"] is None if cached else ratio["compiling_seconds"] > 0
+
+
+def test_ratios_are_those_of_the_pairs_and_none_where_nothing_can_be_compared():
+    figures = {"programs_from_cache": 0, "tracing_seconds": 2.0, "compiling_seconds": 3.0, "temp_memory_mib": 4.0}
+    times = {"ours": [1.0, 2.0, 4.0], "plain": [2.0, 6.0, 4.0]}
+    ratios = step._ratios({**figures, "compiling_seconds": 6.0}, figures, times)
+    assert ratios == {
+        "step_seconds": {"median": 2, "lowest": 1, "highest": 3},
+        "tracing_seconds": 1,
+        "compiling_seconds": 2,
+        "temp_memory_mib": 1,
+    }
+    ratios = step._ratios({**figures, "programs_from_cache": 1}, {**figures, "temp_memory_mib": None}, times)
+    assert ratios["compiling_seconds"] is ratios["temp_memory_mib"] is None
+
+
+POOLED = (("max_pool_3x3", 0), ("bin_dil_conv_3x3", 1), ("none", 0), ("none", 1)) * 2
+TYPES = ("none", "max_pool_3x3", "bin_dil_conv_3x3")
+
+
+def tiny(task: str) -> settings.SearchSettings | settings.TrainSettings:
+    """A network with everything that has a plain form, in float64; what is held needs two cells."""
+    config = (search_configs if task == "search" else train_configs).get_config("cifar10" if task == "search" else "a")
+    run = settings.from_config({**config.to_dict(), "precision": "float64", "batch_size": 4})
+    own = {"layer_types": TYPES, "num_cells": 1} if task == "search" else {"genotype": Genotype(POOLED, POOLED), "num_cells": 2}
+    return dataclasses.replace(run, network=dataclasses.replace(run.network, channels=2, **own))
+
+
+def stepped(program):
+    """The state after a step. What compiles quickly may run slowly here."""
+    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    state = jax.jit(program.create, compiler_options=options)()
+    for stage, feed in zip(program.stages, program.feeds(0), strict=True):
+        state = jax.jit(stage, compiler_options=options)(state, feed)
+    return state
+
+
+@pytest.mark.parametrize("task", ["search", "train"])
+def test_the_plain_step_is_the_same_function(task):
+    """In float64, as one flipped sign would move everything behind it."""
+    run = tiny(task)
+    data = step.noise(16, 8, 5)
+    with jax.enable_x64(True):
+        program = step.program_of(run, data, devices.ONE)
+        ours = stepped(program)
+        with plain.forms():
+            theirs = stepped(plain.in_one(step.program_of(run, data, devices.ONE)))
+    parts = lambda state: {"params": state.params, "batch_stats": state.batch_stats}
+    expected, got = parts(ours), parts(theirs)
+    if task == "search":
+        expected = plain_variables(program.model, expected)
+        expected["alphas"], got["alphas"] = ours.alphas, theirs.alphas
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for path, value in jax.tree.leaves_with_path(expected):
+        assert value.dtype == np.float64
+        other = functools.reduce(lambda tree, key: tree[key.key], path, got)
+        assert np.abs(other - value).max() < 1e-9 * max(1, np.abs(value).max()), path
+    assert float(theirs.sums.loss) == pytest.approx(float(ours.sums.loss), rel=1e-9)
+
+
+def test_the_plain_forms_are_in_place_inside_alone():
+    places = lambda: (layers._conv, layers.normalize, layers.LAYERS["max_pool_3x3"], cell_lib.hold, devices._step_options)
+    before = places()
+    with pytest.raises(ZeroDivisionError), plain.forms():
+        assert not set(map(id, places())) & set(map(id, before))
+        raise ZeroDivisionError
+    assert places() == before
+
+
+def test_cost_grows_with_each_size_by_itself(capfd, network, monkeypatch):
+    for name, factors in {"channels": (1,), "cells": (1,), "batch": (Fraction(1, 2), 1)}.items():
+        monkeypatch.setitem(grow.FACTORS, name, factors)
+    result = figures(capfd, "train", *network["train"], "--grow")
+    assert [(row["channels"], row["cells"], row["batch"]) for row in result["rows"]] == [(2, 1, 8), (2, 1, 4)]
+    for row in result["rows"]:
+        times = row["step_seconds"]
+        assert 0 < times["lowest"] <= times["median"] <= times["highest"] and row["temp_memory_mib"] > 0
+    assert result["exponents"]["channels"] == {"seconds": None, "temp_memory": None}
+    assert result["exponents"]["batch"]["temp_memory"] > 0
+
+
+def test_sizes_that_cost_is_measured_at_are_of_networks():
+    base = grow.Size(36, 20, 64)
+    of = lambda base, name, unit=1: [getattr(size, name) for size in grow.sizes(base, name, unit)]
+    assert (of(base, "channels"), of(base, "cells"), of(base, "batch")) == ([18, 36, 72], [10, 20, 40], [16, 32, 64])
+    assert of(base, "batch", 24) == [24, 48], "that can be divided over devices"
+    assert of(base._replace(channels=6), "channels", 2) == [2, 6, 12], "that a stem can halve"
+    assert of(base._replace(cells=1), "cells") == [1], "two cells have two reductions"
+
+
+def test_exponents_are_fitted():
+    assert grow.exponent([(2, 12.0), (4, 48.0), (8, 192.0)]) == 2
+    assert grow.exponent([(2, 12.0), (4, None)]) is None
 
 
 @pytest.mark.parametrize("task", ["search", "train"])
@@ -57,13 +180,27 @@ def test_noise_is_the_same_every_time_and_fits_its_classes():
 
 
 def test_what_is_compiled_side_by_side_counts_once():
-    assert step._covered([(0, 2), (5, 6), (1, 3), (1.5, 2)]) == 4
-    assert step._covered([]) == 0
+    assert compile_times.covered([(0, 2), (5, 6), (1, 3), (1.5, 2)]) == 4
+    assert compile_times.covered([]) == 0
 
 
 def test_the_first_call_does_not_count():
     calls: list[int] = []
     assert len(measure.seconds(lambda: calls.append(0), 3)) == 3 and len(calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--against=pytorch"], "--against takes plain, .* got 'pytorch'"),
+        (["--against="], "--against takes plain"),
+        (["--against=plain", "--grow"], "leave out --against"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(capfd, arguments, said):
+    assert run(["benchmark", "train", "--config=configs/train.py:a", *arguments]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(said, line)
 
 
 @pytest.mark.parametrize("arguments", [["search", "--config=configs/train.py:a"], ["train"], ["save"], ["weather"], []])

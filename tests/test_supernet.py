@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from plain_supernet import plain_supernet, plain_variables
 
+from bnas_jax.benchmarks.plain_supernet import call, plain_supernet, plain_variables
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import LAYER_TYPES, ZEROISE
 from bnas_jax.core.rules import RELEASE, Rules
@@ -17,6 +17,8 @@ from bnas_jax.core.supernet import MixedEdges, Supernet, supernet_float_edges
 NO_DILATED = tuple(name for name in LAYER_TYPES if "dil" not in name)
 IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 2))
 LABELS = np.array([0, 3, 1])
+# Equal modules of equal shapes are compiled once.
+JITTED = jax.jit(call, static_argnames=("module", "train"))
 NETS = {
     # With K, and all types.
     "paper": Supernet(3, 2, 5, rules=Rules(dtype=jnp.float64)),
@@ -63,7 +65,7 @@ def shared_and_plain(net):
         return logits, new["batch_stats"]
 
     def plain(variables, alphas):
-        return plain_supernet(net, variables, alphas, IMAGES, train=True)
+        return plain_supernet(net, variables, alphas, IMAGES, train=True, call=JITTED)
 
     def gradients(run, variables):
         function = lambda params, alphas: loss_of(run, variables["batch_stats"], params, alphas)
@@ -78,7 +80,7 @@ def shared_and_plain(net):
 
     own = plain_variables(net, variables)
     (loss, (logits, after)), (to_params, to_alphas) = gradients(plain, own)(own["params"], alphas)
-    eval_logits, _ = plain_supernet(net, own, alphas, IMAGES, train=False)
+    eval_logits, _ = plain_supernet(net, own, alphas, IMAGES, train=False, call=JITTED)
     theirs = {
         "eval": eval_logits,
         "loss": loss,

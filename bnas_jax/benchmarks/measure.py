@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,9 +30,15 @@ def cpu_once(run: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
+def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """The wall times of each of the runs, called in turns, so that a load from elsewhere falls on all of them."""
+    rounds = [[once(run) for run in runs] for _ in range(repeats)]
+    return [list(times) for times in zip(*rounds, strict=True)]
+
+
 def summary(values: list[float]) -> dict[str, float]:
     """The median and the spread, lowest to highest."""
-    return {"median": _short(np.median(values)), "lowest": _short(min(values)), "highest": _short(max(values))}
+    return {"median": short(np.median(values)), "lowest": short(min(values)), "highest": short(max(values))}
 
 
 def conditions(*libraries: str) -> dict[str, str | int]:
@@ -49,5 +55,6 @@ def _cpu() -> str:
         return "unknown"
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
+    """Four digits of it."""
     return float(f"{value:.4g}")

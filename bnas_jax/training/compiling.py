@@ -37,7 +37,7 @@ class Program:
 Call = tuple[Program, tuple]
 
 
-def compile_together(calls: Iterable[Call]) -> None:
+def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
     """Compiles what these calls need without making them; JAX then has it. Alone, XLA leaves cores idle half of the time."""
     # Tracing makes millions of objects that live; looking for dead ones among them takes a fifth of its time.
     gc.disable()
@@ -46,5 +46,4 @@ def compile_together(calls: Iterable[Call]) -> None:
             compiling = [pool.submit(program.lower(*arguments).compile) for program, arguments in calls]
         finally:
             gc.enable()
-        for compiled in compiling:
-            compiled.result()
+        return [compiled.result() for compiled in compiling]

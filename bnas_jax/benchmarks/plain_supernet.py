@@ -1,9 +1,8 @@
 """The supernet as the plain sum over edges that it stands for: every edge has layers of its own, and nothing is shared."""
 
-import functools
+from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
@@ -38,17 +37,34 @@ class PlainEdge(nn.Module):
         return total
 
 
-@functools.partial(jax.jit, static_argnames=("module", "train"))
+class PlainSupernet:
+    """In place of a `Supernet`: the same function with the same first parameters, in trees of `plain_variables`."""
+
+    def __init__(self, *arguments):
+        self._net = Supernet(*arguments)
+        self.rules = self._net.rules
+
+    def init(self, key, alphas, images, *, train: bool) -> dict:
+        return plain_variables(self._net, self._net.init(key, alphas, images, train=train))
+
+    def apply(self, variables, alphas, images, *, train: bool, mutable=()):
+        logits, after = plain_supernet(self._net, variables, alphas, images, train=train)
+        return (logits, {"batch_stats": after}) if mutable else logits
+
+
 def call(module: nn.Module, variables, inputs, train: bool):
-    """The module's outputs and its running statistics afterwards. Equal modules of equal shapes are compiled once."""
+    """The module's outputs and its running statistics afterwards."""
     if not train:
         return module.apply(variables, *inputs, train=False), {}
     y, new = module.apply(variables, *inputs, train=True, mutable=["batch_stats"])
     return y, new.get("batch_stats", {})
 
 
-def plain_supernet(net: Supernet, variables, alphas, images, *, train: bool):
-    """Logits as of `net`, and the running statistics after a training pass. variables: see `plain_variables`."""
+def plain_supernet(net: Supernet, variables, alphas, images, *, train: bool, call: Callable = call):
+    """Logits as of `net`, and the running statistics after a training pass. variables: see `plain_variables`.
+
+    call: what runs each module, for instance a jitted `call`.
+    """
     after: dict = {}
 
     def run(module, path, *inputs):
@@ -143,5 +159,7 @@ def _edge_statistics(net: Supernet, cell: int, edge: int, state) -> dict:
     own = lambda values, *index: {name: value if net.shared_statistics else value[index] for name, value in values.items()}
     convs = {name: {"op": {"bn": own(state["bn"], row, position)}} for row, name in enumerate(_learnable(net))}
     poolings = [name for name in net.layer_types if "pool" in name]
+    if not poolings:
+        return convs
     parts = {name: jnp.split(own(state["pool_bn"], position)[name], len(poolings), axis=-1) for name in ("mean", "var")}
     return convs | {f"{name}_bn": {of: part[row] for of, part in parts.items()} for row, name in enumerate(poolings)}

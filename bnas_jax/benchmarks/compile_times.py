@@ -1,0 +1,63 @@
+"""How long JAX traces and XLA compiles, by the events that JAX reports."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+
+Spans = list[tuple[float, float]]
+
+_KINDS = {"jaxpr_trace": "tracing", "jaxpr_to_mlir_module": "tracing", "backend_compile": "compiling"}
+
+
+@dataclasses.dataclass
+class CompileTimes:
+    """(start, end) of everything that was traced and lowered, and compiled or loaded from JAX's cache; how much was loaded."""
+
+    tracing: Spans = dataclasses.field(default_factory=list)
+    compiling: Spans = dataclasses.field(default_factory=list)
+    loaded: int = 0
+
+    def figures(self) -> dict[str, float]:
+        """In seconds, and what they do not count as compiling."""
+        return {
+            "tracing_seconds": round(covered(self.tracing), 1),
+            "compiling_seconds": round(covered(self.compiling), 1),
+            "programs_from_cache": self.loaded,
+        }
+
+
+@contextlib.contextmanager
+def compile_times() -> Iterator[CompileTimes]:
+    """Those of everything inside."""
+    times = CompileTimes()
+
+    def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del kwargs
+        kind = _KINDS.get(event.rpartition("/")[2].removesuffix("_duration"))
+        if kind:
+            now = time.perf_counter()
+            getattr(times, kind).append((now - duration_secs, now))
+
+    def count(event: str, **kwargs: str | int) -> None:
+        del kwargs
+        times.loaded += event == "/jax/compilation_cache/cache_hits"
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    jax.monitoring.register_event_listener(count)
+    try:
+        yield times
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+        jax.monitoring.unregister_event_listener(count)
+
+
+def covered(spans: Spans) -> float:
+    """Seconds that lie in one or more of the spans: programs are compiled side by side, and tracing has tracing within."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total

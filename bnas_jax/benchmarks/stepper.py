@@ -1,0 +1,62 @@
+"""The steps of a run, one after the other, as its loop makes them."""
+
+import sys
+from collections.abc import Callable
+
+import jax
+
+from bnas_jax.benchmarks import measure
+from bnas_jax.benchmarks.compile_times import compile_times
+from bnas_jax.training.compiling import compile_together
+from bnas_jax.training.devices import Devices
+from bnas_jax.training.program import Program
+
+
+class Stepper:
+    """Compiled and called once when it is made.
+
+    compiling: figures of that. temp_memory_mib: of the temporary arrays by XLA's analysis, for the stage that has most of them;
+    None where the backend does not tell. state_leaves: arrays that a call takes and returns.
+    """
+
+    def __init__(self, program: Program, where: Devices):
+        self._feeds, self._done = program.feeds, 0
+        self._state = where.settle(where.create(program.create))
+        self.state_leaves = len(jax.tree.leaves(self._state))
+        self._call = where.compile_steps(*program.stages)
+        self._nothing = where.compile_steps(*(_nothing for _ in program.stages))
+
+        def first_step() -> None:
+            compiled = compile_together(self._call.calls(self._state, [self._feeds(0)]))
+            self.temp_memory_mib = _temp_memory(compiled)
+            self.step()
+
+        with compile_times() as times:
+            seconds = measure.once(first_step)
+        print(f"first step, with tracing and compiling: {seconds:.1f} s", file=sys.stderr)
+        if times.loaded:
+            print("compiled before; JAX_ENABLE_COMPILATION_CACHE=0 measures compiling", file=sys.stderr)
+        self.compiling = {"first_step_seconds": round(seconds, 1), **times.figures()}
+
+    def step(self) -> None:
+        """Until its results are there."""
+        self._advance(self._call)
+
+    def idle_step(self) -> None:
+        """The same calls, with the same arguments and results, of programs that compute nothing."""
+        self._advance(self._nothing)
+
+    def _advance(self, call: Callable) -> None:
+        self._state = jax.block_until_ready(call(self._state, [self._feeds(self._done)]))
+        self._done += 1
+
+
+def _nothing(state, feed):
+    # JAX would leave out what is not used, and hand on what is returned as it came.
+    return jax.lax.optimization_barrier((state, feed))[0]
+
+
+def _temp_memory(compiled: list[jax.stages.Compiled]) -> float | None:
+    sizes = [getattr(program.memory_analysis(), "temp_size_in_bytes", None) for program in compiled]
+    known = [size for size in sizes if size is not None]
+    return measure.short(max(known) / 2**20) if known else None
