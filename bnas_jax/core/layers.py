@@ -57,9 +57,10 @@ def _binary_conv(x, latent, rules, geometry):
 
 
 def _sums_of_signs(x, latent, rules, geometry):
+    stride, padding, dilation, groups = geometry
     dtype = rules.conv_dtype or x.dtype
     signs = binarize.sign(latent, rules.sign_of_zero).astype(dtype)
-    return _conv(x.astype(dtype), signs, *geometry, accumulate=x.dtype)
+    return _conv(x.astype(dtype), signs, stride, padding, dilation, groups, accumulate=x.dtype)
 
 
 def _binary_conv_forward(x, latent, rules, geometry):
@@ -217,24 +218,29 @@ def normalize(x, axis_name: str | None = None):
     return _normalize_forward(x, axis_name)[0]
 
 
-def _batch_mean(x, axis_name):
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    return jax.lax.pmean(mean, axis_name) if axis_name else mean
-
-
 def _normalize_forward(x, axis_name):
-    mean = _batch_mean(x, axis_name)
-    var = _batch_mean(jnp.square(x - mean), axis_name)
+    mean, var = _moments(x, axis_name)
     factor = jax.lax.rsqrt(var + BN_EPSILON)
     y = (x - mean) * factor
     return (y, mean, var), (y, factor)
 
 
+def _moments(x, axis_name):
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
+    if not axis_name:
+        return mean, var
+    # In one message, as latency is what small ones cost: the mean of all squares is that of each device's.
+    mean, square = jax.lax.pmean(jnp.stack([mean, var + jnp.square(mean)]), axis_name)
+    return mean, jnp.maximum(square - jnp.square(mean), 0)
+
+
 def _normalize_backward(axis_name, residuals, gradients):
     y, factor = residuals
     gradient = gradients[0]
-    along = _batch_mean(gradient * y, axis_name)
-    return (factor * (gradient - _batch_mean(gradient, axis_name) - y * along),)
+    sums = [jnp.mean(gradient, axis=(0, 1, 2)), jnp.mean(gradient * y, axis=(0, 1, 2))]
+    mean, along = jax.lax.pmean(jnp.stack(sums), axis_name) if axis_name else sums
+    return (factor * (gradient - mean - y * along),)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)

@@ -157,13 +157,15 @@ class Devices:
         if self.parallel == "none":
             jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
             return Program(lambda arguments: (jitted, ()))
-        spread = self._pmap if self.parallel == "pmap" else self._shard_map
-        return Program(lambda arguments: spread(step, jax.tree.map(lambda leaf: leaf.sharding.spec, arguments), donate))
+        specs = lambda arguments: jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
+        if self.parallel == "pmap":
+            return Program(lambda arguments: self._pmap(step, specs(arguments), donate), options)
+        return Program(lambda arguments: self._shard_map(step, specs(arguments), donate, options))
 
-    def _shard_map(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
+    def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
         # The averages in the step replicate what it returns; checked replication would change what gradients of them mean.
         mapped = jax.shard_map(step, mesh=self._mesh, in_specs=specs, out_specs=_REPLICATED, check_vma=False)
-        return jax.jit(mapped, donate_argnums=donate, compiler_options=_step_options()), ()
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=options), ()
 
     def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
         @functools.wraps(step)

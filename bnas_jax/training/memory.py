@@ -7,6 +7,7 @@ are left as they are.
 
 import contextlib
 import ctypes
+import functools
 import os
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h
@@ -20,6 +21,7 @@ def share_heap() -> None:
         ctypes.CDLL("libc.so.6").mallopt(_ARENA_MAX, 1)
 
 
+@functools.cache  # once for the process
 def keep_heap() -> None:
     """Lets the heap keep what is freed, and take huge pages for up to half of the machine's memory. Where steps run one after
     the other: each that is sent off ahead would add its own gigabytes to the heap."""
