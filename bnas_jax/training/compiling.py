@@ -11,27 +11,16 @@ import jax
 class Program:
     """A jitted function that is made for its first arguments: how it is spread over devices depends on where they lie.
 
-    jitted: (arguments) -> (the jitted function, arguments of its own that come first). options: those of XLA that the jitted
-    function does not take itself; they hold for what `compile_together` compiles.
+    jitted: (arguments) -> (the jitted function, arguments of its own that come first).
     """
 
-    def __init__(self, jitted: Callable[[tuple], tuple[Any, tuple]], options: dict | None = None):
-        self._jitted, self._options = jitted, options
+    def __init__(self, jitted: Callable[[tuple], tuple[Any, tuple]]):
+        self._jitted = jitted
         self._made: dict[Any, tuple[Any, tuple]] = {}
 
-    def lower(self, *arguments) -> Callable[[], jax.stages.Compiled]:
-        """Traces; what comes back compiles."""
+    def lower(self, *arguments) -> jax.stages.Lowered:
         jitted, first = self._for(arguments)
-        lowered = jitted.lower(*first, *arguments)
-        if self._options is None:
-            return lowered.compile  # which the jitted function then finds
-
-        def compile_and_take() -> jax.stages.Compiled:
-            compiled = lowered.compile(compiler_options=self._options)
-            self._made[jax.tree.structure(arguments)] = (compiled, first)
-            return compiled
-
-        return compile_and_take
+        return jitted.lower(*first, *arguments)
 
     def __call__(self, *arguments):
         jitted, first = self._for(arguments)
@@ -54,7 +43,7 @@ def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
     gc.disable()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            compiling = [pool.submit(program.lower(*arguments)) for program, arguments in calls]
+            compiling = [pool.submit(program.lower(*arguments).compile) for program, arguments in calls]
         finally:
             gc.enable()
         return [compiled.result() for compiled in compiling]

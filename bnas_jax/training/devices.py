@@ -159,7 +159,7 @@ class Devices:
             return Program(lambda arguments: (jitted, ()))
         specs = lambda arguments: jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
         if self.parallel == "pmap":
-            return Program(lambda arguments: self._pmap(step, specs(arguments), donate), options)
+            return Program(lambda arguments: self._pmap(step, specs(arguments), donate))  # which takes no options
         return Program(lambda arguments: self._shard_map(step, specs(arguments), donate, options))
 
     def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
