@@ -164,10 +164,9 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     assert f"starts at step {step} of {STEPS}" in noted and "2 processes" in noted and socket.gethostname() in noted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
-def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path, request, how):
-    if not request.config.getoption("--long"):
-        pytest.skip("with --long")
+def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path, how):
     at, _ = on
     command = ["search", *arguments("search", tmp_path), f"--workdir={tmp_path / 'run'}", f"--config.parallel={how}"]
     for code, _, stderr in Pair(*command).wait():
