@@ -30,7 +30,7 @@ def forms() -> Iterator[None]:
     does without.
     """
     with (
-        mock.patch.object(layers, "_conv", _conv),
+        mock.patch.object(layers, "_conv", layers.general_conv),
         mock.patch.object(layers, "normalize", _normalize),
         mock.patch.dict(layers.LAYERS, max_pool_3x3=layers.LayerType(function=_max_pool)),
         mock.patch.object(cell, "hold", lambda x: x),
@@ -49,19 +49,6 @@ def in_one(program: Program) -> Program:
         return state
 
     return program._replace(stages=(step,), feeds=lambda number: (program.feeds(number),))
-
-
-def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-        preferred_element_type=accumulate,
-    )
 
 
 def _normalize(x, axis_name: str | None = None):
