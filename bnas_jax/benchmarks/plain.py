@@ -1,10 +1,10 @@
 """The step as one writes it first, to compare ours with: the same function, in none of the forms that make it fast.
 
 In the search every edge is on its own (`plain_supernet`). In both tasks a 1x1 convolution is a convolution like any other, and
-so is one with strides and holes; batch norm and max pooling are differentiated by JAX; nothing is held in memory on purpose;
-the step is one program, compiled with XLA's own options. What decides about numbers stays ours: signs are multiplied first
-and beta afterwards, or ReLU's gradient at sums of 0 would hang on rounding. So does what is set for the whole process, such
-as the heap of `training.memory`.
+so is one with strides and holes; signs are multiplied as floats, not counted; batch norm and max pooling are differentiated by
+JAX; nothing is held in memory on purpose; the step is one program, compiled with XLA's own options. What decides about numbers
+stays ours: signs are multiplied first and beta afterwards, or ReLU's gradient at sums of 0 would hang on rounding. So does
+what is set for the whole process, such as the heap of `training.memory`.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ def forms() -> Iterator[None]:
     """
     with (
         mock.patch.object(layers, "_conv", layers.general_conv),
+        mock.patch.object(layers, "can_count", lambda *arguments: False),
         mock.patch.object(layers, "normalize", _normalize),
         mock.patch.dict(layers.LAYERS, max_pool_3x3=layers.LayerType(function=_max_pool)),
         mock.patch.object(cell, "hold", lambda x: x),

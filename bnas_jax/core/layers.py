@@ -13,10 +13,13 @@ from bnas_jax.core import binarize
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE
 from bnas_jax.core.hold import hold
+from bnas_jax.core.popcount import sums_of_signs
 from bnas_jax.core.rules import Rules
 
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9  # PyTorch's 0.1, counted from the other side
+MIN_COUNTED = 8  # channels: fewer do not fill the words that are counted
+MAX_COUNTED = 4096  # signs in a sum: with the words, all written out, grows the time to compile (1.5 s for this many)
 
 
 def uniform_fan_in(key, shape, dtype):
@@ -41,33 +44,58 @@ def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1, dtype=None):
     return _conv(x.astype(dtype), kernel.astype(dtype), stride, padding, dilation, groups).astype(x.dtype)
 
 
-def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1):
+def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1, of_signs=False):
     """The convolution of x with `binarize_weights(latent)`; its gradients are those of this composition.
 
     Forward, the signs are multiplied first and beta afterwards, so that sums of +-1 are exact integers, in bfloat16, too. A sum
     that is 0 then is 0 for every order of summation, and ReLU's gradient there does not hang on rounding: with beta inside
     the sum one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding.
+    of_signs: x holds nothing but signs, so that the sums can be counted.
     """
-    return _binary_conv(x, latent, rules, (stride, padding, dilation, groups))
+    return _binary_conv(x, latent, rules, (stride, padding, dilation, groups), of_signs)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _binary_conv(x, latent, rules, geometry):
-    return _sums_of_signs(x, latent, rules, geometry) * binarize.weight_scale(latent)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _binary_conv(x, latent, rules, geometry, of_signs):
+    sums = _sums_of_signs(x, latent, rules, geometry) if of_signs else _sums(x, latent, rules, geometry)
+    return sums.astype(x.dtype) * binarize.weight_scale(latent)
 
 
-def _sums_of_signs(x, latent, rules, geometry):
-    stride, padding, dilation, groups = geometry
+def _sums(x, latent, rules, geometry):
+    """The convolution of x with the signs of `latent`."""
     dtype = rules.conv_dtype or x.dtype
     signs = binarize.sign(latent, rules.sign_of_zero).astype(dtype)
+    stride, padding, dilation, groups = geometry
     return _conv(x.astype(dtype), signs, stride, padding, dilation, groups, accumulate=x.dtype)
 
 
-def _binary_conv_forward(x, latent, rules, geometry):
-    return _binary_conv(x, latent, rules, geometry), (x, latent)
+def _sums_of_signs(x, latent, rules, geometry):
+    """`_sums` where x holds signs: small integers, of two bytes each where they fit, written to memory once."""
+    dtype = jnp.int16 if np.prod(latent.shape[:3]) <= np.iinfo(np.int16).max else jnp.int32
+    convolved = lambda x, latent: _sums(x, latent, rules, geometry).astype(dtype)
+    if not can_count(latent, rules, geometry):
+        return convolved(x, latent)
+    stride, padding, dilation, _ = geometry
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    # Held, or XLA would count again for all who read the sums.
+    counted = lambda x, latent: hold(sums_of_signs(x, latent, **options).astype(dtype))
+    return jax.lax.platform_dependent(x, latent, cpu=counted, default=convolved)
 
 
-def _binary_conv_backward(rules, geometry, residuals, gradient):
+def can_count(latent, rules: Rules, geometry) -> bool:
+    """Whether one bit holds a sign, and the words to count are full and not too many."""
+    groups = geometry[-1]
+    fits = latent.shape[2] >= MIN_COUNTED and np.prod(latent.shape[:3]) <= MAX_COUNTED
+    return fits and groups == 1 and rules.sign_of_zero == 1
+
+
+def _binary_conv_forward(x, latent, rules, geometry, of_signs):
+    return _binary_conv(x, latent, rules, geometry, of_signs), (x, latent)
+
+
+def _binary_conv_backward(rules, geometry, of_signs, residuals, gradient):
+    del of_signs
+
     def composed(x, latent):
         kernel = binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
         return _conv(x.astype(gradient.dtype), kernel.astype(gradient.dtype), *geometry)
@@ -91,7 +119,7 @@ def weighted_edges(y, scale, weights, rules: Rules):
 
 
 def weighted_binary_conv(x, latent, scale, weights, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1):
-    """`weighted_edges` of `binary_conv(x, latent)`. No gradient flows to `scale`.
+    """`weighted_edges` of `binary_conv(x, latent)`, x of signs. No gradient flows to `scale`.
 
     For its gradient it keeps the sums of signs, which are small integers, in two bytes each. Differentiated step by step, XLA
     keeps three arrays of floats of that size: 3.4 GB for a search step of the paper's size, where this takes 1.9.
@@ -101,22 +129,22 @@ def weighted_binary_conv(x, latent, scale, weights, rules: Rules, *, stride=1, p
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _weighted_binary_conv(x, latent, scale, weights, rules, geometry):
-    return weighted_edges(_binary_conv(x, latent, rules, geometry), scale, weights, rules)
+    return weighted_edges(_binary_conv(x, latent, rules, geometry, True), scale, weights, rules)
 
 
 def _weighted_binary_conv_forward(x, latent, scale, weights, rules, geometry):
     sums, beta = _sums_of_signs(x, latent, rules, geometry), binarize.weight_scale(latent)
-    kept = sums.astype(jnp.int16 if np.prod(latent.shape[:3]) <= np.iinfo(np.int16).max else jnp.int32)
-    return weighted_edges(sums * beta, scale, weights, rules), (x, latent, (kept, beta, scale, weights))
+    y = weighted_edges(sums.astype(x.dtype) * beta, scale, weights, rules)
+    return y, (x, latent, sums, beta, scale, weights)
 
 
 def _weighted_binary_conv_backward(rules, geometry, residuals, gradient):
-    x, latent, small = residuals
-    # Else XLA would make floats of them in the forward pass, and keep those.
-    gradient, (kept, beta, scale, weights) = hold((gradient, small))
+    x, latent, sums, beta, scale, weights = residuals
+    # Else XLA would make floats of the sums in the forward pass, and keep those.
+    gradient, sums = hold((gradient, sums))
     edges = lambda y, weights: weighted_edges(y, scale, weights, rules)
-    to_y, to_weights = jax.vjp(edges, kept.astype(gradient.dtype) * beta, weights)[1](gradient)
-    to_x, to_latent = _binary_conv_backward(rules, geometry, (x, latent), to_y)
+    to_y, to_weights = jax.vjp(edges, sums.astype(gradient.dtype) * beta, weights)[1](gradient)
+    to_x, to_latent = _binary_conv_backward(rules, geometry, True, (x, latent), to_y)
     return to_x, to_latent, jax.tree.map(jnp.zeros_like, scale), to_weights
 
 
@@ -286,6 +314,7 @@ class Conv(nn.Module):
     padding: int | None = None  # None keeps the size at stride 1
     binary: bool = True
     bias: bool = False
+    of_signs: bool = False  # whether it is given signs
 
     @nn.compact
     def __call__(self, x):
@@ -297,7 +326,8 @@ class Conv(nn.Module):
             "dilation": self.dilation,
         }
         if self.binary:
-            y = binary_conv(x, self.param("latent", uniform_fan_in, shape, rules.dtype), rules, **geometry)
+            latent = self.param("latent", uniform_fan_in, shape, rules.dtype)
+            y = binary_conv(x, latent, rules, **geometry, of_signs=self.of_signs)
         else:
             kernel = self.param("kernel", uniform_fan_in, shape, rules.dtype)
             y = conv(x, kernel, dtype=rules.conv_dtype, **geometry)
@@ -331,7 +361,9 @@ class BinaryConv(nn.Module):
         inputs = binarize.binarize_activations(x, rules.sign_of_zero) if self.sign else x
         padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
         geometry = (self.kernel, self.stride, padding, self.dilation)
-        y = Conv(self.features, self.kernel, rules, self.stride, self.dilation, padding, self.binary, name="conv")(inputs)
+        y = Conv(
+            self.features, self.kernel, rules, self.stride, self.dilation, padding, self.binary, of_signs=self.sign, name="conv"
+        )(inputs)
         if rules.activation_scale and self.sign:
             y = y * binarize.activation_scale(x, *geometry)
         return nn.relu(y) if rules.relu and self.relu else y
