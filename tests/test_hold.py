@@ -57,7 +57,7 @@ def test_what_is_worked_out_again_keeps_its_inputs_alone():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_weighted_binary_convolution_is_its_composition_and_keeps_two_bytes_a_sum(rules, stride):
     keys = jax.random.split(jax.random.key(0), 5)
-    edges, channels = 3, 4
+    edges, channels = 3, 8  # of which PAPER counts
     x = jnp.sign(jax.random.normal(keys[0], (2, 8, 8, channels)))
     latent = 0.1 * jax.random.normal(keys[1], (3, 3, channels, edges * channels))
     weights = jax.random.uniform(keys[2], (edges,))
