@@ -15,7 +15,7 @@ from bnas_jax.__main__ import run
 from bnas_jax.benchmarks import compile_times, grow, measure, plain, step
 from bnas_jax.benchmarks.plain_supernet import plain_variables
 from bnas_jax.core import cell as cell_lib
-from bnas_jax.core import layers
+from bnas_jax.core import convolution, layers
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.training import devices
 from configs import search as search_configs
@@ -130,7 +130,7 @@ def test_the_plain_step_is_the_same_function(task):
 
 
 def test_the_plain_forms_are_in_place_inside_alone():
-    places = lambda: (layers._conv, layers.normalize, layers.LAYERS["max_pool_3x3"], cell_lib.hold, devices._step_options)
+    places = lambda: (convolution._conv, layers.normalize, layers.LAYERS["max_pool_3x3"], cell_lib.hold, devices._step_options)
     before = places()
     with pytest.raises(ZeroDivisionError), plain.forms():
         assert not set(map(id, places())) & set(map(id, before))

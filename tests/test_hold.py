@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnas_jax.core import layers
+from bnas_jax.core import convolution
 from bnas_jax.core.hold import hold, remat
 from bnas_jax.core.rules import PAPER, RELEASE
 
@@ -66,10 +66,10 @@ def test_the_weighted_binary_convolution_is_its_composition_and_keeps_two_bytes_
     geometry = {"stride": stride, "padding": 1}
 
     def composed(x, latent, weights):
-        return layers.weighted_edges(layers.binary_conv(x, latent, rules, **geometry), scale, weights, rules)
+        return convolution.weighted_edges(convolution.binary_conv(x, latent, rules, **geometry), scale, weights, rules)
 
     def ours(x, latent, weights):
-        return layers.weighted_binary_conv(x, latent, scale, weights, rules, **geometry)
+        return convolution.weighted_binary_conv(x, latent, scale, weights, rules, **geometry)
 
     (y, back), (expected, plain) = jax.vjp(ours, x, latent, weights), jax.vjp(composed, x, latent, weights)
     assert jnp.array_equal(y, expected) and y.shape == (2, size, size, edges, channels)
@@ -81,5 +81,5 @@ def test_the_weighted_binary_convolution_is_its_composition_and_keeps_two_bytes_
 
 def test_sums_too_large_for_two_bytes_are_kept_in_four():
     x, latent = jnp.ones((1, 1, 1, 40000)), jnp.ones((1, 1, 40000, 1))
-    y, back = jax.vjp(lambda w: layers.weighted_binary_conv(x, latent, None, w, PAPER), jnp.ones(1))
+    y, back = jax.vjp(lambda w: convolution.weighted_binary_conv(x, latent, None, w, PAPER), jnp.ones(1))
     assert y.item() == 40000 and back(jnp.ones(y.shape))[0].item() == 40000

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bnas_jax.core import binarize, layers
+from bnas_jax.core.convolution import binary_conv, conv
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import LAYER_TYPES, LEARNABLE, ZEROISE
 from bnas_jax.core.layers import (
@@ -19,8 +20,6 @@ from bnas_jax.core.layers import (
     Conv,
     Layer,
     avg_pool,
-    binary_conv,
-    conv,
     layer_type,
     max_pool,
     normalize,

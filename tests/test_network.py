@@ -11,8 +11,8 @@ from flax import traverse_util
 from bnas_jax.core import binarize, cost, genotype
 from bnas_jax.core import network as networks
 from bnas_jax.core.cell import InterCellSkip, Preprocess, ReductionSkip, drop_path
+from bnas_jax.core.convolution import conv
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.layers import conv
 from bnas_jax.core.network import Network
 from bnas_jax.core.rules import PAPER, REDUCTION_SKIPS, RELEASE, Rules
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnas_jax.core.layers import BinaryConv, binary_conv, general_conv
+from bnas_jax.core.convolution import binary_conv, general_conv
+from bnas_jax.core.layers import BinaryConv
 from bnas_jax.core.popcount import sums_of_signs
 from bnas_jax.core.rules import PAPER, RELEASE, Rules
 

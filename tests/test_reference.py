@@ -1,7 +1,7 @@
 """Whole networks against the numbers of the released code, loaded by its own names (tests/reference).
 
 Forward passes agree to rounding. Gradients cannot: where a sum of +-beta is 0, the released code gets about 1e-8 or 0, as its
-rounding falls, and in the first case its ReLU lets the gradient pass; here the sum is exactly 0 (`layers.binary_conv`).
+rounding falls, and in the first case its ReLU lets the gradient pass; here the sum is exactly 0 (`convolution.binary_conv`).
 tests/test_layers.py compares the gradients of single layers to rounding; here they are compared to within what these zeros do,
 which a wrong convention misses by far.
 """

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.benchmarks.plain_supernet import PlainSupernet
-from bnas_jax.core import cell, layers
+from bnas_jax.core import cell, convolution, layers
 from bnas_jax.training import devices, search
 from bnas_jax.training.program import Program
 
@@ -30,8 +30,8 @@ def forms() -> Iterator[None]:
     does without.
     """
     with (
-        mock.patch.object(layers, "_conv", layers.general_conv),
-        mock.patch.object(layers, "can_count", lambda *arguments: False),
+        mock.patch.object(convolution, "_conv", convolution.general_conv),
+        mock.patch.object(convolution, "can_count", lambda *arguments: False),
         mock.patch.object(layers, "normalize", _normalize),
         mock.patch.dict(layers.LAYERS, max_pool_3x3=layers.LayerType(function=_max_pool)),
         mock.patch.object(cell, "hold", lambda x: x),

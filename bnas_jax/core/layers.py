@@ -10,16 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core import binarize
+from bnas_jax.core.convolution import binary_conv, conv
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE
-from bnas_jax.core.hold import hold
-from bnas_jax.core.popcount import sums_of_signs
 from bnas_jax.core.rules import Rules
 
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9  # PyTorch's 0.1, counted from the other side
-MIN_COUNTED = 8  # channels: fewer do not fill the words that are counted
-MAX_COUNTED = 4096  # signs in a sum: the words are all written out to be compiled, which took 40 s for 40,000
 
 
 def uniform_fan_in(key, shape, dtype):
@@ -32,148 +29,6 @@ def bias_init(fan_in: int):
     """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
     bound = 1 / np.sqrt(fan_in)
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1, dtype=None):
-    """2-D convolution with explicit symmetric zero padding ("SAME" pads differently at stride 2).
-
-    x: (N, H, W, C); kernel: (kh, kw, C / groups, O). dtype: arithmetic of the products; the result has x's.
-    """
-    if dtype is None:
-        return _conv(x, kernel, stride, padding, dilation, groups)
-    return _conv(x.astype(dtype), kernel.astype(dtype), stride, padding, dilation, groups).astype(x.dtype)
-
-
-def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1, of_signs=False):
-    """The convolution of x with `binarize_weights(latent)`; its gradients are those of this composition.
-
-    Forward, the signs are multiplied first and beta afterwards, so that sums of +-1 are exact integers, in bfloat16, too. A sum
-    that is 0 then is 0 for every order of summation, and ReLU's gradient there does not hang on rounding: with beta inside
-    the sum one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding.
-    of_signs: x holds nothing but signs, so that the sums can be counted.
-    """
-    return _binary_conv(x, latent, rules, (stride, padding, dilation, groups), of_signs)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _binary_conv(x, latent, rules, geometry, of_signs):
-    sums = _sums_of_signs(x, latent, rules, geometry) if of_signs else _sums(x, latent, rules, geometry)
-    return sums.astype(x.dtype) * binarize.weight_scale(latent)
-
-
-def _sums(x, latent, rules, geometry):
-    """The convolution of x with the signs of `latent`."""
-    dtype = rules.conv_dtype or x.dtype
-    signs = binarize.sign(latent, rules.sign_of_zero).astype(dtype)
-    stride, padding, dilation, groups = geometry
-    return _conv(x.astype(dtype), signs, stride, padding, dilation, groups, accumulate=x.dtype)
-
-
-def _sums_of_signs(x, latent, rules, geometry):
-    """`_sums` where x holds signs: small integers, of two bytes each where they fit, written to memory once."""
-    dtype = jnp.int16 if np.prod(latent.shape[:3]) <= np.iinfo(np.int16).max else jnp.int32
-    convolved = lambda x, latent: _sums(x, latent, rules, geometry).astype(dtype)
-    if not can_count(latent, rules, geometry):
-        return convolved(x, latent)
-    stride, padding, dilation, _ = geometry
-    options = {"stride": stride, "padding": padding, "dilation": dilation}
-    # Held, or XLA would count again for all who read the sums.
-    counted = lambda x, latent: hold(sums_of_signs(x, latent, **options).astype(dtype))
-    return jax.lax.platform_dependent(x, latent, cpu=counted, default=convolved)
-
-
-def can_count(latent, rules: Rules, geometry) -> bool:
-    """Whether one bit holds a sign, and the words to count are full and not too many."""
-    groups = geometry[-1]
-    fits = latent.shape[2] >= MIN_COUNTED and np.prod(latent.shape[:3]) <= MAX_COUNTED
-    return fits and groups == 1 and rules.sign_of_zero == 1
-
-
-def _binary_conv_forward(x, latent, rules, geometry, of_signs):
-    return _binary_conv(x, latent, rules, geometry, of_signs), (x, latent)
-
-
-def _binary_conv_backward(rules, geometry, of_signs, residuals, gradient):
-    del of_signs
-
-    def composed(x, latent):
-        kernel = binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
-        return _conv(x.astype(gradient.dtype), kernel.astype(gradient.dtype), *geometry)
-
-    gradient = gradient.astype(rules.conv_dtype or gradient.dtype)
-    return jax.vjp(composed, *residuals)[1](gradient)
-
-
-_binary_conv.defvjp(_binary_conv_forward, _binary_conv_backward)
-
-
-def weighted_edges(y, scale, weights, rules: Rules):
-    """What edges of a mixture make of their convolutions, side by side in y: times K, ReLU, times each edge's weight.
-
-    y: (N, H, W, E * C); scale: K, (N, H, W, 1 or E, 1), or None; weights: (E,). Returns (N, H, W, E, C).
-    """
-    y = y.reshape(*y.shape[:3], len(weights), -1)
-    if scale is not None:
-        y = y * scale
-    return (nn.relu(y) if rules.relu else y) * weights[:, None]
-
-
-def weighted_binary_conv(x, latent, scale, weights, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1):
-    """`weighted_edges` of `binary_conv(x, latent)`, x of signs. No gradient flows to `scale`.
-
-    For its gradient it keeps the sums of signs, which are small integers, in two bytes each. Differentiated step by step, XLA
-    keeps three arrays of floats of that size: 3.4 GB for a search step of the paper's size, where this takes 1.9.
-    """
-    return _weighted_binary_conv(x, latent, scale, weights, rules, (stride, padding, dilation, groups))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _weighted_binary_conv(x, latent, scale, weights, rules, geometry):
-    return weighted_edges(_binary_conv(x, latent, rules, geometry, True), scale, weights, rules)
-
-
-def _weighted_binary_conv_forward(x, latent, scale, weights, rules, geometry):
-    sums, beta = _sums_of_signs(x, latent, rules, geometry), binarize.weight_scale(latent)
-    y = weighted_edges(sums.astype(x.dtype) * beta, scale, weights, rules)
-    return y, (x, latent, sums, beta, scale, weights)
-
-
-def _weighted_binary_conv_backward(rules, geometry, residuals, gradient):
-    x, latent, sums, beta, scale, weights = residuals
-    # Else XLA would make floats of the sums in the forward pass, and keep those.
-    gradient, sums = hold((gradient, sums))
-    edges = lambda y, weights: weighted_edges(y, scale, weights, rules)
-    to_y, to_weights = jax.vjp(edges, sums.astype(gradient.dtype) * beta, weights)[1](gradient)
-    to_x, to_latent = _binary_conv_backward(rules, geometry, True, (x, latent), to_y)
-    return to_x, to_latent, jax.tree.map(jnp.zeros_like, scale), to_weights
-
-
-_weighted_binary_conv.defvjp(_weighted_binary_conv_forward, _weighted_binary_conv_backward)
-
-
-def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
-    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0 and groups == 1:
-        # A matrix product is 3 to 5 times faster than the convolution on CPU.
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], preferred_element_type=accumulate)
-    if stride > 1 and dilation % stride == 0 and padding % stride == 0:
-        # Such a kernel meets every stride-th pixel alone. Its gradient at the inputs takes a quarter of the time on CPU.
-        x = x[:, ::stride, ::stride]
-        stride, padding, dilation = 1, padding // stride, dilation // stride
-    return general_conv(x, kernel, stride, padding, dilation, groups, accumulate)
-
-
-def general_conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
-    """XLA's convolution as it is. accumulate: type of the result, None is x's."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-        preferred_element_type=accumulate,
-    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

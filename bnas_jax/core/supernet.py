@@ -15,17 +15,10 @@ import jax.numpy as jnp
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import binarize
 from bnas_jax.core.cell import InterCellSkip, Preprocess
+from bnas_jax.core.convolution import conv, weighted_binary_conv, weighted_edges
 from bnas_jax.core.genotype import EDGES, INPUTS, LAYER_TYPES, NODES, ZEROISE, reductions
 from bnas_jax.core.hold import remat
-from bnas_jax.core.layers import (
-    batch_norm,
-    conv,
-    initial_statistics,
-    layer_type,
-    uniform_fan_in,
-    weighted_binary_conv,
-    weighted_edges,
-)
+from bnas_jax.core.layers import batch_norm, initial_statistics, layer_type, uniform_fan_in
 from bnas_jax.core.network import CifarStem, Classifier, check_shape
 from bnas_jax.core.rules import Rules
 
