@@ -24,6 +24,7 @@ CONVENTION_RULES = {"paper": PAPER, "release": RELEASE}
 CONVENTIONS = tuple(CONVENTION_RULES)
 PRECISIONS = ("float32", "bfloat16", "float64")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
+HALVES = ("auto", "one", "two")
 SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
 SELECT = ("best", "last")
 
@@ -248,7 +249,8 @@ class DeriveSettings:
 @dataclasses.dataclass(frozen=True)
 class SearchSettings(RunSettings):
     """select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
-    `after` that epoch, or `before` it, as in the release."""
+    `after` that epoch, or `before` it, as in the release. halves: alpha's and the weights' half of a step as `one` program or
+    `two`, which agree to rounding, or `auto`, see `Devices.told`."""
 
     network: SearchNetworkSettings
     weights: WeightSettings
@@ -256,9 +258,11 @@ class SearchSettings(RunSettings):
     derive: DeriveSettings
     select: str
     alphas_as_of: str
+    halves: str = "auto"
 
     def __post_init__(self):
         super().__post_init__()
+        _choice("config.halves", self.halves, HALVES)
         _choice("config.select", self.select, SELECT)
         _choice("config.alphas_as_of", self.alphas_as_of, ("after", "before"))
 
@@ -357,7 +361,7 @@ def to_dict(settings: Settings) -> dict:
 # Settings that may change between the stops of one run: none of them changes a number.
 _FREE = (
     *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
-    *("parallel", "steps_per_call", "distributed", "dataset.path", "dataset.workers"),
+    *("parallel", "halves", "steps_per_call", "distributed", "dataset.path", "dataset.workers"),
 )
 
 

@@ -44,6 +44,7 @@ def get_config(variant: str = "cifar10"):
     }
     config.derive = {"gamma": 1.0, "keep_zeroise": True}
     config.select = "best"
+    config.halves = "auto"  # of a step: one program that is told which half it is, on CPU; or one, two
     config.alphas_as_of = common.optional_str()
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": 5.0, "first_epoch": 0},

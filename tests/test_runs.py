@@ -775,14 +775,14 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
 
 
 def check_compiled_once(seen: list[str], task: str) -> None:
-    """`evaluation` apart, a training has one program and a search two."""
-    for name in {"train": ("step",), "search": ("alphas_step", "weights_step")}[task] + ("evaluation",):
+    """One program for the steps, of a search for both halves, and one for the evaluation."""
+    for name in ({"train": "step", "search": "told_half"}[task], "evaluation"):
         assert seen.count(name) == seen.count(f"jit({name})") == 1, name
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_step_is_traced_and_compiled_once(whole, task):
-    """The step of the run, of a search its two halves, and that of the evaluation: over two epochs with checkpoints between."""
+    """The step of the run and that of the evaluation: over two epochs with checkpoints between."""
     _, seen = whole(task)
     check_compiled_once(seen, task)
 

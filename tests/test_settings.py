@@ -100,9 +100,9 @@ def search_of(run):
     model, searcher = build_supernet(run, classes), build_searcher(run)
     optimizer, alphas_optimizer = optimizers.for_search(run, 10), optimizers.alphas_optimizer(run.alphas)
     create = lambda: create_search_state(model, searcher, image, optimizer, alphas_optimizer, run.seed, run.num_epochs)
-    first = functools.partial(steps.alphas_step, searcher=searcher, optimizer=alphas_optimizer, steps_per_epoch=10)
-    second = functools.partial(steps.weights_step, optimizer=optimizer)
-    return create, lambda state, batch: second(first(state, batch, model=model), batch, model=model)
+    own = {"model": model, "searcher": searcher, "optimizer": optimizer, "alphas_optimizer": alphas_optimizer}
+    half = functools.partial(steps.search_half, **own, steps_per_epoch=10)
+    return create, lambda state, batch: half(state, batch, jnp.array(True))
 
 
 def check_state(run, state) -> None:
@@ -386,6 +386,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "conventions", "larq", "one of paper, release"),
         ("train:digits", "precision", "float16", "one of float32, bfloat16, float64"),
         ("train:digits", "parallel", "pjit", "one of auto, none"),
+        ("search:digits", "halves", "three", "one of auto, one, two"),
         ("train:digits", "seed", -1, "from 0 to 4294967295"),
         ("train:digits", "seed", 2**32, "from 0 to 4294967295"),
         ("train:digits", "num_epochs", 0, "at least 1"),
@@ -508,6 +509,8 @@ def test_a_setting_that_changes_no_number_is_no_difference():
     ours = settings.to_dict(resolved("train:digits"))
     free = {"checkpoint__keep_last": 5, "dataset__path": "/data"}
     free |= {"log_every_steps": 7, "checkpoint_every_steps": 3, "parallel": "none", "eval_batch_size": 9}
+    search = settings.to_dict(resolved("search:digits"))
+    assert settings.first_difference(search, settings.to_dict(resolved("search:digits", halves="two"))) is None
     free |= {"checkpoint_every_minutes": 1.5, "steps_per_call": 4, "distributed__timeout_seconds": 5}
     assert settings.first_difference(ours, settings.to_dict(resolved("train:digits", **free))) is None
 

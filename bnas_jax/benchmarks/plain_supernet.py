@@ -47,7 +47,8 @@ class PlainSupernet:
     def init(self, key, alphas, images, *, train: bool) -> dict:
         return plain_variables(self._net, self._net.init(key, alphas, images, train=train))
 
-    def apply(self, variables, alphas, images, *, train: bool, mutable=()):
+    def apply(self, variables, alphas, images, *, train: bool, mutable=(), for_alphas: None = None):
+        del for_alphas  # a plain half knows what it is
         logits, after = plain_supernet(self._net, variables, alphas, images, train=train)
         return (logits, {"batch_stats": after}) if mutable else logits
 

@@ -1,5 +1,6 @@
 """What a step of search or training costs: time, compiling, memory, and how much of the machine it uses."""
 
+import dataclasses
 import resource
 
 import jax
@@ -37,7 +38,7 @@ def benchmark(
     dispatch = measure.seconds(steppers["ours"].idle_step, _DISPATCHES)
     if against_plain:
         with plain.forms():
-            steppers["plain"] = Stepper(plain.in_one(program_of(run, data, where)), where)
+            steppers["plain"] = Stepper(plain.in_one(program_of(in_halves(run), data, where)), where)
             steppers["plain"].step()
     times = dict(zip(steppers, measure.in_turns([stepper.step for stepper in steppers.values()], repeats), strict=True))
     figures = {name: _figures(stepper, times[name], run.batch_size) for name, stepper in steppers.items()}
@@ -50,7 +51,7 @@ def benchmark(
         "peak_memory_mib": peak_memory,
         "dispatch_seconds": measure.summary(dispatch),
         "dispatch_percent": measure.short(100 * np.median(dispatch) / np.median(times["ours"])),
-        **(_flop_figures(program, float(np.median(times["ours"])), repeats) if where.axis is None else {}),
+        **(_flop_figures(program_of(in_halves(run), data, where), times["ours"], repeats) if where.axis is None else {}),
         **figures,
         "conditions": measure.conditions(),
     }
@@ -82,8 +83,9 @@ def _ratios(theirs: dict, ours: dict, times: dict[str, list[float]]) -> dict:
     }
 
 
-def _flop_figures(program: Program, seconds: float, repeats: int) -> dict:
-    """Of a step of `seconds` on one device: what XLA counts is that of a device before its optimizations."""
+def _flop_figures(program: Program, times: list[float], repeats: int) -> dict:
+    """Of steps of these times on one device: what XLA counts is that of a device before its optimizations."""
+    seconds = float(np.median(times))
     shapes = jax.eval_shape(program.create)
     flops = sum(_flops(stage, shapes, feed) for stage, feed in zip(program.stages, program.feeds(0), strict=True))
     peak = matrix_peak(repeats)
@@ -98,6 +100,11 @@ def _flop_figures(program: Program, seconds: float, repeats: int) -> dict:
 def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: devices.Devices) -> Program:
     """The steps that `search` or `train` would make."""
     return search.program(run, data, where) if isinstance(run, SearchSettings) else train.program(run, data, where)
+
+
+def in_halves(run: SearchSettings | TrainSettings) -> SearchSettings | TrainSettings:
+    """The same steps, those of a search as two programs that know their halves: of conditions XLA counts either side."""
+    return dataclasses.replace(run, halves="two") if isinstance(run, SearchSettings) else run
 
 
 def network_of(run: SearchSettings | TrainSettings, image_size: int) -> str:

@@ -100,48 +100,90 @@ def weighted_edges(y, scale, weights, rules: Rules):
     return (nn.relu(y) if rules.relu else y) * weights[:, None]
 
 
-def weighted_binary_conv(x, latent, scale, weights, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1):
+def weighted_binary_conv(
+    x, latent, scale, weights, rules: Rules, for_alphas=None, *, stride=1, padding=0, dilation=1, groups=1
+):
     """`weighted_edges` of `binary_conv(x, latent)`, x of signs. No gradient flows to `scale`.
 
     For its gradient it keeps the sums of signs, which are small integers, in two bytes each. Differentiated step by step, XLA
     keeps three arrays of floats of that size: 3.4 GB for a search step of the paper's size, where this takes 1.9.
+    for_alphas: see `supernet.Supernet`; where true, the gradient of `latent` is zeros that took no time.
     """
-    return _weighted_binary_conv(x, latent, scale, weights, rules, (stride, padding, dilation, groups))
+    return _weighted_binary_conv(x, latent, scale, weights, for_alphas, rules, (stride, padding, dilation, groups))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _weighted_binary_conv(x, latent, scale, weights, rules, geometry):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _weighted_binary_conv(x, latent, scale, weights, for_alphas, rules, geometry):
+    del for_alphas
     return weighted_edges(_binary_conv(x, latent, rules, geometry, True), scale, weights, rules)
 
 
-def _weighted_binary_conv_forward(x, latent, scale, weights, rules, geometry):
+def _weighted_binary_conv_forward(x, latent, scale, weights, for_alphas, rules, geometry):
     sums, beta = _sums_of_signs(x, latent, rules, geometry), binarize.weight_scale(latent)
     y = weighted_edges(sums.astype(x.dtype) * beta, scale, weights, rules)
-    return y, (x, latent, sums, beta, scale, weights)
+    return y, (x, latent, sums, beta, scale, weights, for_alphas)
 
 
 def _weighted_binary_conv_backward(rules, geometry, residuals, gradient):
-    x, latent, sums, beta, scale, weights = residuals
+    x, latent, sums, beta, scale, weights, for_alphas = residuals
     # Else XLA would make floats of the sums in the forward pass, and keep those.
     gradient, sums = hold((gradient, sums))
     edges = lambda y, weights: weighted_edges(y, scale, weights, rules)
     to_y, to_weights = jax.vjp(edges, sums.astype(gradient.dtype) * beta, weights)[1](gradient)
     to_x, to_latent = _binary_conv_backward(rules, geometry, True, (x, latent), to_y)
-    return to_x, to_latent, jax.tree.map(jnp.zeros_like, scale), to_weights
+    if for_alphas is not None:
+        # XLA drops the other gradient of `latent`, which nothing reads.
+        wanted = lambda: _latent_gradient(x, latent, to_y, rules, geometry)
+        to_latent = jax.lax.cond(for_alphas, lambda: jnp.zeros_like(latent), wanted)
+    return to_x, to_latent, jax.tree.map(jnp.zeros_like, scale), to_weights, None
 
 
 _weighted_binary_conv.defvjp(_weighted_binary_conv_forward, _weighted_binary_conv_backward)
+
+
+def _latent_gradient(x, latent, gradient, rules, geometry):
+    """That of `_binary_conv_backward`, for the inside of a condition."""
+    gradient = gradient.astype(rules.conv_dtype or gradient.dtype)
+    kernel = _kernel_gradient(x.astype(gradient.dtype), gradient, latent.shape[:2], *geometry)
+    binarized = lambda latent: binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
+    return jax.vjp(binarized, latent)[1](kernel.astype(latent.dtype))[0]
+
+
+def _kernel_gradient(x, gradient, size, stride, padding, dilation, groups):
+    """The gradient of `_conv` at its kernel of `size`: a convolution of channels, over images, by the gradient of its result.
+
+    JAX writes the same with its axes in another order. XLA's CPU compiler puts them into the order of its fast kernels in a
+    program's main computation alone; inside a condition such a convolution takes 100 times as long.
+    """
+    stride, padding, dilation, x = _dense_stride(stride, padding, dilation, x)
+    # Of the pixels on the far side, strides leave some unread.
+    ends = [padding - (n + 2 * padding - dilation * (k - 1) - 1) % stride for n, k in zip(x.shape[1:3], size, strict=True)]
+    y = jax.lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        gradient.transpose(1, 2, 0, 3),
+        window_strides=(dilation, dilation),
+        padding=[(padding, end) for end in ends],
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        batch_group_count=groups,
+    )
+    return y.transpose(1, 2, 0, 3)
 
 
 def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0 and groups == 1:
         # A matrix product is 3 to 5 times faster than the convolution on CPU.
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], preferred_element_type=accumulate)
-    if stride > 1 and dilation % stride == 0 and padding % stride == 0:
-        # Such a kernel meets every stride-th pixel alone. Its gradient at the inputs takes a quarter of the time on CPU.
-        x = x[:, ::stride, ::stride]
-        stride, padding, dilation = 1, padding // stride, dilation // stride
+    stride, padding, dilation, x = _dense_stride(stride, padding, dilation, x)
     return general_conv(x, kernel, stride, padding, dilation, groups, accumulate)
+
+
+def _dense_stride(stride, padding, dilation, x):
+    """(stride, padding, dilation, x) of the same convolution, with stride 1 where its kernel meets every stride-th pixel alone:
+    its gradient at the inputs then takes a quarter of the time on CPU."""
+    if stride > 1 and dilation % stride == 0 and padding % stride == 0:
+        return 1, padding // stride, dilation // stride, x[:, ::stride, ::stride]
+    return stride, padding, dilation, x
 
 
 def general_conv(x, kernel, stride, padding, dilation, groups, accumulate=None):

@@ -38,7 +38,7 @@ class MixedEdges(nn.Module):
     shared_statistics: bool = True
 
     @nn.compact
-    def __call__(self, x, weights, *, train: bool):
+    def __call__(self, x, weights, *, train: bool, for_alphas=None):
         """x: (N, H, W, C); weights: (E, types). Returns (N, H', W', E, C), each edge's weighted sum."""
         edges, dtype, channels = weights.shape[0], self.rules.dtype, x.shape[-1]
         convs, pools = _kinds(self.layer_types)
@@ -57,7 +57,7 @@ class MixedEdges(nn.Module):
         }
         statistics = {name: variable.value for name, variable in running.items()}
         total, statistics = mixed_edges(
-            x, weights.astype(dtype), kernels, statistics, self.layer_types, self.stride, self.rules, train
+            x, weights.astype(dtype), kernels, statistics, self.layer_types, self.stride, self.rules, train, for_alphas
         )
         if train and not self.is_initializing():
             for name, variable in running.items():
@@ -68,12 +68,21 @@ class MixedEdges(nn.Module):
 # Jitted by itself, so that states of equal shapes are traced, differentiated and lowered once: half the time before XLA.
 @functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
 def mixed_edges(
-    x, weights, kernels: dict, statistics: dict, layer_types: tuple[str, ...], stride: int, rules: Rules, train: bool
+    x,
+    weights,
+    kernels: dict,
+    statistics: dict,
+    layer_types: tuple[str, ...],
+    stride: int,
+    rules: Rules,
+    train: bool,
+    for_alphas=None,
 ):
     """(the weighted sum of each edge, (N, H', W', E, C); running statistics after it) of the edges that leave the state x.
 
     weights: (E, types). kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, E' * C), those of the first E' edges and of the
     last, which keep float weights (`rules.float_head`). statistics: `bn` of the convolutions' input, `pool_bn` of the poolings.
+    for_alphas: see `Supernet`.
     """
     convs, pools = _kinds(layer_types)
     outputs: dict[str, jax.Array] = {}
@@ -92,7 +101,8 @@ def mixed_edges(
         for position, name in enumerate(convs):
             # (N, H, W, types, E, C), where each edge has statistics of its own
             own_signs, own_normal = (v if v.ndim == 4 else v[..., position, :, :] for v in (signs, normal))
-            outputs[name] = _convs(own_signs, own_normal, name, kernels, weights[:, layer_types.index(name)], stride, rules)
+            own_weights = weights[:, layer_types.index(name)]
+            outputs[name] = _convs(own_signs, own_normal, name, kernels, own_weights, stride, rules, for_alphas)
     # In the order of the types: sums of floats hang on it.
     return sum((outputs[name] for name in layer_types if name in outputs), jnp.zeros((), rules.dtype)), new
 
@@ -103,7 +113,7 @@ def _kinds(layer_types) -> tuple[list[str], list[str]]:
     return convs, [name for name in layer_types if name not in (*convs, ZEROISE)]
 
 
-def _convs(signs, normal, name, kernels, weights, stride, rules):
+def _convs(signs, normal, name, kernels, weights, stride, rules, for_alphas):
     """The convolutions of one type of all edges side by side, with K, ReLU and weights: (N, H', W', E, C). weights: (E,)."""
     kind, edges = layer_type(name), len(weights)
     groups = 1 if signs.ndim == 4 else edges
@@ -125,7 +135,7 @@ def _convs(signs, normal, name, kernels, weights, stride, rules):
         inputs = signs if groups == 1 else signs[..., part.start * channels : part.stop * channels]
         options = {**geometry, "groups": 1 if groups == 1 else count}
         if prefix == "latent":
-            outputs.append(weighted_binary_conv(inputs, kernel, own_scale, weights[part], rules, **options))
+            outputs.append(weighted_binary_conv(inputs, kernel, own_scale, weights[part], rules, for_alphas, **options))
         else:
             y = conv(inputs, kernel, dtype=rules.conv_dtype, **options)
             outputs.append(weighted_edges(y, own_scale, weights[part], rules))
@@ -146,7 +156,7 @@ class MixedCell(nn.Module):
     shared_statistics: bool = True
 
     @nn.compact
-    def __call__(self, before, previous, weights, *, train: bool):
+    def __call__(self, before, previous, weights, *, train: bool, for_alphas=None):
         """before, previous: outputs of the two cells before; weights: (14, types) probabilities."""
         binary = self.rules.binary_search_preprocess
         preprocess = Preprocess(
@@ -172,7 +182,7 @@ class MixedCell(nn.Module):
                 self.float_edges[source],
                 self.shared_statistics,
                 name=f"state{source}",
-            )(states[source], weights[jnp.array(leaving)], train=train)
+            )(states[source], weights[jnp.array(leaving)], train=train, for_alphas=for_alphas)
             for position, edge in enumerate(leaving):
                 node = EDGES[edge][1] - INPUTS
                 nodes[node] = nodes[node] + mixed[:, :, :, position]
@@ -183,7 +193,11 @@ class MixedCell(nn.Module):
 
 
 class Supernet(nn.Module):
-    """`apply(variables, alphas, images, train=False)`: NHWC images to logits, alphas {"normal", "reduce"} (14, types) each."""
+    """`apply(variables, alphas, images, train=False)`: NHWC images to logits, alphas {"normal", "reduce"} (14, types) each.
+
+    for_alphas: None, or an array of one truth value, for a step that is told when it runs whether it is alpha's: where true,
+    the gradients of the mixtures' latent weights, most of the work of all kernels' gradients, are left out, as zeros.
+    """
 
     num_cells: int
     channels: int
@@ -194,7 +208,7 @@ class Supernet(nn.Module):
     shared_statistics: bool = True
 
     @nn.compact
-    def __call__(self, alphas, images, *, train: bool = False):
+    def __call__(self, alphas, images, *, train: bool = False, for_alphas=None):
         chex.assert_shape(list(alphas.values()), (len(EDGES), len(self.layer_types)))
         weights = alphas_lib.relax(alphas)
         before, previous = CifarStem(self.channels, self.rules, name="stem")(images.astype(self.rules.dtype), train=train)
@@ -216,7 +230,8 @@ class Supernet(nn.Module):
                 self.shared_statistics,
                 name=f"cell{index}",
             )
-            before, previous = previous, cell(before, previous, weights["reduce" if reduction else "normal"], train=train)
+            own = weights["reduce" if reduction else "normal"]
+            before, previous = previous, cell(before, previous, own, train=train, for_alphas=for_alphas)
             previous_reduction = reduction
         return Classifier(self.num_classes, self.rules, name="classifier")(previous)
 

@@ -1,10 +1,9 @@
 """BNAS: the first-order bilevel search of DARTS with the annealed diversity regularizer (Eq. 5).
 
-A searcher says how alpha begins, what its gradient is and which genotype it stands for; the loop does the rest.
+A searcher says how alpha begins, what its objective adds to the loss and which genotype it stands for; the step does the rest.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -14,9 +13,6 @@ from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.genotype import Genotype
 
-# (params, alphas) -> (cross-entropy on a validation batch, whatever the step wants to keep)
-TaskLoss = Callable[[Any, Alphas], tuple[jax.Array, Any]]
-
 
 class Searcher(Protocol):
     """What a search algorithm is to the loop."""
@@ -24,8 +20,8 @@ class Searcher(Protocol):
     def init_alphas(self, key) -> dict[str, jax.Array]:
         """alpha at the start."""
 
-    def alpha_gradient(self, task_loss: TaskLoss, params, alphas: Alphas, epoch) -> tuple[Alphas, Any]:
-        """The gradient of the search objective (Eq. 5) to alpha, and what `task_loss` wants to keep."""
+    def regularizer(self, alphas: Alphas, epoch) -> jax.Array:
+        """What alpha's objective adds to the cross-entropy of a validation batch (Eq. 5)."""
 
     def derive(self, alphas: Alphas) -> Genotype:
         """The genotype that alpha stands for."""
@@ -45,12 +41,8 @@ class Bnas:
     def init_alphas(self, key) -> dict[str, jax.Array]:
         return alphas_lib.init(key, len(self.layer_types), self.dtype)
 
-    def alpha_gradient(self, task_loss: TaskLoss, params, alphas: Alphas, epoch) -> tuple[Alphas, Any]:
-        def objective(alphas):
-            loss, kept = task_loss(params, alphas)
-            return loss + alphas_lib.diversity(alphas, epoch, weight=self.diversity, tau=self.tau), kept
-
-        return jax.grad(objective, has_aux=True)(alphas)
+    def regularizer(self, alphas: Alphas, epoch) -> jax.Array:
+        return alphas_lib.diversity(alphas, epoch, weight=self.diversity, tau=self.tau)
 
     def derive(self, alphas: Alphas) -> Genotype:
         weights = alphas_lib.relax(alphas)

@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +40,7 @@ def build_searcher(run: SearchSettings) -> Searcher:
 
 
 def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
-    """The search of a cell; its steps' first half is alpha's, its second the weights'."""
+    """The search of a cell; its steps' first half is alpha's, its second the weights'. See `Devices.told`."""
     model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
     # Half of the training set for the weights, half for alpha; the test set stays unseen.
     halves = split_half(data.train, run.seed, run.dataset.stratified)
@@ -57,19 +56,29 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
         for i, half in enumerate(halves)
     )
     optimizer, alphas_optimizer = optimizers.for_search(run, source.steps_per_epoch), optimizers.alphas_optimizer(run.alphas)
-    shared: dict[str, Any] = {"model": model, "microbatches": run.microbatches, "axis": where.axis}
-    of_alphas: dict[str, Any] = {"searcher": searcher, "optimizer": alphas_optimizer, "steps_per_epoch": source.steps_per_epoch}
 
-    def alphas_step(state: SearchState, feed) -> SearchState:
-        return steps.alphas_step(state, where.batch(valid_source, feed, run.microbatches), **of_alphas, **shared)
-
-    def weights_step(state: SearchState, feed) -> SearchState:
-        return steps.weights_step(state, where.batch(source, feed, run.microbatches), optimizer=optimizer, **shared)
+    def half(state: SearchState, feed, for_alphas) -> SearchState:
+        """feed: those of both sources."""
+        valid_feed, train_feed = feed
+        valid_batch = lambda: where.batch(valid_source, valid_feed, run.microbatches)
+        train_batch = lambda: where.batch(source, train_feed, run.microbatches)
+        return steps.search_half(
+            state,
+            steps.either(for_alphas, valid_batch, train_batch),
+            for_alphas,
+            model=model,
+            searcher=searcher,
+            optimizer=optimizer,
+            alphas_optimizer=alphas_optimizer,
+            steps_per_epoch=source.steps_per_epoch,
+            microbatches=run.microbatches,
+            axis=where.axis,
+        )
 
     shape = data.train.image_shape
     create = lambda: create_search_state(model, searcher, shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
-    feeds = lambda step: (valid_source.feed(step), source.feed(step))
-    return Program(model, create, (alphas_step, weights_step), feeds, source.steps_per_epoch, halves[1])
+    stages, feeds = where.told(half, (True, False), lambda step: (valid_source.feed(step), source.feed(step)), run.halves)
+    return Program(model, create, stages, feeds, source.steps_per_epoch, halves[1])
 
 
 def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:

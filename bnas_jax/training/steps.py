@@ -106,68 +106,67 @@ def train_step(
     )
 
 
-def alphas_step(
+def search_half(
     state: SearchState,
     batch: Batch,
+    for_alphas: bool | jax.Array,
     *,
     model: Supernet,
     searcher: Searcher,
     optimizer: optax.GradientTransformation,
+    alphas_optimizer: optax.GradientTransformation,
     steps_per_epoch: int,
     microbatches: int = 1,
     axis: str | None = None,
 ) -> SearchState:
-    """The first half of a step of the search: alpha, on validation data (DARTS, Algorithm 1, line 1).
+    """One half of a step of the search (DARTS, Algorithm 1): the first, `for_alphas`, moves alpha on validation data (Eq. 5),
+    the second the weights on training data, with the new alpha.
 
+    for_alphas: known while tracing, or an array, known only when it runs: both halves are then one program.
     batch: the device's own examples. axis: that of the devices, to average over.
     """
     epoch = state.step // steps_per_epoch
+    known = isinstance(for_alphas, bool)
 
     def gradient(batch_stats, part, _):
-        loss_of = lambda params, alphas: _supernet_loss(model, params, alphas, batch_stats, part)
-        grads, (new, _) = searcher.alpha_gradient(loss_of, state.params, state.alphas, epoch)
-        return new, grads
+        def objective(params, alphas):
+            variables = {"params": params, "batch_stats": batch_stats}
+            options: dict[str, Any] = {"train": True, "for_alphas": None if known else for_alphas}
+            logits, new = model.apply(variables, alphas, part["image"], mutable=["batch_stats"], **options)
+            loss = jnp.mean(cross_entropy(logits, part["label"]))
+            correct = jnp.sum(hits(logits, part["label"]))
+            return loss + searcher.regularizer(alphas, epoch), (new["batch_stats"], loss, correct)
 
-    batch_stats, grads = average(accumulate(gradient, state.batch_stats, batch, microbatches), axis)
-    updates, opt_state = optimizer.update(grads, state.alphas_opt_state, state.alphas)
-    alphas = optax.apply_updates(state.alphas, updates)
-    return state.replace(batch_stats=batch_stats, alphas=alphas, alphas_opt_state=opt_state)
+        grads, (new, loss, correct) = jax.grad(objective, (0, 1), has_aux=True)(state.params, state.alphas)
+        # What is not returned is not computed.
+        wanted = grads if not known else (None, grads[1]) if for_alphas else (grads[0], None)
+        return new, (wanted, loss, correct)
 
+    of_batch = accumulate(gradient, state.batch_stats, batch, microbatches)
+    batch_stats, ((params_grads, alphas_grads), loss, correct) = average(of_batch, axis)
 
-def weights_step(
-    state: SearchState,
-    batch: Batch,
-    *,
-    model: Supernet,
-    optimizer: optax.GradientTransformation,
-    microbatches: int = 1,
-    axis: str | None = None,
-) -> SearchState:
-    """The second half: the weights, on training data, with the new alpha (DARTS, Algorithm 1, line 2). See `alphas_step`."""
+    def move_alphas(state: SearchState) -> SearchState:
+        updates, opt_state = alphas_optimizer.update(alphas_grads, state.alphas_opt_state, state.alphas)
+        return state.replace(alphas=optax.apply_updates(state.alphas, updates), alphas_opt_state=opt_state)
 
-    def gradient(batch_stats, part, _):
-        loss_of = lambda params: _supernet_loss(model, params, state.alphas, batch_stats, part)
-        (loss, (new, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        return new, (grads, loss, correct)
+    def move_weights(state: SearchState) -> SearchState:
+        updates, opt_state = optimizer.update(params_grads, state.opt_state, state.params)
+        return state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            sums=_counted(state.sums, loss, correct, batch, microbatches, axis),
+            guard=None if state.guard is None else watch(state.guard, params_grads, state.step),
+        )
 
-    batch_stats, (grads, loss, correct) = average(accumulate(gradient, state.batch_stats, batch, microbatches), axis)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        sums=_counted(state.sums, loss, correct, batch, microbatches, axis),
-        guard=None if state.guard is None else watch(state.guard, grads, state.step),
-    )
+    return either(for_alphas, move_alphas, move_weights, state.replace(batch_stats=batch_stats))
 
 
-def _supernet_loss(model: Supernet, params, alphas, batch_stats, batch: Batch):
-    """(mean loss, (new batch statistics, number of hits))"""
-    variables = {"params": params, "batch_stats": batch_stats}
-    logits, new = model.apply(variables, alphas, batch["image"], train=True, mutable=["batch_stats"])
-    loss = jnp.mean(cross_entropy(logits, batch["label"]))
-    return loss, (new["batch_stats"], jnp.sum(hits(logits, batch["label"])))
+def either(flag: bool | jax.Array, first: Callable, second: Callable, *arguments):
+    """`first(*arguments)` where the flag is true, else `second(*arguments)`."""
+    if isinstance(flag, bool):
+        return (first if flag else second)(*arguments)
+    return jax.lax.cond(flag, first, second, *arguments)
 
 
 def _counted(sums: Sums, loss, correct, batch: Batch, microbatches: int, axis: str | None) -> Sums:
