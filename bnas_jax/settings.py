@@ -250,7 +250,7 @@ class DeriveSettings:
 class SearchSettings(RunSettings):
     """select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
     `after` that epoch, or `before` it, as in the release. halves: alpha's and the weights' half of a step as `one` program or
-    `two`, which agree to rounding, or `auto`, see `Devices.told`."""
+    `two`, which agree to rounding, or `auto`, see `Devices.halves`."""
 
     network: SearchNetworkSettings
     weights: WeightSettings

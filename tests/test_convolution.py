@@ -10,23 +10,24 @@ import pytest
 from bnas_jax.core import convolution
 from bnas_jax.core.rules import PAPER, RELEASE
 
-GEOMETRIES = [  # kernel, stride, padding, dilation, groups
-    *((3, 1, 1, 1, 1), (3, 2, 1, 1, 1), (5, 1, 2, 1, 1), (5, 2, 2, 1, 1), (3, 1, 2, 2, 1), (3, 2, 2, 2, 1), (5, 2, 4, 2, 1)),
-    *((3, 1, 1, 1, 2), (3, 2, 1, 1, 2), (5, 2, 4, 2, 2), (3, 3, 0, 1, 1)),
-]
+# kernel, stride, padding, dilation, groups
+GEOMETRIES = [(3, 1, 1, 1, 1), (5, 2, 2, 1, 1), (3, 1, 2, 2, 1), (5, 2, 4, 2, 1), (3, 2, 1, 1, 2), (3, 3, 0, 1, 1)]
 
 
-@pytest.mark.parametrize("size", [8, 9])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_gradient_at_the_kernel_is_that_of_the_convolution(geometry, size):
+def test_the_gradient_at_the_kernel_is_that_of_the_convolution(geometry):
     side, *options = geometry
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (3, size, size + 1, 4))
+    x = jax.random.normal(keys[0], (3, 8, 9, 4))
     kernel = jax.random.normal(keys[1], (side, side, 4 // options[-1], 6))
-    y, back = jax.vjp(lambda kernel: convolution._conv(x, kernel, *options), kernel)
-    gradient = jax.random.normal(keys[2], y.shape)
-    ours = convolution._kernel_gradient(x, gradient, (side, side), *options)
-    np.testing.assert_allclose(ours, back(gradient)[0], rtol=1e-5, atol=1e-5)
+
+    @jax.jit
+    def both():
+        y, back = jax.vjp(lambda kernel: convolution._conv(x, kernel, *options), kernel)
+        gradient = jax.random.normal(keys[2], y.shape)
+        return convolution._kernel_gradient(x, gradient, (side, side), *options), back(gradient)[0]
+
+    np.testing.assert_allclose(*both(), rtol=1e-5, atol=1e-5)
 
 
 def inputs(stride: int):
@@ -49,7 +50,7 @@ def gradients(arguments, gradient, rules, stride, for_alphas):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_half_of_a_step_that_is_told_so_leaves_out_the_latent_weights_alone(rules, stride):
     arguments, gradient = inputs(stride)
-    expected = gradients(arguments, gradient, rules, stride, None)
+    expected = jax.jit(lambda: gradients(arguments, gradient, rules, stride, None))()
     told = jax.jit(lambda flag: gradients(arguments, gradient, rules, stride, flag))
     of_weights, of_alphas = told(jnp.array(False)), told(jnp.array(True))
     for one, other in zip(of_weights, expected, strict=True):

@@ -40,7 +40,7 @@ def build_searcher(run: SearchSettings) -> Searcher:
 
 
 def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
-    """The search of a cell; its steps' first half is alpha's, its second the weights'. See `Devices.told`."""
+    """The search of a cell; its steps' first half is alpha's, its second the weights'. See `Devices.halves`."""
     model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
     # Half of the training set for the weights, half for alpha; the test set stays unseen.
     halves = split_half(data.train, run.seed, run.dataset.stratified)
@@ -77,7 +77,7 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
 
     shape = data.train.image_shape
     create = lambda: create_search_state(model, searcher, shape, optimizer, alphas_optimizer, run.seed, run.num_epochs)
-    stages, feeds = where.told(half, (True, False), lambda step: (valid_source.feed(step), source.feed(step)), run.halves)
+    stages, feeds = where.halves(half, lambda step: (valid_source.feed(step), source.feed(step)), run.halves)
     return Program(model, create, stages, feeds, source.steps_per_epoch, halves[1])
 
 
