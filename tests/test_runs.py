@@ -169,6 +169,15 @@ def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
     assert same(counted.start(), counting(10)) and counted.saved() == [5, 10]
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to it, which it has not where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_quits_at_once(tmp_path):
     counted = Counting(tmp_path)
     counted.before = lambda step, state: ([os.kill(os.getpid(), signal.SIGINT) for _ in range(2)], state)[1]

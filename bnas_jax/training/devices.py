@@ -232,7 +232,8 @@ class Steps:
     """Compiled steps: (state, [feeds of a step, ...]) -> state.
 
     The feeds of a step are one for each stage; all steps make one call. The old state's buffers are reused. Stages are programs
-    of their own, equal ones the same: what XLA does for one grows faster than it (a search step as two loads in 0.4 of the time).
+    of their own, equal ones the same: XLA's work grows faster than what it is given (a search step as two loads in 0.4 of the
+    time that it takes as one).
     programs: one for each stage. scanned: see `_scanned`, (structure, own) -> the program of several steps.
     """
 
