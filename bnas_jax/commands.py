@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from bnas_jax import settings
+from bnas_jax import settings, typed
 from bnas_jax.core import cost as cost_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.errors import UserError
@@ -139,13 +139,13 @@ def evaluate(arguments: list[str]) -> dict:
     values = flags.FlagValues()
     # Only what does not change the network may be set anew.
     open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
-    open_settings.distributed = _typed(resolved.get("distributed") or {}, **settings.field_types(settings.DistributedSettings))
-    open_settings.dataset = _typed(resolved.get("dataset") or {}, **settings.field_types(settings.DatasetSettings))
+    open_settings.distributed = _typed(resolved.get("distributed") or {}, **typed.field_types(settings.DistributedSettings))
+    open_settings.dataset = _typed(resolved.get("dataset") or {}, **typed.field_types(settings.DatasetSettings))
     _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     _parse(values, arguments, "evaluate")
-    run = settings.from_config({**resolved, **settings.plain(open_settings)})
+    run = settings.from_config({**resolved, **typed.plain(open_settings)})
     return evaluate(workdir, run, values.step)
 
 

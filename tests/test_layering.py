@@ -20,7 +20,9 @@ LOOPS = MODELS | {"data", "training"}
 MAY_IMPORT = {
     "core": set(),
     "data": {"core"},  # of which errors alone, see below
-    "settings": {"core"},
+    "checks": {"core"},
+    "typed": {"core", "checks"},
+    "settings": {"core", "checks", "typed"},
     "baselines": {"core", "settings"},
     "search": {"core", "settings"},
     "training": MODELS | {"data"},
@@ -28,7 +30,7 @@ MAY_IMPORT = {
     "interop": LOOPS,
     "report": LOOPS,
     "benchmarks": LOOPS,
-    "commands": LOOPS | {"deploy", "interop", "report", "benchmarks"},
+    "commands": LOOPS | {"typed", "deploy", "interop", "report", "benchmarks"},
     "__main__": LOOPS | {"deploy", "interop", "report", "benchmarks", "commands"},
     "__init__": set(),
 }
