@@ -23,8 +23,9 @@ EDGES: tuple[tuple[int, int], ...] = tuple((i, INPUTS + n) for n in range(NODES)
 FORMS = ("cifar", "imagenet")
 
 ZEROISE = "none"
-# Table 3, in the order of the architecture parameters (that of the released code, so that its alphas can be read).
-LAYER_TYPES = (
+# The search space of Table 3, in the order of the architecture parameters (that of the released code, so that its alphas can
+# be read). It never grows; `layers.LAYERS` does.
+TABLE_3 = (
     ZEROISE,
     "max_pool_3x3",
     "avg_pool_3x3",
@@ -33,9 +34,6 @@ LAYER_TYPES = (
     "bin_conv_3x3",
     "bin_conv_5x5",
 )
-LEARNABLE = tuple(t for t in LAYER_TYPES if t.startswith("bin_"))
-# Layer types of the cells that the paper only compares with (DARTS, SNAS, GDAS; Table 11).
-COMPARED_LAYER_TYPES = ("skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 # GDAS's hand-made reduction cell, which stands in a genotype by its name alone.
 FIXED_REDUCTION = "gdas_fixed"
 
@@ -73,7 +71,6 @@ class Genotype:
 
 
 def _checked_cell(cell, name: str) -> Cell:
-    known = LAYER_TYPES + COMPARED_LAYER_TYPES
     if isinstance(cell, str) or not isinstance(cell, (list, tuple)) or len(cell) != 2 * NODES:
         size = len(cell) if isinstance(cell, (list, tuple)) else repr(cell)
         raise UserError(f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a node; got {size}")
@@ -83,8 +80,8 @@ def _checked_cell(cell, name: str) -> Cell:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise UserError(f"genotype: {name} pair {position} must be [layer type, input], got {pair!r}")
         layer, source = pair
-        if layer not in known:
-            raise UserError(f"genotype: unknown layer type {layer!r} in the {name} cell; known: {', '.join(known)}")
+        if not isinstance(layer, str):
+            raise UserError(f"genotype: the layer type of {name} pair {position} must be a name, got {layer!r}")
         if isinstance(source, bool) or not isinstance(source, (int, np.integer)) or not 0 <= source < node:
             raise UserError(
                 f"genotype: {name} pair {position} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
@@ -107,11 +104,6 @@ def from_json(text: str) -> Genotype:
     except json.JSONDecodeError as error:
         raise UserError(f"genotype: not valid JSON ({error})") from None
     return from_dict(value)
-
-
-def reductions(num_cells: int) -> tuple[int, ...]:
-    """The cells that halve the image and double the width: at one and at two thirds of the depth (DARTS section 2.1)."""
-    return tuple(sorted({num_cells // 3, 2 * num_cells // 3}))
 
 
 _NAMED = pathlib.Path(__file__).parent / "genotypes"
@@ -142,7 +134,7 @@ def without_zeroise(name: str) -> str | None:
     return json.loads((_NAMED / f"{name}.json").read_text()).get("without_zeroise")
 
 
-def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_types=LAYER_TYPES) -> Cell:
+def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_types=TABLE_3) -> Cell:
     """One cell from the relaxed architecture parameters of its edges.
 
     weights: (14, len(layer_types)) softmax probabilities, rows in the order of `EDGES`.
@@ -171,9 +163,3 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
 def derive_genotype(weights: Mapping, **options) -> Genotype:
     """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}."""
     return Genotype(normal=derive(weights["normal"], **options), reduce=derive(weights["reduce"], **options))
-
-
-def learnable_share(genotype: Genotype) -> float:
-    """Share of the sixteen picked layers that have weights to learn (section 4.3)."""
-    layers = [layer for reduction in (False, True) for layer, _ in genotype.cell(reduction)]
-    return sum(layer in LEARNABLE for layer in layers) / len(layers)

@@ -1,275 +1,169 @@
-"""The layer types of Table 3 and the few float layers around them. Images are NHWC, kernels HWIO."""
+"""The layer types that an edge can be: `LAYERS`, the one table of them. A new layer type is a new entry.
+
+An entry makes the module of an edge and says how many convolutions that has. What it costs is counted by walking the module.
+"""
 
 import dataclasses
-import functools
 from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bnas_jax.core import binarize
-from bnas_jax.core.convolution import binary_conv, conv
+from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import ZEROISE
-from bnas_jax.core.rules import Rules
+from bnas_jax.core.genotype import ZEROISE, Genotype
+from bnas_jax.core.modules import BatchNorm, BinaryConv
+from bnas_jax.core.ops.pool import avg_pool, max_pool
+from bnas_jax.core.schemes.scheme import Scheme
 
-BN_EPSILON = 1e-5
-BN_MOMENTUM = 0.9  # PyTorch's 0.1, counted from the other side
-
-
-def uniform_fan_in(key, shape, dtype):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers."""
-    bound = 1 / np.sqrt(np.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+# How all edges of a state that have the same type can run as one (`shared_edges`).
+CONVOLUTION, POOLING, NOTHING = "convolution", "pooling", "nothing"
 
 
-def bias_init(fan_in: int):
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
-    bound = 1 / np.sqrt(fan_in)
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+class LayerType(Protocol):
+    """An entry of `LAYERS`.
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def max_pool(x, stride):
-    """3x3 max pooling, borders padded with -inf. (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), C).
-
-    The gradient goes to the first of equal values, row by row, as in PyTorch. One byte says which of the nine it was; XLA's own
-    gradient writes four integers for each value on CPU (64x32x32x16, both passes: 47 ms, here 3).
-    """
-    return _max_pool_forward(x, stride)[0]
-
-
-def _windows(x, size, stride, fill):
-    """The nine values under each window of a size x size output: x, padded by one pixel, shifted."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
-    return [x[:, i : i + size[0] : stride, j : j + size[1] : stride] for i in range(3) for j in range(3)]
-
-
-def _max_pool_forward(x, stride):
-    values = _windows(x, x.shape[1:3], stride, -jnp.inf)
-    best, tap = values[0], jnp.zeros(values[0].shape, jnp.int8)
-    for index, value in enumerate(values[1:], 1):
-        better = (value > best) | jnp.isnan(value)
-        best, tap = jnp.where(better, value, best), jnp.where(better, jnp.int8(index), tap)
-    return best, (tap, x.shape[1:3])
-
-
-def _max_pool_backward(stride, residuals, gradient):
-    tap, size = residuals
-    if stride > 1:  # as if the windows between had been there, and had taken nothing
-        spread = [(0, 0, 0)] + [(0, s - (n - 1) * stride - 1, stride - 1) for s, n in zip(size, tap.shape[1:3], strict=True)]
-        tap = jax.lax.pad(tap, jnp.int8(-1), [*spread, (0, 0, 0)])
-        gradient = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), [*spread, (0, 0, 0)])
-    # A pixel is tap k of the window that lies as far to the other side: the windows' order backwards.
-    pairs = zip(_windows(tap, size, 1, -1), _windows(gradient, size, 1, 0), strict=True)
-    zero = jnp.zeros((), gradient.dtype)
-    return (sum(jnp.where(taps == 8 - k, gradients, zero) for k, (taps, gradients) in enumerate(pairs)),)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def avg_pool(x, stride):
-    """3x3 average pooling over the pixels that exist, as in the released code. Shapes as `max_pool`."""
-    return nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False)
-
-
-def initial_statistics(shape: tuple[int, ...], dtype) -> dict[str, jax.Array]:
-    """Running statistics before the first batch, `shape` (*copies, C) each."""
-    return {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
-
-
-def batch_norm(x, running: dict[str, jax.Array], rules: Rules, train: bool):
-    """(x normalised, running statistics after it), as in PyTorch: running variance unbiased, momentum 0.9 of the old value.
-
-    running: {"mean", "var"}, (*copies, C) each. Several copies of one input's, as the released supernet keeps where edges leave
-    the same state, share the batch's in training; in evaluation the result is (N, H, W, *copies, C).
-    """
-    if not train:
-        x = x.reshape(x.shape[:-1] + (1,) * (running["mean"].ndim - 1) + x.shape[-1:])
-        return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + BN_EPSILON), running
-    y, mean, var = normalize(x, rules.bn_axis)
-    count = x.size // x.shape[-1] * (jax.lax.axis_size(rules.bn_axis) if rules.bn_axis else 1)
-    batch = {"mean": mean, "var": var * (count / max(count - 1, 1))}
-    return y, {name: BN_MOMENTUM * running[name] + (1 - BN_MOMENTUM) * batch[name] for name in running}
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def normalize(x, axis_name: str | None = None):
-    """(x - mean) / sqrt(var + epsilon), mean and var of the batch, over all devices of `axis_name`. x: (N, H, W, C).
-
-    The gradient is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps more
-    and sums four times; mean and var, (C,), are for the running statistics and have none.
-    """
-    return _normalize_forward(x, axis_name)[0]
-
-
-def _normalize_forward(x, axis_name):
-    mean, var = _moments(x, axis_name)
-    factor = jax.lax.rsqrt(var + BN_EPSILON)
-    y = (x - mean) * factor
-    return (y, mean, var), (y, factor)
-
-
-def _moments(x, axis_name):
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
-    if not axis_name:
-        return mean, var
-    # In one message, as latency is what small ones cost: the mean of all squares is that of each device's.
-    mean, square = jax.lax.pmean(jnp.stack([mean, var + jnp.square(mean)]), axis_name)
-    return mean, jnp.maximum(square - jnp.square(mean), 0)
-
-
-def _normalize_backward(axis_name, residuals, gradients):
-    y, factor = residuals
-    gradient = gradients[0]
-    sums = [jnp.mean(gradient, axis=(0, 1, 2)), jnp.mean(gradient * y, axis=(0, 1, 2))]
-    mean, along = jax.lax.pmean(jnp.stack(sums), axis_name) if axis_name else sums
-    return (factor * (gradient - mean - y * along),)
-
-
-normalize.defvjp(_normalize_forward, _normalize_backward)
-
-
-class BatchNorm(nn.Module):
-    """`batch_norm` with its running statistics, and affine parameters where wanted."""
-
-    rules: Rules
-    affine: bool = True
-
-    @nn.compact
-    def __call__(self, x, *, train: bool):
-        dtype, channels = self.rules.dtype, x.shape[-1]
-        start = initial_statistics((channels,), dtype)
-        running = {name: self.variable("batch_stats", name, lambda value=value: value) for name, value in start.items()}
-        y, new = batch_norm(x, {name: variable.value for name, variable in running.items()}, self.rules, train)
-        if train and not self.is_initializing():
-            for name, variable in running.items():
-                variable.value = new[name]
-        if self.affine:
-            y = y * self.param("scale", nn.initializers.ones, (channels,), dtype)
-            y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
-        return y
-
-
-class Conv(nn.Module):
-    """A convolution alone; its latent weights are the parameter `latent` where they are binarized, else `kernel`.
-
-    The optimizer projects parameters of that name (methods.md A2).
+    learnable: whether it has weights to learn (section 4.3). joins: `CONVOLUTION`, `POOLING` or `NOTHING`, which
+    `shared_edges` knows how to run side by side; None: a module for each edge.
     """
 
-    features: int
-    kernel: int
-    rules: Rules
-    stride: int = 1
-    dilation: int = 1
-    padding: int | None = None  # None keeps the size at stride 1
-    binary: bool = True
-    bias: bool = False
-    of_signs: bool = False  # whether it is given signs
+    learnable: bool
+    joins: str | None
 
-    @nn.compact
-    def __call__(self, x):
-        rules = self.rules
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        geometry = {
-            "stride": self.stride,
-            "padding": self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding,
-            "dilation": self.dilation,
-        }
-        if self.binary:
-            latent = self.param("latent", uniform_fan_in, shape, rules.dtype)
-            y = binary_conv(x, latent, rules, **geometry, of_signs=self.of_signs)
-        else:
-            kernel = self.param("kernel", uniform_fan_in, shape, rules.dtype)
-            y = conv(x, kernel, dtype=rules.conv_dtype, **geometry)
-        if self.bias:
-            y = y + self.param("bias", bias_init(int(np.prod(shape[:-1]))), (self.features,), rules.dtype)
-        return y
+    def num_convs(self, stride: int) -> int:
+        """The number of its convolutions with weights."""
 
+    def module(
+        self,
+        *,
+        features: int,
+        stride: int,
+        scheme: Scheme,
+        arithmetic: Arithmetic,
+        search: bool,
+        binary_weights: bool,
+        name: str,
+    ) -> nn.Module:
+        """The module of an edge: `module(x, train=train)`, (N, H, W, C) to (N, H / stride, W / stride, features).
 
-class BinaryConv(nn.Module):
-    """BN -> sign -> convolution (times K) -> ReLU (section 4.1; XNOR-Net's order).
-
-    binary=False keeps float weights behind the binary activations, as the released code does by its index error;
-    sign=False keeps the activations float, too, as in the preprocessing convolutions of its search.
-    """
-
-    features: int
-    kernel: int
-    rules: Rules
-    stride: int = 1
-    dilation: int = 1
-    padding: int | None = None
-    binary: bool = True
-    affine: bool = True
-    relu: bool = True
-    sign: bool = True
-
-    @nn.compact
-    def __call__(self, x, *, train: bool):
-        rules = self.rules
-        x = BatchNorm(rules, affine=self.affine, name="bn")(x, train=train)
-        inputs = binarize.binarize_activations(x, rules.sign_of_zero) if self.sign else x
-        padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
-        geometry = (self.kernel, self.stride, padding, self.dilation)
-        y = Conv(
-            self.features, self.kernel, rules, self.stride, self.dilation, padding, self.binary, of_signs=self.sign, name="conv"
-        )(inputs)
-        if rules.activation_scale and self.sign:
-            y = y * binarize.activation_scale(x, *geometry)
-        return nn.relu(y) if rules.relu and self.relu else y
+        search: in the supernet, where BN has no scale and shift, so that edges stay comparable. binary_weights: False keeps
+        them float, as the released code's index error does. name: the module's.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerType:
-    """A row of Table 3: either a binary convolution (kernel > 0) or a function of (x, stride) without parameters."""
+class BinaryConvType:
+    """BN -> sign -> k x k convolution, dilated or not (Table 3)."""
 
-    kernel: int = 0
+    kernel: int
     dilation: int = 1
-    function: Callable[[jax.Array, int], jax.Array] | None = None
+    learnable: ClassVar[bool] = True
+    joins: ClassVar[str | None] = CONVOLUTION
 
-    @property
-    def learnable(self) -> bool:
-        return self.kernel > 0
+    def num_convs(self, stride: int) -> int:
+        """One."""
+        del stride
+        return 1
+
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
+        """A `BinaryConv`."""
+        return BinaryConv(
+            features=features,
+            kernel=self.kernel,
+            stride=stride,
+            dilation=self.dilation,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            binary_weights=binary_weights,
+            affine=not search,
+            name=name,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolingType:
+    """3x3 pooling, in the search with a BN behind it (methods.md C). function: of (x, stride)."""
+
+    function: Callable[[jax.Array, int], jax.Array]
+    learnable: ClassVar[bool] = False
+    joins: ClassVar[str | None] = POOLING
+
+    def num_convs(self, stride: int) -> int:
+        """None."""
+        del stride
+        return 0
+
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
+        """A `Pooling`."""
+        del features, scheme, binary_weights
+        return Pooling(function=self.function, stride=stride, arithmetic=arithmetic, batch_norm=search, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroiseType:
+    """Zeros, whatever comes in (section 4.1.3)."""
+
+    learnable: ClassVar[bool] = False
+    joins: ClassVar[str | None] = NOTHING
+
+    def num_convs(self, stride: int) -> int:
+        """None."""
+        del stride
+        return 0
+
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
+        """A `Zeroise`."""
+        del features, scheme, arithmetic, search, binary_weights
+        return Zeroise(stride=stride, name=name)
+
+
+class Pooling(nn.Module):
+    """A pooling, and a BN without scale and shift behind it where wanted."""
+
+    function: Callable[[jax.Array, int], jax.Array]
+    stride: int
+    arithmetic: Arithmetic
+    batch_norm: bool
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        y = self.function(x, self.stride)
+        if not self.batch_norm:
+            return y
+        return BatchNorm(self.arithmetic, affine=False, name="bn")(y, train=train)
+
+
+class Zeroise(nn.Module):
+    """Zeros of the output's shape."""
+
+    stride: int
+
+    def __call__(self, x, *, train: bool):
+        del train
+        return jnp.zeros_like(x[:, :: self.stride, :: self.stride])
 
 
 LAYERS: dict[str, LayerType] = {
-    ZEROISE: LayerType(function=lambda x, stride: jnp.zeros_like(x[:, ::stride, ::stride])),
-    "max_pool_3x3": LayerType(function=max_pool),
-    "avg_pool_3x3": LayerType(function=avg_pool),
-    "bin_conv_3x3": LayerType(kernel=3),
-    "bin_conv_5x5": LayerType(kernel=5),
-    "bin_dil_conv_3x3": LayerType(kernel=3, dilation=2),
-    "bin_dil_conv_5x5": LayerType(kernel=5, dilation=2),
+    ZEROISE: ZeroiseType(),
+    "max_pool_3x3": PoolingType(max_pool),
+    "avg_pool_3x3": PoolingType(avg_pool),
+    "bin_conv_3x3": BinaryConvType(kernel=3),
+    "bin_conv_5x5": BinaryConvType(kernel=5),
+    "bin_dil_conv_3x3": BinaryConvType(kernel=3, dilation=2),
+    "bin_dil_conv_5x5": BinaryConvType(kernel=5, dilation=2),
 }
 
 
 def layer_type(name: str) -> LayerType:
-    """The entry of `LAYERS`; `UserError` for a type that has no layer here."""
+    """The entry of `LAYERS`; `UserError` for a name without one."""
     if name not in LAYERS:
         raise UserError(f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}")
     return LAYERS[name]
 
 
-class Layer(nn.Module):
-    """One edge of a final cell: the layer type `type_name` of Table 3 at stride 1 or 2."""
-
-    type_name: str
-    features: int
-    stride: int
-    rules: Rules
-    binary: bool = True
-    affine: bool = True
-
-    @nn.compact
-    def __call__(self, x, *, train: bool):
-        kind = layer_type(self.type_name)
-        if kind.function is not None:
-            return kind.function(x, self.stride)
-        return BinaryConv(
-            self.features, kind.kernel, self.rules, self.stride, kind.dilation, None, self.binary, self.affine, name="op"
-        )(x, train=train)
+def learnable_share(genotype: Genotype) -> float:
+    """Share of the sixteen picked layers that have weights to learn (section 4.3)."""
+    picked = [name for reduction in (False, True) for name, _ in genotype.cell(reduction)]
+    return sum(layer_type(name).learnable for name in picked) / len(picked)

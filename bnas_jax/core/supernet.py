@@ -1,11 +1,7 @@
 """The search's network: every edge a mixture of all layer types, weighted by the relaxed alphas (DARTS Eq. 2).
 
-The work is shared. In the search BN has no affine part, so the normalised state, its signs and its two poolings are the same
-for all edges that leave a state, and the convolutions of one type run side by side as one with more output channels. It is
-the same function as one layer for each edge (a test holds it to that), with a quarter of the operations to compile.
+`plain_edges` is the mixture as one reads it; `shared_edges` computes the same with a quarter of the operations.
 """
-
-import functools
 
 import chex
 import flax.linen as nn
@@ -13,244 +9,331 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
-from bnas_jax.core import binarize
+from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import InterCellSkip, Preprocess
-from bnas_jax.core.convolution import conv, weighted_binary_conv, weighted_edges
-from bnas_jax.core.genotype import EDGES, INPUTS, LAYER_TYPES, NODES, ZEROISE, reductions
-from bnas_jax.core.hold import remat
-from bnas_jax.core.layers import batch_norm, initial_statistics, layer_type, uniform_fan_in
-from bnas_jax.core.network import CifarStem, Classifier, check_shape
-from bnas_jax.core.rules import Rules
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
+from bnas_jax.core.layers import CONVOLUTION, NOTHING, layer_type
+from bnas_jax.core.modules import Classifier, uniform_fan_in
+from bnas_jax.core.network import CifarStem
+from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
+from bnas_jax.core.schemes import Scheme, Xnor
+from bnas_jax.core.schemes.scheme import binary_conv, float_weight_conv
+from bnas_jax.core.shared_edges import EdgeSpec, shared_edges
+from bnas_jax.core.stack import Place, check_image_size, stack
 
-
-class MixedEdges(nn.Module):
-    """All edges that leave one state: `mixed_edges` with its parameters and running statistics.
-
-    shared_statistics: one running mean and variance for each state, as all its edges see the same batches; False keeps one
-    for each edge and type, as released checkpoints hold.
-    """
-
-    channels: int
-    stride: int
-    layer_types: tuple[str, ...]
-    rules: Rules
-    float_edges: tuple[int, ...]
-    shared_statistics: bool = True
-
-    @nn.compact
-    def __call__(self, x, weights, *, train: bool, for_alphas=None):
-        """x: (N, H, W, C); weights: (E, types). Returns (N, H', W', E, C), each edge's weighted sum."""
-        edges, dtype, channels = weights.shape[0], self.rules.dtype, x.shape[-1]
-        convs, pools = _kinds(self.layer_types)
-        kernels = {}
-        for name, floats in zip(convs, self.float_edges, strict=True):
-            size = layer_type(name).kernel
-            for prefix, count in (("latent", edges - floats), ("kernel", floats)):
-                if count:
-                    shape = (size, size, channels, count * self.channels)
-                    kernels[f"{prefix}_{name}"] = self.param(f"{prefix}_{name}", uniform_fan_in, shape, dtype)
-        shapes = {"bn": (len(convs), edges, channels), "pool_bn": (edges, len(pools) * channels)}
-        running = {
-            name: self.variable("batch_stats", name, initial_statistics, shape[-1:] if self.shared_statistics else shape, dtype)
-            for name, shape in shapes.items()
-            if (convs if name == "bn" else pools)
-        }
-        statistics = {name: variable.value for name, variable in running.items()}
-        total, statistics = mixed_edges(
-            x, weights.astype(dtype), kernels, statistics, self.layer_types, self.stride, self.rules, train, for_alphas
-        )
-        if train and not self.is_initializing():
-            for name, variable in running.items():
-                variable.value = statistics[name]
-        return total
-
-
-# Jitted by itself, so that states of equal shapes are traced, differentiated and lowered once: half the time before XLA.
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
-def mixed_edges(
-    x,
-    weights,
-    kernels: dict,
-    statistics: dict,
-    layer_types: tuple[str, ...],
-    stride: int,
-    rules: Rules,
-    train: bool,
-    for_alphas=None,
-):
-    """(the weighted sum of each edge, (N, H', W', E, C); running statistics after it) of the edges that leave the state x.
-
-    weights: (E, types). kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, E' * C), those of the first E' edges and of the
-    last, which keep float weights (`rules.float_head`). statistics: `bn` of the convolutions' input, `pool_bn` of the poolings.
-    for_alphas: see `Supernet`.
-    """
-    convs, pools = _kinds(layer_types)
-    outputs: dict[str, jax.Array] = {}
-    new: dict[str, dict[str, jax.Array]] = {}
-    if pools:
-        functions = [layer_type(name).function for name in pools]
-        y = jnp.concatenate([function(x, stride) for function in functions if function], axis=-1)
-        y, new["pool_bn"] = batch_norm(y, statistics["pool_bn"], rules, train)
-        # (N, H', W', 1 or E, C) each
-        of_pools = jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(pools), axis=-1)
-        weighted = remat(lambda y, weights: y * weights[:, None])
-        outputs |= {n: weighted(y, weights[:, layer_types.index(n)]) for n, y in zip(pools, of_pools, strict=True)}
-    if convs:
-        normal, new["bn"] = batch_norm(x, statistics["bn"], rules, train)
-        signs = binarize.binarize_activations(normal, rules.sign_of_zero)
-        for position, name in enumerate(convs):
-            # (N, H, W, types, E, C), where each edge has statistics of its own
-            own_signs, own_normal = (v if v.ndim == 4 else v[..., position, :, :] for v in (signs, normal))
-            own_weights = weights[:, layer_types.index(name)]
-            outputs[name] = _convs(own_signs, own_normal, name, kernels, own_weights, stride, rules, for_alphas)
-    # In the order of the types: sums of floats hang on it.
-    return sum((outputs[name] for name in layer_types if name in outputs), jnp.zeros((), rules.dtype)), new
-
-
-def _kinds(layer_types) -> tuple[list[str], list[str]]:
-    """The types with weights, and the poolings."""
-    convs = [name for name in layer_types if layer_type(name).learnable]
-    return convs, [name for name in layer_types if name not in (*convs, ZEROISE)]
-
-
-def _convs(signs, normal, name, kernels, weights, stride, rules, for_alphas):
-    """The convolutions of one type of all edges side by side, with K, ReLU and weights: (N, H', W', E, C). weights: (E,)."""
-    kind, edges = layer_type(name), len(weights)
-    groups = 1 if signs.ndim == 4 else edges
-    geometry = {"stride": stride, "padding": kind.dilation * (kind.kernel - 1) // 2, "dilation": kind.dilation}
-    channels = signs.shape[-1]
-    signs, scale = signs.reshape(*signs.shape[:3], -1), None
-    if rules.activation_scale:
-        scale = binarize.activation_scale(normal, kind.kernel, **geometry)
-        scale = scale.reshape(*scale.shape[:3], -1, 1)
-    outputs = []
-    for prefix in ("latent", "kernel"):
-        kernel = kernels.get(f"{prefix}_{name}")
-        if kernel is None:
-            continue
-        count = kernel.shape[-1] // channels
-        first = 0 if prefix == "latent" else edges - count
-        part = slice(first, first + count)
-        own_scale = scale if groups == 1 or scale is None else scale[..., part, :]
-        inputs = signs if groups == 1 else signs[..., part.start * channels : part.stop * channels]
-        options = {**geometry, "groups": 1 if groups == 1 else count}
-        if prefix == "latent":
-            outputs.append(weighted_binary_conv(inputs, kernel, own_scale, weights[part], rules, for_alphas, **options))
-        else:
-            y = conv(inputs, kernel, dtype=rules.conv_dtype, **options)
-            outputs.append(weighted_edges(y, own_scale, weights[part], rules))
-    return jnp.concatenate(outputs, axis=-2)
-
-
-class MixedCell(nn.Module):
-    """A cell of the search's network."""
-
-    channels: int
-    reduction: bool
-    previous_reduction: bool
-    first: bool
-    skip: bool
-    layer_types: tuple[str, ...]
-    rules: Rules
-    float_edges: tuple[tuple[int, ...], ...]
-    shared_statistics: bool = True
-
-    @nn.compact
-    def __call__(self, before, previous, weights, *, train: bool, for_alphas=None):
-        """before, previous: outputs of the two cells before; weights: (14, types) probabilities."""
-        binary = self.rules.binary_search_preprocess
-        preprocess = Preprocess(
-            self.channels,
-            self.previous_reduction,
-            self.rules,
-            (binary, binary),
-            affine=(False, False),
-            sign=binary,
-            name="preprocess",
-        )
-        states = list(preprocess(before, previous, train=train))
-        nodes: list = [0] * NODES
-        for source in range(INPUTS + NODES - 1):
-            if source >= INPUTS:
-                states.append(nodes[source - INPUTS])
-            leaving = [e for e, (start, _) in enumerate(EDGES) if start == source]
-            mixed = MixedEdges(
-                self.channels,
-                2 if self.reduction and source < INPUTS else 1,
-                self.layer_types,
-                self.rules,
-                self.float_edges[source],
-                self.shared_statistics,
-                name=f"state{source}",
-            )(states[source], weights[jnp.array(leaving)], train=train, for_alphas=for_alphas)
-            for position, edge in enumerate(leaving):
-                node = EDGES[edge][1] - INPUTS
-                nodes[node] = nodes[node] + mixed[:, :, :, position]
-        output = jnp.concatenate(nodes, axis=-1)
-        if self.skip and not self.first:
-            output = InterCellSkip(self.reduction, self.rules, name="skip")(output, previous, train=train)
-        return output
+FORMS_OF_EDGES = ("shared", "plain")
 
 
 class Supernet(nn.Module):
-    """`apply(variables, alphas, images, train=False)`: NHWC images to logits, alphas {"normal", "reduce"} (14, types) each.
+    """`apply(variables, alphas, images, train=False)`: NHWC images to logits (N, num_classes).
 
-    for_alphas: None, or an array of one truth value, for a step that is told when it runs whether it is alpha's: where true,
-    the gradients of the mixtures' latent weights, most of the work of all kernels' gradients, are left out, as zeros.
+    alphas: {"normal", "reduce"}, each (14, layer types). `mixture` takes the weights of the layer types themselves.
+    num_cells, channels: of the stack; channels are those of the first cell's nodes. layer_types: names of `LAYERS`.
+    skip, reduction_skip, float_head: as in `Network`. binary_preprocess: binarize the preprocessing convolutions, too.
+    edges: "shared" or "plain", two forms of one function with the same variables.
+    shared_statistics: one running mean and variance for all edges that leave a state, as they see the same batches; False
+        keeps one for each edge and type, as released checkpoints do.
     """
 
     num_cells: int
     channels: int
     num_classes: int
-    layer_types: tuple[str, ...] = LAYER_TYPES
+    layer_types: tuple[str, ...] = TABLE_3
     skip: bool = True
-    rules: Rules = Rules()
+    reduction_skip: str = "binary_bn"
+    float_head: bool = False
+    binary_preprocess: bool = False
+    edges: str = "shared"
+    shared_statistics: bool = True
+    scheme: Scheme = Xnor()
+    arithmetic: Arithmetic = Arithmetic()
+
+    def __call__(self, alphas, images, *, train: bool = False):
+        return self.mixture(alphas_lib.relax(alphas), images, train=train)
+
+    @nn.compact
+    def mixture(self, weights, images, *, train: bool = False):
+        """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types)."""
+        chex.assert_shape(list(weights.values()), (len(EDGES), len(self.layer_types)))
+        images = images.astype(self.arithmetic.dtype)
+        stem = CifarStem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
+        before, previous = stem(images, train=train)
+        check_image_size(previous.shape, self.num_cells)
+
+        left_float = float_edges(self)
+        for place in self.places:
+            cell = MixedCell(
+                place=place,
+                layer_types=self.layer_types,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                skip=self.skip,
+                reduction_skip=self.reduction_skip,
+                binary_preprocess=self.binary_preprocess,
+                float_edges=left_float[place.index],
+                edges=self.edges,
+                shared_statistics=self.shared_statistics,
+                name=place.name,
+            )
+            output = cell(before, previous, weights[place.kind], train=train)
+            before, previous = previous, output
+        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The plan of the stack."""
+        return stack(self.num_cells, self.channels)
+
+
+class MixedCell(nn.Module):
+    """A cell of the search's network. float_edges: see the function of that name, for this cell."""
+
+    place: Place
+    layer_types: tuple[str, ...]
+    scheme: Scheme
+    arithmetic: Arithmetic
+    skip: bool
+    reduction_skip: str
+    binary_preprocess: bool
+    float_edges: tuple[tuple[int, ...], ...]
+    edges: str
+    shared_statistics: bool
+
+    @nn.compact
+    def __call__(self, before, previous, weights, *, train: bool):
+        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types)."""
+        binary = self.binary_preprocess
+        preprocess = Preprocess(
+            place=self.place,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=(binary, binary),
+            affine=(False, False),
+            binary_input=binary,
+            name="preprocess",
+        )
+        states = list(preprocess(before, previous, train=train))
+
+        # Each state sends its edges to all later nodes, which add them up.
+        nodes: list = [0] * NODES
+        for source in range(INPUTS + NODES - 1):
+            if source >= INPUTS:
+                states.append(nodes[source - INPUTS])
+            leaving = [edge for edge, (start, _) in enumerate(EDGES) if start == source]
+            mixed = self._edges_from(source)(states[source], weights[jnp.array(leaving)], train=train)
+            for position, edge in enumerate(leaving):
+                node = EDGES[edge][1] - INPUTS
+                nodes[node] = nodes[node] + mixed[:, :, :, position]
+        output = jnp.concatenate(nodes, axis=-1)
+
+        if self.skip and self.place.follows_a_cell:
+            skip = InterCellSkip(
+                reduction=self.place.reduction,
+                kind=self.reduction_skip,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                name="skip",
+            )
+            output = skip(output, previous, train=train)
+        return output
+
+    def _edges_from(self, source: int) -> "MixedEdges":
+        return MixedEdges(
+            channels=self.place.channels,
+            stride=self.place.stride(source),
+            layer_types=self.layer_types,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            float_edges=self.float_edges[source],
+            edges=self.edges,
+            shared_statistics=self.shared_statistics,
+            name=f"state{source}",
+        )
+
+
+class MixedEdges(nn.Module):
+    """All edges that leave one state: each the weighted sum of its layer types' outputs.
+
+    Kernels of all edges lie side by side in one array a type, (k, k, C, edges * C). Layer types that do not join have a
+    module for each edge, `edgeE_TYPE`.
+    float_edges: for each convolution of `layer_types`, how many of the last edges have float weights.
+    """
+
+    channels: int
+    stride: int
+    layer_types: tuple[str, ...]
+    scheme: Scheme
+    arithmetic: Arithmetic
+    float_edges: tuple[int, ...] | None = None
+    edges: str = "shared"
     shared_statistics: bool = True
 
     @nn.compact
-    def __call__(self, alphas, images, *, train: bool = False, for_alphas=None):
-        chex.assert_shape(list(alphas.values()), (len(EDGES), len(self.layer_types)))
-        weights = alphas_lib.relax(alphas)
-        before, previous = CifarStem(self.channels, self.rules, name="stem")(images.astype(self.rules.dtype), train=train)
-        check_shape(previous, self.num_cells)
-        channels, previous_reduction = self.channels, False
-        float_edges = supernet_float_edges(self)
-        for index in range(self.num_cells):
-            reduction = index in reductions(self.num_cells)
-            channels *= 2 if reduction else 1
-            cell = MixedCell(
-                channels,
-                reduction,
-                previous_reduction,
-                index == 0,
-                self.skip,
-                self.layer_types,
-                self.rules,
-                float_edges[index],
-                self.shared_statistics,
-                name=f"cell{index}",
+    def __call__(self, x, weights, *, train: bool):
+        """x: (N, H, W, C); weights: (E, layer types). Returns (N, H', W', E, C)."""
+        joined = [name for name in self.layer_types if joins(name, self.scheme)]
+        columns = jnp.array([self.layer_types.index(name) for name in joined], jnp.int32)
+        spec = EdgeSpec(tuple(joined), self.stride, self.scheme, self.arithmetic)
+        kernels = self._kernels(x.shape[-1], len(weights), spec)
+        running = self._running(x.shape[-1], len(weights), spec)
+        values = {name: variable.value for name, variable in running.items()}
+
+        compute = shared_edges if self.edges == "shared" else plain_edges
+        weights = weights.astype(self.arithmetic.dtype)
+        total, new = compute(x, weights[:, columns], kernels, values, spec=spec, train=train)
+        if train and not self.is_initializing():
+            for name, variable in running.items():
+                variable.value = new[name]
+
+        for index, name in enumerate(self.layer_types):
+            if name not in joined:
+                total = total + self._one_by_one(x, weights[:, index], name, train=train)
+        return total
+
+    def macs(self, x, y) -> tuple[int, int]:
+        """(binary, float) multiply-accumulates of one image, of the convolutions that lie side by side."""
+        binary = floats = 0
+        for name, kernel in self.variables.get("params", {}).items():
+            if not hasattr(kernel, "shape"):
+                continue
+            count = y.shape[1] * y.shape[2] * kernel.size
+            if name.startswith("latent"):
+                binary += count
+            else:
+                floats += count
+        return binary, floats
+
+    def _kernels(self, channels: int, edges: int, spec: EdgeSpec) -> dict:
+        """The parameters `latent_TYPE` and, for edges that stay float, `kernel_TYPE`."""
+        kernels = {}
+        counts = self.float_edges or (0,) * len(spec.convs)
+        for name, floats in zip(spec.convs, counts, strict=True):
+            size = spec.conv_type(name).kernel
+            if not self.scheme.binary:
+                floats = edges
+            for prefix, count in (("latent", edges - floats), ("kernel", floats)):
+                if count:
+                    shape = (size, size, channels, count * self.channels)
+                    own = f"{prefix}_{name}"
+                    kernels[own] = self.param(own, uniform_fan_in, shape, self.arithmetic.dtype)
+        return kernels
+
+    def _running(self, channels: int, edges: int, spec: EdgeSpec) -> dict:
+        """The running statistics `bn` of the convolutions' input and `pool_bn` of the poolings."""
+        shapes = {}
+        if spec.convs:
+            shapes["bn"] = (len(spec.convs), edges, channels)
+        if spec.pools:
+            shapes["pool_bn"] = (edges, len(spec.pools) * channels)
+        running = {}
+        for name, shape in shapes.items():
+            if self.shared_statistics:
+                shape = shape[-1:]
+            running[name] = self.variable("batch_stats", name, initial_statistics, shape, self.arithmetic.dtype)
+        return running
+
+    def _one_by_one(self, x, weights, name: str, *, train: bool):
+        """A layer type that does not join: (N, H', W', E, C). weights: (E,)."""
+        outputs = []
+        for edge in range(len(weights)):
+            layer = layer_type(name).module(
+                features=self.channels,
+                stride=self.stride,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                search=True,
+                binary_weights=True,
+                name=f"edge{edge}_{name}",
             )
-            own = weights["reduce" if reduction else "normal"]
-            before, previous = previous, cell(before, previous, own, train=train, for_alphas=for_alphas)
-            previous_reduction = reduction
-        return Classifier(self.num_classes, self.rules, name="classifier")(previous)
+            outputs.append(weights[edge] * layer(x, train=train))
+        return jnp.stack(outputs, axis=3)
 
 
-def supernet_float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
-    """For each cell, state and layer type with weights: how many of the edges that leave the state stay float.
+def joins(name: str, scheme: Scheme) -> bool:
+    """Whether all edges of a layer type can run as one."""
+    how = layer_type(name).joins
+    if how == CONVOLUTION:
+        return scheme.joins
+    return how is not None
 
-    The released index error again (`network.float_head`): here the float convolutions that shift the count are those of the
-    skips and of the preprocessing, and those left over are the last ones in the order of edges, then types.
+
+def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, train: bool):
+    """Each edge on its own: the sum over its layer types of weight * layer(x) (DARTS Eq. 2).
+
+    Arguments and results as `shared_edges`, which computes the same.
     """
-    types = [t for t in net.layer_types if layer_type(t).learnable]
+    new = dict(running)
+    mixed = []
+    for edge in range(len(weights)):
+        total = jnp.zeros((), x.dtype)
+        for column, name in enumerate(spec.layer_types):
+            kind = layer_type(name)
+            if kind.joins == NOTHING:
+                continue
+            if kind.joins == CONVOLUTION:
+                which, index = "bn", _conv_statistics(name, edge, running, spec)
+                normal, own = batch_norm(x, _at(running[which], index), arithmetic=spec.arithmetic, train=train)
+                y = _plain_conv(normal, name, edge, len(weights), kernels=kernels, spec=spec)
+            else:
+                which, index = "pool_bn", _pool_statistics(name, edge, running, spec)
+                pooled = kind.function(x, spec.stride)
+                y, own = batch_norm(pooled, _at(running[which], index), arithmetic=spec.arithmetic, train=train)
+            new[which] = {part: new[which][part].at[index].set(own[part]) for part in own}
+            total = total + weights[edge, column] * y
+        mixed.append(total)
+    return jnp.stack(mixed, axis=3), new
+
+
+def _plain_conv(normal, name: str, edge: int, edges: int, *, kernels: dict, spec: EdgeSpec):
+    """The convolution of one edge and layer type, with its part of the kernels that lie side by side."""
+    latent, kernel = kernels.get(f"latent_{name}"), kernels.get(f"kernel_{name}")
+    features = sum(array.shape[-1] for array in (latent, kernel) if array is not None) // edges
+    binary_edges = 0 if latent is None else latent.shape[-1] // features
+    common = {"scheme": spec.scheme, "geometry": spec.geometry(name), "arithmetic": spec.arithmetic}
+    if edge < binary_edges:
+        part = slice(edge * features, (edge + 1) * features)
+        return binary_conv(normal, latent[..., part], **common)
+    part = slice((edge - binary_edges) * features, (edge - binary_edges + 1) * features)
+    return float_weight_conv(normal, kernel[..., part], binary_input=True, **common)
+
+
+def _conv_statistics(name: str, edge: int, running: dict, spec: EdgeSpec) -> tuple:
+    """Where an edge's statistics lie in `running["bn"]`: (C,), or (types, edges, C)."""
+    if running["bn"]["mean"].ndim == 1:
+        return (...,)
+    return spec.convs.index(name), edge
+
+
+def _pool_statistics(name: str, edge: int, running: dict, spec: EdgeSpec) -> tuple:
+    """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (edges, types * C)."""
+    mean = running["pool_bn"]["mean"]
+    channels = mean.shape[-1] // len(spec.pools)
+    first = spec.pools.index(name) * channels
+    part = slice(first, first + channels)
+    return (part,) if mean.ndim == 1 else (edge, part)
+
+
+def _at(running: dict, index: tuple) -> dict:
+    return {name: value[index] for name, value in running.items()}
+
+
+def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
+    """For each cell, state and convolution type: how many of the last edges that leave the state keep float weights.
+
+    The released index error again (`network.float_convs`): here the float convolutions that shift the count are those of
+    the skips and of the preprocessing, and those left over are the last ones in the order of edges, then types.
+    """
+    types = [name for name in net.layer_types if layer_type(name).joins == CONVOLUTION and joins(name, net.scheme)]
     left = 0
-    if net.rules.float_head:
-        skips = sum(r > 0 for r in reductions(net.num_cells)) if net.skip else 0
-        left = skips + (0 if net.rules.binary_search_preprocess else 2 * net.num_cells)
-    result = []
+    if net.float_head:
+        left += sum(place.reduction and place.follows_a_cell for place in net.places) if net.skip else 0
+        left += 0 if net.binary_preprocess else INPUTS * net.num_cells
+
+    cells = []
     for _ in range(net.num_cells):  # from the last cell to the first
-        order = [(start, t) for start, _ in EDGES for t in range(len(types))]
+        order = [(start, name) for start, _ in EDGES for name in types]
         dropped = order[max(len(order) - left, 0) :]
         left = max(left - len(order), 0)
-        result.append(tuple(tuple(dropped.count((s, t)) for t in range(len(types))) for s in range(INPUTS + NODES - 1)))
-    return result[::-1]
+        states = range(INPUTS + NODES - 1)
+        cells.append(tuple(tuple(dropped.count((state, name)) for name in types) for state in states))
+    return cells[::-1]

@@ -1,0 +1,26 @@
+"""How numbers are computed, for all layers of a network."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """Types of numbers, and the mapped axes of several devices.
+
+    dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
+    conv_dtype: of the products of convolutions; None is `dtype`. bfloat16 accumulates in float32.
+    bn_axis: the mapped axis over which batch statistics are averaged; None keeps them per device.
+    batch_axis: the mapped axis over which the batch is divided; random numbers that are drawn for an example are then the
+        same on any number of devices.
+    plain: every operation as one writes it first, differentiated by JAX, to compare the fast forms with. Sums of signs
+        are floats then, and have derivatives of any order.
+    """
+
+    dtype: Any = jnp.float32
+    conv_dtype: Any = None
+    bn_axis: str | None = None
+    batch_axis: str | None = None
+    plain: bool = False

@@ -1,0 +1,40 @@
+"""What the paper's text and the authors' code give differently in a network: three conventions by name.
+
+`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index error.
+"""
+
+import dataclasses
+from typing import Any
+
+from bnas_jax.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Conventions:
+    """scheme: fields of `schemes.Xnor`. network: fields of `Network` and `Supernet`."""
+
+    scheme: dict[str, Any]
+    network: dict[str, Any]
+
+
+CONVENTIONS = {
+    "paper": Conventions(
+        scheme={"activation_scale": True, "sign_of_zero": 1},
+        network={"reduction_skip": "binary_bn", "float_head": False},
+    ),
+    "release": Conventions(
+        scheme={"activation_scale": False, "sign_of_zero": 0},
+        network={"reduction_skip": "float", "float_head": True},
+    ),
+    "meant": Conventions(
+        scheme={"activation_scale": False, "sign_of_zero": 0},
+        network={"reduction_skip": "float", "float_head": False},
+    ),
+}
+
+
+def conventions(name: str) -> Conventions:
+    """The conventions of that name; `UserError` for another."""
+    if name not in CONVENTIONS:
+        raise UserError(f"conventions must be one of {', '.join(CONVENTIONS)}, got {name!r}")
+    return CONVENTIONS[name]

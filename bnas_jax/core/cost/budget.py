@@ -1,0 +1,81 @@
+"""The size of a network that meets a budget of FLOPs (Table 5)."""
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+
+import flax.linen as nn
+
+from bnas_jax.core.cost.walk import cost
+from bnas_jax.core.errors import UserError
+
+
+def fit_budget(
+    network: nn.Module,
+    flops: float,
+    *,
+    image_shape: tuple[int, int, int],
+    min_channels: int = 1,
+    max_channels: int | None = None,
+    cells: Iterable[int] = (),
+) -> nn.Module:
+    """The network whose counted FLOPs come nearest to a budget without exceeding it; the rest of it as in `network`.
+
+    flops: the budget. min_channels, max_channels: inclusive bounds on the width, which is even in the ImageNet form; without
+    max_channels there is no upper one. cells: numbers of cells to choose from, such as range(5, 21), by default that of
+    `network` alone; of equally good ones the first. Raises `UserError` if the smallest network is above the budget.
+    """
+    step = channel_step(network)
+    least = math.ceil(max(min_channels, 1) / step) * step
+    if not 0 < flops < math.inf:
+        raise UserError(f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}")
+    if max_channels is not None and max_channels < least:
+        raise UserError(f"max_channels must be at least {least}, the smallest width asked for, got {max_channels}")
+
+    best, needed = None, math.inf
+    walked: dict = {}
+    for num_cells in tuple(cells) or (network.num_cells,):
+        quadratic = _Quadratic(network.clone(num_cells=num_cells), least, step, image_shape=image_shape, walked=walked)
+        needed = min(needed, quadratic(least))
+        if quadratic(least) <= flops:
+            channels = quadratic.widest(flops, limit=max_channels)
+            if best is None or quadratic(channels) > best[0]:
+                best = quadratic(channels), quadratic.network.clone(channels=channels)
+    if best is None:
+        raise UserError(
+            f"budget of {flops:g} FLOPs is too small; write at least {math.ceil(needed)}, or fewer cells or smaller images"
+        )
+    return best[1]
+
+
+def channel_step(network: nn.Module) -> int:
+    """Of which number the channels are a multiple: the first convolution of the ImageNet stem has half of them."""
+    return 2 if network.form == "imagenet" else 1
+
+
+class _Quadratic:
+    """The FLOPs of a network by its channels, from three widths, as each convolution is a product of two widths."""
+
+    def __init__(self, network: nn.Module, least: int, step: int, *, image_shape, walked: dict):
+        self.network, self._least, self._step = network, least, step
+        first, second, third = (
+            Fraction(cost(network.clone(channels=least + n * step), image_shape=image_shape, walked=walked).total.flops)
+            for n in range(3)
+        )
+        self._start, self._slope, self._bend = first, second - first, third - 2 * second + first
+
+    def __call__(self, channels: int) -> Fraction:
+        steps = (channels - self._least) // self._step
+        return self._start + steps * self._slope + Fraction(steps * (steps - 1), 2) * self._bend
+
+    def widest(self, flops: float, *, limit: int | None) -> int:
+        """The most channels within the budget and the limit: double until it is too much, then halve the interval."""
+        fits = lambda steps: self(self._least + steps * self._step) <= flops
+        low, high = 0, 1
+        while fits(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        widest = self._least + low * self._step
+        return widest if limit is None else min(widest, limit // self._step * self._step)

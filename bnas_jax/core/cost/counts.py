@@ -1,0 +1,97 @@
+"""Counts that add up: of a module, and of a network."""
+
+import dataclasses
+from collections.abc import Iterable
+
+BINARY_OPS_PER_FLOP = 64
+FLOAT_BITS = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Units: MACs of one image, and parameters of one bit (binary) or 32 bits (float).
+
+    float_params: batch norm and biases included; bn_params: how many of them are batch norm's.
+    """
+
+    binary_macs: int = 0
+    float_macs: int = 0
+    binary_params: int = 0
+    float_params: int = 0
+    bn_params: int = 0
+
+    @property
+    def flops(self) -> float:
+        """float MACs + binary MACs / 64."""
+        return self.float_macs + self.binary_macs / BINARY_OPS_PER_FLOP
+
+    @property
+    def params(self) -> int:
+        """The number of parameters, of either kind."""
+        return self.float_params + self.binary_params
+
+    @property
+    def memory_bits(self) -> int:
+        """Bits of all parameters, batch norm included."""
+        return FLOAT_BITS * self.float_params + self.binary_params
+
+    @property
+    def memory_bits_without_bn(self) -> int:
+        """Bits of all parameters but batch norm's."""
+        return self.memory_bits - FLOAT_BITS * self.bn_params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(Counts):
+    """What one module costs. name: its path, such as "cell0/layer3/conv". kind: its class. out_shape: (h, w, c) or (c,)."""
+
+    name: str
+    kind: str
+    out_shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network costs: one row for each module with weights, in the order of the forward pass."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def total(self) -> Counts:
+        """The sums over all rows."""
+        return add(self.rows)
+
+    def table(self) -> str:
+        """A plain-text table, one line a row, with the totals and the formulas they come from."""
+        from bnas_jax.core.cost.table import table
+
+        return table(self)
+
+
+def add(counts: Iterable[Counts]) -> Counts:
+    """The sums of all counts."""
+    counts = tuple(counts)
+    names = [field.name for field in dataclasses.fields(Counts)]
+    return Counts(**{name: sum(getattr(one, name) for one in counts) for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratios:
+    """How many times less the binary network takes than a float one, by the counts (Table 9, appendix D).
+
+    speedup: of FLOPs. memory_saving: of the bits of all parameters, with and without batch norm's.
+    """
+
+    speedup: float
+    memory_saving: float
+    memory_saving_without_bn: float
+
+
+def ratios(ours: Cost, reference: Cost) -> Ratios:
+    """Speed-up and memory saving of a network over a reference; both are counted, neither is measured."""
+    binary, other = ours.total, reference.total
+    return Ratios(
+        speedup=other.flops / binary.flops,
+        memory_saving=other.memory_bits / binary.memory_bits,
+        memory_saving_without_bn=other.memory_bits_without_bn / binary.memory_bits_without_bn,
+    )

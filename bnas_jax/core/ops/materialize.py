@@ -1,0 +1,48 @@
+"""Where XLA stores a value, and where it computes one again."""
+
+import jax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+
+@jax.custom_vjp
+def materialize(x):
+    """Identity. Makes XLA store x, an array or a tree of arrays, once instead of recomputing it in every consumer.
+
+    The same holds for its gradient. XLA's CPU compiler fuses cheap operations into each of their consumers. Along the
+    inter-cell skips such a chain is as long as the network: without this, every layer of the first cell recomputed
+    the gradient of the outputs of all later cells.
+    """
+    return jax.lax.platform_dependent(x, cpu=_uninlined_barrier, default=jax.lax.optimization_barrier)
+
+
+materialize.defvjp(lambda x: (materialize(x), None), lambda _, gradient: (materialize(gradient),))
+
+
+def recompute(function):
+    """The same function of arrays; for its gradient only the inputs are stored, the rest is computed again.
+
+    `jax.checkpoint` does the same by an optimization barrier, which XLA's CPU compiler removes too early.
+    """
+
+    @jax.custom_vjp
+    def recomputed(*inputs):
+        return function(*inputs)
+
+    def forward(*inputs):
+        return function(*inputs), inputs
+
+    def backward(inputs, gradient):
+        gradient, inputs = materialize((gradient, inputs))
+        return jax.vjp(function, *inputs)[1](gradient)
+
+    recomputed.defvjp(forward, backward)
+    return recomputed
+
+
+def _uninlined_barrier(x):
+    # XLA's CPU compiler removes a barrier before it fuses, but it never fuses across a call.
+    with set_xla_metadata(inlineable="false"):
+        return _barrier(x)
+
+
+_barrier = jax.jit(jax.lax.optimization_barrier)

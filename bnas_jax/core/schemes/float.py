@@ -1,0 +1,16 @@
+"""No binarization: the float twin of a network."""
+
+import dataclasses
+from typing import ClassVar
+
+from bnas_jax.core.schemes.scheme import Scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class Float(Scheme):
+    """Float activations and weights in the same network: BN -> convolution -> activation, with 32-bit kernels."""
+
+    binary: ClassVar[bool] = False
+
+    def signs(self, x):
+        return x

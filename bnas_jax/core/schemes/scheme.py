@@ -1,0 +1,173 @@
+"""What a binarization scheme is, and the convolution that all schemes share.
+
+A scheme is a frozen dataclass whose fields are its settings (`config.scheme.*`) and one entry of `schemes.SCHEMES`. It says
+how activations and weights become signs, with which gradients, and what comes after the integer sums. Everything else is the
+same for all: `sign_conv` multiplies, the modules call `binary_conv`, the optimizer reads `latents`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.ops.conv import Geometry, Pair, conv
+from bnas_jax.core.ops.sign_conv import plain_sign_conv, sign_conv
+from bnas_jax.core.schemes.straight_through import open_clip, straight_through
+
+ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y}
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentRule:
+    """What the optimizer does to latent weights. None leaves them as they are.
+
+    factor: a latent kernel's shape (kh, kw, ci, co) to the number that multiplies its gradient, before weight decay.
+    project: latent weights to latent weights, at the start and after each update.
+    """
+
+    factor: Callable[[tuple[int, ...]], float] | None = None
+    project: Callable[[jax.Array], jax.Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """The base of all schemes: straight-through signs of activations and weights, and no scale.
+
+    sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch. activation: after the convolution, of `ACTIVATIONS`.
+    """
+
+    sign_of_zero: int = 1
+    activation: str = "relu"
+
+    # Whether weights are stored as one bit; a scheme without them is float.
+    binary: ClassVar[bool] = True
+    # Whether the convolutions of all edges that leave a state can run as one with more output channels. Not where `after`
+    # has parameters that belong to one convolution.
+    joins: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.sign_of_zero not in (0, 1):
+            raise UserError(f"config.scheme.sign_of_zero must be 0 or 1, got {self.sign_of_zero}")
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise UserError(f"config.scheme.activation must be one of {known}, got {self.activation!r}")
+
+    @property
+    def latents(self) -> LatentRule:
+        """What the optimizer does to the latent weights."""
+        return LatentRule()
+
+    def signs(self, x):
+        """The signs of normalised activations, (N, H, W, C), with their gradient."""
+        return straight_through(x, open_clip, self.sign_of_zero)
+
+    def weights(self, latent) -> tuple[jax.Array, tuple]:
+        """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients. operands: what `after` needs."""
+        raise NotImplementedError
+
+    def after(self, sums, *operands):
+        """The output, before the activation, from the sums of signs (N, H', W', O) and the operands."""
+        raise NotImplementedError
+
+    def input_scale(self, x, kernel: Pair, geometry: Geometry):
+        """A factor of the outputs from the real inputs, (N, H', W', ..., 1), or None."""
+        del x, kernel, geometry
+        return None
+
+    def cost(self, row):
+        """A convolution's row of the cost table (`cost.counts.Row`), with what the scheme adds to it."""
+        return row
+
+    def parameters(self, module: nn.Module, output_shape: tuple[int, ...]) -> tuple:
+        """Further operands of `after` that are learned: made by `module.param(name, init, shape, dtype)`.
+
+        output_shape: (N, H', W', O) of the convolution. A scheme that has any sets `joins = False`.
+        """
+        del module, output_shape
+        return ()
+
+
+def finish(scheme: Scheme, y, scale, *, activation: bool):
+    """Times the input scale, where there is one, then the scheme's activation, where wanted."""
+    if scale is not None:
+        y = y * scale
+    if not activation:
+        return y
+    return ACTIVATIONS[scheme.activation](y)
+
+
+@dataclasses.dataclass(frozen=True)
+class _After:
+    """`sign_conv`'s function of the sums for a single convolution. Equal ones compare equal, so that tracing is cached."""
+
+    scheme: Scheme
+    activation: bool
+
+    def __call__(self, sums, scale, *operands):
+        return finish(self.scheme, self.scheme.after(sums, *operands), scale, activation=self.activation)
+
+
+def binary_conv(
+    x,
+    latent,
+    *,
+    scheme: Scheme,
+    geometry: Geometry,
+    arithmetic: Arithmetic,
+    parameters: tuple = (),
+    activation: bool = True,
+):
+    """Signs of x with signs of the latent weights, and what the scheme does after the sums.
+
+    x: normalised activations (N, H, W, C); latent: (kh, kw, C / groups, O); parameters: those of `Scheme.parameters`.
+    """
+    scale = scheme.input_scale(x, latent.shape[:2], geometry)
+    signs, operands = scheme.weights(latent)
+    return convolve_signs(
+        _After(scheme, activation),
+        scheme.signs(x),
+        signs,
+        (scale, *operands, *parameters),
+        scheme=scheme,
+        geometry=geometry,
+        arithmetic=arithmetic,
+    )
+
+
+def convolve_signs(
+    after: Callable, x, w, operands: tuple, *, scheme: Scheme, geometry: Geometry, arithmetic: Arithmetic
+):
+    """`sign_conv` of the signs x and w in the given arithmetic."""
+    if arithmetic.plain:
+        return plain_sign_conv(after, geometry, x, w, operands)
+    one_bit = scheme.sign_of_zero == 1
+    return sign_conv(after, geometry, x, w, operands, one_bit=one_bit, dtype=arithmetic.conv_dtype)
+
+
+def float_input_conv(x, latent, *, scheme: Scheme, geometry: Geometry, arithmetic: Arithmetic):
+    """x as it is with signs of the latent weights: one of the inter-cell skips (`reduction_skip="binary_weight"`)."""
+    signs, operands = scheme.weights(latent)
+    return scheme.after(conv(x, signs, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain), *operands)
+
+
+def float_weight_conv(
+    x,
+    kernel,
+    *,
+    scheme: Scheme,
+    geometry: Geometry,
+    arithmetic: Arithmetic,
+    binary_input: bool,
+    activation: bool = True,
+):
+    """A float kernel on signs of x, as the released code's index error leaves some, or on x as it is."""
+    if not binary_input:
+        y = conv(x, kernel, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+        return finish(scheme, y, None, activation=activation)
+    scale = scheme.input_scale(x, kernel.shape[:2], geometry)
+    y = conv(scheme.signs(x), kernel, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+    return finish(scheme, y, scale, activation=activation)

@@ -1,0 +1,44 @@
+"""Signs, and the straight-through estimators that stand in for their gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def sign(x, sign_of_zero: int = 1):
+    """-1 or 1 in x's dtype. The sign of 0 is `sign_of_zero`: 1, so that one bit stores it, or 0 as in PyTorch."""
+    if sign_of_zero == 0:
+        return jnp.sign(x)
+    return jnp.where(x >= 0, jnp.ones((), x.dtype), -jnp.ones((), x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def straight_through(x, window, sign_of_zero: int = 1):
+    """Forward sign(x); backward gradient * window(x).
+
+    window: a function of x, one of those below or your own. Example: `straight_through(x, open_clip)`.
+    """
+    return sign(x, sign_of_zero)
+
+
+def _forward(x, window, sign_of_zero):
+    # x is stored anyway, for the gradient of the batch normalization that it comes from.
+    return sign(x, sign_of_zero), x
+
+
+def _backward(window, sign_of_zero, x, gradient):
+    return (gradient * window(x).astype(gradient.dtype),)
+
+
+straight_through.defvjp(_forward, _backward)
+
+
+def open_clip(x):
+    """1[|x| < 1]: of activations (XNOR-Net section 3.2; BinaryNet Eq. 4)."""
+    return jnp.abs(x) < 1
+
+
+def closed_clip(x):
+    """1[|x| <= 1]: of weights, which the projection leaves at 1 and -1, too."""
+    return jnp.abs(x) <= 1

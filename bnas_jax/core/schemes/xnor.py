@@ -1,0 +1,138 @@
+"""XNOR-Net, "Sign + Scale" (arXiv 1603.05279), the scheme of BNAS (section 3): Eq. (1), sign(x) * sign(W) scaled by beta and K."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.ops.conv import Geometry, Pair
+from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.straight_through import closed_clip, sign, straight_through
+
+KERNEL_AXES = (0, 1, 2)  # of (kh, kw, ci, co): all but the output channel
+
+WEIGHT_GRADIENTS = ("bnas", "paper", "allenai")
+# Rules whose code multiplies the gradient by `gradient_factor`; the optimizer does so here.
+SCALED_GRADIENTS = ("bnas", "allenai")
+
+
+@dataclasses.dataclass(frozen=True)
+class Xnor(Scheme):
+    """y = K * beta * conv(sign x, sign W), with beta = mean |W| for each output channel (Eq. 1).
+
+    weight_gradient: the rule for the gradient at the latent weights W. With G the gradient at beta * sign(W) and n = kh * kw
+    * ci, masks and means over the kernel of an output channel:
+
+    - `bnas`: beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G), the chain rule; the BNAS release (methods.md A2).
+    - `paper`: G * (beta * 1[|W| < 1] + 1 / n), as printed in XNOR-Net section 3.1.
+    - `allenai`: the same times the factor c below, as in XNOR-Net's Torch code.
+
+    activation_scale: multiply by K, the mean magnitude of the inputs under the kernel. No gradient flows through it.
+    depthwise_center: also centre kernels of a single input channel, as the codes do. That makes them zero, so that they
+    never learn (methods.md A2, "Trap").
+    """
+
+    weight_gradient: str = "bnas"
+    activation_scale: bool = True
+    depthwise_center: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.weight_gradient not in WEIGHT_GRADIENTS:
+            known = ", ".join(WEIGHT_GRADIENTS)
+            raise UserError(f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}")
+
+    @property
+    def latents(self) -> LatentRule:
+        scaled = self.weight_gradient in SCALED_GRADIENTS
+        if self.depthwise_center:
+            return LatentRule(factor=gradient_factor if scaled else None, project=center_and_clip)
+        return LatentRule(factor=factor_of_centred if scaled else None, project=center_and_clip_unless_depthwise)
+
+    def weights(self, latent):
+        if self.weight_gradient == "bnas":
+            return straight_through(latent, closed_clip, self.sign_of_zero), (beta(latent),)
+        signs, scale = _signs_and_beta(latent, self.sign_of_zero)
+        return signs, (scale,)
+
+    def after(self, sums, beta):
+        return sums * beta
+
+    def input_scale(self, x, kernel: Pair, geometry: Geometry):
+        if not self.activation_scale:
+            return None
+        return mean_magnitude(x, kernel, geometry)
+
+
+def beta(latent):
+    """mean |W| for each output channel (Eq. 1). latent: (kh, kw, ci, co); returns (co,)."""
+    return jnp.mean(jnp.abs(latent), axis=KERNEL_AXES)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _signs_and_beta(latent, sign_of_zero: int):
+    """(signs, beta) with the gradient of the rules `paper` and `allenai`."""
+    return sign(latent, sign_of_zero), beta(latent)
+
+
+def _forward(latent, sign_of_zero):
+    signs, scale = _signs_and_beta(latent, sign_of_zero)
+    return (signs, scale), (latent, scale)
+
+
+def _backward(sign_of_zero, residuals, gradients):
+    del sign_of_zero
+    latent, scale = residuals
+    # What arrives at the signs is beta * G, as the sums are multiplied by beta afterwards.
+    at_signs = gradients[0]
+    at_binary = jnp.where(scale > 0, at_signs / jnp.where(scale > 0, scale, 1), 0)
+    size = latent.size // latent.shape[-1]
+    return (at_signs * (jnp.abs(latent) < 1) + at_binary / size,)
+
+
+_signs_and_beta.defvjp(_forward, _backward)
+
+
+def center_and_clip(latent):
+    """Latent weights, mean-centred over the input channels of each tap and clipped to [-1, 1]. latent: (kh, kw, ci, co)."""
+    return jnp.clip(latent - jnp.mean(latent, axis=2, keepdims=True), -1, 1)
+
+
+def center_and_clip_unless_depthwise(latent):
+    """`center_and_clip`, but kernels of a single input channel, of which centring leaves nothing, are clipped alone."""
+    if latent.shape[2] == 1:
+        return jnp.clip(latent, -1, 1)
+    return center_and_clip(latent)
+
+
+def gradient_factor(shape: tuple[int, ...]) -> float:
+    """c = (1 - 1/ci) * n of the XNOR-Net and BNAS codes, n = kh * kw * ci, for a kernel of the shape (kh, kw, ci, co)."""
+    kh, kw, ci, _ = shape
+    return (1 - 1 / ci) * kh * kw * ci
+
+
+def factor_of_centred(shape: tuple[int, ...]) -> float:
+    """`gradient_factor`, or 1 for kernels of a single input channel, which are not centred and whose factor would be 0."""
+    return 1.0 if shape[2] == 1 else gradient_factor(shape)
+
+
+def mean_magnitude(x, kernel: Pair, geometry: Geometry):
+    """K of Eq. (1): the mean magnitude of the inputs under the kernel, borders counting as 0, without a gradient.
+
+    x: (N, H, W, ..., C); returns (N, H', W', ..., 1).
+    """
+    magnitude = jnp.mean(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
+    rest = x.ndim - 3
+    total = jax.lax.reduce_window(
+        magnitude,
+        np.zeros((), x.dtype)[()],
+        jax.lax.add,
+        window_dimensions=(1, *kernel) + (1,) * rest,
+        window_strides=(1, *geometry.stride) + (1,) * rest,
+        padding=((0, 0), *((pad, pad) for pad in geometry.padding)) + ((0, 0),) * rest,
+        window_dilation=(1, *geometry.dilation) + (1,) * rest,
+    )
+    return total / (kernel[0] * kernel[1])

@@ -1,0 +1,159 @@
+"""The edges that leave one state, with their work shared: the same function as `supernet.plain_edges`.
+
+In the search BN has no scale and shift, so the normalised state, its signs and its poolings are the same for all edges that
+leave a state, and the convolutions of one type run side by side as one with more output channels. That is a quarter of the
+operations to compile; a test compares both forms.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.layers import CONVOLUTION, POOLING, BinaryConvType, layer_type
+from bnas_jax.core.ops.batch_norm import batch_norm
+from bnas_jax.core.ops.conv import Geometry, conv, square
+from bnas_jax.core.ops.materialize import recompute
+from bnas_jax.core.schemes.scheme import Scheme, convolve_signs, finish
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgeSpec:
+    """What the edges that leave a state have in common.
+
+    layer_types: those that join, in the order of the columns of the weights. stride: of every edge.
+    """
+
+    layer_types: tuple[str, ...]
+    stride: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+
+    @property
+    def convs(self) -> list[str]:
+        """The layer types that are convolutions."""
+        return [name for name in self.layer_types if layer_type(name).joins == CONVOLUTION]
+
+    @property
+    def pools(self) -> list[str]:
+        """The layer types that are poolings."""
+        return [name for name in self.layer_types if layer_type(name).joins == POOLING]
+
+    def geometry(self, name: str, groups: int = 1) -> Geometry:
+        """Of a convolution's kernel."""
+        kind = self.conv_type(name)
+        return square(kind.kernel, stride=self.stride, dilation=kind.dilation, groups=groups)
+
+    def conv_type(self, name: str) -> BinaryConvType:
+        """The entry of a layer type that is a convolution."""
+        kind = layer_type(name)
+        assert isinstance(kind, BinaryConvType)
+        return kind
+
+
+# Jitted by itself, so that states of equal shapes are traced, differentiated and lowered once: half the time before XLA.
+@functools.partial(jax.jit, static_argnames=("spec", "train"))
+def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, train: bool):
+    """(each edge's weighted sum over the layer types, (N, H', W', E, C); running statistics after it).
+
+    x: the state, (N, H, W, C). weights: (E, types).
+    kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, edges * C): those of the first edges, binary, and of the last ones,
+        which stay float (`supernet.float_edges`).
+    running: the statistics `bn` of the convolutions' input and `pool_bn` of the poolings, see `supernet.MixedEdges`.
+    """
+    outputs: dict[str, jax.Array] = {}
+    new: dict[str, dict[str, jax.Array]] = {}
+    column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
+
+    if spec.pools:
+        pooled = jnp.concatenate([layer_type(name).function(x, spec.stride) for name in spec.pools], axis=-1)
+        y, new["pool_bn"] = batch_norm(pooled, running["pool_bn"], arithmetic=spec.arithmetic, train=train)
+        # (N, H', W', 1 or E, C) each
+        of_pools = jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(spec.pools), axis=-1)
+        weigh = recompute(lambda y, weights: y * weights[:, None])
+        for name, y in zip(spec.pools, of_pools, strict=True):
+            outputs[name] = weigh(y, column[name])
+
+    if spec.convs:
+        normal, new["bn"] = batch_norm(x, running["bn"], arithmetic=spec.arithmetic, train=train)
+        signs = spec.scheme.signs(normal)
+        for position, name in enumerate(spec.convs):
+            # (N, H, W, types, E, C) where each edge has statistics of its own
+            shared = normal.ndim == 4
+            of_type = (signs, normal) if shared else (signs[..., position, :, :], normal[..., position, :, :])
+            outputs[name] = _convs(*of_type, name, kernels=kernels, weights=column[name], spec=spec)
+
+    # In the order of the types, as sums of floats depend on it.
+    total = jnp.zeros((), x.dtype)
+    for name in spec.layer_types:
+        if name in outputs:
+            total = total + outputs[name]
+    return total, new
+
+
+def _convs(signs, normal, name: str, *, kernels: dict, weights, spec: EdgeSpec):
+    """The convolutions of one type of all edges side by side, weighted: (N, H', W', E, C).
+
+    signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has statistics of its own. weights: (E,).
+    """
+    edges, channels = len(weights), signs.shape[-1]
+    shared = signs.ndim == 4
+    signs = signs.reshape(*signs.shape[:3], -1)
+    size = spec.conv_type(name).kernel
+    scale = spec.scheme.input_scale(normal, (size, size), spec.geometry(name))
+    if scale is not None:
+        scale = scale.reshape(*scale.shape[:3], -1, 1)
+
+    outputs = []
+    for prefix in ("latent", "kernel"):
+        kernel = kernels.get(f"{prefix}_{name}")
+        if kernel is None:
+            continue
+        count = kernel.shape[-1] // channels
+        first = 0 if prefix == "latent" else edges - count
+        part = slice(first, first + count)
+        inputs, own_scale = signs, scale
+        if not shared:
+            inputs = signs[..., part.start * channels : part.stop * channels]
+            own_scale = None if scale is None else scale[..., part, :]
+        geometry = spec.geometry(name, groups=1 if shared else count)
+        convolve = _binary_edges if prefix == "latent" else _float_edges
+        outputs.append(convolve(inputs, kernel, own_scale, weights[part], spec=spec, geometry=geometry))
+    return jnp.concatenate(outputs, axis=-2)
+
+
+def _binary_edges(signs, latent, scale, weights, *, spec: EdgeSpec, geometry: Geometry):
+    kernel, operands = spec.scheme.weights(latent)
+    return convolve_signs(
+        _WeightedEdges(spec.scheme),
+        signs,
+        kernel,
+        (scale, weights, *operands),
+        scheme=spec.scheme,
+        geometry=geometry,
+        arithmetic=spec.arithmetic,
+    )
+
+
+def _float_edges(signs, kernel, scale, weights, *, spec: EdgeSpec, geometry: Geometry):
+    arithmetic = spec.arithmetic
+    y = conv(signs, kernel, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+    return _weighted(y, scale, weights, spec.scheme)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WeightedEdges:
+    """`sign_conv`'s function of the sums for edges side by side. Equal ones compare equal, so that tracing is cached."""
+
+    scheme: Scheme
+
+    def __call__(self, sums, scale, weights, *operands):
+        return _weighted(self.scheme.after(sums, *operands), scale, weights, self.scheme)
+
+
+def _weighted(y, scale, weights, scheme: Scheme):
+    """y: (N, H, W, E * C); scale: K, (N, H, W, 1 or E, 1), or None; weights: (E,). Returns (N, H, W, E, C)."""
+    y = y.reshape(*y.shape[:3], len(weights), -1)
+    return finish(scheme, y, scale, activation=True) * weights[:, None]
