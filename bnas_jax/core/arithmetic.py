@@ -12,7 +12,9 @@ class Arithmetic:
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
     conv_dtype: of the products of convolutions; None is `dtype`. bfloat16 accumulates in float32.
-    bn_axis: the mapped axis over which batch statistics are averaged; None keeps them per device.
+    bn_axis: the mapped axis over which batch statistics are taken; None keeps them per device.
+    bn_examples: how many examples, that follow each other in the batch over all devices, are normalised together; None is all
+        of them.
     batch_axis: the mapped axis over which the batch is divided; random numbers that are drawn for an example are then the
         same on any number of devices.
     plain: every operation as one writes it first, differentiated by JAX, to compare the fast forms with. Sums of signs
@@ -22,5 +24,6 @@ class Arithmetic:
     dtype: Any = jnp.float32
     conv_dtype: Any = None
     bn_axis: str | None = None
+    bn_examples: int | None = None
     batch_axis: str | None = None
     plain: bool = False

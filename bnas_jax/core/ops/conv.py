@@ -1,6 +1,7 @@
-"""Two-dimensional convolutions with explicit zero padding, and the gradient at their kernel."""
+"""Two-dimensional convolutions with explicit zero padding, and their gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,16 +52,16 @@ POINT = Geometry()
 def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = False):
     """The convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N, H', W', O) in x's dtype.
 
-    dtype: of the products, such as bfloat16; None is x's. plain: XLA's convolution, whatever the kernel.
+    dtype: such as bfloat16, to which the factors of all products are rounded, those of the gradients too; sums have x's
+    dtype. None rounds nothing. plain: XLA's convolution, whatever the kernel.
     """
-    convolve = plain_conv if plain else fast_conv
-    if dtype is None:
-        return convolve(x, kernel, geometry)
-    return convolve(x.astype(dtype), kernel.astype(dtype), geometry).astype(x.dtype)
+    if dtype is not None:
+        return _rounded_conv(x, kernel, geometry, dtype)
+    return (plain_conv if plain else fast_conv)(x, kernel, geometry)
 
 
-def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None):
-    """XLA's convolution. accumulate: dtype of the sums and the result, None is x's."""
+def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None):
+    """XLA's convolution. accumulate: dtype of the sums and the result, None is x's. precision: None is JAX's setting."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -70,21 +71,18 @@ def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=geometry.groups,
         preferred_element_type=accumulate,
+        precision=precision,
     )
 
 
-def fast_conv(x, kernel, geometry: Geometry, *, accumulate=None):
+def fast_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None):
     """`plain_conv`, in the forms that are fastest on CPU."""
-    if is_pointwise(kernel.shape, geometry):
+    if kernel.shape[:2] == (1, 1) and geometry == POINT:
         # A matrix product is 3 to 5 times faster than the convolution on CPU.
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], preferred_element_type=accumulate)
+        options = {"preferred_element_type": accumulate, "precision": precision}
+        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], **options)
     x, geometry = without_stride(x, geometry)
-    return plain_conv(x, kernel, geometry, accumulate=accumulate)
-
-
-def is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether the convolution is a matrix product of each pixel's channels."""
-    return kernel_shape[:2] == (1, 1) and geometry == POINT
+    return plain_conv(x, kernel, geometry, accumulate=accumulate, precision=precision)
 
 
 def without_stride(x, geometry: Geometry):
@@ -106,21 +104,71 @@ def without_stride(x, geometry: Geometry):
     return x[:, ::rows, ::columns], dense
 
 
-def kernel_gradient(x, gradient, kernel_size: Pair, geometry: Geometry):
-    """The gradient of `plain_conv` at its kernel, for use inside `lax.cond`, `lax.switch` and loops.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rounded_conv(x, kernel, geometry: Geometry, dtype):
+    """The convolution of x and the kernel rounded to a shorter type. JAX's own gradients would multiply in the longer one."""
+    return fast_conv(x.astype(dtype), kernel.astype(dtype), geometry, accumulate=x.dtype)
 
-    x: (N, H, W, C); gradient: that of the output, (N, H', W', O); returns (kh, kw, C / groups, O).
+
+def _rounded_conv_forward(x, kernel, geometry, dtype):
+    return _rounded_conv(x, kernel, geometry, dtype), (x.astype(dtype), kernel.astype(dtype))
+
+
+def _rounded_conv_backward(geometry, dtype, residuals, gradient):
+    x, kernel = residuals
+    accumulate = gradient.dtype
+    gradient = gradient.astype(dtype)
+    to_x = input_gradient(gradient, kernel, x.shape[1:3], geometry, accumulate=accumulate)
+    to_kernel = kernel_gradient(x, gradient, kernel.shape[:2], geometry, accumulate=accumulate)
+    return to_x, to_kernel
+
+
+_rounded_conv.defvjp(_rounded_conv_forward, _rounded_conv_backward)
+
+
+def input_gradient(gradient, kernel, image_size: Pair, geometry: Geometry, *, accumulate=None):
+    """The gradient of `plain_conv` at its input: (N, H, W, C), with image_size (H, W).
+
+    gradient: that of the output, (N, H', W', O). It is a convolution of the gradient, its pixels `stride` apart, by the
+    kernel turned round. accumulate: dtype of the sums, None is the gradient's.
+    """
+    rows, columns, inputs, outputs = kernel.shape
+    groups = geometry.groups
+    turned = kernel[::-1, ::-1].reshape(rows, columns, inputs, groups, outputs // groups)
+    turned = turned.transpose(0, 1, 4, 3, 2).reshape(rows, columns, outputs // groups, groups * inputs)
+    padding = []
+    for axis in (0, 1):
+        before = geometry.dilation[axis] * (kernel.shape[axis] - 1) - geometry.padding[axis]
+        spread = (gradient.shape[1 + axis] - 1) * geometry.stride[axis]
+        padding.append((before, image_size[axis] - 1 - spread + geometry.padding[axis]))
+    return jax.lax.conv_general_dilated(
+        gradient,
+        turned,
+        window_strides=(1, 1),
+        padding=padding,
+        lhs_dilation=geometry.stride,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        preferred_element_type=accumulate,
+    )
+
+
+def kernel_gradient(x, gradient, kernel_size: Pair, geometry: Geometry, *, accumulate=None):
+    """The gradient of `plain_conv` at its kernel, (kh, kw, C / groups, O), in a form that stays fast inside conditions.
+
+    x: (N, H, W, C); gradient: that of the output, (N, H', W', O). accumulate: dtype of the sums, None is x's.
 
     JAX writes the same convolution with its axes in another order. XLA's CPU compiler brings them into the order of its
-    fast kernels in a program's main computation only: inside a condition it took 100 times as long.
+    fast kernels in a program's main computation only: inside `lax.cond`, `lax.switch` or a loop it took 100 times as long.
     """
     x, geometry = without_stride(x, geometry)
     # A stride can leave some pixels at the far side unread.
-    used = geometry.output_size(x.shape[1:3], kernel_size)
+    size = geometry.output_size(x.shape[1:3], kernel_size)
     ends = []
     for axis in (0, 1):
         reach = geometry.dilation[axis] * (kernel_size[axis] - 1) + 1
-        read = geometry.stride[axis] * (used[axis] - 1) + reach
+        read = geometry.stride[axis] * (size[axis] - 1) + reach
         ends.append(read - x.shape[1 + axis] - geometry.padding[axis])
     y = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
@@ -130,5 +178,6 @@ def kernel_gradient(x, gradient, kernel_size: Pair, geometry: Geometry):
         rhs_dilation=geometry.stride,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         batch_group_count=geometry.groups,
+        preferred_element_type=accumulate,
     )
     return y.transpose(1, 2, 0, 3)

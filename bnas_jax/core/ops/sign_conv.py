@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnas_jax.core.ops.conv import Geometry, fast_conv, plain_conv
+from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, plain_conv
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.popcount import pays, sums_of_signs
 
@@ -18,7 +18,7 @@ def sign_conv(after: Callable, geometry: Geometry, x, w, operands=(), *, one_bit
     after: any differentiable function, hashable, as it decides what is compiled.
     x: (N, H, W, C); w: (kh, kw, C / groups, O); sums: (N, H', W', O) in x's dtype.
     one_bit: whether x and w hold -1 and 1 alone. False where zeros are among them, as with PyTorch's sign or dropout.
-    dtype: of the gradients' products, None is x's. The sums are exact integers in any.
+    dtype: to which the factors of all products are rounded, None is x's. The sums are exact integers in any.
 
     Gradients go to x, w and every operand. Stored for them are x, w and the sums as small integers; everything in `after` is
     computed again. Signs are multiplied before any factor, so that a sum of 0 is 0 in every order of summation: with beta
@@ -37,11 +37,11 @@ def plain_sign_conv(after: Callable, geometry: Geometry, x, w, operands=()):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _sign_conv(after, geometry, one_bit, dtype, x, w, operands):
-    return after(integer_sums(x, w, geometry, one_bit=one_bit).astype(x.dtype), *operands)
+    return _forward(after, geometry, one_bit, dtype, x, w, operands)[0]
 
 
 def _forward(after, geometry, one_bit, dtype, x, w, operands):
-    sums = integer_sums(x, w, geometry, one_bit=one_bit)
+    sums = integer_sums(x, w, geometry, one_bit=one_bit, dtype=dtype)
     return after(sums.astype(x.dtype), *operands), (x, w, sums, operands)
 
 
@@ -52,26 +52,30 @@ def _backward(after, geometry, one_bit, dtype, residuals, gradient):
     to_sums, *to_operands = jax.vjp(after, sums.astype(x.dtype), *operands)[1](gradient)
 
     # A convolution is linear in x and in w.
-    products = dtype or x.dtype
-    composed = lambda x, w: fast_conv(x.astype(products), w.astype(products), geometry)
-    to_x, to_w = jax.vjp(composed, x, w)[1](to_sums.astype(products))
+    to_x, to_w = jax.vjp(lambda x, w: conv(x, w, geometry, dtype=dtype), x, w)[1](to_sums)
     return to_x, to_w, tuple(to_operands)
 
 
 _sign_conv.defvjp(_forward, _backward)
 
 
-def integer_sums(x, w, geometry: Geometry, *, one_bit: bool):
-    """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W', O)."""
-    largest = np.prod(w.shape[:3])
-    dtype = jnp.int16 if largest <= np.iinfo(np.int16).max else jnp.int32
+def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
+    """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W', O). dtype: of the products."""
+    fits = np.prod(w.shape[:3]) <= np.iinfo(np.int16).max
+    integer = jnp.int16 if fits else jnp.int32
+    products = dtype or x.dtype
 
     def convolved(x, w):
-        return fast_conv(x, w, geometry, accumulate=x.dtype).astype(dtype)
+        # A single pass on any accelerator: bfloat16 or TF32, to which it rounds factors, both hold signs.
+        precision = jax.lax.Precision.DEFAULT
+        sums = fast_conv(
+            x.astype(products), w.astype(products), geometry, accumulate=x.dtype, precision=precision
+        )
+        return sums.astype(integer)
 
     def counted(x, w):
         # Stored, or XLA would count again for all who read the sums.
-        return materialize(sums_of_signs(x, w, geometry).astype(dtype))
+        return materialize(sums_of_signs(x, w, geometry).astype(integer))
 
     if one_bit and pays(w.shape, geometry):
         return jax.lax.platform_dependent(x, w, cpu=counted, default=convolved)
