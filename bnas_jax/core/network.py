@@ -5,8 +5,7 @@ import jax
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import FinalCell, drop_path, num_convs
-from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import FORMS, INPUTS, Genotype
+from bnas_jax.core.genotype import INPUTS, Genotype
 from bnas_jax.core.modules import BatchNorm, Classifier, FloatConv
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.stack import Place, check_image_size, stack
@@ -123,14 +122,3 @@ def float_convs(network: Network) -> list[int]:
     dropped = convs[len(convs) - num_skips :]
     return [dropped.count((index, False)) for index in range(network.num_cells)]
 
-
-def check(form: str, channels: int, num_cells: int) -> None:
-    """`UserError` for sizes that no network has."""
-    if form not in FORMS:
-        raise UserError(f"config.network.form must be one of {', '.join(FORMS)}, got {form!r}")
-    if channels < 1 or num_cells < 1:
-        raise UserError(
-            f"config.network.channels and config.network.num_cells must be at least 1, got {channels} and {num_cells}"
-        )
-    if form == "imagenet" and channels % 2:
-        raise UserError(f"the ImageNet stem halves config.network.channels; use an even number, got {channels}")

@@ -79,6 +79,11 @@ class Supernet(nn.Module):
             before, previous = previous, output
         return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
 
+    def even_mixture(self) -> dict[str, jax.Array]:
+        """The same weight for each layer type, to initialise with."""
+        weights = jnp.full((len(EDGES), len(self.layer_types)), 1 / len(self.layer_types), self.arithmetic.dtype)
+        return {"normal": weights, "reduce": weights}
+
     @property
     def places(self) -> tuple[Place, ...]:
         """The plan of the stack."""

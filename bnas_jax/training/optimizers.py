@@ -1,7 +1,7 @@
 """Optimizers, as chains in which every rule of the method is one link (methods.md A2, D).
 
-Latent weights, told by their names, have two links of their own: the factor c of the XNOR-Net and BNAS codes, and the
-projection after each update. Neither touches the forward pass.
+Latent weights, the parameters of names that begin with `latent`, have two links of their own, as their scheme's `LatentRule`
+says: a factor of the gradient, and the projection after each update. Neither touches the forward pass.
 """
 
 from typing import NamedTuple
@@ -10,42 +10,116 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bnas_jax.core import binarize
-from bnas_jax.settings import AlphaSettings, OptimizerSettings, SearchSettings, TrainSettings, WeightSettings
-from bnas_jax.training import schedules
-from bnas_jax.training.schedules import Schedule
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.schemes import LatentRule, Scheme, Xnor
+from bnas_jax.training.schedules import Schedule, constant
+
+
+class LatentOptimizer(optax.GradientTransformation):
+    """An optimizer that does to latent weights what `rule` says; made by `for_latents`."""
+
+    rule: LatentRule
+
+    @classmethod
+    def of(cls, chain: optax.GradientTransformation, rule: LatentRule) -> "LatentOptimizer":
+        """The same chain, known to follow the rule."""
+        optimizer = cls(*chain)
+        optimizer.rule = rule
+        return optimizer
+
+
+def for_latents(
+    optimizer: optax.GradientTransformation,
+    scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
+    *,
+    clip_norm: float | None = None,
+) -> LatentOptimizer:
+    """Any optax optimizer with what the scheme does to latent weights: for `TrainStep` and `SearchStep`.
+
+    In this order: the raw gradient is clipped to `clip_norm` (None: not), the latent weights' is multiplied by the scheme's
+    factor, the optimizer's own update, and the projection. Example: `for_latents(optax.adam(1e-3))`.
+    """
+    rule = scheme.latents
+    links = []
+    if clip_norm is not None and clip_norm != float("inf"):
+        # `flatten` lays all leaves into one vector, where each of hundreds would have kernels of its own.
+        links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
+    if rule.factor is not None:
+        links.append(scale_latent_gradients(rule))
+    links.append(optimizer)
+    if rule.project is not None:
+        links.append(project_latents(rule))
+    return LatentOptimizer.of(optax.chain(*links), rule)
+
+
+def latent_sgd(
+    learning_rate: float | Schedule,
+    *,
+    momentum: float | Schedule = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
+) -> LatentOptimizer:
+    """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
+
+    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code.
+    """
+    descent = optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        sgd(_schedule(learning_rate), _schedule(momentum)),
+    )
+    return for_latents(optax.flatten(descent), scheme, clip_norm=clip_norm)
+
+
+def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
+    """`UserError` for an optimizer that would leave latent weights unprojected where the scheme projects them."""
+    rule = getattr(optimizer, "rule", LatentRule())
+    if rule.project != scheme.latents.project:
+        name = type(scheme).__name__
+        raise UserError(
+            f"the optimizer does not project latent weights as {name} does; "
+            f"write for_latents(optimizer, scheme) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
+        )
 
 
 def is_latent(path) -> bool:
-    """Whether the parameter at a tree path is a latent weight, by its name (`layers.Conv`, `supernet.MixedEdges`)."""
+    """Whether the parameter at a tree path is a latent weight, by its name."""
     return path[-1].key.startswith("latent")
 
 
 def on_latents(function, tree, *rest):
     """`function` on each latent weight of a tree of parameters, the other leaves as they are."""
-    return jax.tree_util.tree_map_with_path(lambda path, x, *r: function(x, *r) if is_latent(path) else x, tree, *rest)
+
+    def on_leaf(path, leaf, *others):
+        return function(leaf, *others) if is_latent(path) else leaf
+
+    return jax.tree_util.tree_map_with_path(on_leaf, tree, *rest)
 
 
-def project_params(params):
-    """Parameters with their latent weights projected, as the first forward pass of the released code does."""
-    return on_latents(binarize.project, params)
+def project_params(params, rule: LatentRule):
+    """Parameters with their latent weights projected, as before the first forward pass of the released code."""
+    if rule.project is None:
+        return params
+    return on_latents(rule.project, params)
 
 
-def scale_latent_gradients() -> optax.GradientTransformation:
-    """Multiplies the gradients of latent weights by c, `binarize.gradient_factor`."""
-    return optax.stateless(lambda grads, _: on_latents(lambda g: g * binarize.gradient_factor(g.shape), grads))
+def scale_latent_gradients(rule: LatentRule) -> optax.GradientTransformation:
+    """Multiplies the gradients of latent weights by the rule's factor."""
+    return optax.stateless(lambda grads, _: on_latents(lambda g: g * rule.factor(g.shape), grads))
 
 
-def project_latents() -> optax.GradientTransformation:
+def project_latents(rule: LatentRule) -> optax.GradientTransformation:
     """Changes the updates so that the updated latent weights are projected. The last link of a chain."""
 
     def update(updates, params):
-        return on_latents(lambda u, p: binarize.project(p + u) - p, updates, params)
+        return on_latents(lambda u, p: rule.project(p + u) - p, updates, params)
 
     return optax.stateless(update)
 
 
 class MomentumState(NamedTuple):
+    """step: the number of updates. trace: the momentum."""
+
     step: jax.Array
     trace: optax.Updates
 
@@ -66,36 +140,15 @@ def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransforma
     return optax.GradientTransformation(init, update)
 
 
-def weights_optimizer(
-    settings: OptimizerSettings | WeightSettings, learning_rate: Schedule, momentum: Schedule, weight_gradient: str
+def alphas_adam(
+    learning_rate: float, *, beta1: float = 0.5, beta2: float = 0.999, weight_decay: float = 1e-3
 ) -> optax.GradientTransformation:
-    """Clipping of the raw gradient, the factor c where the rule has it, weight decay, SGD, projection: in this order."""
-    clip = settings.clip_norm
-    # `flatten` lays all leaves into one vector, where each of hundreds would have kernels of its own to compile and start.
-    links = [optax.flatten(optax.clip_by_global_norm(clip))] if clip is not None and clip != float("inf") else []
-    if weight_gradient in binarize.SCALED_GRADIENTS:
-        links.append(scale_latent_gradients())
-    descent = optax.chain(optax.add_decayed_weights(settings.weight_decay), sgd(learning_rate, momentum))
-    links += [optax.flatten(descent), project_latents()]
-    return optax.chain(*links)
-
-
-def alphas_optimizer(settings: AlphaSettings) -> optax.GradientTransformation:
     """Adam with L2 regularisation, as DARTS optimizes alpha."""
     return optax.chain(
-        optax.add_decayed_weights(settings.weight_decay),
-        optax.adam(settings.learning_rate, b1=settings.beta1, b2=settings.beta2, eps=1e-8),
+        optax.add_decayed_weights(weight_decay),
+        optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8),
     )
 
 
-def for_search(settings: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of the supernet's weights."""
-    rate = schedules.search_schedule(settings.weights, settings.num_epochs, steps_per_epoch)
-    momentum = schedules.constant(settings.weights.momentum)
-    return weights_optimizer(settings.weights, rate, momentum, settings.rules.weight_gradient)
-
-
-def for_training(settings: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of the final network's weights."""
-    rate, momentum = schedules.final_schedules(settings.optimizer, settings.num_epochs, steps_per_epoch)
-    return weights_optimizer(settings.optimizer, rate, momentum, settings.rules.weight_gradient)
+def _schedule(value: float | Schedule) -> Schedule:
+    return value if callable(value) else constant(value)

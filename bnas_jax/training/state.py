@@ -1,5 +1,6 @@
 """Everything that a run is at a step: what a checkpoint holds and a resumed run goes on from."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,8 +10,7 @@ from flax import struct
 
 from bnas_jax.core.network import Network
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.search.bnas import Searcher
-from bnas_jax.training.guard import Guard
+from bnas_jax.training.divergence import Guard
 from bnas_jax.training.optimizers import project_params
 
 
@@ -23,6 +23,7 @@ class Sums(struct.PyTreeNode):
 
     @classmethod
     def zeros(cls, dtype) -> "Sums":
+        """Before the first example."""
         return cls(*(jnp.zeros((), dtype) for _ in range(3)))
 
     def add(self, loss, correct, examples) -> "Sums":
@@ -42,12 +43,8 @@ class TrainState(struct.PyTreeNode):
     guard: Guard | None = None
 
     @property
-    def variables(self) -> tuple:
-        """What is evaluated."""
-        return self.params, self.batch_stats
-
-    @property
     def top1(self) -> jax.Array:
+        """The accuracies by which epochs are compared."""
         return self.test_top1
 
 
@@ -66,32 +63,43 @@ class SearchState(struct.PyTreeNode):
     guard: Guard | None = None
 
     @property
-    def variables(self) -> tuple:
-        """What is evaluated."""
-        return self.params, self.batch_stats, self.alphas
-
-    @property
     def top1(self) -> jax.Array:
+        """The accuracies by which epochs are compared."""
         return self.valid_top1
 
 
-def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], seed: int, *alphas) -> dict:
-    """{"params", "batch_stats"}, the latent weights projected. image_shape: (H, W, C); alphas: for the supernet alone."""
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
-    images = jnp.zeros((1, *image_shape), model.rules.dtype)
-    variables = model.init(key, *alphas, images, train=False)
-    return {"params": project_params(variables["params"]), "batch_stats": variables["batch_stats"]}
+def run_key(seed: int) -> jax.Array:
+    """The key of a run, the same on every backend."""
+    return jax.random.key(seed, impl="threefry2x32")
 
 
-def create_train_state(
-    model: Network, image_shape: tuple[int, ...], optimizer: optax.GradientTransformation, seed: int, num_epochs: int
+def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], seed: int) -> dict:
+    """{"params", "batch_stats"}, the latent weights projected as the scheme says. image_shape: (H, W, C)."""
+    key = jax.random.fold_in(run_key(seed), 0)
+    images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
+    if isinstance(model, Supernet):
+        mixture = model.even_mixture()
+        variables = model.init(key, mixture, images, train=False, method="mixture")
+    else:
+        variables = model.init(key, images, train=False)
+    return {
+        "params": project_params(variables["params"], model.scheme.latents),
+        "batch_stats": variables["batch_stats"],
+    }
+
+
+def train_state_of(
+    variables: Mapping,
+    optimizer: optax.GradientTransformation,
+    num_epochs: int,
+    *,
+    dtype=jnp.float32,
 ) -> TrainState:
-    """A new run. image_shape: (H, W, C)."""
-    dtype = model.rules.dtype
-    variables = initial_variables(model, image_shape, seed)
+    """A new training that begins with {"params", "batch_stats"}. dtype: of its sums."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        **variables,
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         sums=Sums.zeros(dtype),
         test_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
@@ -99,27 +107,29 @@ def create_train_state(
     )
 
 
-def create_search_state(
-    model: Supernet,
-    searcher: Searcher,
-    image_shape: tuple[int, ...],
+def search_state_of(
+    variables: Mapping,
+    alphas: Mapping,
     optimizer: optax.GradientTransformation,
     alphas_optimizer: optax.GradientTransformation,
-    seed: int,
     num_epochs: int,
+    *,
+    dtype=jnp.float32,
 ) -> SearchState:
-    """A new search. image_shape: (H, W, C)."""
-    dtype = model.rules.dtype
-    alphas = searcher.init_alphas(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 1))
-    variables = initial_variables(model, image_shape, seed, alphas)
+    """A new search that begins with {"params", "batch_stats"} and alpha. dtype: of its sums."""
+
+    def history(alpha):
+        return jnp.zeros((num_epochs + 1, *alpha.shape), alpha.dtype).at[0].set(alpha)
+
     return SearchState(
         step=jnp.zeros((), jnp.int32),
-        **variables,
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         sums=Sums.zeros(dtype),
         alphas=alphas,
         alphas_opt_state=alphas_optimizer.init(alphas),
-        history=jax.tree.map(lambda a: jnp.zeros((num_epochs + 1, *a.shape), a.dtype).at[0].set(a), alphas),
+        history=jax.tree.map(history, alphas),
         valid_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
         guard=Guard.create(variables["params"]),
     )

@@ -1,6 +1,10 @@
-"""The steps of search, training and evaluation: pure functions of a state and a batch."""
+"""The steps of training, search and evaluation: frozen dataclasses, called as `step(state, batches)` under `jax.jit`.
 
-from collections.abc import Callable
+A step is written for one device and its part of the batch, with the name of a mapped axis to average over.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,170 +14,233 @@ from flax import struct
 
 from bnas_jax.core.network import Network
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.search.bnas import Searcher
-from bnas_jax.training.devices import average, total
-from bnas_jax.training.guard import watch
-from bnas_jax.training.state import SearchState, Sums, TrainState
+from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
+from bnas_jax.training.collectives import average, total
+from bnas_jax.training.divergence import watch
+from bnas_jax.training.losses import cross_entropy, hits
+from bnas_jax.training.optimizers import check_latents
+from bnas_jax.training.state import (
+    SearchState,
+    Sums,
+    TrainState,
+    initial_variables,
+    run_key,
+    search_state_of,
+    train_state_of,
+)
 
 Batch = dict[str, jax.Array]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy (N,) with targets (1 - smoothing) * onehot + smoothing / classes."""
-    log_p = jax.nn.log_softmax(logits)
-    hard = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-    return (1 - smoothing) * hard - smoothing * jnp.mean(log_p, axis=-1)
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """One step of the final network: `step(state, batch) -> state`, batch {"image": NHWC, "label": (N,)}.
 
+    optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
+    label_smoothing: see `losses.cross_entropy`. drop_path: the rate of the last epoch, to which it grows linearly.
+    num_epochs, steps_per_epoch: of the training. seed: of what is drawn in a step.
+    microbatches: equal parts of the batch that go through the network one after the other; their gradients are averaged.
+    axis: the mapped axis of several devices, to average over.
 
-def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
-    """1 where the label is among the k classes that score highest, else 0; (N,).
-
-    Of equal scores the first counts as the higher, as in argmax, so that a dead network has no hits for free. NaN is a miss.
+    Raises `UserError` for an optimizer that would leave latent weights unprojected.
     """
-    score = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    first = jnp.arange(logits.shape[-1]) < labels[:, None]
-    higher = jnp.sum(jnp.logical_not(logits <= score) | ((logits == score) & first), axis=-1)
-    return (higher < k).astype(logits.dtype)
 
+    network: Network
+    optimizer: optax.GradientTransformation
+    label_smoothing: float = 0.0
+    drop_path: float = 0.0
+    num_epochs: int = 1
+    steps_per_epoch: int = 1
+    seed: int = 0
+    microbatches: int = 1
+    axis: str | None = None
 
-def drop_path_rate(step, *, maximum: float, num_epochs: int, steps_per_epoch: int):
-    """Drop-path grows linearly with the epoch, from 0 (methods.md D); None where there is none."""
-    if maximum == 0:
-        return None
-    return maximum * (step // steps_per_epoch).astype(jnp.float32) / num_epochs
+    def __post_init__(self):
+        check_latents(self.optimizer, self.network.scheme)
 
+    def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
+        """The state of a new training. image_shape: (H, W, C)."""
+        variables = initial_variables(self.network, image_shape, seed)
+        return train_state_of(variables, self.optimizer, self.num_epochs, dtype=self.network.arithmetic.dtype)
 
-def accumulate(function: Callable, batch_stats, batch: Batch, parts: int) -> tuple[Any, Any]:
-    """(batch statistics, mean of the results) of `function(batch_stats, part, number) -> (batch_stats, results)`, called for
-    each of `parts` equal parts of a batch, one after the other."""
-    if parts == 1:
-        return function(batch_stats, batch, 0)
-    divided = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-    body = lambda batch_stats, numbered: function(batch_stats, numbered[1], numbered[0])
-    shapes = jax.eval_shape(body, batch_stats, jax.tree.map(lambda x: x[0], (jnp.arange(parts), divided)))[1]
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    def __call__(self, state: TrainState, batch: Batch) -> TrainState:
+        results = accumulate(lambda part, number: self._gradient(state, part, number), batch, self.microbatches)
+        batch_stats, grads, loss, correct = average(results, self.axis)
 
-    def add(carry, numbered):
-        batch_stats, results = body(carry[0], numbered)
-        return (batch_stats, jax.tree.map(jnp.add, carry[1], results)), None
-
-    (batch_stats, sums), _ = jax.lax.scan(add, (batch_stats, zeros), (jnp.arange(parts), divided))
-    return batch_stats, jax.tree.map(lambda s: s / parts, sums)
-
-
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    model: Network,
-    optimizer: optax.GradientTransformation,
-    smoothing: float,
-    drop_path: float,
-    num_epochs: int,
-    steps_per_epoch: int,
-    seed: int,
-    microbatches: int = 1,
-    axis: str | None = None,
-) -> TrainState:
-    """One SGD step of the final network. batch: the device's own examples. axis: that of the devices, to average over."""
-    rate = drop_path_rate(state.step, maximum=drop_path, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
-    step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
-
-    def gradient(batch_stats, part, number):
-        key = jax.random.fold_in(step_key, number) if microbatches > 1 else step_key
-
-        def loss_of(params):
-            variables = {"params": params, "batch_stats": batch_stats}
-            logits, new = model.apply(
-                variables, part["image"], train=True, drop_path_rate=rate, rngs={"drop_path": key}, mutable=["batch_stats"]
-            )
-            loss = jnp.mean(cross_entropy(logits, part["label"], smoothing))
-            return loss, (new["batch_stats"], jnp.sum(hits(logits, part["label"])))
-
-        (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        return batch_stats, (grads, loss, correct)
-
-    of_batch = accumulate(gradient, state.batch_stats, batch, microbatches)
-    batch_stats, (grads, loss, correct) = average(of_batch, axis)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        sums=_counted(state.sums, loss, correct, batch, microbatches, axis),
-        guard=None if state.guard is None else watch(state.guard, grads, state.step),
-    )
-
-
-def search_half(
-    state: SearchState,
-    batch: Batch,
-    for_alphas: bool | jax.Array,
-    *,
-    model: Supernet,
-    searcher: Searcher,
-    optimizer: optax.GradientTransformation,
-    alphas_optimizer: optax.GradientTransformation,
-    steps_per_epoch: int,
-    microbatches: int = 1,
-    axis: str | None = None,
-) -> SearchState:
-    """One half of a step of the search (DARTS, Algorithm 1): the first, `for_alphas`, moves alpha on validation data (Eq. 5),
-    the second the weights on training data, with the new alpha.
-
-    for_alphas: known while tracing, or an array, known only when it runs: both halves are then one program.
-    batch: the device's own examples. axis: that of the devices, to average over.
-    """
-    epoch = state.step // steps_per_epoch
-    known = isinstance(for_alphas, bool)
-
-    def gradient(batch_stats, part, _):
-        def objective(params, alphas):
-            variables = {"params": params, "batch_stats": batch_stats}
-            options: dict[str, Any] = {"train": True, "for_alphas": None if known else for_alphas}
-            logits, new = model.apply(variables, alphas, part["image"], mutable=["batch_stats"], **options)
-            loss = jnp.mean(cross_entropy(logits, part["label"]))
-            correct = jnp.sum(hits(logits, part["label"]))
-            return loss + searcher.regularizer(alphas, epoch), (new["batch_stats"], loss, correct)
-
-        grads, (new, loss, correct) = jax.grad(objective, (0, 1), has_aux=True)(state.params, state.alphas)
-        # What is not returned is not computed.
-        wanted = grads if not known else (None, grads[1]) if for_alphas else (grads[0], None)
-        return new, (wanted, loss, correct)
-
-    of_batch = accumulate(gradient, state.batch_stats, batch, microbatches)
-    batch_stats, ((params_grads, alphas_grads), loss, correct) = average(of_batch, axis)
-
-    def move_alphas(state: SearchState) -> SearchState:
-        updates, opt_state = alphas_optimizer.update(alphas_grads, state.alphas_opt_state, state.alphas)
-        return state.replace(alphas=optax.apply_updates(state.alphas, updates), alphas_opt_state=opt_state)
-
-    def move_weights(state: SearchState) -> SearchState:
-        updates, opt_state = optimizer.update(params_grads, state.opt_state, state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         return state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
             opt_state=opt_state,
-            sums=_counted(state.sums, loss, correct, batch, microbatches, axis),
-            guard=None if state.guard is None else watch(state.guard, params_grads, state.step),
+            sums=_add(state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis),
+            guard=None if state.guard is None else watch(state.guard, grads, state.step),
         )
 
-    return either(for_alphas, move_alphas, move_weights, state.replace(batch_stats=batch_stats))
+    def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
+        """(batch statistics, gradients, loss, hits) of a microbatch."""
+        key = jax.random.fold_in(run_key(self.seed), state.step)
+        if self.microbatches > 1:
+            key = jax.random.fold_in(key, number)
+
+        def loss_of(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, new = self.network.apply(
+                variables,
+                batch["image"],
+                train=True,
+                drop_path_rate=self._drop_path_rate(state.step),
+                rngs={"drop_path": key},
+                mutable=["batch_stats"],
+            )
+            loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
+            return loss, (new["batch_stats"], jnp.sum(hits(logits, batch["label"])))
+
+        (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        return batch_stats, grads, loss, correct
+
+    def _drop_path_rate(self, step):
+        """Drop-path grows linearly with the epoch, from 0 (methods.md D); None where there is none."""
+        if self.drop_path == 0:
+            return None
+        return self.drop_path * (step // self.steps_per_epoch).astype(jnp.float32) / self.num_epochs
 
 
-def either(flag: bool | jax.Array, first: Callable, second: Callable, *arguments):
-    """`first(*arguments)` where the flag is true, else `second(*arguments)`."""
-    if isinstance(flag, bool):
-        return (first if flag else second)(*arguments)
-    return jax.lax.cond(flag, first, second, *arguments)
+@dataclasses.dataclass(frozen=True)
+class SearchStep:
+    """One step of the search: `step(state, batches) -> state`, batches {"train": batch, "valid": batch}.
+
+    The searcher says which stages it has; `stage(index)` gives them one by one. weights, alphas: the optimizers of the
+    supernet's weights and of alpha. num_epochs, steps_per_epoch: of the search, for what is annealed. The rest as `TrainStep`.
+
+    Example: `SearchStep(supernet, Bnas(), weights=latent_sgd(0.025), alphas=optax.adam(3e-4))`.
+    """
+
+    supernet: Supernet
+    searcher: Searcher
+    weights: optax.GradientTransformation
+    alphas: optax.GradientTransformation
+    num_epochs: int = 1
+    steps_per_epoch: int = 1
+    seed: int = 0
+    microbatches: int = 1
+    axis: str | None = None
+
+    def __post_init__(self):
+        check_latents(self.weights, self.supernet.scheme)
+        searcher = dataclasses.replace(self.searcher, layer_types=self.supernet.layer_types)
+        object.__setattr__(self, "searcher", searcher)
+
+    def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
+        """The state of a new search. image_shape: (H, W, C)."""
+        dtype = self.supernet.arithmetic.dtype
+        alphas = self.searcher.init(jax.random.fold_in(run_key(seed), 1), dtype)
+        variables = initial_variables(self.supernet, image_shape, seed)
+        return search_state_of(variables, alphas, self.weights, self.alphas, self.num_epochs, dtype=dtype)
+
+    def __call__(self, state: SearchState, batches: Mapping[str, Batch]) -> SearchState:
+        for index in range(len(self.searcher.stages)):
+            state = self.stage(index, state, batches)
+        return state
+
+    def stage(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> SearchState:
+        """The state after the stage of that number. batches: at least those that it takes."""
+        stage = self.searcher.stages[index]
+        batches = {name: batches[name] for name in stage.batches}
+        results = accumulate(
+            lambda parts, _: self._gradient(index, state, parts), batches, self.microbatches
+        )
+        batch_stats, grads, loss, correct = average(results, self.axis)
+        state = state.replace(batch_stats=batch_stats)
+
+        if ALPHAS in stage.moves:
+            updates, opt_state = self.alphas.update(grads[ALPHAS], state.alphas_opt_state, state.alphas)
+            state = state.replace(alphas=optax.apply_updates(state.alphas, updates), alphas_opt_state=opt_state)
+        if WEIGHTS in stage.moves:
+            updates, opt_state = self.weights.update(grads[WEIGHTS], state.opt_state, state.params)
+            batch = batches[stage.batches[0]]
+            state = state.replace(
+                params=optax.apply_updates(state.params, updates),
+                opt_state=opt_state,
+                sums=_add(state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis),
+                guard=None if state.guard is None else watch(state.guard, grads[WEIGHTS], state.step),
+            )
+        if index == len(self.searcher.stages) - 1:
+            state = state.replace(step=state.step + 1)
+        return state
+
+    def _gradient(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> tuple:
+        """(batch statistics, gradients of what the stage moves, loss, hits) of a microbatch."""
+        stage = self.searcher.stages[index]
+        batch = batches[stage.batches[0]]
+        progress = Progress(state.step // self.steps_per_epoch, self.num_epochs)
+        key = jax.random.fold_in(jax.random.fold_in(run_key(self.seed), state.step), index)
+        position = {WEIGHTS: state.params, ALPHAS: state.alphas}
+
+        def objective(moving):
+            params, alphas = moving.get(WEIGHTS, state.params), moving.get(ALPHAS, state.alphas)
+            mixture = self.searcher.weights(alphas, key, progress)
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, new = self.supernet.apply(
+                variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture"
+            )
+            loss = jnp.mean(cross_entropy(logits, batch["label"]))
+            added = self.searcher.regularizer(alphas, progress) if ALPHAS in moving else 0
+            return loss + added, (new["batch_stats"], loss, jnp.sum(hits(logits, batch["label"])))
+
+        moving = {name: position[name] for name in sorted(stage.moves)}
+        grads, (batch_stats, loss, correct) = jax.grad(objective, has_aux=True)(moving)
+        if ALPHAS in moving:
+            own = self._own_gradient(state, key, progress, batches)
+            grads = grads if own is None else grads | {ALPHAS: own}
+        return batch_stats, grads, loss, correct
+
+    def _own_gradient(self, state: SearchState, key, progress: Progress, batches: Mapping[str, Batch]):
+        """The searcher's own gradient at alpha, or None."""
+
+        def loss(params, alphas, batch):
+            mixture = self.searcher.weights(alphas, key, progress)
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, _ = self.supernet.apply(
+                variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture"
+            )
+            return jnp.mean(cross_entropy(logits, batch["label"]))
+
+        def virtual(params, grads):
+            updates, _ = self.weights.update(grads, state.opt_state, params)
+            return optax.apply_updates(params, updates)
+
+        return self.searcher.gradient(loss, virtual, state.params, state.alphas, batches)
 
 
-def _counted(sums: Sums, loss, correct, batch: Batch, microbatches: int, axis: str | None) -> Sums:
-    """loss, correct: means over microbatches and devices."""
-    parts = microbatches * (jax.lax.axis_size(axis) if axis else 1)
-    examples = batch["label"].shape[0] * (parts // microbatches)
-    return sums.add(loss, jnp.round(correct * parts), examples)
+@dataclasses.dataclass(frozen=True)
+class EvaluationStep:
+    """Sums over a batch whose padding has weight 0, over all devices: `step(variables, batch)` -> `Evaluation`.
+
+    model: a network, or a supernet, whose variables hold "mixture", the weights of its layer types, besides.
+    batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to add up over.
+    """
+
+    model: Network | Supernet
+    axis: str | None = None
+
+    def __call__(self, variables: Mapping[str, Any], batch: Batch) -> "Evaluation":
+        logits = self._logits(dict(variables), batch["image"])
+        labels, weight = batch["label"], batch["weight"].astype(logits.dtype)
+        weighted = lambda values: jnp.sum(jnp.where(weight > 0, values * weight, 0))
+        sums = Evaluation(
+            loss=weighted(cross_entropy(logits, labels)),
+            top1=weighted(hits(logits, labels)),
+            top5=weighted(hits(logits, labels, min(5, logits.shape[-1]))),
+            examples=jnp.sum(weight),
+        )
+        return total(sums, self.axis)
+
+    def _logits(self, variables: dict, images):
+        if isinstance(self.model, Supernet):
+            mixture = variables.pop("mixture")
+            return self.model.apply(variables, mixture, images, train=False, method="mixture")
+        return self.model.apply(variables, images, train=False)
 
 
 class Evaluation(struct.PyTreeNode):
@@ -185,15 +252,27 @@ class Evaluation(struct.PyTreeNode):
     examples: jax.Array
 
 
-def evaluation_step(model: Network | Supernet, variables: Any, batch: Batch, *alphas, axis: str | None = None) -> Evaluation:
-    """Sums of a batch whose padding has weight 0, over all devices. alphas: for the supernet alone."""
-    logits: Any = model.apply(variables, *alphas, batch["image"], train=False)
-    labels, weight = batch["label"], batch["weight"].astype(logits.dtype)
-    weighted = lambda values: jnp.sum(jnp.where(weight > 0, values * weight, 0))
-    sums = Evaluation(
-        loss=weighted(cross_entropy(logits, labels)),
-        top1=weighted(hits(logits, labels)),
-        top5=weighted(hits(logits, labels, min(5, logits.shape[-1]))),
-        examples=jnp.sum(weight),
-    )
-    return total(sums, axis)
+def accumulate(function: Callable, batch: Any, parts: int) -> Any:
+    """The mean of the results of `function(part, number)`, called for each of `parts` equal parts of a batch in turn.
+
+    Running statistics among the results begin for each part as they were, so that their mean is moved once.
+    """
+    if parts == 1:
+        return function(batch, 0)
+    divided = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    numbers = jnp.arange(parts)
+    first = jax.tree.map(lambda x: x[0], (divided, numbers))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, *first))
+
+    def add(sums, numbered):
+        return jax.tree.map(jnp.add, sums, function(*numbered)), None
+
+    sums, _ = jax.lax.scan(add, zeros, (divided, numbers))
+    return jax.tree.map(lambda s: s / parts, sums)
+
+
+def _add(sums: Sums, loss, correct, batch: Batch, *, microbatches: int, axis: str | None) -> Sums:
+    """loss, correct: means over microbatches and devices."""
+    devices = jax.lax.axis_size(axis) if axis else 1
+    examples = batch["label"].shape[0] * devices
+    return sums.add(loss, jnp.round(correct * microbatches * devices), examples)

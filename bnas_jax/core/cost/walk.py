@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bnas_jax.core.alphas import init
 from bnas_jax.core.cell import FinalCell
 from bnas_jax.core.cost.counts import Cost, Row
 from bnas_jax.core.errors import UserError
@@ -42,8 +41,7 @@ def float_twin(model: nn.Module) -> nn.Module:
 def _initialise(model: nn.Module, image_shape: tuple[int, int, int]):
     images = jnp.zeros((1, *image_shape))
     if isinstance(model, Supernet):
-        alphas = init(jax.random.key(0), len(model.layer_types))
-        return model.init(jax.random.key(0), alphas, images, train=False)
+        return model.init(jax.random.key(0), model.even_mixture(), images, train=False, method="mixture")
     return model.init(jax.random.key(0), images, train=False)
 
 

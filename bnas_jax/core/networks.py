@@ -1,0 +1,70 @@
+"""The networks that can be trained: `NETWORKS`, the one table of them. A new network is a new entry.
+
+An entry is a frozen dataclass whose fields are its settings, `config.network.*`, and which builds the module.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import flax.linen as nn
+
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.cell import REDUCTION_SKIPS
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import FORMS, Genotype
+from bnas_jax.core.network import Network
+from bnas_jax.core.schemes import Scheme
+
+
+class NetworkSettings(Protocol):
+    """An entry of `NETWORKS`, which raises `UserError` when a setting cannot be."""
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> nn.Module:
+        """The module: `apply(variables, images, train=...)`, NHWC images to logits, with fields `scheme` and `arithmetic`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """A stack of searched cells (Table 5), see `network.Network`. channels: those of the first cell's nodes."""
+
+    genotype: Genotype
+    num_cells: int
+    channels: int
+    form: str = "cifar"
+    skip: bool = True
+    reduction_skip: str = "binary_bn"
+    float_head: bool = False
+
+    def __post_init__(self):
+        if self.form not in FORMS:
+            raise UserError(f"config.network.form must be one of {', '.join(FORMS)}, got {self.form!r}")
+        if self.reduction_skip not in REDUCTION_SKIPS:
+            known = ", ".join(REDUCTION_SKIPS)
+            raise UserError(f"config.network.reduction_skip must be one of {known}, got {self.reduction_skip!r}")
+        for name in ("num_cells", "channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.network.{name} must be at least 1, got {getattr(self, name)}")
+        if self.form == "imagenet" and self.channels % 2:
+            raise UserError(
+                f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}"
+            )
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Network:
+        """A `Network`."""
+        return Network(
+            genotype=self.genotype,
+            num_cells=self.num_cells,
+            channels=self.channels,
+            num_classes=num_classes,
+            form=self.form,
+            skip=self.skip,
+            reduction_skip=self.reduction_skip,
+            float_head=self.float_head,
+            scheme=scheme,
+            arithmetic=arithmetic,
+        )
+
+
+NETWORKS: dict[str, type] = {
+    "cells": Cells,
+}
