@@ -1,3 +1,45 @@
 """BNAS in JAX: search, train and ship 1-bit convolutional networks."""
 
+import importlib
+
 __version__ = "0.1.0"
+
+# Public names and the modules that have them, which are loaded when a name is asked for.
+_MODULES = {
+    "Arithmetic": "core.arithmetic",
+    "Bnas": "search.bnas",
+    "Genotype": "core.genotype",
+    "LAYERS": "core.layers",
+    "LatentRule": "core.schemes",
+    "NETWORKS": "core.networks",
+    "Network": "core.network",
+    "SCHEMES": "core.schemes",
+    "SEARCHERS": "search",
+    "Scheme": "core.schemes",
+    "SearchStep": "training.steps",
+    "Searcher": "search",
+    "Supernet": "core.supernet",
+    "TrainStep": "training.steps",
+    "UserError": "core.errors",
+    "Xnor": "core.schemes",
+    "cost": "core.cost",
+    "fit_budget": "core.cost",
+    "for_latents": "training.optimizers",
+    "latent_sgd": "training.optimizers",
+    "load": "training.load",
+    "load_data": "data.batches",
+    "load_genotype": "core.genotype",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return getattr(module, "load" if name == "load_genotype" else name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

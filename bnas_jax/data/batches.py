@@ -1,0 +1,61 @@
+"""Batches of a data set by the number of the step, for a notebook or a loop of one's own."""
+
+import functools
+from typing import Any
+
+import jax
+
+from bnas_jax.data.halves import split_half
+from bnas_jax.data.load import Dataset, load
+from bnas_jax.data.sources import train_source
+
+Batch = dict[str, jax.Array]
+
+
+class Batches:
+    """A data set in batches, which are functions of (seed, step): {"image": (B, H, W, C) float, "label": (B,) int32}.
+
+    dataset: both of its parts and how its images are augmented.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int = 64, seed: int = 0):
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+        return self.dataset.train.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return self.dataset.train.num_classes
+
+    def train_batch(self, step: int) -> Batch:
+        """A batch of the whole training set."""
+        return self._batch("all", step)
+
+    def search_batches(self, step: int) -> dict[str, Batch]:
+        """{"train", "valid"}: a batch of either half of the training set."""
+        return {"train": self._batch("train", step), "valid": self._batch("valid", step)}
+
+    def _batch(self, part: str, step: int) -> Batch:
+        source, prepare = self._source(part)
+        return prepare(source.feed(step))
+
+    @functools.cache  # noqa: B019 (a few parts, which live as long as the data)
+    def _source(self, part: str) -> tuple[Any, Any]:
+        examples, seed = self.dataset.train, self.seed
+        if part != "all":
+            train, valid = split_half(examples, seed)
+            examples, seed = (train, seed) if part == "train" else (valid, seed + 1)
+        source = train_source(examples, self.batch_size, seed, self.dataset.augmentation)
+        return source, jax.jit(source.prepare)
+
+
+def load_data(name: str, path: Any = None, *, batch_size: int = 64, seed: int = 0) -> Batches:
+    """The data set of a name that `config.dataset.name` takes, in batches. Example: `load_data("digits").train_batch(0)`.
+
+    path: where its files are, for sets on disk. Raises `UserError` for an unknown name and for files that are missing.
+    """
+    return Batches(load(name, path), batch_size=batch_size, seed=seed)
