@@ -15,6 +15,16 @@ def reference() -> pathlib.Path:
     return pathlib.Path(__file__).parent / "reference"
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For tests where compiling takes longer than running."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="every number of devices; fifty kills instead of a few")
 

@@ -12,80 +12,96 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from bnas_jax.core import binarize
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotype as genotypes
+from bnas_jax.core.conventions import conventions as conventions_of
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, ZEROISE, Genotype, reductions
-from bnas_jax.core.layers import layer_type
+from bnas_jax.core.genotype import EDGES, Genotype
+from bnas_jax.core.layers import CONVOLUTION, POOLING, layer_type
 from bnas_jax.core.network import Network
-from bnas_jax.core.rules import PAPER, RELEASE, Rules
-from bnas_jax.core.supernet import Supernet, supernet_float_edges
+from bnas_jax.core.schemes import Xnor
+from bnas_jax.core.stack import Place
+from bnas_jax.core.supernet import Supernet, float_edges
 
 Model = Network | Supernet
 FORMS = ("cifar", "imagenet", "supernet")
 
+# Our names of leaves and modules, and the released ones.
 _LEAF = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _CIFAR_STEM = {"bn": "stem.bn", "conv": "stem.op.0"}
 _IMAGENET_STEM = {
     **{"conv0": "stem0.0", "bn0": "stem0.1", "conv1": "stem0.3", "bn1": "stem0.4"},
     **{"conv2": "stem1.1", "bn2": "stem1.2"},
 }
-_SKIP = {"bn": "preprocess_res.0", "conv": "preprocess_res.1"}
-_CONV_LAYER = {"bn": "bn", "conv": "op.0"}
-
-
-def named_rules(conventions: str | Rules) -> Rules:
-    """`paper`, `release` or `head` (the release with its index error); `Rules` are taken as they are."""
-    if isinstance(conventions, Rules):
-        return conventions
-    known = {"paper": PAPER, "release": RELEASE, "head": HEAD}
-    if conventions not in known:
-        raise UserError(f"conventions must be one of {', '.join(known)}, got {conventions!r}")
-    return known[conventions]
-
-
-HEAD = Rules(activation_scale=False, sign_of_zero=0, reduction_skip="float", float_head=True)
-
-
-def build(*, form: str, genotype, num_cells: int, channels: int, num_classes: int, rules: Rules) -> Model:
-    """The model that a reference checkpoint belongs to. genotype: a `Genotype`, or its name or file; unused by the supernet."""
-    if form not in FORMS:
-        raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if form == "supernet":
-        return Supernet(num_cells, channels, num_classes, rules=rules, shared_statistics=False)
-    genotype = genotype if isinstance(genotype, Genotype) else genotype_lib.load(genotype)
-    return Network(genotype, num_cells, channels, num_classes, form=form, rules=rules)
-
-
-def shapes(model: Model) -> dict:
-    """The variables of a model as `ShapeDtypeStruct`s, computing nothing."""
-    size = 64 if isinstance(model, Network) and model.form == "imagenet" else 32
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    if isinstance(model, Network):
-        return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
-    alphas = {name: jnp.zeros((len(EDGES), len(model.layer_types))) for name in ("normal", "reduce")}
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), alphas, x, train=False), images)
+_SKIP = {"bn": "0", "conv": "1"}
+_BINARY_CONV = {"bn": "bn", "conv": "op.0"}
 
 
 def load_reference(
     arrays: Mapping[str, np.ndarray],
     *,
     form: str,
-    genotype=None,
+    genotype: Genotype | str | None = None,
     num_cells: int,
     channels: int,
     num_classes: int,
-    conventions: str | Rules = "release",
+    conventions: str = "release",
 ) -> tuple[Model, dict]:
     """A model and its variables from the arrays of a checkpoint of the authors' code.
 
     arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as `state_dict()` holds them.
-    form: cifar, imagenet or supernet. Latent weights come back projected, as the released code uses them.
+    form: cifar, imagenet or supernet. genotype: a `Genotype`, or its name or file; the supernet has none.
+    conventions: `release` computes what the authors' code computes; see `core.conventions`.
+    Latent weights come back projected, as the released code uses them.
     Raises `UserError` that names the first array that is missing, of another shape, or left over.
     """
-    rules = named_rules(conventions)
-    model = build(form=form, genotype=genotype, num_cells=num_cells, channels=channels, num_classes=num_classes, rules=rules)
+    model = build(
+        form=form,
+        genotype=genotype,
+        num_cells=num_cells,
+        channels=channels,
+        num_classes=num_classes,
+        conventions=conventions,
+    )
     return model, load_variables(model, arrays)
+
+
+def build(
+    *,
+    form: str,
+    genotype: Genotype | str | None,
+    num_cells: int,
+    channels: int,
+    num_classes: int,
+    conventions: str = "release",
+) -> Model:
+    """The model that a reference checkpoint belongs to; arguments as those of `load_reference`."""
+    if form not in FORMS:
+        raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    found = conventions_of(conventions)
+    common = {
+        "num_cells": num_cells,
+        "channels": channels,
+        "num_classes": num_classes,
+        "scheme": Xnor(**found.scheme),
+        **found.network,
+    }
+    if form == "supernet":
+        return Supernet(shared_statistics=False, **common)
+    if genotype is None:
+        raise UserError(f"a network of the form {form} needs a genotype: the name or the file of a cell")
+    if isinstance(genotype, str):
+        genotype = genotypes.load(genotype)
+    return Network(genotype=genotype, form=form, **common)
+
+
+def shapes(model: Model) -> dict:
+    """The variables of a model as `ShapeDtypeStruct`s, computing nothing."""
+    size = 64 if isinstance(model, Network) and model.form == "imagenet" else 32
+    inputs = [jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)]
+    if isinstance(model, Supernet):
+        alphas = jax.ShapeDtypeStruct((len(EDGES), len(model.layer_types)), jnp.float32)
+        inputs.insert(0, {"normal": alphas, "reduce": alphas})
+    return jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, train=False), *inputs)
 
 
 def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
@@ -95,21 +111,34 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
     for path, leaf in traverse_util.flatten_dict(shapes(model)).items():
         value = np.empty(leaf.shape, leaf.dtype)
         for index, name in counterparts(model, path):
-            if name not in arrays:
-                raise UserError(f"the checkpoint lacks {name}; check form, genotype, num_cells and conventions")
-            array = _from_torch(np.asarray(arrays[name]))
-            if array.shape != value[index].shape:
-                raise UserError(
-                    f"{name} has the shape {array.shape} (HWIO), the network needs {value[index].shape}; "
-                    "check channels, num_classes and genotype"
-                )
-            value[index] = array
+            value[index] = _fitting(arrays, name, value[index].shape)
             used.add(name)
-        flat[path] = binarize.project(jnp.asarray(value)) if path[-1].startswith("latent") else jnp.asarray(value)
+        flat[path] = jnp.asarray(value)
+        if path[-1].startswith("latent"):
+            flat[path] = _projected(model, flat[path])
+
     left_over = sorted(set(arrays) - used)
     if left_over:
         raise UserError(f"the checkpoint has {left_over[0]}, which this network lacks; check genotype and conventions")
     return traverse_util.unflatten_dict(flat)
+
+
+def _fitting(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of that name in our layout; `UserError` if it is missing or has another shape."""
+    if name not in arrays:
+        raise UserError(f"the checkpoint lacks {name}; check form, genotype, num_cells and conventions")
+    array = _from_torch(np.asarray(arrays[name]))
+    if array.shape != shape:
+        raise UserError(
+            f"{name} has the shape {array.shape} (HWIO), the network needs {shape}; "
+            "check channels, num_classes and genotype"
+        )
+    return array
+
+
+def _projected(model: Model, latent):
+    project = model.scheme.latents.project
+    return latent if project is None else project(latent)
 
 
 def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
@@ -122,7 +151,7 @@ def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
 
 
 def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays less counters, by their plain names (without `state.` of the reference files, `module.` of DataParallel)."""
+    """The arrays less counters, by their plain names: without `state.` of the reference files and `module.` of DataParallel."""
     if any(name.startswith("state.") for name in arrays):
         arrays = {name: arrays[name] for name in arrays if name.startswith("state.")}
     plain = {re.sub(r"^(state\.)?(module\.)?", "", name): arrays[name] for name in arrays}
@@ -148,49 +177,59 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
     if top == "classifier":
         yield (...,), f"classifier.{name}"
     elif top == "stem":
-        stem = _CIFAR_STEM if isinstance(model, Supernet) or model.form == "cifar" else _IMAGENET_STEM
+        imagenet = isinstance(model, Network) and model.form == "imagenet"
+        stem = _IMAGENET_STEM if imagenet else _CIFAR_STEM
         yield (...,), f"{stem[modules[0]]}.{name}"
     else:
-        cell = int(top.removeprefix("cell"))
-        for index, inner in _in_cell(model, cell, modules, leaf, name):
-            yield index, f"cells.{cell}.{inner}"
+        places = {place.name: place for place in model.places}
+        place = places[top]
+        for index, inner in _in_cell(model, place, modules, leaf=leaf, name=name):
+            yield index, f"cells.{place.index}.{inner}"
 
 
-def _in_cell(model: Model, cell: int, modules: list[str], leaf: str, name: str):
+def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name: str):
     part = modules[0]
     if part == "preprocess":
-        suffix = "_red" if isinstance(model, Network) and _is_red(model, cell) else ""
-        yield (...,), f"preprocess{modules[1][-1]}{suffix}.{_CONV_LAYER[modules[2]]}.{name}"
+        # The release names those of its ImageNet reduction cells differently.
+        red = isinstance(model, Network) and model.form == "imagenet" and place.reduction
+        suffix = "_red" if red else ""
+        number = modules[1].removeprefix("input")
+        yield (...,), f"preprocess{number}{suffix}.{_BINARY_CONV[modules[2]]}.{name}"
     elif part == "skip":
-        yield (...,), f"{_SKIP.get(modules[-1], 'preprocess_res.' + modules[-1])}.{name}"
+        module = modules[-1]
+        yield (...,), f"preprocess_res.{_SKIP.get(module, module)}.{name}"
     elif part.startswith("layer"):
-        yield (...,), f"_ops.{part.removeprefix('layer')}.{_CONV_LAYER[modules[2]]}.{name}"
+        yield (...,), f"_ops.{part.removeprefix('layer')}.{_BINARY_CONV[modules[1]]}.{name}"
     elif isinstance(model, Supernet):
-        yield from _in_state(model, cell, int(part.removeprefix("state")), modules[1:], leaf, name)
+        state = int(part.removeprefix("state"))
+        yield from _in_state(model, place, state, inner=modules[1:], leaf=leaf, name=name)
 
 
-def _is_red(model: Network, cell: int) -> bool:
-    return model.form == "imagenet" and cell in reductions(model.num_cells)
-
-
-def _in_state(model: Supernet, cell: int, state: int, modules: list[str], leaf: str, name: str):
+def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str):
     """The edges that leave a state stand side by side in our arrays."""
-    edges = [e for e, (start, _) in enumerate(EDGES) if start == state]
+    edges = [edge for edge, (start, _) in enumerate(EDGES) if start == state]
     types = model.layer_types
-    learnable = [t for t in types if layer_type(t).learnable]
-    width = model.channels * 2 ** sum(r <= cell for r in reductions(model.num_cells))
-    if not modules:
+    convs = [layer for layer in types if layer_type(layer).joins == CONVOLUTION]
+    pools = [layer for layer in types if layer_type(layer).joins == POOLING]
+    if not inner:
+        # Kernels, `latent_TYPE` of the first edges and `kernel_TYPE` of the last ones.
         kind, _, layer = leaf.partition("_")
-        binary = len(edges) - supernet_float_edges(model)[cell][state][learnable.index(layer)]
+        floats = float_edges(model)[place.index][state][convs.index(layer)]
+        binary = len(edges) - floats
         for column, edge in enumerate(edges[:binary] if kind == "latent" else edges[binary:]):
-            index = (..., slice(column * width, (column + 1) * width))
-            yield index, f"_ops.{edge}._ops.{types.index(layer)}.op.0.{name}"
-    elif modules[0] == "bn":
-        for row, layer in enumerate(learnable):
+            yield (..., _columns(column, place)), f"_ops.{edge}._ops.{types.index(layer)}.op.0.{name}"
+    elif inner[0] == "bn":
+        # (convolutions, edges, C)
+        for row, layer in enumerate(convs):
             for column, edge in enumerate(edges):
                 yield (row, column), f"_ops.{edge}._ops.{types.index(layer)}.bn.{name}"
     else:
-        pools = [t for t in types if t not in learnable and t != ZEROISE]
+        # (edges, poolings * C)
         for row, layer in enumerate(pools):
             for column, edge in enumerate(edges):
-                yield (column, slice(row * width, (row + 1) * width)), f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"
+                yield (column, _columns(row, place)), f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"
+
+
+def _columns(index: int, place: Place) -> slice:
+    """The channels of the array that lies at `index` among those side by side."""
+    return slice(index * place.channels, (index + 1) * place.channels)

@@ -1,8 +1,8 @@
 """Whole networks against the numbers of the released code, loaded by its own names (tests/reference).
 
 Forward passes agree to rounding. Gradients cannot: where a sum of +-beta is 0, the released code gets about 1e-8 or 0, as its
-rounding falls, and in the first case its ReLU lets the gradient pass; here the sum is exactly 0 (`convolution.binary_conv`).
-tests/test_layers.py compares the gradients of single layers to rounding; here they are compared to within what these zeros do,
+rounding falls, and in the first case its ReLU lets the gradient pass; here the sum is exactly 0 (`sign_conv`).
+tests/core/test_layers.py compares the gradients of single layers to rounding; here they are compared to within what these zeros do,
 which a wrong convention misses by far.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from bnas_jax.core import binarize, genotype
+from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
-from bnas_jax.core.rules import RELEASE
+from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.interop import reference as interop
 
@@ -32,15 +32,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "imagenet_net_c4_l6_latest_cell": {"form": "imagenet", "genotype": "latest_cell", "num_cells": 6, "num_classes": 7},
     "supernet_c4_l5": {"form": "supernet", "num_cells": 5, "num_classes": 10},
 }  # fmt: skip
-CONVENTIONS = {"clean": "release", "head": "head"}
+CONVENTIONS = {"clean": "meant", "head": "release"}
+# What the released code does to its latent weights.
+RELEASED = Xnor().latents
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling takes longer than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def load(arrays, name, conventions="release", **options):
@@ -124,7 +121,7 @@ def test_running_statistics_after_one_training_pass(run):
     theirs = run.their("after.")
     ours = interop.to_reference(run.model, run.ours["after"])
     # The files hold them in the mode `clean` alone.
-    assert set(theirs) == (set() if run.model.rules.float_head else set(ours))
+    assert set(theirs) == (set() if run.model.float_head else set(ours))
     for name, values in theirs.items():
         assert np.allclose(ours[name], values, rtol=1e-5, atol=1e-5), name
 
@@ -132,7 +129,7 @@ def test_running_statistics_after_one_training_pass(run):
 def as_optimizers_see(gradients):
     """Those of latent weights times the factor of the released code."""
     flat = traverse_util.flatten_dict(gradients)
-    scaled = {p: g * binarize.gradient_factor(g.shape) if p[-1].startswith("latent") else g for p, g in flat.items()}
+    scaled = {p: g * RELEASED.factor(g.shape) if p[-1].startswith("latent") else g for p, g in flat.items()}
     return traverse_util.unflatten_dict(scaled)
 
 
@@ -159,7 +156,7 @@ BOUNDS = {r"preprocess\d.*op\.0": 0.35, r"_ops.*op\.0": 0.35, r"preprocess_res\.
 
 def test_gradients(run):
     gradients = as_optimizers_see(run.ours["to_params"])
-    parts = ["stem"] if run.model.rules.float_head else list(BOUNDS)
+    parts = ["stem"] if run.model.float_head else list(BOUNDS)
     for part in parts:
         assert gradient_error(run, gradients, held(run, part)) < BOUNDS[part], part
 
@@ -167,7 +164,7 @@ def test_gradients(run):
 def test_gradients_of_binary_weights_need_the_factor(run):
     """Without it, which is the optimizer's here, the bounds are missed."""
     latents = [f"{conv}.weight" for conv in run.theirs["binarized_convs"] if f"grad.{conv}.weight" in run.theirs]
-    assert len(latents) == (len(run.theirs["binarized_convs"]) if not run.model.rules.float_head else 2 * is_imagenet(run))
+    assert len(latents) == (0 if run.model.float_head else len(run.theirs["binarized_convs"]))
     if latents:
         assert gradient_error(run, run.ours["to_params"], latents) > 0.9
 
@@ -183,7 +180,7 @@ def sgd(gradient, weights, momentum, rate, latent):
     """One step of SGD with weight decay and momentum, and the projection (methods A2). Returns weights and momentum."""
     momentum = 0.9 * momentum + np.asarray(gradient) + 3e-4 * weights
     moved = weights - rate * momentum
-    return (np.asarray(binarize.project(moved)) if latent else moved), momentum
+    return (np.asarray(RELEASED.project(moved)) if latent else moved), momentum
 
 
 def adam(gradient, alphas, moments, step):
@@ -243,9 +240,9 @@ def test_three_steps_of_sgd(run):
 @pytest.mark.parametrize("mode", CONVENTIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_binarized_convolutions_are_those_of_the_released_code(reference, name, mode):
-    """In the mode `head` all but those it leaves float by its index error, and two of the ImageNet stem that it should not."""
+    """In the mode `head` all but those it leaves float by its index error."""
     options = {"genotype": None, **NETWORKS[name]}
-    model = interop.build(channels=4, rules=interop.named_rules(CONVENTIONS[mode]), **options)
+    model = interop.build(channels=4, conventions=CONVENTIONS[mode], **options)
     paths = traverse_util.flatten_dict(interop.shapes(model))
     ours = [name for path in paths if path[-1].startswith("latent") for _, name in interop.counterparts(model, path)]
     with np.load(reference / f"{name}.npz") as arrays:
@@ -275,14 +272,14 @@ def test_a_checkpoint_is_read_under_all_its_names(checkpoint, reference):
     counters = {"stem.bn.num_batches_tracked": np.array(7)}
     assert same(load(checkpoint | counters, SMALL)[1], variables)
     assert same(load(dict(np.load(reference / f"{SMALL}.npz")), SMALL)[1], variables)
-    assert same(load(checkpoint, SMALL, RELEASE, genotype=genotype.load("latest_cell_zeroise"))[1], variables)
+    assert same(load(checkpoint, SMALL, genotype=genotype.load("latest_cell_zeroise"))[1], variables)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_loaded_is_exported_again(reference, name):
     with np.load(reference / f"{name}.npz") as arrays:
         state = {key: arrays[key] for key in arrays.files if key.startswith("state.")}
-        binarized = {f"{conv}.weight" for conv in arrays["clean.binarized_convs"]}
+        binarized = {f"{conv}.weight" for conv in arrays["head.binarized_convs"]}
     model, variables = load(state, name)
     exported = interop.to_reference(model, variables)
     assert set(exported) == {key.removeprefix("state.") for key in state if not key.endswith("num_batches_tracked")}
@@ -297,7 +294,8 @@ def test_what_is_loaded_is_exported_again(reference, name):
 def test_a_model_and_its_variables_fit(checkpoint):
     model, variables = load(checkpoint, SMALL)
     assert isinstance(model, Network)
-    assert model.rules == RELEASE
+    assert model.scheme == Xnor(activation_scale=False, sign_of_zero=0)
+    assert (model.reduction_skip, model.float_head) == ("float", True)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, shapes)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -329,10 +327,11 @@ KERNEL = "cells.0._ops.1.op.0.weight"
         (lambda c: c, {"num_cells": 6}, "the checkpoint lacks cells."),
         (lambda c: c, {"num_cells": 4}, "check "),
         (lambda c: c, {"conventions": "paper"}, "the checkpoint lacks cells.1.preprocess_res."),
-        (lambda c: c, {"conventions": "papers"}, "conventions must be one of paper, release, head, got 'papers'"),
+        (lambda c: c, {"conventions": "papers"}, "conventions must be one of paper, release, meant, got 'papers'"),
         (lambda c: c, {"form": "mnist"}, "form must be one of cifar, imagenet, supernet, got 'mnist'"),
         (lambda c: c, {"form": "supernet"}, "the checkpoint lacks cells.0._ops."),
         (lambda c: c, {"genotype": "nowhere"}, "'nowhere' is neither a file nor a named cell"),
+        (lambda c: c, {"genotype": None}, "a network of the form cifar needs a genotype"),
         (lambda c: c, {"genotype": "darts_v2"}, "layer type 'sep_conv_3x3' has no layer in this version"),
     ],
 )  # fmt: skip
