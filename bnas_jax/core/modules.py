@@ -150,7 +150,8 @@ class FloatConv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform_fan_in, shape, self.arithmetic.dtype)
-        return conv(x, kernel, square(self.kernel, stride=self.stride), dtype=self.arithmetic.conv_dtype, plain=self.arithmetic.plain)
+        geometry = square(self.kernel, stride=self.stride)
+        return conv(x, kernel, geometry, dtype=self.arithmetic.conv_dtype, plain=self.arithmetic.plain)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""

@@ -2,8 +2,8 @@
 
 Forward passes agree to rounding. Gradients cannot: where a sum of +-beta is 0, the released code gets about 1e-8 or 0, as its
 rounding falls, and in the first case its ReLU lets the gradient pass; here the sum is exactly 0 (`sign_conv`).
-tests/core/test_layers.py compares the gradients of single layers to rounding; here they are compared to within what these zeros do,
-which a wrong convention misses by far.
+tests/core/test_layers.py compares the gradients of single layers to rounding; here they are compared to within what these
+zeros do, which a wrong convention misses by far.
 """
 
 import functools

@@ -77,15 +77,16 @@ class _Walk:
 
 
 def _fields(module: nn.Module) -> tuple:
-    """A cell's fields, with all places behind the first cell taken as one."""
-    fields = []
+    """A cell's fields, with all places behind the first cell, and all skips that are no convolution, taken as one."""
+    fields = {}
     for field in dataclasses.fields(module):
-        value = getattr(module, field.name)
-        if field.name == "place":
-            value = dataclasses.replace(value, index=min(value.index, 1))
         if field.name not in ("parent", "name"):
-            fields.append((field.name, value))
-    return (type(module), *fields)
+            fields[field.name] = getattr(module, field.name)
+    place = fields["place"]
+    fields["place"] = dataclasses.replace(place, index=min(place.index, 1))
+    if not place.reduction:
+        del fields["reduction_skip"]
+    return (type(module), *fields.items())
 
 
 def _rows(module: nn.Module, args: tuple, y) -> list[Row]:

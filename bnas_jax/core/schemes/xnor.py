@@ -1,4 +1,7 @@
-"""XNOR-Net, "Sign + Scale" (arXiv 1603.05279), the scheme of BNAS (section 3): Eq. (1), sign(x) * sign(W) scaled by beta and K."""
+"""XNOR-Net, "Sign + Scale" (arXiv 1603.05279), the scheme of BNAS (section 3).
+
+Eq. (1): sign(x) * sign(W), scaled by beta and K.
+"""
 
 import dataclasses
 import functools

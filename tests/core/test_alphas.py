@@ -50,6 +50,16 @@ def test_entropy_is_the_mean_over_the_edges_of_both_cells():
     assert alphas.entropy(BOTH) == pytest.approx(-(p * np.log(p)).sum() / 28, rel=1e-6)
 
 
+def test_the_released_entropy_has_the_last_edge_of_the_reduction_cell_fourteen_times():
+    p = softmax(np.concatenate([NORMAL, np.tile(REDUCE[13], (14, 1))]).astype(np.float64))
+    assert alphas.entropy(BOTH, edges="released") == pytest.approx(-(p * np.log(p)).sum() / 28, rel=1e-6)
+    gradient = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7, edges="released"))(BOTH)
+    plain = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7))(BOTH)
+    assert np.allclose(gradient["normal"], plain["normal"], atol=1e-7)
+    assert not np.any(gradient["reduce"][:13])
+    assert np.allclose(gradient["reduce"][13], 14 * plain["reduce"][13], atol=1e-7)
+
+
 def test_the_gradient_of_the_entropy_has_its_closed_form():
     """dH/da_j = -p_j (log p_j + H_edge) / 28."""
     gradient = jax.grad(alphas.entropy)(BOTH)
@@ -77,3 +87,12 @@ def test_a_descent_step_on_the_term_raises_the_entropy():
     gradient = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7))(BOTH)
     stepped = {name: value - 0.1 * gradient[name] for name, value in BOTH.items()}
     assert alphas.entropy(stepped) > alphas.entropy(BOTH)
+
+
+def test_probabilities_are_the_relaxation_without_a_device():
+    found = alphas.probabilities(BOTH)
+    for name, value in BOTH.items():
+        assert isinstance(found[name], np.ndarray) and found[name].dtype == np.float64
+        assert np.allclose(found[name], softmax(value.astype(np.float64)), rtol=1e-12)
+    large = {"normal": np.array([[1e4, 0.0]])}
+    assert alphas.probabilities(large)["normal"].tolist() == [[1, 0]]

@@ -1,32 +1,33 @@
 """The final network: its shapes, its parts, and what it refuses."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from bnas_jax.core import binarize, cost, genotype
+from bnas_jax.core import genotype
 from bnas_jax.core import network as networks
-from bnas_jax.core.cell import InterCellSkip, Preprocess, ReductionSkip, drop_path
-from bnas_jax.core.convolution import conv
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.cell import REDUCTION_SKIPS, InterCellSkip, Preprocess, ReductionSkip, drop_path
+from bnas_jax.core.conventions import CONVENTIONS, conventions
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
-from bnas_jax.core.rules import PAPER, REDUCTION_SKIPS, RELEASE, Rules
+from bnas_jax.core.networks import NETWORKS, Cells
+from bnas_jax.core.ops.conv import conv, square
+from bnas_jax.core.schemes import Xnor
+from bnas_jax.core.schemes.xnor import beta, mean_magnitude
+from bnas_jax.core.stack import Place
 
 ZEROISED = genotype.load("latest_cell_zeroise")
 WITHOUT = genotype.load("latest_cell")
-HEAD = dataclasses.replace(RELEASE, float_head=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling takes longer than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def network(cell, num_cells, *, channels=4, num_classes=7, **options):
+    return Network(genotype=cell, num_cells=num_cells, channels=channels, num_classes=num_classes, **options)
 
 
 def variables_of(model, shape):
@@ -34,10 +35,6 @@ def variables_of(model, shape):
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     logits, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False), images)
     return logits, traverse_util.flatten_dict(variables)
-
-
-def counted(variables, kind=""):
-    return sum(leaf.size for path, leaf in variables.items() if path[0] == "params" and path[-1].startswith(kind))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +52,7 @@ def counted(variables, kind=""):
     ],
 )
 def test_any_image_size_and_channel_count_the_strides_allow(form, shape, num_cells):
-    logits, variables = variables_of(Network(WITHOUT, num_cells, 4, 7, form=form), shape)
+    logits, variables = variables_of(network(WITHOUT, num_cells, form=form), shape)
     assert logits.shape == (2, 7)
     assert logits.dtype == jnp.float32
     first = variables["params", "stem", "conv" if form == "cifar" else "conv0", "kernel"]
@@ -74,57 +71,46 @@ def test_any_image_size_and_channel_count_the_strides_allow(form, shape, num_cel
 )  # fmt: skip
 def test_images_that_the_reductions_cannot_halve_are_refused(form, shape, num_cells, expected):
     with pytest.raises(UserError, match=expected) as caught:
-        variables_of(Network(WITHOUT, num_cells, 4, 7, form=form), shape)
+        variables_of(network(WITHOUT, num_cells, form=form), shape)
     assert "\n" not in str(caught.value)
+
+
+def settings(**changes):
+    return Cells(**{"genotype": WITHOUT, "num_cells": 5, "channels": 4, **changes})
 
 
 @pytest.mark.parametrize(
-    ("form", "channels", "num_cells", "expected"),
+    ("changes", "expected"),
     [
-        ("mnist", 4, 5, "network.form must be one of cifar, imagenet, got 'mnist'"),
-        ("cifar", 0, 5, "must be at least 1, got 0 and 5"),
-        ("cifar", 4, 0, "must be at least 1, got 4 and 0"),
-        ("imagenet", 5, 5, "use an even number, got 5"),
+        ({"form": "mnist"}, "network.form must be one of cifar, imagenet, got 'mnist'"),
+        ({"channels": 0}, "network.channels must be at least 1, got 0"),
+        ({"num_cells": 0}, "network.num_cells must be at least 1, got 0"),
+        ({"form": "imagenet", "channels": 5}, "use an even number, got 5"),
+        ({"reduction_skip": "none"}, "reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'"),
     ],
 )
-def test_sizes_that_no_network_has_are_refused(form, channels, num_cells, expected):
+def test_sizes_that_no_network_has_are_refused(changes, expected):
     with pytest.raises(UserError, match=expected) as caught:
-        networks.check(form, channels, num_cells)
+        settings(**changes)
     assert "\n" not in str(caught.value)
-    networks.check("imagenet", 4, 5)
-    networks.check("cifar", 5, 1)
+
+
+def test_the_entry_builds_the_network_of_its_settings():
+    assert NETWORKS["cells"] is Cells
+    changes = {"form": "imagenet", "skip": False, "reduction_skip": "float", "float_head": True}
+    built = settings(**changes).build(num_classes=7, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d"))
+    expected = network(WITHOUT, 5, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d"), **changes)
+    assert built == expected
 
 
 def test_a_cell_that_is_only_compared_with_is_refused():
     with pytest.raises(UserError, match="layer type 'sep_conv_3x3' has no layer in this version") as caught:
-        variables_of(Network(genotype.load("darts_v2"), 3, 4, 7), (1, 8, 8, 3))
+        variables_of(network(genotype.load("darts_v2"), 3), (1, 8, 8, 3))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("form", genotype.FORMS)
-@pytest.mark.parametrize(
-    ("cell", "rules", "skip"),
-    [
-        (ZEROISED, PAPER, True),
-        (ZEROISED, RELEASE, False),
-        (ZEROISED, HEAD, True),
-        (WITHOUT, PAPER, False),
-        (WITHOUT, RELEASE, True),
-        (WITHOUT, HEAD, True),
-        (WITHOUT, dataclasses.replace(PAPER, reduction_skip="binary_weight"), True),
-        (WITHOUT, dataclasses.replace(PAPER, reduction_skip="binary"), True),
-    ],
-)
-def test_parameters_are_those_counted(form, cell, rules, skip):
-    size = 64 if form == "imagenet" else 8
-    _, variables = variables_of(Network(cell, 6, 4, 7, form=form, skip=skip, rules=rules), (1, size, size, 1))
-    totals = cost.total(cost.layers(cost.Architecture(cell, 6, 4, size, 7, form, 1, skip, rules)))
-    assert counted(variables) == totals.params
-    assert counted(variables, "latent") == totals.binary_params
-
-
 def test_channels_double_at_reductions():
-    _, variables = variables_of(Network(WITHOUT, 6, 4, 7), (1, 8, 8, 3))
+    _, variables = variables_of(network(WITHOUT, 6), (1, 8, 8, 3))
     preprocessing = [variables["params", f"cell{i}", "preprocess", "input1", "conv", "latent"] for i in range(6)]
     assert [kernel.shape[-1] for kernel in preprocessing] == [4, 4, 8, 8, 16, 16]
     assert variables["params", "classifier", "kernel"].shape == (4 * 16, 7)
@@ -137,17 +123,21 @@ def skips(variables):
 @pytest.mark.parametrize("form", genotype.FORMS)
 def test_skips_can_be_left_out(form):
     shape = (1, 64, 64, 3) if form == "imagenet" else (1, 8, 8, 3)
-    assert skips(variables_of(Network(WITHOUT, 6, 4, 7, form=form), shape)[1]) == {"cell2", "cell4"}
-    assert not skips(variables_of(Network(WITHOUT, 6, 4, 7, form=form, skip=False), shape)[1])
+    assert skips(variables_of(network(WITHOUT, 6, form=form), shape)[1]) == {"cell2", "cell4"}
+    assert not skips(variables_of(network(WITHOUT, 6, form=form, skip=False), shape)[1])
 
 
 def test_the_first_cell_has_no_skip():
-    assert not skips(variables_of(Network(WITHOUT, 1, 4, 7), (1, 8, 8, 3))[1])
+    assert not skips(variables_of(network(WITHOUT, 1), (1, 8, 8, 3))[1])
+
+
+def skip_of(*, reduction: bool):
+    return InterCellSkip(reduction=reduction, kind="binary_bn", scheme=Xnor(), arithmetic=Arithmetic())
 
 
 def test_a_normal_skip_adds_the_previous_output():
     output, previous = np.ones((1, 2, 2, 3), np.float32), np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3)
-    assert np.array_equal(InterCellSkip(False, PAPER).apply({}, output, previous, train=True), output + previous)
+    assert np.array_equal(skip_of(reduction=False).apply({}, output, previous, train=True), output + previous)
 
 
 def random_like(variables, seed=0):
@@ -160,8 +150,8 @@ def random_like(variables, seed=0):
 SKIP_PARAMETERS = {
     "float": {"bn/scale", "bn/bias", "conv/kernel", "conv/bias"},
     "binary_weight": {"bn/scale", "bn/bias", "conv/latent", "conv/bias"},
-    "binary": {"op/bn/scale", "op/bn/bias", "op/conv/latent"},
-    "binary_bn": {"op/bn/scale", "op/bn/bias", "op/conv/latent", "bn_after/scale", "bn_after/bias"},
+    "binary": {"bn/scale", "bn/bias", "conv/latent"},
+    "binary_bn": {"bn/scale", "bn/bias", "conv/latent", "bn_after/scale", "bn_after/bias"},
 }
 
 
@@ -173,46 +163,47 @@ def normalised(x, params, statistics):
 @pytest.mark.parametrize("kind", REDUCTION_SKIPS)
 def test_the_skip_across_a_reduction(kind, scaled):
     x = np.random.default_rng(1).normal(size=(2, 4, 4, 3)).astype(np.float32)
-    skip = ReductionSkip(5, Rules(activation_scale=scaled, reduction_skip=kind))
+    scheme = Xnor(activation_scale=scaled)
+    skip = ReductionSkip(kind=kind, features=5, scheme=scheme, arithmetic=Arithmetic())
     variables = random_like(jax.eval_shape(lambda x: skip.init(jax.random.key(0), x, train=False), x))
     assert set(traverse_util.flatten_dict(variables["params"], sep="/")) == SKIP_PARAMETERS[kind]
     params, statistics = variables["params"], variables["batch_stats"]
     y = skip.apply(variables, x, train=False)
     assert y.shape == (2, 2, 2, 5)
 
+    z, geometry = normalised(x, params["bn"], statistics["bn"]), square(2, stride=2, padding=0)
+    kernel = params["conv"].get("kernel")
+    if kernel is None:
+        kernel = np.sign(params["conv"]["latent"]) * np.asarray(beta(params["conv"]["latent"]))
     if kind in ("float", "binary_weight"):
-        z = normalised(x, params["bn"], statistics["bn"])
-        latent = params["conv"].get("latent")
-        kernel = params["conv"]["kernel"] if latent is None else binarize.binarize_weights(latent)
-        expected = conv(z, kernel, stride=2) + params["conv"]["bias"]
+        expected = conv(z, kernel, geometry) + params["conv"]["bias"]
     else:
-        z = normalised(x, params["op"]["bn"], statistics["op"]["bn"])
-        kernel = binarize.binarize_weights(params["op"]["conv"]["latent"])
-        expected = conv(np.where(z >= 0, 1, -1).astype(np.float32), kernel, stride=2)
+        expected = conv(np.where(z >= 0, 1, -1).astype(np.float32), kernel, geometry)
         if scaled:
-            expected = expected * binarize.activation_scale(z, 2, 2, 0, 1)
+            expected = expected * mean_magnitude(z, (2, 2), geometry)
         if kind == "binary_bn":
             expected = normalised(expected, params["bn_after"], statistics["bn_after"])
     assert np.any(expected < 0) or kind == "binary_weight", "no ReLU behind it"
     assert np.allclose(y, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("previous_reduction", [False, True])
-def test_preprocessing_brings_both_inputs_to_one_size(previous_reduction):
-    size = 8 if previous_reduction else 4
-    module = Preprocess(3, previous_reduction, PAPER, affine=(False, True))
+@pytest.mark.parametrize("halved", [False, True])
+def test_preprocessing_brings_both_inputs_to_one_size(halved):
+    size = 8 if halved else 4
+    place = Place(index=1, channels=3, reduction=False, halved=halved)
+    module = Preprocess(place=place, scheme=Xnor(), arithmetic=Arithmetic(), affine=(False, True))
     initialise = lambda before, previous: module.init_with_output(jax.random.key(0), before, previous, train=False)
     (first, second), variables = jax.eval_shape(initialise, jnp.zeros((1, size, size, 6)), jnp.zeros((1, 4, 4, 5)))
     assert first.shape == second.shape == (1, 4, 4, 3)
     kernels = {name: params["conv"]["latent"].shape for name, params in variables["params"].items()}
-    size = 3 if previous_reduction else 1
+    size = 3 if halved else 1
     assert kernels == {"input0": (size, size, 6, 3), "input1": (1, 1, 5, 3)}
     assert ("bn" in variables["params"]["input0"], "bn" in variables["params"]["input1"]) == (False, True)
 
 
 @pytest.mark.parametrize(("form", "affine"), [("cifar", False), ("imagenet", True)])
 def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_alone(form, affine):
-    _, variables = variables_of(Network(WITHOUT, 6, 4, 7, form=form), (1, 64, 64, 3))
+    _, variables = variables_of(network(WITHOUT, 6, form=form), (1, 64, 64, 3))
     found = [i for i in range(6) if ("params", f"cell{i}", "preprocess", "input0", "bn", "scale") in variables]
     # Cells 3 and 5 follow a reduction; cell 0 of the ImageNet form has inputs of two sizes, too.
     assert found == (list(range(6)) if affine else [0, 1, 2, 4])
@@ -221,19 +212,29 @@ def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_al
 
 
 def test_drop_path_keeps_the_expectation():
-    factors = np.asarray(drop_path(jax.random.key(0), 0.3, 5, 4000, np.float32))
+    factors = np.asarray(drop_path(jax.random.key(0), 0.3, cells=5, batch=4000, arithmetic=Arithmetic()))
     assert factors.shape == (5, 8, 4000)
     assert np.allclose((factors == 0).mean(axis=-1), 0.3, atol=0.05), "in every layer"
     assert np.allclose(factors[factors != 0], 1 / 0.7, rtol=1e-6)
     assert factors.mean() == pytest.approx(1, abs=0.01)
     assert len({f.tobytes() for f in factors.reshape(40, -1)}) == 40, "each layer draws its own"
-    assert np.array_equal(drop_path(jax.random.key(0), 0.0, 2, 3, np.float32), np.ones((2, 8, 3)))
+    none = drop_path(jax.random.key(0), 0.0, cells=2, batch=3, arithmetic=Arithmetic())
+    assert np.array_equal(none, np.ones((2, 8, 3)))
+
+
+def test_drop_path_draws_the_same_for_an_example_on_any_number_of_devices():
+    draw = lambda **options: drop_path(jax.random.key(0), 0.5, cells=2, arithmetic=Arithmetic(**options), batch=6 // devices)
+    devices = 1
+    whole = draw()
+    devices = 3
+    parts = jax.vmap(lambda _: draw(batch_axis="device"), axis_name="device", out_axes=2)(jnp.arange(3))
+    assert np.array_equal(parts.reshape(whole.shape), whole)
 
 
 @pytest.fixture(scope="module")
 def small():
     """A small network, variables away from their start, and images."""
-    model = Network(WITHOUT, 3, 2, 5)
+    model = network(WITHOUT, 3, channels=2, num_classes=5)
     x = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
     return model, random_like(jax.eval_shape(model.init, jax.random.key(0), x)), x
 
@@ -262,8 +263,8 @@ def test_drop_path_drops_layers_in_training(small):
 
 
 def test_nodes_of_zeroise_alone_are_zero():
-    nothing = genotype.Genotype((("none", 0), ("none", 1)) * 4, (("none", 0), ("none", 1)) * 4)
-    model = Network(nothing, 1, 2, 5, skip=False)
+    cell = (("none", 0), ("none", 1)) * 4
+    model = network(genotype.Genotype(normal=cell, reduce=cell), 1, channels=2, num_classes=5, skip=False)
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
     assert np.allclose(model.apply(variables, x), variables["params"]["classifier"]["bias"])
@@ -271,12 +272,37 @@ def test_nodes_of_zeroise_alone_are_zero():
 
 @pytest.mark.parametrize("num_cells", [4, 10, 20])
 def test_the_released_index_error_leaves_as_many_convolutions_float_as_there_are_skips(num_cells):
-    head = Network(WITHOUT, num_cells, 4, 7, rules=HEAD)
-    assert networks.float_head(head) == [0] * (num_cells - 1) + [2]
-    assert networks.float_head(head.clone(skip=False)) == [0] * num_cells
+    head = network(WITHOUT, num_cells, float_head=True)
+    assert networks.float_convs(head) == [0] * (num_cells - 1) + [2]
+    assert networks.float_convs(head.clone(skip=False)) == [0] * num_cells
+    assert networks.float_convs(head.clone(float_head=False)) == [0] * num_cells
+
+
+@pytest.mark.parametrize("form", genotype.FORMS)
+def test_the_index_error_walks_over_skips_and_leaves_them_and_the_stem_as_they_are(form):
+    """Of 3 cells the last reduces, and picks no convolution: its last two are its preprocessing and its skip."""
+    model = network(ZEROISED, 3, form=form, float_head=True)
+    size = 64 if form == "imagenet" else 8
+    kernels, without = (
+        {path[1:-1] for path in variables_of(net, (1, size, size, 3))[1] if path[-1] == "kernel"}
+        for net in (model, model.clone(float_head=False))
+    )
+    assert kernels - without == {("cell2", "preprocess", "input1", "conv")}
 
 
 def test_an_unknown_skip_across_a_reduction_is_refused():
-    rules = dataclasses.replace(PAPER, reduction_skip="none")
+    skip = ReductionSkip(kind="none", features=4, scheme=Xnor(), arithmetic=Arithmetic())
     with pytest.raises(UserError, match="reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'"):
-        jax.eval_shape(ReductionSkip(4, rules).init, jax.random.key(0), jnp.zeros((1, 4, 4, 2)), train=False)
+        jax.eval_shape(lambda x: skip.init(jax.random.key(0), x, train=False), jnp.zeros((1, 4, 4, 2)))
+
+
+def test_conventions_are_fields_of_the_scheme_and_the_network():
+    built = {name: Xnor(**found.scheme) for name, found in CONVENTIONS.items()}
+    assert built["paper"] == Xnor(), "the defaults are the paper's"
+    assert built["release"] == built["meant"] == Xnor(activation_scale=False, sign_of_zero=0)
+    nets = {name: network(WITHOUT, 3, **found.network) for name, found in CONVENTIONS.items()}
+    assert nets["paper"] == network(WITHOUT, 3)
+    assert nets["release"] == nets["meant"].clone(float_head=True)
+    assert nets["meant"].reduction_skip == "float"
+    with pytest.raises(UserError, match="conventions must be one of paper, release, meant, got 'head'"):
+        conventions("head")

@@ -1,0 +1,31 @@
+"""Random arrays, the reference files' layouts in ours, and how far numbers are apart."""
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def normal(*shape, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def signs(*shape, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).choice([-1.0, 1.0], shape).astype(np.float32)
+
+
+def of_bfloat16(*shape, seed: int = 0):
+    """Random numbers that bfloat16 holds exactly: whatever is lost then is lost in the sums."""
+    return jnp.asarray(np.random.default_rng(seed).integers(-128, 128, shape) / 64, jnp.float32)
+
+
+def nhwc(array):
+    """Images of the reference files, which are NCHW."""
+    return jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+def hwio(array):
+    """A kernel of the reference files, which are OIHW."""
+    return jnp.asarray(array.transpose(2, 3, 1, 0))
+
+
+def relative_error(ours, theirs) -> float:
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())

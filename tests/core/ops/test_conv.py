@@ -1,0 +1,92 @@
+"""Convolutions in their fast forms, and their gradients, in short types too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from arrays import normal, of_bfloat16, relative_error
+
+from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, input_gradient, kernel_gradient, plain_conv, square
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# kernel, geometry
+GEOMETRIES = [
+    ((3, 3), square(3)),
+    ((5, 5), square(5, stride=2)),
+    ((3, 3), square(3, dilation=2)),
+    ((5, 5), square(5, stride=2, dilation=2)),
+    ((3, 3), square(3, stride=2, groups=2)),
+    ((3, 3), square(3, stride=3, padding=0)),
+    ((1, 3), Geometry(stride=(1, 2), padding=(0, 1))),
+    ((3, 1), Geometry(stride=(2, 1), padding=(2, 0), dilation=(2, 1))),
+]
+
+
+@pytest.mark.parametrize(("kernel", "geometry"), GEOMETRIES)
+def test_gradients_are_those_of_the_convolution(kernel, geometry):
+    x, w = normal(3, 8, 9, 4), normal(*kernel, 4 // geometry.groups, 6, seed=1)
+    gradient = normal(3, *geometry.output_size((8, 9), kernel), 6, seed=2)
+
+    @jax.jit
+    def both(x, w, gradient):
+        ours = input_gradient(gradient, w, x.shape[1:3], geometry), kernel_gradient(x, gradient, kernel, geometry)
+        return ours, jax.vjp(lambda x, w: plain_conv(x, w, geometry), x, w)[1](gradient)
+
+    for ours, expected in zip(*both(x, w, gradient), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("geometry", [{"stride": 2, "padding": 4, "dilation": 2}, {"stride": 2, "padding": 1}, {"padding": 0}])
+def test_every_form_of_a_convolution_gives_its_sums(kernel, size, geometry):
+    if 2 * geometry["padding"] + size < geometry.get("dilation", 1) * (kernel - 1) + 1:
+        return
+    x, w = normal(2, size, size, 3), normal(kernel, kernel, 3, 4, seed=1)
+    geometry = square(kernel, **geometry)
+    ours = conv(jnp.asarray(x), jnp.asarray(w), geometry)
+    assert ours.shape[1:3] == geometry.output_size((size, size), (kernel, kernel))
+    pad, dilation, stride = geometry.padding[0], geometry.dilation[0], geometry.stride[0]
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    for row in range(ours.shape[1]):
+        first = stride * row
+        taps = padded[:, first : first + dilation * kernel : dilation, : dilation * kernel : dilation]
+        assert np.allclose(ours[:, row, 0], np.einsum("nhwi,hwio->no", taps, w), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_a_1x1_convolution_is_a_matrix_product(dtype):
+    x, kernel = np.sign(normal(2, 5, 5, 8)), np.sign(normal(1, 1, 8, 3, seed=1))
+    y, pull = jax.vjp(lambda x, w: conv(x, w, dtype=dtype), x, kernel)
+    expected, plain_pull = jax.vjp(lambda x, w: conv(x, w, plain=True), x, kernel)
+    assert np.array_equal(y, expected)
+    integers = np.round(normal(*y.shape, seed=2))
+    for ours, theirs in zip(pull(integers), plain_pull(integers), strict=True):
+        assert np.array_equal(ours, theirs)
+    lowered = jax.jit(fast_conv, static_argnums=2).lower(x, kernel, square(1)).as_text()
+    assert "dot_general" in lowered and "stablehlo.convolution" not in lowered
+
+
+@pytest.mark.parametrize(
+    ("kernel", "geometry"), [((1, 1), square(1)), ((1, 1), square(1, stride=2)), ((2, 2), square(2, stride=2)), *GEOMETRIES]
+)
+def test_bfloat16_rounds_factors_and_no_sums_of_a_convolution_and_its_gradients(kernel, geometry):
+    x, w = of_bfloat16(3, 8, 9, 4), of_bfloat16(*kernel, 4 // geometry.groups, 6, seed=1)
+
+    def value_and_gradients(dtype):
+        y, back = jax.vjp(lambda x, w: conv(x, w, geometry, dtype=dtype), x, w)
+        return y, *back(of_bfloat16(*y.shape, seed=2))
+
+    exact, short = jax.jit(lambda: [value_and_gradients(dtype) for dtype in (None, jnp.bfloat16)])()
+    for ours, expected in zip(short, exact, strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("geometry", [square(3), square(3, stride=2, dilation=2)])
+def test_bfloat16_is_close_to_float32(geometry):
+    x, w = normal(2, 8, 8, 8), normal(3, 3, 8, 6, seed=1)
+    exact, short = (conv(x, w, geometry, dtype=dtype) for dtype in (None, jnp.bfloat16))
+    assert short.dtype == jnp.float32
+    assert 0 < relative_error(short, exact) < 1e-2

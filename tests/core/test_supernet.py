@@ -1,0 +1,203 @@
+"""The supernet: edges that share their work against the plain sum over edges; and what else it must be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from bnas_jax.core.alphas import relax
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import TABLE_3, ZEROISE
+from bnas_jax.core.schemes import Float, Xnor
+from bnas_jax.core.supernet import MixedEdges, Supernet, float_edges
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NO_DILATED = tuple(name for name in TABLE_3 if "dil" not in name)
+IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 2))
+LABELS = np.array([0, 3, 1])
+
+
+def supernet(num_cells, channels=4, num_classes=7, **options):
+    return Supernet(num_cells=num_cells, channels=channels, num_classes=num_classes, **options)
+
+
+FLOAT64 = Arithmetic(dtype=jnp.float64)
+NETS = {
+    # With K, and all types.
+    "paper": supernet(3, 2, 5, arithmetic=FLOAT64),
+    # Without K, some convolutions float, statistics of each edge, no dilated convolutions; reduction cells alone.
+    "head": supernet(
+        2, 3, 5, layer_types=NO_DILATED, shared_statistics=False, reduction_skip="float", float_head=True,
+        scheme=Xnor(activation_scale=False, sign_of_zero=0), arithmetic=FLOAT64,
+    ),
+    # No binary convolution at all.
+    "float": supernet(2, 2, 5, layer_types=NO_DILATED, scheme=Float(), arithmetic=FLOAT64),
+}  # fmt: skip
+
+
+def alphas_of(net, seed=1):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=(14, len(net.layer_types))) for name in ("normal", "reduce")}
+
+
+def variables_of(net, seed=2):
+    """Variables away from their start, variances positive, in the arithmetic of the net."""
+    rng = np.random.default_rng(seed)
+    shapes = traverse_util.flatten_dict(jax.eval_shape(net.init, jax.random.key(0), alphas_of(net), IMAGES))
+    draw = lambda path, leaf: rng.uniform(0.5, 2, leaf.shape) if path[-1] == "var" else rng.normal(size=leaf.shape) / 3
+    flat = {path: draw(path, leaf).astype(leaf.dtype) for path, leaf in shapes.items()}
+    return traverse_util.unflatten_dict(flat)
+
+
+def numbers_of(net, variables, alphas):
+    """Logits in evaluation; loss, logits, statistics and gradients in training."""
+
+    def loss_of(params, alphas):
+        inputs = {"params": params, "batch_stats": variables["batch_stats"]}
+        logits, after = net.apply(inputs, alphas, IMAGES, train=True, mutable=["batch_stats"])
+        return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(3), LABELS]), (logits, after)
+
+    gradients = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+    (loss, (logits, after)), (to_params, to_alphas) = gradients(variables["params"], alphas)
+    logits_eval = net.apply(variables, alphas, IMAGES, train=False)
+    return {
+        "eval": logits_eval, "loss": loss, "logits": logits, "after": after, "params": to_params, "alphas": to_alphas,
+    }  # fmt: skip
+
+
+def largest(tree):
+    return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_shared_edges_are_the_plain_sum_over_edges(name):
+    """In float64, as one flipped sign would move everything behind it."""
+    shared = NETS[name]
+    plain = shared.clone(edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True))
+    options = {"xla_cpu_use_fusion_emitters": False}  # a third less time to compile
+    with jax.enable_x64(True):
+        variables, alphas = variables_of(shared), alphas_of(shared)
+        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain)), "one layout"
+        ours, theirs = (
+            jax.jit(lambda *inputs, net=net: numbers_of(net, *inputs), compiler_options=options)(variables, alphas)
+            for net in (shared, plain)
+        )
+    assert ours["logits"].dtype == jnp.float64
+    for part, expected in theirs.items():
+        flat, flat_expected = (traverse_util.flatten_dict({part: tree}) for tree in (ours[part], expected))
+        assert set(flat) == set(flat_expected)
+        scale = largest(expected)
+        assert scale > 0
+        for path, value in flat_expected.items():
+            assert np.abs(flat[path] - value).max() < 1e-9 * scale, path
+
+
+TYPES = ("max_pool_3x3", ZEROISE, "bin_conv_3x3")
+MIXED = MixedEdges(channels=4, stride=2, layer_types=TYPES, scheme=Xnor(), arithmetic=Arithmetic())
+
+
+def mixed(weights, edges="shared"):
+    """Three edges that leave one state."""
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    latent = np.random.default_rng(1).normal(size=(3, 3, 4, 12)).astype(np.float32)
+    variables = {"params": {"latent_bin_conv_3x3": latent}, "batch_stats": RUNNING}
+    return MIXED.clone(edges=edges).apply(variables, x, weights, train=False)
+
+
+RUNNING = {name: {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)} for name in ("bn", "pool_bn")}
+
+
+@pytest.mark.parametrize("edges", ["shared", "plain"])
+def test_zeroise_contributes_nothing(edges):
+    assert not np.any(mixed(np.eye(3, dtype=np.float32)[[1, 1, 1]], edges))
+    weights = np.full((3, 3), 0.2, np.float32)
+    more = weights.copy()
+    more[:, 1] = 0.6
+    assert np.array_equal(mixed(weights, edges), mixed(more, edges))
+
+
+def test_weights_belong_to_their_edges():
+    weights = np.array([[0.5, 0, 0], [0.25, 0, 0], [0, 0, 1]], np.float32)
+    y = mixed(weights)
+    assert y.shape == (2, 4, 4, 3, 4)
+    assert np.array_equal(y[:, :, :, 0], 2 * y[:, :, :, 1])
+    assert np.array_equal(y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 2])
+    assert not np.allclose(y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 1]), "each edge has its own kernel"
+
+
+def shapes_of(net, images=IMAGES):
+    initialise = lambda alphas, x: net.init_with_output(jax.random.key(0), alphas, x)
+    logits, variables = jax.eval_shape(initialise, alphas_of(net), images)
+    return logits, traverse_util.flatten_dict(variables)
+
+
+@pytest.mark.parametrize(
+    ("num_cells", "shape"), [(5, (2, 8, 8, 1)), (4, (2, 12, 16, 3)), (1, (2, 2, 2, 3)), (8, (2, 32, 32, 3))]
+)
+@pytest.mark.parametrize("layer_types", [TABLE_3, NO_DILATED], ids=["all types", "no dilated"])
+def test_any_image_size_and_set_of_layer_types(num_cells, shape, layer_types):
+    logits, variables = shapes_of(supernet(num_cells, layer_types=layer_types), np.zeros(shape, np.float32))
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+    latents = {path[-1] for path in variables if path[-1].startswith("latent_")}
+    assert latents == {f"latent_{name}" for name in layer_types if name.startswith("bin_")}
+
+
+def test_images_that_the_reductions_cannot_halve_are_refused():
+    with pytest.raises(UserError, match="images of 6 pixels at the first cell cannot be halved by 2 reduction cells") as caught:
+        shapes_of(supernet(5), np.zeros((1, 6, 8, 3), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_skips_can_be_left_out():
+    of_skips = lambda net: {path[1] for path in shapes_of(net)[1] if path[2:3] == ("skip",)}
+    assert of_skips(supernet(5)) == {"cell1", "cell3"}
+    assert not of_skips(supernet(5, skip=False))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_preprocessing_is_float_in_the_search_unless_asked_for(binary):
+    _, variables = shapes_of(supernet(3, binary_preprocess=binary))
+    leaves = {path[-1] for path in variables if path[0] == "params" and "preprocess" in path}
+    assert leaves == {"latent" if binary else "kernel"}, "and its BN has no parameters"
+
+
+def test_each_edge_has_statistics_of_its_own_where_asked_for():
+    own, shared = (shapes_of(supernet(3, 2, shared_statistics=flag))[1] for flag in (False, True))
+    path = ("batch_stats", "cell0", "state0", "bn", "mean")
+    assert (own[path].shape, shared[path].shape) == ((4, 4, 2), (2,)), "types, edges, channels"
+    path = ("batch_stats", "cell0", "state0", "pool_bn", "var")
+    assert (own[path].shape, shared[path].shape) == ((4, 4), (4,)), "edges, poolings side by side"
+    assert {path for path in own if path[0] == "params"} == {path for path in shared if path[0] == "params"}
+
+
+def test_float_edges_are_the_last_ones():
+    """Of 5 cells 2 skips and 10 preprocessing convolutions shift the released count by 12 convolutions: three edges."""
+    net = supernet(5, float_head=True, reduction_skip="float")
+    found = float_edges(net)
+    assert found[:4] == [((0,) * 4,) * 5] * 4
+    # The last three edges leave states 2, 3 and 4.
+    assert found[4] == ((0,) * 4, (0,) * 4, (1,) * 4, (1,) * 4, (1,) * 4)
+    assert float_edges(net.clone(float_head=False))[4] == ((0,) * 4,) * 5
+
+
+def test_a_mixture_takes_the_weights_themselves():
+    net = supernet(2, 2, layer_types=NO_DILATED)
+    alphas, images = alphas_of(net), IMAGES.astype(np.float32)
+    variables = variables_of(net)
+    by_alphas = jax.jit(lambda alphas: net.apply(variables, alphas, images))(alphas)
+    mixture = jax.jit(lambda weights: net.apply(variables, weights, images, method="mixture"))
+    assert np.array_equal(mixture(relax(alphas)), by_alphas)
+    zeroise = {name: np.eye(5, dtype=np.float32)[np.zeros(14, int)] for name in alphas}
+    nothing, chosen = mixture(zeroise), mixture({name: np.roll(value, 1, axis=1) for name, value in zeroise.items()})
+    assert np.std(nothing - by_alphas) > 0 and np.std(chosen - nothing) > 0
+    even = net.even_mixture()
+    assert all(np.allclose(value, 1 / 5) and value.shape == (14, 5) for value in even.values())
+
+
+def test_weights_of_another_shape_are_refused():
+    net = supernet(2, 2)
+    with pytest.raises(AssertionError, match="14, 7"):
+        jax.eval_shape(net.init, jax.random.key(0), alphas_of(net.clone(layer_types=NO_DILATED)), IMAGES)
