@@ -20,10 +20,12 @@ from bnas_jax.typed import build, fill, plain
 CONVENTION_RULES = {"paper": PAPER, "release": RELEASE}
 CONVENTIONS = tuple(CONVENTION_RULES)
 PRECISIONS = ("float32", "bfloat16", "float64")
+MATMUL_PRECISIONS = ("default", "high", "highest")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
 HALVES = ("auto", "one", "two")
 SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
 SELECT = ("best", "last")
+AS_OF = ("after", "before")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +132,16 @@ class RunSettings:
     batch_size: over all devices. microbatches: parts of it that go through the network one after the other, their gradients
     averaged; batch norm sees one part at a time. sync_bn: batch norm over all devices, instead of over each one's examples.
     steps_per_call: steps that one call makes on the device; several save GPUs and TPUs some waiting, and make a CPU slower.
+    matmul_precision: of products of floats in the arithmetic of `precision`, forward and in gradients, by JAX's names: `default`
+    shortens factors of float32 as the hardware likes best (bfloat16 on TPUs, TF32 on GPUs), `highest` does not; CPUs never do.
+    Products of signs are exact in any of them.
     """
 
     task: str
     seed: int
     conventions: str
     precision: str
+    matmul_precision: str
     parallel: str
     sync_bn: bool
     num_epochs: int
@@ -154,6 +160,7 @@ class RunSettings:
     def __post_init__(self):
         choice("config.conventions", self.conventions, CONVENTIONS)
         choice("config.precision", self.precision, PRECISIONS)
+        choice("config.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         choice("config.parallel", self.parallel, PARALLEL)
         require(0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}")
         for name in ("num_epochs", "batch_size", "eval_batch_size", "microbatches", "steps_per_call", "log_every_steps"):
@@ -261,7 +268,7 @@ class SearchSettings(RunSettings):
         super().__post_init__()
         choice("config.halves", self.halves, HALVES)
         choice("config.select", self.select, SELECT)
-        choice("config.alphas_as_of", self.alphas_as_of, ("after", "before"))
+        choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,10 +362,12 @@ def to_dict(settings: Settings) -> dict:
     return json.loads(json.dumps(values))
 
 
-# Settings that may change between the stops of one run: none of them changes a number.
+# Settings that may change between the stops of one run: none of them says what is trained, on what or how. Numbers of the same
+# run differ by rounding alone where other devices, or other parts of a batch, are added up.
 _FREE = (
     *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
     *("parallel", "halves", "steps_per_call", "distributed", "dataset.path", "dataset.workers"),
+    *("derive", "select", "alphas_as_of"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Gradients that a step leaves out when it is told to, and that are the same where it does not."""
+"""Gradients of convolutions: in short types, at the precision that is set, and left out where a step is told to."""
 
 import re
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from bnas_jax.core import convolution
-from bnas_jax.core.rules import PAPER, RELEASE
+from bnas_jax.core.layers import BinaryConv
+from bnas_jax.core.network import Classifier
+from bnas_jax.core.rules import PAPER, RELEASE, Rules
 
 # kernel, stride, padding, dilation, groups
 GEOMETRIES = [(3, 1, 1, 1, 1), (5, 2, 2, 1, 1), (3, 1, 2, 2, 1), (5, 2, 4, 2, 1), (3, 2, 1, 1, 2), (3, 3, 0, 1, 1)]
@@ -28,6 +30,86 @@ def test_the_gradient_at_the_kernel_is_that_of_the_convolution(geometry):
         return convolution._kernel_gradient(x, gradient, (side, side), *options), back(gradient)[0]
 
     np.testing.assert_allclose(*both(), rtol=1e-5, atol=1e-5)
+
+
+def of_bfloat16(*shape, seed: int = 0):
+    """Random numbers that bfloat16 holds exactly: whatever is lost then is lost in the sums."""
+    return jnp.asarray(np.random.default_rng(seed).integers(-128, 128, shape) / 64, jnp.float32)
+
+
+BFLOAT16 = Rules(conv_dtype=jnp.bfloat16)
+OPTIONS = ("stride", "padding", "dilation", "groups")
+
+
+@pytest.mark.parametrize("geometry", [(1, 1, 0, 1, 1), (1, 2, 0, 1, 1), (2, 2, 0, 1, 1), *GEOMETRIES])
+def test_bfloat16_rounds_factors_and_no_sums_of_a_convolution_and_its_gradients(geometry):
+    side, options = geometry[0], dict(zip(OPTIONS, geometry[1:], strict=True))
+    x, kernel = of_bfloat16(3, 8, 9, 4), of_bfloat16(side, side, 4 // options["groups"], 6, seed=1)
+
+    def value_and_gradients(dtype):
+        y, back = jax.vjp(lambda x, kernel: convolution.conv(x, kernel, **options, dtype=dtype), x, kernel)
+        return y, *back(of_bfloat16(*y.shape, seed=2))
+
+    exact, short = (jax.jit(lambda dtype=dtype: value_and_gradients(dtype))() for dtype in (None, jnp.bfloat16))
+    for ours, expected in zip(short, exact, strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("for_alphas", [None, jnp.array(False)], ids=["always", "conditional"])
+def test_bfloat16_rounds_no_sums_of_binary_gradients(for_alphas):
+    x, gradient = jnp.sign(of_bfloat16(2, 8, 8, 4) + 0.001), of_bfloat16(2, 8, 8, 3, 4, seed=1)
+    latent = 0.5 * jnp.sign(of_bfloat16(3, 3, 4, 12, seed=2) + 0.001)  # beta is 0.5
+    arguments = x, latent, jnp.array([1.0, 0.5, 2.0])
+    given = lambda rules: jax.jit(lambda: gradients(arguments, gradient, rules, 1, for_alphas))()
+    exact, short = given(PAPER), given(BFLOAT16)
+    for ours, expected in zip(short, exact, strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def products(layer, shape, *, gradient: bool, **call) -> list[tuple[str, str]]:
+    """(precision, types of the factors and the sums) of each product of floats in a layer, or in it and its gradient, as a
+    GPU's compiler is given it."""
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(lambda key, x: layer.init(key, x, **call), jax.random.key(0), x)
+    loss = lambda variables, x: jnp.sum(layer.apply(variables, x, **call) ** 2)
+    function = jax.grad(loss, argnums=(0, 1)) if gradient else loss
+    with jax.default_matmul_precision("highest"):
+        text = jax.jit(function).trace(variables, x).lower(lowering_platforms=("cuda",)).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line]
+    described = []
+    for line in lines:
+        precisions = set(re.findall(r"HIGHEST|DEFAULT", line))
+        types = re.findall(r"x([a-z]+\d+)>", line.rpartition(" : ")[2])
+        described.append((" ".join(precisions), " ".join(types)))
+    return described
+
+
+FLOAT = ("HIGHEST", "f32 f32 f32")
+SHORT = ("HIGHEST", "bf16 bf16 f32")
+
+
+@pytest.mark.parametrize("rules", [PAPER, RELEASE])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_products_of_floats_have_the_precision_that_is_set_and_those_of_signs_a_single_pass(rules, kernel):
+    layer, shape = BinaryConv(4, kernel, rules), (1, 8, 8, 16)
+    assert products(layer, shape, gradient=False, train=False) == [("DEFAULT", "f32 f32 f32")]
+    with_gradient = products(layer, shape, gradient=True, train=False)
+    assert sorted(with_gradient) == [("DEFAULT", "f32 f32 f32"), FLOAT, FLOAT]
+
+
+def test_what_has_a_float_factor_is_no_convolution_of_signs():
+    for layer in (BinaryConv(4, 3, PAPER, sign=False), BinaryConv(4, 3, PAPER, binary=False)):
+        assert products(layer, (1, 8, 8, 16), gradient=True, train=False) == [FLOAT] * 3
+    assert products(Classifier(10, PAPER), (2, 4, 4, 8), gradient=True) == [FLOAT] * 3
+
+
+def test_bfloat16_goes_into_every_convolution_and_float32_comes_out():
+    of_signs = products(BinaryConv(4, 3, BFLOAT16), (1, 8, 8, 16), gradient=True, train=False)
+    assert sorted(of_signs) == [("DEFAULT", "bf16 bf16 f32"), SHORT, SHORT]
+    of_floats = products(BinaryConv(4, 3, BFLOAT16, binary=False), (1, 8, 8, 16), gradient=True, train=False)
+    assert of_floats == [SHORT] * 3
 
 
 def inputs(stride: int):

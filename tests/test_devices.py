@@ -20,7 +20,7 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.training.devices import ONE, Devices
+from bnas_jax.training.devices import ONE, Devices, configure
 from bnas_jax.training.loop import _next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
@@ -48,6 +48,17 @@ def arguments(task: str, folder: pathlib.Path) -> list[str]:
     sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": BATCHES[task], "dataset.pad": 1}
     common = [f"--config.{name}={value}" for name, value in sizes.items()]
     return [f"--config=configs/{task}.py:digits", *common, "--config.precision=float64", *own[task]]
+
+
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_products_of_floats_have_the_precision_of_the_setting(precision):
+    before = jax.config.jax_default_matmul_precision
+    try:
+        configure(dataclasses.replace(settings.from_config(train_configs.get_config("digits")), matmul_precision=precision))
+        text = jax.jit(lambda a: a @ a).lower(jnp.ones((2, 2))).as_text()
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+    assert set(re.findall(r"DEFAULT|HIGHEST|HIGH", text)) == {precision.upper()}
 
 
 def environment(devices: int) -> dict[str, str]:

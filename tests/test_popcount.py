@@ -63,7 +63,7 @@ def test_signs_are_counted_on_cpu_where_one_bit_holds_them():
 
 
 @pytest.mark.parametrize("rules", [PAPER, Rules(conv_dtype=jnp.bfloat16), Rules(weight_gradient="paper")])
-def test_counting_changes_no_number(rules):
+def test_counting_changes_no_bit(rules):
     x, latent = signs(2, 8, 8, 16), np.random.default_rng(1).normal(size=(3, 3, 16, 5)).astype(np.float32)
     function = lambda of_signs: lambda x, latent: binary_conv(x, latent, rules, padding=1, of_signs=of_signs)
     (counted, back), (multiplied, plain) = (jax.vjp(function(of_signs), x, latent) for of_signs in (True, False))

@@ -255,6 +255,7 @@ def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
     run = resolved(preset, conventions)
     common, differing = NUMBERS[preset]
     expected = {**common, **differing[conventions], **RULES, **RULES_BY_CONVENTION[conventions], "precision": "float32"}
+    expected["matmul_precision"] = "highest"
     assert {name: value_at(run, name) for name in expected} == expected
 
 
@@ -385,6 +386,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
     [
         ("train:digits", "conventions", "larq", "one of paper, release"),
         ("train:digits", "precision", "float16", "one of float32, bfloat16, float64"),
+        ("train:digits", "matmul_precision", "bfloat16", "one of default, high, highest"),
         ("train:digits", "parallel", "pjit", "one of auto, none"),
         ("search:digits", "halves", "three", "one of auto, one, two"),
         ("train:digits", "seed", -1, "from 0 to 4294967295"),
@@ -505,12 +507,14 @@ def test_the_first_difference_is_named_with_both_values():
     assert settings.first_difference(ours, theirs) == "config.seed is 0 now and 3 there"
 
 
-def test_a_setting_that_changes_no_number_is_no_difference():
+def test_a_setting_that_changes_nothing_that_is_trained_is_no_difference():
     ours = settings.to_dict(resolved("train:digits"))
     free = {"checkpoint__keep_last": 5, "dataset__path": "/data"}
     free |= {"log_every_steps": 7, "checkpoint_every_steps": 3, "parallel": "none", "eval_batch_size": 9}
     search = settings.to_dict(resolved("search:digits"))
-    assert settings.first_difference(search, settings.to_dict(resolved("search:digits", halves="two"))) is None
+    taken = {"derive__gamma": 3.0, "derive__keep_zeroise": False, "select": "last", "alphas_as_of": "before"}
+    other = settings.to_dict(resolved("search:digits", halves="two", **taken))
+    assert settings.first_difference(search, other) is None
     free |= {"checkpoint_every_minutes": 1.5, "steps_per_call": 4, "distributed__timeout_seconds": 5}
     assert settings.first_difference(ours, settings.to_dict(resolved("train:digits", **free))) is None
 

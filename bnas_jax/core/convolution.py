@@ -19,11 +19,35 @@ MAX_COUNTED = 4096  # signs in a sum: the words are all written out to be compil
 def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1, dtype=None):
     """2-D convolution with explicit symmetric zero padding ("SAME" pads differently at stride 2).
 
-    x: (N, H, W, C); kernel: (kh, kw, C / groups, O). dtype: arithmetic of the products; the result has x's.
+    x: (N, H, W, C); kernel: (kh, kw, C / groups, O). dtype: what the factors of all products are rounded to, in the gradients,
+    too; sums, and the result, are of x's type.
     """
+    geometry = stride, padding, dilation, groups
     if dtype is None:
-        return _conv(x, kernel, stride, padding, dilation, groups)
-    return _conv(x.astype(dtype), kernel.astype(dtype), stride, padding, dilation, groups).astype(x.dtype)
+        return _conv(x, kernel, *geometry)
+    return _rounded_conv(x, kernel, geometry, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rounded_conv(x, kernel, geometry, dtype):
+    """`_conv` of what x and the kernel are in a shorter type. JAX's own gradients would multiply in the longer one."""
+    return _conv(x.astype(dtype), kernel.astype(dtype), *geometry, accumulate=x.dtype)
+
+
+def _rounded_conv_forward(x, kernel, geometry, dtype):
+    return _rounded_conv(x, kernel, geometry, dtype), (x.astype(dtype), kernel.astype(dtype))
+
+
+def _rounded_conv_backward(geometry, dtype, residuals, gradient):
+    x, kernel = residuals
+    accumulate = gradient.dtype
+    gradient = gradient.astype(dtype)
+    to_x = _input_gradient(gradient, kernel, x.shape[1:3], *geometry, accumulate=accumulate)
+    to_kernel = _kernel_gradient(x, gradient, kernel.shape[:2], *geometry, accumulate=accumulate)
+    return to_x, to_kernel
+
+
+_rounded_conv.defvjp(_rounded_conv_forward, _rounded_conv_backward)
 
 
 def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, groups=1, of_signs=False):
@@ -32,7 +56,8 @@ def binary_conv(x, latent, rules: Rules, *, stride=1, padding=0, dilation=1, gro
     Forward, the signs are multiplied first and beta afterwards, so that sums of +-1 are exact integers, in bfloat16, too. A sum
     that is 0 then is 0 for every order of summation, and ReLU's gradient there does not hang on rounding: with beta inside
     the sum one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding.
-    of_signs: x holds nothing but signs, so that the sums can be counted.
+    of_signs: x holds nothing but signs, so that the sums can be counted, or multiplied in bfloat16, whatever
+    `config.matmul_precision` says; the gradients have floats for one factor and follow that setting.
     """
     return _binary_conv(x, latent, rules, (stride, padding, dilation, groups), of_signs)
 
@@ -43,18 +68,18 @@ def _binary_conv(x, latent, rules, geometry, of_signs):
     return sums.astype(x.dtype) * binarize.weight_scale(latent)
 
 
-def _sums(x, latent, rules, geometry):
-    """The convolution of x with the signs of `latent`."""
+def _sums(x, latent, rules, geometry, precision=None):
+    """The convolution of x with the signs of `latent`. precision: see `general_conv`."""
     dtype = rules.conv_dtype or x.dtype
     signs = binarize.sign(latent, rules.sign_of_zero).astype(dtype)
-    stride, padding, dilation, groups = geometry
-    return _conv(x.astype(dtype), signs, stride, padding, dilation, groups, accumulate=x.dtype)
+    return _conv(x.astype(dtype), signs, *geometry, accumulate=x.dtype, precision=precision)
 
 
 def _sums_of_signs(x, latent, rules, geometry):
     """`_sums` where x holds signs: small integers, of two bytes each where they fit, written to memory once."""
     dtype = jnp.int16 if np.prod(latent.shape[:3]) <= np.iinfo(np.int16).max else jnp.int32
-    convolved = lambda x, latent: _sums(x, latent, rules, geometry).astype(dtype)
+    # A single pass on any accelerator: what it shortens factors to, bfloat16 or TF32, holds signs.
+    convolved = lambda x, latent: _sums(x, latent, rules, geometry, jax.lax.Precision.DEFAULT).astype(dtype)
     if not can_count(latent, rules, geometry):
         return convolved(x, latent)
     stride, padding, dilation, _ = geometry
@@ -78,11 +103,13 @@ def _binary_conv_forward(x, latent, rules, geometry, of_signs):
 def _binary_conv_backward(rules, geometry, of_signs, residuals, gradient):
     del of_signs
 
+    stride, padding, dilation, groups = geometry
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
     def composed(x, latent):
         kernel = binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
-        return _conv(x.astype(gradient.dtype), kernel.astype(gradient.dtype), *geometry)
+        return conv(x, kernel, **options, dtype=rules.conv_dtype)
 
-    gradient = gradient.astype(rules.conv_dtype or gradient.dtype)
     return jax.vjp(composed, *residuals)[1](gradient)
 
 
@@ -143,17 +170,42 @@ _weighted_binary_conv.defvjp(_weighted_binary_conv_forward, _weighted_binary_con
 
 def _latent_gradient(x, latent, gradient, rules, geometry):
     """That of `_binary_conv_backward`, for the inside of a condition."""
-    gradient = gradient.astype(rules.conv_dtype or gradient.dtype)
-    kernel = _kernel_gradient(x.astype(gradient.dtype), gradient, latent.shape[:2], *geometry)
+    dtype = rules.conv_dtype or gradient.dtype
+    kernel = _kernel_gradient(
+        x.astype(dtype), gradient.astype(dtype), latent.shape[:2], *geometry, accumulate=gradient.dtype
+    )
     binarized = lambda latent: binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
-    return jax.vjp(binarized, latent)[1](kernel.astype(latent.dtype))[0]
+    return jax.vjp(binarized, latent)[1](kernel)[0]
 
 
-def _kernel_gradient(x, gradient, size, stride, padding, dilation, groups):
+def _input_gradient(gradient, kernel, size, stride, padding, dilation, groups, *, accumulate):
+    """The gradient of `_conv` at its input of `size`: a convolution of the gradient, its pixels `stride` apart, by the kernel
+    turned round. accumulate: type of the sums."""
+    height, width, inputs, outputs = kernel.shape
+    turned = kernel[::-1, ::-1].reshape(height, width, inputs, groups, outputs // groups)
+    turned = turned.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // groups, groups * inputs)
+    ends = []
+    for side, length, of_gradient in zip((height, width), size, gradient.shape[1:3], strict=True):
+        before = dilation * (side - 1) - padding
+        ends.append((before, length - 1 - (of_gradient - 1) * stride + padding))
+    return jax.lax.conv_general_dilated(
+        gradient,
+        turned,
+        window_strides=(1, 1),
+        padding=ends,
+        lhs_dilation=(stride, stride),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        preferred_element_type=accumulate,
+    )
+
+
+def _kernel_gradient(x, gradient, size, stride, padding, dilation, groups, *, accumulate=None):
     """The gradient of `_conv` at its kernel of `size`: a convolution of channels, over images, by the gradient of its result.
 
     JAX writes the same with its axes in another order. XLA's CPU compiler puts them into the order of its fast kernels in a
-    program's main computation alone; inside a condition such a convolution takes 100 times as long.
+    program's main computation alone; inside a condition such a convolution takes 100 times as long. accumulate: type of the sums, None is x's.
     """
     stride, padding, dilation, x = _dense_stride(stride, padding, dilation, x)
     # Of the pixels on the far side, strides leave some unread.
@@ -166,16 +218,18 @@ def _kernel_gradient(x, gradient, size, stride, padding, dilation, groups):
         rhs_dilation=(stride, stride),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         batch_group_count=groups,
+        preferred_element_type=accumulate,
     )
     return y.transpose(1, 2, 0, 3)
 
 
-def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
+def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None, precision=None):
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0 and groups == 1:
         # A matrix product is 3 to 5 times faster than the convolution on CPU.
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], preferred_element_type=accumulate)
+        options = {"preferred_element_type": accumulate, "precision": precision}
+        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], **options)
     stride, padding, dilation, x = _dense_stride(stride, padding, dilation, x)
-    return general_conv(x, kernel, stride, padding, dilation, groups, accumulate)
+    return general_conv(x, kernel, stride, padding, dilation, groups, accumulate, precision)
 
 
 def _dense_stride(stride, padding, dilation, x):
@@ -186,8 +240,8 @@ def _dense_stride(stride, padding, dilation, x):
     return stride, padding, dilation, x
 
 
-def general_conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
-    """XLA's convolution as it is. accumulate: type of the result, None is x's."""
+def general_conv(x, kernel, stride, padding, dilation, groups, accumulate=None, precision=None):
+    """XLA's convolution as it is. accumulate: type of the sums, None is x's. precision: None is `config.matmul_precision`."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -197,4 +251,5 @@ def general_conv(x, kernel, stride, padding, dilation, groups, accumulate=None):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
         preferred_element_type=accumulate,
+        precision=precision,
     )

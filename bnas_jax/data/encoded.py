@@ -92,7 +92,7 @@ class Encoded:
         return self.reader.labels()[self.rows].astype(np.int32)
 
     def example(self, number: int, choose: ChooseBox | None = None) -> tuple[np.ndarray, int]:
-        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default its centre.
+        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default `images.centre`.
 
         Raises `BadImage` with the name of the image where it does not decode, `UserError` for a label out of range.
         """
@@ -102,8 +102,10 @@ class Encoded:
         row, data, label = self._read(number)
         with self._naming(row):
             picture = images.read_header(data)
-            box = (choose or self._centre)(picture.height, picture.width)
-            return images.take(picture, box, side, self.channels), label
+            if choose is None:
+                whole = images.decode(picture, self.channels)
+                return images.centre(whole, side, self.options.resize or side), label
+            return images.take(picture, choose(picture.height, picture.width), side, self.channels), label
 
     def whole(self, number: int) -> tuple[np.ndarray, int]:
         """As `example`, in the image's own size."""
@@ -126,10 +128,6 @@ class Encoded:
         except BadImage as error:
             where = self.reader.where(row)
             raise BadImage(f"{where} {error}; replace the image, or set config.dataset.bad_images=skip") from None
-
-    def _centre(self, height: int, width: int) -> Box:
-        side, resize = self.options.image_size or 1, self.options.resize
-        return images.centre(height, width, side / resize if resize else 1.0)
 
 
 def hold(encoded: Encoded) -> Arrays:

@@ -1,4 +1,4 @@
-"""Encoded images to pixels: only as much is decoded as the crop needs."""
+"""Encoded images to pixels: for a random crop only as much is decoded as it needs, for the centre all of it."""
 
 import contextlib
 import io
@@ -91,10 +91,28 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(pixels, (side, side), interpolation=method).reshape(side, side, channels)
 
 
-def centre(height: int, width: int, share: float) -> Box:
-    """The square in the middle, its side `share` of the shorter side: what resizing to R and cropping to R * share keeps."""
-    side = max(1, round(min(height, width) * share))
-    return Box((height - side) // 2, (width - side) // 2, side, side)
+def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
+    """The middle of an image whose shorter side is brought to `resize` pixels: uint8 (H, W, C) -> (side, side, C).
+
+    resize: at least `side`. Pillow's bilinear filter, which averages over all pixels that it leaves out: what torchvision's
+    Resize(resize) and CenterCrop(side) give, on which published networks are evaluated, up to 1 of 255 by rounding.
+    """
+    from PIL import Image
+
+    height, width, channels = pixels.shape
+    left, right = _middle(width, min(height, width), side, resize)
+    top, bottom = _middle(height, min(height, width), side, resize)
+    # The filter still reads what lies around the box.
+    image = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+    resized = image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    return np.asarray(resized).reshape(side, side, channels)
+
+
+def _middle(length: int, shorter: int, side: int, resize: int) -> tuple[float, float]:
+    """From where to where, in pixels of the image, the middle `side` pixels lie of a line that is resized."""
+    resized = int(resize * length / shorter)
+    first = round((resized - side) / 2)
+    return first * length / resized, min((first + side) * length / resized, length)
 
 
 def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:

@@ -59,6 +59,9 @@ def open_encoded(name: str, path: Any, options: ReadOptions) -> tuple[Encoded, E
     if name == "imagenet2012":
         options = _with_defaults(options, _IMAGENET_OPTIONS)
         options = _with_defaults(options, {"resize": round((options.image_size or 1) * _IMAGENET_ZOOM)})
+        if (options.resize or 1) < (options.image_size or 1):
+            size = options.image_size
+            raise UserError(f"config.dataset.resize must be at least {size}, its centre, got {options.resize}")
     options = _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
     if name == "folder":
         return *folder.read(path, options), options

@@ -34,6 +34,7 @@ def configure(run: Settings) -> "Devices":
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
+    jax.config.update("jax_default_matmul_precision", run.matmul_precision)
     hosts.agree(run)
     where = choose(run.parallel, jax.devices())
     if jax.default_backend() == "cpu" and where.count == 1:
