@@ -10,6 +10,7 @@ import traceback
 # Command -> its function in `commands`.
 COMMANDS = {
     "search": "search",
+    "derive": "derive",
     "train": "train",
     "evaluate": "evaluate",
     "cost": "cost",
@@ -22,6 +23,8 @@ LATER = ("draw", "export", "predict", "report", "reproduce")
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
   search    --config=configs/search.py:digits --workdir=DIR      search a cell; writes DIR/genotype.json
+  derive    --workdir=DIR [--gamma=3] --out=FILE                 another genotype of the same alphas; also
+            [--keep_zeroise=False] [--epoch=N|best|last] [--as_of=before|after]
   train     --config=configs/train.py:digits --workdir=DIR       train a final network
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer

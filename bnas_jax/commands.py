@@ -1,6 +1,7 @@
 """What each command of the command line does: flags in, one JSON-ready summary out."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import re
@@ -19,6 +20,9 @@ from bnas_jax.settings import SearchSettings, Settings, TrainSettings
 
 # Image side, channels and classes of the data sets that are known by name, so that their networks are costed without them.
 KNOWN_DATA = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000)}
+
+# What may be set anew for `evaluate`, beside the data: the network stays the same.
+EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -118,6 +122,41 @@ def search(arguments: list[str]) -> dict:
         return search(run, workdir)
 
 
+def derive(arguments: list[str]) -> dict:
+    """Takes a genotype from the alphas of a search, by rules that default to the search's."""
+    from bnas_jax.training.derive import Rule, derive
+    from bnas_jax.training.search import build_searcher
+    from bnas_jax.training.workdir import WorkDir
+
+    values = flags.FlagValues()
+    for name in ("workdir", "gamma", "epoch", "out"):
+        flags.DEFINE_string(name, None, name, flag_values=values)
+    flags.DEFINE_boolean("keep_zeroise", None, "whether Zeroise may be taken", flag_values=values)
+    flags.DEFINE_enum("as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values)
+    _parse(values, arguments, "derive")
+
+    workdir, out = WorkDir(_required(values, "workdir")), _required(values, "out")
+    run = settings.from_config(workdir.config())
+    if not isinstance(run, SearchSettings):
+        raise UserError(f"{workdir.path} holds a training; derive takes the work directory of a search")
+    gamma = _number(values, "gamma", float)
+    if gamma is not None and not gamma > 0:
+        raise UserError(f"--gamma must be greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect")
+    given = {"gamma": gamma, "keep_zeroise": values.keep_zeroise}
+    given = {name: value for name, value in given.items() if value is not None}
+    run = dataclasses.replace(run, derive=dataclasses.replace(run.derive, **given))
+    rule = Rule(_epoch(values.epoch or run.select), values.as_of or run.alphas_as_of)
+    return derive(run, build_searcher(run), workdir, rule, out=out)
+
+
+def _epoch(text: str) -> int | str:
+    if text in settings.SELECT:
+        return text
+    if not text.isdecimal():
+        raise UserError(f"--epoch must be best, last or a number from 0 on, got {text!r}")
+    return int(text)
+
+
 def train(arguments: list[str]) -> dict:
     """Trains a final network into a work directory."""
     run, values = _configured(arguments, "train", workdir=None)
@@ -137,8 +176,7 @@ def evaluate(arguments: list[str]) -> dict:
     workdir = WorkDir(_workdir_argument(arguments))
     resolved = workdir.config()
     values = flags.FlagValues()
-    # Only what does not change the network may be set anew.
-    open_settings = ConfigDict({name: resolved.get(name) for name in ("eval_batch_size", "precision", "parallel")})
+    open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
     open_settings.distributed = _typed(resolved.get("distributed") or {}, **typed.field_types(settings.DistributedSettings))
     open_settings.dataset = _typed(resolved.get("dataset") or {}, **typed.field_types(settings.DatasetSettings))
     _define_config(values, open_settings, arguments, "evaluate")

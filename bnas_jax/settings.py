@@ -132,9 +132,9 @@ class RunSettings:
     batch_size: over all devices. microbatches: parts of it that go through the network one after the other, their gradients
     averaged; batch norm sees one part at a time. sync_bn: batch norm over all devices, instead of over each one's examples.
     steps_per_call: steps that one call makes on the device; several save GPUs and TPUs some waiting, and make a CPU slower.
-    matmul_precision: of products of floats in the arithmetic of `precision`, forward and in gradients, by JAX's names: `default`
-    shortens factors of float32 as the hardware likes best (bfloat16 on TPUs, TF32 on GPUs), `highest` does not; CPUs never do.
-    Products of signs are exact in any of them.
+    matmul_precision: of products of floats, forward and in gradients, by JAX's names. `default` shortens factors of float32 to
+    what the hardware multiplies fastest (bfloat16 on TPUs, TF32 on GPUs), `highest` keeps them whole; CPUs always do. Products
+    of signs are exact in any of them.
     """
 
     task: str
@@ -273,7 +273,7 @@ class SearchSettings(RunSettings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainNetworkSettings:
-    """The final network (Table 5)."""
+    """The final network (Table 5). channels: the width of the first cell's layers; see configs/train.py."""
 
     genotype: Genotype
     num_cells: int

@@ -13,6 +13,12 @@
 Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on two V100 by the authors' log; ImageNet
 250 epochs, their time not stated.
 
+channels is C, the width of the first cell's layers. Table 5 calls its "# Chn." the outputs of the first convolution, which
+has 3 C of them on CIFAR and C / 2 on ImageNet; with "# Chn." for C, as in the authors' code, the FLOPs are the printed ones.
+
+f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 says gamma = 1: with it they count 2.49e8 and
+6.31e8 FLOPs, where the table prints 2.49e8 to 6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would 1.98e8 and 4.68e8.
+
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
 named cell or a search's genotype.json. Each setting that the paper's text and its code give differently stands below as
 `paper` and `release`. One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail; the code
@@ -23,7 +29,7 @@ the weights' gradient; there it acted before the chain rule through the binariza
 
 from configs import common
 
-# Cells, channels, genotype. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5).
+# Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
 IMAGENET = {
     **{"d": (12, 64), "e": (12, 68), "f": (12, 84), "g": (16, 128)},

@@ -63,6 +63,13 @@ def test_sizes_of_the_paper(arch, params, binary_skip, float_skip):
         assert to_the_digits_of(expected, flops / 1e8) == float(expected), how
 
 
+@pytest.mark.parametrize(("arch", "printed"), [(F, 2.49e8), (G, 6.39e8)], ids=["F", "G"])
+def test_f_and_g_count_what_table_13_prints_with_the_cell_of_their_presets_and_not_with_that_of_its_gamma(arch, printed):
+    flops = lambda cell: cost.total(cost.layers(dataclasses.replace(with_skip(arch, "binary_bn"), genotype=cell))).flops
+    assert flops(WITHOUT) == pytest.approx(printed, rel=0.02)
+    assert flops(ZEROISED) < 0.8 * printed
+
+
 @pytest.mark.parametrize(
     ("arch", "params"),
     [

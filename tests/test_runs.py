@@ -36,9 +36,9 @@ from bnas_jax.search.bnas import Bnas
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import loop, steps
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
-from bnas_jax.training.search import select
-from bnas_jax.training.state import SearchState, Sums, TrainState, initial_variables
+from bnas_jax.training.state import Sums, TrainState, initial_variables
 from bnas_jax.training.stops import Stopped
 from bnas_jax.training.workdir import WorkDir
 from configs import search as search_configs
@@ -335,7 +335,7 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
     Counting(tmp_path)
     with pytest.raises(UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"):
         Counting(tmp_path, seed=5)
-    Counting(tmp_path, log_every_steps=7, checkpoint_every_steps=3)  # what changes no number is free
+    Counting(tmp_path, log_every_steps=7, checkpoint_every_steps=3)  # nothing that is trained hangs on these
 
 
 def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
@@ -627,14 +627,13 @@ def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved
 # The genotype taken
 
 
-def ended_search(valid_top1) -> SearchState:
-    """A search of three epochs whose alphas tell the epochs apart."""
+def ended_search(valid_top1) -> dict:
+    """The history of a search of three epochs whose alphas tell the epochs apart."""
     epochs = len(valid_top1)
     history = {name: np.zeros((epochs + 1, 14, 7), np.float32) for name in ("normal", "reduce")}
     for row in range(epochs + 1):
         history["normal"][row, :, row + 1] = 5.0
-    empty = dict.fromkeys(("step", "params", "batch_stats", "opt_state", "sums", "alphas", "alphas_opt_state"))
-    return SearchState(**empty, history=jax.tree.map(jnp.asarray, history), valid_top1=jnp.array(valid_top1, jnp.float32))
+    return {**history, "valid_top1": np.array(valid_top1, np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -652,8 +651,9 @@ def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(ru
     run = settings.from_config(search_configs.get_config("digits"))
     run = dataclasses.replace(run, num_epochs=3, select=rule, alphas_as_of=alphas_as_of)
     searcher = Bnas(genotype_lib.LAYER_TYPES, 1.0, 7.7, 1.0, True, jnp.float32)
-    genotype, taken = select(ended_search(valid_top1), searcher, run)
-    assert taken == epoch and {layer for layer, _ in genotype.normal} == {genotype_lib.LAYER_TYPES[row + 1]}
+    record = taken(run, searcher, rule_of(run), ended_search(valid_top1))
+    assert record["epoch"] == epoch and {layer for layer, _ in record["normal"]} == {genotype_lib.LAYER_TYPES[row + 1]}
+    assert (record["select"], record["alphas_as_of"]) == (rule, alphas_as_of)
 
 
 # Real runs, small ones
@@ -781,6 +781,33 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     summary = read(workdir / "summary.json")
     assert summary["genotype"] == written[best]["genotype"] and summary["steps"] == 2 * STEPS
     assert summary["valid_top1"] == pytest.approx(float(valid_top1[best]))
+
+
+def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tmp_path, cell):
+    workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
+    before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl", "alphas.npz")}
+    rules = ["--config.derive.keep_zeroise=False", "--config.derive.gamma=2.0", "--config.select=last"]
+    assert command(arguments("search", workdir, cell, *rules, "--config.alphas_as_of=before")) == 0
+    with np.load(workdir / "alphas.npz") as stored:
+        weights = alphas_lib.relax({name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")})
+    options = {"layer_types": ("none", "bin_conv_3x3"), "keep_zeroise": False}
+    expected = genotype_lib.derive_genotype(weights, **options).to_dict()
+    genotype = read(workdir / "genotype.json")
+    assert {name: genotype[name] for name in ("normal", "reduce")} == expected
+    rule = {name: genotype[name] for name in ("select", "alphas_as_of", "epoch", "gamma", "keep_zeroise")}
+    assert rule == {"select": "last", "alphas_as_of": "before", "epoch": 1, "gamma": 2.0, "keep_zeroise": False}
+    summary = read(workdir / "summary.json")
+    assert (summary["genotype"], summary["epoch"]) == (expected, 1)
+    assert before == {name: (workdir / name).read_bytes() for name in before}
+
+
+def test_derive_takes_what_the_search_took(whole, tmp_path, capfd):
+    workdir, _ = whole("search")
+    out = tmp_path / "new" / "cell.json"
+    capfd.readouterr()
+    assert command(["derive", f"--workdir={workdir}", f"--out={out}"]) == 0
+    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert read(out) == read(workdir / "genotype.json") and summary["out"] == str(out)
 
 
 def check_compiled_once(seen: list[str], task: str) -> None:

@@ -171,9 +171,7 @@ _weighted_binary_conv.defvjp(_weighted_binary_conv_forward, _weighted_binary_con
 def _latent_gradient(x, latent, gradient, rules, geometry):
     """That of `_binary_conv_backward`, for the inside of a condition."""
     dtype = rules.conv_dtype or gradient.dtype
-    kernel = _kernel_gradient(
-        x.astype(dtype), gradient.astype(dtype), latent.shape[:2], *geometry, accumulate=gradient.dtype
-    )
+    kernel = _kernel_gradient(x.astype(dtype), gradient.astype(dtype), latent.shape[:2], *geometry, accumulate=gradient.dtype)
     binarized = lambda latent: binarize.binarize_weights(latent, rules.weight_gradient, rules.sign_of_zero)
     return jax.vjp(binarized, latent)[1](kernel)[0]
 
@@ -205,7 +203,8 @@ def _kernel_gradient(x, gradient, size, stride, padding, dilation, groups, *, ac
     """The gradient of `_conv` at its kernel of `size`: a convolution of channels, over images, by the gradient of its result.
 
     JAX writes the same with its axes in another order. XLA's CPU compiler puts them into the order of its fast kernels in a
-    program's main computation alone; inside a condition such a convolution takes 100 times as long. accumulate: type of the sums, None is x's.
+    program's main computation alone; inside a condition such a convolution takes 100 times as long.
+    accumulate: type of the sums, None is x's.
     """
     stride, padding, dilation, x = _dense_stride(stride, padding, dilation, x)
     # Of the pixels on the far side, strides leave some unread.
@@ -223,13 +222,14 @@ def _kernel_gradient(x, gradient, size, stride, padding, dilation, groups, *, ac
     return y.transpose(1, 2, 0, 3)
 
 
-def _conv(x, kernel, stride, padding, dilation, groups, accumulate=None, precision=None):
+def _conv(x, kernel, stride, padding, dilation, groups, *, accumulate=None, precision=None):
+    """A convolution, by whatever computes it fastest. accumulate, precision: see `general_conv`."""
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0 and groups == 1:
         # A matrix product is 3 to 5 times faster than the convolution on CPU.
         options = {"preferred_element_type": accumulate, "precision": precision}
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0], **options)
     stride, padding, dilation, x = _dense_stride(stride, padding, dilation, x)
-    return general_conv(x, kernel, stride, padding, dilation, groups, accumulate, precision)
+    return general_conv(x, kernel, stride, padding, dilation, groups, accumulate=accumulate, precision=precision)
 
 
 def _dense_stride(stride, padding, dilation, x):
@@ -240,7 +240,7 @@ def _dense_stride(stride, padding, dilation, x):
     return stride, padding, dilation, x
 
 
-def general_conv(x, kernel, stride, padding, dilation, groups, accumulate=None, precision=None):
+def general_conv(x, kernel, stride, padding, dilation, groups, *, accumulate=None, precision=None):
     """XLA's convolution as it is. accumulate: type of the sums, None is x's. precision: None is `config.matmul_precision`."""
     return jax.lax.conv_general_dilated(
         x,

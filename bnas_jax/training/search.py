@@ -5,12 +5,10 @@ import os
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.load import Dataset
@@ -19,6 +17,7 @@ from bnas_jax.search.bnas import Bnas, Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training import devices, hosts, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.derive import HISTORY, rule_of, taken
 from bnas_jax.training.devices import Devices
 from bnas_jax.training.evaluate import Evaluator, load_data
 from bnas_jax.training.program import Program
@@ -122,21 +121,17 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
         finish_epoch=finish_epoch,
     )
     state = loop.run(begin, run, workdir, checkpoints, work, where)
-    genotype, epoch = select(state, searcher, run)
-    valid_top1 = float(state.valid_top1[epoch])
-    rule = {"select": run.select, "alphas_as_of": run.alphas_as_of, "epoch": epoch, "gamma": run.derive.gamma}
-    write_json(workdir / "genotype.json", {**genotype.to_dict(), **rule, "valid_top1": valid_top1})
-    summary = {"genotype": genotype.to_dict(), "valid_top1": valid_top1, "epoch": epoch, "steps": int(state.step)}
+    record = taken(run, searcher, rule_of(run), {**state.history, "valid_top1": state.valid_top1})
+    write_json(workdir / "genotype.json", record)
+    genotype = {name: record[name] for name in ("normal", "reduce")}
+    summary = {
+        "genotype": genotype,
+        "valid_top1": record["valid_top1"],
+        "epoch": record["epoch"],
+        "steps": int(state.step),
+    }
     write_json(workdir / "summary.json", summary)
     return summary
-
-
-def select(state: SearchState, searcher: Searcher, run: SearchSettings) -> tuple[Genotype, int]:
-    """(genotype, epoch) by the rule: the epoch of best validation accuracy (the first of equals) or the last one, with alpha
-    as it was after, or before, that epoch."""
-    epoch = int(jnp.nanargmax(state.valid_top1)) if run.select == "best" else run.num_epochs - 1
-    row = epoch + 1 if run.alphas_as_of == "after" else epoch
-    return searcher.derive(jax.tree.map(lambda history: history[row], state.history)), epoch
 
 
 def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
@@ -146,4 +141,4 @@ def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
     part = workdir / "alphas.part.npz"
     normal, reduce = (np.asarray(state.history[name][: epoch + 2]) for name in ("normal", "reduce"))
     np.savez(part, normal=normal, reduce=reduce, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))
-    os.replace(part, workdir / "alphas.npz")
+    os.replace(part, workdir / HISTORY)

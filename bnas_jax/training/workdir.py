@@ -18,9 +18,13 @@ from bnas_jax.training import hosts
 
 
 def write_json(path: pathlib.Path, value) -> None:
-    """Writes a file whole or not at all, on the first process alone."""
-    if not hosts.is_first():
-        return
+    """`write_whole` on the first process alone."""
+    if hosts.is_first():
+        write_whole(path, value)
+
+
+def write_whole(path: pathlib.Path, value) -> None:
+    """Writes a file of JSON whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(part, path)
