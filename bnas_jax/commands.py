@@ -124,6 +124,7 @@ def search(arguments: list[str]) -> dict:
 
 def derive(arguments: list[str]) -> dict:
     """Takes a genotype from the alphas of a search, by rules that default to the search's."""
+    from bnas_jax.training import devices
     from bnas_jax.training.derive import Rule, derive
     from bnas_jax.training.search import build_searcher
     from bnas_jax.training.workdir import WorkDir
@@ -145,6 +146,7 @@ def derive(arguments: list[str]) -> dict:
     given = {"gamma": gamma, "keep_zeroise": values.keep_zeroise}
     given = {name: value for name, value in given.items() if value is not None}
     run = dataclasses.replace(run, derive=dataclasses.replace(run.derive, **given))
+    devices.keep_to_host()
     rule = Rule(_epoch(values.epoch or run.select), values.as_of or run.alphas_as_of)
     return derive(run, build_searcher(run), workdir, rule, out=out)
 

@@ -1,4 +1,4 @@
-"""The command `derive`: other genotypes of the alphas that a search has left, without a device."""
+"""The command `derive`: other genotypes of the alphas that a search has left, without an accelerator."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_what_is_not_given_is_as_the_runs_config_says(capfd, workdir):
     assert derived(capfd, workdir, "--gamma=1")[1] == {"none"}
 
 
-def test_no_device_is_started(workdir, tmp_path):
+def test_no_accelerator_is_started(workdir, tmp_path):
     """On a host whose accelerator another run has, or that has none."""
     options = [f"--workdir={workdir}", f"--out={tmp_path / 'cell.json'}"]
     environment = {**os.environ, "JAX_PLATFORMS": "tpu"}

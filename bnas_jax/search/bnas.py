@@ -45,7 +45,7 @@ class Bnas:
         return alphas_lib.diversity(alphas, epoch, weight=self.diversity, tau=self.tau)
 
     def derive(self, alphas: Alphas) -> Genotype:
-        weights = alphas_lib.probabilities(alphas)
+        weights = alphas_lib.relax(alphas)
         return genotype_lib.derive_genotype(
             weights, gamma=self.gamma, keep_zeroise=self.keep_zeroise, layer_types=self.layer_types
         )

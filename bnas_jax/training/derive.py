@@ -81,7 +81,7 @@ def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
 
 
 def derive(run: SearchSettings, searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
-    """Writes the genotype that the rule takes from a search's work directory into the file `out`. No device is started."""
+    """Writes the genotype that the rule takes from a search's work directory into the file `out`."""
     record = taken(run, searcher, rule, read_history(workdir))
     path = pathlib.Path(out)
     try:

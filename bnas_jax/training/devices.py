@@ -42,6 +42,11 @@ def configure(run: Settings) -> "Devices":
     return where
 
 
+def keep_to_host() -> None:
+    """Leaves accelerators alone, before JAX's first array: another run may have them."""
+    jax.config.update("jax_platforms", "cpu")
+
+
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
     """The devices of `config.parallel`; `auto` is pmap where there are several."""
     if parallel == "auto":
