@@ -204,6 +204,10 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         (["train", TRAIN, "--config.network.form=imagenet"], "images of 1 pixels at the first cell cannot be halved by 2"),
         (["train", TRAIN, "--config.dataset.name=mnist"], "there is no dataset 'mnist': set config.dataset.name to one of"),
         (["train", "--config=configs/train.py:d"], "imagenet2012: there is no directory"),
+        (
+            ["train", "--config=configs/train.py:d", "--config.dataset.resize=100"],
+            "config.dataset.resize must be at least 224, its centre, got 100",
+        ),
         (["train", TRAIN, "--config.dataset.path=/data"], "leave config.dataset.path out"),
         (["train", "--config=configs/train.py:a", "--config.dataset.path=/nowhere"], "there is no directory /nowhere"),
     ],
