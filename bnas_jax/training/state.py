@@ -80,7 +80,7 @@ def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], s
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
     images = jnp.zeros((1, *image_shape), model.rules.dtype)
     variables = model.init(key, *alphas, images, train=False)
-    return {"params": project_params(variables["params"]), "batch_stats": variables["batch_stats"]}
+    return {"params": project_params(variables["params"], model.rules), "batch_stats": variables["batch_stats"]}
 
 
 def create_train_state(
