@@ -30,11 +30,13 @@ IMAGENET_SIZES = ["--preset=d", "--config.network.channels=4", "--config.network
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_compilation_cache(tmp_path_factory):
-    """Not the user's, which the command line would turn on."""
+def compilation(tmp_path_factory):
+    """Quick, as it takes longer than running; into a cache that is not the user's, which the command line would turn on."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_compilation_cache_dir", before)
     compilation_cache.reset_cache()
 
