@@ -22,6 +22,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
 from bnas_jax.core.rules import RELEASE
 from bnas_jax.core.supernet import Supernet
+from bnas_jax.interop import load_reference
 from bnas_jax.interop import reference as interop
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -44,7 +45,7 @@ def quick_compilation():
 
 
 def load(arrays, name, conventions="release", **options):
-    return interop.load_reference(arrays, conventions=conventions, **{"channels": 4, **NETWORKS[name], **options})
+    return load_reference(arrays, conventions=conventions, **{"channels": 4, **NETWORKS[name], **options})
 
 
 class Run(NamedTuple):
