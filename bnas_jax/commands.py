@@ -283,7 +283,7 @@ def _named_without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
 
 
 def import_weights(arguments: list[str]) -> dict:
-    """Brings a checkpoint of the authors' code into a work directory, in the `release` convention unless told otherwise."""
+    """Brings a checkpoint of the authors' code into a work directory, in the `release` convention unless another is set."""
     from bnas_jax.interop import checkpoint_files
     from bnas_jax.interop.import_checkpoint import import_checkpoint
     from bnas_jax.training.workdir import WorkDir

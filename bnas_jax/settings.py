@@ -1,7 +1,8 @@
 """Settings: a ConfigDict, as configs/*.py make it, becomes frozen dataclasses, and every value is checked on the way.
 
-A setting left at None takes the value of its convention: `config.paper` and `config.release` hold what differs between the
-paper's text and its code, and `config.conventions` chooses. What the command line sets stands above both.
+A setting left at None takes the value of its convention, which `config.conventions` chooses: `config.paper` holds what the
+paper's text has, `config.release` what its code has, and `config.meant` where that code without its index error differs from
+it. What the command line sets stands above all three.
 """
 
 import dataclasses
@@ -12,13 +13,16 @@ import jax.numpy as jnp
 
 from bnas_jax.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.alphas import ENTROPIES
 from bnas_jax.core.binarize import WEIGHT_GRADIENTS
 from bnas_jax.core.genotype import FORMS, LAYER_TYPES, LEARNABLE, Genotype
-from bnas_jax.core.rules import PAPER, REDUCTION_SKIPS, RELEASE, Rules
+from bnas_jax.core.rules import MEANT, PAPER, REDUCTION_SKIPS, RELEASE, Rules
 from bnas_jax.typed import build, fill, plain
 
-CONVENTION_RULES = {"paper": PAPER, "release": RELEASE}
+CONVENTION_RULES = {"paper": PAPER, "release": RELEASE, "meant": MEANT}
 CONVENTIONS = tuple(CONVENTION_RULES)
+# The blocks of a config that a convention takes its values from; the first that has one decides.
+_BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
 PRECISIONS = ("float32", "bfloat16", "float64")
 MATMUL_PRECISIONS = ("default", "high", "highest")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
@@ -77,6 +81,7 @@ class RuleSettings:
     reduction_skip: str
     relu: bool
     float_head: bool
+    depthwise_center: bool
     binary_search_preprocess: bool
 
     def __post_init__(self):
@@ -223,7 +228,10 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha (DARTS), with the diversity regularizer's lambda and tau (Eq. 5). diversity 0 turns that off."""
+    """Adam on alpha (DARTS), with the diversity regularizer's lambda and tau (Eq. 5). diversity 0 turns that off.
+
+    entropy: the mean over `all` edges of both cells, or as `released`, see `core.alphas.entropy`.
+    """
 
     learning_rate: float
     beta1: float
@@ -231,9 +239,11 @@ class AlphaSettings:
     weight_decay: float
     diversity: float
     tau: float
+    entropy: str = "all"
 
     def __post_init__(self):
         rates("config.alphas", self, "learning_rate")
+        choice("config.alphas.entropy", self.entropy, ENTROPIES)
         rates("config.alphas", self, "weight_decay", "diversity", least=0)
         shares("config.alphas", self, "beta1", "beta2")
         require(self.tau > 0, f"config.alphas.tau must be greater than 0, got {self.tau}; config.alphas.diversity=0 is off")
@@ -335,11 +345,12 @@ def resolve(config: Mapping) -> dict:
     values = plain(config)
     conventions = values.get("conventions")
     choice("config.conventions", conventions, CONVENTIONS)
-    by_convention = {name: values.pop(name, {}) for name in CONVENTIONS}
+    blocks = {name: values.pop(name, {}) for name in CONVENTIONS}
     rules = CONVENTION_RULES[conventions]
     defaults = {f.name: getattr(rules, f.name) for f in dataclasses.fields(RuleSettings)}
     fill(values, {"rules": defaults})
-    fill(values, by_convention[conventions])
+    for name in _BLOCKS[conventions]:
+        fill(values, blocks[name])
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
         network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()

@@ -14,7 +14,7 @@ def base(task: str) -> ConfigDict:
     config = ConfigDict()
     config.task = task
     config.seed = 0
-    config.conventions = "paper"  # or release: what the authors' code does where it differs from the text
+    config.conventions = "paper"  # the text; or release, the authors' code; or meant, that code without its index error
     config.precision = "float32"  # or bfloat16 (products of the convolutions alone), float64 (exact checks)
     config.matmul_precision = "highest"  # of float32 products; or high, default: shorter factors on GPUs and TPUs
     config.parallel = "auto"  # pmap on several devices, else none; or pmap, shard_map, none
@@ -52,9 +52,11 @@ def base(task: str) -> ConfigDict:
     config.rules.reduction_skip = optional_str()
     config.rules.relu = optional_bool()
     config.rules.float_head = optional_bool()
+    config.rules.depthwise_center = optional_bool()
     config.rules.binary_search_preprocess = optional_bool()
     config.paper = ConfigDict()
     config.release = ConfigDict()
+    config.meant = ConfigDict()  # what differs from release
     return config
 
 

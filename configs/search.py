@@ -7,9 +7,12 @@
 | digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see README) |
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
 
-Both conventions of every setting that the paper's text and its code give differently stand below as `paper` and `release`;
---config.conventions chooses. Where the text is silent the code decides: no affine BN, float preprocessing convolutions, Adam
-on alpha (DARTS), best epoch of the supernet's validation accuracy. Clipping to norm 5 in `paper` is DARTS's.
+The values of every setting that the paper's text and its code give differently stand below as `paper` and `release`;
+--config.conventions chooses. `meant` is the code without its index errors: `release` but for what stands below as `meant`.
+The released entropy (Eq. 5) adds the reduction cell's last edge fourteen times, so that its other 13 edges have no term; the
+released gamma (Eq. 4) divides all layer types of edge 0, which changes no choice (see `genotype.derive`).
+Where the text is silent the code decides: no affine BN, float preprocessing convolutions, Adam on alpha (DARTS), best epoch
+of the supernet's validation accuracy. Clipping to norm 5 in `paper` is DARTS's.
 """
 
 from configs import common
@@ -42,18 +45,22 @@ def get_config(variant: str = "cifar10"):
         **{"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3},
         **{"diversity": 1.0, "tau": 7.7},
     }
+    config.alphas.entropy = common.optional_str()
     config.derive = {"gamma": 1.0, "keep_zeroise": True}
     config.select = "best"
     config.halves = "auto"  # of a step: one program that is told which half it is, on CPU; or one, two
     config.alphas_as_of = common.optional_str()
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": 5.0, "first_epoch": 0},
+        "alphas": {"entropy": "all"},
         "alphas_as_of": "after",
     }
     config.release = {
         "weights": {"min_learning_rate": 0.001, "clip_norm": None, "first_epoch": 1},
+        "alphas": {"entropy": "released"},
         "alphas_as_of": "before",
     }
+    config.meant = {"alphas": {"entropy": "all"}}
     if variant == "digits":
         digits(config)
     return config

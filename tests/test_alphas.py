@@ -50,6 +50,16 @@ def test_entropy_is_the_mean_over_the_edges_of_both_cells():
     assert alphas.entropy(BOTH) == pytest.approx(-(p * np.log(p)).sum() / 28, rel=1e-6)
 
 
+def test_the_released_entropy_has_the_last_edge_of_the_reduction_cell_fourteen_times():
+    p = softmax(np.concatenate([NORMAL, np.tile(REDUCE[13], (14, 1))]).astype(np.float64))
+    assert alphas.entropy(BOTH, "released") == pytest.approx(-(p * np.log(p)).sum() / 28, rel=1e-6)
+    gradient = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7, edges="released"))(BOTH)
+    plain = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7))(BOTH)
+    assert np.allclose(gradient["normal"], plain["normal"], atol=1e-7)
+    assert not np.any(gradient["reduce"][:13])
+    assert np.allclose(gradient["reduce"][13], 14 * plain["reduce"][13], atol=1e-7)
+
+
 def test_the_gradient_of_the_entropy_has_its_closed_form():
     """dH/da_j = -p_j (log p_j + H_edge) / 28."""
     gradient = jax.grad(alphas.entropy)(BOTH)

@@ -145,10 +145,15 @@ def test_projection_centres_over_input_channels_and_clips():
     assert np.abs(large).max() == 1
 
 
-def test_a_single_input_channel_is_projected_to_zero():
+def test_a_single_input_channel_is_projected_to_zero_where_it_is_centred():
     """The trap of depthwise kernels: centred over one channel nothing is left, and the factor stops all learning."""
-    assert not np.any(binarize.project(np.full((3, 3, 1, 4), 0.3, np.float32)))
-    assert binarize.gradient_factor((3, 3, 1, 4)) == 0
+    latent = np.full((3, 3, 1, 4), 0.3, np.float32)
+    assert not np.any(binarize.project(latent, depthwise_center=True))
+    assert binarize.gradient_factor((3, 3, 1, 4), depthwise_center=True) == 0
+    assert np.array_equal(binarize.project(latent), latent) and np.all(binarize.project(10 * latent) == 1)
+    assert binarize.gradient_factor((3, 3, 1, 4)) == 1
+    more = example()[0]
+    assert np.array_equal(binarize.project(more), binarize.project(more, depthwise_center=True))
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((3, 3, 4, 8), 27), ((1, 1, 12, 4), 11), ((5, 5, 8, 3), 175)])

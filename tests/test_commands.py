@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bnas_jax.__main__ import COMMANDS, LATER, run
 from bnas_jax.core import cost, genotype
-from bnas_jax.core.rules import RELEASE
+from bnas_jax.core.rules import MEANT, RELEASE
 
 # ml_collections loads a config's file so.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
@@ -121,7 +121,7 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
         (["train", TRAIN, "--config.batch_size=1.5"], "config.batch_size=1.5"),
         (["train", TRAIN, "--config.network.skip=perhaps"], "config.network.skip=perhaps"),
         (["train", TRAIN, "--config.optimizer.momentum=1"], "config.optimizer.momentum must be from 0 to below 1"),
-        (["train", TRAIN, "--config.conventions=larq"], "config.conventions must be one of paper, release"),
+        (["train", TRAIN, "--config.conventions=larq"], "config.conventions must be one of paper, release, meant"),
         (["train", "--config=configs/ablations.py:train_no_dilated_a"], "config.network.genotype is missing"),
         (["evaluate"], "--workdir is missing; write --workdir=DIR"),
         (["import", "--preset=mini"], "--workdir is missing"),
@@ -220,10 +220,11 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(capfd, tmp_p
 # Cost
 
 
-def test_cost_counts_a_preset_in_its_convention(capfd):
-    arch = cost.Architecture(genotype.load("latest_cell_zeroise"), 10, 24, 32, 10, "cifar", rules=RELEASE)
+@pytest.mark.parametrize(("conventions", "rules"), [("release", RELEASE), ("meant", MEANT)])
+def test_cost_counts_a_preset_in_its_convention(capfd, conventions, rules):
+    arch = cost.Architecture(genotype.load("latest_cell_zeroise"), 10, 24, 32, 10, "cifar", rules=rules)
     total = cost.total(cost.layers(arch))
-    result = summary(capfd, "cost", "--config=configs/train.py:mini", "--config.conventions=release")
+    result = summary(capfd, "cost", "--config=configs/train.py:mini", f"--config.conventions={conventions}")
     assert (result["num_cells"], result["channels"], result["params"]) == (10, 24, 1_473_784)
     counted = {name: getattr(total, name) for name in ("flops", "binary_macs", "float_macs", "memory_bits", "params")}
     assert {name: result[name] for name in counted} == counted
@@ -236,8 +237,9 @@ def test_cost_counts_a_preset_in_its_convention(capfd):
 
 def test_cost_takes_an_architecture_without_a_config(capfd, tmp_path):
     sizes = ["--num_cells=10", "--channels=24", "--image_size=32", "--num_classes=10"]
-    named = summary(capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, "--conventions=release")
-    assert named == summary(capfd, "cost", "--config=configs/train.py:mini", "--config.conventions=release")
+    for conventions in ("release", "meant"):
+        named = summary(capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, f"--conventions={conventions}")
+        assert named == summary(capfd, "cost", "--config=configs/train.py:mini", f"--config.conventions={conventions}")
     (tmp_path / "cell.json").write_text(json.dumps(CELL))
     own = summary(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
     assert own["compared_with"] == "float network of the same cell, counted" and own["speedup"] > 1

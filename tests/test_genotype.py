@@ -209,6 +209,15 @@ def test_gamma_divides_the_probability_of_zeroise():
     assert first(0.4) == (("none", 0), ("none", 1), ("none", 2), ("max_pool_3x3", 1))
 
 
+def test_dividing_the_first_edge_by_gamma_changes_no_choice():
+    """What the released code does in place of Eq. (4): at most the pairs of the first node swap."""
+    for seed in range(20):
+        divided = probabilities(seed)
+        divided[0] /= 3
+        ours, theirs = derive(probabilities(seed)), derive(divided)
+        assert sorted(ours[:2]) == sorted(theirs[:2]) and ours[2:] == theirs[2:]
+
+
 def test_derivation_leaves_its_input_alone():
     weights = hand_made()
     derive(weights, gamma=3)

@@ -13,12 +13,13 @@ from bnas_jax.core import network as networks
 from bnas_jax.core.cell import InterCellSkip, Preprocess, ReductionSkip, drop_path
 from bnas_jax.core.convolution import conv
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.layers import BinaryConv
 from bnas_jax.core.network import Network
-from bnas_jax.core.rules import PAPER, REDUCTION_SKIPS, RELEASE, Rules
+from bnas_jax.core.rules import MEANT, PAPER, REDUCTION_SKIPS, RELEASE, Rules
+from bnas_jax.training.state import initial_variables
 
 ZEROISED = genotype.load("latest_cell_zeroise")
 WITHOUT = genotype.load("latest_cell")
-HEAD = dataclasses.replace(RELEASE, float_head=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -106,11 +107,11 @@ def test_a_cell_that_is_only_compared_with_is_refused():
     ("cell", "rules", "skip"),
     [
         (ZEROISED, PAPER, True),
-        (ZEROISED, RELEASE, False),
-        (ZEROISED, HEAD, True),
+        (ZEROISED, MEANT, False),
+        (ZEROISED, RELEASE, True),
         (WITHOUT, PAPER, False),
+        (WITHOUT, MEANT, True),
         (WITHOUT, RELEASE, True),
-        (WITHOUT, HEAD, True),
         (WITHOUT, dataclasses.replace(PAPER, reduction_skip="binary_weight"), True),
         (WITHOUT, dataclasses.replace(PAPER, reduction_skip="binary"), True),
     ],
@@ -269,9 +270,17 @@ def test_nodes_of_zeroise_alone_are_zero():
     assert np.allclose(model.apply(variables, x), variables["params"]["classifier"]["bias"])
 
 
+@pytest.mark.parametrize("depthwise_center", [False, True])
+def test_a_kernel_of_one_input_channel_begins_dead_only_where_asked_for(depthwise_center):
+    layer = BinaryConv(3, 3, Rules(depthwise_center=depthwise_center))
+    variables = initial_variables(layer, (4, 4, 1), 0)
+    y = layer.apply(variables, np.random.default_rng(0).normal(size=(1, 4, 4, 1)), train=False)
+    assert np.any(variables["params"]["conv"]["latent"]) == np.any(y) == (not depthwise_center)
+
+
 @pytest.mark.parametrize("num_cells", [4, 10, 20])
 def test_the_released_index_error_leaves_as_many_convolutions_float_as_there_are_skips(num_cells):
-    head = Network(WITHOUT, num_cells, 4, 7, rules=HEAD)
+    head = Network(WITHOUT, num_cells, 4, 7, rules=RELEASE)
     assert networks.float_head(head) == [0] * (num_cells - 1) + [2]
     assert networks.float_head(head.clone(skip=False)) == [0] * num_cells
 

@@ -1,4 +1,4 @@
-"""Settings and the configs they come from: every preset, both conventions, the numbers of the paper and of its code."""
+"""Settings and the configs they come from: every preset, all conventions, the numbers of the paper and of its code."""
 
 import functools
 import json
@@ -6,10 +6,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from bnas_jax import settings
+from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import LAYER_TYPES
 from bnas_jax.training import optimizers, steps
@@ -18,7 +20,7 @@ from bnas_jax.training.search import build_searcher, build_supernet
 from bnas_jax.training.state import create_search_state, create_train_state
 from configs import ablations, search, train
 
-CONVENTIONS = ("paper", "release")
+CONVENTIONS = ("paper", "release", "meant")
 CIFAR = ("mini", "a", "b", "c")
 IMAGENET = ("d", "e", "f", "g", "release_f", "release_g", "release_h")
 # Image shape and number of classes of each data set.
@@ -169,12 +171,14 @@ SEARCH_BY_CONVENTION = {
         "weights.min_learning_rate": 0.0,
         "weights.clip_norm": 5.0,
         "weights.first_epoch": 0,
+        "alphas.entropy": "all",
         "alphas_as_of": "after",
     },
     "release": {
         "weights.min_learning_rate": 0.001,
         "weights.clip_norm": None,
         "weights.first_epoch": 1,
+        "alphas.entropy": "released",
         "alphas_as_of": "before",
     },
 }
@@ -233,13 +237,26 @@ IMAGENET_BY_CONVENTION = {
     },
 }
 RULES_BY_CONVENTION = {
-    "paper": {"rules.activation_scale": True, "rules.sign_of_zero": 1, "rules.reduction_skip": "binary_bn"},
-    "release": {"rules.activation_scale": False, "rules.sign_of_zero": 0, "rules.reduction_skip": "float"},
+    "paper": {
+        "rules.activation_scale": True,
+        "rules.sign_of_zero": 1,
+        "rules.reduction_skip": "binary_bn",
+        "rules.float_head": False,
+    },
+    "release": {
+        "rules.activation_scale": False,
+        "rules.sign_of_zero": 0,
+        "rules.reduction_skip": "float",
+        "rules.float_head": True,
+    },
 }
+# The authors' code without its index errors: the release but for these.
+MEANT = {"rules.float_head": False}
+MEANT_SEARCH = {**MEANT, "alphas.entropy": "all"}
 RULES = {
     "rules.weight_gradient": "bnas",
     "rules.relu": True,
-    "rules.float_head": False,
+    "rules.depthwise_center": False,
     "rules.binary_search_preprocess": False,
 }
 NUMBERS = {
@@ -254,8 +271,11 @@ NUMBERS = {
 def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
     run = resolved(preset, conventions)
     common, differing = NUMBERS[preset]
-    expected = {**common, **differing[conventions], **RULES, **RULES_BY_CONVENTION[conventions], "precision": "float32"}
+    base = "release" if conventions == "meant" else conventions
+    expected = {**common, **differing[base], **RULES, **RULES_BY_CONVENTION[base], "precision": "float32"}
     expected["matmul_precision"] = "highest"
+    if conventions == "meant":
+        expected |= MEANT_SEARCH if run.task == "search" else MEANT
     assert {name: value_at(run, name) for name in expected} == expected
 
 
@@ -345,6 +365,7 @@ def test_what_is_set_stands_above_the_convention():
         "release",
         weights__clip_norm=2.5,
         weights__first_epoch=0,
+        alphas__entropy="all",
         alphas_as_of="after",
         rules__activation_scale=True,
         rules__sign_of_zero=1,
@@ -361,6 +382,15 @@ def test_each_difference_between_the_conventions_is_a_setting_of_its_own():
         values = {name.replace(".", "__"): value for name, value in differing["release"].items() if value is not None}
         run = resolved(preset, "paper", **values)
         assert {name: value_at(run, name.replace("__", ".")) for name in values} == values
+
+
+@pytest.mark.parametrize(("conventions", "edges"), [("paper", "all"), ("release", "released"), ("meant", "all")])
+def test_the_searcher_takes_the_entropy_of_its_convention(conventions, edges):
+    draw = np.random.default_rng(0)
+    values = {name: draw.normal(size=(14, 7)).astype(np.float32) for name in ("normal", "reduce")}
+    searcher = build_searcher(resolved("search:cifar10", conventions))
+    expected = alphas_lib.diversity(values, 3, weight=1.0, tau=7.7, edges=edges)
+    assert float(searcher.regularizer(values, 3)) == float(expected)
 
 
 def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
@@ -384,7 +414,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
 @pytest.mark.parametrize(
     ("preset", "name", "value", "message"),
     [
-        ("train:digits", "conventions", "larq", "one of paper, release"),
+        ("train:digits", "conventions", "larq", "one of paper, release, meant"),
         ("train:digits", "precision", "float16", "one of float32, bfloat16, float64"),
         ("train:digits", "matmul_precision", "bfloat16", "one of default, high, highest"),
         ("train:digits", "parallel", "pjit", "one of auto, none"),
@@ -437,6 +467,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "alphas.beta2", -0.1, "from 0 to below 1"),
         ("search:digits", "alphas.weight_decay", -1.0, "at least 0"),
         ("search:digits", "alphas.diversity", -1.0, "at least 0"),
+        ("search:digits", "alphas.entropy", "half", "one of all, released"),
         ("search:digits", "alphas.tau", 0.0, r"greater than 0.*config\.alphas\.diversity=0"),
         ("search:digits", "derive.gamma", 0.0, "greater than 0"),
         ("search:digits", "derive.gamma", -3.0, "greater than 0"),

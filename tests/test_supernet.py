@@ -11,7 +11,7 @@ from flax import traverse_util
 from bnas_jax.benchmarks.plain_supernet import call, plain_supernet, plain_variables
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import LAYER_TYPES, ZEROISE
-from bnas_jax.core.rules import RELEASE, Rules
+from bnas_jax.core.rules import MEANT, RELEASE, Rules
 from bnas_jax.core.supernet import MixedEdges, Supernet, supernet_float_edges
 
 NO_DILATED = tuple(name for name in LAYER_TYPES if "dil" not in name)
@@ -24,7 +24,7 @@ NETS = {
     "paper": Supernet(3, 2, 5, rules=Rules(dtype=jnp.float64)),
     # Without K, some convolutions float, statistics of each edge, no dilated convolutions; reduction cells alone.
     "head": Supernet(
-        2, 3, 5, NO_DILATED, rules=dataclasses.replace(RELEASE, float_head=True, dtype=jnp.float64), shared_statistics=False
+        2, 3, 5, NO_DILATED, rules=dataclasses.replace(RELEASE, dtype=jnp.float64), shared_statistics=False
     ),
 }  # fmt: skip
 
@@ -188,8 +188,8 @@ def test_each_edge_has_statistics_of_its_own_where_asked_for():
 
 def test_float_edges_are_the_last_ones():
     """Of 5 cells 2 skips and 10 preprocessing convolutions shift the released count by 12 convolutions: three edges."""
-    float_edges = supernet_float_edges(Supernet(5, 4, 10, rules=dataclasses.replace(RELEASE, float_head=True)))
+    float_edges = supernet_float_edges(Supernet(5, 4, 10, rules=RELEASE))
     assert float_edges[:4] == [((0,) * 4,) * 5] * 4
     # The last three edges leave states 2, 3 and 4.
     assert float_edges[4] == ((0,) * 4, (0,) * 4, (1,) * 4, (1,) * 4, (1,) * 4)
-    assert supernet_float_edges(Supernet(5, 4, 10, rules=RELEASE))[4] == ((0,) * 4,) * 5
+    assert supernet_float_edges(Supernet(5, 4, 10, rules=MEANT))[4] == ((0,) * 4,) * 5

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from bnas_jax.core.genotype import EDGES
 
 Alphas = Mapping[str, jax.Array]
+# Which edges the entropy of Eq. (5) is the mean of.
+ENTROPIES = ("all", "released")
 
 
 def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
@@ -25,13 +27,20 @@ def relax(alphas: Alphas) -> dict[str, jax.Array]:
     return {name: jax.nn.softmax(value, axis=-1) for name, value in alphas.items()}
 
 
-def entropy(alphas: Alphas) -> jax.Array:
-    """H(alpha) of Eq. (5): the entropy in nats of each edge's probabilities, averaged over the edges of both cells."""
-    values = jnp.concatenate([alphas["normal"], alphas["reduce"]])
+def entropy(alphas: Alphas, edges: str = "all") -> jax.Array:
+    """H(alpha) of Eq. (5): the entropy in nats of each edge's probabilities, averaged over the edges of both cells.
+
+    edges: `all`; or `released`, the authors' loop over the reduction cell, which adds its last edge fourteen times, so that
+    its other edges have no term.
+    """
+    reduce = alphas["reduce"]
+    if edges == "released":
+        reduce = jnp.broadcast_to(reduce[-1:], reduce.shape)
+    values = jnp.concatenate([alphas["normal"], reduce])
     log_p = jax.nn.log_softmax(values, axis=-1)
     return jnp.mean(-jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
 
 
-def diversity(alphas: Alphas, epoch, *, weight: float, tau: float) -> jax.Array:
-    """The term that Eq. (5) adds to the search loss: -lambda * H(alpha) * exp(-epoch / tau)."""
-    return -weight * entropy(alphas) * jnp.exp(-epoch / tau)
+def diversity(alphas: Alphas, epoch, *, weight: float, tau: float, edges: str = "all") -> jax.Array:
+    """The term that Eq. (5) adds to the search loss: -lambda * H(alpha) * exp(-epoch / tau). edges: see `entropy`."""
+    return -weight * entropy(alphas, edges) * jnp.exp(-epoch / tau)

@@ -90,14 +90,25 @@ def _weights_backward(rule, sign_of_zero, latent, gradient):
 binarize_weights.defvjp(_weights_forward, _weights_backward)
 
 
-def project(latent: jax.Array) -> jax.Array:
-    """Latent weights, mean-centred over the input channels of each tap and clipped to [-1, 1]. latent: HWIO."""
-    return jnp.clip(latent - jnp.mean(latent, axis=2, keepdims=True), -1, 1)
+def project(latent: jax.Array, depthwise_center: bool = False) -> jax.Array:
+    """Latent weights, mean-centred over the input channels of each tap and clipped to [-1, 1]. latent: HWIO.
+
+    One input channel, as in a depthwise kernel, is its own mean, and centring leaves 0 of it: a dead kernel, whose
+    `gradient_factor` is 0, too. With `depthwise_center` that happens (methods.md A2, Trap); by default both are left out.
+    """
+    if latent.shape[2] > 1 or depthwise_center:
+        latent = latent - jnp.mean(latent, axis=2, keepdims=True)
+    return jnp.clip(latent, -1, 1)
 
 
-def gradient_factor(shape: tuple[int, ...]) -> float:
-    """c = (1 - 1/ci) * n of the XNOR-Net and BNAS codes, n = kh * kw * ci, for an HWIO kernel's shape."""
+def gradient_factor(shape: tuple[int, ...], depthwise_center: bool = False) -> float:
+    """c = (1 - 1/ci) * n of the XNOR-Net and BNAS codes, n = kh * kw * ci, for an HWIO kernel's shape.
+
+    depthwise_center: see `project`; without it c is 1 for one input channel.
+    """
     kh, kw, ci, _ = shape
+    if ci == 1 and not depthwise_center:
+        return 1.0
     return (1 - 1 / ci) * kh * kw * ci
 
 

@@ -118,7 +118,7 @@ def layers(arch: Architecture) -> tuple[LayerCost, ...]:
     stem, before, last = _imagenet_stem(arch) if arch.form == "imagenet" else _cifar_stem(arch)
     cells, features = _cells(arch, before, last)
     rows = (*stem, *cells, _classifier(arch, features))
-    return _float_head(rows, arch.form) if arch.rules.float_head else rows
+    return _float_head(rows) if arch.rules.float_head else rows
 
 
 def total(rows: Iterable[LayerCost]) -> Totals:
@@ -327,11 +327,11 @@ def _classifier(arch: Architecture, features: int) -> LayerCost:
     )
 
 
-def _float_head(rows: _Rows, form: str) -> _Rows:
+def _float_head(rows: _Rows) -> _Rows:
     """`Rules.float_head`: the released code counts one kind of convolution and indexes another.
 
-    Of as many last convolutions as there are skip convolutions, all but skips keep float weights; in the ImageNet form the
-    second and third convolution of the stem get binary ones. Inputs stay what they were, so every MAC concerned is float.
+    Of as many last convolutions as there are skip convolutions, all but skips keep float weights. Their inputs stay signs, but
+    every MAC of a float weight is float.
     """
     convs = [index for index, row in enumerate(rows) if row.kind != "linear" and row.float_macs + row.binary_macs]
     skips = sum(row.kind == "skip" for row in rows)
@@ -339,8 +339,6 @@ def _float_head(rows: _Rows, form: str) -> _Rows:
     for index in convs[len(convs) - skips :]:
         if rows[index].kind != "skip":
             changed[index] = _with_float_weights(rows[index])
-    for index in convs[1:3] if form == "imagenet" else []:
-        changed[index] = dataclasses.replace(rows[index], binary_params=rows[index].float_params, float_params=0)
     return tuple(changed)
 
 

@@ -25,22 +25,18 @@ class CifarStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """Three 3x3 convolutions of stride 2: outputs at a quarter and an eighth of the image (methods.md D).
-
-    All stay float; the released index error, `rules.float_head`, binarizes the weights of the second and third.
-    """
+    """Three float 3x3 convolutions of stride 2: outputs at a quarter and an eighth of the image (methods.md D)."""
 
     channels: int
     rules: Rules
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        error = self.rules.float_head
         x = Conv(self.channels // 2, 3, self.rules, 2, binary=False, name="conv0")(images)
         x = nn.relu(BatchNorm(self.rules, name="bn0")(x, train=train))
-        x = Conv(self.channels, 3, self.rules, 2, binary=error, name="conv1")(x)
+        x = Conv(self.channels, 3, self.rules, 2, binary=False, name="conv1")(x)
         before = BatchNorm(self.rules, name="bn1")(x, train=train)
-        x = Conv(self.channels, 3, self.rules, 2, binary=error, name="conv2")(nn.relu(before))
+        x = Conv(self.channels, 3, self.rules, 2, binary=False, name="conv2")(nn.relu(before))
         return before, BatchNorm(self.rules, name="bn2")(x, train=train)
 
 

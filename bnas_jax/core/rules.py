@@ -24,6 +24,8 @@ class Rules:
     relu: bool = True
     # Leave the last few convolutions float, as an index error of the released code does.
     float_head: bool = False
+    # Centre kernels of one input channel, too, as XNOR-Net's rule says: nothing is left of them, and they never learn.
+    depthwise_center: bool = False
     # Binarize the preprocessing convolutions in the search, too.
     binary_search_preprocess: bool = False
     # Arithmetic of parameters, batch statistics and losses: float32, or float64 for exact checks.
@@ -36,5 +38,7 @@ class Rules:
     batch_axis: str | None = None
 
 
+# What the text says; what the authors' code means to do; and what that code does, with its index error.
 PAPER = Rules()
-RELEASE = Rules(activation_scale=False, sign_of_zero=0, reduction_skip="float")
+MEANT = Rules(activation_scale=False, sign_of_zero=0, reduction_skip="float")
+RELEASE = dataclasses.replace(MEANT, float_head=True)

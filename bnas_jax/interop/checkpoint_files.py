@@ -8,7 +8,7 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 
-SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 
 def read(path: str) -> dict[str, np.ndarray]:
@@ -16,10 +16,11 @@ def read(path: str) -> dict[str, np.ndarray]:
     file = pathlib.Path(path)
     if not file.is_file():
         raise UserError(f"there is no checkpoint {path}; give --checkpoint a file ({', '.join(SUFFIXES)})")
-    readers = {".npz": _npz, ".safetensors": _safetensors, ".pt": _torch, ".pth": _torch}
-    if file.suffix not in readers:
+    suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), None)
+    if suffix is None:
         raise UserError(f"cannot read {path}: --checkpoint takes {', '.join(SUFFIXES)}")
-    arrays = readers[file.suffix](file)
+    readers = {".npz": _npz, ".safetensors": _safetensors}
+    arrays = readers.get(suffix, _torch)(file)
     if not arrays:
         raise UserError(f"{path} holds no arrays")
     return arrays

@@ -12,7 +12,7 @@ from bnas_jax.settings import TrainSettings
 from bnas_jax.training import devices, optimizers
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import build_network
-from bnas_jax.training.state import create_train_state
+from bnas_jax.training.state import train_state_of
 from bnas_jax.training.workdir import WorkDir
 
 
@@ -30,8 +30,7 @@ def import_checkpoint(
     model = build_network(run, num_classes)
     variables = load_variables(model, arrays)
     optimizer = optimizers.for_training(run, 1)
-    state = devices.ONE.create(lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs))
-    state = state.replace(**variables)
+    state = train_state_of(variables, optimizer, run.num_epochs, dtype=model.rules.dtype)
     workdir.open(run, num_classes=num_classes, image_shape=image_shape)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
     with contextlib.closing(checkpoints):

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from bnas_jax.core import binarize
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, ZEROISE, Genotype, reductions
 from bnas_jax.core.layers import layer_type
 from bnas_jax.core.network import Network
-from bnas_jax.core.rules import PAPER, RELEASE, Rules
+from bnas_jax.core.rules import Rules
 from bnas_jax.core.supernet import Supernet, supernet_float_edges
+from bnas_jax.settings import CONVENTION_RULES
+from bnas_jax.training.optimizers import project_params
 
 Model = Network | Supernet
 FORMS = ("cifar", "imagenet", "supernet")
@@ -35,16 +36,12 @@ _CONV_LAYER = {"bn": "bn", "conv": "op.0"}
 
 
 def named_rules(conventions: str | Rules) -> Rules:
-    """`paper`, `release` or `head` (the release with its index error); `Rules` are taken as they are."""
+    """Those of `paper`, `release` (the authors' code) or `meant` (the same without its index error); `Rules` as they are."""
     if isinstance(conventions, Rules):
         return conventions
-    known = {"paper": PAPER, "release": RELEASE, "head": HEAD}
-    if conventions not in known:
-        raise UserError(f"conventions must be one of {', '.join(known)}, got {conventions!r}")
-    return known[conventions]
-
-
-HEAD = Rules(activation_scale=False, sign_of_zero=0, reduction_skip="float", float_head=True)
+    if conventions not in CONVENTION_RULES:
+        raise UserError(f"conventions must be one of {', '.join(CONVENTION_RULES)}, got {conventions!r}")
+    return CONVENTION_RULES[conventions]
 
 
 def build(*, form: str, genotype, num_cells: int, channels: int, num_classes: int, rules: Rules) -> Model:
@@ -80,7 +77,8 @@ def load_reference(
     """A model and its variables from the arrays of a checkpoint of the authors' code.
 
     arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as `state_dict()` holds them.
-    form: cifar, imagenet or supernet. Latent weights come back projected, as the released code uses them.
+    form: cifar, imagenet or supernet. conventions: see `named_rules`; `release` computes what the authors' code computes.
+    Latent weights come back projected, as the released code uses them.
     Raises `UserError` that names the first array that is missing, of another shape, or left over.
     """
     rules = named_rules(conventions)
@@ -105,11 +103,12 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
                 )
             value[index] = array
             used.add(name)
-        flat[path] = binarize.project(jnp.asarray(value)) if path[-1].startswith("latent") else jnp.asarray(value)
+        flat[path] = jnp.asarray(value)
     left_over = sorted(set(arrays) - used)
     if left_over:
         raise UserError(f"the checkpoint has {left_over[0]}, which this network lacks; check genotype and conventions")
-    return traverse_util.unflatten_dict(flat)
+    variables = traverse_util.unflatten_dict(flat)
+    return variables | {"params": project_params(variables["params"], model.rules)}
 
 
 def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:

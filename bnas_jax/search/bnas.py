@@ -29,7 +29,8 @@ class Searcher(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Bnas:
-    """layer_types: columns of alpha. diversity, tau: lambda and tau of Eq. (5). gamma, keep_zeroise: see `genotype.derive`."""
+    """layer_types: columns of alpha. diversity, tau: lambda and tau of Eq. (5). gamma, keep_zeroise: see `genotype.derive`.
+    entropy: the edges that Eq. (5) averages, see `alphas.entropy`."""
 
     layer_types: tuple[str, ...]
     diversity: float
@@ -37,12 +38,13 @@ class Bnas:
     gamma: float
     keep_zeroise: bool
     dtype: Any
+    entropy: str = "all"
 
     def init_alphas(self, key) -> dict[str, jax.Array]:
         return alphas_lib.init(key, len(self.layer_types), self.dtype)
 
     def regularizer(self, alphas: Alphas, epoch) -> jax.Array:
-        return alphas_lib.diversity(alphas, epoch, weight=self.diversity, tau=self.tau)
+        return alphas_lib.diversity(alphas, epoch, weight=self.diversity, tau=self.tau, edges=self.entropy)
 
     def derive(self, alphas: Alphas) -> Genotype:
         weights = alphas_lib.relax(alphas)

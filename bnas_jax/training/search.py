@@ -35,7 +35,15 @@ def build_supernet(run: SearchSettings, num_classes: int, axis: str | None = Non
 def build_searcher(run: SearchSettings) -> Searcher:
     """The search algorithm of a run."""
     alphas, rules = run.alphas, run.derive
-    return Bnas(run.network.layer_types, alphas.diversity, alphas.tau, rules.gamma, rules.keep_zeroise, run.layer_rules().dtype)
+    return Bnas(
+        run.network.layer_types,
+        diversity=alphas.diversity,
+        tau=alphas.tau,
+        gamma=rules.gamma,
+        keep_zeroise=rules.keep_zeroise,
+        dtype=run.layer_rules().dtype,
+        entropy=alphas.entropy,
+    )
 
 
 def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:

@@ -1,5 +1,6 @@
 """Everything that a run is at a step: what a checkpoint holds and a resumed run goes on from."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -80,15 +81,20 @@ def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], s
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
     images = jnp.zeros((1, *image_shape), model.rules.dtype)
     variables = model.init(key, *alphas, images, train=False)
-    return {"params": project_params(variables["params"]), "batch_stats": variables["batch_stats"]}
+    return {"params": project_params(variables["params"], model.rules), "batch_stats": variables["batch_stats"]}
 
 
 def create_train_state(
     model: Network, image_shape: tuple[int, ...], optimizer: optax.GradientTransformation, seed: int, num_epochs: int
 ) -> TrainState:
     """A new run. image_shape: (H, W, C)."""
-    dtype = model.rules.dtype
-    variables = initial_variables(model, image_shape, seed)
+    return train_state_of(initial_variables(model, image_shape, seed), optimizer, num_epochs, dtype=model.rules.dtype)
+
+
+def train_state_of(
+    variables: Mapping, optimizer: optax.GradientTransformation, num_epochs: int, *, dtype=jnp.float32
+) -> TrainState:
+    """A new run that begins with {"params", "batch_stats"}. dtype: that of its sums."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **variables,
