@@ -8,13 +8,14 @@
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
 
 Both conventions of every setting that the paper's text and its code give differently stand below as `paper` and `release`;
---config.conventions chooses. Where the text is silent the code decides: no affine BN, float preprocessing convolutions, Adam
-on alpha (DARTS), best epoch of the supernet's validation accuracy. Neither clips gradients (DARTS: norm 5): a digits search of 50
-epochs without clipping, seed 0, kept its accuracy to the end: valid top-1 98.61 % at best, 98.19 % in the last epoch.
+--config.conventions chooses. Where the text is silent the code decides: no affine BN, float
+preprocessing convolutions, Adam on alpha (DARTS), best epoch of the supernet's validation accuracy,
+no clipping of gradients (DARTS: norm 5). A digits search of 50 epochs without clipping, seed 0, kept
+its accuracy to the end: valid top-1 98.61 % at best and 98.19 % in the last epoch.
 
-What no convention reproduces. Incomplete batches: a half of CIFAR-10 makes 390 steps here, and 391 in the release, whose last
-has the 40 images that sit an epoch out here. `in_order` is the order of the files: TFDS shuffled CIFAR-10 when it wrote them, so
-that the halves hold other images than the release's.
+What no convention reproduces. Incomplete batches: a half of CIFAR-10 makes 390 steps here, and 391
+in the release, whose last has 40 images; as many sit an epoch out here. `in_order` is the order of
+the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not the release's.
 """
 
 from configs import common

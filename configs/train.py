@@ -20,14 +20,15 @@ has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (t
 augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the factor c of
 the weights' gradient; there it acted before the chain rule through the binarization, too.
 
-Batch norm sees the whole batch in `paper`, and in `release` 128 examples (CIFAR-10) or 256 (ImageNet), as on each of its GPUs:
---config.bn_examples, on any number of devices; all of them where it is the batch size.
+--config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128 examples
+(CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of devices.
 
-What no convention reproduces. Incomplete batches: CIFAR-10 makes 195 steps an epoch here and 196 in the release, whose last has
-the 80 images that sit the epoch out here; ImageNet in `release` 1251 and 1252, with 143 images. Per-GPU running statistics:
-the release keeps those of its first GPU's examples, here they are averages over all groups: of the same expectation, with
-a variance smaller by the number of groups (2 for CIFAR-10, 4 for ImageNet). A fixed ImageNet order: the release goes through the
-images in the same order in each of its 250 epochs, here each epoch has its own.
+What no convention reproduces. Incomplete batches: CIFAR-10 makes 195 steps an epoch here, and 196
+in the release, whose last has 80 images; ImageNet in `release` makes 1251 and 1252, with 143
+images; as many sit an epoch out here. Per-GPU running statistics: the release keeps those of its
+first GPU, of 128 or 256 examples a step; here they are averages over all groups, 2 (CIFAR-10) or 4
+(ImageNet): the same in the mean, with a half or a quarter of the variance. A fixed ImageNet order:
+the release goes through the images in the same order in all 250 epochs; here each has its own.
 """
 
 from configs import common
