@@ -660,6 +660,8 @@ def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(ru
 
 TASKS = {"train": train_configs, "search": search_configs}
 SIZES = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
+# What a search draws by the number of its step or epoch: alpha's batches, and shifts of the validation images.
+DRAWN = ["--config.alpha_batches=fresh", "--config.dataset.augment_validation=True", "--config.dataset.pad=1"]
 STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
 
 
@@ -694,7 +696,7 @@ def cell(tmp_path_factory) -> pathlib.Path:
 def arguments(task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str) -> list[str]:
     own = {
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
-        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')"],
+        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')", *DRAWN],
     }
     return [task, f"--config=configs/{task}.py:digits", f"--workdir={workdir}", *SIZES, *own[task], *more]
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from bnas_jax.benchmarks.plain_supernet import PlainSupernet
 from bnas_jax.core import cell, convolution, layers
+from bnas_jax.core.errors import UserError
 from bnas_jax.training import devices, search
 from bnas_jax.training.program import Program
 
@@ -54,6 +55,9 @@ def in_one(program: Program) -> Program:
 
 def _normalize(x, axis_name: str | None = None, examples: int | None = None):
     if examples:
+        if len(x) % examples:
+            part = f"{len(x)} examples of a microbatch on a device"
+            raise UserError(f"--against=plain normalises groups of the {part}: write a config.bn_examples that divides them")
         groups = x.reshape(-1, examples, *x.shape[1:])
         y, mean, var = jax.vmap(_normalize)(groups)
         return y.reshape(x.shape), mean.mean(0), var.mean(0)
