@@ -176,13 +176,12 @@ class RunSettings:
         require(minutes is None or minutes > 0, f"config.checkpoint_every_minutes must be greater than 0, got {minutes}")
 
     def _check_bn_examples(self) -> None:
-        """Groups divide a microbatch, as they do on any number of devices alone."""
+        """Groups divide a microbatch. A batch that is not made of whole ones is refused by `Devices.check_batch`."""
         group, part = self.bn_examples, self.batch_size // self.microbatches
-        if group is None:
+        if group is None or self.batch_size % self.microbatches:
             return
         require(group >= 1, f"config.bn_examples must be at least 1, got {group}")
-        together = f"config.bn_examples={group} is of examples on all devices: write config.sync_bn=True"
-        require(self.sync_bn, together)
+        require(self.sync_bn, f"config.bn_examples={group} is of examples on all devices: write config.sync_bn=True")
         of_batch = "config.batch_size / config.microbatches" if self.microbatches > 1 else "config.batch_size"
         message = f"config.bn_examples={group} must divide {of_batch} = {part}; write {part} for all of them"
         require(part % group == 0, message)
