@@ -863,11 +863,11 @@ def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(whole, cell, tmp_pat
     same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=10")
     call, begun = Evaluator.call, list[int]()
 
-    def interrupting(self, *variables, batch=0):
+    def interrupting(self, *variables, batch=0, **options):
         begun.append(batch)
         if batch == 0 and begun.count(0) == epoch + 2:  # the first is compiled for
             os.kill(os.getpid(), signal.SIGTERM)
-        return call(self, *variables, batch=batch)
+        return call(self, *variables, batch=batch, **options)
 
     with monkeypatch.context() as first:
         first.setattr(Evaluator, "call", interrupting)
