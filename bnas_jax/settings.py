@@ -191,8 +191,8 @@ class RunSettings:
         dtype = jnp.float64 if self.precision == "float64" else jnp.float32
         conv_dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
         rules = Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
-        batch_norm = {"bn_axis": axis if self.sync_bn else None, "bn_examples": self.bn_examples}
-        return dataclasses.replace(rules, **batch_norm, batch_axis=axis)
+        bn_axis = axis if self.sync_bn else None
+        return dataclasses.replace(rules, bn_axis=bn_axis, bn_examples=self.bn_examples, batch_axis=axis)
 
 
 @dataclasses.dataclass(frozen=True)

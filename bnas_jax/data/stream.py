@@ -146,9 +146,15 @@ class StreamEvalSource:
     @cached_property
     def _batches(self) -> "_Batches":
         local = shard_size(self.batch_size, self.hosts)
-        part = {"first": self.host * local, "local": local}
-        augment = {"seed": self.augment_seed, "min_area": self.augmentation.min_area}
-        load = _EvalItem(self.examples, self.batch_size, len(self), **part, **augment)
+        load = _EvalItem(
+            self.examples,
+            self.batch_size,
+            len(self),
+            first=self.host * local,
+            local=local,
+            seed=self.augment_seed,
+            min_area=self.augmentation.min_area,
+        )
         return _Batches(load, self.examples, local, _FOREVER if self.augment_seed is not None else len(self))
 
 
