@@ -59,6 +59,8 @@ def _unknown_setting(arguments: list[str], message: str) -> str:
     keys = [a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--config.")]
     unknown = re.findall(r"\w+", message)[:1]  # what follows may be a suggestion
     key = next((k for k in keys if set(unknown) & set(k.split("."))), "config.KEY")
+    if key in settings.OLD_NAMES:
+        return f"{key} is now {settings.OLD_NAMES[key]}"
     return f"unknown setting --{key}; the settings there are stand in the config's file"
 
 

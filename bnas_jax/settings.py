@@ -27,6 +27,9 @@ PRECISIONS = ("float32", "bfloat16", "float64")
 MATMUL_PRECISIONS = ("default", "high", "highest")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
 HALVES = ("auto", "one", "two")
+SPLITS = ("random", "stratified", "in_order")
+# Settings that were called otherwise before, and what to write instead.
+OLD_NAMES = {"config.dataset.stratified": "config.dataset.search_split of a search: random, stratified or in_order"}
 SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
 SELECT = ("best", "last")
 AS_OF = ("after", "before")
@@ -38,8 +41,10 @@ class DatasetSettings:
 
     pad, flip, min_area, jitter: the augmentation, see `data.augment`. image_size: side to which images are brought; resize:
     side of which it is the centre. channels: 1 or 3. split: share of a folder of classes that becomes the test set, drawn by
-    split_seed, whatever the run's seed. in_memory_mib: larger sets are streamed. stratified: a search halves each class.
-    bad_images: those that do not decode are an error (fail) or left out and counted (skip). workers: processes that read.
+    split_seed, whatever the run's seed. in_memory_mib: larger sets are streamed. search_split: the halves of a search, drawn at
+    `random`, `stratified` so that each class is halved, or the first and the second half `in_order`. augment_validation: a
+    search augments the images that its epochs are validated on, too. bad_images: those that do not decode are an error (fail)
+    or left out and counted (skip). workers: processes that read.
     """
 
     name: str
@@ -54,7 +59,8 @@ class DatasetSettings:
     split: float | None = None
     split_seed: int = 0
     in_memory_mib: int | None = None
-    stratified: bool = False
+    search_split: str = "random"
+    augment_validation: bool = False
     bad_images: str = "fail"
     workers: int = 0
 
@@ -65,6 +71,7 @@ class DatasetSettings:
             value = getattr(self, name)
             require(value is None or value >= least, f"config.dataset.{name} must be at least {least}, got {value}")
         choice("config.dataset.channels", self.channels, (None, 1, 3))
+        choice("config.dataset.search_split", self.search_split, SPLITS)
         choice("config.dataset.bad_images", self.bad_images, ("fail", "skip"))
         require(self.split is None or 0 < self.split < 1, f"config.dataset.split must be between 0 and 1, got {self.split}")
         sized = self.image_size is not None or self.name == "imagenet2012"
@@ -136,6 +143,8 @@ class RunSettings:
 
     batch_size: over all devices. microbatches: parts of it that go through the network one after the other, their gradients
     averaged; batch norm sees one part at a time. sync_bn: batch norm over all devices, instead of over each one's examples.
+    bn_examples: how many examples, that follow each other in the batch, it normalises together, on any number of devices; None
+    without a value of the convention is all of a part.
     steps_per_call: steps that one call makes on the device; several save GPUs and TPUs some waiting, and make a CPU slower.
     matmul_precision: of products of floats, forward and in gradients, by JAX's names. `default` shortens factors of float32 to
     what the hardware multiplies fastest (bfloat16 on TPUs, TF32 on GPUs), `highest` keeps them whole; CPUs always do. Products
@@ -149,6 +158,7 @@ class RunSettings:
     matmul_precision: str
     parallel: str
     sync_bn: bool
+    bn_examples: int | None
     num_epochs: int
     batch_size: int
     eval_batch_size: int
@@ -170,18 +180,31 @@ class RunSettings:
         require(0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}")
         for name in ("num_epochs", "batch_size", "eval_batch_size", "microbatches", "steps_per_call", "log_every_steps"):
             require(getattr(self, name) >= 1, f"config.{name} must be at least 1, got {getattr(self, name)}")
+        self._check_bn_examples()
         every = self.checkpoint_every_steps
         require(every is None or every >= 1, f"config.checkpoint_every_steps must be at least 1 or None, got {every}")
 
         minutes = self.checkpoint_every_minutes
         require(minutes is None or minutes > 0, f"config.checkpoint_every_minutes must be greater than 0, got {minutes}")
 
+    def _check_bn_examples(self) -> None:
+        """Groups divide a microbatch. A batch that is not made of whole ones is refused by `Devices.check_batch`."""
+        group, part = self.bn_examples, self.batch_size // self.microbatches
+        if group is None or self.batch_size % self.microbatches:
+            return
+        require(group >= 1, f"config.bn_examples must be at least 1, got {group}")
+        require(self.sync_bn, f"config.bn_examples={group} is of examples on all devices: write config.sync_bn=True")
+        of_batch = "config.batch_size / config.microbatches" if self.microbatches > 1 else "config.batch_size"
+        message = f"config.bn_examples={group} must divide {of_batch} = {part}; write {part} for all of them"
+        require(part % group == 0, message)
+
     def layer_rules(self, axis: str | None = None) -> Rules:
         """The rules that layers follow, in the arithmetic of `precision`. axis: that of the devices which share a batch."""
         dtype = jnp.float64 if self.precision == "float64" else jnp.float32
         conv_dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
         rules = Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
-        return dataclasses.replace(rules, bn_axis=axis if self.sync_bn else None, batch_axis=axis)
+        bn_axis = axis if self.sync_bn else None
+        return dataclasses.replace(rules, bn_axis=bn_axis, bn_examples=self.bn_examples, batch_axis=axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,8 +286,10 @@ class DeriveSettings:
 @dataclasses.dataclass(frozen=True)
 class SearchSettings(RunSettings):
     """select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
-    `after` that epoch, or `before` it, as in the release. halves: alpha's and the weights' half of a step as `one` program or
-    `two`, which agree to rounding, or `auto`, see `Devices.halves`."""
+    `after` that epoch, or `before` it, as in the release. alpha_batches: `epoch`: alpha's batches go through their half of the
+    data without replacement, epoch by epoch; `fresh`: each is drawn from all of it, as in the release. halves: alpha's and the
+    weights' half of a step as `one` program or `two`, which agree to rounding, or `auto`, see `Devices.halves`.
+    """
 
     network: SearchNetworkSettings
     weights: WeightSettings
@@ -272,6 +297,7 @@ class SearchSettings(RunSettings):
     derive: DeriveSettings
     select: str
     alphas_as_of: str
+    alpha_batches: str
     halves: str = "auto"
 
     def __post_init__(self):
@@ -279,6 +305,7 @@ class SearchSettings(RunSettings):
         choice("config.halves", self.halves, HALVES)
         choice("config.select", self.select, SELECT)
         choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
+        choice("config.alpha_batches", self.alpha_batches, ("epoch", "fresh"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,6 +370,7 @@ _TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}
 def resolve(config: Mapping) -> dict:
     """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
     values = plain(config)
+    _refuse_old_names(values)
     conventions = values.get("conventions")
     choice("config.conventions", conventions, CONVENTIONS)
     blocks = {name: values.pop(name, {}) for name in CONVENTIONS}
@@ -355,6 +383,14 @@ def resolve(config: Mapping) -> dict:
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
         network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
     return values
+
+
+def _refuse_old_names(values: Mapping, prefix: str = "config.") -> None:
+    for key, value in values.items():
+        name = prefix + key
+        require(name not in OLD_NAMES, f"{name} is now {OLD_NAMES.get(name)}")
+        if isinstance(value, Mapping):
+            _refuse_old_names(value, name + ".")
 
 
 def from_config(config: Mapping) -> Settings:

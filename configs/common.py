@@ -19,6 +19,7 @@ def base(task: str) -> ConfigDict:
     config.matmul_precision = "highest"  # of float32 products; or high, default: shorter factors on GPUs and TPUs
     config.parallel = "auto"  # pmap on several devices, else none; or pmap, shard_map, none
     config.sync_bn = True  # batch norm over all devices: their number changes rounding alone
+    config.bn_examples = optional_int()  # normalised together, on any number of devices; None: all of a microbatch
     config.num_epochs = optional_int()
     config.batch_size = optional_int()  # over all devices
     config.microbatches = 1  # > 1 needs less memory: parts of the batch one after the other
@@ -42,7 +43,6 @@ def base(task: str) -> ConfigDict:
     config.dataset.split = optional_float()  # share of a folder of classes that is for tests
     config.dataset.split_seed = 0
     config.dataset.in_memory_mib = optional_int()  # larger sets are streamed
-    config.dataset.stratified = False  # a search halves each class
     config.dataset.bad_images = "fail"  # or skip
     config.dataset.workers = 0  # processes that read a streamed set
     config.rules = ConfigDict()

@@ -117,6 +117,10 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
         (["train", TRAIN, "--config.batchsize=8"], "unknown setting --config.batchsize; "),
         (["train", TRAIN, "--config.optimizer.lr=8"], "unknown setting --config.optimizer.lr; "),
         (["train", TRAIN, "--config.batch_size=8", "--config.batch_sizes=8"], "unknown setting --config.batch_sizes; "),
+        (
+            ["search", SEARCH, "--config.dataset.stratified=True"],
+            "config.dataset.stratified is now config.dataset.search_split",
+        ),
         (["train", TRAIN, "--config.batch_size=many"], "config.batch_size=many"),
         (["train", TRAIN, "--config.batch_size=1.5"], "config.batch_size=1.5"),
         (["train", TRAIN, "--config.network.skip=perhaps"], "config.network.skip=perhaps"),

@@ -198,11 +198,11 @@ def test_one_tree_is_divided_by_class_and_completely(tmp_path, split):
 def test_halves_by_class():
     labels = np.repeat([0, 1, 2], [11, 20, 5])
     arrays = Arrays(np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1), labels, 3, "skewed")
-    first, second = halves.split_half(arrays, 3, stratified=True)
+    first, second = halves.split_half(arrays, 3, "stratified")
     assert len(first) == len(second) == 18 and not set(first.images.ravel()) & set(second.images.ravel())
     difference = np.bincount(first.labels) - np.bincount(second.labels)
     assert np.abs(difference).max() <= 1
-    assert not np.array_equal(first.images, halves.split_half(arrays, 4, stratified=True)[0].images)
+    assert not np.array_equal(first.images, halves.split_half(arrays, 4, "stratified")[0].images)
 
 
 def test_an_order_by_class_is_an_order():

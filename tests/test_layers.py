@@ -1,6 +1,8 @@
 """The layer types of Table 3 and what they are made of: against the released code's numbers, and against plain formulas."""
 
 import dataclasses
+import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -390,6 +392,85 @@ def test_batch_norm_keeps_several_statistics_of_one_input():
     for copy in np.ndindex(2, 3):
         own = {name: values[copy] for name, values in running.items()}
         assert np.allclose(y[:, :, :, *copy], layers.batch_norm(x, own, PAPER, train=False)[0], atol=1e-6)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def plain_groups(x, examples):
+    """(y, means of the groups' means and variances) of x (N, H, W, C), as one writes it first."""
+    groups = x.reshape(-1, examples, *x.shape[1:])
+    mean = groups.mean((1, 2, 3), keepdims=True)
+    var = ((groups - mean) ** 2).mean((1, 2, 3), keepdims=True)
+    y = (groups - mean) / jnp.sqrt(var + BN_EPSILON)
+    return y.reshape(x.shape), mean.mean((0, 1, 2, 3)), var.mean((0, 1, 2, 3))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def on_devices(x, devices, examples, gradient):
+    """(y, mean, var, the gradient of x) where each of several devices has its part of x."""
+
+    def one(x, gradient):
+        results, pull = jax.vjp(lambda x: normalize(x, "device", examples), x)
+        statistics = [jax.lax.pmean(result, "device") for result in results[1:]]
+        return results[0], *statistics, *pull((gradient, *jax.tree.map(jnp.zeros_like, results[1:])))
+
+    shards = [v.reshape(devices, -1, *v.shape[1:]) for v in (x, gradient)]
+    y, mean, var, pulled = jax.vmap(one, axis_name="device")(*shards)
+    return y.reshape(x.shape), mean[-1], var[-1], pulled.reshape(x.shape)
+
+
+@pytest.mark.parametrize("examples", [None, 3, 8, 12])
+def test_groups_hold_the_same_examples_on_any_number_of_devices(examples):
+    """Of 24 examples each device has 24, 12 or 6: groups of 8 lie across devices, within one alone, or both."""
+    with jax.enable_x64(True):
+        x, gradient = (jnp.asarray(normal(24, 2, 3, 4, seed=seed), jnp.float64) for seed in (0, 1))
+        scale = 1 + jnp.arange(24.0)[:, None, None, None]
+        (y, *statistics), pull = jax.vjp(lambda x: plain_groups(x, examples or 24), scale * x)
+        expected = (y, *statistics, *pull((gradient, *jax.tree.map(jnp.zeros_like, statistics))))
+        for devices in (1, 2, 4):
+            for one, other in zip(on_devices(scale * x, devices, examples, gradient), expected, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-12)
+        (alone, *_), _ = jax.vjp(lambda x: normalize(x, None, examples), scale * x)
+        np.testing.assert_allclose(alone, y, atol=1e-12)
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(UserError, match="batch norm over 5 examples: a batch of 12 cannot be divided"):
+        normalize(jnp.ones((12, 2, 2, 1)), None, 5)
+
+
+@pytest.mark.parametrize("examples", [None, 16])
+def test_a_mean_a_thousand_times_the_deviation_loses_no_digits_over_devices(examples):
+    x, gradient = 1000 + normal(32, 4, 4, 3), normal(32, 4, 4, 3, seed=1)
+    with jax.enable_x64(True):
+        whole = np.asarray(plain_groups(jnp.asarray(x, jnp.float64), examples or 32)[0])
+    one, several = (on_devices(jnp.asarray(x), devices, examples, gradient) for devices in (1, 8))
+    for apart in (several[0] - one[0], one[0] - whole, several[3] - one[3]):
+        assert np.abs(apart).max() < 1e-5
+    for name in (1, 2):
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-5)
+
+
+def collectives(function, *inputs) -> int:
+    """How many a function of a device contains."""
+    jaxpr = jax.make_jaxpr(function, axis_env=[("device", 4)])(*inputs)
+    return len(re.findall(r" (all_gather|psum\w*|pmax|all_to_all|ppermute)\[", str(jaxpr)))
+
+
+@pytest.mark.parametrize(("examples", "messages"), [(None, 1), (8, 1), (4, 0), (2, 0)])
+def test_batch_norm_over_devices_sends_one_message_each_way_or_none(examples, messages):
+    x = jnp.ones((4, 2, 2, 3))
+    forward = lambda x: normalize(x, "device", examples)[0]
+    assert collectives(forward, x) == messages
+    assert collectives(jax.grad(lambda x: forward(x).sum()), x) == 2 * messages
+
+
+def test_batch_norm_in_groups_keeps_unbiased_statistics_of_a_group():
+    x = normal(4, 3, 3, 2)
+    layer, variables = batch_norm(x, Rules(bn_examples=2))
+    _, new = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    groups = x.reshape(2, 2 * 3 * 3, 2)
+    assert np.allclose(new["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6)
+    assert np.allclose(new["batch_stats"]["var"], 0.9 + 0.1 * groups.var(1, ddof=1).mean(0), rtol=1e-6)
 
 
 def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():

@@ -660,6 +660,8 @@ def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(ru
 
 TASKS = {"train": train_configs, "search": search_configs}
 SIZES = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
+# What a search draws by the number of its step or epoch: alpha's batches, and shifts of the validation images.
+DRAWN = ["--config.alpha_batches=fresh", "--config.dataset.augment_validation=True", "--config.dataset.pad=1"]
 STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
 
 
@@ -694,7 +696,7 @@ def cell(tmp_path_factory) -> pathlib.Path:
 def arguments(task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str) -> list[str]:
     own = {
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
-        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')"],
+        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')", *DRAWN],
     }
     return [task, f"--config=configs/{task}.py:digits", f"--workdir={workdir}", *SIZES, *own[task], *more]
 
@@ -888,11 +890,11 @@ def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(whole, cell, tmp_pat
     same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=10")
     call, begun = Evaluator.call, list[int]()
 
-    def interrupting(self, *variables, batch=0):
+    def interrupting(self, *variables, batch=0, **options):
         begun.append(batch)
         if batch == 0 and begun.count(0) == epoch + 2:  # the first is compiled for
             os.kill(os.getpid(), signal.SIGTERM)
-        return call(self, *variables, batch=batch)
+        return call(self, *variables, batch=batch, **options)
 
     with monkeypatch.context() as first:
         first.setattr(Evaluator, "call", interrupting)

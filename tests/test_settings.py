@@ -169,10 +169,14 @@ SEARCH = {
 SEARCH_BY_CONVENTION = {
     "paper": {
         "weights.min_learning_rate": 0.0,
-        "weights.clip_norm": 5.0,
+        "weights.clip_norm": None,
         "weights.first_epoch": 0,
         "alphas.entropy": "all",
         "alphas_as_of": "after",
+        "alpha_batches": "epoch",
+        "dataset.search_split": "random",
+        "dataset.augment_validation": False,
+        "bn_examples": None,
     },
     "release": {
         "weights.min_learning_rate": 0.001,
@@ -180,6 +184,10 @@ SEARCH_BY_CONVENTION = {
         "weights.first_epoch": 1,
         "alphas.entropy": "released",
         "alphas_as_of": "before",
+        "alpha_batches": "fresh",
+        "dataset.search_split": "in_order",
+        "dataset.augment_validation": True,
+        "bn_examples": None,
     },
 }
 CIFAR_TRAINING = {
@@ -198,12 +206,14 @@ CIFAR_TRAINING = {
 }
 CIFAR_BY_CONVENTION = {
     "paper": {
+        "bn_examples": None,
         "optimizer.low_learning_rate": 4e-4,
         "optimizer.min_learning_rate": 4e-4,
         "optimizer.momentum": 0.9,
         "optimizer.momentum_low": None,
     },
     "release": {
+        "bn_examples": 128,
         "optimizer.low_learning_rate": 0.0025,
         "optimizer.min_learning_rate": 2.5e-5,
         "optimizer.momentum": 0.95,
@@ -225,12 +235,14 @@ IMAGENET_TRAINING = {
 IMAGENET_BY_CONVENTION = {
     "paper": {
         "batch_size": 600,
+        "bn_examples": None,
         "optimizer.learning_rate": 0.1,
         "optimizer.min_learning_rate": 1e-5,
         "optimizer.clip_norm": None,
     },
     "release": {
         "batch_size": 4 * 256,
+        "bn_examples": 256,
         "optimizer.learning_rate": 0.05,
         "optimizer.min_learning_rate": 0.0,
         "optimizer.clip_norm": 5.0,
@@ -394,8 +406,8 @@ def test_the_searcher_takes_the_entropy_of_its_convention(conventions, edges):
 
 
 def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
-    run = resolved("search:digits", "paper", weights__clip_norm=math.inf)
-    assert run.weights.clip_norm == math.inf
+    run = resolved("train:d", "release", optimizer__clip_norm=math.inf)
+    assert run.optimizer.clip_norm == math.inf
     assert settings.from_config(settings.to_dict(run)) == run
 
 
@@ -432,6 +444,10 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "checkpoint.keep_last", 0, "at least 1"),
         ("train:digits", "checkpoint.keep_best", -1, "at least 0"),
         ("train:digits", "dataset.pad", -1, "0 or more pixels"),
+        ("search:digits", "dataset.search_split", "halves", "one of random, stratified, in_order"),
+        ("search:digits", "alpha_batches", "anew", "one of epoch, fresh"),
+        ("train:digits", "bn_examples", 0, "at least 1"),
+        ("train:digits", "bn_examples", 48, r"must divide config\.batch_size = 64; write 64 for all"),
         ("train:digits", "rules.sign_of_zero", 2, "one of 0, 1"),
         ("train:digits", "rules.weight_gradient", "larq", "one of bnas, paper, allenai"),
         ("train:digits", "rules.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
@@ -481,6 +497,23 @@ def test_a_value_out_of_range_is_refused_by_its_name(preset, name, value, messag
     with pytest.raises(UserError, match=message) as caught:
         settings.from_config(config)
     assert f"config.{name}" in str(caught.value)
+
+
+def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
+    assert resolved("train:digits", bn_examples=32, microbatches=2).layer_rules().bn_examples == 32
+    with pytest.raises(UserError, match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all"):
+        resolved("train:digits", bn_examples=64, microbatches=2)
+    with pytest.raises(UserError, match=r"on all devices: write config\.sync_bn=True"):
+        resolved("train:digits", bn_examples=32, sync_bn=False)
+
+
+def test_an_old_name_is_answered_with_the_new_one():
+    stored = settings.to_dict(resolved("search:digits"))
+    stored["dataset"]["stratified"] = True
+    with pytest.raises(
+        UserError, match=r"config\.dataset\.stratified is now config\.dataset\.search_split of a search: random"
+    ):
+        settings.from_config(stored)
 
 
 @pytest.mark.parametrize(

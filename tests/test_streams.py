@@ -85,6 +85,37 @@ def test_any_step_can_be_resumed_at(folder):
     assert not same(feeds(StreamTrainSource(train, 6, 6, CROPS), [0])[0]["images"], straight[0]["images"])
 
 
+def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_resumed_at(folder):
+    train, test = opened(folder)
+    augmentation = Augmentation((0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2))
+    streamed = StreamTrainSource(train, 6, 5, augmentation, fresh=True)
+    held = TrainSource(hold(train), 6, 5, augmentation, fresh=True)
+    prepare, prepare_held = jax.jit(streamed.prepare), jax.jit(held.prepare)
+    for step in (0, 1, 2, 5, 4):
+        batch, expected = prepare(streamed.feed(step)), prepare_held(held.feed(step))
+        assert np.array_equal(batch["label"], expected["label"])
+        assert np.allclose(batch["image"], expected["image"], atol=1e-5)
+    streamed = StreamEvalSource(test, 4, augmentation, augment_seed=5)
+    held = EvalSource(hold(test), 4, augmentation, augment_seed=5)
+    prepare, prepare_held = jax.jit(streamed.prepare), jax.jit(held.prepare)
+    for batch, epoch in ((0, 1), (1, 1), (2, 1), (0, 2), (2, 0)):
+        ours, expected = prepare(streamed.feed(batch, epoch)), prepare_held(held.feed(batch, epoch))
+        own = np.asarray(expected["weight"]) == 1
+        assert np.array_equal(ours["weight"], expected["weight"])
+        assert np.allclose(np.asarray(ours["image"])[own], np.asarray(expected["image"])[own], atol=1e-5)
+
+
+def test_the_crops_of_an_augmented_evaluation_are_those_of_its_epoch(folder):
+    _, test = opened(folder)
+    evaluation = lambda: StreamEvalSource(test, 4, CROPS, augment_seed=5)
+    source = evaluation()
+    straight = [jax.tree.map(np.asarray, source.feed(batch, epoch)) for epoch in range(3) for batch in range(3)]
+    assert len({feed["images"].tobytes() for feed in straight}) == 9
+    resumed = evaluation()
+    for number in (4, 5, 6, 1):
+        assert same(jax.tree.map(np.asarray, resumed.feed(number % 3, number // 3)), straight[number])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_global_batch_is_the_same_for_any_hosts_and_workers(folder, workers):
     straight = feeds(StreamTrainSource(opened(folder)[0], 6, 5, CROPS), range(5))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -85,53 +86,101 @@ def batch_norm(x, running: dict[str, jax.Array], rules: Rules, train: bool):
     """(x normalised, running statistics after it), as in PyTorch: running variance unbiased, momentum 0.9 of the old value.
 
     running: {"mean", "var"}, (*copies, C) each. Several copies of one input's, as the released supernet keeps where edges leave
-    the same state, share the batch's in training; in evaluation the result is (N, H, W, *copies, C).
+    the same state, share the batch's in training; in evaluation the result is (N, H, W, *copies, C). Over devices the
+    statistics are to be averaged afterwards, as a step does: groups of `rules.bn_examples` may lie in one device alone.
     """
     if not train:
         x = x.reshape(x.shape[:-1] + (1,) * (running["mean"].ndim - 1) + x.shape[-1:])
         return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + BN_EPSILON), running
-    y, mean, var = normalize(x, rules.bn_axis)
-    count = x.size // x.shape[-1] * (jax.lax.axis_size(rules.bn_axis) if rules.bn_axis else 1)
+    y, mean, var = normalize(x, rules.bn_axis, rules.bn_examples)
+    part, parts_of_group = _division(len(x), rules.bn_axis, rules.bn_examples)
+    count = part * parts_of_group * x.shape[1] * x.shape[2]
     batch = {"mean": mean, "var": var * (count / max(count - 1, 1))}
     return y, {name: BN_MOMENTUM * running[name] + (1 - BN_MOMENTUM) * batch[name] for name in running}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def normalize(x, axis_name: str | None = None):
-    """(x - mean) / sqrt(var + epsilon), mean and var of the batch, over all devices of `axis_name`. x: (N, H, W, C).
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def normalize(x, axis_name: str | None = None, examples: int | None = None):
+    """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of each group of `examples` examples.
+
+    x: (N, H, W, C). Groups follow each other in the batch over all devices of `axis_name`, so that they hold the same examples
+    on any number of devices; None is one group of all. mean and var, (C,), are the averages over the groups in which this
+    device has examples. `UserError` unless `examples` divides the batch.
 
     The gradient is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps more
-    and sums four times; mean and var, (C,), are for the running statistics and have none.
+    and sums four times; mean and var are for the running statistics and have none.
     """
-    return _normalize_forward(x, axis_name)[0]
+    return _normalize_forward(x, axis_name, examples)[0]
 
 
-def _normalize_forward(x, axis_name):
-    mean, var = _moments(x, axis_name)
+def _normalize_forward(x, axis_name, examples):
+    part, parts_of_group = _division(len(x), axis_name, examples)
+    parts = x.reshape(-1, part, *x.shape[1:])
+    # Values are counted from one of them: beside a large mean, float32 has few digits for what deviates from it.
+    origin = parts[:, 0, 0, 0]
+    shifted = parts - _spread(origin)
+    mean = jnp.mean(shifted, axis=(1, 2, 3))
+    var = jnp.mean(jnp.square(shifted - _spread(mean)), axis=(1, 2, 3))
+    if parts_of_group > 1:
+        moments = jnp.stack([origin, mean, var], axis=1)
+        mean, var = _combined(origin, _of_group(moments, parts_of_group, axis_name))
     factor = jax.lax.rsqrt(var + BN_EPSILON)
-    y = (x - mean) * factor
-    return (y, mean, var), (y, factor)
+    y = (shifted - _spread(mean)) * _spread(factor)
+    averages = jnp.mean(origin + mean, axis=0), jnp.mean(var, axis=0)
+    return (y.reshape(x.shape), *averages), (y, factor)
 
 
-def _moments(x, axis_name):
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
-    if not axis_name:
-        return mean, var
-    # In one message, as latency is what small ones cost: the mean of all squares is that of each device's.
-    mean, square = jax.lax.pmean(jnp.stack([mean, var + jnp.square(mean)]), axis_name)
-    return mean, jnp.maximum(square - jnp.square(mean), 0)
-
-
-def _normalize_backward(axis_name, residuals, gradients):
+def _normalize_backward(axis_name, examples, residuals, gradients):
     y, factor = residuals
-    gradient = gradients[0]
-    sums = [jnp.mean(gradient, axis=(0, 1, 2)), jnp.mean(gradient * y, axis=(0, 1, 2))]
-    mean, along = jax.lax.pmean(jnp.stack(sums), axis_name) if axis_name else sums
-    return (factor * (gradient - mean - y * along),)
+    _, parts_of_group = _division(len(gradients[0]), axis_name, examples)
+    gradient = gradients[0].reshape(y.shape)
+    mean, along = jnp.mean(gradient, axis=(1, 2, 3)), jnp.mean(gradient * y, axis=(1, 2, 3))
+    if parts_of_group > 1:
+        sums = _of_group(jnp.stack([mean, along], axis=1), parts_of_group, axis_name)
+        mean, along = jnp.unstack(jnp.mean(sums, axis=1), axis=1)
+    gradient = _spread(factor) * (gradient - _spread(mean) - y * _spread(along))
+    return (gradient.reshape(gradients[0].shape),)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+def _division(size: int, axis_name: str | None, examples: int | None) -> tuple[int, int]:
+    """(examples of a part, parts of a group): a device's `size` examples in parts, each of which lies in a single group."""
+    total = size * (jax.lax.axis_size(axis_name) if axis_name else 1)
+    group = examples or total
+    if total % group:
+        raise UserError(f"batch norm over {group} examples: a batch of {total} cannot be divided into such groups")
+    part = math.gcd(size, group)
+    return part, group // part
+
+
+def _spread(values):
+    """(P, C) -> (P, 1, 1, 1, C), beside parts (P, n, H, W, C)."""
+    return values[:, None, None, None]
+
+
+def _of_group(values, parts_of_group: int, axis_name: str):
+    """(P, ...) -> (P, parts of a group, ...): for each of the device's parts, the values of all parts of its group.
+
+    In one message, as latency is what small ones cost.
+    """
+    groups = jax.lax.all_gather(values, axis_name, tiled=True).reshape(-1, parts_of_group, *values.shape[1:])
+    if len(groups) == 1:
+        return groups
+    own = jax.lax.axis_index(axis_name) * len(values) + jnp.arange(len(values))
+    return groups[own // parts_of_group]
+
+
+def _combined(origin, moments):
+    """(mean, var) of groups, (P, C) each, from (origin, mean, var) of their parts, (P, parts of a group, 3, C).
+
+    Means count from an origin, here each part's own. Squares are of differences of means, and none is subtracted.
+    """
+    origins, means, variances = jnp.unstack(moments, axis=2)
+    means = origins - origin[:, None] + means
+    mean = jnp.mean(means, axis=1)
+    return mean, jnp.mean(variances + jnp.square(means - mean[:, None]), axis=1)
 
 
 class BatchNorm(nn.Module):

@@ -34,6 +34,8 @@ class Rules:
     conv_dtype: Any = None
     # Mapped axis over which batch statistics are averaged; None keeps them per device.
     bn_axis: str | None = None
+    # How many examples, that follow each other in the batch over all devices, are normalised together; None is all of them.
+    bn_examples: int | None = None
     # Mapped axis over which the batch is divided; what is drawn for an example is then the same on any number of devices.
     batch_axis: str | None = None
 

@@ -38,7 +38,7 @@ def read_options(dataset: DatasetSettings) -> ReadOptions:
 
 
 class Evaluator:
-    """Evaluates on one data set; the step is compiled once."""
+    """Evaluates on one data set; the step is compiled once. augment_seed: of images augmented as in training, else None."""
 
     def __init__(
         self,
@@ -47,31 +47,37 @@ class Evaluator:
         augmentation: Augmentation,
         run: RunSettings,
         where: devices.Devices = devices.ONE,
+        *,
+        augment_seed: int | None = None,
     ):
         batch_size = min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
-        self._source = eval_source(examples, batch_size, augmentation, model.rules.dtype, where.placement())
+        self._source = eval_source(
+            examples, batch_size, augmentation, model.rules.dtype, where.placement(), augment_seed=augment_seed
+        )
 
         def evaluation(variables, feed, *alphas):
             return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
 
         self._step = where.compile_evaluation(evaluation)
 
-    def call(self, params, batch_stats, *alphas, batch: int = 0) -> Call:
+    def call(self, params, batch_stats, *alphas, batch: int = 0, epoch: int = 0) -> Call:
         """The program of a batch and its arguments, for `compile_together`."""
-        return self._step, ({"params": params, "batch_stats": batch_stats}, self._source.feed(batch), *alphas)
+        return self._step, ({"params": params, "batch_stats": batch_stats}, self._source.feed(batch, epoch), *alphas)
 
-    def __call__(self, params, batch_stats, *alphas, between_batches: Callable[[], object] = lambda: None) -> dict[str, float]:
+    def __call__(
+        self, params, batch_stats, *alphas, epoch: int = 0, between_batches: Callable[[], object] = lambda: None
+    ) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples".
 
-        between_batches: called there; what it raises ends the evaluation.
+        epoch: whose augmentation it is, where there is one. between_batches: called there; what it raises ends the evaluation.
         """
         sums: list[Any] = []
         for batch in range(len(self._source)):
             if batch:
                 jax.block_until_ready(sums[-2:-1])  # no more than two are under way, so that it is called in time
                 between_batches()
-            program, arguments = self.call(params, batch_stats, *alphas, batch=batch)
+            program, arguments = self.call(params, batch_stats, *alphas, batch=batch, epoch=epoch)
             sums.append(program(*arguments))
         total = jax.tree.map(lambda *parts: sum(float(p) for p in parts), *sums)
         count = total.examples

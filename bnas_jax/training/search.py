@@ -25,6 +25,9 @@ from bnas_jax.training.state import SearchState, Sums, create_search_state
 from bnas_jax.training.train import epoch_record, prepare
 from bnas_jax.training.workdir import WorkDir, write_json
 
+# What images are used for; see `_seed`.
+TRAINING, ALPHA, VALIDATION = range(3)
+
 
 def build_supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> Supernet:
     """The search's network. axis: that of its devices."""
@@ -50,18 +53,15 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
     """The search of a cell; its steps' first half is alpha's, its second the weights'. See `Devices.halves`."""
     model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
     # Half of the training set for the weights, half for alpha; the test set stays unseen.
-    halves = split_half(data.train, run.seed, run.dataset.stratified)
-    source, valid_source = (
-        train_source(
-            half,
-            run.batch_size,
-            (run.seed + i) % 2**32,
-            data.augmentation,
-            model.rules.dtype,
-            where.placement(run.microbatches),
-        )
-        for i, half in enumerate(halves)
-    )
+    halves = split_half(data.train, run.seed, run.dataset.search_split)
+
+    def source_of(examples, use: int, fresh: bool):
+        placement, dtype = where.placement(run.microbatches), model.rules.dtype
+        seed = _seed(run, use)
+        return train_source(examples, run.batch_size, seed, data.augmentation, dtype, placement, fresh=fresh)
+
+    source = source_of(halves[0], TRAINING, fresh=False)
+    valid_source = source_of(halves[1], ALPHA, fresh=run.alpha_batches == "fresh")
     optimizer, alphas_optimizer = optimizers.for_search(run, source.steps_per_epoch), optimizers.alphas_optimizer(run.alphas)
 
     def half(state: SearchState, feed, for_alphas) -> SearchState:
@@ -88,6 +88,11 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
     return Program(model, create, stages, feeds, source.steps_per_epoch, halves[1])
 
 
+def _seed(run: SearchSettings, use: int) -> int:
+    """What is random about the images of each use is drawn by a seed of its own."""
+    return (run.seed + use) % 2**32
+
+
 def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
     """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json.
 
@@ -103,10 +108,11 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
     begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)
-    evaluator = Evaluator(model, held_out, data.augmentation, run, where)
+    augment_seed = _seed(run, VALIDATION) if run.dataset.augment_validation else None
+    evaluator = Evaluator(model, held_out, data.augmentation, run, where, augment_seed=augment_seed)
 
     def finish_epoch(state: SearchState, epoch: int, between_batches: Callable[[], None]):
-        valid = evaluator(*state.variables, between_batches=between_batches)
+        valid = evaluator(*state.variables, epoch=epoch, between_batches=between_batches)
         genotype = searcher.derive(state.alphas)
         record = {
             **epoch_record(state, epoch, "valid", valid),

@@ -43,22 +43,21 @@ def drop_path_rate(step, *, maximum: float, num_epochs: int, steps_per_epoch: in
     return maximum * (step // steps_per_epoch).astype(jnp.float32) / num_epochs
 
 
-def accumulate(function: Callable, batch_stats, batch: Batch, parts: int) -> tuple[Any, Any]:
-    """(batch statistics, mean of the results) of `function(batch_stats, part, number) -> (batch_stats, results)`, called for
-    each of `parts` equal parts of a batch, one after the other."""
+def accumulate(function: Callable, batch: Batch, parts: int) -> Any:
+    """The mean of the results of `function(part, number)`, called for each of `parts` equal parts of a batch, one after the
+    other. Running statistics among them begin for each part as they were, so that their mean is moved once."""
     if parts == 1:
-        return function(batch_stats, batch, 0)
+        return function(batch, 0)
     divided = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-    body = lambda batch_stats, numbered: function(batch_stats, numbered[1], numbered[0])
-    shapes = jax.eval_shape(body, batch_stats, jax.tree.map(lambda x: x[0], (jnp.arange(parts), divided)))[1]
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    numbers = jnp.arange(parts)
+    first = jax.tree.map(lambda x: x[0], (divided, numbers))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, *first))
 
-    def add(carry, numbered):
-        batch_stats, results = body(carry[0], numbered)
-        return (batch_stats, jax.tree.map(jnp.add, carry[1], results)), None
+    def add(sums, numbered):
+        return jax.tree.map(jnp.add, sums, function(*numbered)), None
 
-    (batch_stats, sums), _ = jax.lax.scan(add, (batch_stats, zeros), (jnp.arange(parts), divided))
-    return batch_stats, jax.tree.map(lambda s: s / parts, sums)
+    sums, _ = jax.lax.scan(add, zeros, (divided, numbers))
+    return jax.tree.map(lambda s: s / parts, sums)
 
 
 def train_step(
@@ -79,11 +78,11 @@ def train_step(
     rate = drop_path_rate(state.step, maximum=drop_path, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
     step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
 
-    def gradient(batch_stats, part, number):
+    def gradient(part, number):
         key = jax.random.fold_in(step_key, number) if microbatches > 1 else step_key
 
         def loss_of(params):
-            variables = {"params": params, "batch_stats": batch_stats}
+            variables = {"params": params, "batch_stats": state.batch_stats}
             logits, new = model.apply(
                 variables, part["image"], train=True, drop_path_rate=rate, rngs={"drop_path": key}, mutable=["batch_stats"]
             )
@@ -93,7 +92,7 @@ def train_step(
         (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return batch_stats, (grads, loss, correct)
 
-    of_batch = accumulate(gradient, state.batch_stats, batch, microbatches)
+    of_batch = accumulate(gradient, batch, microbatches)
     batch_stats, (grads, loss, correct) = average(of_batch, axis)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     return state.replace(
@@ -128,9 +127,9 @@ def search_half(
     epoch = state.step // steps_per_epoch
     known = isinstance(for_alphas, bool)
 
-    def gradient(batch_stats, part, _):
+    def gradient(part, _):
         def objective(params, alphas):
-            variables = {"params": params, "batch_stats": batch_stats}
+            variables = {"params": params, "batch_stats": state.batch_stats}
             options: dict[str, Any] = {"train": True, "for_alphas": None if known else for_alphas}
             logits, new = model.apply(variables, alphas, part["image"], mutable=["batch_stats"], **options)
             loss = jnp.mean(cross_entropy(logits, part["label"]))
@@ -142,7 +141,7 @@ def search_half(
         wanted = grads if not known else (None, grads[1]) if for_alphas else (grads[0], None)
         return new, (wanted, loss, correct)
 
-    of_batch = accumulate(gradient, state.batch_stats, batch, microbatches)
+    of_batch = accumulate(gradient, batch, microbatches)
     batch_stats, ((params_grads, alphas_grads), loss, correct) = average(of_batch, axis)
 
     def move_alphas(state: SearchState) -> SearchState:
