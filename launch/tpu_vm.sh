@@ -94,8 +94,8 @@ start() {
 # Before a TPU is made for a run that could not write.
 for argument; do
     if [[ $argument == --workdir=gs://*/?* ]]; then
-        place=${argument#--workdir=gs://}
-        fail "a run writes into a mounted bucket; write launch/tpu_vm.sh --bucket=${place%%/*} $1 ... --workdir=bucket/${place#*/}" || exit
+        target=${argument#--workdir=gs://}
+        fail "a run writes into a mounted bucket; write launch/tpu_vm.sh --bucket=${target%%/*} $1 ... --workdir=bucket/${target#*/}" || exit
     fi
 done
 
