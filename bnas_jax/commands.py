@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from bnas_jax import settings, typed
 from bnas_jax.core import cost as cost_lib
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SearchSettings, Settings, TrainSettings
 
@@ -71,8 +72,12 @@ def _config_arguments(arguments: list[str]) -> list[str]:
         if argument == "--config" and position + 1 < len(found):
             raise UserError("write --config=FILE.py:VARIANT, with an equals sign")
         if argument.startswith("--config="):
-            name, _, variant = argument.removeprefix("--config=").partition(":")
-            path = pathlib.Path(name) if pathlib.Path(name).is_file() else _ROOT / name
+            given = argument.removeprefix("--config=")
+            paths.local(given, "--config")  # refuses an address, which has a colon of its own
+            name, _, variant = given.partition(":")
+            path = paths.local(name, "--config")
+            if not path.is_file():
+                path = _ROOT / name
             if not path.is_file():
                 raise UserError(f"no config file {name}; write --config=configs/search.py:VARIANT or configs/train.py:VARIANT")
             found[position] = f"--config={path}" + (f":{variant}" if variant else "")
@@ -294,7 +299,7 @@ def import_weights(arguments: list[str]) -> dict:
     if not preset:
         raise UserError("--preset is missing; write --preset=VARIANT, a variant of configs/train.py")
     config = _preset(preset)
-    config.conventions = "release"
+    config.conventions, trained_on = "release", config.dataset.name
     values = flags.FlagValues()
     _define_config(values, config, arguments, "import")
     for name in ("preset", "checkpoint", "workdir"):
@@ -304,7 +309,19 @@ def import_weights(arguments: list[str]) -> dict:
     with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
         arrays = checkpoint_files.read(_required(values, "checkpoint"))
         size, channels, _ = KNOWN_DATA.get(run.dataset.name, (32, 3, 0))
-        return import_checkpoint(arrays, run, workdir, (size, size, channels))
+        statistics = _statistics(run.dataset, trained_on)
+        return import_checkpoint(arrays, run, workdir, image_shape=(size, size, channels), statistics=statistics)
+
+
+def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
+    """(mean, std) of an imported network's images: as set, or those of its data set, or those of its preset's."""
+    from bnas_jax.data import load
+
+    if dataset.mean is not None and dataset.std is not None:
+        return dataset.mean, dataset.std
+    found = load.known_statistics(dataset.name) or load.known_statistics(trained_on)
+    assert found is not None, "every preset's data set is known"
+    return found
 
 
 def data(arguments: list[str]) -> dict:

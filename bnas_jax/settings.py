@@ -39,16 +39,19 @@ AS_OF = ("after", "before")
 class DatasetSettings:
     """name: see `data.load`. path: where its files are. None takes the data set's own.
 
-    pad, flip, min_area, jitter: the augmentation, see `data.augment`. image_size: side to which images are brought; resize:
-    side of which it is the centre. channels: 1 or 3. split: share of a folder of classes that becomes the test set, drawn by
-    split_seed, whatever the run's seed. in_memory_mib: larger sets are streamed. search_split: the halves of a search, drawn at
-    `random`, `stratified` so that each class is halved, or the first and the second half `in_order`. augment_validation: a
-    search augments the images that its epochs are validated on, too. bad_images: those that do not decode are an error (fail)
-    or left out and counted (skip). workers: processes that read.
+    mean, std: of each channel, on the scale 0 to 1, by which images are normalised; both or none. pad, flip, min_area, jitter:
+    the augmentation, see `data.augment`. image_size: side to which images are brought; resize: side of which it is the centre.
+    channels: 1 or 3. split: share of a folder of classes that becomes the test set, drawn by split_seed, whatever the run's
+    seed. in_memory_mib: larger sets are streamed. search_split: the halves of a search, drawn at `random`, `stratified` so that
+    each class is halved, or the first and the second half `in_order`. augment_validation: a search augments the images that its
+    epochs are validated on, too. bad_images: those that do not decode are an error (fail) or left out and counted (skip).
+    workers: processes that read.
     """
 
     name: str
     path: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     pad: int | None = None
     flip: bool | None = None
     min_area: float | None = None
@@ -74,8 +77,18 @@ class DatasetSettings:
         choice("config.dataset.search_split", self.search_split, SPLITS)
         choice("config.dataset.bad_images", self.bad_images, ("fail", "skip"))
         require(self.split is None or 0 < self.split < 1, f"config.dataset.split must be between 0 and 1, got {self.split}")
+        if self.mean is not None or self.std is not None:
+            self._check_statistics(self.mean or (), self.std or ())
         sized = self.image_size is not None or self.name == "imagenet2012"
         require(self.resize is None or sized, "config.dataset.resize needs config.dataset.image_size, its centre")
+
+    @staticmethod
+    def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        both = "config.dataset.mean and config.dataset.std need a list of one number for each channel, such as [0.5]"
+        require(mean and len(mean) == len(std), f"{both}; got {list(mean)} and {list(std)}")
+        scale = "are on the scale 0 to 1 (divide by 255)"
+        require(all(0 <= m <= 1 for m in mean), f"config.dataset.mean: the values {scale}, got {list(mean)}")
+        require(all(0 < s <= 1 for s in std), f"config.dataset.std: the values {scale} and above 0, got {list(std)}")
 
 
 @dataclasses.dataclass(frozen=True)

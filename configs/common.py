@@ -33,6 +33,8 @@ def base(task: str) -> ConfigDict:
     config.distributed.timeout_seconds = 600  # for another process to start, or to answer
     config.dataset = ConfigDict({"name": "cifar10"})
     config.dataset.path = optional_str()
+    config.dataset.mean = optional_tuple()  # of each channel, on the scale 0 to 1; None: the data set's
+    config.dataset.std = optional_tuple()
     config.dataset.pad = optional_int()
     config.dataset.flip = optional_bool()
     config.dataset.min_area = optional_float()  # of the random resized crop of a streamed set

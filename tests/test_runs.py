@@ -32,6 +32,7 @@ from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.facts import Facts
 from bnas_jax.search.bnas import Bnas
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import loop, steps
@@ -89,7 +90,7 @@ class Counting:
         keep = CheckpointSettings(keep_last=100, keep_best=1)
         self.run = dataclasses.replace(run, **{"num_epochs": EPOCHS, "checkpoint": keep, **changes})
         self.workdir = WorkDir(folder)
-        self.workdir.open(self.run, num_classes=10, image_shape=(8, 8, 1))
+        self.workdir.open(self.run, Facts(num_classes=10, image_shape=(8, 8, 1)))
         self.made: list[int] = []
         self.finished: list[int] = []
         self.before = lambda step, state: state  # for a test to interfere

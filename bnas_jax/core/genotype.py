@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
 NODES = 4
@@ -126,7 +127,7 @@ def load(name_or_path: str) -> Genotype:
     """A named cell or the one in a JSON file (a search's genotype.json as it is)."""
     if name_or_path in named():
         return from_json((_NAMED / f"{name_or_path}.json").read_text())
-    path = pathlib.Path(name_or_path)
+    path = paths.local(name_or_path, "genotype")
     if not path.is_file():
         raise UserError(f"genotype: {name_or_path!r} is neither a file nor a named cell; named: {', '.join(named())}")
     try:

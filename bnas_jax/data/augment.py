@@ -48,7 +48,10 @@ class Augmentation:
     def check(self, channels: int) -> None:
         """Raises `UserError` unless there are statistics for each of `channels`."""
         if len(self.mean) != channels:
-            raise UserError(f"images of {channels} channels need {channels} means and stds, got {len(self.mean)}")
+            raise UserError(
+                f"images of {channels} channels need {channels} means and stds, got {len(self.mean)}:"
+                " change config.dataset.mean and config.dataset.std, or config.dataset.channels"
+            )
 
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:

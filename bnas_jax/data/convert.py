@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import tfds_directory, tfds_examples
 
@@ -23,11 +24,11 @@ def convert(source: str, out: str) -> dict:
     run that stops goes on where it stood. The source is only read. Raises `UserError` for a shard that is missing, cut
     short or damaged, and leaves nothing of that shard.
     """
-    directory = pathlib.Path(source).expanduser()
+    directory = paths.local(source, "--source")
     if not (directory / tfds_directory.INFO).is_file():
         raise UserError(f"{directory} holds no {tfds_directory.INFO}; --source is the directory NAME/VERSION of a TFDS set")
     info = _read_info(directory)
-    target = pathlib.Path(out).expanduser() / info["name"] / info.get("configName", "") / info["version"]
+    target = paths.local(out, "--out") / info["name"] / info.get("configName", "") / info["version"]
     if target.resolve() == directory.resolve():
         raise UserError(f"--out={out} is where the source stands; write into another data directory")
     if target.exists():

@@ -14,6 +14,7 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import images
 from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.digest import digest_of
 from bnas_jax.data.images import BadImage, Box
 
 # (height, width) of an image -> the part to take.
@@ -55,6 +56,37 @@ class Reader(Protocol):
     def labels(self) -> np.ndarray:
         """int (N,), without decoding an image."""
 
+    def digest(self) -> str:
+        """A hash by which the examples are known again wherever they are, without reading them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Renumbered:
+    """A reader whose label n is `numbers[n]`, and -1 where there is none such."""
+
+    reader: Any
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, row: int) -> tuple[bytes, int]:
+        data, label = self.reader.read(row)
+        return data, int(self._renumbered(np.array([label]))[0])
+
+    def where(self, row: int) -> str:
+        return self.reader.where(row)
+
+    def labels(self) -> np.ndarray:
+        return self._renumbered(self.reader.labels())
+
+    def digest(self) -> str:
+        return self.reader.digest()
+
+    def _renumbered(self, labels: np.ndarray) -> np.ndarray:
+        known = (labels >= 0) & (labels < len(self.numbers))
+        return np.where(known, self.numbers[np.where(known, labels, 0)], -1)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
@@ -90,6 +122,10 @@ class Encoded:
     def labels(self) -> np.ndarray:
         """int32 (N,)"""
         return self.reader.labels()[self.rows].astype(np.int32)
+
+    def digest(self) -> str:
+        """A hash by which the examples are known again, without reading them: of their reader and of their rows."""
+        return digest_of(self.reader.digest(), self.rows.astype(np.int64))
 
     def example(self, number: int, choose: ChooseBox | None = None) -> tuple[np.ndarray, int]:
         """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default `images.centre`.
@@ -153,7 +189,7 @@ def hold(encoded: Encoded) -> Arrays:
         print(f"{encoded.name}: left out {len(bad)} images that do not decode; the first: {bad[0]}", file=sys.stderr)
     if pixels is None:
         raise UserError(f"{encoded.name}: there is no image that decodes" if bad else f"{encoded.name}: there are no images")
-    return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name)
+    return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name, encoded.classes)
 
 
 def _decoded(encoded: Encoded):

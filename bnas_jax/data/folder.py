@@ -1,5 +1,7 @@
 """Folders of images: ROOT/train/CLASS/* with ROOT/test or ROOT/val, or one tree ROOT/CLASS/* that is divided."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +10,14 @@ import numpy as np
 from etils import epath
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import images, order
+from bnas_jax.data import images, order, roots
+from bnas_jax.data.digest import digest_of
 from bnas_jax.data.encoded import Encoded, ReadOptions
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Files whose size is part of a set's digest: on a file system across the network each takes a while.
+_SIZES = 100_000
+_THREADS = 32
 _TEST = ("test", "val", "validation")
 _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or ROOT/CLASS/*.jpg with config.dataset.split"
 
@@ -34,8 +40,24 @@ class Files:
         return self.classes
 
     def read(self, row: int) -> tuple[bytes, int]:
-        try:
+        with self._reading(row):
             return epath.Path(self.where(row)).read_bytes(), int(self.classes[row])
+
+    def digest(self) -> str:
+        """A hash of the names below `root`, and of the files' sizes; of a large set, of those of a part of them."""
+        rows = np.sort(order.shuffled(len(self), 0, order.SAMPLE)[:_SIZES])
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+            sizes = list(threads.map(self._size, rows.tolist()))
+        return digest_of("\n".join(self.files), np.array(sizes, np.int64))
+
+    def _size(self, row: int) -> int:
+        with self._reading(row):
+            return epath.Path(self.where(row)).stat().length
+
+    @contextlib.contextmanager
+    def _reading(self, row: int):
+        try:
+            yield
         except OSError as error:
             raise UserError(f"cannot read {self.where(row)} ({error.strerror or error})") from error
 
@@ -47,7 +69,7 @@ def read(path: Any, options: ReadOptions) -> tuple[Encoded, Encoded]:
     """
     if not path:
         raise UserError(f"set config.dataset.path to a folder of images: {_LAYOUT}")
-    root = epath.Path(path).expanduser()
+    root = roots.root(path, "config.dataset.path")
     if not root.is_dir():
         raise UserError(f"there is no directory {root}; set config.dataset.path to a folder of images: {_LAYOUT}")
     if (root / "train").is_dir():

@@ -29,6 +29,13 @@ _IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
 _IMAGENET_ZOOM = 256 / 224
 
 
+# Sets whose statistics need not be computed.
+_KNOWN = {"digits": _DIGITS, "cifar10": _CIFAR10, "imagenet2012": _IMAGENET}
+
+# (mean, std) of each channel, on the scale 0 to 1.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
 class Dataset(NamedTuple):
     """Both parts of a data set, in memory or on disk, and its default augmentation."""
 
@@ -37,21 +44,22 @@ class Dataset(NamedTuple):
     augmentation: Augmentation
 
 
-def load(name: str, path: Any = None, options: ReadOptions | None = None) -> Dataset:
+def load(name: str, path: Any = None, options: ReadOptions | None = None, statistics: Statistics | None = None) -> Dataset:
     """The data set of a name in `NAMES`: in memory up to `options.in_memory_mib`, else ready to be streamed.
 
     `path` is for the sets on disk: the folder, the TFDS data directory, or the directory of one version in it; for TFDS
-    without a path, ~/tensorflow_datasets. Raises `UserError` when the name is unknown or the files are missing or unfit.
+    without a path, ~/tensorflow_datasets. statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; the
+    set's own unless given. Raises `UserError` when the name is unknown or the files are missing or unfit.
     """
     options = options or ReadOptions()
     if name == "digits":
-        return _digits(path)
+        return _digits(path, statistics)
     train, test, options = open_encoded(name, path, options)
     if _fits(train, test, options):
         in_memory = hold(train), hold(test)
-        return Dataset(*in_memory, _augmentation(name, in_memory[0]))
+        return Dataset(*in_memory, _augmentation(name, in_memory[0], statistics))
     _ = train.image_shape  # refuses images without a common size
-    return Dataset(train, test, _augmentation(name, train))
+    return Dataset(train, test, _augmentation(name, train, statistics))
 
 
 def open_encoded(name: str, path: Any, options: ReadOptions) -> tuple[Encoded, Encoded, ReadOptions]:
@@ -75,7 +83,13 @@ def open_encoded(name: str, path: Any, options: ReadOptions) -> tuple[Encoded, E
     return *tfds_examples.read(tfds_name, path, options), options
 
 
-def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def known_statistics(name: str) -> Statistics | None:
+    """Those of the data sets that are known by name."""
+    known = _KNOWN.get(name)
+    return None if known is None else (known.mean, known.std)
+
+
+def statistics(images: np.ndarray) -> Statistics:
     """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0 to 1; 1 for a constant channel."""
     counts = [np.bincount(images[..., c].ravel(), minlength=256) / images[..., c].size for c in range(images.shape[-1])]
     values = np.arange(256) / 255
@@ -107,7 +121,7 @@ def _first(encoded: Encoded) -> np.ndarray:
     raise UserError(f"{encoded.name}: there is no image that decodes")
 
 
-def _digits(path: Any) -> Dataset:
+def _digits(path: Any, given: Statistics | None) -> Dataset:
     if path:
         raise UserError(f"the digits come with the package: leave config.dataset.path out, got {path}")
     with np.load(pathlib.Path(__file__).parent / "digits.npz", allow_pickle=False) as stored:
@@ -115,15 +129,19 @@ def _digits(path: Any) -> Dataset:
             Arrays(stored[f"{split}_images"], stored[f"{split}_labels"], num_classes=10, name="digits")
             for split in ("train", "test")
         )
-    return Dataset(train, test, _DIGITS)
+    return Dataset(train, test, _normalized(_DIGITS, given))
 
 
-def _augmentation(name: str, train: Arrays | Encoded) -> Augmentation:
-    if name == "imagenet2012" and train.image_shape[-1] == 3:
-        return _IMAGENET
-    if name == "cifar10" and train.image_shape[-1] == 3:
-        return _CIFAR10
-    mean, std = statistics(train.images if isinstance(train, Arrays) else _sample(train))
+def _normalized(augmentation: Augmentation, given: Statistics | None) -> Augmentation:
+    if given is None:
+        return augmentation
+    return dataclasses.replace(augmentation, mean=given[0], std=given[1])
+
+
+def _augmentation(name: str, train: Arrays | Encoded, given: Statistics | None) -> Augmentation:
+    if name in _KNOWN and train.image_shape[-1] == 3:
+        return _normalized(_KNOWN[name], given)
+    mean, std = given or statistics(train.images if isinstance(train, Arrays) else _sample(train))
     if name in ("cifar10", "cifar100"):
         return Augmentation(mean, std, pad=_CIFAR10.pad, flip=_CIFAR10.flip)
     # Whether a crop or a mirror image keeps its label is not known for an arbitrary set.

@@ -9,6 +9,7 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import tfds_directory
+from bnas_jax.data.digest import digest_of
 from bnas_jax.data.encoded import Encoded, ReadOptions
 
 _CHUNK = 1024
@@ -47,6 +48,12 @@ class Records:
             with _reading(self.directory):
                 labels[rows.start : rows.stop] = [e["label"] for e in self._source.__getitems__(list(rows))]
         return labels
+
+    def digest(self) -> str:
+        """A hash of the name with configuration and version, the split, and the sizes of its shards."""
+        info = open_builder(self.directory).info
+        split = info.splits[self.split]
+        return digest_of(info.full_name, self.split, np.array([*split.shard_lengths, split.num_bytes], np.int64))
 
     @cached_property
     def _source(self) -> Any:

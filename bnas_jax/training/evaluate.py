@@ -9,11 +9,13 @@ import jax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
+from bnas_jax.data import facts as facts_lib
 from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import Encoded, ReadOptions
-from bnas_jax.data.load import Dataset
+from bnas_jax.data.facts import Facts
+from bnas_jax.data.load import Dataset, Statistics
 from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
@@ -23,12 +25,25 @@ from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
 
-def load_data(dataset: DatasetSettings) -> Dataset:
-    """The data of a run, augmented as its settings say."""
-    data = load.load(dataset.name, dataset.path, read_options(dataset))
+def load_data(dataset: DatasetSettings, statistics: Statistics | None = None) -> Dataset:
+    """A data set, augmented as its settings say. statistics: (mean, std) that stand in for its own; settings go before."""
+    if dataset.mean is not None and dataset.std is not None:
+        statistics = dataset.mean, dataset.std
+    data = load.load(dataset.name, dataset.path, read_options(dataset), statistics)
     given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+
+
+def load_run_data(run: Settings, workdir: WorkDir) -> tuple[Dataset, Facts]:
+    """The data of a run with what it learned from them: now where the run begins, else when it began.
+
+    `UserError` where the work directory belongs to a run with other settings or other data.
+    """
+    data = load_data(run.dataset)
+    test = data.test if isinstance(run, TrainSettings) else None  # a search does not look at it
+    facts = workdir.check(run, facts_lib.learn(data, test))
+    return facts_lib.with_statistics(data, facts), facts
 
 
 def read_options(dataset: DatasetSettings) -> ReadOptions:
@@ -98,25 +113,27 @@ def build_network(run: TrainSettings, num_classes: int, axis: str | None = None)
 def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     """Restores a checkpoint of `train` or `import` and evaluates it on the test split.
 
-    run: the work directory's settings, perhaps with another data set. which: `last`, `best` or a step.
+    run: the work directory's settings, perhaps with another data set; its pixels are normalised and its labels numbered as
+    those of the run's data, see `data.facts`. which: `last`, `best` or a step.
     """
     if not isinstance(run, TrainSettings):
         raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
     where = devices.configure(run)
-    data = load_data(run.dataset)
-    facts = workdir.facts()
-    if data.test.image_shape[2] != facts["image_shape"][2]:
+    facts = facts_lib.from_dict(workdir.facts())
+    data = load_data(run.dataset, facts.statistics)
+    channels = facts.image_shape[2]
+    if data.test.image_shape[2] != channels:
         raise UserError(
-            f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.image_shape[2]}"
+            f"the network takes {channels} channels, {data.test.name} has {data.test.image_shape[2]}; set"
+            f" config.dataset.channels={channels} where the data set can be read so"
         )
-    if data.test.num_classes != facts["num_classes"]:  # with fewer, too, the numbers of the classes would mean others
-        raise UserError(f"{data.test.name} has {data.test.num_classes} classes, the network {facts['num_classes']}")
-    model = build_network(run, facts["num_classes"])
-    shapes = jax.eval_shape(lambda: initial_variables(model, data.test.image_shape, 0))
+    test = facts_lib.with_labels(data.test, facts)
+    model = build_network(run, facts.num_classes)
+    shapes = jax.eval_shape(lambda: initial_variables(model, test.image_shape, 0))
     if not workdir.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
     checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
         step, variables = checkpoints.restore_variables(shapes, which)
-    result = Evaluator(model, data.test, data.augmentation, run, where)(variables["params"], variables["batch_stats"])
+    result = Evaluator(model, test, data.augmentation, run, where)(variables["params"], variables["batch_stats"])
     return {**result, "step": step}

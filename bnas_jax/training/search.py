@@ -19,7 +19,7 @@ from bnas_jax.training import devices, hosts, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.derive import HISTORY, rule_of, taken
 from bnas_jax.training.devices import Devices
-from bnas_jax.training.evaluate import Evaluator, load_data
+from bnas_jax.training.evaluate import Evaluator, load_run_data
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import SearchState, Sums, create_search_state
 from bnas_jax.training.train import epoch_record, prepare
@@ -100,11 +100,11 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     """
     where = where or devices.configure(run)
     where.check_batch(run)
-    data = load_data(run.dataset)
+    data, facts = load_run_data(run, workdir)
     model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     searcher = build_searcher(run)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    workdir.open(run, facts)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
     begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)

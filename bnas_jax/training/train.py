@@ -13,7 +13,7 @@ from bnas_jax.training import devices, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.compiling import Call, compile_together
 from bnas_jax.training.devices import Devices, Steps
-from bnas_jax.training.evaluate import Evaluator, build_network, load_data
+from bnas_jax.training.evaluate import Evaluator, build_network, load_run_data
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import Sums, TrainState, create_train_state
 from bnas_jax.training.workdir import WorkDir, write_json
@@ -53,10 +53,10 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
     """
     where = where or devices.configure(run)
     where.check_batch(run)
-    data = load_data(run.dataset)
+    data, facts = load_run_data(run, workdir)
     model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    workdir.open(run, facts)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
     begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
     compiled = where.compile_steps(*stages)

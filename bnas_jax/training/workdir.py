@@ -1,20 +1,28 @@
 """The work directory: config.json, metrics.jsonl, TensorBoard events, checkpoints/, genotype.json and summary.json."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import pathlib
 import platform
+import sys
 import time
 from collections.abc import Mapping
 
 import jax
 
 from bnas_jax import __version__, settings
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
+from bnas_jax.data import facts as facts_lib
+from bnas_jax.data.facts import Facts
 from bnas_jax.settings import Settings
 from bnas_jax.training import hosts
+
+# What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without its lock service.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -46,7 +54,7 @@ class WorkDir:
     """One run's directory. `open` makes it or, for the same settings, goes on in it."""
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path).absolute()
+        self.path = paths.local(path, "--workdir").absolute()
         self._held: int | None = None
 
     def __truediv__(self, name: str) -> pathlib.Path:
@@ -56,29 +64,39 @@ class WorkDir:
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints"
 
-    def open(self, run: Settings, *, num_classes: int, image_shape: tuple[int, ...]) -> None:
+    def open(self, run: Settings, facts: Facts) -> None:
         """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
 
-        image_shape: (H, W, C). `UserError` where another run lives, or goes on, or nothing can be written.
+        `UserError` where another run lives, or goes on, or nothing can be written, or the data is not that of the run.
         """
-        hosts.on_first(lambda: self._open(run, num_classes, image_shape))
+        hosts.on_first(lambda: self._open(run, facts))
 
-    def _open(self, run: Settings, num_classes: int, image_shape: tuple[int, ...]) -> None:
-        config = settings.to_dict(run)
+    def check(self, run: Settings, facts: Facts) -> Facts:
+        """The facts of the run that lives here, those that it does not know as given; all as given where none lives here.
+
+        `UserError` where another run lives here, or its data was other data.
+        """
         if self.exists():
-            difference = settings.first_difference(config, self.config())
+            difference = settings.first_difference(settings.to_dict(run), self.config())
             if difference:
                 raise UserError(f"{self.path} belongs to another run: {difference}; choose another --workdir")
-            _check_data(self.facts(), num_classes, image_shape)
-        elif self.checkpoints.exists():
+            then = self.facts()
+            _check_data(facts, facts_lib.from_dict(then))
+            return facts_lib.from_dict({**facts.known(), **then})
+        if self.checkpoints.exists():
             raise UserError(f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir")
+        return facts
+
+    def _open(self, run: Settings, facts: Facts) -> None:
+        facts = self.check(run, facts)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.exists():
-                facts = {"num_classes": num_classes, "image_shape": list(image_shape), "environment": environment()}
-                write_json(self / "run.json", facts)
-                write_json(self / "config.json", config)
+                write_json(self / "run.json", {**facts.known(), "environment": environment()})
+                write_json(self / "config.json", settings.to_dict(run))
+            elif facts.known().keys() - self.facts().keys():  # an imported network is trained on
+                write_json(self / "run.json", {**self.facts(), **facts.known()})
         except OSError as error:
             raise UserError(f"cannot write to the work directory {self.path} ({error.strerror}); choose another") from None
 
@@ -95,8 +113,26 @@ class WorkDir:
             owner = os.pread(self._held, 200, 0).decode(errors="replace").strip() or "another process"
             self.close()
             raise UserError(f"{self.path} is in use by {owner}; wait for it to end, or choose another --workdir") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._warn_of_no_locks(error)
         os.truncate(self._held, 0)
         os.pwrite(self._held, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+
+    def _warn_of_no_locks(self, error: OSError) -> None:
+        warning = (
+            f"warning: the file system of {self.path} has no locks ({error.strerror}); nothing keeps a second run out of"
+            " this work directory"
+        )
+        self.note(warning)
+        print(f"bnas_jax: {warning}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line of log.txt, with clock (UTC), host and process."""
+        clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with (self / "log.txt").open("a") as file:
+            file.write(f"{clock} {platform.node()} {os.getpid()} {text}\n")
 
     def close(self) -> None:
         """Lets go of the directory."""
@@ -112,8 +148,11 @@ class WorkDir:
         return self._read("config.json")
 
     def facts(self) -> dict:
-        """What `open` noted of the run: num_classes, image_shape, environment."""
-        return self._read("run.json")
+        """What `open` noted of the run: the values of `data.facts.Facts` that are known, and the environment."""
+        values = self._read("run.json")
+        if not isinstance(values.get("num_classes"), int) or not isinstance(values.get("image_shape"), list):
+            raise UserError(f"{self / 'run.json'} lacks num_classes or image_shape; restore it or choose another --workdir")
+        return values
 
     def _read(self, name: str) -> dict:
         try:
@@ -139,13 +178,13 @@ class WorkDir:
         return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
 
-def _check_data(facts: dict, num_classes: int, image_shape: tuple[int, ...]) -> None:
-    """Raises `UserError` unless the data at config.dataset.path is still like that with which the run began."""
-    now, then = (num_classes, *image_shape), (facts.get("num_classes"), *facts.get("image_shape", ()))
-    if now != then:
+def _check_data(now: Facts, then: Facts) -> None:
+    """Raises `UserError` unless the data at config.dataset.path is still that with which the run began."""
+    difference = facts_lib.difference(now, then)
+    if difference:
         raise UserError(
-            f"the data has {now[0]} classes and images {now[1:]} now, and had {then[0]} and {then[1:]} when the run began;"
-            " change config.dataset.path back, or choose another --workdir"
+            f"{difference} when the run began; restore that data (config.dataset.path may say where it is now), or choose"
+            " another --workdir"
         )
 
 
@@ -180,12 +219,9 @@ class Log:
         self._tensorboard.flush()
 
     def note(self, text: str) -> None:
-        """A line of log.txt, with clock (UTC), host and process."""
-        if self._tensorboard is None:
-            return
-        clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with (self._workdir / "log.txt").open("a") as file:
-            file.write(f"{clock} {platform.node()} {os.getpid()} {text}\n")
+        """A line of log.txt, see `WorkDir.note`."""
+        if self._tensorboard is not None:
+            self._workdir.note(text)
 
     def close(self) -> None:
         if self._tensorboard is not None:
