@@ -81,10 +81,10 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
     return Program(model, create, stages, feeds, source.steps_per_epoch, halves[1])
 
 
-def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
+def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, change: bool = False) -> dict:
     """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json.
 
-    where: the devices to use, once JAX is configured; None is those of the settings.
+    where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     """
     where = where or devices.configure(run)
     where.check_batch(run)
@@ -92,9 +92,10 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     searcher = build_searcher(run)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape, change=change)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
+    changed = change or bool(workdir.changed())
+    begin = lambda: checkpoints.restore_state(shapes, changed) or where.create(create)
     compiled = where.compile_steps(*stages)
     evaluator = Evaluator(model, held_out, data.augmentation, run, where)
 

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import time
 from collections.abc import Mapping
 
@@ -13,8 +14,9 @@ import jax
 
 from bnas_jax import __version__, settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import Settings
-from bnas_jax.training import hosts
+from bnas_jax.settings import Difference, Settings
+from bnas_jax.training import changes, hosts
+from bnas_jax.training.checkpoints import Checkpoints
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -44,6 +46,7 @@ class WorkDir:
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path).absolute()
         self._held: int | None = None
+        self._changes: list[Difference] = []
 
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
@@ -52,27 +55,38 @@ class WorkDir:
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints"
 
-    def open(self, run: Settings, *, num_classes: int, image_shape: tuple[int, ...]) -> None:
+    def open(
+        self,
+        run: Settings,
+        *,
+        num_classes: int,
+        image_shape: tuple[int, ...],
+        change: bool = False,
+        init: Mapping | None = None,
+    ) -> None:
         """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
 
-        image_shape: (H, W, C). `UserError` where another run lives, or goes on, or nothing can be written.
+        image_shape: (H, W, C). change: settings of a run that goes on may differ, see `changes.check`; `note_changes` writes
+        them down. init: the weights that a new run begins with, see `fine_tune.origin`.
+        `UserError` where another run lives, or goes on, or nothing can be written.
         """
-        hosts.on_first(lambda: self._open(run, num_classes, image_shape))
+        facts = {"num_classes": num_classes, "image_shape": list(image_shape), "environment": environment()}
+        if init:
+            facts["init"] = init
+        hosts.on_first(lambda: self._open(run, facts, change))
 
-    def _open(self, run: Settings, num_classes: int, image_shape: tuple[int, ...]) -> None:
+    def _open(self, run: Settings, facts: Mapping, change: bool) -> None:
         config = settings.to_dict(run)
         if self.exists():
-            difference = settings.first_difference(config, self.config())
-            if difference:
-                raise UserError(f"{self.path} belongs to another run: {difference}; choose another --workdir")
-            _check_data(self.facts(), num_classes, image_shape)
+            step = max(Checkpoints(self.checkpoints).steps(), default=0)
+            self._changes = changes.check(config, self.config(), self.path, change=change, step=step)
+            _check_data(self.facts(), facts["num_classes"], tuple(facts["image_shape"]))
         elif self.checkpoints.exists():
             raise UserError(f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.exists():
-                facts = {"num_classes": num_classes, "image_shape": list(image_shape), "environment": environment()}
                 write_json(self / "run.json", facts)
                 write_json(self / "config.json", config)
         except OSError as error:
@@ -94,6 +108,18 @@ class WorkDir:
         os.truncate(self._held, 0)
         os.pwrite(self._held, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
 
+    def note(self, text: str) -> None:
+        """A line of log.txt, with clock (UTC), host and process."""
+        clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with (self / "log.txt").open("a") as file:
+            file.write(f"{clock} {platform.node()} {os.getpid()} {text}\n")
+
+    def say(self, text: str) -> None:
+        """The same on stderr, too, on the first process."""
+        if hosts.is_first():
+            self.note(text)
+            print(f"bnas_jax: {text}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Lets go of the directory."""
         if self._held is not None:
@@ -105,10 +131,26 @@ class WorkDir:
 
     def config(self) -> dict:
         """The run's resolved settings; `UserError` where there are none."""
-        return self._read("config.json")
+        return {key: value for key, value in self._read("config.json").items() if key != "changed"}
+
+    def changed(self) -> list[dict]:
+        """The changes of the run's settings so far, the first one first: {"step", "key", "from", "to"} each."""
+        return self._read("config.json").get("changed", [])
+
+    def note_changes(self, run: Settings, step: int) -> list[dict]:
+        """Writes the settings that `open` found changed into config.json, as of `step`, and returns what was added there.
+
+        Results of the run as it was are removed: summary.json.
+        """
+        added = changes.records(self._changes, step)
+        if added:
+            write_json(self / "config.json", {**settings.to_dict(run), "changed": [*self.changed(), *added]})
+            (self / "summary.json").unlink(missing_ok=True)
+        self._changes = []
+        return added
 
     def facts(self) -> dict:
-        """What `open` noted of the run: num_classes, image_shape, environment."""
+        """What `open` noted of the run: num_classes, image_shape, environment, and perhaps init."""
         return self._read("run.json")
 
     def _read(self, name: str) -> dict:
@@ -176,12 +218,9 @@ class Log:
         self._tensorboard.flush()
 
     def note(self, text: str) -> None:
-        """A line of log.txt, with clock (UTC), host and process."""
-        if self._tensorboard is None:
-            return
-        clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with (self._workdir / "log.txt").open("a") as file:
-            file.write(f"{clock} {platform.node()} {os.getpid()} {text}\n")
+        """A line of log.txt, see `WorkDir.note`."""
+        if self._tensorboard is not None:
+            self._workdir.note(text)
 
     def close(self) -> None:
         if self._tensorboard is not None:
