@@ -100,6 +100,14 @@ class Checkpoints:
             if self._manager and hosts.is_first():
                 self._put_back()
 
+    def last_before(self, step: int) -> int | None:
+        """The newest checkpoint before a step at which a run was found to have diverged. Those from there on are set aside."""
+        with contextlib.suppress(UserError):  # what was not saved is not there
+            self.finish()
+        diverged = [saved for saved in self.steps() if saved >= step]
+        hosts.on_first(lambda: self._set_aside(diverged, "diverged"))
+        return max(self.steps(), default=None)
+
     def close(self) -> None:
         """Waits for what is being saved."""
         try:
@@ -269,11 +277,11 @@ class Checkpoints:
         saved = refit.as_saved(shapes, reader.metadata(folder).item_metadata.tree)
         return refit.restructured(reader.restore(folder, self._where.restorable(saved)), shapes)
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Moves damaged checkpoints out of the way of those to come, deleting nothing."""
+    def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
+        """Moves checkpoints out of the way of those to come, deleting nothing."""
         for step in steps:
             target = self._move_aside(self.directory / str(step), str(step))
-            _say(f"moved the damaged checkpoint of step {step} to {target}")
+            _say(f"moved the {kind} checkpoint of step {step} to {target}")
 
     def _set_scores_aside(self) -> None:
         """The same for scores that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""

@@ -76,8 +76,7 @@ class _Loop:
     def __init__(self, state, settings: Settings, workdir, checkpoints, work: Work, where, log: Log, stops: Stops):
         self.state, self.settings, self.workdir, self.checkpoints = state, settings, workdir, checkpoints
         self.work, self.where, self.log, self.stops = work, where, log, stops
-        self.step = int(state.step)
-        self.saved: int | None = self.step if checkpoints.steps() else None  # the step of the newest checkpoint
+        self.step = self.saved = int(state.step)  # saved: the step of the newest checkpoint
         self.last = settings.num_epochs * work.steps_per_epoch
         self.watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
         self.progress = _Progress(self.step, self.last)
@@ -140,7 +139,7 @@ class _Loop:
         try:
             state, record, top1 = self.work.finish_epoch(self.state, epoch, self._between_batches)
         except Interrupted as interrupted:
-            if self.saved != self.step:
+            if self.saved < self.step:
                 self._save()
             raise self._stopped(interrupted.number) from None
         self.state = self.where.settle(state)
@@ -176,9 +175,12 @@ class _Loop:
     def _diverged(self, what: str) -> UserError:
         began = guard.describe(self.state.guard, self.state.params)
         section = "weights" if isinstance(self.settings, SearchSettings) else "optimizer"
-        goes_on = "begins anew, as nothing was saved before"
-        if self.saved is not None:
-            goes_on = f"goes on from step {self.saved}, the last good checkpoint in {self.workdir.checkpoints}"
+        # Weights whose gradient is not finite are no good, even where they are finite themselves.
+        broken = guard.first_step(self.state.guard)
+        good = self.checkpoints.last_before(self.step if broken is None else broken)
+        goes_on = "begins anew, as there is no good checkpoint"
+        if good is not None:
+            goes_on = f"goes on from step {good}, the last good checkpoint in {self.workdir.checkpoints}"
         return UserError(
             f"{what} by step {self.step}{began}; lower the learning rate or clip the gradient: the same command with --change"
             f" and a smaller --config.{section}.learning_rate or --config.{section}.clip_norm {goes_on}"
