@@ -341,7 +341,7 @@ def resolve(config: Mapping) -> dict:
 
 
 def from_config(config: Mapping) -> Settings:
-    """The settings of a ConfigDict or of a work directory's config.json; `UserError` for the first that is wrong."""
+    """The settings of a ConfigDict or of a work directory (`WorkDir.config`); `UserError` for the first that is wrong."""
     values = resolve(config)
     task = values.get("task")
     choice("config.task", task, tuple(_TASKS))

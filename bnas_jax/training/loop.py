@@ -87,11 +87,11 @@ class _Loop:
 
     def note_changes(self) -> None:
         """Writes down which settings are others from here on, if any."""
-        before = from_config(self.workdir.config())
+        before = self.workdir.config()
         changed = self.workdir.note_changes(self.settings, self.step)
         if not changed:
             return
-        rates = changes.rates(before, self.settings, self.step, self.work.steps_per_epoch)
+        rates = changes.rates(from_config(before), self.settings, self.step, self.work.steps_per_epoch)
         self.workdir.say(changes.describe(changed, rates))
 
     def prepare(self) -> None:
