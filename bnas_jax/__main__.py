@@ -26,6 +26,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   derive    --workdir=DIR [--gamma=3] --out=FILE                 another genotype of the same alphas; also
             [--keep_zeroise=False] [--epoch=N|best|last] [--as_of=before|after]
   train     --config=configs/train.py:digits --workdir=DIR       train a final network
+            --change: go on in DIR with other settings of optimizer, precision, num_epochs or checkpoints; search, too
+            --init=DIR2 [--init_step=best]: begin with the weights of another run, for the same or other classes
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory

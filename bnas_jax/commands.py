@@ -120,13 +120,13 @@ def _task(run: Settings | None, kind: type | tuple[type, ...], command: str, exa
 
 def search(arguments: list[str]) -> dict:
     """Searches a cell into a work directory."""
-    run, values = _configured(arguments, "search", workdir=None)
+    run, values = _configured(arguments, "search", workdir=None, change=False)
     run = _task(run, SearchSettings, "search", "configs/search.py:digits")
     from bnas_jax.training.search import search
     from bnas_jax.training.workdir import WorkDir
 
     with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
-        return search(run, workdir)
+        return search(run, workdir, change=values.change)
 
 
 def derive(arguments: list[str]) -> dict:
@@ -168,13 +168,17 @@ def _epoch(text: str) -> int | str:
 
 def train(arguments: list[str]) -> dict:
     """Trains a final network into a work directory."""
-    run, values = _configured(arguments, "train", workdir=None)
+    run, values = _configured(arguments, "train", workdir=None, change=False, init=None, init_step=None)
     run = _task(run, TrainSettings, "train", "configs/train.py:digits")
+    from bnas_jax.training.fine_tune import Init
     from bnas_jax.training.train import train
     from bnas_jax.training.workdir import WorkDir
 
+    if values.init_step and not values.init:
+        raise UserError("--init_step says which checkpoint of --init=DIR to take; write --init=DIR, too")
+    init = Init(values.init, values.init_step or "last") if values.init else None
     with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
-        return train(run, workdir)
+        return train(run, workdir, change=values.change, init=init)
 
 
 def evaluate(arguments: list[str]) -> dict:

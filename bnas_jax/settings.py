@@ -7,7 +7,8 @@ it. What the command line sets stands above all three.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -407,7 +408,7 @@ def _refuse_old_names(values: Mapping, prefix: str = "config.") -> None:
 
 
 def from_config(config: Mapping) -> Settings:
-    """The settings of a ConfigDict or of a work directory's config.json; `UserError` for the first that is wrong."""
+    """The settings of a ConfigDict or of a work directory (`WorkDir.config`); `UserError` for the first that is wrong."""
     values = resolve(config)
     task = values.get("task")
     choice("config.task", task, tuple(_TASKS))
@@ -431,16 +432,48 @@ _FREE = (
 )
 
 
-def first_difference(ours: Mapping, theirs: Mapping, prefix: str = "") -> str | None:
-    """The first setting in which two resolved configs differ, free ones aside, as `config.key is A here and B there`."""
+# Those that --change may change beside them: the network, the data and the count of steps stay what they are.
+CHANGEABLE = (
+    *("optimizer", "weights", "alphas", "precision", "num_epochs"),
+    *("checkpoint", "checkpoint_every_steps", "checkpoint_every_minutes"),
+)
+
+
+class Difference(NamedTuple):
+    """A setting in which two resolved configs differ. key: without `config.`; ours, theirs: its JSON values."""
+
+    key: str
+    ours: Any
+    theirs: Any
+
+    @property
+    def is_free(self) -> bool:
+        return _is_among(self.key, _FREE)
+
+    @property
+    def is_changeable(self) -> bool:
+        return _is_among(self.key, CHANGEABLE)
+
+    def __str__(self) -> str:
+        return f"config.{self.key} is {self.ours!r} now and {self.theirs!r} there"
+
+
+def _is_among(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> Iterator[Difference]:
+    """All settings in which two resolved configs differ, by their names."""
     for key in sorted(set(ours) | set(theirs)):
-        name = prefix + key
-        if name in _FREE or ours.get(key) == theirs.get(key):
+        one, other = ours.get(key), theirs.get(key)
+        if one == other:
             continue
-        if isinstance(ours.get(key), Mapping) and isinstance(theirs.get(key), Mapping):
-            difference = first_difference(ours[key], theirs[key], name + ".")
-            if difference:
-                return difference
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from differences(one, other, f"{prefix}{key}.")
         else:
-            return f"config.{name} is {ours.get(key)!r} now and {theirs.get(key)!r} there"
-    return None
+            yield Difference(prefix + key, one, other)
+
+
+def first_difference(ours: Mapping, theirs: Mapping) -> str | None:
+    """The first setting in which two resolved configs differ, free ones aside, as `config.key is A now and B there`."""
+    return next((str(d) for d in differences(ours, theirs) if not d.is_free), None)

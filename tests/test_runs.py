@@ -572,7 +572,7 @@ def test_without_an_accuracy_none_is_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointSettings())
     checkpoints.save(1, counting(1))
     checkpoints.close()
-    with pytest.raises(UserError, match="has an accuracy yet; write --step=last"):
+    with pytest.raises(UserError, match="has an accuracy yet; write last instead of best"):
         Checkpoints(tmp_path).restore_variables(variables_of(SHAPES), "best")
 
 
@@ -595,7 +595,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_diffe
         (other, r"opt_state/0/trace is float32 \(2, 3\) there and float32 \(2,\) here"),
         (half, r"params/layer/bias is float32 \(4,\) there and bfloat16 \(4,\) here"),  # nothing is rounded unasked
     ):
-        with pytest.raises(UserError, match=rf"the checkpoint of step 3 in .* of another network: {message}"):
+        with pytest.raises(UserError, match=rf"the checkpoint of step 3 in .* of another network or optimizer: {message}"):
             checkpoints.restore_state(shapes)
     with pytest.raises(UserError, match=r"params/layer/latent is an array \(2, 3\) there"):
         checkpoints.restore_variables(variables_of(wide), "last")

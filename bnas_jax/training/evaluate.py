@@ -35,14 +35,14 @@ def load_data(dataset: DatasetSettings, statistics: Statistics | None = None) ->
     return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
 
 
-def load_run_data(run: Settings, workdir: WorkDir) -> tuple[Dataset, Facts]:
+def load_run_data(run: Settings, workdir: WorkDir, *, change: bool = False) -> tuple[Dataset, Facts]:
     """The data of a run with what it learned from them: now where the run begins, else when it began.
 
-    `UserError` where the work directory belongs to a run with other settings or other data.
+    `UserError` where the work directory belongs to a run with other settings or other data. change: see `WorkDir.open`.
     """
     data = load_data(run.dataset)
     test = data.test if isinstance(run, TrainSettings) else None  # a search does not look at it
-    facts = workdir.check(run, facts_lib.learn(data, test))
+    facts = workdir.check(run, facts_lib.learn(data, test), change=change)
     return facts_lib.with_statistics(data, facts), facts
 
 

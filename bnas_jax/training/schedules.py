@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from bnas_jax.settings import OptimizerSettings, WeightSettings
+from bnas_jax.settings import OptimizerSettings, SearchSettings, Settings, WeightSettings
 
 Schedule = Callable
 
@@ -60,3 +60,10 @@ def search_schedule(settings: WeightSettings, num_epochs: int, steps_per_epoch: 
         return low + (high - low) * (1 + jnp.cos(jnp.pi * epoch / num_epochs)) / 2
 
     return rate
+
+
+def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
+    """Learning rate of the weights of a search or a training, by step."""
+    if isinstance(run, SearchSettings):
+        return search_schedule(run.weights, run.num_epochs, steps_per_epoch)
+    return final_schedules(run.optimizer, run.num_epochs, steps_per_epoch)[0]

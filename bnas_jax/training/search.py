@@ -93,20 +93,21 @@ def _seed(run: SearchSettings, use: int) -> int:
     return (run.seed + use) % 2**32
 
 
-def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
+def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, change: bool = False) -> dict:
     """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json.
 
-    where: the devices to use, once JAX is configured; None is those of the settings.
+    where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     """
     where = where or devices.configure(run)
     where.check_batch(run)
-    data, facts = load_run_data(run, workdir)
+    data, facts = load_run_data(run, workdir, change=change)
     model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     searcher = build_searcher(run)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, facts)
+    workdir.open(run, facts, change=change)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
+    changed = change or bool(workdir.changed())
+    begin = lambda: checkpoints.restore_state(shapes, changed) or where.create(create)
     compiled = where.compile_steps(*stages)
     augment_seed = _seed(run, VALIDATION) if run.dataset.augment_validation else None
     evaluator = Evaluator(model, held_out, data.augmentation, run, where, augment_seed=augment_seed)

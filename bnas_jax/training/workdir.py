@@ -18,8 +18,9 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
-from bnas_jax.settings import Settings
-from bnas_jax.training import hosts
+from bnas_jax.settings import Difference, Settings
+from bnas_jax.training import changes, hosts
+from bnas_jax.training.checkpoints import Checkpoints
 
 # What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -56,6 +57,7 @@ class WorkDir:
     def __init__(self, path: str | os.PathLike):
         self.path = paths.local(path, "--workdir").absolute()
         self._held: int | None = None
+        self._changes: list[Difference] = []
 
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
@@ -64,22 +66,23 @@ class WorkDir:
     def checkpoints(self) -> pathlib.Path:
         return self.path / "checkpoints"
 
-    def open(self, run: Settings, facts: Facts) -> None:
+    def open(self, run: Settings, facts: Facts, *, change: bool = False, init: Mapping | None = None) -> None:
         """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
 
+        change: settings of a run that goes on may differ, see `changes.check`; `note_changes` writes them down. init: the
+        weights that a new run begins with, see `fine_tune.origin`.
         `UserError` where another run lives, or goes on, or nothing can be written, or the data is not that of the run.
         """
-        hosts.on_first(lambda: self._open(run, facts))
+        hosts.on_first(lambda: self._open(run, facts, change, init))
 
-    def check(self, run: Settings, facts: Facts) -> Facts:
+    def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
         """The facts of the run that lives here, those that it does not know as given; all as given where none lives here.
 
-        `UserError` where another run lives here, or its data was other data.
+        `UserError` where another run lives here, or its data was other data. change: see `open`.
         """
         if self.exists():
-            difference = settings.first_difference(settings.to_dict(run), self.config())
-            if difference:
-                raise UserError(f"{self.path} belongs to another run: {difference}; choose another --workdir")
+            step = max(Checkpoints(self.checkpoints).steps(), default=0)
+            self._changes = changes.check(settings.to_dict(run), self.config(), self.path, change=change, step=step)
             then = self.facts()
             _check_data(facts, facts_lib.from_dict(then))
             return facts_lib.from_dict({**facts.known(), **then})
@@ -87,13 +90,14 @@ class WorkDir:
             raise UserError(f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir")
         return facts
 
-    def _open(self, run: Settings, facts: Facts) -> None:
-        facts = self.check(run, facts)
+    def _open(self, run: Settings, facts: Facts, change: bool, init: Mapping | None) -> None:
+        facts = self.check(run, facts, change=change)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.exists():
-                write_json(self / "run.json", {**facts.known(), "environment": environment()})
+                begun = {"init": dict(init)} if init else {}
+                write_json(self / "run.json", {**facts.known(), "environment": environment(), **begun})
                 write_json(self / "config.json", settings.to_dict(run))
             elif facts.known().keys() - self.facts().keys():  # an imported network is trained on
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
@@ -134,6 +138,12 @@ class WorkDir:
         with (self / "log.txt").open("a") as file:
             file.write(f"{clock} {platform.node()} {os.getpid()} {text}\n")
 
+    def say(self, text: str) -> None:
+        """The same on stderr, too, on the first process."""
+        if hosts.is_first():
+            self.note(text)
+            print(f"bnas_jax: {text}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Lets go of the directory."""
         if self._held is not None:
@@ -145,10 +155,26 @@ class WorkDir:
 
     def config(self) -> dict:
         """The run's resolved settings; `UserError` where there are none."""
-        return self._read("config.json")
+        return {key: value for key, value in self._read("config.json").items() if key != "changed"}
+
+    def changed(self) -> list[dict]:
+        """The changes of the run's settings so far, the first one first: {"step", "key", "from", "to"} each."""
+        return self._read("config.json").get("changed", [])
+
+    def note_changes(self, run: Settings, step: int) -> list[dict]:
+        """Writes the settings that `open` found changed into config.json, as of `step`, and returns what was added there.
+
+        Results of the run as it was are removed: summary.json.
+        """
+        added = changes.records(self._changes, step)
+        if added:
+            write_json(self / "config.json", {**settings.to_dict(run), "changed": [*self.changed(), *added]})
+            (self / "summary.json").unlink(missing_ok=True)
+        self._changes = []
+        return added
 
     def facts(self) -> dict:
-        """What `open` noted of the run: the values of `data.facts.Facts` that are known, and the environment."""
+        """What `open` noted of the run: the values of `data.facts.Facts` that are known, the environment, and perhaps init."""
         values = self._read("run.json")
         if not isinstance(values.get("num_classes"), int) or not isinstance(values.get("image_shape"), list):
             raise UserError(f"{self / 'run.json'} lacks num_classes or image_shape; restore it or choose another --workdir")
