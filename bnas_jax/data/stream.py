@@ -254,9 +254,17 @@ class _Batches:
             atexit.register(self._close)
         try:
             items = next(self._iterator)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             reason = str(error).partition(".")[0]
+            if reason.endswith(f"exit code {-signal.SIGBUS}"):
+                raise UserError(
+                    f"reading {self._examples.name} stopped: shared memory (/dev/shm) is full; make it larger, as by"
+                    " `docker run --shm-size=8g`, or write --config.dataset.workers=0; the same command goes on"
+                ) from error
             raise UserError(f"reading {self._examples.name} stopped ({reason}); the same command goes on") from error
+        if self._examples.options.workers:
+            # Out of shared memory, which Grain frees with the array. What lives until the program ends, it would not free.
+            items = {name: np.array(value) for name, value in items.items()}
         self._next = (number + 1) % self._period
         bad = [int(n) for n in items["bad"] if n >= 0 and n not in self._bad]
         for example in bad:
