@@ -42,10 +42,10 @@ def _mistakes():
 
 def _parse(values: flags.FlagValues, arguments: list[str], command: str) -> None:
     """Reads the options of a command; settings, where it takes any, are `spelling.override`'s."""
-    if "config" in values:
-        arguments = [a for a in arguments if not spelling.is_setting(a)]
+    takes_settings = "config" in values
+    others = [a for a in arguments if not (takes_settings and spelling.is_setting(a))]
     with _mistakes():
-        rest = values([command, *arguments])[1:]
+        rest = values([command, *others])[1:]
     if not rest:
         return
     position = arguments.index(rest[0])

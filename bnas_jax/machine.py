@@ -32,7 +32,7 @@ def _explain_os(error: OSError) -> str:
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     reason = error.strerror or _first_line(error)
     where = " and ".join(names) or "a file"
-    return f"cannot use {where} ({reason}); mend that, and the same command goes on ({_HINT})"
+    return f"cannot use {where} ({reason}); mend that or choose another place, the same command goes on ({_HINT})"
 
 
 def _explain_platform(error: BaseException) -> str:

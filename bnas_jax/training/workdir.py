@@ -215,38 +215,45 @@ class TensorBoard:
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
         self._file: Any = None
         with _convenience("TensorBoard events"):
             folder.mkdir(exist_ok=True)
-            self._file = EventsWriter(str(folder / "events"))
-            # What another process wrote from that step on is to be forgotten.
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(step=first_step, session_log=start)
+            name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
+            self._file = RecordWriter(str(folder / name))
+        self._add([{"file_version": "brain.Event:2"}])
+        # What another process wrote from that step on is to be forgotten.
+        self._add([{"step": first_step, "session_log": SessionLog(status=SessionLog.START)}])
 
     def write(self, record: Mapping) -> None:
         """The numbers of a record as scalars at its step."""
         from tensorboardX.summary import scalar
 
+        numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
+        self._add([{"step": record["step"], "summary": scalar(name, value)} for name, value in numbers.items()])
+
+    def _add(self, events: list[dict]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        if self._file is None:
+            return
         with _convenience("TensorBoard events"):
-            for name, value in record.items():
-                if isinstance(value, (int, float)) and name != "step" and self._file is not None:
-                    self._add(step=record["step"], summary=scalar(name, value))
-            if self._file is not None:
+            try:
+                for event in events:
+                    self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
                 self._file.flush()
-
-    def _add(self, **values) -> None:
-        from tensorboardX.proto import event_pb2
-
-        self._file.write_event(event_pb2.Event(wall_time=time.time(), **values))
+            except OSError:
+                with contextlib.suppress(OSError):  # what it still holds cannot be written
+                    self.close()
+                raise
 
     def close(self) -> None:
-        """Writes out what is left."""
-        with _convenience("TensorBoard events"):
-            if self._file is not None:
-                self._file.close()
+        """Ends the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def _append(path: pathlib.Path, line: str) -> None:
