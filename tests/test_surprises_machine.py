@@ -309,16 +309,18 @@ if __name__ == "__main__":
 """
 
 
-def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path):
+@pytest.mark.parametrize("code", [0, 130])
+def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, code):
     """14.18: Grain frees shared memory with the arrays in it; the last batch lives until the program ends.
 
-    Whole runs: test_streams.py.
+    A sibling: after Ctrl-C (130) the program does not wait for Python's clearing up. A whole run: test_streams.py.
     """
     write_folder(tmp_path / "images", {"train/a": 8, "train/b": 8, "test/a": 1, "test/b": 1})
-    (tmp_path / "reads.py").write_text(READS)
+    quits = "    from bnas_jax.__main__ import _quit\n\n    _quit(130)\n"
+    (tmp_path / "reads.py").write_text(READS + quits * bool(code))
     options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "reads.py"], timeout=300, check=False, **options)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 def test_shared_memory_that_is_full(tmp_path):
