@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 from image_files import write_folder
 from tensorboardX.proto import event_pb2
+from tfds_files import write_dataset
 
 from bnas_jax import commands, machine, spelling
 from bnas_jax.__main__ import run
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
+from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.convert import read_records
+from bnas_jax.data.convert import convert, read_records
 from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.stream import StreamTrainSource
 from bnas_jax.training.devices import use_compilation_cache
@@ -166,6 +168,16 @@ def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
     assert json.loads((tmp_path / "summary.json").read_text()) == {"top1": 1}
 
 
+def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
+    """14.16, a sibling: ArrayRecord says so in its own way, and leaves a part of a file."""
+    images = Arrays(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), 10, "x")
+    source = write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": images, "test": images}, file_format="tfrecord")
+    no_room(50)
+    with pytest.raises(UserError, match="File too large.*free space or choose another --out"):
+        convert(str(source), str(tmp_path / "new"))
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
+
+
 def test_tensorboard_finds_what_is_written(tmp_path):
     """14.16: the events are those of tensorboardX's own writer, written without its thread."""
     log = Log(WorkDir(tmp_path), 6)
@@ -299,7 +311,8 @@ PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
 READS = """
 if __name__ == "__main__":
     from bnas_jax.data import load
-    from bnas_jax.data.augment import Augmentation
+    from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.augment import Augmentation
     from bnas_jax.data.encoded import ReadOptions
     from bnas_jax.data.stream import StreamTrainSource
 
