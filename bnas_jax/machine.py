@@ -5,6 +5,7 @@ Exceptions that such things raise are translated here, once, for the command lin
 
 import os
 import sys
+import traceback
 import warnings
 from typing import Any, TextIO
 
@@ -17,10 +18,9 @@ def explain(error: BaseException) -> str | None:
         return _explain_os(error)
     if isinstance(error, MemoryError) or _first_line(error).startswith("RESOURCE_EXHAUSTED"):
         return "out of memory; lower config.batch_size or raise config.microbatches (--debug shows what was asked for)"
-    if isinstance(error, ModuleNotFoundError):
-        library = (error.name or "").split(".")[0]
-        if library != "bnas_jax":
-            return f"there is no module {error.name}; install it, for instance by pip install -r requirements.txt"
+    if isinstance(error, ImportError) and not (error.name or "bnas_jax").startswith("bnas_jax"):
+        reason = _first_line(error)
+        return f"cannot import {error.name} ({reason}); install it, for instance by pip install -r requirements.txt"
     if _raised_in(error, "jax._src.xla_bridge"):
         return _explain_platform(error)
     if isinstance(error, ValueError) and _raised_in(error, "jax._src.config"):
@@ -40,18 +40,15 @@ def _explain_platform(error: BaseException) -> str:
     reason = _first_line(error).partition(" (set JAX_PLATFORMS")[0]
     if not platforms:
         return f"JAX finds no device ({reason}); write JAX_PLATFORMS=cpu to run on the CPU"
-    because = f" ({reason})" * bool(reason)
-    return f"JAX_PLATFORMS={platforms} is not available here{because}; unset it, or write JAX_PLATFORMS=cpu"
+    if reason:
+        reason = f" ({reason})"
+    return f"JAX_PLATFORMS={platforms} is not available here{reason}; unset it, or write JAX_PLATFORMS=cpu"
 
 
 def _raised_in(error: BaseException, module: str) -> bool:
     """Whether the code that raised is part of a module."""
-    traceback = error.__traceback__
-    names = []
-    while traceback is not None:
-        names.append(traceback.tb_frame.f_globals.get("__name__"))
-        traceback = traceback.tb_next
-    return names[-1:] == [module]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__") == module
 
 
 def _first_line(error: BaseException) -> str:

@@ -133,7 +133,7 @@ def test_a_compilation_cache_that_cannot_be_written(tmp_path, monkeypatch, varia
 
 @pytest.fixture
 def no_room():
-    """Files may not grow beyond 400 bytes, as on a full disk; once the fixture is called."""
+    """Files may not grow beyond 400 bytes, as on a full disk, once the fixture is called."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size=400: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -173,7 +173,7 @@ def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
     images = Arrays(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), 10, "x")
     source = write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": images, "test": images}, file_format="tfrecord")
     no_room(50)
-    with pytest.raises(UserError, match="File too large.*free space or choose another --out"):
+    with pytest.raises(UserError, match=r"File too large.*free space or choose another --out"):
         convert(str(source), str(tmp_path / "new"))
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
@@ -225,9 +225,10 @@ def test_errors_of_the_machine_and_of_the_program_are_told_apart(tmp_path):
     """14.16: the first are one line; the second keep their traceback."""
     explained = lambda action: machine.explain(raised(action))
     assert "out of memory; lower config.batch_size" in explained(lambda: jnp.zeros((2**45,)).block_until_ready())
-    assert "there is no module no_such_library; install it" in explained(lambda: __import__("no_such_library"))
+    assert "No module named 'no_such_library'); install it" in explained(lambda: __import__("no_such_library"))
     assert f"cannot use {tmp_path} (Is a directory)" in explained(lambda: tmp_path.read_text())
     assert "(No space left on device)" in machine.explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert "cannot import broken" in machine.explain(ImportError("libGL.so.1: cannot open", name="broken"))
     assert explained(lambda: 1 / 0) is None
     assert explained(lambda: [][0]) is None
     assert explained(lambda: __import__("bnas_jax.no_such_part")) is None
@@ -306,13 +307,10 @@ def test_the_same_spellings_in_every_command(capfd, tmp_path):
 # 18: what libraries leave behind
 
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
-
-
 READS = """
 if __name__ == "__main__":
     from bnas_jax.data import load
-    from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.augment import Augmentation
+    from bnas_jax.data.augment import Augmentation
     from bnas_jax.data.encoded import ReadOptions
     from bnas_jax.data.stream import StreamTrainSource
 
