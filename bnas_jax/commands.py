@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from bnas_jax import settings, typed
+from bnas_jax import settings, spelling, typed
 from bnas_jax.core import cost as cost_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import paths
@@ -29,48 +29,59 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def _mistakes(arguments: list[str]):
-    """Every mistake in the arguments of a command is a `UserError`."""
+def _mistakes():
+    """Every mistake in the arguments of a command, and whatever a config's file raises, is a `UserError`."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise UserError(f"no config file {error.filename}; write --config=configs/search.py:VARIANT or train.py") from None
-    except (KeyError, AttributeError) as error:
-        raise UserError(_unknown_setting(arguments, str(error))) from None
-    except (flags.Error, ValueError, TypeError, OSError) as error:
+    except flags.UnrecognizedFlagError as error:
+        advice = error.args[0].partition("Did you mean")[1:]
+        hint = "".join(advice) or f"a setting is written {spelling.PREFIX}KEY=VALUE"
+        raise UserError(f"Unknown command line flag '{error.flagname}'; {hint}") from None
+    except UserError:
+        raise
+    except Exception as error:
         # A config that raises is reported with its whole traceback; its last line says what is wrong.
         message = re.split(r"Traceback.*\b\w+Error: ", " ".join(str(error).split()))[-1]
-        raise UserError(message) from None
+        raise UserError(message or type(error).__name__) from error
 
 
 def _parse(values: flags.FlagValues, arguments: list[str], command: str) -> None:
-    with _mistakes(arguments):
-        rest = values([command, *arguments])[1:]
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; options are written --name=value")
+    """Reads the options of a command; settings, where it takes any, are `spelling.override`'s."""
+    takes_settings = "config" in values
+    others = [a for a in arguments if not (takes_settings and spelling.is_setting(a))]
+    with _mistakes():
+        rest = values([command, *others])[1:]
+    if not rest:
+        return
+    position = arguments.index(rest[0])
+    if position and arguments[position - 1].endswith(","):
+        raise UserError(f"unexpected argument {rest[0]!r}; a list is written without spaces, or in quotes")
+    if "=" in rest[0]:
+        raise UserError(f"unexpected argument {rest[0]!r}; write --{rest[0]}")
+    raise UserError(f"unexpected argument {rest[0]!r}; options are written --name=value")
 
 
 def _define_config(values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str) -> None:
-    """--config.KEY for the settings of `config`; unknown keys are already noticed here."""
-    with _mistakes(arguments):
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[command, *arguments])
+    """Sets what the arguments say in `config`, the settings of a command that takes no file of them."""
+    if any(a.partition("=")[0] == "--config" for a in arguments):
+        raise UserError(f"{command} takes no --config=FILE; its settings are written {spelling.PREFIX}KEY=VALUE")
+    flags.DEFINE_string("config", None, "KEY=VALUE behind a dot", flag_values=values)
+    _override(config, arguments)
 
 
-def _unknown_setting(arguments: list[str], message: str) -> str:
-    keys = [a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--config.")]
-    unknown = re.findall(r"\w+", message)[:1]  # what follows may be a suggestion
-    key = next((k for k in keys if set(unknown) & set(k.split("."))), "config.KEY")
-    if key in settings.OLD_NAMES:
-        return f"{key} is now {settings.OLD_NAMES[key]}"
-    return f"unknown setting --{key}; the settings there are stand in the config's file"
+def _override(config: ConfigDict, arguments: list[str]) -> None:
+    """Sets what the arguments say in `config`; a setting's old name is an error that says the new one."""
+    for argument in arguments:
+        key = argument.removeprefix("--no").removeprefix("--").partition("=")[0]
+        if key in settings.OLD_NAMES:
+            raise UserError(f"{key} is now {settings.OLD_NAMES[key]}")
+    spelling.override(config, arguments)
 
 
 def _config_arguments(arguments: list[str]) -> list[str]:
     """The arguments with --config's file found: as given, or else in the project's folder. Its imports are found, too."""
     found = list(arguments)
     for position, argument in enumerate(found):
-        if argument == "--config" and position + 1 < len(found):
-            raise UserError("write --config=FILE.py:VARIANT, with an equals sign")
         if argument.startswith("--config="):
             given = argument.removeprefix("--config=")
             paths.local(given, "--config")  # refuses an address, which has a colon of its own
@@ -95,12 +106,22 @@ def _configured(arguments: list[str], command: str, **options: str | bool | None
     """(settings of --config, None without one; the flags). options: names of flags to their defaults; strings unless bool."""
     values = flags.FlagValues()
     arguments = _config_arguments(arguments)
-    config_flags.DEFINE_config_file("config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command, *arguments])
+    config_flags.DEFINE_config_file("config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command])
     for name, default in options.items():
         define: Callable = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
         define(name, default, name, flag_values=values)
     _parse(values, arguments, command)
-    return (settings.from_config(values.config) if values.config is not None else None), values
+    if values.config is None:
+        _refuse_settings(arguments)
+        return None, values
+    with _mistakes():
+        _override(values.config, arguments)
+    return settings.from_config(values.config), values
+
+
+def _refuse_settings(arguments: list[str]) -> None:
+    for argument in filter(spelling.is_setting, arguments):
+        raise UserError(f"{argument} is a setting of a config; write --config=FILE.py:VARIANT, too")
 
 
 def _required(values: flags.FlagValues, name: str) -> str:
@@ -248,14 +269,9 @@ def cost(arguments: list[str]) -> dict:
     }
 
 
-def _number(values: flags.FlagValues, name: str, kind: Callable) -> Any:
+def _number(values: flags.FlagValues, name: str, kind: type) -> Any:
     text = values[name].value
-    if text is None:
-        return None
-    try:
-        return kind(text)
-    except ValueError:
-        raise UserError(f"--{name} must be a number, got {text!r}") from None
+    return None if text is None else spelling.read(text, kind, f"--{name}")
 
 
 def _cells(text: str | None) -> tuple[int, ...]:
@@ -423,7 +439,7 @@ def _preset(variant: str) -> ConfigDict:
         raise UserError("the presets of configs/ are not installed with the package; run import in the project's folder")
     values = flags.FlagValues()
     arguments = [f"--config={path}:{variant}"]
-    config_flags.DEFINE_config_file("config", None, "preset", flag_values=values, sys_argv=["import", *arguments])
+    config_flags.DEFINE_config_file("config", None, "preset", flag_values=values, sys_argv=["import"])
     _importable(path)
     _parse(values, arguments, "import")
     return values.config

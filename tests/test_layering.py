@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "checks": {"core"},
     "typed": {"core", "checks"},
     "settings": {"core", "checks", "typed"},
+    "spelling": {"core"},
+    "machine": set(),
     "baselines": {"core", "settings"},
     "search": {"core", "settings"},
     "training": MODELS | {"data"},
@@ -30,8 +32,8 @@ MAY_IMPORT = {
     "interop": LOOPS,
     "report": LOOPS,
     "benchmarks": LOOPS,
-    "commands": LOOPS | {"typed", "deploy", "interop", "report", "benchmarks"},
-    "__main__": LOOPS | {"deploy", "interop", "report", "benchmarks", "commands"},
+    "commands": LOOPS | {"spelling", "typed", "deploy", "interop", "report", "benchmarks"},
+    "__main__": LOOPS | {"machine", "spelling", "deploy", "interop", "report", "benchmarks", "commands"},
     "__init__": set(),
 }
 # Only imported where used, so that search and training on arrays start without them.

@@ -36,8 +36,9 @@ def convert(source: str, out: str) -> dict:
     shards = _shards(directory)
     try:
         return _convert(directory, info, shards, target)
-    except OSError as error:
-        raise UserError(f"cannot write {target} ({error.strerror or error}); free space or choose another --out") from error
+    except (OSError, RuntimeError) as error:  # the second is ArrayRecord's
+        reason = str(error).partition(";")[0]
+        raise UserError(f"cannot write {target} ({reason}); free space or choose another --out") from error
 
 
 def _convert(directory: pathlib.Path, info: dict, shards: list[tuple[pathlib.Path, int]], target: pathlib.Path) -> dict:
@@ -101,12 +102,12 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
             count += 1
         if count != length:
             raise UserError(f"{shard} has {count} records instead of {length}; copy the file again")
+        writer.close()
     except BaseException:
         with contextlib.suppress(Exception):
             writer.close()
         part.unlink(missing_ok=True)
         raise
-    writer.close()
     os.replace(part, target)
     print(f"{target.name}: {count} records", file=sys.stderr)
 

@@ -274,9 +274,15 @@ class _Batches:
         self._number = -1
         self._items: Item | None = None
         self._next = -1
-        self._iterator: Any = None
+        self._running: list[Any] = []  # the iterator, if there is one
         self._close: Callable[[], Any] = lambda: None
         self._bad: set[int] = set()
+        _OPEN.add(self)
+
+    def close(self) -> None:
+        """Ends the processes and threads that read; the next batch starts others."""
+        self._close()
+        self._next = -1
 
     def get(self, number: int) -> Item:
         if self._items is None or number != self._number:
@@ -286,16 +292,24 @@ class _Batches:
     def _read(self, number: int) -> Item:
         if number != self._next:
             self._close()
-            self._iterator = self._start(number)
+            self._running = [self._start(number)]
             # When this object goes, or else at the end of the program and before multiprocessing's own clearing up: the
             # workers end, and their shared memory is freed.
-            self._close = weakref.finalize(self, self._iterator.close)
+            self._close = weakref.finalize(self, _end, self._running)
             atexit.register(self._close)
         try:
-            items = next(self._iterator)
-        except RuntimeError as error:
+            items = next(self._running[0])
+        except (RuntimeError, OSError) as error:
             reason = str(error).partition(".")[0]
+            if reason.endswith(f"exit code {-signal.SIGBUS}"):
+                raise UserError(
+                    f"reading {self._examples.name} stopped: shared memory (/dev/shm) is full; make it larger, as by"
+                    " `docker run --shm-size=8g`, or write --config.dataset.workers=0; the same command goes on"
+                ) from error
             raise UserError(f"reading {self._examples.name} stopped ({reason}); the same command goes on") from error
+        if self._examples.options.workers:
+            # Out of shared memory, which Grain frees with the array. What lives until the program ends, it would not free.
+            items = {name: np.array(value) for name, value in items.items()}
         self._next = (number + 1) % self._period
         bad = [int(n) for n in items["bad"] if n >= 0 and n not in self._bad]
         for example in bad:
@@ -329,6 +343,21 @@ class _Batches:
             print(f"{self._examples.name}: {len(self._bad)} left out: {error}", file=sys.stderr)
             return
         raise UserError(f"{self._examples.name}: example {example} could not be read, and now can; start again to go on")
+
+
+# All that a program has, so that it can end them where it ends without Python's own clearing up.
+_OPEN: "weakref.WeakSet[_Batches]" = weakref.WeakSet()
+
+
+def close_all() -> None:
+    """Ends what reads for the streams of this program: its processes, and their shared memory is freed."""
+    for batches in list(_OPEN):
+        batches.close()
+
+
+def _end(running: list[Any]) -> None:
+    """Ends an iterator of Grain's and lets go of it: later, Grain would miss its own modules."""
+    running.pop().close()
 
 
 def _follow_parent(worker: int, workers: int) -> None:

@@ -1,12 +1,12 @@
 """Genotypes from the history of alpha that a search keeps in alphas.npz: of which epoch, before or after it."""
 
 import dataclasses
-import pathlib
 import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.search.bnas import Searcher
 from bnas_jax.settings import SearchSettings
@@ -83,7 +83,7 @@ def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
 def derive(run: SearchSettings, searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
     """Writes the genotype that the rule takes from a search's work directory into the file `out`."""
     record = taken(run, searcher, rule, read_history(workdir))
-    path = pathlib.Path(out)
+    path = paths.local(out, "--out")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, record)

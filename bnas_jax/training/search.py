@@ -1,7 +1,6 @@
 """Searching a cell, from settings to genotype.json in the work directory (section 5.1)."""
 
 import functools
-import os
 from collections.abc import Callable
 
 import jax
@@ -23,7 +22,7 @@ from bnas_jax.training.evaluate import Evaluator, load_run_data
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import SearchState, Sums, create_search_state
 from bnas_jax.training.train import epoch_record, prepare
-from bnas_jax.training.workdir import WorkDir, write_json
+from bnas_jax.training.workdir import WorkDir, whole, write_json
 
 # What images are used for; see `_seed`.
 TRAINING, ALPHA, VALIDATION = range(3)
@@ -153,7 +152,6 @@ def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
     """alphas.npz: alpha before the first and after each epoch, and the validation accuracies in %."""
     if not hosts.is_first():
         return
-    part = workdir / "alphas.part.npz"
     normal, reduce = (np.asarray(state.history[name][: epoch + 2]) for name in ("normal", "reduce"))
-    np.savez(part, normal=normal, reduce=reduce, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))
-    os.replace(part, workdir / HISTORY)
+    with whole(workdir / HISTORY) as part:
+        np.savez(part, normal=normal, reduce=reduce, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))

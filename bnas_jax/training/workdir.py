@@ -9,7 +9,9 @@ import pathlib
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -34,9 +36,34 @@ def write_json(path: pathlib.Path, value) -> None:
 
 def write_whole(path: pathlib.Path, value) -> None:
     """Writes a file of JSON whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path):
+    """Gives the file to write in place of `path`, which it becomes at the end; nothing of it stays where that fails.
+
+    `UserError` where the disk is full or does not take it.
+    """
+    part = path.with_name("part." + path.name)
+    try:
+        with _room(path):
+            yield part
+            os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _room(path: pathlib.Path):
+    """A file that cannot be written is a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path} ({reason}); make room there or mend it, the same command goes on") from error
 
 
 def environment() -> dict[str, str]:
@@ -135,8 +162,8 @@ class WorkDir:
     def note(self, text: str) -> None:
         """A line of log.txt, with clock (UTC), host and process."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with (self / "log.txt").open("a") as file:
-            file.write(f"{clock} {platform.node()} {os.getpid()} {text}\n")
+        with _convenience("log.txt"):
+            _append(self / "log.txt", f"{clock} {platform.node()} {os.getpid()} {text}\n")
 
     def say(self, text: str) -> None:
         """The same on stderr, too, on the first process."""
@@ -225,24 +252,19 @@ class Log:
         self._tensorboard = None
         if not hosts.is_first():
             return
-        from tensorboardX import SummaryWriter
-
         self._path = workdir / "metrics.jsonl"
         records = [r for r in workdir.read_metrics() if r["step"] <= step]
-        part = self._path.with_name("metrics.jsonl.part")
-        part.write_text("".join(json.dumps(r) + "\n" for r in records))
-        os.replace(part, self._path)
-        self._tensorboard = SummaryWriter(str(workdir.path / "tensorboard"), purge_step=step + 1)
+        with whole(self._path) as part:
+            part.write_text("".join(json.dumps(r) + "\n" for r in records))
+        self._tensorboard = TensorBoard(workdir / "tensorboard", step + 1)
 
     def write(self, record: Mapping) -> None:
+        """`UserError`, and no part of the record, where there is no room for it."""
         if self._tensorboard is None:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._tensorboard.add_scalar(name, value, record["step"])
-        self._tensorboard.flush()
+        with _room(self._path):
+            _append(self._path, json.dumps(record) + "\n")
+        self._tensorboard.write(record)
 
     def note(self, text: str) -> None:
         """A line of log.txt, see `WorkDir.note`."""
@@ -252,3 +274,73 @@ class Log:
     def close(self) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+class TensorBoard:
+    """Events for TensorBoard, written at once; without room for them the run goes on, with a warning.
+
+    tensorboardX's own writer does it in a thread, which ends on a full disk, and the run then waits for it without end.
+    """
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        self._file: Any = None
+        with _convenience("TensorBoard events"):
+            folder.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
+            self._file = RecordWriter(str(folder / name))
+        self._add([{"file_version": "brain.Event:2"}])
+        # What another process wrote from that step on is to be forgotten.
+        self._add([{"step": first_step, "session_log": SessionLog(status=SessionLog.START)}])
+
+    def write(self, record: Mapping) -> None:
+        """The numbers of a record as scalars at its step."""
+        from tensorboardX.summary import scalar
+
+        numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
+        self._add([{"step": record["step"], "summary": scalar(name, value)} for name, value in numbers.items()])
+
+    def _add(self, events: list[dict]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        if self._file is None:
+            return
+        with _convenience("TensorBoard events"):
+            try:
+                for event in events:
+                    self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
+                self._file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):  # what it still holds cannot be written
+                    self.close()
+                raise
+
+    def close(self) -> None:
+        """Ends the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def _append(path: pathlib.Path, line: str) -> None:
+    """Adds a line, or nothing."""
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        data = line.encode()
+        try:
+            while data:  # a disk that becomes full takes a part
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+@contextlib.contextmanager
+def _convenience(what: str):
+    """A run goes on without what it does not need; a warning says so."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{what} cannot be written ({error.strerror or error}); the run goes on", stacklevel=3)
