@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import Encoded, ReadOptions
-from bnas_jax.data.load import Dataset
+from bnas_jax.data.load import Dataset, TestSet
 from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
@@ -26,9 +26,21 @@ from bnas_jax.training.workdir import WorkDir
 def load_data(dataset: DatasetSettings) -> Dataset:
     """The data of a run, augmented as its settings say."""
     data = load.load(dataset.name, dataset.path, read_options(dataset))
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def load_test_data(dataset: DatasetSettings, facts: Mapping[str, Any]) -> Dataset | TestSet:
+    """What evaluation needs of the data; a run whose facts tell its mean and deviation needs no training images for it."""
+    known = "mean" in facts and "std" in facts
+    measured = (tuple(facts["mean"]), tuple(facts["std"])) if known else None
+    data = load.load_test(dataset.name, dataset.path, read_options(dataset), measured)
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
     given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+    return dataclasses.replace(augmentation, **changes)
 
 
 def read_options(dataset: DatasetSettings) -> ReadOptions:
@@ -97,8 +109,8 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     if not isinstance(run, TrainSettings):
         raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
     where = devices.configure(run)
-    data = load_data(run.dataset)
     facts = workdir.facts()
+    data = load_test_data(run.dataset, facts)
     if data.test.image_shape[2] != facts["image_shape"][2]:
         raise UserError(
             f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.image_shape[2]}"

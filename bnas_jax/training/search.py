@@ -10,6 +10,7 @@ import numpy as np
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.halves import split_half
@@ -86,6 +87,7 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
 
     where: the devices to use, once JAX is configured; None is those of the settings.
     """
+    _check_cells(run.network.num_cells)
     where = where or devices.configure(run)
     where.check_batch(run)
     data = load_data(run.dataset)
@@ -129,6 +131,15 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
     summary = {"genotype": genotype.to_dict(), "valid_top1": valid_top1, "epoch": epoch, "steps": int(state.step)}
     write_json(workdir / "summary.json", summary)
     return summary
+
+
+def _check_cells(num_cells: int) -> None:
+    """A genotype has both kinds of cell, so that a supernet without normal cells, which can be timed, has none to give."""
+    if len(genotype_lib.reductions(num_cells)) == num_cells:
+        raise UserError(
+            f"config.network.num_cells must be at least 3 for a search, got {num_cells}: both kinds of cell are searched,"
+            " and with fewer all are reduction cells"
+        )
 
 
 def select(state: SearchState, searcher: Searcher, run: SearchSettings) -> tuple[Genotype, int]:
