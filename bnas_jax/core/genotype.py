@@ -156,9 +156,7 @@ def _file(name: str) -> pathlib.Path:
     if path.is_dir():
         path = path / "genotype.json"
         if not path.is_file():
-            raise UserError(
-                f"genotype: {name} holds no genotype.json, which a search writes at its end; run it to its end first"
-            )
+            raise UserError(f"genotype: {name} holds no genotype.json, which a search writes at its end; end it first")
     if not path.is_file():
         raise UserError(f"genotype: {name!r} is neither a file nor a named cell; named: {', '.join(named())}")
     return path

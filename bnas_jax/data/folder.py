@@ -87,8 +87,8 @@ def part_folders(root: Any) -> dict[str, Any]:
     for directory in like_part:
         part = next(part for part, of_part in _PARTS.items() if directory.name.lower() in of_part)
         parts.setdefault(part, directory)
-    only_parts = not others or (len(parts) == 2 and not like_class)
-    if parts and only_parts:
+    both = len(parts) == 2 and any(d not in like_class for d in parts.values())
+    if parts and (both or not others):
         _say_left_out(root, [d.name for d in directories if d not in parts.values()])
         return parts
     if others and all(d in like_class for d in like_part):

@@ -121,7 +121,7 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
             " share of the images that is for tests, such as 0.1"
         )
     if test is None:
-        return split_test(train, options.split, options.split_seed)
+        return split_test(train, float(options.split or 0), options.split_seed)
     if options.split is not None:
         raise UserError(f"{train.name} comes with test images, {test.name}: leave config.dataset.split out")
     return train, test

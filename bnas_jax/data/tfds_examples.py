@@ -13,6 +13,7 @@ from bnas_jax.data.encoded import Encoded, ReadOptions
 
 _CHUNK = 1024
 _TEST_SPLITS = ("test", "validation")
+_WITH_TEST = ("cifar10", "cifar100", "imagenet2012")  # whose test set is part of what their names mean
 # Test images without labels, which TFDS marks as -1.
 _UNLABELLED_TEST = ("imagenet2012",)
 
@@ -56,8 +57,8 @@ class Records:
 def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     """The parts of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`): "train" and "test", or one of them.
 
-    The set needs the features `image` and `label`. The part "test" is its split test, or validation. A split of which no file
-    was copied is not there.
+    The set needs the features `image` and `label`. The part "test" is its split test, or validation. Training images of which
+    no file was copied are not there, as for an evaluation.
     """
     directory = tfds_directory.find(name, path)
     builder = open_builder(directory)
@@ -66,15 +67,12 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     splits = {"train": "train"} if "train" in builder.info.splits else {}
     if tests:
         splits["test"] = tests[0]
-    if not splits:
+    if not splits or (name in _WITH_TEST and not tests):
         found = ", ".join(builder.info.splits)
         raise UserError(f"{name}: needs the splits train and test (or validation), {directory} has {found}")
-    there = {part: split for part, split in splits.items() if _is_there(builder, split)}
-    return {part: _encoded(builder, name, split, directory, options) for part, split in (there or splits).items()}
-
-
-def _is_there(builder: Any, split: str) -> bool:
-    return any(file.exists() for file in builder.info.splits[split].filepaths)
+    if len(splits) == 2 and not any(file.exists() for file in builder.info.splits["train"].filepaths):
+        del splits["train"]
+    return {part: _encoded(builder, name, split, directory, options) for part, split in splits.items()}
 
 
 def open_builder(directory: Any) -> Any:

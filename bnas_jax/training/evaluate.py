@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import Encoded, ReadOptions
-from bnas_jax.data.load import Dataset, TestSet
+from bnas_jax.data.load import Dataset, Statistics, TestSet
 from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
@@ -29,10 +29,8 @@ def load_data(dataset: DatasetSettings) -> Dataset:
     return data._replace(augmentation=_augmentation(data.augmentation, dataset))
 
 
-def load_test_data(dataset: DatasetSettings, facts: Mapping[str, Any]) -> Dataset | TestSet:
-    """What evaluation needs of the data; a run whose facts tell its mean and deviation needs no training images for it."""
-    known = "mean" in facts and "std" in facts
-    measured = (tuple(facts["mean"]), tuple(facts["std"])) if known else None
+def load_test_data(dataset: DatasetSettings, measured: Statistics | None) -> Dataset | TestSet:
+    """What evaluation needs of the data. measured: see `data.load.load_test`."""
     data = load.load_test(dataset.name, dataset.path, read_options(dataset), measured)
     return data._replace(augmentation=_augmentation(data.augmentation, dataset))
 
@@ -110,7 +108,8 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
         raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
     where = devices.configure(run)
     facts = workdir.facts()
-    data = load_test_data(run.dataset, facts)
+    known = "mean" in facts and "std" in facts
+    data = load_test_data(run.dataset, (tuple(facts["mean"]), tuple(facts["std"])) if known else None)
     if data.test.image_shape[2] != facts["image_shape"][2]:
         raise UserError(
             f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.image_shape[2]}"
