@@ -14,11 +14,12 @@ Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s ea
 250 epochs, their time not stated.
 
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
-named cell or a search's genotype.json. Each setting that the paper's text and its code give differently stands below as
-`paper` and `release`. One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail; the code
-has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing and
-augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the factor c of
-the weights' gradient; there it acted before the chain rule through the binarization, too.
+named cell, a search's genotype.json or work directory, or a text that the DARTS family prints. Each setting that the
+paper's text and its code give differently stands below as `paper` and `release`. One-cycle: the text has 5e-2 to 4e-4,
+taken as low 4e-4 without further decay in the tail; the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at
+the end. Drop-path (to .2 linearly), label smoothing and augmentation are the code's, as the text is silent. The clipping
+of the released ImageNet code acts before the factor c of the weights' gradient; there it acted before the chain rule
+through the binarization, too.
 """
 
 from configs import common

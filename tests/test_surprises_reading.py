@@ -225,7 +225,7 @@ def test_images_of_more_than_8_bits_keep_their_brightness(data, white_level):
     assert np.array_equal(decoded(data, white_level, channels=3)[..., 1], GRAY)
 
 
-@pytest.mark.parametrize(("white_level", "factor"), [(None, 257), (4095, 4095 / 255)])
+@pytest.mark.parametrize(("white_level", "factor"), [(None, 257.0), (4095, 4095 / 255)])
 def test_colours_of_more_than_8_bits_keep_their_brightness(white_level, factor):
     """14.6: a sibling: of 16 bits a channel the lower 8 were dropped, so that 12-bit colours were nearly black."""
     import cv2
