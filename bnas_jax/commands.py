@@ -212,13 +212,21 @@ def evaluate(arguments: list[str]) -> dict:
     values = flags.FlagValues()
     open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
     open_settings.distributed = _typed(resolved.get("distributed") or {}, **typed.field_types(settings.DistributedSettings))
-    open_settings.dataset = _typed(resolved.get("dataset") or {}, **typed.field_types(settings.DatasetSettings))
+    dataset = _for_source(resolved.get("dataset") or {}, arguments)
+    open_settings.dataset = _typed(dataset, **typed.field_types(settings.DatasetSettings))
     _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     _parse(values, arguments, "evaluate")
     run = settings.from_config({**resolved, **typed.plain(open_settings)})
     return evaluate(workdir, run, values.step)
+
+
+def _for_source(dataset: dict, arguments: list[str]) -> dict:
+    """A run's settings of its data, as they fit the data set that the arguments name in its place."""
+    prefix = "--config.dataset.name="
+    named = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
+    return settings.for_data(dataset, named[-1]) if named else dataset
 
 
 def _workdir_argument(arguments: list[str]) -> str:
@@ -248,6 +256,8 @@ def cost(arguments: list[str]) -> dict:
     reference = values.reference or (run is None and genotype_lib.without_zeroise(values.genotype)) or None
     if run is not None and not reference:
         reference = _named_without_zeroise(arch.genotype)
+    if values.cells and not values.budget:
+        raise UserError("--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=...")
     if values.budget:
         arch = cost_lib.fit_budget(arch, _number(values, "budget", float), cells=_cells(values.cells))
     rows = cost_lib.layers(arch)
@@ -296,12 +306,24 @@ def _architecture(run: Settings | None, values: flags.FlagValues, sizes: dict) -
             raise UserError(f"--conventions must be one of {', '.join(settings.CONVENTIONS)}, got {values.conventions!r}")
         return cost_lib.Architecture(genotype=genotype_lib.load(values.genotype), form=form, rules=rules, **sizes)
     net = _task(run, TrainSettings, "cost", "configs/train.py:a").network
-    known = dict(zip(("image_size", "image_channels", "num_classes"), KNOWN_DATA.get(run.dataset.name, ()), strict=False))
-    given = {**known, "num_cells": net.num_cells, "channels": net.channels, **sizes}
-    if "image_size" not in given or "num_classes" not in given:
-        raise UserError(f"the size of {run.dataset.name} is not known here; add --image_size=... and --num_classes=...")
+    for name in ("form", "conventions"):
+        if values[name].value is not None:
+            setting = {"form": "config.network.form"}.get(name, f"config.{name}")
+            raise UserError(f"--{name} is for a cost without --config; write --{setting}={values[name].value}")
+    given = {**_sizes_of(run.dataset), "num_cells": net.num_cells, "channels": net.channels, **sizes}
+    missing = [f"--{name}=..." for name in ("image_size", "num_classes") if name not in given]
+    if missing:
+        raise UserError(f"the size of {run.dataset.name} is not known here; add {' and '.join(missing)}")
     genotype = genotype_lib.load(values.genotype) if values.genotype else net.genotype
     return cost_lib.Architecture(genotype=genotype, form=net.form, skip=net.skip, rules=run.layer_rules(), **given)
+
+
+def _sizes_of(dataset: settings.DatasetSettings) -> dict[str, int]:
+    """image_size, image_channels and num_classes as far as they are known without the data: what is set comes first."""
+    names = ("image_size", "image_channels", "num_classes")
+    known = dict(zip(names, KNOWN_DATA.get(dataset.name, ()), strict=False))
+    given = {"image_size": dataset.image_size, "image_channels": dataset.channels}
+    return known | {name: value for name, value in given.items() if value is not None}
 
 
 def _named_without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
@@ -328,9 +350,10 @@ def import_weights(arguments: list[str]) -> dict:
     run = _task(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
     with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
         arrays = checkpoint_files.read(_required(values, "checkpoint"))
-        size, channels, _ = KNOWN_DATA.get(run.dataset.name, (32, 3, 0))
+        sizes = {"image_size": 32, "image_channels": 3} | _sizes_of(run.dataset)
+        shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])
         statistics = _statistics(run.dataset, trained_on)
-        return import_checkpoint(arrays, run, workdir, image_shape=(size, size, channels), statistics=statistics)
+        return import_checkpoint(arrays, run, workdir, image_shape=shape, statistics=statistics)
 
 
 def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
@@ -361,8 +384,10 @@ def data(arguments: list[str]) -> dict:
     name, *rest = rest
     if action == "prepare":
         return prepare.prepare(name.removeprefix("tfds:"), _options(rest, "data prepare", "out").out)
-    values = _options(rest, "data check", "path", "split")
-    return check.check(name, values.path, ReadOptions(split=_number(values, "split", float)))
+    values = _options(rest, "data check", "path", "split", "white_level")
+    numbers = {name: _number(values, name, float) for name in ("split", "white_level")}
+    dataset = settings.DatasetSettings(name, values.path, **numbers)
+    return check.check(name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level))
 
 
 def benchmark(arguments: list[str]) -> dict:
@@ -412,6 +437,10 @@ def _on_noise(
     """(the settings, what else a benchmark on images of noise is told, the flags with `options` of its own)"""
     run, values = _configured(arguments, command, image_size=None, num_classes=None, repeats=None, **options)
     sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
+    if run is not None and run.dataset.channels == 1:
+        raise UserError(f"{command} makes images of 3 channels: leave config.dataset.channels out")
+    if run is not None and run.dataset.image_size is not None:
+        sizes["image_size"] = run.dataset.image_size
     return run, sizes | {name: _number(values, name, int) for name in sizes if values[name].value is not None}, values
 
 

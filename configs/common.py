@@ -42,7 +42,8 @@ def base(task: str) -> ConfigDict:
     config.dataset.image_size = optional_int()
     config.dataset.resize = optional_int()  # image_size is the centre of this
     config.dataset.channels = optional_int()
-    config.dataset.split = optional_float()  # share of a folder of classes that is for tests
+    config.dataset.white_level = optional_float()  # the number that is white in images of more than 8 bits
+    config.dataset.split = optional_float()  # share that is for tests, of a set without test images
     config.dataset.split_seed = 0
     config.dataset.in_memory_mib = optional_int()  # larger sets are streamed
     config.dataset.bad_images = "fail"  # or skip

@@ -20,13 +20,13 @@ f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 s
 6.31e8 FLOPs, where the table prints 2.49e8 to 6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would 1.98e8 and 4.68e8.
 
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
-named cell or a search's genotype.json. Each setting that the paper's text and its code give differently stands below as
-`paper` and `release`; `meant` is `release` without the code's index error, which leaves as many of the last convolutions
-float as there are skip convolutions (`config.rules.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4
-without further decay in the tail; the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path
-(to .2 linearly), label smoothing and augmentation are the code's, as the text is silent. The clipping of the released
-ImageNet code acts before the factor c of the weights' gradient; there it acted before the chain rule through the
-binarization, too.
+named cell, a search's genotype.json or work directory, or a text that the DARTS family prints. Each setting that the
+paper's text and its code give differently stands below as `paper` and `release`; `meant` is `release` without the
+code's index error, which leaves as many of the last convolutions float as there are skip convolutions
+(`config.rules.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail;
+the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing
+and augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the
+factor c of the weights' gradient; there it acted before the chain rule through the binarization, too.
 
 --config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128 examples
 (CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of devices.

@@ -48,7 +48,7 @@ def arguments(task: str, folder: pathlib.Path) -> list[str]:
     own = {
         "train": training,
         "train_groups": [*training, "--config.bn_examples=32", "--config.microbatches=2"],
-        "search": ["--config.network.layer_types=('none','bin_conv_3x3')", *released],
+        "search": ["--config.network.layer_types=('none','bin_conv_3x3')", *released, "--config.network.num_cells=3"],
     }
     sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": BATCHES[task], "dataset.pad": 1}
     common = [f"--config.{name}={value}" for name, value in sizes.items()]
@@ -110,9 +110,9 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(t
     across, which some day one of them will: then gradients differ visibly, and are as good. None does in this batch.
     """
     places = LONG if request.config.getoption("--long") else SHORT
-    single = "--config.precision=float32"
+    single = ["--config.precision=float32", "--config.network.num_cells=1"]
     specs = [
-        {"task": task, "arguments": [*arguments(task, tmp_path), single], "parallel": how, "devices": count}
+        {"task": task, "arguments": [*arguments(task, tmp_path), *single], "parallel": how, "devices": count}
         for task, of_task in places.items()
         for how, count in of_task
     ]
@@ -196,7 +196,7 @@ def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path, how
 
 def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
-    sizes = ["--config.network.num_cells=2", "--config.network.channels=2", "--config.batch_size=64"]
+    sizes = ["--config.network.num_cells=3", "--config.network.channels=2", "--config.batch_size=64"]
     pair = Pair("search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path / 'run'}")
     first, second = pair.processes
     assert "compiling\n" in iter(first.stderr.readline, "")

@@ -43,6 +43,7 @@ CORE_LIBRARIES = {"jax", "flax", "numpy", "chex"}
 CORE_FORBIDDEN = {"argparse", "io", "json", "os", "pathlib", "shutil", "tempfile"}
 CORE_FILES = {
     "core/genotype.py": {"json", "pathlib"},  # reads and writes genotypes
+    "core/genotype_text.py": {"json"},
     "core/paths.py": {"pathlib"},
 }
 UNSAFE = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

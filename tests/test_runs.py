@@ -699,6 +699,7 @@ def arguments(task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str) 
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
         "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')", *DRAWN],
     }
+    own["search"].append("--config.network.num_cells=3")  # the fewest that have a normal cell
     return [task, f"--config=configs/{task}.py:digits", f"--workdir={workdir}", *SIZES, *own[task], *more]
 
 

@@ -15,7 +15,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import images
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.digest import digest_of
-from bnas_jax.data.images import BadImage, Box
+from bnas_jax.data.images import BadImage, Box, UnknownScale
 
 # (height, width) of an image -> the part to take.
 ChooseBox = Callable[[int, int], Box]
@@ -27,14 +27,15 @@ class ReadOptions:
     """How images are read; the settings of the same names under config.dataset say more.
 
     image_size: side in pixels; None keeps the images' own. resize: side to which the shorter side is brought before the
-    centre of image_size is cut out; None is image_size. channels: 1, 3 or None for the data's own. split: the share of one
-    tree of folders that becomes the test set. in_memory_mib: larger sets are streamed. skip_bad: images that do not decode
-    are left out and counted, else an error. workers: processes that read a streamed set; 0 reads in threads.
+    centre of image_size is cut out; None is image_size. channels: 1, 3 or None for the data's own. white_level: see `images`.
+    split: the share that becomes the test set where there is none. in_memory_mib: larger sets are streamed. skip_bad: images
+    that cannot be read are left out and counted, else an error. workers: processes that read a streamed set; 0: threads do.
     """
 
     image_size: int | None = None
     resize: int | None = None
     channels: int | None = None
+    white_level: float | None = None
     split: float | None = None
     split_seed: int = 0
     in_memory_mib: int | None = None
@@ -48,7 +49,7 @@ class Reader(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, row: int) -> tuple[bytes, int]:
-        """(encoded image, label)."""
+        """(encoded image, label). Raises `BadImage` where that one cannot be opened."""
 
     def where(self, row: int) -> str:
         """What names the example in a message."""
@@ -135,9 +136,9 @@ class Encoded:
         side = self.options.image_size
         if side is None:
             return self.whole(number)
-        row, data, label = self._read(number)
-        with self._naming(row):
-            picture = images.read_header(data)
+        with self._naming(number):
+            data, label = self._read(number)
+            picture = images.read_header(data, self.options.white_level)
             if choose is None:
                 whole = images.decode(picture, self.channels)
                 return images.centre(whole, side, self.options.resize or side), label
@@ -145,25 +146,27 @@ class Encoded:
 
     def whole(self, number: int) -> tuple[np.ndarray, int]:
         """As `example`, in the image's own size."""
-        row, data, label = self._read(number)
-        with self._naming(row):
-            return images.decode(images.read_header(data), self.channels), label
+        with self._naming(number):
+            data, label = self._read(number)
+            return images.decode(images.read_header(data, self.options.white_level), self.channels), label
 
-    def _read(self, number: int) -> tuple[int, bytes, int]:
+    def _read(self, number: int) -> tuple[bytes, int]:
         row = int(self.rows[number])
         data, label = self.reader.read(row)
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
             raise UserError(f"{self.name}: labels must be from {classes}, got {label} ({self.reader.where(row)})")
-        return row, data, label
+        return data, label
 
     @contextlib.contextmanager
-    def _naming(self, row: int):
+    def _naming(self, number: int):
+        where = lambda: self.reader.where(int(self.rows[number]))
         try:
             yield
+        except UnknownScale as error:
+            raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
-            where = self.reader.where(row)
-            raise BadImage(f"{where} {error}; replace the image, or set config.dataset.bad_images=skip") from None
+            raise BadImage(f"{where()} {error}; replace the image, or set config.dataset.bad_images=skip") from None
 
 
 def hold(encoded: Encoded) -> Arrays:

@@ -1,4 +1,4 @@
-"""The division of a training set into the two halves of a search."""
+"""The division of a set: into the two halves of a search, or a training and a test set where it has none."""
 
 import numpy as np
 
@@ -27,3 +27,12 @@ def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
     if split == "stratified":
         return order.shuffled_by_class(examples.labels, seed, order.HALVES)
     return order.shuffled(len(examples), seed, order.HALVES)
+
+
+def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Encoded]:
+    """(training set, test set): `share` of each class, drawn by `seed`, is the test set. Both in the order of `examples`."""
+    count = round(share * len(examples))
+    if not 0 < count < len(examples):
+        raise UserError(f"config.dataset.split={share} of {len(examples)} images leaves one part empty; change it")
+    rows = order.shuffled_by_class(examples.labels, seed, order.TEST)
+    return examples.take(np.sort(rows[count:])), examples.take(np.sort(rows[:count]))

@@ -15,7 +15,7 @@ from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import Encoded, ReadOptions
 from bnas_jax.data.facts import Facts
-from bnas_jax.data.load import Dataset, Statistics
+from bnas_jax.data.load import Dataset, Statistics, TestSet
 from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
@@ -25,14 +25,30 @@ from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
 
-def load_data(dataset: DatasetSettings, statistics: Statistics | None = None) -> Dataset:
-    """A data set, augmented as its settings say. statistics: (mean, std) that stand in for its own; settings go before."""
-    if dataset.mean is not None and dataset.std is not None:
-        statistics = dataset.mean, dataset.std
-    data = load.load(dataset.name, dataset.path, read_options(dataset), statistics)
+def load_data(dataset: DatasetSettings) -> Dataset:
+    """The data of a run, augmented and normalised as its settings say."""
+    data = load.load(dataset.name, dataset.path, read_options(dataset), _statistics(dataset))
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def load_test_data(dataset: DatasetSettings, statistics: Statistics | None) -> Dataset | TestSet:
+    """What evaluation needs of the data. statistics: see `data.load.load_test`; those of the settings go before."""
+    statistics = _statistics(dataset) or statistics
+    data = load.load_test(dataset.name, dataset.path, read_options(dataset), statistics)
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def _statistics(dataset: DatasetSettings) -> Statistics | None:
+    """(mean, std) by hand."""
+    if dataset.mean is None or dataset.std is None:
+        return None
+    return dataset.mean, dataset.std
+
+
+def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
     given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+    return dataclasses.replace(augmentation, **changes)
 
 
 def load_run_data(run: Settings, workdir: WorkDir, *, change: bool = False) -> tuple[Dataset, Facts]:
@@ -120,7 +136,7 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
         raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
     where = devices.configure(run)
     facts = facts_lib.from_dict(workdir.facts())
-    data = load_data(run.dataset, facts.statistics)
+    data = load_test_data(run.dataset, facts.statistics)
     channels = facts.image_shape[2]
     if data.test.image_shape[2] != channels:
         raise UserError(

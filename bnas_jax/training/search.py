@@ -8,6 +8,7 @@ import numpy as np
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.load import Dataset
@@ -97,6 +98,7 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, 
 
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     """
+    _check_cells(run.network.num_cells)
     where = where or devices.configure(run)
     where.check_batch(run)
     data, facts = load_run_data(run, workdir, change=change)
@@ -146,6 +148,15 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, 
     }
     write_json(workdir / "summary.json", summary)
     return summary
+
+
+def _check_cells(num_cells: int) -> None:
+    """A genotype has both kinds of cell, so that a supernet without normal cells, which can be timed, has none to give."""
+    if len(genotype_lib.reductions(num_cells)) == num_cells:
+        raise UserError(
+            f"config.network.num_cells must be at least 3 for a search, got {num_cells}: both kinds of cell are searched,"
+            " and with fewer all are reduction cells"
+        )
 
 
 def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
