@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnas_jax.core import genotype_text
+from bnas_jax.core import genotype_text, paths
 from bnas_jax.core.errors import UserError
 
 NODES = 4
