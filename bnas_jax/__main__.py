@@ -7,9 +7,13 @@ import sys
 import threading
 import traceback
 
+from bnas_jax import machine, spelling
+from bnas_jax.core.errors import UserError
+
 # Command -> its function in `commands`.
 COMMANDS = {
     "search": "search",
+    "derive": "derive",
     "train": "train",
     "evaluate": "evaluate",
     "cost": "cost",
@@ -22,7 +26,11 @@ LATER = ("draw", "export", "predict", "report", "reproduce")
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
   search    --config=configs/search.py:digits --workdir=DIR      search a cell; writes DIR/genotype.json
+  derive    --workdir=DIR [--gamma=3] --out=FILE                 another genotype of the same alphas; also
+            [--keep_zeroise=False] [--epoch=N|best|last] [--as_of=before|after]
   train     --config=configs/train.py:digits --workdir=DIR       train a final network
+            --change: go on in DIR with other settings of optimizer, precision, num_epochs or checkpoints; search, too
+            --init=DIR2 [--init_step=best]: begin with the weights of another run, for the same or other classes
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
@@ -40,8 +48,6 @@ Any setting of a config: --config.KEY=VALUE. --debug shows the traceback of an e
 
 def run(arguments: list[str]) -> int:
     """Runs one command and returns the exit code: 0; 2 for what the user can mend; 130 or 143 after a signal."""
-    from bnas_jax.core.errors import UserError
-
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
@@ -54,7 +60,8 @@ def run(arguments: list[str]) -> int:
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
         _set_up()
         commands = importlib.import_module("bnas_jax.commands")
-        print(json.dumps(getattr(commands, COMMANDS[command])(rest)))
+        print(json.dumps(getattr(commands, COMMANDS[command])(spelling.options(rest))))
+        machine.check_stdout()
         return 0
     except UserError as error:
         return _fail(error, 2, debug)
@@ -63,13 +70,16 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if hasattr(error, "exit_code"):
             return _fail(error, error.exit_code, debug)
-        raise
+        lacking = machine.explain(error)
+        if lacking is None:
+            raise
+        return _fail(error, 2, debug, lacking)
 
 
-def _fail(error: BaseException, code: int, debug: bool) -> int:
+def _fail(error: BaseException, code: int, debug: bool, message: str | None = None) -> int:
     if debug:
         traceback.print_exc()
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = " ".join((message or str(error)).split()) or type(error).__name__
     print(f"bnas_jax: error: {message}" if code == 2 else f"bnas_jax: {message}", file=sys.stderr)
     return code
 
@@ -86,6 +96,7 @@ def _set_up() -> None:
 
 
 def main() -> None:
+    machine.open_streams()
     code = run(sys.argv[1:])
     # Python would wait for what still compiles after a signal, or saves after a second Ctrl-C.
     if code == 130 or any(thread.name == "given up" for thread in threading.enumerate()):
@@ -94,11 +105,13 @@ def main() -> None:
 
 
 def _quit(code: int) -> None:
-    """Ends without waiting for threads."""
+    """Ends without waiting for threads. What reads data is ended first; another Ctrl-C leaves that out."""
     sys.stdout.flush()
     sys.stderr.flush()
-    jax = sys.modules.get("jax")
+    jax, stream = sys.modules.get("jax"), sys.modules.get("bnas_jax.data.stream")
     try:
+        if stream is not None:
+            stream.close_all()
         if jax is not None and jax.distributed.is_initialized():
             jax.distributed.shutdown()  # the others wait to hear that this one ends
     finally:

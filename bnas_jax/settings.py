@@ -1,43 +1,77 @@
 """Settings: a ConfigDict, as configs/*.py make it, becomes frozen dataclasses, and every value is checked on the way.
 
-A setting left at None takes the value of its convention: `config.paper` and `config.release` hold what differs between the
-paper's text and its code, and `config.conventions` chooses. What the command line sets stands above both.
+A setting left at None takes the value of its convention, which `config.conventions` chooses: `config.paper` holds what the
+paper's text has, `config.release` what its code has, and `config.meant` where that code without its index error differs from
+it. What the command line sets stands above all three.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from bnas_jax.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.alphas import ENTROPIES
 from bnas_jax.core.binarize import WEIGHT_GRADIENTS
 from bnas_jax.core.genotype import FORMS, LAYER_TYPES, LEARNABLE, Genotype
-from bnas_jax.core.rules import PAPER, REDUCTION_SKIPS, RELEASE, Rules
+from bnas_jax.core.rules import MEANT, PAPER, REDUCTION_SKIPS, RELEASE, Rules
 from bnas_jax.typed import build, fill, plain
 
-CONVENTION_RULES = {"paper": PAPER, "release": RELEASE}
+CONVENTION_RULES = {"paper": PAPER, "release": RELEASE, "meant": MEANT}
 CONVENTIONS = tuple(CONVENTION_RULES)
+# The blocks of a config that a convention takes its values from; the first that has one decides.
+_BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
 PRECISIONS = ("float32", "bfloat16", "float64")
+MATMUL_PRECISIONS = ("default", "high", "highest")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
 HALVES = ("auto", "one", "two")
+SPLITS = ("random", "stratified", "in_order")
+# Settings that were called otherwise before, and what to write instead.
+OLD_NAMES = {"config.dataset.stratified": "config.dataset.search_split of a search: random, stratified or in_order"}
 SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
 SELECT = ("best", "last")
+AS_OF = ("after", "before")
+
+
+# Settings of config.dataset that have no effect on a data set: it has a size, or a test set, of its own.
+_SPLIT = ("split", "split_seed")
+_READING = ("min_area", "image_size", "resize", "channels", "white_level", "in_memory_mib", "bad_images", "workers")
+WITHOUT_EFFECT = {
+    "digits": ("path", *_SPLIT, *_READING),
+    "cifar10": (*_SPLIT, "white_level"),
+    "cifar100": (*_SPLIT, "white_level"),
+    "imagenet2012": (*_SPLIT, "white_level"),
+    "tfds:": ("white_level",),  # images of 8 bits
+    "folder": (),
+}
+
+
+def without_effect(name: str) -> tuple[str, ...]:
+    """The settings of config.dataset that have no effect on the data set of a name."""
+    return WITHOUT_EFFECT.get("tfds:" if name.startswith("tfds:") else name, ())
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSettings:
     """name: see `data.load`. path: where its files are. None takes the data set's own.
 
-    pad, flip, min_area, jitter: the augmentation, see `data.augment`. image_size: side to which images are brought; resize:
-    side of which it is the centre. channels: 1 or 3. split: share of a folder of classes that becomes the test set, drawn by
-    split_seed, whatever the run's seed. in_memory_mib: larger sets are streamed. stratified: a search halves each class.
-    bad_images: those that do not decode are an error (fail) or left out and counted (skip). workers: processes that read.
+    mean, std: of each channel, on the scale 0 to 1, by which images are normalised; both or none. pad, flip, min_area, jitter:
+    the augmentation, see `data.augment`. image_size: side to which images are brought; resize: side of which it is the centre.
+    channels: 1 or 3. split: share of a set without test images that becomes its test set, drawn by split_seed, whatever the
+    run's seed. white_level: the number that is white in images of more than 8 bits, see `data.images`. in_memory_mib: larger
+    sets are streamed. search_split: the halves of a search, drawn at `random`, `stratified` so that each class is halved, or
+    the first and the second half `in_order`. augment_validation: a search augments the images that its epochs are validated on,
+    too. bad_images: those that cannot be read are an error (fail) or left out and counted (skip). workers: processes that
+    read. What has no effect on the data set is refused, see `WITHOUT_EFFECT`.
     """
 
     name: str
     path: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     pad: int | None = None
     flip: bool | None = None
     min_area: float | None = None
@@ -45,24 +79,55 @@ class DatasetSettings:
     image_size: int | None = None
     resize: int | None = None
     channels: int | None = None
+    white_level: float | None = None
     split: float | None = None
     split_seed: int = 0
     in_memory_mib: int | None = None
-    stratified: bool = False
+    search_split: str = "random"
+    augment_validation: bool = False
     bad_images: str = "fail"
     workers: int = 0
 
     def __post_init__(self):
+        self._check_effect()
         require(self.pad is None or self.pad >= 0, f"config.dataset.pad must be 0 or more pixels, got {self.pad}")
         at_least = {"image_size": 1, "resize": self.image_size or 1, "in_memory_mib": 0, "split_seed": 0, "workers": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
             require(value is None or value >= least, f"config.dataset.{name} must be at least {least}, got {value}")
         choice("config.dataset.channels", self.channels, (None, 1, 3))
+        choice("config.dataset.search_split", self.search_split, SPLITS)
         choice("config.dataset.bad_images", self.bad_images, ("fail", "skip"))
         require(self.split is None or 0 < self.split < 1, f"config.dataset.split must be between 0 and 1, got {self.split}")
+        if self.mean is not None or self.std is not None:
+            self._check_statistics(self.mean or (), self.std or ())
         sized = self.image_size is not None or self.name == "imagenet2012"
         require(self.resize is None or sized, "config.dataset.resize needs config.dataset.image_size, its centre")
+        if self.white_level is not None:
+            rates("config.dataset", self, "white_level")
+
+    @staticmethod
+    def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        both = "config.dataset.mean and config.dataset.std need a list of one number for each channel, such as [0.5]"
+        require(mean and len(mean) == len(std), f"{both}; got {list(mean)} and {list(std)}")
+        scale = "are on the scale 0 to 1 (divide by 255)"
+        require(all(0 <= m <= 1 for m in mean), f"config.dataset.mean: the values {scale}, got {list(mean)}")
+        require(all(0 < s <= 1 for s in std), f"config.dataset.std: the values {scale} and above 0, got {list(std)}")
+
+    def _check_effect(self):
+        mine = dataclasses.asdict(self)
+        fitting = for_data(mine, self.name)
+        for name, value in mine.items():
+            message = f"config.dataset.{name} has no effect on {self.name}: leave config.dataset.{name} out"
+            require(value == fitting[name], message)
+        divided = self.split is not None or not self.split_seed
+        require(divided, "config.dataset.split_seed has no effect without config.dataset.split: set both or none")
+
+
+def for_data(dataset: Mapping, name: str) -> dict:
+    """The settings of one data set for another one: what has no effect on that is as it was before it was set."""
+    defaults = {field.name: field.default for field in dataclasses.fields(DatasetSettings)}
+    return {**dataset, **{key: defaults[key] for key in without_effect(name)}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +140,7 @@ class RuleSettings:
     reduction_skip: str
     relu: bool
     float_head: bool
+    depthwise_center: bool
     binary_search_preprocess: bool
 
     def __post_init__(self):
@@ -129,15 +195,22 @@ class RunSettings:
 
     batch_size: over all devices. microbatches: parts of it that go through the network one after the other, their gradients
     averaged; batch norm sees one part at a time. sync_bn: batch norm over all devices, instead of over each one's examples.
+    bn_examples: how many examples, that follow each other in the batch, it normalises together, on any number of devices; None
+    without a value of the convention is all of a part.
     steps_per_call: steps that one call makes on the device; several save GPUs and TPUs some waiting, and make a CPU slower.
+    matmul_precision: of products of floats, forward and in gradients, by JAX's names. `default` shortens factors of float32 to
+    what the hardware multiplies fastest (bfloat16 on TPUs, TF32 on GPUs), `highest` keeps them whole; CPUs always do. Products
+    of signs are exact in any of them.
     """
 
     task: str
     seed: int
     conventions: str
     precision: str
+    matmul_precision: str
     parallel: str
     sync_bn: bool
+    bn_examples: int | None
     num_epochs: int
     batch_size: int
     eval_batch_size: int
@@ -154,22 +227,36 @@ class RunSettings:
     def __post_init__(self):
         choice("config.conventions", self.conventions, CONVENTIONS)
         choice("config.precision", self.precision, PRECISIONS)
+        choice("config.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         choice("config.parallel", self.parallel, PARALLEL)
         require(0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}")
         for name in ("num_epochs", "batch_size", "eval_batch_size", "microbatches", "steps_per_call", "log_every_steps"):
             require(getattr(self, name) >= 1, f"config.{name} must be at least 1, got {getattr(self, name)}")
+        self._check_bn_examples()
         every = self.checkpoint_every_steps
         require(every is None or every >= 1, f"config.checkpoint_every_steps must be at least 1 or None, got {every}")
 
         minutes = self.checkpoint_every_minutes
         require(minutes is None or minutes > 0, f"config.checkpoint_every_minutes must be greater than 0, got {minutes}")
 
+    def _check_bn_examples(self) -> None:
+        """Groups divide a microbatch. A batch that is not made of whole ones is refused by `Devices.check_batch`."""
+        group, part = self.bn_examples, self.batch_size // self.microbatches
+        if group is None or self.batch_size % self.microbatches:
+            return
+        require(group >= 1, f"config.bn_examples must be at least 1, got {group}")
+        require(self.sync_bn, f"config.bn_examples={group} is of examples on all devices: write config.sync_bn=True")
+        of_batch = "config.batch_size / config.microbatches" if self.microbatches > 1 else "config.batch_size"
+        message = f"config.bn_examples={group} must divide {of_batch} = {part}; write {part} for all of them"
+        require(part % group == 0, message)
+
     def layer_rules(self, axis: str | None = None) -> Rules:
         """The rules that layers follow, in the arithmetic of `precision`. axis: that of the devices which share a batch."""
         dtype = jnp.float64 if self.precision == "float64" else jnp.float32
         conv_dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
         rules = Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
-        return dataclasses.replace(rules, bn_axis=axis if self.sync_bn else None, batch_axis=axis)
+        bn_axis = axis if self.sync_bn else None
+        return dataclasses.replace(rules, bn_axis=bn_axis, bn_examples=self.bn_examples, batch_axis=axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +303,10 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha (DARTS), with the diversity regularizer's lambda and tau (Eq. 5). diversity 0 turns that off."""
+    """Adam on alpha (DARTS), with the diversity regularizer's lambda and tau (Eq. 5). diversity 0 turns that off.
+
+    entropy: the mean over `all` edges of both cells, or as `released`, see `core.alphas.entropy`.
+    """
 
     learning_rate: float
     beta1: float
@@ -224,9 +314,11 @@ class AlphaSettings:
     weight_decay: float
     diversity: float
     tau: float
+    entropy: str = "all"
 
     def __post_init__(self):
         rates("config.alphas", self, "learning_rate")
+        choice("config.alphas.entropy", self.entropy, ENTROPIES)
         rates("config.alphas", self, "weight_decay", "diversity", least=0)
         shares("config.alphas", self, "beta1", "beta2")
         require(self.tau > 0, f"config.alphas.tau must be greater than 0, got {self.tau}; config.alphas.diversity=0 is off")
@@ -246,8 +338,10 @@ class DeriveSettings:
 @dataclasses.dataclass(frozen=True)
 class SearchSettings(RunSettings):
     """select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
-    `after` that epoch, or `before` it, as in the release. halves: alpha's and the weights' half of a step as `one` program or
-    `two`, which agree to rounding, or `auto`, see `Devices.halves`."""
+    `after` that epoch, or `before` it, as in the release. alpha_batches: `epoch`: alpha's batches go through their half of the
+    data without replacement, epoch by epoch; `fresh`: each is drawn from all of it, as in the release. halves: alpha's and the
+    weights' half of a step as `one` program or `two`, which agree to rounding, or `auto`, see `Devices.halves`.
+    """
 
     network: SearchNetworkSettings
     weights: WeightSettings
@@ -255,18 +349,20 @@ class SearchSettings(RunSettings):
     derive: DeriveSettings
     select: str
     alphas_as_of: str
+    alpha_batches: str
     halves: str = "auto"
 
     def __post_init__(self):
         super().__post_init__()
         choice("config.halves", self.halves, HALVES)
         choice("config.select", self.select, SELECT)
-        choice("config.alphas_as_of", self.alphas_as_of, ("after", "before"))
+        choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
+        choice("config.alpha_batches", self.alpha_batches, ("epoch", "fresh"))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainNetworkSettings:
-    """The final network (Table 5)."""
+    """The final network (Table 5). channels: the width of the first cell's layers; see configs/train.py."""
 
     genotype: Genotype
     num_cells: int
@@ -326,21 +422,31 @@ _TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}
 def resolve(config: Mapping) -> dict:
     """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
     values = plain(config)
+    _refuse_old_names(values)
     conventions = values.get("conventions")
     choice("config.conventions", conventions, CONVENTIONS)
-    by_convention = {name: values.pop(name, {}) for name in CONVENTIONS}
+    blocks = {name: values.pop(name, {}) for name in CONVENTIONS}
     rules = CONVENTION_RULES[conventions]
     defaults = {f.name: getattr(rules, f.name) for f in dataclasses.fields(RuleSettings)}
     fill(values, {"rules": defaults})
-    fill(values, by_convention[conventions])
+    for name in _BLOCKS[conventions]:
+        fill(values, blocks[name])
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
         network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
     return values
 
 
+def _refuse_old_names(values: Mapping, prefix: str = "config.") -> None:
+    for key, value in values.items():
+        name = prefix + key
+        require(name not in OLD_NAMES, f"{name} is now {OLD_NAMES.get(name)}")
+        if isinstance(value, Mapping):
+            _refuse_old_names(value, name + ".")
+
+
 def from_config(config: Mapping) -> Settings:
-    """The settings of a ConfigDict or of a work directory's config.json; `UserError` for the first that is wrong."""
+    """The settings of a ConfigDict or of a work directory (`WorkDir.config`); `UserError` for the first that is wrong."""
     values = resolve(config)
     task = values.get("task")
     choice("config.task", task, tuple(_TASKS))
@@ -355,23 +461,57 @@ def to_dict(settings: Settings) -> dict:
     return json.loads(json.dumps(values))
 
 
-# Settings that may change between the stops of one run: none of them changes a number.
+# Settings that may change between the stops of one run: none of them says what is trained, on what or how. Numbers of the same
+# run differ by rounding alone where other devices, or other parts of a batch, are added up.
 _FREE = (
     *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
     *("parallel", "halves", "steps_per_call", "distributed", "dataset.path", "dataset.workers"),
+    *("derive", "select", "alphas_as_of"),
 )
 
 
-def first_difference(ours: Mapping, theirs: Mapping, prefix: str = "") -> str | None:
-    """The first setting in which two resolved configs differ, free ones aside, as `config.key is A here and B there`."""
+# Those that --change may change beside them: the network, the data and the count of steps stay what they are.
+CHANGEABLE = (
+    *("optimizer", "weights", "alphas", "precision", "num_epochs"),
+    *("checkpoint", "checkpoint_every_steps", "checkpoint_every_minutes"),
+)
+
+
+class Difference(NamedTuple):
+    """A setting in which two resolved configs differ. key: without `config.`; ours, theirs: its JSON values."""
+
+    key: str
+    ours: Any
+    theirs: Any
+
+    @property
+    def is_free(self) -> bool:
+        return _is_among(self.key, _FREE)
+
+    @property
+    def is_changeable(self) -> bool:
+        return _is_among(self.key, CHANGEABLE)
+
+    def __str__(self) -> str:
+        return f"config.{self.key} is {self.ours!r} now and {self.theirs!r} there"
+
+
+def _is_among(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> Iterator[Difference]:
+    """All settings in which two resolved configs differ, by their names."""
     for key in sorted(set(ours) | set(theirs)):
-        name = prefix + key
-        if name in _FREE or ours.get(key) == theirs.get(key):
+        one, other = ours.get(key), theirs.get(key)
+        if one == other:
             continue
-        if isinstance(ours.get(key), Mapping) and isinstance(theirs.get(key), Mapping):
-            difference = first_difference(ours[key], theirs[key], name + ".")
-            if difference:
-                return difference
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from differences(one, other, f"{prefix}{key}.")
         else:
-            return f"config.{name} is {ours.get(key)!r} now and {theirs.get(key)!r} there"
-    return None
+            yield Difference(prefix + key, one, other)
+
+
+def first_difference(ours: Mapping, theirs: Mapping) -> str | None:
+    """The first setting in which two resolved configs differ, free ones aside, as `config.key is A now and B there`."""
+    return next((str(d) for d in differences(ours, theirs) if not d.is_free), None)

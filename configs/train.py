@@ -13,17 +13,35 @@
 Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on two V100 by the authors' log; ImageNet
 250 epochs, their time not stated.
 
+channels is C, the width of the first cell's layers. Table 5 calls its "# Chn." the outputs of the first convolution, which
+has 3 C of them on CIFAR and C / 2 on ImageNet; with "# Chn." for C, as in the authors' code, the FLOPs are the printed ones.
+
+f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 says gamma = 1: with it they count 2.49e8 and
+6.31e8 FLOPs, where the table prints 2.49e8 to 6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would 1.98e8 and 4.68e8.
+
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
-named cell or a search's genotype.json. Each setting that the paper's text and its code give differently stands below as
-`paper` and `release`. One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail; the code
-has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing and
-augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the factor c of
-the weights' gradient; there it acted before the chain rule through the binarization, too.
+named cell, a search's genotype.json or work directory, or a text that the DARTS family prints. Each setting that the
+paper's text and its code give differently stands below as `paper` and `release`; `meant` is `release` without the
+code's index error, which leaves as many of the last convolutions float as there are skip convolutions
+(`config.rules.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail;
+the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing
+and augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the
+factor c of the weights' gradient; there it acted before the chain rule through the binarization, too.
+
+--config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128 examples
+(CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of devices.
+
+What no convention reproduces. Incomplete batches: CIFAR-10 makes 195 steps an epoch here, and 196
+in the release, whose last has 80 images; ImageNet in `release` makes 1251 and 1252, with 143
+images; as many sit an epoch out here. Per-GPU running statistics: the release keeps those of its
+first GPU, of 128 or 256 examples a step; here they are averages over all groups, 2 (CIFAR-10) or 4
+(ImageNet): the same in the mean, with a half or a quarter of the variance. A fixed ImageNet order:
+the release goes through the images in the same order in all 250 epochs; here each has its own.
 """
 
 from configs import common
 
-# Cells, channels, genotype. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5).
+# Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
 IMAGENET = {
     **{"d": (12, 64), "e": (12, 68), "f": (12, 84), "g": (16, 128)},
@@ -66,10 +84,11 @@ def cifar(config, num_cells: int, channels: int) -> None:
     config.optimizer.update({"label_smoothing": 0.0, "drop_path": 0.2})
     config.paper = {"optimizer": {"low_learning_rate": 4e-4, "min_learning_rate": 4e-4, "momentum": 0.9}}
     config.release = {
+        "bn_examples": 128,
         "optimizer": {
             **{"low_learning_rate": 0.0025, "min_learning_rate": 2.5e-5},
             **{"momentum": 0.95, "momentum_low": 0.85},
-        }
+        },
     }
 
 
@@ -85,6 +104,7 @@ def imagenet(config, num_cells: int, channels: int) -> None:
     config.paper = {"batch_size": 600, "optimizer": {"learning_rate": 0.1, "min_learning_rate": 1e-5}}
     config.release = {
         "batch_size": 1024,
+        "bn_examples": 256,
         "optimizer": {"learning_rate": 0.05, "min_learning_rate": 0.0, "clip_norm": 5.0},
     }
 
@@ -94,6 +114,7 @@ def digits(config) -> None:
     config.dataset.name = "digits"
     config.num_epochs = 40  # with 20 some seeds end below 97.5 %
     config.batch_size = 64
+    del config.release["bn_examples"]  # a batch has fewer
     config.optimizer.drop_path = 0.0
     # With the paper's range (4e-4 throughout the tail) the last epochs are noisier and about one point lower here.
     config.optimizer.update({"low_learning_rate": 0.0025, "min_learning_rate": 2.5e-5})

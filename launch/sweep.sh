@@ -3,6 +3,8 @@
 # and goes on with the rest.
 # Usage: launch/sweep.sh [--dry-run] FILE DIR COMMAND [--config=... --config.KEY=VALUE ...]
 # A line of FILE is a name and settings, divided by spaces: the run of `seed1 --config.seed=1` lives in DIR/seed1.
+# Quotes and backslashes mean what they mean to a shell (--config.dataset.path='/data/my images'); nothing else does: variables
+# and commands in a line are plain text. With --change in the line or the command, what is done is run again.
 # Empty lines and those that begin with # are left out. What fails is listed at the end; the others run all the same.
 set -euo pipefail
 
@@ -20,6 +22,23 @@ shift 2
 [[ -r $file ]] || { fail "cannot read the file of runs $file" || exit; }
 [[ $folder == /* ]] || folder=$PWD/$folder
 
+# Any Python divides a line into its words, one a line of its output; without an environment, that which would make it.
+parser=${BNAS_PYTHON:-$python}
+runs "$parser" || parser=$(find_python) || exit
+words_of() {
+    "$parser" - "$1" <<'PYTHON'
+import os
+import shlex
+import sys
+
+try:
+    words = shlex.split(sys.argv[1])
+except ValueError:
+    sys.exit(1)
+sys.stdout.buffer.write(os.fsencode("\n".join(words)))
+PYTHON
+}
+
 declare -A seen=()
 names=() settings=()
 while read -r name rest || [[ -n $name ]]; do
@@ -27,8 +46,9 @@ while read -r name rest || [[ -n $name ]]; do
     [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || { fail "a line of $file must begin with a name of letters and digits, got $name" || exit; }
     [[ -z ${seen[$name]-} ]] || { fail "$file names $name twice" || exit; }
     seen[$name]=1
+    words=$(words_of "$rest") || { fail "$file: a quote in the line of $name is not closed; quote values as in a shell" || exit; }
     names+=("$name")
-    settings+=("$rest")
+    settings+=("$words")
 done <"$file"
 
 if [[ -n $dry_run ]]; then
@@ -41,9 +61,10 @@ cd "$root"
 failed=()
 for ((i = 0; i < ${#names[@]}; i++)); do
     name=${names[i]}
-    read -ra words <<<"${settings[i]}" || true
-    words=("$python" -m bnas_jax "$@" ${words[@]+"${words[@]}"} "--workdir=$folder/$name")
-    if [[ -f $folder/$name/summary.json ]]; then
+    own=()
+    [[ -z ${settings[i]} ]] || mapfile -t own <<<"${settings[i]}"
+    words=("$python" -m bnas_jax "$@" ${own[@]+"${own[@]}"} "--workdir=$folder/$name")
+    if [[ -f $folder/$name/summary.json && " ${words[*]} " != *' --change '* ]]; then
         say "$name is done"
     elif [[ -n $dry_run ]]; then
         quoted "${words[@]}"

@@ -78,7 +78,8 @@ copy_and_install() {
     [[ -n $dry_run ]] || rm "$archive"
     on_all "mkdir -p bnas && tar -xzf bnas.tar.gz -C bnas && cd bnas && bash -c $(quoted "$install")"
     if [[ -n $bucket ]]; then
-        on_all "mkdir -p bucket && { mountpoint -q bucket || gcsfuse --implicit-dirs $(quoted "$bucket") bucket; }"
+        # A checkpoint is written beside its place and renamed; gcsfuse renames no folder of files unless it is allowed to.
+        on_all "mkdir -p bucket && { mountpoint -q bucket || gcsfuse --implicit-dirs --rename-dir-limit=200000 $(quoted "$bucket") bucket; }"
         on_all "ln -sfn ~/bucket bnas/bucket"
     fi
 }
@@ -89,6 +90,14 @@ start() {
     run="{ .venv/bin/python -m bnas_jax $(quoted "$@") & echo \$! >run.pid; wait \$!; } 2>&1 | tee -a run.log"
     on_all "cd bnas && bash -o pipefail -c $(quoted "$run")"
 }
+
+# Before a TPU is made for a run that could not write.
+for argument; do
+    if [[ $argument == --workdir=gs://*/?* ]]; then
+        target=${argument#--workdir=gs://}
+        fail "a run writes into a mounted bucket; write launch/tpu_vm.sh --bucket=${target%%/*} $1 ... --workdir=bucket/${target#*/}" || exit
+    fi
+done
 
 case $1 in
     stop)

@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bnas_jax.__main__ import COMMANDS, LATER, run
 from bnas_jax.core import cost, genotype
-from bnas_jax.core.rules import RELEASE
+from bnas_jax.core.rules import MEANT, RELEASE
 
 # ml_collections loads a config's file so.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
@@ -111,17 +111,21 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
         (["train", "--config=configs/train.py:z"], "no training preset 'z': write one of digits, mini, a"),
         (["search", "--config=configs/search.py:z"], "no search preset 'z': write digits or cifar10"),
         (["train", "--config=configs/ablations.py:train_a"], "no ablation 'train_a': write TASK_ABLATION_PRESET"),
-        (["train", "--config", "configs/train.py:a"], "write --config=FILE.py:VARIANT, with an equals sign"),
+        (["train", "--config", "configs/train.py:a"], "--workdir is missing"),
         (["train", TRAIN, "more"], "unexpected argument 'more'; options are written --name=value"),
         (["train", TRAIN, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
         (["train", TRAIN, "--config.batchsize=8"], "unknown setting --config.batchsize; "),
         (["train", TRAIN, "--config.optimizer.lr=8"], "unknown setting --config.optimizer.lr; "),
         (["train", TRAIN, "--config.batch_size=8", "--config.batch_sizes=8"], "unknown setting --config.batch_sizes; "),
+        (
+            ["search", SEARCH, "--config.dataset.stratified=True"],
+            "config.dataset.stratified is now config.dataset.search_split",
+        ),
         (["train", TRAIN, "--config.batch_size=many"], "config.batch_size=many"),
         (["train", TRAIN, "--config.batch_size=1.5"], "config.batch_size=1.5"),
         (["train", TRAIN, "--config.network.skip=perhaps"], "config.network.skip=perhaps"),
         (["train", TRAIN, "--config.optimizer.momentum=1"], "config.optimizer.momentum must be from 0 to below 1"),
-        (["train", TRAIN, "--config.conventions=larq"], "config.conventions must be one of paper, release"),
+        (["train", TRAIN, "--config.conventions=larq"], "config.conventions must be one of paper, release, meant"),
         (["train", "--config=configs/ablations.py:train_no_dilated_a"], "config.network.genotype is missing"),
         (["evaluate"], "--workdir is missing; write --workdir=DIR"),
         (["import", "--preset=mini"], "--workdir is missing"),
@@ -204,6 +208,10 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         (["train", TRAIN, "--config.network.form=imagenet"], "images of 1 pixels at the first cell cannot be halved by 2"),
         (["train", TRAIN, "--config.dataset.name=mnist"], "there is no dataset 'mnist': set config.dataset.name to one of"),
         (["train", "--config=configs/train.py:d"], "imagenet2012: there is no directory"),
+        (
+            ["train", "--config=configs/train.py:d", "--config.dataset.resize=100"],
+            "config.dataset.resize must be at least 224, its centre, got 100",
+        ),
         (["train", TRAIN, "--config.dataset.path=/data"], "leave config.dataset.path out"),
         (["train", "--config=configs/train.py:a", "--config.dataset.path=/nowhere"], "there is no directory /nowhere"),
     ],
@@ -216,10 +224,11 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(capfd, tmp_p
 # Cost
 
 
-def test_cost_counts_a_preset_in_its_convention(capfd):
-    arch = cost.Architecture(genotype.load("latest_cell_zeroise"), 10, 24, 32, 10, "cifar", rules=RELEASE)
+@pytest.mark.parametrize(("conventions", "rules"), [("release", RELEASE), ("meant", MEANT)])
+def test_cost_counts_a_preset_in_its_convention(capfd, conventions, rules):
+    arch = cost.Architecture(genotype.load("latest_cell_zeroise"), 10, 24, 32, 10, "cifar", rules=rules)
     total = cost.total(cost.layers(arch))
-    result = summary(capfd, "cost", "--config=configs/train.py:mini", "--config.conventions=release")
+    result = summary(capfd, "cost", "--config=configs/train.py:mini", f"--config.conventions={conventions}")
     assert (result["num_cells"], result["channels"], result["params"]) == (10, 24, 1_473_784)
     counted = {name: getattr(total, name) for name in ("flops", "binary_macs", "float_macs", "memory_bits", "params")}
     assert {name: result[name] for name in counted} == counted
@@ -232,8 +241,9 @@ def test_cost_counts_a_preset_in_its_convention(capfd):
 
 def test_cost_takes_an_architecture_without_a_config(capfd, tmp_path):
     sizes = ["--num_cells=10", "--channels=24", "--image_size=32", "--num_classes=10"]
-    named = summary(capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, "--conventions=release")
-    assert named == summary(capfd, "cost", "--config=configs/train.py:mini", "--config.conventions=release")
+    for conventions in ("release", "meant"):
+        named = summary(capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, f"--conventions={conventions}")
+        assert named == summary(capfd, "cost", "--config=configs/train.py:mini", f"--config.conventions={conventions}")
     (tmp_path / "cell.json").write_text(json.dumps(CELL))
     own = summary(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
     assert own["compared_with"] == "float network of the same cell, counted" and own["speedup"] > 1
@@ -259,12 +269,12 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
         ([], "cost needs --config=configs/train.py:VARIANT, or else also --genotype, --num_cells, --channels"),
         (["--genotype=latest_cell", "--num_cells=5"], "or else also --channels, --image_size, --num_classes"),
         ([SEARCH], "this config is for search; cost takes one such as --config=configs/train.py:a"),
-        (["--config=configs/train.py:a", "--channels=many"], "--channels must be a number, got 'many'"),
-        (["--config=configs/train.py:a", "--num_cells=1.5"], "--num_cells must be a number, got '1.5'"),
+        (["--config=configs/train.py:a", "--channels=many"], "--channels=many: write a whole number: 64 or 1e2"),
+        (["--config=configs/train.py:a", "--num_cells=1.5"], "--num_cells=1.5: write a whole number"),
         (["--config=configs/train.py:a", "--channels=0"], "channels must be at least 1, got 0"),
         (["--config=configs/train.py:a", "--image_size=7"], "halves an image of odd side 7"),
         (["--config=configs/train.py:d", "--channels=7"], "channels must be even in the imagenet form"),
-        (["--config=configs/train.py:a", "--budget=little"], "--budget must be a number, got 'little'"),
+        (["--config=configs/train.py:a", "--budget=little"], "--budget=little: write a number: 0.1 or 1e-3"),
         (["--config=configs/train.py:a", "--budget=-1"], "budget must be a positive number of FLOPs"),
         (["--config=configs/train.py:a", "--budget=nan"], "budget must be a positive number of FLOPs"),
         (["--config=configs/train.py:a", "--budget=10"], "budget of 10 FLOPs is too small; write at least"),

@@ -99,6 +99,11 @@ def test_halves_depend_on_the_seed_alone():
     assert not same(split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 4)[0].labels)
 
 
+def test_halves_in_order_are_the_first_half_and_the_second():
+    first, second = split_half(numbered(11), 3, "in_order")
+    assert first.labels.tolist() == list(range(6)) and second.labels.tolist() == list(range(6, 11))
+
+
 def test_one_example_has_no_halves():
     with pytest.raises(UserError, match="two halves"):
         split_half(numbered(1), 0)
@@ -137,6 +142,17 @@ def test_an_epoch_holds_each_example_at_most_once_and_leaves_out_other_ones_each
     left_out = {frozenset(range(23)) - set(seen.tolist()) for seen in epochs}
     assert len(left_out) == 3
     assert len({tuple(seen.tolist()) for seen in epochs}) == 3
+
+
+def test_fresh_batches_are_drawn_from_all_the_data_whatever_came_before():
+    source = lambda: TrainSource(numbered(23), 5, 0, PLAIN, fresh=True)
+    straight = batches(source(), range(12))
+    labels = [batch["label"].tolist() for batch in straight]
+    assert all(len(set(of_batch)) == 5 for of_batch in labels) and len({tuple(of_batch) for of_batch in labels}) == 12
+    assert all(len(np.unique(labels[first : first + 4])) < 20 for first in (0, 4, 8)), "an epoch repeats examples"
+    assert same(batches(source(), [7, 2]), [straight[7], straight[2]])
+    parts = [source().prepare(source().feed(3), shard, 5) for shard in range(5)]
+    assert same(jax.tree.map(lambda *p: np.concatenate(p), *parts), straight[3])
 
 
 def test_images_and_labels_belong_together():
@@ -347,6 +363,21 @@ def test_evaluation_neither_augments_nor_traces_twice():
     images = np.concatenate([prepare(source.feed(i))["image"] for i in range(3)])[:10]
     assert len(traces) == 1
     assert np.allclose(images, (arrays.images / 255 - 0.5) / 0.2, atol=1e-5)
+
+
+def test_an_augmented_evaluation_is_the_same_in_batches_of_any_size_and_another_in_each_epoch():
+    arrays, augmentation = photos(10), Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2))
+
+    def images(batch_size, epoch, shards=1):
+        source = EvalSource(arrays, batch_size, augmentation, augment_seed=7)
+        part = jax.jit(source.prepare, static_argnums=(1, 2))
+        parts = [part(source.feed(i, epoch), s, shards) for i in range(len(source)) for s in range(shards)]
+        batch = jax.tree.map(lambda *p: np.concatenate(p), *parts)
+        return batch["image"][batch["weight"] == 1]
+
+    whole = images(10, epoch=3)
+    assert np.allclose(images(4, epoch=3), whole, atol=1e-6) and np.allclose(images(8, epoch=3, shards=2), whole, atol=1e-6)
+    assert not np.allclose(images(10, epoch=4), whole) and not np.allclose(whole, (arrays.images / 255 - 0.5) / 0.2)
 
 
 def test_shards_of_an_evaluation_batch_make_up_the_batch():

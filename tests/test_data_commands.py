@@ -234,7 +234,7 @@ def test_records_are_the_same_from_workers_and_halves_are_by_class(imagenet):
 
     assert jax.tree.all(jax.tree.map(np.array_equal, feeds(0), feeds(2)))
     train, _, _ = loading.load("imagenet2012", imagenet)
-    first, second = split_half(train, 0, stratified=True)
+    first, second = split_half(train, 0, "stratified")
     assert sorted(np.concatenate([first.labels, second.labels])) == sorted(train.labels)
     for half in (first, second):
         assert {label: (half.labels == label).sum() for label in (7,)} == {7: 1} and len(half) == 6

@@ -20,7 +20,7 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.training.devices import ONE, Devices
+from bnas_jax.training.devices import ONE, Devices, configure
 from bnas_jax.training.loop import _next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
@@ -33,21 +33,41 @@ SHORT = {
     "train": [("none", 1), ("pmap", 8)],
     "search": [("none", 1), ("shard_map", 4)],
 }
+# A device has 64, 32 or 16 of the 64 examples of a microbatch, of which groups of 32 are normalised together.
+GROUPS = {"train_groups": [("none", 1), ("shard_map", 2), ("pmap", 4)]}
 LONG = {task: [("none", 1), *((how, n) for how in ("pmap", "shard_map") for n in (1, 2, 4, 8))] for task in SHORT}
-BATCHES = {"train": 128, "search": 64}
+BATCHES = {"train": 128, "search": 64, "train_groups": 128}
 
 
 def arguments(task: str, folder: pathlib.Path) -> list[str]:
     """A tiny network in float64, where rounding does not flip signs; drop-path and shifts are drawn for every example."""
     cell = folder / "cell.json"
     cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
+    training = ["--config.optimizer.drop_path=0.2", f"--config.network.genotype={cell}"]
+    released = ["--config.alpha_batches=fresh", "--config.dataset.augment_validation=True"]
     own = {
-        "train": ["--config.optimizer.drop_path=0.2", f"--config.network.genotype={cell}"],
-        "search": ["--config.network.layer_types=('none','bin_conv_3x3')"],
+        "train": training,
+        "train_groups": [*training, "--config.bn_examples=32", "--config.microbatches=2"],
+        "search": ["--config.network.layer_types=('none','bin_conv_3x3')", *released, "--config.network.num_cells=3"],
     }
     sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": BATCHES[task], "dataset.pad": 1}
     common = [f"--config.{name}={value}" for name, value in sizes.items()]
-    return [f"--config=configs/{task}.py:digits", *common, "--config.precision=float64", *own[task]]
+    return [f"--config=configs/{kind(task)}.py:digits", *common, "--config.precision=float64", *own[task]]
+
+
+def kind(task: str) -> str:
+    return task.partition("_")[0]
+
+
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_products_of_floats_have_the_precision_of_the_setting(precision):
+    before = jax.config.jax_default_matmul_precision
+    try:
+        configure(dataclasses.replace(settings.from_config(train_configs.get_config("digits")), matmul_precision=precision))
+        text = jax.jit(lambda a: a @ a).lower(jnp.ones((2, 2))).as_text()
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+    assert set(re.findall(r"DEFAULT|HIGHEST|HIGH", text)) == {precision.upper()}
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -59,10 +79,10 @@ def on(tmp_path_factory, request):
     """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
     folder = tmp_path_factory.mktemp("runs")
     places = LONG if request.config.getoption("--long") else SHORT
-    runs = [(task, how, count) for task, of_task in places.items() for how, count in of_task]
+    runs = [(task, how, count) for task, of_task in (places | GROUPS).items() for how, count in of_task]
     at = lambda task, how, count: folder / f"{task}-{how}-{count}"
     specs = [
-        {"task": t, "workdir": str(at(t, how, n)), "arguments": arguments(t, folder), "parallel": how, "devices": n}
+        {"task": kind(t), "workdir": str(at(t, how, n)), "arguments": arguments(t, folder), "parallel": how, "devices": n}
         for t, how, n in runs
     ]
     script = [sys.executable, str(ROOT / "tests" / "many_devices.py"), json.dumps(specs)]
@@ -71,7 +91,7 @@ def on(tmp_path_factory, request):
     return at, runs
 
 
-@pytest.mark.parametrize("task", SHORT)
+@pytest.mark.parametrize("task", SHORT | GROUPS)
 def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(on, task):
     at, runs = on
     one = arrays(at(task, "none", 1), STEPS)
@@ -90,9 +110,9 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(t
     across, which some day one of them will: then gradients differ visibly, and are as good. None does in this batch.
     """
     places = LONG if request.config.getoption("--long") else SHORT
-    single = "--config.precision=float32"
+    single = ["--config.precision=float32", "--config.network.num_cells=1"]
     specs = [
-        {"task": task, "arguments": [*arguments(task, tmp_path), single], "parallel": how, "devices": count}
+        {"task": task, "arguments": [*arguments(task, tmp_path), *single], "parallel": how, "devices": count}
         for task, of_task in places.items()
         for how, count in of_task
     ]
@@ -176,7 +196,7 @@ def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path, how
 
 def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
-    sizes = ["--config.network.num_cells=2", "--config.network.channels=2", "--config.batch_size=64"]
+    sizes = ["--config.network.num_cells=3", "--config.network.channels=2", "--config.batch_size=64"]
     pair = Pair("search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path / 'run'}")
     first, second = pair.processes
     assert "compiling\n" in iter(first.stderr.readline, "")

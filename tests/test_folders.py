@@ -67,9 +67,50 @@ def test_images_are_resized_and_cut_from_the_centre(tmp_path):
         (tmp_path / name / "000.png").write_bytes(encoded(pixels))
     whole = load(tmp_path, image_size=10).train.images
     assert whole.shape == (2, 10, 10, 3)
-    assert set(np.unique(whole[0, ..., 1])) == {200} and whole[0, 5, 5, 0] == 90 and whole[0, 0, 0, 0] == 200
+    assert set(np.unique(whole[0, :, 1:-1, 1])) == {200}, "the filter reads what lies around the centre"
+    assert whole[0, 5, 5, 0] == 90 and whole[0, 0, 1, 0] == 200
     centre = load(tmp_path, image_size=10, resize=20).train.images
-    assert set(np.unique(centre[0, ..., 0])) == {90}
+    assert set(np.unique(centre[0, 1:-1, 1:-1, 0])) == {90}
+
+
+def textured(seed: int, height: int, width: int) -> np.ndarray:
+    """A picture with what a filter must average: noise of one value for each pixel, on larger blots."""
+    drawn = np.random.default_rng(seed)
+    blots = drawn.integers(0, 200, (height // 9 + 1, width // 7 + 1, 3)).repeat(9, 0).repeat(7, 1)[:height, :width]
+    return (blots + drawn.integers(0, 56, (height, width, 3))).astype(np.uint8)
+
+
+def torchvisions(data: bytes, resize: int, side: int) -> np.ndarray:
+    """Resize(resize) and CenterCrop(side) of torchvision, which has Pillow resize the whole image."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    width, height = image.size
+    shorter = min(image.size)
+    image = image.resize((int(resize * width / shorter), int(resize * height / shorter)), Image.Resampling.BILINEAR)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+# (height, width): landscape, portrait, odd, square, smaller than wanted, of extreme shape
+SHAPES = [(375, 500), (500, 333), (641, 427), (301, 301), (97, 131), (40, 350)]
+
+
+@pytest.mark.parametrize(("side", "resize"), [(224, 256), (56, 64), (45, 45)])
+def test_evaluation_sees_jpegs_as_torchvisions_resize_and_centre_crop_show_them(tmp_path, side, resize):
+    data = [encoded(textured(i, *shape), "JPEG", quality=90, subsampling=i % 3) for i, shape in enumerate(SHAPES)]
+    for name, files in {"train/a": data[:1], "train/b": data[:1], "test/a": data}.items():
+        (tmp_path / name).mkdir(parents=True)
+        for number, bytes_ in enumerate(files):
+            (tmp_path / name / f"{number}.jpg").write_bytes(bytes_)
+    for memory in (1000, 0):  # MiB: held, and streamed
+        test = load(tmp_path, image_size=side, resize=resize, in_memory_mib=memory).test
+        seen = test.images if memory else [test.example(number)[0] for number in range(len(test))]
+        for pixels, expected in zip(seen, (torchvisions(d, resize, side) for d in data), strict=True):
+            assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_an_image_of_extreme_shape_is_not_resized_as_a_whole():
+    thin = np.zeros((1, 60_000, 3), np.uint8)
+    assert images.centre(thin, 224, 256).shape == (224, 224, 3)  # the whole would take 12 GB
 
 
 def test_gray_folders_have_one_channel_and_a_setting_says_otherwise(tmp_path):
@@ -157,11 +198,11 @@ def test_one_tree_is_divided_by_class_and_completely(tmp_path, split):
 def test_halves_by_class():
     labels = np.repeat([0, 1, 2], [11, 20, 5])
     arrays = Arrays(np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1), labels, 3, "skewed")
-    first, second = halves.split_half(arrays, 3, stratified=True)
+    first, second = halves.split_half(arrays, 3, "stratified")
     assert len(first) == len(second) == 18 and not set(first.images.ravel()) & set(second.images.ravel())
     difference = np.bincount(first.labels) - np.bincount(second.labels)
     assert np.abs(difference).max() <= 1
-    assert not np.array_equal(first.images, halves.split_half(arrays, 4, stratified=True)[0].images)
+    assert not np.array_equal(first.images, halves.split_half(arrays, 4, "stratified")[0].images)
 
 
 def test_an_order_by_class_is_an_order():

@@ -26,6 +26,7 @@ def command(task: str, workdir: pathlib.Path) -> list[str]:
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
         "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')"],
     }
+    own["search"].append("--config.network.num_cells=3")  # the fewest that have a normal cell
     sizes = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
     saves = ["--config.checkpoint_every_steps=1", "--config.checkpoint.keep_last=3"]
     return [task, f"--config=configs/{task}.py:digits", f"--workdir={workdir}", *sizes, *saves, *own[task]]

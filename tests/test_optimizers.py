@@ -10,6 +10,7 @@ import pytest
 
 from bnas_jax import settings
 from bnas_jax.core import binarize
+from bnas_jax.core.rules import PAPER, Rules
 from bnas_jax.training import optimizers, schedules
 from configs import search, train
 
@@ -24,7 +25,7 @@ def params(seed: int = 0) -> dict:
         "layer": {"latent": normal(3, 3, 4, 2), "latent_bin_conv_3x3": normal(1, 1, 6, 2)},
         "classifier": {"kernel": normal(5, 3), "bias": normal(3)},
     }
-    return optimizers.project_params(jax.tree.map(jnp.asarray, tree))
+    return optimizers.project_params(jax.tree.map(jnp.asarray, tree), PAPER)
 
 
 def gradients(seed: int) -> dict:
@@ -37,9 +38,10 @@ def weights_settings(**changes):
     return dataclasses.replace(base, **{**plain, **changes})
 
 
-def optimizer(gradient: str = "bnas", rate: float = RATE, momentum: float = MOMENTUM, **changes):
+def optimizer(gradient: str = "bnas", rate: float = RATE, momentum: float = MOMENTUM, depthwise_center=False, **changes):
+    rules = Rules(weight_gradient=gradient, depthwise_center=depthwise_center)
     constants = schedules.constant(rate), schedules.constant(momentum)
-    return optimizers.weights_optimizer(weights_settings(**changes), *constants, gradient)
+    return optimizers.weights_optimizer(weights_settings(**changes), *constants, rules)
 
 
 def one_step(chain, tree, grads):
@@ -60,7 +62,7 @@ def close(one, other, **tolerance) -> bool:
 
 def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
     grads = gradients(1)
-    scaled, _ = optimizers.scale_latent_gradients().update(grads, optax.EmptyState())
+    scaled, _ = optimizers.scale_latent_gradients(PAPER).update(grads, optax.EmptyState())
     ratios = jax.tree.map(lambda a, b: np.unique(np.round(np.asarray(a / b), 4)).tolist(), scaled, grads)
     # c = (1 - 1 / inputs) * kernel size * inputs
     assert ratios["layer"] == {"latent": [pytest.approx(27.0)], "latent_bin_conv_3x3": [pytest.approx(5.0)]}
@@ -101,8 +103,20 @@ def test_small_updates_leave_the_mean_over_input_channels_at_zero():
 
 def test_a_state_begins_projected():
     raw = {"layer": {"latent": jnp.full((1, 1, 2, 1), 3.0), "kernel": jnp.full((2, 2), 3.0)}}
-    projected = optimizers.project_params(raw)
+    projected = optimizers.project_params(raw, PAPER)
     assert np.all(projected["layer"]["latent"] == 0) and np.all(projected["layer"]["kernel"] == 3)
+
+
+@pytest.mark.parametrize(("depthwise_center", "alive"), [(False, True), (True, False)])
+def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(depthwise_center, alive):
+    """Of 1 input channel nothing is left by centring, and c = 1 - 1 / 1 is 0."""
+    latent = 0.1 * np.random.default_rng(0).normal(size=(3, 3, 1, 2))
+    rules = Rules(depthwise_center=depthwise_center)
+    tree = optimizers.project_params({"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rules)
+    grads = jax.tree.map(lambda x: 0.1 * jnp.ones_like(x), tree)
+    after = one_step(optimizer(momentum=0.0, weight_decay=0.0, depthwise_center=depthwise_center), tree, grads)
+    expected = latent - RATE * 0.1 if alive else np.zeros_like(latent)
+    assert np.allclose(after["layer"]["latent"], expected, atol=1e-7)
 
 
 # The order of the links
@@ -186,7 +200,7 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     run = settings.from_config(config)
     tree, grads = params(), gradients(1)
     rate, momentum = schedules.final_schedules(run.optimizer, run.num_epochs, 10)
-    by_hand = optimizers.weights_optimizer(run.optimizer, rate, momentum, "bnas")
+    by_hand = optimizers.weights_optimizer(run.optimizer, rate, momentum, PAPER)
     assert close(one_step(optimizers.for_training(run, 10), tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
     norm = norm_of(grads)
     assert norm > 5  # so that the release's clipping to 5 shows in the classifier, which has no factor

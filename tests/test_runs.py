@@ -32,13 +32,14 @@ from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.facts import Facts
 from bnas_jax.search.bnas import Bnas
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import loop, steps
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
-from bnas_jax.training.search import select
-from bnas_jax.training.state import SearchState, Sums, TrainState, initial_variables
+from bnas_jax.training.state import Sums, TrainState, initial_variables
 from bnas_jax.training.stops import Stopped
 from bnas_jax.training.workdir import WorkDir
 from configs import search as search_configs
@@ -89,7 +90,7 @@ class Counting:
         keep = CheckpointSettings(keep_last=100, keep_best=1)
         self.run = dataclasses.replace(run, **{"num_epochs": EPOCHS, "checkpoint": keep, **changes})
         self.workdir = WorkDir(folder)
-        self.workdir.open(self.run, num_classes=10, image_shape=(8, 8, 1))
+        self.workdir.open(self.run, Facts(num_classes=10, image_shape=(8, 8, 1)))
         self.made: list[int] = []
         self.finished: list[int] = []
         self.before = lambda step, state: state  # for a test to interfere
@@ -335,7 +336,7 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
     Counting(tmp_path)
     with pytest.raises(UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"):
         Counting(tmp_path, seed=5)
-    Counting(tmp_path, log_every_steps=7, checkpoint_every_steps=3)  # what changes no number is free
+    Counting(tmp_path, log_every_steps=7, checkpoint_every_steps=3)  # nothing that is trained hangs on these
 
 
 def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
@@ -571,7 +572,7 @@ def test_without_an_accuracy_none_is_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointSettings())
     checkpoints.save(1, counting(1))
     checkpoints.close()
-    with pytest.raises(UserError, match="has an accuracy yet; write --step=last"):
+    with pytest.raises(UserError, match="has an accuracy yet; write last instead of best"):
         Checkpoints(tmp_path).restore_variables(variables_of(SHAPES), "best")
 
 
@@ -594,7 +595,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_diffe
         (other, r"opt_state/0/trace is float32 \(2, 3\) there and float32 \(2,\) here"),
         (half, r"params/layer/bias is float32 \(4,\) there and bfloat16 \(4,\) here"),  # nothing is rounded unasked
     ):
-        with pytest.raises(UserError, match=rf"the checkpoint of step 3 in .* of another network: {message}"):
+        with pytest.raises(UserError, match=rf"the checkpoint of step 3 in .* of another network or optimizer: {message}"):
             checkpoints.restore_state(shapes)
     with pytest.raises(UserError, match=r"params/layer/latent is an array \(2, 3\) there"):
         checkpoints.restore_variables(variables_of(wide), "last")
@@ -627,14 +628,13 @@ def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved
 # The genotype taken
 
 
-def ended_search(valid_top1) -> SearchState:
-    """A search of three epochs whose alphas tell the epochs apart."""
+def ended_search(valid_top1) -> dict:
+    """The history of a search of three epochs whose alphas tell the epochs apart."""
     epochs = len(valid_top1)
     history = {name: np.zeros((epochs + 1, 14, 7), np.float32) for name in ("normal", "reduce")}
     for row in range(epochs + 1):
         history["normal"][row, :, row + 1] = 5.0
-    empty = dict.fromkeys(("step", "params", "batch_stats", "opt_state", "sums", "alphas", "alphas_opt_state"))
-    return SearchState(**empty, history=jax.tree.map(jnp.asarray, history), valid_top1=jnp.array(valid_top1, jnp.float32))
+    return {**history, "valid_top1": np.array(valid_top1, np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -652,14 +652,17 @@ def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(ru
     run = settings.from_config(search_configs.get_config("digits"))
     run = dataclasses.replace(run, num_epochs=3, select=rule, alphas_as_of=alphas_as_of)
     searcher = Bnas(genotype_lib.LAYER_TYPES, 1.0, 7.7, 1.0, True, jnp.float32)
-    genotype, taken = select(ended_search(valid_top1), searcher, run)
-    assert taken == epoch and {layer for layer, _ in genotype.normal} == {genotype_lib.LAYER_TYPES[row + 1]}
+    record = taken(run, searcher, rule_of(run), ended_search(valid_top1))
+    assert record["epoch"] == epoch and {layer for layer, _ in record["normal"]} == {genotype_lib.LAYER_TYPES[row + 1]}
+    assert (record["select"], record["alphas_as_of"]) == (rule, alphas_as_of)
 
 
 # Real runs, small ones
 
 TASKS = {"train": train_configs, "search": search_configs}
 SIZES = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
+# What a search draws by the number of its step or epoch: alpha's batches, and shifts of the validation images.
+DRAWN = ["--config.alpha_batches=fresh", "--config.dataset.augment_validation=True", "--config.dataset.pad=1"]
 STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
 
 
@@ -694,8 +697,9 @@ def cell(tmp_path_factory) -> pathlib.Path:
 def arguments(task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str) -> list[str]:
     own = {
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
-        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')"],
+        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')", *DRAWN],
     }
+    own["search"].append("--config.network.num_cells=3")  # the fewest that have a normal cell
     return [task, f"--config=configs/{task}.py:digits", f"--workdir={workdir}", *SIZES, *own[task], *more]
 
 
@@ -783,6 +787,33 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     assert summary["valid_top1"] == pytest.approx(float(valid_top1[best]))
 
 
+def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tmp_path, cell):
+    workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
+    before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl", "alphas.npz")}
+    rules = ["--config.derive.keep_zeroise=False", "--config.derive.gamma=2.0", "--config.select=last"]
+    assert command(arguments("search", workdir, cell, *rules, "--config.alphas_as_of=before")) == 0
+    with np.load(workdir / "alphas.npz") as stored:
+        weights = alphas_lib.relax({name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")})
+    options = {"layer_types": ("none", "bin_conv_3x3"), "keep_zeroise": False}
+    expected = genotype_lib.derive_genotype(weights, **options).to_dict()
+    genotype = read(workdir / "genotype.json")
+    assert {name: genotype[name] for name in ("normal", "reduce")} == expected
+    rule = {name: genotype[name] for name in ("select", "alphas_as_of", "epoch", "gamma", "keep_zeroise")}
+    assert rule == {"select": "last", "alphas_as_of": "before", "epoch": 1, "gamma": 2.0, "keep_zeroise": False}
+    summary = read(workdir / "summary.json")
+    assert (summary["genotype"], summary["epoch"]) == (expected, 1)
+    assert before == {name: (workdir / name).read_bytes() for name in before}
+
+
+def test_derive_takes_what_the_search_took(whole, tmp_path, capfd):
+    workdir, _ = whole("search")
+    out = tmp_path / "new" / "cell.json"
+    capfd.readouterr()
+    assert command(["derive", f"--workdir={workdir}", f"--out={out}"]) == 0
+    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert read(out) == read(workdir / "genotype.json") and summary["out"] == str(out)
+
+
 def check_compiled_once(seen: list[str], task: str) -> None:
     """One program for the steps, of a search for both halves, and one for the evaluation."""
     for name in ({"train": "step", "search": "told_half"}[task], "evaluation"):
@@ -861,11 +892,11 @@ def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(whole, cell, tmp_pat
     same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=10")
     call, begun = Evaluator.call, list[int]()
 
-    def interrupting(self, *variables, batch=0):
+    def interrupting(self, *variables, batch=0, **options):
         begun.append(batch)
         if batch == 0 and begun.count(0) == epoch + 2:  # the first is compiled for
             os.kill(os.getpid(), signal.SIGTERM)
-        return call(self, *variables, batch=batch)
+        return call(self, *variables, batch=batch, **options)
 
     with monkeypatch.context() as first:
         first.setattr(Evaluator, "call", interrupting)

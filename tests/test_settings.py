@@ -1,4 +1,4 @@
-"""Settings and the configs they come from: every preset, both conventions, the numbers of the paper and of its code."""
+"""Settings and the configs they come from: every preset, all conventions, the numbers of the paper and of its code."""
 
 import functools
 import json
@@ -6,10 +6,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from bnas_jax import settings
+from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import LAYER_TYPES
 from bnas_jax.training import optimizers, steps
@@ -18,7 +20,7 @@ from bnas_jax.training.search import build_searcher, build_supernet
 from bnas_jax.training.state import create_search_state, create_train_state
 from configs import ablations, search, train
 
-CONVENTIONS = ("paper", "release")
+CONVENTIONS = ("paper", "release", "meant")
 CIFAR = ("mini", "a", "b", "c")
 IMAGENET = ("d", "e", "f", "g", "release_f", "release_g", "release_h")
 # Image shape and number of classes of each data set.
@@ -167,15 +169,25 @@ SEARCH = {
 SEARCH_BY_CONVENTION = {
     "paper": {
         "weights.min_learning_rate": 0.0,
-        "weights.clip_norm": 5.0,
+        "weights.clip_norm": None,
         "weights.first_epoch": 0,
+        "alphas.entropy": "all",
         "alphas_as_of": "after",
+        "alpha_batches": "epoch",
+        "dataset.search_split": "random",
+        "dataset.augment_validation": False,
+        "bn_examples": None,
     },
     "release": {
         "weights.min_learning_rate": 0.001,
         "weights.clip_norm": None,
         "weights.first_epoch": 1,
+        "alphas.entropy": "released",
         "alphas_as_of": "before",
+        "alpha_batches": "fresh",
+        "dataset.search_split": "in_order",
+        "dataset.augment_validation": True,
+        "bn_examples": None,
     },
 }
 CIFAR_TRAINING = {
@@ -194,12 +206,14 @@ CIFAR_TRAINING = {
 }
 CIFAR_BY_CONVENTION = {
     "paper": {
+        "bn_examples": None,
         "optimizer.low_learning_rate": 4e-4,
         "optimizer.min_learning_rate": 4e-4,
         "optimizer.momentum": 0.9,
         "optimizer.momentum_low": None,
     },
     "release": {
+        "bn_examples": 128,
         "optimizer.low_learning_rate": 0.0025,
         "optimizer.min_learning_rate": 2.5e-5,
         "optimizer.momentum": 0.95,
@@ -221,25 +235,40 @@ IMAGENET_TRAINING = {
 IMAGENET_BY_CONVENTION = {
     "paper": {
         "batch_size": 600,
+        "bn_examples": None,
         "optimizer.learning_rate": 0.1,
         "optimizer.min_learning_rate": 1e-5,
         "optimizer.clip_norm": None,
     },
     "release": {
         "batch_size": 4 * 256,
+        "bn_examples": 256,
         "optimizer.learning_rate": 0.05,
         "optimizer.min_learning_rate": 0.0,
         "optimizer.clip_norm": 5.0,
     },
 }
 RULES_BY_CONVENTION = {
-    "paper": {"rules.activation_scale": True, "rules.sign_of_zero": 1, "rules.reduction_skip": "binary_bn"},
-    "release": {"rules.activation_scale": False, "rules.sign_of_zero": 0, "rules.reduction_skip": "float"},
+    "paper": {
+        "rules.activation_scale": True,
+        "rules.sign_of_zero": 1,
+        "rules.reduction_skip": "binary_bn",
+        "rules.float_head": False,
+    },
+    "release": {
+        "rules.activation_scale": False,
+        "rules.sign_of_zero": 0,
+        "rules.reduction_skip": "float",
+        "rules.float_head": True,
+    },
 }
+# The authors' code without its index errors: the release but for these.
+MEANT = {"rules.float_head": False}
+MEANT_SEARCH = {**MEANT, "alphas.entropy": "all"}
 RULES = {
     "rules.weight_gradient": "bnas",
     "rules.relu": True,
-    "rules.float_head": False,
+    "rules.depthwise_center": False,
     "rules.binary_search_preprocess": False,
 }
 NUMBERS = {
@@ -254,7 +283,11 @@ NUMBERS = {
 def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
     run = resolved(preset, conventions)
     common, differing = NUMBERS[preset]
-    expected = {**common, **differing[conventions], **RULES, **RULES_BY_CONVENTION[conventions], "precision": "float32"}
+    base = "release" if conventions == "meant" else conventions
+    expected = {**common, **differing[base], **RULES, **RULES_BY_CONVENTION[base], "precision": "float32"}
+    expected["matmul_precision"] = "highest"
+    if conventions == "meant":
+        expected |= MEANT_SEARCH if run.task == "search" else MEANT
     assert {name: value_at(run, name) for name in expected} == expected
 
 
@@ -344,6 +377,7 @@ def test_what_is_set_stands_above_the_convention():
         "release",
         weights__clip_norm=2.5,
         weights__first_epoch=0,
+        alphas__entropy="all",
         alphas_as_of="after",
         rules__activation_scale=True,
         rules__sign_of_zero=1,
@@ -362,9 +396,18 @@ def test_each_difference_between_the_conventions_is_a_setting_of_its_own():
         assert {name: value_at(run, name.replace("__", ".")) for name in values} == values
 
 
+@pytest.mark.parametrize(("conventions", "edges"), [("paper", "all"), ("release", "released"), ("meant", "all")])
+def test_the_searcher_takes_the_entropy_of_its_convention(conventions, edges):
+    draw = np.random.default_rng(0)
+    values = {name: draw.normal(size=(14, 7)).astype(np.float32) for name in ("normal", "reduce")}
+    searcher = build_searcher(resolved("search:cifar10", conventions))
+    expected = alphas_lib.diversity(values, 3, weight=1.0, tau=7.7, edges=edges)
+    assert float(searcher.regularizer(values, 3)) == float(expected)
+
+
 def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
-    run = resolved("search:digits", "paper", weights__clip_norm=math.inf)
-    assert run.weights.clip_norm == math.inf
+    run = resolved("train:d", "release", optimizer__clip_norm=math.inf)
+    assert run.optimizer.clip_norm == math.inf
     assert settings.from_config(settings.to_dict(run)) == run
 
 
@@ -383,8 +426,9 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
 @pytest.mark.parametrize(
     ("preset", "name", "value", "message"),
     [
-        ("train:digits", "conventions", "larq", "one of paper, release"),
+        ("train:digits", "conventions", "larq", "one of paper, release, meant"),
         ("train:digits", "precision", "float16", "one of float32, bfloat16, float64"),
+        ("train:digits", "matmul_precision", "bfloat16", "one of default, high, highest"),
         ("train:digits", "parallel", "pjit", "one of auto, none"),
         ("search:digits", "halves", "three", "one of auto, one, two"),
         ("train:digits", "seed", -1, "from 0 to 4294967295"),
@@ -400,6 +444,10 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "checkpoint.keep_last", 0, "at least 1"),
         ("train:digits", "checkpoint.keep_best", -1, "at least 0"),
         ("train:digits", "dataset.pad", -1, "0 or more pixels"),
+        ("search:digits", "dataset.search_split", "halves", "one of random, stratified, in_order"),
+        ("search:digits", "alpha_batches", "anew", "one of epoch, fresh"),
+        ("train:digits", "bn_examples", 0, "at least 1"),
+        ("train:digits", "bn_examples", 48, r"must divide config\.batch_size = 64; write 64 for all"),
         ("train:digits", "rules.sign_of_zero", 2, "one of 0, 1"),
         ("train:digits", "rules.weight_gradient", "larq", "one of bnas, paper, allenai"),
         ("train:digits", "rules.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
@@ -435,6 +483,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "alphas.beta2", -0.1, "from 0 to below 1"),
         ("search:digits", "alphas.weight_decay", -1.0, "at least 0"),
         ("search:digits", "alphas.diversity", -1.0, "at least 0"),
+        ("search:digits", "alphas.entropy", "half", "one of all, released"),
         ("search:digits", "alphas.tau", 0.0, r"greater than 0.*config\.alphas\.diversity=0"),
         ("search:digits", "derive.gamma", 0.0, "greater than 0"),
         ("search:digits", "derive.gamma", -3.0, "greater than 0"),
@@ -448,6 +497,23 @@ def test_a_value_out_of_range_is_refused_by_its_name(preset, name, value, messag
     with pytest.raises(UserError, match=message) as caught:
         settings.from_config(config)
     assert f"config.{name}" in str(caught.value)
+
+
+def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
+    assert resolved("train:digits", bn_examples=32, microbatches=2).layer_rules().bn_examples == 32
+    with pytest.raises(UserError, match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all"):
+        resolved("train:digits", bn_examples=64, microbatches=2)
+    with pytest.raises(UserError, match=r"on all devices: write config\.sync_bn=True"):
+        resolved("train:digits", bn_examples=32, sync_bn=False)
+
+
+def test_an_old_name_is_answered_with_the_new_one():
+    stored = settings.to_dict(resolved("search:digits"))
+    stored["dataset"]["stratified"] = True
+    with pytest.raises(
+        UserError, match=r"config\.dataset\.stratified is now config\.dataset\.search_split of a search: random"
+    ):
+        settings.from_config(stored)
 
 
 @pytest.mark.parametrize(
@@ -505,14 +571,16 @@ def test_the_first_difference_is_named_with_both_values():
     assert settings.first_difference(ours, theirs) == "config.seed is 0 now and 3 there"
 
 
-def test_a_setting_that_changes_no_number_is_no_difference():
-    ours = settings.to_dict(resolved("train:digits"))
+def test_a_setting_that_changes_nothing_that_is_trained_is_no_difference():
+    ours = settings.to_dict(resolved("train:a"))
     free = {"checkpoint__keep_last": 5, "dataset__path": "/data"}
     free |= {"log_every_steps": 7, "checkpoint_every_steps": 3, "parallel": "none", "eval_batch_size": 9}
     search = settings.to_dict(resolved("search:digits"))
-    assert settings.first_difference(search, settings.to_dict(resolved("search:digits", halves="two"))) is None
+    taken = {"derive__gamma": 3.0, "derive__keep_zeroise": False, "select": "last", "alphas_as_of": "before"}
+    other = settings.to_dict(resolved("search:digits", halves="two", **taken))
+    assert settings.first_difference(search, other) is None
     free |= {"checkpoint_every_minutes": 1.5, "steps_per_call": 4, "distributed__timeout_seconds": 5}
-    assert settings.first_difference(ours, settings.to_dict(resolved("train:digits", **free))) is None
+    assert settings.first_difference(ours, settings.to_dict(resolved("train:a", **free))) is None
 
 
 def test_another_cell_or_task_is_a_difference():

@@ -186,14 +186,14 @@ def gradient_of(part: dict, params, mean):
     return *jax.value_and_grad(loss)(params), mean
 
 
-def test_microbatches_average_their_gradients_and_hand_the_statistics_on():
+def test_microbatches_average_their_gradients_and_move_the_statistics_once():
     state, data = train_state(), batch(0)
     after = train_step(state, data, microbatches=4)
-    mean, found = state.batch_stats["mean"], []
-    for i in range(4):
-        loss, gradient, mean = gradient_of(jax.tree.map(lambda x: x[i], parts_of(data, 4)), state.params, mean)  # noqa: B023
-        found.append((loss, gradient))
-    loss, gradient = jax.tree.map(lambda *x: sum(x) / 4, *found)
+    before = state.batch_stats["mean"]
+    parts = [jax.tree.map(lambda x: x[i], parts_of(data, 4)) for i in range(4)]  # noqa: B023
+    found = [gradient_of(part, state.params, before) for part in parts]
+    loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
+    assert np.allclose(mean, 0.5 * before + 0.5 * data["image"].mean(0))
     assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
     assert np.allclose(after.batch_stats["mean"], mean)
     assert np.allclose(after.sums.loss, 10 + 8 * loss) and float(after.sums.examples) == 16 + 8

@@ -95,7 +95,7 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
                 path = pathlib.Path(root) / part / f"class{row % 2}" / f"{row:06}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-        train, _ = folder.read(root, ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers))
+        train = folder.read(root, ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers))["train"]
         batch_size = max(1, len(train) // 4)
         source = StreamTrainSource(train, batch_size, 0, Augmentation((0.5,) * 3, (0.25,) * 3, min_area=_MIN_AREA))
         peaks, rates = [], []

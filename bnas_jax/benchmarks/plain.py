@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from bnas_jax.benchmarks.plain_supernet import PlainSupernet
 from bnas_jax.core import cell, convolution, layers
+from bnas_jax.core.errors import UserError
 from bnas_jax.training import devices, search
 from bnas_jax.training.program import Program
 
@@ -52,7 +53,14 @@ def in_one(program: Program) -> Program:
     return program._replace(stages=(step,), feeds=lambda number: (program.feeds(number),))
 
 
-def _normalize(x, axis_name: str | None = None):
+def _normalize(x, axis_name: str | None = None, examples: int | None = None):
+    if examples:
+        if len(x) % examples:
+            part = f"{len(x)} examples of a microbatch on a device"
+            raise UserError(f"--against=plain normalises groups of the {part}: write a config.bn_examples that divides them")
+        groups = x.reshape(-1, examples, *x.shape[1:])
+        y, mean, var = jax.vmap(_normalize)(groups)
+        return y.reshape(x.shape), mean.mean(0), var.mean(0)
     mean = _batch_mean(x, axis_name)
     var = _batch_mean(jnp.square(x - mean), axis_name)
     return (x - mean) * jax.lax.rsqrt(var + layers.BN_EPSILON), mean, var

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bnas_jax.core.genotype import EDGES
 
@@ -26,16 +25,6 @@ def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
 def relax(alphas: Alphas) -> dict[str, jax.Array]:
     """Probabilities of the layer types on each edge."""
     return {name: jax.nn.softmax(value, axis=-1) for name, value in alphas.items()}
-
-
-def probabilities(alphas: Mapping) -> dict[str, np.ndarray]:
-    """`relax` in NumPy, float64: for a genotype that is derived where no device is started."""
-    return {name: _softmax(np.asarray(value, np.float64)) for name, value in alphas.items()}
-
-
-def _softmax(values: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:

@@ -5,24 +5,28 @@ import dataclasses
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.data.digest import digest_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
     """Images uint8 (N, H, W, C) with their labels int32 (N,) in 0..num_classes-1; `name` is for messages.
 
-    Labels of another integer type are converted. Raises `UserError` where the arrays do not fit together.
+    classes: their names, by label; the numbers unless given. Labels of another integer type are converted. Raises `UserError`
+    where the arrays do not fit together.
     """
 
     images: np.ndarray
     labels: np.ndarray
     num_classes: int
     name: str
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)
         _check_labels(self.labels, len(self.images), self.num_classes, self.name)
         object.__setattr__(self, "labels", self.labels.astype(np.int32))
+        object.__setattr__(self, "classes", self.classes or tuple(map(str, range(self.num_classes))))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -32,6 +36,10 @@ class Arrays:
         """(height, width, channels)."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    def digest(self) -> str:
+        """A hash of the images and their labels, in their order."""
+        return digest_of(self.images, self.labels)
 
     def take(self, rows: np.ndarray) -> "Arrays":
         """The examples at `rows`, in that order."""

@@ -48,7 +48,10 @@ class Augmentation:
     def check(self, channels: int) -> None:
         """Raises `UserError` unless there are statistics for each of `channels`."""
         if len(self.mean) != channels:
-            raise UserError(f"images of {channels} channels need {channels} means and stds, got {len(self.mean)}")
+            raise UserError(
+                f"images of {channels} channels need {channels} means and stds, got {len(self.mean)}:"
+                " change config.dataset.mean and config.dataset.std, or config.dataset.channels"
+            )
 
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
@@ -57,23 +60,24 @@ def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.
 
 
 def augmented(
-    key: jax.Array, images: jax.Array, rows: jax.Array, batch_size: int, first: Any, augmentation: Augmentation, dtype: Any
+    key: jax.Array, images: jax.Array, rows: jax.Array, size: int, places: jax.Array, augmentation: Augmentation, dtype: Any
 ) -> jax.Array:
-    """The images at `rows` as inputs: cropped, flipped, jittered and normalised; they stand from `first` on in their batch.
+    """The images at `rows` as inputs: cropped, flipped, jittered and normalised.
 
-    What is random is drawn for the whole batch, so that the batch does not depend on how many parts it is prepared in.
+    What is random is drawn for all `size` images of a batch or a set, in which these are at `places`, so that it does not
+    depend on how many parts those are prepared in.
     """
 
     def own(drawn: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return {name: jax.lax.dynamic_slice_in_dim(values, first, len(rows)) for name, values in drawn.items()}
+        return {name: values[places] for name, values in drawn.items()}
 
     if augmentation.pad or augmentation.flip:
-        pixels = crop(images, rows, own(draw(key, batch_size, augmentation)), augmentation.pad)
+        pixels = crop(images, rows, own(draw(key, size, augmentation)), augmentation.pad)
     else:
         pixels = images[rows]
     if not any(augmentation.jitter):
         return normalize(pixels, augmentation, dtype)
-    factors = own(color.draw(key, batch_size, augmentation.jitter))
+    factors = own(color.draw(key, size, augmentation.jitter))
     changed = color.jitter(_scaled(pixels, augmentation, dtype), factors, color.draw_order(key))
     return _standardize(changed, augmentation).astype(dtype)
 

@@ -17,15 +17,19 @@ _NAMED = 100
 
 
 def check(name: str, path: Any, options: ReadOptions) -> dict:
-    """Counts by class and split, the range of sizes, and the unreadable images: named on stderr, the first 100 returned."""
+    """Counts by class and split, the range of sizes, the unreadable images (named on stderr, the first 100 returned), and the
+    files that are left out as they are no images, by suffix. A folder without parts is one, "all", unless it is divided."""
     if name == "digits":
         raise UserError("the digits come with the package and are whole; name a dataset on disk")
-    train, test, _ = load.open_encoded(name, path, options)
-    parts = {"train": _check_part(train), "test": _check_part(test)}
+    encoded, _ = load.open_encoded(name, path, options)
+    if options.split is not None:
+        encoded = dict(zip(("train", "test"), load.divided(encoded, options), strict=True))
+    parts = {part: _check_part(examples) for part, examples in encoded.items()}
+    first = next(iter(encoded.values()))
     return {
-        "num_examples": len(train) + len(test),
-        "num_classes": train.num_classes,
-        "channels": train.channels,
+        "num_examples": sum(map(len, encoded.values())),
+        "num_classes": first.num_classes,
+        "channels": first.channels,
         "unreadable": sum(part["unreadable"] for part in parts.values()),
         "splits": parts,
         "out": str(path or ""),
@@ -54,6 +58,7 @@ def _check_part(examples: Encoded) -> dict:
         "width": [int(sizes[:, 1].min()), int(sizes[:, 1].max())],
         "unreadable": len(unreadable),
         "files": unreadable[:_NAMED],
+        "left_out": dict(getattr(examples.reader, "left_out", {})),
     }
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import tfds_directory, tfds_examples
 
@@ -23,11 +24,11 @@ def convert(source: str, out: str) -> dict:
     run that stops goes on where it stood. The source is only read. Raises `UserError` for a shard that is missing, cut
     short or damaged, and leaves nothing of that shard.
     """
-    directory = pathlib.Path(source).expanduser()
+    directory = paths.local(source, "--source")
     if not (directory / tfds_directory.INFO).is_file():
         raise UserError(f"{directory} holds no {tfds_directory.INFO}; --source is the directory NAME/VERSION of a TFDS set")
     info = _read_info(directory)
-    target = pathlib.Path(out).expanduser() / info["name"] / info.get("configName", "") / info["version"]
+    target = paths.local(out, "--out") / info["name"] / info.get("configName", "") / info["version"]
     if target.resolve() == directory.resolve():
         raise UserError(f"--out={out} is where the source stands; write into another data directory")
     if target.exists():
@@ -35,8 +36,9 @@ def convert(source: str, out: str) -> dict:
     shards = _shards(directory)
     try:
         return _convert(directory, info, shards, target)
-    except OSError as error:
-        raise UserError(f"cannot write {target} ({error.strerror or error}); free space or choose another --out") from error
+    except (OSError, RuntimeError) as error:  # the second is ArrayRecord's
+        reason = str(error).partition(";")[0]
+        raise UserError(f"cannot write {target} ({reason}); free space or choose another --out") from error
 
 
 def _convert(directory: pathlib.Path, info: dict, shards: list[tuple[pathlib.Path, int]], target: pathlib.Path) -> dict:
@@ -100,12 +102,12 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
             count += 1
         if count != length:
             raise UserError(f"{shard} has {count} records instead of {length}; copy the file again")
+        writer.close()
     except BaseException:
         with contextlib.suppress(Exception):
             writer.close()
         part.unlink(missing_ok=True)
         raise
-    writer.close()
     os.replace(part, target)
     print(f"{target.name}: {count} records", file=sys.stderr)
 

@@ -14,7 +14,8 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import images
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.images import BadImage, Box
+from bnas_jax.data.digest import digest_of
+from bnas_jax.data.images import BadImage, Box, UnknownScale
 
 # (height, width) of an image -> the part to take.
 ChooseBox = Callable[[int, int], Box]
@@ -26,14 +27,15 @@ class ReadOptions:
     """How images are read; the settings of the same names under config.dataset say more.
 
     image_size: side in pixels; None keeps the images' own. resize: side to which the shorter side is brought before the
-    centre of image_size is cut out; None is image_size. channels: 1, 3 or None for the data's own. split: the share of one
-    tree of folders that becomes the test set. in_memory_mib: larger sets are streamed. skip_bad: images that do not decode
-    are left out and counted, else an error. workers: processes that read a streamed set; 0 reads in threads.
+    centre of image_size is cut out; None is image_size. channels: 1, 3 or None for the data's own. white_level: see `images`.
+    split: the share that becomes the test set where there is none. in_memory_mib: larger sets are streamed. skip_bad: images
+    that cannot be read are left out and counted, else an error. workers: processes that read a streamed set; 0: threads do.
     """
 
     image_size: int | None = None
     resize: int | None = None
     channels: int | None = None
+    white_level: float | None = None
     split: float | None = None
     split_seed: int = 0
     in_memory_mib: int | None = None
@@ -47,13 +49,44 @@ class Reader(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, row: int) -> tuple[bytes, int]:
-        """(encoded image, label)."""
+        """(encoded image, label). Raises `BadImage` where that one cannot be opened."""
 
     def where(self, row: int) -> str:
         """What names the example in a message."""
 
     def labels(self) -> np.ndarray:
         """int (N,), without decoding an image."""
+
+    def digest(self) -> str:
+        """A hash by which the examples are known again wherever they are, without reading them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Renumbered:
+    """A reader whose label n is `numbers[n]`, and -1 where there is none such."""
+
+    reader: Any
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, row: int) -> tuple[bytes, int]:
+        data, label = self.reader.read(row)
+        return data, int(self._renumbered(np.array([label]))[0])
+
+    def where(self, row: int) -> str:
+        return self.reader.where(row)
+
+    def labels(self) -> np.ndarray:
+        return self._renumbered(self.reader.labels())
+
+    def digest(self) -> str:
+        return self.reader.digest()
+
+    def _renumbered(self, labels: np.ndarray) -> np.ndarray:
+        known = (labels >= 0) & (labels < len(self.numbers))
+        return np.where(known, self.numbers[np.where(known, labels, 0)], -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,45 +124,49 @@ class Encoded:
         """int32 (N,)"""
         return self.reader.labels()[self.rows].astype(np.int32)
 
+    def digest(self) -> str:
+        """A hash by which the examples are known again, without reading them: of their reader and of their rows."""
+        return digest_of(self.reader.digest(), self.rows.astype(np.int64))
+
     def example(self, number: int, choose: ChooseBox | None = None) -> tuple[np.ndarray, int]:
-        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default its centre.
+        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default `images.centre`.
 
         Raises `BadImage` with the name of the image where it does not decode, `UserError` for a label out of range.
         """
         side = self.options.image_size
         if side is None:
             return self.whole(number)
-        row, data, label = self._read(number)
-        with self._naming(row):
-            picture = images.read_header(data)
-            box = (choose or self._centre)(picture.height, picture.width)
-            return images.take(picture, box, side, self.channels), label
+        with self._naming(number):
+            data, label = self._read(number)
+            picture = images.read_header(data, self.options.white_level)
+            if choose is None:
+                whole = images.decode(picture, self.channels)
+                return images.centre(whole, side, self.options.resize or side), label
+            return images.take(picture, choose(picture.height, picture.width), side, self.channels), label
 
     def whole(self, number: int) -> tuple[np.ndarray, int]:
         """As `example`, in the image's own size."""
-        row, data, label = self._read(number)
-        with self._naming(row):
-            return images.decode(images.read_header(data), self.channels), label
+        with self._naming(number):
+            data, label = self._read(number)
+            return images.decode(images.read_header(data, self.options.white_level), self.channels), label
 
-    def _read(self, number: int) -> tuple[int, bytes, int]:
+    def _read(self, number: int) -> tuple[bytes, int]:
         row = int(self.rows[number])
         data, label = self.reader.read(row)
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
             raise UserError(f"{self.name}: labels must be from {classes}, got {label} ({self.reader.where(row)})")
-        return row, data, label
+        return data, label
 
     @contextlib.contextmanager
-    def _naming(self, row: int):
+    def _naming(self, number: int):
+        where = lambda: self.reader.where(int(self.rows[number]))
         try:
             yield
+        except UnknownScale as error:
+            raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
-            where = self.reader.where(row)
-            raise BadImage(f"{where} {error}; replace the image, or set config.dataset.bad_images=skip") from None
-
-    def _centre(self, height: int, width: int) -> Box:
-        side, resize = self.options.image_size or 1, self.options.resize
-        return images.centre(height, width, side / resize if resize else 1.0)
+            raise BadImage(f"{where()} {error}; replace the image, or set config.dataset.bad_images=skip") from None
 
 
 def hold(encoded: Encoded) -> Arrays:
@@ -155,7 +192,7 @@ def hold(encoded: Encoded) -> Arrays:
         print(f"{encoded.name}: left out {len(bad)} images that do not decode; the first: {bad[0]}", file=sys.stderr)
     if pixels is None:
         raise UserError(f"{encoded.name}: there is no image that decodes" if bad else f"{encoded.name}: there are no images")
-    return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name)
+    return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name, encoded.classes)
 
 
 def _decoded(encoded: Encoded):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from bnas_jax.data import folder, order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import Encoded, ReadOptions, hold
+from bnas_jax.data.halves import split_test
 from bnas_jax.data.images import BadImage
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
@@ -27,6 +30,11 @@ _IMAGENET = Augmentation(
 )
 _IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
 _IMAGENET_ZOOM = 256 / 224
+# Sets whose statistics need not be computed.
+_KNOWN = {"digits": _DIGITS, "cifar10": _CIFAR10, "imagenet2012": _IMAGENET}
+
+# (mean, std) of each channel, on the scale 0 to 1.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Dataset(NamedTuple):
@@ -37,42 +45,108 @@ class Dataset(NamedTuple):
     augmentation: Augmentation
 
 
-def load(name: str, path: Any = None, options: ReadOptions | None = None) -> Dataset:
+class TestSet(NamedTuple):
+    """What evaluation needs of a data set: no training images."""
+
+    test: Arrays | Encoded
+    augmentation: Augmentation
+
+
+def load(name: str, path: Any = None, options: ReadOptions | None = None, statistics: Statistics | None = None) -> Dataset:
     """The data set of a name in `NAMES`: in memory up to `options.in_memory_mib`, else ready to be streamed.
 
     `path` is for the sets on disk: the folder, the TFDS data directory, or the directory of one version in it; for TFDS
-    without a path, ~/tensorflow_datasets. Raises `UserError` when the name is unknown or the files are missing or unfit.
+    without a path, ~/tensorflow_datasets. statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; the
+    set's own unless given. Raises `UserError` when the name is unknown or the files are missing or unfit.
     """
     options = options or ReadOptions()
     if name == "digits":
-        return _digits(path)
-    train, test, options = open_encoded(name, path, options)
-    if _fits(train, test, options):
-        in_memory = hold(train), hold(test)
-        return Dataset(*in_memory, _augmentation(name, in_memory[0]))
-    _ = train.image_shape  # refuses images without a common size
-    return Dataset(train, test, _augmentation(name, train))
+        return _digits(path, statistics)
+    parts, options = open_encoded(name, path, options)
+    encoded = divided(parts, options)
+    fits = _fits(encoded, options)
+    train, test = (hold(part) if fits else part for part in encoded)
+    channels = train.image_shape[-1]  # refuses images without a common size
+    return Dataset(train, test, _augmentation(name, channels, statistics, lambda: _measured(train)))
 
 
-def open_encoded(name: str, path: Any, options: ReadOptions) -> tuple[Encoded, Encoded, ReadOptions]:
-    """Both parts of a data set on disk, nothing decoded, and the options with the set's own where they were None."""
+def load_test(
+    name: str, path: Any = None, options: ReadOptions | None = None, statistics: Statistics | None = None
+) -> Dataset | TestSet:
+    """As `load`, for evaluation. statistics: those that a run was trained with, so that no training images are needed; None
+    measures those of this set, which then needs them.
+    """
+    options = options or ReadOptions()
+    if name == "digits":
+        return _digits(path, statistics)
+    parts, options = open_encoded(name, path, options)
+    test = _test_part(parts, options)
+    trained_on = "train" in parts or ("all" in parts and options.split is not None)
+    if statistics is None and trained_on:
+        return load(name, path, options)
+
+    def measure() -> Statistics:
+        raise UserError(f"{test.name} has no training images beside it, by whose mean and deviation its own are normalised")
+
+    in_memory = hold(test) if _fits((test,), options) else test
+    return TestSet(in_memory, _augmentation(name, in_memory.image_shape[-1], statistics, measure))
+
+
+def open_encoded(name: str, path: Any, options: ReadOptions) -> tuple[dict[str, Encoded], ReadOptions]:
+    """The parts of a data set on disk, "train" and "test" or one of them, or "all" of a folder without parts: nothing decoded;
+    and the options with the set's own where they were None."""
     if name == "imagenet2012":
         options = _with_defaults(options, _IMAGENET_OPTIONS)
         options = _with_defaults(options, {"resize": round((options.image_size or 1) * _IMAGENET_ZOOM)})
+        if (options.resize or 1) < (options.image_size or 1):
+            size = options.image_size
+            raise UserError(f"config.dataset.resize must be at least {size}, its centre, got {options.resize}")
     options = _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
     if name == "folder":
-        return *folder.read(path, options), options
+        return folder.read(path, options), options
     tfds_name = name.removeprefix(_TFDS)
     if name not in ("cifar10", "cifar100", "imagenet2012") and (name == tfds_name or not tfds_name):
         raise UserError(f"there is no dataset {name!r}: set config.dataset.name to one of {', '.join(NAMES)}")
-    if options.split is not None:
-        raise UserError(f"config.dataset.split is for folders; {name} has its own test set")
     from bnas_jax.data import tfds_examples  # not at the top: it needs libraries that arrays alone do not
 
-    return *tfds_examples.read(tfds_name, path, options), options
+    return tfds_examples.read(tfds_name, path, options), options
 
 
-def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def known_statistics(name: str) -> Statistics | None:
+    """Those of the data sets that are known by name."""
+    known = _KNOWN.get(name)
+    return None if known is None else (known.mean, known.std)
+
+
+def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
+    """The training and the test set; `config.dataset.split` makes a test set where there is none, and only there."""
+    train, test = parts.get("train", parts.get("all")), parts.get("test")
+    if train is None:
+        raise UserError(f"{parts['test'].name} has no training images beside it; it can only be evaluated")
+    if test is None and options.split is None:
+        raise UserError(
+            f"{train.name} has no test images beside it (a folder train or a split of theirs); set config.dataset.split to the"
+            " share of the images that is for tests, such as 0.1"
+        )
+    if test is None:
+        return split_test(train, float(options.split or 0), options.split_seed)
+    if options.split is not None:
+        raise UserError(f"{train.name} comes with test images, {test.name}: leave config.dataset.split out")
+    return train, test
+
+
+def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
+    """The test set, else what `config.dataset.split` makes one, else all of a set without parts."""
+    if "test" in parts:
+        if options.split is not None:
+            print(f"{parts['test'].name} is the test set: config.dataset.split divides nothing", file=sys.stderr)
+        return parts["test"]
+    if "all" in parts and options.split is None:
+        return parts["all"]
+    return divided(parts, options)[1]
+
+
+def statistics(images: np.ndarray) -> Statistics:
     """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0 to 1; 1 for a constant channel."""
     counts = [np.bincount(images[..., c].ravel(), minlength=256) / images[..., c].size for c in range(images.shape[-1])]
     values = np.arange(256) / 255
@@ -85,12 +159,12 @@ def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
     return dataclasses.replace(options, **{k: v for k, v in values.items() if getattr(options, k) is None})
 
 
-def _fits(train: Encoded, test: Encoded, options: ReadOptions) -> bool:
-    """Whether both parts, decoded, stay within `in_memory_mib`. Sizes are the first image's where none is set."""
+def _fits(parts: tuple[Encoded, ...], options: ReadOptions) -> bool:
+    """Whether these parts, decoded, stay within `in_memory_mib`. Sizes are the first image's where none is set."""
     if not options.in_memory_mib:
         return False
-    shape = train.image_shape if options.image_size else _first(train).shape
-    return (len(train) + len(test)) * float(np.prod(shape)) <= options.in_memory_mib * 2**20
+    shape = parts[0].image_shape if options.image_size else _first(parts[0]).shape
+    return sum(map(len, parts)) * float(np.prod(shape)) <= options.in_memory_mib * 2**20
 
 
 def _first(encoded: Encoded) -> np.ndarray:
@@ -104,7 +178,7 @@ def _first(encoded: Encoded) -> np.ndarray:
     raise UserError(f"{encoded.name}: there is no image that decodes")
 
 
-def _digits(path: Any) -> Dataset:
+def _digits(path: Any, given: Statistics | None) -> Dataset:
     if path:
         raise UserError(f"the digits come with the package: leave config.dataset.path out, got {path}")
     with np.load(pathlib.Path(__file__).parent / "digits.npz", allow_pickle=False) as stored:
@@ -112,19 +186,28 @@ def _digits(path: Any) -> Dataset:
             Arrays(stored[f"{split}_images"], stored[f"{split}_labels"], num_classes=10, name="digits")
             for split in ("train", "test")
         )
-    return Dataset(train, test, _DIGITS)
+    return Dataset(train, test, _normalized(_DIGITS, given))
 
 
-def _augmentation(name: str, train: Arrays | Encoded) -> Augmentation:
-    if name == "imagenet2012" and train.image_shape[-1] == 3:
-        return _IMAGENET
-    if name == "cifar10" and train.image_shape[-1] == 3:
-        return _CIFAR10
-    mean, std = statistics(train.images if isinstance(train, Arrays) else _sample(train))
+def _normalized(augmentation: Augmentation, given: Statistics | None) -> Augmentation:
+    if given is None:
+        return augmentation
+    return dataclasses.replace(augmentation, mean=given[0], std=given[1])
+
+
+def _augmentation(name: str, channels: int, given: Statistics | None, measure: Callable[[], Statistics]) -> Augmentation:
+    """given: mean and standard deviation that stand in for the set's own; measure: gives its own where none are known."""
+    if channels == 3 and name in _KNOWN:
+        return _normalized(_KNOWN[name], given)
+    mean, std = given or measure()
     if name in ("cifar10", "cifar100"):
         return Augmentation(mean, std, pad=_CIFAR10.pad, flip=_CIFAR10.flip)
     # Whether a crop or a mirror image keeps its label is not known for an arbitrary set.
     return Augmentation(mean, std)
+
+
+def _measured(train: Arrays | Encoded) -> Statistics:
+    return statistics(train.images if isinstance(train, Arrays) else _sample(train))
 
 
 def _sample(train: Encoded) -> np.ndarray:

@@ -10,6 +10,7 @@ HALVES = 1
 TEST = 2
 CROPS = 3
 SAMPLE = 4
+FRESH = 5
 
 
 def check_seed(seed: int) -> int:

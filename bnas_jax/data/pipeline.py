@@ -32,7 +32,8 @@ class TrainSource:
     """Endless shuffled, augmented batches of `batch_size`.
 
     Each epoch goes through the data in an order of its own, in whole batches; the examples left over at its end sit that
-    epoch out. Raises `UserError` where there is less data than one batch.
+    epoch out. fresh: each batch is drawn from all the data instead, without replacement within itself. Raises `UserError`
+    where there is less data than one batch.
     """
 
     arrays: Arrays
@@ -41,6 +42,7 @@ class TrainSource:
     augmentation: Augmentation
     dtype: Any = jnp.float32
     place: Place = jax.device_put
+    fresh: bool = False
     _orders: dict[int, jax.Array] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -59,12 +61,12 @@ class TrainSource:
     def feed(self, step: int) -> Feed:
         """What `prepare` needs for global step `step` (from 0), on the device.
 
-        `images` and `labels` are all the data, `order` int32 (N,) that of the epoch, `position` int32 (2,) the epoch and the
-        step within it.
+        `images` and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch, `position` int32
+        (2,) the epoch and the step within it.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
         return self._data | {
-            "order": self._order(epoch),
+            "order": self.place(self._drawn(int(step))) if self.fresh else self._order(epoch),
             "position": self.place(np.array([epoch, index], np.int32)),
         }
 
@@ -72,15 +74,18 @@ class TrainSource:
         """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C) and `label` int32 (B,)."""
         size = shard_size(self.batch_size, shards)
         epoch, index = feed["position"]
-        first = shard * size
-        rows = jax.lax.dynamic_slice_in_dim(feed["order"], index * self.batch_size + first, size)
+        places = shard * size + jnp.arange(size, dtype=jnp.int32)
+        rows = feed["order"][places if self.fresh else index * self.batch_size + places]
         key = step_key(self.seed, epoch, index)
-        images = augmented(key, feed["images"], rows, self.batch_size, first, self.augmentation, self.dtype)
+        images = augmented(key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype)
         return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
     def _data(self) -> Feed:
         return _placed(self.arrays, self.place)
+
+    def _drawn(self, step: int) -> np.ndarray:
+        return order.shuffled(len(self.arrays), self.seed, order.FRESH, step)[: self.batch_size]
 
     def _order(self, epoch: int) -> jax.Array:
         if epoch not in self._orders:
@@ -93,7 +98,8 @@ class TrainSource:
 class EvalSource:
     """The data once, in order, in `len(source)` batches of full size; examples that pad the last batch have weight 0.
 
-    Only the normalisation of `augmentation` is used. `batch_size` may be larger than the data.
+    Of `augmentation` only the normalisation is used, unless an augment_seed is given: images are then augmented as in
+    training, anew in each epoch, whatever the size of the batches. `batch_size` may be larger than the data.
     """
 
     arrays: Arrays
@@ -101,6 +107,7 @@ class EvalSource:
     augmentation: Augmentation
     dtype: Any = jnp.float32
     place: Place = jax.device_put
+    augment_seed: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.arrays, self.batch_size, self.augmentation)
@@ -108,20 +115,21 @@ class EvalSource:
     def __len__(self) -> int:
         return -(-len(self.arrays) // self.batch_size)
 
-    def feed(self, batch: int) -> Feed:
-        """What `prepare` needs for batch number `batch`: all the data, and `position` int32 (1,), the number itself."""
+    def feed(self, batch: int, epoch: int = 0) -> Feed:
+        """What `prepare` needs for batch number `batch`: all the data, and `position` int32 (2,), the epoch and the number."""
         if not 0 <= batch < len(self):
             raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
-        return self._data | {"position": self.place(np.array([batch], np.int32))}
+        return self._data | {"position": self.place(np.array([epoch, batch], np.int32))}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
         size = shard_size(self.batch_size, shards)
-        rows = feed["position"][0] * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+        epoch, batch = feed["position"]
+        rows = batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
         total = feed["labels"].shape[0]
         taken = jnp.minimum(rows, total - 1)
         return {
-            "image": normalize(feed["images"][taken], self.augmentation, self.dtype),
+            "image": evaluated(feed["images"], taken, total, taken, source=self, epoch=epoch),
             "label": feed["labels"][taken],
             "weight": (rows < total).astype(jnp.float32),
         }
@@ -129,6 +137,15 @@ class EvalSource:
     @cached_property
     def _data(self) -> Feed:
         return _placed(self.arrays, self.place)
+
+
+def evaluated(images: jax.Array, rows: jax.Array, size: int, places: jax.Array, *, source: Any, epoch: Any) -> jax.Array:
+    """The images at `rows` as inputs of an evaluation, augmented where its source has an `augment_seed`; they are at `places`
+    of a set of `size`."""
+    if source.augment_seed is None:
+        return normalize(images[rows], source.augmentation, source.dtype)
+    key = step_key(source.augment_seed, epoch, 0)
+    return augmented(key, images, rows, size, places, source.augmentation, source.dtype)
 
 
 def step_key(seed: int, epoch: Any, index: Any) -> jax.Array:

@@ -7,10 +7,8 @@ import sys
 import urllib.parse
 from typing import Any
 
-from etils import epath
-
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import tfds_directory
+from bnas_jax.data import roots, tfds_directory
 
 
 def prepare(name: str, out: str | None) -> dict:
@@ -18,7 +16,7 @@ def prepare(name: str, out: str | None) -> dict:
 
     Raises `UserError` without TensorFlow, and where files cannot be downloaded: it names them and where to put them.
     """
-    root = epath.Path(out or tfds_directory.DEFAULT).expanduser()
+    root = roots.root(out or tfds_directory.DEFAULT, "--out")
     _check_tensorflow(name)
     import tensorflow_datasets as tfds
 

@@ -33,13 +33,15 @@ def train_source(
     augmentation: Augmentation,
     dtype: Any = jnp.float32,
     placement: Placement = HERE,
+    *,
+    fresh: bool = False,
 ) -> TrainSource | StreamTrainSource:
-    """Endless shuffled batches of the examples."""
+    """Endless shuffled batches of the examples. fresh: each is drawn from all of them, instead of once an epoch."""
     if isinstance(examples, Encoded):
-        return StreamTrainSource(examples, batch_size, seed, augmentation, dtype, *placement)
+        return StreamTrainSource(examples, batch_size, seed, augmentation, dtype, *placement, fresh=fresh)
     if augmentation.min_area:
         raise UserError("config.dataset.min_area is for sets that are streamed: set config.dataset.in_memory_mib=0 as well")
-    return TrainSource(examples, batch_size, seed, augmentation, dtype, placement.everywhere)
+    return TrainSource(examples, batch_size, seed, augmentation, dtype, placement.everywhere, fresh=fresh)
 
 
 def eval_source(
@@ -48,8 +50,10 @@ def eval_source(
     augmentation: Augmentation,
     dtype: Any = jnp.float32,
     placement: Placement = HERE,
+    *,
+    augment_seed: int | None = None,
 ) -> EvalSource | StreamEvalSource:
-    """The examples once, in order, in batches."""
+    """The examples once, in order, in batches. augment_seed: of their augmentation; None leaves them as they are."""
     if isinstance(examples, Encoded):
-        return StreamEvalSource(examples, batch_size, augmentation, dtype, *placement)
-    return EvalSource(examples, batch_size, augmentation, dtype, placement.everywhere)
+        return StreamEvalSource(examples, batch_size, augmentation, dtype, *placement, augment_seed=augment_seed)
+    return EvalSource(examples, batch_size, augmentation, dtype, placement.everywhere, augment_seed=augment_seed)

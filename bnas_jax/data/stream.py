@@ -25,12 +25,14 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import order
-from bnas_jax.data.augment import Augmentation, augmented, normalize
+from bnas_jax.data.augment import Augmentation, augmented
 from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.images import BadImage, Box
-from bnas_jax.data.pipeline import Batch, Feed, Place, shard_size, step_key
+from bnas_jax.data.pipeline import Batch, Feed, Place, evaluated, shard_size, step_key
 
 _FOREVER = 2**60
+# Orders that are kept: more fresh ones than batches that are read at once, and those of this epoch and the next.
+_FRESH_KEPT, _EPOCHS_KEPT = 256, 1
 # The ratio of width to height of random crops, as in torchvision.
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -52,6 +54,7 @@ class StreamTrainSource:
     place_rows: Place = jax.device_put
     host: int = 0
     hosts: int = 1
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         _check(self.examples, self.batch_size, self.augmentation)
@@ -85,13 +88,15 @@ class StreamTrainSource:
         first = shard * size
         rows = _rows(feed["labels"], size, first)
         key = step_key(self.seed, *feed["position"])
-        images = augmented(key, feed["images"], rows, self.batch_size, first, self.augmentation, self.dtype)
+        places = first + jnp.arange(size, dtype=jnp.int32)
+        images = augmented(key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype)
         return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
     def _batches(self) -> "_Batches":
         local = shard_size(self.batch_size, self.hosts)
-        load = _TrainItem(self.examples, self.seed, self.batch_size, self.augmentation.min_area, self.host * local, local)
+        part = {"first": self.host * local, "local": local}
+        load = _TrainItem(self.examples, self.seed, self.batch_size, self.augmentation.min_area, **part, fresh=self.fresh)
         return _Batches(load, self.examples, local)
 
 
@@ -108,6 +113,7 @@ class StreamEvalSource:
     place_rows: Place = jax.device_put
     host: int = 0
     hosts: int = 1
+    augment_seed: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.examples, self.batch_size, self.augmentation)
@@ -115,19 +121,24 @@ class StreamEvalSource:
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
-    def feed(self, batch: int) -> Feed:
-        """`images`, `labels` and `weights` of this host's part of batch number `batch`."""
+    def feed(self, batch: int, epoch: int = 0) -> Feed:
+        """`images`, `labels` and `weights` of this host's part of batch number `batch`, and `position` as in memory."""
         if not 0 <= batch < len(self):
             raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
-        items = self._batches.get(batch)
-        return {name + "s": self.place_rows(items[name]) for name in ("image", "label", "weight")}
+        items = self._batches.get(batch if self.augment_seed is None else epoch * len(self) + batch)
+        rows = {name + "s": self.place_rows(items[name]) for name in ("image", "label", "weight")}
+        return rows | {"position": self.place(np.array([epoch, batch], np.int32))}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
         size = shard_size(self.batch_size, shards)
         rows = _rows(feed["labels"], size, shard * size)
+        epoch, batch = feed["position"]
+        total = len(self.examples)
+        places = batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+        places = jnp.minimum(places, total - 1)
         return {
-            "image": normalize(feed["images"][rows], self.augmentation, self.dtype),
+            "image": evaluated(feed["images"], rows, total, places, source=self, epoch=epoch),
             "label": feed["labels"][rows],
             "weight": feed["weights"][rows],
         }
@@ -135,9 +146,16 @@ class StreamEvalSource:
     @cached_property
     def _batches(self) -> "_Batches":
         local = shard_size(self.batch_size, self.hosts)
-        return _Batches(
-            _EvalItem(self.examples, self.batch_size, len(self), self.host * local, local), self.examples, local, len(self)
+        load = _EvalItem(
+            self.examples,
+            self.batch_size,
+            len(self),
+            first=self.host * local,
+            local=local,
+            seed=self.augment_seed,
+            min_area=self.augmentation.min_area,
         )
+        return _Batches(load, self.examples, local, _FOREVER if self.augment_seed is not None else len(self))
 
 
 def random_box(seed: int, epoch: int, row: int, height: int, width: int, min_area: float) -> Box:
@@ -167,12 +185,17 @@ class _TrainItem:
     min_area: float
     first: int  # row of the global batch at which the host's part begins
     local: int  # rows in it
+    fresh: bool
     _orders: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, number: int) -> Item:
         step, within = divmod(number, self.local)
         epoch, index = divmod(step, len(self.examples) // self.batch_size)
-        example = int(self._order(epoch)[index * self.batch_size + self.first + within])
+        place = self.first + within
+        if self.fresh:
+            example = int(self._order(order.FRESH, step)[place])
+        else:
+            example = int(self._order(order.EPOCHS, epoch)[index * self.batch_size + place])
         for tried in range(len(self.examples) if self.examples.options.skip_bad else 1):
             # The next one that decodes takes the place of one that does not.
             item = _item(self.examples, (example + tried) % len(self.examples), lambda n: self._choose(epoch, n))
@@ -181,18 +204,18 @@ class _TrainItem:
         return item | {"bad": np.int64(example if tried or item["bad"] >= 0 else -1)}
 
     def _choose(self, epoch: int, example: int) -> Callable[[int, int], Box] | None:
-        if not self.min_area:
-            return None
-        row = int(self.examples.rows[example])
-        return lambda height, width: random_box(self.seed, epoch, row, height, width, self.min_area)
+        return _crop(self.examples, self.seed, epoch, example, min_area=self.min_area)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        drawn = self._orders.get(epoch)
+    def _order(self, use: int, number: int) -> np.ndarray:
+        drawn = self._orders.get(number)
         if drawn is None:
-            drawn = order.shuffled(len(self.examples), self.seed, order.EPOCHS, epoch)
-            for old in [e for e in list(self._orders) if abs(e - epoch) > 1]:
+            drawn = order.shuffled(len(self.examples), self.seed, use, number)
+            kept = _EPOCHS_KEPT
+            if self.fresh:
+                drawn, kept = drawn[: self.batch_size].copy(), _FRESH_KEPT
+            for old in [n for n in list(self._orders) if abs(n - number) > kept]:
                 self._orders.pop(old, None)
-            self._orders[epoch] = drawn
+            self._orders[number] = drawn
         return drawn
 
 
@@ -205,12 +228,28 @@ class _EvalItem:
     batches: int
     first: int
     local: int
+    seed: int | None  # of the augmentation, if there is one
+    min_area: float
 
     def __call__(self, number: int) -> Item:
         batch, within = divmod(number, self.local)
-        row = batch % self.batches * self.batch_size + self.first + within
-        item = _item(self.examples, min(row, len(self.examples) - 1))
+        epoch, index = divmod(batch, self.batches)
+        row = index * self.batch_size + self.first + within
+        item = _item(self.examples, min(row, len(self.examples) - 1), lambda n: self._choose(epoch, n))
         return item | {"weight": item["weight"] * np.float32(row < len(self.examples))}
+
+    def _choose(self, epoch: int, example: int) -> Callable[[int, int], Box] | None:
+        if self.seed is None:
+            return None
+        return _crop(self.examples, self.seed, epoch, example, min_area=self.min_area)
+
+
+def _crop(examples: Encoded, seed: int, epoch: int, example: int, *, min_area: float) -> Callable[[int, int], Box] | None:
+    """(height, width) -> the part of an example that an epoch sees; None where no crop is drawn."""
+    if not min_area:
+        return None
+    row = int(examples.rows[example])
+    return lambda height, width: random_box(seed, epoch, row, height, width, min_area)
 
 
 def _item(examples: Encoded, number: int, choose: Callable = lambda number: None) -> Item:
@@ -235,9 +274,15 @@ class _Batches:
         self._number = -1
         self._items: Item | None = None
         self._next = -1
-        self._iterator: Any = None
+        self._running: list[Any] = []  # the iterator, if there is one
         self._close: Callable[[], Any] = lambda: None
         self._bad: set[int] = set()
+        _OPEN.add(self)
+
+    def close(self) -> None:
+        """Ends the processes and threads that read; the next batch starts others."""
+        self._close()
+        self._next = -1
 
     def get(self, number: int) -> Item:
         if self._items is None or number != self._number:
@@ -247,16 +292,24 @@ class _Batches:
     def _read(self, number: int) -> Item:
         if number != self._next:
             self._close()
-            self._iterator = self._start(number)
+            self._running = [self._start(number)]
             # When this object goes, or else at the end of the program and before multiprocessing's own clearing up: the
             # workers end, and their shared memory is freed.
-            self._close = weakref.finalize(self, self._iterator.close)
+            self._close = weakref.finalize(self, _end, self._running)
             atexit.register(self._close)
         try:
-            items = next(self._iterator)
-        except RuntimeError as error:
+            items = next(self._running[0])
+        except (RuntimeError, OSError) as error:
             reason = str(error).partition(".")[0]
+            if reason.endswith(f"exit code {-signal.SIGBUS}"):
+                raise UserError(
+                    f"reading {self._examples.name} stopped: shared memory (/dev/shm) is full; make it larger, as by"
+                    " `docker run --shm-size=8g`, or write --config.dataset.workers=0; the same command goes on"
+                ) from error
             raise UserError(f"reading {self._examples.name} stopped ({reason}); the same command goes on") from error
+        if self._examples.options.workers:
+            # Out of shared memory, which Grain frees with the array. What lives until the program ends, it would not free.
+            items = {name: np.array(value) for name, value in items.items()}
         self._next = (number + 1) % self._period
         bad = [int(n) for n in items["bad"] if n >= 0 and n not in self._bad]
         for example in bad:
@@ -290,6 +343,21 @@ class _Batches:
             print(f"{self._examples.name}: {len(self._bad)} left out: {error}", file=sys.stderr)
             return
         raise UserError(f"{self._examples.name}: example {example} could not be read, and now can; start again to go on")
+
+
+# All that a program has, so that it can end them where it ends without Python's own clearing up.
+_OPEN: "weakref.WeakSet[_Batches]" = weakref.WeakSet()
+
+
+def close_all() -> None:
+    """Ends what reads for the streams of this program: its processes, and their shared memory is freed."""
+    for batches in list(_OPEN):
+        batches.close()
+
+
+def _end(running: list[Any]) -> None:
+    """Ends an iterator of Grain's and lets go of it: later, Grain would miss its own modules."""
+    running.pop().close()
 
 
 def _follow_parent(worker: int, workers: int) -> None:

@@ -3,9 +3,8 @@
 import re
 from typing import Any
 
-from etils import epath
-
 from bnas_jax.core.errors import UserError
+from bnas_jax.data import roots
 
 DEFAULT = "~/tensorflow_datasets"
 INFO = "dataset_info.json"
@@ -18,7 +17,7 @@ def find(name: str, path: Any) -> Any:
     `path` may be the data directory that holds NAME/VERSION, the directory NAME, or the version's directory itself; without
     it, ~/tensorflow_datasets. Raises `UserError` when nothing is there.
     """
-    root = epath.Path(path or DEFAULT).expanduser()
+    root = roots.root(path or DEFAULT, "config.dataset.path")
     if not root.is_dir():
         raise UserError(_missing(name, path, f"there is no directory {root}"))
     for candidate in (root, *_newest_first(root / name), *_own_versions(root, name)):

@@ -9,10 +9,12 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import tfds_directory
+from bnas_jax.data.digest import digest_of
 from bnas_jax.data.encoded import Encoded, ReadOptions
 
 _CHUNK = 1024
 _TEST_SPLITS = ("test", "validation")
+_WITH_TEST = ("cifar10", "cifar100", "imagenet2012")  # whose test set is part of what their names mean
 # Test images without labels, which TFDS marks as -1.
 _UNLABELLED_TEST = ("imagenet2012",)
 
@@ -48,24 +50,36 @@ class Records:
                 labels[rows.start : rows.stop] = [e["label"] for e in self._source.__getitems__(list(rows))]
         return labels
 
+    def digest(self) -> str:
+        """A hash of the name with configuration and version, the split, and the sizes of its shards."""
+        info = open_builder(self.directory).info
+        split = info.splits[self.split]
+        return digest_of(info.full_name, self.split, np.array([*split.shard_lengths, split.num_bytes], np.int64))
+
     @cached_property
     def _source(self) -> Any:
         return _source(open_builder(self.directory), self.split, self.directory)
 
 
-def read(name: str, path: Any, options: ReadOptions) -> tuple[Encoded, Encoded]:
-    """The training and the test examples of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`).
+def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
+    """The parts of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`): "train" and "test", or one of them.
 
-    The set needs the features `image` and `label`, and the splits train and test (or validation).
+    The set needs the features `image` and `label`. The part "test" is its split test, or validation. Training images of which
+    no file was copied are not there, as for an evaluation.
     """
     directory = tfds_directory.find(name, path)
     builder = open_builder(directory)
     check_builder(builder, name, directory)
-    choices = [s for s in _TEST_SPLITS if s in builder.info.splits and not (name in _UNLABELLED_TEST and s == "test")]
-    if not choices or "train" not in builder.info.splits:
-        raise UserError(f"{name}: needs the splits train and test, {directory} has {', '.join(builder.info.splits)}")
-    train, test = (_encoded(builder, name, split, directory, options) for split in ("train", choices[0]))
-    return train, test
+    tests = [s for s in _TEST_SPLITS if s in builder.info.splits and not (name in _UNLABELLED_TEST and s == "test")]
+    splits = {"train": "train"} if "train" in builder.info.splits else {}
+    if tests:
+        splits["test"] = tests[0]
+    if not splits or (name in _WITH_TEST and not tests):
+        found = ", ".join(builder.info.splits)
+        raise UserError(f"{name}: needs the splits train and test (or validation), {directory} has {found}")
+    if len(splits) == 2 and not any(file.exists() for file in builder.info.splits["train"].filepaths):
+        del splits["train"]
+    return {part: _encoded(builder, name, split, directory, options) for part, split in splits.items()}
 
 
 def open_builder(directory: Any) -> Any:

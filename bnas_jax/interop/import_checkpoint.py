@@ -7,22 +7,37 @@ import jax
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.data.facts import Facts
+from bnas_jax.data.load import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import devices, optimizers
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import build_network
-from bnas_jax.training.state import create_train_state
+from bnas_jax.training.state import train_state_of
 from bnas_jax.training.workdir import WorkDir
 
 
 def import_checkpoint(
-    arrays: Mapping[str, np.ndarray], run: TrainSettings, workdir: WorkDir, image_shape: tuple[int, ...]
+    arrays: Mapping[str, np.ndarray],
+    run: TrainSettings,
+    workdir: WorkDir,
+    *,
+    image_shape: tuple[int, ...],
+    statistics: Statistics,
 ) -> dict:
-    """Writes a new work directory with the weights as the checkpoint of step 0. image_shape: (H, W, C)."""
+    """Writes a new work directory with the weights as the checkpoint of step 0.
+
+    image_shape: (H, W, C). statistics: (mean, std) by which the network's images are normalised.
+    """
     devices.configure(run)
     if workdir.exists():
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
+    mean, std = statistics
+    if len(mean) != image_shape[2]:
+        raise UserError(
+            f"images of {image_shape[2]} channels need as many means, got {len(mean)}; set config.dataset.mean and .std"
+        )
     classifier = plain_names(arrays).get("classifier.weight")
     if classifier is None or classifier.ndim != 2:
         raise UserError("the checkpoint has no matrix classifier.weight; it is no network of the authors' code")
@@ -30,9 +45,8 @@ def import_checkpoint(
     model = build_network(run, num_classes)
     variables = load_variables(model, arrays)
     optimizer = optimizers.for_training(run, 1)
-    state = devices.ONE.create(lambda: create_train_state(model, image_shape, optimizer, run.seed, run.num_epochs))
-    state = state.replace(**variables)
-    workdir.open(run, num_classes=num_classes, image_shape=image_shape)
+    state = train_state_of(variables, optimizer, run.num_epochs, dtype=model.rules.dtype)
+    workdir.open(run, Facts(num_classes, image_shape, mean, std))
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
     with contextlib.closing(checkpoints):
         checkpoints.save(0, state)

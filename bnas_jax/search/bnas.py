@@ -46,7 +46,7 @@ class Bnas(Searcher):
     def derive(self, alphas: Alphas) -> Genotype:
         """Top two edges a node, the strongest layer type on each (Eq. 4)."""
         return genotype_lib.derive_genotype(
-            alphas_lib.probabilities(alphas),
+            alphas_lib.relax(alphas),
             gamma=self.gamma,
             keep_zeroise=self.keep_zeroise,
             layer_types=self.layer_types,

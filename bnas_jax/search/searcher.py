@@ -83,7 +83,7 @@ class Searcher:
 
     def derive(self, alphas: Alphas) -> Genotype:
         """The genotype that alpha stands for."""
-        weights = alphas_lib.probabilities(alphas)
+        weights = alphas_lib.relax(alphas)
         return genotype_lib.derive_genotype(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:

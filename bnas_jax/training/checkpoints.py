@@ -17,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import devices, hosts
+from bnas_jax.training import devices, hosts, refit
 from bnas_jax.training.devices import Devices
 
 # The variables are an item of their own, so that evaluation restores them alone.
@@ -100,6 +100,14 @@ class Checkpoints:
             if self._manager and hosts.is_first():
                 self._put_back()
 
+    def last_before(self, step: int) -> int | None:
+        """The newest checkpoint before a step at which a run was found to have diverged. Those from there on are set aside."""
+        with contextlib.suppress(UserError):  # what was not saved is not there
+            self.finish()
+        diverged = [saved for saved in self.steps() if saved >= step]
+        hosts.on_first(lambda: self._set_aside(diverged, "diverged"))
+        return max(self.steps(), default=None)
+
     def close(self) -> None:
         """Waits for what is being saved."""
         try:
@@ -146,36 +154,45 @@ class Checkpoints:
         """Those saved to the end; until then their folders have other names."""
         return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
 
-    def restore_state(self, shapes) -> Any | None:
+    def restore_state(self, shapes, changed: bool = False) -> Any | None:
         """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s.
 
+        changed: it may be of other precision, number of epochs, or clipping, and is brought into the form of `shapes`.
         `UserError` for one of another network or arithmetic, and where there is no room for the checkpoints to come.
         """
         self._check_disk(shapes)
         variables, rest = _split(shapes)
+        items = {"variables": variables, "rest": rest}
         for step in self.steps()[-1:]:
-            self._check_same(step, {"variables": variables, "rest": rest})
-        restored = self._newest({"variables": variables, "rest": rest}, self.steps(), set_aside=True)
+            self._check_same(step, items, dtypes=not changed, changed=changed)
+        restored = self._newest(items, self.steps(), set_aside=True, changed=changed)
         if restored is None:
             return None
-        return self._where.restored(type(shapes)(**restored[1]["variables"], **restored[1]["rest"]))
+        state = self._where.restored(type(shapes)(**restored[1]["variables"], **restored[1]["rest"]))
+        return refit.with_epochs(state, shapes) if changed else state
 
     def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
         """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none."""
+        found = self.find(which)
+        steps = self.steps() if which == "last" else [found]
+        self._check_same(found, {"variables": shapes}, dtypes=False)  # evaluation may ask for another arithmetic
+        restored = self._newest({"variables": shapes}, steps, set_aside=False)
+        assert restored is not None
+        return restored[0], self._where.restored(restored[1]["variables"])
+
+    def find(self, which: str) -> int:
+        """The step of the checkpoint that `which` names: `last`, `best` or a step. `UserError` where there is none."""
         steps = self.steps()
         if not steps:
             raise UserError(f"no checkpoint in {self.directory}; run train with this --workdir first")
         if which == "best":
-            steps = [self._best(steps)]
-        elif which != "last":
-            if not which.isdigit() or int(which) not in steps:
-                have = ", ".join(map(str, steps))
-                raise UserError(f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}")
-            steps = [int(which)]
-        self._check_same(steps[-1], {"variables": shapes}, dtypes=False)  # evaluation may ask for another arithmetic
-        restored = self._newest({"variables": shapes}, steps, set_aside=False)
-        assert restored is not None
-        return restored[0], self._where.restored(restored[1]["variables"])
+            return self._best(steps)
+        if which == "last":
+            return steps[-1]
+        if not which.isdigit() or int(which) not in steps:
+            have = ", ".join(map(str, steps))
+            raise UserError(f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}")
+        return int(which)
 
     def _check_disk(self, shapes) -> None:
         if self._keep is None:
@@ -189,27 +206,29 @@ class Checkpoints:
                 " are free; make room or lower config.checkpoint.keep_last"
             )
 
-    def _check_same(self, step: int, items: dict, dtypes: bool = True) -> None:
+    def _check_same(self, step: int, items: dict, dtypes: bool = True, changed: bool = False) -> None:
         """`UserError` naming the first leaf in which a checkpoint differs from what is wanted; Orbax would cast silently."""
         try:
             with ocp.StandardCheckpointer() as reader:
                 saved = {n: reader.metadata(self.directory / str(step) / n).item_metadata.tree for n in items}
         except Exception:  # damaged, which restoring it deals with
             return
-        ours, theirs = (_by_name(tree) for tree in (items, saved))
+        ours, theirs = (_by_name(trees, links=not changed) for trees in (items, saved))
         for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
+            if changed and name.split("/")[0] in refit.PER_EPOCH:
+                continue
             one, other = (_kind(leaves.get(name), dtypes) for leaves in (ours, theirs))
             if one != other:
                 raise UserError(
-                    f"the checkpoint of step {step} in {self.directory} is of another network: {name} is {other} there and"
-                    f" {one} here; take the settings it was saved with, or another --workdir"
+                    f"the checkpoint of step {step} in {self.directory} is of another network or optimizer: {name} is {other}"
+                    f" there and {one} here; take the settings it was saved with, or another --workdir"
                 )
 
     def _best(self, steps: list[int]) -> int:
         scores = {step: self._score(step) for step in steps}
         best = max((s for s in steps if scores[s] is not None), key=lambda s: (scores[s], s), default=None)
         if best is None:
-            raise UserError(f"no checkpoint in {self.directory} has an accuracy yet; write --step=last")
+            raise UserError(f"no checkpoint in {self.directory} has an accuracy yet; write last instead of best")
         return best
 
     def _score(self, step: int) -> float | None:
@@ -221,10 +240,10 @@ class Checkpoints:
     def _score_file(self, step: int) -> pathlib.Path:
         return self.directory / str(step) / "metrics" / "metrics"
 
-    def _newest(self, shapes: dict, steps: list[int], set_aside: bool) -> tuple[int, dict] | None:
+    def _newest(self, shapes: dict, steps: list[int], set_aside: bool, changed: bool = False) -> tuple[int, dict] | None:
         damaged: list[int] = []
         for step in reversed(steps):
-            restored, why = self._restore(step, shapes)
+            restored, why = self._restore(step, shapes, changed)
             if restored is not None:
                 if set_aside:
                     hosts.on_first(lambda: self._set_aside(damaged))
@@ -241,21 +260,28 @@ class Checkpoints:
             "put a good copy there or choose another --workdir"
         )
 
-    def _restore(self, step: int, shapes: dict) -> tuple[dict | None, str]:
+    def _restore(self, step: int, shapes: dict, changed: bool) -> tuple[dict | None, str]:
         folder = self.directory / str(step)
         try:
             with ocp.StandardCheckpointer() as reader:
-                return {name: reader.restore(folder / name, self._where.restorable(item)) for name, item in shapes.items()}, ""
+                return {name: self._read(reader, folder / name, item, changed) for name, item in shapes.items()}, ""
         except MemoryError:
             raise
         except Exception as error:  # what Orbax raises for damaged files has no class in common
             return None, _first_line(error)
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Moves damaged checkpoints out of the way of those to come, deleting nothing."""
+    def _read(self, reader: ocp.StandardCheckpointer, folder: pathlib.Path, shapes, changed: bool):
+        """One item. changed: see `restore_state`; with as many rows for epochs as were saved."""
+        if not changed:
+            return reader.restore(folder, self._where.restorable(shapes))
+        saved = refit.as_saved(shapes, reader.metadata(folder).item_metadata.tree)
+        return refit.restructured(reader.restore(folder, self._where.restorable(saved)), shapes)
+
+    def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
+        """Moves checkpoints out of the way of those to come, deleting nothing."""
         for step in steps:
             target = self._move_aside(self.directory / str(step), str(step))
-            _say(f"moved the damaged checkpoint of step {step} to {target}")
+            _say(f"moved the {kind} checkpoint of step {step} to {target}")
 
     def _set_scores_aside(self) -> None:
         """The same for scores that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
@@ -292,11 +318,9 @@ def _expect_late_answers() -> None:
     logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
-def _by_name(items: dict) -> dict[str, Any]:
-    """The leaves of {item: tree}, by names such as params/cell0/..., which Orbax keeps of tuples and classes, too."""
-    name = lambda key: str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
-    found = (jax.tree_util.tree_leaves_with_path(tree) for tree in items.values())
-    return {"/".join(map(name, path)): leaf for leaves in found for path, leaf in leaves}
+def _by_name(items: dict, links: bool) -> dict[str, Any]:
+    """The leaves of {item: tree}; see `refit.by_name`."""
+    return {name: leaf for tree in items.values() for name, leaf in refit.by_name(tree, links).items()}
 
 
 def _kind(leaf, dtypes: bool) -> str:

@@ -8,6 +8,8 @@ import dataclasses
 import functools
 import os
 import pathlib
+import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,11 +36,17 @@ def configure(run: Settings) -> "Devices":
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
+    jax.config.update("jax_default_matmul_precision", run.matmul_precision)
     hosts.agree(run)
     where = choose(run.parallel, jax.devices())
     if jax.default_backend() == "cpu" and where.count == 1:
         memory.keep_heap()
     return where
+
+
+def keep_to_host() -> None:
+    """Leaves accelerators alone, before JAX's first array: another run may have them."""
+    jax.config.update("jax_platforms", "cpu")
 
 
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
@@ -54,10 +62,27 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX is told of another: a second start is much faster."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "bnas_jax" / "xla"))
+    """Keeps compiled programs in the user's cache directory, unless JAX is told of another: a second start is much faster.
+
+    Where that cannot be written to, or there is no home directory, programs are compiled anew, with a warning.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    try:
+        cache = _user_cache() / "bnas_jax" / "xla"
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except (OSError, RuntimeError) as error:
+        warnings.warn(f"compiled programs are not kept ({error}); set XDG_CACHE_HOME to a directory for them", stacklevel=2)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _user_cache() -> pathlib.Path:
+    """The user's directory for what can be made again; `OSError` or `RuntimeError` without a home directory."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(os.environ["XDG_CACHE_HOME"])
+    return pathlib.Path.home().resolve(strict=True) / ".cache"  # a home that is missing is not made
 
 
 @dataclasses.dataclass(frozen=True)

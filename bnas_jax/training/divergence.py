@@ -36,6 +36,11 @@ def watch(guard: Guard, grads, step) -> Guard:
     return Guard(jnp.where(first, step, guard.step), jnp.where(first, leaf, guard.leaf), sizes)
 
 
+def first_step(guard: Guard | None) -> int | None:
+    """The first step whose gradient was not finite; None where there was none, or nothing is known."""
+    return None if guard is None or int(guard.step) < 0 else int(guard.step)
+
+
 def describe(guard: Guard | None, params) -> str:
     """Where it began, as part of a sentence; empty where nothing is known."""
     if guard is None:

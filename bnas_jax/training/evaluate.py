@@ -9,11 +9,13 @@ import jax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
+from bnas_jax.data import facts as facts_lib
 from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import Encoded, ReadOptions
-from bnas_jax.data.load import Dataset
+from bnas_jax.data.facts import Facts
+from bnas_jax.data.load import Dataset, Statistics, TestSet
 from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import devices, steps
@@ -24,11 +26,40 @@ from bnas_jax.training.workdir import WorkDir
 
 
 def load_data(dataset: DatasetSettings) -> Dataset:
-    """The data of a run, augmented as its settings say."""
-    data = load.load(dataset.name, dataset.path, read_options(dataset))
+    """The data of a run, augmented and normalised as its settings say."""
+    data = load.load(dataset.name, dataset.path, read_options(dataset), _statistics(dataset))
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def load_test_data(dataset: DatasetSettings, statistics: Statistics | None) -> Dataset | TestSet:
+    """What evaluation needs of the data. statistics: see `data.load.load_test`; those of the settings go before."""
+    statistics = _statistics(dataset) or statistics
+    data = load.load_test(dataset.name, dataset.path, read_options(dataset), statistics)
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def _statistics(dataset: DatasetSettings) -> Statistics | None:
+    """(mean, std) by hand."""
+    if dataset.mean is None or dataset.std is None:
+        return None
+    return dataset.mean, dataset.std
+
+
+def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
     given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return data._replace(augmentation=dataclasses.replace(data.augmentation, **changes))
+    return dataclasses.replace(augmentation, **changes)
+
+
+def load_run_data(run: Settings, workdir: WorkDir, *, change: bool = False) -> tuple[Dataset, Facts]:
+    """The data of a run with what it learned from them: now where the run begins, else when it began.
+
+    `UserError` where the work directory belongs to a run with other settings or other data. change: see `WorkDir.open`.
+    """
+    data = load_data(run.dataset)
+    test = data.test if isinstance(run, TrainSettings) else None  # a search does not look at it
+    facts = workdir.check(run, facts_lib.learn(data, test), change=change)
+    return facts_lib.with_statistics(data, facts), facts
 
 
 def read_options(dataset: DatasetSettings) -> ReadOptions:
@@ -38,7 +69,7 @@ def read_options(dataset: DatasetSettings) -> ReadOptions:
 
 
 class Evaluator:
-    """Evaluates on one data set; the step is compiled once."""
+    """Evaluates on one data set; the step is compiled once. augment_seed: of images augmented as in training, else None."""
 
     def __init__(
         self,
@@ -47,31 +78,37 @@ class Evaluator:
         augmentation: Augmentation,
         run: RunSettings,
         where: devices.Devices = devices.ONE,
+        *,
+        augment_seed: int | None = None,
     ):
         batch_size = min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
-        self._source = eval_source(examples, batch_size, augmentation, model.rules.dtype, where.placement())
+        self._source = eval_source(
+            examples, batch_size, augmentation, model.rules.dtype, where.placement(), augment_seed=augment_seed
+        )
 
         def evaluation(variables, feed, *alphas):
             return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
 
         self._step = where.compile_evaluation(evaluation)
 
-    def call(self, params, batch_stats, *alphas, batch: int = 0) -> Call:
+    def call(self, params, batch_stats, *alphas, batch: int = 0, epoch: int = 0) -> Call:
         """The program of a batch and its arguments, for `compile_together`."""
-        return self._step, ({"params": params, "batch_stats": batch_stats}, self._source.feed(batch), *alphas)
+        return self._step, ({"params": params, "batch_stats": batch_stats}, self._source.feed(batch, epoch), *alphas)
 
-    def __call__(self, params, batch_stats, *alphas, between_batches: Callable[[], object] = lambda: None) -> dict[str, float]:
+    def __call__(
+        self, params, batch_stats, *alphas, epoch: int = 0, between_batches: Callable[[], object] = lambda: None
+    ) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples".
 
-        between_batches: called there; what it raises ends the evaluation.
+        epoch: whose augmentation it is, where there is one. between_batches: called there; what it raises ends the evaluation.
         """
         sums: list[Any] = []
         for batch in range(len(self._source)):
             if batch:
                 jax.block_until_ready(sums[-2:-1])  # no more than two are under way, so that it is called in time
                 between_batches()
-            program, arguments = self.call(params, batch_stats, *alphas, batch=batch)
+            program, arguments = self.call(params, batch_stats, *alphas, batch=batch, epoch=epoch)
             sums.append(program(*arguments))
         total = jax.tree.map(lambda *parts: sum(float(p) for p in parts), *sums)
         count = total.examples
@@ -92,25 +129,27 @@ def build_network(run: TrainSettings, num_classes: int, axis: str | None = None)
 def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     """Restores a checkpoint of `train` or `import` and evaluates it on the test split.
 
-    run: the work directory's settings, perhaps with another data set. which: `last`, `best` or a step.
+    run: the work directory's settings, perhaps with another data set; its pixels are normalised and its labels numbered as
+    those of the run's data, see `data.facts`. which: `last`, `best` or a step.
     """
     if not isinstance(run, TrainSettings):
         raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
     where = devices.configure(run)
-    data = load_data(run.dataset)
-    facts = workdir.facts()
-    if data.test.image_shape[2] != facts["image_shape"][2]:
+    facts = facts_lib.from_dict(workdir.facts())
+    data = load_test_data(run.dataset, facts.statistics)
+    channels = facts.image_shape[2]
+    if data.test.image_shape[2] != channels:
         raise UserError(
-            f"the network takes {facts['image_shape'][2]} channels, {data.test.name} has {data.test.image_shape[2]}"
+            f"the network takes {channels} channels, {data.test.name} has {data.test.image_shape[2]}; set"
+            f" config.dataset.channels={channels} where the data set can be read so"
         )
-    if data.test.num_classes != facts["num_classes"]:  # with fewer, too, the numbers of the classes would mean others
-        raise UserError(f"{data.test.name} has {data.test.num_classes} classes, the network {facts['num_classes']}")
-    model = build_network(run, facts["num_classes"])
-    shapes = jax.eval_shape(lambda: initial_variables(model, data.test.image_shape, 0))
+    test = facts_lib.with_labels(data.test, facts)
+    model = build_network(run, facts.num_classes)
+    shapes = jax.eval_shape(lambda: initial_variables(model, test.image_shape, 0))
     if not workdir.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
     checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
         step, variables = checkpoints.restore_variables(shapes, which)
-    result = Evaluator(model, data.test, data.augmentation, run, where)(variables["params"], variables["batch_stats"])
+    result = Evaluator(model, test, data.augmentation, run, where)(variables["params"], variables["batch_stats"])
     return {**result, "step": step}

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import RunSettings
-from bnas_jax.training import devices, guard, hosts
+from bnas_jax.settings import SearchSettings, Settings, from_config
+from bnas_jax.training import changes, devices, guard, hosts
 from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
 from bnas_jax.training.devices import Devices
 from bnas_jax.training.stops import Interrupted, Stopped, Stops
@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
 def run(
     begin: Callable[[], Any],
-    settings: RunSettings,
+    settings: Settings,
     workdir: WorkDir,
     checkpoints: Checkpoints,
     work: Work,
@@ -46,8 +46,8 @@ def run(
     """Advances the state that `begin` gives to the end of the last epoch and returns it.
 
     At the end of each epoch, its record is logged and the state saved; a state that was saved before its evaluation was
-    through begins with that. Raises `Stopped` after a signal, with the state saved, and `UserError`, without, when the loss
-    is not finite.
+    through begins with that. What `WorkDir.open` found changed holds from that step on, and is said with the learning rates.
+    Raises `Stopped` after a signal, with the state saved, and `UserError`, without, when the loss is not finite.
     """
     with Stops() as stops, _finishing(checkpoints):
         try:
@@ -55,9 +55,11 @@ def run(
         except Interrupted as interrupted:
             raise Stopped(interrupted.number, max(checkpoints.steps(), default=0)) from None
         step = int(state.step)
+        _check_epochs(settings.num_epochs, step, work.steps_per_epoch)
         evaluated = _is_evaluated(state, step, work.steps_per_epoch)
         with contextlib.closing(Log(workdir, step if evaluated else step - 1)) as log:
             loop = _Loop(state, settings, workdir, checkpoints, work, where, log, stops)
+            loop.note_changes()
             if step < loop.last or not evaluated:
                 loop.prepare()
             with loop.watchdog:
@@ -71,7 +73,7 @@ def run(
 class _Loop:
     """A run under way: its state, at `step`, and what surrounds it."""
 
-    def __init__(self, state, settings: RunSettings, workdir, checkpoints, work: Work, where, log: Log, stops: Stops):
+    def __init__(self, state, settings: Settings, workdir, checkpoints, work: Work, where, log: Log, stops: Stops):
         self.state, self.settings, self.workdir, self.checkpoints = state, settings, workdir, checkpoints
         self.work, self.where, self.log, self.stops = work, where, log, stops
         self.step = self.saved = int(state.step)  # saved: the step of the newest checkpoint
@@ -82,6 +84,15 @@ class _Loop:
         self.started = time.monotonic()
         log.note(f"starts at step {self.step} of {self.last} on {environment()['device']}, {hosts.count()} processes")
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
+
+    def note_changes(self) -> None:
+        """Writes down which settings are others from here on, if any."""
+        before = self.workdir.config()
+        changed = self.workdir.note_changes(self.settings, self.step)
+        if not changed:
+            return
+        rates = changes.rates(from_config(before), self.settings, self.step, self.work.steps_per_epoch)
+        self.workdir.say(changes.describe(changed, rates))
 
     def prepare(self) -> None:
         """Compiles everything before the first step."""
@@ -99,7 +110,7 @@ class _Loop:
         self.work.prepare(self.state, _calls(self.step, self.last, self.work.steps_per_epoch, self.settings.steps_per_call))
         # What a save needs is compiled as it is called.
         self.where.saveable(self.state)
-        _check_whole(self.state, self.step, self.workdir)
+        self._check_whole()
 
     def call(self) -> None:
         """Makes one call's steps, and what is due after them."""
@@ -114,16 +125,16 @@ class _Loop:
         if self.step % self.work.steps_per_epoch == 0:
             self.end_epoch()
         elif signal or self.saves.due(steps):
-            _check_whole(self.state, self.step, self.workdir)
+            self._check_whole()
             self._save()
         elif _crossed(steps, self.settings.log_every_steps):
-            _check_finite(self.state, self.step, self.workdir)
+            self._check_finite()
         if signal and self.step < self.last:
             raise self._stopped(signal)
 
     def end_epoch(self) -> None:
         """Evaluates, writes the record and saves. A signal while it evaluates stops it, with the state saved as it is."""
-        _check_whole(self.state, self.step, self.workdir)
+        self._check_whole()
         epoch = self.step // self.work.steps_per_epoch - 1
         try:
             state, record, top1 = self.work.finish_epoch(self.state, epoch, self._between_batches)
@@ -148,10 +159,45 @@ class _Loop:
         self.saved = self.step
         self.saves.done()
 
+    def _check_finite(self) -> None:
+        loss, examples = float(self.state.sums.loss), float(self.state.sums.examples)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss became {loss}")
+        if loss > EXPLODED * max(examples, 1):
+            raise self._diverged(f"the mean loss of the epoch exploded to {loss / examples:.3g}")
+
+    def _check_whole(self) -> None:
+        """Before a checkpoint: the last step may have spoiled the weights without the loss showing it yet."""
+        self._check_finite()
+        if not devices.all_finite({name: getattr(self.state, name, None) for name in VARIABLES}):
+            raise self._diverged("the weights are no longer finite")
+
+    def _diverged(self, what: str) -> UserError:
+        began = guard.describe(self.state.guard, self.state.params)
+        section = "weights" if isinstance(self.settings, SearchSettings) else "optimizer"
+        # Weights whose gradient is not finite are no good, even where they are finite themselves.
+        broken = guard.first_step(self.state.guard)
+        good = self.checkpoints.last_before(self.step if broken is None else broken)
+        goes_on = "begins anew, as there is no good checkpoint"
+        if good is not None:
+            goes_on = f"goes on from step {good}, the last good checkpoint in {self.workdir.checkpoints}"
+        return UserError(
+            f"{what} by step {self.step}{began}; lower the learning rate or clip the gradient: the same command with --change"
+            f" and a smaller --config.{section}.learning_rate or --config.{section}.clip_norm {goes_on}"
+        )
+
     def _stopped(self, signal: int) -> Stopped:
         stopped = Stopped(signal, self.step)
         self.log.note(str(stopped))
         return stopped
+
+
+def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
+    if step > num_epochs * steps_per_epoch:
+        raise UserError(
+            f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end of config.num_epochs={num_epochs};"
+            f" write at least {-(-step // steps_per_epoch)}"
+        )
 
 
 def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
@@ -200,7 +246,7 @@ def _crossed(steps: range, every: int) -> bool:
 class _Saves:
     """When a checkpoint is due within an epoch: by steps and by the clock."""
 
-    def __init__(self, settings: RunSettings):
+    def __init__(self, settings: Settings):
         self._steps, minutes = settings.checkpoint_every_steps, settings.checkpoint_every_minutes
         self._seconds = None if minutes is None else 60 * minutes
         self.done()
@@ -216,29 +262,6 @@ class _Saves:
         now = time.monotonic() - self._last >= self._seconds
         # Clocks differ: the first process's counts, and asking for it is not free.
         return now if hosts.count() == 1 else _crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)
-
-
-def _check_finite(state, step: int, workdir: WorkDir) -> None:
-    loss = float(state.sums.loss)
-    if not math.isfinite(loss):
-        raise _diverged(f"the loss became {loss}", state, step, workdir)
-    if loss > EXPLODED * max(float(state.sums.examples), 1):
-        raise _diverged(f"the mean loss of the epoch exploded to {loss / float(state.sums.examples):.3g}", state, step, workdir)
-
-
-def _check_whole(state, step: int, workdir: WorkDir) -> None:
-    """Before a checkpoint: the last step may have spoiled the weights without the loss showing it yet."""
-    _check_finite(state, step, workdir)
-    if not devices.all_finite({name: getattr(state, name, None) for name in VARIABLES}):
-        raise _diverged("the weights are no longer finite", state, step, workdir)
-
-
-def _diverged(what: str, state, step: int, workdir: WorkDir) -> UserError:
-    began = guard.describe(state.guard, state.params)
-    return UserError(
-        f"{what} by step {step}{began}; lower the learning rate, or clip the gradient; "
-        f"the last good checkpoint is kept in {workdir.checkpoints}"
-    )
 
 
 def _line(record: dict) -> str:

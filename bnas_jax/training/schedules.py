@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from bnas_jax.settings import OptimizerSettings, WeightSettings
-
 Schedule = Callable
 
 
@@ -35,28 +33,18 @@ def cosine(high: float, low: float, steps: float) -> Schedule:
 
 
 def constant(value: float) -> Schedule:
+    """The same at every step."""
     return lambda step: jnp.asarray(value, jnp.float32)
 
 
-def final_schedules(settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int) -> tuple[Schedule, Schedule]:
-    """(learning rate, momentum) of the final training, by step."""
-    steps = num_epochs * steps_per_epoch
-    top, bottom = settings.learning_rate, settings.min_learning_rate
-    if settings.schedule == "one_cycle":
-        rate = one_cycle(settings.low_learning_rate, top, bottom, steps, settings.tail)
-        high = settings.momentum
-        low = high if settings.momentum_low is None else settings.momentum_low
-        return rate, one_cycle(high, low, high, steps, settings.tail)
-    cycle = settings.cycle_epochs if settings.schedule == "cosine_restarts" else num_epochs
-    return cosine(top, bottom, cycle * steps_per_epoch), constant(settings.momentum)
+def cosine_by_epoch(high: float, low: float, *, num_epochs: int, steps_per_epoch: int, first_epoch: int = 0) -> Schedule:
+    """Half a cosine from high to low over all epochs, constant within each: the search's.
 
-
-def search_schedule(settings: WeightSettings, num_epochs: int, steps_per_epoch: int) -> Schedule:
-    """Learning rate of the supernet's weights: half a cosine over the search, constant within an epoch."""
-    low, high = settings.min_learning_rate, settings.learning_rate
+    first_epoch: where on the cosine the first epoch stands: 0, or 1 in the release, which steps its scheduler beforehand.
+    """
 
     def rate(step):
-        epoch = jnp.asarray(step // steps_per_epoch + settings.first_epoch, jnp.float32)
+        epoch = jnp.asarray(step // steps_per_epoch + first_epoch, jnp.float32)
         return low + (high - low) * (1 + jnp.cos(jnp.pi * epoch / num_epochs)) / 2
 
     return rate

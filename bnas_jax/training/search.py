@@ -1,16 +1,14 @@
 """Searching a cell, from settings to genotype.json in the work directory (section 5.1)."""
 
 import functools
-import os
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.load import Dataset
@@ -19,12 +17,16 @@ from bnas_jax.search.bnas import Bnas, Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training import devices, hosts, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.derive import HISTORY, rule_of, taken
 from bnas_jax.training.devices import Devices
-from bnas_jax.training.evaluate import Evaluator, load_data
+from bnas_jax.training.evaluate import Evaluator, load_run_data
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import SearchState, Sums, create_search_state
 from bnas_jax.training.train import epoch_record, prepare
-from bnas_jax.training.workdir import WorkDir, write_json
+from bnas_jax.training.workdir import WorkDir, whole, write_json
+
+# What images are used for; see `_seed`.
+TRAINING, ALPHA, VALIDATION = range(3)
 
 
 def build_supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> Supernet:
@@ -36,25 +38,30 @@ def build_supernet(run: SearchSettings, num_classes: int, axis: str | None = Non
 def build_searcher(run: SearchSettings) -> Searcher:
     """The search algorithm of a run."""
     alphas, rules = run.alphas, run.derive
-    return Bnas(run.network.layer_types, alphas.diversity, alphas.tau, rules.gamma, rules.keep_zeroise, run.layer_rules().dtype)
+    return Bnas(
+        run.network.layer_types,
+        diversity=alphas.diversity,
+        tau=alphas.tau,
+        gamma=rules.gamma,
+        keep_zeroise=rules.keep_zeroise,
+        dtype=run.layer_rules().dtype,
+        entropy=alphas.entropy,
+    )
 
 
 def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
     """The search of a cell; its steps' first half is alpha's, its second the weights'. See `Devices.halves`."""
     model, searcher = build_supernet(run, data.train.num_classes, where.axis), build_searcher(run)
     # Half of the training set for the weights, half for alpha; the test set stays unseen.
-    halves = split_half(data.train, run.seed, run.dataset.stratified)
-    source, valid_source = (
-        train_source(
-            half,
-            run.batch_size,
-            (run.seed + i) % 2**32,
-            data.augmentation,
-            model.rules.dtype,
-            where.placement(run.microbatches),
-        )
-        for i, half in enumerate(halves)
-    )
+    halves = split_half(data.train, run.seed, run.dataset.search_split)
+
+    def source_of(examples, use: int, fresh: bool):
+        placement, dtype = where.placement(run.microbatches), model.rules.dtype
+        seed = _seed(run, use)
+        return train_source(examples, run.batch_size, seed, data.augmentation, dtype, placement, fresh=fresh)
+
+    source = source_of(halves[0], TRAINING, fresh=False)
+    valid_source = source_of(halves[1], ALPHA, fresh=run.alpha_batches == "fresh")
     optimizer, alphas_optimizer = optimizers.for_search(run, source.steps_per_epoch), optimizers.alphas_optimizer(run.alphas)
 
     def half(state: SearchState, feed, for_alphas) -> SearchState:
@@ -81,25 +88,33 @@ def program(run: SearchSettings, data: Dataset, where: Devices) -> Program:
     return Program(model, create, stages, feeds, source.steps_per_epoch, halves[1])
 
 
-def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
+def _seed(run: SearchSettings, use: int) -> int:
+    """What is random about the images of each use is drawn by a seed of its own."""
+    return (run.seed + use) % 2**32
+
+
+def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, change: bool = False) -> dict:
     """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json.
 
-    where: the devices to use, once JAX is configured; None is those of the settings.
+    where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     """
+    _check_cells(run.network.num_cells)
     where = where or devices.configure(run)
     where.check_batch(run)
-    data = load_data(run.dataset)
+    data, facts = load_run_data(run, workdir, change=change)
     model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     searcher = build_searcher(run)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    workdir.open(run, facts, change=change)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
+    changed = change or bool(workdir.changed())
+    begin = lambda: checkpoints.restore_state(shapes, changed) or where.create(create)
     compiled = where.compile_steps(*stages)
-    evaluator = Evaluator(model, held_out, data.augmentation, run, where)
+    augment_seed = _seed(run, VALIDATION) if run.dataset.augment_validation else None
+    evaluator = Evaluator(model, held_out, data.augmentation, run, where, augment_seed=augment_seed)
 
     def finish_epoch(state: SearchState, epoch: int, between_batches: Callable[[], None]):
-        valid = evaluator(*state.variables, between_batches=between_batches)
+        valid = evaluator(*state.variables, epoch=epoch, between_batches=between_batches)
         genotype = searcher.derive(state.alphas)
         record = {
             **epoch_record(state, epoch, "valid", valid),
@@ -122,28 +137,32 @@ def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None) 
         finish_epoch=finish_epoch,
     )
     state = loop.run(begin, run, workdir, checkpoints, work, where)
-    genotype, epoch = select(state, searcher, run)
-    valid_top1 = float(state.valid_top1[epoch])
-    rule = {"select": run.select, "alphas_as_of": run.alphas_as_of, "epoch": epoch, "gamma": run.derive.gamma}
-    write_json(workdir / "genotype.json", {**genotype.to_dict(), **rule, "valid_top1": valid_top1})
-    summary = {"genotype": genotype.to_dict(), "valid_top1": valid_top1, "epoch": epoch, "steps": int(state.step)}
+    record = taken(run, searcher, rule_of(run), {**state.history, "valid_top1": state.valid_top1})
+    write_json(workdir / "genotype.json", record)
+    genotype = {name: record[name] for name in ("normal", "reduce")}
+    summary = {
+        "genotype": genotype,
+        "valid_top1": record["valid_top1"],
+        "epoch": record["epoch"],
+        "steps": int(state.step),
+    }
     write_json(workdir / "summary.json", summary)
     return summary
 
 
-def select(state: SearchState, searcher: Searcher, run: SearchSettings) -> tuple[Genotype, int]:
-    """(genotype, epoch) by the rule: the epoch of best validation accuracy (the first of equals) or the last one, with alpha
-    as it was after, or before, that epoch."""
-    epoch = int(jnp.nanargmax(state.valid_top1)) if run.select == "best" else run.num_epochs - 1
-    row = epoch + 1 if run.alphas_as_of == "after" else epoch
-    return searcher.derive(jax.tree.map(lambda history: history[row], state.history)), epoch
+def _check_cells(num_cells: int) -> None:
+    """A genotype has both kinds of cell, so that a supernet without normal cells, which can be timed, has none to give."""
+    if len(genotype_lib.reductions(num_cells)) == num_cells:
+        raise UserError(
+            f"config.network.num_cells must be at least 3 for a search, got {num_cells}: both kinds of cell are searched,"
+            " and with fewer all are reduction cells"
+        )
 
 
 def _write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
     """alphas.npz: alpha before the first and after each epoch, and the validation accuracies in %."""
     if not hosts.is_first():
         return
-    part = workdir / "alphas.part.npz"
     normal, reduce = (np.asarray(state.history[name][: epoch + 2]) for name in ("normal", "reduce"))
-    np.savez(part, normal=normal, reduce=reduce, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))
-    os.replace(part, workdir / "alphas.npz")
+    with whole(workdir / HISTORY) as part:
+        np.savez(part, normal=normal, reduce=reduce, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))

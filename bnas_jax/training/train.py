@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from bnas_jax.data.load import Dataset
 from bnas_jax.data.sources import train_source
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import devices, loop, optimizers, steps
+from bnas_jax.training import devices, fine_tune, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.compiling import Call, compile_together
 from bnas_jax.training.devices import Devices, Steps
-from bnas_jax.training.evaluate import Evaluator, build_network, load_data
+from bnas_jax.training.evaluate import Evaluator, build_network, load_run_data
+from bnas_jax.training.fine_tune import Init
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import Sums, TrainState, create_train_state
 from bnas_jax.training.workdir import WorkDir, write_json
@@ -46,19 +47,36 @@ def program(run: TrainSettings, data: Dataset, where: Devices) -> Program:
     return Program(model, create, (step,), lambda step: (source.feed(step),), source.steps_per_epoch, data.test)
 
 
-def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) -> dict:
+def train(
+    run: TrainSettings,
+    workdir: WorkDir,
+    where: Devices | None = None,
+    change: bool = False,
+    init: Init | None = None,
+) -> dict:
     """Trains, or goes on where the work directory stands. Returns the test accuracy of the last epoch: summary.json.
 
-    where: the devices to use, once JAX is configured; None is those of the settings.
+    where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
+    init: the checkpoint of another run that a new one begins with.
     """
     where = where or devices.configure(run)
     where.check_batch(run)
-    data = load_data(run.dataset)
+    data, facts = load_run_data(run, workdir, change=change)
     model, create, stages, feeds, steps_per_epoch, held_out = program(run, data, where)
     shapes = jax.eval_shape(create)  # refuses an image size that the network cannot take before anything is written
-    workdir.open(run, num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    shape = data.train.image_shape
+    origin = fine_tune.origin(workdir, init, run, facts.known())
+    workdir.open(run, facts, change=change, init=origin)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, where)
-    begin = lambda: checkpoints.restore_state(shapes) or where.create(create)
+    changed = change or bool(workdir.changed())
+
+    def begin() -> TrainState:
+        saved = checkpoints.restore_state(shapes, changed)
+        if saved is not None or origin is None:
+            return saved or where.create(create)
+        workdir.say(fine_tune.describe(origin))
+        return fine_tune.begin(where.create(create), origin, run, shape, where=where)
+
     compiled = where.compile_steps(*stages)
     evaluator = Evaluator(model, held_out, data.augmentation, run, where)
     result = None
@@ -79,7 +97,9 @@ def train(run: TrainSettings, workdir: WorkDir, where: Devices | None = None) ->
     state = loop.run(begin, run, workdir, checkpoints, work, where)
     result = result or evaluator(*state.variables)  # of a run that had ended before
     best = int(jnp.nanargmax(state.test_top1))
-    summary = {**result, "steps": int(state.step), "best_top1": float(state.test_top1[best]), "best_epoch": best}
+    summary: dict = {**result, "steps": int(state.step), "best_top1": float(state.test_top1[best]), "best_epoch": best}
+    if origin is not None:
+        summary["init"] = origin
     write_json(workdir / "summary.json", summary)
     return summary
 

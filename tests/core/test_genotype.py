@@ -65,7 +65,7 @@ def test_what_is_no_cell_is_refused(cell, expected):
 )
 def test_texts_that_hold_no_genotype(text, expected, tmp_path):
     with pytest.raises(UserError, match=expected) as caught:
-        genotypes.from_json(text)
+        genotypes.from_text(text)
     (tmp_path / "g.json").write_text(text)
     with pytest.raises(UserError) as from_file:
         genotypes.load(str(tmp_path / "g.json"))
@@ -95,7 +95,7 @@ def test_a_genotype_is_frozen_and_plain():
 @pytest.mark.parametrize("name", genotypes.named())
 def test_json_and_back(name, tmp_path):
     genotype = genotypes.load(name)
-    assert genotypes.from_json(genotype.to_json()) == genotype
+    assert genotypes.from_text(genotype.to_json()) == genotype
     assert genotypes.from_dict(json.loads(json.dumps(genotype.to_dict()))) == genotype
     (tmp_path / "genotype.json").write_text(genotype.to_json())
     assert genotypes.load(str(tmp_path / "genotype.json")) == genotype

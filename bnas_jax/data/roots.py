@@ -1,0 +1,21 @@
+"""The folder of a data set: on this machine, or at an address that `etils.epath` can open."""
+
+from typing import Any
+
+from etils import epath
+
+from bnas_jax.core import paths
+from bnas_jax.core.errors import UserError
+
+
+def root(path: Any, option: str) -> Any:
+    """The `epath.Path` of what was given as `option`. Raises `UserError` for an address that cannot be opened here."""
+    if not paths.is_address(path):
+        return epath.Path(paths.local(path, option))
+    try:
+        found = epath.Path(path)
+        found.exists()
+    except Exception as error:  # of whatever library stands behind the address
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{option}={path} cannot be opened ({why}); {paths.mounted(path, option)}") from None
+    return found

@@ -1,0 +1,94 @@
+"""Genotypes from the history of alpha that a search keeps in alphas.npz: of which epoch, before or after it."""
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from bnas_jax.core import paths
+from bnas_jax.core.errors import UserError
+from bnas_jax.search.bnas import Searcher
+from bnas_jax.settings import SearchSettings
+from bnas_jax.training.workdir import WorkDir, write_whole
+
+HISTORY = "alphas.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Which alpha of a search is taken. epoch: a number, counted from 0 as in metrics.jsonl; `best`, the one of best validation
+    accuracy (the first of equals), or `last`. as_of: alpha as it was `after` that epoch, or `before` it, as in the release."""
+
+    epoch: int | str
+    as_of: str
+
+
+def rule_of(run: SearchSettings) -> Rule:
+    """The rule that the run's settings hold."""
+    return Rule(run.select, run.alphas_as_of)
+
+
+def taken(run: SearchSettings, searcher: Searcher, rule: Rule, history: Mapping) -> dict:
+    """The genotype that the rule takes from a history, and how it was taken, as genotype.json holds it.
+
+    run: its `derive` is what the searcher derives by. history: as `read_history` gives it. `UserError` for an epoch that is
+    not there.
+    """
+    epoch = _epoch(rule.epoch, np.asarray(history["valid_top1"]))
+    row = epoch
+    if rule.as_of == "after":
+        row += 1
+    genotype = searcher.derive({name: np.asarray(history[name])[row] for name in ("normal", "reduce")})
+    return {
+        **genotype.to_dict(),
+        "select": rule.epoch,
+        "alphas_as_of": rule.as_of,
+        "epoch": epoch,
+        "gamma": run.derive.gamma,
+        "keep_zeroise": run.derive.keep_zeroise,
+        "valid_top1": float(history["valid_top1"][epoch]),
+    }
+
+
+def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
+    count = len(valid_top1)
+    if wanted == "best":
+        return int(np.nanargmax(valid_top1))
+    if wanted == "last":
+        return count - 1
+    if not 0 <= int(wanted) < count:
+        ended = f"epochs 0 to {count - 1} have ended"
+        raise UserError(f"there is no epoch {wanted} of this search: {ended}; write one of these, best or last")
+    return int(wanted)
+
+
+def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
+    """What a search, ended or under way, has left of its alphas.
+
+    `normal` and `reduce`: alpha before the first and after each epoch, (epochs + 1, 14, types) each; `valid_top1`: the
+    supernet's validation accuracies in %, (epochs,). `UserError` where no epoch has ended, or the file is damaged.
+    """
+    path = workdir / HISTORY
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in ("normal", "reduce", "valid_top1")}
+    except FileNotFoundError:
+        missing = f"{workdir.path} has no {HISTORY} yet: no epoch of its search has ended"
+        raise UserError(f"{missing}; run search with this --workdir first") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or search again in another --workdir") from None
+
+
+def derive(run: SearchSettings, searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
+    """Writes the genotype that the rule takes from a search's work directory into the file `out`."""
+    record = taken(run, searcher, rule, read_history(workdir))
+    path = paths.local(out, "--out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, record)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from None
+    described = ("epoch", "gamma", "keep_zeroise", "alphas_as_of", "valid_top1")
+    genotype = {name: record[name] for name in ("normal", "reduce")}
+    return {"genotype": genotype, **{name: record[name] for name in described}, "out": out}

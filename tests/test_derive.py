@@ -1,0 +1,128 @@
+"""The command `derive`: other genotypes of the alphas that a search has left, without an accelerator."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bnas_jax import settings
+from bnas_jax.__main__ import run
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.genotype import LAYER_TYPES
+from configs import search as search_configs
+from configs import train as train_configs
+
+ROOT = pathlib.Path(__file__).parent.parent
+EPOCHS = 3
+
+
+@pytest.fixture
+def workdir(tmp_path) -> pathlib.Path:
+    """A search under way, three epochs ended. Row r of its alphas is for Zeroise, and nearly as much for layer type r + 1."""
+    config = search_configs.get_config("digits")
+    history = np.zeros((EPOCHS + 1, 14, len(LAYER_TYPES)), np.float32)
+    history[:, :, 0] = 5.5
+    for row in range(EPOCHS + 1):
+        history[row, :, row + 1] = 5.0
+    folder = tmp_path / "search"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(settings.to_dict(settings.from_config(config))))
+    np.savez(folder / "alphas.npz", normal=history, reduce=history, valid_top1=np.array([10, 30, 20], np.float32))
+    return folder
+
+
+def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]]:
+    """(the JSON that the command ends with; the layer types of the cells that it wrote)."""
+    out = workdir.parent / "cell.json"
+    capfd.readouterr()
+    assert run(["derive", f"--workdir={workdir}", f"--out={out}", *options]) == 0
+    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    written = genotype_lib.load(str(out))
+    assert genotype_lib.from_dict(summary["genotype"]) == written and summary["out"] == str(out)
+    return summary, {layer for layer, _ in (*written.normal, *written.reduce)}
+
+
+@pytest.mark.parametrize(
+    ("options", "epoch", "layer"),
+    [
+        ([], 1, "none"),  # as the config says: the best epoch, gamma 1, with Zeroise
+        (["--gamma=3"], 1, LAYER_TYPES[3]),
+        (["--gamma=0.5"], 1, "none"),
+        (["--keep_zeroise=False"], 1, LAYER_TYPES[3]),
+        (["--keep_zeroise=True"], 1, "none"),
+        (["--gamma=3", "--as_of=before"], 1, LAYER_TYPES[2]),
+        (["--gamma=3", "--as_of=after"], 1, LAYER_TYPES[3]),
+        (["--gamma=3", "--epoch=0"], 0, LAYER_TYPES[2]),
+        (["--gamma=3", "--epoch=0", "--as_of=before"], 0, LAYER_TYPES[1]),
+        (["--gamma=3", "--epoch=last"], 2, LAYER_TYPES[4]),
+        (["--gamma=3", "--epoch=best"], 1, LAYER_TYPES[3]),
+    ],
+)
+def test_a_genotype_is_taken_by_the_rules_that_are_given(capfd, workdir, options, epoch, layer):
+    summary, layers = derived(capfd, workdir, *options)
+    assert (summary["epoch"], layers) == (epoch, {layer})
+    gamma = next((float(o.removeprefix("--gamma=")) for o in options if "gamma" in o), 1.0)
+    assert summary["gamma"] == gamma
+
+
+def test_what_is_not_given_is_as_the_runs_config_says(capfd, workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    changed = {"derive": {"gamma": 3.0, "keep_zeroise": True}, "select": "last", "alphas_as_of": "before"}
+    (workdir / "config.json").write_text(json.dumps({**config, **changed}))
+    summary, layers = derived(capfd, workdir)
+    assert (summary["epoch"], summary["gamma"], layers) == (2, 3.0, {LAYER_TYPES[3]})
+    assert derived(capfd, workdir, "--gamma=1")[1] == {"none"}
+
+
+def test_no_accelerator_is_started(workdir, tmp_path):
+    """On a host whose accelerator another run has, or that has none."""
+    options = [f"--workdir={workdir}", f"--out={tmp_path / 'cell.json'}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "tpu"}
+    command = [sys.executable, "-m", "bnas_jax", "derive", *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out="], "--out is missing; write --out=..."),
+        (["--workdir="], "--workdir is missing"),
+        (["--gamma=0"], "--gamma must be greater than 0, got 0; 1 leaves Eq. 4 without effect"),
+        (["--gamma=-1"], "--gamma must be greater than 0, got -1"),
+        (["--gamma=nan"], "--gamma must be greater than 0, got nan"),
+        (["--gamma=much"], "--gamma must be a number, got 'much'"),
+        (["--epoch=3"], "there is no epoch 3 of this search: epochs 0 to 2 have ended; write one of these, best or last"),
+        (["--epoch=-1"], "--epoch must be best, last or a number from 0 on, got '-1'"),
+        (["--epoch=first"], "--epoch must be best, last or a number from 0 on, got 'first'"),
+        (["--as_of=during"], "flag --as_of=during: value should be one of <after|before>"),
+        (["--keep_zeroise=perhaps"], "flag --keep_zeroise=perhaps"),
+        (["--workdir=/nowhere"], "/nowhere is no work directory: it has no config.json"),
+        (["--out=/proc/cell.json"], "cannot write /proc/cell.json ("),
+    ],
+)
+def test_mistakes_are_answered_with_what_to_write(capfd, workdir, options, message):
+    assert message in error(capfd, workdir, *options)
+
+
+def error(capfd, workdir: pathlib.Path, *options: str) -> str:
+    capfd.readouterr()
+    assert run(["derive", f"--workdir={workdir}", f"--out={workdir.parent / 'cell.json'}", *options]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1
+    return err
+
+
+def test_work_directories_without_alphas_are_named(capfd, workdir):
+    (workdir / "alphas.npz").write_bytes(b"PK")
+    assert "alphas.npz cannot be read (" in error(capfd, workdir)
+    (workdir / "alphas.npz").unlink()
+    assert "has no alphas.npz yet: no epoch of its search has ended; run search" in error(capfd, workdir)
+    training = settings.to_dict(settings.from_config(train_configs.get_config("digits")))
+    (workdir / "config.json").write_text(json.dumps(training))
+    assert "holds a training; derive takes the work directory of a search" in error(capfd, workdir)
+    assert not (workdir.parent / "cell.json").exists()
