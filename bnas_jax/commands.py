@@ -152,7 +152,7 @@ def search(arguments: list[str]) -> dict:
 
 def derive(arguments: list[str]) -> dict:
     """Takes a genotype from the alphas of a search, by rules that default to the search's."""
-    from bnas_jax.training import devices
+    from bnas_jax.runtime import devices
     from bnas_jax.training.derive import Rule, derive
     from bnas_jax.training.search import build_searcher
     from bnas_jax.training.workdir import WorkDir

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from bnas_jax import commands
-from bnas_jax.training import devices
+from bnas_jax.runtime import devices
 from bnas_jax.training.evaluate import load_data
 from bnas_jax.training.search import program as program_of_search
 from bnas_jax.training.train import program as program_of_training

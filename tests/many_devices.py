@@ -10,7 +10,7 @@ import sys
 import jax
 
 from bnas_jax import commands
-from bnas_jax.training import devices
+from bnas_jax.runtime import devices
 from bnas_jax.training.search import search
 from bnas_jax.training.train import train
 from bnas_jax.training.workdir import WorkDir

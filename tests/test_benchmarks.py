@@ -17,7 +17,7 @@ from bnas_jax.benchmarks.plain_supernet import plain_variables
 from bnas_jax.core import cell as cell_lib
 from bnas_jax.core import convolution, layers
 from bnas_jax.core.genotype import Genotype
-from bnas_jax.training import devices
+from bnas_jax.runtime import devices
 from configs import search as search_configs
 from configs import train as train_configs
 

@@ -20,7 +20,7 @@ from work_directories import CELL, arrays, largest_difference
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.training.devices import ONE, Devices, configure
+from bnas_jax.runtime.devices import ONE, Devices, configure
 from bnas_jax.training.loop import _next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs

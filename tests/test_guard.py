@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from bnas_jax.training.guard import Guard, describe, watch
+from bnas_jax.training.divergence import Guard, describe, watch
 
 NAN, INF = float("nan"), float("inf")
 

@@ -40,7 +40,7 @@ from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import Sums, TrainState, initial_variables
-from bnas_jax.training.stops import Stopped
+from bnas_jax.runtime.stops import Stopped
 from bnas_jax.training.workdir import WorkDir
 from configs import search as search_configs
 from configs import train as train_configs

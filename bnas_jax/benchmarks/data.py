@@ -17,7 +17,8 @@ from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.sources import train_source
 from bnas_jax.data.stream import StreamTrainSource, random_box
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import devices, train
+from bnas_jax.runtime import devices
+from bnas_jax.training import train
 
 _HEIGHT, _WIDTH, _SIDE, _MIN_AREA = 375, 500, 224, 0.08
 _EPOCHS = 10

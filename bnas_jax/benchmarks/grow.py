@@ -12,7 +12,7 @@ from bnas_jax.benchmarks.step import noise, program_of
 from bnas_jax.benchmarks.stepper import Stepper
 from bnas_jax.core.genotype import reductions
 from bnas_jax.settings import SearchSettings, TrainSettings
-from bnas_jax.training import devices
+from bnas_jax.runtime import devices
 
 # What a size is multiplied with while the others stay.
 FACTORS = {

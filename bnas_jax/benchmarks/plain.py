@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from bnas_jax.benchmarks.plain_supernet import PlainSupernet
 from bnas_jax.core import cell, convolution, layers
 from bnas_jax.core.errors import UserError
-from bnas_jax.training import devices, search
+from bnas_jax.runtime import devices
+from bnas_jax.training import search
 from bnas_jax.training.program import Program
 
 

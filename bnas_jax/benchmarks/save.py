@@ -10,7 +10,7 @@ import jax
 from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.step import network_of, noise, program_of
 from bnas_jax.settings import CheckpointSettings, SearchSettings, TrainSettings
-from bnas_jax.training import devices
+from bnas_jax.runtime import devices
 from bnas_jax.training.checkpoints import Checkpoints
 
 

@@ -13,7 +13,8 @@ from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.load import Dataset
 from bnas_jax.settings import SearchSettings, TrainSettings
-from bnas_jax.training import devices, search, train
+from bnas_jax.runtime import devices
+from bnas_jax.training import search, train
 from bnas_jax.training.program import Program
 
 _CIFAR = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True)

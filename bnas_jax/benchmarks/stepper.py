@@ -7,8 +7,8 @@ import jax
 
 from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.compile_times import compile_times
-from bnas_jax.training.compiling import compile_together
-from bnas_jax.training.devices import Devices
+from bnas_jax.runtime.compiling import compile_together
+from bnas_jax.runtime.devices import Devices
 from bnas_jax.training.program import Program
 
 

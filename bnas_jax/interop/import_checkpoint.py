@@ -11,7 +11,8 @@ from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import devices, optimizers
+from bnas_jax.runtime import devices
+from bnas_jax.training import optimizers
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import build_network
 from bnas_jax.training.state import train_state_of

@@ -17,8 +17,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import devices, hosts, refit
-from bnas_jax.training.devices import Devices
+from bnas_jax.runtime import devices, hosts
+from bnas_jax.training import refit
+from bnas_jax.runtime.devices import Devices
 
 # The variables are an item of their own, so that evaluation restores them alone.
 VARIABLES = ("params", "batch_stats", "alphas")

@@ -18,9 +18,10 @@ from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset, Statistics, TestSet
 from bnas_jax.data.sources import eval_source
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
-from bnas_jax.training import devices, steps
+from bnas_jax.runtime import devices
+from bnas_jax.training import steps
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.compiling import Call
+from bnas_jax.runtime.compiling import Call
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 

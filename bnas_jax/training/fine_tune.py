@@ -10,9 +10,9 @@ import numpy as np
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import devices
+from bnas_jax.runtime import devices
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.devices import Devices
+from bnas_jax.runtime.devices import Devices
 from bnas_jax.training.evaluate import build_network
 from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.workdir import WorkDir

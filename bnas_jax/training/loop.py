@@ -11,10 +11,11 @@ import jax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SearchSettings, Settings, from_config
-from bnas_jax.training import changes, devices, guard, hosts
+from bnas_jax.runtime import devices, hosts
+from bnas_jax.training import changes, divergence
 from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
-from bnas_jax.training.devices import Devices
-from bnas_jax.training.stops import Interrupted, Stopped, Stops
+from bnas_jax.runtime.devices import Devices
+from bnas_jax.runtime.stops import Interrupted, Stopped, Stops
 from bnas_jax.training.workdir import Log, WorkDir, environment
 
 # A mean cross-entropy from which no training comes back: the right class has a probability of exp(-10000).

@@ -15,10 +15,11 @@ from bnas_jax.data.load import Dataset
 from bnas_jax.data.sources import train_source
 from bnas_jax.search.bnas import Bnas, Searcher
 from bnas_jax.settings import SearchSettings
-from bnas_jax.training import devices, hosts, loop, optimizers, steps
+from bnas_jax.runtime import devices, hosts
+from bnas_jax.training import loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.derive import HISTORY, rule_of, taken
-from bnas_jax.training.devices import Devices
+from bnas_jax.runtime.devices import Devices
 from bnas_jax.training.evaluate import Evaluator, load_run_data
 from bnas_jax.training.program import Program
 from bnas_jax.training.state import SearchState, Sums, create_search_state

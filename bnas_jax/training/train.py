@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from bnas_jax.data.load import Dataset
 from bnas_jax.data.sources import train_source
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import devices, fine_tune, loop, optimizers, steps
+from bnas_jax.runtime import devices
+from bnas_jax.training import fine_tune, loop, optimizers, steps
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.compiling import Call, compile_together
-from bnas_jax.training.devices import Devices, Steps
+from bnas_jax.runtime.compiling import Call, compile_together
+from bnas_jax.runtime.devices import Devices, Steps
 from bnas_jax.training.evaluate import Evaluator, build_network, load_run_data
 from bnas_jax.training.fine_tune import Init
 from bnas_jax.training.program import Program

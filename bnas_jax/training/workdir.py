@@ -21,7 +21,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
 from bnas_jax.settings import Difference, Settings
-from bnas_jax.training import changes, hosts
+from bnas_jax.runtime import hosts
+from bnas_jax.training import changes
 from bnas_jax.training.checkpoints import Checkpoints
 
 # What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without its lock service.

@@ -7,7 +7,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from bnas_jax.checks import require
+from bnas_jax.settings import entries
+from bnas_jax.settings.checks import require
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import Genotype
 
@@ -54,6 +55,9 @@ def _convert(hint, value, name: str):
     if hint is Genotype:
         require(value is not None, f"{name} is missing; write a named cell or the genotype.json of a search")
         return genotype_lib.from_dict(value)
+    if hint in entries.TABLES:
+        entry, given = entries.chosen(entries.TABLES[hint], value, name)
+        return build(entry, given, name)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, name)
     if typing.get_origin(hint) is tuple:

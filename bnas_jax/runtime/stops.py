@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from jax.experimental import multihost_utils
 
-from bnas_jax.training import hosts
+from bnas_jax.runtime import hosts
 
 T = TypeVar("T")
 

@@ -22,8 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
 from bnas_jax.settings import RunSettings, Settings
-from bnas_jax.training import hosts, memory
-from bnas_jax.training.compiling import Call, Program
+from bnas_jax.runtime import hosts, memory
+from bnas_jax.runtime.compiling import Call, Program
 
 AXIS = "devices"
 _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)

@@ -1,36 +1,27 @@
-"""Settings: a ConfigDict, as configs/*.py make it, becomes frozen dataclasses, and every value is checked on the way.
+"""The settings of a run, each written once, with its check: frozen dataclasses that `resolve.from_config` makes.
 
-A setting left at None takes the value of its convention, which `config.conventions` chooses: `config.paper` holds what the
-paper's text has, `config.release` what its code has, and `config.meant` where that code without its index error differs from
-it. What the command line sets stands above all three.
+A scheme, a searcher and a network bring their own settings: they are entries of tables, see `entries`.
 """
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from bnas_jax.checks import choice, clipping, positive, rates, require, shares
-from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.alphas import ENTROPIES
-from bnas_jax.core.binarize import WEIGHT_GRADIENTS
-from bnas_jax.core.genotype import FORMS, LAYER_TYPES, LEARNABLE, Genotype
-from bnas_jax.core.rules import MEANT, PAPER, REDUCTION_SKIPS, RELEASE, Rules
-from bnas_jax.typed import build, fill, plain
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.cell import REDUCTION_SKIPS
+from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.layers import LAYERS
+from bnas_jax.core.networks import NetworkSettings
+from bnas_jax.core.schemes import Scheme
+from bnas_jax.core.supernet import FORMS_OF_EDGES, Supernet
+from bnas_jax.search import Searcher
+from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
 
-CONVENTION_RULES = {"paper": PAPER, "release": RELEASE, "meant": MEANT}
-CONVENTIONS = tuple(CONVENTION_RULES)
-# The blocks of a config that a convention takes its values from; the first that has one decides.
-_BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
 PRECISIONS = ("float32", "bfloat16", "float64")
 MATMUL_PRECISIONS = ("default", "high", "highest")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
-HALVES = ("auto", "one", "two")
 SPLITS = ("random", "stratified", "in_order")
-# Settings that were called otherwise before, and what to write instead.
-OLD_NAMES = {"config.dataset.stratified": "config.dataset.search_split of a search: random, stratified or in_order"}
 SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
 SELECT = ("best", "last")
 AS_OF = ("after", "before")
@@ -131,25 +122,6 @@ def for_data(dataset: Mapping, name: str) -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
-class RuleSettings:
-    """The differences between the conventions that concern layers, each a setting of its own; see `core.rules.Rules`."""
-
-    activation_scale: bool
-    sign_of_zero: int
-    weight_gradient: str
-    reduction_skip: str
-    relu: bool
-    float_head: bool
-    depthwise_center: bool
-    binary_search_preprocess: bool
-
-    def __post_init__(self):
-        choice("config.rules.sign_of_zero", self.sign_of_zero, (0, 1))
-        choice("config.rules.weight_gradient", self.weight_gradient, tuple(WEIGHT_GRADIENTS))
-        choice("config.rules.reduction_skip", self.reduction_skip, REDUCTION_SKIPS)
-
-
-@dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
     """keep_last, keep_best: how many checkpoints stay on disk."""
 
@@ -222,10 +194,10 @@ class RunSettings:
     checkpoint: CheckpointSettings
     distributed: DistributedSettings
     dataset: DatasetSettings
-    rules: RuleSettings
+    scheme: Scheme
 
     def __post_init__(self):
-        choice("config.conventions", self.conventions, CONVENTIONS)
+        choice("config.conventions", self.conventions, tuple(CONVENTIONS))
         choice("config.precision", self.precision, PRECISIONS)
         choice("config.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         choice("config.parallel", self.parallel, PARALLEL)
@@ -250,33 +222,63 @@ class RunSettings:
         message = f"config.bn_examples={group} must divide {of_batch} = {part}; write {part} for all of them"
         require(part % group == 0, message)
 
-    def layer_rules(self, axis: str | None = None) -> Rules:
-        """The rules that layers follow, in the arithmetic of `precision`. axis: that of the devices which share a batch."""
-        dtype = jnp.float64 if self.precision == "float64" else jnp.float32
-        conv_dtype = jnp.bfloat16 if self.precision == "bfloat16" else None
-        rules = Rules(**dataclasses.asdict(self.rules), dtype=dtype, conv_dtype=conv_dtype)
-        bn_axis = axis if self.sync_bn else None
-        return dataclasses.replace(rules, bn_axis=bn_axis, bn_examples=self.bn_examples, batch_axis=axis)
+    def arithmetic(self, axis: str | None = None) -> Arithmetic:
+        """How numbers are computed. axis: the mapped axis of the devices which share a batch."""
+        return Arithmetic(
+            dtype=jnp.float64 if self.precision == "float64" else jnp.float32,
+            conv_dtype=jnp.bfloat16 if self.precision == "bfloat16" else None,
+            bn_axis=axis if self.sync_bn else None,
+            bn_examples=self.bn_examples,
+            batch_axis=axis,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchNetworkSettings:
-    """The supernet (section 5.1). layer_types: the set of Table 3, or a part of it that keeps its order."""
+class SupernetSettings:
+    """The supernet (section 5.1), see `core.supernet.Supernet`.
+
+    layer_types: the search space, names of `core.layers.LAYERS`; by default Table 3. edges: `shared` or `plain`, two forms
+    of one function.
+    """
 
     num_cells: int
     channels: int
     skip: bool
     layer_types: tuple[str, ...]
+    reduction_skip: str = "binary_bn"
+    float_head: bool = False
+    binary_preprocess: bool = False
+    edges: str = "shared"
 
     def __post_init__(self):
-        positive("config.network", self, "num_cells", "channels")
-        unknown = [t for t in self.layer_types if t not in LAYER_TYPES]
-        require(not unknown, f"config.network.layer_types: unknown {unknown}; known: {', '.join(LAYER_TYPES)}")
+        prefix = "config.network"
+        positive(prefix, self, "num_cells", "channels")
+        unknown = [name for name in self.layer_types if name not in LAYERS]
+        require(not unknown, f"{prefix}.layer_types: unknown {unknown}; known: {', '.join(LAYERS)}")
+        learnable = [name for name in LAYERS if LAYERS[name].learnable]
         require(
-            any(t in LEARNABLE for t in self.layer_types),
-            f"config.network.layer_types needs a layer type with weights, one of {', '.join(LEARNABLE)}",
+            any(name in learnable for name in self.layer_types),
+            f"{prefix}.layer_types needs a layer type with weights, one of {', '.join(learnable)}",
         )
-        require(len(set(self.layer_types)) == len(self.layer_types), "config.network.layer_types names a type twice")
+        require(len(set(self.layer_types)) == len(self.layer_types), f"{prefix}.layer_types names a type twice")
+        choice(f"{prefix}.reduction_skip", self.reduction_skip, REDUCTION_SKIPS)
+        choice(f"{prefix}.edges", self.edges, FORMS_OF_EDGES)
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Supernet:
+        """The supernet."""
+        return Supernet(
+            num_cells=self.num_cells,
+            channels=self.channels,
+            num_classes=num_classes,
+            layer_types=self.layer_types,
+            skip=self.skip,
+            reduction_skip=self.reduction_skip,
+            float_head=self.float_head,
+            binary_preprocess=self.binary_preprocess,
+            edges=self.edges,
+            scheme=scheme,
+            arithmetic=arithmetic,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,78 +305,41 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha (DARTS), with the diversity regularizer's lambda and tau (Eq. 5). diversity 0 turns that off.
-
-    entropy: the mean over `all` edges of both cells, or as `released`, see `core.alphas.entropy`.
-    """
+    """Adam on alpha, with L2 regularisation (DARTS)."""
 
     learning_rate: float
     beta1: float
     beta2: float
     weight_decay: float
-    diversity: float
-    tau: float
-    entropy: str = "all"
 
     def __post_init__(self):
         rates("config.alphas", self, "learning_rate")
-        choice("config.alphas.entropy", self.entropy, ENTROPIES)
-        rates("config.alphas", self, "weight_decay", "diversity", least=0)
+        rates("config.alphas", self, "weight_decay", least=0)
         shares("config.alphas", self, "beta1", "beta2")
-        require(self.tau > 0, f"config.alphas.tau must be greater than 0, got {self.tau}; config.alphas.diversity=0 is off")
-
-
-@dataclasses.dataclass(frozen=True)
-class DeriveSettings:
-    """gamma: transferability (Eq. 4). keep_zeroise: keep Zeroise in the genotype (section 4.1.3)."""
-
-    gamma: float
-    keep_zeroise: bool
-
-    def __post_init__(self):
-        require(self.gamma > 0, f"config.derive.gamma must be greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect")
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings(RunSettings):
-    """select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
-    `after` that epoch, or `before` it, as in the release. alpha_batches: `epoch`: alpha's batches go through their half of the
-    data without replacement, epoch by epoch; `fresh`: each is drawn from all of it, as in the release. halves: alpha's and the
-    weights' half of a step as `one` program or `two`, which agree to rounding, or `auto`, see `Devices.halves`.
+    """A search.
+
+    select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
+    `after` that epoch, or `before` it, as in the release. alpha_batches: `epoch`: alpha's batches go through their half of
+    the data without replacement, epoch by epoch; `fresh`: each is drawn from all of it, as in the release.
     """
 
-    network: SearchNetworkSettings
+    network: SupernetSettings
+    searcher: Searcher
     weights: WeightSettings
     alphas: AlphaSettings
-    derive: DeriveSettings
     select: str
     alphas_as_of: str
     alpha_batches: str
-    halves: str = "auto"
 
     def __post_init__(self):
         super().__post_init__()
-        choice("config.halves", self.halves, HALVES)
         choice("config.select", self.select, SELECT)
         choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
         choice("config.alpha_batches", self.alpha_batches, ("epoch", "fresh"))
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainNetworkSettings:
-    """The final network (Table 5). channels: the width of the first cell's layers; see configs/train.py."""
-
-    genotype: Genotype
-    num_cells: int
-    channels: int
-    form: str
-    skip: bool
-
-    def __post_init__(self):
-        choice("config.network.form", self.form, FORMS)
-        positive("config.network", self, "num_cells", "channels")
-        odd = self.form == "imagenet" and self.channels % 2
-        require(not odd, f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,107 +376,11 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings(RunSettings):
-    network: TrainNetworkSettings
+    """The training of a final network. network: an entry of `core.networks.NETWORKS`."""
+
+    network: NetworkSettings
     optimizer: OptimizerSettings
 
 
 Settings = SearchSettings | TrainSettings
-_TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}
-
-
-def resolve(config: Mapping) -> dict:
-    """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
-    values = plain(config)
-    _refuse_old_names(values)
-    conventions = values.get("conventions")
-    choice("config.conventions", conventions, CONVENTIONS)
-    blocks = {name: values.pop(name, {}) for name in CONVENTIONS}
-    rules = CONVENTION_RULES[conventions]
-    defaults = {f.name: getattr(rules, f.name) for f in dataclasses.fields(RuleSettings)}
-    fill(values, {"rules": defaults})
-    for name in _BLOCKS[conventions]:
-        fill(values, blocks[name])
-    network = values.get("network")
-    if isinstance(network, dict) and isinstance(network.get("genotype"), str):
-        network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
-    return values
-
-
-def _refuse_old_names(values: Mapping, prefix: str = "config.") -> None:
-    for key, value in values.items():
-        name = prefix + key
-        require(name not in OLD_NAMES, f"{name} is now {OLD_NAMES.get(name)}")
-        if isinstance(value, Mapping):
-            _refuse_old_names(value, name + ".")
-
-
-def from_config(config: Mapping) -> Settings:
-    """The settings of a ConfigDict or of a work directory (`WorkDir.config`); `UserError` for the first that is wrong."""
-    values = resolve(config)
-    task = values.get("task")
-    choice("config.task", task, tuple(_TASKS))
-    return build(_TASKS[str(task)], values, "config")
-
-
-def to_dict(settings: Settings) -> dict:
-    """JSON-ready values from which `from_config` makes the same settings."""
-    values = dataclasses.asdict(settings)
-    if isinstance(settings, TrainSettings):
-        values["network"]["genotype"] = settings.network.genotype.to_dict()
-    return json.loads(json.dumps(values))
-
-
-# Settings that may change between the stops of one run: none of them says what is trained, on what or how. Numbers of the same
-# run differ by rounding alone where other devices, or other parts of a batch, are added up.
-_FREE = (
-    *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
-    *("parallel", "halves", "steps_per_call", "distributed", "dataset.path", "dataset.workers"),
-    *("derive", "select", "alphas_as_of"),
-)
-
-
-# Those that --change may change beside them: the network, the data and the count of steps stay what they are.
-CHANGEABLE = (
-    *("optimizer", "weights", "alphas", "precision", "num_epochs"),
-    *("checkpoint", "checkpoint_every_steps", "checkpoint_every_minutes"),
-)
-
-
-class Difference(NamedTuple):
-    """A setting in which two resolved configs differ. key: without `config.`; ours, theirs: its JSON values."""
-
-    key: str
-    ours: Any
-    theirs: Any
-
-    @property
-    def is_free(self) -> bool:
-        return _is_among(self.key, _FREE)
-
-    @property
-    def is_changeable(self) -> bool:
-        return _is_among(self.key, CHANGEABLE)
-
-    def __str__(self) -> str:
-        return f"config.{self.key} is {self.ours!r} now and {self.theirs!r} there"
-
-
-def _is_among(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> Iterator[Difference]:
-    """All settings in which two resolved configs differ, by their names."""
-    for key in sorted(set(ours) | set(theirs)):
-        one, other = ours.get(key), theirs.get(key)
-        if one == other:
-            continue
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from differences(one, other, f"{prefix}{key}.")
-        else:
-            yield Difference(prefix + key, one, other)
-
-
-def first_difference(ours: Mapping, theirs: Mapping) -> str | None:
-    """The first setting in which two resolved configs differ, free ones aside, as `config.key is A now and B there`."""
-    return next((str(d) for d in differences(ours, theirs) if not d.is_free), None)
+TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}

@@ -1,0 +1,47 @@
+"""Settings: what a run is told, from a config file and the command line, as frozen dataclasses that are checked."""
+
+from bnas_jax.settings.differences import CHANGEABLE, Difference, differences, first_difference
+from bnas_jax.settings.old_names import OLD_NAMES, refuse_old_name
+from bnas_jax.settings.resolve import from_config, resolve, to_dict
+from bnas_jax.settings.schema import (
+    AS_OF,
+    AlphaSettings,
+    CheckpointSettings,
+    DatasetSettings,
+    DistributedSettings,
+    OptimizerSettings,
+    RunSettings,
+    SearchSettings,
+    Settings,
+    SupernetSettings,
+    TrainSettings,
+    WeightSettings,
+    for_data,
+    without_effect,
+)
+
+__all__ = [
+    "AS_OF",
+    "CHANGEABLE",
+    "OLD_NAMES",
+    "AlphaSettings",
+    "CheckpointSettings",
+    "DatasetSettings",
+    "Difference",
+    "DistributedSettings",
+    "OptimizerSettings",
+    "RunSettings",
+    "SearchSettings",
+    "Settings",
+    "SupernetSettings",
+    "TrainSettings",
+    "WeightSettings",
+    "differences",
+    "first_difference",
+    "for_data",
+    "from_config",
+    "refuse_old_name",
+    "resolve",
+    "to_dict",
+    "without_effect",
+]

@@ -1,0 +1,58 @@
+"""Schemes, searchers and networks as settings: {"name": ..., and what that entry of its table has}."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from bnas_jax.core.networks import NETWORKS, NetworkSettings
+from bnas_jax.core.schemes import SCHEMES, Scheme
+from bnas_jax.search import SEARCHERS, Searcher
+from bnas_jax.settings.checks import choice, require
+
+# The type of a setting to the table that its name chooses from.
+TABLES: dict[Any, Mapping[str, type]] = {Scheme: SCHEMES, Searcher: SEARCHERS, NetworkSettings: NETWORKS}
+
+
+def settings_of(entry: type) -> dict[str, dataclasses.Field]:
+    """The fields of an entry that are settings: all but those that say otherwise in their metadata."""
+    return {f.name: f for f in dataclasses.fields(entry) if f.metadata.get("setting", True)}
+
+
+def types_of(table: Mapping[str, type]) -> dict[str, Any]:
+    """The settings of all entries of a table with the types of their values."""
+    types: dict[str, Any] = {}
+    for entry in table.values():
+        hints = typing.get_type_hints(entry)
+        types |= {name: hints[name] for name in settings_of(entry)}
+    return types
+
+
+def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:
+    """(the entry that `values` choose, the values that it is to have). `UserError` for another entry's setting.
+
+    Values of None are left out where the entry has a default.
+    """
+    require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
+    choice(f"{name}.name", values.get("name"), tuple(table))
+    entry = table[str(values["name"])]
+    known = settings_of(entry)
+    given = {}
+    for key, value in values.items():
+        if key == "name" or (value is None and key not in known):
+            continue
+        listed = ", ".join(known) or "none"
+        require(key in known, f"{name}.{key} is no setting of {name}.name={values['name']}; it has {listed}")
+        if value is not None or known[key].default is dataclasses.MISSING:
+            given[key] = value
+    return entry, given
+
+
+def to_dict(value) -> dict:
+    """The values of a settings dataclass, an entry's with its name."""
+    for table in TABLES.values():
+        for name, entry in table.items():
+            if type(value) is entry:
+                values = dataclasses.asdict(value)
+                return {"name": name, **{key: values[key] for key in settings_of(entry)}}
+    return dataclasses.asdict(value)

@@ -1,0 +1,77 @@
+"""From a ConfigDict, as configs/*.py make it, or a work directory's config.json to settings, and back.
+
+A setting left at None takes the value of its convention, which `config.conventions` chooses: `config.paper` holds what the
+paper's text has, `config.release` what its code has, and `config.meant` where that code without its index error differs from
+it. What the command line sets stands above all three.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.networks import NETWORKS
+from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.settings import entries
+from bnas_jax.settings.checks import choice, require
+from bnas_jax.settings.old_names import refuse_old_names
+from bnas_jax.settings.parse import build, fill, plain
+from bnas_jax.settings.schema import TASKS, Settings, SupernetSettings
+
+# The blocks of a config that a convention takes its values from; the first that has one decides.
+_BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
+
+
+def resolve(config: Mapping) -> dict:
+    """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
+    values = plain(config)
+    refuse_old_names(values)
+    conventions = values.get("conventions")
+    choice("config.conventions", conventions, tuple(CONVENTIONS))
+    blocks = {name: values.pop(name, {}) for name in CONVENTIONS}
+    for name in _BLOCKS[conventions]:
+        fill(values, blocks[name])
+    _fill_network(values, conventions)
+
+    network = values.get("network")
+    if isinstance(network, dict) and isinstance(network.get("genotype"), str):
+        network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
+    return values
+
+
+def _fill_network(values: dict, conventions: str) -> None:
+    """What the conventions say of the scheme and the network, as far as those have such settings."""
+    chosen = CONVENTIONS[conventions]
+    groups = {
+        "scheme": (chosen.scheme, SCHEMES, "xnor"),
+        "network": (chosen.network, NETWORKS, "cells"),
+    }
+    for key, (defaults, table, usual) in groups.items():
+        group = values.setdefault(key, {})
+        require(isinstance(group, dict), f"config.{key} must hold settings, got {group!r}")
+        if key == "network" and values.get("task") == "search":
+            known = {field.name for field in dataclasses.fields(SupernetSettings)}
+        else:
+            name = group.get("name") or usual
+            group["name"] = name
+            choice(f"config.{key}.name", name, tuple(table))
+            known = set(entries.settings_of(table[name]))
+        fill(group, {name: value for name, value in defaults.items() if name in known}, f"config.{key}.")
+
+
+def from_config(config: Mapping) -> Settings:
+    """The settings of a ConfigDict or of a work directory (`WorkDir.config`); `UserError` for the first that is wrong."""
+    values = resolve(config)
+    task = values.get("task")
+    choice("config.task", task, tuple(TASKS))
+    return build(TASKS[str(task)], values, "config")
+
+
+def to_dict(settings: Settings) -> dict:
+    """JSON-ready values from which `from_config` makes the same settings."""
+    values = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        values[field.name] = entries.to_dict(value) if dataclasses.is_dataclass(value) else value
+    return json.loads(json.dumps(values))

@@ -1,0 +1,205 @@
+"""From settings to the objects of a run, once: model, optimizers, step, and the batches that the step takes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import optax
+
+from bnas_jax.core.supernet import Supernet
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.encoded import Encoded
+from bnas_jax.data.halves import split_half
+from bnas_jax.data.load import Dataset
+from bnas_jax.data.sources import train_source
+from bnas_jax.runtime.devices import Devices
+from bnas_jax.search.searcher import TRAIN, VALID
+from bnas_jax.settings import OptimizerSettings, SearchSettings, Settings, TrainSettings
+from bnas_jax.training import optimizers, schedules
+from bnas_jax.training.schedules import Schedule
+from bnas_jax.training.steps import SearchStep, TrainStep
+
+# What images are used for; see `image_seed`.
+TRAINING, ALPHA, VALIDATION = range(3)
+
+
+class Program(NamedTuple):
+    """A run as the loop, the benchmarks and the plan see it.
+
+    step: a `TrainStep` or `SearchStep`. create: () -> the first state. stages: of a step, (state, feed) -> state each, which
+    are compiled one by one. feeds: (number of the step) -> what each stage takes. held_out: what an epoch is evaluated on.
+    """
+
+    model: nn.Module
+    step: TrainStep | SearchStep
+    create: Callable[[], Any]
+    stages: tuple[Callable, ...]
+    feeds: Callable[[int], tuple]
+    steps_per_epoch: int
+    held_out: Arrays | Encoded
+
+
+def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn.Module:
+    """The network of a training. axis: the mapped axis of its devices."""
+    return run.network.build(num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis))
+
+
+def supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> Supernet:
+    """The network of a search. axis: the mapped axis of its devices."""
+    return run.network.build(num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis))
+
+
+def image_seed(run: Settings, use: int) -> int:
+    """What is random about the images of each use is drawn by a seed of its own."""
+    return (run.seed + use) % 2**32
+
+
+def training(run: TrainSettings, data: Dataset, where: Devices) -> Program:
+    """The training of a final network."""
+    model = network(run, data.train.num_classes, where.axis)
+    source = train_source(
+        data.train,
+        run.batch_size,
+        image_seed(run, TRAINING),
+        data.augmentation,
+        model.arithmetic.dtype,
+        where.placement(run.microbatches),
+    )
+    step = TrainStep(
+        network=model,
+        optimizer=training_optimizer(run, source.steps_per_epoch),
+        label_smoothing=run.optimizer.label_smoothing,
+        drop_path=run.optimizer.drop_path,
+        num_epochs=run.num_epochs,
+        steps_per_epoch=source.steps_per_epoch,
+        seed=run.seed,
+        microbatches=run.microbatches,
+        axis=where.axis,
+    )
+
+    def stage(state, feed):
+        return step(state, where.batch(source, feed, run.microbatches))
+
+    return Program(
+        model=model,
+        step=step,
+        create=lambda: step.init(seed=run.seed, image_shape=data.train.image_shape),
+        stages=(stage,),
+        feeds=lambda number: (source.feed(number),),
+        steps_per_epoch=source.steps_per_epoch,
+        held_out=data.test,
+    )
+
+
+def search(run: SearchSettings, data: Dataset, where: Devices) -> Program:
+    """The search of a cell. One half of the training set is for the weights, one for alpha; the test set stays unseen."""
+    model = supernet(run, data.train.num_classes, where.axis)
+    halves = split_half(data.train, run.seed, run.dataset.search_split)
+
+    def source_of(examples, use: int, *, fresh: bool):
+        return train_source(
+            examples,
+            run.batch_size,
+            image_seed(run, use),
+            data.augmentation,
+            model.arithmetic.dtype,
+            where.placement(run.microbatches),
+            fresh=fresh,
+        )
+
+    sources = {
+        TRAIN: source_of(halves[0], TRAINING, fresh=False),
+        VALID: source_of(halves[1], ALPHA, fresh=run.alpha_batches == "fresh"),
+    }
+    steps_per_epoch = sources[TRAIN].steps_per_epoch
+    step = SearchStep(
+        supernet=model,
+        searcher=run.searcher,
+        weights=supernet_optimizer(run, steps_per_epoch),
+        alphas=alphas_optimizer(run),
+        num_epochs=run.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        seed=run.seed,
+        microbatches=run.microbatches,
+        axis=where.axis,
+    )
+
+    def stage_of(index: int) -> Callable:
+        def stage(state, feeds):
+            batches = {name: where.batch(sources[name], feed, run.microbatches) for name, feed in feeds.items()}
+            return step.stage(index, state, batches)
+
+        return stage
+
+    stages = step.searcher.stages
+    return Program(
+        model=model,
+        step=step,
+        create=lambda: step.init(seed=run.seed, image_shape=data.train.image_shape),
+        stages=tuple(stage_of(index) for index in range(len(stages))),
+        feeds=lambda number: tuple({name: sources[name].feed(number) for name in stage.batches} for stage in stages),
+        steps_per_epoch=steps_per_epoch,
+        held_out=halves[1],
+    )
+
+
+def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD on the final network's weights."""
+    rate, momentum = training_schedules(run.optimizer, run.num_epochs, steps_per_epoch)
+    return optimizers.latent_sgd(
+        rate,
+        momentum=momentum,
+        weight_decay=run.optimizer.weight_decay,
+        clip_norm=run.optimizer.clip_norm,
+        scheme=run.scheme,
+    )
+
+
+def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD on the supernet's weights."""
+    return optimizers.latent_sgd(
+        learning_rate(run, steps_per_epoch),
+        momentum=run.weights.momentum,
+        weight_decay=run.weights.weight_decay,
+        clip_norm=run.weights.clip_norm,
+        scheme=run.scheme,
+    )
+
+
+def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
+    """Adam on alpha."""
+    return optimizers.alphas_adam(
+        run.alphas.learning_rate,
+        beta1=run.alphas.beta1,
+        beta2=run.alphas.beta2,
+        weight_decay=run.alphas.weight_decay,
+    )
+
+
+def training_schedules(
+    settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int
+) -> tuple[Schedule, Schedule]:
+    """(learning rate, momentum) of the final training, by step."""
+    steps = num_epochs * steps_per_epoch
+    top, bottom = settings.learning_rate, settings.min_learning_rate
+    if settings.schedule == "one_cycle":
+        rate = schedules.one_cycle(settings.low_learning_rate, top, bottom, steps, settings.tail)
+        high = settings.momentum
+        low = high if settings.momentum_low is None else settings.momentum_low
+        return rate, schedules.one_cycle(high, low, high, steps, settings.tail)
+    cycle = settings.cycle_epochs if settings.schedule == "cosine_restarts" else num_epochs
+    rate = schedules.cosine(top, bottom, cycle * steps_per_epoch)
+    return rate, schedules.constant(settings.momentum)
+
+
+def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
+    """The learning rate of the weights of a search or a training, by step."""
+    if isinstance(run, TrainSettings):
+        return training_schedules(run.optimizer, run.num_epochs, steps_per_epoch)[0]
+    return schedules.cosine_by_epoch(
+        run.weights.learning_rate,
+        run.weights.min_learning_rate,
+        num_epochs=run.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        first_epoch=run.weights.first_epoch,
+    )
