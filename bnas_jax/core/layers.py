@@ -15,7 +15,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE, Genotype
 from bnas_jax.core.modules import BatchNorm, BinaryConv
-from bnas_jax.core.ops.pool import avg_pool, max_pool
+from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes.scheme import Scheme
 
 # How all edges of a state that have the same type can run as one (`shared_edges`).
@@ -84,9 +84,13 @@ class BinaryConvType:
 
 @dataclasses.dataclass(frozen=True)
 class PoolingType:
-    """3x3 pooling, in the search with a BN behind it (methods.md C). function: of (x, stride)."""
+    """3x3 pooling, in the search with a BN behind it (methods.md C).
+
+    function: of (x, stride). plain: the same for `Arithmetic.plain`, where it has a gradient of its own.
+    """
 
     function: Callable[[jax.Array, int], jax.Array]
+    plain: Callable[[jax.Array, int], jax.Array] | None = None
     learnable: ClassVar[bool] = False
     joins: ClassVar[str | None] = POOLING
 
@@ -95,10 +99,16 @@ class PoolingType:
         del stride
         return 0
 
+    def form(self, arithmetic: Arithmetic) -> Callable[[jax.Array, int], jax.Array]:
+        """The function of (x, stride) in that arithmetic."""
+        if arithmetic.plain and self.plain is not None:
+            return self.plain
+        return self.function
+
     def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
         """A `Pooling`."""
         del features, scheme, binary_weights
-        return Pooling(function=self.function, stride=stride, arithmetic=arithmetic, batch_norm=search, name=name)
+        return Pooling(function=self.form(arithmetic), stride=stride, arithmetic=arithmetic, batch_norm=search, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +157,7 @@ class Zeroise(nn.Module):
 
 LAYERS: dict[str, LayerType] = {
     ZEROISE: ZeroiseType(),
-    "max_pool_3x3": PoolingType(max_pool),
+    "max_pool_3x3": PoolingType(max_pool, plain=plain_max_pool),
     "avg_pool_3x3": PoolingType(avg_pool),
     "bin_conv_3x3": BinaryConvType(kernel=3),
     "bin_conv_5x5": BinaryConvType(kernel=5),

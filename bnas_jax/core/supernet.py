@@ -281,8 +281,7 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
                 y = _plain_conv(normal, name, edge, len(weights), kernels=kernels, spec=spec)
             else:
                 which, index = "pool_bn", _pool_statistics(name, edge, running, spec)
-                pooled = kind.function(x, spec.stride)
-                y, own = batch_norm(pooled, _at(running[which], index), arithmetic=spec.arithmetic, train=train)
+                y, own = batch_norm(spec.pool(name, x), _at(running[which], index), arithmetic=spec.arithmetic, train=train)
             new[which] = {part: new[which][part].at[index].set(own[part]) for part in own}
             total = total + weights[edge, column] * y
         mixed.append(total)

@@ -10,11 +10,10 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
-from bnas_jax.settings import TrainSettings
 from bnas_jax.runtime import devices
-from bnas_jax.training import optimizers
+from bnas_jax.settings import TrainSettings
+from bnas_jax.training import build
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.evaluate import build_network
 from bnas_jax.training.state import train_state_of
 from bnas_jax.training.workdir import WorkDir
 
@@ -43,10 +42,10 @@ def import_checkpoint(
     if classifier is None or classifier.ndim != 2:
         raise UserError("the checkpoint has no matrix classifier.weight; it is no network of the authors' code")
     num_classes = int(classifier.shape[0])
-    model = build_network(run, num_classes)
+    model = build.network(run, num_classes)
     variables = load_variables(model, arrays)
-    optimizer = optimizers.for_training(run, 1)
-    state = train_state_of(variables, optimizer, run.num_epochs, dtype=model.rules.dtype)
+    optimizer = build.training_optimizer(run, steps_per_epoch=1)
+    state = train_state_of(variables, optimizer, run.num_epochs, dtype=model.arithmetic.dtype)
     workdir.open(run, Facts(num_classes, image_shape, mean, std))
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
     with contextlib.closing(checkpoints):

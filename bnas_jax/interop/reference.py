@@ -130,8 +130,7 @@ def _fitting(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
     array = _from_torch(np.asarray(arrays[name]))
     if array.shape != shape:
         raise UserError(
-            f"{name} has the shape {array.shape} (HWIO), the network needs {shape}; "
-            "check channels, num_classes and genotype"
+            f"{name} has the shape {array.shape} (HWIO), the network needs {shape}; check channels, num_classes and genotype"
         )
     return array
 

@@ -43,9 +43,7 @@ def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
     gc.disable()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            # A program is called with arguments of one kind more than once where it is told what to do.
-            distinct = {(program, jax.tree.structure(arguments)): arguments for program, arguments in calls}
-            compiling = [pool.submit(program.lower(*arguments).compile) for (program, _), arguments in distinct.items()]
+            compiling = [pool.submit(program.lower(*arguments).compile) for program, arguments in calls]
         finally:
             gc.enable()
         return [compiled.result() for compiled in compiling]

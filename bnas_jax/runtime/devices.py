@@ -10,7 +10,6 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,9 +20,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
-from bnas_jax.settings import RunSettings, Settings
 from bnas_jax.runtime import hosts, memory
 from bnas_jax.runtime.compiling import Call, Program
+from bnas_jax.settings import RunSettings, Settings
 
 AXIS = "devices"
 _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
@@ -169,32 +168,14 @@ class Devices:
         created = jax.jit(function, compiler_options=options)()
         return created if self.parallel == "none" else jax.tree.map(self.place, created)
 
-    def compile_steps(self, *stages: Callable) -> "Steps":
-        """From the stages of a step, `stage(state, feed) -> state` each, the compiled steps."""
-        made = {stage: self._program(stage, donate=(0,), options=_step_options()) for stage in stages}
-        programs = [made[stage] for stage in stages]
-        return Steps(programs, lambda structure, own: self._program(_scanned(stages, structure, own), donate=(0,)))
+    def compile_steps(self, *stages: Callable, tuned: bool = True) -> "Steps":
+        """From the stages of a step, `stage(state, feed) -> state` each, the compiled steps.
 
-    def halves(self, half: Callable, feed: Callable[[int], Any], programs: str) -> tuple[tuple, Callable]:
-        """(the stages, their feeds) of a step of the search: `half(state, feed, for_alphas)`, once for alpha, then not.
-
-        programs: `one` that is told each time which half it is, `two` that know it, or `auto`: one on CPU, where it is compiled
-        in 0.77 of the time and runs as fast. Elsewhere two: a GPU's host would wait for the answer at each condition.
+        tuned: with the options of XLA that make them fast.
         """
-        if programs == "two" or (programs == "auto" and jax.default_backend() != "cpu"):
-            stages = tuple(functools.partial(half, for_alphas=known) for known in (True, False))
-            return stages, lambda step: (feed(step),) * 2
-
-        def told_half(state, feed):
-            return half(state, *feed)
-
-        flags = [self.place(np.array(told)) for told in (True, False)]
-
-        def feeds(step):
-            both = feed(step)
-            return tuple((both, flag) for flag in flags)
-
-        return (told_half, told_half), feeds
+        options = _step_options() if tuned else None
+        programs = [self._program(stage, donate=(0,), options=options) for stage in stages]
+        return Steps(programs, lambda structure, own: self._program(_scanned(stages, structure, own), donate=(0,)))
 
     def compile_evaluation(self, step: Callable) -> Program:
         """The compiled (variables, feed, ...) -> sums over all devices."""
@@ -257,8 +238,8 @@ class Steps:
     """Compiled steps: (state, [feeds of a step, ...]) -> state.
 
     The feeds of a step are one for each stage; all steps make one call. The old state's buffers are reused. Stages are programs
-    of their own, equal ones the same: XLA's work grows faster than what it is given (a search step as two loads in 0.4 of the
-    time that it takes as one).
+    of their own: XLA's work grows faster than what it is given (a search step as two loads in 0.4 of the time that it takes as
+    one).
     programs: one for each stage. scanned: see `_scanned`, (structure, own) -> the program of several steps.
     """
 
@@ -319,34 +300,6 @@ def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
     """The same replicated buffers as an array of another mesh."""
     buffers = [shard.data for shard in leaf.addressable_shards]
     return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, _REPLICATED), buffers)
-
-
-def average(tree, axis: str | None):
-    """Inside a step: the mean of each leaf over the devices; the tree itself without an axis.
-
-    Leaves of one type travel as one vector: a collective costs far more than its bytes where leaves are small and many
-    (300 leaves of 9 numbers on 4 CPU devices: 34 ms one by one, 3 ms as one).
-    """
-    if axis is None:
-        return tree
-    leaves, structure = jax.tree.flatten(tree)
-    groups = defaultdict(list)
-    for position, leaf in enumerate(leaves):
-        groups[jnp.result_type(leaf)].append(position)
-    for positions in groups.values():
-        means = jax.lax.pmean(jnp.concatenate([jnp.ravel(leaves[p]) for p in positions]), axis)
-        first = 0
-        for position in positions:
-            shape = jnp.shape(leaves[position])
-            size = int(np.prod(shape))
-            leaves[position] = means[first : first + size].reshape(shape)
-            first += size
-    return jax.tree.unflatten(structure, leaves)
-
-
-def total(tree, axis: str | None):
-    """Inside a step: the sum of each leaf over the devices; the tree itself without an axis."""
-    return tree if axis is None else jax.lax.psum(tree, axis)
 
 
 @jax.jit

@@ -39,9 +39,7 @@ class Bnas(Searcher):
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
         """Eq. (5)."""
-        return alphas_lib.diversity(
-            alphas, progress.epoch, weight=self.diversity, tau=self.tau, edges=self.entropy
-        )
+        return alphas_lib.diversity(alphas, progress.epoch, weight=self.diversity, tau=self.tau, edges=self.entropy)
 
     def derive(self, alphas: Alphas) -> Genotype:
         """Top two edges a node, the strongest layer type on each (Eq. 4)."""

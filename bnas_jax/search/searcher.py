@@ -50,9 +50,7 @@ class Searcher:
     which `SearchStep` hands over.
     """
 
-    layer_types: tuple[str, ...] = dataclasses.field(
-        default=TABLE_3, kw_only=True, metadata={"setting": False}
-    )
+    layer_types: tuple[str, ...] = dataclasses.field(default=TABLE_3, kw_only=True, metadata={"setting": False})
 
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage((VALID,), frozenset({ALPHAS})),

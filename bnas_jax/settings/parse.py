@@ -7,10 +7,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from bnas_jax.settings import entries
-from bnas_jax.settings.checks import require
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import Genotype
+from bnas_jax.settings import entries
+from bnas_jax.settings.checks import require
 
 
 def plain(value):

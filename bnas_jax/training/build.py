@@ -54,9 +54,10 @@ def image_seed(run: Settings, use: int) -> int:
     return (run.seed + use) % 2**32
 
 
-def training(run: TrainSettings, data: Dataset, where: Devices) -> Program:
-    """The training of a final network."""
-    model = network(run, data.train.num_classes, where.axis)
+def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Module | None = None) -> Program:
+    """The training of a final network. model: by default `network`'s, the one of the settings."""
+    if model is None:
+        model = network(run, data.train.num_classes, where.axis)
     source = train_source(
         data.train,
         run.batch_size,
@@ -91,9 +92,13 @@ def training(run: TrainSettings, data: Dataset, where: Devices) -> Program:
     )
 
 
-def search(run: SearchSettings, data: Dataset, where: Devices) -> Program:
-    """The search of a cell. One half of the training set is for the weights, one for alpha; the test set stays unseen."""
-    model = supernet(run, data.train.num_classes, where.axis)
+def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Supernet | None = None) -> Program:
+    """The search of a cell. One half of the training set is for the weights, one for alpha; the test set stays unseen.
+
+    model: by default `supernet`'s, the one of the settings.
+    """
+    if model is None:
+        model = supernet(run, data.train.num_classes, where.axis)
     halves = split_half(data.train, run.seed, run.dataset.search_split)
 
     def source_of(examples, use: int, *, fresh: bool):
@@ -176,9 +181,7 @@ def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
     )
 
 
-def training_schedules(
-    settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int
-) -> tuple[Schedule, Schedule]:
+def training_schedules(settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int) -> tuple[Schedule, Schedule]:
     """(learning rate, momentum) of the final training, by step."""
     steps = num_epochs * steps_per_epoch
     top, bottom = settings.learning_rate, settings.min_learning_rate

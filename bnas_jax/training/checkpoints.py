@@ -16,10 +16,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import CheckpointSettings
 from bnas_jax.runtime import devices, hosts
-from bnas_jax.training import refit
 from bnas_jax.runtime.devices import Devices
+from bnas_jax.settings import CheckpointSettings
+from bnas_jax.training import refit
 
 # The variables are an item of their own, so that evaluation restores them alone.
 VARIABLES = ("params", "batch_stats", "alphas")

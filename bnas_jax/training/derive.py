@@ -8,7 +8,7 @@ import numpy as np
 
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
-from bnas_jax.search.bnas import Searcher
+from bnas_jax.search import Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training.workdir import WorkDir, write_whole
 
@@ -29,11 +29,10 @@ def rule_of(run: SearchSettings) -> Rule:
     return Rule(run.select, run.alphas_as_of)
 
 
-def taken(run: SearchSettings, searcher: Searcher, rule: Rule, history: Mapping) -> dict:
+def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     """The genotype that the rule takes from a history, and how it was taken, as genotype.json holds it.
 
-    run: its `derive` is what the searcher derives by. history: as `read_history` gives it. `UserError` for an epoch that is
-    not there.
+    history: as `read_history` gives it. `UserError` for an epoch that is not there.
     """
     epoch = _epoch(rule.epoch, np.asarray(history["valid_top1"]))
     row = epoch
@@ -45,8 +44,7 @@ def taken(run: SearchSettings, searcher: Searcher, rule: Rule, history: Mapping)
         "select": rule.epoch,
         "alphas_as_of": rule.as_of,
         "epoch": epoch,
-        "gamma": run.derive.gamma,
-        "keep_zeroise": run.derive.keep_zeroise,
+        **{name: getattr(searcher, name) for name in ("gamma", "keep_zeroise") if hasattr(searcher, name)},
         "valid_top1": float(history["valid_top1"][epoch]),
     }
 
@@ -80,15 +78,15 @@ def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read ({error}); restore it, or search again in another --workdir") from None
 
 
-def derive(run: SearchSettings, searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
+def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
     """Writes the genotype that the rule takes from a search's work directory into the file `out`."""
-    record = taken(run, searcher, rule, read_history(workdir))
+    record = taken(searcher, rule, read_history(workdir))
     path = paths.local(out, "--out")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, record)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from None
-    described = ("epoch", "gamma", "keep_zeroise", "alphas_as_of", "valid_top1")
+    described = [name for name in record if name not in ("normal", "reduce", "select")]
     genotype = {name: record[name] for name in ("normal", "reduce")}
     return {"genotype": genotype, **{name: record[name] for name in described}, "out": out}

@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.network import Network
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
@@ -17,12 +17,15 @@ from bnas_jax.data.encoded import Encoded, ReadOptions
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset, Statistics, TestSet
 from bnas_jax.data.sources import eval_source
-from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.runtime import devices
-from bnas_jax.training import steps
-from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.runtime.compiling import Call
+from bnas_jax.runtime.devices import Devices
+from bnas_jax.search import Searcher
+from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
+from bnas_jax.training import build
+from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import initial_variables
+from bnas_jax.training.steps import EvaluationStep
 from bnas_jax.training.workdir import WorkDir
 
 
@@ -70,46 +73,53 @@ def read_options(dataset: DatasetSettings) -> ReadOptions:
 
 
 class Evaluator:
-    """Evaluates on one data set; the step is compiled once. augment_seed: of images augmented as in training, else None."""
+    """Evaluates on one data set; the step is compiled once.
+
+    model: a network, or a supernet, for which the searcher says the mixture. augment_seed: of images that are augmented as
+    in training, else None.
+    """
 
     def __init__(
         self,
-        model,
+        model: nn.Module,
         examples: Arrays | Encoded,
         augmentation: Augmentation,
         run: RunSettings,
-        where: devices.Devices = devices.ONE,
         *,
+        where: Devices = devices.ONE,
+        searcher: Searcher | None = None,
         augment_seed: int | None = None,
     ):
         batch_size = min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
-        self._source = eval_source(
-            examples, batch_size, augmentation, model.rules.dtype, where.placement(), augment_seed=augment_seed
-        )
+        dtype = model.arithmetic.dtype
+        placement = where.placement()
+        self._source = eval_source(examples, batch_size, augmentation, dtype, placement, augment_seed=augment_seed)
+        step = EvaluationStep(model, searcher=searcher, axis=where.axis)
 
-        def evaluation(variables, feed, *alphas):
-            return steps.evaluation_step(model, variables, where.batch(self._source, feed), *alphas, axis=where.axis)
+        def evaluation(variables, feed):
+            return step(variables, where.batch(self._source, feed))
 
         self._step = where.compile_evaluation(evaluation)
 
-    def call(self, params, batch_stats, *alphas, batch: int = 0, epoch: int = 0) -> Call:
+    def call(self, variables: dict, *, batch: int = 0, epoch: int = 0) -> Call:
         """The program of a batch and its arguments, for `compile_together`."""
-        return self._step, ({"params": params, "batch_stats": batch_stats}, self._source.feed(batch, epoch), *alphas)
+        return self._step, (variables, self._source.feed(batch, epoch))
 
     def __call__(
-        self, params, batch_stats, *alphas, epoch: int = 0, between_batches: Callable[[], object] = lambda: None
+        self, variables: dict, *, epoch: int = 0, between_batches: Callable[[], object] = lambda: None
     ) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples".
 
-        epoch: whose augmentation it is, where there is one. between_batches: called there; what it raises ends the evaluation.
+        variables: {"params", "batch_stats"}, and "alphas" of a supernet. epoch: whose augmentation it is, where there is one.
+        between_batches: called there; what it raises ends the evaluation.
         """
         sums: list[Any] = []
         for batch in range(len(self._source)):
             if batch:
                 jax.block_until_ready(sums[-2:-1])  # no more than two are under way, so that it is called in time
                 between_batches()
-            program, arguments = self.call(params, batch_stats, *alphas, batch=batch, epoch=epoch)
+            program, arguments = self.call(variables, batch=batch, epoch=epoch)
             sums.append(program(*arguments))
         total = jax.tree.map(lambda *parts: sum(float(p) for p in parts), *sums)
         count = total.examples
@@ -119,12 +129,6 @@ class Evaluator:
             "loss": total.loss / count,
             "num_examples": int(count),
         }
-
-
-def build_network(run: TrainSettings, num_classes: int, axis: str | None = None) -> Network:
-    """The final network of a run. axis: that of its devices."""
-    net = run.network
-    return Network(net.genotype, net.num_cells, net.channels, num_classes, net.form, net.skip, run.layer_rules(axis))
 
 
 def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
@@ -145,12 +149,13 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
             f" config.dataset.channels={channels} where the data set can be read so"
         )
     test = facts_lib.with_labels(data.test, facts)
-    model = build_network(run, facts.num_classes)
+    model = build.network(run, facts.num_classes)
     shapes = jax.eval_shape(lambda: initial_variables(model, test.image_shape, 0))
     if not workdir.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
     checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
         step, variables = checkpoints.restore_variables(shapes, which)
-    result = Evaluator(model, test, data.augmentation, run, where)(variables["params"], variables["batch_stats"])
+    evaluator = Evaluator(model, test, data.augmentation, run, where=where)
+    result = evaluator({"params": variables["params"], "batch_stats": variables["batch_stats"]})
     return {**result, "step": step}

@@ -9,16 +9,16 @@ import numpy as np
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import TrainSettings
 from bnas_jax.runtime import devices
-from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.runtime.devices import Devices
-from bnas_jax.training.evaluate import build_network
+from bnas_jax.settings import TrainSettings
+from bnas_jax.training import build
+from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.workdir import WorkDir
 
-# Rules that say how weights are trained, or concern a search alone: they may differ.
-_NOT_OF_THE_NETWORK = ("weight_gradient", "binary_search_preprocess")
+# Settings of a scheme that say how weights are trained: they may differ.
+_NOT_OF_THE_NETWORK = ("weight_gradient",)
 
 
 class Init(NamedTuple):
@@ -77,8 +77,8 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
 
 def _network(config: Mapping) -> dict:
     """The settings on which a network's weights depend."""
-    rules = {name: value for name, value in config["rules"].items() if name not in _NOT_OF_THE_NETWORK}
-    return {"network": config["network"], "rules": rules}
+    scheme = {name: value for name, value in config["scheme"].items() if name not in _NOT_OF_THE_NETWORK}
+    return {"network": config["network"], "scheme": scheme}
 
 
 def _same_classes(ours: Mapping, theirs: Mapping) -> bool:
@@ -95,7 +95,7 @@ def begin(
     image_shape: (H, W, C) of the run's images. A classifier for other classes stays as it was drawn.
     """
     theirs = WorkDir(source["workdir"])
-    network = build_network(run, theirs.facts()["num_classes"])
+    network = build.network(run, theirs.facts()["num_classes"])
     shapes = jax.eval_shape(lambda: initial_variables(network, image_shape, 0))
     with contextlib.closing(Checkpoints(theirs.checkpoints, where=where)) as checkpoints:
         _, variables = checkpoints.restore_variables(shapes, str(source["step"]))

@@ -5,46 +5,50 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import SearchSettings, Settings, from_config
 from bnas_jax.runtime import devices, hosts
-from bnas_jax.training import changes, divergence
-from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.runtime.stops import Interrupted, Stopped, Stops
+from bnas_jax.settings import SearchSettings, Settings, from_config
+from bnas_jax.training import changes, divergence
+from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
 from bnas_jax.training.workdir import Log, WorkDir, environment
 
 # A mean cross-entropy from which no training comes back: the right class has a probability of exp(-10000).
 EXPLODED = 1e4
 
 
-class Work(NamedTuple):
-    """What a run computes.
-
-    prepare: (state, calls to come) -> None, with what those need and the evaluation compiled, the state left as it is.
-    advance: (state, numbers of the steps of a call) -> state.
-    finish_epoch: (state, epoch, what to call between two batches) -> (state to go on with, the epoch's record, top-1 in %).
-    """
+class Work(Protocol):
+    """What a run computes, to the loop: `task.Task` is one."""
 
     steps_per_epoch: int
-    prepare: Callable[[Any, list[range]], None]
-    advance: Callable[[Any, range], Any]
-    finish_epoch: Callable[[Any, int, Callable[[], None]], tuple[Any, dict, float]]
+
+    def begin(self) -> Any:
+        """The state to go on from."""
+
+    def prepare(self, state, calls: list[range]) -> None:
+        """Compiles what those calls and the evaluation need; the state stays as it is."""
+
+    def advance(self, state, steps: range) -> Any:
+        """The state after a call of steps of those numbers."""
+
+    def finish_epoch(self, state, epoch: int, between_batches: Callable[[], None]) -> tuple[Any, dict, float]:
+        """(the state to go on with, the epoch's record, top-1 in %). between_batches: to call between two batches."""
 
 
 def run(
-    begin: Callable[[], Any],
+    work: Work,
     settings: Settings,
     workdir: WorkDir,
     checkpoints: Checkpoints,
-    work: Work,
+    *,
     where: Devices = devices.ONE,
 ) -> Any:
-    """Advances the state that `begin` gives to the end of the last epoch and returns it.
+    """Advances the state that the work begins with to the end of the last epoch and returns it.
 
     At the end of each epoch, its record is logged and the state saved; a state that was saved before its evaluation was
     through begins with that. What `WorkDir.open` found changed holds from that step on, and is said with the learning rates.
@@ -52,7 +56,7 @@ def run(
     """
     with Stops() as stops, _finishing(checkpoints):
         try:
-            state = stops.during(begin)
+            state = stops.during(work.begin)
         except Interrupted as interrupted:
             raise Stopped(interrupted.number, max(checkpoints.steps(), default=0)) from None
         step = int(state.step)
@@ -174,10 +178,10 @@ class _Loop:
             raise self._diverged("the weights are no longer finite")
 
     def _diverged(self, what: str) -> UserError:
-        began = guard.describe(self.state.guard, self.state.params)
+        began = divergence.describe(self.state.guard, self.state.params)
         section = "weights" if isinstance(self.settings, SearchSettings) else "optimizer"
         # Weights whose gradient is not finite are no good, even where they are finite themselves.
-        broken = guard.first_step(self.state.guard)
+        broken = divergence.first_step(self.state.guard)
         good = self.checkpoints.last_before(self.step if broken is None else broken)
         goes_on = "begins anew, as there is no good checkpoint"
         if good is not None:

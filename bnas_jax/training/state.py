@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bnas_jax.core.network import Network
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.training.divergence import Guard
 from bnas_jax.training.optimizers import project_params
@@ -43,6 +43,11 @@ class TrainState(struct.PyTreeNode):
     guard: Guard | None = None
 
     @property
+    def variables(self) -> dict:
+        """What is evaluated."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
     def top1(self) -> jax.Array:
         """The accuracies by which epochs are compared."""
         return self.test_top1
@@ -63,6 +68,11 @@ class SearchState(struct.PyTreeNode):
     guard: Guard | None = None
 
     @property
+    def variables(self) -> dict:
+        """What is evaluated."""
+        return {"params": self.params, "batch_stats": self.batch_stats, "alphas": self.alphas}
+
+    @property
     def top1(self) -> jax.Array:
         """The accuracies by which epochs are compared."""
         return self.valid_top1
@@ -73,7 +83,7 @@ def run_key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def initial_variables(model: Network | Supernet, image_shape: tuple[int, ...], seed: int) -> dict:
+def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
     """{"params", "batch_stats"}, the latent weights projected as the scheme says. image_shape: (H, W, C)."""
     key = jax.random.fold_in(run_key(seed), 0)
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)

@@ -7,12 +7,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bnas_jax.core.network import Network
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
 from bnas_jax.training.collectives import average, total
@@ -45,7 +45,7 @@ class TrainStep:
     Raises `UserError` for an optimizer that would leave latent weights unprojected.
     """
 
-    network: Network
+    network: nn.Module
     optimizer: optax.GradientTransformation
     label_smoothing: float = 0.0
     drop_path: float = 0.0
@@ -79,31 +79,26 @@ class TrainStep:
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
         """(batch statistics, gradients, loss, hits) of a microbatch."""
-        key = jax.random.fold_in(run_key(self.seed), state.step)
-        if self.microbatches > 1:
-            key = jax.random.fold_in(key, number)
+        options = self._drop_path_options(state.step, number)
 
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, new = self.network.apply(
-                variables,
-                batch["image"],
-                train=True,
-                drop_path_rate=self._drop_path_rate(state.step),
-                rngs={"drop_path": key},
-                mutable=["batch_stats"],
-            )
+            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"], **options)
             loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
             return loss, (new["batch_stats"], jnp.sum(hits(logits, batch["label"])))
 
         (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return batch_stats, grads, loss, correct
 
-    def _drop_path_rate(self, step):
-        """Drop-path grows linearly with the epoch, from 0 (methods.md D); None where there is none."""
+    def _drop_path_options(self, step, number) -> dict:
+        """Drop-path grows linearly with the epoch, from 0 (methods.md D); {} where there is none."""
         if self.drop_path == 0:
-            return None
-        return self.drop_path * (step // self.steps_per_epoch).astype(jnp.float32) / self.num_epochs
+            return {}
+        key = jax.random.fold_in(run_key(self.seed), step)
+        if self.microbatches > 1:
+            key = jax.random.fold_in(key, number)
+        epoch = (step // self.steps_per_epoch).astype(jnp.float32)
+        return {"drop_path_rate": self.drop_path * epoch / self.num_epochs, "rngs": {"drop_path": key}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +142,7 @@ class SearchStep:
         """The state after the stage of that number. batches: at least those that it takes."""
         stage = self.searcher.stages[index]
         batches = {name: batches[name] for name in stage.batches}
-        results = accumulate(
-            lambda parts, _: self._gradient(index, state, parts), batches, self.microbatches
-        )
+        results = accumulate(lambda parts, _: self._gradient(index, state, parts), batches, self.microbatches)
         batch_stats, grads, loss, correct = average(results, self.axis)
         state = state.replace(batch_stats=batch_stats)
 
@@ -217,11 +210,12 @@ class SearchStep:
 class EvaluationStep:
     """Sums over a batch whose padding has weight 0, over all devices: `step(variables, batch)` -> `Evaluation`.
 
-    model: a network, or a supernet, whose variables hold "mixture", the weights of its layer types, besides.
+    model: a network, or a supernet, whose variables hold "alphas" besides; the searcher makes its mixture of them.
     batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to add up over.
     """
 
-    model: Network | Supernet
+    model: nn.Module
+    searcher: Searcher | None = None
     axis: str | None = None
 
     def __call__(self, variables: Mapping[str, Any], batch: Batch) -> "Evaluation":
@@ -237,10 +231,10 @@ class EvaluationStep:
         return total(sums, self.axis)
 
     def _logits(self, variables: dict, images):
-        if isinstance(self.model, Supernet):
-            mixture = variables.pop("mixture")
-            return self.model.apply(variables, mixture, images, train=False, method="mixture")
-        return self.model.apply(variables, images, train=False)
+        if self.searcher is None:
+            return self.model.apply(variables, images, train=False)
+        mixture = self.searcher.weights(variables.pop("alphas"), None, None)
+        return self.model.apply(variables, mixture, images, train=False, method="mixture")
 
 
 class Evaluation(struct.PyTreeNode):

@@ -20,11 +20,14 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
-from bnas_jax.settings import Difference, Settings
 from bnas_jax.runtime import hosts
+from bnas_jax.settings import Difference, Settings
 from bnas_jax.training import changes
 from bnas_jax.training.checkpoints import Checkpoints
 
+# Of the settings and the checkpoint in a work directory; 1 had other names and no number.
+FORMAT = 2
+_VERSIONS = {1: "0.1.0"}
 # What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -125,7 +128,7 @@ class WorkDir:
             self._lock()
             if not self.exists():
                 begun = {"init": dict(init)} if init else {}
-                write_json(self / "run.json", {**facts.known(), "environment": environment(), **begun})
+                write_json(self / "run.json", {"format": FORMAT, **facts.known(), "environment": environment(), **begun})
                 write_json(self / "config.json", settings.to_dict(run))
             elif facts.known().keys() - self.facts().keys():  # an imported network is trained on
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
@@ -183,7 +186,19 @@ class WorkDir:
 
     def config(self) -> dict:
         """The run's resolved settings; `UserError` where there are none."""
+        self._check_format()
         return {key: value for key, value in self._read("config.json").items() if key != "changed"}
+
+    def _check_format(self) -> None:
+        """`UserError` for a directory of a version whose settings and parameters have other names."""
+        if not (self / "run.json").is_file():
+            return
+        found = self._read("run.json").get("format", 1)
+        if found != FORMAT:
+            raise UserError(
+                f"{self.path} has the format {found} of bnas-jax {_VERSIONS.get(found, 'newer than this')}, which reads it; "
+                f"this is {__version__}: use that version for it, or choose another --workdir"
+            )
 
     def changed(self) -> list[dict]:
         """The changes of the run's settings so far, the first one first: {"step", "key", "from", "to"} each."""

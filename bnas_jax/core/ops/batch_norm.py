@@ -31,7 +31,7 @@ def batch_norm(x, running: dict[str, jax.Array], *, arithmetic: Arithmetic, trai
         x = x.reshape(x.shape[:-1] + copies + x.shape[-1:])
         return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + EPSILON), running
     if arithmetic.plain:
-        y, mean, var = plain_normalize(x, arithmetic.bn_axis)
+        y, mean, var = plain_normalize(x, arithmetic.bn_axis, arithmetic.bn_examples)
     else:
         y, mean, var = normalize(x, arithmetic.bn_axis, arithmetic.bn_examples)
     part, parts_of_group = _division(len(x), arithmetic.bn_axis, arithmetic.bn_examples)
@@ -44,8 +44,20 @@ def batch_norm(x, running: dict[str, jax.Array], *, arithmetic: Arithmetic, trai
     return y, new
 
 
-def plain_normalize(x, axis_name: str | None = None):
-    """`normalize` over the whole batch, written as one reads it and differentiated by JAX."""
+def plain_normalize(x, axis_name: str | None = None, examples: int | None = None):
+    """`normalize`, written as one reads it and differentiated by JAX.
+
+    `UserError` for groups that do not lie whole in one device.
+    """
+    if examples is not None:
+        if len(x) % examples:
+            raise UserError(
+                f"the plain form normalises groups that lie in one device: write a config.bn_examples that"
+                f" divides its {len(x)} examples of a microbatch, got {examples}"
+            )
+        groups = x.reshape(-1, examples, *x.shape[1:])
+        y, mean, var = jax.vmap(plain_normalize)(groups)
+        return y.reshape(x.shape), jnp.mean(mean, axis=0), jnp.mean(var, axis=0)
     mean = _batch_mean(x, axis_name)
     var = _batch_mean(jnp.square(x - mean), axis_name)
     return (x - mean) * jax.lax.rsqrt(var + EPSILON), mean, var

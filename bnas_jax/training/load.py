@@ -1,0 +1,35 @@
+"""The network of a work directory with its weights, for a notebook."""
+
+import contextlib
+import os
+
+import flax.linen as nn
+import jax
+
+from bnas_jax import settings
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import facts as facts_lib
+from bnas_jax.settings import TrainSettings
+from bnas_jax.training import build
+from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.state import initial_variables
+from bnas_jax.training.workdir import WorkDir
+
+
+def load(workdir: str | os.PathLike, *, step: str = "last") -> tuple[nn.Module, dict]:
+    """(model, variables) of a training or an imported network: `model.apply(variables, images, train=False)`.
+
+    step: `last`, `best` (chosen on the test set) or a number. Images are NHWC floats, normalised by the mean and std of the
+    directory's run.json. Raises `UserError` where there is no such directory or checkpoint, or it is a search's.
+    Example: `model, variables = bnas_jax.load("runs/train")`.
+    """
+    directory = WorkDir(workdir)
+    run = settings.from_config(directory.config())
+    if not isinstance(run, TrainSettings):
+        raise UserError(f"{directory.path} holds a search; load takes the work directory of a training")
+    facts = facts_lib.from_dict(directory.facts())
+    model = build.network(run, facts.num_classes)
+    shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, 0))
+    with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
+        _, variables = checkpoints.restore_variables(shapes, step)
+    return model, variables
