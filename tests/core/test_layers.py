@@ -1,6 +1,7 @@
 """The layer types of Table 3 against the released code's numbers, and the table that holds them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, ZEROISE
 from bnas_jax.core.layers import LAYERS, BinaryConvType, layer_type, learnable_share
-from bnas_jax.core.ops.pool import max_pool
+from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes import Xnor
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -22,12 +23,12 @@ RELEASE = Xnor(activation_scale=False, sign_of_zero=0)
 LEARNABLE = tuple(name for name in TABLE_3 if layer_type(name).learnable)
 
 
-def module_of(name, *, stride, scheme=RELEASE, search=False, features=6):
+def module_of(name, *, stride, scheme=RELEASE, search=False, features=6, arithmetic=Arithmetic()):  # noqa: B008 (frozen)
     return layer_type(name).module(
         features=features,
         stride=stride,
         scheme=scheme,
-        arithmetic=Arithmetic(),
+        arithmetic=arithmetic,
         search=search,
         binary_weights=True,
         name=None,
@@ -114,6 +115,17 @@ def test_relu_stops_the_gradient_where_a_sum_is_zero(layer_arrays):
     ours, masked = vjp(ref["grad_y"]), vjp_without(ref["grad_y"] * (sums > 0))
     for one, other in zip(*map(jax.tree.leaves, (ours, masked)), strict=True):
         assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "forms"), [("max", (max_pool, plain_max_pool)), ("avg", (avg_pool, avg_pool))])
+def test_a_pooling_has_its_plain_form_in_plain_arithmetic(name, forms):
+    """Held equal, with its gradient, in ops/test_pool.py."""
+    arithmetic = [Arithmetic(plain=plain) for plain in (False, True)]
+    layer = functools.partial(module_of, f"{name}_pool_3x3", stride=2)
+    assert tuple(layer(arithmetic=of_form).function for of_form in arithmetic) == forms
+    x = normal(2, 8, 8, 6)
+    ours, theirs = (layer(arithmetic=of_form).apply({}, x, train=True) for of_form in arithmetic)
+    assert np.array_equal(ours, theirs)
 
 
 def test_the_layers_are_table_3():

@@ -28,13 +28,20 @@ def test_the_gradient_of_normalisation_is_that_of_its_steps(dtype):
         assert np.allclose(pull(gradient)[0], plain_pull(gradient)[0], atol=tolerance)
 
 
-def test_the_plain_form_updates_the_same_statistics():
+@pytest.mark.parametrize("examples", [None, 2])
+def test_the_plain_form_updates_the_same_statistics(examples):
     with jax.enable_x64(True):
         x = jnp.asarray(3 * normal(4, 3, 3, 2) + 1, jnp.float64)
         running = initial_statistics((2,), jnp.float64)
-        forms = [batch_norm(x, running, arithmetic=Arithmetic(plain=plain), train=True) for plain in (False, True)]
+        arithmetic = [Arithmetic(plain=plain, bn_examples=examples) for plain in (False, True)]
+        forms = [batch_norm(x, running, arithmetic=of_form, train=True) for of_form in arithmetic]
         for one, other in zip(*map(jax.tree.leaves, forms), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+
+
+def test_the_plain_form_refuses_groups_that_do_not_lie_in_one_device():
+    with pytest.raises(UserError, match=r"bn_examples that divides its 4 examples of a microbatch, got 3"):
+        plain_normalize(normal(4, 3, 3, 2), None, 3)
 
 
 def test_batch_norm_keeps_several_statistics_of_one_input():
