@@ -10,15 +10,14 @@ import jax
 import numpy as np
 
 from bnas_jax.benchmarks import measure
-from bnas_jax.benchmarks.step import noise
+from bnas_jax.benchmarks.programs import noise, program_of, size_of
 from bnas_jax.data import folder, images
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.sources import train_source
 from bnas_jax.data.stream import StreamTrainSource, random_box
-from bnas_jax.settings import TrainSettings
 from bnas_jax.runtime import devices
-from bnas_jax.training import train
+from bnas_jax.settings import TrainSettings
 
 _HEIGHT, _WIDTH, _SIDE, _MIN_AREA = 375, 500, 224, 0.08
 _EPOCHS = 10
@@ -118,11 +117,11 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
 def augmentation(run: TrainSettings, repeats: int) -> dict:
     """Crop, flip and normalisation of a batch in memory, as a share of a whole training step, both jitted."""
     data = noise(50000, 32, 10)
-    program = train.program(run, data, devices.ONE)
+    program = program_of(run, data, devices.ONE)
     state = devices.ONE.create(program.create)
     call = devices.ONE.compile_steps(*program.stages)
     feeds = program.feeds(0)
-    source = train_source(data.train, run.batch_size, run.seed, data.augmentation, program.model.rules.dtype)
+    source = train_source(data.train, run.batch_size, run.seed, data.augmentation, program.model.arithmetic.dtype)
     feed, prepare = source.feed(0), jax.jit(source.prepare)
     _say("compiling the training step")
 
@@ -136,7 +135,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     _say(f"augmentation: {share:.2f} % of a step")
     return {
         "batch_size": run.batch_size,
-        "network": f"{run.network.num_cells} cells, {run.network.channels} channels",
+        "network": size_of(run, 32),
         "step_seconds": measure.summary(step_times),
         "augmentation_seconds": measure.summary(own_times),
         "share_percent": float(f"{share:.3g}"),

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnas_jax.benchmarks import measure
-from bnas_jax.benchmarks.step import noise, program_of
+from bnas_jax.benchmarks.programs import noise, program_of
 from bnas_jax.benchmarks.stepper import Stepper
-from bnas_jax.core.genotype import reductions
-from bnas_jax.settings import SearchSettings, TrainSettings
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.stack import reductions
 from bnas_jax.runtime import devices
+from bnas_jax.settings import SearchSettings, TrainSettings
 
 # What a size is multiplied with while the others stay.
 FACTORS = {
@@ -31,10 +32,13 @@ class Size(NamedTuple):
 def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int) -> dict:
     """Time and temporary memory of steps of several sizes around the run's, each varied by itself, and the exponents b of
     cost = a * size**b that fit them best."""
+    network: Any = run.network
+    if not (hasattr(network, "channels") and hasattr(network, "num_cells")):
+        raise UserError("--grow varies config.network.channels and num_cells, which this network does not have; leave it out")
     where = devices.configure(run)
     where.check_batch(run)
-    base = Size(run.network.channels, run.network.num_cells, run.batch_size)
-    units = Size(2 if getattr(run.network, "form", None) == "imagenet" else 1, 1, where.count * run.microbatches)
+    base = Size(network.channels, network.num_cells, run.batch_size)
+    units = Size(2 if getattr(network, "form", None) == "imagenet" else 1, 1, where.count * run.microbatches)
     varied = {name: sizes(base, name, getattr(units, name)) for name in FACTORS}
     rows: dict[Size, dict] = {}
     for size in [size for of_name in varied.values() for size in of_name]:

@@ -8,9 +8,9 @@ import tempfile
 import jax
 
 from bnas_jax.benchmarks import measure
-from bnas_jax.benchmarks.step import network_of, noise, program_of
-from bnas_jax.settings import CheckpointSettings, SearchSettings, TrainSettings
+from bnas_jax.benchmarks.programs import noise, program_of, size_of
 from bnas_jax.runtime import devices
+from bnas_jax.settings import CheckpointSettings, SearchSettings, TrainSettings
 from bnas_jax.training.checkpoints import Checkpoints
 
 
@@ -30,7 +30,7 @@ def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes:
                 print(f"save {number}: blocked {blocked[-1]:.3f} s, on disk after {on_disk[-1]:.2f} s", file=sys.stderr)
         size = sum(path.stat().st_size for path in (directory / str(repeats)).rglob("*") if path.is_file())
     return {
-        "network": network_of(run, image_size),
+        "network": size_of(run, image_size),
         "devices": f"{run.parallel}, {where.count}",
         "blocked_seconds": measure.summary(blocked[1:]),
         "seconds_until_on_disk": measure.summary(on_disk[1:]),

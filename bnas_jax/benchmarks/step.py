@@ -1,23 +1,18 @@
 """What a step of search or training costs: time, compiling, memory, and how much of the machine it uses."""
 
-import dataclasses
 import resource
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnas_jax.benchmarks import measure, plain
+from bnas_jax.benchmarks import measure
+from bnas_jax.benchmarks.programs import noise, plain_program_of, program_of, size_of
 from bnas_jax.benchmarks.stepper import Stepper
-from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.load import Dataset
-from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.runtime import devices
-from bnas_jax.training import search, train
-from bnas_jax.training.program import Program
+from bnas_jax.settings import SearchSettings, TrainSettings
+from bnas_jax.training.build import Program
 
-_CIFAR = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True)
 _MATRIX = 2048
 _DISPATCHES = 100
 
@@ -27,7 +22,7 @@ def benchmark(
 ) -> dict:
     """All figures of the steps that `search` or `train` would make on colour images of seeded noise.
 
-    against_plain: also those of the plain variant, in turns with ours, and how they compare.
+    against_plain: also those of the plain form, in turns with ours, and how they compare.
     """
     where = devices.configure(run)
     where.check_batch(run)
@@ -38,31 +33,31 @@ def benchmark(
     peak_memory = _peak_memory()  # before anything else takes memory
     dispatch = measure.seconds(steppers["ours"].idle_step, _DISPATCHES)
     if against_plain:
-        with plain.forms():
-            steppers["plain"] = Stepper(plain.in_one(program_of(in_halves(run), data, where)), where)
-            steppers["plain"].step()
+        steppers["plain"] = Stepper(plain_program_of(run, data, where), where, tuned=False)
+        steppers["plain"].step()
     times = dict(zip(steppers, measure.in_turns([stepper.step for stepper in steppers.values()], repeats), strict=True))
     figures = {name: _figures(stepper, times[name], run.batch_size) for name, stepper in steppers.items()}
     result = {
         "batch_size": run.batch_size,
-        "network": network_of(run, image_size),
+        "network": size_of(run, image_size),
         "devices": f"{run.parallel}, {where.count}",
         **figures.pop("ours"),
         "compilation_cache": jax.config.values["jax_compilation_cache_dir"],
         "peak_memory_mib": peak_memory,
         "dispatch_seconds": measure.summary(dispatch),
         "dispatch_percent": measure.short(100 * np.median(dispatch) / np.median(times["ours"])),
-        **(_flop_figures(program_of(in_halves(run), data, where), times["ours"], repeats) if where.axis is None else {}),
         **figures,
         "conditions": measure.conditions(),
     }
+    if where.axis is None:
+        result |= _flop_figures(program, times["ours"], repeats)
     if against_plain:
         result["ratio"] = _ratios(result["plain"], result, times)
     return result
 
 
 def _figures(stepper: Stepper, times: list[float], batch_size: int) -> dict:
-    """What is measured of ours and of the plain variant alike."""
+    """What is measured of ours and of the plain form alike."""
     return {
         "step_seconds": measure.summary(times),
         "images_per_second": measure.short(batch_size / np.median(times)),
@@ -96,29 +91,6 @@ def _flop_figures(program: Program, times: list[float], repeats: int) -> dict:
         "gflops_per_second_of_a_matrix_product": round(peak / 1e9),
         "share_of_that_percent": round(100 * flops / seconds / peak, 1),
     }
-
-
-def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: devices.Devices) -> Program:
-    """The steps that `search` or `train` would make."""
-    return search.program(run, data, where) if isinstance(run, SearchSettings) else train.program(run, data, where)
-
-
-def in_halves(run: SearchSettings | TrainSettings) -> SearchSettings | TrainSettings:
-    """The same steps, those of a search as two programs that know their halves: of conditions XLA counts either side."""
-    return dataclasses.replace(run, halves="two") if isinstance(run, SearchSettings) else run
-
-
-def network_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
-    """Its size, for people."""
-    return f"{run.network.num_cells} cells, {run.network.channels} channels, {image_size}x{image_size} images"
-
-
-def noise(size: int, image_size: int, num_classes: int) -> Dataset:
-    """Images of seeded noise, in memory."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (size, image_size, image_size, 3), dtype=np.uint8)
-    arrays = Arrays(pixels, rng.integers(0, num_classes, size), num_classes, "noise")
-    return Dataset(arrays, arrays, _CIFAR)
 
 
 def matrix_peak(repeats: int) -> float:

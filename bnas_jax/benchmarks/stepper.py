@@ -9,21 +9,21 @@ from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.compile_times import compile_times
 from bnas_jax.runtime.compiling import compile_together
 from bnas_jax.runtime.devices import Devices
-from bnas_jax.training.program import Program
+from bnas_jax.training.build import Program
 
 
 class Stepper:
-    """Compiled and called once when it is made.
+    """Compiled and called once when it is made. tuned: see `Devices.compile_steps`.
 
     compiling: figures of that. temp_memory_mib: of the temporary arrays by XLA's analysis, for the stage that has most of them;
     None where the backend does not tell. state_leaves: arrays that a call takes and returns.
     """
 
-    def __init__(self, program: Program, where: Devices):
+    def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
         self._feeds, self._done = program.feeds, 0
         self._state = where.settle(where.create(program.create))
         self.state_leaves = len(jax.tree.leaves(self._state))
-        self._call = where.compile_steps(*program.stages)
+        self._call = where.compile_steps(*program.stages, tuned=tuned)
         self._nothing = where.compile_steps(*(_nothing for _ in program.stages))
 
         def first_step() -> None:

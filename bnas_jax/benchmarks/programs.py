@@ -1,0 +1,74 @@
+"""The steps that are measured: those of a run on images of seeded noise, and the same ones in plain form."""
+
+import dataclasses
+
+import numpy as np
+
+from bnas_jax.core.supernet import Supernet
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.load import Dataset
+from bnas_jax.runtime.devices import Devices
+from bnas_jax.settings import SearchSettings, TrainSettings
+from bnas_jax.training import build
+from bnas_jax.training.build import Program
+
+_CIFAR = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True)
+
+
+def noise(size: int, image_size: int, num_classes: int) -> Dataset:
+    """Colour images of seeded noise, in memory."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (size, image_size, image_size, 3), dtype=np.uint8)
+    arrays = Arrays(pixels, rng.integers(0, num_classes, size), num_classes, "noise")
+    return Dataset(arrays, arrays, _CIFAR)
+
+
+def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
+    """The steps that `search` or `train` would make."""
+    if isinstance(run, SearchSettings):
+        return build.search(run, data, where)
+    return build.training(run, data, where)
+
+
+def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
+    """The same steps as one writes them first, all stages as one program; to be compiled with XLA's own options.
+
+    Every edge of a supernet is on its own, a 1x1 convolution is one like any other, signs are multiplied as floats, JAX
+    differentiates all but the straight-through signs, and nothing is stored on purpose. Weights, random numbers and data
+    are the same, and so is what is set for the whole process, such as its heap.
+    """
+    num_classes = data.train.num_classes
+    if isinstance(run, SearchSettings):
+        supernet = build.supernet(run, num_classes, where.axis)
+        program = build.search(run, data, where, model=in_plain_form(supernet))
+    else:
+        network = build.network(run, num_classes, where.axis)
+        program = build.training(run, data, where, model=in_plain_form(network))
+    return in_one(program)
+
+
+def in_plain_form(model):
+    """A network or a supernet that computes the same from the same variables, see `Arithmetic.plain`."""
+    arithmetic = dataclasses.replace(model.arithmetic, plain=True)
+    if isinstance(model, Supernet):
+        return model.clone(arithmetic=arithmetic, edges="plain")
+    return model.clone(arithmetic=arithmetic)
+
+
+def in_one(program: Program) -> Program:
+    """The same steps, of a single stage."""
+
+    def step(state, feeds):
+        for stage, feed in zip(program.stages, feeds, strict=True):
+            state = stage(state, feed)
+        return state
+
+    return program._replace(stages=(step,), feeds=lambda number: (program.feeds(number),))
+
+
+def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
+    """The size of its network and images, for people."""
+    numbers = {"cells": "num_cells", "channels": "channels"}
+    known = [f"{getattr(run.network, name)} {of}" for of, name in numbers.items() if hasattr(run.network, name)]
+    return ", ".join([*known, f"{image_size}x{image_size} images"])
