@@ -1,7 +1,5 @@
 """The optimizers, link by link: what happens to latent weights alone, in which order, against SGD and Adam in NumPy."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +7,21 @@ import optax
 import pytest
 
 from bnas_jax import settings
-from bnas_jax.core import binarize
-from bnas_jax.core.rules import PAPER, Rules
-from bnas_jax.training import optimizers, schedules
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.network import Network
+from bnas_jax.core.schemes import Float, Xnor
+from bnas_jax.core.schemes.xnor import center_and_clip, gradient_factor
+from bnas_jax.core.supernet import Supernet
+from bnas_jax.search import Bnas
+from bnas_jax.training import build, optimizers
+from bnas_jax.training.optimizers import for_latents, latent_sgd
+from bnas_jax.training.steps import SearchStep, TrainStep
 from configs import search, train
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.3
+PAPER = Xnor()
+CELL = (("bin_conv_3x3", 0), ("none", 1)) * 4
 
 
 def params(seed: int = 0) -> dict:
@@ -25,23 +32,17 @@ def params(seed: int = 0) -> dict:
         "layer": {"latent": normal(3, 3, 4, 2), "latent_bin_conv_3x3": normal(1, 1, 6, 2)},
         "classifier": {"kernel": normal(5, 3), "bias": normal(3)},
     }
-    return optimizers.project_params(jax.tree.map(jnp.asarray, tree), PAPER)
+    return optimizers.project_params(jax.tree.map(jnp.asarray, tree), PAPER.latents)
 
 
 def gradients(seed: int) -> dict:
     return jax.tree.map(lambda x: 5 * x, params(seed))
 
 
-def weights_settings(**changes):
-    base = settings.from_config(search.get_config("digits")).weights
-    plain = {"momentum": MOMENTUM, "weight_decay": DECAY, "clip_norm": None}
-    return dataclasses.replace(base, **{**plain, **changes})
-
-
-def optimizer(gradient: str = "bnas", rate: float = RATE, momentum: float = MOMENTUM, depthwise_center=False, **changes):
-    rules = Rules(weight_gradient=gradient, depthwise_center=depthwise_center)
-    constants = schedules.constant(rate), schedules.constant(momentum)
-    return optimizers.weights_optimizer(weights_settings(**changes), *constants, rules)
+def optimizer(gradient: str = "bnas", *, depthwise_center: bool = False, **changes):
+    options = {"momentum": MOMENTUM, "weight_decay": DECAY, **changes}
+    scheme = Xnor(weight_gradient=gradient, depthwise_center=depthwise_center)
+    return latent_sgd(RATE, scheme=scheme, **options)
 
 
 def one_step(chain, tree, grads):
@@ -62,7 +63,7 @@ def close(one, other, **tolerance) -> bool:
 
 def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
     grads = gradients(1)
-    scaled, _ = optimizers.scale_latent_gradients(PAPER).update(grads, optax.EmptyState())
+    scaled, _ = optimizers.scale_latent_gradients(PAPER.latents).update(grads, optax.EmptyState())
     ratios = jax.tree.map(lambda a, b: np.unique(np.round(np.asarray(a / b), 4)).tolist(), scaled, grads)
     # c = (1 - 1 / inputs) * kernel size * inputs
     assert ratios["layer"] == {"latent": [pytest.approx(27.0)], "latent_bin_conv_3x3": [pytest.approx(5.0)]}
@@ -73,8 +74,8 @@ def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
 def test_the_rule_of_the_gradient_decides_about_the_factor(rule, scaled):
     tree, grads = params(), jax.tree.map(lambda x: 1e-3 * x, gradients(1))
     after = one_step(optimizer(rule, momentum=0.0, weight_decay=0.0), tree, grads)
-    factor = binarize.gradient_factor((3, 3, 4, 2)) if scaled else 1
-    expected = binarize.project(tree["layer"]["latent"] - RATE * factor * grads["layer"]["latent"])
+    factor = gradient_factor((3, 3, 4, 2)) if scaled else 1
+    expected = center_and_clip(tree["layer"]["latent"] - RATE * factor * grads["layer"]["latent"])
     assert np.allclose(after["layer"]["latent"], expected, atol=1e-6)
 
 
@@ -103,16 +104,17 @@ def test_small_updates_leave_the_mean_over_input_channels_at_zero():
 
 def test_a_state_begins_projected():
     raw = {"layer": {"latent": jnp.full((1, 1, 2, 1), 3.0), "kernel": jnp.full((2, 2), 3.0)}}
-    projected = optimizers.project_params(raw, PAPER)
+    projected = optimizers.project_params(raw, PAPER.latents)
     assert np.all(projected["layer"]["latent"] == 0) and np.all(projected["layer"]["kernel"] == 3)
+    assert optimizers.project_params(raw, Float().latents) is raw
 
 
 @pytest.mark.parametrize(("depthwise_center", "alive"), [(False, True), (True, False)])
 def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(depthwise_center, alive):
     """Of 1 input channel nothing is left by centring, and c = 1 - 1 / 1 is 0."""
     latent = 0.1 * np.random.default_rng(0).normal(size=(3, 3, 1, 2))
-    rules = Rules(depthwise_center=depthwise_center)
-    tree = optimizers.project_params({"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rules)
+    rule = Xnor(depthwise_center=depthwise_center).latents
+    tree = optimizers.project_params({"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rule)
     grads = jax.tree.map(lambda x: 0.1 * jnp.ones_like(x), tree)
     after = one_step(optimizer(momentum=0.0, weight_decay=0.0, depthwise_center=depthwise_center), tree, grads)
     expected = latent - RATE * 0.1 if alive else np.zeros_like(latent)
@@ -191,6 +193,71 @@ def test_updates_keep_the_dtype_of_the_weights():
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype("float64")}
 
 
+# Any optimizer
+
+
+def test_a_number_is_a_schedule_that_stays():
+    constant = latent_sgd(lambda step: jnp.float32(RATE), momentum=lambda step: jnp.float32(MOMENTUM))
+    tree, grads = params(), gradients(1)
+    number = latent_sgd(RATE, momentum=MOMENTUM)
+    assert close(one_step(number, tree, grads), one_step(constant, tree, grads), rtol=0, atol=0)
+
+
+def test_any_optimizer_gets_the_links_of_latent_weights():
+    """The factor before it, which Adam's first update would hide but for its epsilon; the projection after it."""
+    tree, grads = params(), gradients(1)
+    adam = optax.adam(0.01, eps=100.0)
+    after = one_step(for_latents(adam), tree, grads)
+    scaled = jax.tree.map(lambda g: g, grads)
+    scaled["layer"] = {name: g * gradient_factor(g.shape) for name, g in grads["layer"].items()}
+    expected = one_step(adam, tree, scaled)
+    expected["layer"] = jax.tree.map(center_and_clip, expected["layer"])
+    assert close(after, expected)
+    assert not close(after["layer"], one_step(adam, tree, grads)["layer"])
+
+
+def test_a_scheme_without_a_rule_leaves_an_optimizer_as_it_is():
+    tree, grads = params(), gradients(1)
+    adam = optax.adam(0.01)
+    assert close(one_step(for_latents(adam, Float()), tree, grads), one_step(adam, tree, grads), rtol=0, atol=0)
+
+
+def steps_with(optimizer, scheme) -> list:
+    """Makes a training and a search step with the optimizer."""
+    network = Network(Genotype(CELL, CELL), num_cells=1, channels=2, num_classes=2, scheme=scheme)
+    supernet = Supernet(num_cells=1, channels=2, num_classes=2, scheme=scheme)
+    return [
+        lambda: TrainStep(network, optimizer),
+        lambda: SearchStep(supernet, Bnas(), weights=optimizer, alphas=optax.adam(3e-4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheme"),
+    [
+        (optax.sgd(0.1), Xnor()),
+        (optax.chain(latent_sgd(0.1), optax.scale(2.0)), Xnor()),
+        (latent_sgd(0.1), Xnor(depthwise_center=True)),
+        (latent_sgd(0.1), Float()),
+    ],
+    ids=["none", "none behind", "another one", "one too many"],
+)
+def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_to_write(optimizer, scheme):
+    advice = rf"as {type(scheme).__name__} does; write for_latents\(optimizer, scheme\)"
+    for make in steps_with(optimizer, scheme):
+        with pytest.raises(UserError, match=advice) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+    for advised in (for_latents(optax.sgd(0.1), scheme), latent_sgd(0.1, scheme=scheme)):
+        for make in steps_with(advised, scheme):
+            make()
+
+
+def test_a_float_network_takes_any_optimizer():
+    for make in steps_with(optax.sgd(0.1), Float()):
+        make()
+
+
 # From settings
 
 
@@ -199,9 +266,10 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     config.conventions = "release"
     run = settings.from_config(config)
     tree, grads = params(), gradients(1)
-    rate, momentum = schedules.final_schedules(run.optimizer, run.num_epochs, 10)
-    by_hand = optimizers.weights_optimizer(run.optimizer, rate, momentum, PAPER)
-    assert close(one_step(optimizers.for_training(run, 10), tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
+    rate, momentum = build.training_schedules(run.optimizer, run.num_epochs, 10)
+    by_hand = latent_sgd(rate, momentum=momentum, weight_decay=3e-5, clip_norm=5.0, scheme=run.scheme)
+    built = build.training_optimizer(run, 10)
+    assert close(one_step(built, tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
     norm = norm_of(grads)
     assert norm > 5  # so that the release's clipping to 5 shows in the classifier, which has no factor
     expected = tree["classifier"]["kernel"] - 0.05 * (
@@ -214,13 +282,13 @@ def test_the_search_starts_at_its_rate_with_its_decay_and_clipping():
     run = settings.from_config(search.get_config("cifar10"))
     tree, grads = params(), gradients(1)
     kernel, gradient = tree["classifier"]["kernel"], grads["classifier"]["kernel"]
-    after = one_step(optimizers.for_search(run, 10), tree, grads)["classifier"]["kernel"]
+    after = one_step(build.supernet_optimizer(run, 10), tree, grads)["classifier"]["kernel"]
     assert np.allclose(after, kernel - 0.025 * (gradient * 5 / norm_of(grads) + 3e-4 * kernel), atol=1e-6)
 
 
 def test_alphas_follow_adam_with_l2():
     run = settings.from_config(search.get_config("cifar10"))
-    chain = optimizers.alphas_optimizer(run.alphas)
+    chain = build.alphas_optimizer(run)
     alphas = {"normal": jnp.linspace(-1, 1, 6), "reduce": jnp.ones(3)}
     state = chain.init(alphas)
     draw = np.random.default_rng(0)

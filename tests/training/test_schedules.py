@@ -6,21 +6,22 @@ import numpy as np
 import pytest
 
 from bnas_jax import settings
-from bnas_jax.training import schedules
+from bnas_jax.training import build, schedules
 from configs import search, train
 
 
-def training(preset: str, conventions: str, **changes):
+def training(preset: str, conventions: str, **changes) -> settings.OptimizerSettings:
     config = train.get_config(preset)
     config.conventions = conventions
     config.optimizer.update(changes)
     return settings.from_config(config).optimizer
 
 
-def searching(conventions: str):
+def searching(conventions: str) -> settings.SearchSettings:
+    """A search of 50 epochs."""
     config = search.get_config("cifar10")
     config.conventions = conventions
-    return settings.from_config(config).weights
+    return settings.from_config(config)
 
 
 def curve(schedule, steps) -> np.ndarray:
@@ -34,21 +35,21 @@ def released(reference):
 
 
 def test_one_cycle_is_the_released_one(released):
-    rate, momentum = schedules.final_schedules(training("a", "release"), num_epochs=10, steps_per_epoch=20)
+    rate, momentum = build.training_schedules(training("a", "release"), num_epochs=10, steps_per_epoch=20)
     assert np.allclose(curve(rate, np.arange(200)), released["one_cycle_lr"], rtol=1e-5, atol=1e-9)
     assert np.allclose(curve(momentum, np.arange(200)), released["one_cycle_momentum"], rtol=1e-6)
 
 
 def test_cosine_restarts_are_the_released_ones(released):
     expected = released["cosine_restart_lr_quarter_epochs"]
-    rate, momentum = schedules.final_schedules(training("d", "paper"), num_epochs=250, steps_per_epoch=4)
+    rate, momentum = build.training_schedules(training("d", "paper"), num_epochs=250, steps_per_epoch=4)
     assert len(expected) == 250 * 4
     assert np.allclose(curve(rate, np.arange(1000)), expected, rtol=1e-5, atol=1e-8)
     assert np.all(curve(momentum, [0, 500, 999]) == np.float32(0.9))
 
 
 def test_one_cycle_of_the_paper_goes_from_4e_4_to_5e_2_and_back():
-    rate, momentum = schedules.final_schedules(training("a", "paper"), num_epochs=600, steps_per_epoch=195)
+    rate, momentum = build.training_schedules(training("a", "paper"), num_epochs=600, steps_per_epoch=195)
     steps = 600 * 195
     values = curve(rate, [0, 0.225 * steps, 0.45 * steps, 0.675 * steps, 0.9 * steps, steps - 1])
     assert np.allclose(values, [4e-4, 0.0252, 0.05, 0.0252, 4e-4, 4e-4], rtol=1e-3)
@@ -56,7 +57,7 @@ def test_one_cycle_of_the_paper_goes_from_4e_4_to_5e_2_and_back():
 
 
 def test_one_cycle_of_the_release_ends_at_its_minimum_with_high_momentum():
-    rate, momentum = schedules.final_schedules(training("a", "release"), num_epochs=600, steps_per_epoch=195)
+    rate, momentum = build.training_schedules(training("a", "release"), num_epochs=600, steps_per_epoch=195)
     steps = 600 * 195
     values = curve(rate, [0, 0.45 * steps, 0.9 * steps, 0.95 * steps, steps])
     assert np.allclose(values, [0.0025, 0.05, 0.0025, (0.0025 + 2.5e-5) / 2, 2.5e-5], rtol=1e-3)
@@ -73,7 +74,7 @@ def test_one_cycle_of_a_single_step_is_finite():
 
 
 def test_cosine_goes_down_once_over_the_whole_training():
-    rate, _ = schedules.final_schedules(training("d", "paper", schedule="cosine"), num_epochs=10, steps_per_epoch=7)
+    rate, _ = build.training_schedules(training("d", "paper", schedule="cosine"), num_epochs=10, steps_per_epoch=7)
     steps = np.arange(70)
     expected = 1e-5 + (0.1 - 1e-5) * (1 + np.cos(np.pi * steps / 70)) / 2
     assert np.allclose(curve(rate, steps), expected, rtol=1e-5)
@@ -82,13 +83,20 @@ def test_cosine_goes_down_once_over_the_whole_training():
 @pytest.mark.parametrize(("conventions", "minimum", "first"), [("paper", 0.0, 0), ("release", 0.001, 1)])
 def test_the_search_follows_half_a_cosine_epoch_by_epoch(conventions, minimum, first):
     """The release steps its scheduler before each epoch, so that its first epoch stands at 1 on the cosine."""
-    rate = schedules.search_schedule(searching(conventions), num_epochs=50, steps_per_epoch=3)
+    rate = build.learning_rate(searching(conventions), steps_per_epoch=3)
     epoch = np.arange(150) // 3 + first
     expected = minimum + (0.025 - minimum) * (1 + np.cos(np.pi * epoch / 50)) / 2
     assert np.allclose(curve(rate, np.arange(150)), expected, rtol=1e-5, atol=1e-9)
 
 
 def test_the_search_ends_at_the_minimum_in_the_release_alone():
-    last = {name: curve(schedules.search_schedule(searching(name), 50, 3), [0, 149]) for name in ("paper", "release")}
+    last = {name: curve(build.learning_rate(searching(name), 3), [0, 149]) for name in ("paper", "release")}
     assert last["paper"][0] == np.float32(0.025) > last["release"][0]
     assert last["release"][1] == pytest.approx(0.001) and last["paper"][1] > 0
+
+
+def test_the_rate_of_a_training_is_that_of_its_schedules():
+    run = settings.from_config(train.get_config("a"))
+    rate, _ = build.training_schedules(run.optimizer, run.num_epochs, 3)
+    steps = np.linspace(0, 3 * run.num_epochs - 1, 20).astype(int)
+    assert np.array_equal(curve(build.learning_rate(run, 3), steps), curve(rate, steps))

@@ -1,6 +1,8 @@
 """The pure steps: losses and hits by their formulas, and what a step of training, search and evaluation does to a state."""
 
+import dataclasses
 import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,17 +12,30 @@ import optax
 import pytest
 
 from bnas_jax.core import alphas as alphas_lib
-from bnas_jax.search.bnas import Bnas
-from bnas_jax.training import steps
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.schemes import Float, Scheme
+from bnas_jax.core.supernet import Supernet
+from bnas_jax.search import Bnas, Searcher, Stage
+from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS
+from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.state import SearchState, Sums, TrainState
+from bnas_jax.training.steps import EvaluationStep, SearchStep, TrainStep
 
-CLASSES, FEATURES, TYPES = 4, 3, 2
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CLASSES, FEATURES, TYPES = 4, 3, ("none", "bin_conv_3x3")
 NAN = float("nan")
 OPTIMIZER, ALPHAS_OPTIMIZER = optax.sgd(0.5), optax.adam(0.1, b1=0.5)
+DESCENT, FROZEN = optax.sgd(1.0), optax.sgd(0.0)
+# Labels are smoothed in a training.
+SMOOTHING = 0.1
 
 
 class Classifier(nn.Module):
     """A linear classifier that notes in its statistics what a step hands to a network."""
+
+    scheme: Scheme = Float()
+    arithmetic: Arithmetic = Arithmetic()
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
@@ -29,29 +44,37 @@ class Classifier(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
         if train:
             rate.value = jnp.float32(-1) if drop_path_rate is None else drop_path_rate
-            drawn.value = jax.random.uniform(self.make_rng("drop_path"))
+            if drop_path_rate is not None:
+                drawn.value = jax.random.uniform(self.make_rng("drop_path"))
             mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
         return nn.Dense(CLASSES, use_bias=False)(images - mean.value)
 
 
-class Mixture(nn.Module):
-    """Two linear classifiers, mixed by the first row of each alpha; its statistics are a moving average."""
+class Mixture(Supernet):
+    """Two linear classifiers, mixed by the first edge's weights of each cell; its statistics are a moving average."""
 
     @nn.compact
-    def __call__(self, alphas, images, *, train: bool = False, for_alphas=None):
-        del for_alphas  # no kernel's gradient is worth leaving out
+    def mixture(self, weights, images, *, train: bool = False):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
         if train:
             mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
-        weights = [jax.nn.softmax(alphas[name][0]) for name in ("normal", "reduce")]
-        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(TYPES)]
-        return sum(weight[i] * head for weight in weights for i, head in enumerate(heads))
+        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(TYPES))]
+        return sum(weights[name][0, i] * head for name in ("normal", "reduce") for i, head in enumerate(heads))
+
+
+MIXTURE = Mixture(num_cells=1, channels=1, num_classes=CLASSES, layer_types=TYPES, scheme=Float())
 
 
 def batch(seed: int, size: int = 8) -> dict:
     draw = np.random.default_rng(seed)
     images = draw.normal(size=(size, FEATURES)).astype(np.float32)
     return {"image": jnp.asarray(images), "label": jnp.asarray(draw.integers(0, CLASSES, size), jnp.int32)}
+
+
+@functools.cache
+def jitted(step):
+    """Steps are equal where their fields are, so that each is compiled once."""
+    return jax.jit(step)
 
 
 def same(one, other, **tolerance) -> bool:
@@ -65,7 +88,7 @@ def test_cross_entropy_is_the_logarithm_of_the_probability():
     logits = np.array([[1.0, 2.0, -1.0], [0.0, 0.0, 0.0]], np.float32)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = -np.log([p[0, 1], p[1, 2]])
-    assert np.allclose(steps.cross_entropy(jnp.asarray(logits), jnp.array([1, 2])), expected, rtol=1e-6)
+    assert np.allclose(cross_entropy(jnp.asarray(logits), jnp.array([1, 2])), expected, rtol=1e-6)
 
 
 def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes():
@@ -73,13 +96,13 @@ def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes():
     logits, labels = draw.normal(size=(5, 7)).astype(np.float32), np.array([0, 6, 3, 3, 1])
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = 0.9 * np.eye(7)[labels] + 0.1 / 7
-    smoothed = steps.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.1)
+    smoothed = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.1)
     assert np.allclose(smoothed, -(targets * log_p).sum(-1), rtol=1e-5)
 
 
 def test_a_large_margin_overflows_nothing():
     logits = jnp.array([[1000.0, -1000.0]])
-    assert steps.cross_entropy(logits, jnp.array([1])) == 2000 and steps.cross_entropy(logits, jnp.array([0])) == 0
+    assert cross_entropy(logits, jnp.array([1])) == 2000 and cross_entropy(logits, jnp.array([0])) == 0
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -88,43 +111,45 @@ def test_hits_are_those_of_the_sorted_scores(k):
     logits, labels = draw.normal(size=(50, 9)).astype(np.float32), draw.integers(0, 9, 50)
     best = np.argsort(-logits, axis=-1)[:, :k]
     expected = (best == labels[:, None]).any(-1)
-    hits = steps.hits(jnp.asarray(logits), jnp.asarray(labels), k)
-    assert hits.dtype == jnp.float32 and np.array_equal(hits, expected)
+    found = hits(jnp.asarray(logits), jnp.asarray(labels), k)
+    assert found.dtype == jnp.float32 and np.array_equal(found, expected)
 
 
 def test_of_equal_scores_the_first_wins_as_in_argmax():
     """A dead network, whose scores are all equal, is right as often as it would be by always naming class 0."""
     logits = jnp.zeros((4, 4))
-    assert steps.hits(logits, jnp.arange(4)).tolist() == [1, 0, 0, 0]
-    assert steps.hits(logits, jnp.arange(4), 3).tolist() == [1, 1, 1, 0]
+    assert hits(logits, jnp.arange(4)).tolist() == [1, 0, 0, 0]
+    assert hits(logits, jnp.arange(4), 3).tolist() == [1, 1, 1, 0]
     tied = jnp.array([[0.0, 2.0, 1.0, 2.0]] * 4)
-    assert steps.hits(tied, jnp.arange(4)).tolist() == (tied.argmax(-1) == jnp.arange(4)).tolist()
-    assert steps.hits(jnp.full((4, 4), jnp.inf), jnp.arange(4)).sum() == 1
+    assert hits(tied, jnp.arange(4)).tolist() == (tied.argmax(-1) == jnp.arange(4)).tolist()
+    assert hits(jnp.full((4, 4), jnp.inf), jnp.arange(4)).sum() == 1
 
 
 def test_nan_is_a_miss():
-    assert steps.hits(jnp.full((2, 6), NAN), jnp.array([0, 3]), 5).tolist() == [0, 0]
-    assert steps.hits(jnp.array([[1.0, NAN], [1.0, NAN]]), jnp.array([0, 1])).tolist() == [0, 0]
-    assert steps.hits(jnp.full((1, 3), NAN), jnp.array([0]), 3).tolist() == [0]
+    assert hits(jnp.full((2, 6), NAN), jnp.array([0, 3]), 5).tolist() == [0, 0]
+    assert hits(jnp.array([[1.0, NAN], [1.0, NAN]]), jnp.array([0, 1])).tolist() == [0, 0]
+    assert hits(jnp.full((1, 3), NAN), jnp.array([0]), 3).tolist() == [0]
 
 
 def test_all_classes_are_a_hit_where_there_are_no_more_than_k():
     draw = np.random.default_rng(2)
-    assert np.all(steps.hits(jnp.asarray(draw.normal(size=(20, 5))), jnp.asarray(draw.integers(0, 5, 20)), 5) == 1)
+    assert np.all(hits(jnp.asarray(draw.normal(size=(20, 5))), jnp.asarray(draw.integers(0, 5, 20)), 5) == 1)
 
 
 # Drop-path
 
 
 def test_drop_path_grows_with_the_epoch_from_nothing():
-    rate = functools.partial(steps.drop_path_rate, maximum=0.2, num_epochs=10, steps_per_epoch=3)
-    values = [float(rate(jnp.int32(step))) for step in range(30)]
-    assert np.allclose(values, [0.2 * (step // 3) / 10 for step in range(30)])
-    assert max(values) < 0.2
+    numbers = jnp.array([0, 2, 3, 17, 29])
+    state, data = train_state(), batch(0)
+    after = jax.vmap(lambda number: train_step(state.replace(step=number), data, drop_path=0.2))(numbers)
+    rates = after.batch_stats["rate"]
+    assert np.allclose(rates, [0.2 * epoch / 10 for epoch in (0, 0, 1, 5, 9)]) and rates.max() < 0.2
 
 
 def test_no_drop_path_is_none_so_that_nothing_is_computed():
-    assert steps.drop_path_rate(jnp.int32(5), maximum=0.0, num_epochs=10, steps_per_epoch=3) is None
+    """The network is called with None, and nothing is drawn: there is no key for it."""
+    assert train_step(train_state(step=5), batch(0)).batch_stats["rate"] == -1
 
 
 # A step of the training
@@ -138,9 +163,13 @@ def train_state(step: int = 0) -> TrainState:
     return TrainState(jnp.int32(step), params, stats, OPTIMIZER.init(params), sums, jnp.full((2,), jnp.nan))
 
 
-def train_step(state, data, **changes):
-    options = {"smoothing": 0.1, "drop_path": 0.0, "num_epochs": 10, "steps_per_epoch": 3, "seed": 0, **changes}
-    return steps.train_step(state, data, model=Classifier(), optimizer=OPTIMIZER, **options)
+def train_step(state, data, **options):
+    return jitted(training(**options))(state, data)
+
+
+def training(**options) -> TrainStep:
+    sizes = {"label_smoothing": SMOOTHING, "num_epochs": 10, "steps_per_epoch": 3}
+    return TrainStep(Classifier(), OPTIMIZER, **sizes, **options)
 
 
 def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
@@ -148,7 +177,7 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
 
     def loss(params):
         logits = (data["image"] - 0.5 * data["image"].mean(0)) @ params["Dense_0"]["kernel"]
-        return jnp.mean(steps.cross_entropy(logits, data["label"], 0.1)), logits
+        return jnp.mean(cross_entropy(logits, data["label"], SMOOTHING)), logits
 
     (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     after = train_step(state, data)
@@ -159,14 +188,10 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
-def test_the_network_is_told_the_rate_of_its_epoch_or_none():
-    state = train_state(step=17)
-    assert train_step(state, batch(0)).batch_stats["rate"] == -1
-    assert train_step(state, batch(0), drop_path=0.2).batch_stats["rate"] == pytest.approx(0.2 * 5 / 10)
-
-
 def test_what_is_dropped_depends_on_seed_and_step_alone():
-    drawn = lambda step, **options: float(train_step(train_state(step), batch(step), **options).batch_stats["drawn"])
+    def drawn(step, **options):
+        return float(train_step(train_state(step), batch(step), drop_path=0.2, **options).batch_stats["drawn"])
+
     assert drawn(3) == drawn(3)
     assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
 
@@ -181,7 +206,7 @@ def gradient_of(part: dict, params, mean):
 
     def loss(params):
         logits = (part["image"] - mean) @ params["Dense_0"]["kernel"]
-        return jnp.mean(steps.cross_entropy(logits, part["label"], 0.1))
+        return jnp.mean(cross_entropy(logits, part["label"], SMOOTHING))
 
     return *jax.value_and_grad(loss)(params), mean
 
@@ -227,16 +252,17 @@ def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha():
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
 def test_every_seed_of_32_bits_is_taken(seed):
-    assert np.isfinite(train_step(train_state(), batch(0), seed=seed).batch_stats["drawn"])
+    after = train_step(train_state(), batch(0), seed=seed, drop_path=0.2)
+    assert 0 < after.batch_stats["drawn"] < 1
 
 
 # A step of the search
 
 
 def search_state(alphas_optimizer=ALPHAS_OPTIMIZER, step: int = 0) -> SearchState:
-    alphas = alphas_lib.init(jax.random.key(2), TYPES)
+    alphas = alphas_lib.init(jax.random.key(2), len(TYPES))
     alphas = jax.tree.map(lambda a: 1000 * a, alphas)  # far from uniform, so that the entropy has a gradient
-    variables = Mixture().init(jax.random.key(0), alphas, jnp.zeros((1, FEATURES)))
+    variables = MIXTURE.init(jax.random.key(0), alphas, jnp.zeros((1, FEATURES)))
     params, stats = variables["params"], variables["batch_stats"]
     return SearchState(
         step=jnp.int32(step),
@@ -252,31 +278,30 @@ def search_state(alphas_optimizer=ALPHAS_OPTIMIZER, step: int = 0) -> SearchStat
 
 
 def task_loss(params, alphas, data):
-    return jnp.mean(
-        steps.cross_entropy(
-            Mixture().apply({"params": params, "batch_stats": {"mean": 0}}, alphas, data["image"]), data["label"]
-        )
+    logits = MIXTURE.apply({"params": params, "batch_stats": {"mean": 0}}, alphas, data["image"])
+    return jnp.mean(cross_entropy(logits, data["label"]))
+
+
+def searching(alphas_optimizer=ALPHAS_OPTIMIZER, searcher=Bnas(diversity=1.0, tau=7.7), **options) -> SearchStep:  # noqa: B008
+    return SearchStep(
+        MIXTURE, searcher, weights=OPTIMIZER, alphas=alphas_optimizer, num_epochs=10, steps_per_epoch=3, **options
     )
 
 
-def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, flag=bool, **options):
-    """flag: makes what a half is told; `bool` where it knows."""
-    searcher = Bnas(("none", "bin_conv_3x3"), diversity, 7.7, 1.0, True, jnp.float32)
-    own = {"searcher": searcher, "optimizer": OPTIMIZER, "alphas_optimizer": alphas_optimizer, "steps_per_epoch": 3}
-    state = steps.search_half(state, valid, flag(True), model=Mixture(), **own, **options)
-    return steps.search_half(state, train, flag(False), model=Mixture(), **own, **options)
+def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, **options):
+    step = searching(alphas_optimizer, Bnas(diversity=diversity, tau=7.7), **options)
+    return jitted(step)(state, {"train": train, "valid": valid})
 
 
-@pytest.mark.parametrize("flag", [bool, jnp.array])
 @pytest.mark.parametrize(("step", "epoch"), [(0, 0), (7, 2)])
-def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_the_training_batch(step, epoch, flag):
+def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_the_training_batch(step, epoch):
     state, train, valid = search_state(step=step), batch(0), batch(1)
 
     def objective(alphas):
         regularizer = alphas_lib.entropy(alphas) * jnp.exp(-epoch / 7.7)
         return task_loss(state.params, alphas, valid) - regularizer
 
-    after = search_step(state, train, valid, flag=flag)
+    after = search_step(state, train, valid)
     updates, _ = ALPHAS_OPTIMIZER.update(jax.grad(objective)(state.alphas), state.alphas_opt_state, state.alphas)
     alphas = optax.apply_updates(state.alphas, updates)
     assert same(after.alphas, alphas) and not same(after.alphas, state.alphas)
@@ -290,8 +315,7 @@ def test_the_regularizer_keeps_alpha_diverse_early_and_lets_go_later():
     """Against a step without it, the entropy of alpha ends higher; the later the epoch, the less so."""
 
     def moved(step, diversity):
-        plain = optax.sgd(1.0)
-        after = search_step(search_state(plain, step), batch(0), batch(1), plain, diversity)
+        after = search_step(search_state(DESCENT, step), batch(0), batch(1), DESCENT, diversity)
         return float(alphas_lib.entropy(after.alphas))
 
     gains = [moved(3 * epoch, 1.0) - moved(3 * epoch, 0.0) for epoch in (0, 10, 40)]
@@ -307,10 +331,126 @@ def test_statistics_see_the_validation_batch_first():
 
 def test_the_weights_take_no_gradient_from_the_validation_batch():
     """Where alpha cannot move, another validation batch leaves the weights as they are."""
-    frozen = optax.sgd(0.0)
-    state = search_state(frozen)
-    after = [search_step(state, batch(0), batch(seed), frozen) for seed in (1, 2)]
+    state = search_state(FROZEN)
+    after = [search_step(state, batch(0), batch(seed), FROZEN) for seed in (1, 2)]
     assert same(after[0].params, after[1].params, rtol=0, atol=0) and same(after[0].alphas, state.alphas, rtol=0, atol=0)
+
+
+# Searchers of one's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Unrolled(Searcher):
+    """Alpha's gradient after a virtual step of the weights; what flows through that step is left out."""
+
+    def gradient(self, loss, virtual, params, alphas, batches):
+        params = virtual(params, jax.grad(loss)(params, alphas, batches[TRAIN]))
+        return jax.grad(loss, argnums=1)(params, alphas, batches[VALID])
+
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage((VALID, TRAIN), frozenset({ALPHAS})),
+        Stage((TRAIN,), frozenset({WEIGHTS})),
+    )
+
+
+def test_a_searchers_own_gradient_moves_alpha():
+    state, train, valid = search_state(), batch(0), batch(1)
+    after = jitted(searching(searcher=Unrolled()))(state, {"train": train, "valid": valid})
+    of_train = jax.grad(task_loss)(state.params, state.alphas, train)
+    ahead = jax.tree.map(lambda w, g: w - 0.5 * g, state.params, of_train)
+    gradient = jax.grad(task_loss, argnums=1)(ahead, state.alphas, valid)
+    updates, _ = ALPHAS_OPTIMIZER.update(gradient, state.alphas_opt_state, state.alphas)
+    alphas = optax.apply_updates(state.alphas, updates)
+    assert same(after.alphas, alphas)
+
+    # The weights themselves moved once, from where they were.
+    gradient = jax.grad(task_loss)(state.params, alphas, train)
+    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+
+
+@dataclasses.dataclass(frozen=True)
+class AtOnce(Searcher):
+    """Alpha and weights by one gradient of one batch, with a mixture that grows and a term of its own for alpha."""
+
+    size: float = 0.25
+    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS, ALPHAS})),)
+
+    def weights(self, alphas, key, progress):
+        relaxed = alphas_lib.relax(alphas)
+        return jax.tree.map(lambda value: value * (1 + progress.epoch / progress.num_epochs), relaxed)
+
+    def regularizer(self, alphas, progress):
+        return self.size * progress.epoch * jnp.sum(alphas["normal"] ** 2)
+
+
+def test_a_stage_can_move_alpha_and_weights_at_once():
+    """In the third of ten epochs."""
+    state, data = search_state(step=7), batch(0)
+    after = jitted(searching(searcher=AtOnce()))(state, {"train": data})
+
+    def objective(params, alphas):
+        mixture = {name: 1.2 * value for name, value in alphas_lib.relax(alphas).items()}
+        variables = {"params": params, "batch_stats": {"mean": 0}}
+        logits = MIXTURE.apply(variables, mixture, data["image"], method="mixture")
+        loss = jnp.mean(cross_entropy(logits, data["label"]))
+        return loss + 0.25 * 2 * jnp.sum(alphas["normal"] ** 2), loss
+
+    (to_params, to_alphas), loss = jax.grad(objective, argnums=(0, 1), has_aux=True)(state.params, state.alphas)
+    updates, _ = ALPHAS_OPTIMIZER.update(to_alphas, state.alphas_opt_state, state.alphas)
+    assert same(after.alphas, optax.apply_updates(state.alphas, updates))
+    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, to_params))
+    assert int(after.step) == 8 and float(after.sums.examples) == 8
+    assert np.allclose(after.sums.loss, 8 * loss, rtol=1e-5), "without the term"
+
+
+class Drawing(Searcher):
+    """A mixture times what is drawn in a stage that moves weights alone."""
+
+    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS})),)
+
+    def weights(self, alphas, key, progress):
+        return jax.tree.map(lambda value: value * jax.random.uniform(key), alphas_lib.relax(alphas))
+
+
+class DrawingTwice(Drawing):
+    stages = 2 * Drawing.stages
+
+
+def test_what_is_drawn_depends_on_seed_step_and_stage_alone():
+    def loss(step, seed=0, searcher=Drawing()):  # noqa: B008 (frozen)
+        state = search_state(step=step)
+        return float(jitted(searching(searcher=searcher, seed=seed))(state, {"train": batch(0)}).sums.loss)
+
+    assert loss(3) == loss(3)
+    twice = loss(3, searcher=DrawingTwice())
+    assert len({loss(0), loss(3), loss(4), loss(3, seed=1), twice / 2}) == 5
+
+
+def test_the_columns_of_alpha_are_the_supernets_layer_types():
+    step = searching(searcher=Bnas(keep_zeroise=False))
+    assert step.searcher == Bnas(keep_zeroise=False, layer_types=TYPES)
+    names = {name for name, _ in step.searcher.derive(search_state().alphas).normal}
+    assert names == {"bin_conv_3x3"}
+    alphas = step.init(seed=0, image_shape=(FEATURES,)).alphas
+    assert {value.shape for value in alphas.values()} == {(14, len(TYPES))}
+
+
+def test_a_batch_that_no_stage_takes_is_left_alone():
+    state, train = search_state(), batch(0)
+    step = jitted(searching(searcher=AtOnce()))
+    alone, beside = (step(state, {"train": train} | more) for more in ({}, {"valid": batch(1)}))
+    assert same(alone.params, beside.params, rtol=0, atol=0) and same(alone.batch_stats, beside.batch_stats, rtol=0, atol=0)
+
+
+def test_stages_one_by_one_are_the_step():
+    state, batches = search_state(), {"train": batch(0), "valid": batch(1)}
+    step = searching()
+    first = step.stage(0, state, batches)
+    assert int(first.step) == 0 and same(first.params, state.params, rtol=0, atol=0)
+    second, whole = step.stage(1, first, batches), jitted(step)(state, batches)
+    assert int(second.step) == int(whole.step) == 1
+    for part in ("params", "batch_stats", "alphas", "sums"):
+        assert same(getattr(second, part), getattr(whole, part))
 
 
 # Evaluation
@@ -322,13 +462,14 @@ def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
     data = batch(0)
     padded = {name: jnp.concatenate([value, value[:2]]) for name, value in data.items()}
     padded["image"] = padded["image"].at[8:].set(jnp.nan)  # whatever stands in the padding
-    result = steps.evaluation_step(Classifier(), variables, padded | {"weight": jnp.array([1.0] * 8 + [0.0] * 2)})
+    padded["weight"] = jnp.array([1.0] * 8 + [0.0] * 2)
+    result = jitted(EvaluationStep(Classifier()))(variables, padded)
     logits = data["image"] @ state.params["Dense_0"]["kernel"]
     assert float(result.examples) == 8
-    evaluate = lambda shard: steps.evaluation_step(Classifier(), variables, shard, axis="devices")
-    divided = jax.vmap(evaluate, axis_name="devices")(parts_of(padded | {"weight": jnp.array([1.0] * 8 + [0.0] * 2)}, 5))
+    evaluate = EvaluationStep(Classifier(), axis="devices")
+    divided = jax.jit(jax.vmap(lambda shard: evaluate(variables, shard), axis_name="devices"))(parts_of(padded, 5))
     assert same(jax.tree.map(lambda x: x[4], divided), result)
-    assert np.allclose(result.loss, steps.cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
+    assert np.allclose(result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
     assert float(result.top1) == float(jnp.sum(logits.argmax(-1) == data["label"]))
     assert float(result.top5) == 8  # of four classes
 
@@ -338,13 +479,13 @@ def test_an_evaluation_neither_smooths_nor_trains():
     variables = {"params": state.params, "batch_stats": {**state.batch_stats, "mean": jnp.ones(FEATURES)}}
     data = batch(0) | {"weight": jnp.ones(8)}
     logits = (data["image"] - 1) @ state.params["Dense_0"]["kernel"]
-    result = steps.evaluation_step(Classifier(), variables, data)
-    assert np.allclose(result.loss, steps.cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
+    result = EvaluationStep(Classifier())(variables, data)
+    assert np.allclose(result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
 
 
-def test_the_supernet_is_evaluated_with_its_alphas():
+def test_the_supernet_is_evaluated_with_the_mixture_of_its_alphas():
     state = search_state()
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     data = batch(0) | {"weight": jnp.ones(8)}
-    result = steps.evaluation_step(Mixture(), variables, data, state.alphas)
+    result = EvaluationStep(MIXTURE, Bnas())(state.variables, data)
     assert np.allclose(result.loss, 8 * task_loss(state.params, state.alphas, data), rtol=1e-5)
+    assert float(result.examples) == 8
