@@ -17,6 +17,7 @@ The cells of no_diversity and no_dilated come from their searches: give the trai
 --config.network.genotype=DIR/genotype.json.
 """
 
+from bnas_jax.core.genotype import TABLE_3
 from configs import search, train
 
 ABLATIONS = ("no_skip", "no_zeroise", "no_diversity", "no_dilated")
@@ -39,11 +40,11 @@ def _search(config, ablation: str):
     if ablation == "no_skip":
         config.network.skip = False
     elif ablation == "no_zeroise":
-        config.derive.keep_zeroise = False
+        config.searcher.keep_zeroise = False
     elif ablation == "no_diversity":
-        config.alphas.diversity = 0.0
+        config.searcher.diversity = 0.0
     else:
-        config.network.layer_types = tuple(t for t in search.LAYER_TYPES if "dil" not in t)
+        config.network.layer_types = tuple(t for t in TABLE_3 if "dil" not in t)
     return config
 
 

@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from bnas_jax.settings import DistributedSettings, template
+
 optional_int = lambda: config_dict.placeholder(int)
 optional_float = lambda: config_dict.placeholder(float)
 optional_bool = lambda: config_dict.placeholder(bool)
@@ -29,7 +31,7 @@ def base(task: str) -> ConfigDict:
     config.checkpoint_every_steps = optional_int()  # besides the end of each epoch
     config.checkpoint_every_minutes = optional_float()
     config.checkpoint = ConfigDict({"keep_last": 2, "keep_best": 1})
-    config.distributed = placeholders(coordinator=str, num_processes=int, process_id=int)  # None: one, or as the cluster says
+    config.distributed = template.fields(DistributedSettings)  # None: one, or as the cluster says
     config.distributed.timeout_seconds = 600  # for another process to start, or to answer
     config.dataset = ConfigDict({"name": "cifar10"})
     config.dataset.path = optional_str()
@@ -48,24 +50,8 @@ def base(task: str) -> ConfigDict:
     config.dataset.in_memory_mib = optional_int()  # larger sets are streamed
     config.dataset.bad_images = "fail"  # or skip
     config.dataset.workers = 0  # processes that read a streamed set
-    config.rules = ConfigDict()
-    config.rules.activation_scale = optional_bool()
-    config.rules.sign_of_zero = optional_int()
-    config.rules.weight_gradient = optional_str()
-    config.rules.reduction_skip = optional_str()
-    config.rules.relu = optional_bool()
-    config.rules.float_head = optional_bool()
-    config.rules.depthwise_center = optional_bool()
-    config.rules.binary_search_preprocess = optional_bool()
+    config.scheme = template.group("scheme", "xnor")  # or float, or an extension's: see core/schemes
     config.paper = ConfigDict()
     config.release = ConfigDict()
     config.meant = ConfigDict()  # what differs from release
-    return config
-
-
-def placeholders(**types) -> ConfigDict:
-    """A ConfigDict of settings without values, each of a type."""
-    config = ConfigDict()
-    for name, kind in types.items():
-        config[name] = config_dict.placeholder(kind)
     return config

@@ -20,17 +20,9 @@ in the release, whose last has 40 images; as many sit an epoch out here. `in_ord
 the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not the release's.
 """
 
+from bnas_jax.core.genotype import TABLE_3
+from bnas_jax.settings import AlphaSettings, SupernetSettings, WeightSettings, template
 from configs import common
-
-LAYER_TYPES = (
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "bin_dil_conv_3x3",
-    "bin_dil_conv_5x5",
-    "bin_conv_3x3",
-    "bin_conv_5x5",
-)
 
 
 def get_config(variant: str = "cifar10"):
@@ -40,39 +32,35 @@ def get_config(variant: str = "cifar10"):
     config = common.base("search")
     config.num_epochs = 50
     config.batch_size = 64
-    config.network = {"num_cells": 8, "channels": 16, "skip": True, "layer_types": LAYER_TYPES}
-    config.weights = common.placeholders(
-        **{"learning_rate": float, "min_learning_rate": float, "momentum": float, "weight_decay": float},
-        **{"clip_norm": float, "first_epoch": int},
-    )
+    config.network = template.fields(SupernetSettings)
+    config.network.update({"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3})
+    config.network.update({"binary_preprocess": False, "edges": "shared"})
+    config.searcher = template.group("searcher", "bnas")
+    config.searcher.update({"gamma": 1.0, "keep_zeroise": True, "diversity": 1.0, "tau": 7.7})
+    config.weights = template.fields(WeightSettings)
     config.weights.update({"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4})
-    config.alphas = {
-        **{"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3},
-        **{"diversity": 1.0, "tau": 7.7},
-    }
-    config.alphas.entropy = common.optional_str()
-    config.derive = {"gamma": 1.0, "keep_zeroise": True}
+    config.alphas = template.fields(AlphaSettings)
+    config.alphas.update({"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3})
     config.select = "best"
-    config.halves = "auto"  # of a step: one program that is told which half it is, on CPU; or one, two
     config.alphas_as_of = common.optional_str()
     config.alpha_batches = common.optional_str()  # an epoch without replacement, or each one fresh from all of its half
     config.dataset.search_split = common.optional_str()  # random, stratified (each class is halved), in_order
     config.dataset.augment_validation = common.optional_bool()  # of the images that an epoch is judged by
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": None, "first_epoch": 0},
-        "alphas": {"entropy": "all"},
+        "searcher": {"entropy": "all"},
         "alphas_as_of": "after",
         "alpha_batches": "epoch",
         "dataset": {"search_split": "random", "augment_validation": False},
     }
     config.release = {
         "weights": {"min_learning_rate": 0.001, "clip_norm": None, "first_epoch": 1},
-        "alphas": {"entropy": "released"},
+        "searcher": {"entropy": "released"},
         "alphas_as_of": "before",
         "alpha_batches": "fresh",
         "dataset": {"search_split": "in_order", "augment_validation": True},
     }
-    config.meant = {"alphas": {"entropy": "all"}}
+    config.meant = {"searcher": {"entropy": "all"}}
     if variant == "digits":
         digits(config)
     return config
@@ -86,4 +74,4 @@ def digits(config) -> None:
     config.network.num_cells = 5
     config.network.channels = 4
     config.alphas.learning_rate = 3e-3
-    config.alphas.tau = 2.3  # the same share of the search as 7.7 of 50 epochs
+    config.searcher.tau = 2.3  # the same share of the search as 7.7 of 50 epochs

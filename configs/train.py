@@ -23,7 +23,7 @@ Nothing of these was reproduced here; the CIFAR and ImageNet figures are the pap
 named cell, a search's genotype.json or work directory, or a text that the DARTS family prints. Each setting that the
 paper's text and its code give differently stands below as `paper` and `release`; `meant` is `release` without the
 code's index error, which leaves as many of the last convolutions float as there are skip convolutions
-(`config.rules.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail;
+(`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail;
 the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing
 and augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the
 factor c of the weights' gradient; there it acted before the chain rule through the binarization, too.
@@ -39,6 +39,7 @@ first GPU, of 128 or 256 examples a step; here they are averages over all groups
 the release goes through the images in the same order in all 250 epochs; here each has its own.
 """
 
+from bnas_jax.settings import OptimizerSettings, template
 from configs import common
 
 # Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G see above.
@@ -55,13 +56,9 @@ def get_config(variant: str = "a"):
     if variant not in VARIANTS:
         raise ValueError(f"no training preset {variant!r}: write one of {', '.join(VARIANTS)}")
     config = common.base("train")
-    config.network = common.placeholders(genotype=str, num_cells=int, channels=int, form=str, skip=bool)
+    config.network = template.group("network", "cells")
     config.network.skip = True
-    config.optimizer = common.placeholders(
-        **{"schedule": str, "learning_rate": float, "low_learning_rate": float, "min_learning_rate": float},
-        **{"tail": float, "cycle_epochs": int, "momentum": float, "momentum_low": float, "weight_decay": float},
-        **{"clip_norm": float, "label_smoothing": float, "drop_path": float},
-    )
+    config.optimizer = template.fields(OptimizerSettings)
     if variant in IMAGENET:
         imagenet(config, *IMAGENET[variant])
     else:

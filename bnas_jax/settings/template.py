@@ -1,0 +1,59 @@
+"""Settings without values, of the right types, as a config has them before anything is set.
+
+A group whose entry has a name (`config.scheme`, `config.searcher`, `config.network`) holds the settings of every
+entry of its table, so that those of an extension can be set on the command line, too.
+"""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict, config_dict
+
+from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.networks import NETWORKS
+from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.search import SEARCHERS
+from bnas_jax.settings import entries
+from bnas_jax.settings.parse import field_types
+
+# The groups of a config that have a name, and the table that it chooses from.
+GROUPS: dict[str, Mapping[str, type]] = {"scheme": SCHEMES, "searcher": SEARCHERS, "network": NETWORKS}
+
+
+def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
+    """The settings of a dataclass; those without a value in `values` are None and keep their type."""
+    config = ConfigDict()
+    _add(config, field_types(cls), values or {})
+    return config
+
+
+def group(name: str, entry: str) -> ConfigDict:
+    """The settings of one of `GROUPS` with the name of the entry that is chosen."""
+    config = ConfigDict({"name": entry})
+    for cls in GROUPS[name].values():
+        known = entries.settings_of(cls)
+        types = {key: kind for key, kind in field_types(cls).items() if key in known and key not in config}
+        _add(config, types, {})
+    return config
+
+
+def choose(config: ConfigDict, name: str, entry: str) -> None:
+    """Sets the entry of one of `GROUPS`; what the config says of settings that this one lacks is taken back."""
+    if entry in GROUPS[name]:
+        known = entries.settings_of(GROUPS[name][entry])
+        blocks = [config.get(block) or {} for block in CONVENTIONS]
+        for values in (config, *blocks):
+            settings = values.get(name) or {}
+            for key in settings:
+                if key != "name" and key not in known:
+                    settings[key] = None
+    config[name].name = entry
+
+
+def _add(config: ConfigDict, types: Mapping[str, type], values: Mapping) -> None:
+    for name, kind in types.items():
+        # A genotype is written as its name, its file or its text.
+        written = str if kind is Genotype else kind
+        config[name] = config_dict.placeholder(written)
+        if values.get(name) is not None:
+            config[name] = written(values[name]) if written is tuple else values[name]
