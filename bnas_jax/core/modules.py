@@ -1,5 +1,8 @@
 """The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -67,21 +70,26 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (*self.kernel, x.shape[-1] // self.geometry.groups, self.features)
-        common = {"scheme": self.scheme, "geometry": self.geometry, "arithmetic": self.arithmetic}
+        convolve = functools.partial(
+            self._convolution(), scheme=self.scheme, geometry=self.geometry, arithmetic=self.arithmetic
+        )
         dtype = self.arithmetic.dtype
+        weights = self.param("latent" if self.has_latent else "kernel", uniform_fan_in, shape, dtype)
         if not self.has_latent:
-            kernel = self.param("kernel", uniform_fan_in, shape, dtype)
-            y = float_weight_conv(x, kernel, binary_input=self.binary_input, activation=self.activation, **common)
+            y = convolve(x, weights, binary_input=self.binary_input, activation=self.activation)
         elif self.binary_input:
-            latent = self.param("latent", uniform_fan_in, shape, dtype)
-            own = self.scheme.parameters(self, self.output_shape(x))
-            y = binary_conv(x, latent, parameters=own, activation=self.activation, **common)
+            learned = self.scheme.parameters(self, self.output_shape(x))
+            y = convolve(x, weights, parameters=learned, activation=self.activation)
         else:
-            latent = self.param("latent", uniform_fan_in, shape, dtype)
-            y = float_input_conv(x, latent, **common)
+            y = convolve(x, weights)
         if self.bias:
             y = y + self.param("bias", bias_init(int(np.prod(shape[:-1]))), (self.features,), dtype)
         return y
+
+    def _convolution(self) -> Callable:
+        if not self.has_latent:
+            return float_weight_conv
+        return binary_conv if self.binary_input else float_input_conv
 
     @property
     def has_latent(self) -> bool:

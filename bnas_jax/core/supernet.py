@@ -293,12 +293,25 @@ def _plain_conv(normal, name: str, edge: int, edges: int, *, kernels: dict, spec
     latent, kernel = kernels.get(f"latent_{name}"), kernels.get(f"kernel_{name}")
     features = sum(array.shape[-1] for array in (latent, kernel) if array is not None) // edges
     binary_edges = 0 if latent is None else latent.shape[-1] // features
-    common = {"scheme": spec.scheme, "geometry": spec.geometry(name), "arithmetic": spec.arithmetic}
     if edge < binary_edges:
         part = slice(edge * features, (edge + 1) * features)
-        return binary_conv(normal, latent[..., part], **common)
+        return binary_conv(
+            normal,
+            latent[..., part],
+            scheme=spec.scheme,
+            geometry=spec.geometry(name),
+            arithmetic=spec.arithmetic,
+        )
+    assert kernel is not None, "the edges that are not binary"
     part = slice((edge - binary_edges) * features, (edge - binary_edges + 1) * features)
-    return float_weight_conv(normal, kernel[..., part], binary_input=True, **common)
+    return float_weight_conv(
+        normal,
+        kernel[..., part],
+        scheme=spec.scheme,
+        geometry=spec.geometry(name),
+        arithmetic=spec.arithmetic,
+        binary_input=True,
+    )
 
 
 def _conv_statistics(name: str, edge: int, running: dict, spec: EdgeSpec) -> tuple:

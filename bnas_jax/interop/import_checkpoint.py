@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.network import Network
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
@@ -43,6 +44,8 @@ def import_checkpoint(
         raise UserError("the checkpoint has no matrix classifier.weight; it is no network of the authors' code")
     num_classes = int(classifier.shape[0])
     model = build.network(run, num_classes)
+    if not isinstance(model, Network):
+        raise UserError("the authors' checkpoints are of networks of cells; write a --preset whose config.network.name is cells")
     variables = load_variables(model, arrays)
     optimizer = build.training_optimizer(run, steps_per_epoch=1)
     state = train_state_of(variables, optimizer, run.num_epochs, dtype=model.arithmetic.dtype)

@@ -48,7 +48,7 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
     return entry, given
 
 
-def to_dict(value) -> dict:
+def to_dict(value: Any) -> dict:
     """The values of a settings dataclass, an entry's with its name."""
     for table in TABLES.values():
         for name, entry in table.items():

@@ -25,7 +25,9 @@ EXPLODED = 1e4
 class Work(Protocol):
     """What a run computes, to the loop: `task.Task` is one."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of steps."""
 
     def begin(self) -> Any:
         """The state to go on from."""

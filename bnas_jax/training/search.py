@@ -1,5 +1,7 @@
 """Searching a cell, from settings to genotype.json in the work directory (section 5.1)."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -78,7 +80,8 @@ def write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
         return
     history = {name: np.asarray(rows[: epoch + 2]) for name, rows in state.history.items()}
     with whole(workdir / HISTORY) as part:
-        np.savez(part, **history, valid_top1=np.asarray(state.valid_top1[: epoch + 1]))
+        arrays: dict[str, Any] = {**history, "valid_top1": np.asarray(state.valid_top1[: epoch + 1])}
+        np.savez(part, **arrays)
 
 
 def _check_cells(num_cells: int) -> None:

@@ -1,5 +1,7 @@
 """Everything that a run is at a step: what a checkpoint holds and a resumed run goes on from."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,11 +87,18 @@ def run_key(seed: int) -> jax.Array:
 
 def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
     """{"params", "batch_stats"}, the latent weights projected as the scheme says. image_shape: (H, W, C)."""
+    return _initialise(model, tuple(image_shape), seed)
+
+
+# Under jit the forward pass is not computed, as its result is not asked for.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _initialise(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
+    # Operations in their plain forms are traced faster, and draw the same.
+    model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
     key = jax.random.fold_in(run_key(seed), 0)
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
     if isinstance(model, Supernet):
-        mixture = model.even_mixture()
-        variables = model.init(key, mixture, images, train=False, method="mixture")
+        variables = model.init(key, model.even_mixture(), images, train=False, method="mixture")
     else:
         variables = model.init(key, images, train=False)
     return {

@@ -32,6 +32,9 @@ class Task:
 
     # What an epoch is evaluated on, in the names of its record.
     split: ClassVar[str]
+    # Those of the subclass's task.
+    run: Any
+    program: Any
 
     def __init__(self, run: Settings, workdir: WorkDir, *, where: Devices | None = None, change: bool = False):
         self.run, self.workdir = run, workdir

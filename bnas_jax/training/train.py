@@ -1,5 +1,7 @@
 """Training a final network from scratch, from settings to a finished work directory (section 5.1)."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from bnas_jax.data.facts import Facts
@@ -36,7 +38,9 @@ class TrainTask(Task):
     split = "test"
 
     def __init__(self, run: TrainSettings, workdir: WorkDir, *, init: Init | None = None, **options):
-        self._init, self._origin, self._result = init, None, None
+        self._init = init
+        self._origin: dict | None = None
+        self._result: dict[str, float] | None = None
         super().__init__(run, workdir, **options)
 
     def build(self, data: Dataset) -> Program:
@@ -55,16 +59,17 @@ class TrainTask(Task):
         return fine_tune.begin(state, self._origin, self.run, image_shape, where=self.where)
 
     def finish_epoch(self, state: TrainState, epoch: int, between_batches: BetweenBatches):
-        self._result = self.evaluator(state.variables, between_batches=between_batches)
-        top1 = self._result["top1"]
-        record = self.record(state, epoch, self._result)
+        result = self.evaluator(state.variables, between_batches=between_batches)
+        self._result = result
+        top1 = result["top1"]
+        record = self.record(state, epoch, result)
         sums = Sums.zeros(self.program.model.arithmetic.dtype)
         return state.replace(sums=sums, test_top1=state.test_top1.at[epoch].set(top1)), record, top1
 
     def summary(self, state: TrainState) -> dict:
         result = self._result or self.evaluator(state.variables)  # of a run that had ended before
         best = int(jnp.nanargmax(state.test_top1))
-        summary = {
+        summary: dict[str, Any] = {
             **result,
             "steps": int(state.step),
             "best_top1": float(state.test_top1[best]),

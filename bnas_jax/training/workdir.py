@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,10 +83,14 @@ def environment() -> dict[str, str]:
 
 
 class WorkDir:
-    """One run's directory. `open` makes it or, for the same settings, goes on in it."""
+    """One run's directory. `open` makes it or, for the same settings, goes on in it.
 
-    def __init__(self, path: str | os.PathLike):
+    extensions: files of the user's own entries, as a new run notes them: {"file", "sha256"} each.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, extensions: Sequence[Mapping] = ()):
         self.path = paths.local(path, "--workdir").absolute()
+        self._extensions = [dict(extension) for extension in extensions]
         self._held: int | None = None
         self._changes: list[Difference] = []
 
@@ -127,7 +131,9 @@ class WorkDir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.exists():
-                begun = {"init": dict(init)} if init else {}
+                begun: dict[str, Any] = {"init": dict(init)} if init else {}
+                if self._extensions:
+                    begun["extensions"] = self._extensions
                 write_json(self / "run.json", {"format": FORMAT, **facts.known(), "environment": environment(), **begun})
                 write_json(self / "config.json", settings.to_dict(run))
             elif facts.known().keys() - self.facts().keys():  # an imported network is trained on
