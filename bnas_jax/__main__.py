@@ -32,7 +32,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
             --change: go on in DIR with other settings of optimizer, precision, num_epochs or checkpoints; search, too
             --init=DIR2 [--init_step=best]: begin with the weights of another run, for the same or other classes
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
-  cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer
+  cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer; a search's, too
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
   data      prepare NAME [--out=DATA_DIR]                        download and prepare a TFDS data set
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord
@@ -43,7 +43,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   benchmark data                                                 images per second, and the cost of augmentation
 
-Any setting of a config: --config.KEY=VALUE. --debug shows the traceback of an error. Not yet: {", ".join(LATER)}."""
+Any setting of a config: --config.KEY=VALUE. --extensions=FILE.py, on every command: layer types, schemes, searchers and
+networks of one's own. --debug shows the traceback of an error. Not yet: {", ".join(LATER)}."""
 
 
 def run(arguments: list[str]) -> int:
@@ -60,7 +61,9 @@ def run(arguments: list[str]) -> int:
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
         _set_up()
         commands = importlib.import_module("bnas_jax.commands")
-        print(json.dumps(getattr(commands, COMMANDS[command])(spelling.options(rest))))
+        extensions = importlib.import_module("bnas_jax.extensions")
+        words, loaded = extensions.take(spelling.options(rest))
+        print(json.dumps(getattr(commands, COMMANDS[command])(words, loaded)))
         machine.check_stdout()
         return 0
     except UserError as error:

@@ -7,20 +7,23 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import ConfigDict, config_flags
 
-from bnas_jax import settings, spelling, typed
-from bnas_jax.core import cost as cost_lib
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax import extensions, settings, spelling
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import SearchSettings, Settings, TrainSettings
+from bnas_jax.extensions import Extension
+from bnas_jax.settings import SearchSettings, Settings, TrainSettings, parse, template
+from bnas_jax.settings.schema import SELECT
 
-# Image side, channels and classes of the data sets that are known by name, so that their networks are costed without them.
-KNOWN_DATA = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000)}
+if TYPE_CHECKING:
+    from bnas_jax.training.workdir import WorkDir
+
+# What every command takes beside its arguments: the extensions that were loaded before.
+Loaded = tuple[Extension, ...]
 
 # What may be set anew for `evaluate`, beside the data: the network stays the same.
 EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
@@ -71,11 +74,30 @@ def _define_config(values: flags.FlagValues, config: ConfigDict, arguments: list
 
 def _override(config: ConfigDict, arguments: list[str]) -> None:
     """Sets what the arguments say in `config`; a setting's old name is an error that says the new one."""
-    for argument in arguments:
-        key = argument.removeprefix("--no").removeprefix("--").partition("=")[0]
-        if key in settings.OLD_NAMES:
-            raise UserError(f"{key} is now {settings.OLD_NAMES[key]}")
+    for argument in filter(spelling.is_setting, arguments):
+        name = argument.removeprefix("--no").removeprefix("--").partition("=")[0]
+        parts = name.split(".")
+        for end in range(len(parts), 1, -1):
+            settings.refuse_old_name(".".join(parts[:end]))
+    for group in template.GROUPS:
+        entry = _last(arguments, f"{spelling.PREFIX}{group}.name=")
+        if entry and "name" in config.get(group, ()):
+            template.choose(config, group, entry)
     spelling.override(config, arguments)
+
+
+def _last(arguments: list[str], prefix: str) -> str | None:
+    """What stands behind the prefix in the last argument that has it."""
+    return next((a.removeprefix(prefix) for a in reversed(arguments) if a.startswith(prefix)), None)
+
+
+def _workdir(path: str, loaded: Loaded) -> "WorkDir":
+    """A work directory, whose run was made with no extensions but those that are loaded."""
+    from bnas_jax.training.workdir import WorkDir
+
+    workdir = WorkDir(path, extensions=[extension._asdict() for extension in loaded])
+    extensions.check(workdir.path, loaded)
+    return workdir
 
 
 def _config_arguments(arguments: list[str]) -> list[str]:
@@ -139,23 +161,20 @@ def _task(run: Settings | None, kind: type | tuple[type, ...], command: str, exa
     return run
 
 
-def search(arguments: list[str]) -> dict:
+def search(arguments: list[str], loaded: Loaded) -> dict:
     """Searches a cell into a work directory."""
     run, values = _configured(arguments, "search", workdir=None, change=False)
     run = _task(run, SearchSettings, "search", "configs/search.py:digits")
     from bnas_jax.training.search import search
-    from bnas_jax.training.workdir import WorkDir
 
-    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+    with contextlib.closing(_workdir(_required(values, "workdir"), loaded)) as workdir:
         return search(run, workdir, change=values.change)
 
 
-def derive(arguments: list[str]) -> dict:
+def derive(arguments: list[str], loaded: Loaded) -> dict:
     """Takes a genotype from the alphas of a search, by rules that default to the search's."""
     from bnas_jax.runtime import devices
     from bnas_jax.training.derive import Rule, derive
-    from bnas_jax.training.search import build_searcher
-    from bnas_jax.training.workdir import WorkDir
 
     values = flags.FlagValues()
     for name in ("workdir", "gamma", "epoch", "out"):
@@ -164,119 +183,96 @@ def derive(arguments: list[str]) -> dict:
     flags.DEFINE_enum("as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values)
     _parse(values, arguments, "derive")
 
-    workdir, out = WorkDir(_required(values, "workdir")), _required(values, "out")
+    workdir, out = _workdir(_required(values, "workdir"), loaded), _required(values, "out")
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
         raise UserError(f"{workdir.path} holds a training; derive takes the work directory of a search")
+    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types, **_derivation(run, values))
+    devices.keep_to_host()
+    rule = Rule(_epoch(values.epoch or run.select), values.as_of or run.alphas_as_of)
+    return derive(searcher, workdir, rule, out=out)
+
+
+def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
+    """The settings of the run's searcher that --gamma and --keep_zeroise give."""
     gamma = _number(values, "gamma", float)
     if gamma is not None and not gamma > 0:
         raise UserError(f"--gamma must be greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect")
     given = {"gamma": gamma, "keep_zeroise": values.keep_zeroise}
     given = {name: value for name, value in given.items() if value is not None}
-    run = dataclasses.replace(run, derive=dataclasses.replace(run.derive, **given))
-    devices.keep_to_host()
-    rule = Rule(_epoch(values.epoch or run.select), values.as_of or run.alphas_as_of)
-    return derive(run, build_searcher(run), workdir, rule, out=out)
+    for name in given:
+        if not hasattr(run.searcher, name):
+            searcher = settings.to_dict(run)["searcher"]["name"]
+            raise UserError(f"the searcher {searcher} of {values.workdir} has no {name}; leave --{name} out")
+    return given
 
 
 def _epoch(text: str) -> int | str:
-    if text in settings.SELECT:
+    if text in SELECT:
         return text
     if not text.isdecimal():
         raise UserError(f"--epoch must be best, last or a number from 0 on, got {text!r}")
     return int(text)
 
 
-def train(arguments: list[str]) -> dict:
+def train(arguments: list[str], loaded: Loaded) -> dict:
     """Trains a final network into a work directory."""
     run, values = _configured(arguments, "train", workdir=None, change=False, init=None, init_step=None)
     run = _task(run, TrainSettings, "train", "configs/train.py:digits")
     from bnas_jax.training.fine_tune import Init
     from bnas_jax.training.train import train
-    from bnas_jax.training.workdir import WorkDir
 
     if values.init_step and not values.init:
         raise UserError("--init_step says which checkpoint of --init=DIR to take; write --init=DIR, too")
     init = Init(values.init, values.init_step or "last") if values.init else None
-    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+    if init:
+        extensions.check(paths.local(init.workdir, "--init"), loaded)
+    with contextlib.closing(_workdir(_required(values, "workdir"), loaded)) as workdir:
         return train(run, workdir, change=values.change, init=init)
 
 
-def evaluate(arguments: list[str]) -> dict:
+def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     """Evaluates the checkpoint in a work directory."""
     from bnas_jax.training.evaluate import evaluate
-    from bnas_jax.training.workdir import WorkDir
 
-    workdir = WorkDir(_workdir_argument(arguments))
+    workdir = _workdir(_workdir_argument(arguments), loaded)
     resolved = workdir.config()
     values = flags.FlagValues()
     open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
-    open_settings.distributed = _typed(resolved.get("distributed") or {}, **typed.field_types(settings.DistributedSettings))
+    open_settings.distributed = template.fields(settings.DistributedSettings, resolved.get("distributed"))
     dataset = _for_source(resolved.get("dataset") or {}, arguments)
-    open_settings.dataset = _typed(dataset, **typed.field_types(settings.DatasetSettings))
+    open_settings.dataset = template.fields(settings.DatasetSettings, dataset)
     _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     _parse(values, arguments, "evaluate")
-    run = settings.from_config({**resolved, **typed.plain(open_settings)})
+    run = settings.from_config({**resolved, **parse.plain(open_settings)})
     return evaluate(workdir, run, values.step)
 
 
 def _for_source(dataset: dict, arguments: list[str]) -> dict:
     """A run's settings of its data, as they fit the data set that the arguments name in its place."""
-    prefix = "--config.dataset.name="
-    named = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    return settings.for_data(dataset, named[-1]) if named else dataset
+    name = _last(arguments, "--config.dataset.name=")
+    return settings.for_data(dataset, name) if name else dataset
 
 
 def _workdir_argument(arguments: list[str]) -> str:
-    given = [a.removeprefix("--workdir=") for a in arguments if a.startswith("--workdir=")]
-    if not given or not given[-1]:
+    given = _last(arguments, "--workdir=")
+    if not given:
         raise UserError("--workdir is missing; write --workdir=DIR, the directory that train wrote")
-    return given[-1]
+    return given
 
 
-def _typed(values: dict, **types: type) -> ConfigDict:
-    """A ConfigDict in which values of None may be set, to their types alone."""
-    config = ConfigDict()
-    for name, kind in types.items():
-        config[name] = config_dict.placeholder(kind)
-        if values.get(name) is not None:
-            config[name] = kind(values[name]) if kind is tuple else values[name]
-    return config
+def cost(arguments: list[str], loaded: Loaded) -> dict:
+    """Prints the cost of each layer of a final network, or of a search's network."""
+    from bnas_jax import counting
 
-
-def cost(arguments: list[str]) -> dict:
-    """Prints the cost of each layer of a final network."""
-    sizes = ("num_cells", "channels", "image_size", "num_classes", "image_channels")
-    options: dict[str, str | None] = dict.fromkeys((*sizes, "genotype", "form", "conventions", "budget", "cells", "reference"))
-    run, values = _configured(arguments, "cost", **options)
-    numbers = {name: _number(values, name, int) for name in sizes}
-    arch = _architecture(run, values, {name: value for name, value in numbers.items() if value is not None})
-    reference = values.reference or (run is None and genotype_lib.without_zeroise(values.genotype)) or None
-    if run is not None and not reference:
-        reference = _named_without_zeroise(arch.genotype)
-    if values.cells and not values.budget:
-        raise UserError("--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=...")
-    if values.budget:
-        arch = cost_lib.fit_budget(arch, _number(values, "budget", float), cells=_cells(values.cells))
-    rows = cost_lib.layers(arch)
-    total = cost_lib.total(rows)
-    ratios = cost_lib.ratios(arch, genotype_lib.load(reference) if reference else None)
-    print(cost_lib.table(rows))
-    return {
-        "num_cells": arch.num_cells,
-        "channels": arch.channels,
-        "flops": total.flops,
-        "binary_macs": total.binary_macs,
-        "float_macs": total.float_macs,
-        "memory_bits": total.memory_bits,
-        "params": total.params,
-        "speedup": ratios.speedup,
-        "memory_saving": ratios.memory_saving,
-        "memory_saving_without_bn": ratios.memory_saving_without_bn,
-        "compared_with": f"float network of {reference or 'the same cell'}, counted",
-    }
+    del loaded
+    run, values = _configured(arguments, "cost", **dict.fromkeys(counting.OPTIONS))
+    numbers = {name: _number(values, name, int) for name in counting.SIZES}
+    numbers["budget"] = _number(values, "budget", float)
+    texts = {name: values[name].value for name in counting.OPTIONS if name not in numbers}
+    return counting.count(run, {**numbers, **texts})
 
 
 def _number(values: flags.FlagValues, name: str, kind: type) -> Any:
@@ -284,60 +280,13 @@ def _number(values: flags.FlagValues, name: str, kind: type) -> Any:
     return None if text is None else spelling.read(text, kind, f"--{name}")
 
 
-def _cells(text: str | None) -> tuple[int, ...]:
-    """LOW-HIGH, both included; nothing keeps the cells as they are."""
-    if not text:
-        return ()
-    low, _, high = text.partition("-")
-    if not low.isdigit() or not (high or low).isdigit() or int(high or low) < int(low):
-        raise UserError(f"--cells takes LOW-HIGH, for instance 5-20, got {text!r}")
-    return tuple(range(int(low), int(high or low) + 1))
-
-
-def _architecture(run: Settings | None, values: flags.FlagValues, sizes: dict) -> cost_lib.Architecture:
-    if run is None:
-        missing = [n for n in ("num_cells", "channels", "image_size", "num_classes") if n not in sizes]
-        if not values.genotype or missing:
-            need = ", ".join(f"--{n}" for n in (["genotype"] if not values.genotype else []) + missing)
-            raise UserError(f"cost needs --config=configs/train.py:VARIANT, or else also {need}")
-        form = values.form or ("imagenet" if sizes["image_size"] > 64 else "cifar")
-        rules = settings.CONVENTION_RULES.get(values.conventions or "paper")
-        if rules is None:
-            raise UserError(f"--conventions must be one of {', '.join(settings.CONVENTIONS)}, got {values.conventions!r}")
-        return cost_lib.Architecture(genotype=genotype_lib.load(values.genotype), form=form, rules=rules, **sizes)
-    net = _task(run, TrainSettings, "cost", "configs/train.py:a").network
-    for name in ("form", "conventions"):
-        if values[name].value is not None:
-            setting = {"form": "config.network.form"}.get(name, f"config.{name}")
-            raise UserError(f"--{name} is for a cost without --config; write --{setting}={values[name].value}")
-    given = {**_sizes_of(run.dataset), "num_cells": net.num_cells, "channels": net.channels, **sizes}
-    missing = [f"--{name}=..." for name in ("image_size", "num_classes") if name not in given]
-    if missing:
-        raise UserError(f"the size of {run.dataset.name} is not known here; add {' and '.join(missing)}")
-    genotype = genotype_lib.load(values.genotype) if values.genotype else net.genotype
-    return cost_lib.Architecture(genotype=genotype, form=net.form, skip=net.skip, rules=run.layer_rules(), **given)
-
-
-def _sizes_of(dataset: settings.DatasetSettings) -> dict[str, int]:
-    """image_size, image_channels and num_classes as far as they are known without the data: what is set comes first."""
-    names = ("image_size", "image_channels", "num_classes")
-    known = dict(zip(names, KNOWN_DATA.get(dataset.name, ()), strict=False))
-    given = {"image_size": dataset.image_size, "image_channels": dataset.channels}
-    return known | {name: value for name, value in given.items() if value is not None}
-
-
-def _named_without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
-    names = (name for name in genotype_lib.named() if genotype_lib.load(name) == genotype)
-    return next((other for other in map(genotype_lib.without_zeroise, names) if other), None)
-
-
-def import_weights(arguments: list[str]) -> dict:
+def import_weights(arguments: list[str], loaded: Loaded) -> dict:
     """Brings a checkpoint of the authors' code into a work directory, in the `release` convention unless another is set."""
+    from bnas_jax import counting
     from bnas_jax.interop import checkpoint_files
     from bnas_jax.interop.import_checkpoint import import_checkpoint
-    from bnas_jax.training.workdir import WorkDir
 
-    preset = next((a.removeprefix("--preset=") for a in arguments if a.startswith("--preset=")), "")
+    preset = _last(arguments, "--preset=")
     if not preset:
         raise UserError("--preset is missing; write --preset=VARIANT, a variant of configs/train.py")
     config = _preset(preset)
@@ -348,9 +297,9 @@ def import_weights(arguments: list[str]) -> dict:
         flags.DEFINE_string(name, None, name, flag_values=values)
     _parse(values, arguments, "import")
     run = _task(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
-    with contextlib.closing(WorkDir(_required(values, "workdir"))) as workdir:
+    with contextlib.closing(_workdir(_required(values, "workdir"), loaded)) as workdir:
         arrays = checkpoint_files.read(_required(values, "checkpoint"))
-        sizes = {"image_size": 32, "image_channels": 3} | _sizes_of(run.dataset)
+        sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(run.dataset)
         shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])
         statistics = _statistics(run.dataset, trained_on)
         return import_checkpoint(arrays, run, workdir, image_shape=shape, statistics=statistics)
@@ -367,11 +316,12 @@ def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
     return found
 
 
-def data(arguments: list[str]) -> dict:
+def data(arguments: list[str], loaded: Loaded) -> dict:
     """Prepares, converts or checks a data set on disk."""
     from bnas_jax.data import check, convert, prepare
     from bnas_jax.data.encoded import ReadOptions
 
+    del loaded
     actions = ("prepare", "convert", "check")
     action, *rest = arguments or [""]
     if action not in actions:
@@ -390,8 +340,9 @@ def data(arguments: list[str]) -> dict:
     return check.check(name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level))
 
 
-def benchmark(arguments: list[str]) -> dict:
+def benchmark(arguments: list[str], loaded: Loaded) -> dict:
     """Times parts of the package; figures as JSON."""
+    del loaded
     what, *rest = arguments or [""]
     if what not in BENCHMARKS:
         raise UserError(f"benchmark needs one of {', '.join(BENCHMARKS)} behind it, got {what!r}")

@@ -1,0 +1,98 @@
+"""A user's own layer types, schemes, searchers and networks: `--extensions=FILE.py` of every command.
+
+The file is Python, and adds entries to the tables `bnas_jax.LAYERS`, `SCHEMES`, `SEARCHERS` and `NETWORKS`. It is loaded
+before a config. run.json notes which files a run was made with; nothing is loaded from there.
+"""
+
+import hashlib
+import importlib.util
+import json
+import pathlib
+import sys
+import traceback
+from typing import NamedTuple
+
+from bnas_jax.core import paths
+from bnas_jax.core.errors import UserError
+
+OPTION = "--extensions"
+
+
+class Extension(NamedTuple):
+    """file: its whole path. sha256: of what it holds."""
+
+    file: str
+    sha256: str
+
+
+def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
+    """(the arguments without `--extensions`, the extensions, which are loaded).
+
+    Several files stand between commas, or in an option each. `UserError` for the first that cannot be loaded.
+    """
+    rest: list[str] = []
+    files: list[str] = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == OPTION:
+            files += value.split(",")
+        else:
+            rest.append(argument)
+    return rest, tuple(load(file.strip()) for file in files)
+
+
+def load(file: str) -> Extension:
+    """Runs a file of Python, which adds its entries to the tables."""
+    path = paths.local(file, OPTION).absolute()
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{OPTION}={file} cannot be read ({error.strerror}); write {OPTION}=FILE.py") from None
+
+    # Dataclasses look for their module there.
+    name = f"bnas_jax_extension_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{OPTION}={file} is no file of Python; write {OPTION}=FILE.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{OPTION}={file}{_line(error, path)}: {type(error).__name__}: {error}") from error
+    return Extension(str(path), digest)
+
+
+def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
+    """`UserError` where the run of a work directory was made with an extension that is not given now, by its file's name.
+
+    A file that has changed since is said on stderr, and taken.
+    """
+    for file, digest in _noted(workdir):
+        same = [extension for extension in given if _name(extension.file) == _name(file)]
+        if not same:
+            raise UserError(f"{workdir} was made with {OPTION}={file}; give it again")
+        if all(extension.sha256 != digest for extension in same):
+            changed = f"{same[0].file} has changed since the run in {workdir} began with it"
+            print(f"bnas_jax: warning: {changed}", file=sys.stderr, flush=True)
+
+
+def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
+    """(file, sha256) of each extension in run.json; none where that cannot be read, which is for its reader to say."""
+    try:
+        values = json.loads((workdir / "run.json").read_text())
+        return [(str(noted["file"]), str(noted["sha256"])) for noted in values.get("extensions", ())]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return []
+
+
+def _name(file: str) -> str:
+    return pathlib.PurePath(file).name
+
+
+def _line(error: Exception, path: pathlib.Path) -> str:
+    """Where in the file an error is, for instance ", line 3"."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""

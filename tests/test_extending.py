@@ -1,0 +1,172 @@
+"""A user's own layer type, scheme, searcher and network, from one file and without touching the package."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from work_directories import arrays
+
+import bnas_jax as bnas
+from bnas_jax.__main__ import run
+
+pytestmark = [
+    # ml_collections loads a config's file so.
+    pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"),
+    pytest.mark.usefixtures("quick_compilation"),
+]
+
+EXAMPLE = pathlib.Path(__file__).parent / "extension_example.py"
+EXTENSION = f"--extensions={EXAMPLE}"
+SCHEME = ["--config.scheme.name=gain", "--config.scheme.gain=0.5"]
+SHORT = ["--config.num_epochs=1", "--config.batch_size=256", "--config.network.num_cells=3", "--config.network.channels=2"]
+SEARCH = [
+    *("--config=configs/search.py:digits", *SHORT, *SCHEME),
+    "--config.network.layer_types=pool_conv,none",
+    *("--config.searcher.name=sharpen", "--config.searcher.start=4"),
+]
+CHAIN = ["--config=configs/train.py:digits", "--config.network.name=chain", "--config.network.widths=2,4", *SCHEME]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables():
+    """The package's tables as they were, after these tests."""
+    before = [(table, dict(table)) for table in (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS)]
+    yield
+    for table, entries in before:
+        table.clear()
+        table.update(entries)
+
+
+def summary(capfd, command: str, *options: str) -> dict:
+    """The JSON object that a command with the extension ends with."""
+    capfd.readouterr()
+    assert run([command, EXTENSION, *options]) == 0, capfd.readouterr().err
+    return json.loads(capfd.readouterr().out.splitlines()[-1])
+
+
+def error(capfd, *arguments: str) -> str:
+    """The one line that a command fails with."""
+    capfd.readouterr()
+    assert run(list(arguments)) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    return line
+
+
+def number_of(params) -> int:
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> pathlib.Path:
+    """The work directory of a search by the extension's searcher, among its layer type and Zeroise, in its scheme."""
+    workdir = tmp_path_factory.mktemp("extending") / "search"
+    assert run(["search", EXTENSION, *SEARCH, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_a_search_takes_them_and_its_cost_counts_the_parameters_that_there_are(searched, capfd):
+    config = json.loads((searched / "config.json").read_text())
+    assert config["searcher"] == {"name": "sharpen", "start": 4.0}
+    assert config["scheme"]["name"] == "gain" and config["scheme"]["gain"] == 0.5
+    (step,) = (int(path.name) for path in (searched / "checkpoints").iterdir())
+    params = arrays(searched, step)["variables"]["params"]
+    assert summary(capfd, "cost", *SEARCH)["params"] == number_of(params)
+
+    edges = params["cell0"]["state0"]
+    gains = [edges[f"edge{edge}_pool_conv"]["conv"]["conv"]["gain"] for edge in range(4)]
+    assert np.any(np.stack(gains) != 0.5)  # they learn
+
+
+def test_its_cell_is_derived_trained_evaluated_and_counted(searched, tmp_path, capfd):
+    cell = tmp_path / "cell.json"
+    derived = summary(capfd, "derive", f"--workdir={searched}", f"--out={cell}")
+    assert {name for pairs in derived["genotype"].values() for name, _ in pairs} <= {"pool_conv", "none"}
+    message = error(capfd, "derive", EXTENSION, f"--workdir={searched}", f"--out={cell}", "--gamma=3")
+    assert "the searcher sharpen of" in message and "has no gamma; leave --gamma out" in message
+
+    # A cell in which the layer type stands for certain, whatever the search has found.
+    pairs = [["pool_conv", 0], ["pool_conv", 1], *derived["genotype"]["normal"][2:]]
+    cell.write_text(json.dumps({"normal": pairs, "reduce": pairs}))
+    train = ["--config=configs/train.py:digits", *SHORT, *SCHEME, f"--config.network.genotype={cell}"]
+    check_training(capfd, tmp_path / "run", train, gain=("cell0", "layer0", "conv", "conv", "gain"))
+
+
+def test_a_network_of_ones_own_is_trained_evaluated_and_counted(tmp_path, capfd):
+    """The preset's settings of its own network are no settings of this one, and are left behind."""
+    train = [*CHAIN, "--config.num_epochs=1", "--config.batch_size=256"]
+    check_training(capfd, tmp_path / "run", train, gain=("conv0", "conv", "gain"))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["network"] == {"name": "chain", "widths": [2, 4]}
+    reported = summary(capfd, "cost", *CHAIN)
+    assert "num_cells" not in reported and reported["compared_with"] == "float network of the same size, counted"
+    assert "has no channels; leave --channels out" in error(capfd, "cost", EXTENSION, *CHAIN, "--channels=4")
+    assert "--budget chooses num_cells and channels" in error(capfd, "cost", EXTENSION, *CHAIN, "--budget=1e6")
+
+
+def check_training(capfd, workdir: pathlib.Path, train: list[str], *, gain: tuple[str, ...]) -> None:
+    """A training is saved and evaluated, its gains learn, and its counted parameters are those that are restored."""
+    trained = summary(capfd, "train", *train, f"--workdir={workdir}")
+    evaluated = summary(capfd, "evaluate", f"--workdir={workdir}")
+    assert evaluated["top1"] == trained["top1"] and evaluated["num_examples"] == 360
+
+    _, variables = bnas.load(workdir)
+    counted = summary(capfd, "cost", *train)
+    assert counted["params"] == number_of(variables["params"]) and counted["binary_macs"] > 0
+    found = variables["params"]
+    for name in gain:
+        found = found[name]
+    assert np.all(np.isfinite(found)) and np.any(found != 0.5)
+
+
+def test_a_command_without_the_extension_of_a_run_asks_for_it(searched, tmp_path, capfd):
+    noted = json.loads((searched / "run.json").read_text())["extensions"]
+    assert [set(extension) for extension in noted] == [{"file", "sha256"}] and noted[0]["file"] == str(EXAMPLE)
+    again = f"was made with --extensions={EXAMPLE}; give it again"
+    assert again in error(capfd, "derive", f"--workdir={searched}", f"--out={tmp_path / 'cell.json'}")
+    assert again in error(capfd, "evaluate", f"--workdir={searched}")
+    assert again in error(capfd, "search", *SEARCH, f"--workdir={searched}")
+    train = ["train", "--config=configs/train.py:digits", f"--workdir={tmp_path / 'run'}", f"--init={searched}"]
+    assert again in error(capfd, *train)
+
+
+def test_an_extension_that_has_moved_or_changed_is_taken(searched, tmp_path, capfd):
+    other = shutil.copy(EXAMPLE, tmp_path)
+    with open(other, "a") as file:
+        file.write("# changed\n")
+    capfd.readouterr()
+    arguments = ["derive", f"--workdir={searched}", f"--out={tmp_path / 'cell.json'}", f"--extensions={other}"]
+    assert run(arguments) == 0
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"bnas_jax: warning: {other} has changed since the run in {searched} began with it"
+
+
+def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
+    """Between commas or in options of their own; a later one may build on an earlier one."""
+    (tmp_path / "one.py").write_text("import bnas_jax\nbnas_jax.SCHEMES['one'] = bnas_jax.Xnor\n")
+    (tmp_path / "two.py").write_text("import bnas_jax\nbnas_jax.SCHEMES['two'] = bnas_jax.SCHEMES['one']\n")
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    cost = ["cost", "--config=configs/train.py:digits", "--config.scheme.name=two"]
+    for options in ([f"--extensions={one},{two}"], [f"--extensions={one}", "--extensions", str(two)]):
+        bnas.SCHEMES.pop("one", None)
+        assert run([*cost, *options]) == 0
+    bnas.SCHEMES.pop("one")
+    assert "KeyError: 'one'" in error(capfd, *cost, f"--extensions={two}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "mine.py cannot be read (No such file or directory); write --extensions=FILE.py"),
+        ("import bnas_jax\n\nbnas.LAYERS\n", "mine.py, line 3: NameError: name 'bnas' is not defined"),
+        ("def broken(:\n", "mine.py, line 1: SyntaxError: invalid syntax"),
+        ("import no_such_library\n", "mine.py, line 1: ModuleNotFoundError: No module named 'no_such_library'"),
+    ],
+)
+def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(tmp_path, capfd, text, message):
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    cost = ["cost", "--config=configs/train.py:digits", f"--extensions={tmp_path / 'mine.py'}"]
+    assert message in error(capfd, *cost)
