@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bnas_jax.core import genotype_text, paths
 from bnas_jax.core.errors import UserError
 
 NODES = 4
@@ -90,20 +91,36 @@ def _checked_cell(cell, name: str) -> Cell:
     return tuple(checked)
 
 
+# Beside the cells: which nodes the output joins; how a search took the genotype (its genotype.json); where a named one is from.
+_CONCATENATIONS = ("normal_concat", "reduce_concat")
+_NOTES = ("select", "alphas_as_of", "epoch", "gamma", "valid_top1", "source", "without_zeroise")
+
+
 def from_dict(value) -> Genotype:
-    """The genotype in a parsed JSON object; `UserError` says what is missing."""
+    """The genotype in a parsed JSON object; `UserError` for what is missing, unknown or not built here."""
     if not isinstance(value, Mapping) or not {"normal", "reduce"} <= set(value):
         raise UserError('genotype: expected a JSON object with the keys "normal" and "reduce"')
+    known = ("normal", "reduce", *_CONCATENATIONS, *_NOTES)
+    for key in value:
+        if key not in known:
+            raise UserError(f"genotype: unknown key {key!r}; leave it out; known: {', '.join(known)}")
+    for key in _CONCATENATIONS:
+        if key in value:
+            _check_concatenation(value[key], key)
     return Genotype(normal=value["normal"], reduce=value["reduce"])
 
 
-def from_json(text: str) -> Genotype:
-    """The genotype in a JSON text; `UserError` if it is none."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"genotype: not valid JSON ({error})") from None
-    return from_dict(value)
+def _check_concatenation(nodes, key: str) -> None:
+    """The output joins all four nodes, in the order of their numbers, in whatever order they are named."""
+    expected = list(range(INPUTS, INPUTS + NODES))
+    found = list(nodes[: NODES + 1]) if isinstance(nodes, (list, tuple, range)) else []
+    if any(type(node) is not int for node in found) or sorted(found) != expected:
+        raise UserError(f"genotype: {key} must be {expected}, all nodes of a cell: no other output is built; got {nodes!r}")
+
+
+def from_text(text: str) -> Genotype:
+    """The genotype in a JSON text, or in Genotype(normal=..., ...) as the DARTS family prints it; `UserError` if it is none."""
+    return from_dict(genotype_text.parse(text))
 
 
 _NAMED = pathlib.Path(__file__).parent / "genotypes"
@@ -115,16 +132,26 @@ def named() -> tuple[str, ...]:
 
 
 def load(name_or_path: str) -> Genotype:
-    """A named cell or the one in a JSON file (a search's genotype.json as it is)."""
+    """A named cell, that of a file or of a search's work directory, or the text itself: see `from_text`."""
     if name_or_path in named():
-        return from_json((_NAMED / f"{name_or_path}.json").read_text())
-    path = pathlib.Path(name_or_path)
-    if not path.is_file():
-        raise UserError(f"genotype: {name_or_path!r} is neither a file nor a named cell; named: {', '.join(named())}")
+        return from_text((_NAMED / f"{name_or_path}.json").read_text())
+    if genotype_text.is_printed(name_or_path):
+        return from_text(name_or_path)
     try:
-        return from_json(path.read_text())
+        return from_text(_file(name_or_path).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"genotype: cannot read {name_or_path} ({error})") from None
+
+
+def _file(name: str) -> pathlib.Path:
+    path = paths.local(name, "genotype")
+    if path.is_dir():
+        path = path / "genotype.json"
+        if not path.is_file():
+            raise UserError(f"genotype: {name} holds no genotype.json, which a search writes at its end; end it first")
+    if not path.is_file():
+        raise UserError(f"genotype: {name!r} is neither a file nor a named cell; named: {', '.join(named())}")
+    return path
 
 
 def without_zeroise(name: str) -> str | None:

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
@@ -13,7 +14,7 @@ SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 def read(path: str) -> dict[str, np.ndarray]:
     """The arrays of a .npz, .safetensors or PyTorch file. Raises `UserError` for any other, or a damaged one."""
-    file = pathlib.Path(path)
+    file = paths.local(path, "--checkpoint")
     if not file.is_file():
         raise UserError(f"there is no checkpoint {path}; give --checkpoint a file ({', '.join(SUFFIXES)})")
     suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), None)

@@ -1,0 +1,70 @@
+"""The texts that hold genotypes: JSON, or the call that the DARTS family prints. Both are parsed, and nothing is run."""
+
+import ast
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from bnas_jax.core.errors import UserError
+
+# The DARTS family's named tuple, in its order.
+_PRINTED = ("normal", "normal_concat", "reduce", "reduce_concat")
+_FORM = "Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
+_NOT_PARSED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+
+
+def is_printed(text: str) -> bool:
+    """Whether a text is the DARTS family's rather than JSON."""
+    return "Genotype(" in text and not text.lstrip().startswith("{")
+
+
+def parse(text: str) -> Any:
+    """The value in a text, a dict where it is a genotype; `UserError` where it can be read neither way."""
+    if is_printed(text):
+        return _printed(text)
+    try:
+        return json.loads(text, object_pairs_hook=_each_once)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"genotype: not valid JSON ({error}), nor {_FORM}") from None
+
+
+def _printed(text: str) -> dict:
+    try:
+        call = _call(text)
+        if len(call.args) > len(_PRINTED):
+            raise ValueError(f"{len(call.args)} values")
+        by_place = zip(_PRINTED, call.args, strict=False)
+        by_name = ((keyword.arg, keyword.value) for keyword in call.keywords)
+        return _each_once((name, _value(node)) for name, node in (*by_place, *by_name))
+    except UserError:
+        raise
+    except _NOT_PARSED as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"genotype: cannot read that text ({reason}); write {_FORM} and nothing else") from None
+
+
+def _call(text: str) -> ast.Call:
+    """The one call Genotype(...), which may have been given a name."""
+    statements = ast.parse(text.strip()).body
+    if len(statements) != 1 or not isinstance(statements[0], (ast.Expr, ast.Assign)):
+        raise ValueError(f"{len(statements)} statements")
+    call = statements[0].value
+    if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] != "Genotype":
+        raise ValueError("no call of Genotype")
+    return call
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, or a range of literals."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
+        return range(*(ast.literal_eval(argument) for argument in node.args))
+    return ast.literal_eval(node)
+
+
+def _each_once(pairs: Iterable[tuple[str | None, Any]]) -> dict:
+    found: dict = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(f"genotype: {name!r} is there twice; keep one of them")
+        found[name] = value
+    return found
