@@ -72,9 +72,7 @@ class Network(nn.Module):
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
             key = self.make_rng("drop_path")
-            factors = drop_path(
-                key, drop_path_rate, cells=self.num_cells, batch=images.shape[0], arithmetic=self.arithmetic
-            )
+            factors = drop_path(key, drop_path_rate, cells=self.num_cells, batch=images.shape[0], arithmetic=self.arithmetic)
 
         stem = CifarStem if self.form == "cifar" else ImageNetStem
         before, previous = stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")(images, train=train)
@@ -121,4 +119,3 @@ def float_convs(network: Network) -> list[int]:
     num_skips = sum(is_skip for _, is_skip in convs)
     dropped = convs[len(convs) - num_skips :]
     return [dropped.count((index, False)) for index in range(network.num_cells)]
-

@@ -45,9 +45,7 @@ class Cells:
             if getattr(self, name) < 1:
                 raise UserError(f"config.network.{name} must be at least 1, got {getattr(self, name)}")
         if self.form == "imagenet" and self.channels % 2:
-            raise UserError(
-                f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}"
-            )
+            raise UserError(f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}")
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Network:
         """A `Network`."""

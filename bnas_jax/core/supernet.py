@@ -267,7 +267,7 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
 
     Arguments and results as `shared_edges`, which computes the same.
     """
-    new = dict(running)
+    new = jax.tree.map(jnp.asarray, running)
     mixed = []
     for edge in range(len(weights)):
         total = jnp.zeros((), x.dtype)

@@ -29,9 +29,7 @@ class Geometry:
         return rows, columns
 
 
-def square(
-    kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1
-) -> Geometry:
+def square(kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1) -> Geometry:
     """The geometry of a square kernel. padding: None keeps the image's size at stride 1, for an odd kernel.
 
     The padding is symmetric at stride 2 as well, as in PyTorch; XLA's "SAME" is not.

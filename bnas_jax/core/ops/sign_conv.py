@@ -68,9 +68,7 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
     def convolved(x, w):
         # A single pass on any accelerator: bfloat16 or TF32, to which it rounds factors, both hold signs.
         precision = jax.lax.Precision.DEFAULT
-        sums = fast_conv(
-            x.astype(products), w.astype(products), geometry, accumulate=x.dtype, precision=precision
-        )
+        sums = fast_conv(x.astype(products), w.astype(products), geometry, accumulate=x.dtype, precision=precision)
         return sums.astype(integer)
 
     def counted(x, w):

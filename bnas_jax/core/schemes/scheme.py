@@ -138,9 +138,7 @@ def binary_conv(
     )
 
 
-def convolve_signs(
-    after: Callable, x, w, operands: tuple, *, scheme: Scheme, geometry: Geometry, arithmetic: Arithmetic
-):
+def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, geometry: Geometry, arithmetic: Arithmetic):
     """`sign_conv` of the signs x and w in the given arithmetic."""
     if arithmetic.plain:
         return plain_sign_conv(after, geometry, x, w, operands)
