@@ -1,5 +1,7 @@
 """The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -67,7 +69,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (*self.kernel, x.shape[-1] // self.geometry.groups, self.features)
-        common = {"scheme": self.scheme, "geometry": self.geometry, "arithmetic": self.arithmetic}
+        common: dict[str, Any] = {"scheme": self.scheme, "geometry": self.geometry, "arithmetic": self.arithmetic}
         dtype = self.arithmetic.dtype
         if not self.has_latent:
             kernel = self.param("kernel", uniform_fan_in, shape, dtype)

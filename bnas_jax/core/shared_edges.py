@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.layers import CONVOLUTION, POOLING, BinaryConvType, layer_type
+from bnas_jax.core.layers import CONVOLUTION, POOLING, BinaryConvType, PoolingType, layer_type
 from bnas_jax.core.ops.batch_norm import batch_norm
 from bnas_jax.core.ops.conv import Geometry, conv, square
 from bnas_jax.core.ops.materialize import recompute
@@ -52,6 +52,12 @@ class EdgeSpec:
         assert isinstance(kind, BinaryConvType)
         return kind
 
+    def pool_type(self, name: str) -> PoolingType:
+        """The entry of a layer type that is a pooling."""
+        kind = layer_type(name)
+        assert isinstance(kind, PoolingType)
+        return kind
+
 
 # Jitted by itself, so that states of equal shapes are traced, differentiated and lowered once: half the time before XLA.
 @functools.partial(jax.jit, static_argnames=("spec", "train"))
@@ -68,7 +74,7 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
 
     if spec.pools:
-        pooled = jnp.concatenate([layer_type(name).function(x, spec.stride) for name in spec.pools], axis=-1)
+        pooled = jnp.concatenate([spec.pool_type(name).function(x, spec.stride) for name in spec.pools], axis=-1)
         y, new["pool_bn"] = batch_norm(pooled, running["pool_bn"], arithmetic=spec.arithmetic, train=train)
         # (N, H', W', 1 or E, C) each
         of_pools = jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(spec.pools), axis=-1)

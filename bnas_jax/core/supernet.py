@@ -3,6 +3,8 @@
 `plain_edges` is the mixture as one reads it; `shared_edges` computes the same with a quarter of the operations.
 """
 
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -225,7 +227,7 @@ class MixedEdges(nn.Module):
 
     def _running(self, channels: int, edges: int, spec: EdgeSpec) -> dict:
         """The running statistics `bn` of the convolutions' input and `pool_bn` of the poolings."""
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         if spec.convs:
             shapes["bn"] = (len(spec.convs), edges, channels)
         if spec.pools:
@@ -281,7 +283,7 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
                 y = _plain_conv(normal, name, edge, len(weights), kernels=kernels, spec=spec)
             else:
                 which, index = "pool_bn", _pool_statistics(name, edge, running, spec)
-                pooled = kind.function(x, spec.stride)
+                pooled = spec.pool_type(name).function(x, spec.stride)
                 y, own = batch_norm(pooled, _at(running[which], index), arithmetic=spec.arithmetic, train=train)
             new[which] = {part: new[which][part].at[index].set(own[part]) for part in own}
             total = total + weights[edge, column] * y
@@ -291,10 +293,11 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
 
 def _plain_conv(normal, name: str, edge: int, edges: int, *, kernels: dict, spec: EdgeSpec):
     """The convolution of one edge and layer type, with its part of the kernels that lie side by side."""
-    latent, kernel = kernels.get(f"latent_{name}"), kernels.get(f"kernel_{name}")
+    latent: Any = kernels.get(f"latent_{name}")
+    kernel: Any = kernels.get(f"kernel_{name}")
     features = sum(array.shape[-1] for array in (latent, kernel) if array is not None) // edges
     binary_edges = 0 if latent is None else latent.shape[-1] // features
-    common = {"scheme": spec.scheme, "geometry": spec.geometry(name), "arithmetic": spec.arithmetic}
+    common: dict[str, Any] = {"scheme": spec.scheme, "geometry": spec.geometry(name), "arithmetic": spec.arithmetic}
     if edge < binary_edges:
         part = slice(edge * features, (edge + 1) * features)
         return binary_conv(normal, latent[..., part], **common)

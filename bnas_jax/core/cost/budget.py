@@ -32,11 +32,12 @@ def fit_budget(
     if max_channels is not None and max_channels < least:
         raise UserError(f"max_channels must be at least {least}, the smallest width asked for, got {max_channels}")
 
-    best, needed = None, math.inf
+    best: tuple[Fraction, nn.Module] | None = None
+    needed = math.inf
     walked: dict = {}
     for num_cells in tuple(cells) or (network.num_cells,):
         quadratic = _Quadratic(network.clone(num_cells=num_cells), least, step, image_shape=image_shape, walked=walked)
-        needed = min(needed, quadratic(least))
+        needed = min(needed, float(quadratic(least)))
         if quadratic(least) <= flops:
             channels = quadratic.widest(flops, limit=max_channels)
             if best is None or quadratic(channels) > best[0]:
