@@ -29,8 +29,11 @@ class LayerType(Protocol):
     `shared_edges` knows how to run side by side; None: a module for each edge.
     """
 
-    learnable: bool
-    joins: str | None
+    @property
+    def learnable(self) -> bool: ...
+
+    @property
+    def joins(self) -> str | None: ...
 
     def num_convs(self, stride: int) -> int:
         """The number of its convolutions with weights."""

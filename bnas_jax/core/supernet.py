@@ -3,6 +3,8 @@
 `plain_edges` is the mixture as one reads it; `shared_edges` computes the same with a quarter of the operations.
 """
 
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -225,7 +227,7 @@ class MixedEdges(nn.Module):
 
     def _running(self, channels: int, edges: int, spec: EdgeSpec) -> dict:
         """The running statistics `bn` of the convolutions' input and `pool_bn` of the poolings."""
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         if spec.convs:
             shapes["bn"] = (len(spec.convs), edges, channels)
         if spec.pools:
@@ -267,7 +269,7 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
 
     Arguments and results as `shared_edges`, which computes the same.
     """
-    new = dict(running)
+    new = jax.tree.map(jnp.asarray, running)
     mixed = []
     for edge in range(len(weights)):
         total = jnp.zeros((), x.dtype)
@@ -290,7 +292,8 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
 
 def _plain_conv(normal, name: str, edge: int, edges: int, *, kernels: dict, spec: EdgeSpec):
     """The convolution of one edge and layer type, with its part of the kernels that lie side by side."""
-    latent, kernel = kernels.get(f"latent_{name}"), kernels.get(f"kernel_{name}")
+    latent: Any = kernels.get(f"latent_{name}")
+    kernel: Any = kernels.get(f"kernel_{name}")
     features = sum(array.shape[-1] for array in (latent, kernel) if array is not None) // edges
     binary_edges = 0 if latent is None else latent.shape[-1] // features
     if edge < binary_edges:

@@ -97,7 +97,7 @@ def build(
 def shapes(model: Model) -> dict:
     """The variables of a model as `ShapeDtypeStruct`s, computing nothing."""
     size = 64 if isinstance(model, Network) and model.form == "imagenet" else 32
-    inputs = [jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)]
+    inputs: list = [jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)]
     if isinstance(model, Supernet):
         alphas = jax.ShapeDtypeStruct((len(EDGES), len(model.layer_types)), jnp.float32)
         inputs.insert(0, {"normal": alphas, "reduce": alphas})

@@ -360,6 +360,18 @@ TINY_CELL = (("bin_conv_3x3", 0), ("none", 1)) + (("none", 0), ("none", 1)) * 3
 TINY = network(Genotype(normal=TINY_CELL, reduce=TINY_CELL), 5, 2, 7)
 
 
+def test_equal_cells_are_walked_once():
+    """Of twenty: the first two, which read the stem; a reduction, the cell behind it, and all others, at each width."""
+    found: dict = {}
+    net = TINY.clone(num_cells=20)
+    whole = cost(net, image_shape=SHAPE, walked=found)
+    assert len(found) == 9
+    assert cost(net.clone(num_cells=21), image_shape=SHAPE, walked=found).total.params > whole.total.params
+    assert len(found) == 9
+    cost(net.clone(reduction_skip="float"), image_shape=SHAPE, walked=found)
+    assert len(found) == 11, "both reductions"
+
+
 def fitted(budget, **options):
     return fit_budget(TINY, budget, image_shape=SHAPE, **options)
 

@@ -27,8 +27,7 @@ def changed(position, pair):
 @pytest.mark.parametrize(
     ("cell", "expected"),
     [
-        (changed(2, ("conv_3x3", 0)), "unknown layer type 'conv_3x3' in the normal cell; known: none, max_pool_3x3"),
-        (changed(2, (3, 0)), "unknown layer type 3"),
+        (changed(2, (3, 0)), "the layer type of normal pair 2 must be a name, got 3"),
         (changed(0, ("none", 2)), "normal pair 0 feeds node 2: its input must be 0 to 1, got 2"),
         (changed(7, ("none", 5)), "normal pair 7 feeds node 5: its input must be 0 to 4, got 5"),
         (changed(4, ("none", -1)), "normal pair 4 feeds node 4: its input must be 0 to 3, got -1"),
@@ -80,6 +79,13 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="cannot read") as caught:
         genotypes.load(str(tmp_path / "g.json"))
     message_of(caught)
+
+
+def test_any_name_of_a_layer_type_makes_a_genotype():
+    """Which of them have a layer is decided where a network is built: `layers.LAYERS` grows."""
+    cell = changed(2, ("a_layer_of_mine", 0))
+    genotype = Genotype(normal=cell, reduce=CELL)
+    assert genotypes.from_text(genotype.to_json()).normal[2] == ("a_layer_of_mine", 0)
 
 
 def test_a_genotype_is_frozen_and_plain():

@@ -34,7 +34,7 @@ NETS = {
         scheme=Xnor(activation_scale=False, sign_of_zero=0), arithmetic=FLOAT64,
     ),
     # No binary convolution at all.
-    "float": supernet(2, 2, 5, layer_types=NO_DILATED, scheme=Float(), arithmetic=FLOAT64),
+    "float": supernet(1, 2, 5, layer_types=NO_DILATED, scheme=Float(), arithmetic=FLOAT64),
 }  # fmt: skip
 
 

@@ -103,11 +103,10 @@ def _normalize_backward(axis_name, examples, residuals, gradients):
     y, factor = residuals
     _, parts_of_group = _division(len(gradients[0]), axis_name, examples)
     gradient = gradients[0].reshape(y.shape)
-    sums = [jnp.mean(gradient, axis=(1, 2, 3)), jnp.mean(gradient * y, axis=(1, 2, 3))]
+    mean, along = jnp.mean(gradient, axis=(1, 2, 3)), jnp.mean(gradient * y, axis=(1, 2, 3))
     if parts_of_group > 1:
-        of_group = _of_group(jnp.stack(sums, axis=1), parts_of_group, axis_name)
-        sums = jnp.unstack(jnp.mean(of_group, axis=1), axis=1)
-    mean, along = sums
+        of_group = _of_group(jnp.stack([mean, along], axis=1), parts_of_group, axis_name)
+        mean, along = jnp.unstack(jnp.mean(of_group, axis=1), axis=1)
     gradient = _spread(factor) * (gradient - _spread(mean) - y * _spread(along))
     return (gradient.reshape(gradients[0].shape),)
 

@@ -72,7 +72,9 @@ class Xnor(Scheme):
 
 def beta(latent):
     """mean |W| for each output channel (Eq. 1). latent: (kh, kw, ci, co); returns (co,)."""
-    return jnp.mean(jnp.abs(latent), axis=KERNEL_AXES)
+    # |W| with a gradient of 0 at 0, as in PyTorch; that of `jnp.abs` is 1 there.
+    magnitude = latent * jax.lax.stop_gradient(jnp.sign(latent))
+    return jnp.mean(magnitude, axis=KERNEL_AXES)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -132,9 +132,7 @@ def test_bfloat16_rounds_no_sums_of_the_gradients():
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 def test_counting_changes_no_bit(dtype):
     x, w, beta = signs(2, 8, 8, 16), signs(3, 3, 16, 5, seed=1), normal(5)
-    function = lambda one_bit: lambda *all: sign_conv(
-        scaled, square(3), all[0], all[1], all[2:], one_bit=one_bit, dtype=dtype
-    )
+    function = lambda one_bit: lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], one_bit=one_bit, dtype=dtype)
     counted, convolved = (value_and_gradients(function(one_bit), 2, x, w, beta) for one_bit in (True, False))
     for ours, theirs in zip(counted, convolved, strict=True):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
