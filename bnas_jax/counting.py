@@ -144,7 +144,7 @@ def _cells(text: str | None) -> tuple[int, ...]:
 def _compared(
     model: nn.Module, counted: cost_lib.Cost, options: Mapping[str, Any], *, image_shape: ImageShape
 ) -> dict:
-    """How many times less the network takes than the same in floats; of a genotype without Zeroise, where it has such a twin."""
+    """How many times less the network takes than the same in floats; of a genotype without Zeroise, where there is one."""
     twin, name = cost_lib.float_twin(model), "the same size"
     if hasattr(model, "genotype"):
         reference = options["reference"] or _without_zeroise(model.genotype)

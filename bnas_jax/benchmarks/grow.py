@@ -72,7 +72,8 @@ def sizes(base: Size, name: str, unit: int) -> list[Size]:
 
 def of_size(run: SearchSettings | TrainSettings, size: Size) -> SearchSettings | TrainSettings:
     """The same run of another size."""
-    network: Any = dataclasses.replace(run.network, channels=size.channels, num_cells=size.cells)
+    network: Any = run.network
+    network = dataclasses.replace(network, channels=size.channels, num_cells=size.cells)
     return dataclasses.replace(run, network=network, batch_size=size.batch)
 
 

@@ -96,6 +96,11 @@ class Network(nn.Module):
         return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
 
     @property
+    def channel_step(self) -> int:
+        """Of which number the channels are a multiple: the first convolution of the ImageNet stem has half of them."""
+        return 2 if self.form == "imagenet" else 1
+
+    @property
     def places(self) -> tuple[Place, ...]:
         """The plan of the stack. ImageNet's stem hands the first cell two sizes, as if a reduction lay between them."""
         return stack(self.num_cells, self.channels, halved=self.form == "imagenet")

@@ -4,7 +4,6 @@ An entry is a frozen dataclass whose fields are its settings, `config.network.*`
 """
 
 import dataclasses
-from typing import Protocol
 
 import flax.linen as nn
 
@@ -16,15 +15,17 @@ from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Scheme
 
 
-class NetworkSettings(Protocol):
-    """An entry of `NETWORKS`, which raises `UserError` when a setting cannot be."""
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """The base of all entries of `NETWORKS`. A subclass raises `UserError` for a setting that cannot be."""
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> nn.Module:
         """The module: `apply(variables, images, train=...)`, NHWC images to logits, with fields `scheme` and `arithmetic`."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
-class Cells:
+class Cells(NetworkSettings):
     """A stack of searched cells (Table 5), see `network.Network`. channels: those of the first cell's nodes."""
 
     genotype: Genotype
@@ -63,6 +64,6 @@ class Cells:
         )
 
 
-NETWORKS: dict[str, type] = {
+NETWORKS: dict[str, type[NetworkSettings]] = {
     "cells": Cells,
 }

@@ -45,7 +45,7 @@ def import_checkpoint(
     num_classes = int(classifier.shape[0])
     model = build.network(run, num_classes)
     if not isinstance(model, Network):
-        raise UserError("the authors' checkpoints are of networks of cells; write a --preset whose config.network.name is cells")
+        raise UserError("the authors' checkpoints are of stacks of cells; write --config.network.name=cells")
     variables = load_variables(model, arrays)
     optimizer = build.training_optimizer(run, steps_per_epoch=1)
     state = train_state_of(variables, optimizer, run.num_epochs, dtype=model.arithmetic.dtype)

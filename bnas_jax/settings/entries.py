@@ -48,11 +48,11 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
     return entry, given
 
 
-def to_dict(value: Any) -> dict:
+def to_dict(value: Any) -> dict[str, Any]:
     """The values of a settings dataclass, an entry's with its name."""
+    values = dataclasses.asdict(value)
     for table in TABLES.values():
         for name, entry in table.items():
-            if type(value) is entry:
-                values = dataclasses.asdict(value)
+            if entry is type(value):
                 return {"name": name, **{key: values[key] for key in settings_of(entry)}}
-    return dataclasses.asdict(value)
+    return values

@@ -43,7 +43,7 @@ def resolve(config: Mapping) -> dict:
 def _fill_network(values: dict, conventions: str) -> None:
     """What the conventions say of the scheme and the network, as far as those have such settings."""
     chosen = CONVENTIONS[conventions]
-    groups = {
+    groups: dict[str, tuple[dict, Mapping[str, type], str]] = {
         "scheme": (chosen.scheme, SCHEMES, "xnor"),
         "network": (chosen.network, NETWORKS, "cells"),
     }

@@ -25,7 +25,7 @@ def fit_budget(
     max_channels there is no upper one. cells: numbers of cells to choose from, such as range(5, 21), by default that of
     `network` alone; of equally good ones the first. Raises `UserError` if the smallest network is above the budget.
     """
-    step = channel_step(network)
+    step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step
     if not 0 < flops < math.inf:
         raise UserError(f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}")
@@ -47,11 +47,6 @@ def fit_budget(
             f"budget of {flops:g} FLOPs is too small; write at least {math.ceil(needed)}, or fewer cells or smaller images"
         )
     return best[1]
-
-
-def channel_step(network: nn.Module) -> int:
-    """Of which number the channels are a multiple: the first convolution of the ImageNet stem has half of them."""
-    return 2 if network.form == "imagenet" else 1
 
 
 class _Quadratic:
