@@ -12,7 +12,7 @@ import pytest
 from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.genotype import LAYER_TYPES
+from bnas_jax.core.genotype import TABLE_3
 from configs import search as search_configs
 from configs import train as train_configs
 
@@ -24,7 +24,7 @@ EPOCHS = 3
 def workdir(tmp_path) -> pathlib.Path:
     """A search under way, three epochs ended. Row r of its alphas is for Zeroise, and nearly as much for layer type r + 1."""
     config = search_configs.get_config("digits")
-    history = np.zeros((EPOCHS + 1, 14, len(LAYER_TYPES)), np.float32)
+    history = np.zeros((EPOCHS + 1, 14, len(TABLE_3)), np.float32)
     history[:, :, 0] = 5.5
     for row in range(EPOCHS + 1):
         history[row, :, row + 1] = 5.0
@@ -50,16 +50,16 @@ def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]
     ("options", "epoch", "layer"),
     [
         ([], 1, "none"),  # as the config says: the best epoch, gamma 1, with Zeroise
-        (["--gamma=3"], 1, LAYER_TYPES[3]),
+        (["--gamma=3"], 1, TABLE_3[3]),
         (["--gamma=0.5"], 1, "none"),
-        (["--keep_zeroise=False"], 1, LAYER_TYPES[3]),
+        (["--keep_zeroise=False"], 1, TABLE_3[3]),
         (["--keep_zeroise=True"], 1, "none"),
-        (["--gamma=3", "--as_of=before"], 1, LAYER_TYPES[2]),
-        (["--gamma=3", "--as_of=after"], 1, LAYER_TYPES[3]),
-        (["--gamma=3", "--epoch=0"], 0, LAYER_TYPES[2]),
-        (["--gamma=3", "--epoch=0", "--as_of=before"], 0, LAYER_TYPES[1]),
-        (["--gamma=3", "--epoch=last"], 2, LAYER_TYPES[4]),
-        (["--gamma=3", "--epoch=best"], 1, LAYER_TYPES[3]),
+        (["--gamma=3", "--as_of=before"], 1, TABLE_3[2]),
+        (["--gamma=3", "--as_of=after"], 1, TABLE_3[3]),
+        (["--gamma=3", "--epoch=0"], 0, TABLE_3[2]),
+        (["--gamma=3", "--epoch=0", "--as_of=before"], 0, TABLE_3[1]),
+        (["--gamma=3", "--epoch=last"], 2, TABLE_3[4]),
+        (["--gamma=3", "--epoch=best"], 1, TABLE_3[3]),
     ],
 )
 def test_a_genotype_is_taken_by_the_rules_that_are_given(capfd, workdir, options, epoch, layer):
@@ -71,10 +71,11 @@ def test_a_genotype_is_taken_by_the_rules_that_are_given(capfd, workdir, options
 
 def test_what_is_not_given_is_as_the_runs_config_says(capfd, workdir):
     config = json.loads((workdir / "config.json").read_text())
-    changed = {"derive": {"gamma": 3.0, "keep_zeroise": True}, "select": "last", "alphas_as_of": "before"}
+    searcher = {**config["searcher"], "gamma": 3.0, "keep_zeroise": True}
+    changed = {"searcher": searcher, "select": "last", "alphas_as_of": "before"}
     (workdir / "config.json").write_text(json.dumps({**config, **changed}))
     summary, layers = derived(capfd, workdir)
-    assert (summary["epoch"], summary["gamma"], layers) == (2, 3.0, {LAYER_TYPES[3]})
+    assert (summary["epoch"], summary["gamma"], layers) == (2, 3.0, {TABLE_3[3]})
     assert derived(capfd, workdir, "--gamma=1")[1] == {"none"}
 
 
@@ -95,7 +96,7 @@ def test_no_accelerator_is_started(workdir, tmp_path):
         (["--gamma=0"], "--gamma must be greater than 0, got 0; 1 leaves Eq. 4 without effect"),
         (["--gamma=-1"], "--gamma must be greater than 0, got -1"),
         (["--gamma=nan"], "--gamma must be greater than 0, got nan"),
-        (["--gamma=much"], "--gamma must be a number, got 'much'"),
+        (["--gamma=much"], "--gamma=much: write a number: 0.1 or 1e-3"),
         (["--epoch=3"], "there is no epoch 3 of this search: epochs 0 to 2 have ended; write one of these, best or last"),
         (["--epoch=-1"], "--epoch must be best, last or a number from 0 on, got '-1'"),
         (["--epoch=first"], "--epoch must be best, last or a number from 0 on, got 'first'"),
