@@ -11,11 +11,10 @@ import jax
 
 import bnas_jax as bnas
 from bnas_jax.core.modules import BinaryConv, Classifier, FloatConv
-from bnas_jax.core.ops.pool import avg_pool
 
 
-# A layer type: average pooling, then a binary convolution of 1x1.
-class PoolConv(nn.Module):
+# A layer type: a binary convolution of 1x1, and a shift of each channel that is learned.
+class ShiftedConv(nn.Module):
     features: int
     stride: int
     scheme: bnas.Scheme
@@ -28,16 +27,17 @@ class PoolConv(nn.Module):
         conv = BinaryConv(
             features=self.features,
             kernel=1,
+            stride=self.stride,
             scheme=self.scheme,
             arithmetic=self.arithmetic,
             binary_weights=self.binary_weights,
             affine=self.affine,
             name="conv",
         )
-        return conv(avg_pool(x, self.stride), train=train)
+        return conv(x, train=train) + self.param("shift", nn.initializers.zeros, (self.features,), self.arithmetic.dtype)
 
 
-class PoolConvType:
+class ShiftedConvType:
     learnable = True
     joins = None
 
@@ -45,10 +45,10 @@ class PoolConvType:
         return 1
 
     def module(self, *, search, **fields):
-        return PoolConv(affine=not search, **fields)
+        return ShiftedConv(affine=not search, **fields)
 
 
-bnas.LAYERS["pool_conv"] = PoolConvType()
+bnas.LAYERS["shifted_conv_1x1"] = ShiftedConvType()
 
 
 # A scheme: XNOR's, times a gain that is learned for each output channel. gain: where it begins.

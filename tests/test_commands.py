@@ -11,7 +11,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bnas_jax.__main__ import COMMANDS, LATER, run
 from bnas_jax.core import cost, genotype
-from bnas_jax.core.rules import MEANT, RELEASE
+from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.network import Network
+from bnas_jax.core.schemes import Xnor
 
 # ml_collections loads a config's file so.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
@@ -61,7 +63,7 @@ def test_a_command_ends_with_one_json_object_on_stdout_and_nothing_on_stderr():
     assert (done.returncode, done.stderr) == (0, "")
     *table, last = done.stdout.splitlines()
     assert json.loads(last)["params"] == 5_578_252
-    assert table[0].split()[:3] == ["layer", "kind", "output"] and "cells.19.preprocess0" in done.stdout
+    assert table[0].split()[:3] == ["layer", "kind", "output"] and "cell19/preprocess/input0/conv" in done.stdout
 
 
 def test_a_mistake_ends_with_exit_code_2_and_one_line_on_stderr(tmp_path):
@@ -121,6 +123,13 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
             ["search", SEARCH, "--config.dataset.stratified=True"],
             "config.dataset.stratified is now config.dataset.search_split",
         ),
+        (["train", TRAIN, "--config.rules.relu=False"], "config.rules.relu is now config.scheme.activation: relu or none"),
+        (["train", TRAIN, "--config.rules.more=1"], "config.rules is now config.scheme and config.network"),
+        (["search", SEARCH, "--config.derive.gamma=3"], "config.derive.gamma is now config.searcher.gamma"),
+        (["search", SEARCH, "--config.alphas.tau=3"], "config.alphas.tau is now config.searcher.tau"),
+        (["search", SEARCH, "--config.halves=two"], "config.halves is now gone"),
+        (["search", SEARCH, "--config.searcher.name=darts2"], "config.searcher.name must be one of bnas"),
+        (["train", TRAIN, "--config.scheme.name=float", "--config.scheme.activation_scale=1"], "no setting of"),
         (["train", TRAIN, "--config.batch_size=many"], "config.batch_size=many"),
         (["train", TRAIN, "--config.batch_size=1.5"], "config.batch_size=1.5"),
         (["train", TRAIN, "--config.network.skip=perhaps"], "config.network.skip=perhaps"),
@@ -203,8 +212,8 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
     [
         (["train", TRAIN, "--config.batch_size=1438"], "digits has 1437 examples here; lower config.batch_size from 1438"),
         (["search", SEARCH, "--config.batch_size=719"], "digits has 718 examples here; lower config.batch_size from 719"),
-        (["search", SEARCH, "--config.derive.gamma=0.0"], "config.derive.gamma must be greater than 0, got 0.0; 1 leaves"),
-        (["search", SEARCH, "--config.derive.gamma=-3.0"], "config.derive.gamma must be greater than 0, got -3.0"),
+        (["search", SEARCH, "--config.searcher.gamma=0.0"], "config.searcher.gamma must be greater than 0, got 0.0; 1 leaves"),
+        (["search", SEARCH, "--config.searcher.gamma=-3.0"], "config.searcher.gamma must be greater than 0, got -3.0"),
         (["train", TRAIN, "--config.network.form=imagenet"], "images of 1 pixels at the first cell cannot be halved by 2"),
         (["train", TRAIN, "--config.dataset.name=mnist"], "there is no dataset 'mnist': set config.dataset.name to one of"),
         (["train", "--config=configs/train.py:d"], "imagenet2012: there is no directory"),
@@ -224,22 +233,28 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(capfd, tmp_p
 # Cost
 
 
-@pytest.mark.parametrize(("conventions", "rules"), [("release", RELEASE), ("meant", MEANT)])
-def test_cost_counts_a_preset_in_its_convention(capfd, conventions, rules):
-    arch = cost.Architecture(genotype.load("latest_cell_zeroise"), 10, 24, 32, 10, "cifar", rules=rules)
-    total = cost.total(cost.layers(arch))
+def network(conventions: str = "paper", **fields) -> Network:
+    chosen = CONVENTIONS[conventions]
+    return Network(num_classes=10, scheme=Xnor(**chosen.scheme), **chosen.network, **fields)
+
+
+@pytest.mark.parametrize("conventions", ["release", "meant"])
+def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
+    ours = network(conventions, genotype=genotype.load("latest_cell_zeroise"), num_cells=10, channels=24)
+    counted = cost.cost(ours, image_shape=(32, 32, 3))
     result = summary(capfd, "cost", "--config=configs/train.py:mini", f"--config.conventions={conventions}")
     assert (result["num_cells"], result["channels"], result["params"]) == (10, 24, 1_473_784)
-    counted = {name: getattr(total, name) for name in ("flops", "binary_macs", "float_macs", "memory_bits", "params")}
-    assert {name: result[name] for name in counted} == counted
-    ratios = cost.ratios(arch, genotype.load("latest_cell"))
+    names = ("flops", "binary_macs", "float_macs", "memory_bits", "params")
+    assert {name: result[name] for name in names} == {name: getattr(counted.total, name) for name in names}
+    reference = cost.float_twin(ours.clone(genotype=genotype.load("latest_cell")))
+    ratios = cost.ratios(counted, cost.cost(reference, image_shape=(32, 32, 3)))
     assert (result["speedup"], result["memory_saving"]) == (ratios.speedup, ratios.memory_saving)
     assert result["compared_with"] == "float network of latest_cell, counted"
     paper = summary(capfd, "cost", "--config=configs/train.py:mini")
     assert paper["flops"] < result["flops"]  # the skips are binary there
 
 
-def test_cost_takes_an_architecture_without_a_config(capfd, tmp_path):
+def test_cost_takes_a_network_without_a_config(capfd, tmp_path):
     sizes = ["--num_cells=10", "--channels=24", "--image_size=32", "--num_classes=10"]
     for conventions in ("release", "meant"):
         named = summary(capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, f"--conventions={conventions}")
@@ -248,8 +263,17 @@ def test_cost_takes_an_architecture_without_a_config(capfd, tmp_path):
     own = summary(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
     assert own["compared_with"] == "float network of the same cell, counted" and own["speedup"] > 1
     digits = summary(capfd, "cost", TRAIN, f"--genotype={tmp_path / 'cell.json'}", "--num_cells=3", "--channels=2")
-    arch = cost.Architecture(genotype.from_dict(CELL), 3, 2, 8, 10, "cifar", image_channels=1)
-    assert digits["flops"] == cost.total(cost.layers(arch)).flops
+    ours = network(genotype=genotype.from_dict(CELL), num_cells=3, channels=2)
+    assert digits["flops"] == cost.cost(ours, image_shape=(8, 8, 1)).total.flops
+
+
+def test_cost_takes_a_search(capfd):
+    """Its network beside the same one in floats."""
+    result = summary(capfd, "cost", SEARCH)
+    assert (result["num_cells"], result["channels"], result["params"]) == (5, 4, 644_184)
+    assert result["compared_with"] == "float network of the same size, counted"
+    wider = summary(capfd, "cost", SEARCH, "--channels=8")
+    assert wider["channels"] == 8 and wider["flops"] > result["flops"]
 
 
 def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
@@ -268,12 +292,13 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
     [
         ([], "cost needs --config=configs/train.py:VARIANT, or else also --genotype, --num_cells, --channels"),
         (["--genotype=latest_cell", "--num_cells=5"], "or else also --channels, --image_size, --num_classes"),
-        ([SEARCH], "this config is for search; cost takes one such as --config=configs/train.py:a"),
+        ([SEARCH, "--genotype=latest_cell"], "the network of this config has no genotype; leave --genotype out"),
+        ([SEARCH, "--reference=latest_cell"], "compared with the same one in floats; leave --reference out"),
         (["--config=configs/train.py:a", "--channels=many"], "--channels=many: write a whole number: 64 or 1e2"),
         (["--config=configs/train.py:a", "--num_cells=1.5"], "--num_cells=1.5: write a whole number"),
         (["--config=configs/train.py:a", "--channels=0"], "channels must be at least 1, got 0"),
-        (["--config=configs/train.py:a", "--image_size=7"], "halves an image of odd side 7"),
-        (["--config=configs/train.py:d", "--channels=7"], "channels must be even in the imagenet form"),
+        (["--config=configs/train.py:a", "--image_size=7"], "images of 7 pixels at the first cell cannot be halved"),
+        (["--config=configs/train.py:d", "--channels=7"], "the ImageNet stem halves config.network.channels; use an even number"),
         (["--config=configs/train.py:a", "--budget=little"], "--budget=little: write a number: 0.1 or 1e-3"),
         (["--config=configs/train.py:a", "--budget=-1"], "budget must be a positive number of FLOPs"),
         (["--config=configs/train.py:a", "--budget=nan"], "budget must be a positive number of FLOPs"),

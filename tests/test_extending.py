@@ -20,11 +20,12 @@ pytestmark = [
 
 EXAMPLE = pathlib.Path(__file__).parent / "extension_example.py"
 EXTENSION = f"--extensions={EXAMPLE}"
-SCHEME = ["--config.scheme.name=gain", "--config.scheme.gain=0.5"]
-SHORT = ["--config.num_epochs=1", "--config.batch_size=256", "--config.network.num_cells=3", "--config.network.channels=2"]
+SCHEME = ["--config.scheme.name=gain", "--config.scheme.gain=0.5", "--config.scheme.activation_scale=False"]
+SHORT = ["--config.num_epochs=1", "--config.batch_size=256"]
 SEARCH = [
     *("--config=configs/search.py:digits", *SHORT, *SCHEME),
-    "--config.network.layer_types=pool_conv,none",
+    *("--config.network.num_cells=3", "--config.network.channels=2"),
+    "--config.network.layer_types=shifted_conv_1x1,none",
     *("--config.searcher.name=sharpen", "--config.searcher.start=4"),
 ]
 CHAIN = ["--config=configs/train.py:digits", "--config.network.name=chain", "--config.network.widths=2,4", *SCHEME]
@@ -76,28 +77,28 @@ def test_a_search_takes_them_and_its_cost_counts_the_parameters_that_there_are(s
     assert summary(capfd, "cost", *SEARCH)["params"] == number_of(params)
 
     edges = params["cell0"]["state0"]
-    gains = [edges[f"edge{edge}_pool_conv"]["conv"]["conv"]["gain"] for edge in range(4)]
+    gains = [edges[f"edge{edge}_shifted_conv_1x1"]["conv"]["conv"]["gain"] for edge in range(4)]
     assert np.any(np.stack(gains) != 0.5)  # they learn
 
 
 def test_its_cell_is_derived_trained_evaluated_and_counted(searched, tmp_path, capfd):
     cell = tmp_path / "cell.json"
     derived = summary(capfd, "derive", f"--workdir={searched}", f"--out={cell}")
-    assert {name for pairs in derived["genotype"].values() for name, _ in pairs} <= {"pool_conv", "none"}
+    assert {name for pairs in derived["genotype"].values() for name, _ in pairs} <= {"shifted_conv_1x1", "none"}
     message = error(capfd, "derive", EXTENSION, f"--workdir={searched}", f"--out={cell}", "--gamma=3")
     assert "the searcher sharpen of" in message and "has no gamma; leave --gamma out" in message
 
     # A cell in which the layer type stands for certain, whatever the search has found.
-    pairs = [["pool_conv", 0], ["pool_conv", 1], *derived["genotype"]["normal"][2:]]
+    pairs = [["shifted_conv_1x1", 0], ["shifted_conv_1x1", 1], *derived["genotype"]["normal"][2:]]
     cell.write_text(json.dumps({"normal": pairs, "reduce": pairs}))
-    train = ["--config=configs/train.py:digits", *SHORT, *SCHEME, f"--config.network.genotype={cell}"]
+    sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
+    train = ["--config=configs/train.py:digits", *SHORT, *SCHEME, *sizes, f"--config.network.genotype={cell}"]
     check_training(capfd, tmp_path / "run", train, gain=("cell0", "layer0", "conv", "conv", "gain"))
 
 
 def test_a_network_of_ones_own_is_trained_evaluated_and_counted(tmp_path, capfd):
     """The preset's settings of its own network are no settings of this one, and are left behind."""
-    train = [*CHAIN, "--config.num_epochs=1", "--config.batch_size=256"]
-    check_training(capfd, tmp_path / "run", train, gain=("conv0", "conv", "gain"))
+    check_training(capfd, tmp_path / "run", [*CHAIN, *SHORT], gain=("conv0", "conv", "gain"))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["network"] == {"name": "chain", "widths": [2, 4]}
     reported = summary(capfd, "cost", *CHAIN)

@@ -1,5 +1,6 @@
 """Settings and the configs they come from: every preset, all conventions, the numbers of the paper and of its code."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -12,12 +13,14 @@ from ml_collections import ConfigDict
 
 from bnas_jax import settings
 from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import LAYER_TYPES
-from bnas_jax.training import optimizers, steps
-from bnas_jax.training.evaluate import build_network
-from bnas_jax.training.search import build_searcher, build_supernet
-from bnas_jax.training.state import create_search_state, create_train_state
+from bnas_jax.core.genotype import TABLE_3
+from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.search import SEARCHERS, Progress, Searcher
+from bnas_jax.settings import entries, template
+from bnas_jax.training import build
+from bnas_jax.training.steps import SearchStep, TrainStep
 from configs import ablations, search, train
 
 CONVENTIONS = ("paper", "release", "meant")
@@ -90,21 +93,28 @@ def batch_of(run) -> dict:
 def training_of(run):
     """(a function that creates the state, the step)."""
     image, classes = DATA[run.dataset.name]
-    model, optimizer = build_network(run, classes), optimizers.for_training(run, 10)
-    options = {"model": model, "optimizer": optimizer, "smoothing": run.optimizer.label_smoothing}
-    schedule = {"drop_path": run.optimizer.drop_path, "num_epochs": run.num_epochs, "steps_per_epoch": 10, "seed": run.seed}
-    create = lambda: create_train_state(model, image, optimizer, run.seed, run.num_epochs)
-    return create, functools.partial(steps.train_step, **options, **schedule)
+    step = TrainStep(
+        network=build.network(run, classes),
+        optimizer=build.training_optimizer(run, 10),
+        label_smoothing=run.optimizer.label_smoothing,
+        drop_path=run.optimizer.drop_path,
+        num_epochs=run.num_epochs,
+        steps_per_epoch=10,
+    )
+    return lambda: step.init(seed=run.seed, image_shape=image), step
 
 
 def search_of(run):
     image, classes = DATA[run.dataset.name]
-    model, searcher = build_supernet(run, classes), build_searcher(run)
-    optimizer, alphas_optimizer = optimizers.for_search(run, 10), optimizers.alphas_optimizer(run.alphas)
-    create = lambda: create_search_state(model, searcher, image, optimizer, alphas_optimizer, run.seed, run.num_epochs)
-    own = {"model": model, "searcher": searcher, "optimizer": optimizer, "alphas_optimizer": alphas_optimizer}
-    half = functools.partial(steps.search_half, **own, steps_per_epoch=10)
-    return create, lambda state, batch: half(state, batch, jnp.array(True))
+    step = SearchStep(
+        supernet=build.supernet(run, classes),
+        searcher=run.searcher,
+        weights=build.supernet_optimizer(run, 10),
+        alphas=build.alphas_optimizer(run),
+        num_epochs=run.num_epochs,
+        steps_per_epoch=10,
+    )
+    return lambda: step.init(seed=run.seed, image_shape=image), lambda s, batch: step(s, {"train": batch, "valid": batch})
 
 
 def check_state(run, state) -> None:
@@ -152,7 +162,8 @@ SEARCH = {
     "batch_size": 64,
     "network.num_cells": 8,
     "network.channels": 16,
-    "network.layer_types": LAYER_TYPES,
+    "network.layer_types": TABLE_3,
+    "network.binary_preprocess": False,
     "weights.learning_rate": 0.025,
     "weights.momentum": 0.9,
     "weights.weight_decay": 3e-4,
@@ -160,10 +171,10 @@ SEARCH = {
     "alphas.beta1": 0.5,
     "alphas.beta2": 0.999,
     "alphas.weight_decay": 1e-3,
-    "alphas.diversity": 1.0,
-    "alphas.tau": 7.7,
-    "derive.gamma": 1.0,
-    "derive.keep_zeroise": True,
+    "searcher.diversity": 1.0,
+    "searcher.tau": 7.7,
+    "searcher.gamma": 1.0,
+    "searcher.keep_zeroise": True,
     "select": "best",
 }
 SEARCH_BY_CONVENTION = {
@@ -171,7 +182,7 @@ SEARCH_BY_CONVENTION = {
         "weights.min_learning_rate": 0.0,
         "weights.clip_norm": None,
         "weights.first_epoch": 0,
-        "alphas.entropy": "all",
+        "searcher.entropy": "all",
         "alphas_as_of": "after",
         "alpha_batches": "epoch",
         "dataset.search_split": "random",
@@ -182,7 +193,7 @@ SEARCH_BY_CONVENTION = {
         "weights.min_learning_rate": 0.001,
         "weights.clip_norm": None,
         "weights.first_epoch": 1,
-        "alphas.entropy": "released",
+        "searcher.entropy": "released",
         "alphas_as_of": "before",
         "alpha_batches": "fresh",
         "dataset.search_split": "in_order",
@@ -248,28 +259,27 @@ IMAGENET_BY_CONVENTION = {
         "optimizer.clip_norm": 5.0,
     },
 }
-RULES_BY_CONVENTION = {
+NETWORK_BY_CONVENTION = {
     "paper": {
-        "rules.activation_scale": True,
-        "rules.sign_of_zero": 1,
-        "rules.reduction_skip": "binary_bn",
-        "rules.float_head": False,
+        "scheme.activation_scale": True,
+        "scheme.sign_of_zero": 1,
+        "network.reduction_skip": "binary_bn",
+        "network.float_head": False,
     },
     "release": {
-        "rules.activation_scale": False,
-        "rules.sign_of_zero": 0,
-        "rules.reduction_skip": "float",
-        "rules.float_head": True,
+        "scheme.activation_scale": False,
+        "scheme.sign_of_zero": 0,
+        "network.reduction_skip": "float",
+        "network.float_head": True,
     },
 }
 # The authors' code without its index errors: the release but for these.
-MEANT = {"rules.float_head": False}
-MEANT_SEARCH = {**MEANT, "alphas.entropy": "all"}
-RULES = {
-    "rules.weight_gradient": "bnas",
-    "rules.relu": True,
-    "rules.depthwise_center": False,
-    "rules.binary_search_preprocess": False,
+MEANT = {"network.float_head": False}
+MEANT_SEARCH = {**MEANT, "searcher.entropy": "all"}
+SCHEME = {
+    "scheme.weight_gradient": "bnas",
+    "scheme.activation": "relu",
+    "scheme.depthwise_center": False,
 }
 NUMBERS = {
     "search:cifar10": (SEARCH, SEARCH_BY_CONVENTION),
@@ -284,7 +294,7 @@ def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
     run = resolved(preset, conventions)
     common, differing = NUMBERS[preset]
     base = "release" if conventions == "meant" else conventions
-    expected = {**common, **differing[base], **RULES, **RULES_BY_CONVENTION[base], "precision": "float32"}
+    expected = {**common, **differing[base], **SCHEME, **NETWORK_BY_CONVENTION[base], "precision": "float32"}
     expected["matmul_precision"] = "highest"
     if conventions == "meant":
         expected |= MEANT_SEARCH if run.task == "search" else MEANT
@@ -300,7 +310,7 @@ SIZES = {
 def test_sizes_and_cells_are_those_of_table_5():
     runs = {name: resolved(f"train:{name}") for name in SIZES}
     assert {name: (run.network.num_cells, run.network.channels) for name, run in runs.items()} == SIZES
-    cells = {name: settings.genotype_lib.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise") for name in SIZES}
+    cells = {name: genotype_lib.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise") for name in SIZES}
     assert {name: run.network.genotype for name, run in runs.items()} == cells
 
 
@@ -327,9 +337,9 @@ def differences(one, other, prefix="") -> set[str]:
     [
         ("no_skip", "search", {"network.skip"}),
         ("no_skip", "train", {"network.skip"}),
-        ("no_zeroise", "search", {"derive.keep_zeroise"}),
+        ("no_zeroise", "search", {"searcher.keep_zeroise"}),
         ("no_zeroise", "train", {"network.genotype.normal", "network.genotype.reduce"}),
-        ("no_diversity", "search", {"alphas.diversity"}),
+        ("no_diversity", "search", {"searcher.diversity"}),
         ("no_dilated", "search", {"network.layer_types"}),
     ],
 )
@@ -341,10 +351,10 @@ def test_an_ablation_changes_what_it_is_named_for_alone(ablation, task, changed)
 
 def test_ablations_are_off_and_not_something_else():
     assert not resolved("ablations:search_no_skip_digits").network.skip
-    assert not resolved("ablations:search_no_zeroise_digits").derive.keep_zeroise
-    assert resolved("ablations:search_no_diversity_digits").alphas.diversity == 0
+    assert not resolved("ablations:search_no_zeroise_digits").searcher.keep_zeroise
+    assert resolved("ablations:search_no_diversity_digits").searcher.diversity == 0
     kept = resolved("ablations:search_no_dilated_digits").network.layer_types
-    assert kept == tuple(t for t in LAYER_TYPES if "dil" not in t) and len(kept) == 5
+    assert kept == tuple(t for t in TABLE_3 if "dil" not in t) and len(kept) == 5
 
 
 @pytest.mark.parametrize("ablation", ["no_diversity", "no_dilated"])
@@ -377,15 +387,14 @@ def test_what_is_set_stands_above_the_convention():
         "release",
         weights__clip_norm=2.5,
         weights__first_epoch=0,
-        alphas__entropy="all",
+        searcher__entropy="all",
         alphas_as_of="after",
-        rules__activation_scale=True,
-        rules__sign_of_zero=1,
-        rules__reduction_skip="binary",
+        scheme__activation_scale=True,
+        scheme__sign_of_zero=1,
+        network__reduction_skip="binary",
     )
     assert (run.weights.clip_norm, run.weights.first_epoch, run.alphas_as_of) == (2.5, 0, "after")
-    rules = run.layer_rules()
-    assert rules.activation_scale and rules.sign_of_zero == 1 and rules.reduction_skip == "binary"
+    assert run.scheme.activation_scale and run.scheme.sign_of_zero == 1 and run.network.reduction_skip == "binary"
     assert run.weights.min_learning_rate == 0.001  # the convention still fills in the rest
 
 
@@ -400,9 +409,9 @@ def test_each_difference_between_the_conventions_is_a_setting_of_its_own():
 def test_the_searcher_takes_the_entropy_of_its_convention(conventions, edges):
     draw = np.random.default_rng(0)
     values = {name: draw.normal(size=(14, 7)).astype(np.float32) for name in ("normal", "reduce")}
-    searcher = build_searcher(resolved("search:cifar10", conventions))
+    searcher = resolved("search:cifar10", conventions).searcher
     expected = alphas_lib.diversity(values, 3, weight=1.0, tau=7.7, edges=edges)
-    assert float(searcher.regularizer(values, 3)) == float(expected)
+    assert float(searcher.regularizer(values, Progress(jnp.array(3), 50))) == float(expected)
 
 
 def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
@@ -416,8 +425,8 @@ def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
     [("float32", jnp.float32, None), ("bfloat16", jnp.float32, jnp.bfloat16), ("float64", jnp.float64, None)],
 )
 def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_dtype):
-    rules = resolved("train:digits", precision=precision).layer_rules()
-    assert rules.dtype is dtype and rules.conv_dtype is conv_dtype
+    arithmetic = resolved("train:digits", precision=precision).arithmetic()
+    assert arithmetic.dtype is dtype and arithmetic.conv_dtype is conv_dtype
 
 
 # What is refused
@@ -430,7 +439,8 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "precision", "float16", "one of float32, bfloat16, float64"),
         ("train:digits", "matmul_precision", "bfloat16", "one of default, high, highest"),
         ("train:digits", "parallel", "pjit", "one of auto, none"),
-        ("search:digits", "halves", "three", "one of auto, one, two"),
+        ("search:digits", "network.edges", "fast", "one of shared, plain"),
+        ("search:digits", "network.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
         ("train:digits", "seed", -1, "from 0 to 4294967295"),
         ("train:digits", "seed", 2**32, "from 0 to 4294967295"),
         ("train:digits", "num_epochs", 0, "at least 1"),
@@ -448,9 +458,9 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "alpha_batches", "anew", "one of epoch, fresh"),
         ("train:digits", "bn_examples", 0, "at least 1"),
         ("train:digits", "bn_examples", 48, r"must divide config\.batch_size = 64; write 64 for all"),
-        ("train:digits", "rules.sign_of_zero", 2, "one of 0, 1"),
-        ("train:digits", "rules.weight_gradient", "larq", "one of bnas, paper, allenai"),
-        ("train:digits", "rules.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
+        ("train:digits", "scheme.sign_of_zero", 2, "0 or 1"),
+        ("train:digits", "scheme.weight_gradient", "larq", "one of bnas, paper, allenai"),
+        ("train:digits", "network.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
         ("train:digits", "network.form", "mnist", "one of cifar, imagenet"),
         ("train:digits", "network.num_cells", 0, "at least 1"),
         ("train:digits", "network.channels", 0, "at least 1"),
@@ -482,11 +492,11 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "alphas.beta1", 1.0, "from 0 to below 1"),
         ("search:digits", "alphas.beta2", -0.1, "from 0 to below 1"),
         ("search:digits", "alphas.weight_decay", -1.0, "at least 0"),
-        ("search:digits", "alphas.diversity", -1.0, "at least 0"),
-        ("search:digits", "alphas.entropy", "half", "one of all, released"),
-        ("search:digits", "alphas.tau", 0.0, r"greater than 0.*config\.alphas\.diversity=0"),
-        ("search:digits", "derive.gamma", 0.0, "greater than 0"),
-        ("search:digits", "derive.gamma", -3.0, "greater than 0"),
+        ("search:digits", "searcher.diversity", -1.0, "at least 0"),
+        ("search:digits", "searcher.entropy", "half", "one of all, released"),
+        ("search:digits", "searcher.tau", 0.0, r"greater than 0.*config\.searcher\.diversity=0"),
+        ("search:digits", "searcher.gamma", 0.0, "greater than 0"),
+        ("search:digits", "searcher.gamma", -3.0, "greater than 0"),
         ("search:digits", "select", "first", "one of best, last"),
         ("search:digits", "alphas_as_of", "during", "one of after, before"),
     ],
@@ -500,20 +510,71 @@ def test_a_value_out_of_range_is_refused_by_its_name(preset, name, value, messag
 
 
 def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
-    assert resolved("train:digits", bn_examples=32, microbatches=2).layer_rules().bn_examples == 32
+    assert resolved("train:digits", bn_examples=32, microbatches=2).arithmetic().bn_examples == 32
     with pytest.raises(UserError, match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all"):
         resolved("train:digits", bn_examples=64, microbatches=2)
     with pytest.raises(UserError, match=r"on all devices: write config\.sync_bn=True"):
         resolved("train:digits", bn_examples=32, sync_bn=False)
 
 
-def test_an_old_name_is_answered_with_the_new_one():
+@pytest.mark.parametrize("name", settings.OLD_NAMES)
+def test_an_old_name_is_answered_with_the_new_one(name):
     stored = settings.to_dict(resolved("search:digits"))
-    stored["dataset"]["stratified"] = True
-    with pytest.raises(
-        UserError, match=r"config\.dataset\.stratified is now config\.dataset\.search_split of a search: random"
-    ):
+    *groups, last = name.removeprefix("config.").split(".")
+    values = stored
+    for group in groups:
+        values = values.setdefault(group, {})
+    values[last] = True
+    with pytest.raises(UserError) as caught:
         settings.from_config(stored)
+    assert str(caught.value) == f"{name} is now {settings.OLD_NAMES[name]}"
+
+
+# Entries: schemes, searchers and networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Other(Searcher):
+    """A searcher with settings of other types, one of which has no value of its own."""
+
+    rate: float
+    entropy: str = "some"
+    sizes: tuple[int, ...] = (1, 2)
+    limit: int | None = None
+
+
+def test_a_config_holds_a_typed_place_for_every_setting_of_every_entry(monkeypatch):
+    monkeypatch.setitem(SEARCHERS, "other", Other)
+    config = search.get_config("digits").searcher
+    types = {"rate": float, "sizes": tuple, "limit": int, "gamma": float, "keep_zeroise": bool, "entropy": str, "name": str}
+    assert {name: config.get_type(name) for name in types} == types
+    assert "layer_types" not in config and (config.rate, config.limit) == (None, None)
+    assert train.get_config("digits").network.get_type("genotype") is str
+
+
+def test_another_entry_begins_without_the_settings_that_it_lacks(monkeypatch):
+    """Those of the preset and of its conventions; the settings that both have stay."""
+    monkeypatch.setitem(SEARCHERS, "other", Other)
+    config = search.get_config("digits")
+    template.choose(config, "searcher", "other")
+    config.searcher.rate = 0.5
+    assert settings.from_config(config).searcher == Other(rate=0.5, entropy="all")
+    config.searcher.gamma = 3.0
+    with pytest.raises(UserError, match=r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; it has rate"):
+        settings.from_config(config)
+    config.searcher.update({"gamma": None, "rate": None})
+    with pytest.raises(UserError, match=r"config\.searcher\.rate must be of type float, got None"):
+        settings.from_config(config)
+
+
+def test_every_entry_survives_json():
+    for table, key, preset in ((SCHEMES, "scheme", "train:digits"), (SEARCHERS, "searcher", "search:digits")):
+        for name, entry in table.items():
+            config = config_of(preset)
+            template.choose(config, key, name)
+            stored = settings.to_dict(settings.from_config(config))
+            assert set(stored[key]) == {"name", *entries.settings_of(entry)} and stored[key]["name"] == name
+            assert type(getattr(settings.from_config(stored), key)) is entry
 
 
 @pytest.mark.parametrize(
@@ -532,7 +593,10 @@ def test_an_old_name_is_answered_with_the_new_one():
         ({"network": {"genotype": 3}}, "genotype: expected a JSON object"),
         ({"network": {"genotype": "no_such_cell"}}, "neither a file nor a named cell.*latest_cell"),
         ({"network": 5}, r"config\.network must hold settings, got 5"),
-        ({"rules": 5}, r"config\.rules must hold settings, got 5"),
+        ({"scheme": 5}, r"config\.scheme must hold settings, got 5"),
+        ({"scheme": {"name": "larq"}}, r"config\.scheme\.name must be one of xnor, float, got 'larq'"),
+        ({"scheme": {"gain": 1.0}}, r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero"),
+        ({"network": {"name": "resnet"}}, r"config\.network\.name must be one of cells, got 'resnet'"),
         ({"task": "sleep"}, r"config\.task must be one of search, train"),
         ({"task": None}, r"config\.task must be one of search, train"),
     ],
@@ -576,8 +640,8 @@ def test_a_setting_that_changes_nothing_that_is_trained_is_no_difference():
     free = {"checkpoint__keep_last": 5, "dataset__path": "/data"}
     free |= {"log_every_steps": 7, "checkpoint_every_steps": 3, "parallel": "none", "eval_batch_size": 9}
     search = settings.to_dict(resolved("search:digits"))
-    taken = {"derive__gamma": 3.0, "derive__keep_zeroise": False, "select": "last", "alphas_as_of": "before"}
-    other = settings.to_dict(resolved("search:digits", halves="two", **taken))
+    taken = {"searcher__gamma": 3.0, "searcher__keep_zeroise": False, "select": "last", "alphas_as_of": "before"}
+    other = settings.to_dict(resolved("search:digits", network__edges="plain", **taken))
     assert settings.first_difference(search, other) is None
     free |= {"checkpoint_every_minutes": 1.5, "steps_per_call": 4, "distributed__timeout_seconds": 5}
     assert settings.first_difference(ours, settings.to_dict(resolved("train:a", **free))) is None

@@ -22,7 +22,6 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.rules import RELEASE
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data import folder, load
 from bnas_jax.data.arrays import Arrays
@@ -182,7 +181,7 @@ def test_a_mean_of_too_many_channels_is_refused_with_what_to_set(tmp_path, capfd
 def test_known_statistics_travel_with_an_import(tmp_path, capfd):
     """14.1: a network of the authors' for ImageNet keeps ImageNet's values, whatever its images are read from."""
     sizes = {"num_cells": 3, "channels": 4}
-    model = build(form="imagenet", genotype="latest_cell", num_classes=5, rules=RELEASE, **sizes)
+    model = build(form="imagenet", genotype="latest_cell", num_classes=5, conventions="release", **sizes)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model))
     np.savez(tmp_path / "net.npz", **to_reference(model, zeros))
     options = [f"--config.network.{key}={value}" for key, value in sizes.items()]

@@ -21,11 +21,10 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import changes, fine_tune, optimizers, schedules
+from bnas_jax.training import build, changes, fine_tune, optimizers
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.evaluate import build_network
 from bnas_jax.training.fine_tune import Init
-from bnas_jax.training.state import SearchState, create_train_state
+from bnas_jax.training.state import SearchState, initial_variables, train_state_of
 from bnas_jax.training.workdir import WorkDir
 from configs import search as search_configs
 from configs import train as train_configs
@@ -164,10 +163,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path):
 
 def with_optimizer(clip: float | None):
     """(a state with that of an optimizer that clips, or not; and its shapes)"""
-    run = settings.from_config(train_configs.get_config("digits"))
-    chain = optimizers.weights_optimizer(
-        dataclasses.replace(run.optimizer, clip_norm=clip), schedules.constant(0.1), schedules.constant(0.9), "paper"
-    )
+    chain = optimizers.latent_sgd(0.1, weight_decay=3e-6, clip_norm=clip)
     state = counting(3)
     grown = jax.tree.map(lambda x: x + 1, chain.init(state.params))
     state = state.replace(opt_state=grown)
@@ -245,8 +241,8 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(finishe
     out, err = capfd.readouterr()
     before, after = (settings.from_config(WorkDir(path).config()) for path in (finished, workdir))
     rates = (
-        float(schedules.learning_rate(before, STEPS)(2 * STEPS - 1)),
-        float(schedules.learning_rate(after, STEPS)(2 * STEPS)),
+        float(build.learning_rate(before, STEPS)(2 * STEPS - 1)),
+        float(build.learning_rate(after, STEPS)(2 * STEPS)),
     )
     seam = (
         f"changed at step {2 * STEPS}: config.num_epochs from 2 to 3; learning rate {rates[0]:.4g} before, {rates[1]:.4g} from"
@@ -268,7 +264,7 @@ def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_end
     run = settings.from_config(config)
     longer = dataclasses.replace(run, num_epochs=2 * run.num_epochs)
     end = run.num_epochs * 7
-    old, new = schedules.learning_rate(run, 7), schedules.learning_rate(longer, 7)
+    old, new = build.learning_rate(run, 7), build.learning_rate(longer, 7)
     assert changes.rates(run, longer, end, 7) == (float(old(end - 1)), float(new(end)))
     assert changes.rates(run, longer, 3, 7) == (float(old(3)), float(new(3)))
 
@@ -307,10 +303,10 @@ def test_a_run_for_other_classes_begins_with_the_backbone_of_another(finished, c
     assert "holds a run that began without --init; leave it out" in said(capfd)
 
 
-def of_zeros(run, num_classes: int):
-    """A state whose leaves are zeros, of a run on 8x8 images in grey."""
-    network = build_network(run, num_classes)
-    create = lambda: create_train_state(network, (8, 8, 1), optimizers.for_training(run, 1), 0, run.num_epochs)
+def of_zeros(run, num_classes: int, image_shape: tuple[int, ...]):
+    """A state whose leaves are zeros."""
+    network, optimizer = build.network(run, num_classes), build.training_optimizer(run, 1)
+    create = lambda: train_state_of(initial_variables(network, image_shape, 0), optimizer, run.num_epochs)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(create))
 
 
@@ -323,7 +319,7 @@ def test_parameters_and_statistics_come_from_there_and_the_classifier_where_it_f
     facts = {"num_classes": num_classes, "image_shape": [8, 8, 1]}
     origin = fine_tune.origin(WorkDir(tmp_path), Init(str(finished), "last"), run, facts)
     assert origin["classifier"] == classifier
-    state = of_zeros(run, num_classes)
+    state = of_zeros(run, num_classes, (8, 8, 1))
     begun = fine_tune.begin(state, origin, run, (8, 8, 1))
     there = arrays(finished, 2 * STEPS)["variables"]
     for collection in ("params", "batch_stats"):
@@ -350,7 +346,7 @@ def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_man
     [
         (["--config.network.channels=4"], "another network: config.network.channels is 4 now and 2 there"),
         (["--config.network.num_cells=2"], "another network: config.network.num_cells is 2 now and 1 there"),
-        (["--config.conventions=release"], "another network: config.rules."),
+        (["--config.conventions=release"], "another network: config.network."),
         (["--init_step=77"], "no checkpoint of step 77 in"),
         (["--init=", "--init_step=best"], "--init_step says which checkpoint of --init=DIR to take"),
         (["--init=NOWHERE"], "NOWHERE is no work directory"),
@@ -385,10 +381,7 @@ def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
     facts = {"num_classes": 3, "image_shape": [16, 16, 3]}
     origin = fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(imported)), run, facts)
     assert (origin["step"], origin["classifier"]) == (0, "new")
-    network = build_network(run, 3)
-    create = lambda: create_train_state(network, (16, 16, 3), optimizers.for_training(run, 1), 0, run.num_epochs)
-    shapes = jax.eval_shape(create)
-    begun = fine_tune.begin(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), origin, run, (16, 16, 3))
+    begun = fine_tune.begin(of_zeros(run, 3, (16, 16, 3)), origin, run, (16, 16, 3))
     assert same(begun.params["stem"]["bn"]["scale"], jnp.asarray(state["state.stem.bn.weight"]))
     assert not jnp.any(begun.params["classifier"]["kernel"])
 
