@@ -43,6 +43,7 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
         model = _fitted(model, options, image_shape=image_shape)
 
     counted = cost_lib.cost(model, image_shape=image_shape)
+    compared = _compared(model, counted, options, image_shape=image_shape)
     print(counted.table())
     total = counted.total
     return {
@@ -52,7 +53,7 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
         "float_macs": total.float_macs,
         "memory_bits": total.memory_bits,
         "params": total.params,
-        **_compared(model, counted, options, image_shape=image_shape),
+        **compared,
     }
 
 

@@ -259,7 +259,11 @@ def table(width: int) -> list[list[str]]:
 
 
 def config_for(words: str) -> str:
-    return SEARCH if "layer_types" in words else TRAIN
+    if "layer_types" in words or "searcher" in words:
+        return SEARCH
+    if "dataset.path" in words:  # which the digits have none of
+        return "--config=configs/train.py:mini"
+    return TRAIN
 
 
 @pytest.mark.parametrize("row", table(4), ids=lambda row: row[1])
