@@ -278,12 +278,17 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     assert np.allclose(one_step(by_hand, tree, grads)["classifier"]["kernel"], expected, atol=1e-6)
 
 
-def test_the_search_starts_at_its_rate_with_its_decay_and_clipping():
-    run = settings.from_config(search.get_config("cifar10"))
+@pytest.mark.parametrize("clip_norm", [None, 5.0])
+def test_the_search_starts_at_its_rate_with_its_decay_and_clips_where_told(clip_norm):
+    config = search.get_config("cifar10")
+    config.weights.clip_norm = clip_norm
+    run = settings.from_config(config)
     tree, grads = params(), gradients(1)
     kernel, gradient = tree["classifier"]["kernel"], grads["classifier"]["kernel"]
+    if clip_norm is not None:
+        gradient = gradient * clip_norm / norm_of(grads)
     after = one_step(build.supernet_optimizer(run, 10), tree, grads)["classifier"]["kernel"]
-    assert np.allclose(after, kernel - 0.025 * (gradient * 5 / norm_of(grads) + 3e-4 * kernel), atol=1e-6)
+    assert np.allclose(after, kernel - 0.025 * (gradient + 3e-4 * kernel), atol=1e-6)
 
 
 def test_alphas_follow_adam_with_l2():
