@@ -32,9 +32,7 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
     run: the settings of --config, None without one. options: those of `OPTIONS` that are given, else None.
     """
     if options["cells"] and not options["budget"]:
-        raise UserError(
-            "--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=..."
-        )
+        raise UserError("--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=...")
     if run is None:
         model, image_shape = _of_options(options)
     else:
@@ -142,9 +140,7 @@ def _cells(text: str | None) -> tuple[int, ...]:
     return tuple(range(int(low), int(high or low) + 1))
 
 
-def _compared(
-    model: nn.Module, counted: cost_lib.Cost, options: Mapping[str, Any], *, image_shape: ImageShape
-) -> dict:
+def _compared(model: nn.Module, counted: cost_lib.Cost, options: Mapping[str, Any], *, image_shape: ImageShape) -> dict:
     """How many times less the network takes than the same in floats; of a genotype without Zeroise, where there is one."""
     twin, name = cost_lib.float_twin(model), "the same size"
     if hasattr(model, "genotype"):
