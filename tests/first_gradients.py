@@ -13,11 +13,10 @@ import optax
 
 from bnas_jax import commands
 from bnas_jax.runtime import devices
+from bnas_jax.training import build
 from bnas_jax.training.evaluate import load_data
-from bnas_jax.training.search import program as program_of_search
-from bnas_jax.training.train import program as program_of_training
 
-PROGRAMS = {"train": program_of_training, "search": program_of_search}
+PROGRAMS = {"train": build.training, "search": build.search}
 
 
 def gradients(spec: dict) -> dict[str, list[np.ndarray]]:

@@ -17,8 +17,8 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.errors import UserError
 from bnas_jax.interop import checkpoint_files
+from bnas_jax.training import build
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.evaluate import build_network
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
@@ -74,7 +74,7 @@ def imported(files, tmp_path_factory) -> pathlib.Path:
 def variables_in(workdir: pathlib.Path, image_shape=(16, 16, 3)):
     """(the network, its variables) as `evaluate` finds them."""
     directory = WorkDir(workdir)
-    model = build_network(settings.from_config(directory.config()), directory.facts()["num_classes"])
+    model = build.network(settings.from_config(directory.config()), directory.facts()["num_classes"])
     shapes = jax.eval_shape(lambda: initial_variables(model, image_shape, 0))
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
         step, variables = checkpoints.restore_variables(shapes, "last")
@@ -190,7 +190,7 @@ def test_the_kind_of_file_makes_no_difference(files, imported, tmp_path, capfd):
 
 def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its_data_fits(imported, capfd):
     config = settings.from_config(json.loads((imported / "config.json").read_text()))
-    assert config.conventions == "release" and config.rules.float_head and not config.rules.activation_scale
+    assert config.conventions == "release" and config.network.float_head and not config.scheme.activation_scale
     assert json.loads((imported / "run.json").read_text())["image_shape"] == [32, 32, 3]
     assert run(["evaluate", f"--workdir={imported}", "--config.dataset.name=digits"]) == 2
     assert "the network takes 3 channels, digits has 1" in capfd.readouterr().err
@@ -207,7 +207,7 @@ def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its
         ({}, ["--config.network.num_cells=6"], "; check "),
         ({}, ["--config.network.genotype=latest_cell"], "the checkpoint lacks cells."),
         ({}, ["--config.conventions=paper"], "the checkpoint lacks cells."),
-        ({}, ["--config.derive.gamma=1"], "unknown setting --config.derive; known there: "),
+        ({}, ["--config.searcher.gamma=1"], "unknown setting --config.searcher; known there: "),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(state, tmp_path, capfd, changes, options, message):

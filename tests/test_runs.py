@@ -23,24 +23,27 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from work_directories import CELL, arrays
 
+import bnas_jax
 from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.genotype import TABLE_3, Genotype
+from bnas_jax.core.layers import learnable_share
 from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
-from bnas_jax.search.bnas import Bnas
+from bnas_jax.runtime.stops import Stopped
+from bnas_jax.search import Bnas
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import loop, steps
+from bnas_jax.training import loop
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.derive import rule_of, taken
-from bnas_jax.training.evaluate import Evaluator
+from bnas_jax.training.evaluate import Evaluator, load_data
+from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.state import Sums, TrainState, initial_variables
-from bnas_jax.runtime.stops import Stopped
 from bnas_jax.training.workdir import WorkDir
 from configs import search as search_configs
 from configs import train as train_configs
@@ -83,7 +86,9 @@ def same(one, other) -> bool:
 
 
 class Counting:
-    """A loop over `counting`, in a work directory of its own, that notes what it is asked to do."""
+    """A loop's work over `counting`, in a work directory of its own, that notes what it is asked to do."""
+
+    steps_per_epoch = STEPS_PER_EPOCH
 
     def __init__(self, folder: pathlib.Path, **changes):
         run = settings.from_config(train_configs.get_config("digits"))
@@ -97,25 +102,26 @@ class Counting:
         self.evaluating = lambda between_batches: None  # the same
 
     def start(self, top1=lambda epoch: 50.0):
-        checkpoints = Checkpoints(self.workdir.checkpoints, self.run.checkpoint)
-        begin = lambda: checkpoints.restore_state(SHAPES) or counting()
+        self.top1 = top1
+        self.checkpoints = Checkpoints(self.workdir.checkpoints, self.run.checkpoint)
+        return loop.run(self, self.run, self.workdir, self.checkpoints)
 
-        def advance(state, steps):
-            assert int(state.step) == steps.start
-            self.made += steps
-            return self.before(steps.stop, counting(steps.stop).replace(test_top1=state.test_top1))
-
-        def finish_epoch(state, epoch, between_batches):
-            self.finished.append(epoch)
-            self.evaluating(between_batches)
-            state = state.replace(test_top1=state.test_top1.at[epoch].set(50.0))
-            return state, {"epoch": epoch, "step": int(state.step)}, top1(epoch)
-
-        work = loop.Work(STEPS_PER_EPOCH, self.prepare, advance, finish_epoch)
-        return loop.run(begin, self.run, self.workdir, checkpoints, work)
+    def begin(self):
+        return self.checkpoints.restore_state(SHAPES) or counting()
 
     def prepare(self, state, calls):
         self.prepared = calls
+
+    def advance(self, state, steps):
+        assert int(state.step) == steps.start
+        self.made += steps
+        return self.before(steps.stop, counting(steps.stop).replace(test_top1=state.test_top1))
+
+    def finish_epoch(self, state, epoch, between_batches):
+        self.finished.append(epoch)
+        self.evaluating(between_batches)
+        state = state.replace(test_top1=state.test_top1.at[epoch].set(50.0))
+        return state, {"epoch": epoch, "step": int(state.step)}, self.top1(epoch)
 
     def saved(self) -> list[int]:
         return sorted(int(p.name) for p in self.workdir.checkpoints.iterdir() if p.name.isdigit())
@@ -337,6 +343,17 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
     with pytest.raises(UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"):
         Counting(tmp_path, seed=5)
     Counting(tmp_path, log_every_steps=7, checkpoint_every_steps=3)  # nothing that is trained hangs on these
+
+
+def test_a_work_directory_of_an_older_format_is_refused_by_the_version_that_reads_it(tmp_path):
+    Counting(tmp_path)
+    noted = read(tmp_path / "run.json")
+    assert noted.pop("format") == 2
+    (tmp_path / "run.json").write_text(json.dumps(noted))
+    older = r"^.* has the format 1 of bnas-jax 0\.1\.0, which reads it; .*use that version for it, or choose another --workdir$"
+    for reads in (lambda: Counting(tmp_path), lambda: WorkDir(tmp_path).config(), lambda: bnas_jax.load(tmp_path)):
+        with pytest.raises(UserError, match=older):
+            reads()
 
 
 def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
@@ -651,9 +668,8 @@ def ended_search(valid_top1) -> dict:
 def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(rule, alphas_as_of, valid_top1, epoch, row):
     run = settings.from_config(search_configs.get_config("digits"))
     run = dataclasses.replace(run, num_epochs=3, select=rule, alphas_as_of=alphas_as_of)
-    searcher = Bnas(genotype_lib.LAYER_TYPES, 1.0, 7.7, 1.0, True, jnp.float32)
-    record = taken(run, searcher, rule_of(run), ended_search(valid_top1))
-    assert record["epoch"] == epoch and {layer for layer, _ in record["normal"]} == {genotype_lib.LAYER_TYPES[row + 1]}
+    record = taken(Bnas(), rule_of(run), ended_search(valid_top1))
+    assert record["epoch"] == epoch and {layer for layer, _ in record["normal"]} == {TABLE_3[row + 1]}
     assert (record["select"], record["alphas_as_of"]) == (rule, alphas_as_of)
 
 
@@ -776,7 +792,7 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
         derived = genotype_lib.derive_genotype(alphas_lib.relax(alphas), layer_types=("none", "bin_conv_3x3"))
         assert record["genotype"] == derived.to_dict()
         assert record["alpha_entropy"] == pytest.approx(float(alphas_lib.entropy(alphas)))
-        assert record["learnable_share"] == genotype_lib.learnable_share(derived)
+        assert record["learnable_share"] == learnable_share(derived)
     best = int(np.argmax(valid_top1))
     genotype = read(workdir / "genotype.json")
     assert genotype["epoch"] == best and genotype["select"] == "best" and genotype["gamma"] == 1
@@ -790,7 +806,7 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
 def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tmp_path, cell):
     workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
     before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl", "alphas.npz")}
-    rules = ["--config.derive.keep_zeroise=False", "--config.derive.gamma=2.0", "--config.select=last"]
+    rules = ["--config.searcher.keep_zeroise=False", "--config.searcher.gamma=2.0", "--config.select=last"]
     assert command(arguments("search", workdir, cell, *rules, "--config.alphas_as_of=before")) == 0
     with np.load(workdir / "alphas.npz") as stored:
         weights = alphas_lib.relax({name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")})
@@ -815,9 +831,10 @@ def test_derive_takes_what_the_search_took(whole, tmp_path, capfd):
 
 
 def check_compiled_once(seen: list[str], task: str) -> None:
-    """One program for the steps, of a search for both halves, and one for the evaluation."""
-    for name in ({"train": "step", "search": "told_half"}[task], "evaluation"):
-        assert seen.count(name) == seen.count(f"jit({name})") == 1, name
+    """One program for the step, of a search for each of its two stages, and one for the evaluation."""
+    stages = {"train": 1, "search": 2}[task]
+    assert seen.count("stage") == seen.count("jit(stage)") == stages
+    assert seen.count("evaluation") == seen.count("jit(evaluation)") == 1
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -991,6 +1008,32 @@ def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(w
     assert odd == pytest.approx(expected)
 
 
+def test_load_gives_the_network_that_evaluate_evaluates(whole):
+    """Its logits of the test images, normalised as run.json says."""
+    workdir, _ = whole("train")
+    summary, noted = read(workdir / "summary.json"), read(workdir / "run.json")
+    model, variables = bnas_jax.load(workdir)
+    assert set(variables) == {"params", "batch_stats"} and model.channels == 2
+
+    test = load_data(settings.from_config(read(workdir / "config.json")).dataset).test
+    images = (test.images / 16 - np.array(noted["mean"])) / np.array(noted["std"])
+    logits = model.apply(variables, jnp.asarray(images, jnp.float32), train=False)
+    assert float(jnp.mean(cross_entropy(logits, test.labels))) == pytest.approx(summary["loss"], rel=1e-4)
+    for name, k in (("top1", 1), ("top5", 5)):
+        assert 100 * float(jnp.mean(hits(logits, test.labels, k))) == pytest.approx(summary[name])
+    earlier = bnas_jax.load(workdir, step="20")[1]
+    assert not same(earlier, variables)
+
+
+def test_load_takes_no_search_and_nothing_that_is_no_work_directory(whole, tmp_path):
+    with pytest.raises(UserError, match="holds a search; load takes the work directory of a training"):
+        bnas_jax.load(whole("search")[0])
+    with pytest.raises(UserError, match="is no work directory"):
+        bnas_jax.load(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        bnas_jax.load(whole("train")[0], step="3")
+
+
 def test_evaluate_takes_no_search_and_nothing_that_is_no_work_directory(whole, tmp_path, capfd):
     for workdir, message in (
         (whole("search")[0], "holds a search"),
@@ -1017,9 +1060,9 @@ def test_every_example_is_counted_once_whatever_the_batch(batch_size):
     evaluator = Evaluator(
         model, data, Augmentation((0.5,), (0.3,), 1 / 16), dataclasses.replace(run, eval_batch_size=batch_size)
     )
-    result = evaluator(variables["params"], variables["batch_stats"])
+    result = evaluator(variables)
     logits = jax.jit(model.apply)(variables, jnp.asarray((images / 16 - 0.5) / 0.3, jnp.float32))
     assert result["num_examples"] == 5
     assert result["top1"] == pytest.approx(100 * float(jnp.mean(logits.argmax(-1) == data.labels)))
-    assert result["top5"] == pytest.approx(100 * float(jnp.mean(steps.hits(logits, data.labels, 5))))
-    assert result["loss"] == pytest.approx(float(jnp.mean(steps.cross_entropy(logits, data.labels))), rel=1e-4)
+    assert result["top5"] == pytest.approx(100 * float(jnp.mean(hits(logits, data.labels, 5))))
+    assert result["loss"] == pytest.approx(float(jnp.mean(cross_entropy(logits, data.labels))), rel=1e-4)
