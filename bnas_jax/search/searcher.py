@@ -77,7 +77,10 @@ class Searcher:
         return jnp.zeros(())
 
     def gradient(self, loss: Loss, virtual: Virtual, params, alphas: Alphas, batches: Mapping) -> Any | None:
-        """A gradient of the loss at alpha of the searcher's own, or None for the ordinary one. batches: by name."""
+        """A gradient of the loss at alpha of the searcher's own, or None for the ordinary one. batches: by name.
+
+        That of the regularizer is added to it.
+        """
         del loss, virtual, params, alphas, batches
         return None
 

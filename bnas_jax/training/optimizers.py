@@ -4,6 +4,7 @@ Latent weights, the parameters of names that begin with `latent`, have two links
 says: a factor of the gradient, and the projection after each update. Neither touches the forward pass.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -37,18 +38,21 @@ def for_latents(
     """Any optax optimizer with what the scheme does to latent weights: for `TrainStep` and `SearchStep`.
 
     In this order: the raw gradient is clipped to `clip_norm` (None: not), the latent weights' is multiplied by the scheme's
-    factor, the optimizer's own update, and the projection. Example: `for_latents(optax.adam(1e-3))`.
+    factor, the optimizer's own update, and the projection. Raises `UserError` for an optimizer that already does this.
+    Example: `for_latents(optax.adam(1e-3))`.
     """
+    if isinstance(optimizer, LatentOptimizer):
+        raise UserError("this optimizer already treats latent weights; make it anew with scheme=, or wrap the one inside")
     rule = scheme.latents
     links = []
     if clip_norm is not None and clip_norm != float("inf"):
         # `flatten` lays all leaves into one vector, where each of hundreds would have kernels of its own.
         links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
     if rule.factor is not None:
-        links.append(scale_latent_gradients(rule))
+        links.append(scale_latent_gradients(rule.factor))
     links.append(optimizer)
     if rule.project is not None:
-        links.append(project_latents(rule))
+        links.append(project_latents(rule.project))
     return LatentOptimizer.of(optax.chain(*links), rule)
 
 
@@ -103,16 +107,16 @@ def project_params(params, rule: LatentRule):
     return on_latents(rule.project, params)
 
 
-def scale_latent_gradients(rule: LatentRule) -> optax.GradientTransformation:
-    """Multiplies the gradients of latent weights by the rule's factor."""
-    return optax.stateless(lambda grads, _: on_latents(lambda g: g * rule.factor(g.shape), grads))
+def scale_latent_gradients(factor: Callable[[tuple[int, ...]], float]) -> optax.GradientTransformation:
+    """Multiplies the gradients of latent weights by a factor of their shape (`LatentRule.factor`)."""
+    return optax.stateless(lambda grads, _: on_latents(lambda g: g * factor(g.shape), grads))
 
 
-def project_latents(rule: LatentRule) -> optax.GradientTransformation:
+def project_latents(project: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
     """Changes the updates so that the updated latent weights are projected. The last link of a chain."""
 
     def update(updates, params):
-        return on_latents(lambda u, p: rule.project(p + u) - p, updates, params)
+        return on_latents(lambda u, p: project(p + u) - p, updates, params)
 
     return optax.stateless(update)
 

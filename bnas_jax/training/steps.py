@@ -185,11 +185,13 @@ class SearchStep:
         grads, (batch_stats, loss, correct) = jax.grad(objective, has_aux=True)(moving)
         if ALPHAS in moving:
             own = self._own_gradient(state, key, progress, batches)
-            grads = grads if own is None else grads | {ALPHAS: own}
+            if own is not None:
+                added = jax.grad(self.searcher.regularizer)(state.alphas, progress)
+                grads = grads | {ALPHAS: jax.tree.map(jnp.add, own, added)}
         return batch_stats, grads, loss, correct
 
     def _own_gradient(self, state: SearchState, key, progress: Progress, batches: Mapping[str, Batch]):
-        """The searcher's own gradient at alpha, or None."""
+        """The searcher's own gradient of the loss at alpha, or None."""
 
         def loss(params, alphas, batch):
             mixture = self.searcher.weights(alphas, key, progress)
