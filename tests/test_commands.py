@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -14,6 +15,8 @@ from bnas_jax.core import cost, genotype
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
+from bnas_jax.search import Bnas
+from bnas_jax.training.derive import Rule, taken
 
 # ml_collections loads a config's file so.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
@@ -266,6 +269,14 @@ def test_cost_takes_a_network_without_a_config(capfd, tmp_path):
     assert digits["flops"] == cost.cost(ours, image_shape=(8, 8, 1)).total.flops
 
 
+def test_a_genotype_is_taken_as_a_search_writes_it(capfd, tmp_path):
+    """With all that it notes there."""
+    history = {"normal": np.zeros((2, 14, 7)), "reduce": np.zeros((2, 14, 7)), "valid_top1": np.array([10.0])}
+    (tmp_path / "genotype.json").write_text(json.dumps(taken(Bnas(), Rule("best", "after"), history)))
+    sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
+    assert summary(capfd, "cost", TRAIN, f"--config.network.genotype={tmp_path}", *sizes)["num_cells"] == 1
+
+
 def test_cost_takes_a_search(capfd):
     """Its network beside the same one in floats."""
     result = summary(capfd, "cost", SEARCH)
@@ -280,8 +291,8 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
     fitted = summary(capfd, "cost", *cell, "--budget=1e7")
     wider = [c if not c.startswith("--channels") else f"--channels={fitted['channels'] + 1}" for c in cell]
     assert fitted["num_cells"] == 10 and fitted["flops"] <= 1e7 < summary(capfd, "cost", *wider)["flops"]
-    free = summary(capfd, "cost", *cell, "--budget=1e7", "--cells=8-12")
-    assert 8 <= free["num_cells"] <= 12 and fitted["flops"] <= free["flops"] <= 1e7
+    free = summary(capfd, "cost", *cell, "--budget=1e7", "--cells=9-10")
+    assert 9 <= free["num_cells"] <= 10 and fitted["flops"] <= free["flops"] <= 1e7
     one = summary(capfd, "cost", *cell, "--budget=1e7", "--cells=9")
     assert one["num_cells"] == 9
 

@@ -20,12 +20,13 @@ from work_directories import arrays
 from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
+from bnas_jax.data.facts import Facts
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import build, changes, fine_tune, optimizers
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.fine_tune import Init
 from bnas_jax.training.state import SearchState, initial_variables, train_state_of
-from bnas_jax.training.workdir import WorkDir
+from bnas_jax.training.workdir import FORMAT, WorkDir
 from configs import search as search_configs
 from configs import train as train_configs
 
@@ -93,7 +94,7 @@ def again(counted: Counting, change: bool = True, **new) -> Counting:
     opened.run = dataclasses.replace(counted.run, **new)
     opened.workdir = WorkDir(counted.workdir.path)
     counted.workdir.close()
-    opened.workdir.open(opened.run, num_classes=10, image_shape=(8, 8, 1), change=change)
+    opened.workdir.open(opened.run, Facts(num_classes=10, image_shape=(8, 8, 1)), change=change)
     return opened
 
 
@@ -335,7 +336,7 @@ def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_man
     """14.14: as far as both runs know the names."""
     run = settings.from_config(WorkDir(finished).config())
     source = shutil.copytree(finished, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
-    facts = {"num_classes": 10, "image_shape": [8, 8, 1], "class_names": [*"abcdefghij"]}
+    facts = {"format": FORMAT, "num_classes": 10, "image_shape": [8, 8, 1], "class_names": [*"abcdefghij"]}
     for names, classifier in (([*"abcdefghij"], "kept"), ([*"bacdefghij"], "new"), (None, "kept")):
         (source / "run.json").write_text(json.dumps({**facts, "class_names": names}))
         assert fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)["classifier"] == classifier
