@@ -1,4 +1,4 @@
-"""The work directory: config.json, metrics.jsonl, TensorBoard events, checkpoints/, genotype.json and summary.json."""
+"""A run's directory while the run writes it: its lock, config.json and run.json, metrics.jsonl, TensorBoard events, log.txt."""
 
 import contextlib
 import errno
@@ -9,14 +9,12 @@ import pathlib
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from bnas_jax import __version__, settings
-from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
@@ -24,10 +22,9 @@ from bnas_jax.runtime import hosts
 from bnas_jax.settings import Difference, Settings
 from bnas_jax.training import changes
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.workdir.directory import FORMAT, RunDirectory
+from bnas_jax.workdir.files import append, convenience, room, whole, write_whole
 
-# Of the settings and the checkpoint in a work directory; 1 had other names and no number.
-FORMAT = 2
-_VERSIONS = {1: "0.1.0"}
 # What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -36,38 +33,6 @@ def write_json(path: pathlib.Path, value) -> None:
     """`write_whole` on the first process alone."""
     if hosts.is_first():
         write_whole(path, value)
-
-
-def write_whole(path: pathlib.Path, value) -> None:
-    """Writes a file of JSON whole or not at all."""
-    with whole(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def whole(path: pathlib.Path):
-    """Gives the file to write in place of `path`, which it becomes at the end; nothing of it stays where that fails.
-
-    `UserError` where the disk is full or does not take it.
-    """
-    part = path.with_name("part." + path.name)
-    try:
-        with _room(path):
-            yield part
-            os.replace(part, path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _room(path: pathlib.Path):
-    """A file that cannot be written is a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path} ({reason}); make room there or mend it, the same command goes on") from error
 
 
 def environment() -> dict[str, str]:
@@ -82,24 +47,17 @@ def environment() -> dict[str, str]:
     }
 
 
-class WorkDir:
+class WorkDir(RunDirectory):
     """One run's directory. `open` makes it or, for the same settings, goes on in it.
 
     extensions: files of the user's own entries, as a new run notes them: {"file", "sha256"} each.
     """
 
     def __init__(self, path: str | os.PathLike, *, extensions: Sequence[Mapping] = ()):
-        self.path = paths.local(path, "--workdir").absolute()
+        super().__init__(path)
         self._extensions = [dict(extension) for extension in extensions]
         self._held: int | None = None
         self._changes: list[Difference] = []
-
-    def __truediv__(self, name: str) -> pathlib.Path:
-        return self.path / name
-
-    @property
-    def checkpoints(self) -> pathlib.Path:
-        return self.path / "checkpoints"
 
     def open(self, run: Settings, facts: Facts, *, change: bool = False, init: Mapping | None = None) -> None:
         """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
@@ -172,8 +130,8 @@ class WorkDir:
     def note(self, text: str) -> None:
         """A line of log.txt, with clock (UTC), host and process."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with _convenience("log.txt"):
-            _append(self / "log.txt", f"{clock} {platform.node()} {os.getpid()} {text}\n")
+        with convenience("log.txt"):
+            append(self / "log.txt", f"{clock} {platform.node()} {os.getpid()} {text}\n")
 
     def say(self, text: str) -> None:
         """The same on stderr, too, on the first process."""
@@ -187,29 +145,6 @@ class WorkDir:
             os.close(self._held)
             self._held = None
 
-    def exists(self) -> bool:
-        return (self / "config.json").is_file()
-
-    def config(self) -> dict:
-        """The run's resolved settings; `UserError` where there are none."""
-        self._check_format()
-        return {key: value for key, value in self._read("config.json").items() if key != "changed"}
-
-    def _check_format(self) -> None:
-        """`UserError` for a directory of a version whose settings and parameters have other names."""
-        if not (self / "run.json").is_file():
-            return
-        found = self._read("run.json").get("format", 1)
-        if found != FORMAT:
-            raise UserError(
-                f"{self.path} has the format {found} of bnas-jax {_VERSIONS.get(found, 'newer than this')}, which reads it; "
-                f"this is {__version__}: use that version for it, or choose another --workdir"
-            )
-
-    def changed(self) -> list[dict]:
-        """The changes of the run's settings so far, the first one first: {"step", "key", "from", "to"} each."""
-        return self._read("config.json").get("changed", [])
-
     def note_changes(self, run: Settings, step: int) -> list[dict]:
         """Writes the settings that `open` found changed into config.json, as of `step`, and returns what was added there.
 
@@ -221,36 +156,6 @@ class WorkDir:
             (self / "summary.json").unlink(missing_ok=True)
         self._changes = []
         return added
-
-    def facts(self) -> dict:
-        """What `open` noted of the run: the values of `data.facts.Facts` that are known, the environment, and perhaps init."""
-        values = self._read("run.json")
-        if not isinstance(values.get("num_classes"), int) or not isinstance(values.get("image_shape"), list):
-            raise UserError(f"{self / 'run.json'} lacks num_classes or image_shape; restore it or choose another --workdir")
-        return values
-
-    def _read(self, name: str) -> dict:
-        try:
-            value = json.loads((self / name).read_text())
-        except FileNotFoundError:
-            raise UserError(
-                f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
-            ) from None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self / name} cannot be read ({error}); restore it or choose another --workdir") from None
-        if not isinstance(value, dict):
-            raise UserError(f"{self / name} holds no JSON object; restore it or choose another --workdir")
-        return value
-
-    def read_metrics(self) -> list[dict]:
-        """The records of metrics.jsonl; a line that a stop cut short or that is damaged is left out."""
-        if not (self / "metrics.jsonl").is_file():
-            return []
-        records = []
-        for line in (self / "metrics.jsonl").read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
 
 def _check_data(now: Facts, then: Facts) -> None:
@@ -284,8 +189,8 @@ class Log:
         """`UserError`, and no part of the record, where there is no room for it."""
         if self._tensorboard is None:
             return
-        with _room(self._path):
-            _append(self._path, json.dumps(record) + "\n")
+        with room(self._path):
+            append(self._path, json.dumps(record) + "\n")
         self._tensorboard.write(record)
 
     def note(self, text: str) -> None:
@@ -309,7 +214,7 @@ class TensorBoard:
         from tensorboardX.record_writer import RecordWriter
 
         self._file: Any = None
-        with _convenience("TensorBoard events"):
+        with convenience("TensorBoard events"):
             folder.mkdir(exist_ok=True)
             name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
             self._file = RecordWriter(str(folder / name))
@@ -329,7 +234,7 @@ class TensorBoard:
 
         if self._file is None:
             return
-        with _convenience("TensorBoard events"):
+        with convenience("TensorBoard events"):
             try:
                 for event in events:
                     self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
@@ -344,25 +249,3 @@ class TensorBoard:
         file, self._file = self._file, None
         if file is not None:
             file.close()
-
-
-def _append(path: pathlib.Path, line: str) -> None:
-    """Adds a line, or nothing."""
-    with path.open("ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        data = line.encode()
-        try:
-            while data:  # a disk that becomes full takes a part
-                data = data[file.write(data) :]
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-@contextlib.contextmanager
-def _convenience(what: str):
-    """A run goes on without what it does not need; a warning says so."""
-    try:
-        yield
-    except OSError as error:
-        warnings.warn(f"{what} cannot be written ({error.strerror or error}); the run goes on", stacklevel=3)

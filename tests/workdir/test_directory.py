@@ -1,0 +1,42 @@
+"""A work directory is read as plain values, by programs that need no jax."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.workdir import FORMAT, RunDirectory
+
+ROOT = pathlib.Path(__file__).parents[2]
+READ = """
+import sys
+from bnas_jax.workdir import RunDirectory
+run = RunDirectory(sys.argv[1])
+assert "jax" not in sys.modules
+print(run.config()["seed"], run.facts()["num_classes"], [record["step"] for record in run.read_metrics()])
+"""
+
+
+def directory(path: pathlib.Path, **facts) -> pathlib.Path:
+    """What a run leaves, as far as it is read here."""
+    (path / "config.json").write_text(json.dumps({"task": "train", "seed": 3, "changed": []}))
+    known = {"format": FORMAT, "num_classes": 10, "image_shape": [8, 8, 1]}
+    (path / "run.json").write_text(json.dumps(known | facts))
+    (path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 10}\n{"ste')
+    return path
+
+
+def test_reading_needs_no_jax(tmp_path):
+    command = [sys.executable, "-c", READ, str(directory(tmp_path))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "3 10 [5, 10]\n"
+
+
+@pytest.mark.parametrize(("found", "version"), [(1, "0.1.0"), (3, "newer than this")])
+def test_a_directory_of_another_format_is_refused_with_the_version_that_reads_it(tmp_path, found, version):
+    run = RunDirectory(directory(tmp_path, format=found))
+    with pytest.raises(UserError, match=f"has the format {found} of bnas-jax {version}, which reads it"):
+        run.config()
