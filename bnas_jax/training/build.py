@@ -78,14 +78,14 @@ def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Mod
         axis=where.axis,
     )
 
-    def stage(state, feed):
+    def train_stage(state, feed):
         return step(state, where.batch(source, feed, run.microbatches))
 
     return Program(
         model=model,
         step=step,
         create=lambda: step.init(seed=run.seed, image_shape=data.train.image_shape),
-        stages=(stage,),
+        stages=(train_stage,),
         feeds=lambda number: (source.feed(number),),
         steps_per_epoch=source.steps_per_epoch,
         held_out=data.test,
@@ -130,11 +130,11 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
     )
 
     def stage_of(index: int) -> Callable:
-        def stage(state, feeds):
+        def search_stage(state, feeds):
             batches = {name: where.batch(sources[name], feed, run.microbatches) for name, feed in feeds.items()}
             return step.stage(index, state, batches)
 
-        return stage
+        return search_stage
 
     stages = step.searcher.stages
     return Program(
