@@ -832,9 +832,9 @@ def test_derive_takes_what_the_search_took(whole, tmp_path, capfd):
 
 def check_compiled_once(seen: list[str], task: str) -> None:
     """One program for the step, of a search for each of its two stages, and one for the evaluation."""
-    stages = {"train": 1, "search": 2}[task]
-    assert seen.count("stage") == seen.count("jit(stage)") == stages
-    assert seen.count("evaluation") == seen.count("jit(evaluation)") == 1
+    times = {f"{task}_stage": {"train": 1, "search": 2}[task], "evaluation": 1}
+    for name, expected in times.items():
+        assert seen.count(name) == seen.count(f"jit({name})") == expected, name
 
 
 @pytest.mark.parametrize("task", TASKS)
