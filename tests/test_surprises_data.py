@@ -230,7 +230,7 @@ def test_other_classes_are_refused_by_name():
 def test_labels_of_streamed_examples_are_mapped(tmp_path):
     """14.2: also in the processes that read, and a label that is no class stays none."""
     data = write_folder(tmp_path / "data", {"train/b": 1, "train/c": 2, "test/c": 1})
-    train, _ = folder.read(data, ReadOptions(image_size=8))
+    train = folder.read(data, ReadOptions(image_size=8))["train"]
     mapped = pickle.loads(pickle.dumps(facts_lib.with_labels(train, RUN)))
     assert mapped.labels.tolist() == [1, 2, 2] == [mapped.example(n)[1] for n in range(3)]
     assert mapped.example(0)[0].shape == (8, 8, 3)
@@ -353,7 +353,8 @@ def test_a_tfds_set_is_known_again_wherever_it_is(tmp_path):
 def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
     """14.3: one tree divided in another way has another training set."""
     data = write_folder(tmp_path / "data", {"a": 6, "b": 6})
-    part = lambda seed: folder.read(data, ReadOptions(image_size=8, split=0.5, split_seed=seed))[0].digest()
+    options = lambda seed: ReadOptions(image_size=8, split=0.5, split_seed=seed, in_memory_mib=0)
+    part = lambda seed: load.load("folder", data, options(seed)).train.digest()
     assert part(0) == part(0) != part(1)
 
 

@@ -108,9 +108,14 @@ def test_what_has_no_effect_on_prepared_sets_is_refused(name):
 
 def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
     """14.4: a run on a folder that is evaluated on other data is not refused for settings of the folder."""
-    mine = {**SET, "name": "folder", "split_seed": 3, "stratified": True}
+    mine = {**SET, "name": "folder", "split_seed": 3, "search_split": "stratified"}
     digits = settings.for_data(mine, "digits")
-    assert digits["stratified"] and digits["split"] is None and digits["bad_images"] == "fail" and digits["workers"] == 0
+    assert (
+        digits["search_split"] == "stratified"
+        and digits["split"] is None
+        and digits["bad_images"] == "fail"
+        and digits["workers"] == 0
+    )
     settings.DatasetSettings(**{**digits, "name": "digits"})
     cifar = settings.for_data(mine, "cifar10")
     assert cifar["image_size"] == 16 and cifar["split"] is cifar["white_level"] is None
@@ -123,7 +128,7 @@ CELL = [["bin_conv_3x3", 1], ["max_pool_3x3", 0]] * 4
 PAIRS = ", ".join(f"('{layer}', {source})" for layer, source in CELL)
 PRINTED = f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], reduce_concat=[2, 3, 4, 5])"
 GENOTYPE = genotypes.Genotype(CELL, CELL)
-NOTES = {"select": "best", "alphas_as_of": "after", "epoch": 3, "gamma": 1.0, "valid_top1": 90.0}
+NOTES = {"select": "best", "alphas_as_of": "after", "epoch": 3, "gamma": 1.0, "keep_zeroise": True, "valid_top1": 90.0}
 
 
 @pytest.mark.parametrize(
