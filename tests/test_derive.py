@@ -95,7 +95,7 @@ def test_no_accelerator_is_started(workdir, tmp_path):
         (["--gamma=0"], "--gamma must be greater than 0, got 0; 1 leaves Eq. 4 without effect"),
         (["--gamma=-1"], "--gamma must be greater than 0, got -1"),
         (["--gamma=nan"], "--gamma must be greater than 0, got nan"),
-        (["--gamma=much"], "--gamma must be a number, got 'much'"),
+        (["--gamma=much"], "--gamma=much: write a number"),
         (["--epoch=3"], "there is no epoch 3 of this search: epochs 0 to 2 have ended; write one of these, best or last"),
         (["--epoch=-1"], "--epoch must be best, last or a number from 0 on, got '-1'"),
         (["--epoch=first"], "--epoch must be best, last or a number from 0 on, got 'first'"),

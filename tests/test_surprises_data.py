@@ -28,6 +28,7 @@ from bnas_jax.data import folder, load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.facts import Facts
+from bnas_jax.data.halves import split_test
 from bnas_jax.interop.reference import build, shapes, to_reference
 from bnas_jax.settings import DatasetSettings
 from bnas_jax.training.evaluate import load_data, load_run_data
@@ -231,7 +232,7 @@ def test_other_classes_are_refused_by_name():
 def test_labels_of_streamed_examples_are_mapped(tmp_path):
     """14.2: also in the processes that read, and a label that is no class stays none."""
     data = write_folder(tmp_path / "data", {"train/b": 1, "train/c": 2, "test/c": 1})
-    train, _ = folder.read(data, ReadOptions(image_size=8))
+    train = folder.read(data, ReadOptions(image_size=8))["train"]
     mapped = pickle.loads(pickle.dumps(facts_lib.with_labels(train, RUN)))
     assert mapped.labels.tolist() == [1, 2, 2] == [mapped.example(n)[1] for n in range(3)]
     assert mapped.example(0)[0].shape == (8, 8, 3)
@@ -354,7 +355,8 @@ def test_a_tfds_set_is_known_again_wherever_it_is(tmp_path):
 def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
     """14.3: one tree divided in another way has another training set."""
     data = write_folder(tmp_path / "data", {"a": 6, "b": 6})
-    part = lambda seed: folder.read(data, ReadOptions(image_size=8, split=0.5, split_seed=seed))[0].digest()
+    whole = folder.read(data, ReadOptions(image_size=8))["all"]
+    part = lambda seed: split_test(whole, 0.5, seed)[0].digest()
     assert part(0) == part(0) != part(1)
 
 

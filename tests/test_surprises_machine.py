@@ -259,6 +259,8 @@ def table(width: int) -> list[list[str]]:
 
 
 def config_for(words: str) -> str:
+    if "dataset.path" in words:  # which the digits do not take
+        return "--config=configs/train.py:a"
     return SEARCH if "layer_types" in words else TRAIN
 
 

@@ -80,7 +80,7 @@ SET = {
     **{"path": "/data", "min_area": 0.5, "image_size": 16, "resize": 20, "channels": 3, "white_level": 4095.0},
     **{"split": 0.1, "in_memory_mib": 5, "bad_images": "skip", "workers": 2},
 }
-OF_DIGITS = {"pad": 1, "flip": True, "jitter": (0.1, 0.1, 0.0, 0.0), "stratified": True}
+OF_DIGITS = {"pad": 1, "flip": True, "jitter": (0.1, 0.1, 0.0, 0.0), "search_split": "stratified"}
 
 
 @pytest.mark.parametrize("name", SET)
@@ -108,9 +108,14 @@ def test_what_has_no_effect_on_prepared_sets_is_refused(name):
 
 def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
     """14.4: a run on a folder that is evaluated on other data is not refused for settings of the folder."""
-    mine = {**SET, "name": "folder", "split_seed": 3, "stratified": True}
+    mine = {**SET, "name": "folder", "split_seed": 3, "search_split": "stratified"}
     digits = settings.for_data(mine, "digits")
-    assert digits["stratified"] and digits["split"] is None and digits["bad_images"] == "fail" and digits["workers"] == 0
+    assert (
+        digits["search_split"] == "stratified"
+        and digits["split"] is None
+        and digits["bad_images"] == "fail"
+        and digits["workers"] == 0
+    )
     settings.DatasetSettings(**{**digits, "name": "digits"})
     cifar = settings.for_data(mine, "cifar10")
     assert cifar["image_size"] == 16 and cifar["split"] is cifar["white_level"] is None

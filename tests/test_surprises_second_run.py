@@ -20,6 +20,7 @@ from work_directories import arrays
 from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
+from bnas_jax.data.facts import Facts
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import changes, fine_tune, optimizers, schedules
 from bnas_jax.training.checkpoints import Checkpoints
@@ -94,7 +95,7 @@ def again(counted: Counting, change: bool = True, **new) -> Counting:
     opened.run = dataclasses.replace(counted.run, **new)
     opened.workdir = WorkDir(counted.workdir.path)
     counted.workdir.close()
-    opened.workdir.open(opened.run, num_classes=10, image_shape=(8, 8, 1), change=change)
+    opened.workdir.open(opened.run, Facts(num_classes=10, image_shape=(8, 8, 1)), change=change)
     return opened
 
 
@@ -166,7 +167,7 @@ def with_optimizer(clip: float | None):
     """(a state with that of an optimizer that clips, or not; and its shapes)"""
     run = settings.from_config(train_configs.get_config("digits"))
     chain = optimizers.weights_optimizer(
-        dataclasses.replace(run.optimizer, clip_norm=clip), schedules.constant(0.1), schedules.constant(0.9), "paper"
+        dataclasses.replace(run.optimizer, clip_norm=clip), schedules.constant(0.1), schedules.constant(0.9), run.layer_rules()
     )
     state = counting(3)
     grown = jax.tree.map(lambda x: x + 1, chain.init(state.params))

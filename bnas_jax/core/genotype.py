@@ -96,7 +96,7 @@ def _checked_cell(cell, name: str) -> Cell:
 
 # Beside the cells: which nodes the output joins; how a search took the genotype (its genotype.json); where a named one is from.
 _CONCATENATIONS = ("normal_concat", "reduce_concat")
-_NOTES = ("select", "alphas_as_of", "epoch", "gamma", "valid_top1", "source", "without_zeroise")
+_NOTES = ("select", "alphas_as_of", "epoch", "gamma", "keep_zeroise", "valid_top1", "source", "without_zeroise")
 
 
 def from_dict(value) -> Genotype:
