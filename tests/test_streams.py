@@ -232,7 +232,8 @@ def test_in_a_stream_an_image_that_does_not_decode_is_named_or_left_out(tmp_path
 def opened_unread(folder, skip_bad=False) -> list[Encoded]:
     from bnas_jax.data import folder as folders
 
-    return list(folders.read(folder, ReadOptions(image_size=16, in_memory_mib=0, skip_bad=skip_bad)))
+    parts = folders.read(folder, ReadOptions(image_size=16, in_memory_mib=0, skip_bad=skip_bad))
+    return [parts["train"], parts["test"]]
 
 
 # Colours

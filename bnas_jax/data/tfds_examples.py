@@ -77,7 +77,8 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     if not splits or (name in _WITH_TEST and not tests):
         found = ", ".join(builder.info.splits)
         raise UserError(f"{name}: needs the splits train and test (or validation), {directory} has {found}")
-    if len(splits) == 2 and not any(file.exists() for file in builder.info.splits["train"].filepaths):
+    # By their names, as a directory may hold several formats, of which one is chosen later.
+    if len(splits) == 2 and not any(pathlib.Path(directory).glob("*-train.*")):
         del splits["train"]
     return {part: _encoded(builder, name, split, directory, options) for part, split in splits.items()}
 
