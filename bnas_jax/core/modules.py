@@ -77,11 +77,9 @@ class Convolution(nn.Module):
         weights = self.param("latent" if self.has_latent else "kernel", uniform_fan_in, shape, dtype)
         if not self.has_latent:
             y = convolve(x, weights, binary_input=self.binary_input, activation=self.activation)
-        elif self.binary_input:
+        else:
             learned = self.scheme.parameters(self, self.output_shape(x))
             y = convolve(x, weights, parameters=learned, activation=self.activation)
-        else:
-            y = convolve(x, weights)
         if self.bias:
             y = y + self.param("bias", bias_init(int(np.prod(shape[:-1]))), (self.features,), dtype)
         return y

@@ -1,7 +1,6 @@
 """Schemes, searchers and networks as settings: {"name": ..., and what that entry of its table has}."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,15 +16,6 @@ TABLES: dict[Any, Mapping[str, type]] = {Scheme: SCHEMES, Searcher: SEARCHERS, N
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
     """The fields of an entry that are settings: all but those that say otherwise in their metadata."""
     return {f.name: f for f in dataclasses.fields(entry) if f.metadata.get("setting", True)}
-
-
-def types_of(table: Mapping[str, type]) -> dict[str, Any]:
-    """The settings of all entries of a table with the types of their values."""
-    types: dict[str, Any] = {}
-    for entry in table.values():
-        hints = typing.get_type_hints(entry)
-        types |= {name: hints[name] for name in settings_of(entry)}
-    return types
 
 
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:

@@ -103,7 +103,7 @@ def _initialise(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> di
         variables = model.init(key, images, train=False)
     return {
         "params": project_params(variables["params"], model.scheme.latents),
-        "batch_stats": variables["batch_stats"],
+        "batch_stats": variables.get("batch_stats", {}),
     }
 
 

@@ -85,7 +85,7 @@ class TrainStep:
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, new = self.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"], **options)
             loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
-            return loss, (new["batch_stats"], jnp.sum(hits(logits, batch["label"])))
+            return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
 
         (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return batch_stats, grads, loss, correct
@@ -179,7 +179,7 @@ class SearchStep:
             )
             loss = jnp.mean(cross_entropy(logits, batch["label"]))
             added = self.searcher.regularizer(alphas, progress) if ALPHAS in moving else 0
-            return loss + added, (new["batch_stats"], loss, jnp.sum(hits(logits, batch["label"])))
+            return loss + added, (new.get("batch_stats", {}), loss, jnp.sum(hits(logits, batch["label"])))
 
         moving = {name: position[name] for name in sorted(stage.moves)}
         grads, (batch_stats, loss, correct) = jax.grad(objective, has_aux=True)(moving)

@@ -146,10 +146,20 @@ def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, ge
     return sign_conv(after, geometry, x, w, operands, one_bit=one_bit, dtype=arithmetic.conv_dtype)
 
 
-def float_input_conv(x, latent, *, scheme: Scheme, geometry: Geometry, arithmetic: Arithmetic):
+def float_input_conv(
+    x,
+    latent,
+    *,
+    scheme: Scheme,
+    geometry: Geometry,
+    arithmetic: Arithmetic,
+    parameters: tuple = (),
+    activation: bool = True,
+):
     """x as it is with signs of the latent weights: one of the inter-cell skips (`reduction_skip="binary_weight"`)."""
     signs, operands = scheme.weights(latent)
-    return scheme.after(conv(x, signs, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain), *operands)
+    sums = conv(x, signs, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+    return finish(scheme, scheme.after(sums, *operands, *parameters), None, activation=activation)
 
 
 def float_weight_conv(
