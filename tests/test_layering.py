@@ -17,14 +17,15 @@ PACKAGE = "bnas_jax"
 # The parts of the package, and the parts that each may import beside itself. Entries (schemes, networks, searchers) hold
 # their own settings, which is why settings stand above them.
 MODELS = {"core", "search", "settings"}
-RUNS = MODELS | {"data", "runtime", "training"}
+RUNS = MODELS | {"data", "runtime", "workdir", "training"}
 MAY_IMPORT = {
     "core": set(),
     "data": {"core"},  # of which errors and paths alone, see below
     "search": {"core"},
     "settings": {"core", "search"},
     "runtime": {"core", "settings", "data"},
-    "training": MODELS | {"data", "runtime"},
+    "workdir": {"core"},  # of which errors and paths alone, too
+    "training": MODELS | {"data", "runtime", "workdir"},
     "interop": RUNS,
     "benchmarks": RUNS,
     # Of the command line.
@@ -122,10 +123,15 @@ def test_parts_import_only_what_stands_before_them(module):
     assert parts <= MAY_IMPORT[here] | {here}
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if part(module) == "data"])
-def test_data_knows_no_model(module):
+@pytest.mark.parametrize("module", [module for module in modules() if part(module) in ("data", "workdir")])
+def test_data_and_work_directories_know_no_model(module):
     core = [found.name for found in imports(module) if found.name.startswith(f"{PACKAGE}.core")]
     assert all(name.split(".")[2] in ("errors", "paths") for name in core), core
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if part(module) == "workdir"])
+def test_a_work_directory_is_read_with_the_standard_library(module):
+    assert {found.library for found in imports(module)} - {PACKAGE} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", [module for module in modules() if part(module) == "core"])
