@@ -125,6 +125,17 @@ def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
     assert summary(capfd, "evaluate", f"--workdir={workdir}", *by_hand)["loss"] != then["loss"]
 
 
+def test_validation_images_alone_are_evaluated_as_beside_the_training_images(trained, tmp_path, capfd):
+    """14.9: what they are normalised with is the run's."""
+    data, workdir = trained
+    alone = tmp_path / "alone"
+    shutil.copytree(data / "test", alone / "val")
+    then, now = (
+        summary(capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}") for place in (data, alone)
+    )
+    assert then == now
+
+
 @pytest.mark.parametrize("task", ["train", "search"])
 def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_path):
     """14.1: what run.json says goes before what the data or the package say now; what it lacks is added."""
