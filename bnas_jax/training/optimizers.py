@@ -17,15 +17,15 @@ from bnas_jax.training.schedules import Schedule, constant
 
 
 class LatentOptimizer(optax.GradientTransformation):
-    """An optimizer that does to latent weights what `rule` says; made by `for_latents`."""
+    """An optimizer that does to latent weights what `scheme` says; made by `for_latents`."""
 
-    rule: LatentRule
+    scheme: Scheme
 
     @classmethod
-    def of(cls, chain: optax.GradientTransformation, rule: LatentRule) -> "LatentOptimizer":
-        """The same chain, known to follow the rule."""
+    def of(cls, chain: optax.GradientTransformation, scheme: Scheme) -> "LatentOptimizer":
+        """The same chain, known to follow the scheme."""
         optimizer = cls(*chain)
-        optimizer.rule = rule
+        optimizer.scheme = scheme
         return optimizer
 
 
@@ -53,7 +53,7 @@ def for_latents(
     links.append(optimizer)
     if rule.project is not None:
         links.append(project_latents(rule.project))
-    return LatentOptimizer.of(optax.chain(*links), rule)
+    return LatentOptimizer.of(optax.chain(*links), scheme)
 
 
 def latent_sgd(
@@ -76,12 +76,16 @@ def latent_sgd(
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
-    """`UserError` for an optimizer that would leave latent weights unprojected where the scheme projects them."""
-    rule = getattr(optimizer, "rule", LatentRule())
-    if rule.project != scheme.latents.project:
+    """`UserError` for an optimizer that does to latent weights what another scheme says, or nothing where this one projects."""
+    followed = getattr(optimizer, "scheme", None)
+    # Equal schemes are asked for no rule: its functions may be made anew each time, and differ then.
+    if followed == scheme:
+        return
+    rule = LatentRule() if followed is None else followed.latents
+    if rule != scheme.latents:
         name = type(scheme).__name__
         raise UserError(
-            f"the optimizer does not project latent weights as {name} does; "
+            f"the optimizer does not treat latent weights as {name} does; "
             f"write for_latents(optimizer, scheme) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
         )
 
