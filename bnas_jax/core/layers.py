@@ -25,8 +25,9 @@ CONVOLUTION, POOLING, NOTHING = "convolution", "pooling", "nothing"
 class LayerType(Protocol):
     """An entry of `LAYERS`.
 
-    learnable: whether it has weights to learn (section 4.3). joins: `CONVOLUTION`, `POOLING` or `NOTHING`, which
-    `shared_edges` knows how to run side by side; None: a module for each edge.
+    learnable: whether it has weights to learn (section 4.3). joins: how `shared_edges` runs its edges side by side: as a
+    `CONVOLUTION`, whose module is `BinaryConvType`'s, or a `POOLING`, whose module is `PoolingType`'s; `NOTHING` for one
+    whose output is zeros. None, which every other layer type has: a module for each edge.
     """
 
     @property

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.layers import CONVOLUTION, POOLING, BinaryConvType, PoolingType, layer_type
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.layers import CONVOLUTION, POOLING, BinaryConvType, LayerType, PoolingType, layer_type
 from bnas_jax.core.ops.batch_norm import batch_norm
 from bnas_jax.core.ops.conv import Geometry, conv, square
 from bnas_jax.core.ops.materialize import recompute
@@ -49,14 +50,25 @@ class EdgeSpec:
     def conv_type(self, name: str) -> BinaryConvType:
         """The entry of a layer type that is a convolution."""
         kind = layer_type(name)
+        _check_module(name, kind, BinaryConvType)
         assert isinstance(kind, BinaryConvType)
         return kind
 
     def pool(self, name: str, x):
         """x through a layer type that is a pooling."""
         kind = layer_type(name)
+        _check_module(name, kind, PoolingType)
         assert isinstance(kind, PoolingType)
         return kind.form(self.arithmetic)(x, self.stride)
+
+
+def _check_module(name: str, kind: LayerType, usual: type[BinaryConvType | PoolingType]) -> None:
+    """`UserError` for a layer type whose edges would run as one although it has a module of its own."""
+    if not isinstance(kind, usual) or type(kind).module is not usual.module:
+        raise UserError(
+            f"the layer type {name!r} has a module of its own, which edges that run side by side would not call; "
+            "write joins = None in its class"
+        )
 
 
 # Jitted by itself, so that states of equal shapes are traced, differentiated and lowered once: half the time before XLA.

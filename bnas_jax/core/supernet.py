@@ -260,7 +260,8 @@ def joins(name: str, scheme: Scheme) -> bool:
     """Whether all edges of a layer type can run as one."""
     how = layer_type(name).joins
     if how == CONVOLUTION:
-        return scheme.joins
+        # Parameters of a scheme belong to one convolution.
+        return scheme.joins and type(scheme).parameters is Scheme.parameters
     return how is not None
 
 
@@ -269,6 +270,8 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
 
     Arguments and results as `shared_edges`, which computes the same.
     """
+    if not spec.convs and not spec.pools:
+        return jnp.zeros((), x.dtype), {}
     new = jax.tree.map(jnp.asarray, running)
     mixed = []
     for edge in range(len(weights)):

@@ -61,8 +61,13 @@ class Scheme:
         """What the optimizer does to the latent weights."""
         return LatentRule()
 
+    @property
+    def one_bit(self) -> bool:
+        """Whether all signs are -1 or 1, so that popcount may multiply them; False where some are 0."""
+        return self.sign_of_zero == 1
+
     def signs(self, x):
-        """The signs of normalised activations, (N, H, W, C), with their gradient."""
+        """The signs of normalised activations, (N, H, W, C), with their gradient: -1, 1 or, without `one_bit`, 0."""
         return straight_through(x, open_clip, self.sign_of_zero)
 
     def weights(self, latent) -> tuple[jax.Array, tuple]:
@@ -142,8 +147,7 @@ def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, ge
     """`sign_conv` of the signs x and w in the given arithmetic."""
     if arithmetic.plain:
         return plain_sign_conv(after, geometry, x, w, operands)
-    one_bit = scheme.sign_of_zero == 1
-    return sign_conv(after, geometry, x, w, operands, one_bit=one_bit, dtype=arithmetic.conv_dtype)
+    return sign_conv(after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype)
 
 
 def float_input_conv(
