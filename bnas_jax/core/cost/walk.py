@@ -104,6 +104,8 @@ def _rows(module: nn.Module, args: tuple, y) -> list[Row]:
             "add one that gives its (binary, float) multiply-accumulates"
         )
     binary_macs, float_macs = module.macs(args[0], y) if has_macs else (0, 0)
+    if not own and not binary_macs and not float_macs:
+        return []
     binary = sum(value.size for key, value in own.items() if key.startswith("latent"))
     floats = sum(value.size for value in own.values()) - binary
     row = Row(
@@ -117,4 +119,6 @@ def _rows(module: nn.Module, args: tuple, y) -> list[Row]:
         bn_params=floats if isinstance(module, BatchNorm) else 0,
     )
     scheme = getattr(module, "scheme", None)
-    return [row if scheme is None else scheme.cost(row)]
+    if scheme is None or not has_macs:
+        return [row]
+    return [scheme.cost(row)]
