@@ -38,7 +38,8 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     row = epoch
     if rule.as_of == "after":
         row += 1
-    genotype = searcher.derive({name: np.asarray(history[name])[row] for name in ("normal", "reduce")})
+    names = [name for name in history if name != "valid_top1"]
+    genotype = searcher.derive({name: np.asarray(history[name])[row] for name in names})
     return {
         **genotype.to_dict(),
         "select": rule.epoch,
@@ -64,13 +65,14 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
 def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
     """What a search, ended or under way, has left of its alphas.
 
-    `normal` and `reduce`: alpha before the first and after each epoch, (epochs + 1, 14, types) each; `valid_top1`: the
-    supernet's validation accuracies in %, (epochs,). `UserError` where no epoch has ended, or the file is damaged.
+    By the names of alpha, such as `normal` and `reduce`: alpha before the first and after each epoch, (epochs + 1, 14, types)
+    each; `valid_top1`: the supernet's validation accuracies in %, (epochs,). `UserError` where no epoch has ended, or the
+    file is damaged.
     """
     path = workdir / HISTORY
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in ("normal", "reduce", "valid_top1")}
+            return {name: stored[name] for name in {*stored.files, "valid_top1"}}
     except FileNotFoundError:
         missing = f"{workdir.path} has no {HISTORY} yet: no epoch of its search has ended"
         raise UserError(f"{missing}; run search with this --workdir first") from None

@@ -16,7 +16,7 @@ from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
 
-def load(workdir: str | os.PathLike, *, step: str = "last") -> tuple[nn.Module, dict]:
+def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Module, dict]:
     """(model, variables) of a training or an imported network: `model.apply(variables, images, train=False)`.
 
     step: `last`, `best` (chosen on the test set) or a number. Images are NHWC floats, normalised by the mean and std of the
@@ -31,5 +31,5 @@ def load(workdir: str | os.PathLike, *, step: str = "last") -> tuple[nn.Module, 
     model = build.network(run, facts.num_classes)
     shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, 0))
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
-        _, variables = checkpoints.restore_variables(shapes, step)
+        _, variables = checkpoints.restore_variables(shapes, str(step))
     return model, variables
