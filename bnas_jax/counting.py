@@ -13,7 +13,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.networks import Cells
 from bnas_jax.core.schemes import Xnor
-from bnas_jax.settings import DatasetSettings, SearchSettings, Settings
+from bnas_jax.settings import DatasetSettings, Settings
 
 # Options that are numbers, and all of them.
 SIZES = ("num_cells", "channels", "image_size", "num_classes", "image_channels")
@@ -99,8 +99,8 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
     if "genotype" in changes:
         changes["genotype"] = genotype_lib.load(changes["genotype"])
     settings = dataclasses.replace(run.network, **changes)
-    if options["reference"] and isinstance(run, SearchSettings):
-        raise UserError("a search's network is compared with the same one in floats; leave --reference out")
+    if options["reference"] and "genotype" not in known:
+        raise UserError("a network without a genotype is compared with the same one in floats; leave --reference out")
     return _built(settings, run.scheme, run.arithmetic(), sizes)
 
 

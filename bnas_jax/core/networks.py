@@ -20,7 +20,10 @@ class NetworkSettings:
     """The base of all entries of `NETWORKS`. A subclass raises `UserError` for a setting that cannot be."""
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> nn.Module:
-        """The module: `apply(variables, images, train=...)`, NHWC images to logits, with fields `scheme` and `arithmetic`."""
+        """The module, with fields `scheme` and `arithmetic`: `apply(variables, images, train=...)`, NHWC images to logits.
+
+        Where `config.optimizer.drop_path` is not 0, it is also called with `drop_path_rate` and the rng `drop_path`.
+        """
         raise NotImplementedError
 
 

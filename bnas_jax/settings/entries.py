@@ -33,7 +33,8 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
             continue
         listed = ", ".join(known) or "none"
         require(key in known, f"{name}.{key} is no setting of {name}.name={values['name']}; it has {listed}")
-        if value is not None or known[key].default is dataclasses.MISSING:
+        defaults = (known[key].default, known[key].default_factory)
+        if value is not None or defaults == (dataclasses.MISSING, dataclasses.MISSING):
             given[key] = value
     return entry, given
 

@@ -76,4 +76,7 @@ def field_types(cls) -> dict[str, type]:
 
 
 def _without_none(hint):
-    return next(t for t in typing.get_args(hint) if t is not type(None)) if isinstance(hint, types.UnionType) else hint
+    # `X | None` and `Optional[X]` are of different types.
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return hint
+    return next(t for t in typing.get_args(hint) if t is not type(None))
