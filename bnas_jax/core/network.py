@@ -5,6 +5,7 @@ import jax
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import FinalCell, drop_path, num_convs
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import INPUTS, Genotype
 from bnas_jax.core.modules import BatchNorm, Classifier, FloatConv
 from bnas_jax.core.schemes import Scheme, Xnor
@@ -44,6 +45,9 @@ class ImageNetStem(nn.Module):
         return FloatConv(features=features, kernel=3, stride=2, arithmetic=self.arithmetic, name=name)
 
 
+STEMS: dict[str, type[nn.Module]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
+
+
 class Network(nn.Module):
     """The final network: `apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
@@ -74,7 +78,9 @@ class Network(nn.Module):
             key = self.make_rng("drop_path")
             factors = drop_path(key, drop_path_rate, cells=self.num_cells, batch=images.shape[0], arithmetic=self.arithmetic)
 
-        stem = CifarStem if self.form == "cifar" else ImageNetStem
+        if self.form not in STEMS:
+            raise UserError(f"form must be one of {', '.join(STEMS)}, got {self.form!r}")
+        stem = STEMS[self.form]
         before, previous = stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")(images, train=train)
         check_image_size(previous.shape, self.num_cells)
 

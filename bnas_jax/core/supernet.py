@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import InterCellSkip, Preprocess
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
 from bnas_jax.core.layers import CONVOLUTION, NOTHING, layer_type
 from bnas_jax.core.modules import Classifier, uniform_fan_in
@@ -57,6 +58,8 @@ class Supernet(nn.Module):
     def mixture(self, weights, images, *, train: bool = False):
         """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types)."""
         chex.assert_shape(list(weights.values()), (len(EDGES), len(self.layer_types)))
+        if self.edges not in FORMS_OF_EDGES:
+            raise UserError(f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}")
         images = images.astype(self.arithmetic.dtype)
         stem = CifarStem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
         before, previous = stem(images, train=train)
@@ -221,8 +224,8 @@ class MixedEdges(nn.Module):
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):
                 if count:
                     shape = (size, size, channels, count * self.channels)
-                    own = f"{prefix}_{name}"
-                    kernels[own] = self.param(own, uniform_fan_in, shape, self.arithmetic.dtype)
+                    parameter = f"{prefix}_{name}"
+                    kernels[parameter] = self.param(parameter, uniform_fan_in, shape, self.arithmetic.dtype)
         return kernels
 
     def _running(self, channels: int, edges: int, spec: EdgeSpec) -> dict:
@@ -282,12 +285,12 @@ def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tra
                 continue
             if kind.joins == CONVOLUTION:
                 which, index = "bn", _conv_statistics(name, edge, running, spec)
-                normal, own = batch_norm(x, _at(running[which], index), arithmetic=spec.arithmetic, train=train)
+                normal, moved = batch_norm(x, _at(running[which], index), arithmetic=spec.arithmetic, train=train)
                 y = _plain_conv(normal, name, edge, len(weights), kernels=kernels, spec=spec)
             else:
                 which, index = "pool_bn", _pool_statistics(name, edge, running, spec)
-                y, own = batch_norm(spec.pool(name, x), _at(running[which], index), arithmetic=spec.arithmetic, train=train)
-            new[which] = {part: new[which][part].at[index].set(own[part]) for part in own}
+                y, moved = batch_norm(spec.pool(name, x), _at(running[which], index), arithmetic=spec.arithmetic, train=train)
+            new[which] = {part: new[which][part].at[index].set(moved[part]) for part in moved}
             total = total + weights[edge, column] * y
         mixed.append(total)
     return jnp.stack(mixed, axis=3), new

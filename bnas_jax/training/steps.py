@@ -98,7 +98,9 @@ class TrainStep:
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         epoch = (step // self.steps_per_epoch).astype(jnp.float32)
-        return {"drop_path_rate": self.drop_path * epoch / self.num_epochs, "rngs": {"drop_path": key}}
+        # Whoever makes more steps than the training has keeps its last rate.
+        rate = jnp.minimum(self.drop_path * epoch / self.num_epochs, self.drop_path)
+        return {"drop_path_rate": rate, "rngs": {"drop_path": key}}
 
 
 @dataclasses.dataclass(frozen=True)
