@@ -33,6 +33,8 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
             continue
         listed = ", ".join(known) or "none"
         require(key in known, f"{name}.{key} is no setting of {name}.name={values['name']}; it has {listed}")
+        # NaN differs from itself, and its run would from its work directory.
+        require(value == value, f"{name}.{key} must be a number, got nan")
         defaults = (known[key].default, known[key].default_factory)
         if value is not None or defaults == (dataclasses.MISSING, dataclasses.MISSING):
             given[key] = value
