@@ -1,4 +1,4 @@
-"""Settings: what a run is told, from a config file and the command line, as frozen dataclasses that are checked."""
+"""The settings of a run, from a config file and the command line, as frozen dataclasses that are checked."""
 
 from bnas_jax.settings.differences import CHANGEABLE, Difference, differences, first_difference
 from bnas_jax.settings.old_names import OLD_NAMES, refuse_old_name

@@ -2,7 +2,7 @@
 
 A setting left at None takes the value of its convention, which `config.conventions` chooses: `config.paper` holds what the
 paper's text has, `config.release` what its code has, and `config.meant` where that code without its index error differs from
-it. What the command line sets stands above all three.
+it. What the command line sets goes before all three.
 """
 
 import dataclasses

@@ -285,7 +285,7 @@ class SupernetSettings:
 class WeightSettings:
     """SGD on the supernet's weights, cosine-annealed each epoch. clip_norm: None is the convention's, inf does not clip.
 
-    first_epoch: where on the cosine the first epoch stands: 0, or 1 in the release, which steps its scheduler beforehand.
+    first_epoch: where on the cosine the first epoch lies: 0, or 1 in the release, which steps its scheduler beforehand.
     """
 
     learning_rate: float

@@ -40,7 +40,7 @@ def constant(value: float) -> Schedule:
 def cosine_by_epoch(high: float, low: float, *, num_epochs: int, steps_per_epoch: int, first_epoch: int = 0) -> Schedule:
     """Half a cosine from high to low over all epochs, constant within each: the search's.
 
-    first_epoch: where on the cosine the first epoch stands: 0, or 1 in the release, which steps its scheduler beforehand.
+    first_epoch: where on the cosine the first epoch lies: 0, or 1 in the release, which steps its scheduler beforehand.
     """
 
     def rate(step):

@@ -21,7 +21,7 @@ from bnas_jax.training.workdir import WorkDir, whole, write_json
 
 
 def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, *, change: bool = False) -> dict:
-    """Searches, or goes on where the work directory stands. Returns the genotype taken: summary.json.
+    """Searches, or goes on from the newest checkpoint there is. Returns the genotype taken: summary.json.
 
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     """

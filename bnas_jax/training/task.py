@@ -22,7 +22,7 @@ BetweenBatches = Callable[[], None]
 
 
 class Task:
-    """A run in a work directory: new, or going on where that stands.
+    """A run in a work directory: a new one, or one that goes on from the newest checkpoint there.
 
     run: its settings. where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with
     other settings. A subclass says how its program is built, what the end of an epoch is, and what its summary holds.

@@ -24,7 +24,7 @@ def train(
     change: bool = False,
     init: Init | None = None,
 ) -> dict:
-    """Trains, or goes on where the work directory stands. Returns the test accuracy of the last epoch: summary.json.
+    """Trains, or goes on from the newest checkpoint there is. Returns the test accuracy of the last epoch: summary.json.
 
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     init: the checkpoint of another run that a new one begins with.
