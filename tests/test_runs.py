@@ -1021,7 +1021,7 @@ def test_load_gives_the_network_that_evaluate_evaluates(whole):
     assert float(jnp.mean(cross_entropy(logits, test.labels))) == pytest.approx(summary["loss"], rel=1e-4)
     for name, k in (("top1", 1), ("top5", 5)):
         assert 100 * float(jnp.mean(hits(logits, test.labels, k))) == pytest.approx(summary[name])
-    earlier = bnas_jax.load(workdir, step="20")[1]
+    earlier = bnas_jax.load(workdir, step=20)[1]
     assert not same(earlier, variables)
 
 
