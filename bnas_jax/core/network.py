@@ -45,7 +45,7 @@ class ImageNetStem(nn.Module):
         return FloatConv(features=features, kernel=3, stride=2, arithmetic=self.arithmetic, name=name)
 
 
-STEMS: dict[str, type[nn.Module]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
+STEMS: dict[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
 
 
 class Network(nn.Module):
