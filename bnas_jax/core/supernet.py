@@ -348,6 +348,7 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
 
     The released index error again (`network.float_convs`): here the float convolutions that shift the count are those of
     the skips and of the preprocessing, and those left over are the last ones in the order of edges, then types.
+    Layer types that do not join are left out: theirs stay binary.
     """
     types = [name for name in net.layer_types if layer_type(name).joins == CONVOLUTION and joins(name, net.scheme)]
     left = 0
