@@ -11,8 +11,10 @@ _MODULES = {
     "Genotype": "core.genotype",
     "LAYERS": "core.layers",
     "LatentRule": "core.schemes",
+    "LayerType": "core.layers",
     "NETWORKS": "core.networks",
     "Network": "core.network",
+    "NetworkSettings": "core.networks",
     "SCHEMES": "core.schemes",
     "SEARCHERS": "search",
     "Scheme": "core.schemes",
@@ -38,7 +40,9 @@ def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    return getattr(module, "load" if name == "load_genotype" else name)
+    if name == "load_genotype":
+        return module.load
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

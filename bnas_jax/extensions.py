@@ -50,7 +50,7 @@ def load(file: str) -> Extension:
         raise UserError(f"{OPTION}={file} cannot be read ({error.strerror}); write {OPTION}=FILE.py") from None
 
     # Dataclasses look for their module there.
-    name = f"bnas_jax_extension_{path.stem}"
+    name = f"bnas_jax_extension_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{OPTION}={file} is no file of Python; write {OPTION}=FILE.py")

@@ -101,7 +101,7 @@ class Chain(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainSettings:
+class ChainSettings(bnas.NetworkSettings):
     widths: tuple[int, ...] = (4, 8)
 
     def build(self, *, num_classes, scheme, arithmetic):

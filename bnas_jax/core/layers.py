@@ -177,6 +177,11 @@ def layer_type(name: str) -> LayerType:
     return LAYERS[name]
 
 
+def is_latent(name: str) -> bool:
+    """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of edges side by side."""
+    return name == "latent" or name.removeprefix("latent_") in LAYERS
+
+
 def learnable_share(genotype: Genotype) -> float:
     """Share of the sixteen picked layers that have weights to learn (section 4.3)."""
     picked = [name for reduction in (False, True) for name, _ in genotype.cell(reduction)]

@@ -56,11 +56,12 @@ class Searcher:
         Stage((VALID,), frozenset({ALPHAS})),
         Stage((TRAIN,), frozenset({WEIGHTS})),
     )
-    # The share of the training set that the weights see; the rest is the searcher's validation data.
-    train_share: ClassVar[float] = 0.5
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """alpha at the start, {"normal", "reduce"}, each (14, layer types); {} for a searcher without any."""
+        """alpha at the start, {"normal", "reduce"}, each (14, layer types).
+
+        {} for a searcher without any, which overrides `weights`, `derive` and `record`, too.
+        """
         return alphas_lib.init(key, len(self.layer_types), dtype)
 
     def weights(self, alphas: Alphas, key, progress: Progress | None) -> dict[str, jax.Array]:
@@ -97,11 +98,3 @@ class Searcher:
             "learnable_share": learnable_share(genotype),
             "genotype": genotype.to_dict(),
         }
-
-    def finish(self, key, score: Callable[[Mapping], float]) -> Genotype | None:
-        """At the end of the search: a genotype chosen by scores, or None for the one that alpha stands for.
-
-        score: weights of the layer types to the accuracy in % that they have on validation data.
-        """
-        del key, score
-        return None

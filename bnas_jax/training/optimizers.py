@@ -1,7 +1,7 @@
 """Optimizers, as chains in which every rule of the method is one link (methods.md A2, D).
 
-Latent weights, the parameters of names that begin with `latent`, have two links of their own, as their scheme's `LatentRule`
-says: a factor of the gradient, and the projection after each update. Neither touches the forward pass.
+Latent weights, the parameters that `layers.is_latent` knows by name, have two links of their own, as their scheme's
+`LatentRule` says: a factor of the gradient, and the projection after each update. Neither touches the forward pass.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.layers import is_latent
 from bnas_jax.core.schemes import LatentRule, Scheme, Xnor
 from bnas_jax.training.schedules import Schedule, constant
 
@@ -90,16 +91,11 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
         )
 
 
-def is_latent(path) -> bool:
-    """Whether the parameter at a tree path is a latent weight, by its name."""
-    return path[-1].key.startswith("latent")
-
-
 def on_latents(function, tree, *rest):
     """`function` on each latent weight of a tree of parameters, the other leaves as they are."""
 
     def on_leaf(path, leaf, *others):
-        return function(leaf, *others) if is_latent(path) else leaf
+        return function(leaf, *others) if is_latent(path[-1].key) else leaf
 
     return jax.tree_util.tree_map_with_path(on_leaf, tree, *rest)
 

@@ -80,9 +80,13 @@ class SearchState(struct.PyTreeNode):
         return self.valid_top1
 
 
-def run_key(seed: int) -> jax.Array:
-    """The key of a run, the same on every backend."""
-    return jax.random.key(seed, impl="threefry2x32")
+# What keys are for. Those of images are folds by the number of an epoch (`data.pipeline`), which is never as large.
+PARAMETERS, ALPHAS, STEPS = 2**30, 2**30 + 1, 2**30 + 2
+
+
+def run_key(seed: int, use: int) -> jax.Array:
+    """The key of a run for one of the uses above, the same on every backend."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), use)
 
 
 def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
@@ -95,7 +99,7 @@ def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int)
 def _initialise(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
     # Operations in their plain forms are traced faster, and draw the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
-    key = jax.random.fold_in(run_key(seed), 0)
+    key = run_key(seed, PARAMETERS)
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
     if isinstance(model, Supernet):
         variables = model.init(key, model.even_mixture(), images, train=False, method="mixture")

@@ -15,11 +15,13 @@ from flax import struct
 
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
+from bnas_jax.training import state as state_lib
 from bnas_jax.training.collectives import average, total
 from bnas_jax.training.divergence import watch
 from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.optimizers import check_latents
 from bnas_jax.training.state import (
+    STEPS,
     SearchState,
     Sums,
     TrainState,
@@ -94,7 +96,7 @@ class TrainStep:
         """Drop-path grows linearly with the epoch, from 0 (methods.md D); {} where there is none."""
         if self.drop_path == 0:
             return {}
-        key = jax.random.fold_in(run_key(self.seed), step)
+        key = jax.random.fold_in(run_key(self.seed, STEPS), step)
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         epoch = (step // self.steps_per_epoch).astype(jnp.float32)
@@ -131,7 +133,7 @@ class SearchStep:
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
         """The state of a new search. image_shape: (H, W, C)."""
         dtype = self.supernet.arithmetic.dtype
-        alphas = self.searcher.init(jax.random.fold_in(run_key(seed), 1), dtype)
+        alphas = self.searcher.init(run_key(seed, state_lib.ALPHAS), dtype)
         variables = initial_variables(self.supernet, image_shape, seed)
         return search_state_of(variables, alphas, self.weights, self.alphas, self.num_epochs, dtype=dtype)
 
@@ -169,7 +171,7 @@ class SearchStep:
         stage = self.searcher.stages[index]
         batch = batches[stage.batches[0]]
         progress = Progress(state.step // self.steps_per_epoch, self.num_epochs)
-        key = jax.random.fold_in(jax.random.fold_in(run_key(self.seed), state.step), index)
+        key = jax.random.fold_in(jax.random.fold_in(run_key(self.seed, STEPS), state.step), index)
         position = {WEIGHTS: state.params, ALPHAS: state.alphas}
 
         def objective(moving):

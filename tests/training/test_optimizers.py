@@ -63,7 +63,7 @@ def close(one, other, **tolerance) -> bool:
 
 def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
     grads = gradients(1)
-    scaled, _ = optimizers.scale_latent_gradients(PAPER.latents).update(grads, optax.EmptyState())
+    scaled, _ = optimizers.scale_latent_gradients(PAPER.latents.factor).update(grads, optax.EmptyState())
     ratios = jax.tree.map(lambda a, b: np.unique(np.round(np.asarray(a / b), 4)).tolist(), scaled, grads)
     # c = (1 - 1 / inputs) * kernel size * inputs
     assert ratios["layer"] == {"latent": [pytest.approx(27.0)], "latent_bin_conv_3x3": [pytest.approx(5.0)]}

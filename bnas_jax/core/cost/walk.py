@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from bnas_jax.core.cell import FinalCell
 from bnas_jax.core.cost.counts import Cost, Row
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.layers import is_latent
 from bnas_jax.core.modules import BatchNorm
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.supernet import MixedCell, Supernet
@@ -51,6 +52,7 @@ class _Walk:
     def __init__(self, cells: dict):
         self.rows: list[Row] = []
         self._cells = cells
+        self._called: set[tuple[str, ...]] = set()
 
     def intercept(self, call, args, kwargs, context: nn.module.InterceptorContext):
         module = context.module
@@ -58,7 +60,7 @@ class _Walk:
             return call(*args, **kwargs)
         if not isinstance(module, FinalCell | MixedCell):
             y = call(*args, **kwargs)
-            self.rows += _rows(module, args, y)
+            self.rows += self._rows_of(module, args, y)
             return y
         return self._cell(module, call, args, kwargs)
 
@@ -68,12 +70,20 @@ class _Walk:
         if key not in self._cells:
             first = len(self.rows)
             y = call(*args, **kwargs)
-            self.rows += _rows(module, args, y)
+            self.rows += self._rows_of(module, args, y)
             self._cells[key] = (jax.eval_shape(lambda: y), prefix, self.rows[first:])
             return y
         output, walked, rows = self._cells[key]
         self.rows += [dataclasses.replace(row, name=prefix + row.name.removeprefix(walked)) for row in rows]
         return jnp.zeros(output.shape, output.dtype)
+
+    def _rows_of(self, module, args, y) -> list[Row]:
+        """The rows of a call; the parameters of a module that was called before are counted already."""
+        rows = _rows(module, args, y)
+        if module.path in self._called:
+            rows = [dataclasses.replace(row, binary_params=0, float_params=0, bn_params=0) for row in rows]
+        self._called.add(module.path)
+        return rows
 
 
 def _fields(module: nn.Module) -> tuple:
@@ -106,7 +116,7 @@ def _rows(module: nn.Module, args: tuple, y) -> list[Row]:
     binary_macs, float_macs = module.macs(args[0], y) if has_macs else (0, 0)
     if not own and not binary_macs and not float_macs:
         return []
-    binary = sum(value.size for key, value in own.items() if key.startswith("latent"))
+    binary = sum(value.size for key, value in own.items() if is_latent(key))
     floats = sum(value.size for value in own.values()) - binary
     row = Row(
         name=name,
