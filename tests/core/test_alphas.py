@@ -87,12 +87,3 @@ def test_a_descent_step_on_the_term_raises_the_entropy():
     gradient = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7))(BOTH)
     stepped = {name: value - 0.1 * gradient[name] for name, value in BOTH.items()}
     assert alphas.entropy(stepped) > alphas.entropy(BOTH)
-
-
-def test_probabilities_are_the_relaxation_without_a_device():
-    found = alphas.probabilities(BOTH)
-    for name, value in BOTH.items():
-        assert isinstance(found[name], np.ndarray) and found[name].dtype == np.float64
-        assert np.allclose(found[name], softmax(value.astype(np.float64)), rtol=1e-12)
-    large = {"normal": np.array([[1e4, 0.0]])}
-    assert alphas.probabilities(large)["normal"].tolist() == [[1, 0]]

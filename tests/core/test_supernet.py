@@ -15,6 +15,7 @@ from bnas_jax.core.supernet import MixedEdges, Supernet, float_edges
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+DILATED = (ZEROISE, "max_pool_3x3", "bin_dil_conv_3x3", "bin_dil_conv_5x5")
 NO_DILATED = tuple(name for name in TABLE_3 if "dil" not in name)
 IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 2))
 LABELS = np.array([0, 3, 1])
@@ -26,15 +27,15 @@ def supernet(num_cells, channels=4, num_classes=7, **options):
 
 FLOAT64 = Arithmetic(dtype=jnp.float64)
 NETS = {
-    # With K, and all types.
-    "paper": supernet(3, 2, 5, arithmetic=FLOAT64),
+    # With K, a normal cell and dilated convolutions of two sizes; the types of Table 3 that are left stand below.
+    "paper": supernet(3, 2, 5, layer_types=DILATED, arithmetic=FLOAT64),
     # Without K, some convolutions float, statistics of each edge, no dilated convolutions; reduction cells alone.
     "head": supernet(
         2, 3, 5, layer_types=NO_DILATED, shared_statistics=False, reduction_skip="float", float_head=True,
         scheme=Xnor(activation_scale=False, sign_of_zero=0), arithmetic=FLOAT64,
     ),
     # No binary convolution at all.
-    "float": supernet(1, 2, 5, layer_types=NO_DILATED, scheme=Float(), arithmetic=FLOAT64),
+    "float": supernet(1, 2, 5, layer_types=(ZEROISE, "avg_pool_3x3", "bin_conv_3x3"), scheme=Float(), arithmetic=FLOAT64),
 }  # fmt: skip
 
 

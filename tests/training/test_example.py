@@ -24,6 +24,7 @@ def example() -> str:
 SMALL = 'num_cells=3, channels=4, num_classes=10, layer_types=("none", "bin_conv_3x3")'
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("supernet", [SMALL, pytest.param("num_cells=5, channels=4, num_classes=10", marks=pytest.mark.long)])
 def test_the_readmes_search_runs(capsys, supernet):
     text = example()
