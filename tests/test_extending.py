@@ -11,6 +11,7 @@ from work_directories import arrays
 
 import bnas_jax as bnas
 from bnas_jax.__main__ import run
+from bnas_jax.core.errors import UserError
 
 pytestmark = [
     # ml_collections loads a config's file so.
@@ -120,6 +121,11 @@ def check_training(capfd, workdir: pathlib.Path, train: list[str], *, gain: tupl
     for name in gain:
         found = found[name]
     assert np.all(np.isfinite(found)) and np.any(found != 0.5)
+
+    scheme = bnas.SCHEMES.pop("gain")
+    with pytest.raises(UserError, match=f"with the extension {EXAMPLE}: import that first"):
+        bnas.load(workdir)
+    bnas.SCHEMES["gain"] = scheme
 
 
 def test_a_command_without_the_extension_of_a_run_asks_for_it(searched, tmp_path, capfd):

@@ -9,7 +9,7 @@ import jax
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
-from bnas_jax.settings import TrainSettings
+from bnas_jax.settings import Settings, TrainSettings
 from bnas_jax.training import build
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import initial_variables
@@ -24,7 +24,7 @@ def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Mo
     Example: `model, variables = bnas_jax.load("runs/train")`.
     """
     directory = WorkDir(workdir)
-    run = settings.from_config(directory.config())
+    run = _settings(directory)
     if not isinstance(run, TrainSettings):
         raise UserError(f"{directory.path} holds a search; load takes the work directory of a training")
     facts = facts_lib.from_dict(directory.facts())
@@ -33,3 +33,13 @@ def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Mo
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
         _, variables = checkpoints.restore_variables(shapes, str(step))
     return model, variables
+
+
+def _settings(directory: WorkDir) -> Settings:
+    try:
+        return settings.from_config(directory.config())
+    except UserError as error:
+        files = ", ".join(str(noted.get("file")) for noted in directory.facts().get("extensions", ()))
+        if not files:
+            raise
+        raise UserError(f"{error}; the run was made with the extension {files}: import that first") from None
