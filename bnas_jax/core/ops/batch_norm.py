@@ -84,31 +84,62 @@ def normalize(x, axis_name: str | None = None, examples: int | None = None):
 
 def _normalize_forward(x, axis_name, examples):
     part, parts_of_group = _division(len(x), axis_name, examples)
-    parts = x.reshape(-1, part, *x.shape[1:])
-    # Values are counted from one of them: beside a large mean, float32 has few digits for what deviates from it.
-    origin = parts[:, 0, 0, 0]
-    shifted = parts - _spread(origin)
-    mean = jnp.mean(shifted, axis=(1, 2, 3))
-    var = jnp.mean(jnp.square(shifted - _spread(mean)), axis=(1, 2, 3))
+    origin, mean, var = _per_part(_moments, part, (x,))
     if parts_of_group > 1:
         moments = jnp.stack([origin, mean, var], axis=1)
         mean, var = _combined(origin, _of_group(moments, parts_of_group, axis_name))
     factor = jax.lax.rsqrt(var + EPSILON)
-    y = (shifted - _spread(mean)) * _spread(factor)
+    y = _per_part(_standardize, part, (x,), (origin, mean, factor)).reshape(x.shape)
     averages = jnp.mean(origin + mean, axis=0), jnp.mean(var, axis=0)
-    return (y.reshape(x.shape), *averages), (y, factor)
+    return (y, *averages), (y, factor)
+
+
+def _moments(x):
+    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is counted from the origin, as is what deviates from it.
+
+    The origin is the mean but for rounding: beside a large mean, float32 has few digits for it.
+    """
+    origin = jnp.mean(x, axis=(0, 1, 2))
+    shifted = x - origin
+    mean = jnp.mean(shifted, axis=(0, 1, 2))
+    return origin, mean, jnp.mean(jnp.square(shifted), axis=(0, 1, 2)) - jnp.square(mean)
+
+
+def _standardize(x, origin, mean, factor):
+    return ((x - origin) - mean) * factor
 
 
 def _normalize_backward(axis_name, examples, residuals, gradients):
     y, factor = residuals
-    _, parts_of_group = _division(len(gradients[0]), axis_name, examples)
-    gradient = gradients[0].reshape(y.shape)
-    mean, along = jnp.mean(gradient, axis=(1, 2, 3)), jnp.mean(gradient * y, axis=(1, 2, 3))
+    gradient = gradients[0]
+    part, parts_of_group = _division(len(gradient), axis_name, examples)
+    mean, along = _per_part(_gradient_means, part, (gradient, y))
     if parts_of_group > 1:
         of_group = _of_group(jnp.stack([mean, along], axis=1), parts_of_group, axis_name)
         mean, along = jnp.unstack(jnp.mean(of_group, axis=1), axis=1)
-    gradient = _spread(factor) * (gradient - _spread(mean) - y * _spread(along))
-    return (gradient.reshape(gradients[0].shape),)
+    to_x = _per_part(_gradient_at_x, part, (gradient, y), (mean, along, factor))
+    return (to_x.reshape(gradient.shape),)
+
+
+def _gradient_means(gradient, y):
+    return jnp.mean(gradient, axis=(0, 1, 2)), jnp.mean(gradient * y, axis=(0, 1, 2))
+
+
+def _gradient_at_x(gradient, y, mean, along, factor):
+    return factor * (gradient - mean - y * along)
+
+
+def _per_part(function, part: int, arrays: tuple, values: tuple = ()):
+    """The function of each part of a device's examples: results (P, ...).
+
+    arrays: (N, H, W, C), of which a part has `part` examples. values: (P, C), one for each part.
+    """
+    if part == len(arrays[0]):
+        # As without parts: with an axis more, XLA's CPU compiler makes a search step twice as slow.
+        result = function(*arrays, *(value[0] for value in values))
+        return jax.tree.map(lambda leaf: leaf[None], result)
+    divided = [array.reshape(-1, part, *array.shape[1:]) for array in arrays]
+    return jax.vmap(function)(*divided, *values)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -122,11 +153,6 @@ def _division(size: int, axis_name: str | None, examples: int | None) -> tuple[i
         raise UserError(f"batch norm over {group} examples: a batch of {total} cannot be divided into such groups")
     part = math.gcd(size, group)
     return part, group // part
-
-
-def _spread(values):
-    """(P, C) -> (P, 1, 1, 1, C), beside parts (P, n, H, W, C)."""
-    return values[:, None, None, None]
 
 
 def _of_group(values, parts_of_group: int, axis_name: str):
