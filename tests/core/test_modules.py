@@ -65,8 +65,11 @@ def test_without_signs_and_activation_a_layer_is_float():
 
 def test_float_inputs_meet_the_signs_of_the_weights():
     x, latent = normal(2, 6, 6, 4), normal(3, 3, 4, 5, seed=1)
-    y = convolution(features=5, kernel=3, binary_input=False).apply({"params": {"latent": latent}}, x)
-    assert relative_error(y, conv(x, np.sign(latent) * np.asarray(beta(latent)), square(3))) < 1e-5
+    layer = convolution(features=5, kernel=3, binary_input=False)
+    sums = conv(x, np.sign(latent) * np.asarray(beta(latent)), square(3))
+    for activation, expected in ((False, sums), (True, np.maximum(sums, 0))):
+        y = layer.clone(activation=activation).apply({"params": {"latent": latent}}, x)
+        assert relative_error(y, expected) < 1e-5
 
 
 @pytest.mark.parametrize("binary", [True, False])
