@@ -254,8 +254,10 @@ def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_t
 
 
 def test_a_float_network_takes_any_optimizer():
-    for make in steps_with(optax.sgd(0.1), Float()):
-        make()
+    optimizer = optax.sgd(0.1)
+    for make in steps_with(optimizer, Float()):
+        step = make()
+        assert optimizer in (getattr(step, name, None) for name in ("optimizer", "weights"))
 
 
 # From settings
