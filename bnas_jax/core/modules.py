@@ -1,8 +1,5 @@
 """The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
 
-import functools
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +8,7 @@ import numpy as np
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, square
-from bnas_jax.core.schemes.scheme import Scheme, binary_conv, float_input_conv, float_weight_conv
+from bnas_jax.core.schemes.scheme import Scheme, float_weight_conv
 
 
 def uniform_fan_in(key, shape, dtype):
@@ -48,11 +45,23 @@ class BatchNorm(nn.Module):
         return y
 
 
+class PRelu(nn.Module):
+    """x where it is positive, else slope * x, with a slope for each channel that is learned (arXiv 1502.01852)."""
+
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, x):
+        start = nn.initializers.constant(0.25)
+        slope = self.param("slope", start, (x.shape[-1],), self.arithmetic.dtype)
+        return jnp.where(x > 0, x, slope * x)
+
+
 class Convolution(nn.Module):
     """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
 
     Its weights are the parameter `latent` where they are binarized and `kernel` where they stay float; the optimizer treats
-    parameters of the name `latent` as `Scheme.latents` says.
+    parameters of the name `latent` as `Scheme.latents` says. What a binary convolution computes is `Scheme.convolve`.
 
     binary_weights, binary_input: False keeps that side float. activation: the scheme's, behind the sums.
     """
@@ -69,25 +78,36 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        shape = (*self.kernel, x.shape[-1] // self.geometry.groups, self.features)
-        convolve = functools.partial(
-            self._convolution(), scheme=self.scheme, geometry=self.geometry, arithmetic=self.arithmetic
-        )
-        dtype = self.arithmetic.dtype
-        weights = self.param("latent" if self.has_latent else "kernel", uniform_fan_in, shape, dtype)
-        if not self.has_latent:
-            y = convolve(x, weights, binary_input=self.binary_input, activation=self.activation)
+        if self.has_latent:
+            y = self.scheme.convolve(self, x)
         else:
-            learned = self.scheme.parameters(self, self.output_shape(x))
-            y = convolve(x, weights, parameters=learned, activation=self.activation)
+            y = self._float_weights(x)
+        if self.activation and self.scheme.activation == "prelu":
+            y = PRelu(self.arithmetic, name="prelu")(y)
         if self.bias:
-            y = y + self.param("bias", bias_init(int(np.prod(shape[:-1]))), (self.features,), dtype)
+            fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
+            y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
         return y
 
-    def _convolution(self) -> Callable:
-        if not self.has_latent:
-            return float_weight_conv
-        return binary_conv if self.binary_input else float_input_conv
+    def _float_weights(self, x):
+        kernel = self.param("kernel", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
+        return float_weight_conv(
+            x,
+            kernel,
+            scheme=self.scheme,
+            geometry=self.geometry,
+            arithmetic=self.arithmetic,
+            binary_input=self.binary_input,
+            activation=self.activation,
+        )
+
+    def latent(self, x):
+        """The latent weights (kh, kw, C / groups, features), as most schemes have them. Called within `__call__`."""
+        return self.param("latent", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
+
+    def kernel_shape(self, x) -> tuple[int, int, int, int]:
+        """(kh, kw, C / groups, features)."""
+        return (*self.kernel, x.shape[-1] // self.geometry.groups, self.features)
 
     @property
     def has_latent(self) -> bool:

@@ -263,9 +263,15 @@ def joins(name: str, scheme: Scheme) -> bool:
     """Whether all edges of a layer type can run as one."""
     how = layer_type(name).joins
     if how == CONVOLUTION:
-        # Parameters of a scheme belong to one convolution.
-        return scheme.joins and type(scheme).parameters is Scheme.parameters
+        return scheme.joins and not has_parameters(scheme)
     return how is not None
+
+
+def has_parameters(scheme: Scheme) -> bool:
+    """Whether a scheme makes parameters, which belong to one convolution."""
+    kind = type(scheme)
+    overridden = kind.parameters is not Scheme.parameters or kind.convolve is not Scheme.convolve
+    return overridden or scheme.activation == "prelu"
 
 
 def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, train: bool):

@@ -7,7 +7,7 @@ same for all: `sign_conv` multiplies, the modules call `binary_conv`, the optimi
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,8 @@ from bnas_jax.core.ops.conv import Geometry, Pair, conv
 from bnas_jax.core.ops.sign_conv import plain_sign_conv, sign_conv
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
-ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y}
+# What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
+ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,23 @@ class Scheme:
         """
         del module, output_shape
         return ()
+
+    def convolve(self, module: Any, x):
+        """The binary convolution of a `modules.Convolution`, (N, H, W, C) to (N, H', W', features), without its bias.
+
+        A scheme whose signs have parameters, or whose latent weights have another shape, overrides this, makes what it needs
+        by `module.param`, and sets `joins = False`.
+        """
+        convolve = binary_conv if module.binary_input else float_input_conv
+        return convolve(
+            x,
+            module.latent(x),
+            scheme=self,
+            geometry=module.geometry,
+            arithmetic=module.arithmetic,
+            parameters=self.parameters(module, module.output_shape(x)),
+            activation=module.activation,
+        )
 
 
 def finish(scheme: Scheme, y, scale, *, activation: bool):

@@ -1,0 +1,33 @@
+"""Weights of other systems' published PyTorch code, by the names of its state_dict: `load_published`.
+
+One module for each family of networks; its `LOADERS` say which names it knows.
+"""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+
+# (name, arrays) -> (model, variables).
+Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
+
+# By the first words of a name: "wrn22" also loads "wrn22_i4_xternalz".
+LOADERS: dict[str, Loader] = {}
+
+
+def load_published(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """A model and its variables from the arrays of a published network.
+
+    name: of the network, such as "kuangliu_resnet18". arrays: its state_dict's names, with or without "state." before
+    them, to NumPy arrays (kernels OIHW); what else is there is left alone. Raises `UserError` for a name that no family
+    knows and for an array that is missing or has another shape.
+
+    Example: `model, variables = load_published("kuangliu_resnet18", arrays)`, then
+    `model.apply(variables, images, train=False)` with images NHWC gives the logits.
+    """
+    fitting = [known for known in LOADERS if name == known or name.startswith(known + "_")]
+    if not fitting:
+        raise UserError(f"no published network {name!r}; known: {', '.join(sorted(LOADERS))}")
+    return LOADERS[max(fitting, key=len)](name, arrays)
