@@ -34,7 +34,8 @@ class Darts(Diverse):
     unrolled: str = "none"
     keep_zeroise: bool = dataclasses.field(default=False, metadata=DERIVATION)
 
-    _unrolled_stages: ClassVar[tuple[Stage, ...]] = (
+    # At first order, alpha's stage leaves the training batch alone.
+    stages: ClassVar[tuple[Stage, ...]] = (
         Stage((VALID, TRAIN), frozenset({ALPHAS})),
         Stage((TRAIN,), frozenset({WEIGHTS})),
     )
@@ -43,13 +44,6 @@ class Darts(Diverse):
         super().__post_init__()
         if self.unrolled not in UNROLLED:
             raise UserError(f"config.searcher.unrolled must be one of {', '.join(UNROLLED)}, got {self.unrolled!r}")
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """alpha's first; at second order it takes the training batch, too."""
-        if self.unrolled == "none":
-            return Diverse.stages
-        return self._unrolled_stages
 
     @property
     def second_order(self) -> bool:

@@ -49,6 +49,7 @@ Mean = Callable[[Callable[[Loss], Any], str], Any]
 # (params, gradients at them) -> params after one update of the weights' optimizer, which keeps nothing of it and does not clip.
 Virtual = Callable[[Any, Any], Any]
 
+
 class Finished(NamedTuple):
     """What a searcher that scores candidates ends with. genotype: the one taken; top1: its score in %. candidates: all of them,
     as candidates.json lists them."""

@@ -145,12 +145,18 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
         return search_stage
 
     stages = step.searcher.stages
+    taken = {name for stage in stages for name in stage.batches}
+
+    def feeds(number: int) -> tuple:
+        of_step = {name: sources[name].feed(number) for name in sorted(taken)}
+        return tuple({name: of_step[name] for name in stage.batches} for stage in stages)
+
     return Program(
         model=model,
         step=step,
         create=lambda: step.init(seed=run.seed, image_shape=data.train.image_shape),
         stages=tuple(stage_of(index) for index in range(len(stages))),
-        feeds=lambda number: tuple({name: sources[name].feed(number) for name in stage.batches} for stage in stages),
+        feeds=feeds,
         steps_per_epoch=steps_per_epoch,
         held_out=parts.get(VALID),
     )

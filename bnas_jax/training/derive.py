@@ -32,7 +32,8 @@ def rule_of(run: SearchSettings) -> Rule:
 def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     """The genotype that the rule takes from a history, and how it was taken, as genotype.json holds it.
 
-    history: as `read_history` gives it. `UserError` for an epoch that is not there, and for the best one where none is validated.
+    history: as `read_history` gives it. `UserError` for an epoch that is not there, or the best of epochs that were not
+    validated.
     """
     valid_top1 = np.asarray(history["valid_top1"])
     epoch = _epoch(rule.epoch, valid_top1)
@@ -74,8 +75,8 @@ def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
     """What a search, ended or under way, has left of its alphas.
 
     By the names of alpha, such as `normal` and `reduce`: alpha before the first and after each epoch, (epochs + 1, 14, types)
-    each; `valid_top1`: the supernet's validation accuracies in %, (epochs,), NaN where nothing is held out. `UserError` where no
-    epoch has ended, or the file is damaged.
+    each; `valid_top1`: the supernet's validation accuracies in %, (epochs,), NaN where no images are held out. `UserError`
+    where no epoch has ended, or the file is damaged.
     """
     path = workdir / HISTORY
     try:

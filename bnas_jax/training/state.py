@@ -56,8 +56,8 @@ class TrainState(struct.PyTreeNode):
 
 
 class SearchState(struct.PyTreeNode):
-    """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each; valid_top1: (epochs,), NaN
-    where it is still to come, -inf where nothing is held out."""
+    """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each. valid_top1: (epochs,) in
+    %, NaN where it is still to come, -inf where no images are held out."""
 
     step: jax.Array
     params: Any

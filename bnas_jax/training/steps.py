@@ -185,12 +185,13 @@ class SearchStep:
             params, alphas = at.get(WEIGHTS, state.params), at.get(ALPHAS, state.alphas)
             forward = self._forward(index, state, batch, number, supernet=self.supernet)
             loss, aside = forward(params, alphas)
-            added = 0
+            total = loss
             if moves_alphas:
-                added = self._added(index, state, alphas)
-            return loss + added, (loss, *aside)
+                total = loss + self._added(index, state, alphas)
+            return total, (loss, *aside)
 
-        gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)({name: position[name] for name in sorted(names)})
+        at = {name: position[name] for name in sorted(names)}
+        gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
         return batch_stats, gradients, loss, correct
 
     def _own_gradient(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> dict[str, Any]:
