@@ -37,7 +37,7 @@ class Snas(Searcher):
     annealing_epochs: int | None = None
     drop_path: float = 0.3
     resource_weight: float = 0.0
-    train_share: float = 1.0
+    train_share: float = dataclasses.field(default=1.0, kw_only=True)
     costs: Costs | None = dataclasses.field(default=None, kw_only=True, metadata=NO_SETTING)
 
     stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS, ALPHAS})),)
