@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset
@@ -74,7 +75,7 @@ class Task:
 
     def first_state(self) -> Any:
         """The state of a new run."""
-        return self.where.create(self.program.create)
+        return self.where.create(self.program.create, np.uint32(self.run.seed))
 
     def prepare(self, state, calls: list[range]) -> None:
         """Compiles what calls of steps and the evaluation need, without making them."""
