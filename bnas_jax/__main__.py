@@ -20,6 +20,7 @@ COMMANDS = {
     "import": "import_weights",
     "data": "data",
     "benchmark": "benchmark",
+    "study": "study",
 }
 LATER = ("draw", "export", "predict", "report", "reproduce")
 
@@ -41,6 +42,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark search --config=... --against=plain                  the same beside the step as one writes it first, in turns
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
+  study     --study=configs/studies.py:schemes --workdir=DIR     many runs over seeds, and their table; goes on where it was
   benchmark data                                                 images per second, and the cost of augmentation
 
 Any setting of a config: --config.KEY=VALUE. --extensions=FILE.py, on every command: layer types, schemes, searchers and

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import pathlib
 import re
 import sys
@@ -402,6 +403,36 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
     "train": functools.partial(_benchmark_step, TrainSettings),
     "save": _benchmark_save,
 }
+
+
+def study(arguments: list[str], loaded: Loaded) -> dict:
+    """Makes the runs of a study that are not finished yet, and its table."""
+    from bnas_jax.study import run_study
+
+    del loaded
+    values = _options(arguments, "study", "study", "workdir", "rows")
+    name, _, variant = _required(values, "study").partition(":")
+    module = _python_file(name, "--study")
+    with _mistakes():
+        chosen = module.get_study(variant)
+    rows = tuple(row for row in (values.rows or "").split(",") if row)
+    return run_study(chosen, paths.local(_required(values, "workdir"), "--workdir").absolute(), only=rows)
+
+
+def _python_file(name: str, option: str) -> Any:
+    """The module in a file of configs/: as given, or else in the project's folder."""
+    path = paths.local(name, option)
+    if not path.is_file():
+        path = _ROOT / name
+    if not path.is_file():
+        raise UserError(f"no file {name}; write {option}=configs/studies.py:VARIANT")
+    _importable(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{option}={name} is no file of Python; write {option}=configs/studies.py:VARIANT")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:

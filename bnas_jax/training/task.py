@@ -44,7 +44,7 @@ class Task:
 
         self.data, facts = load_run_data(run, workdir, change=change)
         self.program = self.build(self.data)
-        self.shapes = jax.eval_shape(self.program.create)  # refuses an image size that the network cannot take
+        self.shapes = jax.eval_shape(self.program.create, 0)  # refuses an image size that the network cannot take
         self.open(facts, change=change)
 
         self.checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, self.where)
