@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "machine": set(),
     "spelling": {"core"},
     "extensions": {"core"},
+    "preset_files": {"core"},
     "counting": {"core", "settings"},
-    "commands": RUNS | {"interop", "benchmarks", "study", "spelling", "extensions", "counting"},
+    "commands": RUNS | {"interop", "benchmarks", "study", "spelling", "extensions", "preset_files", "counting"},
     "__main__": {"core", "runtime", "machine", "spelling", "extensions", "commands"},
     "__init__": set(),
 }
