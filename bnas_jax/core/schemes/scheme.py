@@ -53,6 +53,8 @@ class Scheme:
     # Whether the convolutions of all edges that leave a state can run as one with more output channels. Not where `after`
     # has parameters that belong to one convolution.
     joins: ClassVar[bool] = True
+    # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
+    block: ClassVar[str] = "xnor"
 
     def __post_init__(self):
         if self.sign_of_zero not in (0, 1):
