@@ -4,6 +4,7 @@ An entry is a `core.networks.NetworkSettings`: a frozen dataclass whose fields a
 which builds the module.
 """
 
+from bnas_jax.baselines.reactnet_mobilenet import ReActNetMobileNet
 from bnas_jax.baselines.resnet import ImageNetResNet18, ResNet18, ResNet34
 from bnas_jax.core.networks import Cells, NetworkSettings
 
@@ -12,4 +13,5 @@ NETWORKS: dict[str, type[NetworkSettings]] = {
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "imagenet_resnet18": ImageNetResNet18,
+    "reactnet_mobilenet": ReActNetMobileNet,
 }
