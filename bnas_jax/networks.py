@@ -6,6 +6,7 @@ which builds the module.
 
 from bnas_jax.baselines.densenet import DenseNet121
 from bnas_jax.baselines.nin import NinSettings
+from bnas_jax.baselines.reactnet_mobilenet import ReActNetMobileNet
 from bnas_jax.baselines.resnet import ImageNetResNet18, ResNet18, ResNet34
 from bnas_jax.baselines.resnext import ResNeXt29
 from bnas_jax.baselines.senet import SENet18
@@ -25,4 +26,5 @@ NETWORKS: dict[str, type[NetworkSettings]] = {
     "resnext29": ResNeXt29,
     "small_cnn": SmallCnnSettings,
     "imagenet_resnet18": ImageNetResNet18,
+    "reactnet_mobilenet": ReActNetMobileNet,
 }

@@ -9,7 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.interop.published import kuangliu, nin, wide_resnet
+from bnas_jax.interop.published import bireal, kuangliu, nin, wide_resnet
 
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
@@ -19,6 +19,7 @@ LOADERS: dict[str, Loader] = {
     **kuangliu.LOADERS,
     **wide_resnet.LOADERS,
     **nin.LOADERS,
+    **bireal.LOADERS,
 }
 
 

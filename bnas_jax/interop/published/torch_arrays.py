@@ -85,11 +85,12 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
 
 
 def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a state_dict: those behind "state." where names begin so, without the prefix."""
+    """The arrays of a state_dict by their plain names: those behind "state." where names begin so, without that prefix, and
+    without the "module." of a network that several GPUs shared."""
     prefix = "state."
-    if not any(name.startswith(prefix) for name in arrays):
-        return dict(arrays)
-    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+    if any(name.startswith(prefix) for name in arrays):
+        arrays = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+    return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 
 def from_torch(array: np.ndarray) -> np.ndarray:
