@@ -16,13 +16,15 @@ PACKAGE = "bnas_jax"
 
 # The parts of the package, and the parts that each may import beside itself. Entries (schemes, networks, searchers) hold
 # their own settings, which is why settings stand above them.
-MODELS = {"core", "search", "settings"}
+MODELS = {"core", "baselines", "networks", "search", "settings"}
 RUNS = MODELS | {"data", "runtime", "workdir", "training"}
 MAY_IMPORT = {
     "core": set(),
     "data": {"core"},  # of which errors and paths alone, see below
     "search": {"core"},
-    "settings": {"core", "search"},
+    "baselines": {"core"},
+    "networks": {"core", "baselines"},  # the table of them
+    "settings": {"core", "networks", "search"},
     "runtime": {"core", "settings", "data"},
     "workdir": {"core"},  # of which errors and paths alone, too
     "training": MODELS | {"data", "runtime", "workdir"},

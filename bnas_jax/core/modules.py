@@ -8,7 +8,7 @@ import numpy as np
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, square
-from bnas_jax.core.schemes.scheme import Scheme, float_weight_conv
+from bnas_jax.core.schemes.scheme import Scheme
 
 
 def uniform_fan_in(key, shape, dtype):
@@ -61,7 +61,7 @@ class Convolution(nn.Module):
     """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
 
     Its weights are the parameter `latent` where they are binarized and `kernel` where they stay float; the optimizer treats
-    parameters of the name `latent` as `Scheme.latents` says. What a binary convolution computes is `Scheme.convolve`.
+    parameters of the name `latent` as `Scheme.latents` says. What it computes is `Scheme.convolve` or `convolve_float`.
 
     binary_weights, binary_input: False keeps that side float. activation: the scheme's, behind the sums.
     """
@@ -81,7 +81,7 @@ class Convolution(nn.Module):
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
-            y = self._float_weights(x)
+            y = self.scheme.convolve_float(self, x)
         if self.activation and self.scheme.activation == "prelu":
             y = PRelu(self.arithmetic, name="prelu")(y)
         if self.bias:
@@ -89,17 +89,9 @@ class Convolution(nn.Module):
             y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
         return y
 
-    def _float_weights(self, x):
-        kernel = self.param("kernel", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
-        return float_weight_conv(
-            x,
-            kernel,
-            scheme=self.scheme,
-            geometry=self.geometry,
-            arithmetic=self.arithmetic,
-            binary_input=self.binary_input,
-            activation=self.activation,
-        )
+    def float_kernel(self, x):
+        """The float kernel (kh, kw, C / groups, features). Called within `__call__`."""
+        return self.param("kernel", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
 
     def latent(self, x):
         """The latent weights (kh, kw, C / groups, features), as most schemes have them. Called within `__call__`."""
@@ -112,7 +104,7 @@ class Convolution(nn.Module):
     @property
     def has_latent(self) -> bool:
         """Whether its weights are stored as one bit."""
-        return self.binary_weights and self.scheme.binary
+        return self.binary_weights and self.scheme.binary_weights
 
     def output_shape(self, x) -> tuple[int, ...]:
         """(N, H', W', features)."""

@@ -219,7 +219,7 @@ class MixedEdges(nn.Module):
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
-            if not self.scheme.binary:
+            if not self.scheme.binary_weights:
                 floats = edges
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):
                 if count:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.conventions import CONVENTIONS
-from bnas_jax.core.networks import NETWORKS
 from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.networks import NETWORKS
 from bnas_jax.settings import entries
 from bnas_jax.settings.checks import choice, require
 from bnas_jax.settings.old_names import refuse_old_names

@@ -376,10 +376,15 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings(RunSettings):
-    """The training of a final network. network: an entry of `core.networks.NETWORKS`."""
+    """The training of a final network. network: an entry of `networks.NETWORKS`."""
 
     network: NetworkSettings
     optimizer: OptimizerSettings
+
+    def __post_init__(self):
+        super().__post_init__()
+        drops = self.network.drops_paths or self.optimizer.drop_path == 0
+        require(drops, "config.optimizer.drop_path is of networks of cells; write 0 for this one")
 
 
 Settings = SearchSettings | TrainSettings

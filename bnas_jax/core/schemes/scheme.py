@@ -20,6 +20,8 @@ from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
 # What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
 ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y}
+# Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
+STAGES = ("all", "activations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +41,20 @@ class Scheme:
     """The base of all schemes: straight-through signs of activations and weights, and no scale.
 
     sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch. activation: after the convolution, of `ACTIVATIONS`.
+    stage: `all`, or `activations`, which binarizes these alone: the first stage of a training in two.
     """
 
     sign_of_zero: int = 1
     activation: str = "relu"
+    stage: str = "all"
 
-    # Whether weights are stored as one bit; a scheme without them is float.
+    # Whether it binarizes at all.
     binary: ClassVar[bool] = True
     # Whether the convolutions of all edges that leave a state can run as one with more output channels. Not where `after`
     # has parameters that belong to one convolution.
     joins: ClassVar[bool] = True
+    # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
+    block: ClassVar[str] = "xnor"
 
     def __post_init__(self):
         if self.sign_of_zero not in (0, 1):
@@ -56,6 +62,13 @@ class Scheme:
         if self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise UserError(f"config.scheme.activation must be one of {known}, got {self.activation!r}")
+        if self.stage not in STAGES:
+            raise UserError(f"config.scheme.stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+
+    @property
+    def binary_weights(self) -> bool:
+        """Whether weights are stored as one bit."""
+        return self.binary and self.stage == "all"
 
     @property
     def latents(self) -> LatentRule:
@@ -110,6 +123,21 @@ class Scheme:
             geometry=module.geometry,
             arithmetic=module.arithmetic,
             parameters=self.parameters(module, module.output_shape(x)),
+            activation=module.activation,
+        )
+
+    def convolve_float(self, module: Any, x):
+        """As `convolve`, where the weights stay float: in the first of two stages, or as `binary_weights` says.
+
+        A scheme whose parameters have a meaning without signs of the weights overrides this, too.
+        """
+        return float_weight_conv(
+            x,
+            module.float_kernel(x),
+            scheme=self,
+            geometry=module.geometry,
+            arithmetic=module.arithmetic,
+            binary_input=module.binary_input,
             activation=module.activation,
         )
 

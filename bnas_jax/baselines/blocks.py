@@ -1,0 +1,12 @@
+"""The blocks of a ResNet, in which the papers on binarization differ: `BLOCKS`, the one table of them.
+
+A new block is a new file, a subclass of `block.Block`, and a new entry.
+"""
+
+from bnas_jax.baselines.block import Block
+from bnas_jax.baselines.xnor_block import XnorBlock
+
+# By the name that `config.network.block` has; without one the scheme says which is usual (`Scheme.block`).
+BLOCKS: dict[str, type[Block]] = {
+    "xnor": XnorBlock,
+}
