@@ -3,6 +3,7 @@
 from bnas_jax.core.schemes.abc_net import AbcNet
 from bnas_jax.core.schemes.binarynet import BinaryNet
 from bnas_jax.core.schemes.bireal import BiReal
+from bnas_jax.core.schemes.cbcn import Cbcn
 from bnas_jax.core.schemes.float import Float
 from bnas_jax.core.schemes.reactnet import ReActNet
 from bnas_jax.core.schemes.scheme import LatentRule, Scheme
@@ -15,6 +16,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "bireal": BiReal,
     "xnor_pp": XnorPlusPlus,
     "abc_net": AbcNet,
+    "cbcn": Cbcn,
     "reactnet": ReActNet,
     "float": Float,
 }
@@ -24,6 +26,7 @@ __all__ = [
     "AbcNet",
     "BiReal",
     "BinaryNet",
+    "Cbcn",
     "Float",
     "LatentRule",
     "ReActNet",

@@ -3,11 +3,13 @@
 import dataclasses
 from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.ops.conv import conv
 from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
 from bnas_jax.core.schemes.straight_through import straight_through
 
@@ -56,15 +58,28 @@ class AbcNet(Scheme):
     def convolve(self, module, x):
         """All bases run as one: those of the activations as further images, those of the weights as output channels."""
         bases, alpha = self.weights(module.latent(x))
-        dtype = module.arithmetic.dtype
-        beta = jnp.ones((1,), dtype)
-        if module.binary_input:
-            shift = module.param("shift", self._first_shifts, dtype)
-            beta = module.param("scale", jax.nn.initializers.ones, (self.activation_bases,), dtype)
-            x = self.activation_signs(x, shift)
+        x, beta = self._activations(module, x)
         # The basis is the minor index of the channels, so that those of a group lie together.
         w = bases.reshape(*bases.shape[:3], -1)
         return convolve_module(_SumOfBases(self, module.activation), module, x, w, (alpha, beta))
+
+    def convolve_float(self, module, x):
+        """The bases of the activations with a float kernel."""
+        kernel = module.float_kernel(x)
+        x, beta = self._activations(module, x)
+        arithmetic = module.arithmetic
+        y = conv(x, kernel, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+        return _SumOfBases(self, module.activation)(y, jnp.ones((1, 1), y.dtype), beta)
+
+    def _activations(self, module, x):
+        """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as it is and 1 where it stays float."""
+        dtype = module.arithmetic.dtype
+        if not module.binary_input:
+            return x, jnp.ones((1,), dtype)
+        shift = module.param("shift", self._first_shifts, dtype)
+        beta = module.param("scale", nn.initializers.ones, (self.activation_bases,), dtype)
+        real = jnp.concatenate([x + v - 0.5 for v in shift])
+        return straight_through(real, half_clip, self.sign_of_zero), beta
 
     def weights(self, latent):
         """(B, (kh, kw, ci, co, M); alpha, (1 or co, M))."""
@@ -73,11 +88,6 @@ class AbcNet(Scheme):
         real = (latent - jnp.mean(constant))[..., None] + offsets.astype(latent.dtype)
         bases = straight_through(real, everywhere, self.sign_of_zero)
         return bases, fit(constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel)
-
-    def activation_signs(self, x, shift):
-        """A_1 to A_N, one behind the other: (N * images, H, W, C)."""
-        real = jnp.concatenate([x + v - 0.5 for v in shift])
-        return straight_through(real, half_clip, self.sign_of_zero)
 
     def cost(self, row):
         """M * N times the binary products, M times the bits."""
