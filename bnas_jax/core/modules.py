@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
+from bnas_jax.core.ops.batch_norm import EPSILON, MOMENTUM, batch_norm, initial_statistics
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, square
 from bnas_jax.core.schemes.scheme import Scheme
 
@@ -24,10 +24,17 @@ def bias_init(fan_in: int):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with its running statistics, and scale and shift where `affine`."""
+    """Batch normalization with its running statistics, and scale and shift where `affine`.
+
+    epsilon, momentum: see `ops.batch_norm`. least_scale: smaller scales count as this one, with the gradient as if they
+    were it.
+    """
 
     arithmetic: Arithmetic
     affine: bool = True
+    epsilon: float = EPSILON
+    momentum: float = MOMENTUM
+    least_scale: float | None = None
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -35,14 +42,27 @@ class BatchNorm(nn.Module):
         start = initial_statistics((channels,), dtype)
         running = {name: self.variable("batch_stats", name, lambda value=value: value) for name, value in start.items()}
         values = {name: variable.value for name, variable in running.items()}
-        y, new = batch_norm(x, values, arithmetic=self.arithmetic, train=train)
+        y, new = batch_norm(
+            x,
+            values,
+            arithmetic=self.arithmetic,
+            train=train,
+            epsilon=self.epsilon,
+            momentum=self.momentum,
+        )
         if train and not self.is_initializing():
             for name, variable in running.items():
                 variable.value = new[name]
         if self.affine:
-            y = y * self.param("scale", nn.initializers.ones, (channels,), dtype)
+            y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
         return y
+
+    def _scale(self, channels: int):
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
+        if self.least_scale is None:
+            return scale
+        return scale + jax.lax.stop_gradient(jnp.maximum(scale, self.least_scale) - scale)
 
 
 class PRelu(nn.Module):

@@ -81,7 +81,7 @@ class TrainStep:
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
         """(batch statistics, gradients, loss, hits) of a microbatch."""
-        options = self._drop_path_options(state.step, number)
+        options = self._random_options(state.step, number)
 
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
@@ -92,17 +92,20 @@ class TrainStep:
         (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return batch_stats, grads, loss, correct
 
-    def _drop_path_options(self, step, number) -> dict:
-        """Drop-path grows linearly with the epoch, from 0 (methods.md D); {} where there is none."""
-        if self.drop_path == 0:
-            return {}
+    def _random_options(self, step, number) -> dict:
+        """What a network's random numbers come from, and the rate of drop-path, where there is any.
+
+        That grows linearly with the epoch, from 0 (methods.md D).
+        """
         key = jax.random.fold_in(run_key(self.seed, STEPS), step)
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
+        if self.drop_path == 0:
+            return {"rngs": {"dropout": key}}
         epoch = (step // self.steps_per_epoch).astype(jnp.float32)
         # Whoever makes more steps than the training has keeps its last rate.
         rate = jnp.minimum(self.drop_path * epoch / self.num_epochs, self.drop_path)
-        return {"drop_path_rate": rate, "rngs": {"drop_path": key}}
+        return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,8 @@ class Scheme:
     joins: ClassVar[bool] = True
     # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
     block: ClassVar[str] = "xnor"
+    # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
+    plain_signs: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.sign_of_zero not in (0, 1):
