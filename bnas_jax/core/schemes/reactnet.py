@@ -27,6 +27,7 @@ class ReActNet(BiReal):
     joins: ClassVar[bool] = False
     plain_signs: ClassVar[bool] = False
     block: ClassVar[str] = "reactnet"
+    plain_signs: ClassVar[bool] = False
 
     def convolve(self, module, x):
         return super().convolve(module, _shifted(module, x))
