@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import ZEROISE, Genotype
+from bnas_jax.core.genotype import ZEROISE, Genotype, edges
 from bnas_jax.core.modules import BatchNorm, BinaryConv
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes.scheme import Scheme
@@ -183,6 +183,6 @@ def is_latent(name: str) -> bool:
 
 
 def learnable_share(genotype: Genotype) -> float:
-    """Share of the sixteen picked layers that have weights to learn (section 4.3)."""
-    picked = [name for reduction in (False, True) for name, _ in genotype.cell(reduction)]
+    """Share of the picked layers of both cells that have weights to learn (section 4.3)."""
+    picked = [edge.layer_type for reduction in (False, True) for edge in edges(genotype.cell(reduction))]
     return sum(layer_type(name).learnable for name in picked) / len(picked)

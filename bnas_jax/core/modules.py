@@ -109,13 +109,19 @@ class Convolution(nn.Module):
             y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
         return y
 
-    def float_kernel(self, x):
-        """The float kernel (kh, kw, C / groups, features). Called within `__call__`."""
-        return self.param("kernel", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
+    def float_kernel(self, x, features: int | None = None):
+        """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
+        return self._kernel("kernel", x, features)
 
-    def latent(self, x):
-        """The latent weights (kh, kw, C / groups, features), as most schemes have them. Called within `__call__`."""
-        return self.param("latent", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
+    def latent(self, x, features: int | None = None):
+        """The latent weights (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
+        return self._kernel("latent", x, features)
+
+    def _kernel(self, name: str, x, features: int | None):
+        shape = self.kernel_shape(x)
+        if features is not None:
+            shape = (*shape[:-1], features)
+        return self.param(name, uniform_fan_in, shape, self.arithmetic.dtype)
 
     def kernel_shape(self, x) -> tuple[int, int, int, int]:
         """(kh, kw, C / groups, features)."""

@@ -26,13 +26,13 @@ TRAINING, ALPHA, VALIDATION = range(3)
 class Program(NamedTuple):
     """A run as the loop, the benchmarks and the plan see it.
 
-    step: a `TrainStep` or `SearchStep`. create: () -> the first state. stages: of a step, (state, feed) -> state each, which
+    step: a `TrainStep` or `SearchStep`. create: (seed) -> the first state. stages: of a step, (state, feed) -> state each, that
     are compiled one by one. feeds: (number of the step) -> what each stage takes. held_out: what an epoch is evaluated on.
     """
 
     model: nn.Module
     step: TrainStep | SearchStep
-    create: Callable[[], Any]
+    create: Callable[[Any], Any]
     stages: tuple[Callable, ...]
     feeds: Callable[[int], tuple]
     steps_per_epoch: int
@@ -84,7 +84,7 @@ def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Mod
     return Program(
         model=model,
         step=step,
-        create=lambda: step.init(seed=run.seed, image_shape=data.train.image_shape),
+        create=lambda seed: step.init(seed=seed, image_shape=data.train.image_shape),
         stages=(train_stage,),
         feeds=lambda number: (source.feed(number),),
         steps_per_epoch=source.steps_per_epoch,
@@ -140,7 +140,7 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
     return Program(
         model=model,
         step=step,
-        create=lambda: step.init(seed=run.seed, image_shape=data.train.image_shape),
+        create=lambda seed: step.init(seed=seed, image_shape=data.train.image_shape),
         stages=tuple(stage_of(index) for index in range(len(stages))),
         feeds=lambda number: tuple({name: sources[name].feed(number) for name in stage.batches} for stage in stages),
         steps_per_epoch=steps_per_epoch,

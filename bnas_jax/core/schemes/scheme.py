@@ -198,6 +198,26 @@ def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, ge
     return sign_conv(after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype)
 
 
+def convolve_module(after: Callable, module: Any, x, w, operands: tuple):
+    """`after(sums, *operands)` for a `modules.Convolution` whose scheme makes the signs w, (kh, kw, C / groups, O), itself.
+
+    x: (N, H, W, C), signs where `module.binary_input`. after: as `sign_conv`'s.
+    """
+    arithmetic = module.arithmetic
+    if module.binary_input:
+        return convolve_signs(
+            after,
+            x,
+            w,
+            operands,
+            scheme=module.scheme,
+            geometry=module.geometry,
+            arithmetic=arithmetic,
+        )
+    sums = conv(x, w, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+    return after(sums, *operands)
+
+
 def float_input_conv(
     x,
     latent,
