@@ -46,7 +46,7 @@ from configs import common
 def get_config(variant: str = "cifar10"):
     """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is named behind it."""
     data, _, searcher = variant.partition("_")
-    if data not in ("digits", "cifar10") or searcher and searcher not in SEARCHERS:
+    if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
         raise ValueError(
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER behind it: {', '.join(SEARCHERS)}"
         )

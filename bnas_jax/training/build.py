@@ -75,7 +75,6 @@ def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Mod
         drop_path=run.optimizer.drop_path,
         num_epochs=run.num_epochs,
         steps_per_epoch=source.steps_per_epoch,
-        seed=run.seed,
         microbatches=run.microbatches,
         axis=where.axis,
     )
@@ -132,7 +131,6 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
         alphas=alphas_optimizer(run),
         num_epochs=run.num_epochs,
         steps_per_epoch=steps_per_epoch,
-        seed=run.seed,
         microbatches=run.microbatches,
         axis=where.axis,
     )
