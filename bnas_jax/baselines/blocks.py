@@ -1,10 +1,12 @@
-"""The blocks of a ResNet, in which the papers on binarization differ: `BLOCKS`, the one table of them.
+"""The basic blocks of residual networks: `BLOCKS`, the one table of them.
 
 A new block is a new file, a subclass of `block.Block`, and a new entry.
 """
 
 from bnas_jax.baselines.bireal_block import BiRealBlock
 from bnas_jax.baselines.block import Block
+from bnas_jax.baselines.cbcn_block import CbcnBlock
+from bnas_jax.baselines.pcnn_block import PcnnBlock
 from bnas_jax.baselines.reactnet_block import ReActNetBlock
 from bnas_jax.baselines.xnor_block import XnorBlock
 
@@ -13,4 +15,6 @@ BLOCKS: dict[str, type[Block]] = {
     "xnor": XnorBlock,
     "bireal": BiRealBlock,
     "reactnet": ReActNetBlock,
+    "pcnn": PcnnBlock,
+    "cbcn": CbcnBlock,
 }

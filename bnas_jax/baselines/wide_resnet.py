@@ -18,6 +18,7 @@ from bnas_jax.baselines.units import Baseline, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import BatchNorm, Classifier
+from bnas_jax.core.ops.batch_norm import MOMENTUM
 from bnas_jax.core.schemes import Scheme
 
 CODES = ("xternalz", "meliketoy")
@@ -56,10 +57,8 @@ class WideResNet(nn.Module):
                     name=f"stage{stage}_block{index}",
                     **common,
                 )(x, train=train)
-        last = BatchNorm(self.arithmetic, name="bn")
-        if self.meliketoy:
-            last = BatchNorm(self.arithmetic, momentum=FAST_MOMENTUM, name="bn")
-        x = nn.relu(last(x, train=train))
+        momentum = FAST_MOMENTUM if self.meliketoy else MOMENTUM
+        x = nn.relu(BatchNorm(self.arithmetic, momentum=momentum, name="bn")(x, train=train))
         return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
 
 
