@@ -30,12 +30,14 @@ MAY_IMPORT = {
     "training": MODELS | {"data", "runtime", "workdir"},
     "interop": RUNS,
     "benchmarks": RUNS,
+    "study": RUNS,
     # Of the command line.
     "machine": set(),
     "spelling": {"core"},
     "extensions": {"core"},
+    "preset_files": {"core"},
     "counting": {"core", "settings"},
-    "commands": RUNS | {"interop", "benchmarks", "spelling", "extensions", "counting"},
+    "commands": RUNS | {"interop", "benchmarks", "study", "spelling", "extensions", "preset_files", "counting"},
     "__main__": {"core", "runtime", "machine", "spelling", "extensions", "commands"},
     "__init__": set(),
 }
@@ -43,7 +45,7 @@ MAY_IMPORT = {
 BASE = {"errors", "arithmetic"}
 IN_CORE = {"ops": BASE | {"ops"}, "schemes": BASE | {"ops", "schemes"}}
 # Only imported where used, so that search and training on arrays start without them.
-HEAVY = {"tensorflow", "grain", "tensorflow_datasets", "matplotlib", "torch", "PIL", "cv2", "tensorboardX"}
+HEAVY = {"scipy", "tensorflow", "grain", "tensorflow_datasets", "matplotlib", "torch", "PIL", "cv2", "tensorboardX"}
 # core is pure functions and Flax modules: no other library, and no files or flags from the standard one.
 CORE_LIBRARIES = {"jax", "flax", "numpy", "chex"}
 CORE_FORBIDDEN = {"argparse", "io", "json", "os", "pathlib", "shutil", "tempfile"}

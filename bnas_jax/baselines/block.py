@@ -14,7 +14,8 @@ class Block(nn.Module):
     """The base of all entries of `blocks.BLOCKS`: two 3x3 convolutions and their shortcuts, `block(x, train=train)`.
 
     (N, H, W, C) to (N, H / stride, W / stride, features). Papers whose block has a single convolution and a shortcut of its
-    own, as Bi-Real's, have two of those in one block here. float_shortcut: whether the convolution of a shortcut that changes the shape stays float.
+    own, as Bi-Real's, have two of those in one block here. float_shortcut: whether the convolution of a shortcut that changes
+    the shape stays float.
     """
 
     features: int

@@ -5,7 +5,7 @@ papers' on binarization: see `blocks`. As in Bi-Real's code, no batch norm stand
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
         return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
 
     def _stem(self, images, activation: str, *, train: bool):
-        common = {"features": self.widths[0], "arithmetic": self.arithmetic, "activation": activation}
+        common: dict[str, Any] = {"features": self.widths[0], "arithmetic": self.arithmetic, "activation": activation}
         if not self.imagenet:
             return Stem(kernel=3, name="stem", **common)(images, train=train)
         x = Stem(kernel=7, stride=2, name="stem", **common)(images, train=train)

@@ -1,6 +1,7 @@
 """Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, and the scale without a gradient."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class BiReal(Scheme):
 
     activation: str = "none"
     weight_gradient: str = "paper"
+
+    block: ClassVar[str] = "bireal"
 
     def __post_init__(self):
         super().__post_init__()
