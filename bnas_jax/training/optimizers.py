@@ -61,19 +61,55 @@ def latent_sgd(
     learning_rate: float | Schedule,
     *,
     momentum: float | Schedule = 0.9,
+    nesterov: bool = False,
     weight_decay: float = 0.0,
+    decayed: str = "all",
     clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
     """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
 
-    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code.
+    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see `with_decay`.
     """
-    descent = optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        sgd(_schedule(learning_rate), _schedule(momentum)),
-    )
-    return for_latents(optax.flatten(descent), scheme, clip_norm=clip_norm)
+    descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm)
+
+
+def latent_adam(
+    learning_rate: float | Schedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decayed: str = "all",
+    clip_norm: float | None = None,
+    scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
+) -> LatentOptimizer:
+    """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as `latent_sgd`."""
+    descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm)
+
+
+def with_decay(
+    descent: optax.GradientTransformation, weight_decay: float, decayed: str = "all"
+) -> optax.GradientTransformation:
+    """An optimizer of each weight by itself, with weight decay added to the gradient before it.
+
+    decayed: `all` parameters, or the `kernels` of convolutions and what is learned beside them, see `decays`.
+    """
+    if decayed == "all":
+        return optax.flatten(optax.chain(optax.add_decayed_weights(weight_decay), descent))
+    decay = optax.add_decayed_weights(weight_decay, mask=lambda tree: jax.tree_util.tree_map_with_path(decays, tree))
+    return optax.chain(decay, optax.flatten(descent))
+
+
+def decays(path: tuple, leaf: jax.Array) -> bool:
+    """Whether weight decay of `kernels` reaches a parameter: not BN, biases, the slopes of PReLUs and dense layers.
+
+    That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (methods.md A8).
+    """
+    return path[-1].key not in ("scale", "bias", "slope") and leaf.ndim != 2
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
@@ -128,8 +164,8 @@ class MomentumState(NamedTuple):
     trace: optax.Updates
 
 
-def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
-    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v."""
+def sgd(learning_rate: Schedule, momentum: Schedule, *, nesterov: bool = False) -> optax.GradientTransformation:
+    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v; with Nesterov's -lr (g + m v)."""
 
     def init(params):
         return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -138,7 +174,10 @@ def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransforma
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
         trace = jax.tree.map(lambda g, v: (decay * v + g).astype(v.dtype), grads, state.trace)
-        updates = jax.tree.map(lambda v: (-rate * v).astype(v.dtype), trace)
+        direction = trace
+        if nesterov:
+            direction = jax.tree.map(lambda g, v: g + decay * v, grads, trace)
+        updates = jax.tree.map(lambda v, d: (-rate * d).astype(v.dtype), trace, direction)
         return updates, MomentumState(state.step + 1, trace)
 
     return optax.GradientTransformation(init, update)
