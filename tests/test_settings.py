@@ -355,11 +355,11 @@ def test_what_is_set_goes_before_the_recipe_and_the_recipe_before_preset_and_con
 
 
 def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
-    with pytest.raises(UserError, match="config.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'"):
+    with pytest.raises(UserError, match=r"config\.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'"):
         resolved("train:a", recipe="resnet")
     config = config_of("search:digits")
     config.recipe = "darts"
-    with pytest.raises(UserError, match="unknown setting config.recipe"):
+    with pytest.raises(UserError, match=r"unknown setting config\.recipe"):
         settings.from_config(config)
 
 

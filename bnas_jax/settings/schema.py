@@ -53,14 +53,15 @@ def without_effect(name: str) -> tuple[str, ...]:
 class DatasetSettings:
     """name: see `data.load`. path: where its files are. None takes the data set's own.
 
-    mean, std: of each channel, on the scale 0 to 1, by which images are normalised; both or none. pad, flip, min_area, jitter,
-    cutout: the augmentation, see `data.augment`. image_size: side to which images are brought; resize: side of which it is the centre.
-    channels: 1 or 3. split: share of a set without test images that becomes its test set, drawn by split_seed, whatever the
-    run's seed. white_level: the number that is white in images of more than 8 bits, see `data.images`. in_memory_mib: larger
-    sets are streamed. search_split: the halves of a search, drawn at `random`, `stratified` so that each class is halved, or
-    the first and the second half `in_order`. augment_validation: a search augments the images that its epochs are validated on,
-    too. bad_images: those that cannot be read are an error (fail) or left out and counted (skip). workers: processes that
-    read. What has no effect on the data set is refused, see `WITHOUT_EFFECT`.
+    mean, std: of each channel, on the scale 0 to 1, by which images are normalised; both or none. pad, flip, min_area,
+    jitter, cutout: the augmentation, see `data.augment`. image_size: side to which images are brought; resize: side of
+    which it is the centre. channels: 1 or 3. split: share of a set without test images that becomes its test set, drawn by
+    split_seed, whatever the run's seed. white_level: the number that is white in images of more than 8 bits, see
+    `data.images`. in_memory_mib: larger sets are streamed. search_split: the halves of a search, drawn at `random`,
+    `stratified` so that each class is halved, or the first and the second half `in_order`. augment_validation: a search
+    augments the images that its epochs are validated on, too. bad_images: those that cannot be read are an error (fail) or
+    left out and counted (skip). workers: processes that read. What has no effect on the data set is refused, see
+    `WITHOUT_EFFECT`.
     """
 
     name: str

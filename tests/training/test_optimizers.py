@@ -277,14 +277,17 @@ def test_nesterov_looks_ahead_as_in_pytorch():
         assert np.allclose(tree["kernel"], weight, rtol=1e-5)
 
 
+def flat(tree) -> dict[str, np.ndarray]:
+    """The leaves by their names, in float64."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in leaves}
+
+
 def test_adam_adds_l2_to_the_gradient_behind_the_factor_and_projects():
     """PyTorch's Adam by hand, two steps: clip, c, decay into the gradient, moments, update; then the projection."""
     chain = latent_adam(0.01, beta1=0.8, beta2=0.99, eps=1e-3, weight_decay=DECAY, clip_norm=2.0, scheme=PAPER)
     tree = params()
     state = chain.init(tree)
-    flat = lambda tree: {
-        jax.tree_util.keystr(p): np.asarray(x, np.float64) for p, x in jax.tree_util.tree_leaves_with_path(tree)
-    }
     weights = flat(tree)
     first, second = ({name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2))
     for step in (1, 2):
