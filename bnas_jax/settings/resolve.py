@@ -60,8 +60,9 @@ def _recipe(values: dict) -> dict:
         return {}
     choice("config.recipe", name, (NO_RECIPE, *RECIPES))
     recipe = RECIPES[name]()
-    network = NETWORKS.get((values.get("network") or {}).get("name"))
-    if not getattr(network, "drops_paths", True):
+    network = values.get("network") or {}
+    entry = NETWORKS.get(str(network.get("name")))
+    if not getattr(entry, "drops_paths", True):
         recipe["optimizer"].pop("drop_path", None)
     return recipe
 

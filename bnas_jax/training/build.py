@@ -160,8 +160,13 @@ def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.Gradie
         "scheme": run.scheme,
     }
     if settings.name == "adam":
-        betas = {"beta1": settings.beta1, "beta2": settings.beta2}
-        return optimizers.latent_adam(rate, eps=settings.eps, **betas, **shared)
+        return optimizers.latent_adam(
+            rate,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            eps=settings.eps,
+            **shared,
+        )
     return optimizers.latent_sgd(rate, momentum=momentum, nesterov=settings.nesterov, **shared)
 
 

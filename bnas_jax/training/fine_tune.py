@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -115,7 +116,8 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
         raise UserError(f"--init={source.path} holds a search; write the work directory of a training, or an imported one")
     ours = settings.to_dict(run)
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
-    difference = next(settings.differences(*(_network(c, same_scheme) for c in (ours, theirs))), None)
+    compared = settings.differences(_network(ours, same_scheme), _network(theirs, same_scheme))
+    difference = next(compared, None)
     if difference:
         raise UserError(f"--init={source.path} has another network: {difference}; take the network's settings from there")
 
@@ -153,8 +155,8 @@ def begin(
     for path, origin_path in _plan(ours, variables, source).taken.items():
         leaf = np.asarray(found[origin_path])
         if project and is_latent(path[-1]):
-            leaf = project(jax.numpy.asarray(leaf))
-        leaves[path] = where.place(np.asarray(leaf))
+            leaf = np.asarray(project(jnp.asarray(leaf)))
+        leaves[path] = where.place(leaf)
     return state.replace(**unflatten_dict(leaves))
 
 

@@ -21,8 +21,8 @@ Path = tuple[str, ...]
 
 
 class Transfer(NamedTuple):
-    """taken: a leaf of ours to the leaf of theirs that it begins with. initialised: leaves of ours that they lack. left_out: the
-    reverse. All are paths such as ("params", "stem", "conv", "kernel")."""
+    """taken: a leaf of ours to the leaf of theirs that it begins with. initialised: leaves of ours that they lack.
+    left_out: leaves of theirs that are of no use here. All are paths such as ("params", "stem", "conv", "kernel")."""
 
     taken: dict[Path, Path]
     initialised: list[Path]
@@ -52,9 +52,8 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         twin = (*path[:-1], _TWINS.get(path[-1], path[-1]))
         found = next((p for p in (path, twin) if p in theirs), None)
         if found is None and _is_of_the_network(path, ours):
-            raise UserError(
-                f"--init={source} lacks {name}, {tuple(leaf.shape)} here; leave --init out, or name a run that has it"
-            )
+            shape = tuple(leaf.shape)
+            raise UserError(f"--init={source} lacks {name}, {shape} here; leave --init out, or name a run that has it")
         if found is None:
             initialised.append(path)
             continue
