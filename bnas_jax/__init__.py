@@ -12,7 +12,7 @@ _MODULES = {
     "LAYERS": "core.layers",
     "LatentRule": "core.schemes",
     "LayerType": "core.layers",
-    "NETWORKS": "core.networks",
+    "NETWORKS": "networks",
     "Network": "core.network",
     "NetworkSettings": "core.networks",
     "SCHEMES": "core.schemes",

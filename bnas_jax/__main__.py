@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 
-from bnas_jax import machine, spelling
+from bnas_jax import __version__, machine, spelling
 from bnas_jax.core.errors import UserError
 
 # Command -> its function in `commands`.
@@ -20,6 +20,7 @@ COMMANDS = {
     "import": "import_weights",
     "data": "data",
     "benchmark": "benchmark",
+    "study": "study",
 }
 LATER = ("draw", "export", "predict", "report", "reproduce")
 
@@ -41,10 +42,12 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark search --config=... --against=plain                  the same beside the step as one writes it first, in turns
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
+  study     --study=configs/studies.py:schemes --workdir=DIR     many runs over seeds, and their table; goes on where it was
   benchmark data                                                 images per second, and the cost of augmentation
 
-Any setting of a config: --config.KEY=VALUE. --extensions=FILE.py, on every command: layer types, schemes, searchers and
-networks of one's own. --debug shows the traceback of an error. Not yet: {", ".join(LATER)}."""
+--config=train:digits is short for configs/train.py:digits. Any setting of a config: --config.KEY=VALUE.
+--extensions=FILE.py, on every command: layer types, schemes, searchers and networks of one's own.
+--debug shows the traceback of an error, --version the version. Not yet: {", ".join(LATER)}."""
 
 
 def run(arguments: list[str]) -> int:
@@ -56,6 +59,9 @@ def run(arguments: list[str]) -> int:
             print(USAGE, file=sys.stderr)
             return 0 if arguments else 2
         command, *rest = arguments
+        if command in ("--version", "version"):
+            print(f"bnas_jax {__version__}")
+            return 0
         if command not in COMMANDS:
             state = "is not available in this version" if command in LATER else "is not a command"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")

@@ -3,16 +3,15 @@
 import contextlib
 import dataclasses
 import functools
-import pathlib
+import importlib.util
 import re
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bnas_jax import extensions, settings, spelling
+from bnas_jax import extensions, preset_files, settings, spelling
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.extensions import Extension
@@ -27,8 +26,6 @@ Loaded = tuple[Extension, ...]
 
 # What may be set anew for `evaluate`, beside the data: the network stays the same.
 EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
-
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
@@ -108,20 +105,9 @@ def _config_arguments(arguments: list[str]) -> list[str]:
             given = argument.removeprefix("--config=")
             paths.local(given, "--config")  # refuses an address, which has a colon of its own
             name, _, variant = given.partition(":")
-            path = paths.local(name, "--config")
-            if not path.is_file():
-                path = _ROOT / name
-            if not path.is_file():
-                raise UserError(f"no config file {name}; write --config=configs/search.py:VARIANT or configs/train.py:VARIANT")
+            path = preset_files.find(name, "--config", "configs/search.py:VARIANT or configs/train.py:VARIANT")
             found[position] = f"--config={path}" + (f":{variant}" if variant else "")
-            _importable(path)
     return found
-
-
-def _importable(config: pathlib.Path) -> None:
-    folder = str(config.resolve().parent.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
 
 
 def _configured(arguments: list[str], command: str, **options: str | bool | None) -> tuple[Settings | None, flags.FlagValues]:
@@ -405,6 +391,31 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
 }
 
 
+def study(arguments: list[str], loaded: Loaded) -> dict:
+    """Makes the runs of a study that are not finished yet, and its table."""
+    from bnas_jax.study import run_study
+
+    del loaded
+    values = _options(arguments, "study", "study", "workdir", "rows")
+    name, _, variant = _required(values, "study").partition(":")
+    module = _python_file(name, "--study")
+    with _mistakes():
+        chosen = module.get_study(variant)
+    rows = tuple(row for row in (values.rows or "").split(",") if row)
+    return run_study(chosen, paths.local(_required(values, "workdir"), "--workdir").absolute(), only=rows)
+
+
+def _python_file(name: str, option: str) -> Any:
+    """The module in a file of configs/."""
+    path = preset_files.find(name, option, "configs/studies.py:VARIANT")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{option}={name} is no file of Python; write {option}=configs/studies.py:VARIANT")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
     """The flags of a command that takes strings alone."""
     values = flags.FlagValues()
@@ -415,12 +426,9 @@ def _options(arguments: list[str], command: str, *names: str) -> flags.FlagValue
 
 
 def _preset(variant: str) -> ConfigDict:
-    path = _ROOT / "configs" / "train.py"
-    if not path.is_file():
-        raise UserError("the presets of configs/ are not installed with the package; run import in the project's folder")
+    path = preset_files.find("train", "--preset", "VARIANT, a variant of configs/train.py")
     values = flags.FlagValues()
     arguments = [f"--config={path}:{variant}"]
     config_flags.DEFINE_config_file("config", None, "preset", flag_values=values, sys_argv=["import"])
-    _importable(path)
     _parse(values, arguments, "import")
     return values.config

@@ -43,7 +43,7 @@ def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
     written = genotype_lib.load(str(out))
     assert genotype_lib.from_dict(summary["genotype"]) == written and summary["out"] == str(out)
-    return summary, {layer for layer, _ in (*written.normal, *written.reduce)}
+    return summary, {edge.layer_type for cell in (written.normal, written.reduce) for edge in genotype_lib.edges(cell)}
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def same(one, other) -> bool:
 
 
 def joined(parts: list[dict]) -> dict:
-    """The feed of all hosts from their own."""
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "position"}
+    """The feed of all hosts from their own: rows of images, labels and weights."""
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name.endswith("s")}
     return parts[0] | rows
 
 

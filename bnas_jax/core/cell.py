@@ -1,4 +1,4 @@
-"""The cell template: preprocessing, two edges into each of four nodes, and the inter-cell skip (section 4.2, Figure 5b)."""
+"""The cell template: preprocessing, the edges into each of four nodes, and the inter-cell skip (section 4.2, Figure 5b)."""
 
 import functools
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import INPUTS, NODES, ZEROISE, Cell
+from bnas_jax.core.genotype import INPUTS, ZEROISE, Cell, edges
 from bnas_jax.core.layers import layer_type
 from bnas_jax.core.modules import BatchNorm, BinaryConv, Convolution
 from bnas_jax.core.ops.conv import square
@@ -115,15 +115,15 @@ class InterCellSkip(nn.Module):
         return materialize(output + previous)
 
 
-def drop_path(key, rate, *, cells: int, batch: int, arithmetic: Arithmetic) -> jax.Array:
-    """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, 8, N).
+def drop_path(key, rate, *, cells: int, layers: int, batch: int, arithmetic: Arithmetic) -> jax.Array:
+    """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, layers, N).
 
     0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What is drawn for an example does not
     depend on how many devices `arithmetic.batch_axis` divides the batch over.
     """
     axis = arithmetic.batch_axis
     shards = jax.lax.axis_size(axis) if axis else 1
-    keep = jax.random.bernoulli(key, 1 - rate, (cells, 2 * NODES, shards * batch))
+    keep = jax.random.bernoulli(key, 1 - rate, (cells, layers, shards * batch))
     if axis:
         keep = jax.lax.dynamic_slice_in_dim(keep, jax.lax.axis_index(axis) * batch, batch, axis=2)
     dtype = arithmetic.dtype
@@ -132,13 +132,13 @@ def drop_path(key, rate, *, cells: int, batch: int, arithmetic: Arithmetic) -> j
 
 def num_convs(cell: Cell, place: Place) -> int:
     """Number of convolutions of a final cell with binary weights: preprocessing and layers."""
-    return INPUTS + sum(layer_type(name).num_convs(place.stride(source)) for name, source in cell)
+    return INPUTS + sum(layer_type(edge.layer_type).num_convs(place.stride(edge.source)) for edge in edges(cell))
 
 
 class FinalCell(nn.Module):
     """One cell of the final network.
 
-    cell: its eight (layer type, input) pairs, two a node. skip: whether the previous cell's output is added.
+    cell: the (layer type, input) pairs of its nodes. skip: whether the previous cell's output is added.
     float_convs: how many of its last convolutions keep float weights (`network.float_convs`).
     affine_resize: whether the BN of a 3x3 preprocessing of stride 2 is affine; in the release only in the ImageNet form.
     """
@@ -154,21 +154,22 @@ class FinalCell(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC; factors: None or this cell's `drop_path`, (8, N)."""
+        """before, previous: outputs of the two cells before, NHWC; factors: None or this cell's `drop_path`, (layers, N)."""
         num_binary = num_convs(self.cell, self.place) - self.float_convs
         states = list(self._preprocess(num_binary)(before, previous, train=train))
 
-        # Each node adds up its two edges. Convolutions are numbered from the preprocessing on.
-        conv_index = INPUTS
-        for node in range(NODES):
+        # Each node adds up its edges. Layers are numbered through the cell, convolutions from the preprocessing on.
+        position, conv_index = 0, INPUTS
+        for node in self.cell:
             total = None
-            for position in (2 * node, 2 * node + 1):
-                name, source = self.cell[position]
+            for name, source in node:
                 if name != ZEROISE:
-                    y = self._edge(position, conv_index < num_binary)(states[source], train=train)
+                    layer = self._layer(name, source, position, binary_weights=conv_index < num_binary)
+                    y = layer(states[source], train=train)
                     if factors is not None:
                         y = y * factors[position][:, None, None, None]
                     total = y if total is None else total + y
+                position += 1
                 conv_index += layer_type(name).num_convs(self.place.stride(source))
             states.append(self._zeros(states[0]) if total is None else total)
         output = jnp.concatenate(states[INPUTS:], axis=-1)
@@ -194,8 +195,7 @@ class FinalCell(nn.Module):
             name="preprocess",
         )
 
-    def _edge(self, position: int, binary_weights: bool) -> nn.Module:
-        name, source = self.cell[position]
+    def _layer(self, name: str, source: int, position: int, *, binary_weights: bool) -> nn.Module:
         return layer_type(name).module(
             features=self.place.channels,
             stride=self.place.stride(source),

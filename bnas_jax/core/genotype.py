@@ -1,14 +1,16 @@
 """Genotypes: the cell that a search returns, as a validated, frozen value.
 
 A cell has two inputs (0: output of the cell before the previous one, 1: of the previous one) and four nodes
-(2 to 5). Each node adds up two edges; an edge is a layer type applied to an input or to an earlier node. The cell's
-output is the concatenation of its four nodes (DARTS, arXiv 1806.09055, section 2.1; the BNAS paper, section 4.2).
+(2 to 5). Each node adds up its edges, two in most searches; an edge is a layer type applied to an input or to an earlier
+node. The cell's output is the concatenation of its four nodes (DARTS, arXiv 1806.09055, section 2.1; the BNAS paper,
+section 4.2).
 """
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,13 +40,24 @@ TABLE_3 = (
 # GDAS's hand-made reduction cell, which stands in a genotype by its name alone.
 FIXED_REDUCTION = "gdas_fixed"
 
-Cell = tuple[tuple[str, int], ...]
+Pair = tuple[str, int]  # (layer type, input)
+Node = tuple[Pair, ...]  # the edges that it adds up
+Cell = tuple[Node, ...]  # its four nodes
+
+
+class Edge(NamedTuple):
+    """An edge of a cell: a layer type from an input or node, `source`, to a node, both numbered as above."""
+
+    layer_type: str
+    source: int
+    node: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Genotype:
-    """A normal and a reduction cell, each of eight (layer type, input) pairs, two for each node in turn.
+    """A normal and a reduction cell: for each of the four nodes the (layer type, input) pairs that it adds up.
 
+    A cell may also be given as eight pairs, two for each node in turn, or as fourteen, of which the nodes have 2, 3, 4 and 5.
     `reduce` may be `FIXED_REDUCTION`, the hand-made cell of GDAS. Raises `UserError` when the value is not a cell.
     """
 
@@ -57,38 +70,94 @@ class Genotype:
             object.__setattr__(self, "reduce", _checked_cell(self.reduce, "reduce"))
 
     def cell(self, reduction: bool) -> Cell:
-        """The pairs of one cell; `UserError` for GDAS's fixed reduction, which has none."""
+        """The nodes of one cell; `UserError` for GDAS's fixed reduction, which has none."""
         cell = self.reduce if reduction else self.normal
         if isinstance(cell, str):
             raise UserError(f"the reduction cell {cell!r} is hand-made and not built here; name another genotype")
         return cell
 
     def to_dict(self) -> dict:
-        pairs = lambda cell: cell if isinstance(cell, str) else [list(pair) for pair in cell]
-        return {"normal": pairs(self.normal), "reduce": pairs(self.reduce)}
+        """As JSON holds it: eight pairs where every node of a cell has two, else a list of pairs a node."""
+        return {"normal": _plain(self.normal), "reduce": _plain(self.reduce)}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
+def edges(cell: Cell) -> tuple[Edge, ...]:
+    """The edges of a cell, node by node."""
+    numbered = enumerate(cell, INPUTS)
+    return tuple(Edge(*pair, number) for number, node in numbered for pair in node)
+
+
+def check_two_a_node(genotype: Genotype, what: str) -> None:
+    """`UserError` unless all cells are of eight pairs, two a node, as `what` needs them."""
+    for name in ("normal", "reduce"):
+        cell = getattr(genotype, name)
+        if isinstance(cell, str):
+            raise UserError(f"{what} need a {name} cell of eight pairs, two a node; {cell!r} has none")
+        if any(len(node) != 2 for node in cell):
+            sizes = ", ".join(str(len(node)) for node in cell)
+            needed = f"{what} need a {name} cell of eight pairs, two a node"
+            raise UserError(f"{needed}; this one has {len(edges(cell))}, {sizes} a node: take another genotype")
+
+
+def _plain(cell: Cell | str) -> str | list:
+    if isinstance(cell, str):
+        return cell
+    nodes = [[list(pair) for pair in node] for node in cell]
+    if all(len(node) == 2 for node in nodes):
+        return [pair for node in nodes for pair in node]
+    return nodes
+
+
 def _checked_cell(cell, name: str) -> Cell:
-    if isinstance(cell, str) or not isinstance(cell, (list, tuple)) or len(cell) != 2 * NODES:
-        size = len(cell) if isinstance(cell, (list, tuple)) else repr(cell)
-        raise UserError(f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a node; got {size}")
-    checked = []
-    for position, pair in enumerate(cell):
-        node = INPUTS + position // 2
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise UserError(f"genotype: {name} pair {position} must be [layer type, input], got {pair!r}")
-        layer, source = pair
-        if not isinstance(layer, str):
-            raise UserError(f"genotype: the layer type of {name} pair {position} must be a name, got {layer!r}")
-        if isinstance(source, bool) or not isinstance(source, (int, np.integer)) or not 0 <= source < node:
+    nodes = []
+    position = 0
+    for number, node in enumerate(_nodes(cell, name), INPUTS):
+        if not 1 <= len(node) <= number:
             raise UserError(
-                f"genotype: {name} pair {position} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
+                f"genotype: node {number} of the {name} cell adds up 1 to {number} [layer type, input] pairs; got {len(node)}"
             )
-        checked.append((str(layer), int(source)))
-    return tuple(checked)
+        checked = []
+        for pair in node:
+            checked.append(_checked_pair(pair, f"{name} pair {position}", number))
+            position += 1
+        nodes.append(tuple(checked))
+    return tuple(nodes)
+
+
+def _nodes(cell, name: str) -> list:
+    """The pairs of each node, of whatever form the cell has."""
+    if isinstance(cell, (list, tuple)):
+        if len(cell) == NODES and all(map(_is_node, cell)):
+            return list(cell)
+        if len(cell) == 2 * NODES:
+            return [cell[first : first + 2] for first in range(0, len(cell), 2)]
+        if len(cell) == len(EDGES):
+            starts = [EDGES.index((0, number)) for number in range(INPUTS, INPUTS + NODES)]
+            return [cell[first : first + number] for number, first in enumerate(starts, INPUTS)]
+    got = len(cell) if isinstance(cell, (list, tuple)) else repr(cell)
+    raise UserError(
+        f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a node, {len(EDGES)} for all edges, "
+        f"or a list of pairs for each of its {NODES} nodes; got {got}"
+    )
+
+
+def _is_node(value) -> bool:
+    """Whether it is a list of pairs; a pair begins with a name."""
+    return isinstance(value, (list, tuple)) and not (value and isinstance(value[0], str))
+
+
+def _checked_pair(pair, name: str, node: int) -> Pair:
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        raise UserError(f"genotype: {name} must be [layer type, input], got {pair!r}")
+    layer, source = pair
+    if not isinstance(layer, str):
+        raise UserError(f"genotype: the layer type of {name} must be a name, got {layer!r}")
+    if isinstance(source, bool) or not isinstance(source, (int, np.integer)) or not 0 <= source < node:
+        raise UserError(f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}")
+    return str(layer), int(source)
 
 
 # Beside the cells: which nodes the output joins; how a search took the genotype (its genotype.json); where a named one is from.
@@ -184,9 +253,9 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
     strength = weights.max(axis=1)
     cell = []
     for node in range(INPUTS, INPUTS + NODES):
-        edges = [e for e, (_, target) in enumerate(EDGES) if target == node]
-        for edge in sorted(edges, key=lambda e: -strength[e])[:2]:
-            cell.append((layer_types[int(weights[edge].argmax())], EDGES[edge][0]))
+        arriving = [e for e, (_, target) in enumerate(EDGES) if target == node]
+        strongest = sorted(arriving, key=lambda e: -strength[e])[:2]
+        cell.append(tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in strongest))
     return tuple(cell)
 
 

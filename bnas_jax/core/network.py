@@ -6,7 +6,7 @@ import jax
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import FinalCell, drop_path, num_convs
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import INPUTS, Genotype
+from bnas_jax.core.genotype import INPUTS, Genotype, edges
 from bnas_jax.core.modules import BatchNorm, Classifier, FloatConv
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.stack import Place, check_image_size, stack
@@ -76,7 +76,14 @@ class Network(nn.Module):
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
             key = self.make_rng("drop_path")
-            factors = drop_path(key, drop_path_rate, cells=self.num_cells, batch=images.shape[0], arithmetic=self.arithmetic)
+            factors = drop_path(
+                key,
+                drop_path_rate,
+                cells=self.num_cells,
+                layers=max(self._num_layers(place) for place in self.places),
+                batch=images.shape[0],
+                arithmetic=self.arithmetic,
+            )
 
         if self.form not in STEMS:
             raise UserError(f"form must be one of {', '.join(STEMS)}, got {self.form!r}")
@@ -100,6 +107,9 @@ class Network(nn.Module):
             output = cell(before, previous, train=train, factors=factors[place.index])
             before, previous = previous, output
         return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
+
+    def _num_layers(self, place: Place) -> int:
+        return len(edges(self.genotype.cell(place.reduction)))
 
     @property
     def channel_step(self) -> int:

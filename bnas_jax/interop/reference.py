@@ -91,6 +91,7 @@ def build(
         raise UserError(f"a network of the form {form} needs a genotype: the name or the file of a cell")
     if isinstance(genotype, str):
         genotype = genotypes.load(genotype)
+    genotypes.check_two_a_node(genotype, "checkpoints of the authors' code")
     return Network(genotype=genotype, form=form, **common)
 
 

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict, config_dict
 
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.genotype import Genotype
-from bnas_jax.core.networks import NETWORKS
 from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
 from bnas_jax.settings.parse import field_types

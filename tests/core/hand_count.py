@@ -117,7 +117,7 @@ def cells(arch: Architecture, before, last):
             rows += skip(last, NODES * width, arch.reduction_skip)
         side = last[0] // 2 if reduction else last[0]
         picked = arch.genotype.reduce if reduction else arch.genotype.normal
-        rows += [conv((side, width), width, KERNELS[name]) for name, _ in picked if name in KERNELS]
+        rows += [conv((side, width), width, KERNELS[name]) for node in picked for name, _ in node if name in KERNELS]
         before, last, resize = last, (side, NODES * width), reduction
     return rows, last[1]
 

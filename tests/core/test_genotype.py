@@ -9,9 +9,14 @@ import pytest
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotypes
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, FIXED_REDUCTION, TABLE_3, ZEROISE, Genotype, derive, derive_genotype
+from bnas_jax.core.genotype import EDGES, FIXED_REDUCTION, TABLE_3, ZEROISE, Genotype, derive, derive_genotype, edges
 
 CELL = (("bin_conv_3x3", 0), ("none", 1), ("max_pool_3x3", 2), ("bin_conv_5x5", 1)) + (("avg_pool_3x3", 3), ("none", 0)) * 2
+
+
+def pairs(cell):
+    """The (layer type, input) pairs of a cell, node by node."""
+    return tuple((edge.layer_type, edge.source) for edge in edges(cell))
 
 
 def message_of(error) -> str:
@@ -36,9 +41,9 @@ def changed(position, pair):
         (changed(4, ("none", 1.0)), "input must be 0 to 3, got 1.0"),
         (changed(3, ("none",)), "normal pair 3 must be [layer type, input], got ('none',)"),
         (changed(3, "none"), "normal pair 3 must be [layer type, input], got 'none'"),
-        (CELL[:-1], "the normal cell needs 8 [layer type, input] pairs, two a node; got 7"),
-        (CELL * 2, "needs 8 [layer type, input] pairs, two a node; got 16"),
-        (7, "needs 8 [layer type, input] pairs, two a node; got 7"),
+        (CELL[:-1], "the normal cell needs 8 [layer type, input] pairs, two a node, 14 for all edges, or a list"),
+        (CELL * 2, "a list of pairs for each of its 4 nodes; got 16"),
+        (7, "a list of pairs for each of its 4 nodes; got 7"),
         (FIXED_REDUCTION, "the normal cell needs 8"),
     ],
 )
@@ -85,17 +90,72 @@ def test_any_name_of_a_layer_type_makes_a_genotype():
     """Which of them have a layer is decided where a network is built: `layers.LAYERS` grows."""
     cell = changed(2, ("a_layer_of_mine", 0))
     genotype = Genotype(normal=cell, reduce=CELL)
-    assert genotypes.from_text(genotype.to_json()).normal[2] == ("a_layer_of_mine", 0)
+    assert genotypes.from_text(genotype.to_json()).normal[1] == (("a_layer_of_mine", 0), ("bin_conv_5x5", 1))
 
 
 def test_a_genotype_is_frozen_and_plain():
     genotype = Genotype(normal=[list(pair) for pair in CELL], reduce=changed(0, ("none", np.int64(1))))
-    assert genotype.normal == CELL
-    assert type(genotype.reduce[0][1]) is int
-    assert (genotype.cell(False), genotype.cell(True)) == (CELL, genotype.reduce)
+    assert pairs(genotype.normal) == CELL
+    assert type(pairs(genotype.reduce)[0][1]) is int
+    assert (genotype.cell(False), genotype.cell(True)) == (genotype.normal, genotype.reduce)
     assert hash(genotype) == hash(Genotype(genotype.normal, genotype.reduce))
     with pytest.raises(AttributeError):
         genotype.normal = ()
+
+
+ALL_EDGES = [["bin_conv_3x3", source] for source, _ in EDGES]
+
+
+def test_a_cell_of_all_edges_is_read_node_by_node():
+    """Such as SNAS derives, whose node i has up to i + 2 edges."""
+    genotype = Genotype(normal=ALL_EDGES, reduce=CELL)
+    assert [len(node) for node in genotype.normal] == [2, 3, 4, 5]
+    assert [(edge.source, edge.node) for edge in edges(genotype.normal)] == list(EDGES)
+    written = json.loads(genotype.to_json())
+    assert written["normal"] == [ALL_EDGES[:2], ALL_EDGES[2:5], ALL_EDGES[5:9], ALL_EDGES[9:]]
+    assert written["reduce"] == [list(pair) for pair in CELL]  # two a node stay eight pairs
+    assert genotypes.from_dict(written) == genotype
+
+
+def test_nodes_of_any_number_of_edges():
+    """One, and an input that a node takes twice, as GDAS may."""
+    nodes = [[["none", 1]], [["none", 2], ["bin_conv_3x3", 2]], [["none", 3]] * 4, [["none", 4]]]
+    genotype = Genotype(normal=nodes, reduce=nodes)
+    assert [len(node) for node in genotype.normal] == [1, 2, 4, 1]
+    assert edges(genotype.normal)[2] == ("bin_conv_3x3", 2, 3)
+    assert genotypes.from_text(genotype.to_json()) == genotype
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([[], *[[["none", 0]]] * 3], "node 2 of the normal cell adds up 1 to 2 [layer type, input] pairs; got 0"),
+        (
+            [*[[["none", 0]]] * 3, [["none", 0]] * 6],
+            "node 5 of the normal cell adds up 1 to 5 [layer type, input] pairs; got 6",
+        ),
+        ([*[[["none", 0]]] * 3, [["none", 5]]], "normal pair 3 feeds node 5: its input must be 0 to 4, got 5"),
+        ([*[[["none", 0]]] * 3, [7]], "normal pair 3 must be [layer type, input], got 7"),
+        ([[["none", 0]]] * 3, "a list of pairs for each of its 4 nodes; got 3"),
+        ([["none", 0]] * 4, "a list of pairs for each of its 4 nodes; got 4"),
+    ],
+)
+def test_nodes_that_are_none(nodes, expected):
+    with pytest.raises(UserError, match=re.escape(expected)) as caught:
+        Genotype(normal=nodes, reduce=CELL)
+    message_of(caught)
+
+
+def test_what_needs_eight_pairs_says_so():
+    genotypes.check_two_a_node(Genotype(CELL, CELL), "these")
+    with pytest.raises(
+        UserError, match="these need a reduce cell of eight pairs, two a node; this one has 14, 2, 3, 4, 5"
+    ) as caught:
+        genotypes.check_two_a_node(Genotype(CELL, ALL_EDGES), "these")
+    message_of(caught)
+    with pytest.raises(UserError, match="two a node; 'gdas_fixed' has none") as caught:
+        genotypes.check_two_a_node(Genotype(CELL, FIXED_REDUCTION), "these")
+    message_of(caught)
 
 
 @pytest.mark.parametrize("name", genotypes.named())
@@ -141,7 +201,7 @@ def test_the_named_cells_are_those_printed():
 @pytest.mark.parametrize(("name", "share"), [("darts_v2", 0.625), ("snas_mild", 0.375), ("gdas_f1", 0.375), ("gdas_v1", 0.5)])
 def test_separable_share_of_normal_cells(name, share):
     """Shares of Figure 2, by which methods.md C tells which of the published cells the paper means."""
-    assert np.mean([layer.startswith("sep_conv") for layer, _ in genotypes.load(name).normal]) == share
+    assert np.mean([layer.startswith("sep_conv") for layer, _ in pairs(genotypes.load(name).normal)]) == share
 
 
 def test_the_hand_made_reduction_is_not_built():
@@ -176,7 +236,7 @@ def probabilities(seed, types=TABLE_3):
 
 
 def count(cell, layer=ZEROISE):
-    return sum(name == layer for name, _ in cell)
+    return sum(name == layer for name, _ in pairs(cell))
 
 
 def hand_made():
@@ -190,7 +250,7 @@ def hand_made():
 
 
 def test_gamma_divides_the_probability_of_zeroise():
-    first = lambda gamma: derive(hand_made(), gamma=gamma)[:4]
+    first = lambda gamma: pairs(derive(hand_made(), gamma=gamma))[:4]
     assert first(1) == (("none", 0), ("bin_conv_3x3", 1), ("none", 2), ("max_pool_3x3", 1))
     # 0.8 / 2.1 is no longer above 0.4, but still above the best of the convolutions.
     assert first(2.1) == (("none", 0), ("bin_conv_3x3", 1), ("max_pool_3x3", 1), ("none", 2))
@@ -208,7 +268,7 @@ def test_dividing_the_first_edge_by_gamma_changes_no_choice():
         divided = probabilities(seed)
         divided[0] /= 3
         ours, theirs = derive(probabilities(seed)), derive(divided)
-        assert sorted(ours[:2]) == sorted(theirs[:2]) and ours[2:] == theirs[2:]
+        assert sorted(ours[0]) == sorted(theirs[0]) and ours[1:] == theirs[1:]
 
 
 def test_derivation_leaves_its_input_alone():
@@ -256,8 +316,8 @@ def test_reduced_sets_of_layer_types(layer_types):
     weights = probabilities(3, layer_types)
     weights[0] = np.eye(len(layer_types))[-1]
     cell = derive(weights, gamma=1.5, layer_types=layer_types)
-    assert {name for name, _ in cell} <= set(layer_types)
-    assert cell[0] == (layer_types[-1], 0)
+    assert {name for name, _ in pairs(cell)} <= set(layer_types)
+    assert cell[0][0] == (layer_types[-1], 0)
     full = np.zeros((14, 7))
     full[:, [TABLE_3.index(name) for name in layer_types]] = weights
     assert cell == derive(full, gamma=1.5), "as if the types left out had no weight"

@@ -9,15 +9,16 @@ from flax import traverse_util
 from bnas_jax.core import genotype
 from bnas_jax.core import network as networks
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import REDUCTION_SKIPS, InterCellSkip, Preprocess, ReductionSkip, drop_path
+from bnas_jax.core.cell import REDUCTION_SKIPS, InterCellSkip, Preprocess, ReductionSkip, drop_path, num_convs
 from bnas_jax.core.conventions import CONVENTIONS, conventions
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
-from bnas_jax.core.networks import NETWORKS, Cells
+from bnas_jax.core.networks import Cells
 from bnas_jax.core.ops.conv import conv, square
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude
 from bnas_jax.core.stack import Place
+from bnas_jax.networks import NETWORKS
 
 ZEROISED = genotype.load("latest_cell_zeroise")
 WITHOUT = genotype.load("latest_cell")
@@ -214,18 +215,20 @@ def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_al
 
 
 def test_drop_path_keeps_the_expectation():
-    factors = np.asarray(drop_path(jax.random.key(0), 0.3, cells=5, batch=4000, arithmetic=Arithmetic()))
+    factors = np.asarray(drop_path(jax.random.key(0), 0.3, cells=5, layers=8, batch=4000, arithmetic=Arithmetic()))
     assert factors.shape == (5, 8, 4000)
     assert np.allclose((factors == 0).mean(axis=-1), 0.3, atol=0.05), "in every layer"
     assert np.allclose(factors[factors != 0], 1 / 0.7, rtol=1e-6)
     assert factors.mean() == pytest.approx(1, abs=0.01)
     assert len({f.tobytes() for f in factors.reshape(40, -1)}) == 40, "each layer draws its own"
-    none = drop_path(jax.random.key(0), 0.0, cells=2, batch=3, arithmetic=Arithmetic())
+    none = drop_path(jax.random.key(0), 0.0, cells=2, layers=8, batch=3, arithmetic=Arithmetic())
     assert np.array_equal(none, np.ones((2, 8, 3)))
 
 
 def test_drop_path_draws_the_same_for_an_example_on_any_number_of_devices():
-    draw = lambda **options: drop_path(jax.random.key(0), 0.5, cells=2, arithmetic=Arithmetic(**options), batch=6 // devices)
+    draw = lambda **options: drop_path(
+        jax.random.key(0), 0.5, cells=2, layers=8, arithmetic=Arithmetic(**options), batch=6 // devices
+    )
     devices = 1
     whole = draw()
     devices = 3
@@ -239,6 +242,23 @@ def small():
     model = network(WITHOUT, 3, channels=2, num_classes=5)
     x = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
     return model, random_like(jax.eval_shape(model.init, jax.random.key(0), x)), x
+
+
+def test_cells_of_any_number_of_edges_are_built_and_their_layers_dropped():
+    """A node of one edge, one that takes an input twice, and all edges of the last one."""
+    conv = "bin_conv_3x3"
+    nodes = [[[conv, 0]], [[conv, 1], ["max_pool_3x3", 1]], [["none", 0]], [[conv, source] for source in range(5)]]
+    model = network(genotype.Genotype(normal=nodes, reduce=nodes), 1, channels=2, num_classes=5)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
+    layers = [name for name in variables["params"]["cell0"] if name.startswith("layer")]
+    assert sorted(layers) == ["layer0", "layer1", *(f"layer{number}" for number in range(4, 9))]  # pools have none
+    assert num_convs(model.genotype.reduce, model.places[0]) == 2 + 7
+
+    options = {"train": True, "mutable": ["batch_stats"], "rngs": {"drop_path": jax.random.key(0)}}
+    kept, _ = model.apply(variables, x, drop_path_rate=0.0, **options)
+    dropped, _ = model.apply(variables, x, drop_path_rate=0.5, **options)
+    assert np.std(kept) > 0 and not np.allclose(kept, dropped, atol=1e-3)
 
 
 def test_drop_path_is_off_in_evaluation(small):

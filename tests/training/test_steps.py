@@ -13,6 +13,7 @@ import pytest
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.genotype import edges
 from bnas_jax.core.schemes import Float, Scheme
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas, Searcher, Stage
@@ -343,9 +344,9 @@ def test_the_weights_take_no_gradient_from_the_validation_batch():
 class Unrolled(Searcher):
     """Alpha's gradient after a virtual step of the weights; what flows through that step is left out."""
 
-    def gradient(self, loss, virtual, params, alphas, batches):
-        params = virtual(params, jax.grad(loss)(params, alphas, batches[TRAIN]))
-        return jax.grad(loss, argnums=1)(params, alphas, batches[VALID])
+    def gradient(self, mean, virtual, params, alphas):
+        params = virtual(params, mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN))
+        return mean(lambda loss: jax.grad(loss, argnums=1)(params, alphas), VALID)
 
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage((VALID, TRAIN), frozenset({ALPHAS})),
@@ -429,7 +430,7 @@ def test_what_is_drawn_depends_on_seed_step_and_stage_alone():
 def test_the_columns_of_alpha_are_the_supernets_layer_types():
     step = searching(searcher=Bnas(keep_zeroise=False))
     assert step.searcher == Bnas(keep_zeroise=False, layer_types=TYPES)
-    names = {name for name, _ in step.searcher.derive(search_state().alphas).normal}
+    names = {edge.layer_type for edge in edges(step.searcher.derive(search_state().alphas).normal)}
     assert names == {"bin_conv_3x3"}
     alphas = step.init(seed=0, image_shape=(FEATURES,)).alphas
     assert {value.shape for value in alphas.values()} == {(14, len(TYPES))}
