@@ -340,10 +340,11 @@ def _benchmark_data(arguments: list[str]) -> dict:
 
     values = _options(arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers")
     config = _preset(values.preset or "mini")
-    sizes = {"batch_size": config.batch_size, "images": 200, "repeats": 5, "workers": 0}
-    sizes |= {name: _number(values, name, int) for name in sizes if values[name].value is not None}
-    config.batch_size = sizes["batch_size"]
+    if values.batch_size is not None:
+        config.batch_size = _number(values, "batch_size", int)
     run = _task(settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini")
+    sizes = {"images": 200, "repeats": 5, "workers": 0}
+    sizes |= {name: _number(values, name, int) for name in sizes if values[name].value is not None}
     return data.benchmark(run, sizes["images"], sizes["repeats"], sizes["workers"])
 
 

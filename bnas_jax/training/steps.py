@@ -40,6 +40,7 @@ class TrainStep:
 
     optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
     label_smoothing: see `losses.cross_entropy`. drop_path: the rate of the last epoch, to which it grows linearly.
+    auxiliary_weight: of the loss at an auxiliary classifier, where the network has one (DARTS).
     num_epochs, steps_per_epoch: of the training.
     microbatches: equal parts of the batch that go through the network one after the other; their gradients are averaged.
     axis: the mapped axis of several devices, to average over.
@@ -51,6 +52,7 @@ class TrainStep:
     optimizer: optax.GradientTransformation
     label_smoothing: float = 0.0
     drop_path: float = 0.0
+    auxiliary_weight: float = 0.4
     num_epochs: int = 1
     steps_per_epoch: int = 1
     microbatches: int = 1
@@ -85,8 +87,12 @@ class TrainStep:
 
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"], **options)
+            mutable = ["batch_stats", "auxiliary"]
+            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=mutable, **options)
             loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
+            # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
+            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
+                loss += self.auxiliary_weight * jnp.mean(cross_entropy(auxiliary, batch["label"], self.label_smoothing))
             return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
 
         (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
