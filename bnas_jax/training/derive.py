@@ -11,6 +11,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.search import Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training.workdir import WorkDir, write_whole
+from bnas_jax.workdir import RunDirectory
 
 HISTORY = "alphas.npz"
 
@@ -62,7 +63,7 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     return int(wanted)
 
 
-def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
+def read_history(workdir: RunDirectory) -> dict[str, np.ndarray]:
     """What a search, ended or under way, has left of its alphas.
 
     By the names of alpha, such as `normal` and `reduce`: alpha before the first and after each epoch, (epochs + 1, 14, types)
