@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any

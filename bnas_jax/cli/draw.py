@@ -18,12 +18,13 @@ from bnas_jax.report import cells, template
 from bnas_jax.report.sheet import FORMATS, Sheet, style
 from bnas_jax.workdir import RunDirectory
 from bnas_jax.workdir.files import whole
+from bnas_jax.workdir.history import read_history
 
 
 def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     """Draws genotypes side by side, the epochs of a search, or the cell template."""
     values = flags.FlagValues()
-    flags.DEFINE_multi_string("genotype", [], "named cells, files or work directories", flag_values=values)
+    flags.DEFINE_multi_string("genotype", [], "cell, file or work directory", flag_values=values)
     flags.DEFINE_string("out", None, "file of the picture", flag_values=values)
     flags.DEFINE_string("strip", None, "number of epochs", flag_values=values)
     flags.DEFINE_boolean("template", False, "draws the cell template", flag_values=values)
@@ -33,21 +34,33 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
 
     out = required(values, "out")
     path = _picture_file(out)
-    given = values.genotype
-    if values.template and (given or values.strip is not None):
-        raise UserError("--template draws how cells follow each other; leave --genotype and --strip out")
-    if not values.template and not given:
+    with style():
+        _save(_picture(values, loaded), path)
+    return {"out": out}
+
+
+def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
+    """What the options ask for; `UserError` where they contradict each other."""
+    given: list[str] = values.genotype
+    if values.template:
+        if given or values.strip is not None:
+            raise UserError("--template draws how cells follow each other; leave --genotype and --strip out")
+        return template.template()
+    if not given:
         named = ", ".join(genotype_lib.named())
         raise UserError(f"--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: {named}")
-    with style():
-        if values.template:
-            sheet = template.template()
-        elif values.strip is not None:
-            sheet = _strip(given, number(values, "strip", int), loaded, zeroise=values.zeroise, skip=values.skip)
-        else:
-            sheet = side_by_side(given, zeroise=values.zeroise, skip=values.skip)
-        _save(sheet, path)
-    return {"out": out}
+    if values.strip is None:
+        return side_by_side(given, zeroise=values.zeroise, skip=values.skip)
+
+    count = number(values, "strip", int)
+    if count is None or count < 1:
+        raise UserError(f"--strip must be at least 1, the number of epochs to draw; got {count}")
+    if len(given) > 1:
+        raise UserError("--strip draws the epochs of one search; write --genotype once")
+    run_directory = _search(given[0])
+    extensions.check(run_directory.path, tuple(loaded))
+    frames = _frames(run_directory, count)
+    return cells.strip(frames, zeroise=values.zeroise, skip=_has_skip(given[0], values.skip))
 
 
 def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
@@ -57,40 +70,37 @@ def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def side_by_side(given: Sequence[str], *, zeroise: bool = True, skip: bool | None = None) -> Sheet:
-    """The picture of genotypes as `genotype.load` takes them. skip: None is what the run in a work directory has, or else
-    True."""
+    """The picture of genotypes as `genotype.load` takes them. skip: None is what the run in a work
+    directory has, or else True.
+    """
     named = [(_title(text), genotype_lib.load(text)) for text in given]
     skips = [_has_skip(text, skip) for text in given]
     return cells.genotypes(named, zeroise=zeroise, skip=skips)
 
 
-def _strip(given: Sequence[str], count: int, loaded: Sequence[Extension], *, zeroise: bool, skip: bool | None) -> Sheet:
-    if count is None or count < 1:
-        raise UserError(f"--strip must be at least 1, the number of epochs to draw; got {count}")
-    if len(given) > 1:
-        raise UserError("--strip draws the epochs of one search; write --genotype once")
-    workdir = given[0]
-    if workdir in genotype_lib.named() or genotype_text.is_printed(workdir) or not paths.local(workdir, "--genotype").is_dir():
-        raise UserError(f"--strip draws the epochs of a search; write --genotype=DIR, its work directory; got {workdir}")
-    frames = _frames(workdir, count, loaded)
-    return cells.strip(frames, zeroise=zeroise, skip=_has_skip(workdir, skip))
-
-
-def _frames(path: str, count: int, loaded: Sequence[Extension]) -> list[tuple[str, Genotype]]:
-    """(when, what its searcher derived from alpha then) at that many epochs of a search, the first and the last among them."""
-    run_directory = RunDirectory(path)
+def _search(given: str) -> RunDirectory:
+    """The work directory of a search; `UserError` for anything else."""
+    if _is_text(given) or not paths.local(given, "--genotype").is_dir():
+        raise UserError(f"--strip draws the epochs of a search; write --genotype=DIR, its work directory; got {given}")
+    run_directory = RunDirectory(given)
     if run_directory.config().get("task") != "search":
-        raise UserError(f"{run_directory.path} holds no search; --strip takes the work directory of a search")
-    extensions.check(run_directory.path, tuple(loaded))
-    # Searchers need jax, all other pictures do without.
+        raise UserError(f"{given} holds no search; --strip takes the work directory of a search")
+    return run_directory
+
+
+def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype]]:
+    """(when, what its searcher derived from alpha then) at that many epochs of a search, the first
+    and the last among them.
+    """
+    history = read_history(run_directory)
+    # Searchers need jax; all other pictures do without.
     from bnas_jax import settings
     from bnas_jax.runtime import devices
-    from bnas_jax.training.derive import read_history
 
-    history = read_history(run_directory)
-    run = settings.from_config(run_directory.config())
-    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types)
     devices.keep_to_host()
+    run = settings.from_config(run_directory.config())
+    assert isinstance(run, settings.SearchSettings)
+    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types)
     names = [name for name in history if name != "valid_top1"]
     last = len(history["valid_top1"])
     frames = []
@@ -106,7 +116,7 @@ def _picture_file(out: str) -> pathlib.Path:
     """The path of --out; `UserError` where no picture can be written there."""
     path = paths.local(out, "--out")
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"--out={out} is no picture that can be drawn; write a name that ends in {' or '.join(FORMATS)}")
+        raise UserError(f"--out={out} must end in {' or '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {path.parent}; make it, or choose another --out")
     if path.is_dir():
@@ -132,10 +142,12 @@ def _title(given: str) -> str:
 
 
 def _has_skip(given: str, skip: bool | None) -> bool:
-    """Whether the network of a genotype has inter-cell skip connections, where `skip` does not say."""
+    """Whether the network of a genotype has inter-cell skip connections, where `skip` does not
+    say.
+    """
     if skip is not None:
         return skip
-    if given in genotype_lib.named() or genotype_text.is_printed(given):
+    if _is_text(given):
         return True
     run_directory = RunDirectory(given)
     if run_directory.path.name == "genotype.json":
@@ -143,3 +155,8 @@ def _has_skip(given: str, skip: bool | None) -> bool:
     if not run_directory.exists():
         return True
     return bool(run_directory.config().get("network", {}).get("skip", True))
+
+
+def _is_text(given: str) -> bool:
+    """Whether a genotype is a name, or written out, rather than a path."""
+    return given in genotype_lib.named() or genotype_text.is_printed(given)
