@@ -89,7 +89,7 @@ def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     heights = [max(panel.height for panel in row) for row in rows]
     entries = _legend([panel for row in rows for panel in row])
     panels_width = sum(widths) + _COLUMN_GAP * (len(widths) - 1)
-    width = max(panels_width, *map(legend.entry_width, entries))
+    width = max([panels_width, *map(legend.entry_width, entries)])
     legend_top = _MARGIN + sum(heights) + _ROW_GAP * len(heights)
     legend_height = legend.ROW_HEIGHT * len(legend.rows_of(entries, width))
 

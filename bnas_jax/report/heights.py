@@ -23,18 +23,7 @@ def heights(columns: Columns) -> list[dict[Item, float]]:
         if sweep % 2:
             numbers.reverse()
         for number in numbers:
-            column = columns.items[number]
-            wanted = {}
-            for item in column:
-                joined = [(other, ys[number - 1][other]) for other in columns.before(number, item)]
-                joined += [(other, ys[number + 1][other]) for other in columns.behind(number, item)]
-                if joined:
-                    wanted[item] = _mean_height(item, joined)
-            # An input that nothing uses stays with the other one.
-            if wanted:
-                middle = _mean(list(wanted.values()))
-                wanted = {item: wanted.get(item, middle) for item in column}
-                ys[number] = _spread(column, wanted)
+            ys[number] = _spread(columns.items[number], _wanted(columns, ys, number))
     return ys
 
 
@@ -43,6 +32,21 @@ def item_height(item: Item) -> float:
     if item[0] == "lane":
         return _LANE_HEIGHT
     return BOX_HEIGHT
+
+
+def _wanted(columns: Columns, ys: list[dict[Item, float]], number: int) -> dict[Item, float]:
+    """For each item of a column the mean height of what it is joined to."""
+    wanted = {}
+    for item in columns.items[number]:
+        joined = [(other, ys[number - 1][other]) for other in columns.before(number, item)]
+        joined += [(other, ys[number + 1][other]) for other in columns.behind(number, item)]
+        if joined:
+            wanted[item] = _mean_height(item, joined)
+    # An input that nothing uses stays with the other one.
+    if not wanted:
+        return ys[number]
+    middle = _mean(list(wanted.values()))
+    return {item: wanted.get(item, middle) for item in columns.items[number]}
 
 
 def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
@@ -65,6 +69,8 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
     With the gaps subtracted this is isotonic regression: neighbours in the wrong order are pooled
     and share their mean.
     """
+    if not column:
+        return {}
     offsets = [0.0]
     for above, below in itertools.pairwise(column):
         offsets.append(offsets[-1] + (item_height(above) + item_height(below)) / 2 + _GAP)

@@ -106,13 +106,13 @@ def layout(edges: Sequence[Edge]) -> Layout:
     sides: list[Point] = []
     left = 0.0
     for column in plan.items:
-        width = max(_width(item, edges) for item in column)
+        width = max((_width(item, edges) for item in column), default=0.0)
         sides.append((left, left + width))
         left += width + _COLUMN_GAP
 
     boxes: dict[Item, Box] = {}
-    for (left, right), column in zip(sides, ys, strict=True):
-        for item, y in column.items():
+    for (left, right), places in zip(sides, ys, strict=True):
+        for item, y in places.items():
             if item[0] != "lane":
                 boxes[item] = _box(item, edges, x=(left + right) / 2, y=y, width=right - left)
     skip_y = bottom - top + _SKIP_GAP
