@@ -28,15 +28,16 @@ CIFAR = ("mini", "a", "b", "c")
 IMAGENET = ("d", "e", "f", "g", "release_f", "release_g", "release_h")
 # Image shape and number of classes of each data set.
 DATA = {"digits": ((8, 8, 1), 10), "cifar10": ((32, 32, 3), 10), "imagenet2012": ((224, 224, 3), 1000)}
-ABLATED = ("no_skip", "no_zeroise", "no_diversity", "no_dilated")
+ABLATED = ("no_skip", "no_zeroise", "no_diversity", "no_dilated", "separable", "zeroise", "diversity", "float")
+SEARCHED = ("digits", "cifar10", *(f"{data}_{name}" for data in ("digits", "cifar10") for name in search.SEARCHERS))
 PRESETS = {
-    **{f"search:{name}": functools.partial(search.get_config, name) for name in ("digits", "cifar10")},
+    **{f"search:{name}": functools.partial(search.get_config, name) for name in SEARCHED},
     **{f"train:{name}": functools.partial(train.get_config, name) for name in train.VARIANTS},
     **{
         f"ablations:{name}": functools.partial(ablations.get_config, name)
         for ablation in ABLATED
         for name in (
-            *(f"search_{ablation}_{preset}" for preset in ("digits", "cifar10")),
+            *(f"search_{ablation}_{preset}" for preset in ("digits", "cifar10", "cifar10_darts")),
             *(f"train_{ablation}_{preset}" for preset in train.VARIANTS),
         )
     },
@@ -68,6 +69,7 @@ def value_at(run, name: str):
 def test_the_presets_are_those_promised():
     assert set(train.VARIANTS) == {"digits", *CIFAR, *IMAGENET}
     assert set(ablations.ABLATIONS) == set(ABLATED)
+    assert set(search.SEARCHERS) == {"darts", "darts_second", "snas", "gdas", "random"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -341,10 +343,15 @@ def differences(one, other, prefix="") -> set[str]:
         ("no_zeroise", "train", {"network.genotype.normal", "network.genotype.reduce"}),
         ("no_diversity", "search", {"searcher.diversity"}),
         ("no_dilated", "search", {"network.layer_types"}),
+        ("separable", "search", {"network.layer_types"}),
+        ("zeroise", "search", {"searcher.keep_zeroise"}),
+        ("diversity", "search", {"searcher.diversity"}),
     ],
 )
 def test_an_ablation_changes_what_it_is_named_for_alone(ablation, task, changed):
     preset = "a" if task == "train" else "cifar10"
+    if ablation in ("zeroise", "diversity"):
+        preset = "cifar10_darts"
     full, ablated = (settings.to_dict(resolved(name)) for name in (f"{task}:{preset}", f"ablations:{task}_{ablation}_{preset}"))
     assert differences(full, ablated) == changed
 
@@ -355,6 +362,13 @@ def test_ablations_are_off_and_not_something_else():
     assert resolved("ablations:search_no_diversity_digits").searcher.diversity == 0
     kept = resolved("ablations:search_no_dilated_digits").network.layer_types
     assert kept == tuple(t for t in TABLE_3 if "dil" not in t) and len(kept) == 5
+
+
+def test_several_ablations_stand_one_behind_the_other():
+    """DARTS in its own domain, with Zeroise in the cell (Table 2) and diversity in the search (Table 4)."""
+    run = settings.from_config(ablations.get_config("search_float_zeroise_diversity_cifar10_darts"))
+    assert type(run.scheme) is SCHEMES["float"] and not run.network.skip and len(run.network.layer_types) == 8
+    assert run.searcher.keep_zeroise and run.searcher.diversity == 1
 
 
 @pytest.mark.parametrize("ablation", ["no_diversity", "no_dilated"])
@@ -498,6 +512,23 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "searcher.gamma", 0.0, "greater than 0"),
         ("search:digits", "searcher.gamma", -3.0, "greater than 0"),
         ("search:digits", "select", "first", "one of best, last"),
+        ("search:digits", "searcher.gamma", math.inf, "greater than 0"),
+        ("search:digits_darts", "searcher.unrolled", "twice", "one of none, difference, exact"),
+        ("search:digits_darts", "searcher.tau", -1.0, "greater than 0"),
+        ("search:digits_snas", "searcher.temperature_end", 0.0, "finite number greater than 0"),
+        ("search:digits_snas", "searcher.temperature_end", 2.0, r"at most config\.searcher\.temperature_start=1\.0"),
+        ("search:digits_snas", "searcher.annealing_epochs", 0, "at least 1"),
+        ("search:digits_snas", "searcher.drop_path", 1.0, "from 0 to below 1"),
+        ("search:digits_snas", "searcher.resource_weight", -1.0, "at least 0"),
+        ("search:digits_snas", "searcher.train_share", 0.0, "above 0 and at most 1"),
+        ("search:digits_snas", "alphas.clip_norm", 0.0, "greater than 0 or None"),
+        ("search:digits_snas", "select", "best", r"config\.select=last, or config\.searcher\.train_share=0\.9"),
+        ("search:digits_gdas", "searcher.tau_min", 0.0, "finite number greater than 0"),
+        ("search:digits_gdas", "searcher.tau_min", 11.0, r"at most config\.searcher\.tau_max=10\.0"),
+        ("search:digits_gdas", "searcher.clip_norm", -1.0, "greater than 0"),
+        ("search:digits_random", "searcher.candidates", 0, "at least 1"),
+        ("search:digits_random", "searcher.finalists", 51, r"at most config\.searcher\.candidates=50"),
+        ("search:digits_random", "select", "best", r"validated: write config\.select=last$"),
         ("search:digits", "alphas_as_of", "during", "one of after, before"),
     ],
 )
@@ -507,6 +538,35 @@ def test_a_value_out_of_range_is_refused_by_its_name(preset, name, value, messag
     with pytest.raises(UserError, match=message) as caught:
         settings.from_config(config)
     assert f"config.{name}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("digits", "tau_max"),
+        ("digits", "unrolled"),
+        ("digits_darts", "gamma"),
+        ("digits_snas", "tau"),
+        ("digits_gdas", "temperature_end"),
+        ("digits_gdas", "train_share"),
+        ("digits_random", "keep_zeroise"),
+    ],
+)
+def test_a_setting_of_another_searcher_is_refused(preset, name):
+    config = config_of(f"search:{preset}")
+    config.searcher[name] = {"unrolled": "exact", "keep_zeroise": True}.get(name, 0.7)
+    with pytest.raises(
+        UserError, match=rf"config\.searcher\.{name} is no setting of config\.searcher\.name={config.searcher.name}"
+    ):
+        settings.from_config(config)
+
+
+@pytest.mark.parametrize(("name", "share", "select"), [("snas", None, "last"), ("snas", 0.9, "best"), ("random", None, "last")])
+def test_the_best_epoch_is_taken_where_epochs_are_validated(name, share, select):
+    config = config_of("search:digits")
+    template.choose(config, "searcher", name)
+    config.searcher.train_share = share
+    assert settings.from_config(config).select == select
 
 
 def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
@@ -594,7 +654,7 @@ def test_every_entry_survives_json():
         ({"network": {"genotype": "no_such_cell"}}, "neither a file nor a named cell.*latest_cell"),
         ({"network": 5}, r"config\.network must hold settings, got 5"),
         ({"scheme": 5}, r"config\.scheme must hold settings, got 5"),
-        ({"scheme": {"name": "larq"}}, r"config\.scheme\.name must be one of xnor, float, got 'larq'"),
+        ({"scheme": {"name": "larq"}}, r"config\.scheme\.name must be one of xnor, .*float.*, got 'larq'"),
         ({"scheme": {"gain": 1.0}}, r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero"),
         ({"network": {"name": "resnet"}}, r"config\.network\.name must be one of cells, got 'resnet'"),
         ({"task": "sleep"}, r"config\.task must be one of search, train"),

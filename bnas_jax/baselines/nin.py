@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from bnas_jax.baselines.units import Baseline, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BatchNorm, PRelu, bias_init
+from bnas_jax.core.modules import BatchNorm, Convolution, PRelu, bias_init
+from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.schemes.scheme import ACTIVATIONS
@@ -38,8 +39,19 @@ class NinLayer(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         x = BatchNorm(self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn")(x, train=train)
-        conv = convolution(self.features, self.kernel, self.scheme, arithmetic=self.arithmetic)
-        if train and self.dropout > 0:
+        dropped = train and self.dropout > 0
+        conv = Convolution(
+            features=self.features,
+            kernel=(self.kernel, self.kernel),
+            geometry=square(self.kernel),
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            # Zeros are no signs: what is left after dropout goes through a convolution of floats.
+            binary_input=not dropped,
+            activation=False,
+            name="conv",
+        )
+        if dropped:
             y = self._dropped(conv, x)
         else:
             y = conv(x)
@@ -48,10 +60,10 @@ class NinLayer(nn.Module):
         return self._activated(y)
 
     def _dropped(self, conv, x):
-        """The convolution with dropout behind the sign: a convolution of floats, as zeros are no signs."""
+        """The convolution with dropout behind the sign."""
         key = self.make_rng("dropout")
         keep = keep_factors(key, self.dropout, x.shape, arithmetic=self.arithmetic)
-        y = conv.clone(binary_input=False)(self.scheme.signs(x) * keep)
+        y = conv(self.scheme.signs(x) * keep)
         scale = self.scheme.input_scale(x, conv.kernel, conv.geometry)
         return y if scale is None else y * scale
 
@@ -138,9 +150,11 @@ class NinSettings(Baseline):
             raise UserError(f"config.network.dropout must be at least 0 and below 1, got {self.dropout}")
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
-        """A `Nin`. `UserError` for dropout of signs that have parameters of their own."""
-        if self.dropout > 0 and not scheme.plain_signs:
-            raise UserError("the signs of this scheme have parameters, and none can drop out; write config.network.dropout=0")
+        """A `Nin`. `UserError` for dropout behind signs that have parameters, and in a first stage of two."""
+        if self.dropout > 0 and not (scheme.plain_signs and scheme.stage == "all"):
+            raise UserError(
+                "signs cannot drop out where they have parameters or weights are float; write config.network.dropout=0"
+            )
         wide, second, third = self.widths
         return Nin(
             widths=(wide, second, third),

@@ -13,6 +13,7 @@ from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.schemes import SCHEMES
 from bnas_jax.networks import NETWORKS
+from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
 from bnas_jax.settings.checks import choice, require
 from bnas_jax.settings.old_names import refuse_old_names
@@ -33,6 +34,8 @@ def resolve(config: Mapping) -> dict:
     for name in _BLOCKS[conventions]:
         fill(values, blocks[name])
     _fill_network(values, conventions)
+    if values.get("task") == "search" and values.get("select") is None:
+        values["select"] = _selected(values.get("searcher"))
 
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
@@ -58,6 +61,13 @@ def _fill_network(values: dict, conventions: str) -> None:
             choice(f"config.{key}.name", name, tuple(table))
             known = set(entries.settings_of(table[name]))
         fill(group, {name: value for name, value in defaults.items() if name in known}, f"config.{key}.")
+
+
+def _selected(searcher) -> str:
+    """Which epoch's genotype is taken where `config.select` does not say: the best, where epochs are validated."""
+    entry, values = entries.chosen(SEARCHERS, searcher, "config.searcher")
+    share = values.get("train_share", entry.train_share)
+    return "best" if entry.has_alphas and share < 1 else "last"
 
 
 def from_config(config: Mapping) -> Settings:

@@ -286,6 +286,7 @@ class WeightSettings:
     """SGD on the supernet's weights, cosine-annealed each epoch. clip_norm: None is the convention's, inf does not clip.
 
     first_epoch: where on the cosine the first epoch lies: 0, or 1 in the release, which steps its scheduler beforehand.
+    nesterov: Nesterov's momentum.
     """
 
     learning_rate: float
@@ -294,6 +295,7 @@ class WeightSettings:
     weight_decay: float
     clip_norm: float | None
     first_epoch: int
+    nesterov: bool = False
 
     def __post_init__(self):
         rates("config.weights", self, "learning_rate")
@@ -305,17 +307,19 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha, with L2 regularisation (DARTS)."""
+    """Adam on alpha, with L2 regularisation (DARTS). clip_norm: to which alpha's gradient is clipped before, or None."""
 
     learning_rate: float
     beta1: float
     beta2: float
     weight_decay: float
+    clip_norm: float | None = None
 
     def __post_init__(self):
         rates("config.alphas", self, "learning_rate")
         rates("config.alphas", self, "weight_decay", least=0)
         shares("config.alphas", self, "beta1", "beta2")
+        clipping("config.alphas", self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,6 +344,11 @@ class SearchSettings(RunSettings):
         choice("config.select", self.select, SELECT)
         choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
         choice("config.alpha_batches", self.alpha_batches, ("epoch", "fresh"))
+        searcher = self.searcher
+        validated = searcher.has_alphas and searcher.train_share < 1
+        instead = ", or config.searcher.train_share=0.9, which holds a part of the data out" if searcher.has_alphas else ""
+        message = f"config.select=best is for searchers whose epochs are validated: write config.select=last{instead}"
+        require(validated or self.select == "last", message)
 
 
 @dataclasses.dataclass(frozen=True)

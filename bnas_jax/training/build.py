@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import optax
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.encoded import Encoded
@@ -27,7 +28,8 @@ class Program(NamedTuple):
     """A run as the loop, the benchmarks and the plan see it.
 
     step: a `TrainStep` or `SearchStep`. create: (seed) -> the first state. stages: of a step, (state, feed) -> state each, that
-    are compiled one by one. feeds: (number of the step) -> what each stage takes. held_out: what an epoch is evaluated on.
+    are compiled one by one. feeds: (number of the step) -> what each stage takes. held_out: what an epoch is evaluated on, None
+    in a search that holds nothing out.
     """
 
     model: nn.Module
@@ -36,7 +38,7 @@ class Program(NamedTuple):
     stages: tuple[Callable, ...]
     feeds: Callable[[int], tuple]
     steps_per_epoch: int
-    held_out: Arrays | Encoded
+    held_out: Arrays | Encoded | None
 
 
 def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn.Module:
@@ -93,17 +95,23 @@ def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Mod
 
 
 def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Supernet | None = None) -> Program:
-    """The search of a cell. One half of the training set is for the weights, one for alpha; the test set stays unseen.
+    """The search of a cell. A part of the training set is for the weights, the rest held out; the test set stays unseen.
 
     model: by default `supernet`'s, the one of the settings.
     """
     if model is None:
         model = supernet(run, data.train.num_classes, where.axis)
-    halves = split_half(data.train, run.seed, run.dataset.search_split)
+    searcher = run.searcher.for_supernet(model, data.train.image_shape)
+    parts = {TRAIN: data.train}
+    if searcher.train_share < 1:
+        divided = split_half(data.train, run.seed, run.dataset.search_split, share=searcher.train_share)
+        parts = dict(zip((TRAIN, VALID), divided, strict=True))
 
-    def source_of(examples, use: int, *, fresh: bool):
+    def source_of(name: str, use: int, *, fresh: bool):
+        if name not in parts:
+            raise UserError("a stage of the searcher takes held-out images: its train_share must be below 1")
         return train_source(
-            examples,
+            parts[name],
             run.batch_size,
             image_seed(run, use),
             data.augmentation,
@@ -112,14 +120,14 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
             fresh=fresh,
         )
 
-    sources = {
-        TRAIN: source_of(halves[0], TRAINING, fresh=False),
-        VALID: source_of(halves[1], ALPHA, fresh=run.alpha_batches == "fresh"),
-    }
+    sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
+    # Candidates are scored on held-out batches, too.
+    if not searcher.has_alphas or any(VALID in stage.batches for stage in searcher.stages):
+        sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
     steps_per_epoch = sources[TRAIN].steps_per_epoch
     step = SearchStep(
         supernet=model,
-        searcher=run.searcher,
+        searcher=searcher,
         weights=supernet_optimizer(run, steps_per_epoch),
         alphas=alphas_optimizer(run),
         num_epochs=run.num_epochs,
@@ -137,14 +145,20 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
         return search_stage
 
     stages = step.searcher.stages
+    taken = {name for stage in stages for name in stage.batches}
+
+    def feeds(number: int) -> tuple:
+        of_step = {name: sources[name].feed(number) for name in sorted(taken)}
+        return tuple({name: of_step[name] for name in stage.batches} for stage in stages)
+
     return Program(
         model=model,
         step=step,
         create=lambda seed: step.init(seed=seed, image_shape=data.train.image_shape),
         stages=tuple(stage_of(index) for index in range(len(stages))),
-        feeds=lambda number: tuple({name: sources[name].feed(number) for name in stage.batches} for stage in stages),
+        feeds=feeds,
         steps_per_epoch=steps_per_epoch,
-        held_out=halves[1],
+        held_out=parts.get(VALID),
     )
 
 
@@ -167,6 +181,8 @@ def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.Gradi
         momentum=run.weights.momentum,
         weight_decay=run.weights.weight_decay,
         clip_norm=run.weights.clip_norm,
+        nesterov=run.weights.nesterov,
+        decays_all=run.searcher.decays_all,
         scheme=run.scheme,
     )
 
@@ -178,6 +194,7 @@ def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
         beta1=run.alphas.beta1,
         beta2=run.alphas.beta2,
         weight_decay=run.alphas.weight_decay,
+        clip_norm=run.alphas.clip_norm,
     )
 
 

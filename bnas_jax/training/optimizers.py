@@ -18,15 +18,21 @@ from bnas_jax.training.schedules import Schedule, constant
 
 
 class LatentOptimizer(optax.GradientTransformation):
-    """An optimizer that does to latent weights what `scheme` says; made by `for_latents`."""
+    """An optimizer that does to latent weights what `scheme` says; made by `for_latents`.
+
+    unclipped: the same without its clipping, of the same state.
+    """
 
     scheme: Scheme
+    unclipped: optax.GradientTransformation
 
     @classmethod
-    def of(cls, chain: optax.GradientTransformation, scheme: Scheme) -> "LatentOptimizer":
+    def of(
+        cls, chain: optax.GradientTransformation, scheme: Scheme, unclipped: optax.GradientTransformation
+    ) -> "LatentOptimizer":
         """The same chain, known to follow the scheme."""
         optimizer = cls(*chain)
-        optimizer.scheme = scheme
+        optimizer.scheme, optimizer.unclipped = scheme, unclipped
         return optimizer
 
 
@@ -46,7 +52,8 @@ def for_latents(
         raise UserError("this optimizer already treats latent weights; make it anew with scheme=, or wrap the one inside")
     rule = scheme.latents
     links = []
-    if clip_norm is not None and clip_norm != float("inf"):
+    clips = clip_norm is not None and clip_norm != float("inf")
+    if clips:
         # `flatten` lays all leaves into one vector, where each of hundreds would have kernels of its own.
         links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
     if rule.factor is not None:
@@ -54,7 +61,10 @@ def for_latents(
     links.append(optimizer)
     if rule.project is not None:
         links.append(project_latents(rule.project))
-    return LatentOptimizer.of(optax.chain(*links), scheme)
+    unclipped = list(links)
+    if clips:
+        unclipped[0] = optax.flatten(optax.identity())
+    return LatentOptimizer.of(optax.chain(*links), scheme, optax.chain(*unclipped))
 
 
 def latent_sgd(
@@ -63,15 +73,19 @@ def latent_sgd(
     momentum: float | Schedule = 0.9,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    nesterov: bool = False,
+    decays_all: bool = True,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
     """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
 
-    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code.
+    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decays_all: False leaves weights
+    as they are until they have had a gradient.
     """
+    decay = optax.add_decayed_weights if decays_all else decay_of_moved
     descent = optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        sgd(_schedule(learning_rate), _schedule(momentum)),
+        decay(weight_decay),
+        sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov),
     )
     return for_latents(optax.flatten(descent), scheme, clip_norm=clip_norm)
 
@@ -128,8 +142,8 @@ class MomentumState(NamedTuple):
     trace: optax.Updates
 
 
-def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
-    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v."""
+def sgd(learning_rate: Schedule, momentum: Schedule, *, nesterov: bool = False) -> optax.GradientTransformation:
+    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v, or -lr (g + m v) with Nesterov's."""
 
     def init(params):
         return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -138,20 +152,48 @@ def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransforma
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
         trace = jax.tree.map(lambda g, v: (decay * v + g).astype(v.dtype), grads, state.trace)
-        updates = jax.tree.map(lambda v: (-rate * v).astype(v.dtype), trace)
+        descent = trace
+        if nesterov:
+            descent = jax.tree.map(lambda g, v: g + decay * v, grads, trace)
+        updates = jax.tree.map(lambda d: (-rate * d).astype(d.dtype), descent)
         return updates, MomentumState(state.step + 1, trace)
 
     return optax.GradientTransformation(init, update)
 
 
+class MovedState(NamedTuple):
+    """moved: of each weight, whether it has had a gradient."""
+
+    moved: optax.Updates
+
+
+def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
+    """Weight decay of the weights that have had a gradient; those of layers that never ran have none, and stay (GDAS)."""
+
+    def init(params):
+        return MovedState(jax.tree.map(lambda p: jnp.zeros(p.shape, bool), params))
+
+    def update(grads, state, params):
+        moved = jax.tree.map(lambda m, g: m | (g != 0), state.moved, grads)
+        decayed = jax.tree.map(lambda g, p, m: g + weight_decay * jnp.where(m, p, 0), grads, params, moved)
+        return decayed, MovedState(moved)
+
+    return optax.GradientTransformation(init, update)
+
+
 def alphas_adam(
-    learning_rate: float, *, beta1: float = 0.5, beta2: float = 0.999, weight_decay: float = 1e-3
+    learning_rate: float,
+    *,
+    beta1: float = 0.5,
+    beta2: float = 0.999,
+    weight_decay: float = 1e-3,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with L2 regularisation, as DARTS optimizes alpha."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8),
-    )
+    """Adam with L2 regularisation, as DARTS optimizes alpha. clip_norm: to which its gradient is clipped before."""
+    links = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    links.append(optax.add_decayed_weights(weight_decay))
+    links.append(optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8))
+    return optax.chain(*links)
 
 
 def _schedule(value: float | Schedule) -> Schedule:

@@ -56,7 +56,8 @@ class TrainState(struct.PyTreeNode):
 
 
 class SearchState(struct.PyTreeNode):
-    """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each; valid_top1: (epochs,)."""
+    """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each. valid_top1: (epochs,) in
+    %, NaN where it is still to come, -inf where no images are held out."""
 
     step: jax.Array
     params: Any
@@ -81,7 +82,7 @@ class SearchState(struct.PyTreeNode):
 
 
 # What keys are for. Those of images are folds by the number of an epoch (`data.pipeline`), which is never as large.
-PARAMETERS, ALPHAS, STEPS = 2**30, 2**30 + 1, 2**30 + 2
+PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES = range(2**30, 2**30 + 5)
 
 
 def run_key(seed: Any, use: int) -> jax.Array:

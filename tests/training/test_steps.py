@@ -344,9 +344,9 @@ def test_the_weights_take_no_gradient_from_the_validation_batch():
 class Unrolled(Searcher):
     """Alpha's gradient after a virtual step of the weights; what flows through that step is left out."""
 
-    def gradient(self, loss, virtual, params, alphas, batches):
-        params = virtual(params, jax.grad(loss)(params, alphas, batches[TRAIN]))
-        return jax.grad(loss, argnums=1)(params, alphas, batches[VALID])
+    def gradient(self, mean, virtual, params, alphas):
+        params = virtual(params, mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN))
+        return mean(lambda loss: jax.grad(loss, argnums=1)(params, alphas), VALID)
 
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage((VALID, TRAIN), frozenset({ALPHAS})),

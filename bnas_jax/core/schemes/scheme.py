@@ -23,6 +23,9 @@ ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y}
 # Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
 STAGES = ("all", "activations")
 
+# BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.BinaryConv`.
+BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentRule:
@@ -82,6 +85,16 @@ class Scheme:
         """Whether all signs are -1 or 1, so that popcount may multiply them; False where some are 0."""
         return self.sign_of_zero == 1
 
+    @property
+    def order(self) -> str:
+        """Of BN, convolution and activation: one of `ORDERS`. Signs need a BN in front of them."""
+        return BN_FIRST
+
+    @property
+    def bias(self) -> bool:
+        """Whether a convolution has a bias where the BN around it has no scale and shift."""
+        return False
+
     def signs(self, x):
         """The signs of normalised activations, (N, H, W, C), with their gradient: -1, 1 or, without `one_bit`, 0."""
         return straight_through(x, open_clip, self.sign_of_zero)
@@ -95,7 +108,7 @@ class Scheme:
         raise NotImplementedError
 
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
-        """A factor of the outputs from the real inputs, (N, H', W', ..., 1), or None."""
+        """A factor of the outputs from the real inputs, or None: (N, H', W', ..., 1), with groups (N, H', W', groups, 1)."""
         del x, kernel, geometry
         return None
 
@@ -145,8 +158,13 @@ class Scheme:
 
 
 def finish(scheme: Scheme, y, scale, *, activation: bool):
-    """Times the input scale, where there is one, then the scheme's activation, where wanted."""
-    if scale is not None:
+    """Times the input scale, where there is one, then the scheme's activation, where wanted.
+
+    scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O).
+    """
+    if scale is not None and scale.ndim > y.ndim:
+        y = (y.reshape(*scale.shape[:-1], -1) * scale).reshape(y.shape)
+    elif scale is not None:
         y = y * scale
     if not activation:
         return y

@@ -11,9 +11,8 @@ import numpy as np
 
 from bnas_jax.baselines.reactnet_mobilenet import MobileNet
 from bnas_jax.baselines.resnet import ResNet
-from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes import BiReal, ReActNet, Scheme
-from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, states, variables_of
+from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, array_of, states, variables_of
 
 Names = dict[str, str]
 
@@ -88,8 +87,8 @@ def load_resnet(arrays: Mapping[str, np.ndarray], scheme: Scheme, unit: Names) -
     counts = [len({name.split(".")[1] for name in arrays if name.startswith(f"{stage}.")}) for stage in stages]
     model = ResNet(
         blocks=tuple(count // 2 for count in counts),
-        widths=tuple(len(array(arrays, f"{stage}.0.bn1.weight")) for stage in stages),
-        num_classes=len(array(arrays, "fc.bias")),
+        widths=tuple(len(array_of(arrays, f"{stage}.0.bn1.weight")) for stage in stages),
+        num_classes=len(array_of(arrays, "fc.bias")),
         scheme=scheme,
         imagenet=True,
     )
@@ -113,8 +112,8 @@ def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn
     count = len({name.split(".")[1] for name in arrays if name.startswith("feature.")})
     blocks = [f"feature.{number}" for number in range(1, count)]
     model = MobileNet(
-        widths=tuple(len(array(arrays, f"{place}.weight")) for place in ("feature.0.bn1", *(f"{b}.bn2" for b in blocks))),
-        num_classes=len(array(arrays, "fc.bias")),
+        widths=tuple(len(array_of(arrays, f"{place}.weight")) for place in ("feature.0.bn1", *(f"{b}.bn2" for b in blocks))),
+        num_classes=len(array_of(arrays, "fc.bias")),
         scheme=scheme,
     )
 
@@ -141,7 +140,7 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             value = value.ravel()
         if leaf == "weights" and module in BINARY_CONVS:
             bn, size = BINARY_CONVS[module]
-            channels = len(array(theirs, f"{block}.{bn}.weight"))
+            channels = len(array_of(theirs, f"{block}.{bn}.weight"))
             name, value = f"{place}.weight", value.reshape(channels, -1, size, size)
         found[name] = value
     return found
@@ -155,12 +154,7 @@ def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         block, module, leaf = name.rsplit(".", 2) if name.count(".") > 2 else ("", "", "")
         if module in halves and first.ndim:
             second, both = halves[module]
-            found[f"{block}.{both}.{leaf}"] = np.concatenate([first, array(arrays, f"{block}.{second}.{leaf}")])
+            found[f"{block}.{both}.{leaf}"] = np.concatenate([first, array_of(arrays, f"{block}.{second}.{leaf}")])
     return found
 
 
-def array(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The array of a name, `UserError` where there is none."""
-    if name not in arrays:
-        raise UserError(f"the published weights lack {name}; load them by the name of their network")
-    return arrays[name]
