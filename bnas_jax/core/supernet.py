@@ -15,7 +15,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
-from bnas_jax.core.layers import CONVOLUTION, NOTHING, layer_type
+from bnas_jax.core.layers import CONVOLUTION, NOTHING, POOLING, layer_type
 from bnas_jax.core.modules import Classifier, uniform_fan_in
 from bnas_jax.core.network import CifarStem
 from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
@@ -237,7 +237,7 @@ class MixedEdges(nn.Module):
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
-            if not self.scheme.binary:
+            if not self.scheme.binary_weights:
                 floats = edges
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):
                 if count:
@@ -282,7 +282,7 @@ def joins(name: str, scheme: Scheme) -> bool:
     how = layer_type(name).joins
     if how == CONVOLUTION:
         return scheme.joins and not has_parameters(scheme)
-    return how is not None
+    return how in (POOLING, NOTHING)
 
 
 def has_parameters(scheme: Scheme) -> bool:

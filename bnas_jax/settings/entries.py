@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bnas_jax.core.networks import NETWORKS, NetworkSettings
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import SCHEMES, Scheme
+from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Searcher
 from bnas_jax.settings.checks import choice, require
 

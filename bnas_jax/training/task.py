@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset
@@ -44,7 +45,7 @@ class Task:
 
         self.data, facts = load_run_data(run, workdir, change=change)
         self.program = self.build(self.data)
-        self.shapes = jax.eval_shape(self.program.create)  # refuses an image size that the network cannot take
+        self.shapes = jax.eval_shape(self.program.create, 0)  # refuses an image size that the network cannot take
         self.open(facts, change=change)
 
         self.checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, self.where)
@@ -75,7 +76,7 @@ class Task:
 
     def first_state(self) -> Any:
         """The state of a new run."""
-        return self.where.create(self.program.create)
+        return self.where.create(self.program.create, np.uint32(self.run.seed))
 
     def prepare(self, state, calls: list[range]) -> None:
         """Compiles what calls of steps and the evaluation need, without making them."""

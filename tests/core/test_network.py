@@ -13,11 +13,12 @@ from bnas_jax.core.cell import REDUCTION_SKIPS, InterCellSkip, Preprocess, Reduc
 from bnas_jax.core.conventions import CONVENTIONS, conventions
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
-from bnas_jax.core.networks import NETWORKS, Cells
+from bnas_jax.core.networks import Cells
 from bnas_jax.core.ops.conv import conv, square
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude
 from bnas_jax.core.stack import Place
+from bnas_jax.networks import NETWORKS
 
 ZEROISED = genotype.load("latest_cell_zeroise")
 WITHOUT = genotype.load("latest_cell")

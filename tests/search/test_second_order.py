@@ -67,7 +67,7 @@ def apart(one, other) -> float:
 
 @pytest.mark.parametrize("edges", ["shared", pytest.param("plain", marks=pytest.mark.long)])
 def test_exact_is_the_derivative_through_the_virtual_step_of_a_binary_supernet(edges):
-    """The weights first and alpha then: as straight-through gradients are no gradients of anything, orders differ."""
+    """Of the weights first and of alpha then: straight-through gradients are of no function, so that orders differ."""
     scheme, data = Xnor(), batches()
     step = step_of(scheme, "exact")
     state = begun(step)

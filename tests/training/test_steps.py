@@ -156,12 +156,20 @@ def test_no_drop_path_is_none_so_that_nothing_is_computed():
 # A step of the training
 
 
-def train_state(step: int = 0) -> TrainState:
+def train_state(step: int = 0, *, seed: int = 0) -> TrainState:
     rngs = {"params": jax.random.key(0), "drop_path": jax.random.key(1)}
     variables = Classifier().init(rngs, jnp.zeros((1, FEATURES)))
     params, stats = variables["params"], variables["batch_stats"]
     sums = Sums(jnp.float32(10), jnp.float32(2), jnp.float32(16))
-    return TrainState(jnp.int32(step), params, stats, OPTIMIZER.init(params), sums, jnp.full((2,), jnp.nan))
+    return TrainState(
+        step=jnp.int32(step),
+        seed=jnp.uint32(seed),
+        params=params,
+        batch_stats=stats,
+        opt_state=OPTIMIZER.init(params),
+        sums=sums,
+        test_top1=jnp.full((2,), jnp.nan),
+    )
 
 
 def train_step(state, data, **options):
@@ -190,8 +198,8 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
 
 
 def test_what_is_dropped_depends_on_seed_and_step_alone():
-    def drawn(step, **options):
-        return float(train_step(train_state(step), batch(step), drop_path=0.2, **options).batch_stats["drawn"])
+    def drawn(step, seed=0):
+        return float(train_step(train_state(step, seed=seed), batch(step), drop_path=0.2).batch_stats["drawn"])
 
     assert drawn(3) == drawn(3)
     assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
@@ -268,7 +276,7 @@ def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(sea
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
 def test_every_seed_of_32_bits_is_taken(seed):
-    after = train_step(train_state(), batch(0), seed=seed, drop_path=0.2)
+    after = train_step(train_state(seed=seed), batch(0), drop_path=0.2)
     assert 0 < after.batch_stats["drawn"] < 1
 
 
@@ -279,7 +287,13 @@ def is_batch(value) -> bool:
     return "image" in value
 
 
-def search_state(alphas_optimizer=ALPHAS_OPTIMIZER, step: int = 0, searcher=Bnas()) -> SearchState:  # noqa: B008
+def search_state(
+    alphas_optimizer=ALPHAS_OPTIMIZER,
+    step: int = 0,
+    searcher=Bnas(),  # noqa: B008
+    *,
+    seed: int = 0,
+) -> SearchState:
     alphas = alphas_lib.init(jax.random.key(2), len(TYPES))
     alphas = jax.tree.map(lambda a: 1000 * a, alphas)  # far from uniform, so that the entropy has a gradient
     variables = MIXTURE.init(jax.random.key(0), alphas, jnp.zeros((1, FEATURES)))
@@ -288,6 +302,7 @@ def search_state(alphas_optimizer=ALPHAS_OPTIMIZER, step: int = 0, searcher=Bnas
     params, stats = variables["params"], variables["batch_stats"]
     return SearchState(
         step=jnp.int32(step),
+        seed=jnp.uint32(seed),
         params=params,
         batch_stats=stats,
         opt_state=OPTIMIZER.init(params),
@@ -440,8 +455,8 @@ class DrawingTwice(Drawing):
 
 def test_what_is_drawn_depends_on_seed_step_and_stage_alone():
     def loss(step, seed=0, searcher=Drawing()):  # noqa: B008 (frozen)
-        state = search_state(step=step)
-        return float(jitted(searching(searcher=searcher, seed=seed))(state, {"train": batch(0)}).sums.loss)
+        state = search_state(step=step, seed=seed)
+        return float(jitted(searching(searcher=searcher))(state, {"train": batch(0)}).sums.loss)
 
     assert loss(3) == loss(3)
     twice = loss(3, searcher=DrawingTwice())

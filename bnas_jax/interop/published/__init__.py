@@ -9,12 +9,18 @@ import flax.linen as nn
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.interop.published import bireal, kuangliu, nin, wide_resnet
 
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
 
 # By the first words of a name: "wrn22" also loads "wrn22_i4_xternalz".
-LOADERS: dict[str, Loader] = {}
+LOADERS: dict[str, Loader] = {
+    **kuangliu.LOADERS,
+    **wide_resnet.LOADERS,
+    **nin.LOADERS,
+    **bireal.LOADERS,
+}
 
 
 def load_published(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
