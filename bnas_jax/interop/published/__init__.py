@@ -9,12 +9,15 @@ import flax.linen as nn
 import numpy as np
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.interop.published import cells
 
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
 
 # By the first words of a name: "wrn22" also loads "wrn22_i4_xternalz".
-LOADERS: dict[str, Loader] = {}
+LOADERS: dict[str, Loader] = {
+    **dict.fromkeys(("darts_net", "snas_net", "gdas_f1_net"), cells.load),
+}
 
 
 def load_published(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
