@@ -156,5 +156,3 @@ def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
             second, both = halves[module]
             found[f"{block}.{both}.{leaf}"] = np.concatenate([first, array_of(arrays, f"{block}.{second}.{leaf}")])
     return found
-
-
