@@ -76,7 +76,6 @@ def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Mod
         auxiliary_weight=run.optimizer.auxiliary_weight,
         num_epochs=run.num_epochs,
         steps_per_epoch=source.steps_per_epoch,
-        seed=run.seed,
         microbatches=run.microbatches,
         axis=where.axis,
     )
@@ -133,7 +132,6 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
         alphas=alphas_optimizer(run),
         num_epochs=run.num_epochs,
         steps_per_epoch=steps_per_epoch,
-        seed=run.seed,
         microbatches=run.microbatches,
         axis=where.axis,
     )
