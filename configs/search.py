@@ -4,7 +4,7 @@
 
 | variant | data | cost | result |
 |---|---|---|---|
-| digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see README) |
+| digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see docs/results.md) |
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
 | digits_SEARCHER, cifar10_SEARCHER | as above | that of digits: one to two minutes | none measured |
 

@@ -4,7 +4,7 @@
 
 | variant | cells/channels | data | the paper's top-1 (top-5), % |
 |---|---|---|---|
-| digits | 5/8 | embedded digits | - (ours: see README) |
+| digits | 5/8 | embedded digits | - (ours: see docs/results.md) |
 | mini, a, b, c | 10/24, 20/36, 12/64, 16/108 | CIFAR-10 | 90.12, 92.70, 93.76, 94.43 |
 | d, e | 12/64, 12/68 | ImageNet | 57.69 (79.89), 58.76 (80.61) |
 | f, g | 12/84, 16/128 | ImageNet | Table 13; g is the release's BNAS-H: 63.51 (83.91) |
