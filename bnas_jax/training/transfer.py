@@ -15,7 +15,7 @@ from bnas_jax.core.errors import UserError
 # The two names of a convolution's weights: binarized and float.
 _TWINS = {"latent": "kernel", "kernel": "latent"}
 # Where the classes are in a network: the classifier, and one that only training has.
-HEADS = ("classifier", "auxiliary")
+HEADS = ("classifier", "auxiliary_head")
 
 Path = tuple[str, ...]
 
