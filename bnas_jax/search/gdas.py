@@ -35,7 +35,7 @@ class Gdas(Searcher):
         Stage((TRAIN,), frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
         Stage((VALID,), frozenset({ALPHAS})),
     )
-    decays_all: ClassVar[bool] = False
+    decayed: ClassVar[str] = "moved"
 
     def __post_init__(self):
         check_rates(self, "tau_max", "tau_min")

@@ -81,8 +81,8 @@ class Searcher:
     )
     # Whether there is an alpha that a genotype is derived from, and that an epoch is evaluated with.
     has_alphas: ClassVar[bool] = True
-    # Whether weights that never had a gradient do not decay.
-    decays_all: ClassVar[bool] = True
+    # Which weights decay: all, or those that have moved, since they had a gradient.
+    decayed: ClassVar[str] = "all"
 
     @property
     def drop_path_rate(self) -> float:

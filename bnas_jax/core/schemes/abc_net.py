@@ -61,7 +61,7 @@ class AbcNet(Scheme):
         x, beta = self._activations(module, x)
         # The basis is the minor index of the channels, so that those of a group lie together.
         w = bases.reshape(*bases.shape[:3], -1)
-        return convolve_module(_SumOfBases(self, module.activation), module, x, w, (alpha, beta))
+        return convolve_module(module, x, w, (alpha, beta))
 
     def convolve_float(self, module, x):
         """The bases of the activations with a float kernel."""
@@ -69,7 +69,7 @@ class AbcNet(Scheme):
         x, beta = self._activations(module, x)
         arithmetic = module.arithmetic
         y = conv(x, kernel, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-        return _SumOfBases(self, module.activation)(y, jnp.ones((1, 1), y.dtype), beta)
+        return finish(self, self.after(y, jnp.ones((1, 1), y.dtype), beta), None, activation=module.activation)
 
     def _activations(self, module, x):
         """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as it is and 1 where it stays float."""
@@ -88,6 +88,12 @@ class AbcNet(Scheme):
         real = (latent - jnp.mean(constant))[..., None] + offsets.astype(latent.dtype)
         bases = straight_through(real, everywhere, self.sign_of_zero)
         return bases, fit(constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel)
+
+    def after(self, sums, alpha, beta):
+        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,)."""
+        size, bases = sums.shape[1:3], alpha.shape[-1]
+        sums = sums.reshape(len(beta), -1, *size, sums.shape[-1] // bases, bases)
+        return jnp.sum(jnp.sum(sums * alpha, axis=-1) * beta[:, None, None, None, None], axis=0)
 
     def cost(self, row):
         """M * N times the binary products, M times the bits."""
@@ -134,18 +140,3 @@ def everywhere(x):
 def half_clip(x):
     """1[|x| <= 1/2]: where the clip of x + 1/2 to [0, 1] has a slope."""
     return jnp.abs(x) <= 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class _SumOfBases:
-    """`sign_conv`'s function of the sums. Equal ones compare equal, so that tracing is cached."""
-
-    scheme: Scheme
-    activation: bool
-
-    def __call__(self, sums, alpha, beta):
-        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,)."""
-        size, bases = sums.shape[1:3], alpha.shape[-1]
-        sums = sums.reshape(len(beta), -1, *size, sums.shape[-1] // bases, bases)
-        y = jnp.sum(jnp.sum(sums * alpha, axis=-1) * beta[:, None, None, None, None], axis=0)
-        return finish(self.scheme, y, None, activation=self.activation)

@@ -27,13 +27,15 @@ _STATISTICS = {
 }
 
 
-def half_block(scheme, theirs: dict, *, stride: int, latent=hwio):
+def half_block(scheme, theirs: dict, *, stride: int, latent=hwio, further: dict | None = None):
     """Asserts that BN -> sign -> convolution -> sum -> PReLU is the published block, with all that it learns by.
 
-    theirs: its numbers. latent: from the published kernel, or its gradient, to the scheme's.
+    theirs: its numbers. latent: from the published kernel, or its gradient, to the scheme's. further: parameters that the
+    published layer lacks.
     """
     model = PReluUnit(features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic())
     params, statistics = of_half_block(theirs, "state", latent)
+    params["unit"]["conv"].update(further or {})
 
     def run(params, x, train):
         y, new = model.apply({"params": params, "batch_stats": statistics}, x, train=train, mutable=["batch_stats"])

@@ -10,7 +10,6 @@ from one_layer import layer, row_of
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import plain_conv, square
 from bnas_jax.core.schemes import AbcNet
-from bnas_jax.core.schemes.abc_net import _SumOfBases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -123,7 +122,7 @@ def test_a_third_partys_bases_and_their_sum(reference, name):
     x = x * theirs["state.bn.weight"] + theirs["state.bn.bias"]
     stride = theirs["x"].shape[-1] // theirs["y_train"].shape[-1]
     sums = plain_conv(x, bases.reshape(size, size, -1, features * count), square(size, stride=stride))
-    y = _SumOfBases(AbcNet(activation="none"), True)(sums, theirs["alphas"][None], jnp.ones(1))
+    y = scheme.after(sums, theirs["alphas"][None], jnp.ones(1))
     y = y + sum(theirs[f"state.bases_conv2d_{m + 1}.bias"] for m in range(count))
     assert relative_error(np.maximum(y, 0), np.asarray(nhwc(theirs["y_train"]))) < 1e-5
 
