@@ -11,8 +11,8 @@ import pytest
 from documents import DOCUMENTS, README, ROOT, blocks, commands, prose
 
 import bnas_jax as bnas
-from bnas_jax import counting, extensions, settings, spelling
 from bnas_jax import commands as command_line
+from bnas_jax import counting, extensions, settings, spelling
 from bnas_jax.__main__ import COMMANDS
 from bnas_jax.baselines.blocks import BLOCKS
 from bnas_jax.core import genotype

@@ -14,10 +14,10 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import CifarStem
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
 from bnas_jax.core.layers import CONVOLUTION, NOTHING, POOLING, layer_type
 from bnas_jax.core.modules import Classifier, uniform_fan_in
-from bnas_jax.core.network import CifarStem
 from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.schemes.scheme import binary_conv, float_weight_conv

@@ -59,7 +59,7 @@ class Mixture(Supernet):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
         if train:
             mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
-        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(TYPES))]
+        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(self.layer_types))]
         return sum(weights[name][0, i] * head for name in ("normal", "reduce") for i, head in enumerate(heads))
 
 
@@ -420,6 +420,44 @@ class Unrolled(Searcher):
         Stage((VALID, TRAIN), frozenset({ALPHAS})),
         Stage((TRAIN,), frozenset({WEIGHTS})),
     )
+
+
+@pytest.mark.parametrize("searcher", [s for s in SEARCHERS if s.has_alphas])
+def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_of_bnas(searcher):
+    """Nothing is left to choose, alpha has no gradient, and the weights follow the training batch."""
+    single = MIXTURE.clone(layer_types=("bin_conv_3x3",))
+    data = {"train": batch(0), "valid": batch(1)}
+    ends = []
+    for one in (Bnas(), dataclasses.replace(searcher, **({"clip_norm": None} if isinstance(searcher, Gdas) else {}))):
+        step = SearchStep(single, one, weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER, num_epochs=10, steps_per_epoch=3)
+        state = search_state()
+        params = {"head0": state.params["head0"]}
+        alphas = jax.tree.map(lambda alpha: alpha[:, :1], state.alphas)
+        start = state.replace(
+            params=params,
+            opt_state=OPTIMIZER.init(params),
+            alphas=alphas,
+            alphas_opt_state=ALPHAS_OPTIMIZER.init(alphas),
+        )
+        ends.append(jitted(step)(start, data))
+    bnas, other = ends
+    assert same(other.params, bnas.params) and same(other.sums, bnas.sums)
+    assert same(other.alphas, bnas.alphas) and same(other.alphas, alphas)
+
+
+def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
+    """Second-order DARTS passes through the network once for each of its gradients: 4 of alpha's stage."""
+    calls = []
+    passed = Mixture.mixture
+
+    def counted(self, *arguments, **options):
+        calls.append(1)
+        return passed(self, *arguments, **options)
+
+    monkeypatch.setattr(Mixture, "mixture", counted)
+    step = searching(searcher=Darts(unrolled="difference"))
+    jax.eval_shape(lambda state, data: step.stage(0, state, data), search_state(), {"train": batch(0), "valid": batch(1)})
+    assert len(calls) == 1 + 4, "one to begin with"
 
 
 def test_a_searchers_own_gradient_moves_alpha():

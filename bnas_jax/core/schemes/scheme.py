@@ -75,6 +75,8 @@ class Scheme:
     joins: ClassVar[bool] = True
     # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
     block: ClassVar[str] = "xnor"
+    # Whether its paper leaves the shortcuts of ImageNet's ResNet float.
+    float_shortcut: ClassVar[bool] = False
     # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
     plain_signs: ClassVar[bool] = True
 
