@@ -19,7 +19,7 @@ from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas, Darts, Gdas, Random, Searcher, Snas, Stage
 from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS
 from bnas_jax.training.losses import cross_entropy, hits
-from bnas_jax.training.state import SearchState, Sums, TrainState
+from bnas_jax.training.state import SearchState, Sums, TrainState, train_state_of
 from bnas_jax.training.steps import EvaluationStep, SearchStep, TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -195,6 +195,38 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
     correct = int(jnp.sum(logits.argmax(-1) == data["label"]))
     assert same(after.sums, Sums(10 + 8 * value, 2.0 + correct, 16.0 + 8))
     assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+class TwoClassifiers(nn.Module):
+    """A linear classifier, and an auxiliary one that training has besides."""
+
+    scheme: Scheme = Float()
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        auxiliary = nn.Dense(CLASSES, use_bias=False, name="auxiliary_head")(images)
+        if train:
+            self.sow("auxiliary", "logits", auxiliary)
+        return nn.Dense(CLASSES, use_bias=False, name="classifier")(images)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
+    """As in DARTS: .4 times its smoothed cross-entropy, which only reaches what it is computed from."""
+    data = batch(0)
+    params = TwoClassifiers().init(jax.random.key(0), data["image"])["params"]
+    step = TrainStep(TwoClassifiers(), DESCENT, label_smoothing=SMOOTHING, auxiliary_weight=weight)
+    after = jitted(step)(train_state_of({"params": params, "batch_stats": {}}, DESCENT, 1), data)
+
+    def loss(params):
+        at = lambda name: cross_entropy(data["image"] @ params[name]["kernel"], data["label"], SMOOTHING)
+        return jnp.mean(at("classifier")) + weight * jnp.mean(at("auxiliary_head"))
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    assert same(after.params, jax.tree.map(jnp.subtract, params, gradient))
+    assert same(after.sums.loss, 8 * value)
+    assert not weight or not same(after.params["auxiliary_head"], params["auxiliary_head"])
 
 
 def test_what_is_dropped_depends_on_seed_and_step_alone():
