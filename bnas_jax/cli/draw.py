@@ -1,6 +1,5 @@
 """`draw`: pictures of cells, of the cell template, and of how a search came to its cell."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -100,7 +99,7 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     devices.keep_to_host()
     run = settings.from_config(run_directory.config())
     assert isinstance(run, settings.SearchSettings)
-    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types)
+    searcher = run.searcher.of(run.network)
     names = [name for name in history if name != "valid_top1"]
     last = len(history["valid_top1"])
     frames = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype, of_cells
 from bnas_jax.search.searcher import TRAIN, WEIGHTS, Finished, Progress, Score, Searcher, Stage
 
 
@@ -47,7 +47,7 @@ class Random(Searcher):
         del progress
         if key is None:
             return dict(alphas)
-        return sample(key, len(self.layer_types))
+        return self._sample(key)
 
     def derive(self, alphas: Alphas) -> Genotype:
         """There is nothing to derive from."""
@@ -72,8 +72,11 @@ class Random(Searcher):
         return Finished(genotype_of(cells[best], self.layer_types), listed[best]["top1_of_all"], listed)
 
     def _candidate(self, key, number: int) -> dict[str, np.ndarray]:
-        drawn = sample(jax.random.fold_in(key, number), len(self.layer_types))
-        return {name: np.asarray(value) for name, value in drawn.items()}
+        return {name: np.asarray(value) for name, value in self._sample(jax.random.fold_in(key, number)).items()}
+
+    def _sample(self, key) -> dict[str, jax.Array]:
+        drawn = sample(key, len(self.layer_types))
+        return {name: drawn[name] for name in self.searched}
 
 
 def sample(key, num_types: int) -> dict[str, jax.Array]:
@@ -98,7 +101,7 @@ def _sample_cell(key, num_types: int) -> jax.Array:
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
     """The genotype that a random cell's weights stand for."""
-    return Genotype(*(_cell_of(np.asarray(weights[name]), layer_types) for name in ("normal", "reduce")))
+    return of_cells({name: _cell_of(np.asarray(value), layer_types) for name, value in weights.items()})
 
 
 def _cell_of(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
