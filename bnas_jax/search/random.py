@@ -1,6 +1,7 @@
 """Random search with shared weights (arXiv 1902.07638): the best of many random cells, with weights that all of them share."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype, of_cells
+from bnas_jax.core.genotype import EDGES, Genotype, of_cells
 from bnas_jax.search.searcher import TRAIN, WEIGHTS, Finished, Progress, Score, Searcher, Stage
 
 
@@ -79,6 +80,7 @@ class Random(Searcher):
         return {name: drawn[name] for name in self.searched}
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def sample(key, num_types: int) -> dict[str, jax.Array]:
     """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each: 1 at the two edges of each node, else 0.
 
@@ -89,14 +91,14 @@ def sample(key, num_types: int) -> dict[str, jax.Array]:
 
 
 def _sample_cell(key, num_types: int) -> jax.Array:
-    rows = []
-    for node in range(INPUTS, INPUTS + NODES):
-        of_inputs, of_types = jax.random.split(jax.random.fold_in(key, node))
-        place = jax.random.permutation(of_inputs, node)
-        types = jax.random.randint(of_types, (node,), 0, num_types)
-        # The two inputs that come first in a random order.
-        rows.append(jax.nn.one_hot(types, num_types) * (place < 2)[:, None])
-    return jnp.concatenate(rows)
+    of_inputs, of_types = jax.random.split(key)
+    order = jax.random.uniform(of_inputs, (len(EDGES),))
+    types = jax.random.randint(of_types, (len(EDGES),), 0, num_types)
+    # Of the edges into a node, the two that come first in a random order.
+    nodes = np.array([node for _, node in EDGES])
+    earlier = (nodes[:, None] == nodes) & (order[:, None] > order)
+    taken = jnp.sum(earlier, axis=1) < 2
+    return jax.nn.one_hot(types, num_types) * taken[:, None]
 
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
