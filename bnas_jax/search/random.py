@@ -92,7 +92,7 @@ def sample(key, num_types: int) -> dict[str, jax.Array]:
 
 def _sample_cell(key, num_types: int) -> jax.Array:
     of_inputs, of_types = jax.random.split(key)
-    order = jax.random.uniform(of_inputs, (len(EDGES),))
+    order = jax.random.permutation(of_inputs, len(EDGES))
     types = jax.random.randint(of_types, (len(EDGES),), 0, num_types)
     # Of the edges into a node, the two that come first in a random order.
     nodes = np.array([node for _, node in EDGES])
