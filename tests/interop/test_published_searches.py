@@ -1,7 +1,7 @@
 """Steps of searches against those of the published codes, on their supernets, with the noise that they drew.
 
-Operation by operation, as compiling a supernet of DARTS's layer types takes longer than the step. Numbers were computed in double
-precision; ours in float32 lie within 1e-4 of the largest entry.
+Operation by operation, as compiling a supernet of DARTS's layer types takes longer than the step. Numbers were computed in
+double precision; ours in float32 lie within 1e-4 of the largest entry.
 """
 
 import functools
