@@ -39,7 +39,8 @@ class BatchNorm(nn.Module):
         running = {name: self.variable("batch_stats", name, lambda value=value: value) for name, value in start.items()}
         values = {name: variable.value for name, variable in running.items()}
         y, new = batch_norm(x, values, arithmetic=self.arithmetic, train=train)
-        if train and not self.is_initializing():
+        # With the batch's statistics in evaluation, none are to be kept.
+        if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             for name, variable in running.items():
                 variable.value = new[name]
         if self.affine:
