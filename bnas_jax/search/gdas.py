@@ -39,6 +39,7 @@ class Gdas(Searcher):
         Stage((VALID,), frozenset({ALPHAS})),
     )
     decayed: ClassVar[str] = "moved"
+    one_layer: ClassVar[bool] = True
 
     def __post_init__(self):
         check_rates(self, "tau_max", "tau_min")

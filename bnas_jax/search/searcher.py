@@ -85,6 +85,8 @@ class Searcher:
     has_alphas: ClassVar[bool] = True
     # Which weights decay: all, or those that have moved, since they had a gradient.
     decayed: ClassVar[str] = "all"
+    # Whether the weights of an edge are 0 but for one, so that the others need not run (`edges="chosen"`).
+    one_layer: ClassVar[bool] = False
 
     @property
     def drop_path_rate(self) -> float:
