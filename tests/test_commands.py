@@ -189,7 +189,6 @@ def cell_file(folder: pathlib.Path, **changes) -> str:
         (REST, "genotype: the normal cell needs 8 [layer type, input] pairs, two a node, 14 for all edges, or a list"),
         ([["none"], *REST], "genotype: normal pair 0 must be [layer type, input], got ['none']"),
         (5, "genotype: the normal cell needs 8 [layer type, input] pairs"),
-        ([["sep_conv_3x3", 0], *REST], "layer type 'sep_conv_3x3' has no layer in this version"),
     ],
 )
 def test_a_cell_that_is_none_is_refused(capfd, tmp_path, normal, message):

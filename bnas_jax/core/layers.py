@@ -4,6 +4,7 @@ An entry makes the module of an edge and says how many convolutions that has. Wh
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
@@ -14,12 +15,12 @@ import jax.numpy as jnp
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE, Genotype, edges
-from bnas_jax.core.modules import BatchNorm, BinaryConv
+from bnas_jax.core.modules import BatchNorm, BinaryConv, FactorizedReduce
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes.scheme import Scheme
 
 # How all edges of a state that have the same type can run as one (`shared_edges`).
-CONVOLUTION, POOLING, NOTHING = "convolution", "pooling", "nothing"
+CONVOLUTION, POOLING, NOTHING, COPIES = "convolution", "pooling", "nothing", "copies"
 
 
 class LayerType(Protocol):
@@ -27,7 +28,8 @@ class LayerType(Protocol):
 
     learnable: whether it has weights to learn (section 4.3). joins: how `shared_edges` runs its edges side by side: as a
     `CONVOLUTION`, whose module is `BinaryConvType`'s, or a `POOLING`, whose module is `PoolingType`'s; `NOTHING` for one
-    whose output is zeros. None, which every other layer type has: a module for each edge.
+    whose output is zeros; `COPIES` for one whose `module` takes `copies=E`: E of them side by side, which read and write E
+    times the channels and share nothing. None, which every other layer type has: a module for each edge.
     """
 
     @property
@@ -109,10 +111,17 @@ class PoolingType:
             return self.plain
         return self.function
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
-        """A `Pooling`."""
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, batch_norm: bool | None = None):
+        """A `Pooling`. batch_norm: whether with a BN, by default in the search alone."""
         del features, scheme, binary_weights
-        return Pooling(function=self.form(arithmetic), stride=stride, arithmetic=arithmetic, batch_norm=search, name=name)
+        return Pooling(
+            function=self.form(arithmetic),
+            stride=stride,
+            arithmetic=arithmetic,
+            batch_norm=search if batch_norm is None else batch_norm,
+            affine=not search,
+            name=name,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,20 +142,294 @@ class ZeroiseType:
         return Zeroise(stride=stride, name=name)
 
 
+@dataclasses.dataclass(frozen=True)
+class SeparableType:
+    """A depthwise k x k convolution, dilated or not, and a pointwise one, `times` in a row (DARTS's code: twice its separable
+    and once its dilated convolutions)."""
+
+    kernel: int
+    dilation: int = 1
+    times: int = 2
+    learnable: ClassVar[bool] = True
+    joins: ClassVar[str | None] = COPIES
+
+    def num_convs(self, stride: int) -> int:
+        """Two for each time."""
+        del stride
+        return 2 * self.times
+
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+        """A `Separable`."""
+        return Separable(
+            features=features * copies,
+            kernel=self.kernel,
+            dilation=self.dilation,
+            times=self.times,
+            stride=stride,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            binary_weights=binary_weights,
+            affine=not search,
+            copies=copies,
+            name=name,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossedType:
+    """A 1 x k convolution and a k x 1 one behind it, each strided along its own axis (NASNet's, in DARTS's code)."""
+
+    kernel: int
+    learnable: ClassVar[bool] = True
+    joins: ClassVar[str | None] = COPIES
+
+    def num_convs(self, stride: int) -> int:
+        """Two."""
+        del stride
+        return 2
+
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+        """A `Crossed`."""
+        return Crossed(
+            features=features * copies,
+            kernel=self.kernel,
+            stride=stride,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            binary_weights=binary_weights,
+            affine=not search,
+            groups=copies,
+            name=name,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SkipType:
+    """The identity; where it is strided a factorized reduce (DARTS's code). No BN stands behind the identity."""
+
+    learnable: ClassVar[bool] = False
+    joins: ClassVar[str | None] = COPIES
+
+    def num_convs(self, stride: int) -> int:
+        """The two of a factorized reduce, or none."""
+        return 2 if stride > 1 else 0
+
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+        """An `Identity` or a `FactorizedReduce`."""
+        if stride == 1:
+            return Identity(name=name)
+        return FactorizedReduce(
+            features=features * copies,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            binary_weights=binary_weights,
+            affine=not search,
+            copies=copies,
+            name=name,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MobiNetType:
+    """MoBiNet's separable block (arXiv 1907.12629), each of its convolutions with a shortcut.
+
+    inputs: K of the K-dependency, how many channels an output of the k x k convolution sees; 1 is depthwise.
+    How sure: weak. The paper has no code, and only its abstract and others' words of it were at hand; the form is ours
+    (`MobiNet`).
+    """
+
+    kernel: int
+    inputs: int = 1
+    learnable: ClassVar[bool] = True
+    joins: ClassVar[str | None] = COPIES
+
+    def num_convs(self, stride: int) -> int:
+        """Two."""
+        del stride
+        return 2
+
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+        """A `MobiNet`."""
+        return MobiNet(
+            features=features * copies,
+            kernel=self.kernel,
+            inputs=self.inputs,
+            stride=stride,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            binary_weights=binary_weights,
+            affine=not search,
+            copies=copies,
+            name=name,
+        )
+
+
+class Separable(nn.Module):
+    """A depthwise and a pointwise convolution, `times` in a row, the first one strided.
+
+    Each of them is BN -> sign -> convolution -> activation; in a float scheme's order `relu_first` each pair is
+    ReLU -> depthwise -> pointwise -> BN.
+
+    Trap: a depthwise kernel has a single input channel, so that centring the latent weights over input channels, as XNOR-Net
+    does, makes them zero: the layer gives zeros and never learns (`Xnor.depthwise_center`).
+    """
+
+    features: int
+    kernel: int
+    dilation: int
+    times: int
+    stride: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+    binary_weights: bool
+    affine: bool
+    copies: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        conv = functools.partial(
+            BinaryConv,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=self.binary_weights,
+            affine=self.affine,
+        )
+        channels = x.shape[-1]
+        for time in range(self.times):
+            depthwise = conv(
+                features=channels,
+                kernel=self.kernel,
+                stride=self.stride if time == 0 else 1,
+                dilation=self.dilation,
+                groups=channels,
+                bias=False,
+                last=False,
+                name=f"depthwise{time}",
+            )
+            pointwise = conv(
+                features=self.features if time == self.times - 1 else channels,
+                kernel=1,
+                groups=self.copies,
+                first=False,
+                name=f"pointwise{time}",
+            )
+            x = pointwise(depthwise(x, train=train), train=train)
+        return x
+
+
+class Crossed(nn.Module):
+    """A 1 x k and a k x 1 convolution, which stride along the columns and the rows. groups: of both."""
+
+    features: int
+    kernel: int
+    stride: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+    binary_weights: bool
+    affine: bool
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        conv = functools.partial(
+            BinaryConv,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=self.binary_weights,
+            affine=self.affine,
+            groups=self.groups,
+        )
+        across = conv(
+            features=x.shape[-1],
+            kernel=(1, self.kernel),
+            stride=(1, self.stride),
+            last=False,
+            name="across",
+        )
+        down = conv(
+            features=self.features,
+            kernel=(self.kernel, 1),
+            stride=(self.stride, 1),
+            first=False,
+            name="down",
+        )
+        return down(across(x, train=train), train=train)
+
+
+class MobiNet(nn.Module):
+    """h = s(x) + conv(x) with k x k kernels that see `inputs` channels each, then d(h) + pointwise(h).
+
+    s: the identity, or an average pooling where strided. d: the identity, or the channels repeated until there are as many as
+    features; left out where those are no multiple. Both convolutions are `BinaryConv`s.
+    """
+
+    features: int
+    kernel: int
+    inputs: int
+    stride: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+    binary_weights: bool
+    affine: bool
+    copies: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        channels = x.shape[-1]
+        if channels // self.copies % self.inputs:
+            raise UserError(
+                f"a convolution whose outputs see {self.inputs} channels each needs a multiple of them;"
+                f" it has {channels // self.copies}: change config.network.channels"
+            )
+        conv = functools.partial(
+            BinaryConv,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=self.binary_weights,
+            affine=self.affine,
+        )
+        spatial = conv(
+            features=channels,
+            kernel=self.kernel,
+            stride=self.stride,
+            groups=channels // self.inputs,
+            name="spatial",
+        )
+        pointwise = conv(features=self.features, kernel=1, groups=self.copies, name="pointwise")
+        window = (self.stride, self.stride)
+        shortcut = x if self.stride == 1 else nn.avg_pool(x, window, window)
+        h = shortcut + spatial(x, train=train)
+        y = pointwise(h, train=train)
+        if self.features % channels:
+            return y
+        times = self.features // channels
+        copies = h.reshape(*h.shape[:3], self.copies, -1)
+        return y + jnp.tile(copies, (1, 1, 1, 1, times)).reshape(y.shape)
+
+
+class Identity(nn.Module):
+    """What comes in."""
+
+    def __call__(self, x, *, train: bool):
+        del train
+        return x
+
+
 class Pooling(nn.Module):
-    """A pooling, and a BN without scale and shift behind it where wanted."""
+    """A pooling, and a BN behind it where wanted. affine: whether that has scale and shift."""
 
     function: Callable[[jax.Array, int], jax.Array]
     stride: int
     arithmetic: Arithmetic
     batch_norm: bool
+    affine: bool = False
 
     @nn.compact
     def __call__(self, x, *, train: bool):
         y = self.function(x, self.stride)
         if not self.batch_norm:
             return y
-        return BatchNorm(self.arithmetic, affine=False, name="bn")(y, train=train)
+        return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(y, train=train)
 
 
 class Zeroise(nn.Module):
@@ -159,14 +442,25 @@ class Zeroise(nn.Module):
         return jnp.zeros_like(x[:, :: self.stride, :: self.stride])
 
 
+MAX_POOL = PoolingType(max_pool, plain=plain_max_pool)
+
 LAYERS: dict[str, LayerType] = {
     ZEROISE: ZeroiseType(),
-    "max_pool_3x3": PoolingType(max_pool, plain=plain_max_pool),
+    "max_pool_3x3": MAX_POOL,
     "avg_pool_3x3": PoolingType(avg_pool),
     "bin_conv_3x3": BinaryConvType(kernel=3),
     "bin_conv_5x5": BinaryConvType(kernel=5),
     "bin_dil_conv_3x3": BinaryConvType(kernel=3, dilation=2),
     "bin_dil_conv_5x5": BinaryConvType(kernel=5, dilation=2),
+    "skip_connect": SkipType(),
+    "sep_conv_3x3": SeparableType(kernel=3),
+    "sep_conv_5x5": SeparableType(kernel=5),
+    "sep_conv_7x7": SeparableType(kernel=7),
+    "dil_conv_3x3": SeparableType(kernel=3, dilation=2, times=1),
+    "dil_conv_5x5": SeparableType(kernel=5, dilation=2, times=1),
+    "conv_7x1_1x7": CrossedType(kernel=7),
+    "mobinet_3x3": MobiNetType(kernel=3),
+    "mobinet_k4_3x3": MobiNetType(kernel=3, inputs=4),
 }
 
 
@@ -175,6 +469,14 @@ def layer_type(name: str) -> LayerType:
     if name not in LAYERS:
         raise UserError(f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}")
     return LAYERS[name]
+
+
+def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Module:
+    """The module of an edge, with the name `layer`; `fields` as `LayerType.module` takes them. bn_of_pools: `forms.Form`."""
+    kind = layer_type(name)
+    if kind.joins == POOLING:
+        fields["batch_norm"] = bn_of_pools
+    return kind.module(name=layer, **fields)
 
 
 def is_latent(name: str) -> bool:

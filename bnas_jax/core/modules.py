@@ -1,14 +1,17 @@
 """The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.batch_norm import EPSILON, MOMENTUM, batch_norm, initial_statistics
-from bnas_jax.core.ops.conv import Geometry, Pair, conv, square
-from bnas_jax.core.schemes.scheme import Scheme
+from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
+from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 def uniform_fan_in(key, shape, dtype):
@@ -145,41 +148,130 @@ class Convolution(nn.Module):
         return 0, count
 
 
+def in_order(scheme: Scheme, x, convolve: Callable, normalize: Callable, *, first: bool = True, last: bool = True):
+    """x through `convolve(x, activation)` and `normalize(x)` in the scheme's order: this is where it is kept.
+
+    first, last: whether the convolution begins and ends a chain of several. In the order `relu_first` a chain has one ReLU
+    and one BN; in the other each convolution has its own.
+    """
+    if scheme.order == BN_FIRST:
+        return convolve(normalize(x), True)
+    if first:
+        x = nn.relu(x)
+    y = convolve(x, False)
+    return normalize(y) if last else y
+
+
 class BinaryConv(nn.Module):
     """BN -> sign -> convolution, scaled -> activation (section 4.1; XNOR-Net's order).
 
+    With the order `relu_first` of a float scheme: ReLU -> convolution -> BN; first, last: see `in_order`.
+    kernel, stride: in pixels, or (rows, columns). bias: False leaves out that of `Scheme.bias`.
     binary_weights=False keeps float weights behind binary activations, as the released code does by its index error;
     binary_input=False keeps the activations float, too, as in the preprocessing convolutions of its search.
-    padding: None keeps the image's size at stride 1.
+    padding: None keeps the image's size at stride 1. groups: of input and output channels; `UserError` where they do not
+    divide both.
     """
 
     features: int
-    kernel: int
+    kernel: int | Pair
     scheme: Scheme
     arithmetic: Arithmetic
-    stride: int = 1
+    stride: int | Pair = 1
     dilation: int = 1
     padding: int | None = None
+    groups: int = 1
     binary_weights: bool = True
     binary_input: bool = True
     affine: bool = True
     activation: bool = True
+    bias: bool = True
+    first: bool = True
+    last: bool = True
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        geometry = square(self.kernel, stride=self.stride, dilation=self.dilation, padding=self.padding)
-        x = BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
+        if x.shape[-1] % self.groups or self.features % self.groups:
+            raise UserError(
+                f"{self.groups} groups of a convolution do not divide its {x.shape[-1]} input and {self.features} output"
+                f" channels; choose config.network.channels so that they do"
+            )
+
+        def normalize(x):
+            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
+
+        return in_order(self.scheme, x, self._convolve, normalize, first=self.first, last=self.last)
+
+    def _convolve(self, x, activation: bool):
+        kernel, stride = _pair(self.kernel), _pair(self.stride)
+        geometry = rectangle(
+            kernel,
+            stride=stride,
+            dilation=self.dilation,
+            padding=self.padding,
+            groups=self.groups,
+        )
         return Convolution(
             features=self.features,
-            kernel=(self.kernel, self.kernel),
+            kernel=kernel,
             geometry=geometry,
             scheme=self.scheme,
             arithmetic=self.arithmetic,
             binary_weights=self.binary_weights,
             binary_input=self.binary_input,
-            activation=self.activation,
+            activation=self.activation and activation,
+            bias=self.bias and self.scheme.bias and not self.affine,
             name="conv",
         )(x)
+
+
+def _pair(size: int | Pair) -> Pair:
+    return (size, size) if isinstance(size, int) else size
+
+
+class FactorizedReduce(nn.Module):
+    """Halves the image without losing pixels: two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half
+    of the features each (DARTS's code). BN and activation around them as for `BinaryConv`.
+
+    copies: how many of them run side by side, each with its part of the input channels and of the features.
+    """
+
+    features: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+    binary_weights: bool = True
+    binary_input: bool = True
+    affine: bool = True
+    copies: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        def normalize(x):
+            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
+
+        return in_order(self.scheme, x, self._convolve, normalize)
+
+    def _convolve(self, x, activation: bool):
+        # A row and a column of zeros, which odd sizes need.
+        shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+        features = self.features // self.copies
+        parts = []
+        for name, image, part in (("conv0", x, features // 2), ("conv1", shifted, features - features // 2)):
+            y = Convolution(
+                features=self.copies * part,
+                kernel=(1, 1),
+                geometry=rectangle((1, 1), stride=(2, 2), groups=self.copies),
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                binary_weights=self.binary_weights,
+                binary_input=self.binary_input,
+                activation=activation,
+                bias=self.scheme.bias and not self.affine,
+                name=name,
+            )(image)
+            parts.append(y.reshape(*y.shape[:3], self.copies, part))
+        y = jnp.concatenate(parts, axis=-1)
+        return y.reshape(*y.shape[:3], self.features)
 
 
 class FloatConv(nn.Module):

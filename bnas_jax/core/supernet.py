@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import InterCellSkip, Preprocess
+from bnas_jax.core.cell import InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import CifarStem
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
-from bnas_jax.core.layers import CONVOLUTION, NOTHING, layer_type
+from bnas_jax.core.layers import CONVOLUTION, NOTHING, POOLING, layer_type
 from bnas_jax.core.modules import Classifier, uniform_fan_in
-from bnas_jax.core.network import CifarStem
 from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.schemes.scheme import binary_conv, float_weight_conv
@@ -55,8 +55,12 @@ class Supernet(nn.Module):
         return self.mixture(alphas_lib.relax(alphas), images, train=train)
 
     @nn.compact
-    def mixture(self, weights, images, *, train: bool = False):
-        """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types)."""
+    def mixture(self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None):
+        """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types).
+
+        drop_path_rate: None or that of whole edges, of use in training alone; needs the rng `drop_path`.
+        scalars: None or what is added to all outputs of an edge, {"normal", "reduce"}, each (14,).
+        """
         chex.assert_shape(list(weights.values()), (len(EDGES), len(self.layer_types)))
         if self.edges not in FORMS_OF_EDGES:
             raise UserError(f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}")
@@ -64,6 +68,17 @@ class Supernet(nn.Module):
         stem = CifarStem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
+
+        factors: list | jax.Array = [None] * self.num_cells
+        if train and drop_path_rate is not None:
+            factors = drop_path(
+                self.make_rng("drop_path"),
+                drop_path_rate,
+                cells=self.num_cells,
+                layers=len(EDGES),
+                batch=images.shape[0],
+                arithmetic=self.arithmetic,
+            )
 
         left_float = float_edges(self)
         for place in self.places:
@@ -80,7 +95,8 @@ class Supernet(nn.Module):
                 shared_statistics=self.shared_statistics,
                 name=place.name,
             )
-            output = cell(before, previous, weights[place.kind], train=train)
+            added = None if scalars is None else scalars[place.kind]
+            output = cell(before, previous, weights[place.kind], train=train, factors=factors[place.index], scalars=added)
             before, previous = previous, output
         return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
 
@@ -110,8 +126,9 @@ class MixedCell(nn.Module):
     shared_statistics: bool
 
     @nn.compact
-    def __call__(self, before, previous, weights, *, train: bool):
-        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types)."""
+    def __call__(self, before, previous, weights, *, train: bool, factors=None, scalars=None):
+        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types); factors: None or this cell's
+        `drop_path`, (14, N); scalars: None or what is added to each edge, (14,)."""
         binary = self.binary_preprocess
         preprocess = Preprocess(
             place=self.place,
@@ -133,7 +150,12 @@ class MixedCell(nn.Module):
             mixed = self._edges_from(source)(states[source], weights[jnp.array(leaving)], train=train)
             for position, edge in enumerate(leaving):
                 node = EDGES[edge][1] - INPUTS
-                nodes[node] = nodes[node] + mixed[:, :, :, position]
+                edge_output = mixed[:, :, :, position]
+                if factors is not None:
+                    edge_output = edge_output * factors[edge][:, None, None, None]
+                if scalars is not None:
+                    edge_output = edge_output + scalars[edge]
+                nodes[node] = nodes[node] + edge_output
         output = jnp.concatenate(nodes, axis=-1)
 
         if self.skip and self.place.follows_a_cell:
@@ -264,7 +286,7 @@ def joins(name: str, scheme: Scheme) -> bool:
     how = layer_type(name).joins
     if how == CONVOLUTION:
         return scheme.joins and not has_parameters(scheme)
-    return how is not None
+    return how in (POOLING, NOTHING)
 
 
 def has_parameters(scheme: Scheme) -> bool:

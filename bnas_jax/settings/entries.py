@@ -19,6 +19,12 @@ def settings_of(entry: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(entry) if f.metadata.get("setting", True)}
 
 
+def derivation_settings() -> tuple[str, ...]:
+    """The settings of searchers that are of the derivation alone, as `searcher.NAME`."""
+    fields = [f for entry in SEARCHERS.values() for f in dataclasses.fields(entry)]
+    return tuple({f"searcher.{f.name}" for f in fields if f.metadata.get("derivation")})
+
+
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:
     """(the entry that `values` choose, the values that it is to have). `UserError` for another entry's setting.
 

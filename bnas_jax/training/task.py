@@ -36,6 +36,7 @@ class Task:
     # Those of the subclass's task.
     run: Any
     program: Any
+    evaluator: Any
 
     def __init__(self, run: Settings, workdir: WorkDir, *, where: Devices | None = None, change: bool = False):
         self.run, self.workdir = run, workdir
@@ -56,8 +57,8 @@ class Task:
         """The program of the run."""
         raise NotImplementedError
 
-    def build_evaluator(self) -> Evaluator:
-        """What evaluates the end of an epoch."""
+    def build_evaluator(self) -> Evaluator | None:
+        """What evaluates the end of an epoch, None where there is nothing to evaluate on."""
         return Evaluator(self.program.model, self.program.held_out, self.data.augmentation, self.run, where=self.where)
 
     def open(self, facts: Facts, *, change: bool) -> None:
@@ -83,7 +84,8 @@ class Task:
         def needed() -> Iterator[Call]:
             for call in calls:
                 yield from self.steps.calls(state, [self.program.feeds(step) for step in call])
-            yield self.evaluator.call(state.variables)
+            if self.evaluator is not None:
+                yield self.evaluator.call(state.variables)
 
         compile_together(needed())
 

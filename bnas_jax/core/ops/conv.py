@@ -30,18 +30,28 @@ class Geometry:
 
 
 def square(kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1) -> Geometry:
-    """The geometry of a square kernel. padding: None keeps the image's size at stride 1, for an odd kernel.
+    """The geometry of a square kernel; see `rectangle`."""
+    return rectangle((kernel, kernel), stride=(stride, stride), dilation=dilation, padding=padding, groups=groups)
+
+
+def rectangle(
+    kernel: Pair,
+    *,
+    stride: Pair = (1, 1),
+    dilation: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+) -> Geometry:
+    """The geometry of a kernel of (rows, columns). padding: None keeps the image's size at stride 1, for odd kernels.
 
     The padding is symmetric at stride 2 as well, as in PyTorch; XLA's "SAME" is not.
     """
+    rows, columns = kernel
     if padding is None:
-        padding = dilation * (kernel - 1) // 2
-    return Geometry(
-        stride=(stride, stride),
-        padding=(padding, padding),
-        dilation=(dilation, dilation),
-        groups=groups,
-    )
+        pads = (dilation * (rows - 1) // 2, dilation * (columns - 1) // 2)
+    else:
+        pads = (padding, padding)
+    return Geometry(stride=stride, padding=pads, dilation=(dilation, dilation), groups=groups)
 
 
 POINT = Geometry()

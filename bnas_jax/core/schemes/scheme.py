@@ -6,11 +6,12 @@ same for all: `sign_conv` multiplies, the modules call `binary_conv`, the optimi
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -18,10 +19,24 @@ from bnas_jax.core.ops.conv import Geometry, Pair, conv
 from bnas_jax.core.ops.sign_conv import plain_sign_conv, sign_conv
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
+
+def clip(y):
+    """y within [-1, 1], beyond it -1 and 1: of the last float network before Bi-Real's binary one."""
+    return jnp.clip(y, -1, 1)
+
+
+def leaky_clip(y):
+    """y within [-1, 1], a tenth of its slope beyond: of the float network before that."""
+    return jnp.where(jnp.abs(y) <= 1, y, 0.1 * y + 0.9 * jnp.sign(y))
+
+
 # What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
-ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y}
+ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y, "clip": clip, "leaky_clip": leaky_clip}
 # Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
 STAGES = ("all", "activations")
+
+# BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.BinaryConv`.
+BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +45,15 @@ class LatentRule:
 
     factor: a latent kernel's shape (kh, kw, ci, co) to the number that multiplies its gradient, before weight decay.
     project: latent weights to latent weights, at the start and after each update.
+    gradients: (the parameters of a module that has latent weights, their gradients, the learning rate) to the gradients that
+        the optimizer is given, all by name.
+    rates: names of further parameters of such a module to their learning rates, in units of the others'.
     """
 
     factor: Callable[[tuple[int, ...]], float] | None = None
     project: Callable[[jax.Array], jax.Array] | None = None
+    gradients: Callable[[Mapping, Mapping, jax.Array], Mapping] | None = None
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +104,16 @@ class Scheme:
         """Whether all signs are -1 or 1, so that popcount may multiply them; False where some are 0."""
         return self.sign_of_zero == 1
 
+    @property
+    def order(self) -> str:
+        """Of BN, convolution and activation: one of `ORDERS`. Signs need a BN in front of them."""
+        return BN_FIRST
+
+    @property
+    def bias(self) -> bool:
+        """Whether a convolution has a bias where the BN around it has no scale and shift."""
+        return False
+
     def signs(self, x):
         """The signs of normalised activations, (N, H, W, C), with their gradient: -1, 1 or, without `one_bit`, 0."""
         return straight_through(x, open_clip, self.sign_of_zero)
@@ -97,7 +127,7 @@ class Scheme:
         raise NotImplementedError
 
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
-        """A factor of the outputs from the real inputs, (N, H', W', ..., 1), or None."""
+        """A factor of the outputs from the real inputs, or None: (N, H', W', ..., 1), with groups (N, H', W', groups, 1)."""
         del x, kernel, geometry
         return None
 
@@ -147,8 +177,13 @@ class Scheme:
 
 
 def finish(scheme: Scheme, y, scale, *, activation: bool):
-    """Times the input scale, where there is one, then the scheme's activation, where wanted."""
-    if scale is not None:
+    """Times the input scale, where there is one, then the scheme's activation, where wanted.
+
+    scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O).
+    """
+    if scale is not None and scale.ndim > y.ndim:
+        y = (y.reshape(*scale.shape[:-1], -1) * scale).reshape(y.shape)
+    elif scale is not None:
         y = y * scale
     if not activation:
         return y
@@ -200,23 +235,17 @@ def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, ge
     return sign_conv(after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype)
 
 
-def convolve_module(after: Callable, module: Any, x, w, operands: tuple):
-    """`after(sums, *operands)` for a `modules.Convolution` whose scheme makes the signs w, (kh, kw, C / groups, O), itself.
+def convolve_module(module: Any, x, w, operands: tuple):
+    """The output of a `modules.Convolution` whose scheme makes the signs w, (kh, kw, C / groups, O), by itself.
 
-    x: (N, H, W, C), signs where `module.binary_input`. after: as `sign_conv`'s.
+    x: (N, H, W, C), signs where `module.binary_input`. operands: those of the scheme's `after`.
     """
-    arithmetic = module.arithmetic
+    scheme, geometry, arithmetic = module.scheme, module.geometry, module.arithmetic
+    after = _After(scheme, module.activation)
+    operands = (None, *operands)
     if module.binary_input:
-        return convolve_signs(
-            after,
-            x,
-            w,
-            operands,
-            scheme=module.scheme,
-            geometry=module.geometry,
-            arithmetic=arithmetic,
-        )
-    sums = conv(x, w, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+        return convolve_signs(after, x, w, operands, scheme=scheme, geometry=geometry, arithmetic=arithmetic)
+    sums = conv(x, w, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
     return after(sums, *operands)
 
 

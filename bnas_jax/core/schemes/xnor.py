@@ -67,7 +67,11 @@ class Xnor(Scheme):
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
         if not self.activation_scale:
             return None
-        return mean_magnitude(x, kernel, geometry)
+        if geometry.groups == 1:
+            return mean_magnitude(x, kernel, geometry)
+        # Of the channels that a group sees.
+        groups = x.reshape(*x.shape[:3], geometry.groups, -1)
+        return mean_magnitude(groups, kernel, geometry)
 
 
 def beta(latent):
