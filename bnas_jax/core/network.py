@@ -1,5 +1,7 @@
 """The final network: the searched cell, stacked to a budget, in its CIFAR and its ImageNet form (section 5.1, Table 5)."""
 
+import math
+
 import flax.linen as nn
 import jax
 
@@ -114,7 +116,8 @@ class Network(nn.Module):
     @property
     def channel_step(self) -> int:
         """Of which number the channels are a multiple: the first convolution of the ImageNet stem has half of them."""
-        return 2 if self.form == "imagenet" else 1
+        of_stem = 2 if self.form == "imagenet" else 1
+        return math.lcm(of_stem, self.scheme.width_step)
 
     @property
     def places(self) -> tuple[Place, ...]:

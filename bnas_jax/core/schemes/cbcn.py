@@ -40,6 +40,10 @@ class Cbcn(Scheme):
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
 
+    @property
+    def width_step(self) -> int:
+        return TURNS if self.orientations else 1
+
     def signs(self, x):
         return straight_through(x, triangle, self.sign_of_zero)
 
