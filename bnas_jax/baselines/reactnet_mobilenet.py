@@ -104,7 +104,7 @@ class ReActNetMobileNet(Baseline):
         for before, after in zip(self.widths, self.widths[1:], strict=False):
             if after not in (before, 2 * before):
                 raise UserError(
-                    f"config.network.widths: each must be the one before or twice as many, as shortcuts have their input twice; "
+                    f"config.network.widths: each must be the one before or twice as many, as shortcuts repeat their input; "
                     f"got {after} behind {before}"
                 )
 

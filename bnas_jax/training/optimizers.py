@@ -84,23 +84,59 @@ def latent_sgd(
     learning_rate: float | Schedule,
     *,
     momentum: float | Schedule = 0.9,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = None,
     nesterov: bool = False,
-    decays_all: bool = True,
+    weight_decay: float = 0.0,
+    decayed: str = "all",
+    clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
     """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
 
-    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decays_all: False leaves weights
-    as they are until they have had a gradient.
+    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see `with_decay`.
     """
-    decay = optax.add_decayed_weights if decays_all else decay_of_moved
-    descent = optax.chain(
-        decay(weight_decay),
-        sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov),
-    )
-    return for_latents(optax.flatten(descent), scheme, clip_norm=clip_norm, rate=learning_rate)
+    descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+
+
+def latent_adam(
+    learning_rate: float | Schedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decayed: str = "all",
+    clip_norm: float | None = None,
+    scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
+) -> LatentOptimizer:
+    """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as `latent_sgd`."""
+    descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+
+
+def with_decay(
+    descent: optax.GradientTransformation, weight_decay: float, decayed: str = "all"
+) -> optax.GradientTransformation:
+    """An optimizer of each weight by itself, with weight decay added to the gradient before it.
+
+    decayed: `all` parameters; the `kernels` of convolutions and what is learned beside them, see `decays`; or those that have
+    `moved`, see `decay_of_moved`.
+    """
+    if decayed == "kernels":
+        mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
+        return optax.chain(optax.add_decayed_weights(weight_decay, mask=mask), optax.flatten(descent))
+    decay = optax.add_decayed_weights
+    if decayed == "moved":
+        decay = decay_of_moved
+    return optax.flatten(optax.chain(decay(weight_decay), descent))
+
+
+def decays(path: tuple, leaf: jax.Array) -> bool:
+    """Whether weight decay of `kernels` reaches a parameter: not BN, biases, the slopes of PReLUs and dense layers.
+
+    That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (methods.md A8).
+    """
+    return path[-1].key not in ("scale", "bias", "slope") and leaf.ndim != 2
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:

@@ -44,6 +44,7 @@ class AbcNet(Scheme):
     spread: float = 0.5
 
     joins: ClassVar[bool] = False
+    plain_signs: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -39,6 +39,7 @@ class Cbcn(Scheme):
 
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
+    float_shortcut: ClassVar[bool] = True
 
     @property
     def width_step(self) -> int:

@@ -1,4 +1,4 @@
-"""Bi-Real Net and ReActNet (github.com/liuzechun/Bi-Real-net, folder pytorch_implementation, and ReActNet), of the same authors.
+"""Bi-Real Net and ReActNet, of the same authors (github.com/liuzechun: Bi-Real-net, its PyTorch code, and ReActNet).
 
 Names: `bireal_resnet18`, `reactnet_resnet18`, `reactnet_mobilenet`, and the latter two with `_step1` for the first stage of
 their training, in which weights are float.
@@ -156,5 +156,3 @@ def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
             second, both = halves[module]
             found[f"{block}.{both}.{leaf}"] = np.concatenate([first, array_of(arrays, f"{block}.{second}.{leaf}")])
     return found
-
-

@@ -1,6 +1,8 @@
 """What holds for every entry of `SCHEMES`, in a layer, in a network of cells and in a supernet."""
 
+import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,11 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cost import cost
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.schemes import SCHEMES, BiReal, XnorPlusPlus
+from bnas_jax.core.supernet import MixedEdges, joins
+from bnas_jax.data.batches import load_data
 from bnas_jax.settings import from_config, template
 from bnas_jax.training import build
+from bnas_jax.training.state import Sums
 from bnas_jax.training.steps import SearchStep, TrainStep
 from configs import search, train
 
@@ -62,6 +67,32 @@ def test_the_first_of_two_stages_has_no_latent_weights(name):
     paths = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     assert "['conv']['kernel']" in paths and not any("latent" in path for path in paths)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(params))
+
+
+JOINED = [name for name, scheme in FORMS.items() if scheme.binary and joins("bin_conv_3x3", scheme)]
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_edges_side_by_side_are_the_sum_over_edges(name):
+    x, weights = normal(2, 6, 6, 4), jnp.abs(normal(3, 2, seed=1))
+    edges = MixedEdges(
+        channels=4,
+        stride=1,
+        layer_types=("none", "bin_conv_3x3"),
+        scheme=FORMS[name],
+        arithmetic=Arithmetic(),
+    )
+    variables = edges.init(jax.random.key(0), x, weights, train=True)
+
+    def numbers_of(form: str):
+        layer = edges.clone(edges=form)
+        run = lambda params: layer.apply({**variables, "params": params}, x, weights, train=True, mutable=["batch_stats"])[0]
+        y, vjp = jax.vjp(run, variables["params"])
+        return y, vjp(normal(*y.shape, seed=2))
+
+    (y, (to_params,)), (expected, (expected_params,)) = numbers_of("shared"), numbers_of("plain")
+    assert relative_error(y, np.asarray(expected)) < 1e-5
+    assert relative_error(to_params["latent_bin_conv_3x3"], np.asarray(expected_params["latent_bin_conv_3x3"])) < 1e-4
 
 
 def settings_of(module, name: str, **network):
@@ -113,3 +144,30 @@ def test_a_supernet_is_searched_and_counted(name):
     after = jax.eval_shape(step, state, {"train": batch(), "valid": batch()})
     assert jax.tree.map(lambda leaf: leaf.shape, after.params) == jax.tree.map(lambda leaf: leaf.shape, state.params)
     check_cost(model, state.params)
+
+
+# Small, so that compiling takes seconds.
+CELL = [["bin_conv_3x3", 0], ["bin_conv_3x3", 1], ["bin_conv_3x3", 2], ["max_pool_3x3", 0], *[["none", 0]] * 4]
+EPOCHS, STEPS = 8, 22
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_network_learns_the_digits(name, tmp_path):
+    """Eight epochs with the preset's optimizer: most training images of the last one are known; chance is a tenth."""
+    cell = tmp_path / "cell.json"
+    cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
+    run = settings_of(train, name, num_cells=1, channels=16, genotype=str(cell))
+    run = dataclasses.replace(run, num_epochs=EPOCHS)
+    model = build.network(run, num_classes=10)
+    step = TrainStep(network=model, optimizer=build.training_optimizer(run, STEPS), num_epochs=EPOCHS, steps_per_epoch=STEPS)
+    digits = load_data("digits", batch_size=64)
+    state = step.init(image_shape=digits.image_shape)
+    run_step = jax.jit(step)
+    for number in range(EPOCHS * STEPS):
+        if number == (EPOCHS - 1) * STEPS:
+            state = state.replace(sums=Sums.zeros(jnp.float32))
+        state = run_step(state, digits.train_batch(number))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
+    known = float(state.sums.correct / state.sums.examples)
+    assert known > 0.6
