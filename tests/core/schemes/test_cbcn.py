@@ -133,7 +133,7 @@ def test_widths_without_whole_features_are_refused(features, channels, groups, m
 
 def test_a_network_of_such_widths_is_refused_by_the_layers_name():
     net = Network(load("latest_cell"), num_cells=2, channels=6, num_classes=10, scheme=Cbcn())
-    with pytest.raises(UserError, match=r"^cell0/preprocess/input0/conv has 6 output channels, .* needs a multiple of 4"):
+    with pytest.raises(UserError, match=r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple of 4"):
         initial_variables(net, (8, 8, 1), seed=0)
     within = cost(net.clone(channels=8), image_shape=(8, 8, 1)).total.flops
     assert fit_budget(net, within, image_shape=(8, 8, 1)).channels == 8, "among the widths that it can have"

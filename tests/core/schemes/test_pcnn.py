@@ -178,8 +178,8 @@ def test_a_step_of_training_follows_the_closed_forms():
         logits, _ = step.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
         return jnp.mean(cross_entropy(logits, batch["label"]))
 
-    before, grads = state.params, jax.grad(loss)(state.params)
-    after = step(state, batch).params["layer"]["conv"]
+    before, grads = state.params, jax.jit(jax.grad(loss))(state.params)
+    after = jax.jit(step)(state, batch).params["layer"]["conv"]
     conv = before["layer"]["conv"]
     assert np.array_equal(*np.split(np.asarray(conv["latent"]), 2, axis=-1))
     assert not np.array_equal(*np.split(np.asarray(grads["layer"]["conv"]["latent"]), 2, axis=-1))
