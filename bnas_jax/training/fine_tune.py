@@ -24,7 +24,7 @@ from bnas_jax.training.workdir import WorkDir
 
 # Settings of a scheme that may differ; so may the whole scheme, by its name. What they add or take away begins as
 # initialised, or is left out.
-_NOT_OF_THE_NETWORK = ("weight_gradient", "stage", "activation")
+_NOT_OF_THE_NETWORK = ("weight_gradient", "stage", "activation", "projection_loss", "plane_rate")
 
 
 class Init(NamedTuple):
