@@ -16,8 +16,8 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import TABLE_3
+from bnas_jax.core.layers import LAYERS
 from bnas_jax.report import palette
-from bnas_jax.report.edges import edges_of
 from configs import search as search_configs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -79,19 +79,32 @@ def test_a_picture_of_each_named_cell_has_all_that_the_cell_has(capfd, tmp_path,
             assert cell in picture.texts and len(lines) == 3
             continue
         # Two for each edge, four to the concatenation, and the output; those from c_(k-2) are dotted.
-        edges = edges_of(cell)
+        edges = genotype_lib.edges(cell)
         dotted = [style for style in lines if "stroke-dasharray" in style]
         assert len(lines) == 2 * 8 + 5 and len(dotted) == 2 * sum(edge.source == 0 for edge in edges)
         assert len(picture.named(f"cell{row}-0-box.*")) == 8 + 8
     drawn = collections.Counter(picture.texts)
     cells = [cell for cell in (genotype.normal, genotype.reduce) if not isinstance(cell, str)]
-    assert collections.Counter(edge.layer_type for cell in cells for edge in edges_of(cell)).items() <= drawn.items()
+    assert collections.Counter(edge.layer_type for cell in cells for edge in genotype_lib.edges(cell)).items() <= drawn.items()
     for text in ("c_(k-2)", "c_(k-1)", "c_(k)"):
         assert drawn[text] == 2
     for text in ("2", "3", "4", "5", "concat"):
         assert drawn[text] == len(cells)
     skips = picture.named("cell.-0-skip")
     assert len(skips) == 2 and all(f"stroke: {palette.SKIP.lower()}" in style for style in skips)
+
+
+def test_the_densest_cell_has_fourteen_edges(capfd, tmp_path):
+    pairs = [["bin_dil_conv_5x5", source] for node in range(4) for source in range(2 + node)]
+    (tmp_path / "dense.json").write_text(json.dumps({"normal": pairs, "reduce": pairs}))
+    picture = draw(capfd, tmp_path / "cell.svg", f"--genotype={tmp_path / 'dense.json'}")
+    assert picture.texts.count("bin_dil_conv_5x5") == 28 and len(picture.named("cell0-0-line.*")) == 2 * 14 + 5
+
+
+def test_each_layer_type_has_the_colour_of_its_kind():
+    assert palette.kind("sep_conv_3x3") == palette.SEPARABLE and palette.kind("of_ones_own") == palette.OTHER
+    assert all(palette.kind(name) != palette.OTHER for name in LAYERS)
+    assert len({kind.color for kind in palette.KINDS}) == len(palette.KINDS)
 
 
 def test_zeroise_is_pale_or_left_out_and_the_skip_can_be(capfd, tmp_path):

@@ -3,9 +3,9 @@
 import collections
 from collections.abc import Mapping, Sequence
 
-from bnas_jax.core.genotype import INPUTS, ZEROISE, Cell, Genotype
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.genotype import INPUTS, ZEROISE, Cell, Edge, Genotype
 from bnas_jax.report import legend, palette
-from bnas_jax.report.edges import Edge, edges_of
 from bnas_jax.report.layout import block, layout
 from bnas_jax.report.panel import Panel, draw_panel
 from bnas_jax.report.sheet import Sheet
@@ -56,7 +56,8 @@ def _panels(cells: Mapping[str, Cell | str], *, zeroise: bool, skip: bool) -> li
         if isinstance(cell, str):
             block_edges, block_plan = {0: Edge(cell, 0, INPUTS)}, block(cell)
             return [Panel(title, block_edges, block_plan, skip) for title in cells]
-        found[title] = _by_place([e for e in edges_of(cell) if zeroise or e.layer_type != ZEROISE])
+        drawn = genotype_lib.edges(cell)
+        found[title] = _by_place([e for e in drawn if zeroise or e.layer_type != ZEROISE])
 
     # Each place is as wide as the longest name that is ever there.
     places = sorted({place for edges in found.values() for place in edges})

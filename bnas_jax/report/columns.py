@@ -8,8 +8,7 @@ in it, a lane. All lines from one state share it.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bnas_jax.core.genotype import INPUTS, NODES
-from bnas_jax.report.edges import Edge
+from bnas_jax.core.genotype import INPUTS, NODES, Edge
 
 # ("state", its number), ("layer", position of its edge), ("lane", the state that it comes from),
 # ("concat", 0) or ("output", 0).

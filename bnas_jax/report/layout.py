@@ -7,9 +7,8 @@ crosses a label.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bnas_jax.core.genotype import INPUTS, NODES
+from bnas_jax.core.genotype import INPUTS, NODES, Edge
 from bnas_jax.report.columns import CONCAT, OUTPUT, Item, columns
-from bnas_jax.report.edges import Edge
 from bnas_jax.report.heights import BOX_HEIGHT, heights, item_height
 from bnas_jax.report.ordering import with_few_crossings
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from bnas_jax.core.genotype import Edge
 from bnas_jax.report import palette
-from bnas_jax.report.edges import Edge
 from bnas_jax.report.heights import BOX_HEIGHT
 from bnas_jax.report.layout import FONT_SIZE, Box, Layout, Line, Point
 from bnas_jax.report.sheet import Pen, Sheet

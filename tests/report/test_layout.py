@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.genotype import EDGES
+from bnas_jax.core.genotype import EDGES, Edge
 from bnas_jax.report.columns import columns
-from bnas_jax.report.edges import Edge, edges_of
 from bnas_jax.report.heights import BOX_HEIGHT
 from bnas_jax.report.layout import Layout, block, layout, text_width
 from bnas_jax.report.ordering import crossings, with_few_crossings
@@ -21,7 +20,7 @@ for name in genotype_lib.named():
     for part in ("normal", "reduce"):
         cell = getattr(genotype_lib.load(name), part)
         if not isinstance(cell, str):
-            CELLS[f"{name} {part}"] = edges_of(cell)
+            CELLS[f"{name} {part}"] = genotype_lib.edges(cell)
 
 
 @pytest.fixture(params=CELLS, ids=lambda name: name.replace(" ", "_"))
