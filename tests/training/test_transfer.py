@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is d
 
 BN = {"bn": {"scale": (4,), "bias": (4,)}}
 STATISTICS = {"bn": {"mean": (4,), "var": (4,)}}
+TWO_STATISTICS = {"bn": STATISTICS["bn"], "bn2": STATISTICS["bn"]}
 
 
 def variables(params: dict, statistics: dict | None = None) -> dict:
@@ -72,8 +73,8 @@ def test_a_head_for_other_classes_stays_out():
     [
         ({"conv": {"latent": (8, 4, 4, 3, 3)}}, None, r"has params/conv/kernel in another shape: \(3, 3, 4, 8\) there, \(8,"),
         ({"conv": FLOAT["conv"], "more": {"latent": (1, 1, 2, 2)}}, None, r"lacks params/more/latent, \(1, 1, 2, 2\) here"),
-        ({"conv": FLOAT["conv"], "bn2": BN["bn"]}, None, r"lacks params/bn2/bias, \(4,\) here"),
-        ({"conv": FLOAT["conv"]}, {"bn": STATISTICS["bn"], "bn2": STATISTICS["bn"]}, r"lacks batch_stats/bn2/mean"),
+        ({"conv": FLOAT["conv"], "bn2": BN["bn"]}, TWO_STATISTICS, r"lacks params/bn2/bias, \(4,\) here"),
+        ({"conv": FLOAT["conv"]}, TWO_STATISTICS, r"lacks batch_stats/bn2/mean"),
     ],
 )
 def test_what_is_of_the_network_and_not_there_is_refused_by_name(params, statistics, message):
