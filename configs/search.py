@@ -37,6 +37,7 @@ the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not
 """
 
 import functools
+from collections.abc import Callable
 
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import AlphaSettings, SupernetSettings, WeightSettings, template
@@ -126,7 +127,7 @@ def _published(config, searcher: str) -> None:
     config.select = "last"
 
 
-SEARCHERS = {
+SEARCHERS: dict[str, Callable] = {
     "darts": darts,
     "darts_second": functools.partial(darts, unrolled="difference"),
     "snas": snas,

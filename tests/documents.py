@@ -10,6 +10,7 @@ README = ROOT / "README.md"
 DOCUMENTS = (README, *sorted((ROOT / "docs").rglob("*.md")))
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_INDENTED = re.compile(r"^ {4}.*$", re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
 
 
@@ -57,11 +58,12 @@ def shell_lines(text: str) -> list[str]:
 def commands(document: pathlib.Path) -> list[list[str]]:
     """The words behind `python -m bnas_jax`, or behind a launch script and its options, of each command of a document.
 
-    Commands stand in blocks, which share their variables, and in `...` within a line.
+    Commands stand in blocks, fenced or indented, which share their variables, and in `...` within a line.
     """
-    fenced = [block.text for block in blocks(document) if block.language in ("", "bash")]
-    lines = shell_lines("\n".join(fenced))
-    lines += _INLINE.findall(_FENCED.sub("", document.read_text()))
+    text = _FENCED.sub("", document.read_text())
+    in_blocks = [block.text for block in blocks(document) if block.language in ("", "bash")]
+    in_blocks += _INDENTED.findall(text)
+    lines = shell_lines("\n".join(in_blocks)) + _INLINE.findall(text)
     found = []
     for line in lines:
         before, python, after = line.partition("python -m bnas_jax ")

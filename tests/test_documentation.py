@@ -11,10 +11,11 @@ import pytest
 from documents import DOCUMENTS, README, ROOT, blocks, commands, prose
 
 import bnas_jax as bnas
-from bnas_jax import counting, extensions, settings, spelling
 from bnas_jax import commands as command_line
+from bnas_jax import counting, extensions, settings, spelling
 from bnas_jax.__main__ import COMMANDS
 from bnas_jax.baselines.blocks import BLOCKS
+from bnas_jax.cli import study as study_command
 from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import entries
@@ -120,7 +121,7 @@ def check(words: list[str]) -> None:
 def check_study(name: str) -> None:
     """Its rows have settings that resolve."""
     name, _, variant = name.partition(":")
-    study = command_line._python_file(name, "--study").get_study(variant)
+    study = study_command._python_file(name).get_study(variant)
     for row in study.rows:
         config = row.train(0)
         if row.search is None:

@@ -17,8 +17,10 @@ pytestmark = [
     pytest.mark.usefixtures("quick_compilation", "tables"),
 ]
 
-# What is added to a command of a tutorial, so that it takes seconds.
-SHORT = ["--config.num_epochs=1", "--config.network.num_cells=3", "--config.network.channels=2"]
+# What is added to the commands of a tutorial, so that they take seconds.
+SHORT = ["--config.num_epochs=1", "--config.network.channels=2"]
+SEARCH = [*SHORT, "--config.network.num_cells=3"]
+TRAIN = [*SHORT, "--config.network.num_cells=1"]
 FEW_TYPES = "--config.network.layer_types=none,bin_conv_3x3"
 
 
@@ -65,10 +67,12 @@ def follow(name: str, capfd, *, smaller: dict[str, str], without: tuple[str, ...
 def additions(command: str, words: list[str]) -> list[str]:
     """What makes a command smaller."""
     if command in ("train", "cost"):
-        return SHORT
-    if command == "search" and not any("layer_types" in word for word in words):
-        return [*SHORT, FEW_TYPES]
-    return SHORT if command == "search" else []
+        return TRAIN
+    if command != "search":
+        return []
+    if any("layer_types" in word for word in words):
+        return SEARCH
+    return [*SEARCH, FEW_TYPES]
 
 
 def test_search_on_your_own_images(tmp_path, monkeypatch, capfd):

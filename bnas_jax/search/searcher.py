@@ -114,6 +114,14 @@ class Searcher:
         del key, progress
         return alphas_lib.relax(alphas)
 
+    def scalars(self, alphas: Alphas, key, progress: Progress) -> dict[str, jax.Array] | None:
+        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each, where it adds anything.
+
+        key: that of `weights`.
+        """
+        del alphas, key, progress
+        return None
+
     def temperature(self, progress: Progress) -> jax.Array | None:
         """Of what `weights` draws, where it has one."""
         del progress

@@ -14,6 +14,7 @@ Where there is a recipe, 2 and 3 say nothing of the settings that recipes speak 
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.conventions import CONVENTIONS
@@ -98,6 +99,7 @@ def _fill_network(values: dict, conventions: str) -> None:
 
 def _selected(searcher) -> str:
     """Which epoch's genotype is taken where `config.select` does not say: the best, where epochs are validated."""
+    entry: Any
     entry, values = entries.chosen(SEARCHERS, searcher, "config.searcher")
     share = values.get("train_share", entry.train_share)
     return "best" if entry.has_alphas and share < 1 else "last"

@@ -22,8 +22,9 @@ from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.transfer import Transfer
 from bnas_jax.training.workdir import WorkDir
 
-# Settings of a scheme that say how weights are trained: they may differ. So may the whole scheme, by its name.
-_NOT_OF_THE_NETWORK = ("weight_gradient", "stage")
+# Settings of a scheme that may differ; so may the whole scheme, by its name. What they add or take away begins as
+# initialised, or is left out.
+_NOT_OF_THE_NETWORK = ("weight_gradient", "stage", "activation")
 
 
 class Init(NamedTuple):
@@ -67,18 +68,20 @@ def _scheme(began: Mapping, source: WorkDir, run: TrainSettings, facts: Mapping)
     ours = _shapes(run, facts["num_classes"], facts["image_shape"])
     theirs = _shapes(there, source.facts()["num_classes"], source.facts()["image_shape"])
     found = _plan(ours, theirs, began)
-    names = [_named(settings.to_dict(r)["scheme"]) for r in (there, run)]
-    if names[0] == names[1]:
+    before, after = (settings.to_dict(r)["scheme"] for r in (there, run))
+    if before == after:
         return {}
-    return {"scheme": {"from": names[0], "to": names[1], **found.summary()}}
+    projected = run.scheme.latents.project is not None
+    names = {"from": _named(before, after), "to": _named(after, before)}
+    return {"scheme": {**names, "projected": projected, **found.summary()}}
 
 
-def _named(scheme: Mapping) -> str:
-    """A scheme's name, with its stage where it has one before the last."""
-    stage = scheme.get("stage", "all")
-    if stage == "all":
+def _named(scheme: Mapping, other: Mapping) -> str:
+    """A scheme's name, with the settings in which another one of the same name differs."""
+    if scheme["name"] != other["name"]:
         return scheme["name"]
-    return f"{scheme['name']} of {stage} alone"
+    differing = [f"{key} {value}" for key, value in scheme.items() if value != other[key]]
+    return f"{scheme['name']} ({', '.join(differing)})"
 
 
 def _settings(source: WorkDir, run: TrainSettings) -> TrainSettings:
@@ -172,9 +175,11 @@ def _of_scheme(source: Mapping) -> str:
         return ""
     change = source["scheme"]
     text = f", trained as {change['from']} and {change['to']} from here on"
-    renamed = {"latent": "kernels are latent weights, projected", "kernel": "latent weights are kernels"}
+    renamed = {"latent": "kernels are latent weights", "kernel": "latent weights are kernels"}
     for name, count in change["renamed"].items():
         text += f"; {count} {renamed[name]}"
+    if change["projected"]:
+        text += ", projected"
     for key, words in (("initialised", "as initialised"), ("left_out", "left out")):
         listed = ", ".join(f"{name} ({count})" for name, count in change[key].items())
         if listed:

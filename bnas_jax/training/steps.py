@@ -242,6 +242,9 @@ class SearchStep:
         def forward(params, alphas):
             variables = {"params": params, "batch_stats": state.batch_stats}
             mixture = self._mixture(index, state, alphas)
+            scalars = self.searcher.scalars(alphas, self._key(STEPS, state, index), self._progress(state))
+            if scalars is not None:
+                options["scalars"] = scalars
             logits, new = supernet.apply(
                 variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture", **options
             )

@@ -15,7 +15,7 @@ from bnas_jax.core.errors import UserError
 # The two names of a convolution's weights: binarized and float.
 _TWINS = {"latent": "kernel", "kernel": "latent"}
 # Where the classes are in a network: the classifier, and one that only training has.
-HEADS = ("classifier", "auxiliary")
+HEADS = ("classifier", "auxiliary_head")
 
 Path = tuple[str, ...]
 
@@ -75,6 +75,5 @@ def _leaves(variables: Mapping, new_heads: bool) -> dict[Path, Any]:
 
 def _is_of_the_network(path: Path, leaves: Mapping[Path, Any]) -> bool:
     """Whether a leaf is there under every scheme: weights of convolutions, and all of a batch norm."""
-    name = path[-1]
-    affine = (*path[:-1], "scale") in leaves
-    return path[0] == "batch_stats" or name in _TWINS or name == "scale" or (name == "bias" and affine)
+    of_batch_norm = ("batch_stats", *path[1:-1], "mean") in leaves
+    return of_batch_norm or path[0] == "batch_stats" or path[-1] in _TWINS

@@ -116,6 +116,26 @@ def test_gdas_weights_are_one_hot_and_only_the_chosen_ones_have_a_gradient():
         assert bool(np.any(at_alpha(alphas["normal"]) != 0)) == (column == chosen)
 
 
+def test_gdas_may_add_the_other_weights_which_are_zero_and_have_a_gradient():
+    """The sum of all weights of an edge is one, and so is that of the softmax."""
+    alphas = {name: jax.random.normal(jax.random.key(i), (14, 5)) for i, name in enumerate(CELLS)}
+    progress, key = Progress(jnp.array(3), 10), jax.random.key(4)
+    searcher = Gdas(other_scalars=True)
+    assert Gdas().scalars(alphas, key, progress) is None
+    scalars = searcher.scalars(alphas, key, progress)
+    assert scalars["reduce"].shape == (14,) and np.allclose(scalars["reduce"], 0, atol=1e-6)
+
+    def total(added):
+        def of(a):
+            at = {**alphas, "normal": a}
+            chosen = searcher.weights(at, key, progress)["normal"][0].sum()
+            return chosen + (searcher.scalars(at, key, progress)["normal"][0] if added else 0)
+
+        return jax.grad(of)(alphas["normal"])
+
+    assert np.abs(total(added=False)).max() > 0.01 and np.allclose(total(added=True), 0, atol=1e-6)
+
+
 def test_weights_in_an_evaluation_are_softmax_or_the_strongest():
     alphas = {name: jax.random.normal(jax.random.key(0), (14, 3)) for name in CELLS}
     for searcher in (Darts(), Snas()):

@@ -396,3 +396,39 @@ def test_alphas_follow_adam_with_l2():
             second[name] = 0.999 * second[name] + 0.001 * g**2
             w -= 3e-4 * (first[name] / (1 - 0.5**step)) / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8)
             assert np.allclose(alphas[name], w, rtol=1e-5, atol=1e-6)
+
+
+# For searches
+
+
+def test_weights_that_never_had_a_gradient_do_not_decay():
+    """Those that had one decay from then on, and keep their momentum."""
+    scheme = Float()
+    chain = latent_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY, decayed="moved", scheme=scheme)
+    tree = {"kernel": jnp.array([[1.0, 2.0, 3.0]])}
+    state, velocity, weights = chain.init(tree), np.zeros(3), np.array([1.0, 2.0, 3.0])
+    for gradient, moved in (([0.5, 0, 0], [1, 0, 0]), ([0, 0.5, 0], [1, 1, 0]), ([0, 0, 0], [1, 1, 0])):
+        updates, state = chain.update({"kernel": jnp.array([gradient])}, state, tree)
+        tree = optax.apply_updates(tree, updates)
+        velocity = MOMENTUM * velocity + np.array(gradient) + DECAY * weights * moved
+        weights = weights - RATE * velocity
+        assert np.allclose(tree["kernel"][0], weights, rtol=1e-6)
+    assert float(tree["kernel"][0, 2]) == 3
+
+
+def test_a_virtual_step_clips_nothing_and_takes_the_state_of_the_one_that_clips():
+    tree, grads = params(), gradients(1)
+    clipping = optimizer(clip_norm=1e-3)
+    state = clipping.init(tree)
+    updates, after = clipping.unclipped.update(grads, state, tree)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert close(optax.apply_updates(tree, updates), one_step(optimizer(), tree, grads))
+    assert not close(one_step(clipping, tree, grads), one_step(optimizer(), tree, grads))
+
+
+def test_the_gradient_of_alpha_is_clipped_before_its_decay():
+    alphas, grads = {"normal": jnp.array([[3.0, 4.0]])}, {"normal": jnp.array([[30.0, 40.0]])}
+    clipped, whole = (optimizers.alphas_adam(1e-3, weight_decay=0.1, clip_norm=clip) for clip in (10.0, None))
+    updates, _ = clipped.update(grads, clipped.init(alphas), alphas)
+    expected, _ = whole.update(jax.tree.map(lambda g: g / 5, grads), whole.init(alphas), alphas)
+    assert close(updates, expected)

@@ -19,7 +19,7 @@ from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas, Darts, Gdas, Random, Searcher, Snas, Stage
 from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS
 from bnas_jax.training.losses import cross_entropy, hits
-from bnas_jax.training.state import SearchState, Sums, TrainState
+from bnas_jax.training.state import SearchState, Sums, TrainState, train_state_of
 from bnas_jax.training.steps import EvaluationStep, SearchStep, TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -59,7 +59,7 @@ class Mixture(Supernet):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
         if train:
             mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
-        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(TYPES))]
+        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(self.layer_types))]
         return sum(weights[name][0, i] * head for name in ("normal", "reduce") for i, head in enumerate(heads))
 
 
@@ -195,6 +195,38 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
     correct = int(jnp.sum(logits.argmax(-1) == data["label"]))
     assert same(after.sums, Sums(10 + 8 * value, 2.0 + correct, 16.0 + 8))
     assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+class TwoClassifiers(nn.Module):
+    """A linear classifier, and an auxiliary one that training has besides."""
+
+    scheme: Scheme = Float()
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        auxiliary = nn.Dense(CLASSES, use_bias=False, name="auxiliary_head")(images)
+        if train:
+            self.sow("auxiliary", "logits", auxiliary)
+        return nn.Dense(CLASSES, use_bias=False, name="classifier")(images)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
+    """As in DARTS: .4 times its smoothed cross-entropy, which only reaches what it is computed from."""
+    data = batch(0)
+    params = TwoClassifiers().init(jax.random.key(0), data["image"])["params"]
+    step = TrainStep(TwoClassifiers(), DESCENT, label_smoothing=SMOOTHING, auxiliary_weight=weight)
+    after = jitted(step)(train_state_of({"params": params, "batch_stats": {}}, DESCENT, 1), data)
+
+    def loss(params):
+        at = lambda name: cross_entropy(data["image"] @ params[name]["kernel"], data["label"], SMOOTHING)
+        return jnp.mean(at("classifier")) + weight * jnp.mean(at("auxiliary_head"))
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    assert same(after.params, jax.tree.map(jnp.subtract, params, gradient))
+    assert same(after.sums.loss, 8 * value)
+    assert not weight or not same(after.params["auxiliary_head"], params["auxiliary_head"])
 
 
 def test_what_is_dropped_depends_on_seed_and_step_alone():
@@ -388,6 +420,44 @@ class Unrolled(Searcher):
         Stage((VALID, TRAIN), frozenset({ALPHAS})),
         Stage((TRAIN,), frozenset({WEIGHTS})),
     )
+
+
+@pytest.mark.parametrize("searcher", [s for s in SEARCHERS if s.has_alphas])
+def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_of_bnas(searcher):
+    """Nothing is left to choose, alpha has no gradient, and the weights follow the training batch."""
+    single = MIXTURE.clone(layer_types=("bin_conv_3x3",))
+    data = {"train": batch(0), "valid": batch(1)}
+    ends = []
+    for one in (Bnas(), dataclasses.replace(searcher, **({"clip_norm": None} if isinstance(searcher, Gdas) else {}))):
+        step = SearchStep(single, one, weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER, num_epochs=10, steps_per_epoch=3)
+        state = search_state()
+        params = {"head0": state.params["head0"]}
+        alphas = jax.tree.map(lambda alpha: alpha[:, :1], state.alphas)
+        start = state.replace(
+            params=params,
+            opt_state=OPTIMIZER.init(params),
+            alphas=alphas,
+            alphas_opt_state=ALPHAS_OPTIMIZER.init(alphas),
+        )
+        ends.append(jitted(step)(start, data))
+    bnas, other = ends
+    assert same(other.params, bnas.params) and same(other.sums, bnas.sums)
+    assert same(other.alphas, bnas.alphas) and same(other.alphas, alphas)
+
+
+def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
+    """Second-order DARTS passes through the network once for each of its gradients: 4 of alpha's stage."""
+    calls = []
+    passed = Mixture.mixture
+
+    def counted(self, *arguments, **options):
+        calls.append(1)
+        return passed(self, *arguments, **options)
+
+    monkeypatch.setattr(Mixture, "mixture", counted)
+    step = searching(searcher=Darts(unrolled="difference"))
+    jax.eval_shape(lambda state, data: step.stage(0, state, data), search_state(), {"train": batch(0), "valid": batch(1)})
+    assert len(calls) == 1 + 4, "one to begin with"
 
 
 def test_a_searchers_own_gradient_moves_alpha():

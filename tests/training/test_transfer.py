@@ -106,7 +106,7 @@ def test_a_binary_network_begins_with_its_float_twin_and_a_float_one_with_it(flo
     out, err = capfd.readouterr()
     origin = json.loads(out.splitlines()[-1])["init"]
     assert origin["scheme"].pop("renamed") == {"latent": 3}
-    assert origin["scheme"] == {"from": "float", "to": "xnor", "initialised": {}, "left_out": {}}
+    assert origin["scheme"] == {"from": "float", "to": "xnor", "projected": True, "initialised": {}, "left_out": {}}
     words = "trained as float and xnor from here on; 3 kernels are latent weights, projected; the classifier is kept"
     assert words in err and words in (tmp_path / "binary" / "log.txt").read_text()
 
@@ -140,9 +140,54 @@ def test_the_weights_are_those_of_the_twin_projected_and_all_else_down_to_the_bi
 
 
 def test_a_scheme_of_the_same_name_has_the_same_settings(float_run, cell, tmp_path, capfd):
-    given = [*arguments("train", tmp_path / "run", cell), FLOAT_SCHEME, "--config.scheme.activation=none"]
+    given = [*arguments("train", tmp_path / "run", cell), FLOAT_SCHEME, "--config.scheme.sign_of_zero=0"]
     assert command([*given, f"--init={float_run}"]) == 2
-    assert "another network: config.scheme.activation is 'none' now and 'relu' there" in capfd.readouterr().err
+    assert "another network: config.scheme.sign_of_zero is 0 now and 1 there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (
+            {"name": "float"},
+            {"name": "float", "activation": "clip"},
+            "as float (activation relu) and float (activation clip) ",
+        ),
+        (
+            {"name": "reactnet", "stage": "activations"},
+            {"name": "reactnet"},
+            "trained as reactnet (stage activations) and reactnet (stage all) from here on; 3 kernels are latent weights;",
+        ),
+        (
+            {"name": "float"},
+            {"name": "pcnn"},
+            "3 kernels are latent weights; as initialised: planes (3); the classifier",
+        ),
+        ({"name": "float"}, {"name": "abc_net"}, "as initialised: "),
+        ({"name": "xnor_pp"}, {"name": "xnor"}, "; left out: alpha (3), beta (3), gamma (3); the classifier is kept"),
+    ],
+)
+def test_stages_of_one_scheme_and_other_schemes_follow_each_other_and_it_is_said_how(float_run, tmp_path, before, after, line):
+    """Whatever stands in its config, a work directory is asked for shapes alone here."""
+    config = json.loads((float_run / "config.json").read_text())
+    source = shutil.copytree(float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
+    (source / "config.json").write_text(json.dumps({**config, "scheme": before}))
+    facts = {"num_classes": 10, "image_shape": [8, 8, 1]}
+    run = settings.from_config({**config, "scheme": after})
+    origin = fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)
+    assert line in fine_tune.describe(origin)
+    assert json.loads(json.dumps(origin)) == origin
+
+
+def test_weights_of_another_form_are_refused_by_name(float_run, tmp_path):
+    """CBCN keeps a quarter of a kernel."""
+    config = json.loads((float_run / "config.json").read_text())
+    run = settings.from_config({**config, "scheme": {"name": "cbcn"}, "network": {**config["network"], "channels": 4}})
+    source = shutil.copytree(float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
+    written = {**config, "network": {**config["network"], "channels": 4}}
+    (source / "config.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="/conv/kernel in another shape: "):
+        fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, {"num_classes": 10, "image_shape": [8, 8, 1]})
 
 
 def test_a_checkpoint_without_the_parameters_of_its_scheme_is_refused_by_name(float_run, tmp_path, capfd):

@@ -24,7 +24,7 @@ class AbcNet(Scheme):
     weight_bases, M: B_m = sign(W - mean W + u_m * std W), (kh, kw, ci, co), with u_m even from -1 to 1, and 0 for a single
     one; mean and (biased) deviation are of the whole kernel. alpha, (M,), minimises |W - sum of alpha_m B_m|^2; with
     `per_channel` it does so for each output channel, (co, M). A kernel of zeros has alpha 0.
-    activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter `shift`, beta the parameter `scale`, (N,).
+    activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter `shift`, beta the parameter `beta`, (N,).
 
     Gradients: to W from each B_m as if that were W; mean, deviation and alpha are constants. Through A_n where 0 <= x + v_n <=
     1, to x and, summed, to v. beta has its ordinary one. W is not projected.
@@ -44,6 +44,7 @@ class AbcNet(Scheme):
     spread: float = 0.5
 
     joins: ClassVar[bool] = False
+    plain_signs: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,7 +78,7 @@ class AbcNet(Scheme):
         if not module.binary_input:
             return x, jnp.ones((1,), dtype)
         shift = module.param("shift", self._first_shifts, dtype)
-        beta = module.param("scale", nn.initializers.ones, (self.activation_bases,), dtype)
+        beta = module.param("beta", nn.initializers.ones, (self.activation_bases,), dtype)
         real = jnp.concatenate([x + v - 0.5 for v in shift])
         return straight_through(real, half_clip, self.sign_of_zero), beta
 

@@ -39,6 +39,7 @@ class Cbcn(Scheme):
 
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
+    float_shortcut: ClassVar[bool] = True
 
     def signs(self, x):
         return straight_through(x, triangle, self.sign_of_zero)

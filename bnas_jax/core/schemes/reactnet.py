@@ -25,7 +25,6 @@ class ReActNet(BiReal):
     weight_gradient: str = "torch"
 
     joins: ClassVar[bool] = False
-    plain_signs: ClassVar[bool] = False
     block: ClassVar[str] = "reactnet"
     plain_signs: ClassVar[bool] = False
 

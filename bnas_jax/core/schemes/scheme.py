@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -18,8 +19,19 @@ from bnas_jax.core.ops.conv import Geometry, Pair, conv
 from bnas_jax.core.ops.sign_conv import plain_sign_conv, sign_conv
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
+
+def clip(y):
+    """y within [-1, 1], beyond it -1 and 1: of the last float network before Bi-Real's binary one."""
+    return jnp.clip(y, -1, 1)
+
+
+def leaky_clip(y):
+    """y within [-1, 1], a tenth of its slope beyond: of the float network before that."""
+    return jnp.where(jnp.abs(y) <= 1, y, 0.1 * y + 0.9 * jnp.sign(y))
+
+
 # What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
-ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y}
+ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y, "clip": clip, "leaky_clip": leaky_clip}
 # Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
 STAGES = ("all", "activations")
 
@@ -63,6 +75,8 @@ class Scheme:
     joins: ClassVar[bool] = True
     # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
     block: ClassVar[str] = "xnor"
+    # Whether its paper leaves the shortcuts of ImageNet's ResNet float.
+    float_shortcut: ClassVar[bool] = False
     # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
     plain_signs: ClassVar[bool] = True
 
