@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import pathlib
-import re
 from typing import Any
 
 from absl import flags
@@ -55,9 +54,12 @@ def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> 
     if position and arguments[position - 1].endswith(","):
         advice = "a list is written without spaces, or in quotes"
     elif "=" in rest[0]:
+        name = rest[0].partition("=")[0]
         advice = f"write --{rest[0]}"
+        if name not in values and not name.startswith("config."):
+            advice = _takes(values, command)
     else:
-        advice = "options are written --name=value"
+        advice = f"options are written --name=value; {_takes(values, command)}"
     raise UserError(f"unexpected argument {rest[0]!r}; {advice}")
 
 
@@ -70,6 +72,11 @@ def _config_file(arguments: list[str]) -> str | None:
 
 def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> list[str]:
     """Sets the flags; gives the words that are none."""
+    for argument in arguments:
+        name = argument.removeprefix("--")
+        # absl would take the next option for its value.
+        if argument.startswith("--") and name in values and not values[name].boolean:
+            raise UserError(f"Missing value for flag {argument}; write {argument}=VALUE")
     try:
         return values([command, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -83,11 +90,6 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
         if allowed is None:
             raise
         raise UserError(f"{written[-1]}: write {allowed}") from None
-    except flags.Error as error:
-        missing = re.fullmatch(r"Missing value for flag --(\w+)", str(error))
-        if missing is None:
-            raise
-        raise UserError(f"{error}; write --{missing[1]}=VALUE") from None
 
 
 def _known(values: flags.FlagValues, name: str, command: str) -> str:
@@ -96,9 +98,15 @@ def _known(values: flags.FlagValues, name: str, command: str) -> str:
     close = difflib.get_close_matches(name.replace("-", "_"), options, 1)
     if close:
         return f"did you mean --{close[0]}?"
-    if "config" in options:
-        return f"a setting is written {spelling.PREFIX}KEY=VALUE"
-    return f"{command} takes {', '.join(f'--{option}' for option in options)}"
+    return _takes(values, command)
+
+
+def _takes(values: flags.FlagValues, command: str) -> str:
+    """The options of a command."""
+    takes = f"{command} takes {', '.join(f'--{option}' for option in sorted(set(values)))}"
+    if "config" in values:
+        takes += f"; a setting is written {spelling.PREFIX}KEY=VALUE"
+    return takes
 
 
 def _allowed(values: flags.FlagValues, name: str) -> str | None:
