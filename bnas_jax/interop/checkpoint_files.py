@@ -34,8 +34,10 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error)
-        if "allow_pickle" in reason:
+        if reason.startswith("Object arrays"):
             reason = "it holds objects of Python"
+        elif "pickle" in reason:
+            reason = "it is of another kind"
         raise UserError(f"{file} is no whole .npz file of plain arrays ({reason}); save them anew by numpy.savez") from None
 
 
