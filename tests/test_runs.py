@@ -68,6 +68,7 @@ def counting(step: int = 0) -> TrainState:
     params = {"layer": {"latent": jnp.full((2, 3), value), "bias": jnp.arange(4.0) + value}}
     return TrainState(
         step=jnp.int32(step),
+        seed=jnp.uint32(0),
         params=params,
         batch_stats={"layer": {"mean": jnp.full(3, -value)}},
         opt_state=({"trace": jnp.full((2, 3), 2 * value)},),
