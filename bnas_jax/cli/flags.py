@@ -115,8 +115,9 @@ def _allowed(values: flags.FlagValues, name: str) -> str | None:
         return None
     if isinstance(values[name], flags.BooleanFlag):
         return "True or False"
-    if isinstance(values[name], flags.EnumFlag):
-        return " or ".join(values[name].parser.enum_values)
+    parser = values[name].parser
+    if isinstance(parser, flags.EnumParser):
+        return " or ".join(parser.enum_values)
     return None
 
 
