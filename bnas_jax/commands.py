@@ -154,7 +154,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
         raise UserError(f"{workdir.path} holds a training; derive takes the work directory of a search")
-    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types, **_derivation(run, values))
+    searcher = dataclasses.replace(run.searcher.of(run.network), **_derivation(run, values))
     devices.keep_to_host()
     rule = Rule(_epoch(values.epoch or run.select), values.as_of or run.alphas_as_of)
     return derive(searcher, workdir, rule, out=out)

@@ -45,6 +45,7 @@ DARTS_TYPES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+FORMS = {"snas": "snas", "gdas": "gdas"}
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")
 
 
@@ -102,10 +103,13 @@ def separable(config) -> None:
 
 
 def floats(config) -> None:
-    """The domain of the searches that BNAS is compared with."""
+    """The domain of the searches that BNAS is compared with, in the form that their codes have."""
     template.choose(config, "scheme", "float")
+    config.scheme.order = "relu_first"
+    config.scheme.bias = config.searcher.name == "gdas"
     config.network.skip = False
     config.network.layer_types = DARTS_TYPES
+    config.network.form = FORMS.get(config.searcher.name, "darts")
 
 
 def without_zeroise(config) -> None:
@@ -116,7 +120,9 @@ def without_zeroise(config) -> None:
 def float_training(config) -> None:
     """A cell of that domain, trained there."""
     template.choose(config, "scheme", "float")
+    config.scheme.order = "relu_first"
     config.network.skip = False
+    config.network.form = "darts"
     ask_for_cell(config)
 
 

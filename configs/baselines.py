@@ -56,11 +56,11 @@ def get_config(variant: str = "resnet18"):
     name = variant.removeprefix("digits_")
     config = train.get_config(_trained_as(variant))
     template.choose(config, "network", name)
-    config.optimizer.drop_path = 0.0  # of cells alone
+    config.preset.optimizer.drop_path = 0.0  # of cells alone
     if variant != name:
         config.network.update(DIGITS[name])
     elif name == "small_cnn":
-        config.num_epochs = 50
+        config.preset.num_epochs = 50
     if name == "reactnet_mobilenet":
         template.choose(config, "scheme", "reactnet")
     return config

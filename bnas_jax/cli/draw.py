@@ -1,6 +1,5 @@
 """`draw`: pictures of cells, of the cell template, and of how a search came to its cell."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -97,7 +96,7 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     devices.keep_to_host()
     run = settings.from_config(run_directory.config())
     assert isinstance(run, settings.SearchSettings)
-    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types)
+    searcher = run.searcher.of(run.network)
     if not searcher.has_alphas:
         raise UserError(f"{run_directory.path} holds a search without alphas, which has no epochs to draw; leave --strip out")
     history = read_history(run_directory)

@@ -263,5 +263,10 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
 
 
 def derive_genotype(weights: Mapping, **options) -> Genotype:
-    """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}."""
-    return Genotype(normal=derive(weights["normal"], **options), reduce=derive(weights["reduce"], **options))
+    """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}; see `of_cells` for one alone."""
+    return of_cells({name: derive(of_cell, **options) for name, of_cell in weights.items()})
+
+
+def of_cells(cells: Mapping[str, Cell]) -> Genotype:
+    """The genotype of the cells {"normal", "reduce"}; without `reduce`, with `FIXED_REDUCTION`."""
+    return Genotype(normal=cells["normal"], reduce=cells.get("reduce", FIXED_REDUCTION))

@@ -148,9 +148,10 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
     rule = LatentRule() if followed is None else followed.latents
     if rule != scheme.latents:
         name = type(scheme).__name__
+        rate = "" if scheme.latents.gradients is None else ", rate=rate"
         raise UserError(
             f"the optimizer does not treat latent weights as {name} does; "
-            "write for_latents(optimizer, scheme) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
+            f"write for_latents(optimizer, scheme{rate}) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
         )
 
 

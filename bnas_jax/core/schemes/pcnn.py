@@ -64,6 +64,10 @@ class Pcnn(Scheme):
             rates={PLANES: self.plane_rate},
         )
 
+    @property
+    def width_step(self) -> int:
+        return self.planes
+
     def convolve(self, module, x):
         if module.features % self.planes:
             raise UserError(
