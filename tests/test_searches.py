@@ -177,7 +177,14 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         (["--config.searcher.tau_min=0.0"], "config.searcher.tau_min must be a finite number greater than 0, got 0.0"),
         (["--config.searcher.gamma=3.0"], "config.searcher.gamma is no setting of config.searcher.name=gdas; it has tau_max"),
         (["--config.select=first"], "config.select must be one of best, last, got 'first'"),
-        (["--config.searcher.name=snas", "--config.select=best"], "write config.select=last, or config.searcher.train_share"),
+        (
+            ["--config.searcher.name=snas"],
+            "runs one layer an edge, and the weights of this searcher mix them: write config.network",
+        ),
+        (
+            ["--config.searcher.name=snas", "--config.network.edges=shared", "--config.select=best"],
+            "write config.select=last, or config.searcher.train_share",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path, capfd, options, message):
