@@ -68,7 +68,11 @@ def run(arguments: list[str]) -> int:
             print(f"bnas_jax {__version__}")
             return 0
         if command not in COMMANDS:
-            state = "is not available in this version" if command in LATER else "is not a command"
+            state = "is not a command"
+            if command in LATER:
+                state = "is not available in this version"
+            elif command.startswith("-"):
+                state = "is no command, which comes first"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
         if command not in WITHOUT_JAX:
             _set_up()

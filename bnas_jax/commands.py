@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,11 @@ def _configured(arguments: list[str], command: str, **options: str | bool | None
     if values.config is None:
         _refuse_settings(arguments)
         return None, values
+    if not isinstance(values.config, ConfigDict):
+        given = type(values.config).__name__
+        raise UserError(
+            f"get_config() of --config gives a {given}, not the ConfigDict of configs/train.py or search.py; change that one"
+        )
     with mistakes():
         _override(values.config, arguments)
     return settings.from_config(values.config), values
@@ -278,10 +284,7 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     from bnas_jax.data.encoded import ReadOptions
 
     del loaded
-    actions = ("prepare", "convert", "check")
-    action, *rest = arguments or [""]
-    if action not in actions:
-        raise UserError(f"data needs one of {', '.join(actions)} behind it, got {action!r}")
+    action, *rest = _second_word("data", ("prepare", "convert", "check"), arguments)
     if action == "convert":
         values = options(rest, "data convert", "source", "out")
         return convert.convert(required(values, "source"), required(values, "out"))
@@ -292,16 +295,29 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
         return prepare.prepare(name.removeprefix("tfds:"), options(rest, "data prepare", "out").out)
     values = options(rest, "data check", "path", "split", "white_level")
     numbers = {name: number(values, name, float) for name in ("split", "white_level")}
-    dataset = settings.DatasetSettings(name, values.path, **numbers)
-    return check.check(name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level))
+    try:
+        dataset = settings.DatasetSettings(name, values.path, **numbers)
+        return check.check(name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level))
+    except UserError as error:
+        # Its advice is written for runs, whose data is a setting.
+        message = str(error).replace("set config.dataset.name to", "write data check")
+        raise UserError(re.sub(r"config\.dataset\.(path|split|white_level)", r"--\1", message)) from None
+
+
+def _second_word(command: str, words: tuple[str, ...], arguments: list[str]) -> list[str]:
+    """The arguments of a command whose first one is one of those words."""
+    if arguments and arguments[0] in words:
+        return arguments
+    found = ""
+    if arguments:
+        found = f", got {arguments[0]!r}"
+    raise UserError(f"{command} needs one of {', '.join(words)} behind it{found}; write {command} {words[0]} ...")
 
 
 def benchmark(arguments: list[str], loaded: Loaded) -> dict:
     """Times parts of the package; figures as JSON."""
     del loaded
-    what, *rest = arguments or [""]
-    if what not in BENCHMARKS:
-        raise UserError(f"benchmark needs one of {', '.join(BENCHMARKS)} behind it, got {what!r}")
+    what, *rest = _second_word("benchmark", tuple(BENCHMARKS), arguments)
     return BENCHMARKS[what](rest)
 
 
@@ -314,7 +330,8 @@ def _benchmark_data(arguments: list[str]) -> dict:
         config.batch_size = number(values, "batch_size", int)
     run = _task(settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini")
     sizes = {"images": 200, "repeats": 5, "workers": 0}
-    sizes |= {name: number(values, name, int) for name in sizes if values[name].value is not None}
+    for name, least in (("images", 1), ("repeats", 1), ("workers", 0)):
+        sizes[name] = number(values, name, int, least=least) or sizes[name]
     return data.benchmark(run, sizes["images"], sizes["repeats"], sizes["workers"])
 
 
@@ -349,7 +366,9 @@ def _on_noise(
         raise UserError(f"{command} makes images of 3 channels: leave config.dataset.channels out")
     if run is not None and run.dataset.image_size is not None:
         sizes["image_size"] = run.dataset.image_size
-    return run, sizes | {name: number(values, name, int) for name in sizes if values[name].value is not None}, values
+    for name in sizes:
+        sizes[name] = number(values, name, int, least=1) or sizes[name]
+    return run, sizes, values
 
 
 # What can be timed.

@@ -29,6 +29,7 @@ that they publish, binarized, give 10.01, 41.72 and 43.19 (Table 11). Cells that
 training --config.network.genotype=DIR/genotype.json.
 """
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import template
 from configs import search, train
@@ -57,7 +58,7 @@ def get_config(variant: str = "train_no_skip_a"):
         rest = rest.removeprefix(found + "_")
     if task not in ("search", "train") or not ablations:
         choices = ", ".join(ABLATIONS)
-        raise ValueError(f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or train, ABLATION {choices}")
+        raise UserError(f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or train, ABLATION {choices}")
 
     config = {"search": search, "train": train}[task].get_config(rest)
     for name in ablations:

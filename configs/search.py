@@ -39,6 +39,7 @@ the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not
 import functools
 from collections.abc import Callable
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import AlphaSettings, SupernetSettings, WeightSettings, template
 from configs import common
@@ -48,7 +49,7 @@ def get_config(variant: str = "cifar10"):
     """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is named behind it."""
     data, _, searcher = variant.partition("_")
     if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
-        raise ValueError(
+        raise UserError(
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER behind it: {', '.join(SEARCHERS)}"
         )
     config = common.base("search")

@@ -1,4 +1,5 @@
-"""Numbers of other systems' published code (tests/reference/schemes), and the same computed here."""
+"""Numbers of other systems' published code (tests/reference/schemes), and the same computed
+here."""
 
 import functools
 import pathlib
@@ -23,7 +24,8 @@ def numbers(reference: pathlib.Path, file: str, prefix: str) -> dict:
 
 
 def through_layer(scheme, theirs: dict, params: dict, *, kernel: int, stride: int = 1, plain: bool = False):
-    """(y, gradient at x, gradients at the parameters) of a convolution in the scheme, for the file's `x` and `grad_y`."""
+    """(y, gradient at x, gradients at the parameters) of a convolution in the scheme, for the
+    file's `x` and `grad_y`."""
     layer = Convolution(
         features=theirs["grad_y"].shape[1],
         kernel=(kernel, kernel),
@@ -43,9 +45,11 @@ def binarized(scheme, latent):
 
 
 class WholeNetwork(NamedTuple):
-    """A published network on its batch: what `logits_eval`, `logits_train`, `loss_train`, ... are there and here.
+    """A published network on its batch: what `logits_eval`, `logits_train`, `loss_train`, ... are
+    there and here.
 
-    Trees have our layout. A leaf that the file does not have (it keeps some gradients' norms alone) is NaN in `theirs`.
+    Trees have our layout. A leaf that the file does not have (it keeps some gradients' norms alone)
+    is NaN in `theirs`.
     """
 
     ours: dict
@@ -53,7 +57,8 @@ class WholeNetwork(NamedTuple):
 
 
 def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
-    """The numbers of the file `NAME.npz`, computed anew from its weights and its batch, all in one program."""
+    """The numbers of the file `NAME.npz`, computed anew from its weights and its batch, all in one
+    program."""
     arrays = dict(np.load(reference / "schemes" / f"{name}.npz"))
     model, variables = load_published(name, arrays)
     images, labels = nhwc(arrays["x"]), jnp.asarray(arrays["y"])
@@ -93,7 +98,8 @@ def with_prefix(arrays: dict, prefix: str) -> dict:
 
 
 def check_network(network: WholeNetwork) -> None:
-    """Logits, loss, running statistics after one training pass, and all gradients that the file has agree."""
+    """Logits, loss, running statistics after one training pass, and all gradients that the file has
+    agree."""
     ours, theirs = network
     for name in ("logits_eval", "logits_train"):
         assert np.abs(ours[name] - theirs[name]).max() < 1e-4 * theirs[name].std(), name

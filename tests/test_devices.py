@@ -63,7 +63,7 @@ def arguments(task: str, folder: pathlib.Path) -> list[str]:
     batch_size = BATCHES[kind(task)]
     sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": batch_size, "dataset.pad": 1}
     if task == "train_resnet":
-        sizes = {"network.width": 2, "network.blocks": "(1,1)", "num_epochs": 2, "batch_size": batch_size}
+        sizes = {"network.width": 4, "network.blocks": "(1,)", "num_epochs": 2, "batch_size": batch_size}
         common = [f"--config.{name}={value}" for name, value in sizes.items()]
         return ["--config=configs/baselines.py:digits_resnet18", *common, "--config.precision=float64"]
     common = [f"--config.{name}={value}" for name, value in sizes.items()]

@@ -1,4 +1,5 @@
-"""Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution, so that its real inputs reach the next one."""
+"""Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution, so that its real
+inputs reach the next one."""
 
 from typing import ClassVar
 
@@ -13,9 +14,10 @@ from bnas_jax.core.schemes.scheme import ACTIVATIONS
 class BiRealUnit(Block):
     """sign -> 3x3 convolution -> BN, added to the shortcut (Figure 3b).
 
-    A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then has a 1x1 convolution and a BN. The
-    scheme's activation follows the convolution; Bi-Real has none. Under the scheme `float` its activation takes the sign's
-    place, as in the paper's float networks to begin with: ReLU, then leaky clip, then clip (section 3.4).
+    A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then has a 1x1
+    convolution and a BN. The scheme's activation follows the convolution; Bi-Real has none. Under
+    the scheme `float` its activation takes the sign's place, as in the paper's float networks to
+    begin with: ReLU, then leaky clip, then clip (section 3.4).
     """
 
     @nn.compact
@@ -58,7 +60,8 @@ class BiRealUnit(Block):
 
 
 class TwoUnits(Block):
-    """Two units one behind the other, the first with the block's stride. unit: their class, which a subclass gives."""
+    """Two units one behind the other, the first with the block's stride. unit: their class, which a
+    subclass gives."""
 
     unit: ClassVar[type[Block]]
     # As in both papers' code.

@@ -1,4 +1,4 @@
-"""ReActNet-A (arXiv 2003.03488): a MobileNet of binary 3x3 and 1x1 convolutions, each with a shortcut.
+"""ReActNet-A (arXiv 2003.03488): a MobileNet of binary convolutions, each with a shortcut.
 
 Code: github.com/liuzechun/ReActNet, folder mobilenet.
 """
@@ -20,10 +20,11 @@ WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 
 
 class MobileBlock(nn.Module):
-    """A 3x3 and a 1x1 convolution (Figure 5): sign -> convolution -> BN, added to the input -> RPReLU, twice.
+    """sign -> 3x3 convolution -> BN, added to the input -> RPReLU; then the same with 1x1 (Figure 5).
 
-    (N, H, W, C) to (N, H / stride, W / stride, features); features are C or 2 C. The shortcut of a stride averages 2x2 pixels,
-    that of a wider output has the input twice, so that no convolution of the block is float.
+    (N, H, W, C) to (N, H / stride, W / stride, features); features are C or 2 C. The shortcut of a
+    stride averages 2x2 pixels, that of a wider output has the input twice, so that no convolution
+    of the block is float.
     """
 
     features: int
@@ -60,8 +61,8 @@ class MobileBlock(nn.Module):
 class MobileNet(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    widths: the channels of the stem and of each block. A block with more channels than the one before it halves the image,
-    but for the first; so does the stem.
+    widths: the channels of the stem and of each block. A block with more channels than the one
+    before it halves the image, but for the first; so does the stem.
     """
 
     widths: tuple[int, ...]
@@ -71,8 +72,8 @@ class MobileNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
-        wider = [after > before for before, after in zip(self.widths, self.widths[1:], strict=False)]
-        strides = [1 + (index > 0 and more) for index, more in enumerate(wider)]
+        pairs = zip(self.widths[1:], self.widths[2:], strict=False)
+        strides = [1, *(2 if after > before else 1 for before, after in pairs)]
         check_image_size(images.shape, 1 + strides.count(2))
         x = Stem(
             features=self.widths[0],
@@ -95,7 +96,10 @@ class MobileNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ReActNetMobileNet(Baseline):
-    """ReActNet's MobileNet for ImageNet: see `MobileNet`. widths: each that of the one before, or twice as many."""
+    """ReActNet's MobileNet for ImageNet: see `MobileNet`.
+
+    widths: each that of the one before, or twice as many.
+    """
 
     widths: tuple[int, ...] = WIDTHS
 
@@ -104,8 +108,8 @@ class ReActNetMobileNet(Baseline):
         for before, after in zip(self.widths, self.widths[1:], strict=False):
             if after not in (before, 2 * before):
                 raise UserError(
-                    f"config.network.widths: each must be the one before or twice as many, as shortcuts repeat their input; "
-                    f"got {after} behind {before}"
+                    f"config.network.widths: each must be the one before or twice as many, as "
+                    f"shortcuts repeat their input; got {after} behind {before}"
                 )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> MobileNet:

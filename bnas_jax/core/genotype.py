@@ -207,11 +207,15 @@ def load(name_or_path: str) -> Genotype:
         return from_text(name_or_path)
     try:
         return from_text(_file(name_or_path).read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"genotype: cannot read {name_or_path} ({error})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"genotype: cannot read {name_or_path}, which is no text; name a search's genotype.json") from None
+    except OSError as error:
+        raise UserError(f"genotype: cannot read {name_or_path} ({error.strerror or error})") from None
 
 
 def _file(name: str) -> pathlib.Path:
+    if not name:
+        raise UserError(f"genotype: it has no name; write a file or a named cell: {', '.join(named())}")
     path = paths.local(name, "genotype")
     if path.is_dir():
         path = path / "genotype.json"

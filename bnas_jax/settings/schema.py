@@ -268,7 +268,7 @@ class SupernetSettings:
         form_of(self.form)
         positive(prefix, self, "num_cells", "channels")
         unknown = [name for name in self.layer_types if name not in LAYERS]
-        require(not unknown, f"{prefix}.layer_types: unknown {unknown}; known: {', '.join(LAYERS)}")
+        require(not unknown, f"{prefix}.layer_types: unknown {', '.join(unknown)}; known: {', '.join(LAYERS)}")
         learnable = [name for name in LAYERS if LAYERS[name].learnable]
         require(
             any(name in learnable for name in self.layer_types),

@@ -1,4 +1,5 @@
-"""Bi-Real Net's and ReActNet's blocks against numbers of their authors' code, in both stages of ReActNet's training."""
+"""Bi-Real Net's and ReActNet's blocks against numbers of their authors' code, in both stages of
+ReActNet's training."""
 
 import functools
 
@@ -13,7 +14,13 @@ from bnas_jax.baselines.reactnet_block import ReActNetUnit, RPRelu
 from bnas_jax.baselines.reactnet_mobilenet import MobileBlock
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.schemes import BiReal, ReActNet
-from bnas_jax.interop.published.bireal import BIREAL_UNIT, MOBILE_BLOCK, REACTNET_UNIT, in_usual_shapes, with_one_pointwise
+from bnas_jax.interop.published.bireal import (
+    BIREAL_UNIT,
+    MOBILE_BLOCK,
+    REACTNET_UNIT,
+    in_usual_shapes,
+    with_one_pointwise,
+)
 from bnas_jax.interop.published.torch_arrays import fill
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -52,9 +59,14 @@ def test_blocks(reference, place):
 
     y, vjp, after = jax.vjp(jax.jit(train), variables["params"], x, has_aux=True)
     to_params, to_x = vjp(gradient)
-    for ours, name in ((module.apply(variables, x, train=False), "y_eval"), (y, "y_train"), (to_x, "grad_x")):
+    for ours, name in (
+        (module.apply(variables, x, train=False), "y_eval"),
+        (y, "y_train"),
+        (to_x, "grad_x"),
+    ):
         assert relative_error(ours, nhwc(theirs[name])) < 1e-5, name
-    # What is left out of a file there (a gradient of zero) is taken for the weights, and would not agree.
+    # What is left out of a file there (a gradient of zero) is taken for the weights, and would not
+    # agree.
     expected = in_our_layout({**state, **with_prefix(theirs, "grad")}, {"params": shapes["params"]})["params"]
     statistics_after = in_our_layout({**state, **with_prefix(theirs, "after")}, {"batch_stats": shapes["batch_stats"]})
     for ours, tree in ((to_params, expected), (after, statistics_after["batch_stats"])):
@@ -68,7 +80,11 @@ def test_rprelu(reference):
     in_our_layout = lambda kind: {ours: np.ravel(theirs[f"{kind}.{name}"]) for ours, name in names.items()}
 
     def run(values, x):
-        params = {"before": values["before"], "prelu": {"slope": values["slope"]}, "after": values["after"]}
+        params = {
+            "before": values["before"],
+            "prelu": {"slope": values["slope"]},
+            "after": values["after"],
+        }
         return RPRelu(Arithmetic()).apply({"params": params}, x)
 
     y, vjp = jax.vjp(run, in_our_layout("state"), nhwc(theirs["x"]))

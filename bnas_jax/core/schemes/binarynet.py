@@ -10,14 +10,16 @@ from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 
 @dataclasses.dataclass(frozen=True)
 class BinaryNet(Scheme):
-    """y = conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co), whole numbers.
+    """y = conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co), whole
+    numbers.
 
-    Gradients: that at sign x times 1[|x| <= 1] (Eq. 4), that at sign W times 1[|W| <= 1]. W is clipped to [-1, 1] after each
-    update (Algorithm 1).
+    Gradients: that at sign x times 1[|x| <= 1] (Eq. 4), that at sign W times 1[|W| <= 1]. W is
+    clipped to [-1, 1] after each update (Algorithm 1).
 
-    How sure: the formulas from memory of the paper, and agreeing with a layer of the benchmark BiBench. The paper's order is
-    convolution, pooling, BN, sign, without a ReLU; here the blocks are those of the other schemes (BN, sign, convolution,
-    ReLU), so that the scheme alone differs: that is our choice.
+    How sure: the formulas from memory of the paper, and agreeing with a layer of the benchmark
+    BiBench. The paper's order is convolution, pooling, BN, sign, without a ReLU; here the blocks
+    are those of the other schemes (BN, sign, convolution, ReLU), so that the scheme alone differs:
+    that is our choice.
     """
 
     def signs(self, x):

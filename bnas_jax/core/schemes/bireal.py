@@ -1,4 +1,5 @@
-"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, and the scale without a gradient."""
+"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, and the scale without a
+gradient."""
 
 import dataclasses
 from typing import ClassVar
@@ -16,20 +17,21 @@ WEIGHT_GRADIENTS = ("paper", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class BiReal(Scheme):
-    """y = beta * conv(sign x, sign W), with beta = mean |W| for each output channel, taken as a constant.
+    """y = beta * conv(sign x, sign W), with beta = mean |W| for each output channel, taken as a
+    constant.
 
-    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient at sign x is multiplied by 2 - 2|x| where |x| < 1,
-    else by 0 (section 3.2). W is not projected. No activation follows by default, as in the paper's blocks, whose
-    nonlinearity is the sign.
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient at sign x is multiplied by
+    2 - 2|x| where |x| < 1, else by 0 (section 3.2). W is not projected. No activation follows by
+    default, as in the paper's blocks, whose nonlinearity is the sign.
 
     weight_gradient: with G the gradient at beta * sign(W),
 
     - `paper`: beta * 1[|W| <= 1] * G, as in section 3.3.
-    - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks the mask, too.) It is 0 where beta
-      is, for a kernel of zeros.
+    - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks the mask,
+      too.) It is 0 where beta is, for a kernel of zeros.
 
-    How sure: both agree with published code, `torch` with the authors'. The block, and the float shortcut of its strided
-    form, belong to the networks (`baselines`).
+    How sure: both agree with published code, `torch` with the authors'. The block, and the float
+    shortcut of its strided form, belong to the networks (`baselines`).
     """
 
     activation: str = "none"
@@ -57,7 +59,8 @@ class BiReal(Scheme):
 
 
 def clip_without_beta(latent):
-    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the gradient at sign W. (kh, kw, ci, co)."""
+    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the gradient at sign W.
+    (kh, kw, ci, co)."""
     scale = beta(latent)
     inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
     return closed_clip(latent) * inverse

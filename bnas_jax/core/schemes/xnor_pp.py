@@ -1,4 +1,4 @@
-"""XNOR-Net++ (arXiv 1909.13863): one scale of the output, learned, in place of the two that are computed."""
+"""XNOR-Net++ (arXiv 1909.13863): one learned scale of the output in place of two computed ones."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from bnas_jax.core.schemes.straight_through import closed_clip, open_clip, strai
 from bnas_jax.core.schemes.xnor import beta
 
 # Of each case: Gamma's factors, and which axes of an output (H', W', co) each has.
-CASES = {
+CASES: dict[int, dict[str, tuple[int, ...]]] = {
     1: {"alpha": (2,)},
     2: {"alpha": (0, 1, 2)},
     3: {"alpha": (2,), "beta": (0, 1)},
@@ -25,21 +25,25 @@ CASES = {
 class XnorPlusPlus(Scheme):
     """y = Gamma * conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
 
-    Gamma is learned with the weights, without constraint, from ones (section 3.2). case: its form, by the parameters
+    Gamma is learned with the weights, without constraint, from ones (section 3.2). case: its form,
+    by the parameters
 
     - 1: `alpha` (co,): one number for each output channel;
     - 2: `alpha` (H', W', co): one for each output;
     - 3: `alpha` (co,) times `beta` (H', W');
     - 4: `alpha` (co,) times `beta` (H',) times `gamma` (W',), the paper's best.
 
-    All but case 1 tie a network to its size of images. Gradients: those at the signs pass where |x| < 1 and |W| < 1, as in
-    the author's library; with `closed_window` where they are <= 1, as in the benchmark BiBench. W is not projected.
+    All but case 1 tie a network to its size of images. Gradients: those at the signs pass where
+    |x| < 1 and |W| < 1, as in the author's library; with `closed_window` where they are <= 1, as in
+    the benchmark BiBench. W is not projected.
 
-    center: binarize W minus its mean over the input channels of each tap. analytic_scale: multiply by mean |W| of each output
-    channel, too. Both are differentiated; with case 1 they are the recipe of that name in the author's library.
+    center: binarize W minus its mean over the input channels of each tap. analytic_scale: multiply
+    by mean |W| of each output channel, too. Both are differentiated; with case 1 they are the
+    recipe of that name in the author's library.
 
-    How sure: formulas from memory of the paper; cases 1 and 2 and the recipe agree with the author's library, case 4 with
-    BiBench. No code of case 3 is published. The ReLU is the other schemes', our choice.
+    How sure: formulas from memory of the paper; cases 1 and 2 and the recipe agree with the
+    author's library, case 4 with BiBench. No code of case 3 is published. The ReLU is the other
+    schemes', our choice.
     """
 
     case: int = 4
@@ -53,7 +57,8 @@ class XnorPlusPlus(Scheme):
     def __post_init__(self):
         super().__post_init__()
         if self.case not in CASES:
-            raise UserError(f"config.scheme.case must be one of {', '.join(map(str, CASES))}, got {self.case}")
+            known = ", ".join(map(str, CASES))
+            raise UserError(f"config.scheme.case must be one of {known}, got {self.case}")
 
     def signs(self, x):
         return straight_through(x, self._window, self.sign_of_zero)
@@ -109,6 +114,7 @@ def _check_shape(module, name: str, shape: tuple[int, ...]) -> None:
     if found != shape:
         path = "/".join((*module.path, name))
         raise UserError(
-            f"{path} was learned for outputs of the size {found}, and these images give {shape}; use images of the size that "
-            "it was trained with, or train with config.scheme.case=1, which takes any"
+            f"{path} was learned for outputs of the size {found}, and these images give {shape}; use "
+            "images of the size that it was trained with, or train with config.scheme.case=1, which "
+            "takes any"
         )

@@ -1,7 +1,9 @@
-"""Bi-Real Net and ReActNet, of the same authors (github.com/liuzechun: Bi-Real-net, its PyTorch code, and ReActNet).
+"""Bi-Real Net and ReActNet (github.com/liuzechun/Bi-Real-net, folder pytorch_implementation, and
+ReActNet), of the same authors.
 
-Names: `bireal_resnet18`, `reactnet_resnet18`, `reactnet_mobilenet`, and the latter two with `_step1` for the first stage of
-their training, in which weights are float.
+Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`; those of
+ReActNet with `_step1` behind them for the first stage of their training, in which weights are
+float.
 """
 
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ import numpy as np
 
 from bnas_jax.baselines.reactnet_mobilenet import MobileNet
 from bnas_jax.baselines.resnet import ResNet
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes import BiReal, ReActNet, Scheme
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, array_of, states, variables_of
 
@@ -25,7 +28,11 @@ def batch_norm(ours: str, theirs: str) -> Names:
 def rprelu(ours: str, moves: tuple[str, str], prelu: str) -> Names:
     """Our leaves of an RPReLU to theirs."""
     before, after = moves
-    return {f"{ours}/before": f"{before}.bias", f"{ours}/prelu/slope": f"{prelu}.weight", f"{ours}/after": f"{after}.bias"}
+    return {
+        f"{ours}/before": f"{before}.bias",
+        f"{ours}/prelu/slope": f"{prelu}.weight",
+        f"{ours}/after": f"{after}.bias",
+    }
 
 
 # Our leaves in a unit of a ResNet, and in a block of the MobileNet, to theirs.
@@ -56,7 +63,8 @@ MOBILE_BLOCK = {
 STEM = {"conv/kernel": "conv1.weight", **batch_norm("bn", "bn1")}
 CLASSIFIER = {"kernel": "weight", "bias": "bias"}
 
-# Their binary convolutions: the batch norm behind each, which has as many channels, and the size of the kernel.
+# Their binary convolutions: the batch norm behind each, which has as many channels, and the size of
+# the kernel.
 BINARY_CONVS = {
     "binary_conv": ("bn1", 3),
     "binary_3x3": ("bn1", 3),
@@ -67,7 +75,7 @@ BINARY_CONVS = {
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """One of these networks, with the scheme that the authors' PyTorch code has: see `load_published`."""
+    """One of these networks, with the scheme of the authors' code: see `load_published`."""
     if name.startswith("bireal"):
         return load_resnet(arrays, BiReal(weight_gradient="torch", sign_of_zero=0), BIREAL_UNIT)
     stage = "activations" if name.endswith("_step1") else "all"
@@ -77,14 +85,17 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     return load_resnet(arrays, scheme, REACTNET_UNIT)
 
 
-LOADERS = {name: load for name in ("bireal_resnet18", "reactnet_resnet18", "reactnet_mobilenet")}
+# Their names here.
+NAMES = ("bireal_resnet18", "bireal_resnet34", "reactnet_resnet18", "reactnet_mobilenet")
+LOADERS = {name: load for name in NAMES}
 
 
 def load_resnet(arrays: Mapping[str, np.ndarray], scheme: Scheme, unit: Names) -> tuple[nn.Module, dict]:
     """A ResNet: two of their units, `layerL.I`, are one of our blocks."""
     arrays = in_usual_shapes(arrays)
     stages = [f"layer{number}" for number in range(1, 5)]
-    counts = [len({name.split(".")[1] for name in arrays if name.startswith(f"{stage}.")}) for stage in stages]
+    units = {tuple(name.split(".")[:2]) for name in arrays}
+    counts = [sum(stage == theirs for theirs, *_ in units) for stage in stages]
     model = ResNet(
         blocks=tuple(count // 2 for count in counts),
         widths=tuple(len(array_of(arrays, f"{stage}.0.bn1.weight")) for stage in stages),
@@ -111,8 +122,9 @@ def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn
     arrays = with_one_pointwise(in_usual_shapes(arrays))
     count = len({name.split(".")[1] for name in arrays if name.startswith("feature.")})
     blocks = [f"feature.{number}" for number in range(1, count)]
+    norms = ["feature.0.bn1", *(f"{block}.bn2" for block in blocks)]
     model = MobileNet(
-        widths=tuple(len(array_of(arrays, f"{place}.weight")) for place in ("feature.0.bn1", *(f"{b}.bn2" for b in blocks))),
+        widths=tuple(len(array_of(arrays, f"{norm}.weight")) for norm in norms),
         num_classes=len(array_of(arrays, "fc.bias")),
         scheme=scheme,
     )
@@ -130,7 +142,7 @@ def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn
 
 
 def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kernels called `weights`, (co * ci * k * k, 1) there, as `weight` (co, ci, k, k); shifts (1, C, 1, 1) as (C,)."""
+    """Kernels `weights`, (co * ci * k * k, 1), as `weight` (co, ci, k, k); shifts (1, C, 1, 1) as (C,)."""
     found = {}
     theirs = states(arrays)
     for name, value in theirs.items():
@@ -141,18 +153,21 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if leaf == "weights" and module in BINARY_CONVS:
             bn, size = BINARY_CONVS[module]
             channels = len(array_of(theirs, f"{block}.{bn}.weight"))
+            if value.size % (channels * size * size):
+                raise UserError(f"{name} has {value.size} numbers, no kernels of {channels} channels")
             name, value = f"{place}.weight", value.reshape(channels, -1, size, size)
         found[name] = value
     return found
 
 
 def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The two 1x1 convolutions of a block that doubles its channels, and their batch norms, as one with all of them."""
+    """The two 1x1 convolutions and batch norms of a block that doubles its channels as one."""
     found = dict(arrays)
     halves = {"binary_pw_down1": ("binary_pw_down2", "binary_pw"), "bn2_1": ("bn2_2", "bn2")}
     for name, first in arrays.items():
         block, module, leaf = name.rsplit(".", 2) if name.count(".") > 2 else ("", "", "")
         if module in halves and first.ndim:
             second, both = halves[module]
-            found[f"{block}.{both}.{leaf}"] = np.concatenate([first, array_of(arrays, f"{block}.{second}.{leaf}")])
+            other = array_of(arrays, f"{block}.{second}.{leaf}")
+            found[f"{block}.{both}.{leaf}"] = np.concatenate([first, other])
     return found

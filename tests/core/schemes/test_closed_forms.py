@@ -1,4 +1,5 @@
-"""The schemes' convolutions on small arrays against sums written out here: output, and gradients at x, W and parameters."""
+"""The schemes' convolutions on small arrays against sums written out here: output, and gradients at
+x, W and parameters."""
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ OUTPUT = (3, 4, FEATURES)
 
 
 def example():
-    """x (2, 4, 6, 4), a latent kernel 2x3 and the gradient at the output (2, 3, 4, 3): some entries at the windows' borders."""
+    """x (2, 4, 6, 4), a latent kernel 2x3 and the gradient at the output (2, 3, 4, 3): some entries
+    at the windows' borders."""
     x, latent = normal(2, 4, 6, 4), normal(2, 3, 4, FEATURES, seed=1)
     for array in (x, latent):
         array.ravel()[:6] = [1, -1, 0, 0.5, -0.5, 2]
@@ -28,7 +30,8 @@ def example():
 
 
 def run(scheme, params: dict, x, gradient, **options):
-    """(y, to_params, to_x) of the convolution without padding, its output, and the gradients for `gradient` there."""
+    """(y, to_params, to_x) of the convolution without padding, its output, and the gradients for
+    `gradient` there."""
     layer = Convolution(
         features=FEATURES,
         kernel=(2, 3),
@@ -42,7 +45,8 @@ def run(scheme, params: dict, x, gradient, **options):
 
 
 def correlate(x, w):
-    """The convolution without padding, in float64: sums[n, i, j, o] = sum of x[n, i + a, j + b, c] * w[a, b, c, o]."""
+    """The convolution without padding, in float64: sums[n, i, j, o] = sum of x[n, i + a, j + b, c]
+    * w[a, b, c, o]."""
     windows = np.lib.stride_tricks.sliding_window_view(np.float64(x), w.shape[:2], axis=(1, 2))
     return np.einsum("nijcab,abco->nijo", windows, np.float64(w))
 
@@ -145,7 +149,12 @@ def test_xnor_plus_plus(case):
 
 def test_gamma_begins_with_ones_and_belongs_to_a_size_of_images():
     x = example()[0]
-    sizes = {"features": FEATURES, "kernel": (2, 3), "geometry": Geometry(), "arithmetic": Arithmetic()}
+    sizes = {
+        "features": FEATURES,
+        "kernel": (2, 3),
+        "geometry": Geometry(),
+        "arithmetic": Arithmetic(),
+    }
     layer = Convolution(scheme=XnorPlusPlus(), **sizes)
     params = layer.init(jax.random.key(0), x)["params"]
     assert {name: value.tolist() for name, value in params.items() if name != "latent"} == {

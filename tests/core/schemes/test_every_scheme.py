@@ -105,7 +105,10 @@ def settings_of(module, name: str, **network):
 
 
 def batch():
-    return {"image": jax.ShapeDtypeStruct((4, *IMAGES), jnp.float32), "label": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    return {
+        "image": jax.ShapeDtypeStruct((4, *IMAGES), jnp.float32),
+        "label": jax.ShapeDtypeStruct((4,), jnp.int32),
+    }
 
 
 def check_cost(model, params):
@@ -128,7 +131,8 @@ def test_a_network_of_cells_is_trained_and_counted(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_supernet_is_searched_and_counted(name):
-    """Its edges run side by side where the scheme has no parameters of its own, else each has a module."""
+    """Its edges run side by side where the scheme has no parameters of its own, else each has a
+    module."""
     run = settings_of(search, name, num_cells=1, layer_types=("none", "max_pool_3x3", "bin_conv_3x3"))
     model = build.supernet(run, num_classes=10)
     step = SearchStep(
@@ -147,20 +151,32 @@ def test_a_supernet_is_searched_and_counted(name):
 
 
 # Small, so that compiling takes seconds.
-CELL = [["bin_conv_3x3", 0], ["bin_conv_3x3", 1], ["bin_conv_3x3", 2], ["max_pool_3x3", 0], *[["none", 0]] * 4]
+CELL = [
+    ["bin_conv_3x3", 0],
+    ["bin_conv_3x3", 1],
+    ["bin_conv_3x3", 2],
+    ["max_pool_3x3", 0],
+    *[["none", 0]] * 4,
+]
 EPOCHS, STEPS = 8, 22
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_network_learns_the_digits(name, tmp_path):
-    """Eight epochs with the preset's optimizer: most training images of the last one are known; chance is a tenth."""
+    """Eight epochs with the preset's optimizer: most training images of the last one are known;
+    chance is a tenth."""
     cell = tmp_path / "cell.json"
     cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
     run = settings_of(train, name, num_cells=1, channels=16, genotype=str(cell))
     run = dataclasses.replace(run, num_epochs=EPOCHS)
     model = build.network(run, num_classes=10)
-    step = TrainStep(network=model, optimizer=build.training_optimizer(run, STEPS), num_epochs=EPOCHS, steps_per_epoch=STEPS)
+    step = TrainStep(
+        network=model,
+        optimizer=build.training_optimizer(run, STEPS),
+        num_epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+    )
     digits = load_data("digits", batch_size=64)
     state = step.init(image_shape=digits.image_shape)
     run_step = jax.jit(step)

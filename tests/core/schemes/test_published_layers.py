@@ -1,4 +1,5 @@
-"""The schemes' layers against numbers computed with published code (tests/reference/schemes), to rounding."""
+"""The schemes' layers against numbers computed with published code (tests/reference/schemes), to
+rounding."""
 
 import jax
 import numpy as np
@@ -33,17 +34,17 @@ ALPHA = ("activation_post_process.alpha", lambda array: np.squeeze(nhwc(array)))
 def parameters(theirs: dict, kind: str) -> dict:
     """Their arrays `KIND.NAME` by our names."""
     found = {}
-    for ours, pairs in {**{name: [pair] for name, pair in PARAMETERS.items()}, "alpha": [PARAMETERS["alpha"], ALPHA]}.items():
-        for name, convert in pairs:
-            if f"{kind}.{name}" in theirs:
-                found[ours] = convert(theirs[f"{kind}.{name}"])
+    for ours, (name, convert) in [*PARAMETERS.items(), ("alpha", ALPHA)]:
+        if f"{kind}.{name}" in theirs:
+            found[ours] = convert(theirs[f"{kind}.{name}"])
     return found
 
 
 @pytest.mark.parametrize("place", LAYERS, ids="-".join)
 @pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
 def test_layers(reference, place, plain):
-    """Output, and the gradients at the input and at every parameter; in the fast form and in the plain composition."""
+    """Output, and the gradients at the input and at every parameter; in the fast form and in the
+    plain composition."""
     theirs = numbers(reference, *place)
     stride, size = 1 + place[1].endswith("s2"), theirs["state.weight"].shape[-1]
     state, gradients = parameters(theirs, "state"), parameters(theirs, "grad")
@@ -68,7 +69,13 @@ def test_signs_have_the_gradient_of_the_triangle(reference, file, scheme):
 
 @pytest.mark.parametrize(
     ("file", "kernel"),
-    [("bireal", "k1"), ("bireal", "k3"), ("bireal", "k3_zeros"), ("reactnet", "k1"), ("reactnet", "k3")],
+    [
+        ("bireal", "k1"),
+        ("bireal", "k3"),
+        ("bireal", "k3_zeros"),
+        ("reactnet", "k1"),
+        ("reactnet", "k3"),
+    ],
 )
 def test_weights_of_bireal_and_reactnet(reference, file, kernel):
     """With the authors' gradient; their convolution here has real inputs."""
@@ -90,7 +97,8 @@ def test_weights_of_bireal_and_reactnet(reference, file, kernel):
 
 @pytest.mark.parametrize("kernel", ["k1", "k3", "k5", "k3_zeros"])
 def test_the_rules_of_xnor(reference, kernel):
-    """`bnas` with its factor is the rule of CIFAR's and MNIST's code; that of ImageNet is 1e9 times as much."""
+    """`bnas` with its factor is the rule of CIFAR's and MNIST's code; that of ImageNet is 1e9 times
+    as much."""
     theirs = {name: hwio(array) for name, array in numbers(reference, "xnor_rules", kernel).items()}
     scheme = Xnor(sign_of_zero=0, depthwise_center=True)
     latent = scheme.latents.project(theirs["latent"])
