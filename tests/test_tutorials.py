@@ -22,8 +22,8 @@ SHORT = ["--config.num_epochs=1", "--config.network.channels=2"]
 SEARCH = [*SHORT, "--config.network.num_cells=3"]
 TRAIN = [*SHORT, "--config.network.num_cells=1"]
 FEW_TYPES = "--config.network.layer_types=none,bin_conv_3x3"
-# Each edge of a new layer type is compiled by itself: one cell has enough of them.
-NEW_TYPES = ["--config.network.num_cells=1", "--config.network.layer_types=none,two_scales_3x3", "--config.batch_size=256"]
+# Each edge of a new layer type is compiled by itself: few types, and few steps.
+NEW_TYPES = ["--config.network.layer_types=none,two_scales_3x3", "--config.batch_size=256"]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def additions(command: str, words: list[str]) -> list[str]:
     if command != "search":
         return []
     if "--extensions=mine.py" in words:
-        return [*SHORT, *NEW_TYPES]
+        return [*SEARCH, *NEW_TYPES]
     return [*SEARCH, FEW_TYPES]
 
 
