@@ -9,7 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.interop.published import cells
+from bnas_jax.interop.published import cells, supernets
 
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
@@ -17,6 +17,8 @@ Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
 # By the first words of a name: "wrn22" also loads "wrn22_i4_xternalz".
 LOADERS: dict[str, Loader] = {
     **dict.fromkeys(("darts_net", "snas_net", "gdas_f1_net"), cells.load),
+    **dict.fromkeys(("darts_supernet", "snas_supernet", "gdas_supernet", "gdas_frc_supernet"), supernets.load),
+    "random_supernet": supernets.load,
 }
 
 
