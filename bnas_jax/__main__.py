@@ -7,21 +7,25 @@ import sys
 import threading
 import traceback
 
-from bnas_jax import machine, spelling
+from bnas_jax import __version__, machine, spelling
 from bnas_jax.core.errors import UserError
 
-# Command -> its function in `commands`.
+# Command -> its module in `cli`, which has a function of the same name.
 COMMANDS = {
     "search": "search",
     "derive": "derive",
     "train": "train",
     "evaluate": "evaluate",
     "cost": "cost",
+    "draw": "draw",
     "import": "import_weights",
     "data": "data",
     "benchmark": "benchmark",
+    "study": "study",
 }
-LATER = ("draw", "export", "predict", "report", "reproduce")
+# Those that JAX, which takes seconds to load, is not set up for.
+WITHOUT_JAX = ("draw",)
+LATER = ("export", "predict", "report", "reproduce")
 
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
@@ -33,6 +37,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
             --init=DIR2 [--init_step=best]: begin with the weights of another run, for the same or other classes
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer; a search's, too
+  draw      --genotype=NAME|FILE|DIR --out=FILE.svg|.png         draw both cells; --genotype twice: side by side; also
+            [--zeroise=False] [--skip=False]; --strip=10: the epochs of the search in DIR; --template: how cells follow
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
   data      prepare NAME [--out=DATA_DIR]                        download and prepare a TFDS data set
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord
@@ -41,10 +47,12 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark search --config=... --against=plain                  the same beside the step as one writes it first, in turns
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
+  study     --study=configs/studies.py:schemes --workdir=DIR     many runs over seeds, and their table; goes on where it was
   benchmark data                                                 images per second, and the cost of augmentation
 
-Any setting of a config: --config.KEY=VALUE. --extensions=FILE.py, on every command: layer types, schemes, searchers and
-networks of one's own. --debug shows the traceback of an error. Not yet: {", ".join(LATER)}."""
+--config=train:digits is short for configs/train.py:digits. Any setting of a config: --config.KEY=VALUE.
+--extensions=FILE.py, on every command: layer types, schemes, searchers and networks of one's own.
+--debug shows the traceback of an error, --version the version. Not yet: {", ".join(LATER)}."""
 
 
 def run(arguments: list[str]) -> int:
@@ -56,14 +64,23 @@ def run(arguments: list[str]) -> int:
             print(USAGE, file=sys.stderr)
             return 0 if arguments else 2
         command, *rest = arguments
+        if command in ("--version", "version"):
+            print(f"bnas_jax {__version__}")
+            return 0
         if command not in COMMANDS:
-            state = "is not available in this version" if command in LATER else "is not a command"
+            state = "is not a command"
+            if command in LATER:
+                state = "is not available in this version"
+            elif command.startswith("-"):
+                state = "is no command, which comes first"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
-        _set_up()
-        commands = importlib.import_module("bnas_jax.commands")
+        if command not in WITHOUT_JAX:
+            _set_up()
+        name = COMMANDS[command]
         extensions = importlib.import_module("bnas_jax.extensions")
         words, loaded = extensions.take(spelling.options(rest))
-        print(json.dumps(getattr(commands, COMMANDS[command])(words, loaded)))
+        perform = getattr(importlib.import_module(f"bnas_jax.cli.{name}"), name)
+        print(json.dumps(perform(words, loaded)))
         machine.check_stdout()
         return 0
     except UserError as error:

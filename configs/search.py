@@ -4,8 +4,24 @@
 
 | variant | data | cost | result |
 |---|---|---|---|
-| digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see README) |
+| digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see docs/results.md) |
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
+| digits_SEARCHER, cifar10_SEARCHER | as above | that of digits: one to two minutes | none measured |
+
+SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and epochs for CIFAR-10, in the search
+space and template of this paper, so that searchers alone differ. In their domain of floats: `float` of ablations.py. The
+genotype is that of the last epoch, as in their codes.
+
+- darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of batches of 64. Weights on one half: SGD
+  .025 to .001 (cosine), momentum .9, decay 3e-4, clipped to 5. alpha on the other: Adam 3e-4 (.5, .999), decay 1e-3.
+- darts_second: alpha's gradient after a virtual step, by a finite difference. With signs that is unstable, and
+  --config.searcher.unrolled=exact is not.
+- snas (arXiv 1812.09926; its code at 9a43adb): weights as DARTS's, 150 epochs of the whole training set, drop-path .3. alpha by
+  the same gradient, clipped to 10; temperature 1 to .03; resource loss 1.5e-3, of our counts.
+- gdas (arXiv 1910.04465; its code at f46486e): 6 cells, 250 epochs of batches of 256, Nesterov's momentum, decay 5e-4; weights
+  first, clipped together with alpha; tau 10 to .1.
+- random (arXiv 1902.07638; its code at 6513a0a): weights as DARTS's, of one random cell a step; the best of 1000 cells with
+  inherited weights, on 10 batches each, and of ten on all.
 
 The values of every setting that the paper's text and its code give differently stand below as `paper` and `release`;
 --config.conventions chooses. `meant` is the code without its index errors: `release` but for what stands below as `meant`.
@@ -20,28 +36,34 @@ in the release, whose last has 40 images; as many sit an epoch out here. `in_ord
 the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not the release's.
 """
 
+import functools
+from collections.abc import Callable
+
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import AlphaSettings, SupernetSettings, WeightSettings, template
 from configs import common
 
 
 def get_config(variant: str = "cifar10"):
-    """The search settings of `digits` or `cifar10`."""
-    if variant not in ("digits", "cifar10"):
-        raise ValueError(f"no search preset {variant!r}: write digits or cifar10")
+    """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is named behind it."""
+    data, _, searcher = variant.partition("_")
+    if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
+        raise UserError(
+            f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER behind it: {', '.join(SEARCHERS)}"
+        )
     config = common.base("search")
     config.num_epochs = 50
     config.batch_size = 64
     config.network = template.fields(SupernetSettings)
     config.network.update({"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3})
-    config.network.update({"binary_preprocess": False, "edges": "shared"})
-    config.searcher = template.group("searcher", "bnas")
-    config.searcher.update({"gamma": 1.0, "keep_zeroise": True, "diversity": 1.0, "tau": 7.7})
+    config.network.update({"binary_preprocess": False, "edges": "shared", "form": "cifar", "fixed_reduction": False})
+    config.searcher = template.group("searcher", "bnas")  # None: its defaults, which are the paper's
     config.weights = template.fields(WeightSettings)
-    config.weights.update({"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4})
+    config.weights.update({"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "nesterov": False})
     config.alphas = template.fields(AlphaSettings)
     config.alphas.update({"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3})
-    config.select = "best"
+    config.select = common.optional_str()  # best or last epoch; None: best, where the searcher's epochs are validated
     config.alphas_as_of = common.optional_str()
     config.alpha_batches = common.optional_str()  # an epoch without replacement, or each one fresh from all of its half
     config.dataset.search_split = common.optional_str()  # random, stratified (each class is halved), in_order
@@ -61,9 +83,60 @@ def get_config(variant: str = "cifar10"):
         "dataset": {"search_split": "in_order", "augment_validation": True},
     }
     config.meant = {"searcher": {"entropy": "all"}}
-    if variant == "digits":
+    if searcher:
+        SEARCHERS[searcher](config)
+    if data == "digits":
         digits(config)
     return config
+
+
+def darts(config, *, unrolled: str = "none") -> None:
+    """DARTS's rates; its code clips, and takes the last epoch's genotype."""
+    _published(config, "darts")
+    config.searcher.unrolled = unrolled
+
+
+def snas(config) -> None:
+    """SNAS: train_search.py with the settings of its README."""
+    _published(config, "snas")
+    config.num_epochs = 150
+    config.alphas.clip_norm = 10.0
+    config.searcher.update({"temperature_start": 1.0, "temperature_end": 0.03, "drop_path": 0.3, "train_share": 1.0})
+    config.searcher.resource_weight = 1.5e-3
+
+
+def gdas(config) -> None:
+    """GDAS. Weights and alpha are clipped together, by the searcher."""
+    _published(config, "gdas")
+    config.num_epochs = 250
+    config.batch_size = 256
+    config.network.num_cells = 6
+    config.network.edges = "chosen"
+    config.network.float_head = False  # which has no part of an edge, in any convention
+    config.weights.update({"weight_decay": 5e-4, "nesterov": True, "clip_norm": None})
+    config.searcher.update({"tau_max": 10.0, "tau_min": 0.1, "clip_norm": 5.0})
+
+
+def random(config) -> None:
+    """Random search with shared weights: DARTS's rates and epochs, and no alpha."""
+    _published(config, "random")
+    config.searcher.update({"candidates": 1000, "score_batches": 10, "finalists": 10})
+
+
+def _published(config, searcher: str) -> None:
+    """What the codes of all of these have in common."""
+    template.choose(config, "searcher", searcher)
+    config.weights.update({"min_learning_rate": 0.001, "clip_norm": 5.0})
+    config.select = "last"
+
+
+SEARCHERS: dict[str, Callable] = {
+    "darts": darts,
+    "darts_second": functools.partial(darts, unrolled="difference"),
+    "snas": snas,
+    "gdas": gdas,
+    "random": random,
+}
 
 
 def digits(config) -> None:
@@ -74,4 +147,9 @@ def digits(config) -> None:
     config.network.num_cells = 5
     config.network.channels = 4
     config.alphas.learning_rate = 3e-3
-    config.searcher.tau = 2.3  # the same share of the search as 7.7 of 50 epochs
+    if config.searcher.name in ("bnas", "darts"):
+        config.searcher.tau = 2.3  # the same share of the search as 7.7 of 50 epochs
+    if config.searcher.name == "snas":
+        config.num_epochs = 8  # of twice as many steps, as nothing is held out
+    if config.searcher.name == "random":
+        config.searcher.update({"candidates": 50, "score_batches": 4, "finalists": 5})

@@ -72,7 +72,7 @@ copy_and_install() {
     local archive=bnas.tar.gz
     if [[ -z $dry_run ]]; then
         archive=$(mktemp --suffix=.tar.gz)
-        tar -C "$root" -czf "$archive" bnas_jax configs launch requirements.txt pyproject.toml README.md LICENSE
+        tar -C "$root" -czf "$archive" bnas_jax configs launch requirements.txt pyproject.toml setup.py README.md LICENSE
     fi
     tpu scp "$archive" "$name:bnas.tar.gz" --worker=all
     [[ -n $dry_run ]] || rm "$archive"

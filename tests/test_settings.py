@@ -18,25 +18,26 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.core.schemes import SCHEMES
 from bnas_jax.search import SEARCHERS, Progress, Searcher
-from bnas_jax.settings import entries, template
+from bnas_jax.settings import entries, recipes, template
 from bnas_jax.training import build
 from bnas_jax.training.steps import SearchStep, TrainStep
-from configs import ablations, search, train
+from configs import ablations, baselines, search, train
 
 CONVENTIONS = ("paper", "release", "meant")
 CIFAR = ("mini", "a", "b", "c")
 IMAGENET = ("d", "e", "f", "g", "release_f", "release_g", "release_h")
 # Image shape and number of classes of each data set.
 DATA = {"digits": ((8, 8, 1), 10), "cifar10": ((32, 32, 3), 10), "imagenet2012": ((224, 224, 3), 1000)}
-ABLATED = ("no_skip", "no_zeroise", "no_diversity", "no_dilated")
+ABLATED = ("no_skip", "no_zeroise", "no_diversity", "no_dilated", "separable", "zeroise", "diversity", "float")
+SEARCHED = ("digits", "cifar10", *(f"{data}_{name}" for data in ("digits", "cifar10") for name in search.SEARCHERS))
 PRESETS = {
-    **{f"search:{name}": functools.partial(search.get_config, name) for name in ("digits", "cifar10")},
+    **{f"search:{name}": functools.partial(search.get_config, name) for name in SEARCHED},
     **{f"train:{name}": functools.partial(train.get_config, name) for name in train.VARIANTS},
     **{
         f"ablations:{name}": functools.partial(ablations.get_config, name)
         for ablation in ABLATED
         for name in (
-            *(f"search_{ablation}_{preset}" for preset in ("digits", "cifar10")),
+            *(f"search_{ablation}_{preset}" for preset in ("digits", "cifar10", "cifar10_darts")),
             *(f"train_{ablation}_{preset}" for preset in train.VARIANTS),
         )
     },
@@ -68,6 +69,7 @@ def value_at(run, name: str):
 def test_the_presets_are_those_promised():
     assert set(train.VARIANTS) == {"digits", *CIFAR, *IMAGENET}
     assert set(ablations.ABLATIONS) == set(ABLATED)
+    assert set(search.SEARCHERS) == {"darts", "darts_second", "snas", "gdas", "random"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -301,6 +303,84 @@ def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
     assert {name: value_at(run, name) for name in expected} == expected
 
 
+# Recipes
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_every_recipe_resolves_for_every_training_preset_and_survives_json(recipe):
+    """It says all of what it speaks for: nothing of the preset or the convention is left there."""
+    values = recipes.RECIPES[recipe]()
+    assert recipes.RECIPES[recipe].__doc__ and values.keys() <= set(recipes.SETTINGS)
+    optimizer = settings.OptimizerSettings(**values["optimizer"])
+    for preset in train.VARIANTS:
+        for conventions in CONVENTIONS:
+            run = resolved(f"train:{preset}", conventions, recipe=recipe)
+            found = (run.recipe, run.num_epochs, run.batch_size, run.bn_examples, run.optimizer)
+            assert found == (recipe, values["num_epochs"], values["batch_size"], None, optimizer)
+            assert settings.from_config(json.loads(json.dumps(settings.to_dict(run)))) == run
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_every_recipe_resolves_for_the_hand_crafted_networks_but_for_drop_path(recipe):
+    values = recipes.RECIPES[recipe]()
+    expected = settings.OptimizerSettings(**{**values["optimizer"], "drop_path": 0.0})
+    for variant in baselines.VARIANTS:
+        config = baselines.get_config(variant)
+        config.recipe = recipe
+        run = settings.from_config(config)
+        assert (run.num_epochs, run.batch_size, run.optimizer) == (values["num_epochs"], values["batch_size"], expected)
+
+
+# The numbers of methods.md, by recipe.
+RECIPE_NUMBERS = {
+    "darts": {"num_epochs": 600, "batch_size": 96, "optimizer.clip_norm": 5.0, "optimizer.weight_decay": 3e-4},
+    "kuangliu": {"num_epochs": 200, "batch_size": 128, "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 5e-4},
+    "bireal": {"num_epochs": 256, "batch_size": 512, "optimizer.name": "adam", "optimizer.weight_decay": 0.0},
+    "reactnet": {"num_epochs": 128, "batch_size": 512, "optimizer.learning_rate": 2.5e-3, "optimizer.weight_decay": 0.0},
+    "reactnet_step1": {"optimizer.weight_decay": 1e-5, "optimizer.decayed": "kernels"},
+    "nin": {"num_epochs": 320, "optimizer.decay_epochs": (120, 200, 240, 280), "optimizer.decayed": "all"},
+    "pcnn": {"num_epochs": 200, "optimizer.name": "sgd"},
+    "xnor_pp": {"num_epochs": 80, "optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPE_NUMBERS)
+def test_the_numbers_of_a_recipe_are_those_of_its_source(recipe):
+    run = resolved("train:a", recipe=recipe)
+    assert {name: value_at(run, name) for name in RECIPE_NUMBERS[recipe]} == RECIPE_NUMBERS[recipe]
+
+
+def test_the_recipes_of_bnas_are_the_training_of_its_presets_in_the_paper():
+    for recipe, preset in (("bnas", "a"), ("bnas_imagenet", "d")):
+        plain, by_recipe = (resolved(f"train:{preset}", "paper", **changes) for changes in ({}, {"recipe": recipe}))
+        assert dataclasses.replace(by_recipe, recipe="none") == plain
+
+
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+def test_what_is_set_goes_before_the_recipe_and_the_recipe_before_preset_and_convention(conventions):
+    run = resolved("train:a", conventions, recipe="darts", optimizer__learning_rate=0.5, batch_size=40)
+    assert (run.optimizer.learning_rate, run.batch_size) == (0.5, 40)  # set
+    assert (run.num_epochs, run.optimizer.weight_decay) == (600, 3e-4)  # the recipe's
+    assert (run.optimizer.momentum, run.optimizer.momentum_low) == (0.9, None)  # and not the release's
+    assert run.network.num_cells == 20  # the preset's, of which no recipe speaks
+    written = settings.to_dict(run) | {"num_epochs": 7}
+    assert settings.from_config(written).num_epochs == 7  # a stored config has everything set
+
+
+def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
+    with pytest.raises(UserError, match=r"config\.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'"):
+        resolved("train:a", recipe="resnet")
+    config = config_of("search:digits")
+    config.recipe = "darts"
+    with pytest.raises(UserError, match=r"unknown setting config\.recipe"):
+        settings.from_config(config)
+
+
+def test_a_preset_is_as_it_was_without_a_recipe_and_what_is_set_goes_before_it():
+    run = resolved("train:digits", batch_size=8)
+    assert (run.num_epochs, run.batch_size, run.optimizer.clip_norm, run.recipe) == (40, 8, 5.0, "none")
+
+
 SIZES = {
     **{"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108), "d": (12, 64), "e": (12, 68)},
     **{"f": (12, 84), "g": (16, 128), "release_f": (15, 68), "release_g": (11, 74), "release_h": (16, 128)},
@@ -341,10 +421,15 @@ def differences(one, other, prefix="") -> set[str]:
         ("no_zeroise", "train", {"network.genotype.normal", "network.genotype.reduce"}),
         ("no_diversity", "search", {"searcher.diversity"}),
         ("no_dilated", "search", {"network.layer_types"}),
+        ("separable", "search", {"network.layer_types"}),
+        ("zeroise", "search", {"searcher.keep_zeroise"}),
+        ("diversity", "search", {"searcher.diversity"}),
     ],
 )
 def test_an_ablation_changes_what_it_is_named_for_alone(ablation, task, changed):
     preset = "a" if task == "train" else "cifar10"
+    if ablation in ("zeroise", "diversity"):
+        preset = "cifar10_darts"
     full, ablated = (settings.to_dict(resolved(name)) for name in (f"{task}:{preset}", f"ablations:{task}_{ablation}_{preset}"))
     assert differences(full, ablated) == changed
 
@@ -355,6 +440,13 @@ def test_ablations_are_off_and_not_something_else():
     assert resolved("ablations:search_no_diversity_digits").searcher.diversity == 0
     kept = resolved("ablations:search_no_dilated_digits").network.layer_types
     assert kept == tuple(t for t in TABLE_3 if "dil" not in t) and len(kept) == 5
+
+
+def test_several_ablations_stand_one_behind_the_other():
+    """DARTS in its own domain, with Zeroise in the cell (Table 2) and diversity in the search (Table 4)."""
+    run = settings.from_config(ablations.get_config("search_float_zeroise_diversity_cifar10_darts"))
+    assert type(run.scheme) is SCHEMES["float"] and not run.network.skip and len(run.network.layer_types) == 8
+    assert run.searcher.keep_zeroise and run.searcher.diversity == 1
 
 
 @pytest.mark.parametrize("ablation", ["no_diversity", "no_dilated"])
@@ -465,7 +557,17 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "network.num_cells", 0, "at least 1"),
         ("train:digits", "network.channels", 0, "at least 1"),
         ("train:d", "network.channels", 7, "even number"),
-        ("train:digits", "optimizer.schedule", "step", "one of one_cycle, cosine_restarts, cosine"),
+        ("train:digits", "optimizer.schedule", "step", "one of one_cycle, cosine_restarts, cosine, linear, steps"),
+        ("train:digits", "optimizer.name", "lamb", "one of sgd, adam, got 'lamb'"),
+        ("train:digits", "optimizer.schedule", "steps", "needs config.optimizer.decay_epochs, such as 60,120"),
+        ("train:digits", "optimizer.decay_epochs", (20, 10), r"growing numbers from 1 on, got \[20, 10\]"),
+        ("train:digits", "optimizer.schedule_by", "epoch", "is of the schedules cosine and linear, got one_cycle"),
+        ("train:digits", "optimizer.first_epoch", 1, "has no effect without config.optimizer.schedule_by=epoch"),
+        ("train:digits", "optimizer.beta2", 1.0, "from 0 to below 1"),
+        ("train:digits", "optimizer.eps", 0.0, "greater than 0"),
+        ("train:digits", "optimizer.decayed", "bn", "one of all, kernels"),
+        ("train:digits", "optimizer.decay_factor", -1.0, "greater than 0"),
+        ("train:digits", "dataset.cutout", -1, "0 or more pixels"),
         ("train:digits", "optimizer.learning_rate", 0.0, "greater than 0"),
         ("train:digits", "optimizer.learning_rate", math.inf, "finite"),
         ("train:digits", "optimizer.low_learning_rate", -0.1, "at least 0"),
@@ -498,6 +600,23 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "searcher.gamma", 0.0, "greater than 0"),
         ("search:digits", "searcher.gamma", -3.0, "greater than 0"),
         ("search:digits", "select", "first", "one of best, last"),
+        ("search:digits", "searcher.gamma", math.inf, "greater than 0"),
+        ("search:digits_darts", "searcher.unrolled", "twice", "one of none, difference, exact"),
+        ("search:digits_darts", "searcher.tau", -1.0, "greater than 0"),
+        ("search:digits_snas", "searcher.temperature_end", 0.0, "finite number greater than 0"),
+        ("search:digits_snas", "searcher.temperature_end", 2.0, r"at most config\.searcher\.temperature_start=1\.0"),
+        ("search:digits_snas", "searcher.annealing_epochs", 0, "at least 1"),
+        ("search:digits_snas", "searcher.drop_path", 1.0, "from 0 to below 1"),
+        ("search:digits_snas", "searcher.resource_weight", -1.0, "at least 0"),
+        ("search:digits_snas", "searcher.train_share", 0.0, "above 0 and at most 1"),
+        ("search:digits_snas", "alphas.clip_norm", 0.0, "greater than 0 or None"),
+        ("search:digits_snas", "select", "best", r"config\.select=last, or config\.searcher\.train_share=0\.9"),
+        ("search:digits_gdas", "searcher.tau_min", 0.0, "finite number greater than 0"),
+        ("search:digits_gdas", "searcher.tau_min", 11.0, r"at most config\.searcher\.tau_max=10\.0"),
+        ("search:digits_gdas", "searcher.clip_norm", -1.0, "greater than 0"),
+        ("search:digits_random", "searcher.candidates", 0, "at least 1"),
+        ("search:digits_random", "searcher.finalists", 51, r"at most config\.searcher\.candidates=50"),
+        ("search:digits_random", "select", "best", r"validated: write config\.select=last$"),
         ("search:digits", "alphas_as_of", "during", "one of after, before"),
     ],
 )
@@ -507,6 +626,35 @@ def test_a_value_out_of_range_is_refused_by_its_name(preset, name, value, messag
     with pytest.raises(UserError, match=message) as caught:
         settings.from_config(config)
     assert f"config.{name}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("digits", "tau_max"),
+        ("digits", "unrolled"),
+        ("digits_darts", "gamma"),
+        ("digits_snas", "tau"),
+        ("digits_gdas", "temperature_end"),
+        ("digits_gdas", "train_share"),
+        ("digits_random", "keep_zeroise"),
+    ],
+)
+def test_a_setting_of_another_searcher_is_refused(preset, name):
+    config = config_of(f"search:{preset}")
+    config.searcher[name] = {"unrolled": "exact", "keep_zeroise": True}.get(name, 0.7)
+    with pytest.raises(
+        UserError, match=rf"config\.searcher\.{name} is no setting of config\.searcher\.name={config.searcher.name}"
+    ):
+        settings.from_config(config)
+
+
+@pytest.mark.parametrize(("name", "share", "select"), [("snas", None, "last"), ("snas", 0.9, "best"), ("random", None, "last")])
+def test_the_best_epoch_is_taken_where_epochs_are_validated(name, share, select):
+    config = config_of("search:digits")
+    template.choose(config, "searcher", name)
+    config.searcher.train_share = share
+    assert settings.from_config(config).select == select
 
 
 def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
@@ -594,7 +742,7 @@ def test_every_entry_survives_json():
         ({"network": {"genotype": "no_such_cell"}}, "neither a file nor a named cell.*latest_cell"),
         ({"network": 5}, r"config\.network must hold settings, got 5"),
         ({"scheme": 5}, r"config\.scheme must hold settings, got 5"),
-        ({"scheme": {"name": "larq"}}, r"config\.scheme\.name must be one of xnor, float, got 'larq'"),
+        ({"scheme": {"name": "larq"}}, r"config\.scheme\.name must be one of xnor, .*float.*, got 'larq'"),
         ({"scheme": {"gain": 1.0}}, r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero"),
         ({"network": {"name": "resnet"}}, r"config\.network\.name must be one of cells, got 'resnet'"),
         ({"task": "sleep"}, r"config\.task must be one of search, train"),
@@ -611,8 +759,8 @@ def test_a_config_of_the_wrong_form_is_refused(changes, message):
 
 def test_a_missing_setting_is_named():
     stored = settings.to_dict(resolved("train:digits"))
-    del stored["optimizer"]["momentum"]
-    with pytest.raises(UserError, match=r"config\.optimizer\.momentum is missing"):
+    del stored["optimizer"]["learning_rate"]
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate is missing"):
         settings.from_config(stored)
 
 

@@ -118,7 +118,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     """Crop, flip and normalisation of a batch in memory, as a share of a whole training step, both jitted."""
     data = noise(50000, 32, 10)
     program = program_of(run, data, devices.ONE)
-    state = devices.ONE.create(program.create)
+    state = devices.ONE.create(program.create, 0)
     call = devices.ONE.compile_steps(*program.stages)
     feeds = program.feeds(0)
     source = train_source(data.train, run.batch_size, run.seed, data.augmentation, program.model.arithmetic.dtype)

@@ -18,7 +18,7 @@ def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes:
     """All figures of saves of a new state, one after the other, in a temporary directory."""
     where = devices.configure(run)
     program = program_of(run, noise(4 * run.batch_size, image_size, num_classes), where)
-    state = jax.block_until_ready(where.create(program.create))
+    state = jax.block_until_ready(where.create(program.create, 0))
     blocked, on_disk = [], []
     with tempfile.TemporaryDirectory() as folder:
         directory = pathlib.Path(folder) / "checkpoints"

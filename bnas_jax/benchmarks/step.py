@@ -82,7 +82,7 @@ def _ratios(theirs: dict, ours: dict, times: dict[str, list[float]]) -> dict:
 def _flop_figures(program: Program, times: list[float], repeats: int) -> dict:
     """Of steps of these times on one device: what XLA counts is that of a device before its optimizations."""
     seconds = float(np.median(times))
-    shapes = jax.eval_shape(program.create)
+    shapes = jax.eval_shape(program.create, 0)
     flops = sum(_flops(stage, shapes, feed) for stage, feed in zip(program.stages, program.feeds(0), strict=True))
     peak = matrix_peak(repeats)
     return {

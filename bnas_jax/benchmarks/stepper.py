@@ -21,7 +21,7 @@ class Stepper:
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
         self._feeds, self._done = program.feeds, 0
-        self._state = where.settle(where.create(program.create))
+        self._state = where.settle(where.create(program.create, 0))
         self.state_leaves = len(jax.tree.leaves(self._state))
         self._call = where.compile_steps(*program.stages, tuned=tuned)
         self._nothing = where.compile_steps(*(_nothing for _ in program.stages))

@@ -9,9 +9,9 @@ import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
+from bnas_jax.core.ops.batch_norm import EPSILON, MOMENTUM, batch_norm, initial_statistics
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
-from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme, float_weight_conv
+from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 def uniform_fan_in(key, shape, dtype):
@@ -27,10 +27,17 @@ def bias_init(fan_in: int):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with its running statistics, and scale and shift where `affine`."""
+    """Batch normalization with its running statistics, and scale and shift where `affine`.
+
+    epsilon, momentum: see `ops.batch_norm`. least_scale: smaller scales count as this one, with the gradient as if they
+    were it.
+    """
 
     arithmetic: Arithmetic
     affine: bool = True
+    epsilon: float = EPSILON
+    momentum: float = MOMENTUM
+    least_scale: float | None = None
 
     @nn.compact
     def __call__(self, x, *, train: bool):
@@ -38,15 +45,28 @@ class BatchNorm(nn.Module):
         start = initial_statistics((channels,), dtype)
         running = {name: self.variable("batch_stats", name, lambda value=value: value) for name, value in start.items()}
         values = {name: variable.value for name, variable in running.items()}
-        y, new = batch_norm(x, values, arithmetic=self.arithmetic, train=train)
+        y, new = batch_norm(
+            x,
+            values,
+            arithmetic=self.arithmetic,
+            train=train,
+            epsilon=self.epsilon,
+            momentum=self.momentum,
+        )
         # With the batch's statistics in evaluation, none are to be kept.
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             for name, variable in running.items():
                 variable.value = new[name]
         if self.affine:
-            y = y * self.param("scale", nn.initializers.ones, (channels,), dtype)
+            y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
         return y
+
+    def _scale(self, channels: int):
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
+        if self.least_scale is None:
+            return scale
+        return scale + jax.lax.stop_gradient(jnp.maximum(scale, self.least_scale) - scale)
 
 
 class PRelu(nn.Module):
@@ -65,7 +85,7 @@ class Convolution(nn.Module):
     """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
 
     Its weights are the parameter `latent` where they are binarized and `kernel` where they stay float; the optimizer treats
-    parameters of the name `latent` as `Scheme.latents` says. What a binary convolution computes is `Scheme.convolve`.
+    parameters of the name `latent` as `Scheme.latents` says. What it computes is `Scheme.convolve` or `convolve_float`.
 
     binary_weights, binary_input: False keeps that side float. activation: the scheme's, behind the sums.
     """
@@ -85,7 +105,7 @@ class Convolution(nn.Module):
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
-            y = self._float_weights(x)
+            y = self.scheme.convolve_float(self, x)
         if self.activation and self.scheme.activation == "prelu":
             y = PRelu(self.arithmetic, name="prelu")(y)
         if self.bias:
@@ -93,21 +113,19 @@ class Convolution(nn.Module):
             y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
         return y
 
-    def _float_weights(self, x):
-        kernel = self.param("kernel", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
-        return float_weight_conv(
-            x,
-            kernel,
-            scheme=self.scheme,
-            geometry=self.geometry,
-            arithmetic=self.arithmetic,
-            binary_input=self.binary_input,
-            activation=self.activation,
-        )
+    def float_kernel(self, x, features: int | None = None):
+        """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
+        return self._kernel("kernel", x, features)
 
-    def latent(self, x):
-        """The latent weights (kh, kw, C / groups, features), as most schemes have them. Called within `__call__`."""
-        return self.param("latent", uniform_fan_in, self.kernel_shape(x), self.arithmetic.dtype)
+    def latent(self, x, features: int | None = None):
+        """The latent weights (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
+        return self._kernel("latent", x, features)
+
+    def _kernel(self, name: str, x, features: int | None):
+        shape = self.kernel_shape(x)
+        if features is not None:
+            shape = (*shape[:-1], features)
+        return self.param(name, uniform_fan_in, shape, self.arithmetic.dtype)
 
     def kernel_shape(self, x) -> tuple[int, int, int, int]:
         """(kh, kw, C / groups, features)."""
@@ -116,7 +134,7 @@ class Convolution(nn.Module):
     @property
     def has_latent(self) -> bool:
         """Whether its weights are stored as one bit."""
-        return self.binary_weights and self.scheme.binary
+        return self.binary_weights and self.scheme.binary_weights
 
     def output_shape(self, x) -> tuple[int, ...]:
         """(N, H', W', features)."""

@@ -1,9 +1,7 @@
-"""The networks that can be trained: `NETWORKS`, the one table of them. A new network is a new entry.
-
-An entry is a frozen dataclass whose fields are its settings, `config.network.*`, and which builds the module.
-"""
+"""What a network is to the settings, and the stack of searched cells. The table of networks is `bnas_jax.networks`."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
@@ -18,7 +16,13 @@ from bnas_jax.core.schemes import Scheme
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The base of all entries of `NETWORKS`. A subclass raises `UserError` for a setting that cannot be."""
+    """The base of all entries of `NETWORKS`: its fields are settings, `config.network.*`, and it builds the module.
+
+    A subclass raises `UserError` for a setting that cannot be.
+    """
+
+    # Whether the module takes `drop_path_rate`.
+    drops_paths: ClassVar[bool] = True
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> nn.Module:
         """The module, with fields `scheme` and `arithmetic`: `apply(variables, images, train=...)`, NHWC images to logits.
@@ -72,8 +76,3 @@ class Cells(NetworkSettings):
             scheme=scheme,
             arithmetic=arithmetic,
         )
-
-
-NETWORKS: dict[str, type[NetworkSettings]] = {
-    "cells": Cells,
-}

@@ -14,7 +14,7 @@ from flax.core import unfreeze
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import FixedReduction, InterCellSkip, Preprocess
+from bnas_jax.core.cell import FixedReduction, InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.edge_by_edge import Edges, chosen_edges, plain_edges
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form, classify, form_of
@@ -68,8 +68,12 @@ class Supernet(nn.Module):
         return self.mixture(weights, images, train=train)
 
     @nn.compact
-    def mixture(self, weights, images, *, train: bool = False):
-        """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types)."""
+    def mixture(self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None):
+        """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types).
+
+        drop_path_rate: None or that of whole edges, of use in training alone; needs the rng `drop_path`.
+        scalars: None or what is added to all outputs of an edge, {"normal", "reduce"}, each (14,).
+        """
         chex.assert_shape(list(weights.values()), (len(EDGES), len(self.layer_types)))
         if self.edges not in FORMS_OF_EDGES:
             raise UserError(f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}")
@@ -79,6 +83,17 @@ class Supernet(nn.Module):
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
 
+        factors: list | jax.Array = [None] * self.num_cells
+        if train and drop_path_rate is not None:
+            factors = drop_path(
+                self.make_rng("drop_path"),
+                drop_path_rate,
+                cells=self.num_cells,
+                layers=len(EDGES),
+                batch=images.shape[0],
+                arithmetic=self.arithmetic,
+            )
+
         left_float = float_edges(self)
         in_cells = train or self.batch_statistics
         for place in self.places:
@@ -86,7 +101,10 @@ class Supernet(nn.Module):
                 output = self._fixed(place)(before, previous, train=in_cells)
             else:
                 cell = self._mixed(place, left_float[place.index])
-                output = cell(before, previous, weights[place.kind], train=in_cells)
+                on_edges: dict[str, Any] = {"factors": factors[place.index]}
+                if scalars is not None:
+                    on_edges["scalars"] = scalars[place.kind]
+                output = cell(before, previous, weights[place.kind], train=in_cells, **on_edges)
             before, previous = previous, output
         return classify(form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train)
 
@@ -142,8 +160,9 @@ class MixedCell(nn.Module):
     shared_statistics: bool
 
     @nn.compact
-    def __call__(self, before, previous, weights, *, train: bool):
-        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types)."""
+    def __call__(self, before, previous, weights, *, train: bool, factors=None, scalars=None):
+        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types); factors: None or this cell's
+        `drop_path`, (14, N); scalars: None or what is added to each edge, (14,)."""
         binary = self.binary_preprocess
         preprocess = Preprocess(
             place=self.place,
@@ -166,7 +185,12 @@ class MixedCell(nn.Module):
             mixed = self._edges_from(source)(states[source], weights[jnp.array(leaving)], train=train)
             for position, edge in enumerate(leaving):
                 node = EDGES[edge][1] - INPUTS
-                nodes[node] = nodes[node] + mixed[:, :, :, position]
+                edge_output = mixed[:, :, :, position]
+                if factors is not None:
+                    edge_output = edge_output * factors[edge][:, None, None, None]
+                if scalars is not None:
+                    edge_output = edge_output + scalars[edge]
+                nodes[node] = nodes[node] + edge_output
         output = jnp.concatenate(nodes, axis=-1)
 
         if self.skip and self.place.follows_a_cell:
@@ -375,7 +399,7 @@ class MixedEdges(nn.Module):
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
-            if not self.scheme.binary:
+            if not self.scheme.binary_weights:
                 floats = edges
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):
                 if count:

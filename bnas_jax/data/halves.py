@@ -1,5 +1,7 @@
 """The division of a set: into the two halves of a search, or a training and a test set where it has none."""
 
+import math
+
 import numpy as np
 
 from bnas_jax.core.errors import UserError
@@ -8,16 +10,21 @@ from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.encoded import Encoded
 
 
-def split_half(examples: Arrays | Encoded, seed: int, split: str = "random") -> tuple[Arrays | Encoded, Arrays | Encoded]:
+def split_half(
+    examples: Arrays | Encoded, seed: int, split: str = "random", *, share: float = 0.5
+) -> tuple[Arrays | Encoded, Arrays | Encoded]:
     """Two halves: one for the weights, one for the architecture parameters.
 
     Each example is in exactly one of them; of an odd number the first half has one more. split: drawn at `random`;
-    `stratified`, so that each class is halved; or `in_order`, the first half of the set and the second.
+    `stratified`, so that each class is halved; or `in_order`, the first half of the set and the second. share: of the first
+    part, where they are no halves.
     """
     if len(examples) < 2:
         raise UserError(f"{examples.name}: one example cannot be divided into two halves; a search needs more data")
     rows = _rows(examples, seed, split)
-    middle = (len(rows) + 1) // 2
+    middle = math.ceil(share * len(rows))
+    if not 0 < middle < len(rows):
+        raise UserError(f"config.searcher.train_share={share} of {len(rows)} images leaves one part empty; change it")
     return examples.take(rows[:middle]), examples.take(rows[middle:])
 
 

@@ -47,6 +47,7 @@ class TrainSource:
 
     def __post_init__(self) -> None:
         _check(self.arrays, self.batch_size, self.augmentation)
+        self.augmentation.check_size(*self.arrays.images.shape[1:3])
         order.check_seed(self.seed)
         if self.batch_size > len(self.arrays):
             raise UserError(
@@ -62,7 +63,7 @@ class TrainSource:
         """What `prepare` needs for global step `step` (from 0), on the device.
 
         `images` and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch, `position` int32
-        (2,) the epoch and the step within it.
+        (2,) the epoch and the step within it, `seed` uint32: as an argument, runs of other seeds share what is compiled.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
         return self._data | {
@@ -76,13 +77,13 @@ class TrainSource:
         epoch, index = feed["position"]
         places = shard * size + jnp.arange(size, dtype=jnp.int32)
         rows = feed["order"][places if self.fresh else index * self.batch_size + places]
-        key = step_key(self.seed, epoch, index)
+        key = step_key(feed["seed"], epoch, index)
         images = augmented(key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype)
         return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
     def _data(self) -> Feed:
-        return _placed(self.arrays, self.place)
+        return _placed(self.arrays, self.place) | seed_of_feeds(self.seed, self.place)
 
     def _drawn(self, step: int) -> np.ndarray:
         return order.shuffled(len(self.arrays), self.seed, order.FRESH, step)[: self.batch_size]
@@ -148,10 +149,17 @@ def evaluated(images: jax.Array, rows: jax.Array, size: int, places: jax.Array, 
     return augmented(key, images, rows, size, places, source.augmentation, source.dtype)
 
 
-def step_key(seed: int, epoch: Any, index: Any) -> jax.Array:
-    """The key of step `index` of an epoch. Generator and width of the seed are named, so that neither a JAX flag nor 64-bit
-    mode changes the numbers."""
-    key = jax.random.key(np.uint32(seed), impl="threefry2x32")
+def seed_of_feeds(seed: int, place: Place) -> Feed:
+    """The part of every feed that says the seed."""
+    return {"seed": place(np.array(seed, np.uint32))}
+
+
+def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
+    """The key of step `index` of an epoch. seed: a number or a uint32 array.
+
+    Generator and width of the seed are named, so that neither a JAX flag nor 64-bit mode changes the numbers.
+    """
+    key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(key, epoch), index)
 
 

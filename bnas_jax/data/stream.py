@@ -28,7 +28,7 @@ from bnas_jax.data import order
 from bnas_jax.data.augment import Augmentation, augmented
 from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.images import BadImage, Box
-from bnas_jax.data.pipeline import Batch, Feed, Place, evaluated, shard_size, step_key
+from bnas_jax.data.pipeline import Batch, Feed, Place, evaluated, seed_of_feeds, shard_size, step_key
 
 _FOREVER = 2**60
 # Orders that are kept: more fresh ones than batches that are read at once, and those of this epoch and the next.
@@ -58,6 +58,7 @@ class StreamTrainSource:
 
     def __post_init__(self) -> None:
         _check(self.examples, self.batch_size, self.augmentation)
+        self.augmentation.check_size(*self.examples.image_shape[:2])
         order.check_seed(self.seed)
         if self.batch_size > len(self.examples):
             raise UserError(
@@ -70,13 +71,14 @@ class StreamTrainSource:
         return len(self.examples) // self.batch_size
 
     def feed(self, step: int) -> Feed:
-        """`images` uint8 (B / hosts, H, W, C) and `labels` of this host's part of the batch, and `position` as in memory."""
+        """`images` uint8 (B / hosts, H, W, C) and `labels` of this host's part of the batch; the rest as in memory."""
         items = self._batches.get(int(step))
         epoch, index = divmod(int(step), self.steps_per_epoch)
         return {
             "images": self.place_rows(items["image"]),
             "labels": self.place_rows(items["label"]),
             "position": self.place(np.array([epoch, index], np.int32)),
+            **self._seed,
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
@@ -87,10 +89,14 @@ class StreamTrainSource:
         size = shard_size(self.batch_size, shards)
         first = shard * size
         rows = _rows(feed["labels"], size, first)
-        key = step_key(self.seed, *feed["position"])
+        key = step_key(feed["seed"], *feed["position"])
         places = first + jnp.arange(size, dtype=jnp.int32)
         images = augmented(key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype)
         return {"image": images, "label": feed["labels"][rows]}
+
+    @cached_property
+    def _seed(self) -> Feed:
+        return seed_of_feeds(self.seed, self.place)
 
     @cached_property
     def _batches(self) -> "_Batches":

@@ -162,10 +162,11 @@ class Devices:
         fits = lambda leaf: isinstance(leaf, jax.Array) and leaf.sharding == wanted
         return jax.tree.map(lambda leaf: leaf if fits(leaf) else self.place(leaf), state)
 
-    def create(self, function: Callable):
-        """`function()`, jitted. It runs once, and drawing many parameters takes longest to compile, so that is kept short."""
+    def create(self, function: Callable, *arguments):
+        """`function(*arguments)`, jitted. It runs once, and drawing many parameters takes longest to compile, so that is kept
+        short."""
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        created = jax.jit(function, compiler_options=options)()
+        created = jax.jit(function, compiler_options=options)(*arguments)
         return created if self.parallel == "none" else jax.tree.map(self.place, created)
 
     def compile_steps(self, *stages: Callable, tuned: bool = True) -> "Steps":

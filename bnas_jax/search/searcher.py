@@ -6,27 +6,33 @@ objective adds, a gradient of its own where it has one, and the genotype that al
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, Genotype
 from bnas_jax.core.layers import learnable_share
 
 WEIGHTS, ALPHAS = "weights", "alphas"
 TRAIN, VALID = "train", "valid"
+# Of a field: not a setting; and a setting of the derivation alone, which may change between the stops of one run.
+NO_SETTING = {"setting": False}
+DERIVATION = {"derivation": True}
 
 
 class Stage(NamedTuple):
     """A part of a step. batches: what it takes, of `TRAIN` and `VALID`; the objective is that of the first. moves: what its
-    gradient moves, of `WEIGHTS` and `ALPHAS`."""
+    gradient moves, of `WEIGHTS` and `ALPHAS`. beside: what it takes the gradient at besides, for `Searcher.clip`."""
 
     batches: tuple[str, ...]
     moves: frozenset[str]
+    beside: frozenset[str] = frozenset()
 
 
 class Progress(NamedTuple):
@@ -36,33 +42,84 @@ class Progress(NamedTuple):
     num_epochs: int
 
 
-# (params, alphas, batch) -> the mean cross-entropy of a batch.
-Loss = Callable[[Any, Alphas, Mapping], jax.Array]
-# (params, gradients at them) -> params after one update of the weights' optimizer, which keeps nothing of it.
+# (params, alphas) -> the mean cross-entropy of a part of a batch.
+Loss = Callable[[Any, Alphas], jax.Array]
+# (function, name of a batch) -> the mean of `function(loss)` over the parts of that batch: microbatches and devices.
+Mean = Callable[[Callable[[Loss], Any], str], Any]
+# (params, gradients at them) -> params after one update of the weights' optimizer, which keeps nothing of it and does not clip.
 Virtual = Callable[[Any, Any], Any]
+
+
+class Finished(NamedTuple):
+    """What a searcher that scores candidates ends with. genotype: the one taken; top1: its score in %. candidates: all of them,
+    as candidates.json lists them."""
+
+    genotype: Genotype
+    top1: float
+    candidates: list[dict]
+
+
+# (weights of the layer types, numbers of held-out batches or None for all) -> top-1 in %.
+Score = Callable[[Mapping[str, Any], range | None], float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
     """The base of all searchers: alpha on validation data, then weights on training data, with softmax mixtures (DARTS).
 
-    Fields of a subclass are its settings, `config.searcher.*`. `layer_types` are the columns of alpha: those of the supernet,
-    which `SearchStep` hands over.
+    Fields of a subclass are its settings, `config.searcher.*`, but for those with the metadata `NO_SETTING`.
+    layer_types: the columns of alpha, and fixed_reduction: whether the reduction cell is hand-made and has no alpha: those of
+    the supernet, which `SearchStep` hands over.
+    train_share: of the training set, the part that the weights see; the rest is held out, none where it is 1.
     """
 
-    layer_types: tuple[str, ...] = dataclasses.field(default=TABLE_3, kw_only=True, metadata={"setting": False})
+    layer_types: tuple[str, ...] = dataclasses.field(default=TABLE_3, kw_only=True, metadata=NO_SETTING)
+    fixed_reduction: bool = dataclasses.field(default=False, kw_only=True, metadata=NO_SETTING)
+    train_share: float = dataclasses.field(default=0.5, kw_only=True, metadata=NO_SETTING)
 
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage((VALID,), frozenset({ALPHAS})),
         Stage((TRAIN,), frozenset({WEIGHTS})),
     )
+    # Whether there is an alpha that a genotype is derived from, and that an epoch is evaluated with.
+    has_alphas: ClassVar[bool] = True
+    # Which weights decay: all, or those that have moved, since they had a gradient.
+    decayed: ClassVar[str] = "all"
+    # Whether the weights of an edge are 0 but for one, so that the others need not run (`edges="chosen"`).
+    one_layer: ClassVar[bool] = False
+
+    @property
+    def drop_path_rate(self) -> float:
+        """Of the edges of the supernet, in each step."""
+        return 0.0
+
+    @property
+    def second_order(self) -> bool:
+        """Whether `gradient` takes second derivatives, so that it needs the losses of the plain arithmetic."""
+        return False
+
+    def of(self, supernet: Any) -> Self:
+        """This searcher with the columns and cells of alpha of a supernet, or of the settings of one."""
+        fixed = getattr(supernet, "fixed_reduction", False)
+        return dataclasses.replace(self, layer_types=supernet.layer_types, fixed_reduction=fixed)
+
+    def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> Self:
+        """This searcher with what it needs to know of the supernet and its images."""
+        del supernet, image_shape
+        return self
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """alpha at the start, {"normal", "reduce"}, each (14, layer types).
+        """alpha at the start, {"normal", "reduce"}, each (14, layer types), or {"normal"} beside a fixed reduction cell.
 
-        {} for a searcher without any, which overrides `weights`, `derive` and `record`, too.
+        {} for a searcher without any (`has_alphas`), which overrides `weights`, `derive` and `record`, too.
         """
-        return alphas_lib.init(key, len(self.layer_types), dtype)
+        drawn = alphas_lib.init(key, len(self.layer_types), dtype)
+        return {name: drawn[name] for name in self.searched}
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The cells that are searched."""
+        return ("normal",) if self.fixed_reduction else ("normal", "reduce")
 
     def weights(self, alphas: Alphas, key, progress: Progress | None) -> dict[str, jax.Array]:
         """The weights of the layer types, shapes as alpha.
@@ -72,18 +129,42 @@ class Searcher:
         del key, progress
         return alphas_lib.relax(alphas)
 
+    def scalars(self, alphas: Alphas, key, progress: Progress) -> dict[str, jax.Array] | None:
+        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each, where it adds anything.
+
+        key: that of `weights`.
+        """
+        del alphas, key, progress
+        return None
+
+    def temperature(self, progress: Progress) -> jax.Array | None:
+        """Of what `weights` draws, where it has one."""
+        del progress
+        return None
+
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
         """What the objective of a stage that moves alpha adds to the cross-entropy."""
         del alphas, progress
         return jnp.zeros(())
 
-    def gradient(self, loss: Loss, virtual: Virtual, params, alphas: Alphas, batches: Mapping) -> Any | None:
-        """A gradient of the loss at alpha of the searcher's own, or None for the ordinary one. batches: by name.
+    def resources(self, weights: Mapping[str, jax.Array]) -> jax.Array:
+        """What that objective adds for the weights of the layer types of the step."""
+        del weights
+        return jnp.zeros(())
 
-        That of the regularizer is added to it.
+    def gradient(self, mean: Mean, virtual: Virtual, params, alphas: Alphas) -> Any | None:
+        """A gradient of the loss at alpha of the searcher's own, or None for the ordinary one.
+
+        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient at the weights of a batch that the stage
+        takes, over all microbatches and devices; whatever is linear in the loss may stand in its place. Running statistics
+        stay as they are. The gradient of `regularizer` and `resources` is added to it.
         """
-        del loss, virtual, params, alphas, batches
+        del mean, virtual, params, alphas
         return None
+
+    def clip(self, gradients: dict[str, Any]) -> dict[str, Any]:
+        """The gradients of a stage, {"weights", "alphas"} as far as it takes them, before the optimizers."""
+        return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
         """The genotype that alpha stands for."""
@@ -98,3 +179,20 @@ class Searcher:
             "learnable_share": learnable_share(genotype),
             "genotype": genotype.to_dict(),
         }
+
+    def finish(self, key, score: Score) -> Finished | None:
+        """The end of a search without alpha, whose genotype scores best."""
+        del key, score
+        return None
+
+
+def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> None:
+    """`UserError` for the first of these settings that is no finite number above 0, or from `least` on."""
+    for name in names:
+        value = getattr(searcher, name)
+        if least is None:
+            fits, wanted = value > 0, "greater than 0"
+        else:
+            fits, wanted = value >= least, f"at least {least:g}"
+        if not (fits and value < float("inf")):
+            raise UserError(f"config.searcher.{name} must be a finite number {wanted}, got {value}")

@@ -3,18 +3,21 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bnas_jax.settings import entries
+
 # Settings that may change between the stops of one run: none of them says what is trained, on what or how. Numbers of the same
-# run differ by rounding alone where other devices, or other parts of a batch, are added up.
+# run differ by rounding alone where other devices, or other parts of a batch, are added up. Those of a searcher that its
+# derivation alone reads are free, too.
 _FREE = (
     *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
     *("parallel", "steps_per_call", "distributed", "dataset.path", "dataset.workers", "network.edges"),
-    *("searcher.gamma", "searcher.keep_zeroise", "select", "alphas_as_of"),
+    *("select", "alphas_as_of"),
 )
 
 
 # Those that --change may change beside them: the network, the data and the count of steps stay what they are.
 CHANGEABLE = (
-    *("optimizer", "weights", "alphas", "precision", "num_epochs"),
+    *("optimizer", "recipe", "weights", "alphas", "precision", "num_epochs"),
     *("checkpoint", "checkpoint_every_steps", "checkpoint_every_minutes"),
 )
 
@@ -28,13 +31,15 @@ class Difference(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        return _is_among(self.key, _FREE)
+        return _is_among(self.key, (*_FREE, *entries.derivation_settings()))
 
     @property
     def is_changeable(self) -> bool:
         return _is_among(self.key, CHANGEABLE)
 
     def __str__(self) -> str:
+        if isinstance(self.ours, list) and isinstance(self.theirs, list) and max(len(self.ours), len(self.theirs)) > 3:
+            return f"config.{self.key} is not the same as there"
         return f"config.{self.key} is {self.ours!r} now and {self.theirs!r} there"
 
 

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bnas_jax.core.networks import NETWORKS, NetworkSettings
+from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import SCHEMES, Scheme
+from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Searcher
 from bnas_jax.settings.checks import choice, require
 
@@ -16,6 +17,12 @@ TABLES: dict[Any, Mapping[str, type]] = {Scheme: SCHEMES, Searcher: SEARCHERS, N
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
     """The fields of an entry that are settings: all but those that say otherwise in their metadata."""
     return {f.name: f for f in dataclasses.fields(entry) if f.metadata.get("setting", True)}
+
+
+def derivation_settings() -> tuple[str, ...]:
+    """The settings of searchers that are of the derivation alone, as `searcher.NAME`."""
+    fields = [f for entry in SEARCHERS.values() for f in dataclasses.fields(entry)]
+    return tuple({f"searcher.{f.name}" for f in fields if f.metadata.get("derivation")})
 
 
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:

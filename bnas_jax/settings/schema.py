@@ -11,18 +11,23 @@ import jax.numpy as jnp
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import REDUCTION_SKIPS
 from bnas_jax.core.conventions import CONVENTIONS
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import form_of
 from bnas_jax.core.layers import LAYERS
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.supernet import FORMS_OF_EDGES, Supernet
 from bnas_jax.search import Searcher
 from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
+from bnas_jax.settings.recipes import NO_RECIPE
 
 PRECISIONS = ("float32", "bfloat16", "float64")
 MATMUL_PRECISIONS = ("default", "high", "highest")
 PARALLEL = ("auto", "none", "pmap", "shard_map")
 SPLITS = ("random", "stratified", "in_order")
-SCHEDULES = ("one_cycle", "cosine_restarts", "cosine")
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("one_cycle", "cosine_restarts", "cosine", "linear", "steps")
+DECAYED = ("all", "kernels")
 SELECT = ("best", "last")
 AS_OF = ("after", "before")
 
@@ -49,14 +54,15 @@ def without_effect(name: str) -> tuple[str, ...]:
 class DatasetSettings:
     """name: see `data.load`. path: where its files are. None takes the data set's own.
 
-    mean, std: of each channel, on the scale 0 to 1, by which images are normalised; both or none. pad, flip, min_area, jitter:
-    the augmentation, see `data.augment`. image_size: side to which images are brought; resize: side of which it is the centre.
-    channels: 1 or 3. split: share of a set without test images that becomes its test set, drawn by split_seed, whatever the
-    run's seed. white_level: the number that is white in images of more than 8 bits, see `data.images`. in_memory_mib: larger
-    sets are streamed. search_split: the halves of a search, drawn at `random`, `stratified` so that each class is halved, or
-    the first and the second half `in_order`. augment_validation: a search augments the images that its epochs are validated on,
-    too. bad_images: those that cannot be read are an error (fail) or left out and counted (skip). workers: processes that
-    read. What has no effect on the data set is refused, see `WITHOUT_EFFECT`.
+    mean, std: of each channel, on the scale 0 to 1, by which images are normalised; both or none. pad, flip, min_area,
+    jitter, cutout: the augmentation, see `data.augment`. image_size: side to which images are brought; resize: side of
+    which it is the centre. channels: 1 or 3. split: share of a set without test images that becomes its test set, drawn by
+    split_seed, whatever the run's seed. white_level: the number that is white in images of more than 8 bits, see
+    `data.images`. in_memory_mib: larger sets are streamed. search_split: the halves of a search, drawn at `random`,
+    `stratified` so that each class is halved, or the first and the second half `in_order`. augment_validation: a search
+    augments the images that its epochs are validated on, too. bad_images: those that cannot be read are an error (fail) or
+    left out and counted (skip). workers: processes that read. What has no effect on the data set is refused, see
+    `WITHOUT_EFFECT`.
     """
 
     name: str
@@ -67,6 +73,7 @@ class DatasetSettings:
     flip: bool | None = None
     min_area: float | None = None
     jitter: tuple[float, ...] | None = None
+    cutout: int | None = None
     image_size: int | None = None
     resize: int | None = None
     channels: int | None = None
@@ -81,7 +88,9 @@ class DatasetSettings:
 
     def __post_init__(self):
         self._check_effect()
-        require(self.pad is None or self.pad >= 0, f"config.dataset.pad must be 0 or more pixels, got {self.pad}")
+        for name in ("pad", "cutout"):
+            pixels = getattr(self, name)
+            require(pixels is None or pixels >= 0, f"config.dataset.{name} must be 0 or more pixels, got {pixels}")
         at_least = {"image_size": 1, "resize": self.image_size or 1, "in_memory_mib": 0, "split_seed": 0, "workers": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -238,7 +247,9 @@ class SupernetSettings:
     """The supernet (section 5.1), see `core.supernet.Supernet`.
 
     layer_types: the search space, names of `core.layers.LAYERS`; by default Table 3. edges: `shared` or `plain`, two forms
-    of one function.
+    of one function, or `chosen`, which runs the layer of the largest weight alone, for searchers whose weights are 0 beside it.
+    form: what differs beside the edges: cifar (BNAS), darts, snas, gdas. fixed_reduction: the reduction cells are the hand-made
+    ones of GDAS.
     """
 
     num_cells: int
@@ -249,12 +260,15 @@ class SupernetSettings:
     float_head: bool = False
     binary_preprocess: bool = False
     edges: str = "shared"
+    form: str = "cifar"
+    fixed_reduction: bool = False
 
     def __post_init__(self):
         prefix = "config.network"
+        form_of(self.form)
         positive(prefix, self, "num_cells", "channels")
         unknown = [name for name in self.layer_types if name not in LAYERS]
-        require(not unknown, f"{prefix}.layer_types: unknown {unknown}; known: {', '.join(LAYERS)}")
+        require(not unknown, f"{prefix}.layer_types: unknown {', '.join(unknown)}; known: {', '.join(LAYERS)}")
         learnable = [name for name in LAYERS if LAYERS[name].learnable]
         require(
             any(name in learnable for name in self.layer_types),
@@ -276,6 +290,8 @@ class SupernetSettings:
             float_head=self.float_head,
             binary_preprocess=self.binary_preprocess,
             edges=self.edges,
+            form=self.form,
+            fixed_reduction=self.fixed_reduction,
             scheme=scheme,
             arithmetic=arithmetic,
         )
@@ -286,6 +302,7 @@ class WeightSettings:
     """SGD on the supernet's weights, cosine-annealed each epoch. clip_norm: None is the convention's, inf does not clip.
 
     first_epoch: where on the cosine the first epoch lies: 0, or 1 in the release, which steps its scheduler beforehand.
+    nesterov: Nesterov's momentum.
     """
 
     learning_rate: float
@@ -294,6 +311,7 @@ class WeightSettings:
     weight_decay: float
     clip_norm: float | None
     first_epoch: int
+    nesterov: bool = False
 
     def __post_init__(self):
         rates("config.weights", self, "learning_rate")
@@ -305,17 +323,19 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha, with L2 regularisation (DARTS)."""
+    """Adam on alpha, with L2 regularisation (DARTS). clip_norm: to which alpha's gradient is clipped before, or None."""
 
     learning_rate: float
     beta1: float
     beta2: float
     weight_decay: float
+    clip_norm: float | None = None
 
     def __post_init__(self):
         rates("config.alphas", self, "learning_rate")
         rates("config.alphas", self, "weight_decay", least=0)
         shares("config.alphas", self, "beta1", "beta2")
+        clipping("config.alphas", self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,46 +360,109 @@ class SearchSettings(RunSettings):
         choice("config.select", self.select, SELECT)
         choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
         choice("config.alpha_batches", self.alpha_batches, ("epoch", "fresh"))
+        searcher = self.searcher
+        message = (
+            "config.network.edges=chosen runs one layer an edge, and the weights of this searcher mix them: write"
+            " config.network.edges=shared"
+        )
+        require(self.network.edges != "chosen" or searcher.one_layer, message)
+        validated = searcher.has_alphas and searcher.train_share < 1
+        instead = ", or config.searcher.train_share=0.9, which holds a part of the data out" if searcher.has_alphas else ""
+        message = f"config.select=best is for searchers whose epochs are validated: write config.select=last{instead}"
+        require(validated or self.select == "last", message)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """SGD on the final network's weights.
+    """What moves the final network's weights. name: `sgd` with momentum, or `adam`; both as in PyTorch.
 
-    schedule: one_cycle: low -> learning_rate -> low over 1 - tail of the steps, then low -> min_learning_rate; cosine_restarts:
-    from learning_rate to min_learning_rate every `cycle_epochs`; cosine: the same once. momentum_low: the momentum at the
-    cycle's top; None keeps `momentum`.
+    schedule: of the learning rate, one of
+
+    - one_cycle: low -> learning_rate -> low over 1 - tail of the steps, then low -> min_learning_rate;
+    - cosine: from learning_rate to min_learning_rate; cosine_restarts: the same every `cycle_epochs`;
+    - linear: from learning_rate to min_learning_rate;
+    - steps: learning_rate, multiplied by decay_factor at each of decay_epochs.
+
+    schedule_by: a cosine or linear schedule changes at each `step` or each `epoch`; by epoch, first_epoch says where on it
+    the first one lies: 0, or 1 where a code steps its scheduler beforehand. momentum, nesterov: of SGD; momentum_low: the
+    momentum at the cycle's top, None keeps `momentum`. beta1, beta2, eps: of Adam. weight_decay: is added to the gradient;
+    decayed: which parameters, see `training.optimizers.with_decay`. auxiliary_weight: of the loss at an auxiliary classifier,
+    where the network has one.
     """
 
     schedule: str
     learning_rate: float
-    low_learning_rate: float
-    min_learning_rate: float
-    tail: float
-    cycle_epochs: int
-    momentum: float
-    momentum_low: float | None
-    weight_decay: float
-    clip_norm: float | None
-    label_smoothing: float
-    drop_path: float
+    name: str = "sgd"
+    low_learning_rate: float = 0.0
+    min_learning_rate: float = 0.0
+    tail: float = 0.0
+    cycle_epochs: int = 50
+    decay_epochs: tuple[int, ...] = ()
+    decay_factor: float = 0.1
+    schedule_by: str = "step"
+    first_epoch: int = 0
+    momentum: float = 0.9
+    momentum_low: float | None = None
+    nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decayed: str = "all"
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    drop_path: float = 0.0
+    auxiliary_weight: float = 0.4
 
     def __post_init__(self):
-        rates("config.optimizer", self, "learning_rate")
-        rates("config.optimizer", self, "low_learning_rate", "min_learning_rate", "weight_decay", least=0)
+        prefix = "config.optimizer"
+        choice(f"{prefix}.name", self.name, OPTIMIZERS)
+        choice(f"{prefix}.schedule", self.schedule, SCHEDULES)
+        choice(f"{prefix}.schedule_by", self.schedule_by, ("step", "epoch"))
+        choice(f"{prefix}.first_epoch", self.first_epoch, (0, 1))
+        choice(f"{prefix}.decayed", self.decayed, DECAYED)
+        rates(prefix, self, "learning_rate", "decay_factor", "eps")
+        rates(prefix, self, "low_learning_rate", "min_learning_rate", "weight_decay", "auxiliary_weight", least=0)
         low = () if self.momentum_low is None else ("momentum_low",)
-        shares("config.optimizer", self, "momentum", *low, "label_smoothing", "drop_path", "tail")
-        clipping("config.optimizer", self)
-        choice("config.optimizer.schedule", self.schedule, SCHEDULES)
-        require(self.cycle_epochs >= 1, f"config.optimizer.cycle_epochs must be at least 1, got {self.cycle_epochs}")
+        shares(prefix, self, "momentum", *low, "beta1", "beta2", "label_smoothing", "drop_path", "tail")
+        clipping(prefix, self)
+        positive(prefix, self, "cycle_epochs")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        prefix = "config.optimizer"
+        by_epoch = self.schedule in ("cosine", "linear")
+        message = f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got {self.schedule}"
+        require(by_epoch or self.schedule_by == "step", message)
+        message = f"{prefix}.first_epoch={self.first_epoch} has no effect without {prefix}.schedule_by=epoch"
+        require(not self.first_epoch or self.schedule_by == "epoch", message)
+        epochs = list(self.decay_epochs)
+        wanted = f"{prefix}.decay_epochs must be growing numbers from 1 on"
+        require(epochs == sorted(set(epochs)) and min(epochs, default=1) >= 1, f"{wanted}, got {epochs}")
+        require(self.schedule != "steps" or epochs, f"{prefix}.schedule=steps needs {prefix}.decay_epochs, such as 60,120")
+        message = f"{prefix}.nesterov needs a momentum; write {prefix}.momentum=0.9"
+        require(not self.nesterov or self.momentum > 0, message)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings(RunSettings):
-    """The training of a final network. network: an entry of `core.networks.NETWORKS`."""
+    """The training of a final network. network: an entry of `networks.NETWORKS`. recipe: see `recipes.RECIPES`."""
 
     network: NetworkSettings
     optimizer: OptimizerSettings
+    recipe: str = NO_RECIPE
+
+    def __post_init__(self):
+        super().__post_init__()
+        epochs = self.optimizer.decay_epochs
+        if self.optimizer.schedule == "steps" and max(epochs) >= self.num_epochs:
+            written = ",".join(map(str, epochs))
+            raise UserError(
+                f"config.optimizer.decay_epochs={written} are not all below config.num_epochs={self.num_epochs};"
+                " write smaller ones, or another config.optimizer.schedule"
+            )
+        drops = self.network.drops_paths or self.optimizer.drop_path == 0
+        require(drops, "config.optimizer.drop_path is of networks of cells; write 0 for this one")
 
 
 Settings = SearchSettings | TrainSettings

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict, config_dict
 
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.genotype import Genotype
-from bnas_jax.core.networks import NETWORKS
 from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
 from bnas_jax.settings.parse import field_types
@@ -41,7 +41,7 @@ def choose(config: ConfigDict, name: str, entry: str) -> None:
     """Sets the entry of one of `GROUPS`; what the config says of settings that this one lacks is taken back."""
     if entry in GROUPS[name]:
         known = entries.settings_of(GROUPS[name][entry])
-        blocks = [config.get(block) or {} for block in CONVENTIONS]
+        blocks = [config.get(block) or {} for block in ("preset", *CONVENTIONS)]
         for values in (config, *blocks):
             settings = values.get(name) or {}
             for key in settings:

@@ -1,7 +1,6 @@
 """Genotypes from the history of alpha that a search keeps in alphas.npz: of which epoch, before or after it."""
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,8 +10,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.search import Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training.workdir import WorkDir, write_whole
-
-HISTORY = "alphas.npz"
+from bnas_jax.workdir.history import read_history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +30,11 @@ def rule_of(run: SearchSettings) -> Rule:
 def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     """The genotype that the rule takes from a history, and how it was taken, as genotype.json holds it.
 
-    history: as `read_history` gives it. `UserError` for an epoch that is not there.
+    history: as `read_history` gives it. `UserError` for an epoch that is not there, or the best of epochs that were not
+    validated.
     """
-    epoch = _epoch(rule.epoch, np.asarray(history["valid_top1"]))
+    valid_top1 = np.asarray(history["valid_top1"])
+    epoch = _epoch(rule.epoch, valid_top1)
     row = epoch
     if rule.as_of == "after":
         row += 1
@@ -46,13 +46,20 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
         "alphas_as_of": rule.as_of,
         "epoch": epoch,
         **{name: getattr(searcher, name) for name in ("gamma", "keep_zeroise") if hasattr(searcher, name)},
-        "valid_top1": float(history["valid_top1"][epoch]),
+        "valid_top1": number_or_none(valid_top1[epoch]),
     }
+
+
+def number_or_none(accuracy) -> float | None:
+    """An accuracy in %; None where an epoch had no images held out to be validated on."""
+    return float(accuracy) if np.isfinite(accuracy) else None
 
 
 def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     count = len(valid_top1)
     if wanted == "best":
+        if not np.isfinite(valid_top1).any():
+            raise UserError("no epoch of this search is the best, as it holds no images out: write last, or a number")
         return int(np.nanargmax(valid_top1))
     if wanted == "last":
         return count - 1
@@ -62,28 +69,16 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     return int(wanted)
 
 
-def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
-    """What a search, ended or under way, has left of its alphas.
-
-    By the names of alpha, such as `normal` and `reduce`: alpha before the first and after each epoch, (epochs + 1, 14, types)
-    each; `valid_top1`: the supernet's validation accuracies in %, (epochs,). `UserError` where no epoch has ended, or the
-    file is damaged.
-    """
-    path = workdir / HISTORY
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in {*stored.files, "valid_top1"}}
-    except FileNotFoundError:
-        missing = f"{workdir.path} has no {HISTORY} yet: no epoch of its search has ended"
-        raise UserError(f"{missing}; run search with this --workdir first") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or search again in another --workdir") from None
-
-
 def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
     """Writes the genotype that the rule takes from a search's work directory into the file `out`."""
+    if not searcher.has_alphas:
+        raise UserError(
+            f"{workdir.path} holds a search without alphas, of which nothing is derived: its cell is that of its genotype.json"
+        )
     record = taken(searcher, rule, read_history(workdir))
     path = paths.local(out, "--out")
+    if path.is_dir():
+        raise UserError(f"--out={out} is a folder; write the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, record)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -50,7 +50,7 @@ def _statistics(dataset: DatasetSettings) -> Statistics | None:
 
 
 def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
-    given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
+    given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter", "cutout")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(augmentation, **changes)
 
@@ -76,7 +76,7 @@ class Evaluator:
     """Evaluates on one data set; the step is compiled once.
 
     model: a network, or a supernet, for which the searcher says the mixture. augment_seed: of images that are augmented as
-    in training, else None.
+    in training, else None. batch_size: None is that of the settings. batch_statistics: see `EvaluationStep`.
     """
 
     def __init__(
@@ -89,13 +89,15 @@ class Evaluator:
         where: Devices = devices.ONE,
         searcher: Searcher | None = None,
         augment_seed: int | None = None,
+        batch_size: int | None = None,
+        batch_statistics: bool = False,
     ):
-        batch_size = min(run.eval_batch_size, len(examples))
+        batch_size = batch_size or min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
         dtype = model.arithmetic.dtype
         placement = where.placement()
         self._source = eval_source(examples, batch_size, augmentation, dtype, placement, augment_seed=augment_seed)
-        step = EvaluationStep(model, searcher=searcher, axis=where.axis)
+        step = EvaluationStep(model, searcher=searcher, axis=where.axis, batch_statistics=batch_statistics)
 
         def evaluation(variables, feed):
             return step(variables, where.batch(self._source, feed))
@@ -107,16 +109,22 @@ class Evaluator:
         return self._step, (variables, self._source.feed(batch, epoch))
 
     def __call__(
-        self, variables: dict, *, epoch: int = 0, between_batches: Callable[[], object] = lambda: None
+        self,
+        variables: dict,
+        *,
+        epoch: int = 0,
+        between_batches: Callable[[], object] = lambda: None,
+        batches: Sequence[int] | None = None,
     ) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples".
 
         variables: {"params", "batch_stats"}, and "alphas" of a supernet. epoch: whose augmentation it is, where there is one.
-        between_batches: called there; what it raises ends the evaluation.
+        between_batches: called there; what it raises ends the evaluation. batches: the numbers of those that are evaluated,
+        None is all.
         """
         sums: list[Any] = []
-        for batch in range(len(self._source)):
-            if batch:
+        for batch in batches or range(len(self._source)):
+            if sums:
                 jax.block_until_ready(sums[-2:-1])  # no more than two are under way, so that it is called in time
                 between_batches()
             program, arguments = self.call(variables, batch=batch, epoch=epoch)

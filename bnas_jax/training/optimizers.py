@@ -1,10 +1,11 @@
 """Optimizers, as chains in which every rule of the method is one link (methods.md A2, D).
 
-Latent weights, the parameters that `layers.is_latent` knows by name, have two links of their own, as their scheme's
-`LatentRule` says: a factor of the gradient, and the projection after each update. Neither touches the forward pass.
+Latent weights, the parameters that `layers.is_latent` knows by name, have links of their own, as their scheme's `LatentRule`
+says: a factor of the gradient, gradients in closed form, rates, and the projection after each update. None touches the forward
+pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,15 +19,21 @@ from bnas_jax.training.schedules import Schedule, constant
 
 
 class LatentOptimizer(optax.GradientTransformation):
-    """An optimizer that does to latent weights what `scheme` says; made by `for_latents`."""
+    """An optimizer that does to latent weights what `scheme` says; made by `for_latents`.
+
+    unclipped: the same without its clipping, of the same state.
+    """
 
     scheme: Scheme
+    unclipped: optax.GradientTransformation
 
     @classmethod
-    def of(cls, chain: optax.GradientTransformation, scheme: Scheme) -> "LatentOptimizer":
+    def of(
+        cls, chain: optax.GradientTransformation, scheme: Scheme, unclipped: optax.GradientTransformation
+    ) -> "LatentOptimizer":
         """The same chain, known to follow the scheme."""
         optimizer = cls(*chain)
-        optimizer.scheme = scheme
+        optimizer.scheme, optimizer.unclipped = scheme, unclipped
         return optimizer
 
 
@@ -35,45 +42,101 @@ def for_latents(
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
     *,
     clip_norm: float | None = None,
+    rate: float | Schedule | None = None,
 ) -> LatentOptimizer:
     """Any optax optimizer with what the scheme does to latent weights: for `TrainStep` and `SearchStep`.
 
     In this order: the raw gradient is clipped to `clip_norm` (None: not), the latent weights' is multiplied by the scheme's
-    factor, the optimizer's own update, and the projection. Raises `UserError` for an optimizer that already does this.
+    factor, the scheme's gradients in closed form, the optimizer's own update, the scheme's rates, and the projection.
+    rate: the optimizer's learning rate, a number or a function of the step; for a scheme whose closed forms depend on it.
+    Raises `UserError` for an optimizer that already does this, and without a rate that is needed.
     Example: `for_latents(optax.adam(1e-3))`.
     """
     if isinstance(optimizer, LatentOptimizer):
         raise UserError("this optimizer already treats latent weights; make it anew with scheme=, or wrap the one inside")
     rule = scheme.latents
+    if rule.gradients is not None and rate is None:
+        raise UserError(
+            f"the gradients of {type(scheme).__name__} depend on the learning rate; "
+            "write for_latents(optimizer, scheme, rate=...) with the optimizer's own"
+        )
     links = []
-    if clip_norm is not None and clip_norm != float("inf"):
+    clips = clip_norm is not None and clip_norm != float("inf")
+    if clips:
         # `flatten` lays all leaves into one vector, where each of hundreds would have kernels of its own.
         links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
     if rule.factor is not None:
         links.append(scale_latent_gradients(rule.factor))
+    if rule.gradients is not None and rate is not None:
+        links.append(latent_gradients(rule.gradients, _schedule(rate)))
     links.append(optimizer)
+    if rule.rates:
+        links.append(scale_rates(rule.rates))
     if rule.project is not None:
         links.append(project_latents(rule.project))
-    return LatentOptimizer.of(optax.chain(*links), scheme)
+    unclipped = list(links)
+    if clips:
+        unclipped[0] = optax.flatten(optax.identity())
+    return LatentOptimizer.of(optax.chain(*links), scheme, optax.chain(*unclipped))
 
 
 def latent_sgd(
     learning_rate: float | Schedule,
     *,
     momentum: float | Schedule = 0.9,
+    nesterov: bool = False,
     weight_decay: float = 0.0,
+    decayed: str = "all",
     clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
     """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
 
-    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code.
+    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see `with_decay`.
     """
-    descent = optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        sgd(_schedule(learning_rate), _schedule(momentum)),
-    )
-    return for_latents(optax.flatten(descent), scheme, clip_norm=clip_norm)
+    descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+
+
+def latent_adam(
+    learning_rate: float | Schedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decayed: str = "all",
+    clip_norm: float | None = None,
+    scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
+) -> LatentOptimizer:
+    """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as `latent_sgd`."""
+    descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+
+
+def with_decay(
+    descent: optax.GradientTransformation, weight_decay: float, decayed: str = "all"
+) -> optax.GradientTransformation:
+    """An optimizer of each weight by itself, with weight decay added to the gradient before it.
+
+    decayed: `all` parameters; the `kernels` of convolutions and what is learned beside them, see `decays`; or those that have
+    `moved`, see `decay_of_moved`.
+    """
+    if decayed == "kernels":
+        mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
+        return optax.chain(optax.add_decayed_weights(weight_decay, mask=mask), optax.flatten(descent))
+    decay = optax.add_decayed_weights
+    if decayed == "moved":
+        decay = decay_of_moved
+    return optax.flatten(optax.chain(decay(weight_decay), descent))
+
+
+def decays(path: tuple, leaf: jax.Array) -> bool:
+    """Whether weight decay of `kernels` reaches a parameter: not BN, biases, the slopes of PReLUs and dense layers.
+
+    That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (methods.md A8).
+    """
+    return path[-1].key not in ("scale", "bias", "slope") and leaf.ndim != 2
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
@@ -85,9 +148,10 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
     rule = LatentRule() if followed is None else followed.latents
     if rule != scheme.latents:
         name = type(scheme).__name__
+        rate = "" if scheme.latents.gradients is None else ", rate=rate"
         raise UserError(
             f"the optimizer does not treat latent weights as {name} does; "
-            f"write for_latents(optimizer, scheme) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
+            f"write for_latents(optimizer, scheme{rate}) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
         )
 
 
@@ -100,6 +164,17 @@ def on_latents(function, tree, *rest):
     return jax.tree_util.tree_map_with_path(on_leaf, tree, *rest)
 
 
+def kernels_always_zero(params, scheme: Scheme) -> list[str]:
+    """The paths of latent weights that the scheme's projection makes zero (`Xnor.depthwise_center`), in a tree of shapes."""
+    if not getattr(scheme, "depthwise_center", False):
+        return []
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if is_latent(path[-1].key) and leaf.shape[2] == 1:
+            found.append("/".join(part.key for part in path))
+    return found
+
+
 def project_params(params, rule: LatentRule):
     """Parameters with their latent weights projected, as before the first forward pass of the released code."""
     if rule.project is None:
@@ -110,6 +185,45 @@ def project_params(params, rule: LatentRule):
 def scale_latent_gradients(factor: Callable[[tuple[int, ...]], float]) -> optax.GradientTransformation:
     """Multiplies the gradients of latent weights by a factor of their shape (`LatentRule.factor`)."""
     return optax.stateless(lambda grads, _: on_latents(lambda g: g * factor(g.shape), grads))
+
+
+class StepCount(NamedTuple):
+    """step: the number of updates."""
+
+    step: jax.Array
+
+
+def latent_gradients(gradients: Callable, rate: Schedule) -> optax.GradientTransformation:
+    """Replaces the gradients of modules that have latent weights by those of `LatentRule.gradients`."""
+
+    def init(params):
+        del params
+        return StepCount(jnp.zeros((), jnp.int32))
+
+    def update(grads, state, params):
+        at_step = rate(state.step)
+        closed = on_latent_modules(lambda grads, params: gradients(params, grads, at_step), grads, params)
+        return closed, StepCount(state.step + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of a latent weights' module by a factor for each name of `rates` (`LatentRule.rates`)."""
+
+    def of_module(updates):
+        scaled = {name: factor * updates[name] for name, factor in rates.items() if name in updates}
+        return {**updates, **scaled}
+
+    return optax.stateless(lambda updates, _: on_latent_modules(of_module, updates))
+
+
+def on_latent_modules(function, tree, *rest):
+    """`function` on the dict of each module that has latent weights, in a tree of parameters; the rest as it is."""
+    if not isinstance(tree, Mapping):
+        return tree
+    inner = {name: on_latent_modules(function, value, *(other[name] for other in rest)) for name, value in tree.items()}
+    return function(inner, *rest) if "latent" in inner else inner
 
 
 def project_latents(project: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
@@ -128,8 +242,8 @@ class MomentumState(NamedTuple):
     trace: optax.Updates
 
 
-def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
-    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v."""
+def sgd(learning_rate: Schedule, momentum: Schedule, *, nesterov: bool = False) -> optax.GradientTransformation:
+    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v, or -lr (g + m v) with Nesterov's."""
 
     def init(params):
         return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -138,20 +252,48 @@ def sgd(learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransforma
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
         trace = jax.tree.map(lambda g, v: (decay * v + g).astype(v.dtype), grads, state.trace)
-        updates = jax.tree.map(lambda v: (-rate * v).astype(v.dtype), trace)
+        descent = trace
+        if nesterov:
+            descent = jax.tree.map(lambda g, v: g + decay * v, grads, trace)
+        updates = jax.tree.map(lambda d: (-rate * d).astype(d.dtype), descent)
         return updates, MomentumState(state.step + 1, trace)
 
     return optax.GradientTransformation(init, update)
 
 
+class MovedState(NamedTuple):
+    """moved: of each weight, whether it has had a gradient."""
+
+    moved: optax.Updates
+
+
+def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
+    """Weight decay of the weights that have had a gradient; those of layers that never ran have none, and stay (GDAS)."""
+
+    def init(params):
+        return MovedState(jax.tree.map(lambda p: jnp.zeros(p.shape, bool), params))
+
+    def update(grads, state, params):
+        moved = jax.tree.map(lambda m, g: m | (g != 0), state.moved, grads)
+        decayed = jax.tree.map(lambda g, p, m: g + weight_decay * jnp.where(m, p, 0), grads, params, moved)
+        return decayed, MovedState(moved)
+
+    return optax.GradientTransformation(init, update)
+
+
 def alphas_adam(
-    learning_rate: float, *, beta1: float = 0.5, beta2: float = 0.999, weight_decay: float = 1e-3
+    learning_rate: float,
+    *,
+    beta1: float = 0.5,
+    beta2: float = 0.999,
+    weight_decay: float = 1e-3,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with L2 regularisation, as DARTS optimizes alpha."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8),
-    )
+    """Adam with L2 regularisation, as DARTS optimizes alpha. clip_norm: to which its gradient is clipped before."""
+    links = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    links.append(optax.add_decayed_weights(weight_decay))
+    links.append(optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8))
+    return optax.chain(*links)
 
 
 def _schedule(value: float | Schedule) -> Schedule:

@@ -34,9 +34,13 @@ class Sums(struct.PyTreeNode):
 
 
 class TrainState(struct.PyTreeNode):
-    """The final training. test_top1: (epochs,), top-1 in % after each epoch, NaN where it is still to come."""
+    """The final training.
+
+    seed: of what its steps draw. test_top1: (epochs,), top-1 in % after each epoch, NaN where it is still to come.
+    """
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -56,9 +60,14 @@ class TrainState(struct.PyTreeNode):
 
 
 class SearchState(struct.PyTreeNode):
-    """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each; valid_top1: (epochs,)."""
+    """The search.
+
+    seed: of what its steps draw. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each.
+    valid_top1: (epochs,) in %, NaN where it is still to come, -inf where no images are held out.
+    """
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -81,25 +90,25 @@ class SearchState(struct.PyTreeNode):
 
 
 # What keys are for. Those of images are folds by the number of an epoch (`data.pipeline`), which is never as large.
-PARAMETERS, ALPHAS, STEPS = 2**30, 2**30 + 1, 2**30 + 2
+PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES = range(2**30, 2**30 + 5)
 
 
-def run_key(seed: int, use: int) -> jax.Array:
-    """The key of a run for one of the uses above, the same on every backend."""
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), use)
+def run_key(seed: Any, use: int) -> jax.Array:
+    """The key of a run for one of the uses above, the same on every backend. seed: a number or a uint32 array."""
+    key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
+    return jax.random.fold_in(key, use)
 
 
 def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
     """{"params", "batch_stats"}, the latent weights projected as the scheme says. image_shape: (H, W, C)."""
-    return _initialise(model, tuple(image_shape), seed)
+    return _initialise(model, tuple(image_shape), run_key(seed, PARAMETERS))
 
 
 # Under jit the forward pass is not computed, as its result is not asked for.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _initialise(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> dict:
     # Operations in their plain forms are traced faster, and draw the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
-    key = run_key(seed, PARAMETERS)
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
     if isinstance(model, Supernet):
         variables = model.init(key, model.even_mixture(), images, train=False, method="mixture")
@@ -116,11 +125,13 @@ def train_state_of(
     optimizer: optax.GradientTransformation,
     num_epochs: int,
     *,
+    seed: Any = 0,
     dtype=jnp.float32,
 ) -> TrainState:
     """A new training that begins with {"params", "batch_stats"}. dtype: of its sums."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
@@ -137,6 +148,7 @@ def search_state_of(
     alphas_optimizer: optax.GradientTransformation,
     num_epochs: int,
     *,
+    seed: Any = 0,
     dtype=jnp.float32,
 ) -> SearchState:
     """A new search that begins with {"params", "batch_stats"} and alpha. dtype: of its sums."""
@@ -146,6 +158,7 @@ def search_state_of(
 
     return SearchState(
         step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),

@@ -40,7 +40,8 @@ class TrainStep:
 
     optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
     label_smoothing: see `losses.cross_entropy`. drop_path: the rate of the last epoch, to which it grows linearly.
-    num_epochs, steps_per_epoch: of the training. seed: of what is drawn in a step.
+    auxiliary_weight: of the loss at an auxiliary classifier, where the network has one (DARTS).
+    num_epochs, steps_per_epoch: of the training.
     microbatches: equal parts of the batch that go through the network one after the other; their gradients are averaged.
     axis: the mapped axis of several devices, to average over.
 
@@ -51,9 +52,9 @@ class TrainStep:
     optimizer: optax.GradientTransformation
     label_smoothing: float = 0.0
     drop_path: float = 0.0
+    auxiliary_weight: float = 0.4
     num_epochs: int = 1
     steps_per_epoch: int = 1
-    seed: int = 0
     microbatches: int = 1
     axis: str | None = None
 
@@ -61,9 +62,10 @@ class TrainStep:
         check_latents(self.optimizer, self.network.scheme)
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
-        """The state of a new training. image_shape: (H, W, C)."""
+        """The state of a new training. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
         variables = initial_variables(self.network, image_shape, seed)
-        return train_state_of(variables, self.optimizer, self.num_epochs, dtype=self.network.arithmetic.dtype)
+        dtype = self.network.arithmetic.dtype
+        return train_state_of(variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype)
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
         results = accumulate(lambda part, number: self._gradient(state, part, number), batch, self.microbatches)
@@ -81,28 +83,35 @@ class TrainStep:
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
         """(batch statistics, gradients, loss, hits) of a microbatch."""
-        options = self._drop_path_options(state.step, number)
+        options = self._random_options(state, number)
 
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"], **options)
+            mutable = ["batch_stats", "auxiliary"]
+            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=mutable, **options)
             loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
+            # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
+            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
+                loss += self.auxiliary_weight * jnp.mean(cross_entropy(auxiliary, batch["label"], self.label_smoothing))
             return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
 
         (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return batch_stats, grads, loss, correct
 
-    def _drop_path_options(self, step, number) -> dict:
-        """Drop-path grows linearly with the epoch, from 0 (methods.md D); {} where there is none."""
-        if self.drop_path == 0:
-            return {}
-        key = jax.random.fold_in(run_key(self.seed, STEPS), step)
+    def _random_options(self, state: TrainState, number) -> dict:
+        """What a network's random numbers come from, and the rate of drop-path, where there is any.
+
+        That grows linearly with the epoch, from 0 (methods.md D).
+        """
+        key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
-        epoch = (step // self.steps_per_epoch).astype(jnp.float32)
+        if self.drop_path == 0:
+            return {"rngs": {"dropout": key}}
+        epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
         # Whoever makes more steps than the training has keeps its last rate.
         rate = jnp.minimum(self.drop_path * epoch / self.num_epochs, self.drop_path)
-        return {"drop_path_rate": rate, "rngs": {"drop_path": key}}
+        return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,21 +130,27 @@ class SearchStep:
     alphas: optax.GradientTransformation
     num_epochs: int = 1
     steps_per_epoch: int = 1
-    seed: int = 0
     microbatches: int = 1
     axis: str | None = None
 
     def __post_init__(self):
         check_latents(self.weights, self.supernet.scheme)
-        searcher = dataclasses.replace(self.searcher, layer_types=self.supernet.layer_types)
-        object.__setattr__(self, "searcher", searcher)
+        object.__setattr__(self, "searcher", self.searcher.of(self.supernet))
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
-        """The state of a new search. image_shape: (H, W, C)."""
+        """The state of a new search. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
         dtype = self.supernet.arithmetic.dtype
         alphas = self.searcher.init(run_key(seed, state_lib.ALPHAS), dtype)
         variables = initial_variables(self.supernet, image_shape, seed)
-        return search_state_of(variables, alphas, self.weights, self.alphas, self.num_epochs, dtype=dtype)
+        return search_state_of(
+            variables,
+            alphas,
+            self.weights,
+            self.alphas,
+            self.num_epochs,
+            seed=seed,
+            dtype=dtype,
+        )
 
     def __call__(self, state: SearchState, batches: Mapping[str, Batch]) -> SearchState:
         for index in range(len(self.searcher.stages)):
@@ -145,71 +160,123 @@ class SearchStep:
     def stage(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> SearchState:
         """The state after the stage of that number. batches: at least those that it takes."""
         stage = self.searcher.stages[index]
-        batches = {name: batches[name] for name in stage.batches}
-        results = accumulate(lambda parts, _: self._gradient(index, state, parts), batches, self.microbatches)
-        batch_stats, grads, loss, correct = average(results, self.axis)
-        state = state.replace(batch_stats=batch_stats)
+        batch = batches[stage.batches[0]]
+        gradients: dict[str, Any] = {}
+        if ALPHAS in stage.moves:
+            gradients = self._own_gradient(index, state, {name: batches[name] for name in stage.batches})
+        ordinary = (stage.moves | stage.beside) - set(gradients)
+        if ordinary:
+            results = self._mean(lambda part, number: self._gradient(index, state, part, number, ordinary), batch)
+            batch_stats, found, loss, correct = results
+            state = state.replace(batch_stats=batch_stats)
+            gradients = gradients | found
+        gradients = self.searcher.clip(gradients)
 
         if ALPHAS in stage.moves:
-            updates, opt_state = self.alphas.update(grads[ALPHAS], state.alphas_opt_state, state.alphas)
+            updates, opt_state = self.alphas.update(gradients[ALPHAS], state.alphas_opt_state, state.alphas)
             state = state.replace(alphas=optax.apply_updates(state.alphas, updates), alphas_opt_state=opt_state)
         if WEIGHTS in stage.moves:
-            updates, opt_state = self.weights.update(grads[WEIGHTS], state.opt_state, state.params)
-            batch = batches[stage.batches[0]]
+            updates, opt_state = self.weights.update(gradients[WEIGHTS], state.opt_state, state.params)
             state = state.replace(
                 params=optax.apply_updates(state.params, updates),
                 opt_state=opt_state,
                 sums=_add(state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis),
-                guard=None if state.guard is None else watch(state.guard, grads[WEIGHTS], state.step),
+                guard=None if state.guard is None else watch(state.guard, gradients[WEIGHTS], state.step),
             )
         if index == len(self.searcher.stages) - 1:
             state = state.replace(step=state.step + 1)
         return state
 
-    def _gradient(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> tuple:
-        """(batch statistics, gradients of what the stage moves, loss, hits) of a microbatch."""
-        stage = self.searcher.stages[index]
-        batch = batches[stage.batches[0]]
-        progress = Progress(state.step // self.steps_per_epoch, self.num_epochs)
-        key = jax.random.fold_in(jax.random.fold_in(run_key(self.seed, STEPS), state.step), index)
+    def _mean(self, function: Callable, batch: Batch) -> Any:
+        """The mean of `function(part, number)` over the microbatches of all devices."""
+        return average(accumulate(function, batch, self.microbatches), self.axis)
+
+    def _gradient(self, index: int, state: SearchState, batch: Batch, number, names: frozenset[str]) -> tuple:
+        """(batch statistics, gradients at `names`, of `WEIGHTS` and `ALPHAS`, loss, hits) of a microbatch."""
         position = {WEIGHTS: state.params, ALPHAS: state.alphas}
+        moves_alphas = ALPHAS in self.searcher.stages[index].moves
 
-        def objective(moving):
-            params, alphas = moving.get(WEIGHTS, state.params), moving.get(ALPHAS, state.alphas)
-            mixture = self.searcher.weights(alphas, key, progress)
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, new = self.supernet.apply(
-                variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture"
-            )
-            loss = jnp.mean(cross_entropy(logits, batch["label"]))
-            added = self.searcher.regularizer(alphas, progress) if ALPHAS in moving else 0
-            return loss + added, (new.get("batch_stats", {}), loss, jnp.sum(hits(logits, batch["label"])))
+        def objective(at):
+            params, alphas = at.get(WEIGHTS, state.params), at.get(ALPHAS, state.alphas)
+            forward = self._forward(index, state, batch, number, supernet=self.supernet)
+            loss, aside = forward(params, alphas)
+            total = loss
+            if moves_alphas:
+                total = loss + self._added(index, state, alphas)
+            return total, (loss, *aside)
 
-        moving = {name: position[name] for name in sorted(stage.moves)}
-        grads, (batch_stats, loss, correct) = jax.grad(objective, has_aux=True)(moving)
-        if ALPHAS in moving:
-            own = self._own_gradient(state, key, progress, batches)
-            if own is not None:
-                added = jax.grad(self.searcher.regularizer)(state.alphas, progress)
-                grads = grads | {ALPHAS: jax.tree.map(jnp.add, own, added)}
-        return batch_stats, grads, loss, correct
+        at = {name: position[name] for name in sorted(names)}
+        gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
+        return batch_stats, gradients, loss, correct
 
-    def _own_gradient(self, state: SearchState, key, progress: Progress, batches: Mapping[str, Batch]):
-        """The searcher's own gradient of the loss at alpha, or None."""
+    def _own_gradient(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> dict[str, Any]:
+        """{"alphas": the searcher's own gradient at alpha}, {} where it has none. Nothing else is computed beside it."""
+        supernet = self.supernet
+        if self.searcher.second_order:
+            # The sums of signs are integers elsewhere, which carry no derivative.
+            supernet = supernet.clone(arithmetic=dataclasses.replace(supernet.arithmetic, plain=True))
 
-        def loss(params, alphas, batch):
-            mixture = self.searcher.weights(alphas, key, progress)
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, _ = self.supernet.apply(
-                variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture"
-            )
-            return jnp.mean(cross_entropy(logits, batch["label"]))
+        def mean(function, name):
+            def of_part(part, number):
+                forward = self._forward(index, state, part, number, supernet=supernet)
+                return function(lambda params, alphas: forward(params, alphas)[0])
 
-        def virtual(params, grads):
-            updates, _ = self.weights.update(grads, state.opt_state, params)
+            return self._mean(of_part, batches[name])
+
+        def virtual(params, gradients):
+            optimizer = getattr(self.weights, "unclipped", self.weights)
+            updates, _ = optimizer.update(gradients, state.opt_state, params)
             return optax.apply_updates(params, updates)
 
-        return self.searcher.gradient(loss, virtual, state.params, state.alphas, batches)
+        own = self.searcher.gradient(mean, virtual, state.params, state.alphas)
+        if own is None:
+            return {}
+        added = jax.grad(lambda alphas: self._added(index, state, alphas))(state.alphas)
+        return {ALPHAS: jax.tree.map(jnp.add, own, added)}
+
+    def _forward(self, index: int, state: SearchState, batch: Batch, number, *, supernet: Supernet) -> Callable:
+        """(params, alphas) -> (mean cross-entropy, (batch statistics, hits)) of a microbatch."""
+        options = self._drop_path_options(index, state, number)
+
+        def forward(params, alphas):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            mixture = self._mixture(index, state, alphas)
+            scalars = self.searcher.scalars(alphas, self._key(STEPS, state, index), self._progress(state))
+            if scalars is not None:
+                options["scalars"] = scalars
+            logits, new = supernet.apply(
+                variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture", **options
+            )
+            loss = jnp.mean(cross_entropy(logits, batch["label"]))
+            return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
+
+        return forward
+
+    def _mixture(self, index: int, state: SearchState, alphas) -> dict[str, jax.Array]:
+        """The weights of the layer types: what is drawn is the same on all devices and for all microbatches."""
+        key = self._key(STEPS, state, index)
+        return self.searcher.weights(alphas, key, self._progress(state))
+
+    def _added(self, index: int, state: SearchState, alphas) -> jax.Array:
+        """What the searcher's objective adds to the cross-entropy."""
+        regularizer = self.searcher.regularizer(alphas, self._progress(state))
+        return regularizer + self.searcher.resources(self._mixture(index, state, alphas))
+
+    def _progress(self, state: SearchState) -> Progress:
+        return Progress(state.step // self.steps_per_epoch, self.num_epochs)
+
+    def _key(self, use: int, state: SearchState, index: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(run_key(state.seed, use), state.step), index)
+
+    def _drop_path_options(self, index: int, state: SearchState, number) -> dict:
+        """{} where no edges are dropped."""
+        rate = self.searcher.drop_path_rate
+        if rate == 0:
+            return {}
+        key = self._key(state_lib.DROPPED, state, index)
+        if self.microbatches > 1:
+            key = jax.random.fold_in(key, number)
+        return {"drop_path_rate": rate, "rngs": {"drop_path": key}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,11 +285,13 @@ class EvaluationStep:
 
     model: a network, or a supernet, whose variables hold "alphas" besides; the searcher makes its mixture of them.
     batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to add up over.
+    batch_statistics: batch norm normalises by the batch, as in training, not by its running statistics.
     """
 
     model: nn.Module
     searcher: Searcher | None = None
     axis: str | None = None
+    batch_statistics: bool = False
 
     def __call__(self, variables: Mapping[str, Any], batch: Batch) -> "Evaluation":
         logits = self._logits(dict(variables), batch["image"])
@@ -240,7 +309,12 @@ class EvaluationStep:
         if self.searcher is None:
             return self.model.apply(variables, images, train=False)
         mixture = self.searcher.weights(variables.pop("alphas"), None, None)
-        return self.model.apply(variables, mixture, images, train=False, method="mixture")
+        options: dict[str, Any] = {"train": False, "method": "mixture"}
+        if not self.batch_statistics:
+            return self.model.apply(variables, mixture, images, **options)
+        options |= {"train": True, "mutable": ["batch_stats"]}
+        logits, _ = self.model.apply(variables, mixture, images, **options)
+        return logits
 
 
 class Evaluation(struct.PyTreeNode):

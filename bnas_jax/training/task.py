@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset
@@ -11,7 +12,7 @@ from bnas_jax.runtime import devices
 from bnas_jax.runtime.compiling import Call, compile_together
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import Settings
-from bnas_jax.training import loop
+from bnas_jax.training import loop, optimizers
 from bnas_jax.training.build import Program
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import Evaluator, load_run_data
@@ -35,6 +36,7 @@ class Task:
     # Those of the subclass's task.
     run: Any
     program: Any
+    evaluator: Any
 
     def __init__(self, run: Settings, workdir: WorkDir, *, where: Devices | None = None, change: bool = False):
         self.run, self.workdir = run, workdir
@@ -43,8 +45,14 @@ class Task:
 
         self.data, facts = load_run_data(run, workdir, change=change)
         self.program = self.build(self.data)
-        self.shapes = jax.eval_shape(self.program.create)  # refuses an image size that the network cannot take
+        self.shapes = jax.eval_shape(self.program.create, 0)  # refuses an image size that the network cannot take
         self.open(facts, change=change)
+        zero = optimizers.kernels_always_zero(self.shapes.params, run.scheme)
+        if zero:
+            workdir.say(
+                f"warning: config.scheme.depthwise_center=True keeps {len(zero)} depthwise kernels at zero, {zero[0]} first: "
+                "they put out nothing and never learn, as in XNOR-Net's codes; False leaves them uncentred"
+            )
 
         self.checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, self.where)
         self.changed = change or bool(workdir.changed())
@@ -55,8 +63,8 @@ class Task:
         """The program of the run."""
         raise NotImplementedError
 
-    def build_evaluator(self) -> Evaluator:
-        """What evaluates the end of an epoch."""
+    def build_evaluator(self) -> Evaluator | None:
+        """What evaluates the end of an epoch, None where there is nothing to evaluate on."""
         return Evaluator(self.program.model, self.program.held_out, self.data.augmentation, self.run, where=self.where)
 
     def open(self, facts: Facts, *, change: bool) -> None:
@@ -74,7 +82,7 @@ class Task:
 
     def first_state(self) -> Any:
         """The state of a new run."""
-        return self.where.create(self.program.create)
+        return self.where.create(self.program.create, np.uint32(self.run.seed))
 
     def prepare(self, state, calls: list[range]) -> None:
         """Compiles what calls of steps and the evaluation need, without making them."""
@@ -82,7 +90,8 @@ class Task:
         def needed() -> Iterator[Call]:
             for call in calls:
                 yield from self.steps.calls(state, [self.program.feeds(step) for step in call])
-            yield self.evaluator.call(state.variables)
+            if self.evaluator is not None:
+                yield self.evaluator.call(state.variables)
 
         compile_together(needed())
 

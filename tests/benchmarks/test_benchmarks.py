@@ -98,7 +98,7 @@ def tiny(task: str) -> settings.SearchSettings | settings.TrainSettings:
 def stepped(program):
     """The state after a step. What compiles quickly may run slowly here."""
     options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    state = jax.jit(program.create, compiler_options=options)()
+    state = jax.jit(program.create, compiler_options=options)(0)
     for stage, feed in zip(program.stages, program.feeds(0), strict=True):
         state = jax.jit(stage, compiler_options=options)(state, feed)
     return state
@@ -136,7 +136,7 @@ def test_in_the_plain_form_jax_differentiates_all_but_the_signs(task):
     run, data = tiny(task), programs.noise(16, 8, 5)
 
     def gradients_of(program) -> set[str]:
-        shapes = jax.eval_shape(program.create)
+        shapes = jax.eval_shape(program.create, 0)
         mixture = [program.model.even_mixture()] if task == "search" else []
         method = "mixture" if task == "search" else "__call__"
 

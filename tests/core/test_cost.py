@@ -63,7 +63,7 @@ A, A_WITHOUT = cifar(ZEROISED, 20, 36), cifar(WITHOUT, 20, 36)
 D, E = imagenet(12, 64), imagenet(12, 68)
 
 # Parameters as the released network has them (its float skips with bias); 1e8 FLOPs by the conventions: with binary skips
-# (`paper`), with float ones (`meant`), and with the last convolutions float, too (`release`). README's table.
+# (`paper`), with float ones (`meant`), and with the last convolutions float, too (`release`). The table of docs/conventions.md.
 # The parameters of A and of the released f are those that the released code logs.
 SIZES = {
     "Mini": (cifar(ZEROISED, 10, 24), 1_473_784, ".050", ".422", ".526"),

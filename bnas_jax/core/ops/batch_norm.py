@@ -18,33 +18,42 @@ def initial_statistics(shape: tuple[int, ...], dtype) -> dict[str, jax.Array]:
     return {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, dtype)}
 
 
-def batch_norm(x, running: dict[str, jax.Array], *, arithmetic: Arithmetic, train: bool):
+def batch_norm(
+    x,
+    running: dict[str, jax.Array],
+    *,
+    arithmetic: Arithmetic,
+    train: bool,
+    epsilon: float = EPSILON,
+    momentum: float = MOMENTUM,
+):
     """(x normalised, running statistics after it), as in PyTorch: the running variance is unbiased.
 
     x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x have statistics of
     their own: those are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
+    epsilon: what is added to the variance. momentum: the share that the running statistics keep.
     arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
     afterwards, as a step does, since a group of `bn_examples` may lie in one device alone.
     """
     if not train:
         copies = (1,) * (running["mean"].ndim - 1)
         x = x.reshape(x.shape[:-1] + copies + x.shape[-1:])
-        return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + EPSILON), running
+        return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + epsilon), running
     if arithmetic.plain:
-        y, mean, var = plain_normalize(x, arithmetic.bn_axis, arithmetic.bn_examples)
+        y, mean, var = plain_normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
     else:
-        y, mean, var = normalize(x, arithmetic.bn_axis, arithmetic.bn_examples)
+        y, mean, var = normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
     part, parts_of_group = _division(len(x), arithmetic.bn_axis, arithmetic.bn_examples)
     count = part * parts_of_group * x.shape[1] * x.shape[2]
     unbiased = var * (count / max(count - 1, 1))
     new = {
-        "mean": MOMENTUM * running["mean"] + (1 - MOMENTUM) * mean,
-        "var": MOMENTUM * running["var"] + (1 - MOMENTUM) * unbiased,
+        "mean": momentum * running["mean"] + (1 - momentum) * mean,
+        "var": momentum * running["var"] + (1 - momentum) * unbiased,
     }
     return y, new
 
 
-def plain_normalize(x, axis_name: str | None = None, examples: int | None = None):
+def plain_normalize(x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON):
     """`normalize`, written as one reads it and differentiated by JAX.
 
     `UserError` for groups that do not lie whole in one device.
@@ -56,11 +65,11 @@ def plain_normalize(x, axis_name: str | None = None, examples: int | None = None
                 f" divides its {len(x)} examples of a microbatch, got {examples}"
             )
         groups = x.reshape(-1, examples, *x.shape[1:])
-        y, mean, var = jax.vmap(plain_normalize)(groups)
+        y, mean, var = jax.vmap(lambda group: plain_normalize(group, epsilon=epsilon))(groups)
         return y.reshape(x.shape), jnp.mean(mean, axis=0), jnp.mean(var, axis=0)
     mean = _batch_mean(x, axis_name)
     var = _batch_mean(jnp.square(x - mean), axis_name)
-    return (x - mean) * jax.lax.rsqrt(var + EPSILON), mean, var
+    return (x - mean) * jax.lax.rsqrt(var + epsilon), mean, var
 
 
 def _batch_mean(x, axis_name):
@@ -68,8 +77,8 @@ def _batch_mean(x, axis_name):
     return jax.lax.pmean(mean, axis_name) if axis_name else mean
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def normalize(x, axis_name: str | None = None, examples: int | None = None):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def normalize(x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON):
     """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of each group of `examples` examples.
 
     x: (N, H, W, C). Groups follow each other in the batch over all devices of `axis_name`, so that they hold the same examples
@@ -79,16 +88,16 @@ def normalize(x, axis_name: str | None = None, examples: int | None = None):
     The gradient is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps more
     and sums four times; mean and var are for the running statistics and have none.
     """
-    return _normalize_forward(x, axis_name, examples)[0]
+    return _normalize_forward(x, axis_name, examples, epsilon)[0]
 
 
-def _normalize_forward(x, axis_name, examples):
+def _normalize_forward(x, axis_name, examples, epsilon):
     part, parts_of_group = _division(len(x), axis_name, examples)
     origin, mean, var = _per_part(_moments, part, (x,))
     if parts_of_group > 1:
         moments = jnp.stack([origin, mean, var], axis=1)
         mean, var = _combined(origin, _of_group(moments, parts_of_group, axis_name))
-    factor = jax.lax.rsqrt(var + EPSILON)
+    factor = jax.lax.rsqrt(var + epsilon)
     y = _per_part(_standardize, part, (x,), (origin, mean, factor)).reshape(x.shape)
     averages = jnp.mean(origin + mean, axis=0), jnp.mean(var, axis=0)
     return (y, *averages), (y, factor)
@@ -109,7 +118,8 @@ def _standardize(x, origin, mean, factor):
     return ((x - origin) - mean) * factor
 
 
-def _normalize_backward(axis_name, examples, residuals, gradients):
+def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
+    del epsilon
     y, factor = residuals
     gradient = gradients[0]
     part, parts_of_group = _division(len(gradient), axis_name, examples)

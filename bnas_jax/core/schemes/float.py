@@ -19,6 +19,9 @@ class Float(Scheme):
     order: str = BN_FIRST
     bias: bool = False
 
+    # There is nothing to binarize in stages.
+    stage: str = dataclasses.field(default="all", metadata={"setting": False})
+
     binary: ClassVar[bool] = False
 
     def __post_init__(self):

@@ -6,11 +6,12 @@ same for all: `sign_conv` multiplies, the modules call `binary_conv`, the optimi
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -18,8 +19,21 @@ from bnas_jax.core.ops.conv import Geometry, Pair, conv
 from bnas_jax.core.ops.sign_conv import plain_sign_conv, sign_conv
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
+
+def clip(y):
+    """y within [-1, 1], beyond it -1 and 1: of the last float network before Bi-Real's binary one."""
+    return jnp.clip(y, -1, 1)
+
+
+def leaky_clip(y):
+    """y within [-1, 1], a tenth of its slope beyond: of the float network before that."""
+    return jnp.where(jnp.abs(y) <= 1, y, 0.1 * y + 0.9 * jnp.sign(y))
+
+
 # What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
-ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y}
+ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y, "clip": clip, "leaky_clip": leaky_clip}
+# Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
+STAGES = ("all", "activations")
 
 # BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.BinaryConv`.
 BN_FIRST, RELU_FIRST = ORDERS = ("bn_first", "relu_first")
@@ -31,10 +45,15 @@ class LatentRule:
 
     factor: a latent kernel's shape (kh, kw, ci, co) to the number that multiplies its gradient, before weight decay.
     project: latent weights to latent weights, at the start and after each update.
+    gradients: (the parameters of a module that has latent weights, their gradients, the learning rate) to the gradients that
+        the optimizer is given, all by name.
+    rates: names of further parameters of such a module to their learning rates, in units of the others'.
     """
 
     factor: Callable[[tuple[int, ...]], float] | None = None
     project: Callable[[jax.Array], jax.Array] | None = None
+    gradients: Callable[[Mapping, Mapping, jax.Array], Mapping] | None = None
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +61,24 @@ class Scheme:
     """The base of all schemes: straight-through signs of activations and weights, and no scale.
 
     sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch. activation: after the convolution, of `ACTIVATIONS`.
+    stage: `all`, or `activations`, which binarizes these alone: the first stage of a training in two.
     """
 
     sign_of_zero: int = 1
     activation: str = "relu"
+    stage: str = "all"
 
-    # Whether weights are stored as one bit; a scheme without them is float.
+    # Whether it binarizes at all.
     binary: ClassVar[bool] = True
     # Whether the convolutions of all edges that leave a state can run as one with more output channels. Not where `after`
     # has parameters that belong to one convolution.
     joins: ClassVar[bool] = True
+    # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
+    block: ClassVar[str] = "xnor"
+    # Whether its paper leaves the shortcuts of ImageNet's ResNet float.
+    float_shortcut: ClassVar[bool] = False
+    # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
+    plain_signs: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.sign_of_zero not in (0, 1):
@@ -59,6 +86,13 @@ class Scheme:
         if self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise UserError(f"config.scheme.activation must be one of {known}, got {self.activation!r}")
+        if self.stage not in STAGES:
+            raise UserError(f"config.scheme.stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+
+    @property
+    def binary_weights(self) -> bool:
+        """Whether weights are stored as one bit."""
+        return self.binary and self.stage == "all"
 
     @property
     def latents(self) -> LatentRule:
@@ -79,6 +113,11 @@ class Scheme:
     def bias(self) -> bool:
         """Whether a convolution has a bias where the BN around it has no scale and shift."""
         return False
+
+    @property
+    def width_step(self) -> int:
+        """Of which number the widths of a network are multiples."""
+        return 1
 
     def signs(self, x):
         """The signs of normalised activations, (N, H, W, C), with their gradient: -1, 1 or, without `one_bit`, 0."""
@@ -123,6 +162,21 @@ class Scheme:
             geometry=module.geometry,
             arithmetic=module.arithmetic,
             parameters=self.parameters(module, module.output_shape(x)),
+            activation=module.activation,
+        )
+
+    def convolve_float(self, module: Any, x):
+        """As `convolve`, where the weights stay float: in the first of two stages, or as `binary_weights` says.
+
+        A scheme whose parameters have a meaning without signs of the weights overrides this, too.
+        """
+        return float_weight_conv(
+            x,
+            module.float_kernel(x),
+            scheme=self,
+            geometry=module.geometry,
+            arithmetic=module.arithmetic,
+            binary_input=module.binary_input,
             activation=module.activation,
         )
 
@@ -184,6 +238,20 @@ def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, ge
     if arithmetic.plain:
         return plain_sign_conv(after, geometry, x, w, operands)
     return sign_conv(after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype)
+
+
+def convolve_module(module: Any, x, w, operands: tuple):
+    """The output of a `modules.Convolution` whose scheme makes the signs w, (kh, kw, C / groups, O), by itself.
+
+    x: (N, H, W, C), signs where `module.binary_input`. operands: those of the scheme's `after`.
+    """
+    scheme, geometry, arithmetic = module.scheme, module.geometry, module.arithmetic
+    after = _After(scheme, module.activation)
+    operands = (None, *operands)
+    if module.binary_input:
+        return convolve_signs(after, x, w, operands, scheme=scheme, geometry=geometry, arithmetic=arithmetic)
+    sums = conv(x, w, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+    return after(sums, *operands)
 
 
 def float_input_conv(

@@ -23,8 +23,9 @@ def straight_through(x, window, sign_of_zero: int = 1):
 
 
 def _forward(x, window, sign_of_zero):
-    # x is stored anyway, for the gradient of the batch normalization that it comes from.
-    return sign(x, sign_of_zero), x
+    # By itself, so that a second derivative goes straight through, too. x is stored anyway, for the gradient of the batch
+    # normalization that it comes from.
+    return straight_through(x, window, sign_of_zero), x
 
 
 def _backward(window, sign_of_zero, x, gradient):
@@ -35,10 +36,15 @@ straight_through.defvjp(_forward, _backward)
 
 
 def open_clip(x):
-    """1[|x| < 1]: of activations (XNOR-Net section 3.2; BinaryNet Eq. 4)."""
+    """1[|x| < 1]: of activations (XNOR-Net section 3.2)."""
     return jnp.abs(x) < 1
 
 
 def closed_clip(x):
-    """1[|x| <= 1]: of weights, which the projection leaves at 1 and -1, too."""
+    """1[|x| <= 1]: of weights, which the projection leaves at 1 and -1, too; BinaryNet's of activations (Eq. 4)."""
     return jnp.abs(x) <= 1
+
+
+def triangle(x):
+    """2 - 2|x| where |x| < 1, else 0: the slope of a quadratic that follows the sign (Bi-Real Net section 3.2)."""
+    return jnp.maximum(2 - 2 * jnp.abs(x), 0)

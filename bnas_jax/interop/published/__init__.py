@@ -9,16 +9,19 @@ import flax.linen as nn
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.interop.published import cells, supernets
+from bnas_jax.interop.published import bireal, cells, kuangliu, nin, supernets, wide_resnet
 
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
 
 # By the first words of a name: "wrn22" also loads "wrn22_i4_xternalz".
 LOADERS: dict[str, Loader] = {
+    **kuangliu.LOADERS,
+    **wide_resnet.LOADERS,
+    **nin.LOADERS,
+    **bireal.LOADERS,
     **dict.fromkeys(("darts_net", "snas_net", "gdas_f1_net"), cells.load),
-    **dict.fromkeys(("darts_supernet", "snas_supernet", "gdas_supernet", "gdas_frc_supernet"), supernets.load),
-    "random_supernet": supernets.load,
+    **supernets.LOADERS,
 }
 
 

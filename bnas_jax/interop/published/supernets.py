@@ -1,122 +1,105 @@
-"""Networks of a search of the codes of DARTS, SNAS, GDAS and of random search, by the names of their state_dicts.
+"""Supernets of the codes of DARTS, SNAS, GDAS and random search with shared weights, by the names of their state_dicts.
 
-Their edges have modules of their own, ours lie side by side: `counterparts` says which part of our arrays is which of theirs.
-The random search is DARTS's network.
+An edge's layer is `cells.C._ops.EDGE._ops.TYPE` there, in GDAS `cells.C.edges.NODE<-INPUT._ops.TYPE`; names within layers, of
+the stem and of the classifier are those of the final networks (`cells`). Ours lie side by side for all edges of a state.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, ZEROISE
+from bnas_jax.core.genotype import EDGES, INPUTS
 from bnas_jax.core.schemes import Float
-from bnas_jax.core.stack import reductions
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.interop.published import cells
-from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, from_torch, states
+from bnas_jax.interop.published.cells import around_cells, beside_edges, in_layer, sizes
+from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, array_of, from_torch, states
 
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
-_CONVS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
-# The order of their operations.
-DARTS = (ZEROISE, *_POOLS, "skip_connect", *_CONVS)
-GDAS = (ZEROISE, "skip_connect", *_CONVS, "avg_pool_3x3", "max_pool_3x3")
+# Layer types in the order of the published alphas.
+DARTS_TYPES = (
+    *("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect"),
+    *("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
+)
+GDAS_TYPES = (
+    *("none", "skip_connect", "sep_conv_3x3", "sep_conv_5x5"),
+    *("dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3", "max_pool_3x3"),
+)
+_FIELDS: dict[str, dict[str, Any]] = {
+    "darts_supernet": {"form": "darts", "layer_types": DARTS_TYPES},
+    "darts_second_order": {"form": "darts", "layer_types": DARTS_TYPES},
+    "random_supernet": {"form": "darts", "layer_types": DARTS_TYPES},
+    "snas_supernet": {"form": "snas", "layer_types": DARTS_TYPES},
+    "gdas_supernet": {"form": "gdas", "layer_types": GDAS_TYPES, "edges": "chosen"},
+    "gdas_frc_supernet": {"form": "gdas", "layer_types": GDAS_TYPES, "edges": "chosen", "fixed_reduction": True},
+}
 
 
-def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[Supernet, dict]:
-    """The supernet of the family in `name`: darts_, snas_, random_, gdas_ or gdas_frc_supernet; see `load_published`.
+def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """A supernet of the family in `name`, see `load_published`; alpha is not among its variables.
 
-    `model.apply(variables, alphas, images)` takes the softmax of alpha, but GDAS's the largest of each edge.
+    A family whose BN in cells keeps no running statistics takes the batch's in evaluation, too.
     """
     arrays = states(arrays)
-    sizes = cells.sizes(arrays)
-    gdas = name.startswith("gdas")
-    fixed = name.startswith("gdas_frc")
-    options: dict[str, Any] = {"layer_types": DARTS, "form": "darts"}
-    if name.startswith("snas"):
-        options["form"] = "snas"
-    if gdas:
-        options = {"layer_types": GDAS, "form": "gdas", "edges": "chosen", "fixed_reduction": fixed}
-        # Cells of GDAS keep statistics where their arrays say so.
-        options["batch_statistics"] = "cells.0.preprocess1.op.2.running_mean" not in arrays
-    scheme = Float(order="relu_first", bias=gdas)
-    model = Supernet(skip=False, shared_statistics=False, scheme=scheme, **sizes, **options)
-    return model, variables_of(model, arrays)
-
-
-def shapes(model: Supernet) -> dict:
-    """The variables of a supernet as `ShapeDtypeStruct`s, computing nothing."""
-    size = 2 ** (1 + len(reductions(model.num_cells)))
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    init = lambda images: model.init(jax.random.key(0), model.even_mixture(), images, method="mixture")
-    return jax.eval_shape(init, images)
-
-
-def variables_of(model: Supernet, arrays: Mapping[str, np.ndarray]) -> dict:
-    """The variables from a state_dict's arrays; `UserError` for one that is missing or has another shape."""
+    fields = next(fields for known, fields in _FIELDS.items() if name.startswith(known))
+    form = fields["form"]
+    kept = any(".running_mean" in key for key in arrays if key.startswith("cells."))
+    model = Supernet(
+        skip=False,
+        shared_statistics=False,
+        batch_statistics=not kept,
+        scheme=Float(order="relu_first", bias=form == "gdas"),
+        **fields,
+        **sizes(arrays),
+    )
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    create = lambda x: model.init(jax.random.key(0), model.even_mixture(), x, method="mixture")
+    shapes = traverse_util.flatten_dict(dict(jax.eval_shape(create, images)))
     flat: dict[Path, Any] = {}
-    for path, leaf in traverse_util.flatten_dict(shapes(model)).items():
-        value = np.zeros(leaf.shape, leaf.dtype)
-        if path[-1] == "var":
-            value[...] = 1
-        in_cell = path[1].startswith("cell")
-        if not (path[0] == "batch_stats" and in_cell and model.batch_statistics):
-            for index, name in counterparts(model, arrays, path, leaf.shape):
-                value[index] = _fitting(arrays, name, value[index].shape)
-        flat[path] = jnp.asarray(value)
-    return traverse_util.unflatten_dict(flat)
+    for path, leaf in shapes.items():
+        array = _array(arrays, path, model)
+        if array is None:
+            array = np.full(leaf.shape, float(path[-1] == "var"))
+        if array.shape != leaf.shape:
+            raise UserError(f"{'/'.join(path)} would have the shape {array.shape}, the network needs {leaf.shape}")
+        flat[path] = jnp.asarray(array, leaf.dtype)
+    return model, traverse_util.unflatten_dict(flat)
 
 
-def _fitting(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name not in arrays:
-        raise UserError(f"the published weights lack {name}; load them by the name of their network")
-    array = from_torch(np.asarray(arrays[name]))
-    if array.shape != shape:
-        raise UserError(f"{name} has the shape {array.shape} in our layout, the network needs {shape}")
-    return array
-
-
-def counterparts(
-    model: Supernet,
-    arrays: Mapping[str, np.ndarray],
-    path: Path,
-    shape: tuple[int, ...],
-) -> Iterator[tuple[tuple, str]]:
-    """(index into our array, published name) of the variable at `path`, of that shape. arrays: those of the state_dict."""
+def _array(arrays: Mapping[str, np.ndarray], path: Path, model: Supernet) -> np.ndarray | None:
+    """The array at `path` (collection, module, ..., leaf); None of running statistics that are not kept."""
     _, top, *modules, leaf = path
-    name = BATCH_NORM.get(leaf, "weight")
+    kind = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
-        yield (...,), cells.around_cells(top, modules, name)
-        return
+        return from_torch(array_of(arrays, around_cells(top, modules, kind)))
     cell = f"cells.{top.removeprefix('cell')}"
+    if model.batch_statistics and leaf in ("mean", "var"):
+        return None
     if not modules[0].startswith("state"):
-        yield (...,), cells.beside_edges(arrays, cell, modules, name)
-        return
-    state = int(modules[0].removeprefix("state"))
-    leaving = [edge for edge, (start, _) in enumerate(EDGES) if start == state]
-    for position, edge in enumerate(leaving):
-        for layer_type, inner, index in _layers(model, modules[1:], position, len(leaving), shape):
-            layer = f"{_edge(arrays, cell, edge)}._ops.{model.layer_types.index(layer_type)}"
-            yield index, cells.in_layer(arrays, layer, inner, name)
+        return from_torch(array_of(arrays, beside_edges(arrays, cell, modules, kind)))
 
-
-def _layers(model: Supernet, modules: list[str], position: int, edges: int, shape: tuple[int, ...]) -> Iterator:
-    """(layer type, modules in it, index) of what an edge has of an array. position: the edge's among those of its state."""
-    if modules == ["pool_bn"]:
+    of_edge = functools.partial(_of_edge, arrays, cell, kind=kind, types=model.layer_types)
+    edges = [edge for edge, (source, _) in enumerate(EDGES) if source == int(modules[0].removeprefix("state"))]
+    if modules[1] == "pool_bn":
         pools = [name for name in model.layer_types if name in _POOLS]
-        size = shape[-1] // len(pools)
-        for number, pool in enumerate(pools):
-            yield pool, ["bn"], (position, slice(number * size, (number + 1) * size))
-        return
-    size = shape[-1] // edges
-    yield modules[0], modules[1:], (..., slice(position * size, (position + 1) * size))
+        return np.stack([np.concatenate([of_edge(edge, name, ["bn"]) for name in pools]) for edge in edges])
+    return np.concatenate([of_edge(edge, modules[1], modules[2:]) for edge in edges], axis=-1)
 
 
-def _edge(arrays: Mapping[str, np.ndarray], cell: str, edge: int) -> str:
-    start, end = EDGES[edge]
-    named = f"{cell}.edges.{end - INPUTS}<-{start}"
-    return named if any(name.startswith(named + ".") for name in arrays) else f"{cell}._ops.{edge}"
+def _of_edge(arrays, cell: str, edge: int, name: str, modules: list[str], *, kind: str, types: tuple[str, ...]) -> np.ndarray:
+    """The array of a layer type of one edge."""
+    source, node = EDGES[edge]
+    place = f"_ops.{edge}"
+    if not any(key.startswith(f"{cell}._ops.") for key in arrays):
+        place = f"edges.{node - INPUTS}<-{source}"
+    layer = f"{cell}.{place}._ops.{types.index(name)}"
+    return from_torch(array_of(arrays, in_layer(arrays, layer, modules, kind)))
+
+
+LOADERS = dict.fromkeys(_FIELDS, load)

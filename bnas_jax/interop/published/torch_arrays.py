@@ -1,6 +1,7 @@
 """PyTorch's arrays by name, brought into the variables of a Flax model."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,8 @@ from bnas_jax.core.errors import UserError
 
 # Our names of a batch norm's leaves, and PyTorch's.
 BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# And of all leaves.
+LEAVES = {**BATCH_NORM, "kernel": "weight", "latent": "weight"}
 
 Path = tuple[str, ...]
 # A path such as ("params", "stem", "conv", "kernel") -> the array's name there, or (name, array -> our array).
@@ -41,21 +44,53 @@ def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counter
     for path, leaf in traverse_util.flatten_dict(dict(shapes)).items():
         found = counterpart(path)
         name, convert = (found, from_torch) if isinstance(found, str) else found
-        if name not in arrays:
-            raise UserError(f"the published weights lack {name}; load them by the name of their network")
-        array = convert(np.asarray(arrays[name]))
+        array = convert(array_of(arrays, name))
         if array.shape != leaf.shape:
             raise UserError(f"{name} has the shape {array.shape} in our layout, the network needs {leaf.shape}")
         flat[path] = jnp.asarray(array, leaf.dtype)
     return traverse_util.unflatten_dict(flat)
 
 
+def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """The array of that name; `UserError` where there is none."""
+    if name not in arrays:
+        raise UserError(f"the published weights lack {name}; load them by the name of their network")
+    return np.asarray(arrays[name])
+
+
+def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
+    """The `Counterpart` of a network whose modules' names follow each other in ours by rules of `re.sub`.
+
+    rules: (pattern, replacement) pairs for the names of the modules that lead to a leaf, joined by "/"; all are applied,
+    one after the other. Leaves have PyTorch's usual names.
+    """
+
+    def counterpart(path: Path) -> str:
+        module = "/".join(path[1:-1])
+        for pattern, replacement in rules:
+            module = re.sub(pattern, replacement, module)
+        return f"{module.replace('/', '.')}.{LEAVES[path[-1]]}"
+
+    return counterpart
+
+
+def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
+    """The number of blocks of each stage. stages: a pattern with two groups, the numbers of the stage and of the block."""
+    found = filter(None, (re.match(stages, name) for name in arrays))
+    blocks = {(int(match[1]), int(match[2])) for match in found}
+    numbers = sorted({stage for stage, _ in blocks})
+    if not numbers:
+        raise UserError("the published weights have no blocks of this network; load them by the name of their network")
+    return tuple(sum(stage == number for stage, _ in blocks) for number in numbers)
+
+
 def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a state_dict: those behind "state." where names begin so, without the prefix."""
+    """The arrays of a state_dict by their plain names: those behind "state." where names begin so, without that prefix, and
+    without the "module." of a network that several GPUs shared."""
     prefix = "state."
-    if not any(name.startswith(prefix) for name in arrays):
-        return dict(arrays)
-    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+    if any(name.startswith(prefix) for name in arrays):
+        arrays = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+    return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 
 def from_torch(array: np.ndarray) -> np.ndarray:

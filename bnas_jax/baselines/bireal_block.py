@@ -1,0 +1,87 @@
+"""Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution, so that its real
+inputs reach the next one."""
+
+from typing import ClassVar
+
+import flax.linen as nn
+
+from bnas_jax.baselines.block import Block, Projection
+from bnas_jax.baselines.units import convolution
+from bnas_jax.core.modules import BatchNorm, PRelu
+from bnas_jax.core.schemes.scheme import ACTIVATIONS
+
+
+class BiRealUnit(Block):
+    """sign -> 3x3 convolution -> BN, added to the shortcut (Figure 3b).
+
+    A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then has a 1x1
+    convolution and a BN. The scheme's activation follows the convolution; Bi-Real has none. Under
+    the scheme `float` its activation takes the sign's place, as in the paper's float networks to
+    begin with: ReLU, then leaky clip, then clip (section 3.4).
+    """
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        y = x if self.scheme.binary else self._in_place_of_the_sign(x)
+        y = self.normalized(y, train=train)
+        return y + self.shortcut(x, train=train)
+
+    def _in_place_of_the_sign(self, x):
+        if self.scheme.activation == "prelu":
+            return PRelu(self.arithmetic, name="prelu")(x)
+        return ACTIVATIONS[self.scheme.activation](x)
+
+    def normalized(self, x, *, train: bool):
+        """The convolution with its sign, and BN."""
+        conv = convolution(
+            self.features,
+            3,
+            self.scheme,
+            arithmetic=self.arithmetic,
+            stride=self.stride,
+            activation=True,
+        )
+        return BatchNorm(self.arithmetic, name="bn")(conv(x), train=train)
+
+    def shortcut(self, x, *, train: bool):
+        """x in the shape of the output."""
+        if not self.changes_shape(x):
+            return x
+        if self.stride == 2:
+            x = nn.avg_pool(x, (2, 2), (2, 2))
+        return Projection(
+            features=self.features,
+            stride=1,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            float_conv=self.float_shortcut,
+            name="shortcut",
+        )(x, train=train)
+
+
+class TwoUnits(Block):
+    """Two units one behind the other, the first with the block's stride. unit: their class, which a
+    subclass gives."""
+
+    unit: ClassVar[type[Block]]
+    # As in both papers' code.
+    stem_activation: ClassVar[str] = "none"
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        for index, stride in enumerate((self.stride, 1)):
+            x = self.unit(
+                features=self.features,
+                stride=stride,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                float_shortcut=self.float_shortcut,
+                name=f"unit{index}",
+            )(x, train=train)
+        return x
+
+
+class BiRealBlock(TwoUnits):
+    """Two of `BiRealUnit`; the network's stem has no ReLU."""
+
+    unit: ClassVar[type[Block]] = BiRealUnit

@@ -1,0 +1,20 @@
+"""The basic blocks of residual networks: `BLOCKS`, the one table of them.
+
+A new block is a new file, a subclass of `block.Block`, and a new entry.
+"""
+
+from bnas_jax.baselines.bireal_block import BiRealBlock
+from bnas_jax.baselines.block import Block
+from bnas_jax.baselines.cbcn_block import CbcnBlock
+from bnas_jax.baselines.pcnn_block import PcnnBlock
+from bnas_jax.baselines.reactnet_block import ReActNetBlock
+from bnas_jax.baselines.xnor_block import XnorBlock
+
+# By the name that `config.network.block` has; without one the scheme says which is usual (`Scheme.block`).
+BLOCKS: dict[str, type[Block]] = {
+    "xnor": XnorBlock,
+    "bireal": BiRealBlock,
+    "reactnet": ReActNetBlock,
+    "pcnn": PcnnBlock,
+    "cbcn": CbcnBlock,
+}

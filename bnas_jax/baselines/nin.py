@@ -1,0 +1,165 @@
+"""Network in Network for CIFAR, in jiecaoyu's form, whose accuracy with XNOR-Net's rule is the one that Table 6 prints.
+
+Code: github.com/jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Its binary layers are BN -> sign -> dropout -> convolution with bias ->
+ReLU; in `float` the sign is left out. Its average pooling counts the padding, its batch norms have an epsilon of 1e-4.
+
+Where this differs: the code clamps the scales of the binary layers' batch norms at 0.01 for good before each forward pass.
+Here the forward pass and the gradient are the same, and the parameter itself may be smaller.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.baselines.units import Baseline, check_image_size, convolution
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import BatchNorm, Convolution, PRelu, bias_init
+from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.pool import max_pool
+from bnas_jax.core.schemes import Scheme
+from bnas_jax.core.schemes.scheme import ACTIVATIONS
+
+EPSILON = 1e-4
+LEAST_SCALE = 0.01
+
+
+class NinLayer(nn.Module):
+    """BN -> sign -> dropout -> convolution with bias -> activation. dropout: the share of the signs that become 0."""
+
+    features: int
+    kernel: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = BatchNorm(self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn")(x, train=train)
+        dropped = train and self.dropout > 0
+        conv = Convolution(
+            features=self.features,
+            kernel=(self.kernel, self.kernel),
+            geometry=square(self.kernel),
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            # Zeros are no signs: what is left after dropout goes through a convolution of floats.
+            binary_input=not dropped,
+            activation=False,
+            name="conv",
+        )
+        if dropped:
+            y = self._dropped(conv, x)
+        else:
+            y = conv(x)
+        fan_in = self.kernel**2 * x.shape[-1]
+        y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
+        return self._activated(y)
+
+    def _dropped(self, conv, x):
+        """The convolution with dropout behind the sign."""
+        key = self.make_rng("dropout")
+        keep = keep_factors(key, self.dropout, x.shape, arithmetic=self.arithmetic)
+        y = conv(self.scheme.signs(x) * keep)
+        scale = self.scheme.input_scale(x, conv.kernel, conv.geometry)
+        return y if scale is None else y * scale
+
+    def _activated(self, y):
+        if not self.scheme.binary:
+            return nn.relu(y)
+        if self.scheme.activation == "prelu":
+            return PRelu(self.arithmetic, name="prelu")(y)
+        return ACTIVATIONS[self.scheme.activation](y)
+
+
+def keep_factors(key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithmetic) -> jax.Array:
+    """Dropout: 0 with probability `rate`, else 1 / (1 - rate), of the shape (N, ...).
+
+    What is drawn for an example does not depend on how many devices `arithmetic.batch_axis` divides the batch over.
+    """
+    examples = jnp.arange(shape[0])
+    if arithmetic.batch_axis:
+        examples += jax.lax.axis_index(arithmetic.batch_axis) * shape[0]
+
+    def drawn(example):
+        return jax.random.bernoulli(jax.random.fold_in(key, example), 1 - rate, shape[1:])
+
+    keep = jax.vmap(drawn)(examples)
+    return keep.astype(arithmetic.dtype) / (1 - rate)
+
+
+class Nin(nn.Module):
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    widths: of the wide, the second and the third convolution. In training with dropout it needs the rng `dropout`.
+    """
+
+    widths: tuple[int, int, int]
+    dropout: float
+    num_classes: int
+    scheme: Scheme
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        check_image_size(images.shape, 2)
+        wide, second, third = self.widths
+        common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+        layers = [
+            NinLayer(second, kernel=1, name="layer0", **common),
+            NinLayer(third, kernel=1, name="layer1", **common),
+            NinLayer(wide, kernel=5, dropout=self.dropout, name="layer2", **common),
+            NinLayer(wide, kernel=1, name="layer3", **common),
+            NinLayer(wide, kernel=1, name="layer4", **common),
+            NinLayer(wide, kernel=3, dropout=self.dropout, name="layer5", **common),
+            NinLayer(wide, kernel=1, name="layer6", **common),
+        ]
+
+        x = images.astype(self.arithmetic.dtype)
+        x = convolution(wide, 5, binary=False, bias=True, name="stem", **common)(x)
+        x = nn.relu(self._plain_bn("stem_bn")(x, train=train))
+        for index, layer in enumerate(layers):
+            if index == 2:
+                x = max_pool(x, 2)
+            if index == 5:
+                x = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = layer(x, train=train)
+        x = self._plain_bn("bn")(x, train=train)
+        x = convolution(self.num_classes, 1, binary=False, bias=True, name="classifier", **common)(x)
+        return jnp.mean(nn.relu(x), axis=(1, 2))
+
+    def _plain_bn(self, name: str) -> BatchNorm:
+        return BatchNorm(self.arithmetic, affine=False, epsilon=EPSILON, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class NinSettings(Baseline):
+    """Network in Network. widths: of the wide, the second and the third convolution. dropout: behind two of the signs."""
+
+    widths: tuple[int, ...] = (192, 160, 96)
+    dropout: float = 0.5
+
+    def __post_init__(self):
+        self.check_at_least(1, "widths")
+        if len(self.widths) != 3:
+            raise UserError(f"config.network.widths must be three numbers such as (192,160,96), got {self.widths}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"config.network.dropout must be at least 0 and below 1, got {self.dropout}")
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
+        """A `Nin`. `UserError` for dropout behind signs that have parameters, and in a first stage of two."""
+        if self.dropout > 0 and not (scheme.plain_signs and scheme.stage == "all"):
+            raise UserError(
+                "signs cannot drop out where they have parameters or weights are float; write config.network.dropout=0"
+            )
+        wide, second, third = self.widths
+        return Nin(
+            widths=(wide, second, third),
+            dropout=self.dropout,
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
+        )

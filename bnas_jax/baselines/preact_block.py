@@ -1,0 +1,66 @@
+"""Pre-activation blocks (arXiv 1603.05027), those of SENet18 and of wide ResNets."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bnas_jax.baselines.block import Block
+from bnas_jax.baselines.units import Normalized, convolution
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.schemes import Scheme
+
+
+class PreactBlock(Block):
+    """BN -> ReLU -> convolution twice, where a sign takes the ReLU's place in a binary scheme, and a shortcut around both.
+
+    A shortcut that changes the shape takes what enters the first convolution; the float one under a binary scheme takes it
+    before the sign. The scheme's activation follows the first convolution alone.
+
+    gate: by how much the squeeze of SENet (arXiv 1709.01507) is narrower than the block; None has no gate.
+    late_stride: meliketoy's form: the stride is the second convolution's, shortcuts take the block's input, and all
+    convolutions have biases.
+    """
+
+    gate: int | None = None
+    late_stride: bool = False
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+        shared = {**common, "features": self.features, "bias": self.late_stride}
+        strides = (1, self.stride) if self.late_stride else (self.stride, 1)
+
+        first = Normalized(name="input", **common)(x, train=train)
+        y = convolution(kernel=3, stride=strides[0], activation=True, name="conv0", **shared)(first)
+        y = Normalized(name="middle", **common)(y, train=train)
+        y = convolution(kernel=3, stride=strides[1], name="conv1", **shared)(y)
+        if self.gate is not None:
+            y = y * Gate(features=self.features, hidden=self.features // self.gate, name="gate", **common)(y)
+        if not self.changes_shape(x):
+            return x + y
+        source = x if self.late_stride else first
+        shortcut = convolution(
+            kernel=1,
+            stride=self.stride,
+            binary=not self.float_shortcut,
+            name="shortcut",
+            **shared,
+        )
+        return shortcut(source) + y
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation: a factor from 0 to 1 for each image and channel, (N, 1, 1, C). Its convolutions are float."""
+
+    features: int
+    hidden: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, x):
+        common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic, "binary": False, "bias": True}
+        y = jnp.mean(x, axis=(1, 2), keepdims=True)
+        y = nn.relu(convolution(self.hidden, 1, name="squeeze", **common)(y))
+        return nn.sigmoid(convolution(self.features, 1, name="excite", **common)(y))

@@ -1,0 +1,117 @@
+"""ReActNet-A (arXiv 2003.03488): a MobileNet of binary convolutions, each with a shortcut.
+
+Code: github.com/liuzechun/ReActNet, folder mobilenet.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bnas_jax.baselines.reactnet_block import RPRelu
+from bnas_jax.baselines.units import Baseline, Stem, check_image_size, convolution
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import BatchNorm, Classifier
+from bnas_jax.core.schemes import Scheme
+
+# Of ReActNet-A: the channels of the stem and of each block.
+WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+
+
+class MobileBlock(nn.Module):
+    """sign -> 3x3 convolution -> BN, added to the input -> RPReLU; then the same with 1x1 (Figure 5).
+
+    (N, H, W, C) to (N, H / stride, W / stride, features); features are C or 2 C. The shortcut of a
+    stride averages 2x2 pixels, that of a wider output has the input twice, so that no convolution
+    of the block is float.
+    """
+
+    features: int
+    stride: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        channels = x.shape[-1]
+        y = self._normalized(x, channels, 3, self.stride, train=train)
+        if self.stride == 2:
+            x = nn.avg_pool(x, (2, 2), (2, 2))
+        x = RPRelu(self.arithmetic, name="rprelu3")(x + y)
+
+        y = self._normalized(x, self.features, 1, 1, train=train)
+        if self.features == 2 * channels:
+            x = jnp.concatenate([x, x], axis=-1)
+        return RPRelu(self.arithmetic, name="rprelu1")(x + y)
+
+    def _normalized(self, x, features: int, kernel: int, stride: int, *, train: bool):
+        conv = convolution(
+            features,
+            kernel,
+            self.scheme,
+            arithmetic=self.arithmetic,
+            stride=stride,
+            activation=True,
+            name=f"conv{kernel}",
+        )
+        return BatchNorm(self.arithmetic, name=f"bn{kernel}")(conv(x), train=train)
+
+
+class MobileNet(nn.Module):
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    widths: the channels of the stem and of each block. A block with more channels than the one
+    before it halves the image, but for the first; so does the stem.
+    """
+
+    widths: tuple[int, ...]
+    num_classes: int
+    scheme: Scheme
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        pairs = zip(self.widths[1:], self.widths[2:], strict=False)
+        strides = [1, *(2 if after > before else 1 for before, after in pairs)]
+        check_image_size(images.shape, 1 + strides.count(2))
+        x = Stem(
+            features=self.widths[0],
+            kernel=3,
+            stride=2,
+            arithmetic=self.arithmetic,
+            activation="none",
+            name="stem",
+        )(images.astype(self.arithmetic.dtype), train=train)
+        for index, (width, stride) in enumerate(zip(self.widths[1:], strides, strict=True)):
+            x = MobileBlock(
+                features=width,
+                stride=stride,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                name=f"block{index}",
+            )(x, train=train)
+        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReActNetMobileNet(Baseline):
+    """ReActNet's MobileNet for ImageNet: see `MobileNet`.
+
+    widths: each that of the one before, or twice as many.
+    """
+
+    widths: tuple[int, ...] = WIDTHS
+
+    def __post_init__(self):
+        self.check_at_least(1, "widths")
+        for before, after in zip(self.widths, self.widths[1:], strict=False):
+            if after not in (before, 2 * before):
+                raise UserError(
+                    f"config.network.widths: each must be the one before or twice as many, as "
+                    f"shortcuts repeat their input; got {after} behind {before}"
+                )
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> MobileNet:
+        """A `MobileNet`."""
+        return MobileNet(widths=self.widths, num_classes=num_classes, scheme=scheme, arithmetic=arithmetic)

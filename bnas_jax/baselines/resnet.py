@@ -1,0 +1,112 @@
+"""ResNets (arXiv 1512.03385): in kuangliu's form for CIFAR, and the one for ImageNet.
+
+Code: github.com/kuangliu/pytorch-cifar (CIFAR). Which block, how its shortcut is made and what follows the stem is the
+papers' on binarization: see `blocks`. As in Bi-Real's code, no batch norm stands behind the last block.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+
+from bnas_jax.baselines.blocks import BLOCKS
+from bnas_jax.baselines.units import Baseline, Stem, check_image_size
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import Classifier
+from bnas_jax.core.ops.pool import max_pool
+from bnas_jax.core.schemes import Scheme
+
+
+class ResNet(nn.Module):
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    blocks: of each stage; widths: their output channels. All stages but the first halve the image. block: of `BLOCKS`; None
+    is the scheme's usual one. imagenet: a stem that quarters the image.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    num_classes: int
+    scheme: Scheme
+    arithmetic: Arithmetic = Arithmetic()
+    block: str | None = None
+    float_shortcut: bool = True
+    imagenet: bool = False
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        block = BLOCKS[self.block or self.scheme.block]
+        halvings = len(self.blocks) - 1 + 2 * self.imagenet
+        check_image_size(images.shape, halvings)
+        x = self._stem(images.astype(self.arithmetic.dtype), block.stem_activation, train=train)
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
+            for index in range(count):
+                x = block(
+                    features=width,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    scheme=self.scheme,
+                    arithmetic=self.arithmetic,
+                    float_shortcut=self.float_shortcut,
+                    name=f"stage{stage}_block{index}",
+                )(x, train=train)
+        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+
+    def _stem(self, images, activation: str, *, train: bool):
+        common: dict[str, Any] = {"features": self.widths[0], "arithmetic": self.arithmetic, "activation": activation}
+        if not self.imagenet:
+            return Stem(kernel=3, name="stem", **common)(images, train=train)
+        x = Stem(kernel=7, stride=2, name="stem", **common)(images, train=train)
+        return max_pool(x, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet18(Baseline):
+    """ResNet18. width: the channels of the first stage; each further one doubles them. blocks: of each stage.
+
+    block: one of `blocks.BLOCKS`, None is the scheme's usual one. float_shortcut: whether the convolutions of the shortcuts
+    stay float. None is True on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper of the
+    scheme, `Scheme.float_shortcut` (methods.md B).
+    """
+
+    width: int = 64
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    block: str | None = None
+    float_shortcut: bool | None = None
+
+    imagenet: ClassVar[bool] = False
+
+    def __post_init__(self):
+        self.check_at_least(1, "width", "blocks")
+        if self.block is not None and self.block not in BLOCKS:
+            raise UserError(f"config.network.block must be one of {', '.join(BLOCKS)}, got {self.block!r}")
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> ResNet:
+        """A `ResNet`."""
+        float_shortcut = self.float_shortcut
+        if float_shortcut is None:
+            float_shortcut = not self.imagenet or scheme.float_shortcut
+        return ResNet(
+            blocks=self.blocks,
+            widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            block=self.block,
+            float_shortcut=float_shortcut,
+            imagenet=self.imagenet,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet34(ResNet18):
+    """ResNet34: see `ResNet18`."""
+
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNetResNet18(ResNet18):
+    """ResNet18 for ImageNet, whose stem is a 7x7 convolution of stride 2 and a max-pooling: see `ResNet18`."""
+
+    imagenet: ClassVar[bool] = True

@@ -1,0 +1,114 @@
+"""ResNeXt29 (arXiv 1611.05431), in kuangliu's form for CIFAR, whose first convolution is 1x1.
+
+Code: github.com/kuangliu/pytorch-cifar, models/resnext.py. By default 2x64d, the form with the FLOPs of Table 6.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+from bnas_jax.baselines.block import Projection
+from bnas_jax.baselines.units import Baseline, ConvUnit, Stem, check_image_size
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.modules import Classifier
+from bnas_jax.core.schemes import Scheme
+
+# How much wider than its inner convolution a block's output is.
+EXPANSION = 2
+
+
+class GroupedBlock(nn.Module):
+    """1x1 convolution to `width`, 3x3 in groups, 1x1 to 2 * width, and a shortcut around them.
+
+    The scheme's activation does not follow the last one; under the scheme `float` a ReLU follows the sum.
+    """
+
+    width: int
+    groups: int
+    stride: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+    float_shortcut: bool
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        features = EXPANSION * self.width
+        common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+        y = ConvUnit(self.width, kernel=1, name="unit0", **common)(x, train=train)
+        grouped = ConvUnit(self.width, kernel=3, stride=self.stride, groups=self.groups, name="unit1", **common)
+        y = grouped(y, train=train)
+        y = ConvUnit(features, kernel=1, activation=False, name="unit2", **common)(y, train=train)
+        if self.stride != 1 or x.shape[-1] != features:
+            x = Projection(
+                features=features,
+                stride=self.stride,
+                float_conv=self.float_shortcut,
+                name="shortcut",
+                **common,
+            )(x, train=train)
+        if self.scheme.binary:
+            return x + y
+        return nn.relu(x + y)
+
+
+class ResNeXt(nn.Module):
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `ResNeXt29`."""
+
+    stem: int
+    groups: int
+    group_width: int
+    blocks: tuple[int, ...]
+    num_classes: int
+    scheme: Scheme
+    arithmetic: Arithmetic = Arithmetic()
+    float_shortcut: bool = True
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        check_image_size(images.shape, len(self.blocks) - 1)
+        images = images.astype(self.arithmetic.dtype)
+        x = Stem(features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem")(images, train=train)
+        for stage, count in enumerate(self.blocks):
+            for index in range(count):
+                x = GroupedBlock(
+                    width=self.groups * self.group_width * 2**stage,
+                    groups=self.groups,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    scheme=self.scheme,
+                    arithmetic=self.arithmetic,
+                    float_shortcut=self.float_shortcut,
+                    name=f"stage{stage}_block{index}",
+                )(x, train=train)
+        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNeXt29(Baseline):
+    """ResNeXt29. groups, group_width: of the first stage's 3x3 convolutions, 2x64d; each further stage doubles the width.
+
+    stem: channels of the first convolution. blocks: of each stage. float_shortcut: whether the convolutions of the shortcuts
+    stay float.
+    """
+
+    stem: int = 64
+    groups: int = 2
+    group_width: int = 64
+    blocks: tuple[int, ...] = (3, 3, 3)
+    float_shortcut: bool = True
+
+    def __post_init__(self):
+        self.check_at_least(1, "stem", "groups", "group_width", "blocks")
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> ResNeXt:
+        """A `ResNeXt`."""
+        return ResNeXt(
+            stem=self.stem,
+            groups=self.groups,
+            group_width=self.group_width,
+            blocks=self.blocks,
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            float_shortcut=self.float_shortcut,
+        )

@@ -1,0 +1,76 @@
+"""SENet18: pre-activation blocks with a gate for each channel (arXiv 1709.01507), in kuangliu's form for CIFAR.
+
+Code: github.com/kuangliu/pytorch-cifar, models/senet.py. The gate's convolutions stay float, as each has one pixel.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+
+from bnas_jax.baselines.preact_block import PreactBlock
+from bnas_jax.baselines.units import Baseline, Stem, check_image_size
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import Classifier
+from bnas_jax.core.schemes import Scheme
+
+
+class SENet(nn.Module):
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `SENet18`."""
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    gate: int
+    num_classes: int
+    scheme: Scheme
+    arithmetic: Arithmetic = Arithmetic()
+    float_shortcut: bool = True
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        check_image_size(images.shape, len(self.blocks) - 1)
+        images = images.astype(self.arithmetic.dtype)
+        x = Stem(features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem")(images, train=train)
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
+            for index in range(count):
+                x = PreactBlock(
+                    features=width,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    scheme=self.scheme,
+                    arithmetic=self.arithmetic,
+                    float_shortcut=self.float_shortcut,
+                    gate=self.gate,
+                    name=f"stage{stage}_block{index}",
+                )(x, train=train)
+        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class SENet18(Baseline):
+    """SENet18. width: the channels of the first stage; each further one doubles them. blocks: of each stage.
+
+    gate: by how much the squeeze is narrower. float_shortcut: whether the convolutions of the shortcuts stay float.
+    """
+
+    width: int = 64
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    gate: int = 16
+    float_shortcut: bool = True
+
+    def __post_init__(self):
+        self.check_at_least(1, "width", "blocks", "gate")
+        if self.width % self.gate:
+            message = "config.network.width must be a multiple of config.network.gate"
+            raise UserError(f"{message}, for instance {self.gate}; got {self.width} and {self.gate}")
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> SENet:
+        """A `SENet`."""
+        return SENet(
+            blocks=self.blocks,
+            widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),
+            gate=self.gate,
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            float_shortcut=self.float_shortcut,
+        )

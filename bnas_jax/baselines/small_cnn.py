@@ -1,0 +1,93 @@
+"""The small networks of Tables 1 and 12: three layers of one type, each with a max-pooling behind it, and three dense ones.
+
+The paper does not state their sizes; they are those of LeNet-5 with three layers (methods.md F). The three layers are
+binary under a binary scheme, the dense ones are float.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+
+from bnas_jax.baselines.units import Baseline, check_image_size
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.layers import LAYERS
+from bnas_jax.core.modules import bias_init, uniform_fan_in
+from bnas_jax.core.schemes import Scheme
+
+
+class Dense(nn.Module):
+    """A float linear layer, (N, C) to (N, features)."""
+
+    features: int
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, x):
+        dtype = self.arithmetic.dtype
+        kernel = self.param("kernel", uniform_fan_in, (x.shape[-1], self.features), dtype)
+        return x @ kernel + self.param("bias", bias_init(x.shape[-1]), (self.features,), dtype)
+
+    def macs(self, x, y) -> tuple[int, int]:
+        """(binary, float) multiply-accumulates of one image."""
+        return 0, x.shape[-1] * y.shape[-1]
+
+
+class SmallCnn(nn.Module):
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `SmallCnnSettings`."""
+
+    layer_type: str
+    widths: tuple[int, ...]
+    dense: tuple[int, ...]
+    num_classes: int
+    scheme: Scheme
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        check_image_size(images.shape, len(self.widths))
+        x = images.astype(self.arithmetic.dtype)
+        for index, width in enumerate(self.widths):
+            layer = LAYERS[self.layer_type].module(
+                features=width,
+                stride=1,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                search=False,
+                binary_weights=True,
+                name=f"layer{index}",
+            )
+            x = nn.max_pool(layer(x, train=train), (2, 2), (2, 2))
+        x = x.reshape(len(x), -1)
+        for index, features in enumerate(self.dense):
+            x = nn.relu(Dense(features, self.arithmetic, name=f"dense{index}")(x))
+        return Dense(self.num_classes, self.arithmetic, name="classifier")(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallCnnSettings(Baseline):
+    """The network of Tables 1 and 12. layer_type: one of `core.layers.LAYERS` that has weights.
+
+    widths: channels of the layers. dense: outputs of the dense layers but the last, which has one for each class.
+    """
+
+    layer_type: str = "bin_conv_3x3"
+    widths: tuple[int, ...] = (6, 16, 32)
+    dense: tuple[int, ...] = (120, 84)
+
+    def __post_init__(self):
+        self.check_at_least(1, "widths", "dense")
+        learnable = [name for name, layer in LAYERS.items() if layer.learnable]
+        if self.layer_type not in learnable:
+            raise UserError(f"config.network.layer_type must be one of {', '.join(learnable)}, got {self.layer_type!r}")
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> SmallCnn:
+        """A `SmallCnn`."""
+        return SmallCnn(
+            layer_type=self.layer_type,
+            widths=self.widths,
+            dense=self.dense,
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
+        )

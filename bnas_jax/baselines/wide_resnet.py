@@ -1,0 +1,108 @@
+"""Wide ResNets (arXiv 1605.07146): WRN-40-4, and PCNN's WRN22 of widths (i, i, 2i, 4i).
+
+Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the paper's own Torch code, the default;
+github.com/meliketoy/wide-resnet.pytorch has biases, the stride in the second convolution of a block, shortcuts from the
+block's input, and statistics of the last batch norm that follow the batch faster.
+
+PCNN's paper prints no counts of WRN22; those of Table 6, 0.04e8 and 0.27e8 FLOPs for i = 16 and 64, remain unexplained:
+we count 0.013e8 and 0.160e8.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+from bnas_jax.baselines.preact_block import PreactBlock
+from bnas_jax.baselines.units import Baseline, check_image_size, convolution
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import BatchNorm, Classifier
+from bnas_jax.core.ops.batch_norm import MOMENTUM
+from bnas_jax.core.schemes import Scheme
+
+CODES = ("xternalz", "meliketoy")
+# Of the last batch norm in meliketoy's code; PyTorch's 0.9, from the other side.
+FAST_MOMENTUM = 0.1
+
+
+class WideResNet(nn.Module):
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `Wrn40`.
+
+    stem: channels of the first convolution. meliketoy: that code's form.
+    """
+
+    stem: int
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    num_classes: int
+    scheme: Scheme
+    arithmetic: Arithmetic = Arithmetic()
+    float_shortcut: bool = True
+    meliketoy: bool = False
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        check_image_size(images.shape, len(self.blocks) - 1)
+        x = images.astype(self.arithmetic.dtype)
+        common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+        x = convolution(self.stem, 3, binary=False, bias=self.meliketoy, name="stem", **common)(x)
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
+            for index in range(count):
+                x = PreactBlock(
+                    features=width,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    float_shortcut=self.float_shortcut,
+                    late_stride=self.meliketoy,
+                    name=f"stage{stage}_block{index}",
+                    **common,
+                )(x, train=train)
+        momentum = FAST_MOMENTUM if self.meliketoy else MOMENTUM
+        x = nn.relu(BatchNorm(self.arithmetic, momentum=momentum, name="bn")(x, train=train))
+        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrn40(Baseline):
+    """WRN-40-4. stem: channels of the first convolution, None is `width`. width: those of the first stage; each further one
+    doubles them.
+
+    blocks: of each stage. code: whose form, `xternalz` or `meliketoy`. float_shortcut: whether the convolutions of the
+    shortcuts stay float.
+    """
+
+    stem: int | None = 16
+    width: int = 64
+    blocks: tuple[int, ...] = (6, 6, 6)
+    code: str = "xternalz"
+    float_shortcut: bool = True
+
+    def __post_init__(self):
+        self.check_at_least(1, "width", "blocks")
+        if self.stem is not None:
+            self.check_at_least(1, "stem")
+        if self.code not in CODES:
+            raise UserError(f"config.network.code must be one of {', '.join(CODES)}, got {self.code!r}")
+
+    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> WideResNet:
+        """A `WideResNet`."""
+        stem = self.width if self.stem is None else self.stem
+        return WideResNet(
+            stem=stem,
+            blocks=self.blocks,
+            widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
+            float_shortcut=self.float_shortcut,
+            meliketoy=self.code == "meliketoy",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrn22(Wrn40):
+    """WRN22 of the widths (i, i, 2i, 4i), i being `width`: see `Wrn40`."""
+
+    stem: int | None = None
+    width: int = 16
+    blocks: tuple[int, ...] = (3, 3, 3)

@@ -1,0 +1,32 @@
+"""XNOR-Net's block, and ResNet's float one."""
+
+from typing import Any
+
+import flax.linen as nn
+
+from bnas_jax.baselines.block import Block, Projection
+from bnas_jax.baselines.units import ConvUnit
+
+
+class XnorBlock(Block):
+    """XNOR-Net's (arXiv 1603.05279): a pre-activation block, BN -> sign -> convolution twice, and a shortcut around both.
+
+    The scheme's activation follows the first convolution alone: what is added to the shortcut has both signs. Under the
+    scheme `float` it is the block of ResNet (arXiv 1512.03385), convolution -> BN twice, with ReLUs between and at the end.
+    """
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        common: dict[str, Any] = {"features": self.features, "scheme": self.scheme, "arithmetic": self.arithmetic}
+        y = ConvUnit(kernel=3, stride=self.stride, name="unit0", **common)(x, train=train)
+        y = ConvUnit(kernel=3, activation=False, name="unit1", **common)(y, train=train)
+        if self.changes_shape(x):
+            x = Projection(
+                stride=self.stride,
+                float_conv=self.float_shortcut,
+                name="shortcut",
+                **common,
+            )(x, train=train)
+        if self.scheme.binary:
+            return x + y
+        return nn.relu(x + y)

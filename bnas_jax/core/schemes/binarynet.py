@@ -1,0 +1,41 @@
+"""BinaryNet, "Sign" (arXiv 1602.02830): signs of activations and weights, and no scale."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryNet(Scheme):
+    """y = conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co), whole
+    numbers.
+
+    Gradients: that at sign x times 1[|x| <= 1] (Eq. 4), that at sign W times 1[|W| <= 1]. W is
+    clipped to [-1, 1] after each update (Algorithm 1).
+
+    How sure: the formulas from memory of the paper, and agreeing with a layer of the benchmark
+    BiBench. The paper's order is convolution, pooling, BN, sign, without a ReLU; here the blocks
+    are those of the other schemes (BN, sign, convolution, ReLU), so that the scheme alone differs:
+    that is our choice.
+    """
+
+    def signs(self, x):
+        return straight_through(x, closed_clip, self.sign_of_zero)
+
+    def weights(self, latent):
+        return straight_through(latent, closed_clip, self.sign_of_zero), ()
+
+    def after(self, sums):
+        return sums
+
+    @property
+    def latents(self) -> LatentRule:
+        return LatentRule(project=clip)
+
+
+def clip(latent):
+    """Latent weights clipped to [-1, 1]."""
+    return jnp.clip(latent, -1, 1)

@@ -1,0 +1,66 @@
+"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, and the scale without a
+gradient."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.schemes.scheme import Scheme
+from bnas_jax.core.schemes.straight_through import closed_clip, straight_through, triangle
+from bnas_jax.core.schemes.xnor import beta
+
+WEIGHT_GRADIENTS = ("paper", "torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class BiReal(Scheme):
+    """y = beta * conv(sign x, sign W), with beta = mean |W| for each output channel, taken as a
+    constant.
+
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient at sign x is multiplied by
+    2 - 2|x| where |x| < 1, else by 0 (section 3.2). W is not projected. No activation follows by
+    default, as in the paper's blocks, whose nonlinearity is the sign.
+
+    weight_gradient: with G the gradient at beta * sign(W),
+
+    - `paper`: beta * 1[|W| <= 1] * G, as in section 3.3.
+    - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks the mask,
+      too.) It is 0 where beta is, for a kernel of zeros.
+
+    How sure: both agree with published code, `torch` with the authors'. The block, and the float
+    shortcut of its strided form, belong to the networks (`baselines`).
+    """
+
+    activation: str = "none"
+    weight_gradient: str = "paper"
+
+    block: ClassVar[str] = "bireal"
+    float_shortcut: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.weight_gradient not in WEIGHT_GRADIENTS:
+            known = ", ".join(WEIGHT_GRADIENTS)
+            raise UserError(f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}")
+
+    def signs(self, x):
+        return straight_through(x, triangle, self.sign_of_zero)
+
+    def weights(self, latent):
+        window = closed_clip if self.weight_gradient == "paper" else clip_without_beta
+        signs = straight_through(latent, window, self.sign_of_zero)
+        return signs, (jax.lax.stop_gradient(beta(latent)),)
+
+    def after(self, sums, beta):
+        return sums * beta
+
+
+def clip_without_beta(latent):
+    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the gradient at sign W.
+    (kh, kw, ci, co)."""
+    scale = beta(latent)
+    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    return closed_clip(latent) * inverse

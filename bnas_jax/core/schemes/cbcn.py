@@ -1,0 +1,122 @@
+"""CBCN (arXiv 1910.10853): each kernel of signs is used in four turns."""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.ops.conv import conv
+from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
+from bnas_jax.core.schemes.straight_through import straight_through, triangle
+
+TURNS = 4  # of 90 degrees each
+
+
+@dataclasses.dataclass(frozen=True)
+class Cbcn(Scheme):
+    """y = s * conv(sign x, turned sign W), with s = mean |W| of the whole layer: (N, H, W, C) to (N, H', W', O).
+
+    Features come in 4 orientations, the minor index of the channels: index = feature * 4 + orientation. So C and O are
+    multiples of 4, and W is (kh, kw, C, O / 4). Orientation k of an output feature has its kernel turned by k * 90 degrees
+    clockwise, with the orientations of the inputs shifted by k: what input orientation i meets in W, i + k meets in the turned
+    one (modulo 4). Depthwise kernels, (kh, kw, 1, O / 4), meet the orientation that they make, and are turned alone. Kernels
+    that are not square are not turned, their orientations are shifted alone.
+
+    Gradients pass through signs, of x and of W, times 2 - 2|.| where that is positive; s is differentiated. W gets the sum
+    of what its four turns get, and is not projected.
+
+    orientations: False is the simpler reading of the paper: features as in other networks, W (kh, kw, C, O), and an output
+    is the mean over the four turns of its kernel, each behind a ReLU: without that the four would be one symmetric kernel.
+
+    How sure: agrees with the training code of the authors' group, whose activations have the gradient of the weights, too.
+    Turns of kernels other than 3x3 and 1x1, depthwise ones and `orientations=False` are our choice.
+    """
+
+    orientations: bool = True
+
+    joins: ClassVar[bool] = False
+    block: ClassVar[str] = "cbcn"
+    float_shortcut: ClassVar[bool] = True
+
+    @property
+    def width_step(self) -> int:
+        return TURNS if self.orientations else 1
+
+    def signs(self, x):
+        return straight_through(x, triangle, self.sign_of_zero)
+
+    def convolve(self, module, x):
+        latent = module.latent(x, self._features(module, x))
+        w = self._turned(straight_through(latent, triangle, self.sign_of_zero))
+        if module.binary_input:
+            x = self.signs(x)
+        return convolve_module(module, x, w, (scale(latent),))
+
+    def convolve_float(self, module, x):
+        """In the first of two stages the float kernels are turned, too."""
+        if not module.binary_weights:
+            return super().convolve_float(module, x)
+        w = self._turned(module.float_kernel(x, self._features(module, x)))
+        if module.binary_input:
+            x = self.signs(x)
+        arithmetic = module.arithmetic
+        y = conv(x, w, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+        return finish(self, self.after(y, 1), None, activation=module.activation)
+
+    def after(self, sums, scale):
+        y = sums * scale
+        if self.orientations:
+            return y
+        return jnp.mean(nn.relu(y).reshape(*y.shape[:3], -1, TURNS), axis=-1)
+
+    def cost(self, row):
+        """Products are those of the turned kernels, bits those of W."""
+        if self.orientations:
+            return row
+        return dataclasses.replace(row, binary_macs=row.binary_macs * TURNS)
+
+    def _features(self, module, x) -> int:
+        """The output channels of W; `UserError` where the orientations do not fit."""
+        if not self.orientations:
+            return module.features
+        groups, inputs = module.geometry.groups, module.kernel_shape(x)[2]
+        _check_multiple(module, "output", module.features, groups=1 if inputs == 1 else groups)
+        if inputs > 1:
+            _check_multiple(module, "input", x.shape[-1], groups=groups)
+        return module.features // TURNS
+
+    def _turned(self, w):
+        """All turns of W (kh, kw, ci, co), the turn as the minor index of the outputs: (kh, kw, ci, 4 co)."""
+        oriented = self.orientations and w.shape[2] > 1
+        turns = [turn(w, quarters, oriented=oriented) for quarters in range(TURNS)]
+        return jnp.stack(turns, axis=-1).reshape(*w.shape[:3], -1)
+
+
+def _check_multiple(module, side: str, channels: int, *, groups: int) -> None:
+    """`UserError` unless the channels of a group are whole features."""
+    if channels % (TURNS * groups) == 0:
+        return
+    of_groups = "" if groups == 1 else f" in each of its {groups} groups"
+    raise UserError(
+        f"{'/'.join(module.path)} has {channels} {side} channels, and the scheme cbcn needs a multiple of {TURNS}{of_groups}: "
+        f"one for each orientation of a feature; write another width, or config.scheme.orientations=False"
+    )
+
+
+def turn(w, quarters: int, *, oriented: bool):
+    """W (kh, kw, ci, co) turned by quarters * 90 degrees clockwise and, where `oriented`, its input orientations shifted."""
+    kh, kw, inputs, features = w.shape
+    if kh == kw:
+        w = jnp.rot90(w, -quarters, axes=(0, 1))
+    if not oriented:
+        return w
+    by_orientation = w.reshape(kh, kw, inputs // TURNS, TURNS, features)
+    return jnp.roll(by_orientation, quarters, axis=3).reshape(w.shape)
+
+
+def scale(latent):
+    """mean |W| of the whole layer, with a gradient of 0 at 0, as in PyTorch."""
+    return jnp.mean(latent * jax.lax.stop_gradient(jnp.sign(latent)))

@@ -1,0 +1,173 @@
+"""Bi-Real Net and ReActNet (github.com/liuzechun/Bi-Real-net, folder pytorch_implementation, and
+ReActNet), of the same authors.
+
+Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`; those of
+ReActNet with `_step1` behind them for the first stage of their training, in which weights are
+float.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import numpy as np
+
+from bnas_jax.baselines.reactnet_mobilenet import MobileNet
+from bnas_jax.baselines.resnet import ResNet
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.schemes import BiReal, ReActNet, Scheme
+from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, array_of, states, variables_of
+
+Names = dict[str, str]
+
+
+def batch_norm(ours: str, theirs: str) -> Names:
+    """Our leaves of a batch norm to theirs."""
+    return {f"{ours}/{leaf}": f"{theirs}.{name}" for leaf, name in BATCH_NORM.items()}
+
+
+def rprelu(ours: str, moves: tuple[str, str], prelu: str) -> Names:
+    """Our leaves of an RPReLU to theirs."""
+    before, after = moves
+    return {
+        f"{ours}/before": f"{before}.bias",
+        f"{ours}/prelu/slope": f"{prelu}.weight",
+        f"{ours}/after": f"{after}.bias",
+    }
+
+
+# Our leaves in a unit of a ResNet, and in a block of the MobileNet, to theirs.
+BIREAL_UNIT = {
+    "conv/latent": "binary_conv.weight",
+    **batch_norm("bn", "bn1"),
+    "shortcut/conv/kernel": "downsample.1.weight",
+    **batch_norm("shortcut/bn", "downsample.2"),
+}
+REACTNET_UNIT = {
+    **BIREAL_UNIT,
+    "conv/kernel": "binary_conv.weight",
+    "conv/shift": "move0.bias",
+    **rprelu("rprelu", ("move1", "move2"), "prelu"),
+}
+MOBILE_BLOCK = {
+    "conv3/latent": "binary_3x3.weight",
+    "conv3/kernel": "binary_3x3.weight",
+    "conv3/shift": "move11.bias",
+    **batch_norm("bn3", "bn1"),
+    **rprelu("rprelu3", ("move12", "move13"), "prelu1"),
+    "conv1/latent": "binary_pw.weight",
+    "conv1/kernel": "binary_pw.weight",
+    "conv1/shift": "move21.bias",
+    **batch_norm("bn1", "bn2"),
+    **rprelu("rprelu1", ("move22", "move23"), "prelu2"),
+}
+STEM = {"conv/kernel": "conv1.weight", **batch_norm("bn", "bn1")}
+CLASSIFIER = {"kernel": "weight", "bias": "bias"}
+
+# Their binary convolutions: the batch norm behind each, which has as many channels, and the size of
+# the kernel.
+BINARY_CONVS = {
+    "binary_conv": ("bn1", 3),
+    "binary_3x3": ("bn1", 3),
+    "binary_pw": ("bn2", 1),
+    "binary_pw_down1": ("bn2_1", 1),
+    "binary_pw_down2": ("bn2_2", 1),
+}
+
+
+def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """One of these networks, with the scheme of the authors' code: see `load_published`."""
+    if name.startswith("bireal"):
+        return load_resnet(arrays, BiReal(weight_gradient="torch", sign_of_zero=0), BIREAL_UNIT)
+    stage = "activations" if name.endswith("_step1") else "all"
+    scheme = ReActNet(sign_of_zero=0, stage=stage)
+    if name.startswith("reactnet_mobilenet"):
+        return load_mobilenet(arrays, scheme)
+    return load_resnet(arrays, scheme, REACTNET_UNIT)
+
+
+# Their names here.
+NAMES = ("bireal_resnet18", "bireal_resnet34", "reactnet_resnet18", "reactnet_mobilenet")
+LOADERS = {name: load for name in NAMES}
+
+
+def load_resnet(arrays: Mapping[str, np.ndarray], scheme: Scheme, unit: Names) -> tuple[nn.Module, dict]:
+    """A ResNet: two of their units, `layerL.I`, are one of our blocks."""
+    arrays = in_usual_shapes(arrays)
+    stages = [f"layer{number}" for number in range(1, 5)]
+    units = {tuple(name.split(".")[:2]) for name in arrays}
+    counts = [sum(stage == theirs for theirs, *_ in units) for stage in stages]
+    model = ResNet(
+        blocks=tuple(count // 2 for count in counts),
+        widths=tuple(len(array_of(arrays, f"{stage}.0.bn1.weight")) for stage in stages),
+        num_classes=len(array_of(arrays, "fc.bias")),
+        scheme=scheme,
+        imagenet=True,
+    )
+
+    def counterpart(path: Path) -> str:
+        _, module, *inner = path
+        if module == "classifier":
+            return f"fc.{CLASSIFIER[inner[0]]}"
+        if module == "stem":
+            return STEM["/".join(inner)]
+        stage, block = module.removeprefix("stage").split("_block")
+        index = 2 * int(block) + int(inner[0].removeprefix("unit"))
+        return f"layer{int(stage) + 1}.{index}." + unit["/".join(inner[1:])]
+
+    return model, variables_of(model, arrays, counterpart, image_shape=(32, 32, 3))
+
+
+def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn.Module, dict]:
+    """ReActNet's MobileNet: `feature.0` is the stem, the others are blocks."""
+    arrays = with_one_pointwise(in_usual_shapes(arrays))
+    count = len({name.split(".")[1] for name in arrays if name.startswith("feature.")})
+    blocks = [f"feature.{number}" for number in range(1, count)]
+    norms = ["feature.0.bn1", *(f"{block}.bn2" for block in blocks)]
+    model = MobileNet(
+        widths=tuple(len(array_of(arrays, f"{norm}.weight")) for norm in norms),
+        num_classes=len(array_of(arrays, "fc.bias")),
+        scheme=scheme,
+    )
+
+    def counterpart(path: Path) -> str:
+        _, module, *inner = path
+        if module == "classifier":
+            return f"fc.{CLASSIFIER[inner[0]]}"
+        if module == "stem":
+            return "feature.0." + STEM["/".join(inner)]
+        index = int(module.removeprefix("block"))
+        return f"{blocks[index]}." + MOBILE_BLOCK["/".join(inner)]
+
+    return model, variables_of(model, arrays, counterpart, image_shape=(32, 32, 3))
+
+
+def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kernels `weights`, (co * ci * k * k, 1), as `weight` (co, ci, k, k); shifts (1, C, 1, 1) as (C,)."""
+    found = {}
+    theirs = states(arrays)
+    for name, value in theirs.items():
+        place, _, leaf = name.rpartition(".")
+        block, _, module = place.rpartition(".")
+        if module.startswith("move"):
+            value = value.ravel()
+        if leaf == "weights" and module in BINARY_CONVS:
+            bn, size = BINARY_CONVS[module]
+            channels = len(array_of(theirs, f"{block}.{bn}.weight"))
+            if value.size % (channels * size * size):
+                raise UserError(f"{name} has {value.size} numbers, no kernels of {channels} channels")
+            name, value = f"{place}.weight", value.reshape(channels, -1, size, size)
+        found[name] = value
+    return found
+
+
+def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The two 1x1 convolutions and batch norms of a block that doubles its channels as one."""
+    found = dict(arrays)
+    halves = {"binary_pw_down1": ("binary_pw_down2", "binary_pw"), "bn2_1": ("bn2_2", "bn2")}
+    for name, first in arrays.items():
+        block, module, leaf = name.rsplit(".", 2) if name.count(".") > 2 else ("", "", "")
+        if module in halves and first.ndim:
+            second, both = halves[module]
+            other = array_of(arrays, f"{block}.{second}.{leaf}")
+            found[f"{block}.{both}.{leaf}"] = np.concatenate([first, other])
+    return found

@@ -1,0 +1,116 @@
+"""Networks of github.com/kuangliu/pytorch-cifar, float: ResNets, SENet18, ResNeXt29 and DenseNets for CIFAR."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import numpy as np
+
+from bnas_jax.baselines.densenet import DenseNet
+from bnas_jax.baselines.resnet import ResNet
+from bnas_jax.baselines.resnext import ResNeXt
+from bnas_jax.baselines.senet import SENet
+from bnas_jax.core.schemes import Float
+from bnas_jax.interop.published.torch_arrays import array_of, blocks_of, by_module, states, variables_of
+
+IMAGE_SHAPE = (32, 32, 3)
+STAGES = r"layer(\d)\.(\d+)\."
+
+# Our stages count from 0, theirs from 1.
+OUTSIDE = (
+    (r"^stem/conv$", "conv1"),
+    (r"^stem/bn$", "bn1"),
+    (r"^stem$", "conv1"),
+    (r"^classifier$", "linear"),
+    *((rf"^stage{stage}_block(\d+)", rf"layer{stage + 1}/\1") for stage in range(4)),
+)
+POST_ACTIVATION = (
+    *OUTSIDE,
+    *((rf"unit{index}/(output_)?(conv|bn)$", rf"\g<2>{index + 1}") for index in range(3)),
+    (r"shortcut/conv$", "shortcut/0"),
+    (r"shortcut/bn$", "shortcut/1"),
+)
+PRE_ACTIVATION = (
+    *OUTSIDE,
+    # The later one first, or both would become it.
+    (r"/conv1$", "/conv2"),
+    (r"/conv0$", "/conv1"),
+    (r"input/bn$", "bn1"),
+    (r"middle/bn$", "bn2"),
+    (r"shortcut$", "shortcut/0"),
+    (r"gate/squeeze$", "fc1"),
+    (r"gate/excite$", "fc2"),
+)
+DENSE = (
+    *((rf"^stage{stage}_layer(\d+)", rf"dense{stage + 1}/\1") for stage in range(4)),
+    *((rf"^transition{stage}/", f"trans{stage + 1}/") for stage in range(3)),
+    (r"^(trans\d)/input/bn$", r"\1/bn"),
+    *PRE_ACTIVATION,
+)
+
+
+def load_resnet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """`ResNet18`, `ResNet34`."""
+    del name
+    arrays = states(arrays)
+    blocks = blocks_of(arrays, STAGES)
+    model = ResNet(blocks, widths(arrays, blocks), num_classes=classes(arrays), scheme=Float())
+    return model, variables_of(model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE)
+
+
+def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """`SENet18`."""
+    del name
+    arrays = states(arrays)
+    blocks = blocks_of(arrays, STAGES)
+    hidden, width = array_of(arrays, "layer1.0.fc1.weight").shape[:2]
+    model = SENet(blocks, widths(arrays, blocks), width // hidden, num_classes=classes(arrays), scheme=Float())
+    return model, variables_of(model, arrays, by_module(PRE_ACTIVATION), image_shape=IMAGE_SHAPE)
+
+
+def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """`ResNeXt29_2x64d` and its like."""
+    del name
+    arrays = states(arrays)
+    width, group_width = array_of(arrays, "layer1.0.conv2.weight").shape[:2]
+    model = ResNeXt(
+        stem=len(array_of(arrays, "conv1.weight")),
+        groups=width // group_width,
+        group_width=group_width,
+        blocks=blocks_of(arrays, STAGES),
+        num_classes=classes(arrays),
+        scheme=Float(),
+    )
+    return model, variables_of(model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE)
+
+
+def load_densenet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """`DenseNet121`, `densenet_cifar` and their like."""
+    del name
+    arrays = states(arrays)
+    model = DenseNet(
+        growth=len(array_of(arrays, "dense1.0.conv2.weight")),
+        blocks=blocks_of(arrays, r"dense(\d)\.(\d+)\."),
+        num_classes=classes(arrays),
+        scheme=Float(),
+    )
+    return model, variables_of(model, arrays, by_module(DENSE), image_shape=IMAGE_SHAPE)
+
+
+def widths(arrays: Mapping[str, np.ndarray], blocks: tuple[int, ...]) -> tuple[int, ...]:
+    """The channels of each stage."""
+    return tuple(len(array_of(arrays, f"layer{stage + 1}.0.conv1.weight")) for stage in range(len(blocks)))
+
+
+def classes(arrays: Mapping[str, np.ndarray]) -> int:
+    """The number of classes."""
+    return len(array_of(arrays, "linear.weight"))
+
+
+LOADERS = {
+    "kuangliu_resnet18": load_resnet,
+    "kuangliu_resnet34": load_resnet,
+    "kuangliu_senet18": load_senet,
+    "kuangliu_resnext29": load_resnext,
+    "kuangliu_densenet": load_densenet,
+    "kuangliu_densenet121": load_densenet,
+}

@@ -1,0 +1,46 @@
+"""The CIFAR NiN of github.com/jiecaoyu/XNOR-Net-PyTorch, binarized as there: signs of 0 are 0, and no K."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.baselines.nin import LEAST_SCALE, Nin
+from bnas_jax.core.schemes import Xnor
+from bnas_jax.interop.published.torch_arrays import array_of, by_module, states, variables_of
+from bnas_jax.training.optimizers import project_params
+
+# Where the layers stand among the modules of its `xnor`.
+LAYERS = (3, 4, 6, 7, 8, 10, 11)
+RULES = (
+    (r"^stem$", "xnor/0"),
+    (r"^stem_bn$", "xnor/1"),
+    (r"^bn$", "xnor/12"),
+    (r"^classifier$", "xnor/13"),
+    # The bias of a layer's convolution is the layer's here, where it comes before the activation.
+    (r"^layer(\d)$", r"layer\1/conv"),
+    *((f"^layer{index}/", f"xnor/{place}/") for index, place in enumerate(LAYERS)),
+)
+
+
+def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """With dropout, as it is trained.
+
+    Latent weights are projected, and scales of batch norms clamped, as the code does before each forward pass.
+    """
+    del name
+    arrays = states(arrays)
+    sizes = [len(array_of(arrays, f"xnor.{module}.weight")) for module in ("0", "3.conv", "4.conv", "13")]
+    scheme = Xnor(activation_scale=False, sign_of_zero=0)
+    wide, second, third, classes = sizes
+    model = Nin((wide, second, third), dropout=0.5, num_classes=classes, scheme=scheme)
+    variables = variables_of(model, arrays, by_module(RULES), image_shape=(32, 32, 3))
+    params = project_params(variables["params"], scheme.latents)
+    for index in range(len(LAYERS)):
+        bn = params[f"layer{index}"]["bn"]
+        bn["scale"] = jnp.maximum(bn["scale"], LEAST_SCALE)
+    return model, {**variables, "params": params}
+
+
+LOADERS = {"xnor_cifar_nin": load}

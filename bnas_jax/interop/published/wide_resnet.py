@@ -1,0 +1,56 @@
+"""Wide ResNets of github.com/xternalz/WideResNet-pytorch and of github.com/meliketoy/wide-resnet.pytorch, float."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import numpy as np
+
+from bnas_jax.baselines.wide_resnet import WideResNet
+from bnas_jax.core.schemes import Float
+from bnas_jax.interop.published.torch_arrays import array_of, blocks_of, by_module, states, variables_of
+
+INSIDE = (
+    (r"^stem$", "conv1"),
+    (r"^bn$", "bn1"),
+    # The later one first, or both would become it.
+    (r"/conv1$", "/conv2"),
+    (r"/conv0$", "/conv1"),
+    (r"input/bn$", "bn1"),
+    (r"middle/bn$", "bn2"),
+)
+XTERNALZ = (
+    *((rf"^stage{stage}_block(\d+)", rf"block{stage + 1}/layer/\1") for stage in range(3)),
+    *INSIDE,
+    (r"shortcut$", "convShortcut"),
+    (r"^classifier$", "fc"),
+)
+MELIKETOY = (
+    *((rf"^stage{stage}_block(\d+)", rf"layer{stage + 1}/\1") for stage in range(3)),
+    *INSIDE,
+    (r"shortcut$", "shortcut/0"),
+    (r"^classifier$", "linear"),
+)
+
+
+def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """Which of the two codes it is, its arrays' names say."""
+    del name
+    arrays = states(arrays)
+    meliketoy = "fc.weight" not in arrays
+    rules, stage, classifier = XTERNALZ, "block{}.layer", "fc.weight"
+    if meliketoy:
+        rules, stage, classifier = MELIKETOY, "layer{}", "linear.weight"
+    blocks = blocks_of(arrays, stage.format(r"(\d)") + r"\.(\d+)\.")
+    firsts = [f"{stage.format(number + 1)}.0.conv1.weight" for number in range(len(blocks))]
+    model = WideResNet(
+        stem=len(array_of(arrays, "conv1.weight")),
+        blocks=blocks,
+        widths=tuple(len(array_of(arrays, first)) for first in firsts),
+        num_classes=len(array_of(arrays, classifier)),
+        scheme=Float(),
+        meliketoy=meliketoy,
+    )
+    return model, variables_of(model, arrays, by_module(rules), image_shape=(32, 32, 3))
+
+
+LOADERS = {"wrn22": load, "wrn40": load}

@@ -1,0 +1,30 @@
+"""The networks that can be trained: `NETWORKS`, the one table of them. A new network is a new entry.
+
+An entry is a `core.networks.NetworkSettings`: a frozen dataclass whose fields are its settings, `config.network.*`, and
+which builds the module.
+"""
+
+from bnas_jax.baselines.densenet import DenseNet121
+from bnas_jax.baselines.nin import NinSettings
+from bnas_jax.baselines.reactnet_mobilenet import ReActNetMobileNet
+from bnas_jax.baselines.resnet import ImageNetResNet18, ResNet18, ResNet34
+from bnas_jax.baselines.resnext import ResNeXt29
+from bnas_jax.baselines.senet import SENet18
+from bnas_jax.baselines.small_cnn import SmallCnnSettings
+from bnas_jax.baselines.wide_resnet import Wrn22, Wrn40
+from bnas_jax.core.networks import Cells, NetworkSettings
+
+NETWORKS: dict[str, type[NetworkSettings]] = {
+    "cells": Cells,
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "senet18": SENet18,
+    "densenet": DenseNet121,
+    "nin": NinSettings,
+    "wrn40": Wrn40,
+    "wrn22": Wrn22,
+    "resnext29": ResNeXt29,
+    "small_cnn": SmallCnnSettings,
+    "imagenet_resnet18": ImageNetResNet18,
+    "reactnet_mobilenet": ReActNetMobileNet,
+}

@@ -1,0 +1,33 @@
+"""The diversity regularizer of the paper (Eq. 5), for the searchers that may have it."""
+
+import dataclasses
+
+import jax
+
+from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core.alphas import ENTROPIES, Alphas
+from bnas_jax.core.errors import UserError
+from bnas_jax.search.searcher import Progress, Searcher
+
+
+@dataclasses.dataclass(frozen=True)
+class Diverse(Searcher):
+    """diversity, tau: lambda and tau of Eq. (5); diversity=0 is off. entropy: the mean over `all` edges of both cells, or as
+    `released`, see `alphas.entropy`."""
+
+    diversity: float = 1.0
+    tau: float = 7.7
+    entropy: str = "all"
+
+    def __post_init__(self):
+        prefix = "config.searcher"
+        if not 0 <= self.diversity < float("inf"):
+            raise UserError(f"{prefix}.diversity must be a finite number at least 0, got {self.diversity}")
+        if not self.tau > 0:
+            raise UserError(f"{prefix}.tau must be greater than 0, got {self.tau}; {prefix}.diversity=0 is off")
+        if self.entropy not in ENTROPIES:
+            raise UserError(f"{prefix}.entropy must be one of {', '.join(ENTROPIES)}, got {self.entropy!r}")
+
+    def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
+        """Eq. (5)."""
+        return alphas_lib.diversity(alphas, progress.epoch, weight=self.diversity, tau=self.tau, edges=self.entropy)

@@ -1,0 +1,29 @@
+"""Samples of categorical variables with a gradient: the Gumbel softmax (arXiv 1611.01144, 1611.00712)."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+
+def draw(key, logits: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Gumbel noise in the shapes of the logits."""
+    keys = dict(zip(sorted(logits), jax.random.split(key, len(logits)), strict=True))
+    return {name: jax.random.gumbel(keys[name], value.shape, value.dtype) for name, value in logits.items()}
+
+
+def soft(logits, noise, temperature) -> jax.Array:
+    """softmax((logits + noise) / temperature) over the layer types: (14, layer types)."""
+    return jax.nn.softmax((logits + noise) / temperature, axis=-1)
+
+
+def hard(logits, noise, temperature) -> tuple[jax.Array, jax.Array]:
+    """(one-hot + p - stop_gradient(p), one-hot) of p = `soft` of log_softmax(logits): ones and zeros, with p's gradient."""
+    p = soft(jax.nn.log_softmax(logits, axis=-1), noise, temperature)
+    chosen = one_hot(p)
+    return chosen + p - jax.lax.stop_gradient(p), chosen
+
+
+def one_hot(p) -> jax.Array:
+    """1 at each row's largest value, the first of equals."""
+    return jax.nn.one_hot(jnp.argmax(p, axis=-1), p.shape[-1], dtype=p.dtype)

@@ -1,0 +1,112 @@
+"""SNAS (arXiv 1812.09926): alpha and weights by one gradient of a loss whose mixtures are drawn, at a falling temperature.
+
+Formulas and numbers are those of its authors' code (methods.md C).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype, of_cells
+from bnas_jax.search import costs as costs_lib
+from bnas_jax.search import gumbel
+from bnas_jax.search.costs import Costs
+from bnas_jax.search.searcher import ALPHAS, NO_SETTING, TRAIN, WEIGHTS, Progress, Searcher, Stage, check_rates
+
+
+@dataclasses.dataclass(frozen=True)
+class Snas(Searcher):
+    """alpha is the logarithm of what the layer types are drawn by.
+
+    temperature_start, temperature_end: of the Gumbel softmax; it falls linearly and has reached its end in the last of
+    annealing_epochs, None being all of the search. drop_path: the rate at which the edges of an example are left out.
+    resource_weight: eta of the resource loss, see `costs.resource_loss`; 0 is off.
+    train_share: 1 as in SNAS, which holds nothing out: the genotype is that of the last epoch. Below 1, the rest is what epochs
+    are validated on.
+    """
+
+    temperature_start: float = 1.0
+    temperature_end: float = 0.03
+    annealing_epochs: int | None = None
+    drop_path: float = 0.3
+    resource_weight: float = 0.0
+    train_share: float = dataclasses.field(default=1.0, kw_only=True)
+    costs: Costs | None = dataclasses.field(default=None, kw_only=True, metadata=NO_SETTING)
+
+    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS, ALPHAS})),)
+
+    def __post_init__(self):
+        prefix = "config.searcher"
+        check_rates(self, "temperature_start", "temperature_end")
+        if self.temperature_end > self.temperature_start:
+            raise UserError(
+                f"{prefix}.temperature_end={self.temperature_end} must be at most {prefix}.temperature_start="
+                f"{self.temperature_start}, from which it falls"
+            )
+        if self.annealing_epochs is not None and self.annealing_epochs < 1:
+            raise UserError(f"{prefix}.annealing_epochs must be at least 1, got {self.annealing_epochs}")
+        check_rates(self, "resource_weight", least=0)
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"{prefix}.drop_path must be from 0 to below 1, got {self.drop_path}")
+        if not 0 < self.train_share <= 1:
+            raise UserError(f"{prefix}.train_share must be above 0 and at most 1, got {self.train_share}")
+
+    @property
+    def drop_path_rate(self) -> float:
+        return self.drop_path
+
+    def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> "Snas":
+        if self.resource_weight == 0:
+            return self
+        return dataclasses.replace(self, costs=costs_lib.costs(supernet, image_shape))
+
+    def init(self, key, dtype=jnp.float32):
+        """N(1, .01), SNAS's."""
+        drawn = super().init(key, dtype)  # 1e-3 N(0, 1)
+        return {name: 1 + 10 * value for name, value in drawn.items()}
+
+    def weights(self, alphas: Alphas, key, progress: Progress | None):
+        """One Gumbel softmax a step, the same for all cells of a kind; without noise, and at temperature 1, to evaluate."""
+        if key is None or progress is None:
+            return alphas_lib.relax(alphas)
+        noise, temperature = gumbel.draw(key, alphas), self.temperature(progress)
+        return {name: gumbel.soft(alpha, noise[name], temperature.astype(alpha.dtype)) for name, alpha in alphas.items()}
+
+    def temperature(self, progress: Progress) -> jax.Array:
+        """The first epoch is one step below the start already."""
+        epochs = self.annealing_epochs or progress.num_epochs
+        share = jnp.minimum((progress.epoch + 1) / epochs, 1.0)
+        return self.temperature_start - (self.temperature_start - self.temperature_end) * share
+
+    def resources(self, weights) -> jax.Array:
+        """eta times the resource loss."""
+        if self.resource_weight == 0:
+            return jnp.zeros(())
+        if self.costs is None:
+            raise UserError(
+                "config.searcher.resource_weight needs the costs of a supernet: write"
+                " searcher.for_supernet(supernet, image_shape)"
+            )
+        return self.resource_weight * costs_lib.resource_loss(weights, self.costs)
+
+    def derive(self, alphas: Alphas) -> Genotype:
+        """The strongest layer type of each edge, Zeroise among them; all edges stay."""
+        weights = alphas_lib.relax(alphas)
+        return of_cells({name: all_edges(np.asarray(value), self.layer_types) for name, value in weights.items()})
+
+
+def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
+    """A cell of all edges from (14, layer types), each node's strongest edge first."""
+    nodes = []
+    for node in range(INPUTS, INPUTS + NODES):
+        arriving = [edge for edge, (_, target) in enumerate(EDGES) if target == node]
+        ranked = sorted(arriving, key=lambda edge: -weights[edge].max())
+        nodes.append(tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in ranked))
+    return tuple(nodes)

@@ -1,0 +1,5 @@
+"""Studies: runs that differ in one thing, each over several seeds, and the table of what they came to."""
+
+from bnas_jax.study.runs import Row, Study, run_study
+
+__all__ = ["Row", "Study", "run_study"]

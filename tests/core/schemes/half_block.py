@@ -1,0 +1,69 @@
+"""PCNN's and CBCN's block, of which one here has two, against its published numbers."""
+
+import jax
+import numpy as np
+from arrays import hwio, nhwc, relative_error
+from flax import traverse_util
+
+from bnas_jax.baselines.pcnn_block import PcnnUnit
+from bnas_jax.core.arithmetic import Arithmetic
+
+CLOSE = 1e-5
+# Our names in half a block, and the published ones.
+_PARAMS = {
+    "unit/conv/latent": "conv.weight",
+    "unit/bn/scale": "bn.weight",
+    "unit/bn/bias": "bn.bias",
+    "prelu/slope": "prelu.weight",
+    "shortcut/conv/kernel": "downsample.0.weight",
+    "shortcut/bn/scale": "downsample.1.weight",
+    "shortcut/bn/bias": "downsample.1.bias",
+}
+_STATISTICS = {
+    "unit/bn/mean": "bn.running_mean",
+    "unit/bn/var": "bn.running_var",
+    "shortcut/bn/mean": "downsample.1.running_mean",
+    "shortcut/bn/var": "downsample.1.running_var",
+}
+
+
+def half_block(scheme, theirs: dict, *, stride: int, latent=hwio, further: dict | None = None):
+    """Asserts that BN -> sign -> convolution -> sum -> PReLU is the published block, with all that it learns by.
+
+    theirs: its numbers. latent: from the published kernel, or its gradient, to the scheme's. further: parameters that the
+    published layer lacks.
+    """
+    model = PcnnUnit(features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic())
+    params, statistics = of_half_block(theirs, "state", latent)
+    params["unit"]["conv"].update(further or {})
+
+    def run(params, x, train):
+        y, new = model.apply({"params": params, "batch_stats": statistics}, x, train=train, mutable=["batch_stats"])
+        return y, new["batch_stats"]
+
+    x = nhwc(theirs["x"])
+    y, vjp, after = jax.vjp(lambda params, x: run(params, x, True), params, x, has_aux=True)
+    to_params, to_x = vjp(nhwc(theirs["grad_y"]))
+    pairs = [(run(params, x, False)[0], theirs["y_eval"]), (y, theirs["y_train"]), (to_x, theirs.get("grad_x"))]
+    for ours, published in pairs:
+        if published is not None:
+            assert relative_error(ours, np.asarray(nhwc(published))) < CLOSE
+
+    gradients, _ = of_half_block(theirs, "grad", latent)
+    assert {"unit", "prelu"} <= set(gradients)
+    _, statistics_after = of_half_block(theirs, "after", latent)
+    for ours, published in ((to_params, gradients), (after, statistics_after)):
+        ours = traverse_util.flatten_dict(ours)
+        for path, array in traverse_util.flatten_dict(published).items():
+            assert relative_error(ours[path], np.asarray(array)) < CLOSE, path
+
+
+def of_half_block(theirs: dict, prefix: str, latent) -> tuple[dict, dict]:
+    """(parameters, running statistics) of a `PcnnUnit`, as far as the file has them under a prefix."""
+    trees = []
+    for names in (_PARAMS, _STATISTICS):
+        found = {ours: theirs[f"{prefix}.{name}"] for ours, name in names.items() if f"{prefix}.{name}" in theirs}
+        layouts = {"latent": latent, "kernel": hwio}
+        arrays = {path: layouts.get(path.split("/")[-1], np.asarray)(array) for path, array in found.items()}
+        trees.append(traverse_util.unflatten_dict(arrays, sep="/"))
+    return trees[0], trees[1]

@@ -1,0 +1,71 @@
+"""Studies: runs over seeds, a table of figures, and going on after a stop."""
+
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from bnas_jax.core import genotype
+from bnas_jax.core.errors import UserError
+from bnas_jax.study import Row, Study, run_study
+from bnas_jax.study.table import figures, markdown
+from configs import search, train
+
+SAME = {0: 97.0, 1: 98.0, 2: 99.0}
+
+
+def test_a_row_has_the_mean_and_the_deviation_of_a_sample():
+    (row,) = figures({"a": SAME})["rows"]
+    assert row["mean"] == 98 and row["deviation"] == 1 and (row["min"], row["max"]) == (97, 99)
+    assert figures({"a": {0: 97.0}})["rows"][0]["deviation"] is None
+
+
+def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
+    # Differences of 1.0, 1.1 and 0.9: their mean over their standard error is 1 / (0.1 / sqrt(3)).
+    rows = figures({"a": SAME, "b": {0: 98.0, 1: 99.1, 2: 99.9}}, baseline="a")["rows"]
+    assert rows[1]["difference"] == pytest.approx(1.0)
+    statistic = 1 / (0.1 / np.sqrt(3))
+    # Student's t with two degrees of freedom: P(|T| > t) = 1 - t / sqrt(2 + t^2).
+    assert rows[1]["p"] == pytest.approx(1 - statistic / np.sqrt(2 + statistic**2))
+    assert "p" not in rows[0]
+
+
+def test_rows_of_other_seeds_are_compared_as_two_samples():
+    rows = figures({"a": SAME, "b": dict(enumerate([95.0, 97.0, 96.0, 98.0, 94.0]))}, baseline="a")["rows"]
+    assert rows[1]["test"] == "Welch t" and 0 < rows[1]["p"] < 1
+
+
+def test_rows_that_do_not_differ_have_no_probability():
+    rows = figures({"a": SAME, "b": SAME}, baseline="a")["rows"]
+    assert rows[1]["difference"] == 0 and rows[1]["p"] is None
+    text = markdown({"title": "t", **figures({"a": SAME, "b": SAME}, baseline="a")})
+    assert "| b | 3 | 98.00 | 1.00 | 97.00 to 99.00 | +0.00 |  |" in text
+
+
+def tiny(config: ConfigDict, **network) -> ConfigDict:
+    config.network.update({"num_cells": 3, "channels": 2, **network})
+    config.num_epochs = 1
+    config.batch_size = 256
+    return config
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_study_runs_searches_and_trainings_and_goes_on(tmp_path):
+    trained = lambda seed: tiny(train.get_config("digits"))
+    searched = lambda seed: tiny(search.get_config("digits"), layer_types=("none", "bin_conv_3x3"))
+    rows = (Row("trained", train=trained, seeds=2), Row("searched", train=trained, search=searched, seeds=1))
+    study = Study("tiny", rows, baseline="trained")
+    result = run_study(study, tmp_path)
+    assert [len(row["top1"]) for row in result["rows"]] == [2, 1] and not result["failed"]
+    assert json.loads((tmp_path / "study.json").read_text()) == result
+    assert "| trained | 2 |" in (tmp_path / "study.md").read_text()
+    trained = json.loads((tmp_path / "searched/0/train/config.json").read_text())["network"]["genotype"]
+    assert genotype.from_dict(trained) == genotype.load(str(tmp_path / "searched/0/search"))
+
+    # What is finished is not run again, which would take a new record.
+    before = (tmp_path / "trained/0/train/metrics.jsonl").read_text()
+    assert run_study(study, tmp_path) == result
+    assert (tmp_path / "trained/0/train/metrics.jsonl").read_text() == before
+    with pytest.raises(UserError, match="no row 'other'; write one of trained, searched"):
+        run_study(study, tmp_path, only=("other",))
