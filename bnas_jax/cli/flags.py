@@ -147,3 +147,13 @@ def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues
         flags.DEFINE_string(name, None, name, flag_values=values)
     read_flags(values, arguments, command)
     return values
+
+
+def second_word(command: str, words: tuple[str, ...], arguments: list[str]) -> list[str]:
+    """The arguments of a command whose first one is one of those words."""
+    if arguments and arguments[0] in words:
+        return arguments
+    found = ""
+    if arguments:
+        found = f", got {arguments[0]!r}"
+    raise UserError(f"{command} needs one of {', '.join(words)} behind it{found}; write {command} {words[0]} ...")

@@ -164,6 +164,17 @@ def on_latents(function, tree, *rest):
     return jax.tree_util.tree_map_with_path(on_leaf, tree, *rest)
 
 
+def kernels_always_zero(params, scheme: Scheme) -> list[str]:
+    """The paths of latent weights that the scheme's projection makes zero (`Xnor.depthwise_center`), in a tree of shapes."""
+    if not getattr(scheme, "depthwise_center", False):
+        return []
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if is_latent(path[-1].key) and leaf.shape[2] == 1:
+            found.append("/".join(part.key for part in path))
+    return found
+
+
 def project_params(params, rule: LatentRule):
     """Parameters with their latent weights projected, as before the first forward pass of the released code."""
     if rule.project is None:

@@ -191,7 +191,7 @@ def test_the_fixed_reduction_needs_no_weights_and_batch_statistics_evaluate():
     net = supernet(
         3, 4, layer_types=("skip_connect", "bin_conv_3x3"), form="gdas", fixed_reduction=True, batch_statistics=True, skip=False
     )
-    weights = {"normal": np.eye(2, dtype=np.float32)[np.arange(14) % 2]}
+    weights = {"normal": jnp.eye(2)[jnp.arange(14) % 2]}
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
     init = jax.jit(lambda: net.init(jax.random.key(0), weights, images, method="mixture"))
     variables = init()

@@ -47,6 +47,7 @@ class Pcnn(Scheme):
 
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "pcnn"
+    float_shortcut: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
