@@ -169,6 +169,16 @@ def test_statistics_move_of_chosen_layers_alone():
     assert not any(jax.tree.leaves(same.pop("pool_bn"))) and all(jax.tree.leaves(same))
 
 
+def test_one_layer_an_edge_beside_edges_left_float_is_refused():
+    module = MixedEdges(
+        channels=4, stride=1, layer_types=("bin_conv_3x3",), scheme=Xnor(), arithmetic=Arithmetic(), float_edges=(1,)
+    )
+    x, weights = jnp.zeros((1, 8, 8, 4)), jnp.ones((3, 1))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
+    with pytest.raises(UserError, match=r"write config\.network\.float_head=False"):
+        jax.eval_shape(lambda v: module.clone(edges="chosen").apply(v, x, weights, train=False), variables)
+
+
 def test_an_edge_that_chose_zeroise_gives_its_weight_no_gradient():
     module = EDGES_OF_A_STATE["binary"].clone(edges="chosen")
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
