@@ -745,7 +745,7 @@ def test_every_entry_survives_json():
         ({"scheme": 5}, r"config\.scheme must hold settings, got 5"),
         ({"scheme": {"name": "larq"}}, r"config\.scheme\.name must be one of xnor, .*float.*, got 'larq'"),
         ({"scheme": {"gain": 1.0}}, r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero"),
-        ({"network": {"name": "resnet"}}, r"config\.network\.name must be one of cells, got 'resnet'"),
+        ({"network": {"name": "resnet"}}, r"config\.network\.name must be one of cells, .*, got 'resnet'"),
         ({"task": "sleep"}, r"config\.task must be one of search, train"),
         ({"task": None}, r"config\.task must be one of search, train"),
     ],
