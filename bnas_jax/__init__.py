@@ -27,6 +27,7 @@ _MODULES = {
     "cost": "core.cost",
     "fit_budget": "core.cost",
     "for_latents": "training.optimizers",
+    "latent_adam": "training.optimizers",
     "latent_sgd": "training.optimizers",
     "load": "training.load",
     "load_data": "data.batches",

@@ -10,19 +10,22 @@ import traceback
 from bnas_jax import __version__, machine, spelling
 from bnas_jax.core.errors import UserError
 
-# Command -> its function in `commands`.
+# Command -> (its module, its function there).
 COMMANDS = {
-    "search": "search",
-    "derive": "derive",
-    "train": "train",
-    "evaluate": "evaluate",
-    "cost": "cost",
-    "import": "import_weights",
-    "data": "data",
-    "benchmark": "benchmark",
-    "study": "study",
+    "search": ("commands", "search"),
+    "derive": ("commands", "derive"),
+    "train": ("commands", "train"),
+    "evaluate": ("commands", "evaluate"),
+    "cost": ("commands", "cost"),
+    "draw": ("cli.draw", "draw"),
+    "import": ("commands", "import_weights"),
+    "data": ("commands", "data"),
+    "benchmark": ("commands", "benchmark"),
+    "study": ("cli.study", "study"),
 }
-LATER = ("draw", "export", "predict", "report", "reproduce")
+# Those that JAX, which takes seconds to load, is not set up for.
+WITHOUT_JAX = ("draw",)
+LATER = ("export", "predict", "report", "reproduce")
 
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
@@ -34,6 +37,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
             --init=DIR2 [--init_step=best]: begin with the weights of another run, for the same or other classes
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer; a search's, too
+  draw      --genotype=NAME|FILE|DIR --out=FILE.svg|.png         draw both cells; --genotype twice: side by side; also
+            [--zeroise=False] [--skip=False]; --strip=10: the epochs of the search in DIR; --template: how cells follow
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
   data      prepare NAME [--out=DATA_DIR]                        download and prepare a TFDS data set
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord
@@ -65,11 +70,13 @@ def run(arguments: list[str]) -> int:
         if command not in COMMANDS:
             state = "is not available in this version" if command in LATER else "is not a command"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
-        _set_up()
-        commands = importlib.import_module("bnas_jax.commands")
+        if command not in WITHOUT_JAX:
+            _set_up()
+        module, function = COMMANDS[command]
         extensions = importlib.import_module("bnas_jax.extensions")
         words, loaded = extensions.take(spelling.options(rest))
-        print(json.dumps(getattr(commands, COMMANDS[command])(words, loaded)))
+        perform = getattr(importlib.import_module(f"bnas_jax.{module}"), function)
+        print(json.dumps(perform(words, loaded)))
         machine.check_stdout()
         return 0
     except UserError as error:

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.util
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bnas_jax import extensions, preset_files, settings, spelling
+from bnas_jax.cli import draw
+from bnas_jax.cli.flags import mistakes, number, options, read_flags, required
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.extensions import Extension
@@ -26,39 +26,6 @@ Loaded = tuple[Extension, ...]
 
 # What may be set anew for `evaluate`, beside the data: the network stays the same.
 EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
-
-
-@contextlib.contextmanager
-def _mistakes():
-    """Every mistake in the arguments of a command, and whatever a config's file raises, is a `UserError`."""
-    try:
-        yield
-    except flags.UnrecognizedFlagError as error:
-        advice = error.args[0].partition("Did you mean")[1:]
-        hint = "".join(advice) or f"a setting is written {spelling.PREFIX}KEY=VALUE"
-        raise UserError(f"Unknown command line flag '{error.flagname}'; {hint}") from None
-    except UserError:
-        raise
-    except Exception as error:
-        # A config that raises is reported with its whole traceback; its last line says what is wrong.
-        message = re.split(r"Traceback.*\b\w+Error: ", " ".join(str(error).split()))[-1]
-        raise UserError(message or type(error).__name__) from error
-
-
-def _parse(values: flags.FlagValues, arguments: list[str], command: str) -> None:
-    """Reads the options of a command; settings, where it takes any, are `spelling.override`'s."""
-    takes_settings = "config" in values
-    others = [a for a in arguments if not (takes_settings and spelling.is_setting(a))]
-    with _mistakes():
-        rest = values([command, *others])[1:]
-    if not rest:
-        return
-    position = arguments.index(rest[0])
-    if position and arguments[position - 1].endswith(","):
-        raise UserError(f"unexpected argument {rest[0]!r}; a list is written without spaces, or in quotes")
-    if "=" in rest[0]:
-        raise UserError(f"unexpected argument {rest[0]!r}; write --{rest[0]}")
-    raise UserError(f"unexpected argument {rest[0]!r}; options are written --name=value")
 
 
 def _define_config(values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str) -> None:
@@ -118,11 +85,11 @@ def _configured(arguments: list[str], command: str, **options: str | bool | None
     for name, default in options.items():
         define: Callable = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
         define(name, default, name, flag_values=values)
-    _parse(values, arguments, command)
+    read_flags(values, arguments, command)
     if values.config is None:
         _refuse_settings(arguments)
         return None, values
-    with _mistakes():
+    with mistakes():
         _override(values.config, arguments)
     return settings.from_config(values.config), values
 
@@ -130,13 +97,6 @@ def _configured(arguments: list[str], command: str, **options: str | bool | None
 def _refuse_settings(arguments: list[str]) -> None:
     for argument in filter(spelling.is_setting, arguments):
         raise UserError(f"{argument} is a setting of a config; write --config=FILE.py:VARIANT, too")
-
-
-def _required(values: flags.FlagValues, name: str) -> str:
-    value = values[name].value
-    if not value:
-        raise UserError(f"--{name} is missing; write --{name}=...")
-    return str(value)
 
 
 def _task(run: Settings | None, kind: type | tuple[type, ...], command: str, example: str) -> Any:
@@ -153,8 +113,23 @@ def search(arguments: list[str], loaded: Loaded) -> dict:
     run = _task(run, SearchSettings, "search", "configs/search.py:digits")
     from bnas_jax.training.search import search
 
-    with contextlib.closing(_workdir(_required(values, "workdir"), loaded)) as workdir:
-        return search(run, workdir, change=values.change)
+    with contextlib.closing(_workdir(required(values, "workdir"), loaded)) as workdir:
+        found = search(run, workdir, change=values.change)
+        _leave_picture(workdir)
+        return found
+
+
+def _leave_picture(workdir: "WorkDir") -> None:
+    """cell.svg, which a search can do without: what goes wrong there is a line of its log."""
+    from bnas_jax.runtime import hosts
+
+    if not hosts.is_first():
+        return
+    try:
+        draw.draw_found_cell(workdir.path, workdir / "cell.svg")
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        workdir.say(f"the cell is not drawn into cell.svg ({reason}); draw --genotype={workdir.path} --out=FILE.svg does that")
 
 
 def derive(arguments: list[str], loaded: Loaded) -> dict:
@@ -167,9 +142,9 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
         flags.DEFINE_string(name, None, name, flag_values=values)
     flags.DEFINE_boolean("keep_zeroise", None, "whether Zeroise may be taken", flag_values=values)
     flags.DEFINE_enum("as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values)
-    _parse(values, arguments, "derive")
+    read_flags(values, arguments, "derive")
 
-    workdir, out = _workdir(_required(values, "workdir"), loaded), _required(values, "out")
+    workdir, out = _workdir(required(values, "workdir"), loaded), required(values, "out")
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
         raise UserError(f"{workdir.path} holds a training; derive takes the work directory of a search")
@@ -181,7 +156,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
 
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
     """The settings of the run's searcher that --gamma and --keep_zeroise give."""
-    gamma = _number(values, "gamma", float)
+    gamma = number(values, "gamma", float)
     if gamma is not None and not gamma > 0:
         raise UserError(f"--gamma must be greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect")
     given = {"gamma": gamma, "keep_zeroise": values.keep_zeroise}
@@ -213,7 +188,7 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
     init = Init(values.init, values.init_step or "last") if values.init else None
     if init:
         extensions.check(paths.local(init.workdir, "--init"), loaded)
-    with contextlib.closing(_workdir(_required(values, "workdir"), loaded)) as workdir:
+    with contextlib.closing(_workdir(required(values, "workdir"), loaded)) as workdir:
         return train(run, workdir, change=values.change, init=init)
 
 
@@ -231,7 +206,7 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     _define_config(values, open_settings, arguments, "evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
-    _parse(values, arguments, "evaluate")
+    read_flags(values, arguments, "evaluate")
     run = settings.from_config({**resolved, **parse.plain(open_settings)})
     return evaluate(workdir, run, values.step)
 
@@ -255,15 +230,10 @@ def cost(arguments: list[str], loaded: Loaded) -> dict:
 
     del loaded
     run, values = _configured(arguments, "cost", **dict.fromkeys(counting.OPTIONS))
-    numbers = {name: _number(values, name, int) for name in counting.SIZES}
-    numbers["budget"] = _number(values, "budget", float)
+    numbers = {name: number(values, name, int) for name in counting.SIZES}
+    numbers["budget"] = number(values, "budget", float)
     texts = {name: values[name].value for name in counting.OPTIONS if name not in numbers}
     return counting.count(run, {**numbers, **texts})
-
-
-def _number(values: flags.FlagValues, name: str, kind: type) -> Any:
-    text = values[name].value
-    return None if text is None else spelling.read(text, kind, f"--{name}")
 
 
 def import_weights(arguments: list[str], loaded: Loaded) -> dict:
@@ -281,10 +251,10 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
     _define_config(values, config, arguments, "import")
     for name in ("preset", "checkpoint", "workdir"):
         flags.DEFINE_string(name, None, name, flag_values=values)
-    _parse(values, arguments, "import")
+    read_flags(values, arguments, "import")
     run = _task(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
-    with contextlib.closing(_workdir(_required(values, "workdir"), loaded)) as workdir:
-        arrays = checkpoint_files.read(_required(values, "checkpoint"))
+    with contextlib.closing(_workdir(required(values, "workdir"), loaded)) as workdir:
+        arrays = checkpoint_files.read(required(values, "checkpoint"))
         sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(run.dataset)
         shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])
         statistics = _statistics(run.dataset, trained_on)
@@ -313,15 +283,15 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     if action not in actions:
         raise UserError(f"data needs one of {', '.join(actions)} behind it, got {action!r}")
     if action == "convert":
-        values = _options(rest, "data convert", "source", "out")
-        return convert.convert(_required(values, "source"), _required(values, "out"))
+        values = options(rest, "data convert", "source", "out")
+        return convert.convert(required(values, "source"), required(values, "out"))
     if not rest or rest[0].startswith("-"):
         raise UserError(f"data {action} needs the name of a data set behind it, for instance cifar10")
     name, *rest = rest
     if action == "prepare":
-        return prepare.prepare(name.removeprefix("tfds:"), _options(rest, "data prepare", "out").out)
-    values = _options(rest, "data check", "path", "split", "white_level")
-    numbers = {name: _number(values, name, float) for name in ("split", "white_level")}
+        return prepare.prepare(name.removeprefix("tfds:"), options(rest, "data prepare", "out").out)
+    values = options(rest, "data check", "path", "split", "white_level")
+    numbers = {name: number(values, name, float) for name in ("split", "white_level")}
     dataset = settings.DatasetSettings(name, values.path, **numbers)
     return check.check(name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level))
 
@@ -338,12 +308,13 @@ def benchmark(arguments: list[str], loaded: Loaded) -> dict:
 def _benchmark_data(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import data
 
-    values = _options(arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers")
+    values = options(arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers")
     config = _preset(values.preset or "mini")
-    sizes = {"batch_size": config.batch_size, "images": 200, "repeats": 5, "workers": 0}
-    sizes |= {name: _number(values, name, int) for name in sizes if values[name].value is not None}
-    config.batch_size = sizes["batch_size"]
+    if values.batch_size is not None:
+        config.batch_size = number(values, "batch_size", int)
     run = _task(settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini")
+    sizes = {"images": 200, "repeats": 5, "workers": 0}
+    sizes |= {name: number(values, name, int) for name in sizes if values[name].value is not None}
     return data.benchmark(run, sizes["images"], sizes["repeats"], sizes["workers"])
 
 
@@ -378,7 +349,7 @@ def _on_noise(
         raise UserError(f"{command} makes images of 3 channels: leave config.dataset.channels out")
     if run is not None and run.dataset.image_size is not None:
         sizes["image_size"] = run.dataset.image_size
-    return run, sizes | {name: _number(values, name, int) for name in sizes if values[name].value is not None}, values
+    return run, sizes | {name: number(values, name, int) for name in sizes if values[name].value is not None}, values
 
 
 # What can be timed.
@@ -390,44 +361,10 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
 }
 
 
-def study(arguments: list[str], loaded: Loaded) -> dict:
-    """Makes the runs of a study that are not finished yet, and its table."""
-    from bnas_jax.study import run_study
-
-    del loaded
-    values = _options(arguments, "study", "study", "workdir", "rows")
-    name, _, variant = _required(values, "study").partition(":")
-    module = _python_file(name, "--study")
-    with _mistakes():
-        chosen = module.get_study(variant)
-    rows = tuple(row for row in (values.rows or "").split(",") if row)
-    return run_study(chosen, paths.local(_required(values, "workdir"), "--workdir").absolute(), only=rows)
-
-
-def _python_file(name: str, option: str) -> Any:
-    """The module in a file of configs/."""
-    path = preset_files.find(name, option, "configs/studies.py:VARIANT")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{option}={name} is no file of Python; write {option}=configs/studies.py:VARIANT")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
-    """The flags of a command that takes strings alone."""
-    values = flags.FlagValues()
-    for name in names:
-        flags.DEFINE_string(name, None, name, flag_values=values)
-    _parse(values, arguments, command)
-    return values
-
-
 def _preset(variant: str) -> ConfigDict:
     path = preset_files.find("train", "--preset", "VARIANT, a variant of configs/train.py")
     values = flags.FlagValues()
     arguments = [f"--config={path}:{variant}"]
     config_flags.DEFINE_config_file("config", None, "preset", flag_values=values, sys_argv=["import"])
-    _parse(values, arguments, "import")
+    read_flags(values, arguments, "import")
     return values.config

@@ -14,7 +14,8 @@ _ROOTS = (_PACKAGE.parent, _PACKAGE / "presets")
 def find(name: str, option: str, example: str) -> pathlib.Path:
     """The file of a name such as "configs/train.py", "train" or one of the user's; `UserError` where there is none.
 
-    Afterwards what it imports from its folder is found, too. option, example: for the error.
+    Afterwards what it imports from its folder is found, too, and so are the presets, as `from configs import train`.
+    option, example: for the error.
     """
     given = paths.local(name, option)
     candidates = [given, *(root / name for root in _ROOTS)]
@@ -26,4 +27,7 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
     folder = str(path.resolve().parent.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    for root in map(str, _ROOTS):
+        if root not in sys.path:
+            sys.path.append(root)
     return path

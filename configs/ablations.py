@@ -4,8 +4,8 @@
     python -m bnas_jax search --config=configs/ablations.py:search_float_zeroise_cifar10_darts --workdir=DIR
     python -m bnas_jax train --config=configs/ablations.py:train_no_skip_a --workdir=DIR
 
-A variant is TASK_ABLATION_PRESET, of one ablation or of several, one behind the other. Cost: that of the preset. The paper's top-1
-on CIFAR-10 in %, none of them measured here:
+A variant is TASK_ABLATION_PRESET, of one ablation or of several, one behind the other. Cost: that of the preset. The paper's
+top-1 on CIFAR-10 in %, none of them measured here:
 
 | | what changes | A | B | C | table |
 |---|---|---|---|---|---|
@@ -24,9 +24,9 @@ and of DARTS, in floats:
 | float_zeroise of cifar10_darts | Zeroise may stand in the derived cell | 94.43 | 2 |
 | float_diversity of cifar10_darts | a search with Eq. 5 | 96.73 | 4 |
 
-`float` is the domain of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer types, no skips between cells; the cells that
-they publish, binarized, give 10.01, 41.72 and 43.19 (Table 11). Cells that come from a search of their own: give the training
---config.network.genotype=DIR/genotype.json.
+`float` is the domain of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer types, no skips between cells; the cells
+that they publish, binarized, give 10.01, 41.72 and 43.19 (Table 11). Cells that come from a search of their own: give the
+training --config.network.genotype=DIR/genotype.json.
 """
 
 from bnas_jax.core.genotype import TABLE_3

@@ -41,6 +41,7 @@ def base(task: str) -> ConfigDict:
     config.dataset.flip = optional_bool()
     config.dataset.min_area = optional_float()  # of the random resized crop of a streamed set
     config.dataset.jitter = optional_tuple()  # of brightness, contrast, saturation, hue
+    config.dataset.cutout = optional_int()  # side of the square that is hidden at random, in pixels
     config.dataset.image_size = optional_int()
     config.dataset.resize = optional_int()  # image_size is the centre of this
     config.dataset.channels = optional_int()
@@ -51,6 +52,7 @@ def base(task: str) -> ConfigDict:
     config.dataset.bad_images = "fail"  # or skip
     config.dataset.workers = 0  # processes that read a streamed set
     config.scheme = template.group("scheme", "xnor")  # or float, or an extension's: see core/schemes
+    config.preset = ConfigDict()  # of what a recipe speaks for, see train.py
     config.paper = ConfigDict()
     config.release = ConfigDict()
     config.meant = ConfigDict()  # what differs from release

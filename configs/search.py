@@ -4,13 +4,13 @@
 
 | variant | data | cost | result |
 |---|---|---|---|
-| digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see README) |
+| digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see docs/results.md) |
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
 | digits_SEARCHER, cifar10_SEARCHER | as above | that of digits: one to two minutes | none measured |
 
-SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and epochs for CIFAR-10, in the search space
-and template of this paper, so that searchers alone differ. In their domain of floats: `float` of ablations.py. The genotype is
-that of the last epoch, as in their codes.
+SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and epochs for CIFAR-10, in the search
+space and template of this paper, so that searchers alone differ. In their domain of floats: `float` of ablations.py. The
+genotype is that of the last epoch, as in their codes.
 
 - darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of batches of 64. Weights on one half: SGD
   .025 to .001 (cosine), momentum .9, decay 3e-4, clipped to 5. alpha on the other: Adam 3e-4 (.5, .999), decay 1e-3.
@@ -37,6 +37,7 @@ the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not
 """
 
 import functools
+from collections.abc import Callable
 
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import AlphaSettings, SupernetSettings, WeightSettings, template
@@ -46,7 +47,7 @@ from configs import common
 def get_config(variant: str = "cifar10"):
     """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is named behind it."""
     data, _, searcher = variant.partition("_")
-    if data not in ("digits", "cifar10") or searcher and searcher not in SEARCHERS:
+    if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
         raise ValueError(
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER behind it: {', '.join(SEARCHERS)}"
         )
@@ -126,7 +127,7 @@ def _published(config, searcher: str) -> None:
     config.select = "last"
 
 
-SEARCHERS = {
+SEARCHERS: dict[str, Callable] = {
     "darts": darts,
     "darts_second": functools.partial(darts, unrolled="difference"),
     "snas": snas,

@@ -47,6 +47,8 @@ for name in ("normal", "reduce"):
     print(f"  {name}")
     for node in range(4):
         print(f"    {2 + node} = {sum_of(genotype[name][2 * node : 2 * node + 2])}")
+if (out / "search" / "cell.svg").is_file():
+    print(f"  drawn in {out / 'search' / 'cell.svg'}")
 print(f"""
 Test accuracy  {evaluation["top1"]:.2f} % of {evaluation["num_examples"]} images
 FLOPs          {cost["flops"]:,.0f} ({cost["speedup"]:.1f} times fewer than the same network in float)

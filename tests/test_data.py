@@ -1,5 +1,6 @@
 """The data: real files, batches as a function of the step, augmentation, and evaluation that counts every example once."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,7 +13,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data import order, tfds_directory
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.augment import Augmentation, crop, draw, normalize
+from bnas_jax.data.augment import Augmentation, crop, draw, draw_centres, hide, normalize
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 
@@ -318,9 +319,46 @@ def test_padding_is_black_before_normalisation():
     assert values == {-2.0, 2.0}
 
 
+def test_cutout_hides_a_square_around_each_centre_and_no_more():
+    """As DARTS's code clips the square to the image."""
+    centres = {"y": jnp.array([0, 5, 7]), "x": jnp.array([1, 5, 7])}
+    hidden = np.asarray(hide(jnp.ones((3, 8, 8, 2)), centres, 4)) == 0
+    for mask, y, x in zip(hidden, (0, 5, 7), (1, 5, 7), strict=True):
+        expected = np.zeros((8, 8), bool)
+        expected[max(y - 2, 0) : y + 2, max(x - 2, 0) : x + 2] = True
+        assert np.array_equal(mask, np.repeat(expected[..., None], 2, -1))
+
+
+def test_cutout_falls_everywhere_equally_often():
+    hidden = np.asarray(hide(jnp.ones((512, 6, 8, 1)), draw_centres(jax.random.key(0), 512, (6, 8)), 2)) == 0
+    # Each pixel lies in the square of 4 of 48 centres, those of the last row and column in that of 2 or 1.
+    wide, high = (np.minimum(n - np.arange(n), 2) for n in (8, 6))
+    expected = high[:, None] * wide / 48
+    assert np.all(np.abs(hidden.mean(0)[..., 0] - expected) < 5 * np.sqrt(expected * (1 - expected) / 512))
+    assert len(np.unique(hidden.reshape(512, -1), axis=0)) > 40
+
+
+def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were():
+    augmentation = Augmentation((2.0,) * 3, (0.2,) * 3, pad=2, flip=True, cutout=3)  # no pixel is the mean colour
+    first, again, other = batches(TrainSource(photos(20), 6, 5, augmentation), [0, 0, 1])
+    (plain,) = batches(TrainSource(photos(20), 6, 5, dataclasses.replace(augmentation, cutout=0)), [0])
+    hidden = first["image"] == 0
+    assert np.array_equal(first["image"], again["image"]) and np.all(hidden.any((1, 2, 3)))
+    assert not np.array_equal(hidden, other["image"] == 0)
+    assert np.allclose(first["image"], np.where(hidden, 0, plain["image"]), atol=1e-6)
+
+
+def test_cutout_that_can_hide_whole_images_is_refused_in_training_alone():
+    augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, cutout=16)
+    with pytest.raises(UserError, match=r"config.dataset.cutout=16 can hide all of an image of \d+x\d+; write a smaller side"):
+        TrainSource(photos(4), 2, 0, augmentation)
+    EvalSource(photos(4), 2, augmentation)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
+        ({"mean": (0.5,), "std": (1.0,), "cutout": -2}, "cutout must be 0 or more pixels, got -2"),
         ({"mean": (0.5,), "std": (0.5, 0.5)}, "one number per channel"),
         ({"mean": (0.5,), "std": (0.0,)}, "above 0"),
         ({"mean": (0.5,), "std": (1.0,), "pad": -1}, "pad must be"),

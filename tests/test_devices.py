@@ -35,8 +35,10 @@ SHORT = {
 }
 # A device has 64, 32 or 16 of the 64 examples of a microbatch, of which groups of 32 are normalised together.
 GROUPS = {"train_groups": [("none", 1), ("shard_map", 2), ("pmap", 4)]}
+# Without cells.
+BASELINES = {"train_resnet": [("none", 1), ("shard_map", 2)]}
 LONG = {task: [("none", 1), *((how, n) for how in ("pmap", "shard_map") for n in (1, 2, 4, 8))] for task in SHORT}
-BATCHES = {"train": 128, "search": 64, "train_groups": 128}
+BATCHES = {"train": 128, "search": 64, "train_groups": 128, "train_resnet": 128}
 
 
 def arguments(task: str, folder: pathlib.Path) -> list[str]:
@@ -51,6 +53,10 @@ def arguments(task: str, folder: pathlib.Path) -> list[str]:
         "search": ["--config.network.layer_types=('none','bin_conv_3x3')", *released, "--config.network.num_cells=3"],
     }
     sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": BATCHES[task], "dataset.pad": 1}
+    if task == "train_resnet":
+        sizes = {"network.width": 2, "network.blocks": "(1,1)", "num_epochs": 2, "batch_size": BATCHES[task]}
+        common = [f"--config.{name}={value}" for name, value in sizes.items()]
+        return ["--config=configs/baselines.py:digits_resnet18", *common, "--config.precision=float64"]
     common = [f"--config.{name}={value}" for name, value in sizes.items()]
     return [f"--config=configs/{kind(task)}.py:digits", *common, "--config.precision=float64", *own[task]]
 
@@ -79,7 +85,7 @@ def on(tmp_path_factory, request):
     """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
     folder = tmp_path_factory.mktemp("runs")
     places = LONG if request.config.getoption("--long") else SHORT
-    runs = [(task, how, count) for task, of_task in (places | GROUPS).items() for how, count in of_task]
+    runs = [(task, how, count) for task, of_task in (places | GROUPS | BASELINES).items() for how, count in of_task]
     at = lambda task, how, count: folder / f"{task}-{how}-{count}"
     specs = [
         {"task": kind(t), "workdir": str(at(t, how, n)), "arguments": arguments(t, folder), "parallel": how, "devices": n}
@@ -91,7 +97,7 @@ def on(tmp_path_factory, request):
     return at, runs
 
 
-@pytest.mark.parametrize("task", SHORT | GROUPS)
+@pytest.mark.parametrize("task", SHORT | GROUPS | BASELINES)
 def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(on, task):
     at, runs = on
     one = arrays(at(task, "none", 1), STEPS)

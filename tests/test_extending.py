@@ -134,6 +134,7 @@ def test_a_command_without_the_extension_of_a_run_asks_for_it(searched, tmp_path
     again = f"was made with --extensions={EXAMPLE}; give it again"
     assert again in error(capfd, "derive", f"--workdir={searched}", f"--out={tmp_path / 'cell.json'}")
     assert again in error(capfd, "evaluate", f"--workdir={searched}")
+    assert again in error(capfd, "draw", f"--genotype={searched}", "--strip=2", f"--out={tmp_path / 'strip.svg'}")
     assert again in error(capfd, "search", *SEARCH, f"--workdir={searched}")
     train = ["train", "--config=configs/train.py:digits", f"--workdir={tmp_path / 'run'}", f"--init={searched}"]
     assert again in error(capfd, *train)

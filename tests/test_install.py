@@ -40,6 +40,19 @@ def test_the_wheel_holds_the_package_and_its_presets_and_nothing_beside(wheel):
     assert "bnas_jax/core/genotypes/latest_cell.json" in names
 
 
+def installed(python: pathlib.Path, folder: pathlib.Path, *command: str) -> dict:
+    """The JSON object that a command in that folder ends with."""
+    finished = subprocess.run(
+        [python, "-m", "bnas_jax", *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
 def test_installed_it_trains_from_another_folder(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=False)
     site = next((tmp_path / "env").glob("lib/python*/site-packages"))
@@ -50,14 +63,9 @@ def test_installed_it_trains_from_another_folder(wheel, tmp_path):
     settings = [f"--config.{name}={value}" for name, value in sizes.items()]
     command = ["train", "--config=train:digits", "--workdir=run", *settings]
     python = tmp_path / "env" / "bin" / "python"
-    finished = subprocess.run(
-        [python, "-m", "bnas_jax", *command],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout.splitlines()[-1])["steps"] == 5
+    assert installed(python, tmp_path, *command)["steps"] == 5
+    # A config of the user's that begins with a preset.
+    (tmp_path / "mine.py").write_text("from configs import train\n\nget_config = lambda: train.get_config('digits')\n")
+    assert installed(python, tmp_path, "cost", "--config=mine.py")["params"] > 0
     show = [python, "-c", "import bnas_jax; print(bnas_jax.__file__)"]
     assert str(site) in subprocess.run(show, cwd=tmp_path, capture_output=True, text=True).stdout

@@ -68,6 +68,7 @@ def counting(step: int = 0) -> TrainState:
     params = {"layer": {"latent": jnp.full((2, 3), value), "bias": jnp.arange(4.0) + value}}
     return TrainState(
         step=jnp.int32(step),
+        seed=jnp.uint32(0),
         params=params,
         batch_stats={"layer": {"mean": jnp.full(3, -value)}},
         opt_state=({"trace": jnp.full((2, 3), 2 * value)},),
@@ -779,7 +780,8 @@ def test_training_leaves_everything_in_its_work_directory(whole):
 def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     workdir, _ = whole("search")
     names = {"config.json", "run.json", "metrics.jsonl", "summary.json", "genotype.json", "alphas.npz", "checkpoints"}
-    assert {path.name for path in workdir.iterdir()} == names | {"tensorboard", "log.txt", "lock"}
+    assert {path.name for path in workdir.iterdir()} == names | {"cell.svg", "tensorboard", "log.txt", "lock"}
+    assert "run: normal cell</text>" in (workdir / "cell.svg").read_text()
     with np.load(workdir / "alphas.npz") as stored:
         history = {name: stored[name] for name in ("normal", "reduce")}
         valid_top1 = stored["valid_top1"]
@@ -819,6 +821,19 @@ def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tm
     summary = read(workdir / "summary.json")
     assert (summary["genotype"], summary["epoch"]) == (expected, 1)
     assert before == {name: (workdir / name).read_bytes() for name in before}
+
+
+def test_a_search_whose_cell_cannot_be_drawn_ends_all_the_same(whole, tmp_path, cell, capfd):
+    workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
+    (workdir / "cell.svg").unlink()
+    (workdir / "cell.svg").mkdir()
+    capfd.readouterr()
+    assert command(arguments("search", workdir, cell)) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out.splitlines()[-1]) == read(workdir / "summary.json")
+    (line,) = (line for line in err.splitlines() if "cell.svg" in line)
+    assert f"draw --genotype={workdir} --out=FILE.svg" in line
+    assert line.removeprefix("bnas_jax: ") in (workdir / "log.txt").read_text()
 
 
 def test_derive_takes_what_the_search_took(whole, tmp_path, capfd):

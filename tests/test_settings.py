@@ -18,7 +18,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.core.schemes import SCHEMES
 from bnas_jax.search import SEARCHERS, Progress, Searcher
-from bnas_jax.settings import entries, template
+from bnas_jax.settings import entries, recipes, template
 from bnas_jax.training import build
 from bnas_jax.training.steps import SearchStep, TrainStep
 from configs import ablations, search, train
@@ -303,6 +303,73 @@ def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
     assert {name: value_at(run, name) for name in expected} == expected
 
 
+# Recipes
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_every_recipe_resolves_for_every_training_preset_and_survives_json(recipe):
+    """It says all of what it speaks for: nothing of the preset or the convention is left there."""
+    values = recipes.RECIPES[recipe]()
+    assert recipes.RECIPES[recipe].__doc__ and values.keys() <= set(recipes.SETTINGS)
+    optimizer = settings.OptimizerSettings(**values["optimizer"])
+    for preset in train.VARIANTS:
+        for conventions in CONVENTIONS:
+            run = resolved(f"train:{preset}", conventions, recipe=recipe)
+            found = (run.recipe, run.num_epochs, run.batch_size, run.bn_examples, run.optimizer)
+            assert found == (recipe, values["num_epochs"], values["batch_size"], None, optimizer)
+            assert settings.from_config(json.loads(json.dumps(settings.to_dict(run)))) == run
+
+
+# The numbers of methods.md, by recipe.
+RECIPE_NUMBERS = {
+    "darts": {"num_epochs": 600, "batch_size": 96, "optimizer.clip_norm": 5.0, "optimizer.weight_decay": 3e-4},
+    "kuangliu": {"num_epochs": 200, "batch_size": 128, "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 5e-4},
+    "bireal": {"num_epochs": 256, "batch_size": 512, "optimizer.name": "adam", "optimizer.weight_decay": 0.0},
+    "reactnet": {"num_epochs": 128, "batch_size": 512, "optimizer.learning_rate": 2.5e-3, "optimizer.weight_decay": 0.0},
+    "reactnet_step1": {"optimizer.weight_decay": 1e-5, "optimizer.decayed": "kernels"},
+    "nin": {"num_epochs": 320, "optimizer.decay_epochs": (120, 200, 240, 280), "optimizer.decayed": "all"},
+    "pcnn": {"num_epochs": 200, "optimizer.name": "sgd"},
+    "xnor_pp": {"num_epochs": 80, "optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPE_NUMBERS)
+def test_the_numbers_of_a_recipe_are_those_of_its_source(recipe):
+    run = resolved("train:a", recipe=recipe)
+    assert {name: value_at(run, name) for name in RECIPE_NUMBERS[recipe]} == RECIPE_NUMBERS[recipe]
+
+
+def test_the_recipes_of_bnas_are_the_training_of_its_presets_in_the_paper():
+    for recipe, preset in (("bnas", "a"), ("bnas_imagenet", "d")):
+        plain, by_recipe = (resolved(f"train:{preset}", "paper", **changes) for changes in ({}, {"recipe": recipe}))
+        assert dataclasses.replace(by_recipe, recipe="none") == plain
+
+
+@pytest.mark.parametrize("conventions", CONVENTIONS)
+def test_what_is_set_goes_before_the_recipe_and_the_recipe_before_preset_and_convention(conventions):
+    run = resolved("train:a", conventions, recipe="darts", optimizer__learning_rate=0.5, batch_size=40)
+    assert (run.optimizer.learning_rate, run.batch_size) == (0.5, 40)  # set
+    assert (run.num_epochs, run.optimizer.weight_decay) == (600, 3e-4)  # the recipe's
+    assert (run.optimizer.momentum, run.optimizer.momentum_low) == (0.9, None)  # and not the release's
+    assert run.network.num_cells == 20  # the preset's, of which no recipe speaks
+    written = settings.to_dict(run) | {"num_epochs": 7}
+    assert settings.from_config(written).num_epochs == 7  # a stored config has everything set
+
+
+def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
+    with pytest.raises(UserError, match=r"config\.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'"):
+        resolved("train:a", recipe="resnet")
+    config = config_of("search:digits")
+    config.recipe = "darts"
+    with pytest.raises(UserError, match=r"unknown setting config\.recipe"):
+        settings.from_config(config)
+
+
+def test_a_preset_is_as_it_was_without_a_recipe_and_what_is_set_goes_before_it():
+    run = resolved("train:digits", batch_size=8)
+    assert (run.num_epochs, run.batch_size, run.optimizer.clip_norm, run.recipe) == (40, 8, 5.0, "none")
+
+
 SIZES = {
     **{"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108), "d": (12, 64), "e": (12, 68)},
     **{"f": (12, 84), "g": (16, 128), "release_f": (15, 68), "release_g": (11, 74), "release_h": (16, 128)},
@@ -479,7 +546,17 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "network.num_cells", 0, "at least 1"),
         ("train:digits", "network.channels", 0, "at least 1"),
         ("train:d", "network.channels", 7, "even number"),
-        ("train:digits", "optimizer.schedule", "step", "one of one_cycle, cosine_restarts, cosine"),
+        ("train:digits", "optimizer.schedule", "step", "one of one_cycle, cosine_restarts, cosine, linear, steps"),
+        ("train:digits", "optimizer.name", "lamb", "one of sgd, adam, got 'lamb'"),
+        ("train:digits", "optimizer.schedule", "steps", "needs config.optimizer.decay_epochs, such as 60,120"),
+        ("train:digits", "optimizer.decay_epochs", (20, 10), r"growing numbers from 1 on, got \[20, 10\]"),
+        ("train:digits", "optimizer.schedule_by", "epoch", "is of the schedules cosine and linear, got one_cycle"),
+        ("train:digits", "optimizer.first_epoch", 1, "has no effect without config.optimizer.schedule_by=epoch"),
+        ("train:digits", "optimizer.beta2", 1.0, "from 0 to below 1"),
+        ("train:digits", "optimizer.eps", 0.0, "greater than 0"),
+        ("train:digits", "optimizer.decayed", "bn", "one of all, kernels"),
+        ("train:digits", "optimizer.decay_factor", -1.0, "greater than 0"),
+        ("train:digits", "dataset.cutout", -1, "0 or more pixels"),
         ("train:digits", "optimizer.learning_rate", 0.0, "greater than 0"),
         ("train:digits", "optimizer.learning_rate", math.inf, "finite"),
         ("train:digits", "optimizer.low_learning_rate", -0.1, "at least 0"),
@@ -671,8 +748,8 @@ def test_a_config_of_the_wrong_form_is_refused(changes, message):
 
 def test_a_missing_setting_is_named():
     stored = settings.to_dict(resolved("train:digits"))
-    del stored["optimizer"]["momentum"]
-    with pytest.raises(UserError, match=r"config\.optimizer\.momentum is missing"):
+    del stored["optimizer"]["learning_rate"]
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate is missing"):
         settings.from_config(stored)
 
 

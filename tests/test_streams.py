@@ -59,7 +59,7 @@ def joined(parts: list[dict]) -> dict:
 def test_a_stream_holds_what_the_same_set_in_memory_gives(folder):
     """One order, one augmentation on the device: where no crop is drawn, it makes no difference how a set is read."""
     train, test = opened(folder)
-    augmentation = Augmentation((0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2))
+    augmentation = Augmentation((0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4)
     streamed, held = StreamTrainSource(train, 6, 5, augmentation), TrainSource(hold(train), 6, 5, augmentation)
     assert streamed.steps_per_epoch == held.steps_per_epoch == 3
     prepare, prepare_held = jax.jit(streamed.prepare), jax.jit(held.prepare)
@@ -87,7 +87,7 @@ def test_any_step_can_be_resumed_at(folder):
 
 def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_resumed_at(folder):
     train, test = opened(folder)
-    augmentation = Augmentation((0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2))
+    augmentation = Augmentation((0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4)
     streamed = StreamTrainSource(train, 6, 5, augmentation, fresh=True)
     held = TrainSource(hold(train), 6, 5, augmentation, fresh=True)
     prepare, prepare_held = jax.jit(streamed.prepare), jax.jit(held.prepare)

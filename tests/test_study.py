@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
 from bnas_jax.study import Row, Study, run_study
 from bnas_jax.study.table import figures, markdown
@@ -59,9 +60,8 @@ def test_a_study_runs_searches_and_trainings_and_goes_on(tmp_path):
     assert [len(row["top1"]) for row in result["rows"]] == [2, 1] and not result["failed"]
     assert json.loads((tmp_path / "study.json").read_text()) == result
     assert "| trained | 2 |" in (tmp_path / "study.md").read_text()
-    genotype = json.loads((tmp_path / "searched/0/search/genotype.json").read_text())
     trained = json.loads((tmp_path / "searched/0/train/config.json").read_text())["network"]["genotype"]
-    assert trained["normal"] == genotype["normal"]
+    assert genotype.from_dict(trained) == genotype.load(str(tmp_path / "searched/0/search"))
 
     # What is finished is not run again, which would take a new record.
     before = (tmp_path / "trained/0/train/metrics.jsonl").read_text()

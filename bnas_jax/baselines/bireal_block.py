@@ -7,7 +7,8 @@ import flax.linen as nn
 
 from bnas_jax.baselines.block import Block, Projection
 from bnas_jax.baselines.units import convolution
-from bnas_jax.core.modules import BatchNorm
+from bnas_jax.core.modules import BatchNorm, PRelu
+from bnas_jax.core.schemes.scheme import ACTIVATIONS
 
 
 class BiRealUnit(Block):
@@ -15,15 +16,20 @@ class BiRealUnit(Block):
 
     A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then has a 1x1
     convolution and a BN. The scheme's activation follows the convolution; Bi-Real has none. Under
-    the scheme `float` a ReLU takes the sign's place, as in the paper's float network to begin with
-    (section 3.4).
+    the scheme `float` its activation takes the sign's place, as in the paper's float networks to
+    begin with: ReLU, then leaky clip, then clip (section 3.4).
     """
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        y = x if self.scheme.binary else nn.relu(x)
+        y = x if self.scheme.binary else self._in_place_of_the_sign(x)
         y = self.normalized(y, train=train)
         return y + self.shortcut(x, train=train)
+
+    def _in_place_of_the_sign(self, x):
+        if self.scheme.activation == "prelu":
+            return PRelu(self.arithmetic, name="prelu")(x)
+        return ACTIVATIONS[self.scheme.activation](x)
 
     def normalized(self, x, *, train: bool):
         """The convolution with its sign, and BN."""

@@ -1,10 +1,10 @@
-"""CBCN's block."""
+"""CBCN's block (arXiv 1910.10853), which has PCNN's order."""
 
 from bnas_jax.baselines.pcnn_block import PcnnBlock
 
 
 class CbcnBlock(PcnnBlock):
-    """CBCN's (arXiv 1910.10853): the same order as PCNN's, see there. How sure: agrees with the published training code.
+    """Two of `PcnnUnit`; the network's stem has a PReLU.
 
-    The published CIFAR ResNet18 has widths (64, 64, 128, 256), each four orientations of 16 to 64 features.
+    The published ResNet18 for CIFAR has widths of 64, 64, 128 and 256: four orientations each of 16, 16, 32 and 64 features.
     """

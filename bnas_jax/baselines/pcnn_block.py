@@ -1,7 +1,10 @@
-"""PCNN's block, which CBCN's code has, too."""
+"""PCNN's block (arXiv 1811.12755): a shortcut around each convolution, and a PReLU behind it."""
+
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
+from bnas_jax.baselines.bireal_block import TwoUnits
 from bnas_jax.baselines.block import Block
 from bnas_jax.baselines.units import ConvUnit
 from bnas_jax.core.arithmetic import Arithmetic
@@ -9,35 +12,31 @@ from bnas_jax.core.modules import BatchNorm, FloatConv, PRelu
 from bnas_jax.core.schemes import Scheme
 
 
-class PcnnBlock(Block):
-    """PCNN's (arXiv 1811.12755): two `PReluUnit`s. How sure: agrees with the authors' published test code."""
+class PcnnUnit(Block):
+    """BN -> sign -> 3x3 convolution, added to the shortcut, and a PReLU behind the sum.
 
-    stem_activation = "prelu"
-
-    @nn.compact
-    def __call__(self, x, *, train: bool):
-        for index, stride in enumerate((self.stride, 1)):
-            x = PReluUnit(
-                features=self.features,
-                stride=stride,
-                scheme=self.scheme,
-                arithmetic=self.arithmetic,
-                float_shortcut=self.float_shortcut,
-                name=f"half{index}",
-            )(x, train=train)
-        return x
-
-
-class PReluUnit(Block):
-    """BN -> sign -> 3x3 convolution, a shortcut around it, and a PReLU behind the sum."""
+    How sure: agrees with the published test code of PCNN's authors, and with the training code of CBCN's.
+    """
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        common = {"features": self.features, "stride": self.stride, "scheme": self.scheme, "arithmetic": self.arithmetic}
+        common: dict[str, Any] = {
+            "features": self.features,
+            "stride": self.stride,
+            "scheme": self.scheme,
+            "arithmetic": self.arithmetic,
+        }
         y = ConvUnit(kernel=3, activation=False, name="unit", **common)(x, train=train)
         if self.changes_shape(x):
             x = AveragedProjection(float_conv=self.float_shortcut, name="shortcut", **common)(x, train=train)
         return PRelu(self.arithmetic, name="prelu")(x + y)
+
+
+class PcnnBlock(TwoUnits):
+    """Two of `PcnnUnit`; the network's stem has a PReLU."""
+
+    unit: ClassVar[type[Block]] = PcnnUnit
+    stem_activation: ClassVar[str] = "prelu"
 
 
 class AveragedProjection(nn.Module):

@@ -109,7 +109,7 @@ class ReActNetMobileNet(Baseline):
             if after not in (before, 2 * before):
                 raise UserError(
                     f"config.network.widths: each must be the one before or twice as many, as "
-                    f"shortcuts have their input twice; got {after} behind {before}"
+                    f"shortcuts repeat their input; got {after} behind {before}"
                 )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> MobileNet:

@@ -65,8 +65,8 @@ class ResNet18(Baseline):
     """ResNet18. width: the channels of the first stage; each further one doubles them. blocks: of each stage.
 
     block: one of `blocks.BLOCKS`, None is the scheme's usual one. float_shortcut: whether the convolutions of the shortcuts
-    stay float. None is True on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is False with XNOR-Net's
-    blocks, whose paper binarizes them, and True with all others (methods.md B).
+    stay float. None is True on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper of the
+    scheme, `Scheme.float_shortcut` (methods.md B).
     """
 
     width: int = 64
@@ -85,7 +85,7 @@ class ResNet18(Baseline):
         """A `ResNet`."""
         float_shortcut = self.float_shortcut
         if float_shortcut is None:
-            float_shortcut = not self.imagenet or (self.block or scheme.block) != "xnor"
+            float_shortcut = not self.imagenet or scheme.float_shortcut
         return ResNet(
             blocks=self.blocks,
             widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),

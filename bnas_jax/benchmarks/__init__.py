@@ -1,1 +1,1 @@
-"""Times that the README states, measured again on any machine."""
+"""Times that docs/performance.md states, measured again on any machine."""

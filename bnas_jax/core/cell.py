@@ -1,6 +1,6 @@
 """The cell template: preprocessing, the edges into each of four nodes, and the inter-cell skip (section 4.2, Figure 5b)."""
 
-import functools
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import INPUTS, ZEROISE, Cell, edges
-from bnas_jax.core.layers import layer_type
-from bnas_jax.core.modules import BatchNorm, BinaryConv, Convolution
+from bnas_jax.core.forms import Form
+from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
+from bnas_jax.core.layers import MAX_POOL, Crossed, Identity, Pooling, layer_module, layer_type
+from bnas_jax.core.modules import BatchNorm, BinaryConv, Convolution, FactorizedReduce
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.schemes.scheme import Scheme
@@ -23,6 +24,7 @@ class Preprocess(nn.Module):
     """Brings the outputs of the two cells before to this cell's channels and size. Returns the two input states.
 
     binary_weights: of its two convolutions. affine: of their two BN. binary_input: False keeps the activations float.
+    factorized: see `forms.Form`.
     """
 
     place: Place
@@ -31,27 +33,31 @@ class Preprocess(nn.Module):
     binary_weights: tuple[bool, bool] = (True, True)
     affine: tuple[bool, bool] = (True, True)
     binary_input: bool = True
+    factorized: bool = False
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool):
-        conv = functools.partial(
-            BinaryConv,
+        # The cell before the previous one still has twice the size where the previous one was a reduction.
+        if self.place.halved and self.factorized:
+            first = self._input(0, FactorizedReduce)
+        elif self.place.halved:
+            first = self._input(0, BinaryConv, kernel=3, stride=2)
+        else:
+            first = self._input(0, BinaryConv, kernel=1)
+        second = self._input(1, BinaryConv, kernel=1)
+        return first(before, train=train), second(previous, train=train)
+
+    def _input(self, index: int, module: type[nn.Module], **sizes) -> nn.Module:
+        return module(
+            **sizes,
             features=self.place.channels,
             scheme=self.scheme,
             arithmetic=self.arithmetic,
+            binary_weights=self.binary_weights[index],
             binary_input=self.binary_input,
+            affine=self.affine[index],
+            name=f"input{index}",
         )
-        # The cell before the previous one still has twice the size where the previous one was a reduction.
-        kernel, stride = (3, 2) if self.place.halved else (1, 1)
-        first = conv(
-            kernel=kernel,
-            stride=stride,
-            binary_weights=self.binary_weights[0],
-            affine=self.affine[0],
-            name="input0",
-        )
-        second = conv(kernel=1, binary_weights=self.binary_weights[1], affine=self.affine[1], name="input1")
-        return first(before, train=train), second(previous, train=train)
 
 
 class ReductionSkip(nn.Module):
@@ -130,7 +136,12 @@ def drop_path(key, rate, *, cells: int, layers: int, batch: int, arithmetic: Ari
     return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))
 
 
-def num_convs(cell: Cell, place: Place) -> int:
+def num_layers(cell: Cell | str) -> int:
+    """Number of layers of a cell, which drop-path drops one by one."""
+    return FixedReduction.LAYERS if cell == FIXED_REDUCTION else len(edges(cell))
+
+
+def num_convs(cell: Cell | str, place: Place) -> int:
     """Number of convolutions of a final cell with binary weights: preprocessing and layers."""
     return INPUTS + sum(layer_type(edge.layer_type).num_convs(place.stride(edge.source)) for edge in edges(cell))
 
@@ -139,18 +150,17 @@ class FinalCell(nn.Module):
     """One cell of the final network.
 
     cell: the (layer type, input) pairs of its nodes. skip: whether the previous cell's output is added.
-    float_convs: how many of its last convolutions keep float weights (`network.float_convs`).
-    affine_resize: whether the BN of a 3x3 preprocessing of stride 2 is affine; in the release only in the ImageNet form.
+    float_convs: how many of its last convolutions keep float weights (`network.float_convs`). form: see `forms.Form`.
     """
 
     cell: Cell
     place: Place
+    form: Form
     scheme: Scheme
     arithmetic: Arithmetic
     skip: bool = True
     reduction_skip: str = "binary_bn"
     float_convs: int = 0
-    affine_resize: bool = False
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
@@ -166,7 +176,8 @@ class FinalCell(nn.Module):
                 if name != ZEROISE:
                     layer = self._layer(name, source, position, binary_weights=conv_index < num_binary)
                     y = layer(states[source], train=train)
-                    if factors is not None:
+                    # As in DARTS's code, an identity stays.
+                    if factors is not None and not isinstance(layer, Identity):
                         y = y * factors[position][:, None, None, None]
                     total = y if total is None else total + y
                 position += 1
@@ -191,21 +202,109 @@ class FinalCell(nn.Module):
             scheme=self.scheme,
             arithmetic=self.arithmetic,
             binary_weights=(num_binary > 0, num_binary > 1),
-            affine=(self.affine_resize or not self.place.halved, True),
+            affine=(self.form.affine_resize or not self.place.halved, True),
+            factorized=self.form.factorized,
             name="preprocess",
         )
 
     def _layer(self, name: str, source: int, position: int, *, binary_weights: bool) -> nn.Module:
-        return layer_type(name).module(
+        return layer_module(
+            name,
+            bn_of_pools=self.form.bn_of_pools,
             features=self.place.channels,
             stride=self.place.stride(source),
             scheme=self.scheme,
             arithmetic=self.arithmetic,
             search=False,
             binary_weights=binary_weights,
-            name=f"layer{position}",
+            layer=f"layer{position}",
         )
 
     def _zeros(self, state):
         stride = self.place.stride(0)
         return jnp.zeros_like(state[:, ::stride, ::stride])
+
+
+class FixedReduction(nn.Module):
+    """GDAS's hand-made reduction cell (arXiv 1910.04465; `genotype.FIXED_REDUCTION`).
+
+    Of each preprocessed input a 1x3 and a 3x1 convolution in 8 groups, each strided along its axis, and a 1x1 one; and a 3x3
+    max pooling of stride 2 with a BN behind it. The output joins both convolutions, then both poolings.
+    search: in the supernet, where BN has no scale and shift and the preprocessing stays float unless `binary_preprocess`.
+    """
+
+    GROUPS: ClassVar[int] = 8
+    LAYERS: ClassVar[int] = 4
+
+    place: Place
+    form: Form
+    scheme: Scheme
+    arithmetic: Arithmetic
+    search: bool
+    skip: bool = True
+    reduction_skip: str = "binary_bn"
+    binary_preprocess: bool = True
+
+    @nn.compact
+    def __call__(self, before, previous, *, train: bool, factors=None):
+        """before, previous: outputs of the two cells before, NHWC; factors: None or `drop_path`, (at least 4, N)."""
+        check_groups(self.place.channels)
+        affine = not self.search
+        preprocess = Preprocess(
+            place=self.place,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=(self.binary_preprocess,) * 2,
+            affine=(affine and (self.form.affine_resize or not self.place.halved), affine),
+            binary_input=self.binary_preprocess,
+            factorized=self.form.factorized,
+            name="preprocess",
+        )
+        states = preprocess(before, previous, train=train)
+        outputs = [self._convs(index, state, train=train) for index, state in enumerate(states)]
+        for index, state in enumerate(states):
+            pooling = Pooling(
+                function=MAX_POOL.form(self.arithmetic),
+                stride=2,
+                arithmetic=self.arithmetic,
+                batch_norm=True,
+                affine=affine,
+                name=f"pool{index}",
+            )
+            outputs.append(pooling(state, train=train))
+        if factors is not None:
+            outputs = [y * factor[:, None, None, None] for y, factor in zip(outputs, factors, strict=False)]
+        output = jnp.concatenate(outputs, axis=-1)
+
+        if self.skip and self.place.follows_a_cell:
+            skip = InterCellSkip(
+                reduction=True,
+                kind=self.reduction_skip,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                name="skip",
+            )
+            output = skip(output, previous, train=train)
+        return output
+
+    def _convs(self, index: int, x, *, train: bool):
+        common: dict[str, Any] = {
+            "features": self.place.channels,
+            "scheme": self.scheme,
+            "arithmetic": self.arithmetic,
+            "binary_weights": True,
+            "affine": not self.search,
+        }
+        crossed = Crossed(kernel=3, stride=2, groups=self.GROUPS, name=f"crossed{index}", **common)
+        pointwise = BinaryConv(kernel=1, name=f"pointwise{index}", **common)
+        return pointwise(crossed(x, train=train), train=train)
+
+
+def check_groups(channels: int) -> None:
+    """`UserError` unless the groups of GDAS's fixed reduction divide the channels of its nodes."""
+    groups = FixedReduction.GROUPS
+    if channels % groups:
+        raise UserError(
+            f"the reduction cell {FIXED_REDUCTION!r} has convolutions in {groups} groups, which do not divide its {channels}"
+            f" channels; write a multiple of {groups // 2} for config.network.channels, half of those of the first reduction"
+        )

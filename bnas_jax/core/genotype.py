@@ -22,7 +22,7 @@ INPUTS = 2
 # The edges of the search's cell, in the order of the architecture parameters: node by node, input by input.
 EDGES: tuple[tuple[int, int], ...] = tuple((i, INPUTS + n) for n in range(NODES) for i in range(INPUTS + n))
 
-# The final network's two forms, which differ in the stem.
+# The forms of the final network in the authors' code; `forms.FORMS` has more.
 FORMS = ("cifar", "imagenet")
 
 ZEROISE = "none"
@@ -69,12 +69,9 @@ class Genotype:
         if self.reduce != FIXED_REDUCTION:
             object.__setattr__(self, "reduce", _checked_cell(self.reduce, "reduce"))
 
-    def cell(self, reduction: bool) -> Cell:
-        """The nodes of one cell; `UserError` for GDAS's fixed reduction, which has none."""
-        cell = self.reduce if reduction else self.normal
-        if isinstance(cell, str):
-            raise UserError(f"the reduction cell {cell!r} is hand-made and not built here; name another genotype")
-        return cell
+    def cell(self, reduction: bool) -> Cell | str:
+        """The nodes of one cell, or `FIXED_REDUCTION`."""
+        return self.reduce if reduction else self.normal
 
     def to_dict(self) -> dict:
         """As JSON holds it: eight pairs where every node of a cell has two, else a list of pairs a node."""
@@ -84,8 +81,10 @@ class Genotype:
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
-def edges(cell: Cell) -> tuple[Edge, ...]:
-    """The edges of a cell, node by node."""
+def edges(cell: Cell | str) -> tuple[Edge, ...]:
+    """The edges of a cell, node by node; none of `FIXED_REDUCTION`."""
+    if isinstance(cell, str):
+        return ()
     numbered = enumerate(cell, INPUTS)
     return tuple(Edge(*pair, number) for number, node in numbered for pair in node)
 

@@ -111,10 +111,17 @@ class PoolingType:
             return self.plain
         return self.function
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
-        """A `Pooling`."""
+    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, batch_norm: bool | None = None):
+        """A `Pooling`. batch_norm: whether with a BN, by default in the search alone."""
         del features, scheme, binary_weights
-        return Pooling(function=self.form(arithmetic), stride=stride, arithmetic=arithmetic, batch_norm=search, name=name)
+        return Pooling(
+            function=self.form(arithmetic),
+            stride=stride,
+            arithmetic=arithmetic,
+            batch_norm=search if batch_norm is None else batch_norm,
+            affine=not search,
+            name=name,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,19 +416,20 @@ class Identity(nn.Module):
 
 
 class Pooling(nn.Module):
-    """A pooling, and a BN without scale and shift behind it where wanted."""
+    """A pooling, and a BN behind it where wanted. affine: whether that has scale and shift."""
 
     function: Callable[[jax.Array, int], jax.Array]
     stride: int
     arithmetic: Arithmetic
     batch_norm: bool
+    affine: bool = False
 
     @nn.compact
     def __call__(self, x, *, train: bool):
         y = self.function(x, self.stride)
         if not self.batch_norm:
             return y
-        return BatchNorm(self.arithmetic, affine=False, name="bn")(y, train=train)
+        return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(y, train=train)
 
 
 class Zeroise(nn.Module):
@@ -434,9 +442,11 @@ class Zeroise(nn.Module):
         return jnp.zeros_like(x[:, :: self.stride, :: self.stride])
 
 
+MAX_POOL = PoolingType(max_pool, plain=plain_max_pool)
+
 LAYERS: dict[str, LayerType] = {
     ZEROISE: ZeroiseType(),
-    "max_pool_3x3": PoolingType(max_pool, plain=plain_max_pool),
+    "max_pool_3x3": MAX_POOL,
     "avg_pool_3x3": PoolingType(avg_pool),
     "bin_conv_3x3": BinaryConvType(kernel=3),
     "bin_conv_5x5": BinaryConvType(kernel=5),
@@ -459,6 +469,14 @@ def layer_type(name: str) -> LayerType:
     if name not in LAYERS:
         raise UserError(f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}")
     return LAYERS[name]
+
+
+def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Module:
+    """The module of an edge, with the name `layer`; `fields` as `LayerType.module` takes them. bn_of_pools: `forms.Form`."""
+    kind = layer_type(name)
+    if kind.joins == POOLING:
+        fields["batch_norm"] = bn_of_pools
+    return kind.module(name=layer, **fields)
 
 
 def is_latent(name: str) -> bool:

@@ -1,59 +1,27 @@
-"""The final network: the searched cell, stacked to a budget, in its CIFAR and its ImageNet form (section 5.1, Table 5)."""
+"""The final network: the searched cell, stacked to a budget, in one of its forms (section 5.1, Table 5)."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import FinalCell, drop_path, num_convs
+from bnas_jax.core.cell import FinalCell, FixedReduction, drop_path, num_convs, num_layers
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import INPUTS, Genotype, edges
-from bnas_jax.core.modules import BatchNorm, Classifier, FloatConv
+from bnas_jax.core.forms import AuxiliaryHead, classify, form_of
+from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, Genotype
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.stack import Place, check_image_size, stack
-
-
-class CifarStem(nn.Module):
-    """BN -> 3x3 convolution to 3C channels -> ReLU; both inputs of the first cell. Float."""
-
-    channels: int
-    arithmetic: Arithmetic
-
-    @nn.compact
-    def __call__(self, images, *, train: bool):
-        x = BatchNorm(self.arithmetic, name="bn")(images, train=train)
-        x = FloatConv(features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv")(x)
-        x = nn.relu(x)
-        return x, x
-
-
-class ImageNetStem(nn.Module):
-    """Three float 3x3 convolutions of stride 2: outputs at a quarter and an eighth of the image (methods.md D)."""
-
-    channels: int
-    arithmetic: Arithmetic
-
-    @nn.compact
-    def __call__(self, images, *, train: bool):
-        x = self._conv(self.channels // 2, "conv0")(images)
-        x = nn.relu(BatchNorm(self.arithmetic, name="bn0")(x, train=train))
-        x = self._conv(self.channels, "conv1")(x)
-        before = BatchNorm(self.arithmetic, name="bn1")(x, train=train)
-        x = self._conv(self.channels, "conv2")(nn.relu(before))
-        return before, BatchNorm(self.arithmetic, name="bn2")(x, train=train)
-
-    def _conv(self, features: int, name: str) -> FloatConv:
-        return FloatConv(features=features, kernel=3, stride=2, arithmetic=self.arithmetic, name=name)
-
-
-STEMS: dict[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
+from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 
 
 class Network(nn.Module):
     """The final network: `apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    num_cells, channels: Table 5; channels are those of the first cell's nodes. form: "cifar" or "imagenet", which differ in
-    the stem. skip: the inter-cell skips; reduction_skip: their convolution, see `cell.ReductionSkip`. float_head: leave the
-    last convolutions float, as the released code does, see `float_convs`.
+    num_cells, channels: Table 5; channels are those of the first cell's nodes. form: what differs beside the cells, a name
+    of `forms.FORMS`. skip: the inter-cell skips; reduction_skip: their convolution, see `cell.ReductionSkip`. float_head:
+    leave the last convolutions float, as the released code does, see `float_convs`.
+    auxiliary: a second classifier behind the second reduction, in training alone; its logits are sown as `logits` of the
+    collection `auxiliary`.
 
     Example: `Network(genotype, num_cells=20, channels=36, num_classes=10)` is BNAS-A.
     """
@@ -66,6 +34,7 @@ class Network(nn.Module):
     skip: bool = True
     reduction_skip: str = "binary_bn"
     float_head: bool = False
+    auxiliary: bool = False
     scheme: Scheme = Xnor()
     arithmetic: Arithmetic = Arithmetic()
 
@@ -80,46 +49,58 @@ class Network(nn.Module):
                 key,
                 drop_path_rate,
                 cells=self.num_cells,
-                layers=max(self._num_layers(place) for place in self.places),
+                layers=max(num_layers(self.genotype.cell(place.reduction)) for place in self.places),
                 batch=images.shape[0],
                 arithmetic=self.arithmetic,
             )
 
-        if self.form not in STEMS:
-            raise UserError(f"form must be one of {', '.join(STEMS)}, got {self.form!r}")
-        stem = STEMS[self.form]
-        before, previous = stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")(images, train=train)
+        form = form_of(self.form)
+        stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
+        before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
 
         left_float = float_convs(self)
         for place in self.places:
-            cell = FinalCell(
-                cell=self.genotype.cell(place.reduction),
-                place=place,
-                scheme=self.scheme,
-                arithmetic=self.arithmetic,
-                skip=self.skip,
-                reduction_skip=self.reduction_skip,
-                float_convs=left_float[place.index],
-                affine_resize=self.form == "imagenet",
-                name=place.name,
-            )
+            cell = self._cell(place, left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
             before, previous = previous, output
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
+            if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
+                self._sow_auxiliary(output, train=train)
+        return classify(form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train)
 
-    def _num_layers(self, place: Place) -> int:
-        return len(edges(self.genotype.cell(place.reduction)))
+    def _cell(self, place: Place, float_convs: int) -> FinalCell | FixedReduction:
+        cell = self.genotype.cell(place.reduction)
+        common: dict[str, Any] = {
+            "place": place,
+            "form": form_of(self.form),
+            "scheme": self.scheme,
+            "arithmetic": self.arithmetic,
+            "skip": self.skip,
+            "reduction_skip": self.reduction_skip,
+            "name": place.name,
+        }
+        if isinstance(cell, str):
+            return FixedReduction(search=False, **common)
+        return FinalCell(cell=cell, float_convs=float_convs, **common)
+
+    def _sow_auxiliary(self, x, *, train: bool) -> None:
+        """The second classifier's logits, in training; its variables are there from the start."""
+        if not train and not self.is_initializing():
+            return
+        head = AuxiliaryHead(num_classes=self.num_classes, arithmetic=self.arithmetic, name="auxiliary_head")
+        logits = head(x, train=train)
+        if not self.is_initializing():
+            self.sow("auxiliary", "logits", logits)
 
     @property
     def channel_step(self) -> int:
-        """Of which number the channels are a multiple: the first convolution of the ImageNet stem has half of them."""
-        return 2 if self.form == "imagenet" else 1
+        """Of which number the channels are a multiple."""
+        return form_of(self.form).channel_step
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The plan of the stack. ImageNet's stem hands the first cell two sizes, as if a reduction lay between them."""
-        return stack(self.num_cells, self.channels, halved=self.form == "imagenet")
+        """The plan of the stack."""
+        return stack(self.num_cells, self.channels, halved=form_of(self.form).halved)
 
 
 def float_convs(network: Network) -> list[int]:
@@ -130,6 +111,11 @@ def float_convs(network: Network) -> list[int]:
     """
     if not network.float_head:
         return [0] * network.num_cells
+    if network.genotype.reduce == FIXED_REDUCTION:
+        raise UserError(
+            f"config.network.float_head counts convolutions of the authors' cells, and {FIXED_REDUCTION!r} is none;"
+            " write config.network.float_head=False"
+        )
     convs: list[tuple[int, bool]] = []  # (cell, is a skip) of each convolution, in the order of the release's modules
     for place in network.places:
         convs += [(place.index, False)] * INPUTS

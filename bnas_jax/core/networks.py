@@ -6,9 +6,10 @@ from typing import ClassVar
 import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import REDUCTION_SKIPS
+from bnas_jax.core.cell import REDUCTION_SKIPS, check_groups
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import FORMS, Genotype
+from bnas_jax.core.forms import form_of
+from bnas_jax.core.genotype import FIXED_REDUCTION, Genotype
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Scheme
 
@@ -33,7 +34,10 @@ class NetworkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Cells(NetworkSettings):
-    """A stack of searched cells (Table 5), see `network.Network`. channels: those of the first cell's nodes."""
+    """A stack of searched cells (Table 5), see `network.Network`. channels: those of the first cell's nodes.
+
+    form: what differs beside the cells: cifar and imagenet (BNAS), darts, snas, gdas. auxiliary: DARTS's auxiliary head.
+    """
 
     genotype: Genotype
     num_cells: int
@@ -42,10 +46,10 @@ class Cells(NetworkSettings):
     skip: bool = True
     reduction_skip: str = "binary_bn"
     float_head: bool = False
+    auxiliary: bool = False
 
     def __post_init__(self):
-        if self.form not in FORMS:
-            raise UserError(f"config.network.form must be one of {', '.join(FORMS)}, got {self.form!r}")
+        form_of(self.form)
         if self.reduction_skip not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)
             raise UserError(f"config.network.reduction_skip must be one of {known}, got {self.reduction_skip!r}")
@@ -54,6 +58,8 @@ class Cells(NetworkSettings):
                 raise UserError(f"config.network.{name} must be at least 1, got {getattr(self, name)}")
         if self.form == "imagenet" and self.channels % 2:
             raise UserError(f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}")
+        if self.genotype.reduce == FIXED_REDUCTION:
+            check_groups(2 * self.channels)
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Network:
         """A `Network`."""
@@ -66,6 +72,7 @@ class Cells(NetworkSettings):
             skip=self.skip,
             reduction_skip=self.reduction_skip,
             float_head=self.float_head,
+            auxiliary=self.auxiliary,
             scheme=scheme,
             arithmetic=arithmetic,
         )

@@ -14,10 +14,10 @@ from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import CifarStem
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
 from bnas_jax.core.layers import CONVOLUTION, NOTHING, POOLING, layer_type
 from bnas_jax.core.modules import Classifier, uniform_fan_in
-from bnas_jax.core.network import CifarStem
 from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.schemes.scheme import binary_conv, float_weight_conv
@@ -55,10 +55,11 @@ class Supernet(nn.Module):
         return self.mixture(alphas_lib.relax(alphas), images, train=train)
 
     @nn.compact
-    def mixture(self, weights, images, *, train: bool = False, drop_path_rate=None):
+    def mixture(self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None):
         """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types).
 
         drop_path_rate: None or that of whole edges, of use in training alone; needs the rng `drop_path`.
+        scalars: None or what is added to all outputs of an edge, {"normal", "reduce"}, each (14,).
         """
         chex.assert_shape(list(weights.values()), (len(EDGES), len(self.layer_types)))
         if self.edges not in FORMS_OF_EDGES:
@@ -94,7 +95,8 @@ class Supernet(nn.Module):
                 shared_statistics=self.shared_statistics,
                 name=place.name,
             )
-            output = cell(before, previous, weights[place.kind], train=train, factors=factors[place.index])
+            added = None if scalars is None else scalars[place.kind]
+            output = cell(before, previous, weights[place.kind], train=train, factors=factors[place.index], scalars=added)
             before, previous = previous, output
         return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
 
@@ -124,9 +126,9 @@ class MixedCell(nn.Module):
     shared_statistics: bool
 
     @nn.compact
-    def __call__(self, before, previous, weights, *, train: bool, factors=None):
+    def __call__(self, before, previous, weights, *, train: bool, factors=None, scalars=None):
         """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types); factors: None or this cell's
-        `drop_path`, (14, N)."""
+        `drop_path`, (14, N); scalars: None or what is added to each edge, (14,)."""
         binary = self.binary_preprocess
         preprocess = Preprocess(
             place=self.place,
@@ -151,6 +153,8 @@ class MixedCell(nn.Module):
                 edge_output = mixed[:, :, :, position]
                 if factors is not None:
                     edge_output = edge_output * factors[edge][:, None, None, None]
+                if scalars is not None:
+                    edge_output = edge_output + scalars[edge]
                 nodes[node] = nodes[node] + edge_output
         output = jnp.concatenate(nodes, axis=-1)
 

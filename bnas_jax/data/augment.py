@@ -1,4 +1,4 @@
-"""What happens to the pixels of a batch: random crop and flip, then normalisation; pure, jittable functions."""
+"""What happens to the pixels of a batch: random crop and flip, normalisation, cutout; pure, jittable functions."""
 
 import dataclasses
 from typing import Any
@@ -10,6 +10,8 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import color
 
+_CUTOUT = 3  # of the step's key: the stream that cutout draws from. `draw` has 0 to 2, `color` 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -19,7 +21,8 @@ class Augmentation:
     first padded with that many zero pixels on each side and cropped back to their size at random, and with `flip` mirrored
     left to right half of the time, as in torchvision: the padding is black, not the mean colour. min_area > 0: images that
     are streamed are cropped at random to that share of their area or more, and resized. jitter: how far brightness,
-    contrast, saturation and hue change at random; empty does not change them.
+    contrast, saturation and hue change at random; empty does not change them. cutout: the side of a square that is
+    hidden at random, 0 hides none; see `hide`.
     """
 
     mean: tuple[float, ...]
@@ -29,6 +32,7 @@ class Augmentation:
     flip: bool = False
     min_area: float = 0.0
     jitter: tuple[float, ...] = ()
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -37,6 +41,8 @@ class Augmentation:
             raise UserError(f"std and scale must be above 0, got {self.std} and {self.scale}")
         if self.pad < 0:
             raise UserError(f"pad must be 0 or more pixels, got {self.pad}")
+        if self.cutout < 0:
+            raise UserError(f"cutout must be 0 or more pixels, got {self.cutout}: change config.dataset.cutout")
         if not 0 <= self.min_area <= 1:
             raise UserError(f"min_area must be from 0 to 1, got {self.min_area}: change config.dataset.min_area")
         if self.jitter and (len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5):
@@ -53,6 +59,13 @@ class Augmentation:
                 " change config.dataset.mean and config.dataset.std, or config.dataset.channels"
             )
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raises `UserError` where cutout can hide all of an image of that size."""
+        if self.cutout >= min(height, width):
+            raise UserError(
+                f"config.dataset.cutout={self.cutout} can hide all of an image of {height}x{width}; write a smaller side, or 0"
+            )
+
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
     """uint8 (..., C) -> dtype (..., C); computed in float32 at least, and rounded to `dtype` once."""
@@ -62,7 +75,7 @@ def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.
 def augmented(
     key: jax.Array, images: jax.Array, rows: jax.Array, size: int, places: jax.Array, augmentation: Augmentation, dtype: Any
 ) -> jax.Array:
-    """The images at `rows` as inputs: cropped, flipped, jittered and normalised.
+    """The images at `rows` as inputs: cropped, flipped, jittered, normalised, and a square hidden.
 
     What is random is drawn for all `size` images of a batch or a set, in which these are at `places`, so that it does not
     depend on how many parts those are prepared in.
@@ -75,11 +88,15 @@ def augmented(
         pixels = crop(images, rows, own(draw(key, size, augmentation)), augmentation.pad)
     else:
         pixels = images[rows]
-    if not any(augmentation.jitter):
-        return normalize(pixels, augmentation, dtype)
-    factors = own(color.draw(key, size, augmentation.jitter))
-    changed = color.jitter(_scaled(pixels, augmentation, dtype), factors, color.draw_order(key))
-    return _standardize(changed, augmentation).astype(dtype)
+    if any(augmentation.jitter):
+        factors = own(color.draw(key, size, augmentation.jitter))
+        changed = color.jitter(_scaled(pixels, augmentation, dtype), factors, color.draw_order(key))
+        inputs = _standardize(changed, augmentation).astype(dtype)
+    else:
+        inputs = normalize(pixels, augmentation, dtype)
+    if not augmentation.cutout:
+        return inputs
+    return hide(inputs, own(draw_centres(key, size, images.shape[1:3])), augmentation.cutout)
 
 
 def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax.Array]:
@@ -111,6 +128,27 @@ def crop(images: jax.Array, rows: jax.Array, choices: dict[str, jax.Array], pad:
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]
     return jnp.where(inside[..., None], pixels, jnp.zeros((), images.dtype))
+
+
+def draw_centres(key: jax.Array, size: int, shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    """Where cutout hides squares in `size` images (H, W): `y` and `x` of their centres, int32 (size,) each, anywhere."""
+    y, x = jax.random.split(jax.random.fold_in(key, _CUTOUT))
+    height, width = shape
+    return {
+        "y": jax.random.randint(y, (size,), 0, height, dtype=jnp.int32),
+        "x": jax.random.randint(x, (size,), 0, width, dtype=jnp.int32),
+    }
+
+
+def hide(inputs: jax.Array, centres: dict[str, jax.Array], side: int) -> jax.Array:
+    """Inputs (B, H, W, C) with a square of that side around each centre at 0, the mean colour; what reaches beyond the image
+    is cut off, so that it may be smaller (Cutout, arXiv 1708.04552; as in DARTS's code)."""
+    height, width = inputs.shape[1:3]
+    top = jnp.arange(height, dtype=jnp.int32) - (centres["y"][:, None] - side // 2)
+    left = jnp.arange(width, dtype=jnp.int32) - (centres["x"][:, None] - side // 2)
+    rows, columns = (top >= 0) & (top < side), (left >= 0) & (left < side)
+    hidden = rows[:, :, None, None] & columns[:, None, :, None]
+    return jnp.where(hidden, jnp.zeros((), inputs.dtype), inputs)
 
 
 def _scaled(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:

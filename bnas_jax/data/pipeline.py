@@ -47,6 +47,7 @@ class TrainSource:
 
     def __post_init__(self) -> None:
         _check(self.arrays, self.batch_size, self.augmentation)
+        self.augmentation.check_size(*self.arrays.images.shape[1:3])
         order.check_seed(self.seed)
         if self.batch_size > len(self.arrays):
             raise UserError(

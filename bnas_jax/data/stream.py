@@ -58,6 +58,7 @@ class StreamTrainSource:
 
     def __post_init__(self) -> None:
         _check(self.examples, self.batch_size, self.augmentation)
+        self.augmentation.check_size(*self.examples.image_shape[:2])
         order.check_seed(self.seed)
         if self.batch_size > len(self.examples):
             raise UserError(

@@ -48,7 +48,8 @@ def import_checkpoint(
         raise UserError("the authors' checkpoints are of stacks of cells; write --config.network.name=cells")
     variables = load_variables(model, arrays)
     optimizer = build.training_optimizer(run, steps_per_epoch=1)
-    state = train_state_of(variables, optimizer, run.num_epochs, dtype=model.arithmetic.dtype)
+    dtype = model.arithmetic.dtype
+    state = train_state_of(variables, optimizer, run.num_epochs, seed=run.seed, dtype=dtype)
     workdir.open(run, Facts(num_classes, image_shape, mean, std))
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
     with contextlib.closing(checkpoints):

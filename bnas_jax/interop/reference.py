@@ -15,7 +15,7 @@ from flax import traverse_util
 from bnas_jax.core import genotype as genotypes
 from bnas_jax.core.conventions import conventions as conventions_of
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, Genotype
+from bnas_jax.core.genotype import EDGES, TABLE_3, Genotype
 from bnas_jax.core.layers import CONVOLUTION, POOLING, layer_type
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
@@ -23,7 +23,7 @@ from bnas_jax.core.stack import Place
 from bnas_jax.core.supernet import Supernet, float_edges
 
 Model = Network | Supernet
-FORMS = ("cifar", "imagenet", "supernet")
+FORMS = (*genotypes.FORMS, "supernet")
 
 # Our names of leaves and modules, and the released ones.
 _LEAF = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -91,8 +91,19 @@ def build(
         raise UserError(f"a network of the form {form} needs a genotype: the name or the file of a cell")
     if isinstance(genotype, str):
         genotype = genotypes.load(genotype)
-    genotypes.check_two_a_node(genotype, "checkpoints of the authors' code")
+    _check_genotype(genotype)
     return Network(genotype=genotype, form=form, **common)
+
+
+def _check_genotype(genotype: Genotype) -> None:
+    """`UserError` for a genotype that the authors' code cannot have."""
+    genotypes.check_two_a_node(genotype, "checkpoints of the authors' code")
+    for reduction in (False, True):
+        for edge in genotypes.edges(genotype.cell(reduction)):
+            if edge.layer_type not in TABLE_3:
+                raise UserError(
+                    f"layer type {edge.layer_type!r} is none of the authors' code; its genotypes have {', '.join(TABLE_3)}"
+                )
 
 
 def shapes(model: Model) -> dict:

@@ -24,18 +24,21 @@ class Gdas(Searcher):
     """tau_max, tau_min: the temperature of the first and of the last epoch, linear between them.
 
     clip_norm: to which the gradients at weights and alpha together are clipped before the weights move; None does not clip.
+    other_scalars: add the weights of the layer types that were not chosen to an edge's output, as its authors' code for another
+    search space does: they are 0, and give all of alpha a gradient.
     Weights that were never chosen do not decay.
     """
 
     tau_max: float = 10.0
     tau_min: float = 0.1
     clip_norm: float | None = 5.0
+    other_scalars: bool = False
 
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage((TRAIN,), frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
         Stage((VALID,), frozenset({ALPHAS})),
     )
-    decays_all: ClassVar[bool] = False
+    decayed: ClassVar[str] = "moved"
 
     def __post_init__(self):
         check_rates(self, "tau_max", "tau_min")
@@ -49,12 +52,20 @@ class Gdas(Searcher):
         """One-hot, with the gradient of the softmax at the chosen layer type alone, as no other runs."""
         if key is None or progress is None:
             return {name: gumbel.one_hot(alpha) for name, alpha in alphas.items()}
+        drawn = self._draw(alphas, key, progress)
+        return {name: hard * chosen for name, (hard, chosen) in drawn.items()}
+
+    def scalars(self, alphas: Alphas, key, progress: Progress):
+        """The sum of the other weights of each edge."""
+        if not self.other_scalars:
+            return None
+        drawn = self._draw(alphas, key, progress)
+        return {name: jnp.sum(hard * (1 - chosen), axis=-1) for name, (hard, chosen) in drawn.items()}
+
+    def _draw(self, alphas: Alphas, key, progress: Progress) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """The hard samples, with the gradient of the softmax, and what they chose."""
         noise, tau = gumbel.draw(key, alphas), self.temperature(progress)
-        weights = {}
-        for name, alpha in alphas.items():
-            hard, chosen = gumbel.hard(alpha, noise[name], tau.astype(alpha.dtype))
-            weights[name] = hard * chosen
-        return weights
+        return {name: gumbel.hard(alpha, noise[name], tau.astype(alpha.dtype)) for name, alpha in alphas.items()}
 
     def temperature(self, progress: Progress) -> jax.Array:
         """Linear from epoch to epoch."""

@@ -81,8 +81,8 @@ class Searcher:
     )
     # Whether there is an alpha that a genotype is derived from, and that an epoch is evaluated with.
     has_alphas: ClassVar[bool] = True
-    # Whether weights that never had a gradient do not decay.
-    decays_all: ClassVar[bool] = True
+    # Which weights decay: all, or those that have moved, since they had a gradient.
+    decayed: ClassVar[str] = "all"
 
     @property
     def drop_path_rate(self) -> float:
@@ -113,6 +113,14 @@ class Searcher:
         """
         del key, progress
         return alphas_lib.relax(alphas)
+
+    def scalars(self, alphas: Alphas, key, progress: Progress) -> dict[str, jax.Array] | None:
+        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each, where it adds anything.
+
+        key: that of `weights`.
+        """
+        del alphas, key, progress
+        return None
 
     def temperature(self, progress: Progress) -> jax.Array | None:
         """Of what `weights` draws, where it has one."""

@@ -1,13 +1,20 @@
 """From a ConfigDict, as configs/*.py make it, or a work directory's config.json to settings, and back.
 
-A setting left at None takes the value of its convention, which `config.conventions` chooses: `config.paper` holds what the
-paper's text has, `config.release` what its code has, and `config.meant` where that code without its index error differs from
-it. What the command line sets goes before all three.
+What is set, in a file or on the command line, goes first. A setting left at None takes the first value that there is in
+
+1. the recipe that `config.recipe` chooses, see `recipes`;
+2. `config.preset`, which holds what a preset says of the settings that recipes speak for;
+3. the block of the convention that `config.conventions` chooses: `config.paper` holds what the paper's text has,
+   `config.release` what its code has, and `config.meant` where that code without its index error differs from it;
+4. the default of its dataclass.
+
+Where there is a recipe, 2 and 3 say nothing of the settings that recipes speak for.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.conventions import CONVENTIONS
@@ -18,7 +25,8 @@ from bnas_jax.settings import entries
 from bnas_jax.settings.checks import choice, require
 from bnas_jax.settings.old_names import refuse_old_names
 from bnas_jax.settings.parse import build, fill, plain
-from bnas_jax.settings.schema import TASKS, Settings, SupernetSettings
+from bnas_jax.settings.recipes import NO_RECIPE, RECIPES, SETTINGS
+from bnas_jax.settings.schema import TASKS, OptimizerSettings, Settings, SupernetSettings
 
 # The blocks of a config that a convention takes its values from; the first that has one decides.
 _BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
@@ -30,9 +38,15 @@ def resolve(config: Mapping) -> dict:
     refuse_old_names(values)
     conventions = values.get("conventions")
     choice("config.conventions", conventions, tuple(CONVENTIONS))
-    blocks = {name: values.pop(name, {}) for name in CONVENTIONS}
-    for name in _BLOCKS[conventions]:
-        fill(values, blocks[name])
+    blocks = {name: values.pop(name, {}) for name in ("preset", *CONVENTIONS)}
+    layers = [blocks[name] for name in ("preset", *_BLOCKS[conventions])]
+    recipe = _recipe(values)
+    if recipe:
+        layers = [recipe, *({k: v for k, v in layer.items() if k not in SETTINGS} for layer in layers)]
+    for layer in layers:
+        fill(values, layer)
+    if values.get("task") == "train":
+        fill(values, {"optimizer": _defaults(OptimizerSettings)})
     _fill_network(values, conventions)
     if values.get("task") == "search" and values.get("select") is None:
         values["select"] = _selected(values.get("searcher"))
@@ -41,6 +55,26 @@ def resolve(config: Mapping) -> dict:
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
         network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
     return values
+
+
+def _recipe(values: dict) -> dict:
+    """The values of the recipe that is chosen, those of the optimizer complete; {} without one."""
+    name = values.get("recipe") or NO_RECIPE
+    if name == NO_RECIPE:
+        return {}
+    choice("config.recipe", name, (NO_RECIPE, *RECIPES))
+    recipe = RECIPES[name]()
+    network = values.get("network") or {}
+    entry = NETWORKS.get(str(network.get("name")))
+    if entry is not None and not entry.drops_paths:
+        recipe["optimizer"].pop("drop_path", None)
+    return recipe
+
+
+def _defaults(cls: type) -> dict:
+    """The defaults of a dataclass's fields that have one."""
+    fields = dataclasses.fields(cls)
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _fill_network(values: dict, conventions: str) -> None:
@@ -65,6 +99,7 @@ def _fill_network(values: dict, conventions: str) -> None:
 
 def _selected(searcher) -> str:
     """Which epoch's genotype is taken where `config.select` does not say: the best, where epochs are validated."""
+    entry: Any
     entry, values = entries.chosen(SEARCHERS, searcher, "config.searcher")
     share = values.get("train_share", entry.train_share)
     return "best" if entry.has_alphas and share < 1 else "last"

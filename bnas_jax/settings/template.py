@@ -41,7 +41,7 @@ def choose(config: ConfigDict, name: str, entry: str) -> None:
     """Sets the entry of one of `GROUPS`; what the config says of settings that this one lacks is taken back."""
     if entry in GROUPS[name]:
         known = entries.settings_of(GROUPS[name][entry])
-        blocks = [config.get(block) or {} for block in CONVENTIONS]
+        blocks = [config.get(block) or {} for block in ("preset", *CONVENTIONS)]
         for values in (config, *blocks):
             settings = values.get(name) or {}
             for key in settings:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from bnas_jax import settings
@@ -17,6 +18,7 @@ from bnas_jax.study.table import figures, markdown
 from bnas_jax.training.search import search
 from bnas_jax.training.train import train
 from bnas_jax.training.workdir import WorkDir
+from bnas_jax.workdir import RunDirectory
 from bnas_jax.workdir.files import whole, write_whole
 
 # A seed -> the settings of a run; `config.seed` is set afterwards.
@@ -56,6 +58,7 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
         if name not in names:
             raise UserError(f"the study has no row {name!r}; write one of {', '.join(names)}")
     accuracies: dict[str, dict[int, float]] = {}
+    shares: dict[str, float] = {}
     failed: dict[str, str] = {}
     result: dict = {}
     for row in study.rows:
@@ -70,13 +73,33 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
                 _say(f"{row.name}, seed {seed} failed: {error}")
             else:
                 _say(f"{row.name}, seed {seed}: {accuracies[row.name][seed]:.2f} %")
+        if row.search is not None:
+            searches = [folder / row.name / str(seed) / "search" for seed in accuracies[row.name]]
+            found = [share for path in searches if (share := early_learnable_share(path)) is not None]
+            if found:
+                shares[row.name] = float(np.mean(found))
         # What the next row needs is compiled anew; what this one did would stay in memory.
         jax.clear_caches()
         result = {"title": study.title, "failed": failed, **figures(accuracies, baseline=study.baseline)}
+        for line in result["rows"]:
+            if line["name"] in shares:
+                line["early_learnable_share"] = shares[line["name"]]
         write_whole(folder / "study.json", result)
         with whole(folder / "study.md") as part:
             part.write_text(markdown(result))
     return result
+
+
+def early_learnable_share(path: pathlib.Path) -> float | None:
+    """The share of layers with weights in the genotypes of a search's first 40 % of epochs, as section 4.3 counts it.
+
+    None where its records say nothing of it, as those of a random search.
+    """
+    records = [record for record in RunDirectory(path).read_metrics() if "learnable_share" in record]
+    early = records[: max(1, round(0.4 * len(records)))]
+    if not early:
+        return None
+    return float(np.mean([record["learnable_share"] for record in early]))
 
 
 def _run(row: Row, seed: int, folder: pathlib.Path) -> float:

@@ -60,6 +60,9 @@ def markdown(result: Mapping) -> str:
     head = ["", "runs", "top-1, %: mean", "deviation", "min to max"]
     if compared:
         head += [f"less {result['baseline']}", "p"]
+    shared = any("early_learnable_share" in row for row in result["rows"])
+    if shared:
+        head.append("learnable, first 40 % of epochs")
     lines = [head, ["---"] * len(head)]
     for row in result["rows"]:
         line = [
@@ -71,6 +74,8 @@ def markdown(result: Mapping) -> str:
         ]
         if compared:
             line += [_number(row.get("difference"), "+.2f"), _number(row.get("p"), ".2g")]
+        if shared:
+            line.append(_number(row.get("early_learnable_share"), ".0%"))
         lines.append(line)
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     failed = "".join(f"\n\nFailed: {name}: {message}" for name, message in result.get("failed", {}).items())

@@ -73,9 +73,9 @@ def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Mod
         optimizer=training_optimizer(run, source.steps_per_epoch),
         label_smoothing=run.optimizer.label_smoothing,
         drop_path=run.optimizer.drop_path,
+        auxiliary_weight=run.optimizer.auxiliary_weight,
         num_epochs=run.num_epochs,
         steps_per_epoch=source.steps_per_epoch,
-        seed=run.seed,
         microbatches=run.microbatches,
         axis=where.axis,
     )
@@ -132,7 +132,6 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
         alphas=alphas_optimizer(run),
         num_epochs=run.num_epochs,
         steps_per_epoch=steps_per_epoch,
-        seed=run.seed,
         microbatches=run.microbatches,
         axis=where.axis,
     )
@@ -163,15 +162,24 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
 
 
 def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD on the final network's weights."""
-    rate, momentum = training_schedules(run.optimizer, run.num_epochs, steps_per_epoch)
-    return optimizers.latent_sgd(
-        rate,
-        momentum=momentum,
-        weight_decay=run.optimizer.weight_decay,
-        clip_norm=run.optimizer.clip_norm,
-        scheme=run.scheme,
-    )
+    """The optimizer of the final network's weights."""
+    settings = run.optimizer
+    rate, momentum = training_schedules(settings, run.num_epochs, steps_per_epoch)
+    shared: dict[str, Any] = {
+        "weight_decay": settings.weight_decay,
+        "decayed": settings.decayed,
+        "clip_norm": settings.clip_norm,
+        "scheme": run.scheme,
+    }
+    if settings.name == "adam":
+        return optimizers.latent_adam(
+            rate,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            eps=settings.eps,
+            **shared,
+        )
+    return optimizers.latent_sgd(rate, momentum=momentum, nesterov=settings.nesterov, **shared)
 
 
 def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -182,7 +190,7 @@ def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.Gradi
         weight_decay=run.weights.weight_decay,
         clip_norm=run.weights.clip_norm,
         nesterov=run.weights.nesterov,
-        decays_all=run.searcher.decays_all,
+        decayed=run.searcher.decayed,
         scheme=run.scheme,
     )
 
@@ -201,25 +209,29 @@ def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
 def training_schedules(settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int) -> tuple[Schedule, Schedule]:
     """(learning rate, momentum) of the final training, by step."""
     steps = num_epochs * steps_per_epoch
-    top, bottom = settings.learning_rate, settings.min_learning_rate
+    top, bottom, momentum = settings.learning_rate, settings.min_learning_rate, settings.momentum
     if settings.schedule == "one_cycle":
         rate = schedules.one_cycle(settings.low_learning_rate, top, bottom, steps, settings.tail)
-        high = settings.momentum
-        low = high if settings.momentum_low is None else settings.momentum_low
-        return rate, schedules.one_cycle(high, low, high, steps, settings.tail)
-    cycle = settings.cycle_epochs if settings.schedule == "cosine_restarts" else num_epochs
-    rate = schedules.cosine(top, bottom, cycle * steps_per_epoch)
-    return rate, schedules.constant(settings.momentum)
+        low = momentum if settings.momentum_low is None else settings.momentum_low
+        return rate, schedules.one_cycle(momentum, low, momentum, steps, settings.tail)
+    if settings.schedule == "cosine_restarts":
+        rate = schedules.cosine_restarts(top, bottom, settings.cycle_epochs * steps_per_epoch)
+    elif settings.schedule == "steps":
+        at = [epoch * steps_per_epoch for epoch in settings.decay_epochs]
+        rate = schedules.decays(top, settings.decay_factor, at)
+    elif settings.schedule == "linear":
+        rate = schedules.linear(top, bottom, steps)
+    else:
+        rate = schedules.cosine(top, bottom, steps)
+    if settings.schedule_by == "epoch":
+        rate = schedules.by_epoch(rate, steps_per_epoch, settings.first_epoch)
+    return rate, schedules.constant(momentum)
 
 
 def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
     """The learning rate of the weights of a search or a training, by step."""
     if isinstance(run, TrainSettings):
         return training_schedules(run.optimizer, run.num_epochs, steps_per_epoch)[0]
-    return schedules.cosine_by_epoch(
-        run.weights.learning_rate,
-        run.weights.min_learning_rate,
-        num_epochs=run.num_epochs,
-        steps_per_epoch=steps_per_epoch,
-        first_epoch=run.weights.first_epoch,
-    )
+    weights, steps = run.weights, run.num_epochs * steps_per_epoch
+    rate = schedules.cosine(weights.learning_rate, weights.min_learning_rate, steps)
+    return schedules.by_epoch(rate, steps_per_epoch, weights.first_epoch)

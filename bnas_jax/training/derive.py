@@ -1,7 +1,6 @@
 """Genotypes from the history of alpha that a search keeps in alphas.npz: of which epoch, before or after it."""
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,8 +10,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.search import Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training.workdir import WorkDir, write_whole
-
-HISTORY = "alphas.npz"
+from bnas_jax.workdir.history import read_history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +67,6 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
         ended = f"epochs 0 to {count - 1} have ended"
         raise UserError(f"there is no epoch {wanted} of this search: {ended}; write one of these, best or last")
     return int(wanted)
-
-
-def read_history(workdir: WorkDir) -> dict[str, np.ndarray]:
-    """What a search, ended or under way, has left of its alphas.
-
-    By the names of alpha, such as `normal` and `reduce`: alpha before the first and after each epoch, (epochs + 1, 14, types)
-    each; `valid_top1`: the supernet's validation accuracies in %, (epochs,), NaN where no images are held out. `UserError`
-    where no epoch has ended, or the file is damaged.
-    """
-    path = workdir / HISTORY
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in {*stored.files, "valid_top1"}}
-    except FileNotFoundError:
-        missing = f"{workdir.path} has no {HISTORY} yet: no epoch of its search has ended"
-        raise UserError(f"{missing}; run search with this --workdir first") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or search again in another --workdir") from None
 
 
 def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:

@@ -50,7 +50,7 @@ def _statistics(dataset: DatasetSettings) -> Statistics | None:
 
 
 def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
-    given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter")}
+    given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter", "cutout")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(augmentation, **changes)
 

@@ -1,10 +1,11 @@
 """Optimizers, as chains in which every rule of the method is one link (methods.md A2, D).
 
-Latent weights, the parameters that `layers.is_latent` knows by name, have two links of their own, as their scheme's
-`LatentRule` says: a factor of the gradient, and the projection after each update. Neither touches the forward pass.
+Latent weights, the parameters that `layers.is_latent` knows by name, have links of their own, as their scheme's `LatentRule`
+says: a factor of the gradient, gradients in closed form, rates, and the projection after each update. None touches the forward
+pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -41,16 +42,24 @@ def for_latents(
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
     *,
     clip_norm: float | None = None,
+    rate: float | Schedule | None = None,
 ) -> LatentOptimizer:
     """Any optax optimizer with what the scheme does to latent weights: for `TrainStep` and `SearchStep`.
 
     In this order: the raw gradient is clipped to `clip_norm` (None: not), the latent weights' is multiplied by the scheme's
-    factor, the optimizer's own update, and the projection. Raises `UserError` for an optimizer that already does this.
+    factor, the scheme's gradients in closed form, the optimizer's own update, the scheme's rates, and the projection.
+    rate: the optimizer's learning rate, a number or a function of the step; for a scheme whose closed forms depend on it.
+    Raises `UserError` for an optimizer that already does this, and without a rate that is needed.
     Example: `for_latents(optax.adam(1e-3))`.
     """
     if isinstance(optimizer, LatentOptimizer):
         raise UserError("this optimizer already treats latent weights; make it anew with scheme=, or wrap the one inside")
     rule = scheme.latents
+    if rule.gradients is not None and rate is None:
+        raise UserError(
+            f"the gradients of {type(scheme).__name__} depend on the learning rate; "
+            "write for_latents(optimizer, scheme, rate=...) with the optimizer's own"
+        )
     links = []
     clips = clip_norm is not None and clip_norm != float("inf")
     if clips:
@@ -58,7 +67,11 @@ def for_latents(
         links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
     if rule.factor is not None:
         links.append(scale_latent_gradients(rule.factor))
+    if rule.gradients is not None and rate is not None:
+        links.append(latent_gradients(rule.gradients, _schedule(rate)))
     links.append(optimizer)
+    if rule.rates:
+        links.append(scale_rates(rule.rates))
     if rule.project is not None:
         links.append(project_latents(rule.project))
     unclipped = list(links)
@@ -71,23 +84,59 @@ def latent_sgd(
     learning_rate: float | Schedule,
     *,
     momentum: float | Schedule = 0.9,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = None,
     nesterov: bool = False,
-    decays_all: bool = True,
+    weight_decay: float = 0.0,
+    decayed: str = "all",
+    clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
     """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
 
-    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decays_all: False leaves weights
-    as they are until they have had a gradient.
+    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see `with_decay`.
     """
-    decay = optax.add_decayed_weights if decays_all else decay_of_moved
-    descent = optax.chain(
-        decay(weight_decay),
-        sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov),
-    )
-    return for_latents(optax.flatten(descent), scheme, clip_norm=clip_norm)
+    descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+
+
+def latent_adam(
+    learning_rate: float | Schedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decayed: str = "all",
+    clip_norm: float | None = None,
+    scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
+) -> LatentOptimizer:
+    """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as `latent_sgd`."""
+    descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
+    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+
+
+def with_decay(
+    descent: optax.GradientTransformation, weight_decay: float, decayed: str = "all"
+) -> optax.GradientTransformation:
+    """An optimizer of each weight by itself, with weight decay added to the gradient before it.
+
+    decayed: `all` parameters; the `kernels` of convolutions and what is learned beside them, see `decays`; or those that have
+    `moved`, see `decay_of_moved`.
+    """
+    if decayed == "kernels":
+        mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
+        return optax.chain(optax.add_decayed_weights(weight_decay, mask=mask), optax.flatten(descent))
+    decay = optax.add_decayed_weights
+    if decayed == "moved":
+        decay = decay_of_moved
+    return optax.flatten(optax.chain(decay(weight_decay), descent))
+
+
+def decays(path: tuple, leaf: jax.Array) -> bool:
+    """Whether weight decay of `kernels` reaches a parameter: not BN, biases, the slopes of PReLUs and dense layers.
+
+    That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (methods.md A8).
+    """
+    return path[-1].key not in ("scale", "bias", "slope") and leaf.ndim != 2
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
@@ -101,7 +150,7 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
         name = type(scheme).__name__
         raise UserError(
             f"the optimizer does not treat latent weights as {name} does; "
-            f"write for_latents(optimizer, scheme) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
+            "write for_latents(optimizer, scheme) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
         )
 
 
@@ -124,6 +173,45 @@ def project_params(params, rule: LatentRule):
 def scale_latent_gradients(factor: Callable[[tuple[int, ...]], float]) -> optax.GradientTransformation:
     """Multiplies the gradients of latent weights by a factor of their shape (`LatentRule.factor`)."""
     return optax.stateless(lambda grads, _: on_latents(lambda g: g * factor(g.shape), grads))
+
+
+class StepCount(NamedTuple):
+    """step: the number of updates."""
+
+    step: jax.Array
+
+
+def latent_gradients(gradients: Callable, rate: Schedule) -> optax.GradientTransformation:
+    """Replaces the gradients of modules that have latent weights by those of `LatentRule.gradients`."""
+
+    def init(params):
+        del params
+        return StepCount(jnp.zeros((), jnp.int32))
+
+    def update(grads, state, params):
+        at_step = rate(state.step)
+        closed = on_latent_modules(lambda grads, params: gradients(params, grads, at_step), grads, params)
+        return closed, StepCount(state.step + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of a latent weights' module by a factor for each name of `rates` (`LatentRule.rates`)."""
+
+    def of_module(updates):
+        scaled = {name: factor * updates[name] for name, factor in rates.items() if name in updates}
+        return {**updates, **scaled}
+
+    return optax.stateless(lambda updates, _: on_latent_modules(of_module, updates))
+
+
+def on_latent_modules(function, tree, *rest):
+    """`function` on the dict of each module that has latent weights, in a tree of parameters; the rest as it is."""
+    if not isinstance(tree, Mapping):
+        return tree
+    inner = {name: on_latent_modules(function, value, *(other[name] for other in rest)) for name, value in tree.items()}
+    return function(inner, *rest) if "latent" in inner else inner
 
 
 def project_latents(project: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:

@@ -18,11 +18,12 @@ from bnas_jax.search import Progress, Searcher
 from bnas_jax.settings import SearchSettings
 from bnas_jax.training import build
 from bnas_jax.training.build import Program
-from bnas_jax.training.derive import HISTORY, rule_of, taken
+from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import CANDIDATES, SearchState, Sums, run_key
 from bnas_jax.training.task import BetweenBatches, Task, run_task
 from bnas_jax.training.workdir import WorkDir, whole, write_json
+from bnas_jax.workdir.history import HISTORY
 
 
 def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, *, change: bool = False) -> dict:

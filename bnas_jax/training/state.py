@@ -34,9 +34,13 @@ class Sums(struct.PyTreeNode):
 
 
 class TrainState(struct.PyTreeNode):
-    """The final training. test_top1: (epochs,), top-1 in % after each epoch, NaN where it is still to come."""
+    """The final training.
+
+    seed: of what its steps draw. test_top1: (epochs,), top-1 in % after each epoch, NaN where it is still to come.
+    """
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -56,10 +60,14 @@ class TrainState(struct.PyTreeNode):
 
 
 class SearchState(struct.PyTreeNode):
-    """The search. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each. valid_top1: (epochs,) in
-    %, NaN where it is still to come, -inf where no images are held out."""
+    """The search.
+
+    seed: of what its steps draw. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each.
+    valid_top1: (epochs,) in %, NaN where it is still to come, -inf where no images are held out.
+    """
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -117,11 +125,13 @@ def train_state_of(
     optimizer: optax.GradientTransformation,
     num_epochs: int,
     *,
+    seed: Any = 0,
     dtype=jnp.float32,
 ) -> TrainState:
     """A new training that begins with {"params", "batch_stats"}. dtype: of its sums."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
@@ -138,6 +148,7 @@ def search_state_of(
     alphas_optimizer: optax.GradientTransformation,
     num_epochs: int,
     *,
+    seed: Any = 0,
     dtype=jnp.float32,
 ) -> SearchState:
     """A new search that begins with {"params", "batch_stats"} and alpha. dtype: of its sums."""
@@ -147,6 +158,7 @@ def search_state_of(
 
     return SearchState(
         step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),

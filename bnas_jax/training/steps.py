@@ -40,7 +40,8 @@ class TrainStep:
 
     optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
     label_smoothing: see `losses.cross_entropy`. drop_path: the rate of the last epoch, to which it grows linearly.
-    num_epochs, steps_per_epoch: of the training. seed: of what is drawn in a step.
+    auxiliary_weight: of the loss at an auxiliary classifier, where the network has one (DARTS).
+    num_epochs, steps_per_epoch: of the training.
     microbatches: equal parts of the batch that go through the network one after the other; their gradients are averaged.
     axis: the mapped axis of several devices, to average over.
 
@@ -51,9 +52,9 @@ class TrainStep:
     optimizer: optax.GradientTransformation
     label_smoothing: float = 0.0
     drop_path: float = 0.0
+    auxiliary_weight: float = 0.4
     num_epochs: int = 1
     steps_per_epoch: int = 1
-    seed: int = 0
     microbatches: int = 1
     axis: str | None = None
 
@@ -61,9 +62,10 @@ class TrainStep:
         check_latents(self.optimizer, self.network.scheme)
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
-        """The state of a new training. image_shape: (H, W, C)."""
+        """The state of a new training. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
         variables = initial_variables(self.network, image_shape, seed)
-        return train_state_of(variables, self.optimizer, self.num_epochs, dtype=self.network.arithmetic.dtype)
+        dtype = self.network.arithmetic.dtype
+        return train_state_of(variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype)
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
         results = accumulate(lambda part, number: self._gradient(state, part, number), batch, self.microbatches)
@@ -81,28 +83,32 @@ class TrainStep:
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
         """(batch statistics, gradients, loss, hits) of a microbatch."""
-        options = self._random_options(state.step, number)
+        options = self._random_options(state, number)
 
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"], **options)
+            mutable = ["batch_stats", "auxiliary"]
+            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=mutable, **options)
             loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
+            # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
+            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
+                loss += self.auxiliary_weight * jnp.mean(cross_entropy(auxiliary, batch["label"], self.label_smoothing))
             return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
 
         (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return batch_stats, grads, loss, correct
 
-    def _random_options(self, step, number) -> dict:
+    def _random_options(self, state: TrainState, number) -> dict:
         """What a network's random numbers come from, and the rate of drop-path, where there is any.
 
         That grows linearly with the epoch, from 0 (methods.md D).
         """
-        key = jax.random.fold_in(run_key(self.seed, STEPS), step)
+        key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         if self.drop_path == 0:
             return {"rngs": {"dropout": key}}
-        epoch = (step // self.steps_per_epoch).astype(jnp.float32)
+        epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
         # Whoever makes more steps than the training has keeps its last rate.
         rate = jnp.minimum(self.drop_path * epoch / self.num_epochs, self.drop_path)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}
@@ -124,7 +130,6 @@ class SearchStep:
     alphas: optax.GradientTransformation
     num_epochs: int = 1
     steps_per_epoch: int = 1
-    seed: int = 0
     microbatches: int = 1
     axis: str | None = None
 
@@ -134,11 +139,19 @@ class SearchStep:
         object.__setattr__(self, "searcher", searcher)
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
-        """The state of a new search. image_shape: (H, W, C)."""
+        """The state of a new search. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
         dtype = self.supernet.arithmetic.dtype
         alphas = self.searcher.init(run_key(seed, state_lib.ALPHAS), dtype)
         variables = initial_variables(self.supernet, image_shape, seed)
-        return search_state_of(variables, alphas, self.weights, self.alphas, self.num_epochs, dtype=dtype)
+        return search_state_of(
+            variables,
+            alphas,
+            self.weights,
+            self.alphas,
+            self.num_epochs,
+            seed=seed,
+            dtype=dtype,
+        )
 
     def __call__(self, state: SearchState, batches: Mapping[str, Batch]) -> SearchState:
         for index in range(len(self.searcher.stages)):
@@ -229,6 +242,9 @@ class SearchStep:
         def forward(params, alphas):
             variables = {"params": params, "batch_stats": state.batch_stats}
             mixture = self._mixture(index, state, alphas)
+            scalars = self.searcher.scalars(alphas, self._key(STEPS, state, index), self._progress(state))
+            if scalars is not None:
+                options["scalars"] = scalars
             logits, new = supernet.apply(
                 variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture", **options
             )
@@ -251,7 +267,7 @@ class SearchStep:
         return Progress(state.step // self.steps_per_epoch, self.num_epochs)
 
     def _key(self, use: int, state: SearchState, index: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(run_key(self.seed, use), state.step), index)
+        return jax.random.fold_in(jax.random.fold_in(run_key(state.seed, use), state.step), index)
 
     def _drop_path_options(self, index: int, state: SearchState, number) -> dict:
         """{} where no edges are dropped."""

@@ -63,7 +63,7 @@ A, A_WITHOUT = cifar(ZEROISED, 20, 36), cifar(WITHOUT, 20, 36)
 D, E = imagenet(12, 64), imagenet(12, 68)
 
 # Parameters as the released network has them (its float skips with bias); 1e8 FLOPs by the conventions: with binary skips
-# (`paper`), with float ones (`meant`), and with the last convolutions float, too (`release`). README's table.
+# (`paper`), with float ones (`meant`), and with the last convolutions float, too (`release`). The table of docs/conventions.md.
 # The parameters of A and of the released f are those that the released code logs.
 SIZES = {
     "Mini": (cifar(ZEROISED, 10, 24), 1_473_784, ".050", ".422", ".526"),
@@ -462,8 +462,9 @@ def test_table_shows_each_module_the_totals_and_the_formulas(small):
 def test_images_and_layers_that_the_network_cannot_have_are_refused():
     with pytest.raises(UserError, match="images of 10 pixels at the first cell cannot be halved by 2 reduction cells"):
         cost(SMALL, image_shape=(10, 10, 3))
-    with pytest.raises(UserError, match="'sep_conv_3x3'"):
-        cost(SMALL.clone(genotype=genotype.load("darts_v2")), image_shape=SHAPE)
+    unknown = genotype.Genotype((("conv_9x9", 0), ("none", 1)) * 4, SMALL.genotype.reduce)
+    with pytest.raises(UserError, match="'conv_9x9'"):
+        cost(SMALL.clone(genotype=unknown), image_shape=SHAPE)
 
 
 def test_counts_are_whole_numbers(small):

@@ -128,8 +128,8 @@ def test_a_pooling_has_its_plain_form_in_plain_arithmetic(name, forms):
     assert np.array_equal(ours, theirs)
 
 
-def test_the_layers_are_table_3():
-    assert set(LAYERS) == set(TABLE_3)
+def test_the_layers_of_table_3():
+    assert set(LAYERS) > set(TABLE_3)
     convs = {name: LAYERS[name] for name in LEARNABLE}
     assert convs == {
         "bin_conv_3x3": BinaryConvType(3, 1), "bin_conv_5x5": BinaryConvType(5, 1),
@@ -140,8 +140,8 @@ def test_the_layers_are_table_3():
 
 
 def test_a_type_without_a_layer_is_refused():
-    with pytest.raises(UserError, match=r"layer type .sep_conv_3x3. has no layer in this version; use .*conv_3x3") as caught:
-        layer_type("sep_conv_3x3")
+    with pytest.raises(UserError, match=r"layer type .conv_9x9. has no layer in this version; use .*conv_3x3") as caught:
+        layer_type("conv_9x9")
     assert "\n" not in str(caught.value)
 
 
@@ -172,5 +172,4 @@ def test_in_the_search_no_layer_has_scale_and_shift_and_poolings_have_a_batch_no
 def test_the_learnable_share_is_that_of_the_picked_layers():
     assert learnable_share(genotypes.load("latest_cell")) == 11 / 16
     assert learnable_share(genotypes.load("latest_cell_zeroise")) == 2 / 16
-    with pytest.raises(UserError, match="layer type 'sep_conv_3x3' has no layer"):
-        learnable_share(genotypes.load("darts_v2"))
+    assert learnable_share(genotypes.load("darts_v2")) == 6 / 16

@@ -180,3 +180,26 @@ def test_bfloat16_goes_into_every_convolution_and_float32_comes_out():
     assert sorted(of_signs) == [("DEFAULT", "bf16 bf16 f32"), SHORT, SHORT]
     float_weights = binary_conv(3, arithmetic=BFLOAT16, binary_weights=False)
     assert products(float_weights, (1, 8, 8, 16), gradient=True, train=False) == [SHORT] * 3
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_batch_norm_with_an_epsilon_and_a_least_scale(plain):
+    bn = BatchNorm(Arithmetic(plain=plain), epsilon=0.5, momentum=0.25, least_scale=0.01)
+    x = normal(3, 2, 2, 2)
+    scale = np.asarray([0.002, 2.0], np.float32)
+    variables = bn.init(jax.random.key(0), x, train=False)
+    statistics = variables["batch_stats"]
+
+    def output(scale):
+        params = {**variables["params"], "scale": scale}
+        return bn.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])
+
+    (y, after), vjp = jax.vjp(output, scale)
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    normalised = (x - mean) / np.sqrt(var + 0.5)
+    assert relative_error(y, normalised * np.asarray([0.01, 2.0])) < 1e-5
+    assert relative_error(after["batch_stats"]["mean"], 0.75 * mean) < 1e-5
+    # As if the least scale were the parameter.
+    gradient = normal(*y.shape, seed=1)
+    (to_scale,) = vjp((gradient, jax.tree.map(jnp.zeros_like, after)))
+    assert relative_error(to_scale, (gradient * normalised).sum((0, 1, 2))) < 1e-5

@@ -9,13 +9,24 @@ from flax import traverse_util
 from bnas_jax.core import genotype
 from bnas_jax.core import network as networks
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import REDUCTION_SKIPS, InterCellSkip, Preprocess, ReductionSkip, drop_path, num_convs
+from bnas_jax.core.cell import (
+    REDUCTION_SKIPS,
+    FinalCell,
+    InterCellSkip,
+    Preprocess,
+    ReductionSkip,
+    drop_path,
+    num_convs,
+    num_layers,
+)
 from bnas_jax.core.conventions import CONVENTIONS, conventions
+from bnas_jax.core.cost import cost
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import FORMS
 from bnas_jax.core.network import Network
 from bnas_jax.core.networks import Cells
 from bnas_jax.core.ops.conv import conv, square
-from bnas_jax.core.schemes import Xnor
+from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude
 from bnas_jax.core.stack import Place
 from bnas_jax.networks import NETWORKS
@@ -83,7 +94,11 @@ def settings(**changes):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"form": "mnist"}, "network.form must be one of cifar, imagenet, got 'mnist'"),
+        ({"form": "mnist"}, "network.form must be one of cifar, imagenet, darts, snas, gdas, got 'mnist'"),
+        (
+            {"genotype": genotype.load("gdas_f1"), "channels": 6},
+            "8 groups, which do not divide its 12 channels; write a multiple of 4 for config.network.channels",
+        ),
         ({"channels": 0}, "network.channels must be at least 1, got 0"),
         ({"num_cells": 0}, "network.num_cells must be at least 1, got 0"),
         ({"form": "imagenet", "channels": 5}, "use an even number, got 5"),
@@ -104,10 +119,90 @@ def test_the_entry_builds_the_network_of_its_settings():
     assert built == expected
 
 
-def test_a_cell_that_is_only_compared_with_is_refused():
-    with pytest.raises(UserError, match="layer type 'sep_conv_3x3' has no layer in this version") as caught:
-        variables_of(network(genotype.load("darts_v2"), 3), (1, 8, 8, 3))
+def test_a_cell_with_a_layer_type_that_is_none_is_refused():
+    unknown = genotype.Genotype((("conv_9x9", 0), ("none", 1)) * 4, WITHOUT.reduce)
+    with pytest.raises(UserError, match="layer type 'conv_9x9' has no layer in this version") as caught:
+        variables_of(network(unknown, 3), (1, 8, 8, 3))
     assert "\n" not in str(caught.value)
+
+
+NAMED = (*(name for name in genotype.named() if not name.startswith("latest")),)
+
+
+@pytest.mark.parametrize("scheme", [Xnor(), Float(order="relu_first"), Float()], ids=["binary", "relu first", "bn first"])
+def test_the_cells_of_other_searches_are_networks(scheme):
+    """Each under a binary scheme and in float, with and without the inter-cell skips."""
+    for name in NAMED:
+        for skip in (True, False):
+            net = network(genotype.load(name), 3, channels=4, form="darts", skip=skip, scheme=scheme)
+            _, variables = variables_of(net, (1, 8, 8, 3))
+            leaves = {path[-1] for path in variables if path[0] == "params" and "conv" in path}
+            assert leaves == ({"latent", "kernel"} if scheme.binary else {"kernel"})  # the stem's stays
+            assert bool(skips(variables)) == skip
+
+
+def test_forms_differ_beside_the_cells():
+    mild = genotype.load("snas_mild")
+    of_form = {form: variables_of(network(mild, 3, form=form), (1, 8, 8, 3))[1] for form in ("cifar", "darts", "snas", "gdas")}
+    assert {form: ("params", "last_bn", "scale") in found for form, found in of_form.items()} == {
+        "cifar": False, "darts": False, "snas": False, "gdas": True,
+    }  # fmt: skip
+    # Cell 2 follows a reduction, and reduces: its first layer is a pooling.
+    resize = {
+        form: sorted({path[4] for path in found if path[1:4] == ("cell2", "preprocess", "input0")})
+        for form, found in of_form.items()
+    }
+    assert resize["cifar"] == ["bn", "conv"] and resize["darts"] == resize["snas"] == ["bn", "conv0", "conv1"]
+    pools = {form: ("params", "cell2", "layer0", "bn", "scale") in found for form, found in of_form.items()}
+    assert pools == {"cifar": False, "darts": False, "snas": True, "gdas": False}
+
+
+@pytest.fixture(scope="module")
+def with_auxiliary():
+    """A network with an auxiliary head, its variables and images of 32x32."""
+    model = network(WITHOUT, 3, channels=2, num_classes=5, auxiliary=True)
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    return model, random_like(jax.eval_shape(model.init, jax.random.key(0), x)), x
+
+
+def test_the_auxiliary_head_is_of_use_in_training_alone(with_auxiliary):
+    model, variables, x = with_auxiliary
+    assert set(variables) == {"params", "batch_stats"}
+    run = lambda train: jax.eval_shape(lambda: model.apply(variables, x, train=train, mutable=["batch_stats", "auxiliary"]))
+    _, trained = run(True)
+    assert trained["auxiliary"]["logits"][0].shape == (2, 5)
+    assert "auxiliary" not in run(False)[1]
+    plain = model.clone(auxiliary=False)
+    assert cost(model, image_shape=(32, 32, 3)).rows == cost(plain, image_shape=(32, 32, 3)).rows
+
+
+def test_an_auxiliary_head_on_features_of_another_size_is_refused(with_auxiliary):
+    with pytest.raises(UserError, match="takes 8x8 features, which images of 32x32 pixels give; it gets 2x2") as caught:
+        variables_of(with_auxiliary[0], (1, 8, 8, 3))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fixed_reduction_keeps_all_its_convolutions_binary_and_is_dropped_in_parts():
+    net = network(genotype.load("gdas_f1"), 3, channels=4, form="darts")
+    _, variables = variables_of(net, (1, 8, 8, 3))
+    kernels = [path[-1] for path in variables if path[:2] == ("params", "cell1") and path[2][:7] in ("crossed", "pointwi")]
+    assert kernels.count("latent") == 6 and "kernel" not in kernels
+    with pytest.raises(UserError, match="write config.network.float_head=False"):
+        networks.float_convs(net.clone(float_head=True))
+    assert num_layers("gdas_fixed") == 4
+
+
+def test_an_identity_is_not_dropped():
+    """As in DARTS's code; a factorized reduce is."""
+    skip = ("skip_connect", 0)
+    net = network(genotype.Genotype((skip,) * 8, (skip,) * 8), 3, channels=2, num_classes=5, form="darts", skip=False)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    cell = FinalCell(cell=net.genotype.normal, place=net.places[0], form=FORMS["darts"], scheme=Xnor(), arithmetic=Arithmetic())
+    reduction = cell.clone(place=net.places[1], skip=False)
+    for module, dropped in ((cell, False), (reduction, True)):
+        variables = random_like(jax.eval_shape(lambda m=module: m.init(jax.random.key(0), x, x, train=False)))
+        whole, without = (module.apply(variables, x, x, train=False, factors=f) for f in (None, jnp.zeros((8, 2))))
+        assert np.std(whole) > 0 and (not np.any(without)) == dropped and np.array_equal(whole, without) != dropped
 
 
 def test_channels_double_at_reductions():

@@ -332,7 +332,7 @@ KERNEL = "cells.0._ops.1.op.0.weight"
         (lambda c: c, {"form": "supernet"}, "the checkpoint lacks cells.0._ops."),
         (lambda c: c, {"genotype": "nowhere"}, "'nowhere' is neither a file nor a named cell"),
         (lambda c: c, {"genotype": None}, "a network of the form cifar needs a genotype"),
-        (lambda c: c, {"genotype": "darts_v2"}, "layer type 'sep_conv_3x3' has no layer in this version"),
+        (lambda c: c, {"genotype": "darts_v2"}, "layer type 'sep_conv_3x3' is none of the authors' code"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(checkpoint, change, options, expected):

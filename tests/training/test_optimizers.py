@@ -15,7 +15,7 @@ from bnas_jax.core.schemes.xnor import center_and_clip, gradient_factor
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas
 from bnas_jax.training import build, optimizers
-from bnas_jax.training.optimizers import for_latents, latent_sgd
+from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd
 from bnas_jax.training.steps import SearchStep, TrainStep
 from configs import search, train
 
@@ -260,7 +260,92 @@ def test_a_float_network_takes_any_optimizer():
         assert optimizer in (getattr(step, name, None) for name in ("optimizer", "weights"))
 
 
+# Nesterov, Adam, and what weight decay reaches
+
+
+def test_nesterov_looks_ahead_as_in_pytorch():
+    chain = optimizers.latent_sgd(RATE, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, scheme=Float())
+    tree = {"kernel": jnp.array([0.5, -1.0])}
+    state, weight, velocity = chain.init(tree), np.array([0.5, -1.0]), 0.0
+    for step in range(3):
+        given = np.array([0.3, -0.2]) * (step + 1)
+        updates, state = chain.update({"kernel": jnp.asarray(given, jnp.float32)}, state, tree)
+        tree = optax.apply_updates(tree, updates)
+        gradient = given + DECAY * weight
+        velocity = MOMENTUM * velocity + gradient
+        weight = weight - RATE * (gradient + MOMENTUM * velocity)
+        assert np.allclose(tree["kernel"], weight, rtol=1e-5)
+
+
+def flat(tree) -> dict[str, np.ndarray]:
+    """The leaves by their names, in float64."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in leaves}
+
+
+def test_adam_adds_l2_to_the_gradient_behind_the_factor_and_projects():
+    """PyTorch's Adam by hand, two steps: clip, c, decay into the gradient, moments, update; then the projection."""
+    chain = latent_adam(0.01, beta1=0.8, beta2=0.99, eps=1e-3, weight_decay=DECAY, clip_norm=2.0, scheme=PAPER)
+    tree = params()
+    state = chain.init(tree)
+    weights = flat(tree)
+    first, second = ({name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2))
+    for step in (1, 2):
+        grads = jax.tree.map(lambda g: 0.05 * g, gradients(step))
+        updates, state = chain.update(grads, state, tree)
+        tree = optax.apply_updates(tree, updates)
+        clip = min(1.0, 2.0 / norm_of(grads))
+        for name, g in flat(grads).items():
+            factor = gradient_factor(g.shape) if "latent" in name else 1
+            g = clip * factor * g + DECAY * weights[name]
+            first[name] = 0.8 * first[name] + 0.2 * g
+            second[name] = 0.99 * second[name] + 0.01 * g**2
+            moved = (first[name] / (1 - 0.8**step)) / (np.sqrt(second[name] / (1 - 0.99**step)) + 1e-3)
+            weights[name] = weights[name] - 0.01 * moved
+            if "latent" in name:
+                weights[name] = np.asarray(center_and_clip(weights[name]))
+    ours = flat(tree)
+    assert all(np.allclose(ours[name], weights[name], rtol=1e-4, atol=1e-5) for name in weights)
+
+
+@pytest.mark.parametrize("make", [latent_sgd, latent_adam])
+def test_decay_of_kernels_alone_leaves_bn_classifier_and_prelu_but_not_shifts(make):
+    """Without gradients, what moves is what decays; ReActNet's shifts do."""
+    tree = {
+        "bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
+        "conv": {"latent": jnp.full((1, 1, 2, 2), 0.5), "shift": jnp.ones(2), "prelu": {"slope": jnp.ones(2)}},
+        "stem": {"kernel": jnp.ones((3, 3, 1, 2))},
+        "classifier": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
+    }
+    none = jax.tree.map(jnp.zeros_like, tree)
+    moved = {}
+    for decayed in ("all", "kernels"):
+        after = one_step(make(RATE, weight_decay=DECAY, decayed=decayed, scheme=Float()), tree, none)
+        moved[decayed] = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), after, tree)
+    assert all(jax.tree.leaves(moved["all"]))
+    assert moved["kernels"] == {
+        "bn": {"scale": False, "bias": False},
+        "conv": {"latent": True, "shift": True, "prelu": {"slope": False}},
+        "stem": {"kernel": True},
+        "classifier": {"kernel": False, "bias": False},
+    }
+
+
 # From settings
+
+
+def test_an_optimizer_of_a_recipe_is_built_from_its_settings():
+    config = train.get_config("a")
+    config.recipe = "nin"
+    run = settings.from_config(config)
+    tree, grads = params(), gradients(1)
+    by_hand = latent_adam(0.01, weight_decay=1e-5, scheme=run.scheme)
+    assert close(one_step(build.training_optimizer(run, 10), tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
+
+    config.recipe = "cbcn"
+    run = settings.from_config(config)
+    by_hand = latent_sgd(0.1, nesterov=True, weight_decay=5e-4, scheme=run.scheme)
+    assert close(one_step(build.training_optimizer(run, 10), tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
 
 
 def test_training_and_search_optimizers_are_built_from_their_settings():
@@ -311,3 +396,39 @@ def test_alphas_follow_adam_with_l2():
             second[name] = 0.999 * second[name] + 0.001 * g**2
             w -= 3e-4 * (first[name] / (1 - 0.5**step)) / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8)
             assert np.allclose(alphas[name], w, rtol=1e-5, atol=1e-6)
+
+
+# For searches
+
+
+def test_weights_that_never_had_a_gradient_do_not_decay():
+    """Those that had one decay from then on, and keep their momentum."""
+    scheme = Float()
+    chain = latent_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY, decayed="moved", scheme=scheme)
+    tree = {"kernel": jnp.array([[1.0, 2.0, 3.0]])}
+    state, velocity, weights = chain.init(tree), np.zeros(3), np.array([1.0, 2.0, 3.0])
+    for gradient, moved in (([0.5, 0, 0], [1, 0, 0]), ([0, 0.5, 0], [1, 1, 0]), ([0, 0, 0], [1, 1, 0])):
+        updates, state = chain.update({"kernel": jnp.array([gradient])}, state, tree)
+        tree = optax.apply_updates(tree, updates)
+        velocity = MOMENTUM * velocity + np.array(gradient) + DECAY * weights * moved
+        weights = weights - RATE * velocity
+        assert np.allclose(tree["kernel"][0], weights, rtol=1e-6)
+    assert float(tree["kernel"][0, 2]) == 3
+
+
+def test_a_virtual_step_clips_nothing_and_takes_the_state_of_the_one_that_clips():
+    tree, grads = params(), gradients(1)
+    clipping = optimizer(clip_norm=1e-3)
+    state = clipping.init(tree)
+    updates, after = clipping.unclipped.update(grads, state, tree)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert close(optax.apply_updates(tree, updates), one_step(optimizer(), tree, grads))
+    assert not close(one_step(clipping, tree, grads), one_step(optimizer(), tree, grads))
+
+
+def test_the_gradient_of_alpha_is_clipped_before_its_decay():
+    alphas, grads = {"normal": jnp.array([[3.0, 4.0]])}, {"normal": jnp.array([[30.0, 40.0]])}
+    clipped, whole = (optimizers.alphas_adam(1e-3, weight_decay=0.1, clip_norm=clip) for clip in (10.0, None))
+    updates, _ = clipped.update(grads, clipped.init(alphas), alphas)
+    expected, _ = whole.update(jax.tree.map(lambda g: g / 5, grads), whole.init(alphas), alphas)
+    assert close(updates, expected)

@@ -80,6 +80,40 @@ def test_cosine_goes_down_once_over_the_whole_training():
     assert np.allclose(curve(rate, steps), expected, rtol=1e-5)
 
 
+STEPS = np.arange(60)  # of 20 epochs, 3 each
+EPOCH = STEPS // 3
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"schedule": "linear"}, 1 - STEPS / 60),
+        ({"schedule": "linear", "schedule_by": "epoch"}, 1 - EPOCH / 20),
+        # Bi-Real and ReActNet: the first epoch at 1 - 1 / E, the last at 0.
+        ({"schedule": "linear", "schedule_by": "epoch", "first_epoch": 1}, 1 - (EPOCH + 1) / 20),
+        ({"schedule": "linear", "min_learning_rate": 0.05}, 1 - STEPS / 120),
+        ({"schedule": "cosine"}, (1 + np.cos(np.pi * STEPS / 60)) / 2),
+        ({"schedule": "cosine", "schedule_by": "epoch"}, (1 + np.cos(np.pi * EPOCH / 20)) / 2),
+        ({"schedule": "cosine", "schedule_by": "epoch", "first_epoch": 1}, (1 + np.cos(np.pi * (EPOCH + 1) / 20)) / 2),
+        ({"schedule": "steps", "decay_epochs": (6, 12, 16)}, 0.1 ** ((EPOCH >= 6) * 1.0 + (EPOCH >= 12) + (EPOCH >= 16))),
+        ({"schedule": "steps", "decay_epochs": (5,), "decay_factor": 0.2}, np.where(EPOCH < 5, 1, 0.2)),
+    ],
+)
+def test_schedules_by_step_and_by_epoch_follow_their_formulas(options, expected):
+    """The rates of PyTorch's LambdaLR, CosineAnnealingLR and MultiStepLR, times .1."""
+    chosen = settings.OptimizerSettings(learning_rate=0.1, **options)
+    rate, momentum = build.training_schedules(chosen, num_epochs=20, steps_per_epoch=3)
+    assert np.allclose(curve(rate, STEPS), 0.1 * expected, rtol=1e-5, atol=1e-8)
+    assert np.all(curve(momentum, STEPS) == np.float32(0.9))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
+    chosen = settings.OptimizerSettings(learning_rate=0.1, min_learning_rate=0.02, schedule=schedule)
+    rate, _ = build.training_schedules(chosen, num_epochs=2, steps_per_epoch=3)
+    assert np.allclose(curve(rate, [6, 7, 60]), 0.02)
+
+
 @pytest.mark.parametrize(("conventions", "minimum", "first"), [("paper", 0.0, 0), ("release", 0.001, 1)])
 def test_the_search_follows_half_a_cosine_epoch_by_epoch(conventions, minimum, first):
     """The release steps its scheduler before each epoch, so that its first epoch stands at 1 on the cosine."""

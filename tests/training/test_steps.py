@@ -16,10 +16,10 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.genotype import edges
 from bnas_jax.core.schemes import Float, Scheme
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.search import Bnas, Searcher, Stage
+from bnas_jax.search import Bnas, Darts, Gdas, Random, Searcher, Snas, Stage
 from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS
 from bnas_jax.training.losses import cross_entropy, hits
-from bnas_jax.training.state import SearchState, Sums, TrainState
+from bnas_jax.training.state import SearchState, Sums, TrainState, train_state_of
 from bnas_jax.training.steps import EvaluationStep, SearchStep, TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -59,7 +59,7 @@ class Mixture(Supernet):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
         if train:
             mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
-        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(TYPES))]
+        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(self.layer_types))]
         return sum(weights[name][0, i] * head for name in ("normal", "reduce") for i, head in enumerate(heads))
 
 
@@ -156,12 +156,20 @@ def test_no_drop_path_is_none_so_that_nothing_is_computed():
 # A step of the training
 
 
-def train_state(step: int = 0) -> TrainState:
+def train_state(step: int = 0, *, seed: int = 0) -> TrainState:
     rngs = {"params": jax.random.key(0), "drop_path": jax.random.key(1)}
     variables = Classifier().init(rngs, jnp.zeros((1, FEATURES)))
     params, stats = variables["params"], variables["batch_stats"]
     sums = Sums(jnp.float32(10), jnp.float32(2), jnp.float32(16))
-    return TrainState(jnp.int32(step), params, stats, OPTIMIZER.init(params), sums, jnp.full((2,), jnp.nan))
+    return TrainState(
+        step=jnp.int32(step),
+        seed=jnp.uint32(seed),
+        params=params,
+        batch_stats=stats,
+        opt_state=OPTIMIZER.init(params),
+        sums=sums,
+        test_top1=jnp.full((2,), jnp.nan),
+    )
 
 
 def train_step(state, data, **options):
@@ -189,9 +197,41 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+class TwoClassifiers(nn.Module):
+    """A linear classifier, and an auxiliary one that training has besides."""
+
+    scheme: Scheme = Float()
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        auxiliary = nn.Dense(CLASSES, use_bias=False, name="auxiliary_head")(images)
+        if train:
+            self.sow("auxiliary", "logits", auxiliary)
+        return nn.Dense(CLASSES, use_bias=False, name="classifier")(images)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
+    """As in DARTS: .4 times its smoothed cross-entropy, which only reaches what it is computed from."""
+    data = batch(0)
+    params = TwoClassifiers().init(jax.random.key(0), data["image"])["params"]
+    step = TrainStep(TwoClassifiers(), DESCENT, label_smoothing=SMOOTHING, auxiliary_weight=weight)
+    after = jitted(step)(train_state_of({"params": params, "batch_stats": {}}, DESCENT, 1), data)
+
+    def loss(params):
+        at = lambda name: cross_entropy(data["image"] @ params[name]["kernel"], data["label"], SMOOTHING)
+        return jnp.mean(at("classifier")) + weight * jnp.mean(at("auxiliary_head"))
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    assert same(after.params, jax.tree.map(jnp.subtract, params, gradient))
+    assert same(after.sums.loss, 8 * value)
+    assert not weight or not same(after.params["auxiliary_head"], params["auxiliary_head"])
+
+
 def test_what_is_dropped_depends_on_seed_and_step_alone():
-    def drawn(step, **options):
-        return float(train_step(train_state(step), batch(step), drop_path=0.2, **options).batch_stats["drawn"])
+    def drawn(step, seed=0):
+        return float(train_step(train_state(step, seed=seed), batch(step), drop_path=0.2).batch_stats["drawn"])
 
     assert drawn(3) == drawn(3)
     assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
@@ -240,33 +280,61 @@ def test_devices_average_gradients_losses_and_statistics_and_count_together():
     assert float(after.sums.examples) == 16 + 8
 
 
-def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha():
-    """Mixture's statistics do not touch its loss, so that any division gives the gradients of the whole batch."""
-    state, train, valid = search_state(), batch(0), batch(1)
-    whole = search_step(state, train, valid)
-    shards = (parts_of(train, 4), parts_of(valid, 4))
-    on_each = jax.jit(jax.vmap(lambda t, v: search_step(state, t, v, axis="devices"), axis_name="devices"))(*shards)
-    in_parts = jax.jit(lambda t, v: search_step(state, t, v, microbatches=2))(train, valid)
+SEARCHERS = [
+    Bnas(),
+    Darts(unrolled="difference"),
+    Darts(unrolled="exact", diversity=1.0),
+    Snas(drop_path=0.0),
+    Gdas(clip_norm=0.1),
+    Random(),
+]
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(searcher):
+    """Mixture's statistics do not touch its loss, so that any division gives the gradients of the whole batch.
+
+    What is drawn is the same for all of them.
+    """
+    state, data = search_state(searcher=searcher), {"train": batch(0), "valid": batch(1)}
+    whole = jitted(searching(searcher=searcher))(state, data)
+    step, parts = searching(searcher=searcher, axis="devices"), jax.tree.map(lambda x: parts_of(x, 4), data, is_leaf=is_batch)
+    on_each = jax.jit(jax.vmap(lambda batches: step(state, batches), axis_name="devices"))(parts)
+    in_parts = jitted(searching(searcher=searcher, microbatches=2))(state, data)
     for after in (jax.tree.map(lambda x: x[3], on_each), in_parts):
         assert same((after.alphas, after.params, after.sums), (whole.alphas, whole.params, whole.sums))
+    assert not same(whole.params, state.params)
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
 def test_every_seed_of_32_bits_is_taken(seed):
-    after = train_step(train_state(), batch(0), seed=seed, drop_path=0.2)
+    after = train_step(train_state(seed=seed), batch(0), drop_path=0.2)
     assert 0 < after.batch_stats["drawn"] < 1
 
 
 # A step of the search
 
 
-def search_state(alphas_optimizer=ALPHAS_OPTIMIZER, step: int = 0) -> SearchState:
+def is_batch(value) -> bool:
+    return "image" in value
+
+
+def search_state(
+    alphas_optimizer=ALPHAS_OPTIMIZER,
+    step: int = 0,
+    searcher=Bnas(),  # noqa: B008
+    *,
+    seed: int = 0,
+) -> SearchState:
     alphas = alphas_lib.init(jax.random.key(2), len(TYPES))
     alphas = jax.tree.map(lambda a: 1000 * a, alphas)  # far from uniform, so that the entropy has a gradient
     variables = MIXTURE.init(jax.random.key(0), alphas, jnp.zeros((1, FEATURES)))
+    if not searcher.has_alphas:
+        alphas = {}
     params, stats = variables["params"], variables["batch_stats"]
     return SearchState(
         step=jnp.int32(step),
+        seed=jnp.uint32(seed),
         params=params,
         batch_stats=stats,
         opt_state=OPTIMIZER.init(params),
@@ -354,6 +422,44 @@ class Unrolled(Searcher):
     )
 
 
+@pytest.mark.parametrize("searcher", [s for s in SEARCHERS if s.has_alphas])
+def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_of_bnas(searcher):
+    """Nothing is left to choose, alpha has no gradient, and the weights follow the training batch."""
+    single = MIXTURE.clone(layer_types=("bin_conv_3x3",))
+    data = {"train": batch(0), "valid": batch(1)}
+    ends = []
+    for one in (Bnas(), dataclasses.replace(searcher, **({"clip_norm": None} if isinstance(searcher, Gdas) else {}))):
+        step = SearchStep(single, one, weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER, num_epochs=10, steps_per_epoch=3)
+        state = search_state()
+        params = {"head0": state.params["head0"]}
+        alphas = jax.tree.map(lambda alpha: alpha[:, :1], state.alphas)
+        start = state.replace(
+            params=params,
+            opt_state=OPTIMIZER.init(params),
+            alphas=alphas,
+            alphas_opt_state=ALPHAS_OPTIMIZER.init(alphas),
+        )
+        ends.append(jitted(step)(start, data))
+    bnas, other = ends
+    assert same(other.params, bnas.params) and same(other.sums, bnas.sums)
+    assert same(other.alphas, bnas.alphas) and same(other.alphas, alphas)
+
+
+def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
+    """Second-order DARTS passes through the network once for each of its gradients: 4 of alpha's stage."""
+    calls = []
+    passed = Mixture.mixture
+
+    def counted(self, *arguments, **options):
+        calls.append(1)
+        return passed(self, *arguments, **options)
+
+    monkeypatch.setattr(Mixture, "mixture", counted)
+    step = searching(searcher=Darts(unrolled="difference"))
+    jax.eval_shape(lambda state, data: step.stage(0, state, data), search_state(), {"train": batch(0), "valid": batch(1)})
+    assert len(calls) == 1 + 4, "one to begin with"
+
+
 def test_a_searchers_own_gradient_moves_alpha():
     state, train, valid = search_state(), batch(0), batch(1)
     after = jitted(searching(searcher=Unrolled()))(state, {"train": train, "valid": valid})
@@ -419,8 +525,8 @@ class DrawingTwice(Drawing):
 
 def test_what_is_drawn_depends_on_seed_step_and_stage_alone():
     def loss(step, seed=0, searcher=Drawing()):  # noqa: B008 (frozen)
-        state = search_state(step=step)
-        return float(jitted(searching(searcher=searcher, seed=seed))(state, {"train": batch(0)}).sums.loss)
+        state = search_state(step=step, seed=seed)
+        return float(jitted(searching(searcher=searcher))(state, {"train": batch(0)}).sums.loss)
 
     assert loss(3) == loss(3)
     twice = loss(3, searcher=DrawingTwice())

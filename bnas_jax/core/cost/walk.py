@@ -26,6 +26,9 @@ def cost(model: nn.Module, *, image_shape: tuple[int, int, int], walked: dict | 
     Raises `UserError` for an image size that the model cannot take, and for a module that has kernels but no `macs`.
     Example: `cost(Network(genotype, num_cells=5, channels=8, num_classes=10), image_shape=(8, 8, 1)).total.flops`.
     """
+    # An auxiliary head is of use in training alone.
+    if getattr(model, "auxiliary", False):
+        model = model.clone(auxiliary=False)
     # Without popcount and gradients of its own an operation is traced faster, and it costs the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
     walk = _Walk({} if walked is None else walked)

@@ -5,6 +5,7 @@ from bnas_jax.core.schemes.binarynet import BinaryNet
 from bnas_jax.core.schemes.bireal import BiReal
 from bnas_jax.core.schemes.cbcn import Cbcn
 from bnas_jax.core.schemes.float import Float
+from bnas_jax.core.schemes.pcnn import Pcnn
 from bnas_jax.core.schemes.reactnet import ReActNet
 from bnas_jax.core.schemes.scheme import LatentRule, Scheme
 from bnas_jax.core.schemes.xnor import Xnor
@@ -16,6 +17,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "bireal": BiReal,
     "xnor_pp": XnorPlusPlus,
     "abc_net": AbcNet,
+    "pcnn": Pcnn,
     "cbcn": Cbcn,
     "reactnet": ReActNet,
     "float": Float,
@@ -29,6 +31,7 @@ __all__ = [
     "Cbcn",
     "Float",
     "LatentRule",
+    "Pcnn",
     "ReActNet",
     "Scheme",
     "Xnor",

@@ -24,7 +24,7 @@ class AbcNet(Scheme):
     weight_bases, M: B_m = sign(W - mean W + u_m * std W), (kh, kw, ci, co), with u_m even from -1 to 1, and 0 for a single
     one; mean and (biased) deviation are of the whole kernel. alpha, (M,), minimises |W - sum of alpha_m B_m|^2; with
     `per_channel` it does so for each output channel, (co, M). A kernel of zeros has alpha 0.
-    activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter `shift`, beta the parameter `scale`, (N,).
+    activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter `shift`, beta the parameter `beta`, (N,).
 
     Gradients: to W from each B_m as if that were W; mean, deviation and alpha are constants. Through A_n where 0 <= x + v_n <=
     1, to x and, summed, to v. beta has its ordinary one. W is not projected.
@@ -44,6 +44,7 @@ class AbcNet(Scheme):
     spread: float = 0.5
 
     joins: ClassVar[bool] = False
+    plain_signs: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -61,7 +62,7 @@ class AbcNet(Scheme):
         x, beta = self._activations(module, x)
         # The basis is the minor index of the channels, so that those of a group lie together.
         w = bases.reshape(*bases.shape[:3], -1)
-        return convolve_module(_SumOfBases(self, module.activation), module, x, w, (alpha, beta))
+        return convolve_module(module, x, w, (alpha, beta))
 
     def convolve_float(self, module, x):
         """The bases of the activations with a float kernel."""
@@ -69,7 +70,7 @@ class AbcNet(Scheme):
         x, beta = self._activations(module, x)
         arithmetic = module.arithmetic
         y = conv(x, kernel, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-        return _SumOfBases(self, module.activation)(y, jnp.ones((1, 1), y.dtype), beta)
+        return finish(self, self.after(y, jnp.ones((1, 1), y.dtype), beta), None, activation=module.activation)
 
     def _activations(self, module, x):
         """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as it is and 1 where it stays float."""
@@ -77,7 +78,7 @@ class AbcNet(Scheme):
         if not module.binary_input:
             return x, jnp.ones((1,), dtype)
         shift = module.param("shift", self._first_shifts, dtype)
-        beta = module.param("scale", nn.initializers.ones, (self.activation_bases,), dtype)
+        beta = module.param("beta", nn.initializers.ones, (self.activation_bases,), dtype)
         real = jnp.concatenate([x + v - 0.5 for v in shift])
         return straight_through(real, half_clip, self.sign_of_zero), beta
 
@@ -88,6 +89,12 @@ class AbcNet(Scheme):
         real = (latent - jnp.mean(constant))[..., None] + offsets.astype(latent.dtype)
         bases = straight_through(real, everywhere, self.sign_of_zero)
         return bases, fit(constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel)
+
+    def after(self, sums, alpha, beta):
+        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,)."""
+        size, bases = sums.shape[1:3], alpha.shape[-1]
+        sums = sums.reshape(len(beta), -1, *size, sums.shape[-1] // bases, bases)
+        return jnp.sum(jnp.sum(sums * alpha, axis=-1) * beta[:, None, None, None, None], axis=0)
 
     def cost(self, row):
         """M * N times the binary products, M times the bits."""
@@ -134,18 +141,3 @@ def everywhere(x):
 def half_clip(x):
     """1[|x| <= 1/2]: where the clip of x + 1/2 to [0, 1] has a slope."""
     return jnp.abs(x) <= 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class _SumOfBases:
-    """`sign_conv`'s function of the sums. Equal ones compare equal, so that tracing is cached."""
-
-    scheme: Scheme
-    activation: bool
-
-    def __call__(self, sums, alpha, beta):
-        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,)."""
-        size, bases = sums.shape[1:3], alpha.shape[-1]
-        sums = sums.reshape(len(beta), -1, *size, sums.shape[-1] // bases, bases)
-        y = jnp.sum(jnp.sum(sums * alpha, axis=-1) * beta[:, None, None, None, None], axis=0)
-        return finish(self.scheme, y, None, activation=self.activation)

@@ -38,6 +38,7 @@ class BiReal(Scheme):
     weight_gradient: str = "paper"
 
     block: ClassVar[str] = "bireal"
+    float_shortcut: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

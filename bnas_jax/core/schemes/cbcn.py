@@ -39,6 +39,7 @@ class Cbcn(Scheme):
 
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
+    float_shortcut: ClassVar[bool] = True
 
     def signs(self, x):
         return straight_through(x, triangle, self.sign_of_zero)
@@ -48,7 +49,7 @@ class Cbcn(Scheme):
         w = self._turned(straight_through(latent, triangle, self.sign_of_zero))
         if module.binary_input:
             x = self.signs(x)
-        return convolve_module(_Scaled(self, module.activation), module, x, w, (scale(latent),))
+        return convolve_module(module, x, w, (scale(latent),))
 
     def convolve_float(self, module, x):
         """In the first of two stages the float kernels are turned, too."""
@@ -59,7 +60,13 @@ class Cbcn(Scheme):
             x = self.signs(x)
         arithmetic = module.arithmetic
         y = conv(x, w, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-        return _Scaled(self, module.activation)(y, jnp.ones((), y.dtype))
+        return finish(self, self.after(y, 1), None, activation=module.activation)
+
+    def after(self, sums, scale):
+        y = sums * scale
+        if self.orientations:
+            return y
+        return jnp.mean(nn.relu(y).reshape(*y.shape[:3], -1, TURNS), axis=-1)
 
     def cost(self, row):
         """Products are those of the turned kernels, bits those of W."""
@@ -109,17 +116,3 @@ def turn(w, quarters: int, *, oriented: bool):
 def scale(latent):
     """mean |W| of the whole layer, with a gradient of 0 at 0, as in PyTorch."""
     return jnp.mean(latent * jax.lax.stop_gradient(jnp.sign(latent)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scaled:
-    """`sign_conv`'s function of the sums. Equal ones compare equal, so that tracing is cached."""
-
-    scheme: Cbcn
-    activation: bool
-
-    def __call__(self, sums, scale):
-        y = sums * scale
-        if not self.scheme.orientations:
-            y = jnp.mean(nn.relu(y).reshape(*y.shape[:3], -1, TURNS), axis=-1)
-        return finish(self.scheme, y, None, activation=self.activation)

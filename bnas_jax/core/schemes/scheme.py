@@ -6,11 +6,12 @@ same for all: `sign_conv` multiplies, the modules call `binary_conv`, the optimi
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -18,8 +19,19 @@ from bnas_jax.core.ops.conv import Geometry, Pair, conv
 from bnas_jax.core.ops.sign_conv import plain_sign_conv, sign_conv
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
+
+def clip(y):
+    """y within [-1, 1], beyond it -1 and 1: of the last float network before Bi-Real's binary one."""
+    return jnp.clip(y, -1, 1)
+
+
+def leaky_clip(y):
+    """y within [-1, 1], a tenth of its slope beyond: of the float network before that."""
+    return jnp.where(jnp.abs(y) <= 1, y, 0.1 * y + 0.9 * jnp.sign(y))
+
+
 # What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
-ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y}
+ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y, "clip": clip, "leaky_clip": leaky_clip}
 # Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
 STAGES = ("all", "activations")
 
@@ -33,10 +45,15 @@ class LatentRule:
 
     factor: a latent kernel's shape (kh, kw, ci, co) to the number that multiplies its gradient, before weight decay.
     project: latent weights to latent weights, at the start and after each update.
+    gradients: (the parameters of a module that has latent weights, their gradients, the learning rate) to the gradients that
+        the optimizer is given, all by name.
+    rates: names of further parameters of such a module to their learning rates, in units of the others'.
     """
 
     factor: Callable[[tuple[int, ...]], float] | None = None
     project: Callable[[jax.Array], jax.Array] | None = None
+    gradients: Callable[[Mapping, Mapping, jax.Array], Mapping] | None = None
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +75,8 @@ class Scheme:
     joins: ClassVar[bool] = True
     # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
     block: ClassVar[str] = "xnor"
+    # Whether its paper leaves the shortcuts of ImageNet's ResNet float.
+    float_shortcut: ClassVar[bool] = False
     # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
     plain_signs: ClassVar[bool] = True
 
@@ -216,23 +235,17 @@ def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, ge
     return sign_conv(after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype)
 
 
-def convolve_module(after: Callable, module: Any, x, w, operands: tuple):
-    """`after(sums, *operands)` for a `modules.Convolution` whose scheme makes the signs w, (kh, kw, C / groups, O), itself.
+def convolve_module(module: Any, x, w, operands: tuple):
+    """The output of a `modules.Convolution` whose scheme makes the signs w, (kh, kw, C / groups, O), by itself.
 
-    x: (N, H, W, C), signs where `module.binary_input`. after: as `sign_conv`'s.
+    x: (N, H, W, C), signs where `module.binary_input`. operands: those of the scheme's `after`.
     """
-    arithmetic = module.arithmetic
+    scheme, geometry, arithmetic = module.scheme, module.geometry, module.arithmetic
+    after = _After(scheme, module.activation)
+    operands = (None, *operands)
     if module.binary_input:
-        return convolve_signs(
-            after,
-            x,
-            w,
-            operands,
-            scheme=module.scheme,
-            geometry=module.geometry,
-            arithmetic=arithmetic,
-        )
-    sums = conv(x, w, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+        return convolve_signs(after, x, w, operands, scheme=scheme, geometry=geometry, arithmetic=arithmetic)
+    sums = conv(x, w, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
     return after(sums, *operands)
 
 

@@ -23,8 +23,9 @@ def straight_through(x, window, sign_of_zero: int = 1):
 
 
 def _forward(x, window, sign_of_zero):
-    # x is stored anyway, for the gradient of the batch normalization that it comes from.
-    return sign(x, sign_of_zero), x
+    # By itself, so that a second derivative goes straight through, too. x is stored anyway, for the gradient of the batch
+    # normalization that it comes from.
+    return straight_through(x, window, sign_of_zero), x
 
 
 def _backward(window, sign_of_zero, x, gradient):

@@ -52,6 +52,7 @@ class XnorPlusPlus(Scheme):
     closed_window: bool = False
 
     joins: ClassVar[bool] = False
+    float_shortcut: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

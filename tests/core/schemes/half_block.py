@@ -5,7 +5,7 @@ import numpy as np
 from arrays import hwio, nhwc, relative_error
 from flax import traverse_util
 
-from bnas_jax.baselines.pcnn_block import PReluUnit
+from bnas_jax.baselines.pcnn_block import PcnnUnit
 from bnas_jax.core.arithmetic import Arithmetic
 
 CLOSE = 1e-5
@@ -27,13 +27,15 @@ _STATISTICS = {
 }
 
 
-def half_block(scheme, theirs: dict, *, stride: int, latent=hwio):
+def half_block(scheme, theirs: dict, *, stride: int, latent=hwio, further: dict | None = None):
     """Asserts that BN -> sign -> convolution -> sum -> PReLU is the published block, with all that it learns by.
 
-    theirs: its numbers. latent: from the published kernel, or its gradient, to the scheme's.
+    theirs: its numbers. latent: from the published kernel, or its gradient, to the scheme's. further: parameters that the
+    published layer lacks.
     """
-    model = PReluUnit(features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic())
+    model = PcnnUnit(features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic())
     params, statistics = of_half_block(theirs, "state", latent)
+    params["unit"]["conv"].update(further or {})
 
     def run(params, x, train):
         y, new = model.apply({"params": params, "batch_stats": statistics}, x, train=train, mutable=["batch_stats"])
@@ -57,7 +59,7 @@ def half_block(scheme, theirs: dict, *, stride: int, latent=hwio):
 
 
 def of_half_block(theirs: dict, prefix: str, latent) -> tuple[dict, dict]:
-    """(parameters, running statistics) of a `PReluUnit`, as far as the file has them under a prefix."""
+    """(parameters, running statistics) of a `PcnnUnit`, as far as the file has them under a prefix."""
     trees = []
     for names in (_PARAMS, _STATISTICS):
         found = {ours: theirs[f"{prefix}.{name}"] for ours, name in names.items() if f"{prefix}.{name}" in theirs}

@@ -10,7 +10,6 @@ from one_layer import layer, row_of
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import plain_conv, square
 from bnas_jax.core.schemes import AbcNet
-from bnas_jax.core.schemes.abc_net import _SumOfBases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -36,7 +35,7 @@ def by_hand(scheme, params, x, groups=1):
         alpha = np.linalg.lstsq(columns, w[part].ravel(), rcond=None)[0]
         kernel[part] = sum(a * b[part] for a, b in zip(alpha, bases, strict=True))
     y = 0
-    for v, beta in zip(params["shift"], params["scale"], strict=True):
+    for v, beta in zip(params["shift"], params["beta"], strict=True):
         a = np.where(x + np.asarray(v) >= 0.5, 1, -1).astype(np.float32)
         y = y + beta * plain_conv(a, jnp.asarray(kernel, jnp.float32), square(3, stride=2, groups=groups))
     return y
@@ -59,7 +58,7 @@ def straight(scheme, params, x):
     bases, alpha = SEVERAL.weights(sg(w))
     passing = sg(bases) + (w - sg(w))[..., None]
     y = 0
-    for v, beta in zip(params["shift"], params["scale"], strict=True):
+    for v, beta in zip(params["shift"], params["beta"], strict=True):
         clipped = jnp.clip(x + v, 0, 1)
         a = clipped + sg(jnp.where(clipped >= 0.5, 1, -1) - clipped)
         for m in range(scheme.weight_bases):
@@ -77,7 +76,7 @@ def test_gradients_are_those_of_the_clip_and_of_each_basis(plain):
     expected, of_formulas = jax.vjp(lambda params, x: straight(SEVERAL, params, x), params, x)
     assert relative_error(y, np.asarray(expected)) < 1e-5
     ours, theirs = vjp(gradient), of_formulas(gradient)
-    assert set(ours[0]) == {"latent", "shift", "scale"}
+    assert set(ours[0]) == {"latent", "shift", "beta"}
     for name in ours[0]:
         assert np.all(np.asarray(ours[0][name]) != 0), name
         assert relative_error(ours[0][name], np.asarray(theirs[0][name])) < 1e-5, name
@@ -123,7 +122,7 @@ def test_a_third_partys_bases_and_their_sum(reference, name):
     x = x * theirs["state.bn.weight"] + theirs["state.bn.bias"]
     stride = theirs["x"].shape[-1] // theirs["y_train"].shape[-1]
     sums = plain_conv(x, bases.reshape(size, size, -1, features * count), square(size, stride=stride))
-    y = _SumOfBases(AbcNet(activation="none"), True)(sums, theirs["alphas"][None], jnp.ones(1))
+    y = scheme.after(sums, theirs["alphas"][None], jnp.ones(1))
     y = y + sum(theirs[f"state.bases_conv2d_{m + 1}.bias"] for m in range(count))
     assert relative_error(np.maximum(y, 0), np.asarray(nhwc(theirs["y_train"]))) < 1e-5
 
@@ -133,7 +132,7 @@ def test_costs_are_those_of_all_bases():
     assert (single.binary_macs, single.binary_params) == (8 * 8 * 6 * 9 * 4, 6 * 9 * 4)
     assert several.binary_macs == 6 * single.binary_macs
     assert several.binary_params == 3 * single.binary_params
-    assert (single.float_params, several.float_params) == (2, 4), "a shift and a scale for each basis of the activations"
+    assert (single.float_params, several.float_params) == (2, 4), "a shift and a beta for each basis of the activations"
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_without_an_activation_negative_outputs_pass():
     without = conv(Xnor(activation="none"))
     assert np.any(without < 0)
     assert np.array_equal(conv(Xnor()), np.maximum(without, 0))
-    with pytest.raises(UserError, match=r"config\.scheme\.activation must be one of relu, none, prelu, got 'gelu'"):
+    with pytest.raises(UserError, match=r"config\.scheme\.activation must be one of relu, .*, got 'gelu'"):
         Xnor(activation="gelu")
 
 

@@ -1,0 +1,162 @@
+"""`draw`: pictures of cells, of the cell template, and of how a search came to its cell."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from bnas_jax import extensions
+from bnas_jax.cli.flags import number, read_flags, required
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotype_text, paths
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.extensions import Extension
+from bnas_jax.report import cells, template
+from bnas_jax.report.sheet import FORMATS, Sheet, style
+from bnas_jax.workdir import RunDirectory
+from bnas_jax.workdir.files import whole
+from bnas_jax.workdir.history import read_history
+
+
+def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
+    """Draws genotypes side by side, the epochs of a search, or the cell template."""
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string("genotype", [], "cell, file or work directory", flag_values=values)
+    flags.DEFINE_string("out", None, "file of the picture", flag_values=values)
+    flags.DEFINE_string("strip", None, "number of epochs", flag_values=values)
+    flags.DEFINE_boolean("template", False, "draws the cell template", flag_values=values)
+    flags.DEFINE_boolean("zeroise", True, "draws Zeroise", flag_values=values)
+    flags.DEFINE_boolean("skip", None, "draws the inter-cell skip", flag_values=values)
+    read_flags(values, arguments, "draw")
+
+    out = required(values, "out")
+    path = _picture_file(out)
+    with style():
+        _save(_picture(values, loaded), path)
+    return {"out": out}
+
+
+def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
+    """What the options ask for; `UserError` where they contradict each other."""
+    given: list[str] = values.genotype
+    if values.template:
+        if given or values.strip is not None:
+            raise UserError("--template draws how cells follow each other; leave --genotype and --strip out")
+        return template.template()
+    if not given:
+        named = ", ".join(genotype_lib.named())
+        raise UserError(f"--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: {named}")
+    if values.strip is None:
+        return side_by_side(given, zeroise=values.zeroise, skip=values.skip)
+
+    count = number(values, "strip", int)
+    if count is None or count < 1:
+        raise UserError(f"--strip must be at least 1, the number of epochs to draw; got {count}")
+    if len(given) > 1:
+        raise UserError("--strip draws the epochs of one search; write --genotype once")
+    run_directory = _search(given[0])
+    extensions.check(run_directory.path, tuple(loaded))
+    frames = _frames(run_directory, count)
+    return cells.strip(frames, zeroise=values.zeroise, skip=_has_skip(given[0], values.skip))
+
+
+def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
+    """Draws the genotype in a search's work directory."""
+    with style():
+        _save(side_by_side([str(workdir)]), out)
+
+
+def side_by_side(given: Sequence[str], *, zeroise: bool = True, skip: bool | None = None) -> Sheet:
+    """The picture of genotypes as `genotype.load` takes them. skip: None is what the run in a work
+    directory has, or else True.
+    """
+    named = [(_title(text), genotype_lib.load(text)) for text in given]
+    skips = [_has_skip(text, skip) for text in given]
+    return cells.genotypes(named, zeroise=zeroise, skip=skips)
+
+
+def _search(given: str) -> RunDirectory:
+    """The work directory of a search; `UserError` for anything else."""
+    if _is_text(given) or not paths.local(given, "--genotype").is_dir():
+        raise UserError(f"--strip draws the epochs of a search; write --genotype=DIR, its work directory; got {given}")
+    run_directory = RunDirectory(given)
+    if run_directory.config().get("task") != "search":
+        raise UserError(f"{given} holds no search; --strip takes the work directory of a search")
+    return run_directory
+
+
+def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype]]:
+    """(when, what its searcher derived from alpha then) at that many epochs of a search, the first
+    and the last among them.
+    """
+    history = read_history(run_directory)
+    # Searchers need jax; all other pictures do without.
+    from bnas_jax import settings
+    from bnas_jax.runtime import devices
+
+    devices.keep_to_host()
+    run = settings.from_config(run_directory.config())
+    assert isinstance(run, settings.SearchSettings)
+    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types)
+    names = [name for name in history if name != "valid_top1"]
+    last = len(history["valid_top1"])
+    frames = []
+    for row in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
+        when = "before epoch 0"
+        if row:
+            when = f"after epoch {row - 1}"
+        frames.append((when, searcher.derive({name: history[name][row] for name in names})))
+    return frames
+
+
+def _picture_file(out: str) -> pathlib.Path:
+    """The path of --out; `UserError` where no picture can be written there."""
+    path = paths.local(out, "--out")
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--out={out} must end in {' or '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out={out}: there is no folder {path.parent}; make it, or choose another --out")
+    if path.is_dir():
+        raise UserError(f"--out={out} is a folder; write the name of a file")
+    return path
+
+
+def _save(sheet: Sheet, path: pathlib.Path) -> None:
+    with whole(path) as part:
+        sheet.save(part, path.suffix.lower())
+
+
+def _title(given: str) -> str:
+    """What a genotype is called in a picture: its name, or that of its file or folder."""
+    if given in genotype_lib.named():
+        return given
+    if genotype_text.is_printed(given):
+        return "genotype"
+    path = paths.local(given, "--genotype").resolve()
+    if path.name == "genotype.json":
+        return path.parent.name
+    return path.stem
+
+
+def _has_skip(given: str, skip: bool | None) -> bool:
+    """Whether the network of a genotype has inter-cell skip connections, where `skip` does not
+    say.
+    """
+    if skip is not None:
+        return skip
+    if _is_text(given):
+        return True
+    run_directory = RunDirectory(given)
+    if run_directory.path.name == "genotype.json":
+        run_directory = RunDirectory(run_directory.path.parent)
+    if not run_directory.exists():
+        return True
+    return bool(run_directory.config().get("network", {}).get("skip", True))
+
+
+def _is_text(given: str) -> bool:
+    """Whether a genotype is a name, or written out, rather than a path."""
+    return given in genotype_lib.named() or genotype_text.is_printed(given)

@@ -1,0 +1,163 @@
+"""PCNN, "Projection" (arXiv 1811.12755): kernels are projected on signs, and a loss draws them to their projections."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.schemes.scheme import LatentRule, Scheme, convolve_module
+from bnas_jax.core.schemes.straight_through import sign
+
+PLANES = "planes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pcnn(Scheme):
+    """y = conv(sign x, Q), Q_j = a * sign(mean(W_j) * C), a = mean |C| over the layer: (N, H, W, ci) to (N, H', W', co).
+
+    C are the kernels (kh, kw, ci, co / J), W_j, j = 1 to J, the parameter `planes`, (J, kh, kw), that all kernels share. The
+    J projections Q_j lie side by side on the output channels, so that J divides co. The parameter `latent` has as many
+    channels: J equal copies of C, of which the optimizer keeps the first, so that its gradient holds each delta_j.
+
+    Gradients. With delta_j = dL/dQ_j of the classification loss L, which `latent` gets, learning rate r of C, W_j repeated
+    along the channels, mask M_j = 1[|W_j C| <= 1] and E_j = W_j (C + r delta_j) - Q_j, the optimizer (`latents`) makes
+
+    - of C: sum over j of delta_j M_j W_j + projection_loss * E_j W_j;
+    - of W_j: sum over the channels of delta_j M_j C + projection_loss * E_j (C + r delta_j).
+
+    The terms with E_j are the gradient of projection_loss / 2 * sum of |Q_j - W_j (C + r delta_j)|^2 for constant delta_j. At
+    x the gradient passes where |x| < 1. C is not projected, W_j begins at 1. A layer whose C is all 0 learns nothing.
+
+    planes: J. projection_loss: lambda. plane_rate: the learning rate of W_j, in units of that of C.
+
+    How sure: formulas of the paper and of a later book by its authors; the output, with C on the signs already, agrees with
+    their published test code. They published no code of the training. W_j's first value, its rate and the gradient at x are
+    our choice. The paper binarizes step by step, and the BNAS paper quotes J = 1.
+    """
+
+    planes: int = 1
+    projection_loss: float = 1e-4
+    plane_rate: float = 1.0
+
+    joins: ClassVar[bool] = False
+    block: ClassVar[str] = "pcnn"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.planes < 1:
+            raise UserError(f"config.scheme.planes must be at least 1, got {self.planes}")
+        for name in ("projection_loss", "plane_rate"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise UserError(f"config.scheme.{name} must be 0 or more, got {getattr(self, name)}")
+
+    @property
+    def latents(self) -> LatentRule:
+        return LatentRule(
+            project=SharedKernels(self.planes) if self.planes > 1 else None,
+            gradients=ClosedForms(self.planes, self.projection_loss, self.sign_of_zero),
+            rates={PLANES: self.plane_rate},
+        )
+
+    def convolve(self, module, x):
+        if module.features % self.planes:
+            raise UserError(
+                f"{'/'.join(module.path)} has {module.features} output channels, which config.scheme.planes={self.planes} does "
+                "not divide; write config.scheme.planes=1, or widths that are its multiples"
+            )
+        shape = (self.planes, *module.kernel)
+        planes = module.param(PLANES, nn.initializers.ones, shape, module.arithmetic.dtype)
+        signs, scale = projected(module.latent(x), planes, self.sign_of_zero)
+        if module.binary_input:
+            x = self.signs(x)
+        return convolve_module(module, x, signs, (scale,))
+
+    def after(self, sums, scale):
+        return sums * scale
+
+    def cost(self, row):
+        """The bits of C: its J projections differ in sign alone."""
+        return dataclasses.replace(row, binary_params=row.binary_params // self.planes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def projected(latent, planes, sign_of_zero: int):
+    """(signs of the J projections, (kh, kw, ci, co); a) of latent weights (kh, kw, ci, co) and planes (J, kh, kw).
+
+    Backward, `latent` gets delta_j itself, and `planes` the sum over the channels of delta_j M_j C.
+    """
+    kernels = kernels_of(latent, len(planes))
+    means = jnp.mean(planes, axis=(1, 2))
+    signs = [sign(mean * kernels, sign_of_zero) for mean in means]
+    return jnp.concatenate(signs, axis=-1), jnp.mean(jnp.abs(kernels))
+
+
+def _forward(latent, planes, sign_of_zero):
+    signs, scale = projected(latent, planes, sign_of_zero)
+    return (signs, scale), (latent, planes, scale)
+
+
+def _backward(sign_of_zero, residuals, gradients):
+    del sign_of_zero
+    latent, planes, scale = residuals
+    # What arrives at the signs is a * delta, as the sums are multiplied by a afterwards.
+    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    deltas = gradients[0] * inverse
+    kernels = kernels_of(latent, len(planes))
+    by_plane = zip(jnp.split(deltas, len(planes), axis=-1), planes, strict=True)
+    to_planes = [jnp.sum(delta * mask(plane, kernels) * kernels, axis=(2, 3)) for delta, plane in by_plane]
+    return deltas, jnp.stack(to_planes)
+
+
+projected.defvjp(_forward, _backward)
+
+
+def kernels_of(latent, planes: int):
+    """C, (kh, kw, ci, co / J), of latent weights that hold J copies of it."""
+    return latent[..., : latent.shape[-1] // planes]
+
+
+def mask(plane, kernels):
+    """M_j = 1[|W_j C| <= 1]. plane: (kh, kw); kernels: (kh, kw, ci, co / J)."""
+    return (jnp.abs(plane[..., None, None] * kernels) <= 1).astype(kernels.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedKernels:
+    """`LatentRule.project`: J copies of the first part of the output channels."""
+
+    planes: int
+
+    def __call__(self, latent):
+        return jnp.concatenate([kernels_of(latent, self.planes)] * self.planes, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedForms:
+    """`LatentRule.gradients`: what `Pcnn` says, from delta_j at `latent` and the sums of delta_j M_j C at `planes`."""
+
+    planes: int
+    projection_loss: float
+    sign_of_zero: int
+
+    def __call__(self, params: Mapping, gradients: Mapping, rate) -> dict:
+        latent, planes = params["latent"], params[PLANES]
+        kernels = kernels_of(latent, self.planes)
+        signs, scale = projected(latent, planes, self.sign_of_zero)
+        projections = jnp.split(scale * signs, self.planes, axis=-1)
+        deltas = jnp.split(gradients["latent"], self.planes, axis=-1)
+
+        to_kernels, to_planes = jnp.zeros_like(kernels), []
+        for index, (projection, delta) in enumerate(zip(projections, deltas, strict=True)):
+            plane = planes[index][..., None, None]
+            ahead = kernels + rate * delta
+            pull = self.projection_loss * (plane * ahead - projection)
+            to_kernels = to_kernels + (delta * mask(planes[index], kernels) + pull) * plane
+            to_planes.append(gradients[PLANES][index] + jnp.sum(pull * ahead, axis=(2, 3)))
+        to_latent = jnp.concatenate([to_kernels] * self.planes, axis=-1)
+        return {**gradients, "latent": to_latent, PLANES: jnp.stack(to_planes)}

@@ -1,0 +1,136 @@
+"""Final networks of cells of the codes of DARTS, SNAS and GDAS, by the names of their state_dicts.
+
+The three share their names: `cells.C.preprocessI.op.1` of ReLU, convolution and BN, `cells.C._ops.P.op.K` of the parts of a
+layer, `convs.I` or `conv_1` and `conv_2` of a factorized reduce.
+"""
+
+import re
+from collections.abc import Mapping
+
+import flax.linen as nn
+import numpy as np
+
+from bnas_jax.core import genotype as genotypes
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.network import Network
+from bnas_jax.core.schemes import Float
+from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, states, variables_of
+
+# SNAS's cell with all of its edges, as SNAS's code derives it; no named cell of ours.
+_MILD_EDGE_ALL = {
+    "normal": "s3,0 s3,1 sk,0 d3,1 no,2 sk,0 sk,1 no,3 no,2 sk,0 s3,1 no,4 no,3 no,2",
+    "reduce": "mp,0 mp,1 no,0 mp,1 sk,2 no,0 mp,1 sk,2 no,3 mp,0 d5,2 no,1 no,3 no,4",
+}
+_SHORT = {
+    **{"s3": "sep_conv_3x3", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5"},
+    **{"sk": "skip_connect", "mp": "max_pool_3x3", "no": "none"},
+}
+
+
+def _spelled_out(cell: str) -> list[tuple[str, int]]:
+    pairs = (pair.split(",") for pair in cell.split())
+    return [(_SHORT[name], int(source)) for name, source in pairs]
+
+
+def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+    """A final network of the family in `name`, as darts_net_ARCH, snas_net_ARCH or gdas_f1_net; see `load_published`."""
+    arrays = states(arrays)
+    model = Network(
+        genotype=_genotype(name),
+        form="snas" if name.startswith("snas") else "darts",
+        skip=False,
+        auxiliary=any(key.startswith("auxiliary_head.") for key in arrays),
+        scheme=Float(order="relu_first"),
+        **sizes(arrays),
+    )
+    image = (32, 32, 3) if model.auxiliary else (16, 16, 3)
+    return model, variables_of(model, arrays, lambda path: in_network(arrays, path), image_shape=image)
+
+
+def _genotype(name: str) -> Genotype:
+    if name.startswith("gdas_f1"):
+        return genotypes.load("gdas_f1")
+    if "edge_all" in name:
+        return Genotype(**{kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()})
+    known = [cell for cell in genotypes.named() if cell in name.lower()]
+    if not known:
+        raise UserError(f"{name!r} names no cell that is known here: {', '.join(genotypes.named())}")
+    return genotypes.load(max(known, key=len))
+
+
+def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """num_cells, channels and num_classes, from the arrays of a state_dict."""
+    for name in ("stem.0.weight", "classifier.weight"):
+        if name not in arrays:
+            raise UserError(f"the published weights lack {name}; load them by the name of their network")
+    indices = [int(found[1]) for found in (re.match(r"cells\.(\d+)\.", name) for name in arrays) if found]
+    return {
+        "num_cells": max(indices, default=-1) + 1,
+        "channels": arrays["stem.0.weight"].shape[0] // 3,
+        "num_classes": arrays["classifier.weight"].shape[0],
+    }
+
+
+def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
+    """The published name of the variable at `path` (collection, module, ..., leaf) of a final network."""
+    _, top, *modules, leaf = path
+    name = BATCH_NORM.get(leaf, "weight")
+    if not top.startswith("cell"):
+        return around_cells(top, modules, name)
+    cell = f"cells.{top.removeprefix('cell')}"
+    part, *inner = modules
+    if part.startswith("layer"):
+        return in_layer(arrays, f"{cell}._ops.{part.removeprefix('layer')}", inner, name)
+    return beside_edges(arrays, cell, modules, name)
+
+
+def around_cells(top: str, modules: list[str], name: str) -> str:
+    """The published name of an array of the stem, the classifiers or the last BN. name: the last part of it."""
+    if top == "stem":
+        return f"stem.{('conv', 'bn').index(modules[0])}.{name}"
+    if top == "last_bn":
+        return f"lastact.0.{name}"
+    if modules and modules[0] in _AUXILIARY:
+        return f"auxiliary_head.features.{_AUXILIARY[modules[0]]}.{name}"
+    return ".".join((top, *modules, name))
+
+
+_AUXILIARY = {"conv0": 2, "bn0": 3, "conv1": 5, "bn1": 6}
+# The fixed reduction: ReLU, across, down, BN, ReLU, pointwise, BN.
+_FIXED = {
+    **{("crossed", "across", "conv"): 1, ("crossed", "down", "conv"): 2, ("crossed", "down", "bn"): 3},
+    **{("pointwise", "conv"): 5, ("pointwise", "bn"): 6},
+}
+
+
+def beside_edges(arrays: Mapping[str, np.ndarray], cell: str, modules: list[str], name: str) -> str:
+    """The published name of an array of a cell's preprocessing, or of GDAS's fixed reduction cell. cell: "cells.INDEX"."""
+    part, *inner = modules
+    if part == "preprocess":
+        return in_layer(arrays, f"{cell}.preprocess{inner[0].removeprefix('input')}", inner[1:], name)
+    kind, index = part[:-1], part[-1]
+    if kind == "pool":
+        return f"{cell}.ops2.{index}.1.{name}"
+    return f"{cell}.ops1.{index}.{_FIXED[kind, *inner]}.{name}"
+
+
+# The modules of a layer and how the three codes name them; which of these it is, the arrays say.
+_LAYER = {
+    ("conv",): ("op.1",),
+    ("bn",): ("op.2", "bn", "op.1", "1"),
+    ("conv0",): ("conv_1", "convs.0"),
+    ("conv1",): ("conv_2", "convs.1"),
+    ("depthwise0", "conv"): ("op.1", "op_a.op.1"),
+    ("pointwise0", "conv"): ("op.2", "op_a.op.2"),
+    ("pointwise0", "bn"): ("op.3", "op_a.op.3"),
+    ("depthwise1", "conv"): ("op.5", "op_b.op.1"),
+    ("pointwise1", "conv"): ("op.6", "op_b.op.2"),
+    ("pointwise1", "bn"): ("op.7", "op_b.op.3"),
+}
+
+
+def in_layer(arrays: Mapping[str, np.ndarray], layer: str, modules: list[str], name: str) -> str:
+    """The published name of an array of a layer. layer: what its names begin with; name: what they end with."""
+    names = [f"{layer}.{part}.{name}" for part in _LAYER[tuple(modules)]]
+    return next((known for known in names if known in arrays), names[0])

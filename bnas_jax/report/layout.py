@@ -1,0 +1,209 @@
+"""Where everything in a cell's picture stands: a layered plan from left to right, see `columns`.
+
+Lines bend only between columns, and pass each column at a height of their own, so that no line
+crosses a label.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from bnas_jax.core.genotype import INPUTS, NODES, Edge
+from bnas_jax.report.columns import CONCAT, OUTPUT, Item, columns
+from bnas_jax.report.heights import BOX_HEIGHT, heights, item_height
+from bnas_jax.report.ordering import with_few_crossings
+
+# Lengths are points (1/72 inch), y grows downwards. The font is monospaced: the width of a text is
+# known without measuring it.
+FONT_SIZE = 9.0
+_CHARACTER = 0.602 * FONT_SIZE
+_PADDING = 8.0
+_COLUMN_GAP = 34.0
+# Between the lowest box and the inter-cell skip, which runs beneath everything.
+_SKIP_GAP = 16.0
+
+INPUT_NAMES = ("c_(k-2)", "c_(k-1)")
+OUTPUT_NAME = "c_(k)"
+CONCATENATION = "concat"
+
+Point = tuple[float, float]
+
+
+class Box(NamedTuple):
+    """A rectangle with a text around (x, y). edge: of a layer type, the position of its edge."""
+
+    text: str
+    x: float
+    y: float
+    width: float
+    edge: int | None = None
+
+    @property
+    def left(self) -> Point:
+        """The middle of its left side."""
+        return self.x - self.width / 2, self.y
+
+    @property
+    def right(self) -> Point:
+        """The middle of its right side."""
+        return self.x + self.width / 2, self.y
+
+    @property
+    def bottom(self) -> Point:
+        """The middle of its lower side."""
+        return self.x, self.y + BOX_HEIGHT / 2
+
+
+class Line(NamedTuple):
+    """A line: curved from its first point to the second, straight to the third, curved to the
+    fourth, and so on.
+
+    source: the state that it begins at. edge: the position of the edge that it is part of, None for
+    one to the output. arrow: whether it ends in a head.
+    """
+
+    points: tuple[Point, ...]
+    source: int
+    edge: int | None
+    arrow: bool = True
+
+
+class Layout(NamedTuple):
+    """A picture of (width, height) whose upper left corner is (0, 0).
+
+    previous, output: the boxes of c_(k-1) and c_(k), which are in `boxes`, too; the inter-cell skip
+    leads from the one to the other, at the height skip_y.
+    """
+
+    boxes: list[Box]
+    lines: list[Line]
+    previous: Box
+    output: Box
+    width: float
+    height: float
+    skip_y: float
+
+
+def text_width(text: str) -> float:
+    """The width of a text of `FONT_SIZE`."""
+    return _CHARACTER * len(text)
+
+
+def box_width(text: str) -> float:
+    """The width of a box around a text."""
+    return text_width(text) + 2 * _PADDING
+
+
+def layout(edges: Sequence[Edge]) -> Layout:
+    """The plan of a cell of four nodes with these edges. The same edges give the same plan."""
+    plan = with_few_crossings(columns(edges))
+    ys = heights(plan)
+    top = min(y - item_height(item) / 2 for column in ys for item, y in column.items())
+    bottom = max(y + item_height(item) / 2 for column in ys for item, y in column.items())
+    ys = [{item: y - top for item, y in column.items()} for column in ys]
+
+    # Left and right side of each column.
+    sides: list[Point] = []
+    left = 0.0
+    for column in plan.items:
+        width = max((_width(item, edges) for item in column), default=0.0)
+        sides.append((left, left + width))
+        left += width + _COLUMN_GAP
+
+    boxes: dict[Item, Box] = {}
+    for (left, right), places in zip(sides, ys, strict=True):
+        for item, y in places.items():
+            if item[0] != "lane":
+                boxes[item] = _box(item, edges, x=(left + right) / 2, y=y, width=right - left)
+    skip_y = bottom - top + _SKIP_GAP
+    return Layout(
+        list(boxes.values()),
+        _lines(edges, boxes, sides, ys),
+        previous=boxes["state", 1],
+        output=boxes[OUTPUT],
+        width=sides[-1][1],
+        height=skip_y,
+        skip_y=skip_y,
+    )
+
+
+def block(name: str) -> Layout:
+    """The plan of a cell without nodes: its inputs, one block, which is edge 0, and its output."""
+    widths = [box_width(text) for text in (INPUT_NAMES[0], name, OUTPUT_NAME)]
+    middles = [sum(widths[:i]) + widths[i] / 2 + i * _COLUMN_GAP for i in range(3)]
+    row = 1.5 * BOX_HEIGHT
+    upper, middle, lower = BOX_HEIGHT / 2, BOX_HEIGHT / 2 + row / 2, BOX_HEIGHT / 2 + row
+    first = Box(INPUT_NAMES[0], middles[0], upper, widths[0])
+    second = Box(INPUT_NAMES[1], middles[0], lower, widths[0])
+    layer = Box(name, middles[1], middle, widths[1], edge=0)
+    output = Box(OUTPUT_NAME, middles[2], middle, widths[2])
+    lines = [
+        Line((first.right, layer.left), source=0, edge=0),
+        Line((second.right, layer.left), source=1, edge=0),
+        Line((layer.right, output.left), source=INPUTS, edge=0),
+    ]
+    skip_y = lower + BOX_HEIGHT / 2 + _SKIP_GAP
+    return Layout(
+        [first, second, layer, output],
+        lines,
+        previous=second,
+        output=output,
+        width=output.right[0],
+        height=skip_y,
+        skip_y=skip_y,
+    )
+
+
+def _width(item: Item, edges: Sequence[Edge]) -> float:
+    if item[0] == "lane":
+        return 0.0
+    return box_width(_text(item, edges))
+
+
+def _box(item: Item, edges: Sequence[Edge], *, x: float, y: float, width: float) -> Box:
+    edge = None
+    if item[0] == "layer":
+        edge = item[1]
+    return Box(_text(item, edges), x, y, width, edge=edge)
+
+
+def _text(item: Item, edges: Sequence[Edge]) -> str:
+    kind, number = item
+    if kind == "layer":
+        return edges[number].layer_type
+    if item == CONCAT:
+        return CONCATENATION
+    if item == OUTPUT:
+        return OUTPUT_NAME
+    if number < INPUTS:
+        return INPUT_NAMES[number]
+    return str(number)
+
+
+def _lines(
+    edges: Sequence[Edge],
+    boxes: Mapping[Item, Box],
+    sides: Sequence[Point],
+    ys: Sequence[Mapping[Item, float]],
+) -> list[Line]:
+    """For each edge a line to its layer type and one to its node; from each node one to the
+    concatenation.
+    """
+    column_of = {item: number for number, column in enumerate(ys) for item in column}
+
+    def from_state(state: int, end: Item) -> tuple[Point, ...]:
+        points = [boxes["state", state].right]
+        for number in range(column_of["state", state] + 1, column_of[end]):
+            y = ys[number]["lane", state]
+            points += [(x, y) for x in sides[number]]
+        return (*points, boxes[end].left)
+
+    lines = []
+    for position, edge in enumerate(edges):
+        to_layer = from_state(edge.source, ("layer", position))
+        to_node = (boxes["layer", position].right, boxes["state", edge.node].left)
+        lines.append(Line(to_layer, source=edge.source, edge=position, arrow=False))
+        lines.append(Line(to_node, source=edge.source, edge=position))
+    for node in range(INPUTS, INPUTS + NODES):
+        lines.append(Line(from_state(node, CONCAT), source=node, edge=None))
+    lines.append(Line((boxes[CONCAT].right, boxes[OUTPUT].left), source=INPUTS, edge=None))
+    return lines

@@ -1,0 +1,69 @@
+"""The legend of a picture: what its colours and lines mean."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bnas_jax.report import palette
+from bnas_jax.report.layout import FONT_SIZE, Point, text_width
+from bnas_jax.report.palette import Kind
+from bnas_jax.report.sheet import Pen, Sheet
+
+_SYMBOL_WIDTH = 22.0
+_SYMBOL_HEIGHT = 10.0
+_TEXT_GAP = 5.0
+_GAP = 18.0
+ROW_HEIGHT = 18.0
+
+
+class Entry(NamedTuple):
+    """symbol: a box of a kind of layer types, or a line."""
+
+    text: str
+    symbol: Kind | Pen
+
+
+TWO_BEFORE = Entry("from c_(k-2), two cells before", Pen(dotted=True, width=1.5))
+SKIP = Entry("inter-cell skip", Pen(palette.SKIP, width=1.5))
+
+
+def rows_of(entries: Sequence[Entry], width: float) -> list[list[tuple[float, Entry]]]:
+    """The entries with their x, in rows that keep to the width as far as the entries are
+    narrower.
+    """
+    rows: list[list[tuple[float, Entry]]] = []
+    x = 0.0
+    for entry in entries:
+        needed = entry_width(entry)
+        if not rows or x + needed > width:
+            rows.append([])
+            x = 0.0
+        rows[-1].append((x, entry))
+        x += needed + _GAP
+    return rows
+
+
+def entry_width(entry: Entry) -> float:
+    """The width of an entry: its symbol and its text."""
+    return _SYMBOL_WIDTH + _TEXT_GAP + text_width(entry.text)
+
+
+def draw_legend(sheet: Sheet, entries: Sequence[Entry], corner: Point, width: float) -> None:
+    """Draws the entries from their upper left corner on."""
+    left, top = corner
+    for number, row in enumerate(rows_of(entries, width)):
+        y = top + (number + 0.5) * ROW_HEIGHT
+        for x, entry in row:
+            _draw_symbol(sheet, entry, left + x, y)
+            place = (left + x + _SYMBOL_WIDTH + _TEXT_GAP, y)
+            sheet.text(place, entry.text, size=FONT_SIZE, align="left")
+
+
+def _draw_symbol(sheet: Sheet, entry: Entry, x: float, y: float) -> None:
+    if isinstance(entry.symbol, Pen):
+        sheet.curve([(x, y), (x + _SYMBOL_WIDTH, y)], entry.symbol)
+        return
+    kind, border = entry.symbol, palette.BLACK
+    if kind.pale:
+        border = palette.PALE_LINE
+    center, size = (x + _SYMBOL_WIDTH / 2, y), (_SYMBOL_WIDTH, _SYMBOL_HEIGHT)
+    sheet.box(center, size, fill=kind.color, border=border, dashed=kind.pale)

@@ -1,0 +1,65 @@
+"""Colours that colour-blind readers can tell apart: of Paul Tol's "Colour Schemes"
+(SRON/EPS/TN/09-002, issue 3.2, 2021).
+
+Boxes have those of his scheme "light", made for filling labelled cells with black text; lines those
+of "vibrant". What a colour means is written in the legend, and each box names its layer type.
+"""
+
+from typing import NamedTuple
+
+from bnas_jax.core.genotype import FIXED_REDUCTION, ZEROISE
+
+BLACK = "#000000"
+WHITE = "#FFFFFF"
+LINE = "#555555"
+# Of what Zeroise leaves out: lines, and texts that are still dark enough to be read.
+PALE_LINE = "#BBBBBB"
+PALE_TEXT = "#767676"
+STATE = "#DDDDDD"  # "light": pale grey
+SKIP = "#CC3311"  # "vibrant": red
+
+
+class Kind(NamedTuple):
+    """What layer types of one colour have in common. pale: drawn as what is not there."""
+
+    name: str
+    color: str
+    pale: bool = False
+
+
+CONVOLUTION = Kind("convolution", "#77AADD")  # light blue
+DILATED = Kind("dilated convolution", "#EEDD88")  # light yellow
+SEPARABLE = Kind("separable convolution", "#EE8866")  # orange
+POOLING = Kind("pooling", "#44BB99")  # mint
+IDENTITY = Kind("identity", "#FFAABB")  # pink, as in the paper's Figures 7 and 8
+ZEROS = Kind("Zeroise (none)", WHITE, pale=True)
+HAND_MADE = Kind("hand-made cell", STATE)
+OTHER = Kind("another layer type", "#BBCC33")  # pear
+
+# In the order of a legend.
+KINDS = (CONVOLUTION, DILATED, SEPARABLE, POOLING, IDENTITY, ZEROS, HAND_MADE, OTHER)
+
+_KINDS = {
+    "bin_conv_3x3": CONVOLUTION,
+    "bin_conv_5x5": CONVOLUTION,
+    "conv_7x1_1x7": CONVOLUTION,
+    "bin_dil_conv_3x3": DILATED,
+    "bin_dil_conv_5x5": DILATED,
+    "dil_conv_3x3": DILATED,
+    "dil_conv_5x5": DILATED,
+    "sep_conv_3x3": SEPARABLE,
+    "sep_conv_5x5": SEPARABLE,
+    "sep_conv_7x7": SEPARABLE,
+    "mobinet_3x3": SEPARABLE,
+    "mobinet_k4_3x3": SEPARABLE,
+    "max_pool_3x3": POOLING,
+    "avg_pool_3x3": POOLING,
+    "skip_connect": IDENTITY,
+    ZEROISE: ZEROS,
+    FIXED_REDUCTION: HAND_MADE,
+}
+
+
+def kind(layer_type: str) -> Kind:
+    """The kind of a layer type, `OTHER` for those that users add."""
+    return _KINDS.get(layer_type, OTHER)

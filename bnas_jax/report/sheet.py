@@ -1,0 +1,206 @@
+"""A sheet to draw on: boxes, lines and texts by their places in points, written as SVG or PNG.
+
+matplotlib draws. The same drawing gives the same bytes: no date, and fixed names of elements. Texts
+of an SVG are texts, which can be searched and copied.
+"""
+
+import contextlib
+import itertools
+import logging
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from bnas_jax.report import palette
+
+POINTS_PER_INCH = 72
+# Of a PNG, in pixels an inch.
+RESOLUTION = 144
+_STYLE: dict[Any, str] = {"font.family": "monospace", "svg.fonttype": "none", "svg.hashsalt": "bnas_jax"}
+# What is written beside the picture (no date, no version), and how long a PNG is compressed.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    ".svg": {"metadata": {"Date": None, "Creator": None}},
+    ".png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},
+}
+# The endings of the files that can be written.
+FORMATS = tuple(_OPTIONS)
+_HEAD_LENGTH, _HEAD_WIDTH = 6.0, 5.0
+_CORNER = 8.0
+
+Point = tuple[float, float]
+
+
+class Pen(NamedTuple):
+    """How a line is drawn. width: in points."""
+
+    color: str = palette.LINE
+    dotted: bool = False
+    width: float = 1.0
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """matplotlib as these pictures need it, whatever its user has set; what it says of fonts and
+    folders is left out.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+class Sheet:
+    """A white sheet of (width, height) points, drawn on within `style`. x grows to the right, y
+    downwards.
+
+    name: an element's id in an SVG, different for each element of a sheet.
+    """
+
+    def __init__(self, width: float, height: float):
+        from matplotlib.figure import Figure
+        from matplotlib.transforms import Affine2D
+
+        self._figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
+        inches = Affine2D().scale(1, -1).translate(0, height).scale(1 / POINTS_PER_INCH)
+        self._points = inches + self._figure.dpi_scale_trans
+
+    def box(
+        self,
+        center: Point,
+        size: Point,
+        *,
+        fill: str,
+        border: str = palette.BLACK,
+        dashed: bool = False,
+        name: str | None = None,
+    ) -> None:
+        """A rectangle."""
+        from matplotlib.patches import Rectangle
+
+        corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
+        shape = Rectangle(corner, *size, facecolor=fill, edgecolor=border, linewidth=0.8, zorder=2)
+        if dashed:
+            shape.set_linestyle("dashed")
+        self._add(shape, name)
+
+    def text(
+        self,
+        place: Point,
+        text: str,
+        *,
+        size: float,
+        color: str = palette.BLACK,
+        bold: bool = False,
+        align: str = "center",
+    ) -> None:
+        """A line of text at half its height. align: its left, center or right is at the place."""
+        weight = "normal"
+        if bold:
+            weight = "bold"
+        self._figure.text(
+            *place,
+            printable(text),
+            size=size,
+            color=color,
+            weight=weight,
+            ha=align,
+            va="center_baseline",
+            parse_math=False,
+            transform=self._points,
+            zorder=3,
+        )
+
+    def curve(self, points: Sequence[Point], pen: Pen, *, name: str | None = None) -> None:
+        """A line that leaves and reaches its points horizontally: curved to the second, straight to
+        the third, and so on.
+        """
+        from matplotlib.path import Path
+
+        vertices: list[Point] = [points[0]]
+        codes = [Path.MOVETO]
+        for index, (start, end) in enumerate(itertools.pairwise(points)):
+            if index % 2:
+                vertices.append(end)
+                codes.append(Path.LINETO)
+            else:
+                middle = (start[0] + end[0]) / 2
+                vertices += [(middle, start[1]), (middle, end[1]), end]
+                codes += [Path.CURVE4] * 3
+        self._path(vertices, codes, pen, name)
+
+    def arrow(self, points: Sequence[Point], pen: Pen, *, name: str | None = None) -> None:
+        """A `curve` with a head at its end."""
+        x, y = points[-1]
+        self.curve([*points[:-1], (x - _HEAD_LENGTH + 1, y)], pen, name=name)
+        self._head((x, y), (1, 0), pen.color)
+
+    def bracket(self, start: Point, end: Point, pen: Pen, *, y: float, name: str) -> None:
+        """An arrow with round corners: from a point up or down to the height y, along it, and to
+        another point.
+        """
+        from matplotlib.path import Path
+
+        down = 1
+        if y < start[1]:
+            down = -1
+        (left, _), (right, goal) = start, end
+        vertices = [
+            start,
+            (left, y - down * _CORNER),
+            (left, y),
+            (left + _CORNER, y),
+            (right - _CORNER, y),
+            (right, y),
+            (right, y - down * _CORNER),
+            (right, goal + down * (_HEAD_LENGTH - 1)),
+        ]
+        corner = [Path.CURVE3, Path.CURVE3]
+        codes = [Path.MOVETO, Path.LINETO, *corner, Path.LINETO, *corner, Path.LINETO]
+        self._path(vertices, codes, pen, name)
+        self._head(end, (0, -down), pen.color)
+
+    def save(self, path: pathlib.Path, suffix: str) -> None:
+        """Writes the sheet. suffix: one of `FORMATS`."""
+        self._figure.savefig(path, format=suffix[1:], dpi=RESOLUTION, **_OPTIONS[suffix])
+
+    def _path(self, vertices, codes, pen: Pen, name: str | None) -> None:
+        from matplotlib.patches import PathPatch
+        from matplotlib.path import Path
+
+        path = Path(vertices, codes)
+        shape = PathPatch(path, fill=False, edgecolor=pen.color, linewidth=pen.width, zorder=1)
+        if pen.dotted:
+            shape.set_linestyle((0, (1, 2)))
+            shape.set_linewidth(1.4 * pen.width)
+        self._add(shape, name)
+
+    def _head(self, tip: Point, direction: tuple[int, int], color: str) -> None:
+        """The head of an arrow. direction: (1, 0) to the right, (0, 1) down, (0, -1) up."""
+        from matplotlib.patches import Polygon
+
+        (x, y), (right, down) = tip, direction
+        back_x, back_y = x - _HEAD_LENGTH * right, y - _HEAD_LENGTH * down
+        aside_x, aside_y = _HEAD_WIDTH / 2 * down, _HEAD_WIDTH / 2 * right
+        corners = [tip, (back_x - aside_x, back_y - aside_y), (back_x + aside_x, back_y + aside_y)]
+        self._add(Polygon(corners, closed=True, facecolor=color, edgecolor="none", zorder=2), None)
+
+    def _add(self, artist, name: str | None) -> None:
+        artist.set_gid(name)
+        artist.set_transform(self._points)
+        self._figure.add_artist(artist)
+
+
+def printable(text: str) -> str:
+    """The text without the characters that no picture can show."""
+    shown = ""
+    for character in text:
+        if character.isprintable():
+            shown += character
+        else:
+            shown += "\N{REPLACEMENT CHARACTER}"
+    return shown

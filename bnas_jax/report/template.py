@@ -1,0 +1,72 @@
+"""The picture of the cell template, the paper's Figure 5: how cells follow each other, without and
+with inter-cell skips.
+"""
+
+from bnas_jax.report import legend, palette
+from bnas_jax.report.heights import BOX_HEIGHT
+from bnas_jax.report.layout import FONT_SIZE, box_width
+from bnas_jax.report.sheet import Pen, Sheet
+
+_CHAIN = ("c_(k-2)", "c_(k-1)", "ConvCell", "c_(k)", "ConvCell", "c_(k+1)")
+_CELLS = (2, 4)
+# What stands two cells before each of them.
+_BEFORE = {2: 0, 4: 1}
+_MARGIN = 14.0
+_GAP = 40.0
+_TITLE_SIZE = 11.0
+# From a panel's top to the middle of its boxes, and from there to the next panel's top.
+_ABOVE, _BELOW = 72.0, 55.0
+_ENTRIES = (legend.Entry("from two cells before", Pen(dotted=True, width=1.5)), legend.SKIP)
+
+
+def template() -> Sheet:
+    """The templates of DARTS and of BNAS, one above the other."""
+    widths = [box_width(text) for text in _CHAIN]
+    width = sum(widths) + _GAP * (len(_CHAIN) - 1)
+    centers = [_MARGIN + sum(widths[:i]) + _GAP * i + widths[i] / 2 for i in range(len(_CHAIN))]
+    legend_top = _MARGIN + 2 * (_ABOVE + _BELOW)
+    sheet = Sheet(width + 2 * _MARGIN, legend_top + legend.ROW_HEIGHT + _MARGIN)
+    second = _MARGIN + _ABOVE + _BELOW
+    _draw(sheet, centers, widths, top=_MARGIN, title="(a) DARTS cell template", skip=False)
+    _draw(sheet, centers, widths, top=second, title="(b) BNAS cell template", skip=True)
+    legend.draw_legend(sheet, _ENTRIES, (_MARGIN, legend_top), width)
+    return sheet
+
+
+def _draw(
+    sheet: Sheet,
+    centers: list[float],
+    widths: list[float],
+    *,
+    top: float,
+    title: str,
+    skip: bool,
+) -> None:
+    """One template. skip: with the inter-cell skip connections."""
+    sheet.text((_MARGIN, top + _TITLE_SIZE / 2), title, size=_TITLE_SIZE, bold=True, align="left")
+    y = top + _ABOVE
+    upper, lower = y - BOX_HEIGHT / 2, y + BOX_HEIGHT / 2
+    name = title.split()[1].lower()
+    for number, (center, width, text) in enumerate(zip(centers, widths, _CHAIN, strict=True)):
+        fill = palette.STATE
+        if number in _CELLS:
+            fill = palette.CONVOLUTION.color
+        sheet.box((center, y), (width, BOX_HEIGHT), fill=fill, name=f"{name}-box{number}")
+        sheet.text((center, y), text, size=FONT_SIZE)
+
+    # Each output is the second input of the next cell and the first one of the cell after that.
+    for number in range(1, len(_CHAIN) - 1):
+        start = centers[number] + widths[number] / 2
+        end = centers[number + 1] - widths[number + 1] / 2
+        sheet.arrow([(start, y), (end, y)], Pen(), name=f"{name}-line{number}")
+    for number, cell in enumerate(_CELLS):
+        start, end = centers[_BEFORE[cell]], centers[cell]
+        height = upper - 16 - 12 * number
+        pen = Pen(dotted=True)
+        sheet.bracket((start, upper), (end, upper), pen, y=height, name=f"{name}-before{number}")
+    if skip:
+        for cell in _CELLS:
+            start, end = centers[cell - 1] + 8, centers[cell + 1] - 8
+            pen = Pen(palette.SKIP, width=1.5)
+            height = lower + 18
+            sheet.bracket((start, lower), (end, lower), pen, y=height, name=f"{name}-skip{cell}")

@@ -1,0 +1,28 @@
+"""The history of alpha that a search keeps in alphas.npz, for those who read it."""
+
+import zipfile
+
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.workdir.directory import RunDirectory
+
+HISTORY = "alphas.npz"
+
+
+def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
+    """What a search, ended or under way, has left of its alphas.
+
+    By the names of alpha, such as `normal` and `reduce`: alpha before the first and after each
+    epoch, (epochs + 1, 14, types) each; `valid_top1`: the supernet's validation accuracies in %,
+    (epochs,), NaN where no images are held out. `UserError` where no epoch has ended, or the file is damaged.
+    """
+    path = directory / HISTORY
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in {*stored.files, "valid_top1"}}
+    except FileNotFoundError:
+        missing = f"{directory.path} has no {HISTORY} yet: no epoch of its search has ended"
+        raise UserError(f"{missing}; run search with this --workdir first") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or search again in another --workdir") from None

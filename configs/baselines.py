@@ -1,0 +1,72 @@
+"""Training the hand-crafted networks that the paper compares with, under any scheme.
+
+    python -m bnas_jax train --config=configs/baselines.py:NAME --config.scheme.name=SCHEME --workdir=DIR
+
+| variant | scheme in the paper | FLOPs / 1e8, counted and the paper's | the paper's top-1 (top-5), % |
+|---|---|---|---|
+| resnet18 | xnor, binarynet; float | .166, ~.16; 5.55, ~1.41 | 88.82, 89.95; 94.73 |
+| resnet34 | xnor | .261, ~.27 | 88.54 |
+| senet18 | xnor | .167, ~.16 | 88.12 |
+| densenet | xnor | .156, ~.16 | 85.16 |
+| nin | xnor | .181, ~.16 | 86.28 |
+| wrn40 | xnor | .259, ~.27 | 91.58 |
+| wrn22, width 16 and 64 | pcnn | .013, ~.04; .160, ~.27 | 89.16; 94.31 |
+| resnext29 | xnor | 1.05, ~.90 | 84.27 |
+| small_cnn | xnor; float | - | Table 1: 46.15; 61.78 with bin_conv_3x3 |
+| imagenet_resnet18 | binarynet, abc_net, xnor | 1.45, ~1.48 | 42.20 (67.10), 42.70 (67.60), 51.20 (73.20) |
+| imagenet_resnet18 | bireal, xnor_pp, pcnn | 1.64, ~1.63 | 56.40 (79.50), 57.10 (79.90), 57.30 (80.00) |
+| imagenet_resnet18 | float | 18.14, ~18.25 | 69.76 (89.08) |
+| reactnet_mobilenet | reactnet | - | not in the paper |
+
+Nothing of these was reproduced here; the accuracies are the paper's (Tables 1, 6, 7). digits_NAME, of each but ImageNet's,
+is a narrow form for the embedded digits, a minute or two on 2 CPU cores.
+
+The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling behind its first convolution, and those of
+wrn22 are unexplained. It does not state how it trained them: here as BNAS-A and, on ImageNet, BNAS-D, see train.py
+(methods.md D); `small_cnn` for 50 epochs (section 4.1.2). What the blocks, shortcuts and first convolutions are under each
+scheme: `bnas_jax/baselines`, one file a family.
+"""
+
+from typing import Any
+
+from bnas_jax.settings import template
+from configs import train
+
+# What the narrow form of each has in place of its network's own settings. An image of 8 pixels can be halved three times.
+DIGITS: dict[str, dict[str, Any]] = {
+    "resnet18": {"width": 8, "blocks": (2, 2, 2)},
+    "resnet34": {"width": 8, "blocks": (3, 4, 3)},
+    "senet18": {"width": 8, "blocks": (2, 2, 2), "gate": 4},
+    "densenet": {"growth": 8, "blocks": (4, 4, 4)},
+    "nin": {"widths": (32, 24, 16)},
+    "wrn40": {"stem": 8, "width": 16, "blocks": (2, 2, 2)},
+    "wrn22": {"width": 8},
+    "resnext29": {"stem": 16, "group_width": 8, "blocks": (2, 2, 2)},
+    "small_cnn": {},
+}
+IMAGENET = ("imagenet_resnet18", "reactnet_mobilenet")
+VARIANTS = (*DIGITS, *(f"digits_{name}" for name in DIGITS), *IMAGENET)
+
+
+def get_config(variant: str = "resnet18"):
+    """The training settings of one of `VARIANTS`."""
+    if variant not in VARIANTS:
+        raise ValueError(f"no baseline {variant!r}: write one of {', '.join(VARIANTS)}")
+    name = variant.removeprefix("digits_")
+    config = train.get_config(_trained_as(variant))
+    template.choose(config, "network", name)
+    config.optimizer.drop_path = 0.0  # of cells alone
+    if variant != name:
+        config.network.update(DIGITS[name])
+    elif name == "small_cnn":
+        config.num_epochs = 50
+    if name == "reactnet_mobilenet":
+        template.choose(config, "scheme", "reactnet")
+    return config
+
+
+def _trained_as(variant: str) -> str:
+    """The preset of train.py whose training it has."""
+    if variant in IMAGENET:
+        return "d"
+    return "digits" if variant.startswith("digits_") else "a"

@@ -1,0 +1,147 @@
+"""Studies on the embedded digits: what holds at small scale. Their tables stand in docs/results.md.
+
+    python -m bnas_jax study --study=configs/studies.py:VARIANT --workdir=DIR
+
+| variant | rows | compared with |
+|---|---|---|
+| schemes_cell | every scheme on a network of five BNAS cells, and the float twin | xnor |
+| schemes_resnet18 | every scheme on the narrow ResNet18 | xnor |
+| layers | Tables 1 and 12: layer types in `small_cnn`, binary, float, and with the depthwise trap | binary convolutions |
+| searchers | the cell of each searcher, trained from scratch | twenty random cells |
+| objective | BNAS with gamma 3, without the regularizer of Eq. 5, without Zeroise | BNAS |
+
+All rows of a study are trained alike, with the recipe of the digits presets, so that they differ in one thing. Five seeds
+(layers: three) of 0 and up; a seed draws the first weights, the order of images and, in a search, its halves. Runs that are
+finished are kept, so that the same command goes on after a stop.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from bnas_jax.core.genotype import TABLE_3
+from bnas_jax.core.schemes import SCHEMES
+from bnas_jax.search.random import genotype_of, sample
+from bnas_jax.settings import template
+from bnas_jax.study import Row, Study
+from configs import baselines, search, train
+
+SEARCHERS = ("bnas", "darts", "snas", "gdas", "random")
+RANDOM_CELLS = 20
+# Of the trainings of all studies: half of what the digits presets have.
+EPOCHS = 20
+
+
+def get_study(variant: str) -> Study:
+    """The study of that name."""
+    if variant not in STUDIES:
+        raise ValueError(f"no study {variant!r}: write one of {', '.join(STUDIES)}")
+    return STUDIES[variant]()
+
+
+def schemes_cell() -> Study:
+    """Every scheme on the network of the digits preset."""
+    rows = [Row(name, train=functools.partial(_cells, scheme=name)) for name in SCHEMES]
+    return Study("Every scheme on a network of five BNAS cells", tuple(rows), baseline="xnor")
+
+
+def schemes_resnet18() -> Study:
+    """Every scheme on the narrow ResNet18."""
+    rows = [Row(name, train=functools.partial(_baseline, name="digits_resnet18", scheme=name)) for name in SCHEMES]
+    return Study("Every scheme on a narrow ResNet18", tuple(rows), baseline="xnor")
+
+
+def layers() -> Study:
+    """Tables 1 and 12 (sections 4.1.1 and 4.1.2): three equal layers, then three dense ones."""
+    rows = []
+    for layer_type in ("bin_conv_3x3", "bin_dil_conv_3x3", "sep_conv_3x3", "mobinet_3x3"):
+        for scheme in ("xnor", "float"):
+            rows.append(_layer_row(layer_type, scheme))
+    rows.append(_layer_row("sep_conv_3x3", "xnor", depthwise_center=True))
+    rows.append(_layer_row("mobinet_3x3", "xnor", depthwise_center=True))
+    return Study("Layer types in a network of three", tuple(rows), baseline="bin_conv_3x3 xnor")
+
+
+def searchers() -> Study:
+    """The cells that the searchers find, beside random ones of the same grammar."""
+    rows = [Row("random cells", train=_random_cell, seeds=RANDOM_CELLS)]
+    for name in SEARCHERS:
+        preset = "digits"
+        if name != "bnas":
+            preset = f"digits_{name}"
+        rows.append(Row(name, train=_searched_cell, search=functools.partial(_search, preset=preset)))
+    return Study("Cells of five searchers and random cells", tuple(rows), baseline="random cells")
+
+
+def objective() -> Study:
+    """What gamma, the regularizer and Zeroise do to a search (Eq. 4, Eq. 5, section 4.1.3)."""
+    variants: dict[str, dict[str, Any]] = {
+        "bnas": {},
+        "gamma 3": {"gamma": 3.0},
+        "no diversity": {"diversity": 0.0},
+        "no Zeroise": {"keep_zeroise": False},
+    }
+    rows = []
+    for name, changed in variants.items():
+        rows.append(Row(name, train=_searched_cell, search=functools.partial(_search, preset="digits", **changed)))
+    return Study("BNAS's objective and derivation", tuple(rows), baseline="bnas")
+
+
+STUDIES = {
+    "schemes_cell": schemes_cell,
+    "schemes_resnet18": schemes_resnet18,
+    "layers": layers,
+    "searchers": searchers,
+    "objective": objective,
+}
+
+
+def _cells(seed: int, *, scheme: str) -> ConfigDict:
+    del seed
+    config = train.get_config("digits")
+    template.choose(config, "scheme", scheme)
+    config.num_epochs = EPOCHS
+    return config
+
+
+def _baseline(seed: int, *, name: str, scheme: str) -> ConfigDict:
+    del seed
+    config = baselines.get_config(name)
+    template.choose(config, "scheme", scheme)
+    config.num_epochs = EPOCHS
+    return config
+
+
+def _layer_row(layer_type: str, scheme: str, *, depthwise_center: bool = False) -> Row:
+    def config_of(seed: int) -> ConfigDict:
+        config = _baseline(seed, name="digits_small_cnn", scheme=scheme)
+        config.network.layer_type = layer_type
+        if scheme == "xnor":
+            config.scheme.depthwise_center = depthwise_center
+        return config
+
+    name = f"{layer_type} {scheme}"
+    if depthwise_center:
+        name += " centred"
+    return Row(name, train=config_of, seeds=3)
+
+
+def _random_cell(seed: int) -> ConfigDict:
+    config = _cells(seed, scheme="xnor")
+    weights = sample(jax.random.key(seed), len(TABLE_3))
+    cells = genotype_of(weights, TABLE_3).to_dict()
+    config.network.genotype = f"Genotype(normal={cells['normal']}, reduce={cells['reduce']})"
+    return config
+
+
+def _searched_cell(seed: int) -> ConfigDict:
+    return _cells(seed, scheme="xnor")
+
+
+def _search(seed: int, *, preset: str, **changed) -> ConfigDict:
+    del seed
+    config = search.get_config(preset)
+    config.searcher.update(changed)
+    return config

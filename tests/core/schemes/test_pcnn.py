@@ -1,0 +1,181 @@
+"""PCNN: projections and closed forms against numbers by hand and autodiff of the loss, and the published block."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from arrays import hwio, normal, relative_error, signs
+from half_block import half_block
+from one_layer import layer, row_of
+from published import numbers
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.ops.conv import plain_conv, square
+from bnas_jax.core.schemes import Pcnn
+from bnas_jax.core.schemes.pcnn import ClosedForms, SharedKernels, projected
+from bnas_jax.training.optimizers import latent_sgd
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+RATE, PULL = 0.3, 0.5
+SINGLE = Pcnn(activation="none", projection_loss=PULL)
+SEVERAL = Pcnn(activation="none", projection_loss=PULL, planes=2)
+
+
+def example(planes: int, *, channels: int = 4, kernels: int = 3):
+    """(C, W_1 to W_J, delta_1 to delta_J); masks cut some of C."""
+    c, w = normal(3, 3, channels, kernels), 0.5 + normal(planes, 3, 3, seed=1)
+    return c, w, normal(planes, 3, 3, channels, kernels, seed=2)
+
+
+def projections(c, w):
+    """Q_j, by its definition: the element of {-a, a} that is nearest to mean(W_j) C."""
+    a = np.abs(c).mean()
+    nearest = lambda value: np.where(np.abs(value - a) <= np.abs(value + a), a, -a)
+    return np.stack([nearest(plane.mean() * c) for plane in w])
+
+
+def side_by_side(parts):
+    return np.concatenate(list(parts), axis=-1)
+
+
+def closed(scheme, c, w, deltas):
+    """(gradient of C, gradients of W_j) that the optimizer gets, from what the layer's own gradients are."""
+    params = {"latent": side_by_side([c] * len(w)), "planes": w}
+    _, vjp = jax.vjp(lambda latent, planes: projected(latent, planes, 1)[0], params["latent"], params["planes"])
+    at_signs = side_by_side(deltas) * np.abs(c).mean()
+    gradients = dict(zip(("latent", "planes"), vjp(at_signs), strict=True))
+    np.testing.assert_allclose(gradients["latent"], side_by_side(deltas), rtol=1e-5)
+    new = scheme.latents.gradients(params, gradients, RATE)
+    copies = jnp.split(new["latent"], len(w), axis=-1)
+    assert all(np.array_equal(copies[0], copy) for copy in copies)
+    return np.asarray(copies[0]), np.asarray(new["planes"])
+
+
+@pytest.mark.parametrize("scheme", [SINGLE, SEVERAL])
+def test_the_closed_forms_are_the_gradients_of_both_losses(scheme):
+    """Of the projection loss by autodiff with delta and Q constant; of the classification's through the masked product."""
+    c, w, deltas = example(scheme.planes)
+    q = projections(c, w)
+    assert 0.05 < np.mean(np.abs(w[:, :, :, None, None] * c) > 1) < 0.95, "the masks cut some and leave some"
+
+    def loss(c, w):
+        product = w[:, :, :, None, None] * c
+        ahead = w[:, :, :, None, None] * (c + RATE * deltas)
+        return jnp.sum(deltas * jnp.clip(product, -1, 1)) + PULL / 2 * jnp.sum((q - ahead) ** 2)
+
+    expected = jax.grad(loss, argnums=(0, 1))(c, w)
+    for ours, theirs in zip(closed(scheme, c, w, deltas), expected, strict=True):
+        assert relative_error(ours, np.asarray(theirs)) < 1e-5
+
+
+def test_closed_forms_of_a_single_weight_by_hand():
+    """C = 0.5, W = 1, delta = 2, rate 0.3: Q = 0.5, E = 1 * (0.5 + 0.6) - 0.5 = 0.6."""
+    c, w, delta = np.full((1, 1, 1, 1), 0.5, np.float32), np.ones((1, 1, 1), np.float32), np.full((1, 1, 1, 1, 1), 2.0)
+    to_c, to_w = closed(SINGLE, c, w, delta.astype(np.float32))
+    assert to_c.item() == pytest.approx(2 * 1 * 1 + 0.5 * 0.6 * 1)
+    assert to_w.item() == pytest.approx(2 * 1 * 0.5 + 0.5 * 0.6 * (0.5 + 0.3 * 2))
+
+
+def test_equal_planes_add_up_to_what_a_single_one_gives():
+    c, w, deltas = example(1)
+    two = np.concatenate([w, w]), np.concatenate([deltas, normal(*deltas.shape, seed=5)])
+    of_two = closed(SEVERAL, c, *two)
+    first, second = (closed(SINGLE, c, w, part[None]) for part in two[1])
+    assert relative_error(of_two[0], first[0] + second[0]) < 1e-5
+    assert relative_error(of_two[1], np.concatenate([first[1], second[1]])) < 1e-5
+
+
+@pytest.mark.parametrize("scheme", [SINGLE, SEVERAL])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_layer_is_a_convolution_with_the_projections_and_has_delta_for_a_gradient(scheme, plain):
+    x, model = signs(2, 6, 6, 8) / 2, layer(scheme, features=6, stride=2, plain=plain)
+    c, w, _ = example(scheme.planes, channels=8, kernels=6 // scheme.planes)
+    params = {"latent": side_by_side([c] * scheme.planes), "planes": w}
+    y, vjp = jax.vjp(lambda params, x: model.apply({"params": params}, x), params, x)
+    of_kernel = lambda kernel, x: plain_conv(x, kernel, square(3, stride=2))
+    expected, to_kernel = jax.vjp(of_kernel, side_by_side(projections(c, w)).astype(np.float32), np.sign(x))
+    assert relative_error(y, np.asarray(expected)) < 1e-5
+    gradient = normal(*y.shape, seed=3)
+    (to_params, to_x), (delta, to_signs) = vjp(gradient), to_kernel(gradient)
+    assert relative_error(to_params["latent"], np.asarray(delta)) < 1e-5
+    assert relative_error(to_x, np.asarray(to_signs)) < 1e-5
+    masked = np.split(np.asarray(delta), scheme.planes, axis=-1) * (np.abs(w[..., None, None] * c) <= 1) * c
+    assert relative_error(to_params["planes"], masked.sum(axis=(3, 4))) < 1e-5
+
+
+def test_a_kernel_of_zeros_gives_finite_numbers():
+    x, model = normal(1, 4, 4, 8), layer(SEVERAL, features=4)
+    params = model.init(jax.random.key(0), x)["params"]
+    params["latent"] = jnp.zeros_like(params["latent"])
+    y, vjp = jax.vjp(lambda params: model.apply({"params": params}, x), params)
+    gradients = SEVERAL.latents.gradients(params, vjp(jnp.ones_like(y))[0], RATE)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((y, gradients)))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("block.s1", 1), ("block.s2", 2)])
+def test_the_published_block(reference, name, stride):
+    """Its kernels are signs times a number already, so that the gradient at them is delta."""
+    theirs = numbers(reference, "pcnn_test_code", name)
+    assert len(np.unique(np.abs(theirs["state.conv.weight"]))) == 1
+    scheme = Pcnn(sign_of_zero=0, activation="none")
+    half_block(scheme, theirs, stride=stride, latent=hwio, further={"planes": np.ones((1, 3, 3), np.float32)})
+
+
+def test_training_moves_kernels_and_planes_at_their_own_rates():
+    """Two steps of SGD: the schedule's rate enters the closed forms, and the planes move at theirs."""
+    scheme = Pcnn(planes=2, projection_loss=PULL, plane_rate=0.25)
+    c, w, deltas = example(2)
+    params = {"conv": {"latent": side_by_side([c, c]), "planes": w}, "other": {"planes": w}}
+    grads = {"conv": {"latent": side_by_side(deltas), "planes": 0.1 * w}, "other": {"planes": w}}
+    rates = (0.5, 0.25)
+    optimizer = latent_sgd(lambda step: jnp.array(rates)[step], momentum=0.0, scheme=scheme)
+    state, expected = optimizer.init(params), params
+    for rate in rates:
+        updates, state = optimizer.update(grads, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        of_module = scheme.latents.gradients(expected["conv"], grads["conv"], rate)
+        expected = {
+            "conv": {
+                "latent": expected["conv"]["latent"] - rate * of_module["latent"],
+                "planes": expected["conv"]["planes"] - 0.25 * rate * of_module["planes"],
+            },
+            "other": {"planes": expected["other"]["planes"] - rate * w},
+        }
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    copies = np.split(np.asarray(params["conv"]["latent"]), 2, axis=-1)
+    assert np.array_equal(*copies)
+
+
+def test_a_kernel_is_stored_once_and_convolved_for_each_plane():
+    one, two = (row_of(layer(scheme, features=6), (8, 8, 4)) for scheme in (SINGLE, SEVERAL))
+    assert one.binary_macs == two.binary_macs == 8 * 8 * 9 * 4 * 6
+    assert (one.binary_params, two.binary_params) == (9 * 4 * 6, 9 * 4 * 3)
+    assert (one.float_params, two.float_params) == (9, 18)
+
+
+def test_planes_that_do_not_divide_the_features_are_refused():
+    model = layer(Pcnn(planes=4), features=6)
+    with pytest.raises(UserError, match=r"has 6 output channels, which config.scheme.planes=4 does not divide"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 8))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"planes": 0}, "config.scheme.planes must be at least 1, got 0"),
+        ({"projection_loss": -1.0}, "config.scheme.projection_loss must be 0 or more, got -1.0"),
+        ({"plane_rate": float("inf")}, "config.scheme.plane_rate must be 0 or more, got inf"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        Pcnn(**changes)
+
+
+def test_rules_that_do_the_same_compare_equal():
+    assert Pcnn(activation="none").latents == Pcnn().latents
+    assert Pcnn(projection_loss=1.0).latents != Pcnn().latents
+    assert Pcnn(plane_rate=0.5).latents != Pcnn().latents
+    assert ClosedForms(2, PULL, 1) == SEVERAL.latents.gradients and SharedKernels(2) == SEVERAL.latents.project

@@ -1,0 +1,185 @@
+"""Searches by each searcher, from end to end: what they leave, that they go on bit for bit, and what is refused."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from work_directories import arrays, largest_difference
+
+from bnas_jax.__main__ import run
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.training.workdir import WorkDir
+
+pytestmark = [
+    # ml_collections loads a config's file so.
+    pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"),
+    pytest.mark.usefixtures("quick_compilation"),
+]
+
+EPOCHS = 2
+SIZES = {"network.num_cells": 3, "network.channels": 2, "num_epochs": EPOCHS, "batch_size": 100, "checkpoint_every_steps": 5}
+TYPES = "--config.network.layer_types=('none','bin_conv_3x3')"
+HELD_OUT = ["--config.searcher.train_share=0.8"]
+RANDOM = [f"--config.searcher.{name}={count}" for name, count in (("candidates", 4), ("score_batches", 2), ("finalists", 2))]
+SEARCHES = {
+    "snas": [],
+    "snas_held_out": HELD_OUT,
+    "gdas": [],
+    "random": RANDOM,
+    "darts_second": [],
+    "darts_exact": ["--config.searcher.unrolled=exact"],
+}
+LONG = ("snas_held_out", "gdas", "darts_second", "darts_exact")
+PRESETS = {"snas_held_out": "snas", "darts_exact": "darts_second"}
+ALL = [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in SEARCHES]
+
+
+def command(name: str, workdir: pathlib.Path) -> list[str]:
+    preset = PRESETS.get(name, name)
+    sizes = [f"--config.{key}={value}" for key, value in SIZES.items()]
+    return ["search", f"--config=configs/search.py:digits_{preset}", f"--workdir={workdir}", *sizes, TYPES, *SEARCHES[name]]
+
+
+def read(path: pathlib.Path):
+    return json.loads(path.read_text())
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+    return [{key: value for key, value in r.items() if key != "seconds"} for r in WorkDir(workdir).read_metrics()]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_search_leaves_its_records_and_goes_on_bit_for_bit(name, tmp_path):
+    whole = tmp_path / "whole"
+    assert run(command(name, whole)) == 0
+    check_records(name, whole)
+
+    # From the last checkpoint but one, within the second epoch.
+    steps = sorted(int(path.name) for path in (whole / "checkpoints").iterdir())
+    again = shutil.copytree(whole, tmp_path / "again")
+    shutil.rmtree(again / "checkpoints" / str(steps[-1]))
+    for left in ("summary.json", "genotype.json"):
+        (again / left).unlink()
+    assert run(command(name, again)) == 0
+    assert largest_difference(arrays(whole, steps[-1]), arrays(again, steps[-1])) == 0
+    assert records(again) == records(whole)
+    for left in ("summary.json", "genotype.json"):
+        assert read(again / left) == read(whole / left)
+
+
+def check_records(name: str, workdir: pathlib.Path) -> None:
+    written, summary, genotype = records(workdir), read(workdir / "summary.json"), read(workdir / "genotype.json")
+    cell = genotype_lib.load(str(workdir / "genotype.json"))
+    assert summary["genotype"] == cell.to_dict() and summary["valid_top1"] == genotype["valid_top1"]
+    with np.load(workdir / "alphas.npz") as stored:
+        history = {key: stored[key] for key in stored.files}
+    assert len(written) == EPOCHS and history["valid_top1"].shape == (EPOCHS,)
+    losses = [record["train_loss"] for record in written]
+    assert all(np.isfinite(losses))
+
+    if name == "random":
+        check_candidates(workdir, cell, summary)
+        assert set(history) == {"valid_top1"} and "alpha_entropy" not in written[0]
+        return
+    assert history["normal"].shape == history["reduce"].shape == (EPOCHS + 1, 14, 2)
+    assert all(0 < record["alpha_entropy"] <= np.log(2) + 1e-6 and 0 <= record["learnable_share"] <= 1 for record in written)
+    if name == "snas":
+        assert summary["steps"] == EPOCHS * 14, "of all 1,437 images"
+        assert summary["valid_top1"] is None and [record["valid_top1"] for record in written] == [None] * EPOCHS
+        assert all(np.isnan(history["valid_top1"])) and genotype["select"] == "last"
+        assert [len(node) for node in cell.normal] == [2, 3, 4, 5]
+    else:
+        assert np.allclose(history["valid_top1"], [record["valid_top1"] for record in written])
+    temperatures = {"snas": [0.515, 0.03], "snas_held_out": [0.515, 0.03], "gdas": [10, 0.1]}.get(name, [None, None])
+    assert [record.get("temperature") for record in written] == pytest.approx(temperatures, rel=1e-5)
+
+
+def check_candidates(workdir: pathlib.Path, cell: genotype_lib.Genotype, summary: dict) -> None:
+    candidates = read(workdir / "candidates.json")
+    finalists = [c for c in candidates if "top1_of_all" in c]
+    assert len(candidates) == 4 and len(finalists) == 2
+    assert min(c["top1"] for c in finalists) >= max(c["top1"] for c in candidates if c not in finalists)
+    best = max(finalists, key=lambda c: c["top1_of_all"])
+    assert summary["valid_top1"] == best["top1_of_all"]
+    assert genotype_lib.Genotype(best["normal"], best["reduce"]) == cell
+    assert len({json.dumps([c["normal"], c["reduce"]]) for c in candidates}) == 4
+
+
+@pytest.mark.long
+def test_weights_that_gdas_never_chose_stay_as_they_began(tmp_path):
+    """After one step, kernels lie where they lay, but for those of the layers that it drew."""
+    one_step = ["--config.batch_size=700", "--config.num_epochs=1", "--config.scheme.name=float"]
+    assert run([*command("gdas", tmp_path / "run"), *one_step]) == 0
+    (step,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    after = arrays(tmp_path / "run", step)["variables"]["params"]
+    moved = []
+    begun = begin(read(tmp_path / "run" / "config.json"))
+    for cell in ("cell0", "cell1", "cell2"):
+        for state in range(5):
+            name = "kernel_bin_conv_3x3"
+            one, other = (params[cell][f"state{state}"][name] for params in (begun, after))
+            channels = one.shape[2]
+            edges = (one != other).reshape(*one.shape[:3], -1, channels)
+            moved.append(edges.any(axis=(0, 1, 2, 4)))
+    moved = np.concatenate(moved)
+    assert 0 < moved.sum() < moved.size
+    assert np.any(after["classifier"]["kernel"] != begun["classifier"]["kernel"])
+
+
+def begin(config: dict):
+    """The weights that a search of digits begins with."""
+    from bnas_jax import settings
+    from bnas_jax.training import build
+    from bnas_jax.training.state import initial_variables
+
+    searched = settings.from_config(config)
+    params = initial_variables(build.supernet(searched, 10), (8, 8, 1), searched.seed)["params"]
+    return jax.tree.map(np.asarray, params)
+
+
+def error(capfd, *arguments: str) -> str:
+    """The one line that a command fails with."""
+    capfd.readouterr()
+    assert run(list(arguments)) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    return line
+
+
+def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
+    """Of a random search, and of the best epoch of one that validates none."""
+    from bnas_jax import settings
+    from configs import search as search_configs
+
+    for preset in ("digits_random", "digits_snas"):
+        folder = tmp_path / preset
+        folder.mkdir()
+        (folder / "config.json").write_text(
+            json.dumps(settings.to_dict(settings.from_config(search_configs.get_config(preset))))
+        )
+    options = [f"--workdir={tmp_path / 'digits_random'}", f"--out={tmp_path / 'cell.json'}"]
+    assert "digits_random holds a search without alphas, of which nothing is derived" in error(capfd, "derive", *options)
+
+    history = np.zeros((3, 14, 7), np.float32)
+    np.savez(tmp_path / "digits_snas" / "alphas.npz", normal=history, reduce=history, valid_top1=np.full(2, np.nan))
+    options = [f"--workdir={tmp_path / 'digits_snas'}", f"--out={tmp_path / 'cell.json'}"]
+    assert "write last, or a number" in error(capfd, "derive", *options, "--epoch=best")
+    assert run(["derive", *options]) == 0
+    derived = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert derived["epoch"] == 1 and derived["valid_top1"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config.searcher.tau_min=0.0"], "config.searcher.tau_min must be a finite number greater than 0, got 0.0"),
+        (["--config.searcher.gamma=3.0"], "config.searcher.gamma is no setting of config.searcher.name=gdas; it has tau_max"),
+        (["--config.select=first"], "config.select must be one of best, last, got 'first'"),
+        (["--config.searcher.name=snas", "--config.select=best"], "write config.select=last, or config.searcher.train_share"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path, capfd, options, message):
+    command = ["search", "--config=configs/search.py:digits_gdas", f"--workdir={tmp_path / 'run'}", *options]
+    assert message in error(capfd, *command)
