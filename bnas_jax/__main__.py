@@ -10,18 +10,18 @@ import traceback
 from bnas_jax import __version__, machine, spelling
 from bnas_jax.core.errors import UserError
 
-# Command -> (its module, its function there).
+# Command -> its module in `cli`, which has a function of the same name.
 COMMANDS = {
-    "search": ("commands", "search"),
-    "derive": ("commands", "derive"),
-    "train": ("commands", "train"),
-    "evaluate": ("commands", "evaluate"),
-    "cost": ("commands", "cost"),
-    "draw": ("cli.draw", "draw"),
-    "import": ("commands", "import_weights"),
-    "data": ("commands", "data"),
-    "benchmark": ("commands", "benchmark"),
-    "study": ("cli.study", "study"),
+    "search": "search",
+    "derive": "derive",
+    "train": "train",
+    "evaluate": "evaluate",
+    "cost": "cost",
+    "draw": "draw",
+    "import": "import_weights",
+    "data": "data",
+    "benchmark": "benchmark",
+    "study": "study",
 }
 # Those that JAX, which takes seconds to load, is not set up for.
 WITHOUT_JAX = ("draw",)
@@ -68,14 +68,18 @@ def run(arguments: list[str]) -> int:
             print(f"bnas_jax {__version__}")
             return 0
         if command not in COMMANDS:
-            state = "is not available in this version" if command in LATER else "is not a command"
+            state = "is not a command"
+            if command in LATER:
+                state = "is not available in this version"
+            elif command.startswith("-"):
+                state = "is no command, which comes first"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
         if command not in WITHOUT_JAX:
             _set_up()
-        module, function = COMMANDS[command]
+        name = COMMANDS[command]
         extensions = importlib.import_module("bnas_jax.extensions")
         words, loaded = extensions.take(spelling.options(rest))
-        perform = getattr(importlib.import_module(f"bnas_jax.{module}"), function)
+        perform = getattr(importlib.import_module(f"bnas_jax.cli.{name}"), name)
         print(json.dumps(perform(words, loaded)))
         machine.check_stdout()
         return 0

@@ -43,6 +43,8 @@ def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
 
 def load(file: str) -> Extension:
     """Runs a file of Python, which adds its entries to the tables."""
+    if not file:
+        raise UserError(f"{OPTION} names no file; write {OPTION}=FILE.py")
     path = paths.local(file, OPTION).absolute()
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -59,7 +61,7 @@ def load(file: str) -> Extension:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"{OPTION}={file}{_line(error, path)}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{OPTION}={file}{line_of(error, path)}: {type(error).__name__}: {error}") from error
     return Extension(str(path), digest)
 
 
@@ -90,7 +92,7 @@ def _name(file: str) -> str:
     return pathlib.PurePath(file).name
 
 
-def _line(error: Exception, path: pathlib.Path) -> str:
+def line_of(error: BaseException, path: pathlib.Path) -> str:
     """Where in the file an error is, for instance ", line 3"."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"

@@ -17,6 +17,8 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
     Afterwards what it imports from its folder is found, too, and so are the presets, as `from configs import train`.
     option, example: for the error.
     """
+    if not name:
+        raise UserError(f"{option} names no file; write {option}={example}")
     given = paths.local(name, option)
     candidates = [given, *(root / name for root in _ROOTS)]
     if name.isidentifier():

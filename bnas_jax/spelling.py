@@ -15,6 +15,8 @@ _SWITCHES = {
 }
 # How a value of each type is written, for errors.
 _SHOWN = {int: "a whole number: 64 or 1e2", float: "a number: 0.1 or 1e-3", bool: "True or False"}
+# No size, step or seed is as large.
+_TOO_LARGE = 1e18
 _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 
 
@@ -48,6 +50,8 @@ def read(text: str, kind: type, name: str) -> Any:
         return _SWITCHES[plain.lower()]
     if kind in (int, float):
         number = _number(plain)
+        if kind is int and number is not None and _TOO_LARGE <= abs(number) < math.inf:
+            raise UserError(f"{name}={text} is too large; write a whole number below {_TOO_LARGE:.0e}")
         if number is not None and (kind is float or isinstance(number, int)):
             return kind(number)
     if kind is type(None):  # of a setting whose config does not say
@@ -136,9 +140,11 @@ def _number(text: str) -> int | float | None:
         number = float(text)
     except ValueError:
         return None
+    if abs(number) >= _TOO_LARGE or math.isnan(number):
+        return number
     if re.fullmatch(r"[+-]?[\d_]+", text):
         return int(text)
-    if math.isfinite(number) and number.is_integer():
+    if number.is_integer():
         return int(number)
     return number
 

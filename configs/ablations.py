@@ -29,6 +29,7 @@ that they publish, binarized, give 10.01, 41.72 and 43.19 (Table 11). Cells that
 training --config.network.genotype=DIR/genotype.json.
 """
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import template
 from configs import search, train
@@ -44,6 +45,7 @@ DARTS_TYPES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+FORMS = {"snas": "snas", "gdas": "gdas"}
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")
 
 
@@ -56,7 +58,7 @@ def get_config(variant: str = "train_no_skip_a"):
         rest = rest.removeprefix(found + "_")
     if task not in ("search", "train") or not ablations:
         choices = ", ".join(ABLATIONS)
-        raise ValueError(f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or train, ABLATION {choices}")
+        raise UserError(f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or train, ABLATION {choices}")
 
     config = {"search": search, "train": train}[task].get_config(rest)
     for name in ablations:
@@ -101,10 +103,13 @@ def separable(config) -> None:
 
 
 def floats(config) -> None:
-    """The domain of the searches that BNAS is compared with."""
+    """The domain of the searches that BNAS is compared with, in the form that their codes have."""
     template.choose(config, "scheme", "float")
+    config.scheme.order = "relu_first"
+    config.scheme.bias = config.searcher.name == "gdas"
     config.network.skip = False
     config.network.layer_types = DARTS_TYPES
+    config.network.form = FORMS.get(config.searcher.name, "darts")
 
 
 def without_zeroise(config) -> None:
@@ -115,7 +120,9 @@ def without_zeroise(config) -> None:
 def float_training(config) -> None:
     """A cell of that domain, trained there."""
     template.choose(config, "scheme", "float")
+    config.scheme.order = "relu_first"
     config.network.skip = False
+    config.network.form = "darts"
     ask_for_cell(config)
 
 

@@ -29,6 +29,7 @@ scheme: `bnas_jax/baselines`, one file a family.
 
 from typing import Any
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 from configs import train
 
@@ -51,15 +52,15 @@ VARIANTS = (*DIGITS, *(f"digits_{name}" for name in DIGITS), *IMAGENET)
 def get_config(variant: str = "resnet18"):
     """The training settings of one of `VARIANTS`."""
     if variant not in VARIANTS:
-        raise ValueError(f"no baseline {variant!r}: write one of {', '.join(VARIANTS)}")
+        raise UserError(f"no baseline {variant!r}: write one of {', '.join(VARIANTS)}")
     name = variant.removeprefix("digits_")
     config = train.get_config(_trained_as(variant))
     template.choose(config, "network", name)
-    config.optimizer.drop_path = 0.0  # of cells alone
+    config.preset.optimizer.drop_path = 0.0  # of cells alone
     if variant != name:
         config.network.update(DIGITS[name])
     elif name == "small_cnn":
-        config.num_epochs = 50
+        config.preset.num_epochs = 50
     if name == "reactnet_mobilenet":
         template.choose(config, "scheme", "reactnet")
     return config

@@ -39,6 +39,7 @@ the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not
 import functools
 from collections.abc import Callable
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import AlphaSettings, SupernetSettings, WeightSettings, template
 from configs import common
@@ -48,7 +49,7 @@ def get_config(variant: str = "cifar10"):
     """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is named behind it."""
     data, _, searcher = variant.partition("_")
     if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
-        raise ValueError(
+        raise UserError(
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER behind it: {', '.join(SEARCHERS)}"
         )
     config = common.base("search")
@@ -56,7 +57,7 @@ def get_config(variant: str = "cifar10"):
     config.batch_size = 64
     config.network = template.fields(SupernetSettings)
     config.network.update({"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3})
-    config.network.update({"binary_preprocess": False, "edges": "shared"})
+    config.network.update({"binary_preprocess": False, "edges": "shared", "form": "cifar", "fixed_reduction": False})
     config.searcher = template.group("searcher", "bnas")  # None: its defaults, which are the paper's
     config.weights = template.fields(WeightSettings)
     config.weights.update({"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "nesterov": False})
@@ -110,6 +111,8 @@ def gdas(config) -> None:
     config.num_epochs = 250
     config.batch_size = 256
     config.network.num_cells = 6
+    config.network.edges = "chosen"
+    config.network.float_head = False  # which has no part of an edge, in any convention
     config.weights.update({"weight_decay": 5e-4, "nesterov": True, "clip_norm": None})
     config.searcher.update({"tau_max": 10.0, "tau_min": 0.1, "clip_norm": 5.0})
 

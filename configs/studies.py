@@ -21,6 +21,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.core.schemes import SCHEMES
 from bnas_jax.search.random import genotype_of, sample
@@ -37,7 +38,7 @@ EPOCHS = 20
 def get_study(variant: str) -> Study:
     """The study of that name."""
     if variant not in STUDIES:
-        raise ValueError(f"no study {variant!r}: write one of {', '.join(STUDIES)}")
+        raise UserError(f"no study {variant!r}: write one of {', '.join(STUDIES)}")
     return STUDIES[variant]()
 
 

@@ -42,6 +42,7 @@ first GPU, of 128 or 256 examples a step; here they are averages over all groups
 the release goes through the images in the same order in all 250 epochs; here each has its own.
 """
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.settings import OptimizerSettings, template
 from configs import common
 
@@ -57,7 +58,7 @@ VARIANTS = ("digits", *CIFAR, *IMAGENET)
 def get_config(variant: str = "a"):
     """The training settings of one of `VARIANTS`."""
     if variant not in VARIANTS:
-        raise ValueError(f"no training preset {variant!r}: write one of {', '.join(VARIANTS)}")
+        raise UserError(f"no training preset {variant!r}: write one of {', '.join(VARIANTS)}")
     config = common.base("train")
     config.network = template.group("network", "cells")
     config.network.skip = True

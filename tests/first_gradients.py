@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from bnas_jax import commands
+from bnas_jax.cli.configs import configured
 from bnas_jax.runtime import devices
 from bnas_jax.training import build
 from bnas_jax.training.evaluate import load_data
@@ -21,7 +21,7 @@ PROGRAMS = {"train": build.training, "search": build.search}
 
 def gradients(spec: dict) -> dict[str, list[np.ndarray]]:
     """What momentum holds after a step, having begun at 0: the gradient with its weight decay, or with Adam a part of it."""
-    run, _ = commands._configured(spec["arguments"], spec["task"])
+    run, _ = configured(spec["arguments"], spec["task"])
     where = devices.choose(spec["parallel"], jax.devices()[: spec["devices"]])
     program = PROGRAMS[spec["task"]](run, load_data(run.dataset), where)
     state = where.compile_steps(*program.stages)(where.create(program.create, 0), [program.feeds(0)])

@@ -9,14 +9,14 @@ import sys
 
 import jax
 
-from bnas_jax import commands
+from bnas_jax.cli.configs import configured
 from bnas_jax.runtime import devices
 from bnas_jax.training.search import search
 from bnas_jax.training.train import train
 from bnas_jax.training.workdir import WorkDir
 
 for spec in json.loads(sys.argv[1]):
-    run, _ = commands._configured(spec["arguments"], spec["task"])
+    run, _ = configured(spec["arguments"], spec["task"])
     jax.config.update("jax_enable_x64", run.precision == "float64")
     where = devices.choose(spec["parallel"], jax.devices()[: spec["devices"]])
     {"train": train, "search": search}[spec["task"]](run, WorkDir(spec["workdir"]), where)

@@ -38,7 +38,15 @@ GROUPS = {"train_groups": [("none", 1), ("shard_map", 2), ("pmap", 4)]}
 # Without cells.
 BASELINES = {"train_resnet": [("none", 1), ("shard_map", 2)]}
 LONG = {task: [("none", 1), *((how, n) for how in ("pmap", "shard_map") for n in (1, 2, 4, 8))] for task in SHORT}
-BATCHES = {"train": 128, "search": 64, "train_groups": 128, "train_resnet": 128}
+BATCHES = {"train": 128, "search": 64}
+# What searchers draw, drop, clip and average between their passes: what each preset has beside its rates.
+SEARCHERS = {
+    "search_snas": ["--config.searcher.train_share=0.5", "--config.microbatches=2"],
+    "search_gdas": [],
+    "search_darts_second": [],
+    "search_random": ["--config.searcher.candidates=5", "--config.searcher.score_batches=2"],
+}
+SEARCHED = {task: [("none", 1), ("shard_map", 4), ("pmap", 2)] for task in SEARCHERS}
 
 
 def arguments(task: str, folder: pathlib.Path) -> list[str]:
@@ -52,13 +60,18 @@ def arguments(task: str, folder: pathlib.Path) -> list[str]:
         "train_groups": [*training, "--config.bn_examples=32", "--config.microbatches=2"],
         "search": ["--config.network.layer_types=('none','bin_conv_3x3')", *released, "--config.network.num_cells=3"],
     }
-    sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": BATCHES[task], "dataset.pad": 1}
+    batch_size = BATCHES[kind(task)]
+    sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": batch_size, "dataset.pad": 1}
     if task == "train_resnet":
-        sizes = {"network.width": 2, "network.blocks": "(1,1)", "num_epochs": 2, "batch_size": BATCHES[task]}
+        sizes = {"network.width": 4, "network.blocks": "(1,)", "num_epochs": 2, "batch_size": batch_size}
         common = [f"--config.{name}={value}" for name, value in sizes.items()]
         return ["--config=configs/baselines.py:digits_resnet18", *common, "--config.precision=float64"]
     common = [f"--config.{name}={value}" for name, value in sizes.items()]
-    return [f"--config=configs/{kind(task)}.py:digits", *common, "--config.precision=float64", *own[task]]
+    if task in SEARCHERS:
+        preset, more = task.replace("search", "digits", 1), [*own["search"], *SEARCHERS[task]]
+    else:
+        preset, more = "digits", own[task]
+    return [f"--config=configs/{kind(task)}.py:{preset}", *common, "--config.precision=float64", *more]
 
 
 def kind(task: str) -> str:
@@ -84,7 +97,7 @@ def environment(devices: int) -> dict[str, str]:
 def on(tmp_path_factory, request):
     """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
     folder = tmp_path_factory.mktemp("runs")
-    places = LONG if request.config.getoption("--long") else SHORT
+    places = LONG | SEARCHED if request.config.getoption("--long") else SHORT
     runs = [(task, how, count) for task, of_task in (places | GROUPS | BASELINES).items() for how, count in of_task]
     at = lambda task, how, count: folder / f"{task}-{how}-{count}"
     specs = [
@@ -97,7 +110,9 @@ def on(tmp_path_factory, request):
     return at, runs
 
 
-@pytest.mark.parametrize("task", SHORT | GROUPS | BASELINES)
+@pytest.mark.parametrize(
+    "task", [*SHORT, *GROUPS, *BASELINES, *(pytest.param(task, marks=pytest.mark.long) for task in SEARCHED)]
+)
 def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(on, task):
     at, runs = on
     one = arrays(at(task, "none", 1), STEPS)

@@ -11,10 +11,10 @@ import pytest
 from documents import DOCUMENTS, README, ROOT, blocks, commands, prose
 
 import bnas_jax as bnas
-from bnas_jax import commands as command_line
 from bnas_jax import counting, extensions, settings, spelling
 from bnas_jax.__main__ import COMMANDS
 from bnas_jax.baselines.blocks import BLOCKS
+from bnas_jax.cli import configs as command_line
 from bnas_jax.cli import study as study_command
 from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
@@ -107,13 +107,13 @@ def check(words: list[str]) -> None:
     given = dict(option.removeprefix("--").partition("=")[::2] for option in options)
     if "config" in given:
         names = {name: False if name in ("change", "grow") else None for name in OPTIONS[command]}
-        run, _ = command_line._configured(options, command, **names)
+        run, _ = command_line.configured(options, command, **names)
         assert run is not None
         assert command in ("cost", "benchmark") or run.task == command, words
     if command == "cost" and "config" not in given:
         genotype.load(given["genotype"])
     if "preset" in given:
-        settings.from_config(command_line._preset(given["preset"]))
+        settings.from_config(command_line.preset_of(given["preset"]))
     if "study" in given:
         check_study(given["study"])
 

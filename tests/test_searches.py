@@ -1,5 +1,6 @@
 """Searches by each searcher, from end to end: what they leave, that they go on bit for bit, and what is refused."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -32,9 +33,8 @@ SEARCHES = {
     "darts_second": [],
     "darts_exact": ["--config.searcher.unrolled=exact"],
 }
-LONG = ("snas_held_out", "gdas", "darts_second", "darts_exact")
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("gdas", "snas_held_out", "darts_second", "darts_exact")]
 PRESETS = {"snas_held_out": "snas", "darts_exact": "darts_second"}
-ALL = [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in SEARCHES]
 
 
 def command(name: str, workdir: pathlib.Path) -> list[str]:
@@ -51,23 +51,37 @@ def records(workdir: pathlib.Path) -> list[dict]:
     return [{key: value for key, value in r.items() if key != "seconds"} for r in WorkDir(workdir).read_metrics()]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_search_leaves_its_records_and_goes_on_bit_for_bit(name, tmp_path):
-    whole = tmp_path / "whole"
-    assert run(command(name, whole)) == 0
-    check_records(name, whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Gives the work directory of an undisturbed search."""
 
-    # From the last checkpoint but one, within the second epoch.
-    steps = sorted(int(path.name) for path in (whole / "checkpoints").iterdir())
-    again = shutil.copytree(whole, tmp_path / "again")
+    @functools.cache
+    def searched(name: str) -> pathlib.Path:
+        workdir = tmp_path_factory.mktemp(name) / "whole"
+        assert run(command(name, workdir)) == 0
+        return workdir
+
+    return searched
+
+
+@pytest.mark.parametrize("name", ["snas", "random", *LONG])
+def test_a_search_leaves_its_records(name, whole):
+    check_records(name, whole(name))
+
+
+@pytest.mark.parametrize("name", ["snas", pytest.param("random", marks=pytest.mark.long), *LONG])
+def test_a_search_goes_on_bit_for_bit(name, whole, tmp_path):
+    """From the last checkpoint but one, within the second epoch."""
+    steps = sorted(int(path.name) for path in (whole(name) / "checkpoints").iterdir())
+    again = shutil.copytree(whole(name), tmp_path / "again")
     shutil.rmtree(again / "checkpoints" / str(steps[-1]))
     for left in ("summary.json", "genotype.json"):
         (again / left).unlink()
     assert run(command(name, again)) == 0
-    assert largest_difference(arrays(whole, steps[-1]), arrays(again, steps[-1])) == 0
-    assert records(again) == records(whole)
+    assert largest_difference(arrays(whole(name), steps[-1]), arrays(again, steps[-1])) == 0
+    assert records(again) == records(whole(name))
     for left in ("summary.json", "genotype.json"):
-        assert read(again / left) == read(whole / left)
+        assert read(again / left) == read(whole(name) / left)
 
 
 def check_records(name: str, workdir: pathlib.Path) -> None:
@@ -177,7 +191,14 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         (["--config.searcher.tau_min=0.0"], "config.searcher.tau_min must be a finite number greater than 0, got 0.0"),
         (["--config.searcher.gamma=3.0"], "config.searcher.gamma is no setting of config.searcher.name=gdas; it has tau_max"),
         (["--config.select=first"], "config.select must be one of best, last, got 'first'"),
-        (["--config.searcher.name=snas", "--config.select=best"], "write config.select=last, or config.searcher.train_share"),
+        (
+            ["--config.searcher.name=snas"],
+            "runs one layer an edge, and the weights of this searcher mix them: write config.network",
+        ),
+        (
+            ["--config.searcher.name=snas", "--config.network.edges=shared", "--config.select=best"],
+            "write config.select=last, or config.searcher.train_share",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path, capfd, options, message):

@@ -20,8 +20,9 @@ from image_files import write_folder
 from tensorboardX.proto import event_pb2
 from tfds_files import write_dataset
 
-from bnas_jax import commands, machine, spelling
+from bnas_jax import machine, spelling
 from bnas_jax.__main__ import run
+from bnas_jax.cli.configs import configured
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
@@ -271,7 +272,7 @@ def test_every_spelling_of_the_documentation(row):
     """14.17: a row of the first table."""
     _, written, name, expected = row
     words = spelling.options([config_for(written), *shlex.split(written)])
-    settings, flags = commands._configured(words, "train", workdir=None)
+    settings, flags = configured(words, "train", workdir=None)
     value = flags[name[2:]].value if name.startswith("--") else settings
     if not name.startswith("--"):
         for part in name.split("."):

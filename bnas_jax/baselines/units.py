@@ -97,10 +97,10 @@ class ConvUnit(nn.Module):
             groups=self.groups,
             activation=self.activation,
         )
-        bn = BatchNorm(self.arithmetic, name="bn")
         if self.scheme.binary:
-            return conv(bn(x, train=train))
-        y = bn(conv(x), train=train)
+            return conv(BatchNorm(self.arithmetic, name="bn")(x, train=train))
+        # Another name in another place: what it learned is of no use there (`train --init`).
+        y = BatchNorm(self.arithmetic, name="output_bn")(conv(x), train=train)
         return nn.relu(y) if self.activation else y
 
 

@@ -64,27 +64,31 @@ class WideResNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Wrn40(Baseline):
-    """WRN-40-4. stem: channels of the first convolution. width: those of the first stage; each further one doubles them.
+    """WRN-40-4. stem: channels of the first convolution, None is `width`. width: those of the first stage; each further one
+    doubles them.
 
     blocks: of each stage. code: whose form, `xternalz` or `meliketoy`. float_shortcut: whether the convolutions of the
     shortcuts stay float.
     """
 
-    stem: int = 16
+    stem: int | None = 16
     width: int = 64
     blocks: tuple[int, ...] = (6, 6, 6)
     code: str = "xternalz"
     float_shortcut: bool = True
 
     def __post_init__(self):
-        self.check_at_least(1, "stem", "width", "blocks")
+        self.check_at_least(1, "width", "blocks")
+        if self.stem is not None:
+            self.check_at_least(1, "stem")
         if self.code not in CODES:
             raise UserError(f"config.network.code must be one of {', '.join(CODES)}, got {self.code!r}")
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> WideResNet:
         """A `WideResNet`."""
+        stem = self.width if self.stem is None else self.stem
         return WideResNet(
-            stem=self.stem,
+            stem=stem,
             blocks=self.blocks,
             widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),
             num_classes=num_classes,
@@ -97,13 +101,8 @@ class Wrn40(Baseline):
 
 @dataclasses.dataclass(frozen=True)
 class Wrn22(Wrn40):
-    """WRN22 of the widths (i, i, 2i, 4i), i being `width`: see `Wrn40`. stem: None is `width`."""
+    """WRN22 of the widths (i, i, 2i, 4i), i being `width`: see `Wrn40`."""
 
-    stem: int | None = None  # type: ignore[assignment]
+    stem: int | None = None
     width: int = 16
     blocks: tuple[int, ...] = (3, 3, 3)
-
-    def __post_init__(self):
-        if self.stem is None:
-            object.__setattr__(self, "stem", self.width)
-        super().__post_init__()

@@ -1,1 +1,1 @@
-"""The command line's commands, one file each, and how their options are read. Without jax."""
+"""The command line's commands, one file each, and how their options are read."""

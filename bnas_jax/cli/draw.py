@@ -1,6 +1,5 @@
 """`draw`: pictures of cells, of the cell template, and of how a search came to its cell."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -52,9 +51,7 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
     if values.strip is None:
         return side_by_side(given, zeroise=values.zeroise, skip=values.skip)
 
-    count = number(values, "strip", int)
-    if count is None or count < 1:
-        raise UserError(f"--strip must be at least 1, the number of epochs to draw; got {count}")
+    count = number(values, "strip", int, least=1)
     if len(given) > 1:
         raise UserError("--strip draws the epochs of one search; write --genotype once")
     run_directory = _search(given[0])
@@ -92,7 +89,6 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     """(when, what its searcher derived from alpha then) at that many epochs of a search, the first
     and the last among them.
     """
-    history = read_history(run_directory)
     # Searchers need jax; all other pictures do without.
     from bnas_jax import settings
     from bnas_jax.runtime import devices
@@ -100,7 +96,10 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     devices.keep_to_host()
     run = settings.from_config(run_directory.config())
     assert isinstance(run, settings.SearchSettings)
-    searcher = dataclasses.replace(run.searcher, layer_types=run.network.layer_types)
+    searcher = run.searcher.of(run.network)
+    if not searcher.has_alphas:
+        raise UserError(f"{run_directory.path} holds a search without alphas, which has no epochs to draw; leave --strip out")
+    history = read_history(run_directory)
     names = [name for name in history if name != "valid_top1"]
     last = len(history["valid_top1"])
     frames = []

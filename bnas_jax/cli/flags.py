@@ -1,58 +1,143 @@
 """How the options of a command are read: what is wrong with them is a `UserError` with what to write instead."""
 
 import contextlib
-import re
+import difflib
+import pathlib
 from typing import Any
 
 from absl import flags
 
-from bnas_jax import spelling
+from bnas_jax import extensions, spelling
 from bnas_jax.core.errors import UserError
 
 
 @contextlib.contextmanager
-def mistakes():
-    """Every mistake in the arguments of a command, and whatever a config's file raises, is a `UserError`."""
+def mistakes(file: str | pathlib.Path | None = None):
+    """Whatever is raised by what a user wrote is a `UserError`.
+
+    file: a file of Python that is run here; what it raises is said with its line.
+    """
     try:
         yield
-    except flags.UnrecognizedFlagError as error:
-        advice = error.args[0].partition("Did you mean")[1:]
-        hint = "".join(advice) or f"a setting is written {spelling.PREFIX}KEY=VALUE"
-        raise UserError(f"Unknown command line flag '{error.flagname}'; {hint}") from None
-    except UserError:
-        raise
     except Exception as error:
-        # A config that raises is reported with its whole traceback; its last line says what is wrong.
-        message = re.split(r"Traceback.*\b\w+Error: ", " ".join(str(error).split()))[-1]
-        raise UserError(message or type(error).__name__) from error
+        cause = _cause(error)
+        if isinstance(cause, UserError):
+            raise cause from None
+        message = " ".join(str(cause).split())
+        if file is not None:
+            line = extensions.line_of(cause, pathlib.Path(file))
+            message = f"{file}{line}: {type(cause).__name__}: {message}"
+            if not line and "'get_config'" in message:
+                message = f"{file} has no function get_config(); configs/train.py shows one"
+        raise UserError(message or type(cause).__name__) from error
+
+
+def _cause(error: Exception) -> BaseException:
+    """What was raised before absl and ml_collections made errors of their own of it."""
+    cause: BaseException = error
+    while isinstance(cause, flags.Error) or str(cause).startswith("Error whilst parsing"):
+        if cause.__context__ is None:
+            break
+        cause = cause.__context__
+    return cause
 
 
 def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> None:
     """Reads the options of a command; settings, where it takes any, are `spelling.override`'s."""
     takes_settings = "config" in values
     others = [a for a in arguments if not (takes_settings and spelling.is_setting(a))]
-    with mistakes():
-        rest = values([command, *others])[1:]
+    with mistakes(_config_file(others)):
+        rest = _parsed(values, others, command)
     if not rest:
         return
     position = arguments.index(rest[0])
     if position and arguments[position - 1].endswith(","):
-        raise UserError(f"unexpected argument {rest[0]!r}; a list is written without spaces, or in quotes")
-    if "=" in rest[0]:
-        raise UserError(f"unexpected argument {rest[0]!r}; write --{rest[0]}")
-    raise UserError(f"unexpected argument {rest[0]!r}; options are written --name=value")
+        advice = "a list is written without spaces, or in quotes"
+    elif "=" in rest[0]:
+        name = rest[0].partition("=")[0]
+        advice = f"write --{rest[0]}"
+        if name not in values and not name.startswith("config."):
+            advice = _takes(values, command)
+    else:
+        advice = f"options are written --name=value; {_takes(values, command)}"
+    raise UserError(f"unexpected argument {rest[0]!r}; {advice}")
+
+
+def _config_file(arguments: list[str]) -> str | None:
+    for argument in reversed(arguments):
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config=").partition(":")[0]
+    return None
+
+
+def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> list[str]:
+    """Sets the flags; gives the words that are none."""
+    for argument in arguments:
+        name = argument.removeprefix("--")
+        # absl would take the next option for its value.
+        if argument.startswith("--") and name in values and not values[name].boolean:
+            raise UserError(f"Missing value for flag {argument}; write {argument}=VALUE")
+    try:
+        return values([command, *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        hint = _known(values, error.flagname, command)
+        raise UserError(f"Unknown command line flag '{error.flagname}'; {hint}") from None
+    except flags.IllegalFlagValueError as error:
+        written = [a for a in arguments if str(error).startswith(f"flag {a}:")]
+        allowed = None
+        if written:
+            allowed = _allowed(values, written[-1].partition("=")[0].removeprefix("--"))
+        if allowed is None:
+            raise
+        raise UserError(f"{written[-1]}: write {allowed}") from None
+
+
+def _known(values: flags.FlagValues, name: str, command: str) -> str:
+    """What to write in place of an unknown flag."""
+    options = sorted(set(values))
+    close = difflib.get_close_matches(name.replace("-", "_"), options, 1)
+    if close:
+        return f"did you mean --{close[0]}?"
+    return _takes(values, command)
+
+
+def _takes(values: flags.FlagValues, command: str) -> str:
+    """The options of a command."""
+    takes = f"{command} takes {', '.join(f'--{option}' for option in sorted(set(values)))}"
+    if "config" in values:
+        takes += f"; a setting is written {spelling.PREFIX}KEY=VALUE"
+    return takes
+
+
+def _allowed(values: flags.FlagValues, name: str) -> str | None:
+    """What a switch, or a flag of a few words, may be; None for others."""
+    if name not in values:
+        return None
+    if isinstance(values[name], flags.BooleanFlag):
+        return "True or False"
+    parser = values[name].parser
+    if isinstance(parser, flags.EnumParser):
+        return " or ".join(parser.enum_values)
+    return None
 
 
 def required(values: flags.FlagValues, name: str) -> str:
+    """The value of a flag that has to be there."""
     value = values[name].value
     if not value:
         raise UserError(f"--{name} is missing; write --{name}=...")
     return str(value)
 
 
-def number(values: flags.FlagValues, name: str, kind: type) -> Any:
+def number(values: flags.FlagValues, name: str, kind: type, *, least: int | None = None) -> Any:
+    """The value of a flag as an int or float, from `least` on; None where it is not given."""
     text = values[name].value
-    return None if text is None else spelling.read(text, kind, f"--{name}")
+    if text is None:
+        return None
+    value = spelling.read(text, kind, f"--{name}")
+    if least is not None and (value is None or value < least):
+        raise UserError(f"--{name} must be at least {least}, got {text}")
+    return value
 
 
 def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
@@ -62,3 +147,13 @@ def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues
         flags.DEFINE_string(name, None, name, flag_values=values)
     read_flags(values, arguments, command)
     return values
+
+
+def second_word(command: str, words: tuple[str, ...], arguments: list[str]) -> list[str]:
+    """The arguments of a command whose first one is one of those words."""
+    if arguments and arguments[0] in words:
+        return arguments
+    found = ""
+    if arguments:
+        found = f", got {arguments[0]!r}"
+    raise UserError(f"{command} needs one of {', '.join(words)} behind it{found}; write {command} {words[0]} ...")

@@ -1,19 +1,18 @@
 """`study`: many runs over seeds, and the table of what they came to."""
 
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 from bnas_jax import preset_files
+from bnas_jax.cli.configs import Loaded
 from bnas_jax.cli.flags import mistakes, options, required
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
-from bnas_jax.extensions import Extension
 
 EXAMPLE = "configs/studies.py:VARIANT"
 
 
-def study(arguments: list[str], loaded: Sequence[Extension]) -> dict:
+def study(arguments: list[str], loaded: Loaded) -> dict:
     """Makes the runs of a study that are not finished yet, and its table."""
     from bnas_jax.study import run_study
 

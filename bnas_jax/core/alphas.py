@@ -28,16 +28,16 @@ def relax(alphas: Alphas) -> dict[str, jax.Array]:
 
 
 def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
-    """H(alpha) of Eq. (5): the entropy in nats of each edge's probabilities, averaged over the edges of both cells.
+    """H(alpha) of Eq. (5): the entropy in nats of each edge's probabilities, averaged over the edges of both cells, as
+    far as they are searched.
 
     edges: `all`; or `released`, the authors' loop over the reduction cell, which adds its last edge fourteen times, so
     that its other edges have no term.
     """
-    reduce = alphas["reduce"]
-    if edges == "released":
-        reduce = jnp.broadcast_to(reduce[-1:], reduce.shape)
-    values = jnp.concatenate([alphas["normal"], reduce])
-    log_p = jax.nn.log_softmax(values, axis=-1)
+    values = dict(alphas)
+    if edges == "released" and "reduce" in values:
+        values["reduce"] = jnp.broadcast_to(values["reduce"][-1:], values["reduce"].shape)
+    log_p = jax.nn.log_softmax(jnp.concatenate([values[name] for name in sorted(values)]), axis=-1)
     return jnp.mean(-jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
 
 

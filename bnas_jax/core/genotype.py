@@ -207,11 +207,15 @@ def load(name_or_path: str) -> Genotype:
         return from_text(name_or_path)
     try:
         return from_text(_file(name_or_path).read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"genotype: cannot read {name_or_path} ({error})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"genotype: cannot read {name_or_path}, which is no text; name a search's genotype.json") from None
+    except OSError as error:
+        raise UserError(f"genotype: cannot read {name_or_path} ({error.strerror or error})") from None
 
 
 def _file(name: str) -> pathlib.Path:
+    if not name:
+        raise UserError(f"genotype: it has no name; write a file or a named cell: {', '.join(named())}")
     path = paths.local(name, "genotype")
     if path.is_dir():
         path = path / "genotype.json"
@@ -259,5 +263,10 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
 
 
 def derive_genotype(weights: Mapping, **options) -> Genotype:
-    """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}."""
-    return Genotype(normal=derive(weights["normal"], **options), reduce=derive(weights["reduce"], **options))
+    """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}; see `of_cells` for one alone."""
+    return of_cells({name: derive(of_cell, **options) for name, of_cell in weights.items()})
+
+
+def of_cells(cells: Mapping[str, Cell]) -> Genotype:
+    """The genotype of the cells {"normal", "reduce"}; without `reduce`, with `FIXED_REDUCTION`."""
+    return Genotype(normal=cells["normal"], reduce=cells.get("reduce", FIXED_REDUCTION))

@@ -40,6 +40,8 @@ def _printed(text: str) -> dict:
         raise
     except _NOT_PARSED as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, SyntaxError):
+            reason = f"{error.msg}, in line {error.lineno}"
         raise UserError(f"genotype: cannot read that text ({reason}); write {_FORM} and nothing else") from None
 
 

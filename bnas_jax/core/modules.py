@@ -53,7 +53,8 @@ class BatchNorm(nn.Module):
             epsilon=self.epsilon,
             momentum=self.momentum,
         )
-        if train and not self.is_initializing():
+        # With the batch's statistics in evaluation, none are to be kept.
+        if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             for name, variable in running.items():
                 variable.value = new[name]
         if self.affine:

@@ -1,5 +1,6 @@
 """The final network: the searched cell, stacked to a budget, in one of its forms (section 5.1, Table 5)."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -95,7 +96,7 @@ class Network(nn.Module):
     @property
     def channel_step(self) -> int:
         """Of which number the channels are a multiple."""
-        return form_of(self.form).channel_step
+        return math.lcm(form_of(self.form).channel_step, self.scheme.width_step)
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -1,4 +1,4 @@
-"""The edges that leave one state, with their work shared: the same function as `supernet.plain_edges`.
+"""The edges that leave one state, with their work shared: the same function as `edge_by_edge.plain_edges`.
 
 In the search BN has no scale and shift, so the normalised state, its signs and its poolings are the same for all edges that
 leave a state, and the convolutions of one type run side by side as one with more output channels. That is a quarter of the
@@ -13,34 +13,39 @@ import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.layers import CONVOLUTION, POOLING, BinaryConvType, LayerType, PoolingType, layer_type
+from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, BinaryConvType, LayerType, PoolingType, layer_type
 from bnas_jax.core.ops.batch_norm import batch_norm
 from bnas_jax.core.ops.conv import Geometry, conv, square
 from bnas_jax.core.ops.materialize import recompute
-from bnas_jax.core.schemes.scheme import Scheme, convolve_signs, finish
+from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme, convolve_signs, finish
 
 
 @dataclasses.dataclass(frozen=True)
 class EdgeSpec:
     """What the edges that leave a state have in common.
 
-    layer_types: those that join, in the order of the columns of the weights. stride: of every edge.
+    layer_types: in the order of the columns of the weights. stride: of every edge. bn_of_pools: whether poolings have a BN.
     """
 
     layer_types: tuple[str, ...]
     stride: int
     scheme: Scheme
     arithmetic: Arithmetic
+    bn_of_pools: bool = True
+
+    def how(self, name: str) -> str | None:
+        """How all edges of a layer type run as one under the scheme: see `joins`."""
+        return joins(name, self.scheme)
 
     @property
     def convs(self) -> list[str]:
-        """The layer types that are convolutions."""
-        return [name for name in self.layer_types if layer_type(name).joins == CONVOLUTION]
+        """The layer types that run as one convolution."""
+        return [name for name in self.layer_types if self.how(name) == CONVOLUTION]
 
     @property
     def pools(self) -> list[str]:
         """The layer types that are poolings."""
-        return [name for name in self.layer_types if layer_type(name).joins == POOLING]
+        return [name for name in self.layer_types if self.how(name) == POOLING]
 
     def geometry(self, name: str, groups: int = 1) -> Geometry:
         """Of a convolution's kernel."""
@@ -62,6 +67,23 @@ class EdgeSpec:
         return kind.form(self.arithmetic)(x, self.stride)
 
 
+def joins(name: str, scheme: Scheme) -> str | None:
+    """How all edges of a layer type run as one under a scheme, `LayerType.joins`, or None where they cannot."""
+    how = layer_type(name).joins
+    if how == CONVOLUTION and scheme.order != BN_FIRST:
+        return None
+    if how in (CONVOLUTION, COPIES) and (not scheme.joins or has_parameters(scheme)):
+        return None
+    return how
+
+
+def has_parameters(scheme: Scheme) -> bool:
+    """Whether a scheme makes parameters, which belong to one convolution."""
+    kind = type(scheme)
+    overridden = kind.parameters is not Scheme.parameters or kind.convolve is not Scheme.convolve
+    return overridden or scheme.activation == "prelu"
+
+
 def _check_module(name: str, kind: LayerType, usual: type[BinaryConvType | PoolingType]) -> None:
     """`UserError` for a layer type whose edges would run as one although it has a module of its own."""
     if not isinstance(kind, usual) or type(kind).module is not usual.module:
@@ -74,7 +96,7 @@ def _check_module(name: str, kind: LayerType, usual: type[BinaryConvType | Pooli
 # Jitted by itself, so that states of equal shapes are traced, differentiated and lowered once: half the time before XLA.
 @functools.partial(jax.jit, static_argnames=("spec", "train"))
 def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, train: bool):
-    """(each edge's weighted sum over the layer types, (N, H', W', E, C); running statistics after it).
+    """(each edge's weighted sum over the convolutions and poolings, (N, H', W', E, C); running statistics after it).
 
     x: the state, (N, H, W, C). weights: (E, types).
     kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, edges * C): those of the first edges, binary, and of the last ones,
@@ -86,8 +108,9 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
 
     if spec.pools:
-        pooled = jnp.concatenate([spec.pool(name, x) for name in spec.pools], axis=-1)
-        y, new["pool_bn"] = batch_norm(pooled, running["pool_bn"], arithmetic=spec.arithmetic, train=train)
+        y = jnp.concatenate([spec.pool(name, x) for name in spec.pools], axis=-1)
+        if spec.bn_of_pools:
+            y, new["pool_bn"] = batch_norm(y, running["pool_bn"], arithmetic=spec.arithmetic, train=train)
         # (N, H', W', 1 or E, C) each
         of_pools = jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(spec.pools), axis=-1)
         weigh = recompute(lambda y, weights: y * weights[:, None])

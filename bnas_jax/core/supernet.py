@@ -1,6 +1,7 @@
 """The search's network: every edge a mixture of all layer types, weighted by the relaxed alphas (DARTS Eq. 2).
 
-`plain_edges` is the mixture as one reads it; `shared_edges` computes the same with a quarter of the operations.
+`edge_by_edge.plain_edges` is the mixture as one reads it; `shared_edges` computes the same with a quarter of the operations;
+of weights that choose one layer an edge, `edge_by_edge.chosen_edges` runs that alone.
 """
 
 from typing import Any
@@ -9,22 +10,23 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import unfreeze
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import InterCellSkip, Preprocess, drop_path
+from bnas_jax.core.cell import FixedReduction, InterCellSkip, Preprocess, drop_path
+from bnas_jax.core.edge_by_edge import Edges, chosen_edges, plain_edges
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.forms import CifarStem
+from bnas_jax.core.forms import Form, classify, form_of
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
-from bnas_jax.core.layers import CONVOLUTION, NOTHING, POOLING, layer_type
-from bnas_jax.core.modules import Classifier, uniform_fan_in
-from bnas_jax.core.ops.batch_norm import batch_norm, initial_statistics
+from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, layer_type
+from bnas_jax.core.modules import uniform_fan_in
+from bnas_jax.core.ops.batch_norm import initial_statistics
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.schemes.scheme import binary_conv, float_weight_conv
-from bnas_jax.core.shared_edges import EdgeSpec, shared_edges
+from bnas_jax.core.shared_edges import EdgeSpec, joins, shared_edges
 from bnas_jax.core.stack import Place, check_image_size, stack
 
-FORMS_OF_EDGES = ("shared", "plain")
+FORMS_OF_EDGES = ("shared", "plain", "chosen")
 
 
 class Supernet(nn.Module):
@@ -32,8 +34,11 @@ class Supernet(nn.Module):
 
     alphas: {"normal", "reduce"}, each (14, layer types). `mixture` takes the weights of the layer types themselves.
     num_cells, channels: of the stack; channels are those of the first cell's nodes. layer_types: names of `LAYERS`.
-    skip, reduction_skip, float_head: as in `Network`. binary_preprocess: binarize the preprocessing convolutions, too.
-    edges: "shared" or "plain", two forms of one function with the same variables.
+    skip, reduction_skip, float_head, form: as in `Network`. binary_preprocess: binarize the preprocessing convolutions, too.
+    edges: "shared" or "plain", two forms of one function; "chosen" runs the layer of the largest weight of an edge alone, for
+        weights that are 0 but for that one, as GDAS has them. All have the same variables.
+    fixed_reduction: reduction cells are GDAS's hand-made ones; `weights["reduce"]` is then of no use and may be left out.
+    batch_statistics: BN in cells takes the batch's statistics in evaluation, too.
     shared_statistics: one running mean and variance for all edges that leave a state, as they see the same batches; False
         keeps one for each edge and type, as released checkpoints do.
     """
@@ -48,11 +53,19 @@ class Supernet(nn.Module):
     binary_preprocess: bool = False
     edges: str = "shared"
     shared_statistics: bool = True
+    form: str = "cifar"
+    fixed_reduction: bool = False
+    batch_statistics: bool = False
     scheme: Scheme = Xnor()
     arithmetic: Arithmetic = Arithmetic()
 
     def __call__(self, alphas, images, *, train: bool = False):
-        return self.mixture(alphas_lib.relax(alphas), images, train=train)
+        """Logits of the softmax of alpha; with `edges="chosen"` of the layer of the largest alpha of each edge."""
+        weights = alphas_lib.relax(alphas)
+        if self.edges == "chosen":
+            largest = {name: jnp.argmax(value, axis=-1) for name, value in alphas.items()}
+            weights = {name: jax.nn.one_hot(index, len(self.layer_types)) for name, index in largest.items()}
+        return self.mixture(weights, images, train=train)
 
     @nn.compact
     def mixture(self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None):
@@ -65,7 +78,8 @@ class Supernet(nn.Module):
         if self.edges not in FORMS_OF_EDGES:
             raise UserError(f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}")
         images = images.astype(self.arithmetic.dtype)
-        stem = CifarStem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
+        form = form_of(self.form)
+        stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
 
@@ -81,24 +95,43 @@ class Supernet(nn.Module):
             )
 
         left_float = float_edges(self)
+        in_cells = train or self.batch_statistics
         for place in self.places:
-            cell = MixedCell(
-                place=place,
-                layer_types=self.layer_types,
-                scheme=self.scheme,
-                arithmetic=self.arithmetic,
-                skip=self.skip,
-                reduction_skip=self.reduction_skip,
-                binary_preprocess=self.binary_preprocess,
-                float_edges=left_float[place.index],
-                edges=self.edges,
-                shared_statistics=self.shared_statistics,
-                name=place.name,
-            )
-            added = None if scalars is None else scalars[place.kind]
-            output = cell(before, previous, weights[place.kind], train=train, factors=factors[place.index], scalars=added)
+            if place.reduction and self.fixed_reduction:
+                output = self._fixed(place)(before, previous, train=in_cells)
+            else:
+                cell = self._mixed(place, left_float[place.index])
+                on_edges: dict[str, Any] = {"factors": factors[place.index]}
+                if scalars is not None:
+                    on_edges["scalars"] = scalars[place.kind]
+                output = cell(before, previous, weights[place.kind], train=in_cells, **on_edges)
             before, previous = previous, output
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(previous)
+        return classify(form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train)
+
+    def _mixed(self, place: Place, left_float: tuple) -> "MixedCell":
+        return MixedCell(
+            layer_types=self.layer_types,
+            float_edges=left_float,
+            edges=self.edges,
+            shared_statistics=self.shared_statistics,
+            **self._of_cell(place),
+        )
+
+    def _fixed(self, place: Place) -> FixedReduction:
+        return FixedReduction(search=True, **self._of_cell(place))
+
+    def _of_cell(self, place: Place) -> dict[str, Any]:
+        """What all kinds of cells are given."""
+        return {
+            "place": place,
+            "form": form_of(self.form),
+            "scheme": self.scheme,
+            "arithmetic": self.arithmetic,
+            "skip": self.skip,
+            "reduction_skip": self.reduction_skip,
+            "binary_preprocess": self.binary_preprocess,
+            "name": place.name,
+        }
 
     def even_mixture(self) -> dict[str, jax.Array]:
         """The same weight for each layer type, to initialise with."""
@@ -108,13 +141,14 @@ class Supernet(nn.Module):
     @property
     def places(self) -> tuple[Place, ...]:
         """The plan of the stack."""
-        return stack(self.num_cells, self.channels)
+        return stack(self.num_cells, self.channels, halved=form_of(self.form).halved)
 
 
 class MixedCell(nn.Module):
     """A cell of the search's network. float_edges: see the function of that name, for this cell."""
 
     place: Place
+    form: Form
     layer_types: tuple[str, ...]
     scheme: Scheme
     arithmetic: Arithmetic
@@ -137,6 +171,7 @@ class MixedCell(nn.Module):
             binary_weights=(binary, binary),
             affine=(False, False),
             binary_input=binary,
+            factorized=self.form.factorized,
             name="preprocess",
         )
         states = list(preprocess(before, previous, train=train))
@@ -179,6 +214,7 @@ class MixedCell(nn.Module):
             float_edges=self.float_edges[source],
             edges=self.edges,
             shared_statistics=self.shared_statistics,
+            bn_of_pools=self.form.bn_of_pools_in_search,
             name=f"state{source}",
         )
 
@@ -186,8 +222,8 @@ class MixedCell(nn.Module):
 class MixedEdges(nn.Module):
     """All edges that leave one state: each the weighted sum of its layer types' outputs.
 
-    Kernels of all edges lie side by side in one array a type, (k, k, C, edges * C). Layer types that do not join have a
-    module for each edge, `edgeE_TYPE`.
+    Kernels of all edges lie side by side in one array a type, (k, k, C, edges * C); so do all variables of layer types that
+    run in `COPIES`, in a module of the type's name. Layer types that do not join have a module for each edge, `edgeE_TYPE`.
     float_edges: for each convolution of `layer_types`, how many of the last edges have float weights.
     """
 
@@ -199,28 +235,29 @@ class MixedEdges(nn.Module):
     float_edges: tuple[int, ...] | None = None
     edges: str = "shared"
     shared_statistics: bool = True
+    bn_of_pools: bool = True
 
     @nn.compact
     def __call__(self, x, weights, *, train: bool):
         """x: (N, H, W, C); weights: (E, layer types). Returns (N, H', W', E, C)."""
-        joined = [name for name in self.layer_types if joins(name, self.scheme)]
-        columns = jnp.array([self.layer_types.index(name) for name in joined], jnp.int32)
-        spec = EdgeSpec(tuple(joined), self.stride, self.scheme, self.arithmetic)
-        kernels = self._kernels(x.shape[-1], len(weights), spec)
-        running = self._running(x.shape[-1], len(weights), spec)
-        values = {name: variable.value for name, variable in running.items()}
-
-        compute = shared_edges if self.edges == "shared" else plain_edges
         weights = weights.astype(self.arithmetic.dtype)
-        total, new = compute(x, weights[:, columns], kernels, values, spec=spec, train=train)
-        if train and not self.is_initializing():
-            for name, variable in running.items():
-                variable.value = new[name]
+        kernels = self._kernels(x.shape[-1], len(weights))
+        running = self._running(x.shape[-1], len(weights))
+        # The shared form makes all variables.
+        if self.edges == "shared" or self.is_initializing():
+            return self._shared(x, weights, kernels, running, train=train)
+        return self._edge_by_edge(x, weights, kernels, running, train=train)
 
-        for index, name in enumerate(self.layer_types):
-            if name not in joined:
-                total = total + self._one_by_one(x, weights[:, index], name, train=train)
-        return total
+    @property
+    def spec(self) -> EdgeSpec:
+        """What the edges have in common."""
+        return EdgeSpec(
+            layer_types=self.layer_types,
+            stride=self.stride,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            bn_of_pools=self.bn_of_pools,
+        )
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image, of the convolutions that lie side by side."""
@@ -235,8 +272,129 @@ class MixedEdges(nn.Module):
                 floats += count
         return binary, floats
 
-    def _kernels(self, channels: int, edges: int, spec: EdgeSpec) -> dict:
+    def _shared(self, x, weights, kernels: dict, running: dict, *, train: bool):
+        spec, edges = self.spec, len(weights)
+        values = {name: variable.value for name, variable in running.items()}
+        total, new = shared_edges(x, weights, kernels, values, spec=spec, train=train)
+        self._move(running, new, train=train)
+        for index, name in enumerate(self.layer_types):
+            how, column = spec.how(name), weights[:, index]
+            if how == COPIES:
+                copies = self._module(name, name=name, copies=edges)
+                y = copies(jnp.tile(x, (1, 1, 1, edges)), train=train)
+                total = total + y.reshape(*y.shape[:3], edges, -1) * column[:, None]
+            elif how is None:
+                outputs = [self._module(name, name=f"edge{edge}_{name}")(x, train=train) for edge in range(edges)]
+                total = total + jnp.stack(outputs, axis=3) * column[:, None]
+        if total.ndim == 0:
+            # Zeroise alone
+            zeros = jnp.zeros_like(x[:, :: self.stride, :: self.stride])
+            total = jnp.stack([zeros] * edges, axis=3)
+        return total
+
+    def _edge_by_edge(self, x, weights, kernels: dict, running: dict, *, train: bool):
+        spec, count = self.spec, len(weights)
+        with_modules = [name for name in self.layer_types if spec.how(name) in (COPIES, None)]
+        # Made here for their fields, and unbound, as they run on parts of the variables.
+        modules = {name: self._module(name, name=f"one_{name}").clone(parent=None, name=None) for name in with_modules}
+        edges = Edges(spec=spec, modules=modules, train=train)
+        params, stats = self._of_edges(kernels, running, count)
+        compute = chosen_edges if self.edges == "chosen" else plain_edges
+        total, new = compute(x, weights, params, stats, edges=edges)
+        if self._keeps_statistics(train):
+            choices = jnp.argmax(weights, axis=1) if self.edges == "chosen" else None
+            self._keep(running, new, choices)
+        return total
+
+    def _of_edges(self, kernels: dict, running: dict, count: int) -> tuple[list[dict], list[dict]]:
+        """Of each edge, {layer type: parameters} and {layer type: running statistics}."""
+        spec = self.spec
+        own: Any = unfreeze(dict(self.variables))
+        params: list[dict] = [{} for _ in range(count)]
+        stats: list[dict] = [{} for _ in range(count)]
+        for edge in range(count):
+            for name in self.layer_types:
+                how = spec.how(name)
+                if how == CONVOLUTION:
+                    params[edge][name] = self._kernel(kernels, name, edge, count)
+                    stats[edge][name] = _at(running["bn"].value, self._conv_statistics(name, edge))
+                elif how == POOLING and self.bn_of_pools:
+                    stats[edge][name] = _at(running["pool_bn"].value, self._pool_statistics(name, edge))
+                elif how == COPIES:
+                    for found, collection in ((params, "params"), (stats, "batch_stats")):
+                        side_by_side = own.get(collection, {}).get(name, {})
+                        found[edge][name] = jax.tree.map(lambda leaf, e=edge: _part(leaf, e, count), side_by_side)
+                elif how is None:
+                    for found, collection in ((params, "params"), (stats, "batch_stats")):
+                        found[edge][name] = own.get(collection, {}).get(f"edge{edge}_{name}", {})
+        return params, stats
+
+    def _kernel(self, kernels: dict, name: str, edge: int, count: int) -> dict:
+        """An edge's part of `latent_TYPE`, those of the first edges, or of `kernel_TYPE`, those of the last."""
+        latent = kernels.get(f"latent_{name}")
+        binary = 0 if latent is None else latent.shape[-1] // self.channels
+        if edge < binary:
+            return {"latent": _part(latent, edge, binary)}
+        return {"kernel": _part(kernels[f"kernel_{name}"], edge - binary, count - binary)}
+
+    def _keep(self, running: dict, new: list[dict], choices) -> None:
+        """Keeps the statistics that moved. choices: the layer that each edge chose; None where all of them ran."""
+        spec = self.spec
+        if spec.convs:
+            running["bn"].value = self._kept(running["bn"].value, new, spec.convs, choices, self._conv_statistics)
+        if spec.pools and self.bn_of_pools:
+            value = running["pool_bn"].value
+            for name in spec.pools:
+                value = self._kept(value, new, [name], choices, self._pool_statistics)
+            running["pool_bn"].value = value
+        for name in self.layer_types:
+            how = spec.how(name)
+            if how == COPIES and new[0][name]:
+                together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *(of[name] for of in new))
+                self.put_variable("batch_stats", name, together)
+            elif how is None:
+                for edge, of_edge in enumerate(new):
+                    if of_edge[name]:
+                        self.put_variable("batch_stats", f"edge{edge}_{name}", of_edge[name])
+
+    def _kept(self, value: dict, new: list[dict], names: list[str], choices, index_of) -> dict:
+        """The statistics `value` of these layer types with what moved. Where edges share them, those of any edge that ran."""
+        value = jax.tree.map(jnp.asarray, value)
+        if not self.shared_statistics:
+            for edge, of_edge in enumerate(new):
+                for name in names:
+                    moved = of_edge[name]
+                    value = {leaf: value[leaf].at[index_of(name, edge)].set(moved[leaf]) for leaf in value}
+            return value
+        index = index_of(names[0], 0)
+        rows = {leaf: jnp.stack([of[name][leaf] for of in new for name in names]) for leaf in value}
+        ran = jnp.zeros((), jnp.int32)
+        if choices is not None:
+            columns = jnp.array([self.layer_types.index(name) for name in names])
+            ran = jnp.argmax((choices[:, None] == columns).reshape(-1))
+        return {leaf: value[leaf].at[index].set(rows[leaf][ran]) for leaf in value}
+
+    def _conv_statistics(self, name: str, edge: int) -> tuple:
+        """Where an edge's statistics lie in `running["bn"]`: (C,), or (types, edges, C)."""
+        return (...,) if self.shared_statistics else (self.spec.convs.index(name), edge)
+
+    def _pool_statistics(self, name: str, edge: int) -> tuple:
+        """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (edges, types * C)."""
+        first = self.spec.pools.index(name) * self.channels
+        part = slice(first, first + self.channels)
+        return (part,) if self.shared_statistics else (edge, part)
+
+    def _move(self, running: dict, new: dict, *, train: bool) -> None:
+        if self._keeps_statistics(train):
+            for name, variable in running.items():
+                variable.value = new[name]
+
+    def _keeps_statistics(self, train: bool) -> bool:
+        return train and not self.is_initializing() and self.is_mutable_collection("batch_stats")
+
+    def _kernels(self, channels: int, edges: int) -> dict:
         """The parameters `latent_TYPE` and, for edges that stay float, `kernel_TYPE`."""
+        spec = self.spec
         kernels = {}
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
@@ -250,12 +408,13 @@ class MixedEdges(nn.Module):
                     kernels[parameter] = self.param(parameter, uniform_fan_in, shape, self.arithmetic.dtype)
         return kernels
 
-    def _running(self, channels: int, edges: int, spec: EdgeSpec) -> dict:
+    def _running(self, channels: int, edges: int) -> dict:
         """The running statistics `bn` of the convolutions' input and `pool_bn` of the poolings."""
+        spec = self.spec
         shapes: dict[str, tuple[int, ...]] = {}
         if spec.convs:
             shapes["bn"] = (len(spec.convs), edges, channels)
-        if spec.pools:
+        if spec.pools and self.bn_of_pools:
             shapes["pool_bn"] = (edges, len(spec.pools) * channels)
         running = {}
         for name, shape in shapes.items():
@@ -264,107 +423,24 @@ class MixedEdges(nn.Module):
             running[name] = self.variable("batch_stats", name, initial_statistics, shape, self.arithmetic.dtype)
         return running
 
-    def _one_by_one(self, x, weights, name: str, *, train: bool):
-        """A layer type that does not join: (N, H', W', E, C). weights: (E,)."""
-        outputs = []
-        for edge in range(len(weights)):
-            layer = layer_type(name).module(
-                features=self.channels,
-                stride=self.stride,
-                scheme=self.scheme,
-                arithmetic=self.arithmetic,
-                search=True,
-                binary_weights=True,
-                name=f"edge{edge}_{name}",
-            )
-            outputs.append(weights[edge] * layer(x, train=train))
-        return jnp.stack(outputs, axis=3)
-
-
-def joins(name: str, scheme: Scheme) -> bool:
-    """Whether all edges of a layer type can run as one."""
-    how = layer_type(name).joins
-    if how == CONVOLUTION:
-        return scheme.joins and not has_parameters(scheme)
-    return how in (POOLING, NOTHING)
-
-
-def has_parameters(scheme: Scheme) -> bool:
-    """Whether a scheme makes parameters, which belong to one convolution."""
-    kind = type(scheme)
-    overridden = kind.parameters is not Scheme.parameters or kind.convolve is not Scheme.convolve
-    return overridden or scheme.activation == "prelu"
-
-
-def plain_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, train: bool):
-    """Each edge on its own: the sum over its layer types of weight * layer(x) (DARTS Eq. 2).
-
-    Arguments and results as `shared_edges`, which computes the same.
-    """
-    if not spec.convs and not spec.pools:
-        return jnp.zeros((), x.dtype), {}
-    new = jax.tree.map(jnp.asarray, running)
-    mixed = []
-    for edge in range(len(weights)):
-        total = jnp.zeros((), x.dtype)
-        for column, name in enumerate(spec.layer_types):
-            kind = layer_type(name)
-            if kind.joins == NOTHING:
-                continue
-            if kind.joins == CONVOLUTION:
-                which, index = "bn", _conv_statistics(name, edge, running, spec)
-                normal, moved = batch_norm(x, _at(running[which], index), arithmetic=spec.arithmetic, train=train)
-                y = _plain_conv(normal, name, edge, len(weights), kernels=kernels, spec=spec)
-            else:
-                which, index = "pool_bn", _pool_statistics(name, edge, running, spec)
-                y, moved = batch_norm(spec.pool(name, x), _at(running[which], index), arithmetic=spec.arithmetic, train=train)
-            new[which] = {part: new[which][part].at[index].set(moved[part]) for part in moved}
-            total = total + weights[edge, column] * y
-        mixed.append(total)
-    return jnp.stack(mixed, axis=3), new
-
-
-def _plain_conv(normal, name: str, edge: int, edges: int, *, kernels: dict, spec: EdgeSpec):
-    """The convolution of one edge and layer type, with its part of the kernels that lie side by side."""
-    latent: Any = kernels.get(f"latent_{name}")
-    kernel: Any = kernels.get(f"kernel_{name}")
-    features = sum(array.shape[-1] for array in (latent, kernel) if array is not None) // edges
-    binary_edges = 0 if latent is None else latent.shape[-1] // features
-    if edge < binary_edges:
-        part = slice(edge * features, (edge + 1) * features)
-        return binary_conv(
-            normal,
-            latent[..., part],
-            scheme=spec.scheme,
-            geometry=spec.geometry(name),
-            arithmetic=spec.arithmetic,
+    def _module(self, kind: str, *, name: str, **options) -> nn.Module:
+        """The module of a layer type of one edge, or of `copies` edges."""
+        return layer_type(kind).module(
+            features=self.channels,
+            stride=self.stride,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            search=True,
+            binary_weights=True,
+            name=name,
+            **options,
         )
-    assert kernel is not None, "the edges that are not binary"
-    part = slice((edge - binary_edges) * features, (edge - binary_edges + 1) * features)
-    return float_weight_conv(
-        normal,
-        kernel[..., part],
-        scheme=spec.scheme,
-        geometry=spec.geometry(name),
-        arithmetic=spec.arithmetic,
-        binary_input=True,
-    )
 
 
-def _conv_statistics(name: str, edge: int, running: dict, spec: EdgeSpec) -> tuple:
-    """Where an edge's statistics lie in `running["bn"]`: (C,), or (types, edges, C)."""
-    if running["bn"]["mean"].ndim == 1:
-        return (...,)
-    return spec.convs.index(name), edge
-
-
-def _pool_statistics(name: str, edge: int, running: dict, spec: EdgeSpec) -> tuple:
-    """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (edges, types * C)."""
-    mean = running["pool_bn"]["mean"]
-    channels = mean.shape[-1] // len(spec.pools)
-    first = spec.pools.index(name) * channels
-    part = slice(first, first + channels)
-    return (part,) if mean.ndim == 1 else (edge, part)
+def _part(leaf, index: int, count: int):
+    """The part of an array whose last axis has `count` equal ones."""
+    size = leaf.shape[-1] // count
+    return leaf[..., index * size : (index + 1) * size]
 
 
 def _at(running: dict, index: tuple) -> dict:
@@ -378,7 +454,7 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
     the skips and of the preprocessing, and those left over are the last ones in the order of edges, then types.
     Layer types that do not join are left out: theirs stay binary.
     """
-    types = [name for name in net.layer_types if layer_type(name).joins == CONVOLUTION and joins(name, net.scheme)]
+    types = [name for name in net.layer_types if joins(name, net.scheme) == CONVOLUTION]
     left = 0
     if net.float_head:
         left += sum(place.reduction and place.follows_a_cell for place in net.places) if net.skip else 0

@@ -38,7 +38,7 @@ class Augmentation:
         if len(self.mean) != len(self.std) or not self.mean:
             raise UserError(f"mean and std need one number per channel each, got {self.mean} and {self.std}")
         if min(self.std) <= 0 or self.scale <= 0:
-            raise UserError(f"std and scale must be above 0, got {self.std} and {self.scale}")
+            raise UserError(f"std and scale must be above 0, got {', '.join(map(str, self.std))} and {self.scale}")
         if self.pad < 0:
             raise UserError(f"pad must be 0 or more pixels, got {self.pad}")
         if self.cutout < 0:
@@ -48,7 +48,7 @@ class Augmentation:
         if self.jitter and (len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5):
             raise UserError(
                 "jitter takes four numbers from 0 on, for brightness, contrast, saturation and hue (to 0.5), got"
-                f" {self.jitter}: change config.dataset.jitter"
+                f" {', '.join(map(str, self.jitter))}: change config.dataset.jitter"
             )
 
     def check(self, channels: int) -> None:

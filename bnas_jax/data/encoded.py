@@ -183,7 +183,7 @@ def hold(encoded: Encoded) -> Arrays:
         if image.shape != pixels.shape[1:]:
             where = encoded.reader.where(int(encoded.rows[number]))
             raise UserError(
-                f"{encoded.name}: images of several shapes ({pixels.shape[1:]}, {image.shape} in {where}) do not fit one"
+                f"{encoded.name}: images of several shapes ({_size(pixels[0])}, and {_size(image)} in {where}) do not fit one"
                 " array; set config.dataset.image_size"
             )
         pixels[kept], labels[kept] = image, label
@@ -193,6 +193,12 @@ def hold(encoded: Encoded) -> Arrays:
     if pixels is None:
         raise UserError(f"{encoded.name}: there is no image that decodes" if bad else f"{encoded.name}: there are no images")
     return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name, encoded.classes)
+
+
+def _size(pixels: np.ndarray) -> str:
+    """Of an image, as WIDTHxHEIGHTxCHANNELS."""
+    height, width, channels = pixels.shape
+    return f"{width}x{height}x{channels}"
 
 
 def _decoded(encoded: Encoded):

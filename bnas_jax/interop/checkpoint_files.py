@@ -33,7 +33,12 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{file} is no whole .npz file of plain arrays ({error})") from None
+        reason = str(error)
+        if reason.startswith("Object arrays"):
+            reason = "it holds objects of Python"
+        elif "pickle" in reason:
+            reason = "it is of another kind"
+        raise UserError(f"{file} is no whole .npz file of plain arrays ({reason}); save them anew by numpy.savez") from None
 
 
 def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -43,7 +48,7 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"{file} is no whole .safetensors file of numbers that NumPy has ({error})") from None
+        raise UserError(f"{file} is no whole .safetensors file of numbers that NumPy has ({error}); save it anew") from None
 
 
 def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -57,7 +62,9 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files, and for code in them
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} is no whole PyTorch file of plain tensors ({first})") from None
+        raise UserError(
+            f"{file} is no whole PyTorch file of plain tensors ({first}); save a state_dict by torch.save"
+        ) from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

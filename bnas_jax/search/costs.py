@@ -53,7 +53,7 @@ def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
     less. weights: {"normal", "reduce"}, (14, layer types) each.
     """
     total = jnp.zeros(())
-    for kind in sorted(set(costs.kinds)):
+    for kind in sorted(set(costs.kinds) & set(weights)):
         of_kind = np.array([kind == other for other in costs.kinds])
         for part in (costs.size, costs.flops, costs.access):
             values = jnp.asarray(np.array(part)[of_kind], weights[kind].dtype)

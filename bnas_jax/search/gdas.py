@@ -14,7 +14,7 @@ import optax
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Genotype
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Genotype, of_cells
 from bnas_jax.search import gumbel
 from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS, Progress, Searcher, Stage, check_rates
 
@@ -39,6 +39,7 @@ class Gdas(Searcher):
         Stage((VALID,), frozenset({ALPHAS})),
     )
     decayed: ClassVar[str] = "moved"
+    one_layer: ClassVar[bool] = True
 
     def __post_init__(self):
         check_rates(self, "tau_max", "tau_min")
@@ -83,7 +84,7 @@ class Gdas(Searcher):
     def derive(self, alphas: Alphas) -> Genotype:
         """Top two (layer type, input) pairs a node, Zeroise left out; both may have the same input."""
         weights = alphas_lib.relax(alphas)
-        return Genotype(*(top_pairs(np.asarray(weights[name]), self.layer_types) for name in ("normal", "reduce")))
+        return of_cells({name: top_pairs(np.asarray(value), self.layer_types) for name, value in weights.items()})
 
 
 def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:

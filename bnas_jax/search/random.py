@@ -1,6 +1,7 @@
 """Random search with shared weights (arXiv 1902.07638): the best of many random cells, with weights that all of them share."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype
+from bnas_jax.core.genotype import EDGES, Genotype, of_cells
 from bnas_jax.search.searcher import TRAIN, WEIGHTS, Finished, Progress, Score, Searcher, Stage
 
 
@@ -47,7 +48,7 @@ class Random(Searcher):
         del progress
         if key is None:
             return dict(alphas)
-        return sample(key, len(self.layer_types))
+        return self._sample(key)
 
     def derive(self, alphas: Alphas) -> Genotype:
         """There is nothing to derive from."""
@@ -72,10 +73,14 @@ class Random(Searcher):
         return Finished(genotype_of(cells[best], self.layer_types), listed[best]["top1_of_all"], listed)
 
     def _candidate(self, key, number: int) -> dict[str, np.ndarray]:
-        drawn = sample(jax.random.fold_in(key, number), len(self.layer_types))
-        return {name: np.asarray(value) for name, value in drawn.items()}
+        return {name: np.asarray(value) for name, value in self._sample(jax.random.fold_in(key, number)).items()}
+
+    def _sample(self, key) -> dict[str, jax.Array]:
+        drawn = sample(key, len(self.layer_types))
+        return {name: drawn[name] for name in self.searched}
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def sample(key, num_types: int) -> dict[str, jax.Array]:
     """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each: 1 at the two edges of each node, else 0.
 
@@ -86,19 +91,19 @@ def sample(key, num_types: int) -> dict[str, jax.Array]:
 
 
 def _sample_cell(key, num_types: int) -> jax.Array:
-    rows = []
-    for node in range(INPUTS, INPUTS + NODES):
-        of_inputs, of_types = jax.random.split(jax.random.fold_in(key, node))
-        place = jax.random.permutation(of_inputs, node)
-        types = jax.random.randint(of_types, (node,), 0, num_types)
-        # The two inputs that come first in a random order.
-        rows.append(jax.nn.one_hot(types, num_types) * (place < 2)[:, None])
-    return jnp.concatenate(rows)
+    of_inputs, of_types = jax.random.split(key)
+    order = jax.random.permutation(of_inputs, len(EDGES))
+    types = jax.random.randint(of_types, (len(EDGES),), 0, num_types)
+    # Of the edges into a node, the two that come first in a random order.
+    nodes = np.array([node for _, node in EDGES])
+    earlier = (nodes[:, None] == nodes) & (order[:, None] > order)
+    taken = jnp.sum(earlier, axis=1) < 2
+    return jax.nn.one_hot(types, num_types) * taken[:, None]
 
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
     """The genotype that a random cell's weights stand for."""
-    return Genotype(*(_cell_of(np.asarray(weights[name]), layer_types) for name in ("normal", "reduce")))
+    return of_cells({name: _cell_of(np.asarray(value), layer_types) for name, value in weights.items()})
 
 
 def _cell_of(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:

@@ -68,11 +68,13 @@ class Searcher:
     """The base of all searchers: alpha on validation data, then weights on training data, with softmax mixtures (DARTS).
 
     Fields of a subclass are its settings, `config.searcher.*`, but for those with the metadata `NO_SETTING`.
-    layer_types: the columns of alpha: those of the supernet, which `SearchStep` hands over.
+    layer_types: the columns of alpha, and fixed_reduction: whether the reduction cell is hand-made and has no alpha: those of
+    the supernet, which `SearchStep` hands over.
     train_share: of the training set, the part that the weights see; the rest is held out, none where it is 1.
     """
 
     layer_types: tuple[str, ...] = dataclasses.field(default=TABLE_3, kw_only=True, metadata=NO_SETTING)
+    fixed_reduction: bool = dataclasses.field(default=False, kw_only=True, metadata=NO_SETTING)
     train_share: float = dataclasses.field(default=0.5, kw_only=True, metadata=NO_SETTING)
 
     stages: ClassVar[tuple[Stage, ...]] = (
@@ -83,6 +85,8 @@ class Searcher:
     has_alphas: ClassVar[bool] = True
     # Which weights decay: all, or those that have moved, since they had a gradient.
     decayed: ClassVar[str] = "all"
+    # Whether the weights of an edge are 0 but for one, so that the others need not run (`edges="chosen"`).
+    one_layer: ClassVar[bool] = False
 
     @property
     def drop_path_rate(self) -> float:
@@ -94,17 +98,28 @@ class Searcher:
         """Whether `gradient` takes second derivatives, so that it needs the losses of the plain arithmetic."""
         return False
 
+    def of(self, supernet: Any) -> Self:
+        """This searcher with the columns and cells of alpha of a supernet, or of the settings of one."""
+        fixed = getattr(supernet, "fixed_reduction", False)
+        return dataclasses.replace(self, layer_types=supernet.layer_types, fixed_reduction=fixed)
+
     def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> Self:
         """This searcher with what it needs to know of the supernet and its images."""
         del supernet, image_shape
         return self
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """alpha at the start, {"normal", "reduce"}, each (14, layer types).
+        """alpha at the start, {"normal", "reduce"}, each (14, layer types), or {"normal"} beside a fixed reduction cell.
 
         {} for a searcher without any (`has_alphas`), which overrides `weights`, `derive` and `record`, too.
         """
-        return alphas_lib.init(key, len(self.layer_types), dtype)
+        drawn = alphas_lib.init(key, len(self.layer_types), dtype)
+        return {name: drawn[name] for name in self.searched}
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The cells that are searched."""
+        return ("normal",) if self.fixed_reduction else ("normal", "reduce")
 
     def weights(self, alphas: Alphas, key, progress: Progress | None) -> dict[str, jax.Array]:
         """The weights of the layer types, shapes as alpha.

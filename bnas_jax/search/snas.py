@@ -14,7 +14,7 @@ import numpy as np
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype, of_cells
 from bnas_jax.search import costs as costs_lib
 from bnas_jax.search import gumbel
 from bnas_jax.search.costs import Costs
@@ -69,7 +69,7 @@ class Snas(Searcher):
 
     def init(self, key, dtype=jnp.float32):
         """N(1, .01), SNAS's."""
-        drawn = alphas_lib.init(key, len(self.layer_types), dtype)  # 1e-3 N(0, 1)
+        drawn = super().init(key, dtype)  # 1e-3 N(0, 1)
         return {name: 1 + 10 * value for name, value in drawn.items()}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
@@ -99,7 +99,7 @@ class Snas(Searcher):
     def derive(self, alphas: Alphas) -> Genotype:
         """The strongest layer type of each edge, Zeroise among them; all edges stay."""
         weights = alphas_lib.relax(alphas)
-        return Genotype(*(all_edges(np.asarray(weights[name]), self.layer_types) for name in ("normal", "reduce")))
+        return of_cells({name: all_edges(np.asarray(value), self.layer_types) for name, value in weights.items()})
 
 
 def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:

@@ -38,6 +38,8 @@ class Difference(NamedTuple):
         return _is_among(self.key, CHANGEABLE)
 
     def __str__(self) -> str:
+        if isinstance(self.ours, list) and isinstance(self.theirs, list) and max(len(self.ours), len(self.theirs)) > 3:
+            return f"config.{self.key} is not the same as there"
         return f"config.{self.key} is {self.ours!r} now and {self.theirs!r} there"
 
 

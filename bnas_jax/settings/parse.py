@@ -61,7 +61,7 @@ def _convert(hint, value, name: str):
     if dataclasses.is_dataclass(hint):
         return build(hint, value, name)
     if typing.get_origin(hint) is tuple:
-        require(isinstance(value, (list, tuple)), f"{name} must be a list, got {value!r}")
+        require(isinstance(value, (list, tuple)), f"{name} must be a list, got {value!r}; write it as a,b,c")
         return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

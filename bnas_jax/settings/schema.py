@@ -12,6 +12,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import REDUCTION_SKIPS
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import form_of
 from bnas_jax.core.layers import LAYERS
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.schemes import Scheme
@@ -246,7 +247,9 @@ class SupernetSettings:
     """The supernet (section 5.1), see `core.supernet.Supernet`.
 
     layer_types: the search space, names of `core.layers.LAYERS`; by default Table 3. edges: `shared` or `plain`, two forms
-    of one function.
+    of one function, or `chosen`, which runs the layer of the largest weight alone, for searchers whose weights are 0 beside it.
+    form: what differs beside the edges: cifar (BNAS), darts, snas, gdas. fixed_reduction: the reduction cells are the hand-made
+    ones of GDAS.
     """
 
     num_cells: int
@@ -257,12 +260,15 @@ class SupernetSettings:
     float_head: bool = False
     binary_preprocess: bool = False
     edges: str = "shared"
+    form: str = "cifar"
+    fixed_reduction: bool = False
 
     def __post_init__(self):
         prefix = "config.network"
+        form_of(self.form)
         positive(prefix, self, "num_cells", "channels")
         unknown = [name for name in self.layer_types if name not in LAYERS]
-        require(not unknown, f"{prefix}.layer_types: unknown {unknown}; known: {', '.join(LAYERS)}")
+        require(not unknown, f"{prefix}.layer_types: unknown {', '.join(unknown)}; known: {', '.join(LAYERS)}")
         learnable = [name for name in LAYERS if LAYERS[name].learnable]
         require(
             any(name in learnable for name in self.layer_types),
@@ -284,6 +290,8 @@ class SupernetSettings:
             float_head=self.float_head,
             binary_preprocess=self.binary_preprocess,
             edges=self.edges,
+            form=self.form,
+            fixed_reduction=self.fixed_reduction,
             scheme=scheme,
             arithmetic=arithmetic,
         )
@@ -353,6 +361,11 @@ class SearchSettings(RunSettings):
         choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
         choice("config.alpha_batches", self.alpha_batches, ("epoch", "fresh"))
         searcher = self.searcher
+        message = (
+            "config.network.edges=chosen runs one layer an edge, and the weights of this searcher mix them: write"
+            " config.network.edges=shared"
+        )
+        require(self.network.edges != "chosen" or searcher.one_layer, message)
         validated = searcher.has_alphas and searcher.train_share < 1
         instead = ", or config.searcher.train_share=0.9, which holds a part of the data out" if searcher.has_alphas else ""
         message = f"config.select=best is for searchers whose epochs are validated: write config.select=last{instead}"

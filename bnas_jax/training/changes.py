@@ -14,6 +14,9 @@ def check(now: Mapping, then: Mapping, path: pathlib.Path, *, change: bool, step
 
     `UserError` for the first difference that is not allowed, or not without `change`. step: that of the newest checkpoint.
     """
+    if now["task"] != then.get("task", now["task"]):
+        kinds = {"search": "a search", "train": "a training"}
+        raise UserError(f"{path} holds {kinds.get(then['task'], 'another task')}; choose another --workdir")
     found = list(settings.differences(now, then))
     differing = [d for d in found if not d.is_free]
     fixed = next((d for d in differing if not d.is_changeable), None)

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import pathlib
+import re
 import shutil
 import sys
 from typing import Any
@@ -331,8 +332,13 @@ def _kind(leaf, dtypes: bool) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    """What Orbax says of a damaged file, where that is a sentence and no text of Python's for an object."""
     lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    if isinstance(error, (UnicodeError, json.JSONDecodeError)):
+        return "what describes it cannot be read"
+    if not lines or re.search(r"<(bound|built-in|function|class|module|\S+ object)\b", lines[0]):
+        return "its files cannot be read"
+    return lines[0][:160]
 
 
 def _say(text: str) -> None:

@@ -77,6 +77,8 @@ def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dic
         )
     record = taken(searcher, rule, read_history(workdir))
     path = paths.local(out, "--out")
+    if path.is_dir():
+        raise UserError(f"--out={out} is a folder; write the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, record)

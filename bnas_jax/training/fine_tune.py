@@ -24,7 +24,7 @@ from bnas_jax.training.workdir import WorkDir
 
 # Settings of a scheme that may differ; so may the whole scheme, by its name. What they add or take away begins as
 # initialised, or is left out.
-_NOT_OF_THE_NETWORK = ("weight_gradient", "stage", "activation")
+_NOT_OF_THE_NETWORK = ("weight_gradient", "stage", "activation", "projection_loss", "plane_rate")
 
 
 class Init(NamedTuple):
@@ -117,7 +117,8 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
     theirs = source.config()
     if theirs.get("task") != "train":
         raise UserError(f"--init={source.path} holds a search; write the work directory of a training, or an imported one")
-    ours = settings.to_dict(run)
+    # Complete, of whatever version it is.
+    ours, theirs = settings.to_dict(run), settings.to_dict(settings.from_config(theirs))
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
     compared = settings.differences(_network(ours, same_scheme), _network(theirs, same_scheme))
     difference = next(compared, None)

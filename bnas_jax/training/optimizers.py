@@ -148,9 +148,10 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
     rule = LatentRule() if followed is None else followed.latents
     if rule != scheme.latents:
         name = type(scheme).__name__
+        rate = "" if scheme.latents.gradients is None else ", rate=rate"
         raise UserError(
             f"the optimizer does not treat latent weights as {name} does; "
-            "write for_latents(optimizer, scheme) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
+            f"write for_latents(optimizer, scheme{rate}) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
         )
 
 
@@ -161,6 +162,17 @@ def on_latents(function, tree, *rest):
         return function(leaf, *others) if is_latent(path[-1].key) else leaf
 
     return jax.tree_util.tree_map_with_path(on_leaf, tree, *rest)
+
+
+def kernels_always_zero(params, scheme: Scheme) -> list[str]:
+    """The paths of latent weights that the scheme's projection makes zero (`Xnor.depthwise_center`), in a tree of shapes."""
+    if not getattr(scheme, "depthwise_center", False):
+        return []
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if is_latent(path[-1].key) and leaf.shape[2] == 1:
+            found.append("/".join(part.key for part in path))
+    return found
 
 
 def project_params(params, rule: LatentRule):

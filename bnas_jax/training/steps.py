@@ -135,8 +135,7 @@ class SearchStep:
 
     def __post_init__(self):
         check_latents(self.weights, self.supernet.scheme)
-        searcher = dataclasses.replace(self.searcher, layer_types=self.supernet.layer_types)
-        object.__setattr__(self, "searcher", searcher)
+        object.__setattr__(self, "searcher", self.searcher.of(self.supernet))
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
         """The state of a new search. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""

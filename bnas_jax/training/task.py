@@ -12,7 +12,7 @@ from bnas_jax.runtime import devices
 from bnas_jax.runtime.compiling import Call, compile_together
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import Settings
-from bnas_jax.training import loop
+from bnas_jax.training import loop, optimizers
 from bnas_jax.training.build import Program
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import Evaluator, load_run_data
@@ -47,6 +47,12 @@ class Task:
         self.program = self.build(self.data)
         self.shapes = jax.eval_shape(self.program.create, 0)  # refuses an image size that the network cannot take
         self.open(facts, change=change)
+        zero = optimizers.kernels_always_zero(self.shapes.params, run.scheme)
+        if zero:
+            workdir.say(
+                f"warning: config.scheme.depthwise_center=True keeps {len(zero)} depthwise kernels at zero, {zero[0]} first: "
+                "they put out nothing and never learn, as in XNOR-Net's codes; False leaves them uncentred"
+            )
 
         self.checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, self.where)
         self.changed = change or bool(workdir.changed())

@@ -1,7 +1,8 @@
 """Which parameters of a trained network another one begins with, where their schemes differ: float twin and binary network.
 
 Both are networks of the same settings, so that their modules have the same names. A weight of the name `kernel` in one may be
-`latent` in the other. Parameters that a scheme has of its own begin as initialised where the other lacks them.
+`latent` in the other. What the other lacks begins as initialised: parameters that a scheme has of its own, and a batch
+norm that its blocks have in another place.
 """
 
 from collections import Counter
@@ -42,7 +43,7 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
     """How a network of the variables `ours` begins with `theirs`: {"params", "batch_stats"}, arrays or their shapes.
 
     new_heads: for other classes, so that what is theirs of `HEADS` stays out. source: where theirs are, for errors.
-    `UserError` for the first weight, batch norm or statistic of ours that theirs lack or have in another shape.
+    `UserError` for the first weight of ours that theirs lack, and for the first leaf in another shape.
     """
     ours, theirs = _leaves(ours, new_heads), _leaves(theirs, new_heads)
     taken: dict[Path, Path] = {}
@@ -51,7 +52,7 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         name = "/".join(path)
         twin = (*path[:-1], _TWINS.get(path[-1], path[-1]))
         found = next((p for p in (path, twin) if p in theirs), None)
-        if found is None and _is_of_the_network(path, ours):
+        if found is None and path[-1] in _TWINS:
             shape = tuple(leaf.shape)
             raise UserError(f"--init={source} lacks {name}, {shape} here; leave --init out, or name a run that has it")
         if found is None:
@@ -71,9 +72,3 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
 def _leaves(variables: Mapping, new_heads: bool) -> dict[Path, Any]:
     found = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     return {path: leaf for path, leaf in found.items() if not (new_heads and path[1] in HEADS)}
-
-
-def _is_of_the_network(path: Path, leaves: Mapping[Path, Any]) -> bool:
-    """Whether a leaf is there under every scheme: weights of convolutions, and all of a batch norm."""
-    of_batch_norm = ("batch_stats", *path[1:-1], "mean") in leaves
-    return of_batch_norm or path[0] == "batch_stats" or path[-1] in _TWINS

@@ -61,12 +61,17 @@ class RunDirectory:
     def _read(self, name: str) -> dict:
         try:
             value = json.loads((self / name).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
             ) from None
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self / name} cannot be read ({error}); restore it or choose another --workdir") from None
+            reason = str(error)
+            if isinstance(error, OSError):
+                reason = error.strerror or reason
+            elif isinstance(error, UnicodeDecodeError):
+                reason = "it is no text"
+            raise UserError(f"{self / name} cannot be read ({reason}); restore it or choose another --workdir") from None
         if not isinstance(value, dict):
             raise UserError(f"{self / name} holds no JSON object; restore it or choose another --workdir")
         return value

@@ -200,10 +200,10 @@ def test_a_step_draws_what_drops_out():
 def test_every_preset_is_what_its_name_says(variant):
     run = settings.from_config(baselines.get_config(variant))
     assert type(run.network) is NETWORKS[variant.removeprefix("digits_")]
-    imagenet = variant in baselines.IMAGENET
-    data = "digits" if variant.startswith("digits_") else "imagenet2012" if imagenet else "cifar10"
-    assert run.dataset.name == data
-    if not variant.startswith("digits_"):
+    if variant.startswith("digits_"):
+        assert run.dataset.name == "digits"
+    else:
+        assert run.dataset.name == ("imagenet2012" if variant in baselines.IMAGENET else "cifar10")
         assert run.network == NETWORKS[variant]()
     assert settings.from_config(settings.to_dict(run)) == run
 

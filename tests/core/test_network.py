@@ -187,7 +187,7 @@ def test_the_fixed_reduction_keeps_all_its_convolutions_binary_and_is_dropped_in
     _, variables = variables_of(net, (1, 8, 8, 3))
     kernels = [path[-1] for path in variables if path[:2] == ("params", "cell1") and path[2][:7] in ("crossed", "pointwi")]
     assert kernels.count("latent") == 6 and "kernel" not in kernels
-    with pytest.raises(UserError, match="write config.network.float_head=False"):
+    with pytest.raises(UserError, match=r"write config\.network\.float_head=False"):
         networks.float_convs(net.clone(float_head=True))
     assert num_layers("gdas_fixed") == 4
 

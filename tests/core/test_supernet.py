@@ -36,6 +36,11 @@ NETS = {
     ),
     # No binary convolution at all.
     "float": supernet(1, 2, 5, layer_types=(ZEROISE, "avg_pool_3x3", "bin_conv_3x3"), scheme=Float(), arithmetic=FLOAT64),
+    # Layer types that run in copies: DARTS's, in its template.
+    "darts": supernet(
+        1, 2, 5, layer_types=("skip_connect", "sep_conv_3x3", "max_pool_3x3"), form="darts", skip=False,
+        scheme=Float(order="relu_first"), arithmetic=FLOAT64,
+    ),
 }  # fmt: skip
 
 
@@ -94,6 +99,110 @@ def test_shared_edges_are_the_plain_sum_over_edges(name):
         assert scale > 0
         for path, value in flat_expected.items():
             assert np.abs(flat[path] - value).max() < 1e-9 * scale, path
+
+
+ALL_KINDS = (ZEROISE, "max_pool_3x3", "skip_connect", "sep_conv_3x3", "bin_conv_3x3", "bin_dil_conv_3x3")
+CHOICES = np.array([3, 4, 2, 1])  # one of each kind, for four edges
+# Each with layers that join, that run in copies and that have a module for each edge.
+EDGES_OF_A_STATE = {
+    "binary": MixedEdges(channels=4, stride=2, layer_types=ALL_KINDS, scheme=Xnor(), arithmetic=Arithmetic()),
+    "each with statistics": MixedEdges(
+        channels=4, stride=1, layer_types=ALL_KINDS, scheme=Xnor(), arithmetic=Arithmetic(), shared_statistics=False
+    ),
+    "own parameters": MixedEdges(
+        channels=4, stride=1, layer_types=ALL_KINDS, scheme=Xnor(activation="prelu"), arithmetic=Arithmetic()
+    ),
+    "gdas": MixedEdges(
+        channels=4, stride=2, layer_types=ALL_KINDS, scheme=Float(order="relu_first", bias=True),
+        arithmetic=Arithmetic(), bn_of_pools=False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES_OF_A_STATE)
+def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name):
+    """Values, gradients at the state, the parameters and the weights, and which running statistics move."""
+    module = EDGES_OF_A_STATE[name]
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    weights = 0.7 * np.eye(len(ALL_KINDS), dtype=np.float32)[CHOICES]
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
+    rng = np.random.default_rng(3)
+    draw = lambda path, leaf: rng.uniform(0.5, 2, leaf.shape) if path[-1].key == "var" else rng.normal(size=leaf.shape) / 2
+    variables = jax.tree_util.tree_map_with_path(lambda *of: draw(*of).astype(np.float32), variables)
+
+    def run(edges):
+        def value(params, x, weights):
+            collections = {**variables, "params": params}
+            y, after = module.clone(edges=edges).apply(collections, x, weights, train=True, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y)), (y, after["batch_stats"])
+
+        gradients = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)
+        (_, (y, after)), (to_params, to_x, to_weights) = jax.jit(gradients)(variables["params"], x, weights)
+        return y, to_params, to_x, to_weights[np.arange(4), CHOICES], after
+
+    sums, chosen = run("plain"), run("chosen")
+    for ours, theirs in zip(jax.tree.leaves(chosen[:4]), jax.tree.leaves(sums[:4]), strict=True):
+        assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1e-5 * max(np.abs(theirs).max(), 1)
+
+    before, after = (traverse_util.flatten_dict(tree) for tree in (variables["batch_stats"], chosen[4]))
+    of_sum = traverse_util.flatten_dict(sums[4])
+    assert set(before) == set(after)
+    moved = 0
+    for path, value in after.items():
+        stayed = np.isclose(value, before[path], rtol=1e-6, atol=1e-6)
+        assert np.all(stayed | np.isclose(value, of_sum[path], rtol=1e-4, atol=1e-5)), path
+        moved += np.sum(~stayed)
+    assert 0 < moved < sum(value.size for value in after.values())
+
+    y, shared = run("plain")[0], run("shared")[0]
+    assert np.abs(y - shared).max() < 1e-4
+
+
+def test_statistics_move_of_chosen_layers_alone():
+    """All edges choose the pooling: neither the convolutions' nor the separable ones' move."""
+    module = EDGES_OF_A_STATE["binary"].clone(edges="chosen")
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    weights = np.eye(len(ALL_KINDS), dtype=np.float32)[[1, 1, 0, 1]]
+    variables = module.init(jax.random.key(0), x, weights, train=False)
+    _, after = module.apply(variables, x, weights, train=True, mutable=["batch_stats"])
+    same = jax.tree.map(np.array_equal, variables["batch_stats"], after["batch_stats"])
+    assert not any(jax.tree.leaves(same.pop("pool_bn"))) and all(jax.tree.leaves(same))
+
+
+def test_an_edge_that_chose_zeroise_gives_its_weight_no_gradient():
+    module = EDGES_OF_A_STATE["binary"].clone(edges="chosen")
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    weights = np.eye(len(ALL_KINDS), dtype=np.float32)[[0, 1, 0, 3]]
+    variables = module.init(jax.random.key(0), x, weights, train=False)
+    to_weights = jax.grad(lambda weights: jnp.sum(jnp.sin(module.apply(variables, x, weights, train=False))))(weights)
+    assert [bool(np.any(row)) for row in np.asarray(to_weights)] == [False, True, False, True]
+
+
+def test_alpha_chooses_the_largest_where_one_layer_runs():
+    net = supernet(1, 2, layer_types=("skip_connect", "max_pool_3x3", "bin_conv_3x3"), edges="chosen", form="darts")
+    alphas = alphas_of(net)
+    variables = variables_of(net)
+    one_hot = {name: np.eye(3, dtype=np.float32)[value.argmax(axis=-1)] for name, value in alphas.items()}
+    expected = net.clone(edges="plain").apply(variables, one_hot, IMAGES, method="mixture")
+    assert np.abs(net.apply(variables, alphas, IMAGES) - expected).max() < 1e-5
+
+
+def test_the_fixed_reduction_needs_no_weights_and_batch_statistics_evaluate():
+    net = supernet(
+        3, 4, layer_types=("skip_connect", "bin_conv_3x3"), form="gdas", fixed_reduction=True, batch_statistics=True, skip=False
+    )
+    weights = {"normal": jnp.eye(2)[jnp.arange(14) % 2]}
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
+    init = jax.jit(lambda: net.init(jax.random.key(0), weights, images, method="mixture"))
+    variables = init()
+    assert {name for name in variables["params"]["cell1"]} == {"preprocess", "crossed0", "crossed1", "pointwise0", "pointwise1"}
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if path[0].key in ("stem", "last_bn") else leaf + 7, variables["batch_stats"]
+    )
+    run = jax.jit(lambda statistics: net.apply({**variables, "batch_stats": statistics}, weights, images, method="mixture"))
+    assert np.array_equal(run(variables["batch_stats"]), run(moved))
+    with pytest.raises(UserError, match="8 groups, which do not divide its 12 channels"):
+        jax.eval_shape(lambda: net.clone(channels=6).init(jax.random.key(0), weights, images, method="mixture"))
 
 
 TYPES = ("max_pool_3x3", ZEROISE, "bin_conv_3x3")

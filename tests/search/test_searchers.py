@@ -4,6 +4,7 @@ Those of DARTS, SNAS, GDAS and random search with shared weights; derivations an
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,9 @@ import pytest
 
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, Genotype
+from bnas_jax.core.genotype import EDGES, FIXED_REDUCTION, Genotype
 from bnas_jax.core.supernet import Supernet
-from bnas_jax.search import Darts, Gdas, Progress, Random, Snas, gumbel
+from bnas_jax.search import Bnas, Darts, Gdas, Progress, Random, Snas, gumbel
 from bnas_jax.search import random as random_lib
 from bnas_jax.search.costs import Costs, costs, resource_loss
 
@@ -68,6 +69,21 @@ def test_snas_keeps_every_edge_and_darts_may_keep_zeroise(reference):
             # SNAS publishes the two strongest edges a node, too.
             two = Darts(layer_types=types, keep_zeroise=True).derive(alphas)
             assert pairs(two.normal) == named(stored["genotype_normal"][row], types)
+
+
+@pytest.mark.parametrize("searcher", [Bnas(), Darts(), Gdas(), Snas(), Random()])
+def test_beside_a_fixed_reduction_cell_the_normal_cell_alone_is_searched(searcher):
+    types = ("none", "bin_conv_3x3")
+    found = searcher.of(SimpleNamespace(layer_types=types, fixed_reduction=True))
+    alphas, progress = found.init(jax.random.key(0)), Progress(jnp.array(0), 2)
+    assert set(alphas) == ({"normal"} if searcher.has_alphas else set())
+    assert set(found.weights(alphas, jax.random.key(1), progress)) == {"normal"}
+    if searcher.has_alphas:
+        assert found.derive(alphas).reduce == FIXED_REDUCTION
+        assert 0 < found.record(alphas)["alpha_entropy"] < 0.7 and found.regularizer(alphas, progress) <= 0
+    else:
+        finished = dataclasses.replace(found, candidates=2, finalists=1).finish(jax.random.key(0), lambda *_: 10.0)
+        assert finished.genotype.reduce == FIXED_REDUCTION and finished.candidates[0]["reduce"] == FIXED_REDUCTION
 
 
 # Samples

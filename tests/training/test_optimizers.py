@@ -10,12 +10,12 @@ from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.network import Network
-from bnas_jax.core.schemes import Float, Xnor
+from bnas_jax.core.schemes import Float, Pcnn, Xnor
 from bnas_jax.core.schemes.xnor import center_and_clip, gradient_factor
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas
 from bnas_jax.training import build, optimizers
-from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd
+from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd, on_latent_modules
 from bnas_jax.training.steps import SearchStep, TrainStep
 from configs import search, train
 
@@ -251,6 +251,29 @@ def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_t
     for advised in (for_latents(optax.sgd(0.1), scheme), latent_sgd(0.1, scheme=scheme)):
         for make in steps_with(advised, scheme):
             make()
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), latent_sgd(0.1), latent_sgd(0.1, scheme=Pcnn(projection_loss=1.0))])
+def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(optimizer):
+    scheme = Pcnn()
+    for make in steps_with(optimizer, scheme):
+        with pytest.raises(UserError, match=r"as Pcnn does; write for_latents\(optimizer, scheme, rate=rate\)"):
+            make()
+    with pytest.raises(UserError, match=r"Pcnn depend on the learning rate; write for_latents\(.*, rate=\.\.\.\)"):
+        for_latents(optax.sgd(0.1), scheme)
+    for advised in (for_latents(optax.sgd(0.1), scheme, rate=0.1), latent_sgd(0.1, scheme=scheme)):
+        for make in steps_with(advised, scheme):
+            make()
+
+
+def test_an_optimizer_of_a_scheme_with_closed_forms_leaves_other_modules_as_they_are():
+    """Those without latent weights, and what lies below a module that has them."""
+    scheme = Pcnn(plane_rate=0.5)
+    rates = on_latent_modules(lambda module: {name: "seen" for name in module}, {"a": {"latent": 1, "prelu": {"slope": 2}}})
+    assert rates == {"a": {"latent": "seen", "prelu": "seen"}}
+    tree = {"classifier": {"kernel": jnp.ones((2, 3)), "planes": jnp.ones(3)}}
+    after = one_step(latent_sgd(0.1, scheme=scheme), tree, tree)
+    assert close(after, one_step(optax.sgd(0.1), tree, tree))
 
 
 def test_a_float_network_takes_any_optimizer():

@@ -290,7 +290,10 @@ SEARCHERS = [
 ]
 
 
-@pytest.mark.parametrize("searcher", SEARCHERS)
+LONG = (Snas, Random)  # which draw as GDAS does, and have a gradient as BNAS has
+
+
+@pytest.mark.parametrize("searcher", [pytest.param(s, marks=pytest.mark.long) if isinstance(s, LONG) else s for s in SEARCHERS])
 def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(searcher):
     """Mixture's statistics do not touch its loss, so that any division gives the gradients of the whole batch.
 

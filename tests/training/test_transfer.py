@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is d
 
 BN = {"bn": {"scale": (4,), "bias": (4,)}}
 STATISTICS = {"bn": {"mean": (4,), "var": (4,)}}
+TWO_STATISTICS = {"bn": STATISTICS["bn"], "bn2": STATISTICS["bn"]}
 
 
 def variables(params: dict, statistics: dict | None = None) -> dict:
@@ -59,6 +60,12 @@ def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_
     assert len(kept) == 6  # BN, its statistics, the classifier
 
 
+def test_a_batch_norm_in_another_place_begins_anew():
+    """As the float ResNet's, which is behind its convolution: only the weights must be there."""
+    ours = variables({**FLOAT, "bn2": BN["bn"]}, TWO_STATISTICS)
+    assert planned(ours, variables(FLOAT)).summary()["initialised"] == {"bias": 1, "scale": 1, "mean": 1, "var": 1}
+
+
 def test_a_head_for_other_classes_stays_out():
     ours = variables({**FLOAT, "classifier": {"kernel": (8, 5), "bias": (5,)}})
     found = planned(ours, variables(FLOAT), new_heads=True)
@@ -72,8 +79,11 @@ def test_a_head_for_other_classes_stays_out():
     [
         ({"conv": {"latent": (8, 4, 4, 3, 3)}}, None, r"has params/conv/kernel in another shape: \(3, 3, 4, 8\) there, \(8,"),
         ({"conv": FLOAT["conv"], "more": {"latent": (1, 1, 2, 2)}}, None, r"lacks params/more/latent, \(1, 1, 2, 2\) here"),
-        ({"conv": FLOAT["conv"], "bn2": BN["bn"]}, None, r"lacks params/bn2/bias, \(4,\) here"),
-        ({"conv": FLOAT["conv"]}, {"bn": STATISTICS["bn"], "bn2": STATISTICS["bn"]}, r"lacks batch_stats/bn2/mean"),
+        (
+            {"bn": {"scale": (8,), "bias": (8,)}, "conv": FLOAT["conv"]},
+            None,
+            r"has params/bn/bias in another shape: \(4,\) there",
+        ),
     ],
 )
 def test_what_is_of_the_network_and_not_there_is_refused_by_name(params, statistics, message):
@@ -177,6 +187,31 @@ def test_stages_of_one_scheme_and_other_schemes_follow_each_other_and_it_is_said
     origin = fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)
     assert line in fine_tune.describe(origin)
     assert json.loads(json.dumps(origin)) == origin
+
+
+RESNET = {"name": "resnet18", "width": 4, "blocks": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("network", "scheme", "line"),
+    [
+        (RESNET, "xnor", "; 4 kernels are latent weights, projected; as initialised: bias (4), scale (4), mean (4), var (4);"),
+        ({**RESNET, "block": "bireal"}, "bireal", "; 4 kernels are latent weights; the classifier is kept"),
+        ({**RESNET, "name": "senet18", "gate": 2}, "xnor", "; 4 kernels are latent weights, projected; the classifier is kept"),
+    ],
+    ids=["resnet18", "bireal", "senet18"],
+)
+def test_a_hand_crafted_network_begins_with_its_float_twin(float_run, tmp_path, network, scheme, line):
+    """The float ResNet has its batch norms behind its convolutions, XNOR-Net's in front: they begin anew."""
+    config = {**json.loads((float_run / "config.json").read_text()), "network": network}
+    source = shutil.copytree(float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
+    (source / "config.json").write_text(json.dumps(config))
+    run = settings.from_config({**config, "scheme": {"name": scheme}})
+    facts = {"num_classes": 10, "image_shape": [8, 8, 1]}
+    described = fine_tune.describe(fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts))
+    if network == RESNET:
+        described = described.partition("; left out")[0] + ";"
+    assert line in described
 
 
 def test_weights_of_another_form_are_refused_by_name(float_run, tmp_path):

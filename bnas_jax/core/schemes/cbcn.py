@@ -41,6 +41,10 @@ class Cbcn(Scheme):
     block: ClassVar[str] = "cbcn"
     float_shortcut: ClassVar[bool] = True
 
+    @property
+    def width_step(self) -> int:
+        return TURNS if self.orientations else 1
+
     def signs(self, x):
         return straight_through(x, triangle, self.sign_of_zero)
 

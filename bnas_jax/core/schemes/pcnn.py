@@ -47,6 +47,7 @@ class Pcnn(Scheme):
 
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "pcnn"
+    float_shortcut: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -63,6 +64,10 @@ class Pcnn(Scheme):
             gradients=ClosedForms(self.planes, self.projection_loss, self.sign_of_zero),
             rates={PLANES: self.plane_rate},
         )
+
+    @property
+    def width_step(self) -> int:
+        return self.planes
 
     def convolve(self, module, x):
         if module.features % self.planes:

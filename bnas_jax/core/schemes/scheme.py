@@ -114,6 +114,11 @@ class Scheme:
         """Whether a convolution has a bias where the BN around it has no scale and shift."""
         return False
 
+    @property
+    def width_step(self) -> int:
+        """Of which number the widths of a network are multiples."""
+        return 1
+
     def signs(self, x):
         """The signs of normalised activations, (N, H, W, C), with their gradient: -1, 1 or, without `one_bit`, 0."""
         return straight_through(x, open_clip, self.sign_of_zero)

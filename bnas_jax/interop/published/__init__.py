@@ -9,7 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.interop.published import bireal, cells, kuangliu, nin, wide_resnet
+from bnas_jax.interop.published import bireal, cells, kuangliu, nin, supernets, wide_resnet
 
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
@@ -21,6 +21,7 @@ LOADERS: dict[str, Loader] = {
     **nin.LOADERS,
     **bireal.LOADERS,
     **dict.fromkeys(("darts_net", "snas_net", "gdas_f1_net"), cells.load),
+    **supernets.LOADERS,
 }
 
 

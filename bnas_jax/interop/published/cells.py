@@ -6,6 +6,7 @@ layer, `convs.I` or `conv_1` and `conv_2` of a factorized reduce.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -28,7 +29,7 @@ _SHORT = {
 }
 
 
-def _spelled_out(cell: str) -> list[tuple[str, int]]:
+def _spelled_out(cell: str) -> Any:
     pairs = (pair.split(",") for pair in cell.split())
     return [(_SHORT[name], int(source)) for name, source in pairs]
 
@@ -59,7 +60,7 @@ def _genotype(name: str) -> Genotype:
     return genotypes.load(max(known, key=len))
 
 
-def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """num_cells, channels and num_classes, from the arrays of a state_dict."""
     for name in ("stem.0.weight", "classifier.weight"):
         if name not in arrays:
@@ -98,7 +99,7 @@ def around_cells(top: str, modules: list[str], name: str) -> str:
 
 _AUXILIARY = {"conv0": 2, "bn0": 3, "conv1": 5, "bn1": 6}
 # The fixed reduction: ReLU, across, down, BN, ReLU, pointwise, BN.
-_FIXED = {
+_FIXED: dict[tuple[str, ...], int] = {
     **{("crossed", "across", "conv"): 1, ("crossed", "down", "conv"): 2, ("crossed", "down", "bn"): 3},
     **{("pointwise", "conv"): 5, ("pointwise", "bn"): 6},
 }
@@ -116,7 +117,7 @@ def beside_edges(arrays: Mapping[str, np.ndarray], cell: str, modules: list[str]
 
 
 # The modules of a layer and how the three codes name them; which of these it is, the arrays say.
-_LAYER = {
+_LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("conv",): ("op.1",),
     ("bn",): ("op.2", "bn", "op.1", "1"),
     ("conv0",): ("conv_1", "convs.0"),

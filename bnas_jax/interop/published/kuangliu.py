@@ -25,7 +25,7 @@ OUTSIDE = (
 )
 POST_ACTIVATION = (
     *OUTSIDE,
-    *((rf"unit{index}/(conv|bn)$", rf"\g<1>{index + 1}") for index in range(3)),
+    *((rf"unit{index}/(output_)?(conv|bn)$", rf"\g<2>{index + 1}") for index in range(3)),
     (r"shortcut/conv$", "shortcut/0"),
     (r"shortcut/bn$", "shortcut/1"),
 )

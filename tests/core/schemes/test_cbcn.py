@@ -10,10 +10,13 @@ from one_layer import layer, row_of
 from published import numbers, through_layer
 
 from bnas_jax.baselines.resnet import ResNet
-from bnas_jax.core.cost import cost
+from bnas_jax.core.cost import cost, fit_budget
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import load
+from bnas_jax.core.network import Network
 from bnas_jax.core.ops.conv import plain_conv, square
 from bnas_jax.core.schemes import Cbcn
+from bnas_jax.training.state import initial_variables
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -126,6 +129,14 @@ def test_widths_without_whole_features_are_refused(features, channels, groups, m
     model = layer(Cbcn(), features=features, groups=groups)
     with pytest.raises(UserError, match=message):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4, channels))))
+
+
+def test_a_network_of_such_widths_is_refused_by_the_layers_name():
+    net = Network(load("latest_cell"), num_cells=2, channels=6, num_classes=10, scheme=Cbcn())
+    with pytest.raises(UserError, match=r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple of 4"):
+        initial_variables(net, (8, 8, 1), seed=0)
+    within = cost(net.clone(channels=8), image_shape=(8, 8, 1)).total.flops
+    assert fit_budget(net, within, image_shape=(8, 8, 1)).channels == 8, "among the widths that it can have"
 
 
 def test_in_the_first_of_two_stages_the_float_kernel_is_turned():

@@ -1,5 +1,6 @@
 """PCNN: projections and closed forms against numbers by hand and autodiff of the loss, and the published block."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +10,15 @@ from half_block import half_block
 from one_layer import layer, row_of
 from published import numbers
 
+from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import BinaryConv, Classifier
 from bnas_jax.core.ops.conv import plain_conv, square
 from bnas_jax.core.schemes import Pcnn
 from bnas_jax.core.schemes.pcnn import ClosedForms, SharedKernels, projected
+from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.optimizers import latent_sgd
+from bnas_jax.training.steps import TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -146,6 +151,42 @@ def test_training_moves_kernels_and_planes_at_their_own_rates():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     copies = np.split(np.asarray(params["conv"]["latent"]), 2, axis=-1)
     assert np.array_equal(*copies)
+
+
+class Small(nn.Module):
+    """A binary convolution between a BN and a classifier."""
+
+    scheme: Pcnn
+    arithmetic: Arithmetic = Arithmetic()
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False):
+        conv = BinaryConv(features=4, kernel=3, scheme=self.scheme, arithmetic=self.arithmetic, name="layer")
+        x = conv(images, train=train)
+        return Classifier(num_classes=3, arithmetic=self.arithmetic, name="classifier")(x)
+
+
+def test_a_step_of_training_follows_the_closed_forms():
+    """From equal copies of the kernels to equal copies, with the gradients of the network's own loss."""
+    scheme = Pcnn(planes=2, projection_loss=PULL)
+    step = TrainStep(network=Small(scheme), optimizer=latent_sgd(RATE, momentum=0.0, scheme=scheme))
+    state = step.init(image_shape=(5, 5, 8))
+    batch = {"image": normal(6, 5, 5, 8), "label": np.arange(6) % 3}
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, _ = step.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+        return jnp.mean(cross_entropy(logits, batch["label"]))
+
+    before, grads = state.params, jax.jit(jax.grad(loss))(state.params)
+    after = jax.jit(step)(state, batch).params["layer"]["conv"]
+    conv = before["layer"]["conv"]
+    assert np.array_equal(*np.split(np.asarray(conv["latent"]), 2, axis=-1))
+    assert not np.array_equal(*np.split(np.asarray(grads["layer"]["conv"]["latent"]), 2, axis=-1))
+    closed_forms = scheme.latents.gradients(conv, grads["layer"]["conv"], RATE)
+    for name in ("latent", "planes"):
+        np.testing.assert_allclose(after[name], conv[name] - RATE * closed_forms[name], rtol=1e-5, atol=1e-6)
+    assert np.array_equal(*np.split(np.asarray(after["latent"]), 2, axis=-1))
 
 
 def test_a_kernel_is_stored_once_and_convolved_for_each_plane():

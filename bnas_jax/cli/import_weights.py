@@ -1,0 +1,47 @@
+"""`import`: the authors' weights into a work directory."""
+
+import contextlib
+
+from absl import flags
+
+from bnas_jax import settings
+from bnas_jax.cli.configs import Loaded, define_config, last, preset_of, task_of, workdir_of
+from bnas_jax.cli.flags import read_flags, required
+from bnas_jax.core.errors import UserError
+from bnas_jax.settings import TrainSettings
+
+
+def import_weights(arguments: list[str], loaded: Loaded) -> dict:
+    """Brings a checkpoint of the authors' code into a work directory, in the `release` convention unless another is set."""
+    from bnas_jax import counting
+    from bnas_jax.interop import checkpoint_files
+    from bnas_jax.interop.import_checkpoint import import_checkpoint
+
+    preset = last(arguments, "--preset=")
+    if not preset:
+        raise UserError("--preset is missing; write --preset=VARIANT, a variant of configs/train.py")
+    config = preset_of(preset)
+    config.conventions, trained_on = "release", config.dataset.name
+    values = flags.FlagValues()
+    define_config(values, config, arguments, "import")
+    for name in ("preset", "checkpoint", "workdir"):
+        flags.DEFINE_string(name, None, name, flag_values=values)
+    read_flags(values, arguments, "import")
+    run = task_of(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
+    with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
+        arrays = checkpoint_files.read(required(values, "checkpoint"))
+        sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(run.dataset)
+        shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])
+        statistics = _statistics(run.dataset, trained_on)
+        return import_checkpoint(arrays, run, workdir, image_shape=shape, statistics=statistics)
+
+
+def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
+    """(mean, std) of an imported network's images: as set, or those of its data set, or those of its preset's."""
+    from bnas_jax.data import load
+
+    if dataset.mean is not None and dataset.std is not None:
+        return dataset.mean, dataset.std
+    found = load.known_statistics(dataset.name) or load.known_statistics(trained_on)
+    assert found is not None, "every preset's data set is known"
+    return found

@@ -1,0 +1,37 @@
+"""`search`: finds a cell."""
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from bnas_jax.cli import draw
+from bnas_jax.cli.configs import Loaded, configured, task_of, workdir_of
+from bnas_jax.cli.flags import required
+from bnas_jax.settings import SearchSettings
+
+if TYPE_CHECKING:
+    from bnas_jax.training.workdir import WorkDir
+
+
+def search(arguments: list[str], loaded: Loaded) -> dict:
+    """Searches a cell into a work directory."""
+    run, values = configured(arguments, "search", workdir=None, change=False)
+    run = task_of(run, SearchSettings, "search", "configs/search.py:digits")
+    from bnas_jax.training.search import search
+
+    with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
+        found = search(run, workdir, change=values.change)
+        _leave_picture(workdir)
+        return found
+
+
+def _leave_picture(workdir: "WorkDir") -> None:
+    """cell.svg, which a search can do without: what goes wrong there is a line of its log."""
+    from bnas_jax.runtime import hosts
+
+    if not hosts.is_first():
+        return
+    try:
+        draw.draw_found_cell(workdir.path, workdir / "cell.svg")
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        workdir.say(f"the cell is not drawn into cell.svg ({reason}); draw --genotype={workdir.path} --out=FILE.svg does that")

@@ -1,0 +1,26 @@
+"""`train`: trains a network."""
+
+import contextlib
+
+from bnas_jax import extensions
+from bnas_jax.cli.configs import Loaded, configured, task_of, workdir_of
+from bnas_jax.cli.flags import required
+from bnas_jax.core import paths
+from bnas_jax.core.errors import UserError
+from bnas_jax.settings import TrainSettings
+
+
+def train(arguments: list[str], loaded: Loaded) -> dict:
+    """Trains a final network into a work directory."""
+    run, values = configured(arguments, "train", workdir=None, change=False, init=None, init_step=None)
+    run = task_of(run, TrainSettings, "train", "configs/train.py:digits")
+    from bnas_jax.training.fine_tune import Init
+    from bnas_jax.training.train import train
+
+    if values.init_step and not values.init:
+        raise UserError("--init_step says which checkpoint of --init=DIR to take; write --init=DIR, too")
+    init = Init(values.init, values.init_step or "last") if values.init else None
+    if init:
+        extensions.check(paths.local(init.workdir, "--init"), loaded)
+    with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
+        return train(run, workdir, change=values.change, init=init)
