@@ -22,6 +22,8 @@ SHORT = ["--config.num_epochs=1", "--config.network.channels=2"]
 SEARCH = [*SHORT, "--config.network.num_cells=3"]
 TRAIN = [*SHORT, "--config.network.num_cells=1"]
 FEW_TYPES = "--config.network.layer_types=none,bin_conv_3x3"
+# Each edge of a new layer type is compiled by itself: one cell has enough of them.
+NEW_TYPES = ["--config.network.num_cells=1", "--config.network.layer_types=none,two_scales_3x3", "--config.batch_size=256"]
 
 
 @pytest.fixture
@@ -70,8 +72,8 @@ def additions(command: str, words: list[str]) -> list[str]:
         return TRAIN
     if command != "search":
         return []
-    if any("layer_types" in word for word in words):
-        return SEARCH
+    if "--extensions=mine.py" in words:
+        return [*SHORT, *NEW_TYPES]
     return [*SEARCH, FEW_TYPES]
 
 
@@ -89,7 +91,7 @@ def test_change_one_idea(tmp_path, monkeypatch, capfd):
     ended = follow("new_idea", capfd, smaller={}, without=("study",))
     config = json.loads((tmp_path / "runs/mine/search/config.json").read_text())
     assert config["scheme"]["name"] == "smooth" and config["scheme"]["sharpness"] == 2
-    assert config["network"]["layer_types"] == ["none", "bin_conv_3x3", "two_scales_3x3"]
+    assert config["network"]["layer_types"] == ["none", "two_scales_3x3"]
     assert ended["evaluate"]["top1"] == ended["train"]["top1"]
 
 
