@@ -359,6 +359,7 @@ class MixedEdges(nn.Module):
 
     def _kept(self, value: dict, new: list[dict], names: list[str], choices, index_of) -> dict:
         """The statistics `value` of these layer types with what moved. Where edges share them, those of any edge that ran."""
+        value = jax.tree.map(jnp.asarray, value)
         if not self.shared_statistics:
             for edge, of_edge in enumerate(new):
                 for name in names:

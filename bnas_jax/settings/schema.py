@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import REDUCTION_SKIPS
+from bnas_jax.core.cell import REDUCTION_SKIPS, check_groups
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import form_of
@@ -265,8 +265,12 @@ class SupernetSettings:
 
     def __post_init__(self):
         prefix = "config.network"
-        form_of(self.form)
+        step = form_of(self.form).channel_step
         positive(prefix, self, "num_cells", "channels")
+        multiple = f"a multiple of {step} in the form {self.form}"
+        require(self.channels % step == 0, f"{prefix}.channels must be {multiple}, got {self.channels}")
+        if self.fixed_reduction:
+            check_groups(2 * self.channels)
         unknown = [name for name in self.layer_types if name not in LAYERS]
         require(not unknown, f"{prefix}.layer_types: unknown {', '.join(unknown)}; known: {', '.join(LAYERS)}")
         learnable = [name for name in LAYERS if LAYERS[name].learnable]
