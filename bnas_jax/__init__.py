@@ -2,7 +2,7 @@
 
 import importlib
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Public names and the modules that have them, which are loaded when a name is asked for.
 _MODULES = {

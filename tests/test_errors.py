@@ -16,6 +16,7 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.training import checkpoints
+from bnas_jax.workdir import FORMAT
 from configs import search as search_configs
 from configs import train as train_configs
 
@@ -65,7 +66,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
         workdir.mkdir(parents=True)
         resolved = settings.to_dict(settings.from_config(config.get_config("digits")))
         (workdir / "config.json").write_text(json.dumps(resolved))
-        (workdir / "run.json").write_text(json.dumps({"format": 2, "num_classes": 10, "image_shape": [8, 8, 1]}))
+        (workdir / "run.json").write_text(json.dumps({"format": FORMAT, "num_classes": 10, "image_shape": [8, 8, 1]}))
     alphas = np.zeros((3, 14, len(TABLE_3)))
     np.savez(folder / "runs" / "search" / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(2))
     for name, file, data in (("damaged", "config.json", b"\xff\xfe"), ("begun", "alphas.npz", None)):

@@ -972,7 +972,7 @@ def test_another_config_in_the_work_directory_is_refused(whole, cell, capfd):
     assert command(arguments("train", workdir, cell, "--config.optimizer.learning_rate=0.5")) == 2
     assert "config.optimizer.learning_rate is 0.5 now and 0.05 there" in capfd.readouterr().err
     assert command(arguments("search", workdir, cell)) == 2
-    assert "belongs to another run" in capfd.readouterr().err
+    assert "holds a training; choose another --workdir" in capfd.readouterr().err
     assert tree_of(workdir) == before
 
 

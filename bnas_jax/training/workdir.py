@@ -75,7 +75,9 @@ class WorkDir(RunDirectory):
         """
         if self.exists():
             step = max(Checkpoints(self.checkpoints).steps(), default=0)
-            self._changes = changes.check(settings.to_dict(run), self.config(), self.path, change=change, step=step)
+            # What a setting that is new since then is without being set.
+            before = settings.to_dict(settings.from_config(self.config()))
+            self._changes = changes.check(settings.to_dict(run), before, self.path, change=change, step=step)
             then = self.facts()
             _check_data(facts, facts_lib.from_dict(then))
             return facts_lib.from_dict({**facts.known(), **then})

@@ -9,9 +9,9 @@ from bnas_jax import __version__
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
-# Of the settings and the checkpoints in a work directory; 1 had other names and no number.
-FORMAT = 2
-_VERSIONS = {1: "0.1.0"}
+# Of the settings and the checkpoints in a work directory; 1 had other names and no number, the states of 2 no seed.
+FORMAT = 3
+_VERSIONS = {1: "0.1.0", 2: "0.2.0"}
 
 
 class RunDirectory:

@@ -1,5 +1,4 @@
-"""Bi-Real Net and ReActNet (github.com/liuzechun/Bi-Real-net, folder pytorch_implementation, and
-ReActNet), of the same authors.
+"""Bi-Real Net and ReActNet, of the same authors (github.com/liuzechun: Bi-Real-net and ReActNet).
 
 Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`; those of
 ReActNet with `_step1` behind them for the first stage of their training, in which weights are
