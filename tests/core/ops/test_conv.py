@@ -37,6 +37,37 @@ def test_gradients_are_those_of_the_convolution(kernel, geometry):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+# kernel, geometry, outputs of four channels
+GROUPED = [
+    ((3, 3), square(3, stride=2, groups=4), 4),
+    ((5, 5), square(5, dilation=2, groups=4), 4),
+    ((1, 3), Geometry(stride=(1, 2), padding=(0, 1), groups=4), 4),
+    ((1, 1), square(1, groups=2), 6),
+    ((1, 1), square(1, stride=2, groups=2), 6),
+    ((3, 3), square(3, groups=4), 8),
+]
+
+
+@pytest.mark.parametrize(("kernel", "geometry", "features"), GROUPED)
+def test_depthwise_and_grouped_convolutions_and_their_gradients(kernel, geometry, features):
+    """A sum over taps and matrix products, which XLA's CPU compiler has no fast convolution for."""
+    x, w = normal(2, 7, 8, 4), normal(*kernel, 4 // geometry.groups, features, seed=1)
+    gradient = normal(2, *geometry.output_size((7, 8), kernel), features, seed=2)
+
+    def numbers(function):
+        y, vjp = jax.vjp(lambda x, w: function(x, w, geometry), x, w)
+        return y, *vjp(gradient)
+
+    for ours, expected in zip(numbers(conv), numbers(plain_conv), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_depthwise_convolution_is_no_convolution_of_xla():
+    x, w = normal(2, 7, 8, 4), normal(3, 3, 1, 4)
+    text = jax.jit(lambda x, w: conv(x, w, square(3, groups=4))).lower(x, w).as_text()
+    assert "convolution" not in text
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [7, 8])
 @pytest.mark.parametrize("geometry", [{"stride": 2, "padding": 4, "dilation": 2}, {"stride": 2, "padding": 1}, {"padding": 0}])
