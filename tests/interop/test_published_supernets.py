@@ -38,11 +38,12 @@ def apart(ours, theirs):
 PASSES = [
     ("random_supernet_c4_l3", "x_train", "weights_{}", "eval.logits", 0),
     ("gdas_frc_supernet_c4_l6", "x_base", "draw0.tau1.hard_{}", "eval.draw0.logits", None),
-    pytest.param("gdas_supernet_c4_l6", "x_base", "draw0.tau1.hard_{}", "eval.draw0.logits", None, marks=pytest.mark.long),
-    pytest.param("snas_supernet_c4_l5", "x", "weights.temp1.{}", "eval.logits", 0, marks=pytest.mark.long),
+    ("gdas_supernet_c4_l6", "x_base", "draw0.tau1.hard_{}", "eval.draw0.logits", None),
+    ("snas_supernet_c4_l5", "x", "weights.temp1.{}", "eval.logits", 0),
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "images", "weights", "logits", "index"), PASSES)
 def test_logits_in_evaluation_at_weights(reference, name, images, weights, logits, index):
     arrays, model, variables = loaded(reference, name)
