@@ -186,6 +186,7 @@ def test_three_steps_of_gdas_are_those_of_its_code(reference, fixed):
     names = {"normal": "arch_parameters"} if fixed else {cell: f"arch_{cell}_parameters" for cell in CELLS}
     arrays = arrays_of(reference, name)
     model, variables = load_published(name, arrays)
+    model = model.clone(edges="shared")  # the same function; loops over edges are compiled anew in each call
     weights = latent_sgd(0.025, nesterov=True, weight_decay=5e-4, decayed="moved", scheme=model.scheme)
     step = SearchStep(model, FedGdas(tau=float(arrays["search.tau"])), weights=weights, alphas=alphas_adam(3e-4))
     alphas = {cell: jnp.asarray(arrays[f"state.{published}"]) for cell, published in names.items()}
