@@ -21,7 +21,12 @@ OPTIONS = (*SIZES, "genotype", "form", "conventions", "budget", "cells", "refere
 NETWORK_SIZES = ("num_cells", "channels")
 
 # Image side, channels and classes of the data sets that are known by name, so that their networks are counted without them.
-KNOWN_DATA = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100), "imagenet2012": (224, 3, 1000)}
+KNOWN_DATA = {
+    "digits": (8, 1, 10),
+    "cifar10": (32, 3, 10),
+    "cifar100": (32, 3, 100),
+    "imagenet2012": (224, 3, 1000),
+}
 
 ImageShape = tuple[int, int, int]
 
@@ -32,7 +37,9 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
     run: the settings of --config, None without one. options: those of `OPTIONS` that are given, else None.
     """
     if options["cells"] and not options["budget"]:
-        raise UserError("--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=...")
+        raise UserError(
+            "--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=..."
+        )
     if run is None:
         model, image_shape = _of_options(options)
     else:
@@ -82,14 +89,21 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
 
 def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
     """The network of a config, with what the options give in place of its settings."""
-    for name, setting in {"form": "config.network.form", "conventions": "config.conventions"}.items():
+    for name, setting in {
+        "form": "config.network.form",
+        "conventions": "config.conventions",
+    }.items():
         if options[name] is not None:
-            raise UserError(f"--{name} is for a cost without --config; write --{setting}={options[name]}")
+            raise UserError(
+                f"--{name} is for a cost without --config; write --{setting}={options[name]}"
+            )
     given = {name: value for name, value in options.items() if value is not None}
     sizes = known_sizes(run.dataset) | {name: given[name] for name in SIZES if name in given}
     missing = [f"--{name}=..." for name in ("image_size", "num_classes") if name not in sizes]
     if missing:
-        raise UserError(f"the size of {run.dataset.name} is not known here; add {' and '.join(missing)}")
+        raise UserError(
+            f"the size of {run.dataset.name} is not known here; add {' and '.join(missing)}"
+        )
 
     changes = {name: given[name] for name in (*NETWORK_SIZES, "genotype") if name in given}
     known = {field.name for field in dataclasses.fields(run.network)}
@@ -100,11 +114,15 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
         changes["genotype"] = genotype_lib.load(changes["genotype"])
     settings = dataclasses.replace(run.network, **changes)
     if options["reference"] and "genotype" not in known:
-        raise UserError("a network without a genotype is compared with the same one in floats; leave --reference out")
+        raise UserError(
+            "a network without a genotype is compared with the same one in floats; leave --reference out"
+        )
     return _built(settings, run.scheme, run.arithmetic(), sizes)
 
 
-def _built(settings, scheme, arithmetic: Arithmetic, sizes: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
+def _built(
+    settings, scheme, arithmetic: Arithmetic, sizes: Mapping[str, Any]
+) -> tuple[nn.Module, ImageShape]:
     for name in ("image_size", "num_classes", "image_channels"):
         size = sizes.get(name)
         if size is not None and size < 1:
@@ -125,7 +143,9 @@ def known_sizes(dataset: DatasetSettings) -> dict[str, int]:
 def _fitted(model: nn.Module, options: Mapping[str, Any], *, image_shape: ImageShape) -> nn.Module:
     """The network with the sizes that meet --budget."""
     if not all(hasattr(model, name) for name in NETWORK_SIZES):
-        raise UserError(f"--budget chooses num_cells and channels, which a {type(model).__name__} lacks; leave it out")
+        raise UserError(
+            f"--budget chooses num_cells and channels, which a {type(model).__name__} lacks; leave it out"
+        )
     cells = _cells(options["cells"])
     return cost_lib.fit_budget(model, options["budget"], image_shape=image_shape, cells=cells)
 
@@ -140,7 +160,9 @@ def _cells(text: str | None) -> tuple[int, ...]:
     return tuple(range(int(low), int(high or low) + 1))
 
 
-def _compared(model: nn.Module, counted: cost_lib.Cost, options: Mapping[str, Any], *, image_shape: ImageShape) -> dict:
+def _compared(
+    model: nn.Module, counted: cost_lib.Cost, options: Mapping[str, Any], *, image_shape: ImageShape
+) -> dict:
     """How many times less the network takes than the same in floats; of a genotype without Zeroise, where there is one."""
     twin, name = cost_lib.float_twin(model), "the same size"
     if hasattr(model, "genotype"):

@@ -49,7 +49,9 @@ def load(file: str) -> Extension:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"{OPTION}={file} cannot be read ({error.strerror}); write {OPTION}=FILE.py") from None
+        raise UserError(
+            f"{OPTION}={file} cannot be read ({error.strerror}); write {OPTION}=FILE.py"
+        ) from None
 
     # Dataclasses look for their module there.
     name = f"bnas_jax_extension_{path.stem}_{digest[:12]}"
@@ -61,7 +63,9 @@ def load(file: str) -> Extension:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"{OPTION}={file}{line_of(error, path)}: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{OPTION}={file}{line_of(error, path)}: {type(error).__name__}: {error}"
+        ) from error
     return Extension(str(path), digest)
 
 
@@ -83,7 +87,9 @@ def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
     """(file, sha256) of each extension in run.json; none where that cannot be read, which is for its reader to say."""
     try:
         values = json.loads((workdir / "run.json").read_text())
-        return [(str(noted["file"]), str(noted["sha256"])) for noted in values.get("extensions", ())]
+        return [
+            (str(noted["file"]), str(noted["sha256"])) for noted in values.get("extensions", ())
+        ]
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return []
 
@@ -96,5 +102,9 @@ def line_of(error: BaseException, path: pathlib.Path) -> str:
     """Where in the file an error is, for instance ", line 3"."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
     return f", line {lines[-1]}" if lines else ""

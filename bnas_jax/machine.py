@@ -97,7 +97,9 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
     sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
-    warnings.formatwarning = lambda message, *_, **__: f"bnas_jax: warning: {' '.join(str(message).split())}\n"
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"bnas_jax: warning: {' '.join(str(message).split())}\n"
+    )
 
 
 def check_stdout() -> None:

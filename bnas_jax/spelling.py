@@ -51,7 +51,9 @@ def read(text: str, kind: type, name: str) -> Any:
     if kind in (int, float):
         number = _number(plain)
         if kind is int and number is not None and _TOO_LARGE <= abs(number) < math.inf:
-            raise UserError(f"{name}={text} is too large; write a whole number below {_TOO_LARGE:.0e}")
+            raise UserError(
+                f"{name}={text} is too large; write a whole number below {_TOO_LARGE:.0e}"
+            )
         if number is not None and (kind is float or isinstance(number, int)):
             return kind(number)
     if kind is type(None):  # of a setting whose config does not say
@@ -87,7 +89,9 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
         _check_known(config, group, path)
         path, config = f"{path}.{group}", config[group]
         if not isinstance(config, Mapping) and not hasattr(config, "get_type"):
-            raise UserError(f"--{path} is one setting, there is no {last} in it; write --{path}=VALUE")
+            raise UserError(
+                f"--{path} is one setting, there is no {last} in it; write --{path}=VALUE"
+            )
     _check_known(config, last, path)
     path, kind = f"{path}.{last}", config.get_type(last)
     if hasattr(config[last], "get_type"):
@@ -120,12 +124,16 @@ def _list(text: str, name: str) -> tuple:
     if text[:1] + text[-1:] in ("()", "[]"):
         inside = text[1:-1]
     if re.search(r"[()\[\]{}]", inside):
-        raise UserError(f"{name}={text}: write the list as a,b,c or '(a, b, c)', with nothing nested in it")
+        raise UserError(
+            f"{name}={text}: write the list as a,b,c or '(a, b, c)', with nothing nested in it"
+        )
     parts = [part.strip() for part in inside.split(",")]
     if parts[-1] == "":  # behind a comma at the end, as of a tuple of one
         parts.pop()
     if "" in parts:
-        raise UserError(f"{name}={text}: nothing stands between two commas; write the list as a,b,c or '(a, b, c)'")
+        raise UserError(
+            f"{name}={text}: nothing stands between two commas; write the list as a,b,c or '(a, b, c)'"
+        )
     return tuple(_element(part) for part in parts)
 
 

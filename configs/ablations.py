@@ -58,7 +58,9 @@ def get_config(variant: str = "train_no_skip_a"):
         rest = rest.removeprefix(found + "_")
     if task not in ("search", "train") or not ablations:
         choices = ", ".join(ABLATIONS)
-        raise UserError(f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or train, ABLATION {choices}")
+        raise UserError(
+            f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or train, ABLATION {choices}"
+        )
 
     config = {"search": search, "train": train}[task].get_config(rest)
     for name in ablations:

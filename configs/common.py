@@ -17,11 +17,17 @@ def base(task: str) -> ConfigDict:
     config.task = task
     config.seed = 0
     config.conventions = "paper"  # the text; or release, the authors' code; or meant, that code without its index error
-    config.precision = "float32"  # or bfloat16 (products of the convolutions alone), float64 (exact checks)
-    config.matmul_precision = "highest"  # of float32 products; or high, default: shorter factors on GPUs and TPUs
+    config.precision = (
+        "float32"  # or bfloat16 (products of the convolutions alone), float64 (exact checks)
+    )
+    config.matmul_precision = (
+        "highest"  # of float32 products; or high, default: shorter factors on GPUs and TPUs
+    )
     config.parallel = "auto"  # pmap on several devices, else none; or pmap, shard_map, none
     config.sync_bn = True  # batch norm over all devices: their number changes rounding alone
-    config.bn_examples = optional_int()  # normalised together, on any number of devices; None: all of a microbatch
+    config.bn_examples = (
+        optional_int()
+    )  # normalised together, on any number of devices; None: all of a microbatch
     config.num_epochs = optional_int()
     config.batch_size = optional_int()  # over all devices
     config.microbatches = 1  # > 1 needs less memory: parts of the batch one after the other
@@ -35,7 +41,9 @@ def base(task: str) -> ConfigDict:
     config.distributed.timeout_seconds = 600  # for another process to start, or to answer
     config.dataset = ConfigDict({"name": "cifar10"})
     config.dataset.path = optional_str()
-    config.dataset.mean = optional_tuple()  # of each channel, on the scale 0 to 1; None: the data set's
+    config.dataset.mean = (
+        optional_tuple()
+    )  # of each channel, on the scale 0 to 1; None: the data set's
     config.dataset.std = optional_tuple()
     config.dataset.pad = optional_int()
     config.dataset.flip = optional_bool()
@@ -45,13 +53,17 @@ def base(task: str) -> ConfigDict:
     config.dataset.image_size = optional_int()
     config.dataset.resize = optional_int()  # image_size is the centre of this
     config.dataset.channels = optional_int()
-    config.dataset.white_level = optional_float()  # the number that is white in images of more than 8 bits
+    config.dataset.white_level = (
+        optional_float()
+    )  # the number that is white in images of more than 8 bits
     config.dataset.split = optional_float()  # share that is for tests, of a set without test images
     config.dataset.split_seed = 0
     config.dataset.in_memory_mib = optional_int()  # larger sets are streamed
     config.dataset.bad_images = "fail"  # or skip
     config.dataset.workers = 0  # processes that read a streamed set
-    config.scheme = template.group("scheme", "xnor")  # or float, or an extension's: see core/schemes
+    config.scheme = template.group(
+        "scheme", "xnor"
+    )  # or float, or an extension's: see core/schemes
     config.preset = ConfigDict()  # of what a recipe speaks for, see train.py
     config.paper = ConfigDict()
     config.release = ConfigDict()

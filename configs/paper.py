@@ -24,7 +24,11 @@ tables 50 epochs. Nothing of these was reproduced here.
 from bnas_jax.core.errors import UserError
 from configs import baselines, train
 
-TABLE_1 = tuple(f"{layer_type}_{size}" for layer_type in ("bin_conv", "bin_dil_conv", "sep_conv") for size in ("3x3", "5x5"))
+TABLE_1 = tuple(
+    f"{layer_type}_{size}"
+    for layer_type in ("bin_conv", "bin_dil_conv", "sep_conv")
+    for size in ("3x3", "5x5")
+)
 TABLE_12 = ("sep_conv_3x3", "mobinet_3x3", "mobinet_k4_3x3")
 FIGURE_2 = {
     "darts_v2": "darts_v2",

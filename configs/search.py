@@ -57,17 +57,33 @@ def get_config(variant: str = "cifar10"):
     config.batch_size = 64
     config.network = template.fields(SupernetSettings)
     config.network.update({"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3})
-    config.network.update({"binary_preprocess": False, "edges": "shared", "form": "cifar", "fixed_reduction": False})
-    config.searcher = template.group("searcher", "bnas")  # None: its defaults, which are the paper's
+    config.network.update(
+        {"binary_preprocess": False, "edges": "shared", "form": "cifar", "fixed_reduction": False}
+    )
+    config.searcher = template.group(
+        "searcher", "bnas"
+    )  # None: its defaults, which are the paper's
     config.weights = template.fields(WeightSettings)
-    config.weights.update({"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "nesterov": False})
+    config.weights.update(
+        {"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "nesterov": False}
+    )
     config.alphas = template.fields(AlphaSettings)
-    config.alphas.update({"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3})
-    config.select = common.optional_str()  # best or last epoch; None: best, where the searcher's epochs are validated
+    config.alphas.update(
+        {"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3}
+    )
+    config.select = (
+        common.optional_str()
+    )  # best or last epoch; None: best, where the searcher's epochs are validated
     config.alphas_as_of = common.optional_str()
-    config.alpha_batches = common.optional_str()  # an epoch without replacement, or each one fresh from all of its half
-    config.dataset.search_split = common.optional_str()  # random, stratified (each class is halved), in_order
-    config.dataset.augment_validation = common.optional_bool()  # of the images that an epoch is judged by
+    config.alpha_batches = (
+        common.optional_str()
+    )  # an epoch without replacement, or each one fresh from all of its half
+    config.dataset.search_split = (
+        common.optional_str()
+    )  # random, stratified (each class is halved), in_order
+    config.dataset.augment_validation = (
+        common.optional_bool()
+    )  # of the images that an epoch is judged by
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": None, "first_epoch": 0},
         "searcher": {"entropy": "all"},
@@ -101,7 +117,9 @@ def snas(config) -> None:
     _published(config, "snas")
     config.num_epochs = 150
     config.alphas.clip_norm = 10.0
-    config.searcher.update({"temperature_start": 1.0, "temperature_end": 0.03, "drop_path": 0.3, "train_share": 1.0})
+    config.searcher.update(
+        {"temperature_start": 1.0, "temperature_end": 0.03, "drop_path": 0.3, "train_share": 1.0}
+    )
     config.searcher.resource_weight = 1.5e-3
 
 

@@ -50,7 +50,10 @@ def schemes_cell() -> Study:
 
 def schemes_resnet18() -> Study:
     """Every scheme on the narrow ResNet18."""
-    rows = [Row(name, train=functools.partial(_baseline, name="digits_resnet18", scheme=name)) for name in SCHEMES]
+    rows = [
+        Row(name, train=functools.partial(_baseline, name="digits_resnet18", scheme=name))
+        for name in SCHEMES
+    ]
     return Study("Every scheme on a narrow ResNet18", tuple(rows), baseline="xnor")
 
 
@@ -72,7 +75,9 @@ def searchers() -> Study:
         preset = "digits"
         if name != "bnas":
             preset = f"digits_{name}"
-        rows.append(Row(name, train=_searched_cell, search=functools.partial(_search, preset=preset)))
+        rows.append(
+            Row(name, train=_searched_cell, search=functools.partial(_search, preset=preset))
+        )
     return Study("Cells of five searchers and random cells", tuple(rows), baseline="random cells")
 
 
@@ -86,7 +91,13 @@ def objective() -> Study:
     }
     rows = []
     for name, changed in variants.items():
-        rows.append(Row(name, train=_searched_cell, search=functools.partial(_search, preset="digits", **changed)))
+        rows.append(
+            Row(
+                name,
+                train=_searched_cell,
+                search=functools.partial(_search, preset="digits", **changed),
+            )
+        )
     return Study("BNAS's objective and derivation", tuple(rows), baseline="bnas")
 
 

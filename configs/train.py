@@ -77,7 +77,14 @@ def get_config(variant: str = "a"):
 
 def cifar(config, num_cells: int, channels: int) -> None:
     """600 epochs of one-cycle on CIFAR-10."""
-    config.network.update({"genotype": "latest_cell_zeroise", "num_cells": num_cells, "channels": channels, "form": "cifar"})
+    config.network.update(
+        {
+            "genotype": "latest_cell_zeroise",
+            "num_cells": num_cells,
+            "channels": channels,
+            "form": "cifar",
+        }
+    )
     config.preset = {
         "num_epochs": 600,
         "batch_size": 256,
@@ -86,7 +93,9 @@ def cifar(config, num_cells: int, channels: int) -> None:
             **{"label_smoothing": 0.0, "drop_path": 0.2},
         },
     }
-    config.paper = {"optimizer": {"low_learning_rate": 4e-4, "min_learning_rate": 4e-4, "momentum": 0.9}}
+    config.paper = {
+        "optimizer": {"low_learning_rate": 4e-4, "min_learning_rate": 4e-4, "momentum": 0.9}
+    }
     config.release = {
         "bn_examples": 128,
         "optimizer": {
@@ -99,15 +108,30 @@ def cifar(config, num_cells: int, channels: int) -> None:
 def imagenet(config, num_cells: int, channels: int) -> None:
     """250 epochs of cosine annealing with a restart every 50 on ImageNet."""
     config.dataset.name = "imagenet2012"
-    config.network.update({"genotype": "latest_cell", "num_cells": num_cells, "channels": channels, "form": "imagenet"})
+    config.network.update(
+        {
+            "genotype": "latest_cell",
+            "num_cells": num_cells,
+            "channels": channels,
+            "form": "imagenet",
+        }
+    )
     config.preset = {
         "num_epochs": 250,
         "optimizer": {
-            **{"schedule": "cosine_restarts", "cycle_epochs": 50, "momentum": 0.9, "weight_decay": 3e-5},
+            **{
+                "schedule": "cosine_restarts",
+                "cycle_epochs": 50,
+                "momentum": 0.9,
+                "weight_decay": 3e-5,
+            },
             **{"label_smoothing": 0.1, "drop_path": 0.0},
         },
     }
-    config.paper = {"batch_size": 600, "optimizer": {"learning_rate": 0.1, "min_learning_rate": 1e-5}}
+    config.paper = {
+        "batch_size": 600,
+        "optimizer": {"learning_rate": 0.1, "min_learning_rate": 1e-5},
+    }
     config.release = {
         "batch_size": 1024,
         "bn_examples": 256,

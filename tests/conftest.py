@@ -39,7 +39,9 @@ def own_compilation_cache(tmp_path_factory):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="every number of devices; fifty kills instead of a few")
+    parser.addoption(
+        "--long", action="store_true", help="every number of devices; fifty kills instead of a few"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

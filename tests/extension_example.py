@@ -34,7 +34,9 @@ class ShiftedConv(nn.Module):
             affine=self.affine,
             name="conv",
         )
-        return conv(x, train=train) + self.param("shift", nn.initializers.zeros, (self.features,), self.arithmetic.dtype)
+        return conv(x, train=train) + self.param(
+            "shift", nn.initializers.zeros, (self.features,), self.arithmetic.dtype
+        )
 
 
 class ShiftedConvType:
@@ -95,9 +97,13 @@ class Chain(nn.Module):
         common = {"kernel": 3, "arithmetic": self.arithmetic}
         x = FloatConv(features=self.widths[0], name="stem", **common)(images)
         for index, width in enumerate(self.widths):
-            conv = BinaryConv(features=width, stride=2, scheme=self.scheme, name=f"conv{index}", **common)
+            conv = BinaryConv(
+                features=width, stride=2, scheme=self.scheme, name=f"conv{index}", **common
+            )
             x = conv(x, train=train)
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +111,9 @@ class ChainSettings(bnas.NetworkSettings):
     widths: tuple[int, ...] = (4, 8)
 
     def build(self, *, num_classes, scheme, arithmetic):
-        return Chain(widths=self.widths, num_classes=num_classes, scheme=scheme, arithmetic=arithmetic)
+        return Chain(
+            widths=self.widths, num_classes=num_classes, scheme=scheme, arithmetic=arithmetic
+        )
 
 
 bnas.NETWORKS["chain"] = ChainSettings

@@ -24,7 +24,9 @@ def gradients(spec: dict) -> dict[str, list[np.ndarray]]:
     run, _ = configured(spec["arguments"], spec["task"])
     where = devices.choose(spec["parallel"], jax.devices()[: spec["devices"]])
     program = PROGRAMS[spec["task"]](run, load_data(run.dataset), where)
-    state = where.compile_steps(*program.stages)(where.create(program.create, 0), [program.feeds(0)])
+    state = where.compile_steps(*program.stages)(
+        where.create(program.create, 0), [program.feeds(0)]
+    )
     found = {"weights": optax.tree_utils.tree_get(state.opt_state, "trace")}
     if spec["task"] == "search":
         found["alphas"] = optax.tree_utils.tree_get(state.alphas_opt_state, "mu")

@@ -22,13 +22,17 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str = "RGB", **options)
     return buffer.getvalue()
 
 
-def write_folder(root: pathlib.Path, sizes: dict[str, int], suffix: str = "png", **shape: int) -> pathlib.Path:
+def write_folder(
+    root: pathlib.Path, sizes: dict[str, int], suffix: str = "png", **shape: int
+) -> pathlib.Path:
     """ROOT/PART/CLASS/NNN.suffix with so many images for each "PART/CLASS" or "CLASS"; seeds run on."""
     seed = 0
     for name, count in sizes.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
             kind = {"png": "PNG", "jpg": "JPEG"}[suffix]
-            (root / name / f"{number:03}.{suffix}").write_bytes(encoded(picture(seed, **shape), kind))
+            (root / name / f"{number:03}.{suffix}").write_bytes(
+                encoded(picture(seed, **shape), kind)
+            )
             seed += 1
     return root

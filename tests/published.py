@@ -23,7 +23,9 @@ def numbers(reference: pathlib.Path, file: str, prefix: str) -> dict:
     return with_prefix(dict(np.load(reference / "schemes" / f"{file}.npz")), prefix)
 
 
-def through_layer(scheme, theirs: dict, params: dict, *, kernel: int, stride: int = 1, plain: bool = False):
+def through_layer(
+    scheme, theirs: dict, params: dict, *, kernel: int, stride: int = 1, plain: bool = False
+):
     """(y, gradient at x, gradients at the parameters) of a convolution in the scheme, for the
     file's `x` and `grad_y`."""
     layer = Convolution(
@@ -33,7 +35,9 @@ def through_layer(scheme, theirs: dict, params: dict, *, kernel: int, stride: in
         scheme=scheme,
         arithmetic=Arithmetic(plain=plain),
     )
-    y, vjp = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, nhwc(theirs["x"]))
+    y, vjp = jax.vjp(
+        lambda params, x: layer.apply({"params": params}, x), params, nhwc(theirs["x"])
+    )
     to_params, to_x = vjp(nhwc(theirs["grad_y"]))
     return y, to_x, to_params
 
@@ -82,7 +86,9 @@ def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
 
     def in_our_layout(kind: str) -> dict:
         """Their arrays `KIND.NAME` where our loader puts those of the weights."""
-        missing = {key: np.full_like(value, np.nan) for key, value in states(arrays).items() if value.ndim}
+        missing = {
+            key: np.full_like(value, np.nan) for key, value in states(arrays).items() if value.ndim
+        }
         return load_published(name, {**missing, **with_prefix(arrays, kind)})[1]
 
     theirs = {key: arrays[key] for key in ("logits_eval", "logits_train", "loss_train")}
@@ -94,7 +100,11 @@ def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
 
 def with_prefix(arrays: dict, prefix: str) -> dict:
     """The arrays `PREFIX.NAME` by NAME."""
-    return {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(f"{prefix}.")}
+    return {
+        name.removeprefix(f"{prefix}."): array
+        for name, array in arrays.items()
+        if name.startswith(f"{prefix}.")
+    }
 
 
 def check_network(network: WholeNetwork) -> None:

@@ -47,18 +47,46 @@ def same(one, other) -> bool:
 def test_digits_are_complete_and_as_described():
     train, test, augmentation = loading.load("digits")
     assert train.images.shape == (1437, 8, 8, 1) and test.images.shape == (360, 8, 8, 1)
-    assert train.images.dtype == np.uint8 and train.labels.dtype == np.int32 and train.num_classes == 10
+    assert (
+        train.images.dtype == np.uint8
+        and train.labels.dtype == np.int32
+        and train.num_classes == 10
+    )
     assert (train.images.min(), train.images.max()) == (0, 16)
     both = np.bincount(train.labels) + np.bincount(test.labels)
-    assert both.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # the source's class sizes
-    assert np.bincount(test.labels).tolist() == [39, 37, 47, 28, 42, 32, 37, 27, 30, 41]  # of this split for ever
+    assert both.tolist() == [
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]  # the source's class sizes
+    assert np.bincount(test.labels).tolist() == [
+        39,
+        37,
+        47,
+        28,
+        42,
+        32,
+        37,
+        27,
+        30,
+        41,
+    ]  # of this split for ever
     assert not augmentation.flip and augmentation.pad == 0
 
 
 def test_digits_constants_are_the_statistics_of_the_training_split():
     train, _, augmentation = loading.load("digits")
     scaled = train.images * augmentation.scale
-    assert augmentation.mean == (round(scaled.mean(), 4),) and augmentation.std == (round(scaled.std(), 4),)
+    assert augmentation.mean == (round(scaled.mean(), 4),) and augmentation.std == (
+        round(scaled.std(), 4),
+    )
 
 
 def test_no_digit_is_in_both_splits():
@@ -120,7 +148,12 @@ def test_an_order_is_pinned():
 
 
 def test_orders_differ_between_epochs_seeds_and_uses():
-    orders = [order.shuffled(40, s, u, e).tolist() for s in (0, 1) for u in (order.EPOCHS, order.HALVES) for e in (0, 1)]
+    orders = [
+        order.shuffled(40, s, u, e).tolist()
+        for s in (0, 1)
+        for u in (order.EPOCHS, order.HALVES)
+        for e in (0, 1)
+    ]
     assert len({tuple(o) for o in orders}) == len(orders)
     assert all(sorted(o) == list(range(40)) for o in orders)
 
@@ -149,8 +182,13 @@ def test_fresh_batches_are_drawn_from_all_the_data_whatever_came_before():
     source = lambda: TrainSource(numbered(23), 5, 0, PLAIN, fresh=True)
     straight = batches(source(), range(12))
     labels = [batch["label"].tolist() for batch in straight]
-    assert all(len(set(of_batch)) == 5 for of_batch in labels) and len({tuple(of_batch) for of_batch in labels}) == 12
-    assert all(len(np.unique(labels[first : first + 4])) < 20 for first in (0, 4, 8)), "an epoch repeats examples"
+    assert (
+        all(len(set(of_batch)) == 5 for of_batch in labels)
+        and len({tuple(of_batch) for of_batch in labels}) == 12
+    )
+    assert all(len(np.unique(labels[first : first + 4])) < 20 for first in (0, 4, 8)), (
+        "an epoch repeats examples"
+    )
     assert same(batches(source(), [7, 2]), [straight[7], straight[2]])
     parts = [source().prepare(source().feed(3), shard, 5) for shard in range(5)]
     assert same(jax.tree.map(lambda *p: np.concatenate(p), *parts), straight[3])
@@ -160,7 +198,9 @@ def test_images_and_labels_belong_together():
     (batch,) = batches(TrainSource(numbered(23), 5, 0, PLAIN), [7])
     assert batch["image"].shape == (5, 2, 2, 1) and batch["image"].dtype == np.float32
     assert batch["label"].shape == (5,) and batch["label"].dtype == np.int32
-    assert np.array_equal(batch["image"], np.broadcast_to(batch["label"][:, None, None, None], (5, 2, 2, 1)))
+    assert np.array_equal(
+        batch["image"], np.broadcast_to(batch["label"][:, None, None, None], (5, 2, 2, 1))
+    )
 
 
 def test_any_step_can_be_resumed_at():
@@ -238,15 +278,22 @@ def test_the_batches_are_the_same_with_64_bit_mode():
         (evaluated,) = batches(EvalSource(photos(20), 6, augmentation, jnp.float64), [3])
     assert wide["image"].dtype == np.float64 and wide["label"].dtype == np.int32
     assert np.array_equal(wide["label"], narrow["label"])
-    assert np.allclose(wide["image"], narrow["image"], atol=1e-5) and not np.array_equal(wide["image"], narrow["image"])
+    assert np.allclose(wide["image"], narrow["image"], atol=1e-5) and not np.array_equal(
+        wide["image"], narrow["image"]
+    )
     assert evaluated["image"].dtype == np.float64 and evaluated["weight"].sum() == 2
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(UserError, match=r"a batch larger than the data.*numbered has 4.*config\.batch_size"):
+    with pytest.raises(
+        UserError, match=r"a batch larger than the data.*numbered has 4.*config\.batch_size"
+    ):
         TrainSource(numbered(4), 5, 0, PLAIN)
     assert TrainSource(numbered(4), 4, 0, PLAIN).steps_per_epoch == 1
-    for source in (lambda: TrainSource(numbered(4), 0, 0, PLAIN), lambda: EvalSource(numbered(4), 0, PLAIN)):
+    for source in (
+        lambda: TrainSource(numbered(4), 0, 0, PLAIN),
+        lambda: EvalSource(numbered(4), 0, PLAIN),
+    ):
         with pytest.raises(UserError, match="at least 1"):
             source()
 
@@ -272,7 +319,11 @@ def expected_crop(image: np.ndarray, top: int, left: int, flip: int, pad: int) -
 
 def test_every_crop_and_flip_is_the_window_of_the_padded_image():
     pad, images = 2, photos(3, side=5).images
-    offsets = np.stack(np.meshgrid(range(5), range(5), range(2), indexing="ij"), -1).reshape(-1, 3).astype(np.int32)
+    offsets = (
+        np.stack(np.meshgrid(range(5), range(5), range(2), indexing="ij"), -1)
+        .reshape(-1, 3)
+        .astype(np.int32)
+    )
     rows = np.arange(len(offsets), dtype=np.int32) % 3
     choices = {name: jnp.asarray(offsets[:, i]) for i, name in enumerate(("top", "left", "flip"))}
     result = np.asarray(jax.jit(crop, static_argnums=3)(images, rows, choices, pad))
@@ -293,20 +344,28 @@ def test_all_choices_are_drawn_about_equally_often():
     choices = draw(jax.random.key(0), 9000, Augmentation((0.0,), (1.0,), pad=4, flip=True))
     for name, values in (("top", 9), ("left", 9), ("flip", 2)):
         counts = np.bincount(choices[name], minlength=values)
-        assert len(counts) == values and np.all(np.abs(counts - 9000 / values) < 5 * np.sqrt(9000 / values))
+        assert len(counts) == values and np.all(
+            np.abs(counts - 9000 / values) < 5 * np.sqrt(9000 / values)
+        )
     assert abs(np.corrcoef(choices["top"], choices["left"])[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(0, False), (0, True), (1, False)])
 def test_each_image_of_a_batch_is_one_of_its_possible_crops(pad, flip):
     arrays = photos(16)
-    source = TrainSource(arrays, 16, 0, Augmentation((0.0,) * 3, (1.0,) * 3, scale=1.0, pad=pad, flip=flip))
+    source = TrainSource(
+        arrays, 16, 0, Augmentation((0.0,) * 3, (1.0,) * 3, scale=1.0, pad=pad, flip=flip)
+    )
     rows = np.asarray(source.feed(0)["order"])
     batch = batches(source, [0])[0]["image"].astype(np.uint8)
-    windows = [(t, c, f) for t in range(2 * pad + 1) for c in range(2 * pad + 1) for f in range(1 + flip)]
+    windows = [
+        (t, c, f) for t in range(2 * pad + 1) for c in range(2 * pad + 1) for f in range(1 + flip)
+    ]
     used = set()
     for row, image in zip(rows, batch, strict=True):
-        found = [w for w in windows if np.array_equal(expected_crop(arrays.images[row], *w, pad), image)]
+        found = [
+            w for w in windows if np.array_equal(expected_crop(arrays.images[row], *w, pad), image)
+        ]
         assert len(found) == 1
         used.add(found[0])
     assert len(used) > 1 or len(windows) == 1
@@ -315,7 +374,9 @@ def test_each_image_of_a_batch_is_one_of_its_possible_crops(pad, flip):
 def test_padding_is_black_before_normalisation():
     white = Arrays(np.full((1, 4, 4, 1), 255, np.uint8), np.zeros(1, int), 1, "white")
     source = TrainSource(white, 1, 0, Augmentation((0.5,), (0.25,), pad=4))
-    values = {round(float(v), 5) for batch in batches(source, range(4)) for v in batch["image"].ravel()}
+    values = {
+        round(float(v), 5) for batch in batches(source, range(4)) for v in batch["image"].ravel()
+    }
     assert values == {-2.0, 2.0}
 
 
@@ -330,18 +391,27 @@ def test_cutout_hides_a_square_around_each_centre_and_no_more():
 
 
 def test_cutout_falls_everywhere_equally_often():
-    hidden = np.asarray(hide(jnp.ones((512, 6, 8, 1)), draw_centres(jax.random.key(0), 512, (6, 8)), 2)) == 0
+    hidden = (
+        np.asarray(hide(jnp.ones((512, 6, 8, 1)), draw_centres(jax.random.key(0), 512, (6, 8)), 2))
+        == 0
+    )
     # Each pixel lies in the square of 4 of 48 centres, those of the last row and column in that of 2 or 1.
     wide, high = (np.minimum(n - np.arange(n), 2) for n in (8, 6))
     expected = high[:, None] * wide / 48
-    assert np.all(np.abs(hidden.mean(0)[..., 0] - expected) < 5 * np.sqrt(expected * (1 - expected) / 512))
+    assert np.all(
+        np.abs(hidden.mean(0)[..., 0] - expected) < 5 * np.sqrt(expected * (1 - expected) / 512)
+    )
     assert len(np.unique(hidden.reshape(512, -1), axis=0)) > 40
 
 
 def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were():
-    augmentation = Augmentation((2.0,) * 3, (0.2,) * 3, pad=2, flip=True, cutout=3)  # no pixel is the mean colour
+    augmentation = Augmentation(
+        (2.0,) * 3, (0.2,) * 3, pad=2, flip=True, cutout=3
+    )  # no pixel is the mean colour
     first, again, other = batches(TrainSource(photos(20), 6, 5, augmentation), [0, 0, 1])
-    (plain,) = batches(TrainSource(photos(20), 6, 5, dataclasses.replace(augmentation, cutout=0)), [0])
+    (plain,) = batches(
+        TrainSource(photos(20), 6, 5, dataclasses.replace(augmentation, cutout=0)), [0]
+    )
     hidden = first["image"] == 0
     assert np.array_equal(first["image"], again["image"]) and np.all(hidden.any((1, 2, 3)))
     assert not np.array_equal(hidden, other["image"] == 0)
@@ -350,7 +420,10 @@ def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were(
 
 def test_cutout_that_can_hide_whole_images_is_refused_in_training_alone():
     augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, cutout=16)
-    with pytest.raises(UserError, match=r"config.dataset.cutout=16 can hide all of an image of \d+x\d+; write a smaller side"):
+    with pytest.raises(
+        UserError,
+        match=r"config.dataset.cutout=16 can hide all of an image of \d+x\d+; write a smaller side",
+    ):
         TrainSource(photos(4), 2, 0, augmentation)
     EvalSource(photos(4), 2, augmentation)
 
@@ -382,7 +455,9 @@ def test_evaluation_counts_every_example_exactly_once(batch_size):
     source = EvalSource(numbered(20), batch_size, PLAIN)
     seen = batches(source, range(len(source)))
     assert all(batch["image"].shape == (batch_size, 2, 2, 1) for batch in seen)
-    weights, labels, images = (np.concatenate([batch[name] for batch in seen]) for name in ("weight", "label", "image"))
+    weights, labels, images = (
+        np.concatenate([batch[name] for batch in seen]) for name in ("weight", "label", "image")
+    )
     images = images[:, 0, 0, 0]
     assert set(weights.tolist()) <= {0.0, 1.0} and weights.dtype == np.float32
     assert labels[weights == 1].tolist() == images[weights == 1].tolist() == list(range(20))
@@ -404,18 +479,29 @@ def test_evaluation_neither_augments_nor_traces_twice():
 
 
 def test_an_augmented_evaluation_is_the_same_in_batches_of_any_size_and_another_in_each_epoch():
-    arrays, augmentation = photos(10), Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2))
+    arrays, augmentation = (
+        photos(10),
+        Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2)),
+    )
 
     def images(batch_size, epoch, shards=1):
         source = EvalSource(arrays, batch_size, augmentation, augment_seed=7)
         part = jax.jit(source.prepare, static_argnums=(1, 2))
-        parts = [part(source.feed(i, epoch), s, shards) for i in range(len(source)) for s in range(shards)]
+        parts = [
+            part(source.feed(i, epoch), s, shards)
+            for i in range(len(source))
+            for s in range(shards)
+        ]
         batch = jax.tree.map(lambda *p: np.concatenate(p), *parts)
         return batch["image"][batch["weight"] == 1]
 
     whole = images(10, epoch=3)
-    assert np.allclose(images(4, epoch=3), whole, atol=1e-6) and np.allclose(images(8, epoch=3, shards=2), whole, atol=1e-6)
-    assert not np.allclose(images(10, epoch=4), whole) and not np.allclose(whole, (arrays.images / 255 - 0.5) / 0.2)
+    assert np.allclose(images(4, epoch=3), whole, atol=1e-6) and np.allclose(
+        images(8, epoch=3, shards=2), whole, atol=1e-6
+    )
+    assert not np.allclose(images(10, epoch=4), whole) and not np.allclose(
+        whole, (arrays.images / 255 - 0.5) / 0.2
+    )
 
 
 def test_shards_of_an_evaluation_batch_make_up_the_batch():
@@ -446,10 +532,16 @@ def test_cifar10_is_read_from_array_records(cifar):
     directory, splits = cifar
     for path in (directory, str(directory.parent), directory.parent.parent):
         train, test, augmentation = loading.load("cifar10", path)
-        assert np.array_equal(train.images, splits["train"].images) and np.array_equal(test.images, splits["test"].images)
-        assert np.array_equal(train.labels, splits["train"].labels) and train.labels.dtype == np.int32
+        assert np.array_equal(train.images, splits["train"].images) and np.array_equal(
+            test.images, splits["test"].images
+        )
+        assert (
+            np.array_equal(train.labels, splits["train"].labels) and train.labels.dtype == np.int32
+        )
         assert train.num_classes == 10 and train.name == "cifar10"
-    assert augmentation == Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 1 / 255, pad=4, flip=True)
+    assert augmentation == Augmentation(
+        (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 1 / 255, pad=4, flip=True
+    )
 
 
 def test_the_newest_version_is_read(cifar, tmp_path):
@@ -477,7 +569,10 @@ def test_a_directory_in_several_formats_is_read_from_its_array_records(cifar):
 def test_the_default_place_is_in_the_home_directory(cifar, monkeypatch, tmp_path):
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
-    with pytest.raises(UserError, match=r"cifar10: there is no directory .*tensorflow_datasets; set config\.dataset\.path"):
+    with pytest.raises(
+        UserError,
+        match=r"cifar10: there is no directory .*tensorflow_datasets; set config\.dataset\.path",
+    ):
         loading.load("cifar10")
     home.mkdir()
     (home / "tensorflow_datasets").symlink_to(tmp_path)
@@ -487,7 +582,9 @@ def test_the_default_place_is_in_the_home_directory(cifar, monkeypatch, tmp_path
 def test_any_small_tfds_set_is_read_with_its_own_statistics(tmp_path):
     gray = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1), dtype=np.uint8)
     arrays = Arrays(gray, np.arange(6), num_classes=7, name="gray")
-    write_dataset(tmp_path / "gray" / "1.0.0", {"train": arrays, "validation": arrays}, "gray", (28, 28, 1))
+    write_dataset(
+        tmp_path / "gray" / "1.0.0", {"train": arrays, "validation": arrays}, "gray", (28, 28, 1)
+    )
     train, test, augmentation = loading.load("tfds:gray", tmp_path)
     assert np.array_equal(train.images, gray) and len(test) == 6 and train.num_classes == 7
     assert augmentation.mean == pytest.approx(((gray / 255).mean(),))
@@ -504,7 +601,10 @@ def test_cifar100_takes_crops_and_flips_with_its_own_statistics(tmp_path):
 
 
 def test_a_constant_channel_is_not_divided_by_zero():
-    assert loading.statistics(np.full((2, 3, 3, 1), 51, np.uint8)) == (pytest.approx((0.2,)), (1.0,))
+    assert loading.statistics(np.full((2, 3, 3, 1), 51, np.uint8)) == (
+        pytest.approx((0.2,)),
+        (1.0,),
+    )
 
 
 def one_line_error(name, path=None) -> str:
@@ -516,7 +616,9 @@ def one_line_error(name, path=None) -> str:
 
 def test_missing_and_empty_directories_are_named(tmp_path):
     missing = one_line_error("cifar10", tmp_path / "nowhere")
-    assert "there is no directory" in missing and "python -m bnas_jax data prepare cifar10" in missing
+    assert (
+        "there is no directory" in missing and "python -m bnas_jax data prepare cifar10" in missing
+    )
     assert "is empty" in one_line_error("cifar10", tmp_path)
     (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
     assert "without a prepared cifar10" in one_line_error("cifar10", tmp_path)
@@ -524,9 +626,14 @@ def test_missing_and_empty_directories_are_named(tmp_path):
 
 
 def test_a_tfrecord_directory_is_refused(tmp_path):
-    write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": photos(2, side=32)}, file_format="tfrecord")
+    write_dataset(
+        tmp_path / "cifar10" / "3.0.2", {"train": photos(2, side=32)}, file_format="tfrecord"
+    )
     message = one_line_error("cifar10", tmp_path)
-    assert "is in tfrecord, but only array_record can be read" in message and "python -m bnas_jax data convert" in message
+    assert (
+        "is in tfrecord, but only array_record can be read" in message
+        and "python -m bnas_jax data convert" in message
+    )
 
 
 def test_another_set_in_the_directory_is_refused(cifar):
@@ -540,16 +647,24 @@ def test_a_set_without_a_test_split_is_refused(tmp_path):
 
 def test_images_of_several_sizes_are_refused(tmp_path):
     directory = tmp_path / "odd" / "1.0.0"
-    write_dataset(directory, {"train": photos(2, side=8), "test": photos(2, side=8)}, "odd", (None, None, 3))
+    write_dataset(
+        directory, {"train": photos(2, side=8), "test": photos(2, side=8)}, "odd", (None, None, 3)
+    )
     assert len(loading.load("tfds:odd", directory).train) == 2
 
     class Mixed:
-        images, labels, num_classes = [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)], [0, 1], 2
+        images, labels, num_classes = (
+            [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)],
+            [0, 1],
+            2,
+        )
 
         def __len__(self):
             return 2
 
-    write_dataset(tmp_path / "odd" / "1.0.1", {"train": Mixed(), "test": Mixed()}, "odd", (None, None, 3))
+    write_dataset(
+        tmp_path / "odd" / "1.0.1", {"train": Mixed(), "test": Mixed()}, "odd", (None, None, 3)
+    )
     assert "images of several shapes" in one_line_error("tfds:odd", tmp_path)
 
 
@@ -571,7 +686,9 @@ def test_broken_metadata_is_named(cifar):
 
 def test_a_missing_library_is_named(cifar, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
-    assert "pip install tensorflow-datasets array_record pillow" in one_line_error("cifar10", cifar[0])
+    assert "pip install tensorflow-datasets array_record pillow" in one_line_error(
+        "cifar10", cifar[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -580,7 +697,10 @@ def test_a_missing_library_is_named(cifar, monkeypatch):
         ("cifar", "there is no dataset 'cifar': set config.dataset.name to one of digits, cifar10"),
         ("tfds:", "there is no dataset"),
         ("imagenet2012", "there is no directory /anywhere"),
-        ("folder", "there is no directory /anywhere; set config.dataset.path to a folder of images"),
+        (
+            "folder",
+            "there is no directory /anywhere; set config.dataset.path to a folder of images",
+        ),
     ],
 )
 def test_names_that_cannot_be_loaded(name, message):

@@ -51,7 +51,11 @@ def mistake(capsys, *arguments: Any) -> str:
 
 
 def files_of(folder: pathlib.Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 # Convert
@@ -62,7 +66,9 @@ SPLITS = {"train": photos(11, 1), "test": photos(4, 2)}
 @pytest.fixture
 def old(tmp_path) -> pathlib.Path:
     """A set in TFRecord format, three shards for each split, with a file of labels beside them."""
-    directory = write_dataset(tmp_path / "old" / "cifar10" / "3.0.2", SPLITS, file_format="tfrecord", shards=3)
+    directory = write_dataset(
+        tmp_path / "old" / "cifar10" / "3.0.2", SPLITS, file_format="tfrecord", shards=3
+    )
     (directory / "label.labels.txt").write_text("\n".join(map(str, range(10))))
     return directory
 
@@ -81,8 +87,12 @@ def test_a_converted_set_holds_the_same_examples(old, tmp_path, capsys):
     assert not any("tfrecord" in p.name or p.name.endswith(".part") for p in target.iterdir())
     train, test, _ = loading.load("cifar10", tmp_path / "new")
     for arrays, expected in ((train, SPLITS["train"]), (test, SPLITS["test"])):
-        assert np.array_equal(arrays.images, expected.images) and np.array_equal(arrays.labels, expected.labels)
-    assert "exists already" in mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
+        assert np.array_equal(arrays.images, expected.images) and np.array_equal(
+            arrays.labels, expected.labels
+        )
+    assert "exists already" in mistake(
+        capsys, "convert", f"--source={old}", f"--out={tmp_path}/new"
+    )
 
 
 def test_a_conversion_that_stopped_goes_on(old, tmp_path, capsys):
@@ -92,13 +102,17 @@ def test_a_conversion_that_stopped_goes_on(old, tmp_path, capsys):
     part = tmp_path / "new" / "cifar10" / "3.0.2.incomplete"
     done = {p.name: p.stat().st_mtime_ns for p in part.iterdir()}
     assert sorted(done) == [f"cifar10-train.array_record-{n:05}-of-00003" for n in range(2)]
-    with pytest.raises(UserError, match="without a prepared cifar10"):  # unfinished, it is not taken for a data set
+    with pytest.raises(
+        UserError, match="without a prepared cifar10"
+    ):  # unfinished, it is not taken for a data set
         loading.load("cifar10", tmp_path / "new")
     shard(old, 2).write_bytes(whole)
     command(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
     target = tmp_path / "new" / "cifar10" / "3.0.2"
     assert all((target / name).stat().st_mtime_ns == time for name, time in done.items())
-    assert np.array_equal(loading.load("cifar10", tmp_path / "new").train.images, SPLITS["train"].images)
+    assert np.array_equal(
+        loading.load("cifar10", tmp_path / "new").train.images, SPLITS["train"].images
+    )
 
 
 @pytest.mark.parametrize("position", [0, 9, 40, -2])
@@ -118,17 +132,25 @@ def test_missing_records_and_shards_are_noticed(old, tmp_path, capsys):
     message = mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
     assert "has 3 records instead of 4" in message and not files_of(tmp_path / "new")
     shard(old, 0).unlink()
-    assert f"{shard(old, 0)} is missing" in mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
+    assert f"{shard(old, 0)} is missing" in mistake(
+        capsys, "convert", f"--source={old}", f"--out={tmp_path}/new"
+    )
 
 
 def test_what_cannot_be_converted(old, tmp_path, capsys):
-    assert "is where the source stands" in mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/old")
-    assert "holds no dataset_info.json" in mistake(capsys, "convert", f"--source={tmp_path}", f"--out={tmp_path}/new")
+    assert "is where the source stands" in mistake(
+        capsys, "convert", f"--source={old}", f"--out={tmp_path}/old"
+    )
+    assert "holds no dataset_info.json" in mistake(
+        capsys, "convert", f"--source={tmp_path}", f"--out={tmp_path}/new"
+    )
     assert "--out is missing" in mistake(capsys, "convert", f"--source={old}")
     (old / "dataset_info.json").write_text("{")
     assert "cannot read" in mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
     new = write_dataset(tmp_path / "cifar10" / "3.0.2", SPLITS)
-    assert "only tfrecord is converted" in mistake(capsys, "convert", f"--source={new}", f"--out={tmp_path}/new")
+    assert "only tfrecord is converted" in mistake(
+        capsys, "convert", f"--source={new}", f"--out={tmp_path}/new"
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -140,7 +162,10 @@ def test_the_checksum_is_that_of_the_format():
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     crc ^= 0xFFFFFFFF
-    assert convert.masked_crc(b"a record") == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+    assert (
+        convert.masked_crc(b"a record")
+        == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+    )
 
 
 # Check
@@ -162,7 +187,10 @@ def test_check_counts_and_names_what_cannot_be_read(tmp_path, capsys):
 def test_check_reads_tfds_sets_and_notices_labels_and_cut_shards(tmp_path, capsys):
     good, bad = encoded(picture(0, 32, 32)), b"no image"
     directory = tmp_path / "cifar10" / "3.0.2"
-    parts: Any = {"train": Files([good, bad, good, good], [0, 1, 7, 10], 10), "test": Files([good], [3], 10)}
+    parts: Any = {
+        "train": Files([good, bad, good, good], [0, 1, 7, 10], 10),
+        "test": Files([good], [3], 10),
+    }
     write_dataset(directory, parts)
     summary = command(capsys, "check", "cifar10", f"--path={tmp_path}")
     train = summary["splits"]["train"]
@@ -199,7 +227,11 @@ def test_preparing_without_tensorflow_says_what_to_install(monkeypatch, tmp_path
 def imagenet(tmp_path_factory) -> pathlib.Path:
     """A directory like that of ImageNet: JPEGs of several sizes, one CMYK and one PNG; test images without labels."""
     images = [encoded(picture(seed, 240 + 20 * seed, 300), "JPEG") for seed in range(9)]
-    images += [encoded(picture(9, 250, 260), "JPEG", "CMYK"), encoded(picture(10, 230, 500)), encoded(picture(11), "JPEG")]
+    images += [
+        encoded(picture(9, 250, 260), "JPEG", "CMYK"),
+        encoded(picture(10, 230, 500)),
+        encoded(picture(11), "JPEG"),
+    ]
     labels = [5, 999, 5, 7, 999, 5, 5, 5, 999, 999, 7, 999]
     splits: Any = {
         "train": Files(images, labels, 1000),
@@ -207,7 +239,9 @@ def imagenet(tmp_path_factory) -> pathlib.Path:
         "test": Files(images[:2], [-1, -1], 1000),
     }
     root = tmp_path_factory.mktemp("imagenet")
-    write_dataset(root / "imagenet2012" / "5.1.0", splits, "imagenet2012", (None, None, 3), shards=2)
+    write_dataset(
+        root / "imagenet2012" / "5.1.0", splits, "imagenet2012", (None, None, 3), shards=2
+    )
     return root
 
 
@@ -216,19 +250,28 @@ def test_imagenet_streams_as_released(imagenet):
     assert isinstance(train, Encoded) and train.image_shape == test.image_shape == (224, 224, 3)
     assert (len(train), len(test), train.num_classes) == (12, 5, 1000)
     assert train.options.resize == 256
-    assert augmentation.min_area == 0.08 and augmentation.jitter == (0.4, 0.4, 0.4, 0.2) and augmentation.flip
+    assert (
+        augmentation.min_area == 0.08
+        and augmentation.jitter == (0.4, 0.4, 0.4, 0.2)
+        and augmentation.flip
+    )
     assert augmentation.mean == (0.485, 0.456, 0.406) and augmentation.std == (0.229, 0.224, 0.225)
     feed = StreamEvalSource(test, 5, augmentation).feed(0)
     assert feed["labels"].tolist() == [5, 999, 5, 7, 999]
     side = round(240 * 224 / 256)
     top, left = (240 - side) // 2, (300 - side) // 2
     first = picture(0, 240, 300)[top : top + side, left : left + side]
-    assert np.abs(np.asarray(feed["images"][0]).astype(int).mean((0, 1)) - first.mean((0, 1))).max() < 2
+    assert (
+        np.abs(np.asarray(feed["images"][0]).astype(int).mean((0, 1)) - first.mean((0, 1))).max()
+        < 2
+    )
 
 
 def test_records_are_the_same_from_workers_and_halves_are_by_class(imagenet):
     def feeds(workers: int) -> list:
-        train, _, augmentation = loading.load("imagenet2012", imagenet, ReadOptions(image_size=32, workers=workers))
+        train, _, augmentation = loading.load(
+            "imagenet2012", imagenet, ReadOptions(image_size=32, workers=workers)
+        )
         source = StreamTrainSource(train, 4, 0, augmentation)
         return [jax.tree.map(np.asarray, source.feed(step)) for step in range(2, 5)]
 

@@ -31,7 +31,12 @@ def workdir(tmp_path) -> pathlib.Path:
     folder = tmp_path / "search"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(settings.to_dict(settings.from_config(config))))
-    np.savez(folder / "alphas.npz", normal=history, reduce=history, valid_top1=np.array([10, 30, 20], np.float32))
+    np.savez(
+        folder / "alphas.npz",
+        normal=history,
+        reduce=history,
+        valid_top1=np.array([10, 30, 20], np.float32),
+    )
     return folder
 
 
@@ -43,7 +48,11 @@ def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
     written = genotype_lib.load(str(out))
     assert genotype_lib.from_dict(summary["genotype"]) == written and summary["out"] == str(out)
-    return summary, {edge.layer_type for cell in (written.normal, written.reduce) for edge in genotype_lib.edges(cell)}
+    return summary, {
+        edge.layer_type
+        for cell in (written.normal, written.reduce)
+        for edge in genotype_lib.edges(cell)
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,7 +93,9 @@ def test_no_accelerator_is_started(workdir, tmp_path):
     options = [f"--workdir={workdir}", f"--out={tmp_path / 'cell.json'}"]
     environment = {**os.environ, "JAX_PLATFORMS": "tpu"}
     command = [sys.executable, "-m", "bnas_jax", "derive", *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -97,7 +108,10 @@ def test_no_accelerator_is_started(workdir, tmp_path):
         (["--gamma=-1"], "--gamma must be greater than 0, got -1"),
         (["--gamma=nan"], "--gamma must be greater than 0, got nan"),
         (["--gamma=much"], "--gamma=much: write a number: 0.1 or 1e-3"),
-        (["--epoch=3"], "there is no epoch 3 of this search: epochs 0 to 2 have ended; write one of these, best or last"),
+        (
+            ["--epoch=3"],
+            "there is no epoch 3 of this search: epochs 0 to 2 have ended; write one of these, best or last",
+        ),
         (["--epoch=-1"], "--epoch must be best, last or a number from 0 on, got '-1'"),
         (["--epoch=first"], "--epoch must be best, last or a number from 0 on, got 'first'"),
         (["--as_of=during"], "--as_of=during: write after or before"),
@@ -112,7 +126,10 @@ def test_mistakes_are_answered_with_what_to_write(capfd, workdir, options, messa
 
 def error(capfd, workdir: pathlib.Path, *options: str) -> str:
     capfd.readouterr()
-    assert run(["derive", f"--workdir={workdir}", f"--out={workdir.parent / 'cell.json'}", *options]) == 2
+    assert (
+        run(["derive", f"--workdir={workdir}", f"--out={workdir.parent / 'cell.json'}", *options])
+        == 2
+    )
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1
     return err
@@ -122,7 +139,9 @@ def test_work_directories_without_alphas_are_named(capfd, workdir):
     (workdir / "alphas.npz").write_bytes(b"PK")
     assert "alphas.npz cannot be read (" in error(capfd, workdir)
     (workdir / "alphas.npz").unlink()
-    assert "has no alphas.npz yet: no epoch of its search has ended; run search" in error(capfd, workdir)
+    assert "has no alphas.npz yet: no epoch of its search has ended; run search" in error(
+        capfd, workdir
+    )
     training = settings.to_dict(settings.from_config(train_configs.get_config("digits")))
     (workdir / "config.json").write_text(json.dumps(training))
     assert "holds a training; derive takes the work directory of a search" in error(capfd, workdir)

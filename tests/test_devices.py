@@ -37,7 +37,10 @@ SHORT = {
 GROUPS = {"train_groups": [("none", 1), ("shard_map", 2), ("pmap", 4)]}
 # Without cells.
 BASELINES = {"train_resnet": [("none", 1), ("shard_map", 2)]}
-LONG = {task: [("none", 1), *((how, n) for how in ("pmap", "shard_map") for n in (1, 2, 4, 8))] for task in SHORT}
+LONG = {
+    task: [("none", 1), *((how, n) for how in ("pmap", "shard_map") for n in (1, 2, 4, 8))]
+    for task in SHORT
+}
 BATCHES = {"train": 128, "search": 64}
 # What searchers draw, drop, clip and average between their passes: what each preset has beside its rates.
 SEARCHERS = {
@@ -58,20 +61,44 @@ def arguments(task: str, folder: pathlib.Path) -> list[str]:
     own = {
         "train": training,
         "train_groups": [*training, "--config.bn_examples=32", "--config.microbatches=2"],
-        "search": ["--config.network.layer_types=('none','bin_conv_3x3')", *released, "--config.network.num_cells=3"],
+        "search": [
+            "--config.network.layer_types=('none','bin_conv_3x3')",
+            *released,
+            "--config.network.num_cells=3",
+        ],
     }
     batch_size = BATCHES[kind(task)]
-    sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 2, "batch_size": batch_size, "dataset.pad": 1}
+    sizes = {
+        "network.num_cells": 1,
+        "network.channels": 2,
+        "num_epochs": 2,
+        "batch_size": batch_size,
+        "dataset.pad": 1,
+    }
     if task == "train_resnet":
-        sizes = {"network.width": 4, "network.blocks": "(1,)", "num_epochs": 2, "batch_size": batch_size}
+        sizes = {
+            "network.width": 4,
+            "network.blocks": "(1,)",
+            "num_epochs": 2,
+            "batch_size": batch_size,
+        }
         common = [f"--config.{name}={value}" for name, value in sizes.items()]
-        return ["--config=configs/baselines.py:digits_resnet18", *common, "--config.precision=float64"]
+        return [
+            "--config=configs/baselines.py:digits_resnet18",
+            *common,
+            "--config.precision=float64",
+        ]
     common = [f"--config.{name}={value}" for name, value in sizes.items()]
     if task in SEARCHERS:
         preset, more = task.replace("search", "digits", 1), [*own["search"], *SEARCHERS[task]]
     else:
         preset, more = "digits", own[task]
-    return [f"--config=configs/{kind(task)}.py:{preset}", *common, "--config.precision=float64", *more]
+    return [
+        f"--config=configs/{kind(task)}.py:{preset}",
+        *common,
+        "--config.precision=float64",
+        *more,
+    ]
 
 
 def kind(task: str) -> str:
@@ -82,7 +109,11 @@ def kind(task: str) -> str:
 def test_products_of_floats_have_the_precision_of_the_setting(precision):
     before = jax.config.jax_default_matmul_precision
     try:
-        configure(dataclasses.replace(settings.from_config(train_configs.get_config("digits")), matmul_precision=precision))
+        configure(
+            dataclasses.replace(
+                settings.from_config(train_configs.get_config("digits")), matmul_precision=precision
+            )
+        )
         text = jax.jit(lambda a: a @ a).lower(jnp.ones((2, 2))).as_text()
     finally:
         jax.config.update("jax_default_matmul_precision", before)
@@ -90,7 +121,12 @@ def test_products_of_floats_have_the_precision_of_the_setting(precision):
 
 
 def environment(devices: int) -> dict[str, str]:
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +134,20 @@ def on(tmp_path_factory, request):
     """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
     folder = tmp_path_factory.mktemp("runs")
     places = LONG | SEARCHED if request.config.getoption("--long") else SHORT
-    runs = [(task, how, count) for task, of_task in (places | GROUPS | BASELINES).items() for how, count in of_task]
+    runs = [
+        (task, how, count)
+        for task, of_task in (places | GROUPS | BASELINES).items()
+        for how, count in of_task
+    ]
     at = lambda task, how, count: folder / f"{task}-{how}-{count}"
     specs = [
-        {"task": kind(t), "workdir": str(at(t, how, n)), "arguments": arguments(t, folder), "parallel": how, "devices": n}
+        {
+            "task": kind(t),
+            "workdir": str(at(t, how, n)),
+            "arguments": arguments(t, folder),
+            "parallel": how,
+            "devices": n,
+        }
         for t, how, n in runs
     ]
     script = [sys.executable, str(ROOT / "tests" / "many_devices.py"), json.dumps(specs)]
@@ -111,7 +157,13 @@ def on(tmp_path_factory, request):
 
 
 @pytest.mark.parametrize(
-    "task", [*SHORT, *GROUPS, *BASELINES, *(pytest.param(task, marks=pytest.mark.long) for task in SEARCHED)]
+    "task",
+    [
+        *SHORT,
+        *GROUPS,
+        *BASELINES,
+        *(pytest.param(task, marks=pytest.mark.long) for task in SEARCHED),
+    ],
 )
 def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(on, task):
     at, runs = on
@@ -119,7 +171,10 @@ def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_loss
     for place in runs:
         if place[0] == task:
             assert largest_difference(one, arrays(at(*place), STEPS)) < 1e-9, place
-            records = [WorkDir(at(task, "none", 1)).read_metrics(), WorkDir(at(*place)).read_metrics()]
+            records = [
+                WorkDir(at(task, "none", 1)).read_metrics(),
+                WorkDir(at(*place)).read_metrics(),
+            ]
             losses = [[record["train_loss"] for record in of_run] for of_run in records]
             assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
@@ -133,7 +188,12 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(t
     places = LONG if request.config.getoption("--long") else SHORT
     single = ["--config.precision=float32", "--config.network.num_cells=1"]
     specs = [
-        {"task": task, "arguments": [*arguments(task, tmp_path), *single], "parallel": how, "devices": count}
+        {
+            "task": task,
+            "arguments": [*arguments(task, tmp_path), *single],
+            "parallel": how,
+            "devices": count,
+        }
         for task, of_task in places.items()
         for how, count in of_task
     ]
@@ -141,7 +201,12 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(t
     done = subprocess.run(script, cwd=ROOT, env=environment(8), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for spec, differences in zip(specs, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        assert max(differences.values()) < 1e-5, (spec["task"], spec["parallel"], spec["devices"], differences)
+        assert max(differences.values()) < 1e-5, (
+            spec["task"],
+            spec["parallel"],
+            spec["devices"],
+            differences,
+        )
 
 
 # Two processes
@@ -157,11 +222,28 @@ class Pair:
     """The command line in two processes of two devices each."""
 
     def __init__(self, *command: str, more=((), ())):
-        joined = [f"--config.distributed.coordinator=localhost:{free_port()}", "--config.distributed.num_processes=2"]
+        joined = [
+            f"--config.distributed.coordinator=localhost:{free_port()}",
+            "--config.distributed.num_processes=2",
+        ]
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "bnas_jax", *command, *joined, f"--config.distributed.process_id={i}", *more[i]],
-                **{"cwd": ROOT, "env": environment(2), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+                [
+                    sys.executable,
+                    "-m",
+                    "bnas_jax",
+                    *command,
+                    *joined,
+                    f"--config.distributed.process_id={i}",
+                    *more[i],
+                ],
+                **{
+                    "cwd": ROOT,
+                    "env": environment(2),
+                    "stdout": subprocess.PIPE,
+                    "stderr": subprocess.PIPE,
+                    "text": True,
+                },
             )
             for i in range(2)
         ]
@@ -173,7 +255,10 @@ class Pair:
         finally:
             for process in self.processes:
                 process.kill()
-        return [(process.returncode, *texts) for process, texts in zip(self.processes, ended, strict=True)]
+        return [
+            (process.returncode, *texts)
+            for process, texts in zip(self.processes, ended, strict=True)
+        ]
 
     def signal_after(self, checkpoint: pathlib.Path, number: int, which: int) -> None:
         while not checkpoint.is_dir() and all(process.poll() is None for process in self.processes):
@@ -185,62 +270,115 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     """The second is told to stop; both save the same step and end; started again, they end where one device ends."""
     at, _ = on
     workdir = tmp_path / "run"
-    command = ["train", *arguments("train", tmp_path), f"--workdir={workdir}", "--config.checkpoint_every_steps=1"]
+    command = [
+        "train",
+        *arguments("train", tmp_path),
+        f"--workdir={workdir}",
+        "--config.checkpoint_every_steps=1",
+    ]
     pair = Pair(*command)
     pair.signal_after(workdir / "checkpoints" / "2", signal.SIGTERM, which=1)
     stopped = pair.wait()
     assert [code for code, _, _ in stopped] == [143, 143], stopped
-    (step,) = {int(re.search(r"stopped by SIGTERM at step (\d+)", stderr)[1]) for _, _, stderr in stopped}
-    assert (workdir / "checkpoints" / str(step)).is_dir() and not (workdir / "summary.json").exists()
+    (step,) = {
+        int(re.search(r"stopped by SIGTERM at step (\d+)", stderr)[1]) for _, _, stderr in stopped
+    }
+    assert (workdir / "checkpoints" / str(step)).is_dir() and not (
+        workdir / "summary.json"
+    ).exists()
 
     launcher = [ROOT / "launch" / "multi_process.sh", "--cpu=2", "--processes=2"]
     # What is compiled already is not compiled again in the short form.
-    started = [*launcher, *command, *(["--config.parallel=shard_map"] if request.config.getoption("--long") else [])]
-    ended = subprocess.run(started, env={**environment(2), "BNAS_PYTHON": sys.executable}, capture_output=True, text=True)
+    started = [
+        *launcher,
+        *command,
+        *(["--config.parallel=shard_map"] if request.config.getoption("--long") else []),
+    ]
+    ended = subprocess.run(
+        started,
+        env={**environment(2), "BNAS_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout.splitlines()[-1]) == json.loads((workdir / "summary.json").read_text())
-    assert len(re.findall("^epoch 1 ", ended.stderr, re.M)) == 1 and "] epoch" not in ended.stderr  # the first alone writes
+    assert json.loads(ended.stdout.splitlines()[-1]) == json.loads(
+        (workdir / "summary.json").read_text()
+    )
+    assert (
+        len(re.findall("^epoch 1 ", ended.stderr, re.M)) == 1 and "] epoch" not in ended.stderr
+    )  # the first alone writes
     assert largest_difference(arrays(at("train", "none", 1), STEPS), arrays(workdir, STEPS)) < 1e-9
     noted = (workdir / "log.txt").read_text()
-    assert f"starts at step {step} of {STEPS}" in noted and "2 processes" in noted and socket.gethostname() in noted
+    assert (
+        f"starts at step {step} of {STEPS}" in noted
+        and "2 processes" in noted
+        and socket.gethostname() in noted
+    )
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
 def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path, how):
     at, _ = on
-    command = ["search", *arguments("search", tmp_path), f"--workdir={tmp_path / 'run'}", f"--config.parallel={how}"]
+    command = [
+        "search",
+        *arguments("search", tmp_path),
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.parallel={how}",
+    ]
     for code, _, stderr in Pair(*command).wait():
         assert code == 0, stderr
-    assert largest_difference(arrays(at("search", "none", 1), STEPS), arrays(tmp_path / "run", STEPS)) < 1e-9
+    assert (
+        largest_difference(arrays(at("search", "none", 1), STEPS), arrays(tmp_path / "run", STEPS))
+        < 1e-9
+    )
 
 
 def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
-    sizes = ["--config.network.num_cells=3", "--config.network.channels=2", "--config.batch_size=64"]
-    pair = Pair("search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path / 'run'}")
+    sizes = [
+        "--config.network.num_cells=3",
+        "--config.network.channels=2",
+        "--config.batch_size=64",
+    ]
+    pair = Pair(
+        "search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path / 'run'}"
+    )
     first, second = pair.processes
     assert "compiling\n" in iter(first.stderr.readline, "")
     second.send_signal(signal.SIGTERM)
     for code, stdout, stderr in pair.wait():
         assert code == 143 and stdout.count("{") == 0, stderr
-        assert "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n" in stderr
+        assert (
+            "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
+            in stderr
+        )
     assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_processes_that_stream_read_their_own_rows_and_train_like_one(tmp_path):
-    sizes = {f"{part}/{name}": count for part, count in (("train", 12), ("test", 5)) for name in ("cat", "dog")}
+    sizes = {
+        f"{part}/{name}": count
+        for part, count in (("train", 12), ("test", 5))
+        for name in ("cat", "dog")
+    }
     write_folder(tmp_path / "photos", sizes, height=8, width=8)
     dataset = {"name": "folder", "path": tmp_path / "photos", "image_size": 8, "in_memory_mib": 0}
     changes = {**{f"dataset.{key}": value for key, value in dataset.items()}, "batch_size": 8}
-    command = ["train", *arguments("train", tmp_path), *(f"--config.{key}={value}" for key, value in changes.items())]
+    command = [
+        "train",
+        *arguments("train", tmp_path),
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+    ]
     alone = [sys.executable, "-m", "bnas_jax", *command, f"--workdir={tmp_path / 'one'}"]
     one = subprocess.run(alone, cwd=ROOT, env=environment(1), capture_output=True, text=True)
     assert one.returncode == 0, one.stderr
     for code, _, stderr in Pair(*command, f"--workdir={tmp_path / 'two'}").wait():
         assert code == 0, stderr
     assert largest_difference(arrays(tmp_path / "one", 6), arrays(tmp_path / "two", 6)) < 1e-9
-    results = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
+    results = [
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")
+    ]
     assert results[0]["num_examples"] == results[1]["num_examples"] == 10
     assert results[0]["top1"] == results[1]["top1"]
 
@@ -254,17 +392,34 @@ def test_processes_with_other_settings_end_with_the_setting_that_differs(tmp_pat
 
 
 def alone(tmp_path: pathlib.Path, port: int, process_id: int) -> subprocess.CompletedProcess:
-    own = {"coordinator": f"localhost:{port}", "num_processes": 2, "process_id": process_id, "timeout_seconds": 3}
+    own = {
+        "coordinator": f"localhost:{port}",
+        "num_processes": 2,
+        "process_id": process_id,
+        "timeout_seconds": 3,
+    }
     joined = [f"--config.distributed.{name}={value}" for name, value in own.items()]
-    command = [sys.executable, "-m", "bnas_jax", "train", *arguments("train", tmp_path), f"--workdir={tmp_path / 'run'}"]
-    return subprocess.run([*command, *joined], cwd=ROOT, env=environment(1), capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "bnas_jax",
+        "train",
+        *arguments("train", tmp_path),
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    return subprocess.run(
+        [*command, *joined], cwd=ROOT, env=environment(1), capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("process_id", [0, 1])
 def test_a_process_whose_others_do_not_come_says_so(tmp_path, process_id):
     done = alone(tmp_path, free_port(), process_id)
     assert done.returncode == 2 and not (tmp_path / "run").exists()
-    assert "not all 2 processes at localhost:" in done.stderr and "came in 3 s; start them all" in done.stderr
+    assert (
+        "not all 2 processes at localhost:" in done.stderr
+        and "came in 3 s; start them all" in done.stderr
+    )
 
 
 def test_a_port_in_use_is_named(tmp_path):
@@ -288,7 +443,11 @@ def run_settings(**changes) -> settings.RunSettings:
 @pytest.mark.parametrize(
     ("count", "microbatches", "message"),
     [
-        (3, 1, r"batch_size=64 cannot be divided over 3 devices: write a multiple of 3, for instance 66"),
+        (
+            3,
+            1,
+            r"batch_size=64 cannot be divided over 3 devices: write a multiple of 3, for instance 66",
+        ),
         (8, 3, "multiple of 24"),
     ],
 )
@@ -317,30 +476,45 @@ def test_several_steps_in_one_call_are_the_same_steps():
     double = lambda state, feed: state * 2 + feed["position"] * feed["data"]
     shift = lambda state, feed: state + feed["position"]
     data = jnp.arange(3.0)
-    feeds = [({"data": data, "position": jnp.float32(i)}, {"position": jnp.float32(10 * i)}) for i in range(4)]
+    feeds = [
+        ({"data": data, "position": jnp.float32(i)}, {"position": jnp.float32(10 * i)})
+        for i in range(4)
+    ]
     compiled = ONE.compile_steps(double, shift)
     expected = jnp.ones(3)
     for feed in feeds:
         expected = shift(double(expected, feed[0]), feed[1])
     assert jnp.array_equal(compiled(jnp.ones(3), feeds), expected)
     assert jnp.array_equal(compiled(compiled(jnp.ones(3), feeds[:3]), feeds[3:]), expected)
-    assert jnp.array_equal(functools.reduce(compiled, [[feed] for feed in feeds], jnp.ones(3)), expected)
+    assert jnp.array_equal(
+        functools.reduce(compiled, [[feed] for feed in feeds], jnp.ones(3)), expected
+    )
 
 
 def test_a_microbatch_holds_the_same_examples_on_any_number_of_devices():
     class Rows:
         @staticmethod
         def prepare(feed, shard, shards):
-            return jax.lax.dynamic_slice_in_dim(feed, shard * (len(feed) // shards), len(feed) // shards)
+            return jax.lax.dynamic_slice_in_dim(
+                feed, shard * (len(feed) // shards), len(feed) // shards
+            )
 
     rows = jnp.arange(24)
     for count in (1, 2, 4):
         where = Devices("pmap", (None,) * count)
-        shards = jax.vmap(lambda _: where.batch(Rows, rows, 3), axis_name=where.axis)(jnp.arange(count))  # noqa: B023
+        shards = jax.vmap(lambda _: where.batch(Rows, rows, 3), axis_name=where.axis)(
+            jnp.arange(count)
+        )  # noqa: B023
         microbatches = shards.reshape(count, 3, -1).swapaxes(0, 1).reshape(3, -1)
         assert jnp.array_equal(microbatches, rows.reshape(3, -1))
 
 
 def test_calls_of_several_steps_start_at_the_same_steps_wherever_a_run_was_stopped():
     call = functools.partial(_next_call, steps_per_epoch=5, steps_per_call=2)
-    assert [call(step) for step in (0, 1, 2, 4, 5)] == [range(0, 2), range(1, 2), range(2, 4), range(4, 5), range(5, 7)]
+    assert [call(step) for step in (0, 1, 2, 4, 5)] == [
+        range(0, 2),
+        range(1, 2),
+        range(2, 4),
+        range(4, 5),
+        range(5, 7),
+    ]

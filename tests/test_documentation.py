@@ -22,7 +22,9 @@ from bnas_jax.settings import entries
 from bnas_jax.settings.recipes import RECIPES
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
 TABLES = (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS, BLOCKS, RECIPES)
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
@@ -38,7 +40,17 @@ OPTIONS = {
     "study": {"study", "workdir", "rows"},
     "import": {"checkpoint", "preset", "workdir"},
     "data": {"out", "source", "path", "split", "white_level"},
-    "benchmark": {"repeats", "image_size", "num_classes", "against", "grow", "preset", "images", "batch_size", "workers"},
+    "benchmark": {
+        "repeats",
+        "image_size",
+        "num_classes",
+        "against",
+        "grow",
+        "preset",
+        "images",
+        "batch_size",
+        "workers",
+    },
 }
 
 
@@ -150,7 +162,9 @@ def test_every_entry_and_each_of_its_settings_has_a_place(table, document):
     for name, entry in table.items():
         assert f"`{name}`" in text
         if dataclasses.is_dataclass(entry) and isinstance(entry, type) and table is not BLOCKS:
-            missing = [setting for setting in entries.settings_of(entry) if f"`{setting}`" not in text]
+            missing = [
+                setting for setting in entries.settings_of(entry) if f"`{setting}`" not in text
+            ]
             assert not missing, f"{name}: {missing}"
 
 
@@ -184,8 +198,17 @@ def test_every_setting_is_in_usage(task):
 
 
 def test_the_blocks_of_extending_run_and_add_their_entries():
-    text = "\n".join(block.text for block in blocks(ROOT / "docs" / "extending.md") if block.language == "python")
+    text = "\n".join(
+        block.text for block in blocks(ROOT / "docs" / "extending.md") if block.language == "python"
+    )
     before = [set(table) for table in TABLES]
     exec(compile(text, "extending.md", "exec"), {"__name__": "extending"})
     added = [sorted(set(table) - known) for table, known in zip(TABLES, before, strict=True)]
-    assert added == [["bin_conv_7x7", "shifted_conv_1x1"], ["gain"], ["sharpen"], ["chain"], ["plain"], ["mine"]]
+    assert added == [
+        ["bin_conv_7x7", "shifted_conv_1x1"],
+        ["gain"],
+        ["sharpen"],
+        ["chain"],
+        ["plain"],
+        ["mine"],
+    ]

@@ -72,7 +72,9 @@ def search(tmp_path_factory) -> pathlib.Path:
 def test_a_picture_of_each_named_cell_has_all_that_the_cell_has(capfd, tmp_path, name):
     genotype = genotype_lib.load(name)
     picture = draw(capfd, tmp_path / "cell.svg", f"--genotype={name}")
-    assert {f"{name}: normal cell", f"{name}: reduction cell", "inter-cell skip"} <= set(picture.texts)
+    assert {f"{name}: normal cell", f"{name}: reduction cell", "inter-cell skip"} <= set(
+        picture.texts
+    )
     for row, cell in enumerate((genotype.normal, genotype.reduce)):
         lines = picture.named(f"cell{row}-0-line.*")
         if isinstance(cell, str):
@@ -81,11 +83,18 @@ def test_a_picture_of_each_named_cell_has_all_that_the_cell_has(capfd, tmp_path,
         # Two for each edge, four to the concatenation, and the output; those from c_(k-2) are dotted.
         edges = genotype_lib.edges(cell)
         dotted = [style for style in lines if "stroke-dasharray" in style]
-        assert len(lines) == 2 * 8 + 5 and len(dotted) == 2 * sum(edge.source == 0 for edge in edges)
+        assert len(lines) == 2 * 8 + 5 and len(dotted) == 2 * sum(
+            edge.source == 0 for edge in edges
+        )
         assert len(picture.named(f"cell{row}-0-box.*")) == 8 + 8
     drawn = collections.Counter(picture.texts)
     cells = [cell for cell in (genotype.normal, genotype.reduce) if not isinstance(cell, str)]
-    assert collections.Counter(edge.layer_type for cell in cells for edge in genotype_lib.edges(cell)).items() <= drawn.items()
+    assert (
+        collections.Counter(
+            edge.layer_type for cell in cells for edge in genotype_lib.edges(cell)
+        ).items()
+        <= drawn.items()
+    )
     for text in ("c_(k-2)", "c_(k-1)", "c_(k)"):
         assert drawn[text] == 2
     for text in ("2", "3", "4", "5", "concat"):
@@ -98,11 +107,17 @@ def test_the_densest_cell_has_fourteen_edges(capfd, tmp_path):
     pairs = [["bin_dil_conv_5x5", source] for node in range(4) for source in range(2 + node)]
     (tmp_path / "dense.json").write_text(json.dumps({"normal": pairs, "reduce": pairs}))
     picture = draw(capfd, tmp_path / "cell.svg", f"--genotype={tmp_path / 'dense.json'}")
-    assert picture.texts.count("bin_dil_conv_5x5") == 28 and len(picture.named("cell0-0-line.*")) == 2 * 14 + 5
+    assert (
+        picture.texts.count("bin_dil_conv_5x5") == 28
+        and len(picture.named("cell0-0-line.*")) == 2 * 14 + 5
+    )
 
 
 def test_each_layer_type_has_the_colour_of_its_kind():
-    assert palette.kind("sep_conv_3x3") == palette.SEPARABLE and palette.kind("of_ones_own") == palette.OTHER
+    assert (
+        palette.kind("sep_conv_3x3") == palette.SEPARABLE
+        and palette.kind("of_ones_own") == palette.OTHER
+    )
     assert all(palette.kind(name) != palette.OTHER for name in LAYERS)
     assert len({kind.color for kind in palette.KINDS}) == len(palette.KINDS)
 
@@ -110,8 +125,16 @@ def test_each_layer_type_has_the_colour_of_its_kind():
 def test_zeroise_is_pale_or_left_out_and_the_skip_can_be(capfd, tmp_path):
     """Twelve of the sixteen layers of that cell are Zeroise."""
     picture = draw(capfd, tmp_path / "cell.svg", "--genotype=latest_cell_zeroise")
-    pale = [style for style in picture.named("cell.*") if f"stroke: {palette.PALE_LINE.lower()}" in style]
-    assert picture.texts.count("none") == 12 and len(pale) == 3 * 12 and "Zeroise (none)" in picture.texts
+    pale = [
+        style
+        for style in picture.named("cell.*")
+        if f"stroke: {palette.PALE_LINE.lower()}" in style
+    ]
+    assert (
+        picture.texts.count("none") == 12
+        and len(pale) == 3 * 12
+        and "Zeroise (none)" in picture.texts
+    )
     options = ["--zeroise=False", "--skip=False"]
     without = draw(capfd, tmp_path / "cell.svg", "--genotype=latest_cell_zeroise", *options)
     assert len(without.named("cell.-0-line.*")) == 2 * (2 * 2 + 5) and not without.named(".*skip")
@@ -151,7 +174,9 @@ def test_the_template_shows_the_skips_of_bnas_alone(capfd, tmp_path):
 def test_a_strip_shows_what_the_searcher_derived_at_each_epoch(capfd, tmp_path, search):
     picture = draw(capfd, tmp_path / "strip.svg", f"--genotype={search}", "--strip=3")
     titles = [text for text in picture.texts if text.endswith("cell")]
-    assert titles[::2] == [f"{when}: normal cell" for when in ("before epoch 0", "after epoch 1", "after epoch 2")]
+    assert titles[::2] == [
+        f"{when}: normal cell" for when in ("before epoch 0", "after epoch 1", "after epoch 2")
+    ]
     drawn = collections.Counter(picture.texts)
     assert all(drawn[TABLE_3[row]] == 16 for row in (0, 2, 3)) and drawn[TABLE_3[1]] == 0
     assert len(picture.named("cell.-.-line.*")) == 6 * 21
@@ -166,9 +191,15 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
         out = tmp_path / name
         code = "import sys\nfrom bnas_jax.__main__ import run\nsys.exit(run(sys.argv[1:]) or 'jax' in sys.modules)"
         command = [sys.executable, "-c", code, "draw", "--genotype=latest_cell", f"--out={out}"]
-        environment = {"MATPLOTLIBRC": str(tmp_path), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "nowhere")}
+        environment = {
+            "MATPLOTLIBRC": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path / "nowhere"),
+        }
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == {"out": str(out)}
+        assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == {
+            "out": str(out)
+        }
         draw(capfd, tmp_path / f"again.{name}", "--genotype=latest_cell")
         assert out.read_bytes() == (tmp_path / f"again.{name}").read_bytes()
     image = cv2.imread(str(tmp_path / "cell.png"))
@@ -180,28 +211,63 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
     ("arguments", "message"),
     [
         (["--genotype=latest_cell"], "--out is missing; write --out=..."),
-        (["--out=c.svg"], "--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: darts_v1"),
+        (
+            ["--out=c.svg"],
+            "--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: darts_v1",
+        ),
         (["--out=c.pdf", "--genotype=latest_cell"], "--out=c.pdf must end in .svg or .png"),
         (["--out=c", "--genotype=latest_cell"], "--out=c must end in .svg or .png"),
-        (["--out=no/c.svg", "--genotype=latest_cell"], "there is no folder no; make it, or choose another --out"),
-        (["--out=gs://b/c.svg", "--genotype=latest_cell"], "is an address, not a path of this machine"),
-        (["--out=c.svg", "--genotype=latest"], "'latest' is neither a file nor a named cell; named: darts_v1"),
-        (["--out=c.svg", "--genotype=."], "holds no genotype.json, which a search writes at its end"),
-        (["--out=c.svg", "--genotype=f.json"], 'expected a JSON object with the keys "normal" and "reduce"'),
+        (
+            ["--out=no/c.svg", "--genotype=latest_cell"],
+            "there is no folder no; make it, or choose another --out",
+        ),
+        (
+            ["--out=gs://b/c.svg", "--genotype=latest_cell"],
+            "is an address, not a path of this machine",
+        ),
+        (
+            ["--out=c.svg", "--genotype=latest"],
+            "'latest' is neither a file nor a named cell; named: darts_v1",
+        ),
+        (
+            ["--out=c.svg", "--genotype=."],
+            "holds no genotype.json, which a search writes at its end",
+        ),
+        (
+            ["--out=c.svg", "--genotype=f.json"],
+            'expected a JSON object with the keys "normal" and "reduce"',
+        ),
         (["--out=c.svg", "--genotype=latest_cell", "--genotype=f.json"], "expected a JSON object"),
-        (["--out=c.svg", "--template", "--genotype=latest_cell"], "leave --genotype and --strip out"),
-        (["--out=c.svg", "--genotype=latest_cell", "--strip=3"], "write --genotype=DIR, its work directory; got latest_cell"),
-        (["--out=c.svg", "--genotype=.", "--strip=3"], "is no work directory: it has no config.json"),
+        (
+            ["--out=c.svg", "--template", "--genotype=latest_cell"],
+            "leave --genotype and --strip out",
+        ),
+        (
+            ["--out=c.svg", "--genotype=latest_cell", "--strip=3"],
+            "write --genotype=DIR, its work directory; got latest_cell",
+        ),
+        (
+            ["--out=c.svg", "--genotype=.", "--strip=3"],
+            "is no work directory: it has no config.json",
+        ),
         (["--out=c.svg", "--genotype=.", "--strip=0"], "--strip must be at least 1, got 0"),
         (["--out=c.svg", "--genotype=.", "--strip=two"], "--strip=two: write a whole number"),
         (["--out=c.svg", "--genotype=.", "--genotype=.", "--strip=2"], "write --genotype once"),
         (["--out=c.svg", "--genotype=train", "--strip=2"], "train holds no search"),
-        (["--out=c.svg", "--genotype=begun", "--strip=2"], "has no alphas.npz yet: no epoch of its search has ended"),
+        (
+            ["--out=c.svg", "--genotype=begun", "--strip=2"],
+            "has no alphas.npz yet: no epoch of its search has ended",
+        ),
         (["--out=c.svg", "--genotype=damaged", "--strip=2"], "alphas.npz cannot be read"),
-        (["--out=folder.svg", "--genotype=latest_cell"], "--out=folder.svg is a folder; write the name of a file"),
+        (
+            ["--out=folder.svg", "--genotype=latest_cell"],
+            "--out=folder.svg is a folder; write the name of a file",
+        ),
     ],
 )
-def test_what_cannot_be_drawn_is_said_and_nothing_is_written(capfd, tmp_path, monkeypatch, search, arguments, message):
+def test_what_cannot_be_drawn_is_said_and_nothing_is_written(
+    capfd, tmp_path, monkeypatch, search, arguments, message
+):
     (tmp_path / "f.json").write_text("[]")
     (tmp_path / "folder.svg").mkdir()
     for name in ("train", "begun", "damaged"):

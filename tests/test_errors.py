@@ -22,7 +22,9 @@ from configs import train as train_configs
 
 # ml_collections loads a config's file so.
 pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
     pytest.mark.usefixtures("own_compilation_cache"),
 ]
 
@@ -49,7 +51,13 @@ def folder(tmp_path_factory) -> pathlib.Path:
     (folder / "raises.py").write_text("def get_config():\n    return int('many')\n")
 
     pairs = [["none", 0]] * 8
-    cells = {"broken": "{", "list": [], "seven": pairs[1:], "input": [["none", 7], *pairs[1:]], "number": [[1, 0], *pairs[1:]]}
+    cells = {
+        "broken": "{",
+        "list": [],
+        "seven": pairs[1:],
+        "input": [["none", 7], *pairs[1:]],
+        "number": [[1, 0], *pairs[1:]],
+    }
     for name, cell in cells.items():
         text = cell
         if isinstance(cell, list) and cell:
@@ -66,10 +74,20 @@ def folder(tmp_path_factory) -> pathlib.Path:
         workdir.mkdir(parents=True)
         resolved = settings.to_dict(settings.from_config(config.get_config("digits")))
         (workdir / "config.json").write_text(json.dumps(resolved))
-        (workdir / "run.json").write_text(json.dumps({"format": FORMAT, "num_classes": 10, "image_shape": [8, 8, 1]}))
+        (workdir / "run.json").write_text(
+            json.dumps({"format": FORMAT, "num_classes": 10, "image_shape": [8, 8, 1]})
+        )
     alphas = np.zeros((3, 14, len(TABLE_3)))
-    np.savez(folder / "runs" / "search" / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(2))
-    for name, file, data in (("damaged", "config.json", b"\xff\xfe"), ("begun", "alphas.npz", None)):
+    np.savez(
+        folder / "runs" / "search" / "alphas.npz",
+        normal=alphas,
+        reduce=alphas,
+        valid_top1=np.zeros(2),
+    )
+    for name, file, data in (
+        ("damaged", "config.json", b"\xff\xfe"),
+        ("begun", "alphas.npz", None),
+    ):
         (folder / "runs" / name).mkdir()
         for path in (folder / "runs" / "search").iterdir():
             (folder / "runs" / name / path.name).write_bytes(path.read_bytes())
@@ -107,12 +125,23 @@ def test_a_config_without_its_function_is_said(tmp_path):
     """In a process of its own, as ml_collections would find the function of a config that was loaded before."""
     (tmp_path / "nothing.py").write_text("x = 1\n")
     command = [sys.executable, "-m", "bnas_jax", "cost", f"--config={tmp_path / 'nothing.py'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=DOCUMENT.parent.parent, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=DOCUMENT.parent.parent, check=False
+    )
     expected = f"bnas_jax: error: {tmp_path / 'nothing.py'} has no function get_config(); configs/train.py shows one\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
 def test_a_damaged_checkpoint_is_not_described_by_objects_of_python():
-    assert checkpoints._first_line(ValueError("<bound method pybind11_object of <x>> failed")) == "its files cannot be read"
-    assert checkpoints._first_line(ValueError("NOT_FOUND: no such array")) == "NOT_FOUND: no such array"
-    assert checkpoints._first_line(json.JSONDecodeError("Expecting value", "", 0)) == "what describes it cannot be read"
+    assert (
+        checkpoints._first_line(ValueError("<bound method pybind11_object of <x>> failed"))
+        == "its files cannot be read"
+    )
+    assert (
+        checkpoints._first_line(ValueError("NOT_FOUND: no such array"))
+        == "NOT_FOUND: no such array"
+    )
+    assert (
+        checkpoints._first_line(json.JSONDecodeError("Expecting value", "", 0))
+        == "what describes it cannot be read"
+    )

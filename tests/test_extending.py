@@ -15,13 +15,19 @@ from bnas_jax.core.errors import UserError
 
 pytestmark = [
     # ml_collections loads a config's file so.
-    pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
     pytest.mark.usefixtures("quick_compilation"),
 ]
 
 EXAMPLE = pathlib.Path(__file__).parent / "extension_example.py"
 EXTENSION = f"--extensions={EXAMPLE}"
-SCHEME = ["--config.scheme.name=gain", "--config.scheme.gain=0.5", "--config.scheme.activation_scale=False"]
+SCHEME = [
+    "--config.scheme.name=gain",
+    "--config.scheme.gain=0.5",
+    "--config.scheme.activation_scale=False",
+]
 SHORT = ["--config.num_epochs=1", "--config.batch_size=256"]
 SEARCH = [
     *("--config=configs/search.py:digits", *SHORT, *SCHEME),
@@ -29,13 +35,20 @@ SEARCH = [
     "--config.network.layer_types=shifted_conv_1x1,none",
     *("--config.searcher.name=sharpen", "--config.searcher.start=4"),
 ]
-CHAIN = ["--config=configs/train.py:digits", "--config.network.name=chain", "--config.network.widths=2,4", *SCHEME]
+CHAIN = [
+    "--config=configs/train.py:digits",
+    "--config.network.name=chain",
+    "--config.network.widths=2,4",
+    *SCHEME,
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tables():
     """The package's tables as they were, after these tests."""
-    before = [(table, dict(table)) for table in (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS)]
+    before = [
+        (table, dict(table)) for table in (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS)
+    ]
     yield
     for table, entries in before:
         table.clear()
@@ -85,15 +98,26 @@ def test_a_search_takes_them_and_its_cost_counts_the_parameters_that_there_are(s
 def test_its_cell_is_derived_trained_evaluated_and_counted(searched, tmp_path, capfd):
     cell = tmp_path / "cell.json"
     derived = summary(capfd, "derive", f"--workdir={searched}", f"--out={cell}")
-    assert {name for pairs in derived["genotype"].values() for name, _ in pairs} <= {"shifted_conv_1x1", "none"}
-    message = error(capfd, "derive", EXTENSION, f"--workdir={searched}", f"--out={cell}", "--gamma=3")
+    assert {name for pairs in derived["genotype"].values() for name, _ in pairs} <= {
+        "shifted_conv_1x1",
+        "none",
+    }
+    message = error(
+        capfd, "derive", EXTENSION, f"--workdir={searched}", f"--out={cell}", "--gamma=3"
+    )
     assert "the searcher sharpen of" in message and "has no gamma; leave --gamma out" in message
 
     # A cell in which the layer type stands for certain, whatever the search has found.
     pairs = [["shifted_conv_1x1", 0], ["shifted_conv_1x1", 1], *derived["genotype"]["normal"][2:]]
     cell.write_text(json.dumps({"normal": pairs, "reduce": pairs}))
     sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
-    train = ["--config=configs/train.py:digits", *SHORT, *SCHEME, *sizes, f"--config.network.genotype={cell}"]
+    train = [
+        "--config=configs/train.py:digits",
+        *SHORT,
+        *SCHEME,
+        *sizes,
+        f"--config.network.genotype={cell}",
+    ]
     check_training(capfd, tmp_path / "run", train, gain=("cell0", "layer0", "conv", "conv", "gain"))
 
 
@@ -103,12 +127,21 @@ def test_a_network_of_ones_own_is_trained_evaluated_and_counted(tmp_path, capfd)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["network"] == {"name": "chain", "widths": [2, 4]}
     reported = summary(capfd, "cost", *CHAIN)
-    assert "num_cells" not in reported and reported["compared_with"] == "float network of the same size, counted"
-    assert "has no channels; leave --channels out" in error(capfd, "cost", EXTENSION, *CHAIN, "--channels=4")
-    assert "--budget chooses num_cells and channels" in error(capfd, "cost", EXTENSION, *CHAIN, "--budget=1e6")
+    assert (
+        "num_cells" not in reported
+        and reported["compared_with"] == "float network of the same size, counted"
+    )
+    assert "has no channels; leave --channels out" in error(
+        capfd, "cost", EXTENSION, *CHAIN, "--channels=4"
+    )
+    assert "--budget chooses num_cells and channels" in error(
+        capfd, "cost", EXTENSION, *CHAIN, "--budget=1e6"
+    )
 
 
-def check_training(capfd, workdir: pathlib.Path, train: list[str], *, gain: tuple[str, ...]) -> None:
+def check_training(
+    capfd, workdir: pathlib.Path, train: list[str], *, gain: tuple[str, ...]
+) -> None:
     """A training is saved and evaluated, its gains learn, and its counted parameters are those that are restored."""
     trained = summary(capfd, "train", *train, f"--workdir={workdir}")
     evaluated = summary(capfd, "evaluate", f"--workdir={workdir}")
@@ -130,13 +163,24 @@ def check_training(capfd, workdir: pathlib.Path, train: list[str], *, gain: tupl
 
 def test_a_command_without_the_extension_of_a_run_asks_for_it(searched, tmp_path, capfd):
     noted = json.loads((searched / "run.json").read_text())["extensions"]
-    assert [set(extension) for extension in noted] == [{"file", "sha256"}] and noted[0]["file"] == str(EXAMPLE)
+    assert [set(extension) for extension in noted] == [{"file", "sha256"}] and noted[0][
+        "file"
+    ] == str(EXAMPLE)
     again = f"was made with --extensions={EXAMPLE}; give it again"
-    assert again in error(capfd, "derive", f"--workdir={searched}", f"--out={tmp_path / 'cell.json'}")
+    assert again in error(
+        capfd, "derive", f"--workdir={searched}", f"--out={tmp_path / 'cell.json'}"
+    )
     assert again in error(capfd, "evaluate", f"--workdir={searched}")
-    assert again in error(capfd, "draw", f"--genotype={searched}", "--strip=2", f"--out={tmp_path / 'strip.svg'}")
+    assert again in error(
+        capfd, "draw", f"--genotype={searched}", "--strip=2", f"--out={tmp_path / 'strip.svg'}"
+    )
     assert again in error(capfd, "search", *SEARCH, f"--workdir={searched}")
-    train = ["train", "--config=configs/train.py:digits", f"--workdir={tmp_path / 'run'}", f"--init={searched}"]
+    train = [
+        "train",
+        "--config=configs/train.py:digits",
+        f"--workdir={tmp_path / 'run'}",
+        f"--init={searched}",
+    ]
     assert again in error(capfd, *train)
 
 
@@ -145,19 +189,31 @@ def test_an_extension_that_has_moved_or_changed_is_taken(searched, tmp_path, cap
     with open(other, "a") as file:
         file.write("# changed\n")
     capfd.readouterr()
-    arguments = ["derive", f"--workdir={searched}", f"--out={tmp_path / 'cell.json'}", f"--extensions={other}"]
+    arguments = [
+        "derive",
+        f"--workdir={searched}",
+        f"--out={tmp_path / 'cell.json'}",
+        f"--extensions={other}",
+    ]
     assert run(arguments) == 0
     (line,) = capfd.readouterr().err.splitlines()
-    assert line == f"bnas_jax: warning: {other} has changed since the run in {searched} began with it"
+    assert (
+        line == f"bnas_jax: warning: {other} has changed since the run in {searched} began with it"
+    )
 
 
 def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
     """Between commas or in options of their own; a later one may build on an earlier one."""
     (tmp_path / "one.py").write_text("import bnas_jax\nbnas_jax.SCHEMES['one'] = bnas_jax.Xnor\n")
-    (tmp_path / "two.py").write_text("import bnas_jax\nbnas_jax.SCHEMES['two'] = bnas_jax.SCHEMES['one']\n")
+    (tmp_path / "two.py").write_text(
+        "import bnas_jax\nbnas_jax.SCHEMES['two'] = bnas_jax.SCHEMES['one']\n"
+    )
     one, two = tmp_path / "one.py", tmp_path / "two.py"
     cost = ["cost", "--config=configs/train.py:digits", "--config.scheme.name=two"]
-    for options in ([f"--extensions={one},{two}"], [f"--extensions={one}", "--extensions", str(two)]):
+    for options in (
+        [f"--extensions={one},{two}"],
+        [f"--extensions={one}", "--extensions", str(two)],
+    ):
         bnas.SCHEMES.pop("one", None)
         assert run([*cost, *options]) == 0
     bnas.SCHEMES.pop("one")
@@ -168,9 +224,15 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
     ("text", "message"),
     [
         (None, "mine.py cannot be read (No such file or directory); write --extensions=FILE.py"),
-        ("import bnas_jax\n\nbnas.LAYERS\n", "mine.py, line 3: NameError: name 'bnas' is not defined"),
+        (
+            "import bnas_jax\n\nbnas.LAYERS\n",
+            "mine.py, line 3: NameError: name 'bnas' is not defined",
+        ),
         ("def broken(:\n", "mine.py, line 1: SyntaxError: invalid syntax"),
-        ("import no_such_library\n", "mine.py, line 1: ModuleNotFoundError: No module named 'no_such_library'"),
+        (
+            "import no_such_library\n",
+            "mine.py, line 1: ModuleNotFoundError: No module named 'no_such_library'",
+        ),
     ],
 )
 def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(tmp_path, capfd, text, message):

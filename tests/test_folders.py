@@ -67,7 +67,9 @@ def test_images_are_resized_and_cut_from_the_centre(tmp_path):
         (tmp_path / name / "000.png").write_bytes(encoded(pixels))
     whole = load(tmp_path, image_size=10).train.images
     assert whole.shape == (2, 10, 10, 3)
-    assert set(np.unique(whole[0, :, 1:-1, 1])) == {200}, "the filter reads what lies around the centre"
+    assert set(np.unique(whole[0, :, 1:-1, 1])) == {200}, (
+        "the filter reads what lies around the centre"
+    )
     assert whole[0, 5, 5, 0] == 90 and whole[0, 0, 1, 0] == 200
     centre = load(tmp_path, image_size=10, resize=20).train.images
     assert set(np.unique(centre[0, 1:-1, 1:-1, 0])) == {90}
@@ -76,7 +78,11 @@ def test_images_are_resized_and_cut_from_the_centre(tmp_path):
 def textured(seed: int, height: int, width: int) -> np.ndarray:
     """A picture with what a filter must average: noise of one value for each pixel, on larger blots."""
     drawn = np.random.default_rng(seed)
-    blots = drawn.integers(0, 200, (height // 9 + 1, width // 7 + 1, 3)).repeat(9, 0).repeat(7, 1)[:height, :width]
+    blots = (
+        drawn.integers(0, 200, (height // 9 + 1, width // 7 + 1, 3))
+        .repeat(9, 0)
+        .repeat(7, 1)[:height, :width]
+    )
     return (blots + drawn.integers(0, 56, (height, width, 3))).astype(np.uint8)
 
 
@@ -85,7 +91,9 @@ def torchvisions(data: bytes, resize: int, side: int) -> np.ndarray:
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = image.size
     shorter = min(image.size)
-    image = image.resize((int(resize * width / shorter), int(resize * height / shorter)), Image.Resampling.BILINEAR)
+    image = image.resize(
+        (int(resize * width / shorter), int(resize * height / shorter)), Image.Resampling.BILINEAR
+    )
     left, top = round((image.width - side) / 2), round((image.height - side) / 2)
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
@@ -95,8 +103,13 @@ SHAPES = [(375, 500), (500, 333), (641, 427), (301, 301), (97, 131), (40, 350)]
 
 
 @pytest.mark.parametrize(("side", "resize"), [(224, 256), (56, 64), (45, 45)])
-def test_evaluation_sees_jpegs_as_torchvisions_resize_and_centre_crop_show_them(tmp_path, side, resize):
-    data = [encoded(textured(i, *shape), "JPEG", quality=90, subsampling=i % 3) for i, shape in enumerate(SHAPES)]
+def test_evaluation_sees_jpegs_as_torchvisions_resize_and_centre_crop_show_them(
+    tmp_path, side, resize
+):
+    data = [
+        encoded(textured(i, *shape), "JPEG", quality=90, subsampling=i % 3)
+        for i, shape in enumerate(SHAPES)
+    ]
     for name, files in {"train/a": data[:1], "train/b": data[:1], "test/a": data}.items():
         (tmp_path / name).mkdir(parents=True)
         for number, bytes_ in enumerate(files):
@@ -104,7 +117,9 @@ def test_evaluation_sees_jpegs_as_torchvisions_resize_and_centre_crop_show_them(
     for memory in (1000, 0):  # MiB: held, and streamed
         test = load(tmp_path, image_size=side, resize=resize, in_memory_mib=memory).test
         seen = test.images if memory else [test.example(number)[0] for number in range(len(test))]
-        for pixels, expected in zip(seen, (torchvisions(d, resize, side) for d in data), strict=True):
+        for pixels, expected in zip(
+            seen, (torchvisions(d, resize, side) for d in data), strict=True
+        ):
             assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
@@ -150,12 +165,19 @@ def test_every_kind_of_image_becomes_colours(data, tolerance):
 
 def test_every_kind_of_gray_becomes_gray_or_colours():
     gray = np.asarray(Image.fromarray(picture(3)).convert("L"))
-    for data in (encoded(picture(3), mode="L"), encoded(picture(3), mode="LA"), encoded(picture(3), "JPEG", "L", quality=95)):
+    for data in (
+        encoded(picture(3), mode="L"),
+        encoded(picture(3), mode="LA"),
+        encoded(picture(3), "JPEG", "L", quality=95),
+    ):
         header = images.read_header(data)
         assert header.gray
         for channels in (1, 3):
             pixels = images.decode(header, channels)
-            assert pixels.shape == (20, 24, channels) and np.abs(pixels.astype(int) - gray[..., None]).max() <= 3
+            assert (
+                pixels.shape == (20, 24, channels)
+                and np.abs(pixels.astype(int) - gray[..., None]).max() <= 3
+            )
     header = images.read_header(sixteen_bits())
     assert header.gray and np.array_equal(images.decode(header, 1)[..., 0], picture(3)[..., 0])
 
@@ -165,7 +187,11 @@ def test_orientation_marks_change_nothing():
     exif = Image.Exif()
     exif[274] = 6
     header = images.read_header(encoded(picture(1), "JPEG", exif=exif))
-    assert header.reducible and images.decode(header, 3).shape == (header.height, header.width, 3) == (20, 24, 3)
+    assert header.reducible and images.decode(header, 3).shape == (
+        header.height,
+        header.width,
+        3,
+    ) == (20, 24, 3)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
@@ -192,14 +218,18 @@ def test_one_tree_is_divided_by_class_and_completely(tmp_path, split):
     seen = {image.tobytes() for image in [*train.images, *test.images]}
     assert len(seen) == 24 and len(train) + len(test) == 24
     again, other = load(tmp_path, split=split), load(tmp_path, split=split, split_seed=1)
-    assert np.array_equal(again.test.images, test.images) and not np.array_equal(other.test.images, test.images)
+    assert np.array_equal(again.test.images, test.images) and not np.array_equal(
+        other.test.images, test.images
+    )
 
 
 def test_halves_by_class():
     labels = np.repeat([0, 1, 2], [11, 20, 5])
     arrays = Arrays(np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1), labels, 3, "skewed")
     first, second = halves.split_half(arrays, 3, "stratified")
-    assert len(first) == len(second) == 18 and not set(first.images.ravel()) & set(second.images.ravel())
+    assert len(first) == len(second) == 18 and not set(first.images.ravel()) & set(
+        second.images.ravel()
+    )
     difference = np.bincount(first.labels) - np.bincount(second.labels)
     assert np.abs(difference).max() <= 1
     assert not np.array_equal(first.images, halves.split_half(arrays, 4, "stratified")[0].images)
@@ -221,9 +251,15 @@ def test_an_order_by_class_is_an_order():
 def test_what_is_too_large_for_memory_is_not_held(folder):
     assert isinstance(load(folder, image_size=32, in_memory_mib=1).train, Arrays)
     big = load(folder, image_size=32, in_memory_mib=0)
-    assert isinstance(big.train, Encoded) and big.train.image_shape == (32, 32, 3) and len(big.test) == 3
+    assert (
+        isinstance(big.train, Encoded)
+        and big.train.image_shape == (32, 32, 3)
+        and len(big.test) == 3
+    )
     assert isinstance(load(folder, image_size=200, in_memory_mib=1).train, Encoded)
-    assert "needs images of one size; set config.dataset.image_size" in error(folder, in_memory_mib=0)
+    assert "needs images of one size; set config.dataset.image_size" in error(
+        folder, in_memory_mib=0
+    )
 
 
 # Mistakes
@@ -253,12 +289,16 @@ def test_layouts_that_do_not_fit_are_named(tmp_path, folder):
 
 
 def test_one_class_is_refused(tmp_path):
-    assert "has one class alone, 'cat'" in error(write_folder(tmp_path, {"train/cat": 2, "test/cat": 1}))
+    assert "has one class alone, 'cat'" in error(
+        write_folder(tmp_path, {"train/cat": 2, "test/cat": 1})
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"hello"], ids=["cut", "empty", "text"]
+    "damage",
+    [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"hello"],
+    ids=["cut", "empty", "text"],
 )
 def test_an_image_that_does_not_decode_is_named_or_left_out(tmp_path, capsys, suffix, damage):
     folder = write_folder(tmp_path, SIZES, suffix)
@@ -283,14 +323,25 @@ def test_without_any_image_that_decodes_there_is_nothing(tmp_path):
     [
         (["--config.dataset.path=/nowhere"], "there is no directory /nowhere"),
         (["--config.dataset.channels=2"], "config.dataset.channels must be one of None, 1, 3"),
-        (["--config.dataset.bad_images=ignore"], "config.dataset.bad_images must be one of fail, skip"),
+        (
+            ["--config.dataset.bad_images=ignore"],
+            "config.dataset.bad_images must be one of fail, skip",
+        ),
         (["--config.dataset.split=1.5"], "config.dataset.split must be between 0 and 1"),
-        (["--config.dataset.image_size=8", "--config.dataset.resize=7"], "config.dataset.resize must be at least 8"),
+        (
+            ["--config.dataset.image_size=8", "--config.dataset.resize=7"],
+            "config.dataset.resize must be at least 8",
+        ),
         (["--config.dataset.resize=7"], "config.dataset.resize needs config.dataset.image_size"),
         (["--config.dataset.workers=-1"], "config.dataset.workers must be at least 0"),
     ],
 )
 def test_mistakes_on_the_command_line(capsys, tmp_path, settings, message):
-    arguments = ["train", "--config=configs/train.py:digits", "--config.dataset.name=folder", *settings]
+    arguments = [
+        "train",
+        "--config=configs/train.py:digits",
+        "--config.dataset.name=folder",
+        *settings,
+    ]
     assert run([*arguments, f"--workdir={tmp_path}/run"]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -23,7 +23,9 @@ from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
 SIZES = ["--preset=mini", "--config.network.channels=4", "--config.network.num_cells=5"]
 IMAGENET_SIZES = ["--preset=d", "--config.network.channels=4", "--config.network.num_cells=6"]
@@ -51,7 +53,11 @@ def released(reference) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def state(released) -> dict[str, np.ndarray]:
     """The checkpoint alone, by the names of its state_dict."""
-    return {name.removeprefix("state."): value for name, value in released.items() if name.startswith("state.")}
+    return {
+        name.removeprefix("state."): value
+        for name, value in released.items()
+        if name.startswith("state.")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,9 @@ def imported(files, tmp_path_factory) -> pathlib.Path:
 def variables_in(workdir: pathlib.Path, image_shape=(16, 16, 3)):
     """(the network, its variables) as `evaluate` finds them."""
     directory = WorkDir(workdir)
-    model = build.network(settings.from_config(directory.config()), directory.facts()["num_classes"])
+    model = build.network(
+        settings.from_config(directory.config()), directory.facts()["num_classes"]
+    )
     shapes = jax.eval_shape(lambda: initial_variables(model, image_shape, 0))
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
         step, variables = checkpoints.restore_variables(shapes, "last")
@@ -97,7 +105,9 @@ def test_a_pytorch_file_needs_pytorch_and_says_so(tmp_path, name):
     """The file is empty: where PyTorch is installed, that is what is wrong with it."""
     (tmp_path / name).write_bytes(b"")
     absent = rf"{re.escape(name)} needs PyTorch: pip install torch, or convert it to \.npz or \.safetensors"
-    with pytest.raises(UserError, match="no whole PyTorch file" if importlib.util.find_spec("torch") else absent):
+    with pytest.raises(
+        UserError, match="no whole PyTorch file" if importlib.util.find_spec("torch") else absent
+    ):
         checkpoint_files.read(str(tmp_path / name))
 
 
@@ -116,20 +126,29 @@ def test_flipped_bytes_of_an_npz_file_are_noticed_or_harmless(state, tmp_path):
         save(tmp_path / "net.npz", **arrays)
         whole = (tmp_path / "net.npz").read_bytes()
         for position in range(0, len(whole), 13):
-            (tmp_path / "net.npz").write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+            (tmp_path / "net.npz").write_bytes(
+                whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
+            )
             with contextlib.suppress(UserError):
                 found = checkpoint_files.read(str(tmp_path / "net.npz"))
-                assert all(np.array_equal(found[name], arrays[name]) for name in found.keys() & arrays.keys())
+                assert all(
+                    np.array_equal(found[name], arrays[name])
+                    for name in found.keys() & arrays.keys()
+                )
 
 
 def safetensors_file(path: pathlib.Path, dtype: str, data: bytes) -> str:
-    header = json.dumps({"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, len(data)]}}).encode()
+    header = json.dumps(
+        {"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, len(data)]}}
+    ).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
     return str(path)
 
 
 def test_bfloat16_is_read_and_numbers_that_numpy_lacks_are_refused(tmp_path):
-    half = checkpoint_files.read(safetensors_file(tmp_path / "half.safetensors", "BF16", b"\x40\x3f"))
+    half = checkpoint_files.read(
+        safetensors_file(tmp_path / "half.safetensors", "BF16", b"\x40\x3f")
+    )
     assert float(half["w"][0]) == 0.75
     with pytest.raises(UserError, match="numbers that NumPy has"):
         checkpoint_files.read(safetensors_file(tmp_path / "other.safetensors", "F12", b"\0\0"))
@@ -174,23 +193,42 @@ def test_an_imported_network_gives_the_released_logits(imported, released):
 
 def test_an_imported_imagenet_network_gives_the_released_logits(reference, tmp_path):
     checkpoint = reference / "imagenet_net_c4_l6_latest_cell.npz"
-    assert run(["import", f"--checkpoint={checkpoint}", *IMAGENET_SIZES, f"--workdir={tmp_path / 'run'}"]) == 0
+    assert (
+        run(
+            [
+                "import",
+                f"--checkpoint={checkpoint}",
+                *IMAGENET_SIZES,
+                f"--workdir={tmp_path / 'run'}",
+            ]
+        )
+        == 0
+    )
     assert_released_logits(tmp_path / "run", np.load(checkpoint))
 
 
 def test_the_kind_of_file_makes_no_difference(files, imported, tmp_path, capfd):
     workdir = tmp_path / "run"
     capfd.readouterr()
-    assert run(["import", f"--checkpoint={files / 'net.safetensors'}", *SIZES, f"--workdir={workdir}"]) == 0
+    assert (
+        run(["import", f"--checkpoint={files / 'net.safetensors'}", *SIZES, f"--workdir={workdir}"])
+        == 0
+    )
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert summary == {"params": 26_380, "num_classes": 10, "workdir": str(workdir)}
     (_, one), (_, other) = variables_in(imported), variables_in(workdir)
     assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
-def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its_data_fits(imported, capfd):
+def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its_data_fits(
+    imported, capfd
+):
     config = settings.from_config(json.loads((imported / "config.json").read_text()))
-    assert config.conventions == "release" and config.network.float_head and not config.scheme.activation_scale
+    assert (
+        config.conventions == "release"
+        and config.network.float_head
+        and not config.scheme.activation_scale
+    )
     assert json.loads((imported / "run.json").read_text())["image_shape"] == [32, 32, 3]
     assert run(["evaluate", f"--workdir={imported}", "--config.dataset.name=digits"]) == 2
     assert "the network takes 3 channels, digits has 1" in capfd.readouterr().err
@@ -199,21 +237,44 @@ def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"cells.2._ops.1.op.0.weight": None}, [], "the checkpoint lacks cells.2._ops.1.op.0.weight"),
+        (
+            {"cells.2._ops.1.op.0.weight": None},
+            [],
+            "the checkpoint lacks cells.2._ops.1.op.0.weight",
+        ),
         ({"classifier.weight": None}, [], "the checkpoint has no matrix classifier.weight"),
-        ({"classifier.weight": np.float32(1)}, [], "the checkpoint has no matrix classifier.weight"),
-        ({"auxiliary.weight": np.zeros(3)}, [], "the checkpoint has auxiliary.weight, which this network lacks"),
-        ({}, ["--config.network.channels=8"], "has the shape (4,) (HWIO), the network needs (8,); check channels"),
+        (
+            {"classifier.weight": np.float32(1)},
+            [],
+            "the checkpoint has no matrix classifier.weight",
+        ),
+        (
+            {"auxiliary.weight": np.zeros(3)},
+            [],
+            "the checkpoint has auxiliary.weight, which this network lacks",
+        ),
+        (
+            {},
+            ["--config.network.channels=8"],
+            "has the shape (4,) (HWIO), the network needs (8,); check channels",
+        ),
         ({}, ["--config.network.num_cells=6"], "; check "),
         ({}, ["--config.network.genotype=latest_cell"], "the checkpoint lacks cells."),
         ({}, ["--config.conventions=paper"], "the checkpoint lacks cells."),
         ({}, ["--config.searcher.gamma=1"], "unknown setting --config.searcher; known there: "),
     ],
 )
-def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(state, tmp_path, capfd, changes, options, message):
+def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(
+    state, tmp_path, capfd, changes, options, message
+):
     changed = {name: value for name, value in {**state, **changes}.items() if value is not None}
     np.savez(tmp_path / "net.npz", **changed)
-    arguments = [f"--checkpoint={tmp_path / 'net.npz'}", *SIZES, *options, f"--workdir={tmp_path / 'run'}"]
+    arguments = [
+        f"--checkpoint={tmp_path / 'net.npz'}",
+        *SIZES,
+        *options,
+        f"--workdir={tmp_path / 'run'}",
+    ]
     assert run(["import", *arguments]) == 2
     out, err = capfd.readouterr()
     assert out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
@@ -223,7 +284,17 @@ def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(state, tmp_pa
 
 def test_a_damaged_file_leaves_no_work_directory(files, tmp_path, capfd):
     (tmp_path / "net.npz").write_bytes((files / "net.npz").read_bytes()[:5000])
-    assert run(["import", f"--checkpoint={tmp_path / 'net.npz'}", *SIZES, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert (
+        run(
+            [
+                "import",
+                f"--checkpoint={tmp_path / 'net.npz'}",
+                *SIZES,
+                f"--workdir={tmp_path / 'run'}",
+            ]
+        )
+        == 2
+    )
     assert "is no whole .npz file" in capfd.readouterr().err and not (tmp_path / "run").exists()
 
 

@@ -27,7 +27,16 @@ def wheel(tmp_path_factory) -> pathlib.Path:
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
-    build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    build = [
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+        str(source),
+    ]
     subprocess.run([sys.executable, "-m", *build], check=True)
     return next(folder.glob("*.whl"))
 
@@ -36,7 +45,9 @@ def test_the_wheel_holds_the_package_and_its_presets_and_nothing_beside(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"bnas_jax"}
     presets = {path.name for path in (ROOT / "configs").glob("*.py")}
-    assert {name.rpartition("/")[2] for name in names if name.startswith("bnas_jax/presets/configs/")} == presets
+    assert {
+        name.rpartition("/")[2] for name in names if name.startswith("bnas_jax/presets/configs/")
+    } == presets
     assert "bnas_jax/core/genotypes/latest_cell.json" in names
 
 
@@ -65,7 +76,9 @@ def test_installed_it_trains_from_another_folder(wheel, tmp_path):
     python = tmp_path / "env" / "bin" / "python"
     assert installed(python, tmp_path, *command)["steps"] == 5
     # A config of the user's that begins with a preset.
-    (tmp_path / "mine.py").write_text("from configs import train\n\nget_config = lambda: train.get_config('digits')\n")
+    (tmp_path / "mine.py").write_text(
+        "from configs import train\n\nget_config = lambda: train.get_config('digits')\n"
+    )
     assert installed(python, tmp_path, "cost", "--config=mine.py")["params"] > 0
     show = [python, "-c", "import bnas_jax; print(bnas_jax.__file__)"]
     assert str(site) in subprocess.run(show, cwd=tmp_path, capture_output=True, text=True).stdout

@@ -24,16 +24,29 @@ def command(task: str, workdir: pathlib.Path) -> list[str]:
     cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
     own = {
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
-        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')"],
+        "search": [
+            "--config.batch_size=50",
+            "--config.network.layer_types=('none','bin_conv_3x3')",
+        ],
     }
     own["search"].append("--config.network.num_cells=3")  # the fewest that have a normal cell
     sizes = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
     saves = ["--config.checkpoint_every_steps=1", "--config.checkpoint.keep_last=3"]
-    return [task, f"--config=configs/{task}.py:digits", f"--workdir={workdir}", *sizes, *saves, *own[task]]
+    return [
+        task,
+        f"--config=configs/{task}.py:digits",
+        f"--workdir={workdir}",
+        *sizes,
+        *saves,
+        *own[task],
+    ]
 
 
 def start(task: str, workdir: pathlib.Path) -> subprocess.Popen:
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     environment = {**environment, **os.environ}
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     words = [sys.executable, "-m", "bnas_jax", *command(task, workdir)]
@@ -86,8 +99,16 @@ def disturb(task: str, folder: pathlib.Path, wanted: int) -> int:
             kills += 1
             in_flight += any("tmp" in name for name in saves(workdir))
         finish(start(task, workdir))
-        assert largest_difference(whole, arrays(workdir, STEPS)) == 0, f"run {runs} after {kills} kills"
-        records = [(at / "metrics.jsonl").read_text().splitlines() for at in (folder / "whole", workdir)]
-        assert [json.loads(r) | {"seconds": 0} for r in records[0]] == [json.loads(r) | {"seconds": 0} for r in records[1]]
-    print(f"{task}: {kills} kills in {runs} runs, {in_flight} with a save in flight; all ended bit for bit the same")
+        assert largest_difference(whole, arrays(workdir, STEPS)) == 0, (
+            f"run {runs} after {kills} kills"
+        )
+        records = [
+            (at / "metrics.jsonl").read_text().splitlines() for at in (folder / "whole", workdir)
+        ]
+        assert [json.loads(r) | {"seconds": 0} for r in records[0]] == [
+            json.loads(r) | {"seconds": 0} for r in records[1]
+        ]
+    print(
+        f"{task}: {kills} kills in {runs} runs, {in_flight} with a save in flight; all ended bit for bit the same"
+    )
     return in_flight

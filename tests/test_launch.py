@@ -14,7 +14,9 @@ COMMAND = ["train", "--config=configs/train.py:digits", "--workdir=/runs/a b"]
 
 def launch(script: str, *arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "BNAS_PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([LAUNCH / script, *arguments], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [LAUNCH / script, *arguments], env=environment, capture_output=True, text=True
+    )
 
 
 def dry(script: str, *arguments: str) -> list[list[str]]:
@@ -49,13 +51,31 @@ def test_multi_process_starts_each_process_with_its_number_and_its_devices():
         assert words[3:9] == [sys.executable, "-m", "bnas_jax", *COMMAND]
         own = {"coordinator": "localhost:1234", "num_processes": 3, "process_id": index}
         assert words[9:] == [f"--config.distributed.{name}={value}" for name, value in own.items()]
-    assert [words[1] for words in dry("multi_process.sh", *COMMAND)] == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+    assert [words[1] for words in dry("multi_process.sh", *COMMAND)] == [
+        "CUDA_VISIBLE_DEVICES=0",
+        "CUDA_VISIBLE_DEVICES=1",
+    ]
 
 
 def test_slurm_submits_a_task_for_each_gpu_that_is_told_before_it_is_stopped():
-    done = launch("slurm.sh", "--dry-run", "--nodes=2", "--gpus=4", "--partition=fast", "--restarts=7", *COMMAND)
+    done = launch(
+        "slurm.sh",
+        "--dry-run",
+        "--nodes=2",
+        "--gpus=4",
+        "--partition=fast",
+        "--restarts=7",
+        *COMMAND,
+    )
     script = done.stdout
-    wanted = ["--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=fast", "--requeue", "--signal=TERM@120"]
+    wanted = [
+        "--nodes=2",
+        "--ntasks-per-node=4",
+        "--gpus-per-node=4",
+        "--partition=fast",
+        "--requeue",
+        "--signal=TERM@120",
+    ]
     assert {f"#SBATCH {option}" for option in wanted} <= set(script.splitlines())
     (srun,) = (line for line in script.splitlines() if line.startswith("srun"))
     assert shlex.split(srun)[2:] == [sys.executable, "-m", "bnas_jax", *COMMAND]
@@ -65,8 +85,13 @@ def test_slurm_submits_a_task_for_each_gpu_that_is_told_before_it_is_stopped():
 
 def test_tpu_vm_creates_copies_installs_and_starts_on_all_hosts():
     options = ["--name=n", "--zone=z", "--type=v4-16", "--spot", "--bucket=b"]
-    lines = dry("tpu_vm.sh", *options, "train", "--config=configs/train.py:a", "--workdir=bucket/a b")
-    assert all(words[:4] == ["gcloud", "compute", "tpus", "tpu-vm"] and words[-1] == "--zone=z" for words in lines)
+    lines = dry(
+        "tpu_vm.sh", *options, "train", "--config=configs/train.py:a", "--workdir=bucket/a b"
+    )
+    assert all(
+        words[:4] == ["gcloud", "compute", "tpus", "tpu-vm"] and words[-1] == "--zone=z"
+        for words in lines
+    )
     assert [words[4] for words in lines] == ["create", "scp", "ssh", "ssh", "ssh", "ssh"]
     assert {"--accelerator-type=v4-16", "--spot", "n"} <= set(lines[0])
     assert all("--worker=all" in words for words in lines[1:])
@@ -74,7 +99,10 @@ def test_tpu_vm_creates_copies_installs_and_starts_on_all_hosts():
     assert "jax[tpu]" in commands[0] and "gcsfuse" in commands[1]
     inner = shlex.split(commands[-1])[-1]  # what bash is given there
     assert "--config=configs/train.py:a --workdir=bucket/a\\ b" in inner and "run.pid" in inner
-    assert all(subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0 for text in [*commands, inner])
+    assert all(
+        subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+        for text in [*commands, inner]
+    )
     (stop,) = dry("tpu_vm.sh", "--name=n", "stop")
     assert stop[4:7] == ["ssh", "n", "--worker=all"] and "kill -TERM" in stop[7]
     assert dry("tpu_vm.sh", "--name=n", "delete")[0][4:6] == ["delete", "n"]

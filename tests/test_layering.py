@@ -38,7 +38,17 @@ MAY_IMPORT = {
     "extensions": {"core"},
     "preset_files": {"core"},
     "counting": {"core", "settings"},
-    "cli": RUNS | {"report", "study", "interop", "benchmarks", "spelling", "extensions", "preset_files", "counting"},
+    "cli": RUNS
+    | {
+        "report",
+        "study",
+        "interop",
+        "benchmarks",
+        "spelling",
+        "extensions",
+        "preset_files",
+        "counting",
+    },
     "__main__": {"core", "runtime", "machine", "spelling", "extensions", "cli"},
     "__init__": set(),
 }
@@ -46,7 +56,17 @@ MAY_IMPORT = {
 BASE = {"errors", "arithmetic"}
 IN_CORE = {"ops": BASE | {"ops"}, "schemes": BASE | {"ops", "schemes"}}
 # Only imported where used, so that search and training on arrays start without them.
-HEAVY = {"scipy", "tensorflow", "grain", "tensorflow_datasets", "matplotlib", "torch", "PIL", "cv2", "tensorboardX"}
+HEAVY = {
+    "scipy",
+    "tensorflow",
+    "grain",
+    "tensorflow_datasets",
+    "matplotlib",
+    "torch",
+    "PIL",
+    "cv2",
+    "tensorboardX",
+}
 # core is pure functions and Flax modules: no other library, and no files or flags from the standard one.
 CORE_LIBRARIES = {"jax", "flax", "numpy", "chex"}
 CORE_FORBIDDEN = {"argparse", "io", "json", "os", "pathlib", "shutil", "tempfile"}
@@ -70,7 +90,9 @@ class Import(NamedTuple):
 
 
 def modules() -> list[str]:
-    return sorted(path.relative_to(ROOT / PACKAGE).as_posix() for path in (ROOT / PACKAGE).rglob("*.py"))
+    return sorted(
+        path.relative_to(ROOT / PACKAGE).as_posix() for path in (ROOT / PACKAGE).rglob("*.py")
+    )
 
 
 def part(module: str) -> str:
@@ -92,7 +114,11 @@ def found_imports(node: ast.AST, path: list[str], at_top: bool = True):
         if isinstance(child, ast.Import):
             yield from (Import(alias.name, at_top) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            base = [*path[: -child.level], *filter(None, [child.module])] if child.level else [child.module]
+            base = (
+                [*path[: -child.level], *filter(None, [child.module])]
+                if child.level
+                else [child.module]
+            )
             yield from (Import(".".join([*base, alias.name]), at_top) for alias in child.names)
         else:
             inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
@@ -106,13 +132,17 @@ def imports_of(text: str, module: str = "core/cell.py") -> list[tuple[str, bool]
 def test_imports_are_found_in_every_form():
     assert imports_of("import os.path as p, jax") == [("os.path", True), ("jax", True)]
     assert imports_of("from bnas_jax import core") == [("bnas_jax.core", True)]
-    assert imports_of("from . import alphas\nfrom .genotype import load\nfrom ..data import order") == [
+    assert imports_of(
+        "from . import alphas\nfrom .genotype import load\nfrom ..data import order"
+    ) == [
         ("bnas_jax.core.alphas", True),
         ("bnas_jax.core.genotype.load", True),
         ("bnas_jax.data.order", True),
     ]
     assert imports_of("from . import cell", "core/__init__.py") == [("bnas_jax.core.cell", True)]
-    assert imports_of("if x:\n  import torch\nclass A:\n  import PIL\n  def f(self):\n    import grain") == [
+    assert imports_of(
+        "if x:\n  import torch\nclass A:\n  import PIL\n  def f(self):\n    import grain"
+    ) == [
         ("torch", True),
         ("PIL", True),
         ("grain", False),
@@ -128,7 +158,9 @@ def test_parts_import_only_what_stands_before_them(module):
     assert parts <= MAY_IMPORT[here] | {here}
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if part(module) in ("data", "workdir")])
+@pytest.mark.parametrize(
+    "module", [module for module in modules() if part(module) in ("data", "workdir")]
+)
 def test_data_and_work_directories_know_no_model(module):
     core = [found.name for found in imports(module) if found.name.startswith(f"{PACKAGE}.core")]
     assert all(name.split(".")[2] in ("errors", "paths") for name in core), core
@@ -136,7 +168,9 @@ def test_data_and_work_directories_know_no_model(module):
 
 @pytest.mark.parametrize("module", [module for module in modules() if part(module) == "workdir"])
 def test_a_work_directory_is_read_with_the_standard_library_and_numpy(module):
-    assert {found.library for found in imports(module)} - {PACKAGE} - {"numpy"} <= sys.stdlib_module_names
+    assert {found.library for found in imports(module)} - {PACKAGE} - {
+        "numpy"
+    } <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", [module for module in modules() if part(module) == "core"])
@@ -151,7 +185,11 @@ def test_core_is_pure(module):
 def test_core_stands_in_its_own_order(module):
     """Operations below schemes, both below layers, cells and networks; nothing but `core.cost` knows of cost."""
     room = module.split("/")[1].removesuffix(".py")
-    ours = [found.name.split(".") for found in imports(module) if found.name.startswith(f"{PACKAGE}.core.")]
+    ours = [
+        found.name.split(".")
+        for found in imports(module)
+        if found.name.startswith(f"{PACKAGE}.core.")
+    ]
     known = {name[2] for name in ours}
     assert known <= IN_CORE.get(room, known)
     assert room == "cost" or "cost" not in known
@@ -172,10 +210,16 @@ def test_heavy_libraries_are_imported_where_used(module):
 def test_nothing_is_evaluated_or_unpickled(module):
     assert not {found.library for found in imports(module)} & UNSAFE
     for call in (node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)):
-        assert not (isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")), f"{module}:{call.lineno}"
+        assert not (isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")), (
+            f"{module}:{call.lineno}"
+        )
         # How numpy and torch are told to unpickle.
         unpickles = {("allow_pickle", True), ("weights_only", False)}
-        keywords = {(word.arg, word.value.value) for word in call.keywords if isinstance(word.value, ast.Constant)}
+        keywords = {
+            (word.arg, word.value.value)
+            for word in call.keywords
+            if isinstance(word.value, ast.Constant)
+        }
         assert not keywords & unpickles, f"{module}:{call.lineno}"
 
 
@@ -190,11 +234,21 @@ def test_everything_imported_is_required():
     pinned = {distribution(line): line for line in lines if line and not line.startswith("#")}
     assert set(pinned) == {distribution(line) for line in project["dependencies"]}
     for line in project["dependencies"]:
-        assert pinned[distribution(line)] == line.replace(">=", "=="), "lower bounds are the versions tested"
+        assert pinned[distribution(line)] == line.replace(">=", "=="), (
+            "lower bounds are the versions tested"
+        )
 
-    optional = {distribution(line) for extra in project["optional-dependencies"].values() for line in extra}
+    optional = {
+        distribution(line) for extra in project["optional-dependencies"].values() for line in extra
+    }
     provided_by = importlib.metadata.packages_distributions()
-    third_party = {found.library for module in modules() for found in imports(module)} - sys.stdlib_module_names - {PACKAGE}
+    third_party = (
+        {found.library for module in modules() for found in imports(module)}
+        - sys.stdlib_module_names
+        - {PACKAGE}
+    )
     for library in third_party:
         names = {distribution(name) for name in provided_by.get(library, [library])}
-        assert names & (set(pinned) | optional), f"{library} is imported but stands in no requirements"
+        assert names & (set(pinned) | optional), (
+            f"{library} is imported but stands in no requirements"
+        )

@@ -49,7 +49,9 @@ from configs import search as search_configs
 from configs import train as train_configs
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAN, INF = float("nan"), float("inf")
@@ -73,7 +75,9 @@ def counting(step: int = 0) -> TrainState:
         batch_stats={"layer": {"mean": jnp.full(3, -value)}},
         opt_state=({"trace": jnp.full((2, 3), 2 * value)},),
         sums=Sums(*(value * n for n in (1, 2, 3))),
-        test_top1=jnp.where(jnp.arange(1, MOST_EPOCHS + 1) * STEPS_PER_EPOCH <= step, jnp.float32(50), jnp.nan),
+        test_top1=jnp.where(
+            jnp.arange(1, MOST_EPOCHS + 1) * STEPS_PER_EPOCH <= step, jnp.float32(50), jnp.nan
+        ),
     )
 
 
@@ -83,7 +87,9 @@ SHAPES = jax.eval_shape(counting)
 def same(one, other) -> bool:
     """Bit for bit, with NaN equal to NaN."""
     equal = lambda a, b: a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-    return jax.tree.structure(one) == jax.tree.structure(other) and jax.tree.all(jax.tree.map(equal, one, other))
+    return jax.tree.structure(one) == jax.tree.structure(other) and jax.tree.all(
+        jax.tree.map(equal, one, other)
+    )
 
 
 class Counting:
@@ -161,7 +167,9 @@ def test_a_signal_stops_after_the_step_with_its_state_saved(tmp_path, number, co
         return state
 
     counted.before = interrupt
-    with pytest.raises(Stopped, match=f"stopped by {number.name} at step {step}; the same command goes on") as caught:
+    with pytest.raises(
+        Stopped, match=f"stopped by {number.name} at step {step}; the same command goes on"
+    ) as caught:
         counted.start()
     assert caught.value.exit_code == code and counted.saved() == [step]
     assert counted.records() == RECORDS[: step // STEPS_PER_EPOCH]
@@ -173,7 +181,10 @@ def test_a_signal_stops_after_the_step_with_its_state_saved(tmp_path, number, co
 
 def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
     counted = Counting(tmp_path)
-    counted.before = lambda step, state: (os.kill(os.getpid(), signal.SIGTERM) if step == 10 else None, state)[1]
+    counted.before = lambda step, state: (
+        os.kill(os.getpid(), signal.SIGTERM) if step == 10 else None,
+        state,
+    )[1]
     assert same(counted.start(), counting(10)) and counted.saved() == [5, 10]
 
 
@@ -188,7 +199,10 @@ def ctrl_c():
 @pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_quits_at_once(tmp_path):
     counted = Counting(tmp_path)
-    counted.before = lambda step, state: ([os.kill(os.getpid(), signal.SIGINT) for _ in range(2)], state)[1]
+    counted.before = lambda step, state: (
+        [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)],
+        state,
+    )[1]
     with pytest.raises(KeyboardInterrupt):
         counted.start()
     assert counted.saved() == [] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -204,7 +218,9 @@ def test_a_signal_while_it_compiles_stops_at_once(tmp_path, number, code):
 
     counted.prepare = prepare
     try:
-        with pytest.raises(Stopped, match=f"stopped by {number.name} at step 0; the same command goes on") as caught:
+        with pytest.raises(
+            Stopped, match=f"stopped by {number.name} at step 0; the same command goes on"
+        ) as caught:
             counted.start()
     finally:
         given_up.set()
@@ -221,7 +237,10 @@ def test_what_fails_to_compile_fails_the_run(tmp_path):
 
 def test_calls_of_every_length_are_prepared_for(tmp_path):
     counted = Counting(tmp_path, steps_per_call=2, checkpoint_every_steps=3)
-    counted.before = lambda step, state: (os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None, state)[1]
+    counted.before = lambda step, state: (
+        os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None,
+        state,
+    )[1]
     with pytest.raises(Stopped):
         counted.start()
     assert counted.prepared == [range(0, 2), range(4, 5)]
@@ -244,7 +263,9 @@ def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path
 
     counted.evaluating = interrupt
     for _ in range(2):
-        with pytest.raises(Stopped, match=f"stopped by SIGTERM at step {step}; the same command goes on"):
+        with pytest.raises(
+            Stopped, match=f"stopped by SIGTERM at step {step}; the same command goes on"
+        ):
             counted.start(top1=lambda epoch: 50.0 + epoch)
         assert counted.saved()[-1] == step and counted.records() == RECORDS[:epoch]
     counted.evaluating = lambda between_batches: None
@@ -253,8 +274,13 @@ def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path
     assert counted.records() == RECORDS
     for run in (whole, counted):
         assert run.saved() == [5, 10] and same(restored(run.workdir.checkpoints), counting(10))
-        assert Checkpoints(run.workdir.checkpoints).restore_variables(variables_of(SHAPES), "best")[0] == 10
-    assert sorted(p.name for p in whole.workdir.path.iterdir()) == sorted(p.name for p in counted.workdir.path.iterdir())
+        assert (
+            Checkpoints(run.workdir.checkpoints).restore_variables(variables_of(SHAPES), "best")[0]
+            == 10
+        )
+    assert sorted(p.name for p in whole.workdir.path.iterdir()) == sorted(
+        p.name for p in counted.workdir.path.iterdir()
+    )
 
 
 def with_loss(state, loss: float):
@@ -264,12 +290,22 @@ def with_loss(state, loss: float):
 @pytest.mark.parametrize("loss", [NAN, INF, -INF])
 @pytest.mark.parametrize(
     ("changes", "noticed"),
-    [({}, 10), ({"log_every_steps": 3}, 9), ({"checkpoint_every_steps": 4}, 8), ({"checkpoint_every_steps": 1}, 7)],
+    [
+        ({}, 10),
+        ({"log_every_steps": 3}, 9),
+        ({"checkpoint_every_steps": 4}, 8),
+        ({"checkpoint_every_steps": 1}, 7),
+    ],
 )
-def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_state_is_kept(tmp_path, loss, changes, noticed):
+def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_state_is_kept(
+    tmp_path, loss, changes, noticed
+):
     counted = Counting(tmp_path, **changes)
     counted.before = lambda step, state: with_loss(state, loss) if step >= 7 else state
-    with pytest.raises(UserError, match=rf"loss became -?(nan|inf) by step {noticed}; lower the learning rate.*last good"):
+    with pytest.raises(
+        UserError,
+        match=rf"loss became -?(nan|inf) by step {noticed}; lower the learning rate.*last good",
+    ):
         counted.start()
     assert max(counted.saved()) < 7 and counted.records() == RECORDS[:1]
     good = Checkpoints(counted.workdir.checkpoints, counted.run.checkpoint).restore_state(SHAPES)
@@ -278,16 +314,22 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_state_is_kept(
 
 def test_a_loss_that_explodes_stops_the_run(tmp_path):
     counted = Counting(tmp_path, checkpoint_every_steps=1)
-    counted.before = lambda step, state: with_loss(state, 1e6 * float(state.sums.examples)) if step == 7 else state
+    counted.before = lambda step, state: (
+        with_loss(state, 1e6 * float(state.sums.examples)) if step == 7 else state
+    )
     with pytest.raises(UserError, match=r"mean loss of the epoch exploded to 1e\+06 by step 7"):
         counted.start()
     assert max(counted.saved()) == 6
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_weights_that_are_no_numbers_are_not_saved_even_where_the_loss_still_is_one(tmp_path, value):
+def test_weights_that_are_no_numbers_are_not_saved_even_where_the_loss_still_is_one(
+    tmp_path, value
+):
     counted = Counting(tmp_path, checkpoint_every_steps=1)
-    spoil = lambda state: state.replace(params=jax.tree.map(lambda w: w.at[-1].set(value), state.params))
+    spoil = lambda state: state.replace(
+        params=jax.tree.map(lambda w: w.at[-1].set(value), state.params)
+    )
     counted.before = lambda step, state: spoil(state) if step == 7 else state
     with pytest.raises(UserError, match="the weights are no longer finite by step 7"):
         counted.start()
@@ -295,19 +337,27 @@ def test_weights_that_are_no_numbers_are_not_saved_even_where_the_loss_still_is_
 
 
 def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
-    counted = Counting(tmp_path, num_epochs=6, checkpoint=CheckpointSettings(keep_last=2, keep_best=1))
+    counted = Counting(
+        tmp_path, num_epochs=6, checkpoint=CheckpointSettings(keep_last=2, keep_best=1)
+    )
     scores = [10.0, 90.0, NAN, 50.0, INF, 20.0]
     counted.start(top1=scores.__getitem__)
     assert counted.saved() == [10, 25, 30]  # a score that is no number is never the best
-    which = functools.partial(Checkpoints(counted.workdir.checkpoints).restore_variables, variables_of(SHAPES))
+    which = functools.partial(
+        Checkpoints(counted.workdir.checkpoints).restore_variables, variables_of(SHAPES)
+    )
     assert which("best")[0] == 10 and which("last")[0] == 30
-    again = Counting(tmp_path, num_epochs=6, checkpoint=CheckpointSettings(keep_last=2, keep_best=1))
+    again = Counting(
+        tmp_path, num_epochs=6, checkpoint=CheckpointSettings(keep_last=2, keep_best=1)
+    )
     again.start()
     assert again.saved() == [10, 25, 30]
 
 
 def test_without_room_for_a_best_one_the_last_are_kept(tmp_path):
-    counted = Counting(tmp_path, num_epochs=4, checkpoint=CheckpointSettings(keep_last=1, keep_best=0))
+    counted = Counting(
+        tmp_path, num_epochs=4, checkpoint=CheckpointSettings(keep_last=1, keep_best=0)
+    )
     counted.start(top1=[90.0, 10.0, 10.0, 10.0].__getitem__)
     assert counted.saved() == [20]
 
@@ -341,9 +391,13 @@ def test_a_line_cut_short_or_damaged_leaves_the_others(tmp_path):
 
 def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_differs(tmp_path):
     Counting(tmp_path)
-    with pytest.raises(UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"):
+    with pytest.raises(
+        UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"
+    ):
         Counting(tmp_path, seed=5)
-    Counting(tmp_path, log_every_steps=7, checkpoint_every_steps=3)  # nothing that is trained hangs on these
+    Counting(
+        tmp_path, log_every_steps=7, checkpoint_every_steps=3
+    )  # nothing that is trained hangs on these
 
 
 def test_a_work_directory_of_an_older_format_is_refused_by_the_version_that_reads_it(tmp_path):
@@ -352,15 +406,23 @@ def test_a_work_directory_of_an_older_format_is_refused_by_the_version_that_read
     assert noted.pop("format") == 2
     (tmp_path / "run.json").write_text(json.dumps(noted))
     older = r"^.* has the format 1 of bnas-jax 0\.1\.0, which reads it; .*use that version for it, or choose another --workdir$"
-    for reads in (lambda: Counting(tmp_path), lambda: WorkDir(tmp_path).config(), lambda: bnas_jax.load(tmp_path)):
+    for reads in (
+        lambda: Counting(tmp_path),
+        lambda: WorkDir(tmp_path).config(),
+        lambda: bnas_jax.load(tmp_path),
+    ):
         with pytest.raises(UserError, match=older):
             reads()
 
 
 def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
     counted = Counting(tmp_path)
-    script = "import sys; from bnas_jax.training.workdir import WorkDir; WorkDir(sys.argv[1])._lock()"
-    lock = lambda: subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    script = (
+        "import sys; from bnas_jax.training.workdir import WorkDir; WorkDir(sys.argv[1])._lock()"
+    )
+    lock = lambda: subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert f"is in use by process {os.getpid()} on " in lock().stderr
     counted.workdir.close()
     assert lock().returncode == 0
@@ -370,7 +432,10 @@ def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
 def test_the_log_has_clock_host_and_process(tmp_path):
     Counting(tmp_path).start()
     for line in (tmp_path / "log.txt").read_text().splitlines():
-        assert re.match(rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} (starts|code|compiled|epoch)", line)
+        assert re.match(
+            rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} (starts|code|compiled|epoch)",
+            line,
+        )
 
 
 def test_the_clock_saves_too(tmp_path):
@@ -405,7 +470,9 @@ def test_a_file_in_the_way_is_an_error_of_one_line(tmp_path):
 def test_a_damaged_config_is_named(tmp_path, text):
     Counting(tmp_path)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config\.json (cannot be read|holds no JSON object).*restore it"):
+    with pytest.raises(
+        UserError, match=r"config\.json (cannot be read|holds no JSON object).*restore it"
+    ):
         WorkDir(tmp_path).config()
 
 
@@ -424,7 +491,10 @@ def variables_of(state) -> dict:
 def tree_of(folder: pathlib.Path) -> dict[str, str]:
     """The files below a folder and what is in them."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -491,7 +561,9 @@ DAMAGES = {"cut": cut, "flip": flip, "empty": lambda path: os.truncate(path, 0),
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damage_to_any_file_is_harmless_or_noticed_and_the_checkpoint_before_is_taken(three_saved, tmp_path, how, capfd):
+def test_damage_to_any_file_is_harmless_or_noticed_and_the_checkpoint_before_is_taken(
+    three_saved, tmp_path, how, capfd
+):
     """Never is anything restored that was not saved, and never is anything deleted."""
     taken = set()
     for number, path in enumerate(sorted(p for p in (three_saved / "3").rglob("*") if p.is_file())):
@@ -504,8 +576,14 @@ def test_damage_to_any_file_is_harmless_or_noticed_and_the_checkpoint_before_is_
         error = capfd.readouterr().err
         assert sorted(tree_of(folder.parent).values()) == sorted(before.values()), path
         if int(state.step) == 2:
-            assert "the checkpoint of step 3 is damaged" in error and "moved the damaged checkpoint of step 3" in error
-            assert not (folder / "3").exists() and (folder.with_name("checkpoints_damaged") / "3").is_dir()
+            assert (
+                "the checkpoint of step 3 is damaged" in error
+                and "moved the damaged checkpoint of step 3" in error
+            )
+            assert (
+                not (folder / "3").exists()
+                and (folder.with_name("checkpoints_damaged") / "3").is_dir()
+            )
     assert taken == {2, 3}  # some files hold the arrays, others nothing that is needed
 
 
@@ -556,7 +634,9 @@ def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
     for step in (1, 2, 3):
         flip(arrays_file(saved / str(step)))
     before = tree_of(saved.parent)
-    with pytest.raises(UserError, match=r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted"):
+    with pytest.raises(
+        UserError, match=r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted"
+    ):
         restored(saved)
     with pytest.raises(UserError, match="no whole checkpoint"):
         Checkpoints(saved).restore_variables(variables_of(SHAPES), "last")
@@ -582,7 +662,9 @@ def test_variables_are_restored_alone_from_the_checkpoint_asked_for(saved, which
 
 @pytest.mark.parametrize("which", ["4", "-1", "newest", "", "1.0"])
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(saved, which):
-    with pytest.raises(UserError, match=r"no checkpoint of step .*write best, last or one of 1, 2, 3"):
+    with pytest.raises(
+        UserError, match=r"no checkpoint of step .*write best, last or one of 1, 2, 3"
+    ):
         Checkpoints(saved).restore_variables(variables_of(SHAPES), which)
 
 
@@ -603,28 +685,45 @@ def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged
 def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_differs(saved):
     before = tree_of(saved)
     checkpoints = Checkpoints(saved)
-    wide = SHAPES.replace(params={"layer": {**SHAPES.params["layer"], "latent": jax.ShapeDtypeStruct((2, 5), jnp.float32)}})
+    wide = SHAPES.replace(
+        params={
+            "layer": {**SHAPES.params["layer"], "latent": jax.ShapeDtypeStruct((2, 5), jnp.float32)}
+        }
+    )
     more = SHAPES.replace(params={**SHAPES.params, "second": SHAPES.params["layer"]})
     other = SHAPES.replace(opt_state=({"trace": jax.ShapeDtypeStruct((2,), jnp.float32)},))
-    half = SHAPES.replace(params=jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.bfloat16), SHAPES.params))
+    half = SHAPES.replace(
+        params=jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.bfloat16), SHAPES.params)
+    )
     for shapes, message in (
         (wide, r"params/layer/latent is float32 \(2, 3\) there and float32 \(2, 5\) here"),
         (more, r"params/second/bias is missing there and float32 \(4,\) here"),
         (other, r"opt_state/0/trace is float32 \(2, 3\) there and float32 \(2,\) here"),
-        (half, r"params/layer/bias is float32 \(4,\) there and bfloat16 \(4,\) here"),  # nothing is rounded unasked
+        (
+            half,
+            r"params/layer/bias is float32 \(4,\) there and bfloat16 \(4,\) here",
+        ),  # nothing is rounded unasked
     ):
-        with pytest.raises(UserError, match=rf"the checkpoint of step 3 in .* of another network or optimizer: {message}"):
+        with pytest.raises(
+            UserError,
+            match=rf"the checkpoint of step 3 in .* of another network or optimizer: {message}",
+        ):
             checkpoints.restore_state(shapes)
     with pytest.raises(UserError, match=r"params/layer/latent is an array \(2, 3\) there"):
         checkpoints.restore_variables(variables_of(wide), "last")
-    _, variables = checkpoints.restore_variables(variables_of(half), "last")  # evaluation may ask for it
+    _, variables = checkpoints.restore_variables(
+        variables_of(half), "last"
+    )  # evaluation may ask for it
     assert variables["params"]["layer"]["bias"].dtype == jnp.bfloat16
     assert tree_of(saved) == before
 
 
 def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointSettings(keep_last=10**15))
-    with pytest.raises(UserError, match=r"no room for checkpoints in .*; make room or lower config\.checkpoint\.keep_last"):
+    with pytest.raises(
+        UserError,
+        match=r"no room for checkpoints in .*; make room or lower config\.checkpoint\.keep_last",
+    ):
         checkpoints.restore_state(SHAPES)
 
 
@@ -636,7 +735,9 @@ def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         checkpoints.save(4, counting(4))
-        with pytest.raises(UserError, match=r"cannot save a checkpoint in .*the same command goes on from step 3"):
+        with pytest.raises(
+            UserError, match=r"cannot save a checkpoint in .*the same command goes on from step 3"
+        ):
             checkpoints.close() if noticed == "at the end" else checkpoints.save(5, counting(5))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -666,11 +767,15 @@ def ended_search(valid_top1) -> dict:
         ("best", "before", (NAN, 10, 5), 1, 1),
     ],
 )
-def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(rule, alphas_as_of, valid_top1, epoch, row):
+def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(
+    rule, alphas_as_of, valid_top1, epoch, row
+):
     run = settings.from_config(search_configs.get_config("digits"))
     run = dataclasses.replace(run, num_epochs=3, select=rule, alphas_as_of=alphas_as_of)
     record = taken(Bnas(), rule_of(run), ended_search(valid_top1))
-    assert record["epoch"] == epoch and {layer for layer, _ in record["normal"]} == {TABLE_3[row + 1]}
+    assert record["epoch"] == epoch and {layer for layer, _ in record["normal"]} == {
+        TABLE_3[row + 1]
+    }
     assert (record["select"], record["alphas_as_of"]) == (rule, alphas_as_of)
 
 
@@ -679,8 +784,14 @@ def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(ru
 TASKS = {"train": train_configs, "search": search_configs}
 SIZES = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
 # What a search draws by the number of its step or epoch: alpha's batches, and shifts of the validation images.
-DRAWN = ["--config.alpha_batches=fresh", "--config.dataset.augment_validation=True", "--config.dataset.pad=1"]
-STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
+DRAWN = [
+    "--config.alpha_batches=fresh",
+    "--config.dataset.augment_validation=True",
+    "--config.dataset.pad=1",
+]
+STEPS = (
+    14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -691,7 +802,9 @@ def compiled_once(tmp_path_factory):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: getattr(jax.config, name) for name in names}
-    names["jax_compilation_cache_dir"] = before["jax_compilation_cache_dir"] or names["jax_compilation_cache_dir"]
+    names["jax_compilation_cache_dir"] = (
+        before["jax_compilation_cache_dir"] or names["jax_compilation_cache_dir"]
+    )
     environment = pytest.MonkeyPatch()
     for name, value in names.items():
         jax.config.update(name, value)
@@ -714,17 +827,33 @@ def cell(tmp_path_factory) -> pathlib.Path:
 def arguments(task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str) -> list[str]:
     own = {
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
-        "search": ["--config.batch_size=50", "--config.network.layer_types=('none','bin_conv_3x3')", *DRAWN],
+        "search": [
+            "--config.batch_size=50",
+            "--config.network.layer_types=('none','bin_conv_3x3')",
+            *DRAWN,
+        ],
     }
     own["search"].append("--config.network.num_cells=3")  # the fewest that have a normal cell
-    return [task, f"--config=configs/{task}.py:digits", f"--workdir={workdir}", *SIZES, *own[task], *more]
+    return [
+        task,
+        f"--config=configs/{task}.py:digits",
+        f"--workdir={workdir}",
+        *SIZES,
+        *own[task],
+        *more,
+    ]
 
 
 def traces() -> list[str]:
     """What JAX traces and compiles from now on, by name."""
     names: list[str] = []
-    events = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/backend_compile_duration")
-    listener = lambda event, _, fun_name="", **__: names.append(fun_name) if event in events else None
+    events = (
+        "/jax/core/compile/jaxpr_trace_duration",
+        "/jax/core/compile/backend_compile_duration",
+    )
+    listener = lambda event, _, fun_name="", **__: (
+        names.append(fun_name) if event in events else None
+    )
     jax.monitoring.register_event_duration_secs_listener(listener)
     return names
 
@@ -760,38 +889,72 @@ def check_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
 
 def test_training_leaves_everything_in_its_work_directory(whole):
     workdir, _ = whole("train")
-    names = {"config.json", "run.json", "metrics.jsonl", "log.txt", "summary.json", "checkpoints", "tensorboard", "lock"}
+    names = {
+        "config.json",
+        "run.json",
+        "metrics.jsonl",
+        "log.txt",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+        "lock",
+    }
     assert {path.name for path in workdir.iterdir()} == names
     assert settings.from_config(read(workdir / "config.json")).network.channels == 2
     facts = read(workdir / "run.json")
     assert (facts["num_classes"], facts["image_shape"]) == (10, [8, 8, 1])
-    assert facts["environment"]["jax"] == jax.__version__ and "cpu" in facts["environment"]["device"]
+    assert (
+        facts["environment"]["jax"] == jax.__version__ and "cpu" in facts["environment"]["device"]
+    )
     losses = [record["train_loss"] for record in records(workdir)]
-    assert [record["step"] for record in records(workdir)] == [STEPS, 2 * STEPS] and losses[1] < losses[0] < 4
-    assert all(f"test_{name}" in record for record in records(workdir) for name in ("top1", "top5", "loss"))
+    assert [record["step"] for record in records(workdir)] == [STEPS, 2 * STEPS] and losses[
+        1
+    ] < losses[0] < 4
+    assert all(
+        f"test_{name}" in record for record in records(workdir) for name in ("top1", "top5", "loss")
+    )
     assert next((workdir / "tensorboard").iterdir()).stat().st_size > 0
     summary = read(workdir / "summary.json")
     last = records(workdir)[-1]
     assert (summary["top1"], summary["loss"]) == (last["test_top1"], last["test_loss"])
     assert summary["num_examples"] == 360 and summary["steps"] == 2 * STEPS
-    assert summary["best_top1"] == pytest.approx(max(record["test_top1"] for record in records(workdir)))
+    assert summary["best_top1"] == pytest.approx(
+        max(record["test_top1"] for record in records(workdir))
+    )
 
 
 def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     workdir, _ = whole("search")
-    names = {"config.json", "run.json", "metrics.jsonl", "summary.json", "genotype.json", "alphas.npz", "checkpoints"}
-    assert {path.name for path in workdir.iterdir()} == names | {"cell.svg", "tensorboard", "log.txt", "lock"}
+    names = {
+        "config.json",
+        "run.json",
+        "metrics.jsonl",
+        "summary.json",
+        "genotype.json",
+        "alphas.npz",
+        "checkpoints",
+    }
+    assert {path.name for path in workdir.iterdir()} == names | {
+        "cell.svg",
+        "tensorboard",
+        "log.txt",
+        "lock",
+    }
     assert "run: normal cell</text>" in (workdir / "cell.svg").read_text()
     with np.load(workdir / "alphas.npz") as stored:
         history = {name: stored[name] for name in ("normal", "reduce")}
         valid_top1 = stored["valid_top1"]
     assert all(value.shape == (3, 14, 2) for value in history.values())
-    assert np.abs(history["normal"][0]).max() < 0.01 and not np.array_equal(history["normal"][0], history["normal"][1])
+    assert np.abs(history["normal"][0]).max() < 0.01 and not np.array_equal(
+        history["normal"][0], history["normal"][1]
+    )
     written = records(workdir)
     assert np.allclose(valid_top1, [record["valid_top1"] for record in written])
     for epoch, record in enumerate(written):
         alphas = {name: jnp.asarray(value[epoch + 1]) for name, value in history.items()}
-        derived = genotype_lib.derive_genotype(alphas_lib.relax(alphas), layer_types=("none", "bin_conv_3x3"))
+        derived = genotype_lib.derive_genotype(
+            alphas_lib.relax(alphas), layer_types=("none", "bin_conv_3x3")
+        )
         assert record["genotype"] == derived.to_dict()
         assert record["alpha_entropy"] == pytest.approx(float(alphas_lib.entropy(alphas)))
         assert record["learnable_share"] == learnable_share(derived)
@@ -799,7 +962,9 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     genotype = read(workdir / "genotype.json")
     assert genotype["epoch"] == best and genotype["select"] == "best" and genotype["gamma"] == 1
     assert {name: genotype[name] for name in ("normal", "reduce")} == written[best]["genotype"]
-    assert genotype_lib.load(str(workdir / "genotype.json")) == genotype_lib.from_dict(written[best]["genotype"])
+    assert genotype_lib.load(str(workdir / "genotype.json")) == genotype_lib.from_dict(
+        written[best]["genotype"]
+    )
     summary = read(workdir / "summary.json")
     assert summary["genotype"] == written[best]["genotype"] and summary["steps"] == 2 * STEPS
     assert summary["valid_top1"] == pytest.approx(float(valid_top1[best]))
@@ -807,17 +972,35 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
 
 def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tmp_path, cell):
     workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
-    before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl", "alphas.npz")}
-    rules = ["--config.searcher.keep_zeroise=False", "--config.searcher.gamma=2.0", "--config.select=last"]
+    before = {
+        name: (workdir / name).read_bytes()
+        for name in ("config.json", "metrics.jsonl", "alphas.npz")
+    }
+    rules = [
+        "--config.searcher.keep_zeroise=False",
+        "--config.searcher.gamma=2.0",
+        "--config.select=last",
+    ]
     assert command(arguments("search", workdir, cell, *rules, "--config.alphas_as_of=before")) == 0
     with np.load(workdir / "alphas.npz") as stored:
-        weights = alphas_lib.relax({name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")})
+        weights = alphas_lib.relax(
+            {name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")}
+        )
     options = {"layer_types": ("none", "bin_conv_3x3"), "keep_zeroise": False}
     expected = genotype_lib.derive_genotype(weights, **options).to_dict()
     genotype = read(workdir / "genotype.json")
     assert {name: genotype[name] for name in ("normal", "reduce")} == expected
-    rule = {name: genotype[name] for name in ("select", "alphas_as_of", "epoch", "gamma", "keep_zeroise")}
-    assert rule == {"select": "last", "alphas_as_of": "before", "epoch": 1, "gamma": 2.0, "keep_zeroise": False}
+    rule = {
+        name: genotype[name]
+        for name in ("select", "alphas_as_of", "epoch", "gamma", "keep_zeroise")
+    }
+    assert rule == {
+        "select": "last",
+        "alphas_as_of": "before",
+        "epoch": 1,
+        "gamma": 2.0,
+        "keep_zeroise": False,
+    }
     summary = read(workdir / "summary.json")
     assert (summary["genotype"], summary["epoch"]) == (expected, 1)
     assert before == {name: (workdir / name).read_bytes() for name in before}
@@ -864,7 +1047,11 @@ class Process:
 
     def __init__(self, *command: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bnas_jax", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "bnas_jax", *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def signal_after(self, checkpoint: pathlib.Path, number: int) -> tuple[int, str, str]:
@@ -879,8 +1066,12 @@ class Process:
         return self.process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize(("task", "number", "code"), [("train", signal.SIGTERM, 143), ("search", signal.SIGINT, 130)])
-def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(whole, cell, tmp_path, task, number, code):
+@pytest.mark.parametrize(
+    ("task", "number", "code"), [("train", signal.SIGTERM, 143), ("search", signal.SIGINT, 130)]
+)
+def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(
+    whole, cell, tmp_path, task, number, code
+):
     workdir = tmp_path / "run"
     checkpoints = workdir / "checkpoints"
     same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=1")
@@ -892,7 +1083,9 @@ def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(whole, cell,
     step = int(stopped.split("at step ")[1].split(";")[0])
     assert 3 <= step < 2 * STEPS and (checkpoints / str(step)).is_dir()
 
-    exit_code, stdout, stderr = Process(*same_command).signal_after(checkpoints / str(STEPS + 3), signal.SIGKILL)
+    exit_code, stdout, stderr = Process(*same_command).signal_after(
+        checkpoints / str(STEPS + 3), signal.SIGKILL
+    )
     assert exit_code == -signal.SIGKILL and stdout == "", stderr
     assert not (workdir / "summary.json").exists()
 
@@ -919,7 +1112,9 @@ def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(whole, cell, tmp_path, monkeypatch, capfd, task, epoch):
+def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(
+    whole, cell, tmp_path, monkeypatch, capfd, task, epoch
+):
     workdir = tmp_path / "run"
     same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=10")
     call, begun = Evaluator.call, list[int]()
@@ -940,7 +1135,9 @@ def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(whole, cell, tmp_pat
     check_same_run(workdir, whole(task)[0])
 
 
-def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(whole, cell, tmp_path, capfd):
+def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(
+    whole, cell, tmp_path, capfd
+):
     workdir = shutil.copytree(whole("train")[0], tmp_path / "run")
     same_command = arguments("train", workdir, cell, "--config.checkpoint_every_steps=10")
     newest = workdir / "checkpoints" / str(2 * STEPS)
@@ -953,7 +1150,10 @@ def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(wh
 
     assert command(same_command) == 0
     out, err = capfd.readouterr()
-    assert f"the checkpoint of step {2 * STEPS} is damaged" in err and "moved the damaged checkpoint" in err
+    assert (
+        f"the checkpoint of step {2 * STEPS} is damaged" in err
+        and "moved the damaged checkpoint" in err
+    )
     check_same_run(workdir, whole("train")[0])
     assert (workdir / "checkpoints_damaged" / str(2 * STEPS)).is_dir()
 
@@ -962,7 +1162,11 @@ def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(wh
     before = tree_of(workdir)
     for damaged in (same_command, ["evaluate", f"--workdir={workdir}"]):
         assert command(damaged) == 2
-        assert capfd.readouterr().err.splitlines()[-1].startswith("bnas_jax: error: no whole checkpoint in ")
+        assert (
+            capfd.readouterr()
+            .err.splitlines()[-1]
+            .startswith("bnas_jax: error: no whole checkpoint in ")
+        )
     assert tree_of(workdir) == before
 
 
@@ -978,13 +1182,26 @@ def test_another_config_in_the_work_directory_is_refused(whole, cell, capfd):
 
 def test_a_run_that_diverges_ends_with_2_and_keeps_what_was_good(cell, tmp_path, capfd):
     options = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.low_learning_rate=0.0")
-    assert command(arguments("train", tmp_path / "run", cell, "--config.checkpoint_every_steps=1", *options)) == 2
+    assert (
+        command(
+            arguments(
+                "train", tmp_path / "run", cell, "--config.checkpoint_every_steps=1", *options
+            )
+        )
+        == 2
+    )
     out, err = capfd.readouterr()
     assert out == "" and "lower the learning rate" in err.splitlines()[-1]
-    assert re.search(r"; the gradient of (stem|cell0|classifier)/\S+ was the first to go, at step \d+;", err.splitlines()[-1])
+    assert re.search(
+        r"; the gradient of (stem|cell0|classifier)/\S+ was the first to go, at step \d+;",
+        err.splitlines()[-1],
+    )
     steps_left = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps_left
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(arrays(tmp_path / "run", steps_left[-1])["variables"]))
+    assert all(
+        np.all(np.isfinite(leaf))
+        for leaf in jax.tree.leaves(arrays(tmp_path / "run", steps_left[-1])["variables"])
+    )
 
 
 def test_a_run_in_float64_is_so_throughout_and_near_that_in_float32(whole, cell, tmp_path):
@@ -998,7 +1215,9 @@ def test_a_run_in_float64_is_so_throughout_and_near_that_in_float32(whole, cell,
     assert {leaf.dtype for leaf in floats} == {np.dtype("float64")}
     assert any(np.any(leaf != leaf.astype(np.float32)) for leaf in floats)
     (record,) = records(workdir)
-    assert record["train_loss"] == pytest.approx(records(whole("train")[0])[0]["train_loss"], abs=0.1)
+    assert record["train_loss"] == pytest.approx(
+        records(whole("train")[0])[0]["train_loss"], abs=0.1
+    )
 
 
 # Evaluation
@@ -1013,7 +1232,9 @@ def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(w
     workdir, _ = whole("train")
     capfd.readouterr()
     summary = read(workdir / "summary.json")
-    expected = {name: summary[name] for name in ("top1", "top5", "loss", "num_examples")} | {"step": 2 * STEPS}
+    expected = {name: summary[name] for name in ("top1", "top5", "loss", "num_examples")} | {
+        "step": 2 * STEPS
+    }
     assert evaluated(capfd, f"--workdir={workdir}") == expected
     assert evaluated(capfd, f"--workdir={workdir}", f"--step={2 * STEPS}") == expected
     best = evaluated(capfd, f"--workdir={workdir}", "--step=best")
@@ -1033,7 +1254,9 @@ def test_load_gives_the_network_that_evaluate_evaluates(whole):
     test = load_data(settings.from_config(read(workdir / "config.json")).dataset).test
     images = (test.images / 16 - np.array(noted["mean"])) / np.array(noted["std"])
     logits = model.apply(variables, jnp.asarray(images, jnp.float32), train=False)
-    assert float(jnp.mean(cross_entropy(logits, test.labels))) == pytest.approx(summary["loss"], rel=1e-4)
+    assert float(jnp.mean(cross_entropy(logits, test.labels))) == pytest.approx(
+        summary["loss"], rel=1e-4
+    )
     for name, k in (("top1", 1), ("top5", 5)):
         assert 100 * float(jnp.mean(hits(logits, test.labels, k))) == pytest.approx(summary[name])
     earlier = bnas_jax.load(workdir, step=20)[1]
@@ -1041,7 +1264,9 @@ def test_load_gives_the_network_that_evaluate_evaluates(whole):
 
 
 def test_load_takes_no_search_and_nothing_that_is_no_work_directory(whole, tmp_path):
-    with pytest.raises(UserError, match="holds a search; load takes the work directory of a training"):
+    with pytest.raises(
+        UserError, match="holds a search; load takes the work directory of a training"
+    ):
         bnas_jax.load(whole("search")[0])
     with pytest.raises(UserError, match="is no work directory"):
         bnas_jax.load(tmp_path)
@@ -1073,11 +1298,16 @@ def test_every_example_is_counted_once_whatever_the_batch(batch_size):
     variables = jax.jit(lambda: initial_variables(model, (4, 4, 1), 0))()
     run = settings.from_config(train_configs.get_config("digits"))
     evaluator = Evaluator(
-        model, data, Augmentation((0.5,), (0.3,), 1 / 16), dataclasses.replace(run, eval_batch_size=batch_size)
+        model,
+        data,
+        Augmentation((0.5,), (0.3,), 1 / 16),
+        dataclasses.replace(run, eval_batch_size=batch_size),
     )
     result = evaluator(variables)
     logits = jax.jit(model.apply)(variables, jnp.asarray((images / 16 - 0.5) / 0.3, jnp.float32))
     assert result["num_examples"] == 5
     assert result["top1"] == pytest.approx(100 * float(jnp.mean(logits.argmax(-1) == data.labels)))
     assert result["top5"] == pytest.approx(100 * float(jnp.mean(hits(logits, data.labels, 5))))
-    assert result["loss"] == pytest.approx(float(jnp.mean(cross_entropy(logits, data.labels))), rel=1e-4)
+    assert result["loss"] == pytest.approx(
+        float(jnp.mean(cross_entropy(logits, data.labels))), rel=1e-4
+    )

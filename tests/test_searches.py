@@ -16,15 +16,26 @@ from bnas_jax.training.workdir import WorkDir
 
 pytestmark = [
     # ml_collections loads a config's file so.
-    pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
     pytest.mark.usefixtures("quick_compilation"),
 ]
 
 EPOCHS = 2
-SIZES = {"network.num_cells": 3, "network.channels": 2, "num_epochs": EPOCHS, "batch_size": 100, "checkpoint_every_steps": 5}
+SIZES = {
+    "network.num_cells": 3,
+    "network.channels": 2,
+    "num_epochs": EPOCHS,
+    "batch_size": 100,
+    "checkpoint_every_steps": 5,
+}
 TYPES = "--config.network.layer_types=('none','bin_conv_3x3')"
 HELD_OUT = ["--config.searcher.train_share=0.8"]
-RANDOM = [f"--config.searcher.{name}={count}" for name, count in (("candidates", 4), ("score_batches", 2), ("finalists", 2))]
+RANDOM = [
+    f"--config.searcher.{name}={count}"
+    for name, count in (("candidates", 4), ("score_batches", 2), ("finalists", 2))
+]
 SEARCHES = {
     "snas": [],
     "snas_held_out": HELD_OUT,
@@ -33,14 +44,24 @@ SEARCHES = {
     "darts_second": [],
     "darts_exact": ["--config.searcher.unrolled=exact"],
 }
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("gdas", "snas_held_out", "darts_second", "darts_exact")]
+LONG = [
+    pytest.param(name, marks=pytest.mark.long)
+    for name in ("gdas", "snas_held_out", "darts_second", "darts_exact")
+]
 PRESETS = {"snas_held_out": "snas", "darts_exact": "darts_second"}
 
 
 def command(name: str, workdir: pathlib.Path) -> list[str]:
     preset = PRESETS.get(name, name)
     sizes = [f"--config.{key}={value}" for key, value in SIZES.items()]
-    return ["search", f"--config=configs/search.py:digits_{preset}", f"--workdir={workdir}", *sizes, TYPES, *SEARCHES[name]]
+    return [
+        "search",
+        f"--config=configs/search.py:digits_{preset}",
+        f"--workdir={workdir}",
+        *sizes,
+        TYPES,
+        *SEARCHES[name],
+    ]
 
 
 def read(path: pathlib.Path):
@@ -48,7 +69,10 @@ def read(path: pathlib.Path):
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
-    return [{key: value for key, value in r.items() if key != "seconds"} for r in WorkDir(workdir).read_metrics()]
+    return [
+        {key: value for key, value in r.items() if key != "seconds"}
+        for r in WorkDir(workdir).read_metrics()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +109,11 @@ def test_a_search_goes_on_bit_for_bit(name, whole, tmp_path):
 
 
 def check_records(name: str, workdir: pathlib.Path) -> None:
-    written, summary, genotype = records(workdir), read(workdir / "summary.json"), read(workdir / "genotype.json")
+    written, summary, genotype = (
+        records(workdir),
+        read(workdir / "summary.json"),
+        read(workdir / "genotype.json"),
+    )
     cell = genotype_lib.load(str(workdir / "genotype.json"))
     assert summary["genotype"] == cell.to_dict() and summary["valid_top1"] == genotype["valid_top1"]
     with np.load(workdir / "alphas.npz") as stored:
@@ -99,23 +127,35 @@ def check_records(name: str, workdir: pathlib.Path) -> None:
         assert set(history) == {"valid_top1"} and "alpha_entropy" not in written[0]
         return
     assert history["normal"].shape == history["reduce"].shape == (EPOCHS + 1, 14, 2)
-    assert all(0 < record["alpha_entropy"] <= np.log(2) + 1e-6 and 0 <= record["learnable_share"] <= 1 for record in written)
+    assert all(
+        0 < record["alpha_entropy"] <= np.log(2) + 1e-6 and 0 <= record["learnable_share"] <= 1
+        for record in written
+    )
     if name == "snas":
         assert summary["steps"] == EPOCHS * 14, "of all 1,437 images"
-        assert summary["valid_top1"] is None and [record["valid_top1"] for record in written] == [None] * EPOCHS
+        assert (
+            summary["valid_top1"] is None
+            and [record["valid_top1"] for record in written] == [None] * EPOCHS
+        )
         assert all(np.isnan(history["valid_top1"])) and genotype["select"] == "last"
         assert [len(node) for node in cell.normal] == [2, 3, 4, 5]
     else:
         assert np.allclose(history["valid_top1"], [record["valid_top1"] for record in written])
-    temperatures = {"snas": [0.515, 0.03], "snas_held_out": [0.515, 0.03], "gdas": [10, 0.1]}.get(name, [None, None])
-    assert [record.get("temperature") for record in written] == pytest.approx(temperatures, rel=1e-5)
+    temperatures = {"snas": [0.515, 0.03], "snas_held_out": [0.515, 0.03], "gdas": [10, 0.1]}.get(
+        name, [None, None]
+    )
+    assert [record.get("temperature") for record in written] == pytest.approx(
+        temperatures, rel=1e-5
+    )
 
 
 def check_candidates(workdir: pathlib.Path, cell: genotype_lib.Genotype, summary: dict) -> None:
     candidates = read(workdir / "candidates.json")
     finalists = [c for c in candidates if "top1_of_all" in c]
     assert len(candidates) == 4 and len(finalists) == 2
-    assert min(c["top1"] for c in finalists) >= max(c["top1"] for c in candidates if c not in finalists)
+    assert min(c["top1"] for c in finalists) >= max(
+        c["top1"] for c in candidates if c not in finalists
+    )
     best = max(finalists, key=lambda c: c["top1_of_all"])
     assert summary["valid_top1"] == best["top1_of_all"]
     assert genotype_lib.Genotype(best["normal"], best["reduce"]) == cell
@@ -174,10 +214,17 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
             json.dumps(settings.to_dict(settings.from_config(search_configs.get_config(preset))))
         )
     options = [f"--workdir={tmp_path / 'digits_random'}", f"--out={tmp_path / 'cell.json'}"]
-    assert "digits_random holds a search without alphas, of which nothing is derived" in error(capfd, "derive", *options)
+    assert "digits_random holds a search without alphas, of which nothing is derived" in error(
+        capfd, "derive", *options
+    )
 
     history = np.zeros((3, 14, 7), np.float32)
-    np.savez(tmp_path / "digits_snas" / "alphas.npz", normal=history, reduce=history, valid_top1=np.full(2, np.nan))
+    np.savez(
+        tmp_path / "digits_snas" / "alphas.npz",
+        normal=history,
+        reduce=history,
+        valid_top1=np.full(2, np.nan),
+    )
     options = [f"--workdir={tmp_path / 'digits_snas'}", f"--out={tmp_path / 'cell.json'}"]
     assert "write last, or a number" in error(capfd, "derive", *options, "--epoch=best")
     assert run(["derive", *options]) == 0
@@ -188,19 +235,34 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--config.searcher.tau_min=0.0"], "config.searcher.tau_min must be a finite number greater than 0, got 0.0"),
-        (["--config.searcher.gamma=3.0"], "config.searcher.gamma is no setting of config.searcher.name=gdas; it has tau_max"),
+        (
+            ["--config.searcher.tau_min=0.0"],
+            "config.searcher.tau_min must be a finite number greater than 0, got 0.0",
+        ),
+        (
+            ["--config.searcher.gamma=3.0"],
+            "config.searcher.gamma is no setting of config.searcher.name=gdas; it has tau_max",
+        ),
         (["--config.select=first"], "config.select must be one of best, last, got 'first'"),
         (
             ["--config.searcher.name=snas"],
             "runs one layer an edge, and the weights of this searcher mix them: write config.network",
         ),
         (
-            ["--config.searcher.name=snas", "--config.network.edges=shared", "--config.select=best"],
+            [
+                "--config.searcher.name=snas",
+                "--config.network.edges=shared",
+                "--config.select=best",
+            ],
             "write config.select=last, or config.searcher.train_share",
         ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path, capfd, options, message):
-    command = ["search", "--config=configs/search.py:digits_gdas", f"--workdir={tmp_path / 'run'}", *options]
+    command = [
+        "search",
+        "--config=configs/search.py:digits_gdas",
+        f"--workdir={tmp_path / 'run'}",
+        *options,
+    ]
     assert message in error(capfd, *command)

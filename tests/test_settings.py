@@ -27,9 +27,26 @@ CONVENTIONS = ("paper", "release", "meant")
 CIFAR = ("mini", "a", "b", "c")
 IMAGENET = ("d", "e", "f", "g", "release_f", "release_g", "release_h")
 # Image shape and number of classes of each data set.
-DATA = {"digits": ((8, 8, 1), 10), "cifar10": ((32, 32, 3), 10), "imagenet2012": ((224, 224, 3), 1000)}
-ABLATED = ("no_skip", "no_zeroise", "no_diversity", "no_dilated", "separable", "zeroise", "diversity", "float")
-SEARCHED = ("digits", "cifar10", *(f"{data}_{name}" for data in ("digits", "cifar10") for name in search.SEARCHERS))
+DATA = {
+    "digits": ((8, 8, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "imagenet2012": ((224, 224, 3), 1000),
+}
+ABLATED = (
+    "no_skip",
+    "no_zeroise",
+    "no_diversity",
+    "no_dilated",
+    "separable",
+    "zeroise",
+    "diversity",
+    "float",
+)
+SEARCHED = (
+    "digits",
+    "cifar10",
+    *(f"{data}_{name}" for data in ("digits", "cifar10") for name in search.SEARCHERS),
+)
 PRESETS = {
     **{f"search:{name}": functools.partial(search.get_config, name) for name in SEARCHED},
     **{f"train:{name}": functools.partial(train.get_config, name) for name in train.VARIANTS},
@@ -51,7 +68,9 @@ def config_of(preset: str, conventions: str | None = None, **changes) -> ConfigD
         config.conventions = conventions
     if config.task == "train" and config.network.genotype is None:
         config.network.genotype = "latest_cell"
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return config
 
 
@@ -76,7 +95,9 @@ def test_the_presets_are_those_promised():
 def test_every_preset_is_built_and_survives_json(preset):
     for conventions in CONVENTIONS:
         run = resolved(preset, conventions)
-        assert run.conventions == conventions and run.task == ("search" if "search" in preset else "train")
+        assert run.conventions == conventions and run.task == (
+            "search" if "search" in preset else "train"
+        )
         stored = json.loads(json.dumps(settings.to_dict(run)))
         assert settings.from_config(stored) == run
         assert settings.first_difference(stored, settings.to_dict(run)) is None
@@ -89,7 +110,10 @@ def shapes_of(tree) -> list:
 def batch_of(run) -> dict:
     image, _ = DATA[run.dataset.name]
     struct = jax.ShapeDtypeStruct
-    return {"image": struct((run.batch_size, *image), jnp.float32), "label": struct((run.batch_size,), jnp.int32)}
+    return {
+        "image": struct((run.batch_size, *image), jnp.float32),
+        "label": struct((run.batch_size,), jnp.int32),
+    }
 
 
 def training_of(run):
@@ -116,7 +140,9 @@ def search_of(run):
         num_epochs=run.num_epochs,
         steps_per_epoch=10,
     )
-    return lambda: step.init(seed=run.seed, image_shape=image), lambda s, batch: step(s, {"train": batch, "valid": batch})
+    return lambda: step.init(seed=run.seed, image_shape=image), lambda s, batch: step(
+        s, {"train": batch, "valid": batch}
+    )
 
 
 def check_state(run, state) -> None:
@@ -124,12 +150,21 @@ def check_state(run, state) -> None:
     assert state.params["classifier"]["kernel"].shape == (16 * run.network.channels, classes)
     assert sum(name.startswith("cell") for name in state.params) == run.network.num_cells
     if run.task == "search":
-        assert state.alphas["normal"].shape == state.alphas["reduce"].shape == (14, len(run.network.layer_types))
+        assert (
+            state.alphas["normal"].shape
+            == state.alphas["reduce"].shape
+            == (14, len(run.network.layer_types))
+        )
 
 
 # Tracing takes seconds and size makes no difference to it: whole steps for one preset of each kind, states for all others.
 STEPS = [
-    *(("train:digits", "paper"), ("train:digits", "release"), ("train:mini", "release"), ("train:d", "paper")),
+    *(
+        ("train:digits", "paper"),
+        ("train:digits", "release"),
+        ("train:mini", "release"),
+        ("train:d", "paper"),
+    ),
     ("search:cifar10", "paper"),
 ]
 STATES = [
@@ -154,7 +189,9 @@ def test_the_whole_step_keeps_the_shapes_of_its_state(preset, conventions):
     state = jax.eval_shape(create)
     check_state(run, state)
     after = jax.eval_shape(step, state, batch_of(run))
-    assert jax.tree.structure(after) == jax.tree.structure(state) and shapes_of(after) == shapes_of(state)
+    assert jax.tree.structure(after) == jax.tree.structure(state) and shapes_of(after) == shapes_of(
+        state
+    )
 
 
 # The numbers of the paper and of its code
@@ -296,7 +333,13 @@ def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
     run = resolved(preset, conventions)
     common, differing = NUMBERS[preset]
     base = "release" if conventions == "meant" else conventions
-    expected = {**common, **differing[base], **SCHEME, **NETWORK_BY_CONVENTION[base], "precision": "float32"}
+    expected = {
+        **common,
+        **differing[base],
+        **SCHEME,
+        **NETWORK_BY_CONVENTION[base],
+        "precision": "float32",
+    }
     expected["matmul_precision"] = "highest"
     if conventions == "meant":
         expected |= MEANT_SEARCH if run.task == "search" else MEANT
@@ -328,17 +371,45 @@ def test_every_recipe_resolves_for_the_hand_crafted_networks_but_for_drop_path(r
         config = baselines.get_config(variant)
         config.recipe = recipe
         run = settings.from_config(config)
-        assert (run.num_epochs, run.batch_size, run.optimizer) == (values["num_epochs"], values["batch_size"], expected)
+        assert (run.num_epochs, run.batch_size, run.optimizer) == (
+            values["num_epochs"],
+            values["batch_size"],
+            expected,
+        )
 
 
 # The numbers of methods.md, by recipe.
 RECIPE_NUMBERS = {
-    "darts": {"num_epochs": 600, "batch_size": 96, "optimizer.clip_norm": 5.0, "optimizer.weight_decay": 3e-4},
-    "kuangliu": {"num_epochs": 200, "batch_size": 128, "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 5e-4},
-    "bireal": {"num_epochs": 256, "batch_size": 512, "optimizer.name": "adam", "optimizer.weight_decay": 0.0},
-    "reactnet": {"num_epochs": 128, "batch_size": 512, "optimizer.learning_rate": 2.5e-3, "optimizer.weight_decay": 0.0},
+    "darts": {
+        "num_epochs": 600,
+        "batch_size": 96,
+        "optimizer.clip_norm": 5.0,
+        "optimizer.weight_decay": 3e-4,
+    },
+    "kuangliu": {
+        "num_epochs": 200,
+        "batch_size": 128,
+        "optimizer.learning_rate": 0.1,
+        "optimizer.weight_decay": 5e-4,
+    },
+    "bireal": {
+        "num_epochs": 256,
+        "batch_size": 512,
+        "optimizer.name": "adam",
+        "optimizer.weight_decay": 0.0,
+    },
+    "reactnet": {
+        "num_epochs": 128,
+        "batch_size": 512,
+        "optimizer.learning_rate": 2.5e-3,
+        "optimizer.weight_decay": 0.0,
+    },
     "reactnet_step1": {"optimizer.weight_decay": 1e-5, "optimizer.decayed": "kernels"},
-    "nin": {"num_epochs": 320, "optimizer.decay_epochs": (120, 200, 240, 280), "optimizer.decayed": "all"},
+    "nin": {
+        "num_epochs": 320,
+        "optimizer.decay_epochs": (120, 200, 240, 280),
+        "optimizer.decayed": "all",
+    },
     "pcnn": {"num_epochs": 200, "optimizer.name": "sgd"},
     "xnor_pp": {"num_epochs": 80, "optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5},
 }
@@ -352,23 +423,34 @@ def test_the_numbers_of_a_recipe_are_those_of_its_source(recipe):
 
 def test_the_recipes_of_bnas_are_the_training_of_its_presets_in_the_paper():
     for recipe, preset in (("bnas", "a"), ("bnas_imagenet", "d")):
-        plain, by_recipe = (resolved(f"train:{preset}", "paper", **changes) for changes in ({}, {"recipe": recipe}))
+        plain, by_recipe = (
+            resolved(f"train:{preset}", "paper", **changes) for changes in ({}, {"recipe": recipe})
+        )
         assert dataclasses.replace(by_recipe, recipe="none") == plain
 
 
 @pytest.mark.parametrize("conventions", CONVENTIONS)
-def test_what_is_set_goes_before_the_recipe_and_the_recipe_before_preset_and_convention(conventions):
-    run = resolved("train:a", conventions, recipe="darts", optimizer__learning_rate=0.5, batch_size=40)
+def test_what_is_set_goes_before_the_recipe_and_the_recipe_before_preset_and_convention(
+    conventions,
+):
+    run = resolved(
+        "train:a", conventions, recipe="darts", optimizer__learning_rate=0.5, batch_size=40
+    )
     assert (run.optimizer.learning_rate, run.batch_size) == (0.5, 40)  # set
     assert (run.num_epochs, run.optimizer.weight_decay) == (600, 3e-4)  # the recipe's
-    assert (run.optimizer.momentum, run.optimizer.momentum_low) == (0.9, None)  # and not the release's
+    assert (run.optimizer.momentum, run.optimizer.momentum_low) == (
+        0.9,
+        None,
+    )  # and not the release's
     assert run.network.num_cells == 20  # the preset's, of which no recipe speaks
     written = settings.to_dict(run) | {"num_epochs": 7}
     assert settings.from_config(written).num_epochs == 7  # a stored config has everything set
 
 
 def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
-    with pytest.raises(UserError, match=r"config\.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'"):
+    with pytest.raises(
+        UserError, match=r"config\.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'"
+    ):
         resolved("train:a", recipe="resnet")
     config = config_of("search:digits")
     config.recipe = "darts"
@@ -378,24 +460,49 @@ def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
 
 def test_a_preset_is_as_it_was_without_a_recipe_and_what_is_set_goes_before_it():
     run = resolved("train:digits", batch_size=8)
-    assert (run.num_epochs, run.batch_size, run.optimizer.clip_norm, run.recipe) == (40, 8, 5.0, "none")
+    assert (run.num_epochs, run.batch_size, run.optimizer.clip_norm, run.recipe) == (
+        40,
+        8,
+        5.0,
+        "none",
+    )
 
 
 SIZES = {
-    **{"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108), "d": (12, 64), "e": (12, 68)},
-    **{"f": (12, 84), "g": (16, 128), "release_f": (15, 68), "release_g": (11, 74), "release_h": (16, 128)},
+    **{
+        "mini": (10, 24),
+        "a": (20, 36),
+        "b": (12, 64),
+        "c": (16, 108),
+        "d": (12, 64),
+        "e": (12, 68),
+    },
+    **{
+        "f": (12, 84),
+        "g": (16, 128),
+        "release_f": (15, 68),
+        "release_g": (11, 74),
+        "release_h": (16, 128),
+    },
 }
 
 
 def test_sizes_and_cells_are_those_of_table_5():
     runs = {name: resolved(f"train:{name}") for name in SIZES}
-    assert {name: (run.network.num_cells, run.network.channels) for name, run in runs.items()} == SIZES
-    cells = {name: genotype_lib.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise") for name in SIZES}
+    assert {
+        name: (run.network.num_cells, run.network.channels) for name, run in runs.items()
+    } == SIZES
+    cells = {
+        name: genotype_lib.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise")
+        for name in SIZES
+    }
     assert {name: run.network.genotype for name, run in runs.items()} == cells
 
 
 def test_only_the_presets_named_release_follow_the_release_by_themselves():
-    assert {name for name in train.VARIANTS if resolved(f"train:{name}").conventions == "release"} == {
+    assert {
+        name for name in train.VARIANTS if resolved(f"train:{name}").conventions == "release"
+    } == {
         "release_f",
         "release_g",
         "release_h",
@@ -430,7 +537,10 @@ def test_an_ablation_changes_what_it_is_named_for_alone(ablation, task, changed)
     preset = "a" if task == "train" else "cifar10"
     if ablation in ("zeroise", "diversity"):
         preset = "cifar10_darts"
-    full, ablated = (settings.to_dict(resolved(name)) for name in (f"{task}:{preset}", f"ablations:{task}_{ablation}_{preset}"))
+    full, ablated = (
+        settings.to_dict(resolved(name))
+        for name in (f"{task}:{preset}", f"ablations:{task}_{ablation}_{preset}")
+    )
     assert differences(full, ablated) == changed
 
 
@@ -445,13 +555,19 @@ def test_ablations_are_off_and_not_something_else():
 def test_several_ablations_stand_one_behind_the_other():
     """DARTS in its own domain, with Zeroise in the cell (Table 2) and diversity in the search (Table 4)."""
     run = settings.from_config(ablations.get_config("search_float_zeroise_diversity_cifar10_darts"))
-    assert type(run.scheme) is SCHEMES["float"] and not run.network.skip and len(run.network.layer_types) == 8
+    assert (
+        type(run.scheme) is SCHEMES["float"]
+        and not run.network.skip
+        and len(run.network.layer_types) == 8
+    )
     assert run.searcher.keep_zeroise and run.searcher.diversity == 1
 
 
 @pytest.mark.parametrize("ablation", ["no_diversity", "no_dilated"])
 def test_an_ablation_without_a_published_cell_asks_for_one(ablation):
-    with pytest.raises(UserError, match=r"config\.network\.genotype is missing; write .*genotype\.json"):
+    with pytest.raises(
+        UserError, match=r"config\.network\.genotype is missing; write .*genotype\.json"
+    ):
         settings.from_config(ablations.get_config(f"train_{ablation}_a"))
 
 
@@ -486,18 +602,28 @@ def test_what_is_set_stands_above_the_convention():
         network__reduction_skip="binary",
     )
     assert (run.weights.clip_norm, run.weights.first_epoch, run.alphas_as_of) == (2.5, 0, "after")
-    assert run.scheme.activation_scale and run.scheme.sign_of_zero == 1 and run.network.reduction_skip == "binary"
+    assert (
+        run.scheme.activation_scale
+        and run.scheme.sign_of_zero == 1
+        and run.network.reduction_skip == "binary"
+    )
     assert run.weights.min_learning_rate == 0.001  # the convention still fills in the rest
 
 
 def test_each_difference_between_the_conventions_is_a_setting_of_its_own():
     for preset, (_, differing) in NUMBERS.items():
-        values = {name.replace(".", "__"): value for name, value in differing["release"].items() if value is not None}
+        values = {
+            name.replace(".", "__"): value
+            for name, value in differing["release"].items()
+            if value is not None
+        }
         run = resolved(preset, "paper", **values)
         assert {name: value_at(run, name.replace("__", ".")) for name in values} == values
 
 
-@pytest.mark.parametrize(("conventions", "edges"), [("paper", "all"), ("release", "released"), ("meant", "all")])
+@pytest.mark.parametrize(
+    ("conventions", "edges"), [("paper", "all"), ("release", "released"), ("meant", "all")]
+)
 def test_the_searcher_takes_the_entropy_of_its_convention(conventions, edges):
     draw = np.random.default_rng(0)
     values = {name: draw.normal(size=(14, 7)).astype(np.float32) for name in ("normal", "reduce")}
@@ -514,7 +640,11 @@ def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
 
 @pytest.mark.parametrize(
     ("precision", "dtype", "conv_dtype"),
-    [("float32", jnp.float32, None), ("bfloat16", jnp.float32, jnp.bfloat16), ("float64", jnp.float64, None)],
+    [
+        ("float32", jnp.float32, None),
+        ("bfloat16", jnp.float32, jnp.bfloat16),
+        ("float64", jnp.float64, None),
+    ],
 )
 def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_dtype):
     arithmetic = resolved("train:digits", precision=precision).arithmetic()
@@ -533,7 +663,12 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "parallel", "pjit", "one of auto, none"),
         ("search:digits", "network.edges", "fast", "one of shared, plain, chosen"),
         ("search:digits", "network.form", "mnist", "one of cifar, imagenet, darts, snas, gdas"),
-        ("search:digits", "network.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
+        (
+            "search:digits",
+            "network.reduction_skip",
+            "none",
+            "one of float, binary_weight, binary, binary_bn",
+        ),
         ("train:digits", "seed", -1, "from 0 to 4294967295"),
         ("train:digits", "seed", 2**32, "from 0 to 4294967295"),
         ("train:digits", "num_epochs", 0, "at least 1"),
@@ -550,20 +685,55 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "dataset.search_split", "halves", "one of random, stratified, in_order"),
         ("search:digits", "alpha_batches", "anew", "one of epoch, fresh"),
         ("train:digits", "bn_examples", 0, "at least 1"),
-        ("train:digits", "bn_examples", 48, r"must divide config\.batch_size = 64; write 64 for all"),
+        (
+            "train:digits",
+            "bn_examples",
+            48,
+            r"must divide config\.batch_size = 64; write 64 for all",
+        ),
         ("train:digits", "scheme.sign_of_zero", 2, "0 or 1"),
         ("train:digits", "scheme.weight_gradient", "larq", "one of bnas, paper, allenai"),
-        ("train:digits", "network.reduction_skip", "none", "one of float, binary_weight, binary, binary_bn"),
+        (
+            "train:digits",
+            "network.reduction_skip",
+            "none",
+            "one of float, binary_weight, binary, binary_bn",
+        ),
         ("train:digits", "network.form", "mnist", "one of cifar, imagenet"),
         ("train:digits", "network.num_cells", 0, "at least 1"),
         ("train:digits", "network.channels", 0, "at least 1"),
         ("train:d", "network.channels", 7, "even number"),
-        ("train:digits", "optimizer.schedule", "step", "one of one_cycle, cosine_restarts, cosine, linear, steps"),
+        (
+            "train:digits",
+            "optimizer.schedule",
+            "step",
+            "one of one_cycle, cosine_restarts, cosine, linear, steps",
+        ),
         ("train:digits", "optimizer.name", "lamb", "one of sgd, adam, got 'lamb'"),
-        ("train:digits", "optimizer.schedule", "steps", "needs config.optimizer.decay_epochs, such as 60,120"),
-        ("train:digits", "optimizer.decay_epochs", (20, 10), r"growing numbers from 1 on, got \[20, 10\]"),
-        ("train:digits", "optimizer.schedule_by", "epoch", "is of the schedules cosine and linear, got one_cycle"),
-        ("train:digits", "optimizer.first_epoch", 1, "has no effect without config.optimizer.schedule_by=epoch"),
+        (
+            "train:digits",
+            "optimizer.schedule",
+            "steps",
+            "needs config.optimizer.decay_epochs, such as 60,120",
+        ),
+        (
+            "train:digits",
+            "optimizer.decay_epochs",
+            (20, 10),
+            r"growing numbers from 1 on, got \[20, 10\]",
+        ),
+        (
+            "train:digits",
+            "optimizer.schedule_by",
+            "epoch",
+            "is of the schedules cosine and linear, got one_cycle",
+        ),
+        (
+            "train:digits",
+            "optimizer.first_epoch",
+            1,
+            "has no effect without config.optimizer.schedule_by=epoch",
+        ),
         ("train:digits", "optimizer.beta2", 1.0, "from 0 to below 1"),
         ("train:digits", "optimizer.eps", 0.0, "greater than 0"),
         ("train:digits", "optimizer.decayed", "bn", "one of all, kernels"),
@@ -583,7 +753,12 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "optimizer.drop_path", -0.1, "from 0 to below 1"),
         ("search:digits", "network.channels", -4, "at least 1"),
         ("search:digits", "network.layer_types", ("none", "conv_9x9"), "conv_9x9.*known: none"),
-        ("search:digits", "network.layer_types", ("none", "max_pool_3x3"), "a layer type with weights"),
+        (
+            "search:digits",
+            "network.layer_types",
+            ("none", "max_pool_3x3"),
+            "a layer type with weights",
+        ),
         ("search:digits", "network.layer_types", ("bin_conv_3x3", "bin_conv_3x3"), "twice"),
         ("search:digits", "weights.learning_rate", -0.1, "greater than 0"),
         ("search:digits", "weights.min_learning_rate", -0.1, "at least 0"),
@@ -605,18 +780,38 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits_darts", "searcher.unrolled", "twice", "one of none, difference, exact"),
         ("search:digits_darts", "searcher.tau", -1.0, "greater than 0"),
         ("search:digits_snas", "searcher.temperature_end", 0.0, "finite number greater than 0"),
-        ("search:digits_snas", "searcher.temperature_end", 2.0, r"at most config\.searcher\.temperature_start=1\.0"),
+        (
+            "search:digits_snas",
+            "searcher.temperature_end",
+            2.0,
+            r"at most config\.searcher\.temperature_start=1\.0",
+        ),
         ("search:digits_snas", "searcher.annealing_epochs", 0, "at least 1"),
         ("search:digits_snas", "searcher.drop_path", 1.0, "from 0 to below 1"),
         ("search:digits_snas", "searcher.resource_weight", -1.0, "at least 0"),
         ("search:digits_snas", "searcher.train_share", 0.0, "above 0 and at most 1"),
         ("search:digits_snas", "alphas.clip_norm", 0.0, "greater than 0 or None"),
-        ("search:digits_snas", "select", "best", r"config\.select=last, or config\.searcher\.train_share=0\.9"),
+        (
+            "search:digits_snas",
+            "select",
+            "best",
+            r"config\.select=last, or config\.searcher\.train_share=0\.9",
+        ),
         ("search:digits_gdas", "searcher.tau_min", 0.0, "finite number greater than 0"),
-        ("search:digits_gdas", "searcher.tau_min", 11.0, r"at most config\.searcher\.tau_max=10\.0"),
+        (
+            "search:digits_gdas",
+            "searcher.tau_min",
+            11.0,
+            r"at most config\.searcher\.tau_max=10\.0",
+        ),
         ("search:digits_gdas", "searcher.clip_norm", -1.0, "greater than 0"),
         ("search:digits_random", "searcher.candidates", 0, "at least 1"),
-        ("search:digits_random", "searcher.finalists", 51, r"at most config\.searcher\.candidates=50"),
+        (
+            "search:digits_random",
+            "searcher.finalists",
+            51,
+            r"at most config\.searcher\.candidates=50",
+        ),
         ("search:digits_random", "select", "best", r"validated: write config\.select=last$"),
         ("search:digits", "alphas_as_of", "during", "one of after, before"),
     ],
@@ -645,12 +840,16 @@ def test_a_setting_of_another_searcher_is_refused(preset, name):
     config = config_of(f"search:{preset}")
     config.searcher[name] = {"unrolled": "exact", "keep_zeroise": True}.get(name, 0.7)
     with pytest.raises(
-        UserError, match=rf"config\.searcher\.{name} is no setting of config\.searcher\.name={config.searcher.name}"
+        UserError,
+        match=rf"config\.searcher\.{name} is no setting of config\.searcher\.name={config.searcher.name}",
     ):
         settings.from_config(config)
 
 
-@pytest.mark.parametrize(("name", "share", "select"), [("snas", None, "last"), ("snas", 0.9, "best"), ("random", None, "last")])
+@pytest.mark.parametrize(
+    ("name", "share", "select"),
+    [("snas", None, "last"), ("snas", 0.9, "best"), ("random", None, "last")],
+)
 def test_the_best_epoch_is_taken_where_epochs_are_validated(name, share, select):
     config = config_of("search:digits")
     template.choose(config, "searcher", name)
@@ -660,7 +859,10 @@ def test_the_best_epoch_is_taken_where_epochs_are_validated(name, share, select)
 
 def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
     assert resolved("train:digits", bn_examples=32, microbatches=2).arithmetic().bn_examples == 32
-    with pytest.raises(UserError, match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all"):
+    with pytest.raises(
+        UserError,
+        match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all",
+    ):
         resolved("train:digits", bn_examples=64, microbatches=2)
     with pytest.raises(UserError, match=r"on all devices: write config\.sync_bn=True"):
         resolved("train:digits", bn_examples=32, sync_bn=False)
@@ -695,7 +897,15 @@ class Other(Searcher):
 def test_a_config_holds_a_typed_place_for_every_setting_of_every_entry(monkeypatch):
     monkeypatch.setitem(SEARCHERS, "other", Other)
     config = search.get_config("digits").searcher
-    types = {"rate": float, "sizes": tuple, "limit": int, "gamma": float, "keep_zeroise": bool, "entropy": str, "name": str}
+    types = {
+        "rate": float,
+        "sizes": tuple,
+        "limit": int,
+        "gamma": float,
+        "keep_zeroise": bool,
+        "entropy": str,
+        "name": str,
+    }
     assert {name: config.get_type(name) for name in types} == types
     assert "layer_types" not in config and (config.rate, config.limit) == (None, None)
     assert train.get_config("digits").network.get_type("genotype") is str
@@ -709,7 +919,10 @@ def test_another_entry_begins_without_the_settings_that_it_lacks(monkeypatch):
     config.searcher.rate = 0.5
     assert settings.from_config(config).searcher == Other(rate=0.5, entropy="all")
     config.searcher.gamma = 3.0
-    with pytest.raises(UserError, match=r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; it has rate"):
+    with pytest.raises(
+        UserError,
+        match=r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; it has rate",
+    ):
         settings.from_config(config)
     config.searcher.update({"gamma": None, "rate": None})
     with pytest.raises(UserError, match=r"config\.searcher\.rate must be of type float, got None"):
@@ -717,35 +930,62 @@ def test_another_entry_begins_without_the_settings_that_it_lacks(monkeypatch):
 
 
 def test_every_entry_survives_json():
-    for table, key, preset in ((SCHEMES, "scheme", "train:digits"), (SEARCHERS, "searcher", "search:digits")):
+    for table, key, preset in (
+        (SCHEMES, "scheme", "train:digits"),
+        (SEARCHERS, "searcher", "search:digits"),
+    ):
         for name, entry in table.items():
             config = config_of(preset)
             template.choose(config, key, name)
             stored = settings.to_dict(settings.from_config(config))
-            assert set(stored[key]) == {"name", *entries.settings_of(entry)} and stored[key]["name"] == name
+            assert (
+                set(stored[key]) == {"name", *entries.settings_of(entry)}
+                and stored[key]["name"] == name
+            )
             assert type(getattr(settings.from_config(stored), key)) is entry
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 0.1}, r"unknown setting config\.learning_rate; known here: .*batch_size"),
-        ({"optimizer": {"lr": 0.1}}, r"unknown setting config\.optimizer\.lr; known here: .*learning_rate"),
+        (
+            {"learning_rate": 0.1},
+            r"unknown setting config\.learning_rate; known here: .*batch_size",
+        ),
+        (
+            {"optimizer": {"lr": 0.1}},
+            r"unknown setting config\.optimizer\.lr; known here: .*learning_rate",
+        ),
         ({"seed": "0"}, r"config\.seed must be of type int, got '0'"),
         ({"seed": True}, r"config\.seed must be of type int, got True"),
         ({"num_epochs": 1.5}, r"config\.num_epochs must be of type int, got 1\.5"),
         ({"num_epochs": None}, r"config\.num_epochs must be of type int, got None"),
-        ({"precision": 32}, r"config\.precision must be one of|config\.precision must be of type str"),
-        ({"optimizer": {"learning_rate": "0.1"}}, r"config\.optimizer\.learning_rate must be of type float"),
+        (
+            {"precision": 32},
+            r"config\.precision must be one of|config\.precision must be of type str",
+        ),
+        (
+            {"optimizer": {"learning_rate": "0.1"}},
+            r"config\.optimizer\.learning_rate must be of type float",
+        ),
         ({"optimizer": {"tail": True}}, r"config\.optimizer\.tail must be of type float"),
         ({"network": {"skip": 1}}, r"config\.network\.skip must be of type bool"),
         ({"network": {"genotype": 3}}, "genotype: expected a JSON object"),
         ({"network": {"genotype": "no_such_cell"}}, "neither a file nor a named cell.*latest_cell"),
         ({"network": 5}, r"config\.network must hold settings, got 5"),
         ({"scheme": 5}, r"config\.scheme must hold settings, got 5"),
-        ({"scheme": {"name": "larq"}}, r"config\.scheme\.name must be one of xnor, .*float.*, got 'larq'"),
-        ({"scheme": {"gain": 1.0}}, r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero"),
-        ({"network": {"name": "resnet"}}, r"config\.network\.name must be one of cells, .*, got 'resnet'"),
+        (
+            {"scheme": {"name": "larq"}},
+            r"config\.scheme\.name must be one of xnor, .*float.*, got 'larq'",
+        ),
+        (
+            {"scheme": {"gain": 1.0}},
+            r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero",
+        ),
+        (
+            {"network": {"name": "resnet"}},
+            r"config\.network\.name must be one of cells, .*, got 'resnet'",
+        ),
         ({"task": "sleep"}, r"config\.task must be one of search, train"),
         ({"task": None}, r"config\.task must be one of search, train"),
     ],
@@ -779,7 +1019,10 @@ def test_a_whole_number_stands_for_a_rate():
 def test_the_first_difference_is_named_with_both_values():
     ours = settings.to_dict(resolved("train:digits"))
     theirs = settings.to_dict(resolved("train:digits", optimizer__momentum=0.5, seed=3))
-    assert settings.first_difference(ours, theirs) == "config.optimizer.momentum is 0.9 now and 0.5 there"
+    assert (
+        settings.first_difference(ours, theirs)
+        == "config.optimizer.momentum is 0.9 now and 0.5 there"
+    )
     theirs["optimizer"] = ours["optimizer"]
     assert settings.first_difference(ours, theirs) == "config.seed is 0 now and 3 there"
 
@@ -787,12 +1030,26 @@ def test_the_first_difference_is_named_with_both_values():
 def test_a_setting_that_changes_nothing_that_is_trained_is_no_difference():
     ours = settings.to_dict(resolved("train:a"))
     free = {"checkpoint__keep_last": 5, "dataset__path": "/data"}
-    free |= {"log_every_steps": 7, "checkpoint_every_steps": 3, "parallel": "none", "eval_batch_size": 9}
+    free |= {
+        "log_every_steps": 7,
+        "checkpoint_every_steps": 3,
+        "parallel": "none",
+        "eval_batch_size": 9,
+    }
     search = settings.to_dict(resolved("search:digits"))
-    taken = {"searcher__gamma": 3.0, "searcher__keep_zeroise": False, "select": "last", "alphas_as_of": "before"}
+    taken = {
+        "searcher__gamma": 3.0,
+        "searcher__keep_zeroise": False,
+        "select": "last",
+        "alphas_as_of": "before",
+    }
     other = settings.to_dict(resolved("search:digits", network__edges="plain", **taken))
     assert settings.first_difference(search, other) is None
-    free |= {"checkpoint_every_minutes": 1.5, "steps_per_call": 4, "distributed__timeout_seconds": 5}
+    free |= {
+        "checkpoint_every_minutes": 1.5,
+        "steps_per_call": 4,
+        "distributed__timeout_seconds": 5,
+    }
     assert settings.first_difference(ours, settings.to_dict(resolved("train:a", **free))) is None
 
 

@@ -30,7 +30,9 @@ CROPS = Augmentation((0.4,) * 3, (0.2,) * 3, flip=True, min_area=0.08, jitter=(0
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
     sizes = {"train/a": 9, "train/b": 14, "test/a": 3, "test/b": 7}
-    return write_folder(tmp_path_factory.mktemp("stream") / "pets", sizes, "jpg", height=40, width=50)
+    return write_folder(
+        tmp_path_factory.mktemp("stream") / "pets", sizes, "jpg", height=40, width=50
+    )
 
 
 def opened(folder, workers=0, **options) -> tuple[Encoded, Encoded]:
@@ -49,7 +51,11 @@ def same(one, other) -> bool:
 
 def joined(parts: list[dict]) -> dict:
     """The feed of all hosts from their own: rows of images, labels and weights."""
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name.endswith("s")}
+    rows = {
+        name: np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+        if name.endswith("s")
+    }
     return parts[0] | rows
 
 
@@ -59,35 +65,51 @@ def joined(parts: list[dict]) -> dict:
 def test_a_stream_holds_what_the_same_set_in_memory_gives(folder):
     """One order, one augmentation on the device: where no crop is drawn, it makes no difference how a set is read."""
     train, test = opened(folder)
-    augmentation = Augmentation((0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4)
-    streamed, held = StreamTrainSource(train, 6, 5, augmentation), TrainSource(hold(train), 6, 5, augmentation)
+    augmentation = Augmentation(
+        (0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4
+    )
+    streamed, held = (
+        StreamTrainSource(train, 6, 5, augmentation),
+        TrainSource(hold(train), 6, 5, augmentation),
+    )
     assert streamed.steps_per_epoch == held.steps_per_epoch == 3
     prepare, prepare_held = jax.jit(streamed.prepare), jax.jit(held.prepare)
     for step in range(7):
         batch, expected = prepare(streamed.feed(step)), prepare_held(held.feed(step))
         assert np.array_equal(batch["label"], expected["label"])
         assert np.allclose(batch["image"], expected["image"], atol=1e-5)
-    streamed, held = StreamEvalSource(test, 4, augmentation), EvalSource(hold(test), 4, augmentation)
+    streamed, held = (
+        StreamEvalSource(test, 4, augmentation),
+        EvalSource(hold(test), 4, augmentation),
+    )
     for number in range(len(held)):
         batch, expected = streamed.prepare(streamed.feed(number)), held.prepare(held.feed(number))
         own = np.asarray(batch["weight"]) == 1
         assert np.array_equal(batch["weight"], expected["weight"])
-        assert np.allclose(np.asarray(batch["image"])[own], np.asarray(expected["image"])[own], atol=1e-6)
+        assert np.allclose(
+            np.asarray(batch["image"])[own], np.asarray(expected["image"])[own], atol=1e-6
+        )
 
 
 def test_any_step_can_be_resumed_at(folder):
     train, _ = opened(folder)
     straight = feeds(StreamTrainSource(train, 6, 5, CROPS), range(8))
     for steps in ([4, 5, 6], [7, 0, 1]):
-        assert same(feeds(StreamTrainSource(train, 6, 5, CROPS), steps), [straight[step] for step in steps])
+        assert same(
+            feeds(StreamTrainSource(train, 6, 5, CROPS), steps), [straight[step] for step in steps]
+        )
     images = [feed["images"].tobytes() for feed in straight]
     assert len(set(images)) == 8
-    assert not same(feeds(StreamTrainSource(train, 6, 6, CROPS), [0])[0]["images"], straight[0]["images"])
+    assert not same(
+        feeds(StreamTrainSource(train, 6, 6, CROPS), [0])[0]["images"], straight[0]["images"]
+    )
 
 
 def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_resumed_at(folder):
     train, test = opened(folder)
-    augmentation = Augmentation((0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4)
+    augmentation = Augmentation(
+        (0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4
+    )
     streamed = StreamTrainSource(train, 6, 5, augmentation, fresh=True)
     held = TrainSource(hold(train), 6, 5, augmentation, fresh=True)
     prepare, prepare_held = jax.jit(streamed.prepare), jax.jit(held.prepare)
@@ -102,18 +124,26 @@ def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_
         ours, expected = prepare(streamed.feed(batch, epoch)), prepare_held(held.feed(batch, epoch))
         own = np.asarray(expected["weight"]) == 1
         assert np.array_equal(ours["weight"], expected["weight"])
-        assert np.allclose(np.asarray(ours["image"])[own], np.asarray(expected["image"])[own], atol=1e-5)
+        assert np.allclose(
+            np.asarray(ours["image"])[own], np.asarray(expected["image"])[own], atol=1e-5
+        )
 
 
 def test_the_crops_of_an_augmented_evaluation_are_those_of_its_epoch(folder):
     _, test = opened(folder)
     evaluation = lambda: StreamEvalSource(test, 4, CROPS, augment_seed=5)
     source = evaluation()
-    straight = [jax.tree.map(np.asarray, source.feed(batch, epoch)) for epoch in range(3) for batch in range(3)]
+    straight = [
+        jax.tree.map(np.asarray, source.feed(batch, epoch))
+        for epoch in range(3)
+        for batch in range(3)
+    ]
     assert len({feed["images"].tobytes() for feed in straight}) == 9
     resumed = evaluation()
     for number in (4, 5, 6, 1):
-        assert same(jax.tree.map(np.asarray, resumed.feed(number % 3, number // 3)), straight[number])
+        assert same(
+            jax.tree.map(np.asarray, resumed.feed(number % 3, number // 3)), straight[number]
+        )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -123,7 +153,10 @@ def test_the_global_batch_is_the_same_for_any_hosts_and_workers(folder, workers)
     alone = StreamTrainSource(train, 6, 5, CROPS)
     assert same(feeds(alone, range(2, 5)), straight[2:])
     if workers == 2:
-        evaluation, expected = StreamEvalSource(test, 4, PLAIN), StreamEvalSource(opened(folder)[1], 4, PLAIN)
+        evaluation, expected = (
+            StreamEvalSource(test, 4, PLAIN),
+            StreamEvalSource(opened(folder)[1], 4, PLAIN),
+        )
         assert same(feeds(evaluation, [0, 1, 2, 0]), feeds(expected, [0, 1, 2, 0]))
 
 
@@ -131,20 +164,34 @@ def test_the_global_batch_is_the_same_for_any_hosts_and_workers(folder, workers)
 def test_hosts_read_parts_of_the_same_global_batch(folder, hosts):
     train, test = opened(folder)
     straight = feeds(StreamTrainSource(train, 6, 5, CROPS), range(4))
-    parts = [feeds(StreamTrainSource(train, 6, 5, CROPS, host=h, hosts=hosts), range(4)) for h in range(hosts)]
+    parts = [
+        feeds(StreamTrainSource(train, 6, 5, CROPS, host=h, hosts=hosts), range(4))
+        for h in range(hosts)
+    ]
     assert all(part["labels"].shape == (6 // hosts,) for part in parts[0])
     assert same([joined(list(step)) for step in zip(*parts, strict=True)], straight)
     straight = feeds(StreamEvalSource(test, 6, PLAIN), range(2))
-    parts = [feeds(StreamEvalSource(test, 6, PLAIN, host=h, hosts=hosts), range(2)) for h in range(hosts)]
+    parts = [
+        feeds(StreamEvalSource(test, 6, PLAIN, host=h, hosts=hosts), range(2)) for h in range(hosts)
+    ]
     assert same([joined(list(step)) for step in zip(*parts, strict=True)], straight)
 
 
 def test_a_part_is_prepared_alike_from_the_whole_feed_and_from_its_own(folder):
     train, _ = opened(folder)
-    whole, source = StreamTrainSource(train, 6, 5, CROPS), StreamTrainSource(train, 6, 5, CROPS, host=1, hosts=2)
+    whole, source = (
+        StreamTrainSource(train, 6, 5, CROPS),
+        StreamTrainSource(train, 6, 5, CROPS, host=1, hosts=2),
+    )
     prepare = jax.jit(whole.prepare, static_argnums=2)
-    batch, part, own = prepare(whole.feed(1)), prepare(whole.feed(1), 1, 2), prepare(source.feed(1), 1, 2)
-    assert np.array_equal(part["label"], batch["label"][3:]) and np.array_equal(own["label"], part["label"])
+    batch, part, own = (
+        prepare(whole.feed(1)),
+        prepare(whole.feed(1), 1, 2),
+        prepare(source.feed(1), 1, 2),
+    )
+    assert np.array_equal(part["label"], batch["label"][3:]) and np.array_equal(
+        own["label"], part["label"]
+    )
     assert np.allclose(part["image"], batch["image"][3:], atol=1e-6)
     assert np.allclose(own["image"], part["image"], atol=1e-6)
 
@@ -169,7 +216,11 @@ def test_evaluation_counts_every_example_once(folder, batch_size, hosts):
     for host in range(hosts):
         source = StreamEvalSource(test, batch_size, PLAIN, host=host, hosts=hosts)
         for feed in feeds(source, range(len(source))):
-            seen += [image.tobytes() for image, weight in zip(feed["images"], feed["weights"], strict=True) if weight]
+            seen += [
+                image.tobytes()
+                for image, weight in zip(feed["images"], feed["weights"], strict=True)
+                if weight
+            ]
     assert sorted(seen) == sorted(image.tobytes() for image in hold(test).images)
 
 
@@ -186,12 +237,18 @@ def test_random_boxes_are_torchvisions():
     boxes = [random_box(0, 0, row, 300, 400, 0.08) for row in range(4000)]
     areas = np.array([b.height * b.width for b in boxes]) / 120000
     ratios = np.array([b.width / b.height for b in boxes])
-    assert all(b.top >= 0 and b.left >= 0 and b.top + b.height <= 300 and b.left + b.width <= 400 for b in boxes)
+    assert all(
+        b.top >= 0 and b.left >= 0 and b.top + b.height <= 300 and b.left + b.width <= 400
+        for b in boxes
+    )
     assert 0.079 < areas.min() < 0.1 and 0.9 < areas.max() <= 1
     assert 0.74 < ratios.min() < 0.78 and 1.28 < ratios.max() < 1.35
     assert abs(np.log(ratios[areas < 0.3]).mean()) < 0.02  # the logarithm is uniform
     assert abs(np.mean([b.top / (301 - b.height) for b in boxes if b.height < 300]) - 0.5) < 0.03
-    assert len({random_box(s, e, r, 300, 400, 0.08) for s in (0, 1) for e in (0, 1) for r in (0, 1)}) == 8
+    assert (
+        len({random_box(s, e, r, 300, 400, 0.08) for s in (0, 1) for e in (0, 1) for r in (0, 1)})
+        == 8
+    )
 
 
 def test_a_box_of_an_odd_image_is_the_middle_of_it():
@@ -204,7 +261,9 @@ def test_crops_differ_between_epochs_and_images(tmp_path):
     folder = write_folder(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1})
     for path in folder.rglob("*.png"):
         path.write_bytes(encoded(picture(0, 60, 60)))
-    source = StreamTrainSource(opened(folder)[0], 4, 0, Augmentation((0.0,) * 3, (1.0,) * 3, min_area=0.1))
+    source = StreamTrainSource(
+        opened(folder)[0], 4, 0, Augmentation((0.0,) * 3, (1.0,) * 3, min_area=0.1)
+    )
     images = np.concatenate([feed["images"] for feed in feeds(source, range(3))])
     assert len({image.tobytes() for image in images}) == 12
 
@@ -218,11 +277,16 @@ def test_in_a_stream_an_image_that_does_not_decode_is_named_or_left_out(tmp_path
         bad.write_bytes(bad.read_bytes()[:50])
     loading.load("folder", folder, ReadOptions(image_size=16, skip_bad=True))
     capsys.readouterr()
-    with pytest.raises(UserError, match=r"train/b/001.png does not decode .*config\.dataset\.bad_images=skip"):
+    with pytest.raises(
+        UserError, match=r"train/b/001.png does not decode .*config\.dataset\.bad_images=skip"
+    ):
         feeds(StreamTrainSource(opened_unread(folder)[0], 6, 0, PLAIN), range(1))
     train, test = opened_unread(folder, skip_bad=True)
     (feed,) = feeds(StreamTrainSource(train, 6, 0, PLAIN), [0])
-    assert len({image.tobytes() for image in feed["images"]}) == 5 and feed["images"].max((1, 2, 3)).min() > 0
+    assert (
+        len({image.tobytes() for image in feed["images"]}) == 5
+        and feed["images"].max((1, 2, 3)).min() > 0
+    )
     assert f"1 left out: {folder}/train/b/001.png does not decode" in capsys.readouterr().err
     (feed,) = feeds(StreamEvalSource(test, 5, PLAIN), [0])
     assert feed["weights"].tolist() == [1, 1, 1, 1, 0]
@@ -240,7 +304,11 @@ def opened_unread(folder, skip_bad=False) -> list[Encoded]:
 
 
 def enhanced(image: np.ndarray, name: str, factor: float) -> np.ndarray:
-    kind = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color}[name]
+    kind = {
+        "brightness": ImageEnhance.Brightness,
+        "contrast": ImageEnhance.Contrast,
+        "saturation": ImageEnhance.Color,
+    }[name]
     return np.asarray(kind(Image.fromarray(image)).enhance(factor)) / 255
 
 
@@ -250,7 +318,9 @@ def test_jitter_is_pillows(name, factor):
     images = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
     changed = getattr(color, name)(jnp.asarray(images / 255, jnp.float32), factor)
     for one, image in zip(changed, images, strict=True):
-        assert np.abs(one - enhanced(image, name, factor)).max() < 2.1 / 255  # Pillow rounds down to whole levels
+        assert (
+            np.abs(one - enhanced(image, name, factor)).max() < 2.1 / 255
+        )  # Pillow rounds down to whole levels
 
 
 @pytest.mark.parametrize("turn", [-0.2, 0.0, 0.1, 0.5])
@@ -266,7 +336,12 @@ def test_the_hue_turns_in_hsv(turn):
 def test_jitter_draws_from_its_ranges_and_orders():
     key = jax.random.key(0)
     drawn = color.draw(key, 4000, (0.4, 1.5, 0.2, 0.1))
-    for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0, 2.5), ("saturation", 0.8, 1.2), ("hue", -0.1, 0.1)):
+    for name, low, high in (
+        ("brightness", 0.6, 1.4),
+        ("contrast", 0, 2.5),
+        ("saturation", 0.8, 1.2),
+        ("hue", -0.1, 0.1),
+    ):
         values = np.asarray(drawn[name])
         span = high - low
         assert low <= values.min() < low + 0.02 * span and high - 0.02 * span < values.max() <= high
@@ -294,7 +369,9 @@ def test_the_benchmarks_photographs_compress_like_photographs_and_are_read():
     jpegs = [benchmark.photo(seed) for seed in range(4)]
     assert all(90e3 < len(data) < 130e3 for data in jpegs) and benchmark.photo(0) == jpegs[0]
     rates = benchmark.decoding(jpegs, 1)["images_per_second_and_core"]
-    assert set(rates) >= {"ours", "pillow", "decoder_alone"} and all(rate["median"] > 0 for rate in rates.values())
+    assert set(rates) >= {"ours", "pillow", "decoder_alone"} and all(
+        rate["median"] > 0 for rate in rates.values()
+    )
     stream = benchmark.streaming(jpegs, 0)
     assert stream["images_per_second"]["median"] > 0 and "growth_to_10_mib" in stream["peak_memory"]
 
@@ -307,21 +384,47 @@ def test_what_cannot_be_timed(capsys):
 # The whole road
 
 
-def test_a_network_trains_on_a_streamed_folder_with_workers_and_is_evaluated(folder, tmp_path, capsys):
+def test_a_network_trains_on_a_streamed_folder_with_workers_and_is_evaluated(
+    folder, tmp_path, capsys
+):
     command = [sys.executable, "-m", "bnas_jax"]
     data = [f"--config.dataset.path={folder}", "--config.dataset.workers=1"]
-    network = ["--config.network.num_cells=3", "--config.network.channels=2", "--config.num_epochs=1", "--config.batch_size=8"]
-    options = ["--config.dataset.name=folder", "--config.dataset.image_size=16", "--config.dataset.in_memory_mib=0"]
-    train = ["train", "--config=configs/train.py:digits", f"--workdir={tmp_path}/run", *data, *network, *options]
+    network = [
+        "--config.network.num_cells=3",
+        "--config.network.channels=2",
+        "--config.num_epochs=1",
+        "--config.batch_size=8",
+    ]
+    options = [
+        "--config.dataset.name=folder",
+        "--config.dataset.image_size=16",
+        "--config.dataset.in_memory_mib=0",
+    ]
+    train = [
+        "train",
+        "--config=configs/train.py:digits",
+        f"--workdir={tmp_path}/run",
+        *data,
+        *network,
+        *options,
+    ]
     crops = ["--config.dataset.min_area=0.5", "--config.dataset.jitter=(0.1,0.1,0.1,0.1)"]
     evaluate = ["evaluate", f"--workdir={tmp_path}/run", "--config.dataset.workers=0"]
     for arguments in ([*train, *crops], evaluate):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 and "arn" not in done.stderr, done.stderr
         assert '"num_examples": 10' in done.stdout.splitlines()[-1]
-    other = write_folder(tmp_path / "other", {"train/a": 8, "train/b": 8, "train/c": 8, "test/a": 1}, height=20)
+    other = write_folder(
+        tmp_path / "other", {"train/a": 8, "train/b": 8, "train/c": 8, "test/a": 1}, height=20
+    )
     capsys.readouterr()
     assert run([*evaluate, f"--config.dataset.path={other}"]) == 2
-    assert "other/test has the class 'c', the run has not: its classes are a, b;" in capsys.readouterr().err
+    assert (
+        "other/test has the class 'c', the run has not: its classes are a, b;"
+        in capsys.readouterr().err
+    )
     assert run([*train, *crops, f"--config.dataset.path={other}"]) == 2
-    assert "the data has the classes a, b, c now, and had a, b when the run began" in capsys.readouterr().err
+    assert (
+        "the data has the classes a, b, c now, and had a, b when the run began"
+        in capsys.readouterr().err
+    )

@@ -32,7 +32,9 @@ def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
 
 
 def test_rows_of_other_seeds_are_compared_as_two_samples():
-    rows = figures({"a": SAME, "b": dict(enumerate([95.0, 97.0, 96.0, 98.0, 94.0]))}, baseline="a")["rows"]
+    rows = figures({"a": SAME, "b": dict(enumerate([95.0, 97.0, 96.0, 98.0, 94.0]))}, baseline="a")[
+        "rows"
+    ]
     assert rows[1]["test"] == "Welch t" and 0 < rows[1]["p"] < 1
 
 
@@ -54,13 +56,18 @@ def tiny(config: ConfigDict, **network) -> ConfigDict:
 def test_a_study_runs_searches_and_trainings_and_goes_on(tmp_path):
     trained = lambda seed: tiny(train.get_config("digits"))
     searched = lambda seed: tiny(search.get_config("digits"), layer_types=("none", "bin_conv_3x3"))
-    rows = (Row("trained", train=trained, seeds=2), Row("searched", train=trained, search=searched, seeds=1))
+    rows = (
+        Row("trained", train=trained, seeds=2),
+        Row("searched", train=trained, search=searched, seeds=1),
+    )
     study = Study("tiny", rows, baseline="trained")
     result = run_study(study, tmp_path)
     assert [len(row["top1"]) for row in result["rows"]] == [2, 1] and not result["failed"]
     assert json.loads((tmp_path / "study.json").read_text()) == result
     assert "| trained | 2 |" in (tmp_path / "study.md").read_text()
-    trained = json.loads((tmp_path / "searched/0/train/config.json").read_text())["network"]["genotype"]
+    trained = json.loads((tmp_path / "searched/0/train/config.json").read_text())["network"][
+        "genotype"
+    ]
     assert genotype.from_dict(trained) == genotype.load(str(tmp_path / "searched/0/search"))
 
     # What is finished is not run again, which would take a new record.

@@ -35,12 +35,19 @@ from configs import search as search_configs
 from configs import train as train_configs
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
 CONFIGS = {"train": train_configs, "search": search_configs}
 TRAIN = ["train", "--config=configs/train.py:digits"]
 SMALL = [
-    *("--config.dataset.name=folder", "--config.dataset.image_size=8", "--config.num_epochs=1", "--config.batch_size=4"),
+    *(
+        "--config.dataset.name=folder",
+        "--config.dataset.image_size=8",
+        "--config.num_epochs=1",
+        "--config.batch_size=4",
+    ),
     *("--config.network.num_cells=3", "--config.network.channels=2"),
 ]
 CLASSES = {"train/a": 4, "train/b": 4, "train/c": 4, "test/a": 2, "test/b": 2, "test/c": 2}
@@ -118,20 +125,24 @@ def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
     other = shutil.copytree(data, tmp_path / "other")
     darken(other / "train")
     then, now = (
-        summary(capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}") for place in (data, other)
+        summary(capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}")
+        for place in (data, other)
     )
     assert then == now
     by_hand = ["--config.dataset.mean=(0.5,0.5,0.5)", "--config.dataset.std=(0.1,0.1,0.1)"]
     assert summary(capfd, "evaluate", f"--workdir={workdir}", *by_hand)["loss"] != then["loss"]
 
 
-def test_validation_images_alone_are_evaluated_as_beside_the_training_images(trained, tmp_path, capfd):
+def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
+    trained, tmp_path, capfd
+):
     """14.9: what they are normalised with is the run's."""
     data, workdir = trained
     alone = tmp_path / "alone"
     shutil.copytree(data / "test", alone / "val")
     then, now = (
-        summary(capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}") for place in (data, alone)
+        summary(capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}")
+        for place in (data, alone)
     )
     assert then == now
 
@@ -146,7 +157,11 @@ def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_p
     workdir.open(run, facts)
     workdir.close()
     kept = workdir.facts()
-    assert kept["mean"] == [0.9] and kept["digest"] == data.train.digest() and "jax" in kept["environment"]
+    assert (
+        kept["mean"] == [0.9]
+        and kept["digest"] == data.train.digest()
+        and "jax" in kept["environment"]
+    )
     assert ("test_digest" in kept) == (task == "train")
 
 
@@ -155,7 +170,12 @@ def test_mean_and_deviation_by_hand(tmp_path, memory):
     """14.1: config.dataset.mean and .std, a list a channel on the scale 0 to 1, stand before those of the data."""
     data = write_folder(tmp_path / "data", CLASSES)
     by_hand = DatasetSettings(
-        "folder", str(data), mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25), image_size=8, in_memory_mib=memory
+        "folder",
+        str(data),
+        mean=(0.1, 0.2, 0.3),
+        std=(1.0, 0.5, 0.25),
+        image_size=8,
+        in_memory_mib=memory,
     )
     found = load_data(by_hand).augmentation
     assert (found.mean, found.std, found.scale) == ((0.1, 0.2, 0.3), (1.0, 0.5, 0.25), 1 / 255)
@@ -169,9 +189,17 @@ def test_mean_and_deviation_by_hand(tmp_path, memory):
         ((0.5,), None, "need a list of one number for each channel"),
         (None, (0.5,), "need a list of one number for each channel"),
         ((0.5, 0.5), (0.5,), "need a list of one number for each channel"),
-        ((123.7,), (0.2,), "config.dataset.mean: the values are on the scale 0 to 1 (divide by 255)"),
+        (
+            (123.7,),
+            (0.2,),
+            "config.dataset.mean: the values are on the scale 0 to 1 (divide by 255)",
+        ),
         ((0.5,), (58.4,), "config.dataset.std: the values are on the scale 0 to 1 (divide by 255)"),
-        ((0.5,), (0.0,), "config.dataset.std: the values are on the scale 0 to 1 (divide by 255) and above 0"),
+        (
+            (0.5,),
+            (0.0,),
+            "config.dataset.std: the values are on the scale 0 to 1 (divide by 255) and above 0",
+        ),
         ((float("nan"),), (0.5,), "config.dataset.mean: the values"),
     ],
 )
@@ -186,17 +214,26 @@ def test_a_mean_of_too_many_channels_is_refused_with_what_to_set(tmp_path, capfd
     """14.1: three means for images of one channel."""
     lists = ["--config.dataset.mean=(0.5,0.5,0.5)", "--config.dataset.std=(0.5,0.5,0.5)"]
     message = error(capfd, *TRAIN, *lists, f"--workdir={tmp_path}/run")
-    assert "images of 1 channels need 1 means and stds, got 3: change config.dataset.mean and config.dataset.std" in message
+    assert (
+        "images of 1 channels need 1 means and stds, got 3: change config.dataset.mean and config.dataset.std"
+        in message
+    )
 
 
 def test_known_statistics_travel_with_an_import(tmp_path, capfd):
     """14.1: a network of the authors' for ImageNet keeps ImageNet's values, whatever its images are read from."""
     sizes = {"num_cells": 3, "channels": 4}
-    model = build(form="imagenet", genotype="latest_cell", num_classes=5, conventions="release", **sizes)
+    model = build(
+        form="imagenet", genotype="latest_cell", num_classes=5, conventions="release", **sizes
+    )
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model))
     np.savez(tmp_path / "net.npz", **to_reference(model, zeros))
     options = [f"--config.network.{key}={value}" for key, value in sizes.items()]
-    place = [f"--checkpoint={tmp_path}/net.npz", "--config.dataset.name=folder", f"--workdir={tmp_path}/run"]
+    place = [
+        f"--checkpoint={tmp_path}/net.npz",
+        "--config.dataset.name=folder",
+        f"--workdir={tmp_path}/run",
+    ]
     summary(capfd, "import", "--preset=d", *options, *place)
     facts = WorkDir(tmp_path / "run").facts()
     assert (facts["mean"], facts["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -225,15 +262,26 @@ RUN = Facts(3, (2, 2, 1), class_names=("a", "b", "c"))
 def test_labels_are_those_of_the_runs_classes(classes, labels, expected):
     """14.2: another order is mapped, and a part of the classes can be evaluated."""
     mapped = facts_lib.with_labels(arrays(classes, labels), RUN)
-    assert mapped.labels.tolist() == expected and mapped.num_classes == 3 and mapped.classes == ("a", "b", "c")
+    assert (
+        mapped.labels.tolist() == expected
+        and mapped.num_classes == 3
+        and mapped.classes == ("a", "b", "c")
+    )
 
 
 def test_other_classes_are_refused_by_name():
     """14.2: the same number of classes, one of another name; and where the names are not known, another number."""
-    with pytest.raises(UserError, match="some has the class 'bird', the run has not: its classes are a, b, c; set config"):
+    with pytest.raises(
+        UserError,
+        match="some has the class 'bird', the run has not: its classes are a, b, c; set config",
+    ):
         facts_lib.with_labels(arrays(("a", "b", "bird"), [0, 1, 2]), RUN)
     unnamed = dataclasses.replace(RUN, class_names=None)
-    assert facts_lib.with_labels(arrays(("x", "y", "z"), [0, 1, 2]), unnamed).labels.tolist() == [0, 1, 2]
+    assert facts_lib.with_labels(arrays(("x", "y", "z"), [0, 1, 2]), unnamed).labels.tolist() == [
+        0,
+        1,
+        2,
+    ]
     with pytest.raises(UserError, match="some has 2 classes, the network 3"):
         facts_lib.with_labels(arrays(("x", "y"), [0, 1]), unnamed)
 
@@ -259,7 +307,9 @@ def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
     part = shutil.copytree(whole, tmp_path / "part")
     shutil.rmtree(part / "train" / "a")
     evaluate = ["evaluate", f"--workdir={workdir}"]
-    one, other = (summary(capfd, *evaluate, f"--config.dataset.path={place}") for place in (whole, part))
+    one, other = (
+        summary(capfd, *evaluate, f"--config.dataset.path={place}") for place in (whole, part)
+    )
     assert one == other and one["num_examples"] == 4
     for tree in ("train", "test"):
         (part / tree / "b").rename(part / tree / "z")
@@ -311,7 +361,9 @@ def test_other_training_images_are_refused(task, memory, change, tmp_path):
     workdir.open(run, load_run_data(run, workdir)[1])
     workdir.close()
     moved = data.rename(tmp_path / "moved")
-    assert load_run_data(run_settings(task, moved, in_memory_mib=memory), workdir)[1].num_train == 12  # the same elsewhere
+    assert (
+        load_run_data(run_settings(task, moved, in_memory_mib=memory), workdir)[1].num_train == 12
+    )  # the same elsewhere
     change(moved)
     with pytest.raises(UserError) as raised:
         load_run_data(run_settings(task, moved, in_memory_mib=memory), workdir)
@@ -337,7 +389,9 @@ def test_a_finished_run_does_not_train_on_with_images_that_were_added(run_again,
     """14.3: the same command again changes nothing; with one image more it is refused, and with that taken away it goes on."""
     data, arguments = run_again
     workdir = pathlib.Path(arguments[-1].removeprefix("--workdir="))
-    before = {name: (workdir / name).read_text() for name in ("run.json", "metrics.jsonl", "summary.json")}
+    before = {
+        name: (workdir / name).read_text() for name in ("run.json", "metrics.jsonl", "summary.json")
+    }
     add(data)
     assert "the training set has 13 images now, and had 12" in error(capfd, *arguments)
     (data / "train" / "a" / "new.png").unlink()
@@ -348,7 +402,9 @@ def test_a_finished_run_does_not_train_on_with_images_that_were_added(run_again,
 def test_a_tfds_set_is_known_again_wherever_it_is(tmp_path):
     """14.3: by its name, version, split and shards, without reading a record."""
     draw = np.random.default_rng(0)
-    photos = lambda size: Arrays(draw.integers(0, 256, (size, 4, 4, 3), np.uint8), np.arange(size) % 2, 2, "photos")
+    photos = lambda size: Arrays(
+        draw.integers(0, 256, (size, 4, 4, 3), np.uint8), np.arange(size) % 2, 2, "photos"
+    )
 
     def digest(place: str, version: str, size: int) -> str:
         parts = {"train": photos(size), "test": photos(2)}
@@ -376,23 +432,49 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
     ("arguments", "advice"),
     [
         ([*TRAIN, "--workdir=gs://b/runs/x"], "--workdir=bucket/runs/x"),
-        ([*TRAIN, "--workdir=gs:/b/runs/x"], "--workdir=bucket/runs/x"),  # as paths put together from parts become
-        (["search", "--config=configs/search.py:digits", "--workdir=gs://b/x"], "--workdir=bucket/x"),
+        (
+            [*TRAIN, "--workdir=gs:/b/runs/x"],
+            "--workdir=bucket/runs/x",
+        ),  # as paths put together from parts become
+        (
+            ["search", "--config=configs/search.py:digits", "--workdir=gs://b/x"],
+            "--workdir=bucket/x",
+        ),
         (["evaluate", "--workdir=gs://b/x"], "--workdir=bucket/x"),
         (["import", "--preset=d", "--checkpoint=d.pt", "--workdir=gs://b/x"], "--workdir=bucket/x"),
-        (["import", "--preset=d", "--checkpoint=gs://b/d.pt", "--workdir=x"], "--checkpoint=bucket/d.pt"),
-        (["train", "--config=gs://b/train.py:digits", "--workdir=x"], "--config=bucket/train.py:digits"),
-        ([*TRAIN, "--config.network.genotype=gs://b/g.json", "--workdir=x"], "genotype=bucket/g.json"),
-        (["cost", "--config=configs/train.py:a", "--genotype=gs://b/g.json"], "genotype=bucket/g.json"),
-        (["cost", "--config=configs/train.py:a", "--reference=gs://b/g.json"], "genotype=bucket/g.json"),
+        (
+            ["import", "--preset=d", "--checkpoint=gs://b/d.pt", "--workdir=x"],
+            "--checkpoint=bucket/d.pt",
+        ),
+        (
+            ["train", "--config=gs://b/train.py:digits", "--workdir=x"],
+            "--config=bucket/train.py:digits",
+        ),
+        (
+            [*TRAIN, "--config.network.genotype=gs://b/g.json", "--workdir=x"],
+            "genotype=bucket/g.json",
+        ),
+        (
+            ["cost", "--config=configs/train.py:a", "--genotype=gs://b/g.json"],
+            "genotype=bucket/g.json",
+        ),
+        (
+            ["cost", "--config=configs/train.py:a", "--reference=gs://b/g.json"],
+            "genotype=bucket/g.json",
+        ),
         (["data", "convert", "--source=gs://b/old", "--out=new"], "--source=bucket/old"),
         (["data", "prepare", "cifar10", "--out=gs://b/data"], "--out=bucket/data"),
         (["data", "check", "folder", "--path=gs://b/data"], "config.dataset.path=bucket/data"),
         (["data", "check", "cifar10", "--path=gs://b/data"], "config.dataset.path=bucket/data"),
-        ([*TRAIN, *SMALL, "--config.dataset.path=gs://b/data", "--workdir=x"], "config.dataset.path=bucket/data"),
+        (
+            [*TRAIN, *SMALL, "--config.dataset.path=gs://b/data", "--workdir=x"],
+            "config.dataset.path=bucket/data",
+        ),
     ],
 )
-def test_an_address_is_answered_with_the_mounted_form(arguments, advice, tmp_path, monkeypatch, capfd):
+def test_an_address_is_answered_with_the_mounted_form(
+    arguments, advice, tmp_path, monkeypatch, capfd
+):
     """14.10: in one line, for every path that can be given; no local folder `gs:` is made."""
     monkeypatch.chdir(tmp_path)
     message = error(capfd, *arguments)
@@ -405,7 +487,10 @@ def test_an_address_is_answered_with_the_mounted_form(arguments, advice, tmp_pat
     [
         ("s3://b/x", "mount it as a folder, for instance `bucket`, and write --workdir=bucket/x"),
         ("gs://b", "and write --workdir=bucket"),
-        ("gs://", "BUCKET bucket`, as `launch/tpu_vm.sh --bucket=BUCKET` does, and write --workdir=bucket"),
+        (
+            "gs://",
+            "BUCKET bucket`, as `launch/tpu_vm.sh --bucket=BUCKET` does, and write --workdir=bucket",
+        ),
         ("file:///data/x", "write --workdir=/data/x"),
     ],
 )
@@ -421,8 +506,12 @@ def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(tmp_path, 
     monkeypatch.setenv("HOME", str(tmp_path))
     assert WorkDir("~/runs/x").path == tmp_path / "runs" / "x"
     (tmp_path / "g.json").write_text("{}")
-    assert "keys" in error(capfd, "cost", "--config=configs/train.py:a", "--genotype=~/g.json")  # it was found
-    with pytest.raises(UserError, match="--workdir=~nobody-has-this-name/x: there is no such home directory"):
+    assert "keys" in error(
+        capfd, "cost", "--config=configs/train.py:a", "--genotype=~/g.json"
+    )  # it was found
+    with pytest.raises(
+        UserError, match="--workdir=~nobody-has-this-name/x: there is no such home directory"
+    ):
         WorkDir("~nobody-has-this-name/x")
 
 
@@ -434,7 +523,9 @@ def test_what_only_looks_like_an_address_is_a_path(tmp_path):
 
 def test_the_tpu_script_refuses_a_bucket_as_the_work_directory_before_a_tpu_is_made():
     """14.10: with the mounted form of the same bucket."""
-    done = test_launch.launch("tpu_vm.sh", "--dry-run", "train", "--config=configs/train.py:a", "--workdir=gs://b/runs/a")
+    done = test_launch.launch(
+        "tpu_vm.sh", "--dry-run", "train", "--config=configs/train.py:a", "--workdir=gs://b/runs/a"
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert "write launch/tpu_vm.sh --bucket=b train ... --workdir=bucket/runs/a" in done.stderr
 
@@ -455,7 +546,10 @@ def test_a_run_starts_on_a_file_system_without_locks(number, tmp_path, monkeypat
     workdir.close()
     assert workdir.exists()
     for text in (capfd.readouterr().err, (workdir / "log.txt").read_text()):
-        assert len(text.splitlines()) == 1 and f"has no locks ({os.strerror(number)}); nothing keeps a second run out" in text
+        assert (
+            len(text.splitlines()) == 1
+            and f"has no locks ({os.strerror(number)}); nothing keeps a second run out" in text
+        )
 
 
 def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
@@ -476,4 +570,7 @@ def test_the_mount_of_the_tpu_script_renames_folders():
     assert f"{paths.MOUNT} b bucket;" in mount
     limit = next(word for word in shlex.split(mount) if word.startswith("--rename-dir-limit="))
     assert int(limit.partition("=")[2]) >= 1000
-    assert subprocess.run(["bash", "-n"], input=mount.removeprefix("--command="), text=True).returncode == 0
+    assert (
+        subprocess.run(["bash", "-n"], input=mount.removeprefix("--command="), text=True).returncode
+        == 0
+    )

@@ -39,7 +39,9 @@ TRAIN, SEARCH = "--config=configs/train.py:digits", "--config=configs/search.py:
 COST = ["cost", "--config=configs/train.py:a"]
 
 
-def process(words: list[str], redirect: str = "", **environment: str) -> subprocess.CompletedProcess:
+def process(
+    words: list[str], redirect: str = "", **environment: str
+) -> subprocess.CompletedProcess:
     """A command as a shell runs it. environment: variables beside those that are there, or instead; empty ones are not set."""
     line = f"{shlex.join([*COMMAND, *words])} {redirect}; exit ${{PIPESTATUS[0]}}"
     options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
@@ -83,7 +85,10 @@ def test_a_reader_who_leaves_and_a_home_directory_that_is_missing():
     done = process(COST, "| head -1", **variables)
     assert done.returncode == 0 and done.stdout.startswith("layer") and done.stdout.count("\n") == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("bnas_jax: warning: compiled programs are not kept") and "set XDG_CACHE_HOME" in line
+    assert (
+        line.startswith("bnas_jax: warning: compiled programs are not kept")
+        and "set XDG_CACHE_HOME" in line
+    )
     assert not pathlib.Path("/nonexistent").exists()
 
 
@@ -108,7 +113,9 @@ def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
     """14.16: what a library writes to stderr would go into that file."""
     code = f"from bnas_jax import machine; machine.open_streams(); print(open({str(tmp_path / 'f')!r}, 'w').fileno())"
     line = f"{shlex.join([sys.executable, '-c', code])} 2>&-"
-    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) > 2
 
 
@@ -124,7 +131,9 @@ def test_a_compilation_cache_that_cannot_be_written(tmp_path, monkeypatch, varia
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        with pytest.warns(UserWarning, match="compiled programs are not kept .*; set XDG_CACHE_HOME"):
+        with pytest.warns(
+            UserWarning, match="compiled programs are not kept .*; set XDG_CACHE_HOME"
+        ):
             use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir is None
     finally:
@@ -145,12 +154,17 @@ def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
     log = Log(WorkDir(tmp_path), 0)
     log.write({"step": 1, "loss": 0.5})
     no_room()
-    with pytest.warns(UserWarning, match=r"log\.txt cannot be written \(File too large\); the run goes on"):
+    with pytest.warns(
+        UserWarning, match=r"log\.txt cannot be written \(File too large\); the run goes on"
+    ):
         log.note("n" * 500)
     with pytest.warns(UserWarning, match="TensorBoard events cannot be written"):
         for step in range(2, 9):
             log.write({"step": step, "loss": 0.25})
-    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl \(File too large\); make room there .*goes on"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot write .*metrics\.jsonl \(File too large\); make room there .*goes on",
+    ):
         log.write({"step": 9, "text": "t" * 500})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
@@ -163,7 +177,10 @@ def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
     no_room(10)
     with pytest.raises(UserError, match=r"cannot write .*summary\.json"):
         write_json(tmp_path / "summary.json", {"top1": 2, "more": list(range(100))})
-    with pytest.raises(UserError, match=r"cannot write .*alphas\.npz"), whole(tmp_path / "alphas.npz") as part:
+    with (
+        pytest.raises(UserError, match=r"cannot write .*alphas\.npz"),
+        whole(tmp_path / "alphas.npz") as part,
+    ):
         np.savez(part, normal=np.zeros(100))
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     assert json.loads((tmp_path / "summary.json").read_text()) == {"top1": 1}
@@ -172,7 +189,9 @@ def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
 def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
     """14.16, a sibling: ArrayRecord says so in its own way, and leaves a part of a file."""
     images = Arrays(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), 10, "x")
-    source = write_dataset(tmp_path / "cifar10" / "3.0.2", {"train": images, "test": images}, file_format="tfrecord")
+    source = write_dataset(
+        tmp_path / "cifar10" / "3.0.2", {"train": images, "test": images}, file_format="tfrecord"
+    )
     no_room(50)
     with pytest.raises(UserError, match=r"File too large.*free space or choose another --out"):
         convert(str(source), str(tmp_path / "new"))
@@ -188,7 +207,11 @@ def test_tensorboard_finds_what_is_written(tmp_path):
     version, start, scalar = (event_pb2.Event.FromString(record) for record in read_records(file))
     assert version.file_version == "brain.Event:2"
     assert (start.step, start.session_log.status) == (7, event_pb2.SessionLog.START)
-    assert (scalar.step, scalar.summary.value[0].tag, scalar.summary.value[0].simple_value) == (7, "loss", 0.5)
+    assert (scalar.step, scalar.summary.value[0].tag, scalar.summary.value[0].simple_value) == (
+        7,
+        "loss",
+        0.5,
+    )
 
 
 BELOW_A_FILE = [
@@ -210,7 +233,10 @@ def test_a_path_that_the_system_refuses(capfd, tmp_path, words):
     """14.16: below a file nothing can be made or found, and names have a greatest length."""
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file" / "run", tmp_path / ("n" * 300)):
-        error(capfd, *(w.replace("BAD", str(bad)).replace("GOOD", str(tmp_path / "good")) for w in words))
+        error(
+            capfd,
+            *(w.replace("BAD", str(bad)).replace("GOOD", str(tmp_path / "good")) for w in words),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -225,11 +251,19 @@ def raised(action) -> Exception:
 def test_errors_of_the_machine_and_of_the_program_are_told_apart(tmp_path):
     """14.16: the first are one line; the second keep their traceback."""
     explained = lambda action: machine.explain(raised(action))
-    assert "out of memory; lower config.batch_size" in explained(lambda: jnp.zeros((2**45,)).block_until_ready())
-    assert "No module named 'no_such_library'); install it" in explained(lambda: __import__("no_such_library"))
+    assert "out of memory; lower config.batch_size" in explained(
+        lambda: jnp.zeros((2**45,)).block_until_ready()
+    )
+    assert "No module named 'no_such_library'); install it" in explained(
+        lambda: __import__("no_such_library")
+    )
     assert f"cannot use {tmp_path} (Is a directory)" in explained(lambda: tmp_path.read_text())
-    assert "(No space left on device)" in machine.explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    assert "cannot import broken" in machine.explain(ImportError("libGL.so.1: cannot open", name="broken"))
+    assert "(No space left on device)" in machine.explain(
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    )
+    assert "cannot import broken" in machine.explain(
+        ImportError("libGL.so.1: cannot open", name="broken")
+    )
     assert explained(lambda: 1 / 0) is None
     assert explained(lambda: [][0]) is None
     assert explained(lambda: __import__("bnas_jax.no_such_part")) is None
@@ -241,7 +275,11 @@ def test_a_config_of_ones_own_that_raises(capfd, tmp_path):
     for name, text, message in [
         ("library", "import no_such_library\n", "No module named 'no_such_library'"),
         ("name", "def get_config():\n    return cofnig\n", "name 'cofnig' is not defined"),
-        ("typo", "from configs import train\n\ndef get_config():\n    return train.get('a')\n", "no attribute 'get'"),
+        (
+            "typo",
+            "from configs import train\n\ndef get_config():\n    return train.get('a')\n",
+            "no attribute 'get'",
+        ),
         ("syntax", "def get_config(:\n", "invalid syntax"),
     ]:
         (tmp_path / f"{name}.py").write_text(text)
@@ -254,7 +292,11 @@ def test_a_config_of_ones_own_that_raises(capfd, tmp_path):
 def table(width: int) -> list[list[str]]:
     """The rows of that many cells in docs/usage.md, their heads left out, without the marks of code."""
     lines = (ROOT / "docs" / "usage.md").read_text().splitlines()
-    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
     rows = [row for row in rows if len(row) == width and set(row[0]) != {"-"}]
     return rows[1:]
 
@@ -294,19 +336,37 @@ def test_every_spelling_that_is_refused_shows_the_right_one(capfd, row):
 
 def test_the_same_spellings_in_every_command(capfd, tmp_path):
     """14.17: those that have settings of their own, and options alone."""
-    sizes = ["--genotype", "latest_cell", "--num_cells", "1e1", "-channels=24.0", "--image_size=32", "--num_classes=10"]
+    sizes = [
+        "--genotype",
+        "latest_cell",
+        "--num_cells",
+        "1e1",
+        "-channels=24.0",
+        "--image_size=32",
+        "--num_classes=10",
+    ]
     assert run(["cost", *sizes]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["num_cells"] == 10
     assert "is no work directory" in error(capfd, "evaluate", "--workdir", str(tmp_path))
     config = {"task": "train", "eval_batch_size": 8, "precision": "float32", "parallel": "auto"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     evaluate = ["evaluate", f"--workdir={tmp_path}"]
-    assert "--config.eval_batch_size=many: write a whole number" in error(capfd, *evaluate, "--config.eval_batch_size=many")
-    assert "unknown setting --config.dataset.pat; did you mean" in error(capfd, *evaluate, "--config.dataset.pat=x")
+    assert "--config.eval_batch_size=many: write a whole number" in error(
+        capfd, *evaluate, "--config.eval_batch_size=many"
+    )
+    assert "unknown setting --config.dataset.pat; did you mean" in error(
+        capfd, *evaluate, "--config.dataset.pat=x"
+    )
     assert "evaluate takes no --config=FILE" in error(capfd, *evaluate, TRAIN)
-    assert "no checkpoint f.npz" in error(capfd, "import", "--preset", "mini", "--checkpoint", "f.npz", "--workdir", "w")
-    assert "there is no directory" in error(capfd, "data", "check", "folder", "--path", str(tmp_path / "none"))
-    assert "is a setting of a config; write --config=FILE.py:VARIANT, too" in error(capfd, *COST[:1], "--config.seed=1")
+    assert "no checkpoint f.npz" in error(
+        capfd, "import", "--preset", "mini", "--checkpoint", "f.npz", "--workdir", "w"
+    )
+    assert "there is no directory" in error(
+        capfd, "data", "check", "folder", "--path", str(tmp_path / "none")
+    )
+    assert "is a setting of a config; write --config=FILE.py:VARIANT, too" in error(
+        capfd, *COST[:1], "--config.seed=1"
+    )
 
 
 # 18: what libraries leave behind
@@ -334,7 +394,12 @@ def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, cod
     write_folder(tmp_path / "images", {"train/a": 8, "train/b": 8, "test/a": 1, "test/b": 1})
     quits = "    from bnas_jax.__main__ import _quit\n\n    _quit(130)\n"
     (tmp_path / "reads.py").write_text(READS + quits * bool(code))
-    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    options = {
+        "cwd": tmp_path,
+        "env": {**os.environ, "PYTHONPATH": str(ROOT)},
+        "capture_output": True,
+        "text": True,
+    }
     done = subprocess.run([sys.executable, "reads.py"], timeout=300, check=False, **options)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
@@ -347,6 +412,8 @@ def test_shared_memory_that_is_full(tmp_path):
     source.feed(0)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGBUS)
-    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full; .*--config\.dataset\.workers=0"):
+    with pytest.raises(
+        UserError, match=r"shared memory \(/dev/shm\) is full; .*--config\.dataset\.workers=0"
+    ):
         for step in range(1, 100):
             source.feed(step)

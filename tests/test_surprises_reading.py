@@ -24,7 +24,9 @@ from bnas_jax.data.load import Dataset
 from configs import train as train_configs
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
 
 def load(path, **options) -> Dataset:
@@ -67,7 +69,10 @@ def test_the_cost_is_that_of_the_size_that_is_set(capfd):
         (["--conventions=release"], "write --config.conventions=release"),
         (["--cells=5-7"], "--budget=FLOPS"),
         (["--config.dataset.name=folder"], "add --image_size=... and --num_classes=..."),
-        (["--config.dataset.name=folder", "--config.dataset.image_size=64"], "is not known here; add --num_classes=..."),
+        (
+            ["--config.dataset.name=folder", "--config.dataset.image_size=64"],
+            "is not known here; add --num_classes=...",
+        ),
     ],
 )
 def test_flags_of_cost_without_an_effect_are_refused(capfd, more, message):
@@ -77,7 +82,14 @@ def test_flags_of_cost_without_an_effect_are_refused(capfd, more, message):
 
 
 SET = {
-    **{"path": "/data", "min_area": 0.5, "image_size": 16, "resize": 20, "channels": 3, "white_level": 4095.0},
+    **{
+        "path": "/data",
+        "min_area": 0.5,
+        "image_size": 16,
+        "resize": 20,
+        "channels": 3,
+        "white_level": 4095.0,
+    },
     **{"split": 0.1, "in_memory_mib": 5, "bad_images": "skip", "workers": 2},
 }
 OF_DIGITS = {"pad": 1, "flip": True, "jitter": (0.1, 0.1, 0.0, 0.0), "search_split": "stratified"}
@@ -128,7 +140,14 @@ CELL = [["bin_conv_3x3", 1], ["max_pool_3x3", 0]] * 4
 PAIRS = ", ".join(f"('{layer}', {source})" for layer, source in CELL)
 PRINTED = f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], reduce_concat=[2, 3, 4, 5])"
 GENOTYPE = genotypes.Genotype(CELL, CELL)
-NOTES = {"select": "best", "alphas_as_of": "after", "epoch": 3, "gamma": 1.0, "keep_zeroise": True, "valid_top1": 90.0}
+NOTES = {
+    "select": "best",
+    "alphas_as_of": "after",
+    "epoch": 3,
+    "gamma": 1.0,
+    "keep_zeroise": True,
+    "valid_top1": 90.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +157,14 @@ NOTES = {"select": "best", "alphas_as_of": "after", "epoch": 3, "gamma": 1.0, "k
         f"BNAS = {PRINTED}\n",
         f"genotypes.{PRINTED}",
         f"Genotype([{PAIRS}], range(2, 6), [{PAIRS}], [5, 4, 3, 2])",
-        json.dumps({"normal": CELL, "reduce": CELL, "normal_concat": [3, 2, 5, 4], "reduce_concat": [2, 3, 4, 5]}),
+        json.dumps(
+            {
+                "normal": CELL,
+                "reduce": CELL,
+                "normal_concat": [3, 2, 5, 4],
+                "reduce_concat": [2, 3, 4, 5],
+            }
+        ),
         json.dumps({"normal": CELL, "reduce": CELL, **NOTES}),
         "\ufeff" + json.dumps({"normal": CELL, "reduce": CELL}),
     ],
@@ -156,8 +182,14 @@ def test_what_is_the_same_cell_is_read(text, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (json.dumps({"normal": CELL, "reduce": CELL, "normal_concat": [4, 5]}), "normal_concat must be [2, 3, 4, 5]"),
-        (json.dumps({"normal": CELL, "reduce": CELL, "reduce_concat": [2, 3, 4, 5, 5]}), "reduce_concat must be"),
+        (
+            json.dumps({"normal": CELL, "reduce": CELL, "normal_concat": [4, 5]}),
+            "normal_concat must be [2, 3, 4, 5]",
+        ),
+        (
+            json.dumps({"normal": CELL, "reduce": CELL, "reduce_concat": [2, 3, 4, 5, 5]}),
+            "reduce_concat must be",
+        ),
         (json.dumps({"normal": CELL, "reduce": CELL, "reduce_concat": 4}), "reduce_concat must be"),
         (json.dumps({"normal": CELL, "reduce": CELL, "concat": [4, 5]}), "unknown key 'concat'"),
         ('{"normal": [], "normal": [], "reduce": []}', "'normal' is there twice"),
@@ -186,7 +218,9 @@ def test_what_is_another_cell_or_none_is_refused(text, message, tmp_path):
 
 def test_a_search_that_has_not_ended_and_a_name_too_long_have_one_line(tmp_path):
     """14.5: siblings, which were tracebacks or called neither a file nor a cell."""
-    with pytest.raises(UserError, match=r"holds no genotype\.json, which a search writes at its end"):
+    with pytest.raises(
+        UserError, match=r"holds no genotype\.json, which a search writes at its end"
+    ):
         genotypes.load(str(tmp_path))
     with pytest.raises(UserError, match="cannot read"):
         genotypes.load("x" * 5000)
@@ -219,7 +253,10 @@ COLORS = np.stack([GRAY, GRAY[:, ::-1], GRAY // 2], -1)
         (tiff(np.rint(GRAY * (4095 / 255)).astype(np.uint16)), 4095),
         (tiff(np.rint(GRAY * (1023 / 255)).astype(np.uint16), "PNG"), 1023),
         (tiff(GRAY.astype(np.int32) * 1000), 255_000),
-        (b"P5 256 4 4095\n" + np.rint(GRAY * (4095 / 255)).astype(">u2").tobytes(), None),  # its header says the scale
+        (
+            b"P5 256 4 4095\n" + np.rint(GRAY * (4095 / 255)).astype(">u2").tobytes(),
+            None,
+        ),  # its header says the scale
     ],
     ids=["float", "float to 255", "tiff 16", "png 16", "tiff 12", "png 10", "tiff 32", "pgm 12"],
 )
@@ -267,7 +304,13 @@ def test_a_scale_that_would_be_a_guess_is_asked_for(data, message, tmp_path):
 def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
     """14.6: and what is no image is counted, in `data check`, too."""
     root = write_folder(tmp_path / "pets", {"train/cat": 1, "train/dog/old/sofa": 2, "test/cat": 1})
-    for suffix, kind in {"jfif": "JPEG", "ppm": "PPM", "gif": "GIF", "jp2": "JPEG2000", "tga": "TGA"}.items():
+    for suffix, kind in {
+        "jfif": "JPEG",
+        "ppm": "PPM",
+        "gif": "GIF",
+        "jp2": "JPEG2000",
+        "tga": "TGA",
+    }.items():
         (root / "train" / "cat" / f"one.{suffix}").write_bytes(encoded(picture(9), kind))
     (root / "train" / "dog" / "notes.txt").touch()
     (root / "train" / "dog" / "old" / "raw.HEIC").touch()
@@ -295,7 +338,9 @@ def test_a_class_of_other_formats_alone_is_named(tmp_path):
 def test_parts_within_classes_are_refused(tmp_path):
     """14.6: read at any depth, ROOT/CLASS/train and ROOT/CLASS/test would be mixed."""
     write_folder(tmp_path, {"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2})
-    assert "has folders for training and for test images; write ROOT/train/CLASS" in error(tmp_path, split=0.5)
+    assert "has folders for training and for test images; write ROOT/train/CLASS" in error(
+        tmp_path, split=0.5
+    )
 
 
 # 7: searches without normal cells
@@ -305,15 +350,22 @@ def test_parts_within_classes_are_refused(tmp_path):
 def test_a_search_without_normal_cells_is_refused(capfd, tmp_path, num_cells):
     """14.7: with one or two cells both are reduction cells."""
     sizes = [f"--config.network.num_cells={num_cells}", "--config.network.channels=2"]
-    code, line = answer(capfd, "search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path}/run")
-    assert code == 2 and f"config.network.num_cells must be at least 3 for a search, got {num_cells}" in line
+    code, line = answer(
+        capfd, "search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path}/run"
+    )
+    assert (
+        code == 2
+        and f"config.network.num_cells must be at least 3 for a search, got {num_cells}" in line
+    )
     assert not (tmp_path / "run").exists()
 
 
 # 8: classes named like parts
 
 
-@pytest.mark.parametrize("names", [("bus", "car", "train"), ("bus", "test", "train"), ("car", "val")])
+@pytest.mark.parametrize(
+    "names", [("bus", "car", "train"), ("bus", "test", "train"), ("car", "val")]
+)
 def test_classes_may_be_named_like_parts(tmp_path, names):
     """14.8: a class holds images, a part folders of images."""
     write_folder(tmp_path, dict.fromkeys(names, 4))
@@ -322,7 +374,10 @@ def test_classes_may_be_named_like_parts(tmp_path, names):
     parts = folders.read(tmp_path, ReadOptions())
     assert list(parts) == ["all"] and parts["all"].classes == names
     data = load(tmp_path, split=0.25)
-    assert data.train.num_classes == len(names) and len(data.train) + len(data.test) == 4 * len(names) + 1
+    assert (
+        data.train.num_classes == len(names)
+        and len(data.train) + len(data.test) == 4 * len(names) + 1
+    )
 
 
 @pytest.mark.parametrize("names", [("Train", "Test"), ("training", "VAL"), ("train", "valid")])
@@ -334,9 +389,14 @@ def test_parts_are_found_by_their_other_names(tmp_path, names):
 
 def test_a_doubt_is_answered_with_what_mends_it(tmp_path):
     """14.8: each way that the message names works."""
-    root = write_folder(tmp_path / "root", {"bus": 4, "car": 4, "train/steam": 4, "train/steam2": 4})
+    root = write_folder(
+        tmp_path / "root", {"bus": 4, "car": 4, "train/steam": 4, "train/steam2": 4}
+    )
     text = error(root, split=0.5)
-    assert "move the images in the folders of train up into train itself; if not, move bus elsewhere" in text
+    assert (
+        "move the images in the folders of train up into train itself; if not, move bus elsewhere"
+        in text
+    )
     for file in sorted((root / "train").glob("*/*.png")):
         file.rename(root / "train" / f"{file.parent.name}{file.name}")
     assert load(root, split=0.5).train.num_classes == 3
@@ -357,7 +417,9 @@ def test_images_without_classes_are_not_taken_for_classes(tmp_path):
 
 
 def photos(count: int) -> Arrays:
-    return Arrays(np.stack([picture(n, 8, 8) for n in range(count)]), np.arange(count) % 2, 2, "photos")
+    return Arrays(
+        np.stack([picture(n, 8, 8) for n in range(count)]), np.arange(count) % 2, 2, "photos"
+    )
 
 
 def prepared(tmp_path: pathlib.Path, *splits: str) -> str:
@@ -372,9 +434,14 @@ def test_a_prepared_set_without_test_images_is_divided(tmp_path):
     with pytest.raises(UserError, match=r"no test images.*set config\.dataset\.split"):
         loading.load("tfds:flowers", path)
     train, test, _ = loading.load("tfds:flowers", path, ReadOptions(split=0.25))
-    assert np.bincount(train.labels).tolist() == [3, 3] and np.bincount(test.labels).tolist() == [1, 1]
+    assert np.bincount(train.labels).tolist() == [3, 3] and np.bincount(test.labels).tolist() == [
+        1,
+        1,
+    ]
     both = prepared(tmp_path / "both", "train", "test")
-    with pytest.raises(UserError, match=r"comes with test images.*leave config\.dataset\.split out"):
+    with pytest.raises(
+        UserError, match=r"comes with test images.*leave config\.dataset\.split out"
+    ):
         loading.load("tfds:flowers", both, ReadOptions(split=0.25))
 
 
@@ -386,9 +453,17 @@ def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, stream
     for file in (tmp_path / "copied").rglob("*-train.*"):
         file.unlink()
     for path in paths:
-        test, augmentation = loading.load_test("tfds:flowers", path, options, ((0.1,) * 3, (0.2,) * 3))
-        assert isinstance(test, Encoded if streamed else Arrays) and len(test) == 8 and augmentation.mean == (0.1,) * 3
-        with pytest.raises(UserError, match="no training images beside it; it can only be evaluated"):
+        test, augmentation = loading.load_test(
+            "tfds:flowers", path, options, ((0.1,) * 3, (0.2,) * 3)
+        )
+        assert (
+            isinstance(test, Encoded if streamed else Arrays)
+            and len(test) == 8
+            and augmentation.mean == (0.1,) * 3
+        )
+        with pytest.raises(
+            UserError, match="no training images beside it; it can only be evaluated"
+        ):
             loading.load("tfds:flowers", path, options)
         with pytest.raises(UserError, match="no training images beside it, by whose mean"):
             loading.load_test("tfds:flowers", path, options)
@@ -401,7 +476,9 @@ def test_a_folder_with_test_images_alone_can_be_evaluated(tmp_path):
     for path in (root, root / "val"):
         test, _ = loading.load_test("folder", path, None, measured)
         assert test.labels.tolist() == [0, 0, 1, 1, 1]
-    assert len(loading.load_test("folder", root / "val", ReadOptions(split=0.4), measured).test) == 2
+    assert (
+        len(loading.load_test("folder", root / "val", ReadOptions(split=0.4), measured).test) == 2
+    )
     assert "can only be evaluated" in error(root)
     (root / "val").rename(root / "train")
     with pytest.raises(UserError, match=r"no test images.*set config\.dataset\.split"):
@@ -425,9 +502,13 @@ def a_link_to_nowhere(path: pathlib.Path) -> None:
     path.symlink_to("nowhere.png")
 
 
-@pytest.mark.parametrize("damage", [a_folder, a_link_to_nowhere, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize(
+    "damage", [a_folder, a_link_to_nowhere, lambda path: path.write_bytes(b"")]
+)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_cannot_be_opened_is_skipped_like_what_does_not_decode(tmp_path, capfd, damage, streamed):
+def test_what_cannot_be_opened_is_skipped_like_what_does_not_decode(
+    tmp_path, capfd, damage, streamed
+):
     """14.12: one line without the setting, a count with it, and a mention in `data check`."""
     root = write_folder(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 1})
     bad = root / "train" / "b" / "001.png"
@@ -455,7 +536,14 @@ def test_a_file_without_permission_is_one_that_cannot_be_opened(tmp_path):
         os.seteuid(user)
 
 
-LEFT_BEHIND = ("__MACOSX", "@eaDir", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+LEFT_BEHIND = (
+    "__MACOSX",
+    "@eaDir",
+    ".ipynb_checkpoints",
+    "lost+found",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+)
 
 
 def test_what_other_programs_leave_behind_ends_no_run(tmp_path):
@@ -467,7 +555,11 @@ def test_what_other_programs_leave_behind_ends_no_run(tmp_path):
         for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._000.png"):
             (level / name).touch()
     parts = folders.read(root, ReadOptions())
-    assert parts["train"].classes == ("a", "b") and len(parts["train"]) == 4 and len(parts["test"]) == 2
+    assert (
+        parts["train"].classes == ("a", "b")
+        and len(parts["train"]) == 4
+        and len(parts["test"]) == 2
+    )
     assert parts["train"].reader.left_out == {}
 
 
@@ -477,6 +569,11 @@ def test_a_prepared_set_is_read_beside_what_other_programs_left(tmp_path):
     for level in (tmp_path, tmp_path / "flowers", tmp_path / "flowers" / "1.0.0"):
         for name in LEFT_BEHIND:
             (level / name).mkdir()
-        for name in (".DS_Store", "Thumbs.db", "._dataset_info.json", "._flowers-train.array_record-00000-of-00001"):
+        for name in (
+            ".DS_Store",
+            "Thumbs.db",
+            "._dataset_info.json",
+            "._flowers-train.array_record-00000-of-00001",
+        ):
             (level / name).touch()
     assert len(loading.load("tfds:flowers", path).train) == 8

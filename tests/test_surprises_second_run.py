@@ -31,7 +31,9 @@ from configs import search as search_configs
 from configs import train as train_configs
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
 OFTEN = "--config.checkpoint_every_steps=1"
 
@@ -61,11 +63,17 @@ def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd)
     good = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert good == 1 and (workdir / "checkpoints_damaged" / "2").is_dir()
     line = said(capfd)
-    assert "with --change and a smaller --config.optimizer.learning_rate or --config.optimizer.clip_norm" in line
+    assert (
+        "with --change and a smaller --config.optimizer.learning_rate or --config.optimizer.clip_norm"
+        in line
+    )
     assert f"goes on from step {good}, the last good checkpoint" in line
 
     assert command(given) == 2
-    assert f"config.optimizer.learning_rate is 0.05 now and 1e+30 there; add --change to go on from step {good}" in said(capfd)
+    assert (
+        f"config.optimizer.learning_rate is 0.05 now and 1e+30 there; add --change to go on from step {good}"
+        in said(capfd)
+    )
 
     assert command([*given, "--change"]) == 0
     assert read(workdir / "config.json")["changed"] == [
@@ -80,9 +88,13 @@ def test_after_a_nan_without_a_checkpoint_the_run_begins_anew(tmp_path):
     counted = Counting(tmp_path)
     spoil = lambda state: state.replace(sums=state.sums.replace(loss=jnp.float32(float("nan"))))
     counted.before = lambda step, state: spoil(state)
-    with pytest.raises(UserError, match=r"--change and a smaller .* begins anew, as there is no good checkpoint"):
+    with pytest.raises(
+        UserError, match=r"--change and a smaller .* begins anew, as there is no good checkpoint"
+    ):
         counted.start()
-    changed = again(counted, optimizer=dataclasses.replace(counted.run.optimizer, learning_rate=0.01))
+    changed = again(
+        counted, optimizer=dataclasses.replace(counted.run.optimizer, learning_rate=0.01)
+    )
     assert same(changed.start(), counting(10))
     assert changed.workdir.changed()[0]["step"] == 0
 
@@ -118,16 +130,25 @@ def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
     ]
     assert settings.from_config(third.workdir.config()) == third.run
     again(third, change=False)  # what was changed is now the run's own
-    assert "changed at step 5: config.num_epochs from 1 to 2, config.optimizer" in (tmp_path / "log.txt").read_text()
+    assert (
+        "changed at step 5: config.num_epochs from 1 to 2, config.optimizer"
+        in (tmp_path / "log.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, r"config\.seed is 5 now and 0 there, which --change cannot change \(it can: config\.optimizer, "),
+        (
+            {"seed": 5},
+            r"config\.seed is 5 now and 0 there, which --change cannot change \(it can: config\.optimizer, ",
+        ),
         ({"batch_size": 32}, r"config\.batch_size is 32 now and 64 there, which --change cannot"),
         ({"seed": 5, "num_epochs": 9}, r"config\.seed is 5 now and 0 there, which"),
-        ({"dataset": settings.DatasetSettings("cifar10")}, r"config\.dataset\.name is 'cifar10' now and 'digits' there, which"),
+        (
+            {"dataset": settings.DatasetSettings("cifar10")},
+            r"config\.dataset\.name is 'cifar10' now and 'digits' there, which",
+        ),
     ],
 )
 def test_what_may_not_change_is_refused_by_name(tmp_path, changes, message):
@@ -143,9 +164,14 @@ def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
     """14.13: the refusal says what to add, unless another setting would be refused all the same."""
     counted = Counting(tmp_path)
     counted.start()
-    with pytest.raises(UserError, match=r"config\.num_epochs is 3 now and 2 there; add --change to go on from step 10 with it"):
+    with pytest.raises(
+        UserError,
+        match=r"config\.num_epochs is 3 now and 2 there; add --change to go on from step 10 with it",
+    ):
         again(counted, change=False, num_epochs=3)
-    with pytest.raises(UserError, match=r"config\.seed is 7 now and 0 there; choose another --workdir"):
+    with pytest.raises(
+        UserError, match=r"config\.seed is 7 now and 0 there; choose another --workdir"
+    ):
         again(counted, change=False, num_epochs=3, seed=7)
 
 
@@ -153,7 +179,10 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path):
     """14.14: with the number that would do, which does, and nothing is noted before."""
     counted = Counting(tmp_path, num_epochs=3)
     counted.start()
-    with pytest.raises(UserError, match=r"at step 15 of 5 an epoch, beyond the end of config\.num_epochs=2; write at least 3"):
+    with pytest.raises(
+        UserError,
+        match=r"at step 15 of 5 an epoch, beyond the end of config\.num_epochs=2; write at least 3",
+    ):
         again(counted, num_epochs=2).start()
     assert counted.workdir.changed() == []
     again(counted, num_epochs=3).start()
@@ -191,18 +220,24 @@ def test_another_optimizer_is_refused_by_the_first_part_of_its_state_that_is_mis
     """14.13: what does not fit is not dropped."""
     _, shapes = with_optimizer(5.0)
     adam = optax.adam(0.1).init(counting(3).params)
-    with pytest.raises(UserError, match=r"of another network or optimizer: opt_state/step is missing there"):
+    with pytest.raises(
+        UserError, match=r"of another network or optimizer: opt_state/step is missing there"
+    ):
         restore(tmp_path, counting(3).replace(opt_state=adam), shapes)
 
 
 def test_float32_becomes_float64_where_the_precision_was_changed(tmp_path):
     """14.13: every parameter and the optimizer's state in the new type, whole numbers as they were."""
-    double = lambda s: jax.ShapeDtypeStruct(s.shape, jnp.float64 if s.dtype == jnp.float32 else s.dtype)
+    double = lambda s: jax.ShapeDtypeStruct(
+        s.shape, jnp.float64 if s.dtype == jnp.float32 else s.dtype
+    )
     with jax.enable_x64(True):
         found = restore(tmp_path, counting(3), jax.tree.map(double, SHAPES))
         kinds = {leaf.dtype for leaf in jax.tree.leaves(found)}
         assert kinds == {np.dtype("float64"), np.dtype("int32"), np.dtype("uint32")}
-        assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), found, counting(3)))
+        assert jax.tree.all(
+            jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), found, counting(3))
+        )
 
 
 @pytest.mark.parametrize("epochs", [2, 5])
@@ -212,7 +247,10 @@ def test_the_history_of_a_search_has_rows_for_its_new_number_of_epochs(tmp_path,
     def searched(epochs: int) -> SearchState:
         top1 = jnp.where(jnp.arange(epochs) < 2, 50.0, jnp.nan)
         history = jnp.where(jnp.arange(epochs + 1)[:, None] < 3, jnp.ones((epochs + 1, 4)), jnp.nan)
-        same_as = {name: getattr(counting(10), name) for name in ("step", "seed", "params", "batch_stats", "opt_state", "sums")}
+        same_as = {
+            name: getattr(counting(10), name)
+            for name in ("step", "seed", "params", "batch_stats", "opt_state", "sums")
+        }
         alphas = {"alphas": {"normal": jnp.ones(4)}, "alphas_opt_state": ()}
         return SearchState(**same_as, **alphas, history={"normal": history}, valid_top1=top1)
 
@@ -232,12 +270,17 @@ def test_a_state_of_other_settings_is_still_refused_where_nothing_was_changed(tm
 # 14: more epochs
 
 
-def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(finished, cell, tmp_path, capfd):
+def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
+    finished, cell, tmp_path, capfd
+):
     """14.14: both learning rates are said at the seam, and what was learned and written stays."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     longer = [*arguments("train", workdir, cell), "--config.num_epochs=3"]
     assert command(longer) == 2
-    assert f"config.num_epochs is 3 now and 2 there; add --change to go on from step {2 * STEPS} with it" in said(capfd)
+    assert (
+        f"config.num_epochs is 3 now and 2 there; add --change to go on from step {2 * STEPS} with it"
+        in said(capfd)
+    )
     assert command([*longer, "--change"]) == 0
     out, err = capfd.readouterr()
     before, after = (settings.from_config(WorkDir(path).config()) for path in (finished, workdir))
@@ -245,21 +288,25 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(finishe
         float(build.learning_rate(before, STEPS)(2 * STEPS - 1)),
         float(build.learning_rate(after, STEPS)(2 * STEPS)),
     )
-    seam = (
-        f"changed at step {2 * STEPS}: config.num_epochs from 2 to 3; learning rate {rates[0]:.4g} before, {rates[1]:.4g} from"
-    )
+    seam = f"changed at step {2 * STEPS}: config.num_epochs from 2 to 3; learning rate {rates[0]:.4g} before, {rates[1]:.4g} from"
     assert seam in err and seam in (workdir / "log.txt").read_text() and rates[0] < rates[1]
     assert json.loads(out.splitlines()[-1])["steps"] == 3 * STEPS
     assert records(workdir)[:2] == records(finished) and len(records(workdir)) == 3
     saved = arrays(workdir, 3 * STEPS)["rest"]["test_top1"]
     assert np.allclose(saved, [record["test_top1"] for record in records(workdir)])
-    (step,) = (leaf for leaf in jax.tree.leaves(arrays(workdir, 3 * STEPS)["rest"]["opt_state"]) if leaf.ndim == 0)
+    (step,) = (
+        leaf
+        for leaf in jax.tree.leaves(arrays(workdir, 3 * STEPS)["rest"]["opt_state"])
+        if leaf.ndim == 0
+    )
     assert step == 3 * STEPS  # the schedule's own count goes on
     assert command(["evaluate", f"--workdir={workdir}"]) == 0
     assert command(longer) == 0  # without the flag: it is the run's own setting now
 
 
-@pytest.mark.parametrize("config", [train_configs.get_config("digits"), search_configs.get_config("digits")])
+@pytest.mark.parametrize(
+    "config", [train_configs.get_config("digits"), search_configs.get_config("digits")]
+)
 def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_ended(config):
     """14.14: a cosine would otherwise start anew in what is said."""
     run = settings.from_config(config)
@@ -281,12 +328,18 @@ def three_classes(tmp_path_factory) -> pathlib.Path:
 
 
 def tuned(workdir: pathlib.Path, cell: pathlib.Path, folder: pathlib.Path, *more: str) -> list[str]:
-    data = ["--config.dataset.name=folder", f"--config.dataset.path={folder}", "--config.dataset.channels=1"]
+    data = [
+        "--config.dataset.name=folder",
+        f"--config.dataset.path={folder}",
+        "--config.dataset.channels=1",
+    ]
     sizes = ["--config.dataset.image_size=8", "--config.batch_size=6", "--config.num_epochs=1"]
     return [*arguments("train", workdir, cell), *data, *sizes, *more]
 
 
-def test_a_run_for_other_classes_begins_with_the_backbone_of_another(finished, cell, three_classes, tmp_path, capfd):
+def test_a_run_for_other_classes_begins_with_the_backbone_of_another(
+    finished, cell, three_classes, tmp_path, capfd
+):
     """14.14: it is said, in the log and in JSON, that the classifier is new; a run that goes on needs no --init."""
     workdir = tmp_path / "run"
     assert command(tuned(workdir, cell, three_classes, f"--init={finished}")) == 0
@@ -298,7 +351,9 @@ def test_a_run_for_other_classes_begins_with_the_backbone_of_another(finished, c
     for more in ([], [f"--init={finished}"]):
         assert command(tuned(workdir, cell, three_classes, *more)) == 0
         assert json.loads(capfd.readouterr().out.splitlines()[-1])["init"] == origin
-    assert command(tuned(workdir, cell, three_classes, f"--init={finished}", "--init_step=best")) == 2
+    assert (
+        command(tuned(workdir, cell, three_classes, f"--init={finished}", "--init_step=best")) == 2
+    )
     assert f"began with --init={finished} --init_step=last; leave --init out" in said(capfd)
     assert command([*arguments("train", finished, cell), f"--init={workdir}"]) == 2
     assert "holds a run that began without --init; leave it out" in said(capfd)
@@ -307,7 +362,9 @@ def test_a_run_for_other_classes_begins_with_the_backbone_of_another(finished, c
 def of_zeros(run, num_classes: int, image_shape: tuple[int, ...]):
     """A state whose leaves are zeros."""
     network, optimizer = build.network(run, num_classes), build.training_optimizer(run, 1)
-    create = lambda: train_state_of(initial_variables(network, image_shape, 0), optimizer, run.num_epochs)
+    create = lambda: train_state_of(
+        initial_variables(network, image_shape, 0), optimizer, run.num_epochs
+    )
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(create))
 
 
@@ -332,28 +389,51 @@ def test_parameters_and_statistics_come_from_there_and_the_classifier_where_it_f
     assert same(begun.opt_state, state.opt_state) and int(begun.step) == 0
 
 
-def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_many(finished, tmp_path):
+def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_many(
+    finished, tmp_path
+):
     """14.14: as far as both runs know the names."""
     run = settings.from_config(WorkDir(finished).config())
-    source = shutil.copytree(finished, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
-    facts = {"format": FORMAT, "num_classes": 10, "image_shape": [8, 8, 1], "class_names": [*"abcdefghij"]}
+    source = shutil.copytree(
+        finished, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")
+    )
+    facts = {
+        "format": FORMAT,
+        "num_classes": 10,
+        "image_shape": [8, 8, 1],
+        "class_names": [*"abcdefghij"],
+    }
     for names, classifier in (([*"abcdefghij"], "kept"), ([*"bacdefghij"], "new"), (None, "kept")):
         (source / "run.json").write_text(json.dumps({**facts, "class_names": names}))
-        assert fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)["classifier"] == classifier
+        assert (
+            fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)["classifier"]
+            == classifier
+        )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--config.network.channels=4"], "another network: config.network.channels is 4 now and 2 there"),
-        (["--config.network.num_cells=2"], "another network: config.network.num_cells is 2 now and 1 there"),
+        (
+            ["--config.network.channels=4"],
+            "another network: config.network.channels is 4 now and 2 there",
+        ),
+        (
+            ["--config.network.num_cells=2"],
+            "another network: config.network.num_cells is 2 now and 1 there",
+        ),
         (["--config.conventions=release"], "another network: config.network."),
         (["--init_step=77"], "no checkpoint of step 77 in"),
-        (["--init=", "--init_step=best"], "--init_step says which checkpoint of --init=DIR to take"),
+        (
+            ["--init=", "--init_step=best"],
+            "--init_step says which checkpoint of --init=DIR to take",
+        ),
         (["--init=NOWHERE"], "NOWHERE is no work directory"),
     ],
 )
-def test_what_cannot_begin_a_run_is_refused_and_leaves_no_work_directory(finished, cell, tmp_path, capfd, options, message):
+def test_what_cannot_begin_a_run_is_refused_and_leaves_no_work_directory(
+    finished, cell, tmp_path, capfd, options, message
+):
     """14.14: the first setting in which the networks differ is named."""
     workdir = tmp_path / "run"
     assert command([*arguments("train", workdir, cell), f"--init={finished}", *options]) == 2
@@ -364,7 +444,12 @@ def test_images_of_another_number_of_channels_are_refused(finished, tmp_path):
     """14.14: a stem for grey images takes no others."""
     run = settings.from_config(WorkDir(finished).config())
     with pytest.raises(UserError, match="is a network for 1 channels, the data has 3"):
-        fine_tune.origin(WorkDir(tmp_path), Init(str(finished)), run, {"num_classes": 10, "image_shape": [8, 8, 3]})
+        fine_tune.origin(
+            WorkDir(tmp_path),
+            Init(str(finished)),
+            run,
+            {"num_classes": 10, "image_shape": [8, 8, 3]},
+        )
 
 
 def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
@@ -374,7 +459,10 @@ def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
     np.savez(tmp_path / "net.npz", **state)
     sizes = ["--preset=mini", "--config.network.channels=4", "--config.network.num_cells=5"]
     imported = tmp_path / "imported"
-    assert command(["import", f"--checkpoint={tmp_path / 'net.npz'}", *sizes, f"--workdir={imported}"]) == 0
+    assert (
+        command(["import", f"--checkpoint={tmp_path / 'net.npz'}", *sizes, f"--workdir={imported}"])
+        == 0
+    )
     config = train_configs.get_config("mini")
     config.conventions = "release"
     config.network.update({"channels": 4, "num_cells": 5})

@@ -13,7 +13,9 @@ from bnas_jax.__main__ import run
 
 pytestmark = [
     # ml_collections loads a config's file so.
-    pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
     pytest.mark.usefixtures("quick_compilation", "tables"),
 ]
 
@@ -36,7 +38,9 @@ def tables():
         table.update(entries)
 
 
-def follow(name: str, capfd, *, smaller: dict[str, str], without: tuple[str, ...] = ()) -> dict[str, dict]:
+def follow(
+    name: str, capfd, *, smaller: dict[str, str], without: tuple[str, ...] = ()
+) -> dict[str, dict]:
     """Runs a tutorial in the current folder; command -> the JSON object that it ends with.
 
     smaller: texts of its programs that are replaced. without: commands that are left out.
@@ -82,7 +86,10 @@ def test_search_on_your_own_images(tmp_path, monkeypatch, capfd):
     ended = follow("own_images", capfd, smaller={"range(200)": "range(60)"})
     assert ended["data"]["num_examples"] == 180 and ended["data"]["num_classes"] == 3
     assert (tmp_path / "photos_cell.svg").read_text().startswith("<?xml")
-    assert ended["evaluate"]["num_examples"] == 36 and ended["evaluate"]["top1"] == ended["train"]["top1"]
+    assert (
+        ended["evaluate"]["num_examples"] == 36
+        and ended["evaluate"]["top1"] == ended["train"]["top1"]
+    )
     assert ended["cost"]["params"] > 0
 
 
@@ -99,6 +106,11 @@ def test_change_one_idea(tmp_path, monkeypatch, capfd):
 def test_the_study_of_an_idea(tmp_path, monkeypatch, capfd):
     """The only command that `test_change_one_idea` leaves out."""
     monkeypatch.chdir(tmp_path)
-    smaller = {'get_config("digits")': 'get_config("digits")\n    config.num_epochs = 1', "seeds=5": "seeds=2"}
-    ended = follow("new_idea", capfd, smaller=smaller, without=("search", "train", "evaluate", "cost"))
+    smaller = {
+        'get_config("digits")': 'get_config("digits")\n    config.num_epochs = 1',
+        "seeds=5": "seeds=2",
+    }
+    ended = follow(
+        "new_idea", capfd, smaller=smaller, without=("search", "train", "evaluate", "cost")
+    )
     assert [row["name"] for row in ended["study"]["rows"]] == ["xnor", "smooth"]

@@ -18,7 +18,12 @@ def png(image: np.ndarray) -> bytes:
 
 
 def write_dataset(
-    directory, splits: dict[str, Arrays], name="cifar10", shape=(32, 32, 3), file_format="array_record", shards=1
+    directory,
+    splits: dict[str, Arrays],
+    name="cifar10",
+    shape=(32, 32, 3),
+    file_format="array_record",
+    shards=1,
 ) -> pathlib.Path:
     """Each split in `shards` files. An image is an array, or bytes that are already encoded."""
     import tensorflow_datasets as tfds
@@ -28,7 +33,9 @@ def write_dataset(
 
     def features_of(num_classes: int):
         label = tfds.features.ClassLabel(num_classes=num_classes)
-        return tfds.features.FeaturesDict({"image": tfds.features.Image(shape=shape), "label": label})
+        return tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=shape), "label": label}
+        )
 
     (directory / "features.json").write_text(json.dumps(features_of(classes).to_json()))
     features = features_of(10**6)  # labels out of range can be written, too
@@ -42,7 +49,9 @@ def write_dataset(
             for row in part:
                 image = arrays.images[row]
                 data = image if isinstance(image, bytes) else png(image)
-                writer.write(features.serialize_example({"image": data, "label": int(arrays.labels[row])}))
+                writer.write(
+                    features.serialize_example({"image": data, "label": int(arrays.labels[row])})
+                )
             writer.close()
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     info = {
@@ -50,7 +59,13 @@ def write_dataset(
         "version": directory.name,
         "fileFormat": file_format,
         "splits": [
-            {"name": split, "shardLengths": lengths[split], "numBytes": "1", "filepathTemplate": template} for split in splits
+            {
+                "name": split,
+                "shardLengths": lengths[split],
+                "numBytes": "1",
+                "filepathTemplate": template,
+            }
+            for split in splits
         ],
     }
     (directory / "dataset_info.json").write_text(json.dumps(info))

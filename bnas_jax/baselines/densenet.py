@@ -63,14 +63,20 @@ class DenseNet(nn.Module):
         check_image_size(images.shape, len(self.blocks) - 1)
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
         x = images.astype(self.arithmetic.dtype)
-        x = FloatConv(features=2 * self.growth, kernel=3, arithmetic=self.arithmetic, name="stem")(x)
+        x = FloatConv(features=2 * self.growth, kernel=3, arithmetic=self.arithmetic, name="stem")(
+            x
+        )
         for stage, count in enumerate(self.blocks):
             if stage > 0:
                 x = Transition(name=f"transition{stage - 1}", **common)(x, train=train)
             for index in range(count):
-                x = DenseLayer(growth=self.growth, name=f"stage{stage}_layer{index}", **common)(x, train=train)
+                x = DenseLayer(growth=self.growth, name=f"stage{stage}_layer{index}", **common)(
+                    x, train=train
+                )
         x = nn.relu(BatchNorm(self.arithmetic, name="bn")(x, train=train))
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,9 @@ class NinLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        x = BatchNorm(self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn")(x, train=train)
+        x = BatchNorm(self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn")(
+            x, train=train
+        )
         dropped = train and self.dropout > 0
         conv = Convolution(
             features=self.features,
@@ -128,7 +130,9 @@ class Nin(nn.Module):
                 x = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
             x = layer(x, train=train)
         x = self._plain_bn("bn")(x, train=train)
-        x = convolution(self.num_classes, 1, binary=False, bias=True, name="classifier", **common)(x)
+        x = convolution(self.num_classes, 1, binary=False, bias=True, name="classifier", **common)(
+            x
+        )
         return jnp.mean(nn.relu(x), axis=(1, 2))
 
     def _plain_bn(self, name: str) -> BatchNorm:
@@ -145,9 +149,13 @@ class NinSettings(Baseline):
     def __post_init__(self):
         self.check_at_least(1, "widths")
         if len(self.widths) != 3:
-            raise UserError(f"config.network.widths must be three numbers such as (192,160,96), got {self.widths}")
+            raise UserError(
+                f"config.network.widths must be three numbers such as (192,160,96), got {self.widths}"
+            )
         if not 0 <= self.dropout < 1:
-            raise UserError(f"config.network.dropout must be at least 0 and below 1, got {self.dropout}")
+            raise UserError(
+                f"config.network.dropout must be at least 0 and below 1, got {self.dropout}"
+            )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
         """A `Nin`. `UserError` for dropout behind signs that have parameters, and in a first stage of two."""

@@ -28,7 +28,9 @@ class PcnnUnit(Block):
         }
         y = ConvUnit(kernel=3, activation=False, name="unit", **common)(x, train=train)
         if self.changes_shape(x):
-            x = AveragedProjection(float_conv=self.float_shortcut, name="shortcut", **common)(x, train=train)
+            x = AveragedProjection(float_conv=self.float_shortcut, name="shortcut", **common)(
+                x, train=train
+            )
         return PRelu(self.arithmetic, name="prelu")(x + y)
 
 
@@ -63,7 +65,9 @@ class AveragedProjection(nn.Module):
                 name="unit",
             )(x, train=train)
         else:
-            x = FloatConv(features=self.features, kernel=1, arithmetic=self.arithmetic, name="conv")(x)
+            x = FloatConv(
+                features=self.features, kernel=1, arithmetic=self.arithmetic, name="conv"
+            )(x)
             x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
         if self.stride == 1:
             return x

@@ -36,7 +36,9 @@ class PreactBlock(Block):
         y = Normalized(name="middle", **common)(y, train=train)
         y = convolution(kernel=3, stride=strides[1], name="conv1", **shared)(y)
         if self.gate is not None:
-            y = y * Gate(features=self.features, hidden=self.features // self.gate, name="gate", **common)(y)
+            y = y * Gate(
+                features=self.features, hidden=self.features // self.gate, name="gate", **common
+            )(y)
         if not self.changes_shape(x):
             return x + y
         source = x if self.late_stride else first
@@ -60,7 +62,12 @@ class Gate(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic, "binary": False, "bias": True}
+        common: dict[str, Any] = {
+            "scheme": self.scheme,
+            "arithmetic": self.arithmetic,
+            "binary": False,
+            "bias": True,
+        }
         y = jnp.mean(x, axis=(1, 2), keepdims=True)
         y = nn.relu(convolution(self.hidden, 1, name="squeeze", **common)(y))
         return nn.sigmoid(convolution(self.features, 1, name="excite", **common)(y))

@@ -91,7 +91,9 @@ class MobileNet(nn.Module):
                 arithmetic=self.arithmetic,
                 name=f"block{index}",
             )(x, train=train)
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,4 +116,6 @@ class ReActNetMobileNet(Baseline):
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> MobileNet:
         """A `MobileNet`."""
-        return MobileNet(widths=self.widths, num_classes=num_classes, scheme=scheme, arithmetic=arithmetic)
+        return MobileNet(
+            widths=self.widths, num_classes=num_classes, scheme=scheme, arithmetic=arithmetic
+        )

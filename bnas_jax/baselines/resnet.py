@@ -50,10 +50,16 @@ class ResNet(nn.Module):
                     float_shortcut=self.float_shortcut,
                     name=f"stage{stage}_block{index}",
                 )(x, train=train)
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)
 
     def _stem(self, images, activation: str, *, train: bool):
-        common: dict[str, Any] = {"features": self.widths[0], "arithmetic": self.arithmetic, "activation": activation}
+        common: dict[str, Any] = {
+            "features": self.widths[0],
+            "arithmetic": self.arithmetic,
+            "activation": activation,
+        }
         if not self.imagenet:
             return Stem(kernel=3, name="stem", **common)(images, train=train)
         x = Stem(kernel=7, stride=2, name="stem", **common)(images, train=train)
@@ -79,7 +85,9 @@ class ResNet18(Baseline):
     def __post_init__(self):
         self.check_at_least(1, "width", "blocks")
         if self.block is not None and self.block not in BLOCKS:
-            raise UserError(f"config.network.block must be one of {', '.join(BLOCKS)}, got {self.block!r}")
+            raise UserError(
+                f"config.network.block must be one of {', '.join(BLOCKS)}, got {self.block!r}"
+            )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> ResNet:
         """A `ResNet`."""

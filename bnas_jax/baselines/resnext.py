@@ -36,7 +36,9 @@ class GroupedBlock(nn.Module):
         features = EXPANSION * self.width
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
         y = ConvUnit(self.width, kernel=1, name="unit0", **common)(x, train=train)
-        grouped = ConvUnit(self.width, kernel=3, stride=self.stride, groups=self.groups, name="unit1", **common)
+        grouped = ConvUnit(
+            self.width, kernel=3, stride=self.stride, groups=self.groups, name="unit1", **common
+        )
         y = grouped(y, train=train)
         y = ConvUnit(features, kernel=1, activation=False, name="unit2", **common)(y, train=train)
         if self.stride != 1 or x.shape[-1] != features:
@@ -68,7 +70,9 @@ class ResNeXt(nn.Module):
     def __call__(self, images, *, train: bool = False):
         check_image_size(images.shape, len(self.blocks) - 1)
         images = images.astype(self.arithmetic.dtype)
-        x = Stem(features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem")(images, train=train)
+        x = Stem(features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem")(
+            images, train=train
+        )
         for stage, count in enumerate(self.blocks):
             for index in range(count):
                 x = GroupedBlock(
@@ -80,7 +84,9 @@ class ResNeXt(nn.Module):
                     float_shortcut=self.float_shortcut,
                     name=f"stage{stage}_block{index}",
                 )(x, train=train)
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,9 @@ class SENet(nn.Module):
     def __call__(self, images, *, train: bool = False):
         check_image_size(images.shape, len(self.blocks) - 1)
         images = images.astype(self.arithmetic.dtype)
-        x = Stem(features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem")(images, train=train)
+        x = Stem(features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem")(
+            images, train=train
+        )
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for index in range(count):
                 x = PreactBlock(
@@ -42,7 +44,9 @@ class SENet(nn.Module):
                     gate=self.gate,
                     name=f"stage{stage}_block{index}",
                 )(x, train=train)
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,9 @@ class SENet18(Baseline):
         self.check_at_least(1, "width", "blocks", "gate")
         if self.width % self.gate:
             message = "config.network.width must be a multiple of config.network.gate"
-            raise UserError(f"{message}, for instance {self.gate}; got {self.width} and {self.gate}")
+            raise UserError(
+                f"{message}, for instance {self.gate}; got {self.width} and {self.gate}"
+            )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> SENet:
         """A `SENet`."""

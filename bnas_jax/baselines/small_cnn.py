@@ -79,7 +79,9 @@ class SmallCnnSettings(Baseline):
         self.check_at_least(1, "widths", "dense")
         learnable = [name for name, layer in LAYERS.items() if layer.learnable]
         if self.layer_type not in learnable:
-            raise UserError(f"config.network.layer_type must be one of {', '.join(learnable)}, got {self.layer_type!r}")
+            raise UserError(
+                f"config.network.layer_type must be one of {', '.join(learnable)}, got {self.layer_type!r}"
+            )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> SmallCnn:
         """A `SmallCnn`."""

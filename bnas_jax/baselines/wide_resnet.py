@@ -59,7 +59,9 @@ class WideResNet(nn.Module):
                 )(x, train=train)
         momentum = FAST_MOMENTUM if self.meliketoy else MOMENTUM
         x = nn.relu(BatchNorm(self.arithmetic, momentum=momentum, name="bn")(x, train=train))
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Wrn40(Baseline):
         if self.stem is not None:
             self.check_at_least(1, "stem")
         if self.code not in CODES:
-            raise UserError(f"config.network.code must be one of {', '.join(CODES)}, got {self.code!r}")
+            raise UserError(
+                f"config.network.code must be one of {', '.join(CODES)}, got {self.code!r}"
+            )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> WideResNet:
         """A `WideResNet`."""

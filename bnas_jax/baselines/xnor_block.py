@@ -17,7 +17,11 @@ class XnorBlock(Block):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        common: dict[str, Any] = {"features": self.features, "scheme": self.scheme, "arithmetic": self.arithmetic}
+        common: dict[str, Any] = {
+            "features": self.features,
+            "scheme": self.scheme,
+            "arithmetic": self.arithmetic,
+        }
         y = ConvUnit(kernel=3, stride=self.stride, name="unit0", **common)(x, train=train)
         y = ConvUnit(kernel=3, activation=False, name="unit1", **common)(y, train=train)
         if self.changes_shape(x):

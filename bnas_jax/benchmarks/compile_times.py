@@ -9,7 +9,11 @@ import jax
 
 Spans = list[tuple[float, float]]
 
-_KINDS = {"jaxpr_trace": "tracing", "jaxpr_to_mlir_module": "tracing", "backend_compile": "compiling"}
+_KINDS = {
+    "jaxpr_trace": "tracing",
+    "jaxpr_to_mlir_module": "tracing",
+    "backend_compile": "compiling",
+}
 
 
 @dataclasses.dataclass

@@ -26,7 +26,9 @@ _EPOCHS = 10
 def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -> dict:
     """All figures, for a training of CIFAR-sized images. num_images: JPEGs that are made and read."""
     jpegs = [photo(seed) for seed in range(num_images)]
-    _say(f"{num_images} JPEGs of {_WIDTH}x{_HEIGHT}, {np.mean([len(j) for j in jpegs]) / 1000:.0f} kB each")
+    _say(
+        f"{num_images} JPEGs of {_WIDTH}x{_HEIGHT}, {np.mean([len(j) for j in jpegs]) / 1000:.0f} kB each"
+    )
     return {
         "jpeg": decoding(jpegs, repeats),
         "stream": streaming(jpegs, workers),
@@ -44,8 +46,13 @@ def photo(seed: int) -> bytes:
     image = coarse.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for _ in range(12):
-        left, top, width, height = (int(v) for v in rng.integers((0, 0, 20, 20), (450, 330, 150, 150)))
-        draw.ellipse((left, top, left + width, top + height), fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
+        left, top, width, height = (
+            int(v) for v in rng.integers((0, 0, 20, 20), (450, 330, 150, 150))
+        )
+        draw.ellipse(
+            (left, top, left + width, top + height),
+            fill=tuple(int(v) for v in rng.integers(0, 256, 3)),
+        )
     noisy = np.asarray(image) + rng.normal(0, 14, (_HEIGHT, _WIDTH, 1))
     buffer = io.BytesIO()
     Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
@@ -78,9 +85,13 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
             time = measure.cpu_once(lambda way=way: [way(row) for row in range(len(jpegs))])  # type: ignore[misc]
             rates[name].append(len(jpegs) / time)
         _say("  ".join(f"{name} {values[-1]:.0f}/s" for name, values in rates.items()))
-    ratio = lambda other: measure.summary([a / b for a, b in zip(rates["ours"], rates[other], strict=True)])
+    ratio = lambda other: measure.summary(
+        [a / b for a, b in zip(rates["ours"], rates[other], strict=True)]
+    )
     return {
-        "images_per_second_and_core": {name: measure.summary(values) for name, values in rates.items()},
+        "images_per_second_and_core": {
+            name: measure.summary(values) for name, values in rates.items()
+        },
         "ours_over": {other: ratio(other) for other in ways if other != "ours"},
     }
 
@@ -95,9 +106,13 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
                 path = pathlib.Path(root) / part / f"class{row % 2}" / f"{row:06}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-        train = folder.read(root, ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers))["train"]
+        train = folder.read(root, ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers))[
+            "train"
+        ]
         batch_size = max(1, len(train) // 4)
-        source = StreamTrainSource(train, batch_size, 0, Augmentation((0.5,) * 3, (0.25,) * 3, min_area=_MIN_AREA))
+        source = StreamTrainSource(
+            train, batch_size, 0, Augmentation((0.5,) * 3, (0.25,) * 3, min_area=_MIN_AREA)
+        )
         peaks, rates = [], []
         for epoch in range(_EPOCHS):
 
@@ -111,7 +126,11 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
     _say(f"stream: {np.median(rates):.0f} images/s, {peaks[-1]:.0f} MiB")
     growth = peaks[-1] - peaks[1]
     memory = {"after_2_epochs_mib": round(peaks[1]), f"growth_to_{_EPOCHS}_mib": round(growth, 1)}
-    return {"workers": workers, "images_per_second": measure.summary(rates[1:]), "peak_memory": memory}
+    return {
+        "workers": workers,
+        "images_per_second": measure.summary(rates[1:]),
+        "peak_memory": memory,
+    }
 
 
 def augmentation(run: TrainSettings, repeats: int) -> dict:
@@ -121,7 +140,9 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     state = devices.ONE.create(program.create, 0)
     call = devices.ONE.compile_steps(*program.stages)
     feeds = program.feeds(0)
-    source = train_source(data.train, run.batch_size, run.seed, data.augmentation, program.model.arithmetic.dtype)
+    source = train_source(
+        data.train, run.batch_size, run.seed, data.augmentation, program.model.arithmetic.dtype
+    )
     feed, prepare = source.feed(0), jax.jit(source.prepare)
     _say("compiling the training step")
 
@@ -147,7 +168,9 @@ def _pillow_crop(data: bytes, box: images.Box) -> np.ndarray:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        part = image.convert("RGB").crop((box.left, box.top, box.left + box.width, box.top + box.height))
+        part = image.convert("RGB").crop(
+            (box.left, box.top, box.left + box.width, box.top + box.height)
+        )
     return np.asarray(part.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
 

@@ -29,28 +29,43 @@ class Size(NamedTuple):
     batch: int
 
 
-def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int) -> dict:
+def benchmark(
+    run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
+) -> dict:
     """Time and temporary memory of steps of several sizes around the run's, each varied by itself, and the exponents b of
     cost = a * size**b that fit them best."""
     network: Any = run.network
     if not (hasattr(network, "channels") and hasattr(network, "num_cells")):
-        raise UserError("--grow varies config.network.channels and num_cells, which this network does not have; leave it out")
+        raise UserError(
+            "--grow varies config.network.channels and num_cells, which this network does not have; leave it out"
+        )
     where = devices.configure(run)
     where.check_batch(run)
     base = Size(network.channels, network.num_cells, run.batch_size)
-    units = Size(2 if getattr(network, "form", None) == "imagenet" else 1, 1, where.count * run.microbatches)
+    units = Size(
+        2 if getattr(network, "form", None) == "imagenet" else 1, 1, where.count * run.microbatches
+    )
     varied = {name: sizes(base, name, getattr(units, name)) for name in FACTORS}
     rows: dict[Size, dict] = {}
     for size in [size for of_name in varied.values() for size in of_name]:
         if size not in rows:
-            print(f"{size.cells} cells, {size.channels} channels, batch {size.batch}", file=sys.stderr)
+            print(
+                f"{size.cells} cells, {size.channels} channels, batch {size.batch}", file=sys.stderr
+            )
             rows[size] = _row(of_size(run, size), image_size, num_classes, repeats, where)
     return {
         "rows": [{**size._asdict(), **row} for size, row in rows.items()],
         "exponents": {
             name: {
-                "seconds": exponent([(getattr(size, name), rows[size]["step_seconds"]["median"]) for size in of_name]),
-                "temp_memory": exponent([(getattr(size, name), rows[size]["temp_memory_mib"]) for size in of_name]),
+                "seconds": exponent(
+                    [
+                        (getattr(size, name), rows[size]["step_seconds"]["median"])
+                        for size in of_name
+                    ]
+                ),
+                "temp_memory": exponent(
+                    [(getattr(size, name), rows[size]["temp_memory_mib"]) for size in of_name]
+                ),
             }
             for name, of_name in varied.items()
         },
@@ -86,8 +101,16 @@ def exponent(points: list[tuple[int, float | None]]) -> float | None:
     return measure.short(np.polyfit(x, y, 1)[0])
 
 
-def _row(run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int, where: devices.Devices) -> dict:
-    stepper = Stepper(program_of(run, noise(4 * run.batch_size, image_size, num_classes), where), where)
+def _row(
+    run: SearchSettings | TrainSettings,
+    image_size: int,
+    num_classes: int,
+    repeats: int,
+    where: devices.Devices,
+) -> dict:
+    stepper = Stepper(
+        program_of(run, noise(4 * run.batch_size, image_size, num_classes), where), where
+    )
     times = measure.summary(measure.seconds(stepper.step, repeats))
     print(f"step: {times['median']} s", file=sys.stderr)
     return {"step_seconds": times, "temp_memory_mib": stepper.temp_memory_mib}

@@ -38,7 +38,11 @@ def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[fl
 
 def summary(values: list[float]) -> dict[str, float]:
     """The median and the spread, lowest to highest."""
-    return {"median": short(np.median(values)), "lowest": short(min(values)), "highest": short(max(values))}
+    return {
+        "median": short(np.median(values)),
+        "lowest": short(min(values)),
+        "highest": short(max(values)),
+    }
 
 
 def conditions(*libraries: str) -> dict[str, str | int]:
@@ -50,7 +54,9 @@ def conditions(*libraries: str) -> dict[str, str | int]:
 def _cpu() -> str:
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return "unknown"
 

@@ -70,5 +70,9 @@ def in_one(program: Program) -> Program:
 def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
     """The size of its network and images, for people."""
     numbers = {"cells": "num_cells", "channels": "channels"}
-    known = [f"{getattr(run.network, name)} {of}" for of, name in numbers.items() if hasattr(run.network, name)]
+    known = [
+        f"{getattr(run.network, name)} {of}"
+        for of, name in numbers.items()
+        if hasattr(run.network, name)
+    ]
     return ", ".join([*known, f"{image_size}x{image_size} images"])

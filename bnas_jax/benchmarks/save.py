@@ -14,7 +14,9 @@ from bnas_jax.settings import CheckpointSettings, SearchSettings, TrainSettings
 from bnas_jax.training.checkpoints import Checkpoints
 
 
-def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int) -> dict:
+def benchmark(
+    run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
+) -> dict:
     """All figures of saves of a new state, one after the other, in a temporary directory."""
     where = devices.configure(run)
     program = program_of(run, noise(4 * run.batch_size, image_size, num_classes), where)
@@ -24,11 +26,18 @@ def benchmark(run: SearchSettings | TrainSettings, image_size: int, num_classes:
         directory = pathlib.Path(folder) / "checkpoints"
         checkpoints = Checkpoints(directory, CheckpointSettings(keep_last=1), where)
         with contextlib.closing(checkpoints):
-            for number in range(repeats + 1):  # the first compiles the copy of the state, and does not count
+            for number in range(
+                repeats + 1
+            ):  # the first compiles the copy of the state, and does not count
                 blocked.append(measure.once(lambda number=number: checkpoints.save(number, state)))  # type: ignore[misc]
                 on_disk.append(blocked[-1] + measure.once(checkpoints.finish))
-                print(f"save {number}: blocked {blocked[-1]:.3f} s, on disk after {on_disk[-1]:.2f} s", file=sys.stderr)
-        size = sum(path.stat().st_size for path in (directory / str(repeats)).rglob("*") if path.is_file())
+                print(
+                    f"save {number}: blocked {blocked[-1]:.3f} s, on disk after {on_disk[-1]:.2f} s",
+                    file=sys.stderr,
+                )
+        size = sum(
+            path.stat().st_size for path in (directory / str(repeats)).rglob("*") if path.is_file()
+        )
     return {
         "network": size_of(run, image_size),
         "devices": f"{run.parallel}, {where.count}",

@@ -18,7 +18,11 @@ _DISPATCHES = 100
 
 
 def benchmark(
-    run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int, against_plain: bool = False
+    run: SearchSettings | TrainSettings,
+    image_size: int,
+    num_classes: int,
+    repeats: int,
+    against_plain: bool = False,
 ) -> dict:
     """All figures of the steps that `search` or `train` would make on colour images of seeded noise.
 
@@ -35,8 +39,16 @@ def benchmark(
     if against_plain:
         steppers["plain"] = Stepper(plain_program_of(run, data, where), where, tuned=False)
         steppers["plain"].step()
-    times = dict(zip(steppers, measure.in_turns([stepper.step for stepper in steppers.values()], repeats), strict=True))
-    figures = {name: _figures(stepper, times[name], run.batch_size) for name, stepper in steppers.items()}
+    times = dict(
+        zip(
+            steppers,
+            measure.in_turns([stepper.step for stepper in steppers.values()], repeats),
+            strict=True,
+        )
+    )
+    figures = {
+        name: _figures(stepper, times[name], run.batch_size) for name, stepper in steppers.items()
+    }
     result = {
         "batch_size": run.batch_size,
         "network": size_of(run, image_size),
@@ -69,10 +81,14 @@ def _figures(stepper: Stepper, times: list[float], batch_size: int) -> dict:
 
 def _ratios(theirs: dict, ours: dict, times: dict[str, list[float]]) -> dict:
     """Plain over ours; of the times those of the pairs. None where not known, as of compiling what JAX had in its cache."""
-    ratio = lambda name: measure.short(theirs[name] / ours[name]) if theirs[name] and ours[name] else None
+    ratio = lambda name: (
+        measure.short(theirs[name] / ours[name]) if theirs[name] and ours[name] else None
+    )
     from_cache = theirs["programs_from_cache"] + ours["programs_from_cache"]
     return {
-        "step_seconds": measure.summary([plain / own for plain, own in zip(times["plain"], times["ours"], strict=True)]),
+        "step_seconds": measure.summary(
+            [plain / own for plain, own in zip(times["plain"], times["ours"], strict=True)]
+        ),
         "tracing_seconds": ratio("tracing_seconds"),
         "compiling_seconds": None if from_cache else ratio("compiling_seconds"),
         "temp_memory_mib": ratio("temp_memory_mib"),
@@ -83,7 +99,10 @@ def _flop_figures(program: Program, times: list[float], repeats: int) -> dict:
     """Of steps of these times on one device: what XLA counts is that of a device before its optimizations."""
     seconds = float(np.median(times))
     shapes = jax.eval_shape(program.create, 0)
-    flops = sum(_flops(stage, shapes, feed) for stage, feed in zip(program.stages, program.feeds(0), strict=True))
+    flops = sum(
+        _flops(stage, shapes, feed)
+        for stage, feed in zip(program.stages, program.feeds(0), strict=True)
+    )
     peak = matrix_peak(repeats)
     return {
         "gflop_per_step": round(flops / 1e9),

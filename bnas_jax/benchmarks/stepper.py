@@ -35,7 +35,10 @@ class Stepper:
             seconds = measure.once(first_step)
         print(f"first step, with tracing and compiling: {seconds:.1f} s", file=sys.stderr)
         if times.loaded:
-            print("compiled before; JAX_ENABLE_COMPILATION_CACHE=0 measures compiling", file=sys.stderr)
+            print(
+                "compiled before; JAX_ENABLE_COMPILATION_CACHE=0 measures compiling",
+                file=sys.stderr,
+            )
         self.compiling = {"first_step_seconds": round(seconds, 1), **times.figures()}
 
     def step(self) -> None:

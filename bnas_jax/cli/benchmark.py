@@ -22,11 +22,15 @@ def benchmark(arguments: list[str], loaded: Loaded) -> dict:
 def _benchmark_data(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import data
 
-    values = options(arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers")
+    values = options(
+        arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers"
+    )
     config = preset_of(values.preset or "mini")
     if values.batch_size is not None:
         config.batch_size = number(values, "batch_size", int)
-    run = task_of(settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini")
+    run = task_of(
+        settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini"
+    )
     sizes = {"images": 200, "repeats": 5, "workers": 0}
     for name, least in (("images", 1), ("repeats", 1), ("workers", 0)):
         sizes[name] = number(values, name, int, least=least) or sizes[name]
@@ -38,12 +42,23 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
 
     task = "search" if kind is SearchSettings else "train"
     run, sizes, values = _on_noise(arguments, f"benchmark {task}", against=None, grow=False)
-    run = task_of(run, kind, f"benchmark {task}", f"configs/{task}.py:" + ("cifar10" if task == "search" else "a"))
+    run = task_of(
+        run,
+        kind,
+        f"benchmark {task}",
+        f"configs/{task}.py:" + ("cifar10" if task == "search" else "a"),
+    )
     if values.against not in (None, "plain"):
-        raise UserError(f"--against takes plain, the step without what makes it fast; got {values.against!r}")
+        raise UserError(
+            f"--against takes plain, the step without what makes it fast; got {values.against!r}"
+        )
     if values.against and values.grow:
         raise UserError("--grow measures our step alone; leave out --against")
-    return grow.benchmark(run, **sizes) if values.grow else step.benchmark(run, **sizes, against_plain=bool(values.against))
+    return (
+        grow.benchmark(run, **sizes)
+        if values.grow
+        else step.benchmark(run, **sizes, against_plain=bool(values.against))
+    )
 
 
 def _benchmark_save(arguments: list[str]) -> dict:
@@ -58,7 +73,9 @@ def _on_noise(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
     """(the settings, what else a benchmark on images of noise is told, the flags with `options` of its own)"""
-    run, values = configured(arguments, command, image_size=None, num_classes=None, repeats=None, **options)
+    run, values = configured(
+        arguments, command, image_size=None, num_classes=None, repeats=None, **options
+    )
     sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
     if run is not None and run.dataset.channels == 1:
         raise UserError(f"{command} makes images of 3 channels: leave config.dataset.channels out")

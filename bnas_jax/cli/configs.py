@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 Loaded = tuple[Extension, ...]
 
 
-def configured(arguments: list[str], command: str, **options: str | bool | None) -> tuple[Settings | None, flags.FlagValues]:
+def configured(
+    arguments: list[str], command: str, **options: str | bool | None
+) -> tuple[Settings | None, flags.FlagValues]:
     """(settings of --config, None without one; the flags). options: names of flags to their defaults; strings unless bool."""
     values = flags.FlagValues()
     arguments = _config_arguments(arguments)
-    config_flags.DEFINE_config_file("config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command])
+    config_flags.DEFINE_config_file(
+        "config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command]
+    )
     for name, default in options.items():
-        define: Callable = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        define: Callable = (
+            flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        )
         define(name, default, name, flag_values=values)
     read_flags(values, arguments, command)
     if values.config is None:
@@ -50,7 +56,9 @@ def _config_arguments(arguments: list[str]) -> list[str]:
             given = argument.removeprefix("--config=")
             paths.local(given, "--config")  # refuses an address, which has a colon of its own
             name, _, variant = given.partition(":")
-            path = preset_files.find(name, "--config", "configs/search.py:VARIANT or configs/train.py:VARIANT")
+            path = preset_files.find(
+                name, "--config", "configs/search.py:VARIANT or configs/train.py:VARIANT"
+            )
             found[position] = f"--config={path}" + (f":{variant}" if variant else "")
     return found
 
@@ -64,14 +72,20 @@ def task_of(run: Settings | None, kind: type | tuple[type, ...], command: str, e
     if run is None:
         raise UserError(f"{command} needs a config; write --config={example}")
     if not isinstance(run, kind):
-        raise UserError(f"this config is for {run.task}; {command} takes one such as --config={example}")
+        raise UserError(
+            f"this config is for {run.task}; {command} takes one such as --config={example}"
+        )
     return run
 
 
-def define_config(values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str) -> None:
+def define_config(
+    values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str
+) -> None:
     """Sets what the arguments say in `config`, the settings of a command that takes no file of them."""
     if any(a.partition("=")[0] == "--config" for a in arguments):
-        raise UserError(f"{command} takes no --config=FILE; its settings are written {spelling.PREFIX}KEY=VALUE")
+        raise UserError(
+            f"{command} takes no --config=FILE; its settings are written {spelling.PREFIX}KEY=VALUE"
+        )
     flags.DEFINE_string("config", None, "KEY=VALUE behind a dot", flag_values=values)
     override(config, arguments)
 
@@ -99,7 +113,9 @@ def preset_of(variant: str) -> ConfigDict:
     path = preset_files.find("train", "--preset", "VARIANT, a variant of configs/train.py")
     values = flags.FlagValues()
     arguments = [f"--config={path}:{variant}"]
-    config_flags.DEFINE_config_file("config", None, "preset", flag_values=values, sys_argv=["import"])
+    config_flags.DEFINE_config_file(
+        "config", None, "preset", flag_values=values, sys_argv=["import"]
+    )
     read_flags(values, arguments, "import")
     return values.config
 

@@ -19,7 +19,9 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
         values = options(rest, "data convert", "source", "out")
         return convert.convert(required(values, "source"), required(values, "out"))
     if not rest or rest[0].startswith("-"):
-        raise UserError(f"data {action} needs the name of a data set behind it, for instance cifar10")
+        raise UserError(
+            f"data {action} needs the name of a data set behind it, for instance cifar10"
+        )
     name, *rest = rest
     if action == "prepare":
         return prepare.prepare(name.removeprefix("tfds:"), options(rest, "data prepare", "out").out)
@@ -27,8 +29,12 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     numbers = {name: number(values, name, float) for name in ("split", "white_level")}
     try:
         dataset = settings.DatasetSettings(name, values.path, **numbers)
-        return check.check(name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level))
+        return check.check(
+            name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level)
+        )
     except UserError as error:
         # Its advice is written for runs, whose data is a setting.
         message = str(error).replace("set config.dataset.name to", "write data check")
-        raise UserError(re.sub(r"config\.dataset\.(path|split|white_level)", r"--\1", message)) from None
+        raise UserError(
+            re.sub(r"config\.dataset\.(path|split|white_level)", r"--\1", message)
+        ) from None

@@ -22,13 +22,17 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     for name in ("workdir", "gamma", "epoch", "out"):
         flags.DEFINE_string(name, None, name, flag_values=values)
     flags.DEFINE_boolean("keep_zeroise", None, "whether Zeroise may be taken", flag_values=values)
-    flags.DEFINE_enum("as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values)
+    flags.DEFINE_enum(
+        "as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values
+    )
     read_flags(values, arguments, "derive")
 
     workdir, out = workdir_of(required(values, "workdir"), loaded), required(values, "out")
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
-        raise UserError(f"{workdir.path} holds a training; derive takes the work directory of a search")
+        raise UserError(
+            f"{workdir.path} holds a training; derive takes the work directory of a search"
+        )
     searcher = dataclasses.replace(run.searcher.of(run.network), **_derivation(run, values))
     devices.keep_to_host()
     rule = Rule(_epoch(values.epoch or run.select), values.as_of or run.alphas_as_of)
@@ -39,13 +43,17 @@ def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]
     """The settings of the run's searcher that --gamma and --keep_zeroise give."""
     gamma = number(values, "gamma", float)
     if gamma is not None and not gamma > 0:
-        raise UserError(f"--gamma must be greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect")
+        raise UserError(
+            f"--gamma must be greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect"
+        )
     given = {"gamma": gamma, "keep_zeroise": values.keep_zeroise}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if not hasattr(run.searcher, name):
             searcher = settings.to_dict(run)["searcher"]["name"]
-            raise UserError(f"the searcher {searcher} of {values.workdir} has no {name}; leave --{name} out")
+            raise UserError(
+                f"the searcher {searcher} of {values.workdir} has no {name}; leave --{name} out"
+            )
     return given
 
 

@@ -43,11 +43,15 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
     given: list[str] = values.genotype
     if values.template:
         if given or values.strip is not None:
-            raise UserError("--template draws how cells follow each other; leave --genotype and --strip out")
+            raise UserError(
+                "--template draws how cells follow each other; leave --genotype and --strip out"
+            )
         return template.template()
     if not given:
         named = ", ".join(genotype_lib.named())
-        raise UserError(f"--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: {named}")
+        raise UserError(
+            f"--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: {named}"
+        )
     if values.strip is None:
         return side_by_side(given, zeroise=values.zeroise, skip=values.skip)
 
@@ -78,7 +82,9 @@ def side_by_side(given: Sequence[str], *, zeroise: bool = True, skip: bool | Non
 def _search(given: str) -> RunDirectory:
     """The work directory of a search; `UserError` for anything else."""
     if _is_text(given) or not paths.local(given, "--genotype").is_dir():
-        raise UserError(f"--strip draws the epochs of a search; write --genotype=DIR, its work directory; got {given}")
+        raise UserError(
+            f"--strip draws the epochs of a search; write --genotype=DIR, its work directory; got {given}"
+        )
     run_directory = RunDirectory(given)
     if run_directory.config().get("task") != "search":
         raise UserError(f"{given} holds no search; --strip takes the work directory of a search")
@@ -98,7 +104,9 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     assert isinstance(run, settings.SearchSettings)
     searcher = run.searcher.of(run.network)
     if not searcher.has_alphas:
-        raise UserError(f"{run_directory.path} holds a search without alphas, which has no epochs to draw; leave --strip out")
+        raise UserError(
+            f"{run_directory.path} holds a search without alphas, which has no epochs to draw; leave --strip out"
+        )
     history = read_history(run_directory)
     names = [name for name in history if name != "valid_top1"]
     last = len(history["valid_top1"])
@@ -117,7 +125,9 @@ def _picture_file(out: str) -> pathlib.Path:
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out={out} must end in {' or '.join(FORMATS)}")
     if not path.parent.is_dir():
-        raise UserError(f"--out={out}: there is no folder {path.parent}; make it, or choose another --out")
+        raise UserError(
+            f"--out={out}: there is no folder {path.parent}; make it, or choose another --out"
+        )
     if path.is_dir():
         raise UserError(f"--out={out} is a folder; write the name of a file")
     return path

@@ -21,7 +21,9 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     resolved = workdir.config()
     values = flags.FlagValues()
     open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
-    open_settings.distributed = template.fields(settings.DistributedSettings, resolved.get("distributed"))
+    open_settings.distributed = template.fields(
+        settings.DistributedSettings, resolved.get("distributed")
+    )
     dataset = _for_source(resolved.get("dataset") or {}, arguments)
     open_settings.dataset = template.fields(settings.DatasetSettings, dataset)
     define_config(values, open_settings, arguments, "evaluate")

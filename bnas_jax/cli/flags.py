@@ -156,4 +156,6 @@ def second_word(command: str, words: tuple[str, ...], arguments: list[str]) -> l
     found = ""
     if arguments:
         found = f", got {arguments[0]!r}"
-    raise UserError(f"{command} needs one of {', '.join(words)} behind it{found}; write {command} {words[0]} ...")
+    raise UserError(
+        f"{command} needs one of {', '.join(words)} behind it{found}; write {command} {words[0]} ..."
+    )

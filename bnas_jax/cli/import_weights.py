@@ -19,7 +19,9 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
 
     preset = last(arguments, "--preset=")
     if not preset:
-        raise UserError("--preset is missing; write --preset=VARIANT, a variant of configs/train.py")
+        raise UserError(
+            "--preset is missing; write --preset=VARIANT, a variant of configs/train.py"
+        )
     config = preset_of(preset)
     config.conventions, trained_on = "release", config.dataset.name
     values = flags.FlagValues()

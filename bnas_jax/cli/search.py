@@ -34,4 +34,6 @@ def _leave_picture(workdir: "WorkDir") -> None:
         draw.draw_found_cell(workdir.path, workdir / "cell.svg")
     except Exception as error:
         reason = " ".join(str(error).split())
-        workdir.say(f"the cell is not drawn into cell.svg ({reason}); draw --genotype={workdir.path} --out=FILE.svg does that")
+        workdir.say(
+            f"the cell is not drawn into cell.svg ({reason}); draw --genotype={workdir.path} --out=FILE.svg does that"
+        )

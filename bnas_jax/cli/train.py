@@ -12,13 +12,17 @@ from bnas_jax.settings import TrainSettings
 
 def train(arguments: list[str], loaded: Loaded) -> dict:
     """Trains a final network into a work directory."""
-    run, values = configured(arguments, "train", workdir=None, change=False, init=None, init_step=None)
+    run, values = configured(
+        arguments, "train", workdir=None, change=False, init=None, init_step=None
+    )
     run = task_of(run, TrainSettings, "train", "configs/train.py:digits")
     from bnas_jax.training.fine_tune import Init
     from bnas_jax.training.train import train
 
     if values.init_step and not values.init:
-        raise UserError("--init_step says which checkpoint of --init=DIR to take; write --init=DIR, too")
+        raise UserError(
+            "--init_step says which checkpoint of --init=DIR to take; write --init=DIR, too"
+        )
     init = Init(values.init, values.init_step or "last") if values.init else None
     if init:
         extensions.check(paths.local(init.workdir, "--init"), loaded)

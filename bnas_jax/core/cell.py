@@ -77,7 +77,9 @@ class ReductionSkip(nn.Module):
     def __call__(self, x, *, train: bool):
         if self.kind not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)
-            raise UserError(f"config.network.reduction_skip must be one of {known}, got {self.kind!r}")
+            raise UserError(
+                f"config.network.reduction_skip must be one of {known}, got {self.kind!r}"
+            )
         binary = self.kind in ("binary", "binary_bn")
         x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
         y = Convolution(
@@ -121,7 +123,9 @@ class InterCellSkip(nn.Module):
         return materialize(output + previous)
 
 
-def drop_path(key, rate, *, cells: int, layers: int, batch: int, arithmetic: Arithmetic) -> jax.Array:
+def drop_path(
+    key, rate, *, cells: int, layers: int, batch: int, arithmetic: Arithmetic
+) -> jax.Array:
     """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, layers, N).
 
     0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What is drawn for an example does not
@@ -143,7 +147,9 @@ def num_layers(cell: Cell | str) -> int:
 
 def num_convs(cell: Cell | str, place: Place) -> int:
     """Number of convolutions of a final cell with binary weights: preprocessing and layers."""
-    return INPUTS + sum(layer_type(edge.layer_type).num_convs(place.stride(edge.source)) for edge in edges(cell))
+    return INPUTS + sum(
+        layer_type(edge.layer_type).num_convs(place.stride(edge.source)) for edge in edges(cell)
+    )
 
 
 class FinalCell(nn.Module):
@@ -174,7 +180,9 @@ class FinalCell(nn.Module):
             total = None
             for name, source in node:
                 if name != ZEROISE:
-                    layer = self._layer(name, source, position, binary_weights=conv_index < num_binary)
+                    layer = self._layer(
+                        name, source, position, binary_weights=conv_index < num_binary
+                    )
                     y = layer(states[source], train=train)
                     # As in DARTS's code, an identity stays.
                     if factors is not None and not isinstance(layer, Identity):
@@ -273,7 +281,9 @@ class FixedReduction(nn.Module):
             )
             outputs.append(pooling(state, train=train))
         if factors is not None:
-            outputs = [y * factor[:, None, None, None] for y, factor in zip(outputs, factors, strict=False)]
+            outputs = [
+                y * factor[:, None, None, None] for y, factor in zip(outputs, factors, strict=False)
+            ]
         output = jnp.concatenate(outputs, axis=-1)
 
         if self.skip and self.place.follows_a_cell:

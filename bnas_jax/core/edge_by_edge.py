@@ -36,7 +36,9 @@ class Edges:
     modules: Mapping[str, nn.Module]
     train: bool
 
-    def layer(self, name: str, x, params: Params, stats: Statistics) -> tuple[jax.Array, Statistics]:
+    def layer(
+        self, name: str, x, params: Params, stats: Statistics
+    ) -> tuple[jax.Array, Statistics]:
         """(a layer type's output for an edge, (N, H', W', C); the edge's running statistics after it)."""
         how = self.spec.how(name)
         if name == ZEROISE or how == NOTHING:

@@ -22,7 +22,9 @@ class CifarStem(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool):
         x = BatchNorm(self.arithmetic, name="bn")(images, train=train)
-        x = FloatConv(features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv")(x)
+        x = FloatConv(
+            features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv"
+        )(x)
         x = nn.relu(x)
         return x, x
 
@@ -35,7 +37,9 @@ class DartsStem(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        x = FloatConv(features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv")(images)
+        x = FloatConv(
+            features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv"
+        )(images)
         x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
         return x, x
 
@@ -56,7 +60,9 @@ class ImageNetStem(nn.Module):
         return before, BatchNorm(self.arithmetic, name="bn2")(x, train=train)
 
     def _conv(self, features: int, name: str) -> FloatConv:
-        return FloatConv(features=features, kernel=3, stride=2, arithmetic=self.arithmetic, name=name)
+        return FloatConv(
+            features=features, kernel=3, stride=2, arithmetic=self.arithmetic, name=name
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +130,11 @@ class AuxiliaryHead(nn.Module):
             )
         x = nn.avg_pool(nn.relu(x), (5, 5), (3, 3))
         for index, (features, kernel) in enumerate(((128, 1), (768, 2))):
-            conv = FloatConv(features=features, kernel=kernel, arithmetic=self.arithmetic, name=f"conv{index}")
+            conv = FloatConv(
+                features=features, kernel=kernel, arithmetic=self.arithmetic, name=f"conv{index}"
+            )
             x = BatchNorm(self.arithmetic, name=f"bn{index}")(conv(x), train=train)
             x = nn.relu(x)
-        return Classifier(num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
+        )(x)

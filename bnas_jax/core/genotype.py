@@ -20,7 +20,9 @@ from bnas_jax.core.errors import UserError
 NODES = 4
 INPUTS = 2
 # The edges of the search's cell, in the order of the architecture parameters: node by node, input by input.
-EDGES: tuple[tuple[int, int], ...] = tuple((i, INPUTS + n) for n in range(NODES) for i in range(INPUTS + n))
+EDGES: tuple[tuple[int, int], ...] = tuple(
+    (i, INPUTS + n) for n in range(NODES) for i in range(INPUTS + n)
+)
 
 # The forms of the final network in the authors' code; `forms.FORMS` has more.
 FORMS = ("cifar", "imagenet")
@@ -94,11 +96,15 @@ def check_two_a_node(genotype: Genotype, what: str) -> None:
     for name in ("normal", "reduce"):
         cell = getattr(genotype, name)
         if isinstance(cell, str):
-            raise UserError(f"{what} need a {name} cell of eight pairs, two a node; {cell!r} has none")
+            raise UserError(
+                f"{what} need a {name} cell of eight pairs, two a node; {cell!r} has none"
+            )
         if any(len(node) != 2 for node in cell):
             sizes = ", ".join(str(len(node)) for node in cell)
             needed = f"{what} need a {name} cell of eight pairs, two a node"
-            raise UserError(f"{needed}; this one has {len(edges(cell))}, {sizes} a node: take another genotype")
+            raise UserError(
+                f"{needed}; this one has {len(edges(cell))}, {sizes} a node: take another genotype"
+            )
 
 
 def _plain(cell: Cell | str) -> str | list:
@@ -154,14 +160,29 @@ def _checked_pair(pair, name: str, node: int) -> Pair:
     layer, source = pair
     if not isinstance(layer, str):
         raise UserError(f"genotype: the layer type of {name} must be a name, got {layer!r}")
-    if isinstance(source, bool) or not isinstance(source, (int, np.integer)) or not 0 <= source < node:
-        raise UserError(f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}")
+    if (
+        isinstance(source, bool)
+        or not isinstance(source, (int, np.integer))
+        or not 0 <= source < node
+    ):
+        raise UserError(
+            f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
+        )
     return str(layer), int(source)
 
 
 # Beside the cells: which nodes the output joins; how a search took the genotype (its genotype.json); where a named one is from.
 _CONCATENATIONS = ("normal_concat", "reduce_concat")
-_NOTES = ("select", "alphas_as_of", "epoch", "gamma", "keep_zeroise", "valid_top1", "source", "without_zeroise")
+_NOTES = (
+    "select",
+    "alphas_as_of",
+    "epoch",
+    "gamma",
+    "keep_zeroise",
+    "valid_top1",
+    "source",
+    "without_zeroise",
+)
 
 
 def from_dict(value) -> Genotype:
@@ -171,7 +192,9 @@ def from_dict(value) -> Genotype:
     known = ("normal", "reduce", *_CONCATENATIONS, *_NOTES)
     for key in value:
         if key not in known:
-            raise UserError(f"genotype: unknown key {key!r}; leave it out; known: {', '.join(known)}")
+            raise UserError(
+                f"genotype: unknown key {key!r}; leave it out; known: {', '.join(known)}"
+            )
     for key in _CONCATENATIONS:
         if key in value:
             _check_concatenation(value[key], key)
@@ -183,7 +206,9 @@ def _check_concatenation(nodes, key: str) -> None:
     expected = list(range(INPUTS, INPUTS + NODES))
     found = list(nodes[: NODES + 1]) if isinstance(nodes, (list, tuple, range)) else []
     if any(type(node) is not int for node in found) or sorted(found) != expected:
-        raise UserError(f"genotype: {key} must be {expected}, all nodes of a cell: no other output is built; got {nodes!r}")
+        raise UserError(
+            f"genotype: {key} must be {expected}, all nodes of a cell: no other output is built; got {nodes!r}"
+        )
 
 
 def from_text(text: str) -> Genotype:
@@ -208,21 +233,31 @@ def load(name_or_path: str) -> Genotype:
     try:
         return from_text(_file(name_or_path).read_text("utf-8-sig"))
     except UnicodeDecodeError:
-        raise UserError(f"genotype: cannot read {name_or_path}, which is no text; name a search's genotype.json") from None
+        raise UserError(
+            f"genotype: cannot read {name_or_path}, which is no text; name a search's genotype.json"
+        ) from None
     except OSError as error:
-        raise UserError(f"genotype: cannot read {name_or_path} ({error.strerror or error})") from None
+        raise UserError(
+            f"genotype: cannot read {name_or_path} ({error.strerror or error})"
+        ) from None
 
 
 def _file(name: str) -> pathlib.Path:
     if not name:
-        raise UserError(f"genotype: it has no name; write a file or a named cell: {', '.join(named())}")
+        raise UserError(
+            f"genotype: it has no name; write a file or a named cell: {', '.join(named())}"
+        )
     path = paths.local(name, "genotype")
     if path.is_dir():
         path = path / "genotype.json"
         if not path.is_file():
-            raise UserError(f"genotype: {name} holds no genotype.json, which a search writes at its end; end it first")
+            raise UserError(
+                f"genotype: {name} holds no genotype.json, which a search writes at its end; end it first"
+            )
     if not path.is_file():
-        raise UserError(f"genotype: {name!r} is neither a file nor a named cell; named: {', '.join(named())}")
+        raise UserError(
+            f"genotype: {name!r} is neither a file nor a named cell; named: {', '.join(named())}"
+        )
     return path
 
 
@@ -249,7 +284,9 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
         raise UserError(f"gamma must be greater than 0, got {gamma}; 1 leaves Eq. 4 without effect")
     weights = np.array(weights, copy=True)
     if weights.shape != (len(EDGES), len(layer_types)):
-        raise UserError(f"alphas must have the shape {(len(EDGES), len(layer_types))}, got {weights.shape}")
+        raise UserError(
+            f"alphas must have the shape {(len(EDGES), len(layer_types))}, got {weights.shape}"
+        )
     if ZEROISE in layer_types:
         zeroise = layer_types.index(ZEROISE)
         weights[:, zeroise] = weights[:, zeroise] / gamma if keep_zeroise else -np.inf
@@ -258,7 +295,9 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
     for node in range(INPUTS, INPUTS + NODES):
         arriving = [e for e, (_, target) in enumerate(EDGES) if target == node]
         strongest = sorted(arriving, key=lambda e: -strength[e])[:2]
-        cell.append(tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in strongest))
+        cell.append(
+            tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in strongest)
+        )
     return tuple(cell)
 
 

@@ -42,7 +42,9 @@ def _printed(text: str) -> dict:
         reason = str(error).splitlines()[0]
         if isinstance(error, SyntaxError):
             reason = f"{error.msg}, in line {error.lineno}"
-        raise UserError(f"genotype: cannot read that text ({reason}); write {_FORM} and nothing else") from None
+        raise UserError(
+            f"genotype: cannot read that text ({reason}); write {_FORM} and nothing else"
+        ) from None
 
 
 def _call(text: str) -> ast.Call:

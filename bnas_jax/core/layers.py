@@ -111,7 +111,18 @@ class PoolingType:
             return self.plain
         return self.function
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, batch_norm: bool | None = None):
+    def module(
+        self,
+        *,
+        features,
+        stride,
+        scheme,
+        arithmetic,
+        search,
+        binary_weights,
+        name,
+        batch_norm: bool | None = None,
+    ):
         """A `Pooling`. batch_norm: whether with a BN, by default in the search alone."""
         del features, scheme, binary_weights
         return Pooling(
@@ -158,7 +169,9 @@ class SeparableType:
         del stride
         return 2 * self.times
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+    def module(
+        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
+    ):
         """A `Separable`."""
         return Separable(
             features=features * copies,
@@ -188,7 +201,9 @@ class CrossedType:
         del stride
         return 2
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+    def module(
+        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
+    ):
         """A `Crossed`."""
         return Crossed(
             features=features * copies,
@@ -214,7 +229,9 @@ class SkipType:
         """The two of a factorized reduce, or none."""
         return 2 if stride > 1 else 0
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+    def module(
+        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
+    ):
         """An `Identity` or a `FactorizedReduce`."""
         if stride == 1:
             return Identity(name=name)
@@ -248,7 +265,9 @@ class MobiNetType:
         del stride
         return 2
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1):
+    def module(
+        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
+    ):
         """A `MobiNet`."""
         return MobiNet(
             features=features * copies,
@@ -467,7 +486,9 @@ LAYERS: dict[str, LayerType] = {
 def layer_type(name: str) -> LayerType:
     """The entry of `LAYERS`; `UserError` for a name without one."""
     if name not in LAYERS:
-        raise UserError(f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}")
+        raise UserError(
+            f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}"
+        )
     return LAYERS[name]
 
 
@@ -486,5 +507,7 @@ def is_latent(name: str) -> bool:
 
 def learnable_share(genotype: Genotype) -> float:
     """Share of the picked layers of both cells that have weights to learn (section 4.3)."""
-    picked = [edge.layer_type for reduction in (False, True) for edge in edges(genotype.cell(reduction))]
+    picked = [
+        edge.layer_type for reduction in (False, True) for edge in edges(genotype.cell(reduction))
+    ]
     return sum(layer_type(name).learnable for name in picked) / len(picked)

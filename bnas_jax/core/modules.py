@@ -43,7 +43,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x, *, train: bool):
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
         start = initial_statistics((channels,), dtype)
-        running = {name: self.variable("batch_stats", name, lambda value=value: value) for name, value in start.items()}
+        running = {
+            name: self.variable("batch_stats", name, lambda value=value: value)
+            for name, value in start.items()
+        }
         values = {name: variable.value for name, variable in running.items()}
         y, new = batch_norm(
             x,
@@ -149,7 +152,15 @@ class Convolution(nn.Module):
         return 0, count
 
 
-def in_order(scheme: Scheme, x, convolve: Callable, normalize: Callable, *, first: bool = True, last: bool = True):
+def in_order(
+    scheme: Scheme,
+    x,
+    convolve: Callable,
+    normalize: Callable,
+    *,
+    first: bool = True,
+    last: bool = True,
+):
     """x through `convolve(x, activation)` and `normalize(x)` in the scheme's order: this is where it is kept.
 
     first, last: whether the convolution begins and ends a chain of several. In the order `relu_first` a chain has one ReLU
@@ -257,7 +268,10 @@ class FactorizedReduce(nn.Module):
         shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
         features = self.features // self.copies
         parts = []
-        for name, image, part in (("conv0", x, features // 2), ("conv1", shifted, features - features // 2)):
+        for name, image, part in (
+            ("conv0", x, features // 2),
+            ("conv1", shifted, features - features // 2),
+        ):
             y = Convolution(
                 features=self.copies * part,
                 kernel=(1, 1),
@@ -288,7 +302,9 @@ class FloatConv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform_fan_in, shape, self.arithmetic.dtype)
         geometry = square(self.kernel, stride=self.stride)
-        return conv(x, kernel, geometry, dtype=self.arithmetic.conv_dtype, plain=self.arithmetic.plain)
+        return conv(
+            x, kernel, geometry, dtype=self.arithmetic.conv_dtype, plain=self.arithmetic.plain
+        )
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""

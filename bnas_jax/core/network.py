@@ -50,7 +50,9 @@ class Network(nn.Module):
                 key,
                 drop_path_rate,
                 cells=self.num_cells,
-                layers=max(num_layers(self.genotype.cell(place.reduction)) for place in self.places),
+                layers=max(
+                    num_layers(self.genotype.cell(place.reduction)) for place in self.places
+                ),
                 batch=images.shape[0],
                 arithmetic=self.arithmetic,
             )
@@ -67,7 +69,9 @@ class Network(nn.Module):
             before, previous = previous, output
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)
-        return classify(form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train)
+        return classify(
+            form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train
+        )
 
     def _cell(self, place: Place, float_convs: int) -> FinalCell | FixedReduction:
         cell = self.genotype.cell(place.reduction)
@@ -88,7 +92,9 @@ class Network(nn.Module):
         """The second classifier's logits, in training; its variables are there from the start."""
         if not train and not self.is_initializing():
             return
-        head = AuxiliaryHead(num_classes=self.num_classes, arithmetic=self.arithmetic, name="auxiliary_head")
+        head = AuxiliaryHead(
+            num_classes=self.num_classes, arithmetic=self.arithmetic, name="auxiliary_head"
+        )
         logits = head(x, train=train)
         if not self.is_initializing():
             self.sow("auxiliary", "logits", logits)
@@ -117,7 +123,9 @@ def float_convs(network: Network) -> list[int]:
             f"config.network.float_head counts convolutions of the authors' cells, and {FIXED_REDUCTION!r} is none;"
             " write config.network.float_head=False"
         )
-    convs: list[tuple[int, bool]] = []  # (cell, is a skip) of each convolution, in the order of the release's modules
+    convs: list[
+        tuple[int, bool]
+    ] = []  # (cell, is a skip) of each convolution, in the order of the release's modules
     for place in network.places:
         convs += [(place.index, False)] * INPUTS
         if place.reduction and network.skip and place.follows_a_cell:

@@ -52,12 +52,18 @@ class Cells(NetworkSettings):
         form_of(self.form)
         if self.reduction_skip not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)
-            raise UserError(f"config.network.reduction_skip must be one of {known}, got {self.reduction_skip!r}")
+            raise UserError(
+                f"config.network.reduction_skip must be one of {known}, got {self.reduction_skip!r}"
+            )
         for name in ("num_cells", "channels"):
             if getattr(self, name) < 1:
-                raise UserError(f"config.network.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(
+                    f"config.network.{name} must be at least 1, got {getattr(self, name)}"
+                )
         if self.form == "imagenet" and self.channels % 2:
-            raise UserError(f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}")
+            raise UserError(
+                f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}"
+            )
         if self.genotype.reduce == FIXED_REDUCTION:
             check_groups(2 * self.channels)
 

@@ -22,11 +22,15 @@ def local(path, option: str) -> pathlib.Path:
     Raises `UserError` for an address, with what to write instead.
     """
     if is_address(path):
-        raise UserError(f"{option}={path} is an address, not a path of this machine; {mounted(path, option)}")
+        raise UserError(
+            f"{option}={path} is an address, not a path of this machine; {mounted(path, option)}"
+        )
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{option}={path}: there is no such home directory; write the whole path") from None
+        raise UserError(
+            f"{option}={path}: there is no such home directory; write the whole path"
+        ) from None
 
 
 def mounted(address, option: str) -> str:

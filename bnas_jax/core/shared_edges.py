@@ -13,7 +13,15 @@ import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, BinaryConvType, LayerType, PoolingType, layer_type
+from bnas_jax.core.layers import (
+    CONVOLUTION,
+    COPIES,
+    POOLING,
+    BinaryConvType,
+    LayerType,
+    PoolingType,
+    layer_type,
+)
 from bnas_jax.core.ops.batch_norm import batch_norm
 from bnas_jax.core.ops.conv import Geometry, conv, square
 from bnas_jax.core.ops.materialize import recompute
@@ -110,7 +118,9 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     if spec.pools:
         y = jnp.concatenate([spec.pool(name, x) for name in spec.pools], axis=-1)
         if spec.bn_of_pools:
-            y, new["pool_bn"] = batch_norm(y, running["pool_bn"], arithmetic=spec.arithmetic, train=train)
+            y, new["pool_bn"] = batch_norm(
+                y, running["pool_bn"], arithmetic=spec.arithmetic, train=train
+            )
         # (N, H', W', 1 or E, C) each
         of_pools = jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(spec.pools), axis=-1)
         weigh = recompute(lambda y, weights: y * weights[:, None])
@@ -123,7 +133,11 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
         for position, name in enumerate(spec.convs):
             # (N, H, W, types, E, C) where each edge has statistics of its own
             shared = normal.ndim == 4
-            of_type = (signs, normal) if shared else (signs[..., position, :, :], normal[..., position, :, :])
+            of_type = (
+                (signs, normal)
+                if shared
+                else (signs[..., position, :, :], normal[..., position, :, :])
+            )
             outputs[name] = _convs(*of_type, name, kernels=kernels, weights=column[name], spec=spec)
 
     # In the order of the types, as sums of floats depend on it.
@@ -161,7 +175,9 @@ def _convs(signs, normal, name: str, *, kernels: dict, weights, spec: EdgeSpec):
             own_scale = None if scale is None else scale[..., part, :]
         geometry = spec.geometry(name, groups=1 if shared else count)
         convolve = _binary_edges if prefix == "latent" else _float_edges
-        outputs.append(convolve(inputs, kernel, own_scale, weights[part], spec=spec, geometry=geometry))
+        outputs.append(
+            convolve(inputs, kernel, own_scale, weights[part], spec=spec, geometry=geometry)
+        )
     return jnp.concatenate(outputs, axis=-2)
 
 

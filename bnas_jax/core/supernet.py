@@ -64,7 +64,10 @@ class Supernet(nn.Module):
         weights = alphas_lib.relax(alphas)
         if self.edges == "chosen":
             largest = {name: jnp.argmax(value, axis=-1) for name, value in alphas.items()}
-            weights = {name: jax.nn.one_hot(index, len(self.layer_types)) for name, index in largest.items()}
+            weights = {
+                name: jax.nn.one_hot(index, len(self.layer_types))
+                for name, index in largest.items()
+            }
         return self.mixture(weights, images, train=train)
 
     @nn.compact
@@ -106,7 +109,9 @@ class Supernet(nn.Module):
                     on_edges["scalars"] = scalars[place.kind]
                 output = cell(before, previous, weights[place.kind], train=in_cells, **on_edges)
             before, previous = previous, output
-        return classify(form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train)
+        return classify(
+            form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train
+        )
 
     def _mixed(self, place: Place, left_float: tuple) -> "MixedCell":
         return MixedCell(
@@ -135,7 +140,9 @@ class Supernet(nn.Module):
 
     def even_mixture(self) -> dict[str, jax.Array]:
         """The same weight for each layer type, to initialise with."""
-        weights = jnp.full((len(EDGES), len(self.layer_types)), 1 / len(self.layer_types), self.arithmetic.dtype)
+        weights = jnp.full(
+            (len(EDGES), len(self.layer_types)), 1 / len(self.layer_types), self.arithmetic.dtype
+        )
         return {"normal": weights, "reduce": weights}
 
     @property
@@ -182,7 +189,9 @@ class MixedCell(nn.Module):
             if source >= INPUTS:
                 states.append(nodes[source - INPUTS])
             leaving = [edge for edge, (start, _) in enumerate(EDGES) if start == source]
-            mixed = self._edges_from(source)(states[source], weights[jnp.array(leaving)], train=train)
+            mixed = self._edges_from(source)(
+                states[source], weights[jnp.array(leaving)], train=train
+            )
             for position, edge in enumerate(leaving):
                 node = EDGES[edge][1] - INPUTS
                 edge_output = mixed[:, :, :, position]
@@ -284,7 +293,10 @@ class MixedEdges(nn.Module):
                 y = copies(jnp.tile(x, (1, 1, 1, edges)), train=train)
                 total = total + y.reshape(*y.shape[:3], edges, -1) * column[:, None]
             elif how is None:
-                outputs = [self._module(name, name=f"edge{edge}_{name}")(x, train=train) for edge in range(edges)]
+                outputs = [
+                    self._module(name, name=f"edge{edge}_{name}")(x, train=train)
+                    for edge in range(edges)
+                ]
                 total = total + jnp.stack(outputs, axis=3) * column[:, None]
         if total.ndim == 0:
             # Zeroise alone
@@ -296,7 +308,10 @@ class MixedEdges(nn.Module):
         spec, count = self.spec, len(weights)
         with_modules = [name for name in self.layer_types if spec.how(name) in (COPIES, None)]
         # Made here for their fields, and unbound, as they run on parts of the variables.
-        modules = {name: self._module(name, name=f"one_{name}").clone(parent=None, name=None) for name in with_modules}
+        modules = {
+            name: self._module(name, name=f"one_{name}").clone(parent=None, name=None)
+            for name in with_modules
+        }
         edges = Edges(spec=spec, modules=modules, train=train)
         params, stats = self._of_edges(kernels, running, count)
         compute = chosen_edges if self.edges == "chosen" else plain_edges
@@ -319,11 +334,15 @@ class MixedEdges(nn.Module):
                     params[edge][name] = self._kernel(kernels, name, edge, count)
                     stats[edge][name] = _at(running["bn"].value, self._conv_statistics(name, edge))
                 elif how == POOLING and self.bn_of_pools:
-                    stats[edge][name] = _at(running["pool_bn"].value, self._pool_statistics(name, edge))
+                    stats[edge][name] = _at(
+                        running["pool_bn"].value, self._pool_statistics(name, edge)
+                    )
                 elif how == COPIES:
                     for found, collection in ((params, "params"), (stats, "batch_stats")):
                         side_by_side = own.get(collection, {}).get(name, {})
-                        found[edge][name] = jax.tree.map(lambda leaf, e=edge: _part(leaf, e, count), side_by_side)
+                        found[edge][name] = jax.tree.map(
+                            lambda leaf, e=edge: _part(leaf, e, count), side_by_side
+                        )
                 elif how is None:
                     for found, collection in ((params, "params"), (stats, "batch_stats")):
                         found[edge][name] = own.get(collection, {}).get(f"edge{edge}_{name}", {})
@@ -341,7 +360,9 @@ class MixedEdges(nn.Module):
         """Keeps the statistics that moved. choices: the layer that each edge chose; None where all of them ran."""
         spec = self.spec
         if spec.convs:
-            running["bn"].value = self._kept(running["bn"].value, new, spec.convs, choices, self._conv_statistics)
+            running["bn"].value = self._kept(
+                running["bn"].value, new, spec.convs, choices, self._conv_statistics
+            )
         if spec.pools and self.bn_of_pools:
             value = running["pool_bn"].value
             for name in spec.pools:
@@ -350,7 +371,9 @@ class MixedEdges(nn.Module):
         for name in self.layer_types:
             how = spec.how(name)
             if how == COPIES and new[0][name]:
-                together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *(of[name] for of in new))
+                together = jax.tree.map(
+                    lambda *leaves: jnp.concatenate(leaves, axis=-1), *(of[name] for of in new)
+                )
                 self.put_variable("batch_stats", name, together)
             elif how is None:
                 for edge, of_edge in enumerate(new):
@@ -364,7 +387,10 @@ class MixedEdges(nn.Module):
             for edge, of_edge in enumerate(new):
                 for name in names:
                     moved = of_edge[name]
-                    value = {leaf: value[leaf].at[index_of(name, edge)].set(moved[leaf]) for leaf in value}
+                    value = {
+                        leaf: value[leaf].at[index_of(name, edge)].set(moved[leaf])
+                        for leaf in value
+                    }
             return value
         index = index_of(names[0], 0)
         rows = {leaf: jnp.stack([of[name][leaf] for of in new for name in names]) for leaf in value}
@@ -405,7 +431,9 @@ class MixedEdges(nn.Module):
                 if count:
                     shape = (size, size, channels, count * self.channels)
                     parameter = f"{prefix}_{name}"
-                    kernels[parameter] = self.param(parameter, uniform_fan_in, shape, self.arithmetic.dtype)
+                    kernels[parameter] = self.param(
+                        parameter, uniform_fan_in, shape, self.arithmetic.dtype
+                    )
         return kernels
 
     def _running(self, channels: int, edges: int) -> dict:
@@ -420,7 +448,9 @@ class MixedEdges(nn.Module):
         for name, shape in shapes.items():
             if self.shared_statistics:
                 shape = shape[-1:]
-            running[name] = self.variable("batch_stats", name, initial_statistics, shape, self.arithmetic.dtype)
+            running[name] = self.variable(
+                "batch_stats", name, initial_statistics, shape, self.arithmetic.dtype
+            )
         return running
 
     def _module(self, kind: str, *, name: str, **options) -> nn.Module:
@@ -457,7 +487,9 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
     types = [name for name in net.layer_types if joins(name, net.scheme) == CONVOLUTION]
     left = 0
     if net.float_head:
-        left += sum(place.reduction and place.follows_a_cell for place in net.places) if net.skip else 0
+        left += (
+            sum(place.reduction and place.follows_a_cell for place in net.places) if net.skip else 0
+        )
         left += 0 if net.binary_preprocess else INPUTS * net.num_cells
 
     cells = []
@@ -466,5 +498,7 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
         dropped = order[max(len(order) - left, 0) :]
         left = max(left - len(order), 0)
         states = range(INPUTS + NODES - 1)
-        cells.append(tuple(tuple(dropped.count((state, name)) for name in types) for state in states))
+        cells.append(
+            tuple(tuple(dropped.count((state, name)) for name in types) for state in states)
+        )
     return cells[::-1]

@@ -26,7 +26,9 @@ class Arrays:
         _check_images(self.images, self.name)
         _check_labels(self.labels, len(self.images), self.num_classes, self.name)
         object.__setattr__(self, "labels", self.labels.astype(np.int32))
-        object.__setattr__(self, "classes", self.classes or tuple(map(str, range(self.num_classes))))
+        object.__setattr__(
+            self, "classes", self.classes or tuple(map(str, range(self.num_classes)))
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,7 +50,9 @@ class Arrays:
 
 def _check_images(images: np.ndarray, name: str) -> None:
     if images.ndim != 4 or images.dtype != np.uint8:
-        raise UserError(f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} {images.shape}")
+        raise UserError(
+            f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} {images.shape}"
+        )
     if 0 in images.shape:
         raise UserError(f"{name}: there are no images in an array of shape {images.shape}")
 

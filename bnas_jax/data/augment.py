@@ -36,15 +36,23 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
-            raise UserError(f"mean and std need one number per channel each, got {self.mean} and {self.std}")
+            raise UserError(
+                f"mean and std need one number per channel each, got {self.mean} and {self.std}"
+            )
         if min(self.std) <= 0 or self.scale <= 0:
-            raise UserError(f"std and scale must be above 0, got {', '.join(map(str, self.std))} and {self.scale}")
+            raise UserError(
+                f"std and scale must be above 0, got {', '.join(map(str, self.std))} and {self.scale}"
+            )
         if self.pad < 0:
             raise UserError(f"pad must be 0 or more pixels, got {self.pad}")
         if self.cutout < 0:
-            raise UserError(f"cutout must be 0 or more pixels, got {self.cutout}: change config.dataset.cutout")
+            raise UserError(
+                f"cutout must be 0 or more pixels, got {self.cutout}: change config.dataset.cutout"
+            )
         if not 0 <= self.min_area <= 1:
-            raise UserError(f"min_area must be from 0 to 1, got {self.min_area}: change config.dataset.min_area")
+            raise UserError(
+                f"min_area must be from 0 to 1, got {self.min_area}: change config.dataset.min_area"
+            )
         if self.jitter and (len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5):
             raise UserError(
                 "jitter takes four numbers from 0 on, for brightness, contrast, saturation and hue (to 0.5), got"
@@ -73,7 +81,13 @@ def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.
 
 
 def augmented(
-    key: jax.Array, images: jax.Array, rows: jax.Array, size: int, places: jax.Array, augmentation: Augmentation, dtype: Any
+    key: jax.Array,
+    images: jax.Array,
+    rows: jax.Array,
+    size: int,
+    places: jax.Array,
+    augmentation: Augmentation,
+    dtype: Any,
 ) -> jax.Array:
     """The images at `rows` as inputs: cropped, flipped, jittered, normalised, and a square hidden.
 
@@ -109,7 +123,9 @@ def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax
     return {
         "top": jax.random.randint(top, (size,), 0, offsets, dtype=jnp.int32),
         "left": jax.random.randint(left, (size,), 0, offsets, dtype=jnp.int32),
-        "flip": jax.random.randint(flip, (size,), 0, 2 if augmentation.flip else 1, dtype=jnp.int32),
+        "flip": jax.random.randint(
+            flip, (size,), 0, 2 if augmentation.flip else 1, dtype=jnp.int32
+        ),
     }
 
 
@@ -123,7 +139,11 @@ def crop(images: jax.Array, rows: jax.Array, choices: dict[str, jax.Array], pad:
     height, width = images.shape[1:3]
     y = choices["top"][:, None] + jnp.arange(height, dtype=jnp.int32) - pad
     column = jnp.arange(width, dtype=jnp.int32)
-    x = choices["left"][:, None] + jnp.where(choices["flip"][:, None] == 1, width - 1 - column, column) - pad
+    x = (
+        choices["left"][:, None]
+        + jnp.where(choices["flip"][:, None] == 1, width - 1 - column, column)
+        - pad
+    )
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]

@@ -43,7 +43,9 @@ def _check_part(examples: Encoded) -> dict:
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(examples), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(examples)))
-            for label, shape, problem in threads.map(lambda row: _check_example(examples, row), rows):
+            for label, shape, problem in threads.map(
+                lambda row: _check_example(examples, row), rows
+            ):
                 if problem:
                     print(problem, file=sys.stderr)
                     unreadable.append(problem)

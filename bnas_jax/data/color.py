@@ -30,16 +30,22 @@ def draw(key: jax.Array, size: int, jitter: tuple[float, ...]) -> dict[str, jax.
 
 def draw_order(key: jax.Array) -> jax.Array:
     """The order of the four changes, int32 (4,)."""
-    place = jax.random.uniform(jax.random.split(jax.random.fold_in(key, _STREAM), 5)[4], (4,), jnp.float32)
+    place = jax.random.uniform(
+        jax.random.split(jax.random.fold_in(key, _STREAM), 5)[4], (4,), jnp.float32
+    )
     return jnp.argsort(place).astype(jnp.int32)
 
 
 def jitter(pixels: jax.Array, factors: dict[str, jax.Array], order: jax.Array) -> jax.Array:
     """float (B, H, W, C) from 0 to 1, changed in that order. Gray images have neither saturation nor hue."""
-    changes = [brightness, contrast] + ([saturation, hue] if pixels.shape[-1] == 3 else [_same, _same])
+    changes = [brightness, contrast] + (
+        [saturation, hue] if pixels.shape[-1] == 3 else [_same, _same]
+    )
     names = ("brightness", "contrast", "saturation", "hue")
     branches = [
-        lambda images, change=change, by=factors[name]: change(images, by.astype(images.dtype)[:, None, None, None])
+        lambda images, change=change, by=factors[name]: change(
+            images, by.astype(images.dtype)[:, None, None, None]
+        )
         for change, name in zip(changes, names, strict=True)
     ]
     for place in range(4):
@@ -66,7 +72,9 @@ def hue(images: jax.Array, turn: Any) -> jax.Array:
     red, green, blue = (images[..., i : i + 1] for i in range(3))
     by = jnp.where(chroma > 0, chroma, 1)
     sixth = jnp.where(
-        value == red, (green - blue) / by, jnp.where(value == green, 2 + (blue - red) / by, 4 + (red - green) / by)
+        value == red,
+        (green - blue) / by,
+        jnp.where(value == green, 2 + (blue - red) / by, 4 + (red - green) / by),
     )
     # One channel of a colour at `sixth` on the circle of 6: full for two sixths around its own place, gone for two opposite.
     place = (jnp.array([5.0, 3.0, 1.0], images.dtype) + sixth + 6 * turn) % 6
@@ -83,4 +91,8 @@ def _between(images: jax.Array, other: Any, factor: Any) -> jax.Array:
 
 
 def _gray(images: jax.Array) -> jax.Array:
-    return (images * _LUMA.astype(images.dtype)).sum(-1, keepdims=True) if images.shape[-1] == 3 else images
+    return (
+        (images * _LUMA.astype(images.dtype)).sum(-1, keepdims=True)
+        if images.shape[-1] == 3
+        else images
+    )

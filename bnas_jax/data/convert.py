@@ -26,11 +26,15 @@ def convert(source: str, out: str) -> dict:
     """
     directory = paths.local(source, "--source")
     if not (directory / tfds_directory.INFO).is_file():
-        raise UserError(f"{directory} holds no {tfds_directory.INFO}; --source is the directory NAME/VERSION of a TFDS set")
+        raise UserError(
+            f"{directory} holds no {tfds_directory.INFO}; --source is the directory NAME/VERSION of a TFDS set"
+        )
     info = _read_info(directory)
     target = paths.local(out, "--out") / info["name"] / info.get("configName", "") / info["version"]
     if target.resolve() == directory.resolve():
-        raise UserError(f"--out={out} is where the source stands; write into another data directory")
+        raise UserError(
+            f"--out={out} is where the source stands; write into another data directory"
+        )
     if target.exists():
         raise UserError(f"{target} exists already; move it away, or choose another --out")
     shards = _shards(directory)
@@ -38,10 +42,17 @@ def convert(source: str, out: str) -> dict:
         return _convert(directory, info, shards, target)
     except (OSError, RuntimeError) as error:  # the second is ArrayRecord's
         reason = str(error).partition(";")[0]
-        raise UserError(f"cannot write {target} ({reason}); free space or choose another --out") from error
+        raise UserError(
+            f"cannot write {target} ({reason}); free space or choose another --out"
+        ) from error
 
 
-def _convert(directory: pathlib.Path, info: dict, shards: list[tuple[pathlib.Path, int]], target: pathlib.Path) -> dict:
+def _convert(
+    directory: pathlib.Path,
+    info: dict,
+    shards: list[tuple[pathlib.Path, int]],
+    target: pathlib.Path,
+) -> dict:
     part = target.with_name(target.name + ".incomplete")
     part.mkdir(parents=True, exist_ok=True)
     for shard, length in shards:
@@ -52,7 +63,11 @@ def _convert(directory: pathlib.Path, info: dict, shards: list[tuple[pathlib.Pat
             shutil.copyfile(file, part / file.name)
     (part / tfds_directory.INFO).write_text(json.dumps(_converted(info), indent=2))
     os.replace(part, target)
-    return {"num_examples": sum(length for _, length in shards), "num_shards": len(shards), "out": str(target)}
+    return {
+        "num_examples": sum(length for _, length in shards),
+        "num_shards": len(shards),
+        "out": str(target),
+    }
 
 
 def read_records(path: pathlib.Path) -> Iterator[bytes]:
@@ -117,7 +132,9 @@ def _read_info(directory: pathlib.Path) -> dict:
         info = json.loads((directory / tfds_directory.INFO).read_text())
         _ = info["name"], info["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {directory / tfds_directory.INFO} ({error}); copy the dataset again") from error
+        raise UserError(
+            f"cannot read {directory / tfds_directory.INFO} ({error}); copy the dataset again"
+        ) from error
     if info.get("fileFormat", _SUFFIX) != _SUFFIX:
         raise UserError(f"{directory} is in {info['fileFormat']}; only {_SUFFIX} is converted")
     return info
@@ -128,7 +145,9 @@ def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
     builder = tfds_examples.open_builder(directory)
     found = []
     for split in builder.info.splits.values():
-        found += list(zip((pathlib.Path(f) for f in split.filepaths), split.shard_lengths, strict=True))
+        found += list(
+            zip((pathlib.Path(f) for f in split.filepaths), split.shard_lengths, strict=True)
+        )
     missing = [shard for shard, _ in found if not shard.is_file()]
     if missing:
         raise UserError(f"{missing[0]} is missing; copy or prepare the dataset again")

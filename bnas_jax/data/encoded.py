@@ -116,7 +116,9 @@ class Encoded:
         """(height, width, channels)."""
         side = self.options.image_size
         if side is None:
-            raise UserError(f"{self.name}: a set that is streamed needs images of one size; set config.dataset.image_size")
+            raise UserError(
+                f"{self.name}: a set that is streamed needs images of one size; set config.dataset.image_size"
+            )
         return side, side, self.channels
 
     @cached_property
@@ -142,20 +144,26 @@ class Encoded:
             if choose is None:
                 whole = images.decode(picture, self.channels)
                 return images.centre(whole, side, self.options.resize or side), label
-            return images.take(picture, choose(picture.height, picture.width), side, self.channels), label
+            return images.take(
+                picture, choose(picture.height, picture.width), side, self.channels
+            ), label
 
     def whole(self, number: int) -> tuple[np.ndarray, int]:
         """As `example`, in the image's own size."""
         with self._naming(number):
             data, label = self._read(number)
-            return images.decode(images.read_header(data, self.options.white_level), self.channels), label
+            return images.decode(
+                images.read_header(data, self.options.white_level), self.channels
+            ), label
 
     def _read(self, number: int) -> tuple[bytes, int]:
         row = int(self.rows[number])
         data, label = self.reader.read(row)
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
-            raise UserError(f"{self.name}: labels must be from {classes}, got {label} ({self.reader.where(row)})")
+            raise UserError(
+                f"{self.name}: labels must be from {classes}, got {label} ({self.reader.where(row)})"
+            )
         return data, label
 
     @contextlib.contextmanager
@@ -166,7 +174,9 @@ class Encoded:
         except UnknownScale as error:
             raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
-            raise BadImage(f"{where()} {error}; replace the image, or set config.dataset.bad_images=skip") from None
+            raise BadImage(
+                f"{where()} {error}; replace the image, or set config.dataset.bad_images=skip"
+            ) from None
 
 
 def hold(encoded: Encoded) -> Arrays:
@@ -189,9 +199,16 @@ def hold(encoded: Encoded) -> Arrays:
         pixels[kept], labels[kept] = image, label
         kept += 1
     if bad:
-        print(f"{encoded.name}: left out {len(bad)} images that do not decode; the first: {bad[0]}", file=sys.stderr)
+        print(
+            f"{encoded.name}: left out {len(bad)} images that do not decode; the first: {bad[0]}",
+            file=sys.stderr,
+        )
     if pixels is None:
-        raise UserError(f"{encoded.name}: there is no image that decodes" if bad else f"{encoded.name}: there are no images")
+        raise UserError(
+            f"{encoded.name}: there is no image that decodes"
+            if bad
+            else f"{encoded.name}: there are no images"
+        )
     return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name, encoded.classes)
 
 

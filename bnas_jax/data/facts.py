@@ -38,15 +38,22 @@ class Facts:
 
     def known(self) -> dict[str, Any]:
         """JSON-ready values by name, without what is not known."""
-        values = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = {
+            name: value for name, value in dataclasses.asdict(self).items() if value is not None
+        }
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 def from_dict(values: Mapping) -> Facts:
     """From the values of run.json; whatever else stands there is passed over."""
     names = {f.name for f in dataclasses.fields(Facts)}
     found = {name: value for name, value in values.items() if name in names}
-    immutable: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    immutable: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in found.items()
+    }
     return Facts(**immutable)
 
 
@@ -75,7 +82,10 @@ def difference(now: Facts, then: Facts) -> str | None:
         return f"the data has {classes} classes and images {size} now, and had {classes_then} and {size_then}"
     if now.num_train != then.num_train and then.num_train is not None:
         return f"the training set has {now.num_train} images now, and had {then.num_train}"
-    for part, one, other in (("training", now.digest, then.digest), ("test", now.test_digest, then.test_digest)):
+    for part, one, other in (
+        ("training", now.digest, then.digest),
+        ("test", now.test_digest, then.test_digest),
+    ):
         if one and other and one != other:
             return f"the {part} set has other images now (their names, sizes or contents differ) than it had"
     return None
@@ -97,7 +107,9 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
     names, classes = facts.class_names, examples.classes
     if names is None:
         if examples.num_classes != facts.num_classes:
-            raise UserError(f"{examples.name} has {examples.num_classes} classes, the network {facts.num_classes}")
+            raise UserError(
+                f"{examples.name} has {examples.num_classes} classes, the network {facts.num_classes}"
+            )
         return examples
     if classes == names:
         return examples
@@ -109,8 +121,12 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
         )
     numbers = np.array([names.index(name) for name in classes], np.int32)
     if isinstance(examples, Encoded):
-        return dataclasses.replace(examples, reader=Renumbered(examples.reader, numbers), classes=names)
-    return dataclasses.replace(examples, labels=numbers[examples.labels], num_classes=len(names), classes=names)
+        return dataclasses.replace(
+            examples, reader=Renumbered(examples.reader, numbers), classes=names
+        )
+    return dataclasses.replace(
+        examples, labels=numbers[examples.labels], num_classes=len(names), classes=names
+    )
 
 
 def _listed(names: tuple[str, ...], most: int = 10) -> str:

@@ -17,7 +17,10 @@ from bnas_jax.data.digest import digest_of
 from bnas_jax.data.encoded import Encoded, ReadOptions
 
 # Names of the folders of a part, in any case; the first that is there is taken.
-_PARTS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation", "dev", "eval")}
+_PARTS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
+}
 # Files whose size is part of a set's digest: on a file system across the network each takes a while.
 _SIZES = 100_000
 _THREADS = 32
@@ -68,7 +71,11 @@ class Files:
     def _reading(self, row: int):
         try:
             yield
-        except (PermissionError, IsADirectoryError, FileNotFoundError) as error:  # of this file alone, as a link to nowhere
+        except (
+            PermissionError,
+            IsADirectoryError,
+            FileNotFoundError,
+        ) as error:  # of this file alone, as a link to nowhere
             raise images.BadImage(f"cannot be opened ({error.strerror or error})") from error
         except OSError as error:
             raise UserError(f"cannot read {self.where(row)} ({error.strerror or error})") from error
@@ -84,13 +91,17 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
         raise UserError(f"set config.dataset.path to a folder of images: {_LAYOUT}")
     root = roots.root(path, "config.dataset.path")
     if not root.is_dir():
-        raise UserError(f"there is no directory {root}; set config.dataset.path to a folder of images: {_LAYOUT}")
+        raise UserError(
+            f"there is no directory {root}; set config.dataset.path to a folder of images: {_LAYOUT}"
+        )
     directories = part_folders(root) or {"all": root}
     classes = _classes(directories.get("train") or next(iter(directories.values())))
     files = {part: _part_files(directory, classes) for part, directory in directories.items()}
     channels = options.channels or _channels(*files.values())
     return {
-        part: Encoded(of_part, np.arange(len(of_part)), tuple(classes), of_part.root, channels, options)
+        part: Encoded(
+            of_part, np.arange(len(of_part)), tuple(classes), of_part.root, channels, options
+        )
         for part, of_part in files.items()
     }
 
@@ -102,12 +113,19 @@ def part_folders(root: Any) -> dict[str, Any]:
     """
     directories = walk.folders(root)
     names = [name for part in _PARTS.values() for name in part]
-    named = sorted((d for d in directories if d.name.lower() in names), key=lambda d: names.index(d.name.lower()))
+    named = sorted(
+        (d for d in directories if d.name.lower() in names),
+        key=lambda d: names.index(d.name.lower()),
+    )
     if not named:
         return {}
     like_class = [d for d in named if walk.holds_images(d)]
     like_part = [d for d in named if walk.holds_folders_of_images(d)]
-    others = [d for d in directories if d not in named and (walk.holds_images(d) or walk.holds_folders_of_images(d))]
+    others = [
+        d
+        for d in directories
+        if d not in named and (walk.holds_images(d) or walk.holds_folders_of_images(d))
+    ]
 
     parts: dict[str, Any] = {}
     for directory in like_part:
@@ -151,7 +169,9 @@ def _classes(directory: Any) -> list[str]:
         state = "is without folders of classes" if walk.entries(directory) else "is empty"
         raise UserError(f"{directory} {state}; write {_LAYOUT}")
     if len(classes) == 1:
-        raise UserError(f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; write {_LAYOUT}")
+        raise UserError(
+            f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; write {_LAYOUT}"
+        )
     return classes
 
 
@@ -160,7 +180,9 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
     folders = [folder.name for folder in walk.folders(directory)]
     unknown = sorted(set(folders) - set(classes))
     if unknown:
-        raise UserError(f"{directory} has the class {unknown[0]!r}, the training images have not; both need the same folders")
+        raise UserError(
+            f"{directory} has the class {unknown[0]!r}, the training images have not; both need the same folders"
+        )
     names, labels = [], []
     left_out: collections.Counter = collections.Counter()
     for folder in folders:
@@ -178,8 +200,12 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
     if outside:
         _say_left_out(directory, [f"{outside} images that are in no folder of a class"])
     if left_out:
-        _say_left_out(directory, [f"{left_out.total()} files that are no images ({_by_suffix(left_out)})"])
-    return Files(str(directory), tuple(names), np.array(labels, np.int32), dict(sorted(left_out.items())))
+        _say_left_out(
+            directory, [f"{left_out.total()} files that are no images ({_by_suffix(left_out)})"]
+        )
+    return Files(
+        str(directory), tuple(names), np.array(labels, np.int32), dict(sorted(left_out.items()))
+    )
 
 
 def _without_images(directory: Any, others: Mapping[str, int]) -> str:
@@ -197,7 +223,9 @@ def _check_inverted(directory: Any, names: Sequence[str]) -> None:
     below = {tuple(name.lower().split("/")[:2]) for name in names if name.count("/") > 1}
     for folder in {folder for folder, _ in below}:
         if all(any((folder, name) in below for name in of_part) for of_part in _PARTS.values()):
-            raise UserError(f"{directory}/{folder} has folders for training and for test images; write {_LAYOUT}")
+            raise UserError(
+                f"{directory}/{folder} has folders for training and for test images; write {_LAYOUT}"
+            )
 
 
 def _channels(*parts: Files) -> int:

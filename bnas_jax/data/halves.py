@@ -20,11 +20,15 @@ def split_half(
     part, where they are no halves.
     """
     if len(examples) < 2:
-        raise UserError(f"{examples.name}: one example cannot be divided into two halves; a search needs more data")
+        raise UserError(
+            f"{examples.name}: one example cannot be divided into two halves; a search needs more data"
+        )
     rows = _rows(examples, seed, split)
     middle = math.ceil(share * len(rows))
     if not 0 < middle < len(rows):
-        raise UserError(f"config.searcher.train_share={share} of {len(rows)} images leaves one part empty; change it")
+        raise UserError(
+            f"config.searcher.train_share={share} of {len(rows)} images leaves one part empty; change it"
+        )
     return examples.take(rows[:middle]), examples.take(rows[middle:])
 
 
@@ -40,6 +44,8 @@ def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Enc
     """(training set, test set): `share` of each class, drawn by `seed`, is the test set. Both in the order of `examples`."""
     count = round(share * len(examples))
     if not 0 < count < len(examples):
-        raise UserError(f"config.dataset.split={share} of {len(examples)} images leaves one part empty; change it")
+        raise UserError(
+            f"config.dataset.split={share} of {len(examples)} images leaves one part empty; change it"
+        )
     rows = order.shuffled_by_class(examples.labels, seed, order.TEST)
     return examples.take(np.sort(rows[count:])), examples.take(np.sort(rows[:count]))

@@ -67,7 +67,9 @@ def read_header(data: bytes, white_level: float | None = None) -> Picture:
         whole = data.startswith(_JPEG_START) and _JPEG_END in data[-64:]
         reducible = whole and image.mode in ("L", "RGB")
         # The raw mode, which names the numbers in the file, stands among the decoder's arguments: RGB;16B, for instance.
-        deep = image.mode in ("I", "F") or ";16" in image.mode + str([tile[3] for tile in image.tile])
+        deep = image.mode in ("I", "F") or ";16" in image.mode + str(
+            [tile[3] for tile in image.tile]
+        )
         return Picture(data, image.height, image.width, image.mode, reducible, deep, white_level)
 
 
@@ -77,7 +79,9 @@ def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
     Palettes become colours, transparency is dropped, CMYK converted, more bits become 8: `UnknownScale` where it is not clear
     how. scale: 2, 4 or 8 decodes a reducible image at that fraction of its size.
     """
-    return _opencv(picture.data, channels, scale) if picture.reducible else _pillow(picture, channels)
+    return (
+        _opencv(picture.data, channels, scale) if picture.reducible else _pillow(picture, channels)
+    )
 
 
 def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
@@ -86,7 +90,12 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the box still has `side` pixels each way.
     """
     scale = scale_for(picture, box, side)
-    top, left, height, width = box.top // scale, box.left // scale, box.height // scale, box.width // scale
+    top, left, height, width = (
+        box.top // scale,
+        box.left // scale,
+        box.height // scale,
+        box.width // scale,
+    )
     return resize(decode(picture, channels, scale)[top : top + height, left : left + width], side)
 
 
@@ -138,9 +147,18 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
     import cv2
 
     cv2.setNumThreads(1)  # the pipeline has threads and processes of its own
-    reduced = {1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+    reduced = {
+        1: 0,
+        2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+        4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+        8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    }
     # Colours in this order from the start: turning them round afterwards took a third as long as decoding.
-    flags = reduced[scale] | cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_COLOR_RGB if channels == 3 else 0)
+    flags = (
+        reduced[scale]
+        | cv2.IMREAD_IGNORE_ORIENTATION
+        | (cv2.IMREAD_COLOR_RGB if channels == 3 else 0)
+    )
     with _decoding():
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
@@ -154,7 +172,9 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
     with _decoding(), Image.open(io.BytesIO(picture.data)) as image:
         eight_bits: Image.Image = image
         if picture.deep:
-            eight_bits = Image.fromarray(_shortened(_deep_values(picture, image), picture.white_level, image.format))
+            eight_bits = Image.fromarray(
+                _shortened(_deep_values(picture, image), picture.white_level, image.format)
+            )
         pixels = np.asarray(eight_bits.convert("RGB" if channels == 3 else "L"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -168,11 +188,15 @@ def _deep_values(picture: Picture, image: Any) -> np.ndarray:
     image.load()  # notices what is cut short, but keeps 8 bits of several channels
     values = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] < 3:
-        raise BadImage(f"is of more than 8 bits in a form that is not read here ({image.format}, {picture.mode})")
+        raise BadImage(
+            f"is of more than 8 bits in a form that is not read here ({image.format}, {picture.mode})"
+        )
     return values[..., 2::-1]  # from blue, green, red and transparency
 
 
-def _shortened(values: np.ndarray, white_level: float | None, file_format: str | None) -> np.ndarray:
+def _shortened(
+    values: np.ndarray, white_level: float | None, file_format: str | None
+) -> np.ndarray:
     """uint8 of the same shape, `white_level` at 255."""
     if not np.isfinite(values).all():
         raise BadImage("holds numbers that are none (NaN or infinity)")
@@ -185,9 +209,13 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
     lowest, highest = values.min(), values.max()
     if values.dtype.kind == "f":
         if lowest < 0 or highest > 1:
-            raise UnknownScale(f"holds floating-point numbers from {lowest:g} to {highest:g} instead of 0 to 1; {_ADVICE}")
+            raise UnknownScale(
+                f"holds floating-point numbers from {lowest:g} to {highest:g} instead of 0 to 1; {_ADVICE}"
+            )
         return 1.0
-    if file_format == "PPM" or not (lowest or highest):  # Pillow brings the maximum in its header to 65535
+    if file_format == "PPM" or not (
+        lowest or highest
+    ):  # Pillow brings the maximum in its header to 65535
         return 65535.0
     if values.dtype != np.uint16:
         raise UnknownScale(f"holds whole numbers of 32 bits, from {lowest} to {highest}; {_ADVICE}")
@@ -205,4 +233,6 @@ def _decoding():
         raise
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadImage(f"does not decode ({'of an unknown format' if 'cannot identify' in text else text})") from error
+        raise BadImage(
+            f"does not decode ({'of an unknown format' if 'cannot identify' in text else text})"
+        ) from error

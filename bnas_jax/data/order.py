@@ -16,7 +16,9 @@ FRESH = 5
 def check_seed(seed: int) -> int:
     """The seed itself if it is a whole number of 32 bits, else `UserError`."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise UserError(f"the seed must be a whole number from 0 to 4294967295, got {seed!r}: change config.seed")
+        raise UserError(
+            f"the seed must be a whole number from 0 to 4294967295, got {seed!r}: change config.seed"
+        )
     return int(seed)
 
 

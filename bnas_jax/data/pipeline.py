@@ -78,7 +78,9 @@ class TrainSource:
         places = shard * size + jnp.arange(size, dtype=jnp.int32)
         rows = feed["order"][places if self.fresh else index * self.batch_size + places]
         key = step_key(feed["seed"], epoch, index)
-        images = augmented(key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype)
+        images = augmented(
+            key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype
+        )
         return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
@@ -91,7 +93,9 @@ class TrainSource:
     def _order(self, epoch: int) -> jax.Array:
         if epoch not in self._orders:
             self._orders.clear()
-            self._orders[epoch] = self.place(order.shuffled(len(self.arrays), self.seed, order.EPOCHS, epoch))
+            self._orders[epoch] = self.place(
+                order.shuffled(len(self.arrays), self.seed, order.EPOCHS, epoch)
+            )
         return self._orders[epoch]
 
 
@@ -140,7 +144,9 @@ class EvalSource:
         return _placed(self.arrays, self.place)
 
 
-def evaluated(images: jax.Array, rows: jax.Array, size: int, places: jax.Array, *, source: Any, epoch: Any) -> jax.Array:
+def evaluated(
+    images: jax.Array, rows: jax.Array, size: int, places: jax.Array, *, source: Any, epoch: Any
+) -> jax.Array:
     """The images at `rows` as inputs of an evaluation, augmented where its source has an `augment_seed`; they are at `places`
     of a set of `size`."""
     if source.augment_seed is None:

@@ -26,7 +26,9 @@ def prepare(name: str, out: str | None) -> dict:
         # Its tables and bars go to stdout, which is the summary's.
         with contextlib.redirect_stdout(sys.stderr):
             builder = tfds.builder(name, data_dir=str(root), file_format="array_record")
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(manual)))
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=str(manual))
+            )
     except Exception as error:  # TFDS raises whatever its builders and downloaders do
         raise UserError(_explained(name, error, manual)) from error
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
@@ -35,7 +37,10 @@ def prepare(name: str, out: str | None) -> dict:
 
 def _check_tensorflow(name: str) -> None:
     try:
-        for library in ("tensorflow", "importlib_resources"):  # TFDS does not name the second among its needs
+        for library in (
+            "tensorflow",
+            "importlib_resources",
+        ):  # TFDS does not name the second among its needs
             importlib.import_module(library)
     except ImportError as error:
         raise UserError(

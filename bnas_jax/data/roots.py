@@ -17,5 +17,7 @@ def root(path: Any, option: str) -> Any:
         found.exists()
     except Exception as error:  # of whatever library stands behind the address
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{option}={path} cannot be opened ({why}); {paths.mounted(path, option)}") from None
+        raise UserError(
+            f"{option}={path} cannot be opened ({why}); {paths.mounted(path, option)}"
+        ) from None
     return found

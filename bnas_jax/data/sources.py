@@ -38,10 +38,16 @@ def train_source(
 ) -> TrainSource | StreamTrainSource:
     """Endless shuffled batches of the examples. fresh: each is drawn from all of them, instead of once an epoch."""
     if isinstance(examples, Encoded):
-        return StreamTrainSource(examples, batch_size, seed, augmentation, dtype, *placement, fresh=fresh)
+        return StreamTrainSource(
+            examples, batch_size, seed, augmentation, dtype, *placement, fresh=fresh
+        )
     if augmentation.min_area:
-        raise UserError("config.dataset.min_area is for sets that are streamed: set config.dataset.in_memory_mib=0 as well")
-    return TrainSource(examples, batch_size, seed, augmentation, dtype, placement.everywhere, fresh=fresh)
+        raise UserError(
+            "config.dataset.min_area is for sets that are streamed: set config.dataset.in_memory_mib=0 as well"
+        )
+    return TrainSource(
+        examples, batch_size, seed, augmentation, dtype, placement.everywhere, fresh=fresh
+    )
 
 
 def eval_source(
@@ -55,5 +61,9 @@ def eval_source(
 ) -> EvalSource | StreamEvalSource:
     """The examples once, in order, in batches. augment_seed: of their augmentation; None leaves them as they are."""
     if isinstance(examples, Encoded):
-        return StreamEvalSource(examples, batch_size, augmentation, dtype, *placement, augment_seed=augment_seed)
-    return EvalSource(examples, batch_size, augmentation, dtype, placement.everywhere, augment_seed=augment_seed)
+        return StreamEvalSource(
+            examples, batch_size, augmentation, dtype, *placement, augment_seed=augment_seed
+        )
+    return EvalSource(
+        examples, batch_size, augmentation, dtype, placement.everywhere, augment_seed=augment_seed
+    )

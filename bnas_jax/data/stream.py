@@ -28,7 +28,15 @@ from bnas_jax.data import order
 from bnas_jax.data.augment import Augmentation, augmented
 from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.images import BadImage, Box
-from bnas_jax.data.pipeline import Batch, Feed, Place, evaluated, seed_of_feeds, shard_size, step_key
+from bnas_jax.data.pipeline import (
+    Batch,
+    Feed,
+    Place,
+    evaluated,
+    seed_of_feeds,
+    shard_size,
+    step_key,
+)
 
 _FOREVER = 2**60
 # Orders that are kept: more fresh ones than batches that are read at once, and those of this epoch and the next.
@@ -91,7 +99,9 @@ class StreamTrainSource:
         rows = _rows(feed["labels"], size, first)
         key = step_key(feed["seed"], *feed["position"])
         places = first + jnp.arange(size, dtype=jnp.int32)
-        images = augmented(key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype)
+        images = augmented(
+            key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype
+        )
         return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
@@ -102,7 +112,14 @@ class StreamTrainSource:
     def _batches(self) -> "_Batches":
         local = shard_size(self.batch_size, self.hosts)
         part = {"first": self.host * local, "local": local}
-        load = _TrainItem(self.examples, self.seed, self.batch_size, self.augmentation.min_area, **part, fresh=self.fresh)
+        load = _TrainItem(
+            self.examples,
+            self.seed,
+            self.batch_size,
+            self.augmentation.min_area,
+            **part,
+            fresh=self.fresh,
+        )
         return _Batches(load, self.examples, local)
 
 
@@ -161,7 +178,9 @@ class StreamEvalSource:
             seed=self.augment_seed,
             min_area=self.augmentation.min_area,
         )
-        return _Batches(load, self.examples, local, _FOREVER if self.augment_seed is not None else len(self))
+        return _Batches(
+            load, self.examples, local, _FOREVER if self.augment_seed is not None else len(self)
+        )
 
 
 def random_box(seed: int, epoch: int, row: int, height: int, width: int, min_area: float) -> Box:
@@ -170,7 +189,9 @@ def random_box(seed: int, epoch: int, row: int, height: int, width: int, min_are
     An area from `min_area` to all and a ratio from 3:4 to 4:3; after ten that do not fit, the largest such part in the middle.
     """
     # Raw words of PCG64: NumPy promises their stream. Four numbers for each try, from 0 to below 1.
-    words = np.random.PCG64([seed, order.CROPS, epoch, row]).random_raw(4 * _TRIES).reshape(_TRIES, 4)
+    words = (
+        np.random.PCG64([seed, order.CROPS, epoch, row]).random_raw(4 * _TRIES).reshape(_TRIES, 4)
+    )
     for area, ratio, top, left in (words >> np.uint64(11)) * 2.0**-53:
         pixels = height * width * (min_area + (1 - min_area) * area)
         ratio = _RATIOS[0] * (_RATIOS[1] / _RATIOS[0]) ** ratio
@@ -204,7 +225,11 @@ class _TrainItem:
             example = int(self._order(order.EPOCHS, epoch)[index * self.batch_size + place])
         for tried in range(len(self.examples) if self.examples.options.skip_bad else 1):
             # The next one that decodes takes the place of one that does not.
-            item = _item(self.examples, (example + tried) % len(self.examples), lambda n: self._choose(epoch, n))
+            item = _item(
+                self.examples,
+                (example + tried) % len(self.examples),
+                lambda n: self._choose(epoch, n),
+            )
             if item["bad"] < 0:
                 break
         return item | {"bad": np.int64(example if tried or item["bad"] >= 0 else -1)}
@@ -241,7 +266,9 @@ class _EvalItem:
         batch, within = divmod(number, self.local)
         epoch, index = divmod(batch, self.batches)
         row = index * self.batch_size + self.first + within
-        item = _item(self.examples, min(row, len(self.examples) - 1), lambda n: self._choose(epoch, n))
+        item = _item(
+            self.examples, min(row, len(self.examples) - 1), lambda n: self._choose(epoch, n)
+        )
         return item | {"weight": item["weight"] * np.float32(row < len(self.examples))}
 
     def _choose(self, epoch: int, example: int) -> Callable[[int, int], Box] | None:
@@ -250,7 +277,9 @@ class _EvalItem:
         return _crop(self.examples, self.seed, epoch, example, min_area=self.min_area)
 
 
-def _crop(examples: Encoded, seed: int, epoch: int, example: int, *, min_area: float) -> Callable[[int, int], Box] | None:
+def _crop(
+    examples: Encoded, seed: int, epoch: int, example: int, *, min_area: float
+) -> Callable[[int, int], Box] | None:
     """(height, width) -> the part of an example that an epoch sees; None where no crop is drawn."""
     if not min_area:
         return None
@@ -265,7 +294,12 @@ def _item(examples: Encoded, number: int, choose: Callable = lambda number: None
         weight, bad = 1, -1
     except Exception:
         image, label, weight, bad = np.zeros(examples.image_shape, np.uint8), 0, 0, number
-    return {"image": image, "label": np.int32(label), "weight": np.float32(weight), "bad": np.int64(bad)}
+    return {
+        "image": image,
+        "label": np.int32(label),
+        "weight": np.float32(weight),
+        "bad": np.int64(bad),
+    }
 
 
 class _Batches:
@@ -275,7 +309,9 @@ class _Batches:
     With a `period` the number after the last is 0 again, as evaluation follows evaluation.
     """
 
-    def __init__(self, load: Callable[[int], Item], examples: Encoded, size: int, period: int = _FOREVER):
+    def __init__(
+        self, load: Callable[[int], Item], examples: Encoded, size: int, period: int = _FOREVER
+    ):
         self._load, self._examples, self._size, self._period = load, examples, size, period
         self._number = -1
         self._items: Item | None = None
@@ -312,7 +348,9 @@ class _Batches:
                     f"reading {self._examples.name} stopped: shared memory (/dev/shm) is full; make it larger, as by"
                     " `docker run --shm-size=8g`, or write --config.dataset.workers=0; the same command goes on"
                 ) from error
-            raise UserError(f"reading {self._examples.name} stopped ({reason}); the same command goes on") from error
+            raise UserError(
+                f"reading {self._examples.name} stopped ({reason}); the same command goes on"
+            ) from error
         if self._examples.options.workers:
             # Out of shared memory, which Grain frees with the array. What lives until the program ends, it would not free.
             items = {name: np.array(value) for name, value in items.items()}
@@ -330,9 +368,13 @@ class _Batches:
             flags.FLAGS.mark_as_parsed()  # Grain's workers read flags of its own
         workers = self._examples.options.workers
         threads = 1 if workers else os.cpu_count() or 1
-        dataset = grain.MapDataset.range(number * self._size, _FOREVER).map(self._load).batch(self._size)
+        dataset = (
+            grain.MapDataset.range(number * self._size, _FOREVER).map(self._load).batch(self._size)
+        )
         # Each thread makes a batch; one more batch than threads is kept ready.
-        batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+        batches = dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+        )
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
             batches = batches.mp_prefetch(options, worker_init_fn=_follow_parent)
@@ -348,7 +390,9 @@ class _Batches:
                 raise
             print(f"{self._examples.name}: {len(self._bad)} left out: {error}", file=sys.stderr)
             return
-        raise UserError(f"{self._examples.name}: example {example} could not be read, and now can; start again to go on")
+        raise UserError(
+            f"{self._examples.name}: example {example} could not be read, and now can; start again to go on"
+        )
 
 
 # All that a program has, so that it can end them where it ends without Python's own clearing up.

@@ -14,7 +14,11 @@ from bnas_jax.data.encoded import Encoded, ReadOptions
 
 _CHUNK = 1024
 _TEST_SPLITS = ("test", "validation")
-_WITH_TEST = ("cifar10", "cifar100", "imagenet2012")  # whose test set is part of what their names mean
+_WITH_TEST = (
+    "cifar10",
+    "cifar100",
+    "imagenet2012",
+)  # whose test set is part of what their names mean
 # Test images without labels, which TFDS marks as -1.
 _UNLABELLED_TEST = ("imagenet2012",)
 
@@ -38,7 +42,9 @@ class Records:
         with _reading(self.directory):
             example = self._source[row]
         if not example["image"] or example["label"] is None:  # how a shard that is cut short reads
-            raise UserError(f"cannot read {self.where(row)} (a shard is damaged); copy or prepare the dataset again")
+            raise UserError(
+                f"cannot read {self.where(row)} (a shard is damaged); copy or prepare the dataset again"
+            )
         return example["image"], int(example["label"])
 
     def labels(self) -> np.ndarray:
@@ -47,14 +53,18 @@ class Records:
         for start in range(0, size, _CHUNK):
             rows = range(start, min(start + _CHUNK, size))
             with _reading(self.directory):
-                labels[rows.start : rows.stop] = [e["label"] for e in self._source.__getitems__(list(rows))]
+                labels[rows.start : rows.stop] = [
+                    e["label"] for e in self._source.__getitems__(list(rows))
+                ]
         return labels
 
     def digest(self) -> str:
         """A hash of the name with configuration and version, the split, and the sizes of its shards."""
         info = open_builder(self.directory).info
         split = info.splits[self.split]
-        return digest_of(info.full_name, self.split, np.array([*split.shard_lengths, split.num_bytes], np.int64))
+        return digest_of(
+            info.full_name, self.split, np.array([*split.shard_lengths, split.num_bytes], np.int64)
+        )
 
     @cached_property
     def _source(self) -> Any:
@@ -70,17 +80,25 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     directory = tfds_directory.find(name, path)
     builder = open_builder(directory)
     check_builder(builder, name, directory)
-    tests = [s for s in _TEST_SPLITS if s in builder.info.splits and not (name in _UNLABELLED_TEST and s == "test")]
+    tests = [
+        s
+        for s in _TEST_SPLITS
+        if s in builder.info.splits and not (name in _UNLABELLED_TEST and s == "test")
+    ]
     splits = {"train": "train"} if "train" in builder.info.splits else {}
     if tests:
         splits["test"] = tests[0]
     if not splits or (name in _WITH_TEST and not tests):
         found = ", ".join(builder.info.splits)
-        raise UserError(f"{name}: needs the splits train and test (or validation), {directory} has {found}")
+        raise UserError(
+            f"{name}: needs the splits train and test (or validation), {directory} has {found}"
+        )
     # By their names, as a directory may hold several formats, of which one is chosen later.
     if len(splits) == 2 and not any(pathlib.Path(directory).glob("*-train.*")):
         del splits["train"]
-    return {part: _encoded(builder, name, split, directory, options) for part, split in splits.items()}
+    return {
+        part: _encoded(builder, name, split, directory, options) for part, split in splits.items()
+    }
 
 
 def open_builder(directory: Any) -> Any:
@@ -94,7 +112,9 @@ def open_builder(directory: Any) -> Any:
 def check_builder(builder: Any, name: str, directory: Any) -> None:
     """Raises `UserError` unless the directory holds `name`, in ArrayRecord format, with images and labels."""
     if builder.name != name.split("/")[0]:
-        raise UserError(f"{directory} holds {builder.name}, not {name}: change config.dataset.path or config.dataset.name")
+        raise UserError(
+            f"{directory} holds {builder.name}, not {name}: change config.dataset.path or config.dataset.name"
+        )
     formats = {f.value for f in builder.info.available_file_formats()}
     if "array_record" not in formats:
         found = ", ".join(sorted(formats)) or "an unnamed format"
@@ -104,9 +124,13 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
         )
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
-        raise UserError(f"{name}: needs the features image and label (a class), {directory} has {', '.join(features)}")
+        raise UserError(
+            f"{name}: needs the features image and label (a class), {directory} has {', '.join(features)}"
+        )
     if features["image"].np_dtype != np.uint8:
-        raise UserError(f"{name}: needs images of 8 bits, {directory} has {features['image'].np_dtype}")
+        raise UserError(
+            f"{name}: needs images of 8 bits, {directory} has {features['image'].np_dtype}"
+        )
 
 
 def _encoded(builder: Any, name: str, split: str, directory: Any, options: ReadOptions) -> Encoded:
@@ -116,7 +140,14 @@ def _encoded(builder: Any, name: str, split: str, directory: Any, options: ReadO
         raise UserError(f"{name}: a split without examples; prepare the dataset again")
     features = builder.info.features
     channels = options.channels or {1: 1, 2: 1}.get(features["image"].shape[-1], 3)
-    return Encoded(Records(directory, split), np.arange(size), tuple(features["label"].names), name, channels, options)
+    return Encoded(
+        Records(directory, split),
+        np.arange(size),
+        tuple(features["label"].names),
+        name,
+        channels,
+        options,
+    )
 
 
 def _source(builder: Any, split: str, directory: Any) -> Any:
@@ -127,7 +158,9 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
     # Only now: where the directory holds several formats, the line above has chosen the one whose files are listed here.
     missing = [f for f in builder.info.splits[split].filepaths if not f.exists()]
     if missing:
-        raise UserError(f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset again")
+        raise UserError(
+            f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset again"
+        )
     return source
 
 
@@ -144,7 +177,9 @@ def _reading(directory: pathlib.Path):
             " pip install tensorflow-datasets array_record pillow"
         ) from error
     except Exception as error:
-        raise UserError(f"cannot read {directory} ({_first_line(error)}); copy or prepare the dataset again") from error
+        raise UserError(
+            f"cannot read {directory} ({_first_line(error)}); copy or prepare the dataset again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

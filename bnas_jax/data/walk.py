@@ -9,12 +9,34 @@ from bnas_jax.core.errors import UserError
 
 # Files that Pillow reads, by the end of their names.
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jfif", ".jpe", ".apng", ".dib", ".avif"),
+    *(
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".jfif",
+        ".jpe",
+        ".apng",
+        ".dib",
+        ".avif",
+    ),
     *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".qoi"),
 )
 # Besides whatever begins with a dot; in lower case.
 _LEFT_BEHIND = (
-    *("__macosx", "@eadir", "#recycle", "@recycle", "lost+found", "$recycle.bin", "system volume information"),
+    *(
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "@recycle",
+        "lost+found",
+        "$recycle.bin",
+        "system volume information",
+    ),
     *("__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
 )
 
@@ -29,7 +51,9 @@ def entries(directory: Any) -> list:
     try:
         found = list(directory.iterdir())
     except OSError as error:
-        raise UserError(f"cannot list {directory} ({error.strerror or error}); make it readable, or move it away") from error
+        raise UserError(
+            f"cannot list {directory} ({error.strerror or error}); make it readable, or move it away"
+        ) from error
     kept = (e for e in found if not e.name.startswith(".") and e.name.lower() not in _LEFT_BEHIND)
     return sorted(kept, key=lambda entry: entry.name)
 
@@ -46,7 +70,9 @@ def holds_images(directory: Any) -> bool:
 
 def holds_folders_of_images(directory: Any) -> bool:
     """Whether there are images somewhere in the folders of a directory."""
-    return any(is_image(entry.name) for prefix, found in _tree(directory) if prefix for entry in found)
+    return any(
+        is_image(entry.name) for prefix, found in _tree(directory) if prefix for entry in found
+    )
 
 
 def images(directory: Any) -> tuple[list[str], collections.Counter]:
@@ -55,11 +81,17 @@ def images(directory: Any) -> tuple[list[str], collections.Counter]:
     others: collections.Counter = collections.Counter()
     for prefix, found in _tree(directory):
         paths += [prefix + entry.name for entry in found if is_image(entry.name)]
-        others.update(_suffix(entry.name) for entry in found if not is_image(entry.name) and not _is_folder(entry))
+        others.update(
+            _suffix(entry.name)
+            for entry in found
+            if not is_image(entry.name) and not _is_folder(entry)
+        )
     return sorted(paths), others
 
 
-def _tree(directory: Any, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[tuple[str, list]]:
+def _tree(
+    directory: Any, prefix: str = "", above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, list]]:
     """(its path below the first one, its entries) of a directory and of each folder below it."""
     place = os.path.realpath(directory)
     if place in above:  # a link back up leads to nothing new

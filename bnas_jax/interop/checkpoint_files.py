@@ -16,7 +16,9 @@ def read(path: str) -> dict[str, np.ndarray]:
     """The arrays of a .npz, .safetensors or PyTorch file. Raises `UserError` for any other, or a damaged one."""
     file = paths.local(path, "--checkpoint")
     if not file.is_file():
-        raise UserError(f"there is no checkpoint {path}; give --checkpoint a file ({', '.join(SUFFIXES)})")
+        raise UserError(
+            f"there is no checkpoint {path}; give --checkpoint a file ({', '.join(SUFFIXES)})"
+        )
     suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), None)
     if suffix is None:
         raise UserError(f"cannot read {path}: --checkpoint takes {', '.join(SUFFIXES)}")
@@ -38,7 +40,9 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
             reason = "it holds objects of Python"
         elif "pickle" in reason:
             reason = "it is of another kind"
-        raise UserError(f"{file} is no whole .npz file of plain arrays ({reason}); save them anew by numpy.savez") from None
+        raise UserError(
+            f"{file} is no whole .npz file of plain arrays ({reason}); save them anew by numpy.savez"
+        ) from None
 
 
 def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -48,7 +52,9 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"{file} is no whole .safetensors file of numbers that NumPy has ({error}); save it anew") from None
+        raise UserError(
+            f"{file} is no whole .safetensors file of numbers that NumPy has ({error}); save it anew"
+        ) from None
 
 
 def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -70,5 +76,9 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             state = state[key]
     if not isinstance(state, dict):
         raise UserError(f"{file} holds no state_dict")
-    tensors = {name: value.detach() for name, value in state.items() if isinstance(value, torch.Tensor)}
-    return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()}
+    tensors = {
+        name: value.detach() for name, value in state.items() if isinstance(value, torch.Tensor)
+    }
+    return {
+        name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()
+    }

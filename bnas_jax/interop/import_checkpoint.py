@@ -41,11 +41,15 @@ def import_checkpoint(
         )
     classifier = plain_names(arrays).get("classifier.weight")
     if classifier is None or classifier.ndim != 2:
-        raise UserError("the checkpoint has no matrix classifier.weight; it is no network of the authors' code")
+        raise UserError(
+            "the checkpoint has no matrix classifier.weight; it is no network of the authors' code"
+        )
     num_classes = int(classifier.shape[0])
     model = build.network(run, num_classes)
     if not isinstance(model, Network):
-        raise UserError("the authors' checkpoints are of stacks of cells; write --config.network.name=cells")
+        raise UserError(
+            "the authors' checkpoints are of stacks of cells; write --config.network.name=cells"
+        )
     variables = load_variables(model, arrays)
     optimizer = build.training_optimizer(run, steps_per_epoch=1)
     dtype = model.arithmetic.dtype

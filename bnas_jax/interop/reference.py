@@ -88,7 +88,9 @@ def build(
     if form == "supernet":
         return Supernet(shared_statistics=False, **common)
     if genotype is None:
-        raise UserError(f"a network of the form {form} needs a genotype: the name or the file of a cell")
+        raise UserError(
+            f"a network of the form {form} needs a genotype: the name or the file of a cell"
+        )
     if isinstance(genotype, str):
         genotype = genotypes.load(genotype)
     _check_genotype(genotype)
@@ -113,7 +115,9 @@ def shapes(model: Model) -> dict:
     if isinstance(model, Supernet):
         alphas = jax.ShapeDtypeStruct((len(EDGES), len(model.layer_types)), jnp.float32)
         inputs.insert(0, {"normal": alphas, "reduce": alphas})
-    return jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, train=False), *inputs)
+    return jax.eval_shape(
+        lambda *inputs: model.init(jax.random.key(0), *inputs, train=False), *inputs
+    )
 
 
 def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
@@ -131,14 +135,18 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
 
     left_over = sorted(set(arrays) - used)
     if left_over:
-        raise UserError(f"the checkpoint has {left_over[0]}, which this network lacks; check genotype and conventions")
+        raise UserError(
+            f"the checkpoint has {left_over[0]}, which this network lacks; check genotype and conventions"
+        )
     return traverse_util.unflatten_dict(flat)
 
 
 def _fitting(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The array of that name in our layout; `UserError` if it is missing or has another shape."""
     if name not in arrays:
-        raise UserError(f"the checkpoint lacks {name}; check form, genotype, num_cells and conventions")
+        raise UserError(
+            f"the checkpoint lacks {name}; check form, genotype, num_cells and conventions"
+        )
     array = _from_torch(np.asarray(arrays[name]))
     if array.shape != shape:
         raise UserError(
@@ -166,7 +174,9 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if any(name.startswith("state.") for name in arrays):
         arrays = {name: arrays[name] for name in arrays if name.startswith("state.")}
     plain = {re.sub(r"^(state\.)?(module\.)?", "", name): arrays[name] for name in arrays}
-    return {name: value for name, value in plain.items() if not name.endswith("num_batches_tracked")}
+    return {
+        name: value for name, value in plain.items() if not name.endswith("num_batches_tracked")
+    }
 
 
 def _from_torch(array: np.ndarray) -> np.ndarray:
@@ -228,7 +238,10 @@ def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], le
         floats = float_edges(model)[place.index][state][convs.index(layer)]
         binary = len(edges) - floats
         for column, edge in enumerate(edges[:binary] if kind == "latent" else edges[binary:]):
-            yield (..., _columns(column, place)), f"_ops.{edge}._ops.{types.index(layer)}.op.0.{name}"
+            yield (
+                (..., _columns(column, place)),
+                f"_ops.{edge}._ops.{types.index(layer)}.op.0.{name}",
+            )
     elif inner[0] == "bn":
         # (convolutions, edges, C)
         for row, layer in enumerate(convs):
@@ -238,7 +251,10 @@ def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], le
         # (edges, poolings * C)
         for row, layer in enumerate(pools):
             for column, edge in enumerate(edges):
-                yield (column, _columns(row, place)), f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"
+                yield (
+                    (column, _columns(row, place)),
+                    f"_ops.{edge}._ops.{types.index(layer)}.1.{name}",
+                )
 
 
 def _columns(index: int, place: Place) -> slice:

@@ -17,7 +17,11 @@ from bnas_jax.report import palette
 POINTS_PER_INCH = 72
 # Of a PNG, in pixels an inch.
 RESOLUTION = 144
-_STYLE: dict[Any, str] = {"font.family": "monospace", "svg.fonttype": "none", "svg.hashsalt": "bnas_jax"}
+_STYLE: dict[Any, str] = {
+    "font.family": "monospace",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bnas_jax",
+}
 # What is written beside the picture (no date, no version), and how long a PNG is compressed.
 _OPTIONS: dict[str, dict[str, Any]] = {
     ".svg": {"metadata": {"Date": None, "Creator": None}},

@@ -43,7 +43,9 @@ def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
     gc.disable()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            compiling = [pool.submit(program.lower(*arguments).compile) for program, arguments in calls]
+            compiling = [
+                pool.submit(program.lower(*arguments).compile) for program, arguments in calls
+            ]
         finally:
             gc.enable()
         return [compiled.result() for compiled in compiling]

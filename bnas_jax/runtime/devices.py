@@ -54,10 +54,14 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
         parallel = "none" if len(available) == 1 else "pmap"
     if parallel == "none":
         if jax.process_count() > 1:
-            raise UserError(f"config.parallel=none runs in one process, and there are {jax.process_count()}; write auto")
+            raise UserError(
+                f"config.parallel=none runs in one process, and there are {jax.process_count()}; write auto"
+            )
         available = available[:1]
     # Each process's side by side, so that its part of a batch is one piece.
-    return Devices(parallel, tuple(sorted(available, key=lambda device: (device.process_index, device.id))))
+    return Devices(
+        parallel, tuple(sorted(available, key=lambda device: (device.process_index, device.id)))
+    )
 
 
 def use_compilation_cache() -> None:
@@ -72,7 +76,10 @@ def use_compilation_cache() -> None:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
     except (OSError, RuntimeError) as error:
-        warnings.warn(f"compiled programs are not kept ({error}); set XDG_CACHE_HOME to a directory for them", stacklevel=2)
+        warnings.warn(
+            f"compiled programs are not kept ({error}); set XDG_CACHE_HOME to a directory for them",
+            stacklevel=2,
+        )
         return
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
@@ -108,7 +115,9 @@ class Devices:
         """`UserError` unless the batch divides evenly over devices and microbatches."""
         parts = self.count * run.microbatches
         if run.batch_size % parts:
-            over = f"{self.count} devices" + (f" in {run.microbatches} microbatches" if run.microbatches > 1 else "")
+            over = f"{self.count} devices" + (
+                f" in {run.microbatches} microbatches" if run.microbatches > 1 else ""
+            )
             raise UserError(
                 f"config.batch_size={run.batch_size} cannot be divided over {over}: write a multiple of {parts},"
                 f" for instance {-(-run.batch_size // parts) * parts}"
@@ -120,8 +129,13 @@ class Devices:
         A microbatch consists of the same examples on any number of devices.
         """
         shard = jax.lax.axis_index(AXIS) if self.axis else 0
-        parts = [source.prepare(feed, j * self.count + shard, microbatches * self.count) for j in range(microbatches)]
-        return parts[0] if microbatches == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
+        parts = [
+            source.prepare(feed, j * self.count + shard, microbatches * self.count)
+            for j in range(microbatches)
+        ]
+        return (
+            parts[0] if microbatches == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
+        )
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
@@ -137,7 +151,9 @@ class Devices:
         if self.parallel == "none":
             return jax.device_put(array)
         array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, NamedSharding(self._local, _REPLICATED), lambda index: array[index])
+        return jax.make_array_from_callback(
+            array.shape, NamedSharding(self._local, _REPLICATED), lambda index: array[index]
+        )
 
     def place_rows(self, rows: np.ndarray) -> jax.Array:
         """This process's rows of a batch, divided over its devices; each finds its own (rows / devices, ...) in its step."""
@@ -176,24 +192,33 @@ class Devices:
         """
         options = _step_options() if tuned else None
         programs = [self._program(stage, donate=(0,), options=options) for stage in stages]
-        return Steps(programs, lambda structure, own: self._program(_scanned(stages, structure, own), donate=(0,)))
+        return Steps(
+            programs,
+            lambda structure, own: self._program(_scanned(stages, structure, own), donate=(0,)),
+        )
 
     def compile_evaluation(self, step: Callable) -> Program:
         """The compiled (variables, feed, ...) -> sums over all devices."""
         return self._program(step, donate=())
 
-    def _program(self, step: Callable, donate: tuple[int, ...], options: dict | None = None) -> Program:
+    def _program(
+        self, step: Callable, donate: tuple[int, ...], options: dict | None = None
+    ) -> Program:
         if self.parallel == "none":
             jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
             return Program(lambda arguments: (jitted, ()))
         specs = lambda arguments: jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
         if self.parallel == "pmap":
-            return Program(lambda arguments: self._pmap(step, specs(arguments), donate))  # which takes no options
+            return Program(
+                lambda arguments: self._pmap(step, specs(arguments), donate)
+            )  # which takes no options
         return Program(lambda arguments: self._shard_map(step, specs(arguments), donate, options))
 
     def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
         # The averages in the step replicate what it returns; checked replication would change what gradients of them mean.
-        mapped = jax.shard_map(step, mesh=self._mesh, in_specs=specs, out_specs=_REPLICATED, check_vma=False)
+        mapped = jax.shard_map(
+            step, mesh=self._mesh, in_specs=specs, out_specs=_REPLICATED, check_vma=False
+        )
         return jax.jit(mapped, donate_argnums=donate, compiler_options=options), ()
 
     def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
@@ -223,7 +248,9 @@ class Devices:
             sharding: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         else:
             sharding = NamedSharding(self._mesh, _REPLICATED)
-        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+        return jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+        )
 
     def restored(self, state):
         """What was restored to `restorable`, as steps take it."""
@@ -251,12 +278,21 @@ class Steps:
     def calls(self, state, feeds: list[tuple]) -> list[Call]:
         """The programs that a call runs, for `compile_together`."""
         if len(feeds) == 1:
-            return [(program, (state, feed)) for program, feed in zip(self._programs, feeds[0], strict=True)]
+            return [
+                (program, (state, feed))
+                for program, feed in zip(self._programs, feeds[0], strict=True)
+            ]
         leaves = [jax.tree.leaves(feed) for feed in feeds]
         # What every step shares, such as the whole data set, is passed once.
-        own = [i for i, leaf in enumerate(leaves[0]) if any(other[i] is not leaf for other in leaves[1:])]
+        own = [
+            i
+            for i, leaf in enumerate(leaves[0])
+            if any(other[i] is not leaf for other in leaves[1:])
+        ]
         self._several = self._several or self._scanned(jax.tree.structure(feeds[0]), own)
-        return [(self._several, (state, leaves[0], [[of_step[i] for i in own] for of_step in leaves]))]
+        return [
+            (self._several, (state, leaves[0], [[of_step[i] for i in own] for of_step in leaves]))
+        ]
 
     def __call__(self, state, feeds: list[tuple]):
         for program, (_, *feed) in self.calls(state, feeds):
@@ -271,7 +307,9 @@ def _step_options() -> dict | None:
     On CPU, its new library YNNPACK takes twice as long as Eigen for gradients of kernels with few channels (64x32x32x36,
     3x3: 62 ms and 23), so that convolutions are taken from it: 4.8 s a BNAS-A step with, 3.4 s without.
     """
-    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+    options = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    }
     if jax.default_backend() != "cpu":
         return None
     try:
@@ -287,12 +325,16 @@ def _scanned(stages: Sequence[Callable], structure, own: list[int]) -> Callable:
     def steps(state, leaves, of_steps):
         def body(state, values):
             mine = dict(zip(own, values, strict=True))
-            feeds = jax.tree.unflatten(structure, [mine.get(i, leaf) for i, leaf in enumerate(leaves)])
+            feeds = jax.tree.unflatten(
+                structure, [mine.get(i, leaf) for i, leaf in enumerate(leaves)]
+            )
             for stage, feed in zip(stages, feeds, strict=True):
                 state = stage(state, feed)
             return state, None
 
-        return jax.lax.scan(body, state, [jnp.stack(values) for values in zip(*of_steps, strict=True)])[0]
+        return jax.lax.scan(
+            body, state, [jnp.stack(values) for values in zip(*of_steps, strict=True)]
+        )[0]
 
     return steps
 
@@ -300,7 +342,9 @@ def _scanned(stages: Sequence[Callable], structure, own: list[int]) -> Callable:
 def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
     """The same replicated buffers as an array of another mesh."""
     buffers = [shard.data for shard in leaf.addressable_shards]
-    return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, _REPLICATED), buffers)
+    return jax.make_array_from_single_device_arrays(
+        leaf.shape, NamedSharding(mesh, _REPLICATED), buffers
+    )
 
 
 @jax.jit

@@ -45,12 +45,20 @@ def join(run: DistributedSettings) -> None:
     cluster = _cluster() if run.num_processes is None else None
     if jax.distributed.is_initialized() or (cluster is None and (run.num_processes or 1) == 1):
         return
-    where = f"the processes of {cluster}" if cluster else f"{run.num_processes} processes at {run.coordinator}"
+    where = (
+        f"the processes of {cluster}"
+        if cluster
+        else f"{run.num_processes} processes at {run.coordinator}"
+    )
     remedy = "start them all, with the same settings, or raise config.distributed.timeout_seconds"
     if run.coordinator and run.process_id == 0:
         _check_port(run.coordinator)
     # JAX would abort with a stack trace.
-    alarm = threading.Timer(run.timeout_seconds, _end, (f"error: not all {where} came in {run.timeout_seconds} s; {remedy}", 2))
+    alarm = threading.Timer(
+        run.timeout_seconds,
+        _end,
+        (f"error: not all {where} came in {run.timeout_seconds} s; {remedy}", 2),
+    )
     alarm.daemon = True
     alarm.start()
     try:
@@ -63,7 +71,9 @@ def join(run: DistributedSettings) -> None:
             shutdown_timeout_seconds=min(run.timeout_seconds, 60),
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"cannot join {where}: {str(error).splitlines()[0]}; see config.distributed") from None
+        raise UserError(
+            f"cannot join {where}: {str(error).splitlines()[0]}; see config.distributed"
+        ) from None
     finally:
         alarm.cancel()
 
@@ -108,17 +118,29 @@ def agree(run: Settings) -> None:
     """`UserError` on every process if one has other settings, code or libraries than the first; names what differs."""
     if count() == 1:
         return
-    versions = {"the code": code_version(), "jax": jax.__version__, "python": sys.version.split()[0]}
+    versions = {
+        "the code": code_version(),
+        "jax": jax.__version__,
+        "python": sys.version.split()[0],
+    }
     ours = {"config": settings.to_dict(run), "versions": versions}
     theirs = json.loads(from_first(json.dumps(ours)))
-    difference = settings.first_difference(ours["config"], theirs["config"]) or _difference(versions, theirs["versions"])
+    difference = settings.first_difference(ours["config"], theirs["config"]) or _difference(
+        versions, theirs["versions"]
+    )
     said = [text for text in _from_all(difference or "") if text]
     if said:
-        raise UserError(f"the processes disagree: {said[0]} in the first one; start all with the same code and settings")
+        raise UserError(
+            f"the processes disagree: {said[0]} in the first one; start all with the same code and settings"
+        )
 
 
 def _difference(ours: Mapping, theirs: Mapping) -> str | None:
-    differing = [f"{name} is {ours[name]} here and {theirs.get(name)}" for name in ours if ours[name] != theirs.get(name)]
+    differing = [
+        f"{name} is {ours[name]} here and {theirs.get(name)}"
+        for name in ours
+        if ours[name] != theirs.get(name)
+    ]
     return next(iter(differing), None)
 
 
@@ -133,7 +155,9 @@ def from_first(text: str) -> str:
 
 
 def _from_all(text: str, size: int = 400) -> list[str]:
-    texts = multihost_utils.process_allgather(np.frombuffer(text.encode()[:size].ljust(size), np.uint8))
+    texts = multihost_utils.process_allgather(
+        np.frombuffer(text.encode()[:size].ljust(size), np.uint8)
+    )
     return [bytes(row).decode(errors="ignore").strip() for row in np.asarray(texts)]
 
 

@@ -23,7 +23,9 @@ class Stopped(Exception):
     """The run ended by a signal, its state saved. exit_code: 128 + the signal's number."""
 
     def __init__(self, number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}; the same command goes on from there")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} at step {step}; the same command goes on from there"
+        )
         self.exit_code = 128 + number
 
 

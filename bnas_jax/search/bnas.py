@@ -21,7 +21,9 @@ class Bnas(Diverse):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.gamma < float("inf"):
-            raise UserError(f"config.searcher.gamma must be greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect")
+            raise UserError(
+                f"config.searcher.gamma must be greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect"
+            )
 
     def derive(self, alphas: Alphas) -> Genotype:
         """Top two edges a node, the strongest layer type on each (Eq. 4)."""

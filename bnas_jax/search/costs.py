@@ -87,7 +87,9 @@ class _Layer(nn.Module):
 
 
 @functools.cache
-def _counts(name: str, features: int, stride: int, shape: Shape, scheme: Scheme) -> tuple[float, float, float]:
+def _counts(
+    name: str, features: int, stride: int, shape: Shape, scheme: Scheme
+) -> tuple[float, float, float]:
     """(size, FLOPs, access) of a layer type for an image of the shape (H, W, C)."""
     kind = layer_type(name)
     if not kind.learnable and kind.num_convs(stride) == 0:

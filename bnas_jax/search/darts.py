@@ -43,7 +43,9 @@ class Darts(Diverse):
     def __post_init__(self):
         super().__post_init__()
         if self.unrolled not in UNROLLED:
-            raise UserError(f"config.searcher.unrolled must be one of {', '.join(UNROLLED)}, got {self.unrolled!r}")
+            raise UserError(
+                f"config.searcher.unrolled must be one of {', '.join(UNROLLED)}, got {self.unrolled!r}"
+            )
 
     @property
     def second_order(self) -> bool:
@@ -54,7 +56,9 @@ class Darts(Diverse):
             return None
         at_weights = mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)
         ahead, through_step = jax.vjp(lambda grads: virtual(params, grads), at_weights)
-        to_ahead, first_term = mean(lambda loss: jax.grad(loss, argnums=(0, 1))(ahead, alphas), VALID)
+        to_ahead, first_term = mean(
+            lambda loss: jax.grad(loss, argnums=(0, 1))(ahead, alphas), VALID
+        )
 
         # What reaches the training gradient; with plain SGD, -rate times the gradient ahead.
         (vector,) = through_step(to_ahead)
@@ -91,4 +95,6 @@ def difference_product(mean, vector, params, alphas):
         moved = jax.tree.map(lambda w, v: w + sign * epsilon * v, params, vector)
         return mean(lambda loss: jax.grad(loss, argnums=1)(moved, alphas), TRAIN)
 
-    return jax.tree.map(lambda plus, minus: (plus - minus) / (2 * epsilon), at_alphas(1), at_alphas(-1))
+    return jax.tree.map(
+        lambda plus, minus: (plus - minus) / (2 * epsilon), at_alphas(1), at_alphas(-1)
+    )

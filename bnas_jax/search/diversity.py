@@ -22,12 +22,20 @@ class Diverse(Searcher):
     def __post_init__(self):
         prefix = "config.searcher"
         if not 0 <= self.diversity < float("inf"):
-            raise UserError(f"{prefix}.diversity must be a finite number at least 0, got {self.diversity}")
+            raise UserError(
+                f"{prefix}.diversity must be a finite number at least 0, got {self.diversity}"
+            )
         if not self.tau > 0:
-            raise UserError(f"{prefix}.tau must be greater than 0, got {self.tau}; {prefix}.diversity=0 is off")
+            raise UserError(
+                f"{prefix}.tau must be greater than 0, got {self.tau}; {prefix}.diversity=0 is off"
+            )
         if self.entropy not in ENTROPIES:
-            raise UserError(f"{prefix}.entropy must be one of {', '.join(ENTROPIES)}, got {self.entropy!r}")
+            raise UserError(
+                f"{prefix}.entropy must be one of {', '.join(ENTROPIES)}, got {self.entropy!r}"
+            )
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
         """Eq. (5)."""
-        return alphas_lib.diversity(alphas, progress.epoch, weight=self.diversity, tau=self.tau, edges=self.entropy)
+        return alphas_lib.diversity(
+            alphas, progress.epoch, weight=self.diversity, tau=self.tau, edges=self.entropy
+        )

@@ -16,7 +16,16 @@ from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Genotype, of_cells
 from bnas_jax.search import gumbel
-from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS, Progress, Searcher, Stage, check_rates
+from bnas_jax.search.searcher import (
+    ALPHAS,
+    TRAIN,
+    VALID,
+    WEIGHTS,
+    Progress,
+    Searcher,
+    Stage,
+    check_rates,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +54,9 @@ class Gdas(Searcher):
         check_rates(self, "tau_max", "tau_min")
         if self.tau_min > self.tau_max:
             prefix = "config.searcher"
-            raise UserError(f"{prefix}.tau_min={self.tau_min} must be at most {prefix}.tau_max={self.tau_max}")
+            raise UserError(
+                f"{prefix}.tau_min={self.tau_min} must be at most {prefix}.tau_max={self.tau_max}"
+            )
         if self.clip_norm is not None:
             check_rates(self, "clip_norm")
 
@@ -61,12 +72,19 @@ class Gdas(Searcher):
         if not self.other_scalars:
             return None
         drawn = self._draw(alphas, key, progress)
-        return {name: jnp.sum(hard * (1 - chosen), axis=-1) for name, (hard, chosen) in drawn.items()}
+        return {
+            name: jnp.sum(hard * (1 - chosen), axis=-1) for name, (hard, chosen) in drawn.items()
+        }
 
-    def _draw(self, alphas: Alphas, key, progress: Progress) -> dict[str, tuple[jax.Array, jax.Array]]:
+    def _draw(
+        self, alphas: Alphas, key, progress: Progress
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
         """The hard samples, with the gradient of the softmax, and what they chose."""
         noise, tau = gumbel.draw(key, alphas), self.temperature(progress)
-        return {name: gumbel.hard(alpha, noise[name], tau.astype(alpha.dtype)) for name, alpha in alphas.items()}
+        return {
+            name: gumbel.hard(alpha, noise[name], tau.astype(alpha.dtype))
+            for name, alpha in alphas.items()
+        }
 
     def temperature(self, progress: Progress) -> jax.Array:
         """Linear from epoch to epoch."""
@@ -84,7 +102,12 @@ class Gdas(Searcher):
     def derive(self, alphas: Alphas) -> Genotype:
         """Top two (layer type, input) pairs a node, Zeroise left out; both may have the same input."""
         weights = alphas_lib.relax(alphas)
-        return of_cells({name: top_pairs(np.asarray(value), self.layer_types) for name, value in weights.items()})
+        return of_cells(
+            {
+                name: top_pairs(np.asarray(value), self.layer_types)
+                for name, value in weights.items()
+            }
+        )
 
 
 def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
@@ -97,5 +120,9 @@ def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
             for column, name in enumerate(layer_types)
             if target == node and name != ZEROISE
         ]
-        nodes.append(tuple((name, source) for _, name, source in sorted(pairs, key=lambda pair: -pair[0])[:2]))
+        nodes.append(
+            tuple(
+                (name, source) for _, name, source in sorted(pairs, key=lambda pair: -pair[0])[:2]
+            )
+        )
     return tuple(nodes)

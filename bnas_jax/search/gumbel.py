@@ -9,7 +9,10 @@ import jax.numpy as jnp
 def draw(key, logits: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Gumbel noise in the shapes of the logits."""
     keys = dict(zip(sorted(logits), jax.random.split(key, len(logits)), strict=True))
-    return {name: jax.random.gumbel(keys[name], value.shape, value.dtype) for name, value in logits.items()}
+    return {
+        name: jax.random.gumbel(keys[name], value.shape, value.dtype)
+        for name, value in logits.items()
+    }
 
 
 def soft(logits, noise, temperature) -> jax.Array:

@@ -32,7 +32,9 @@ class Random(Searcher):
     def __post_init__(self):
         for name in ("candidates", "score_batches", "finalists"):
             if getattr(self, name) < 1:
-                raise UserError(f"config.searcher.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(
+                    f"config.searcher.{name} must be at least 1, got {getattr(self, name)}"
+                )
         if self.finalists > self.candidates:
             raise UserError(
                 f"config.searcher.finalists={self.finalists} must be at most config.searcher.candidates={self.candidates}"
@@ -52,7 +54,9 @@ class Random(Searcher):
 
     def derive(self, alphas: Alphas) -> Genotype:
         """There is nothing to derive from."""
-        raise UserError("a random search has no alphas to derive a genotype from; its cell is that of its genotype.json")
+        raise UserError(
+            "a random search has no alphas to derive a genotype from; its cell is that of its genotype.json"
+        )
 
     def record(self, alphas: Alphas) -> dict:
         """Nothing."""
@@ -62,18 +66,29 @@ class Random(Searcher):
     def finish(self, key, score: Score) -> Finished:
         """The best finalist, the first of equals. Each candidate has its top-1 in %, finalists also `top1_of_all` batches."""
         cells = [self._candidate(key, number) for number in range(self.candidates)]
-        few = [score(cell, range(n * self.score_batches, (n + 1) * self.score_batches)) for n, cell in enumerate(cells)]
-        listed = [
-            {**genotype_of(cell, self.layer_types).to_dict(), "top1": top1} for cell, top1 in zip(cells, few, strict=True)
+        few = [
+            score(cell, range(n * self.score_batches, (n + 1) * self.score_batches))
+            for n, cell in enumerate(cells)
         ]
-        finalists = sorted(range(self.candidates), key=lambda number: -few[number])[: self.finalists]
+        listed = [
+            {**genotype_of(cell, self.layer_types).to_dict(), "top1": top1}
+            for cell, top1 in zip(cells, few, strict=True)
+        ]
+        finalists = sorted(range(self.candidates), key=lambda number: -few[number])[
+            : self.finalists
+        ]
         for number in finalists:
             listed[number]["top1_of_all"] = score(cells[number], None)
         best = max(finalists, key=lambda number: listed[number]["top1_of_all"])
-        return Finished(genotype_of(cells[best], self.layer_types), listed[best]["top1_of_all"], listed)
+        return Finished(
+            genotype_of(cells[best], self.layer_types), listed[best]["top1_of_all"], listed
+        )
 
     def _candidate(self, key, number: int) -> dict[str, np.ndarray]:
-        return {name: np.asarray(value) for name, value in self._sample(jax.random.fold_in(key, number)).items()}
+        return {
+            name: np.asarray(value)
+            for name, value in self._sample(jax.random.fold_in(key, number)).items()
+        }
 
     def _sample(self, key) -> dict[str, jax.Array]:
         drawn = sample(key, len(self.layer_types))
@@ -103,9 +118,15 @@ def _sample_cell(key, num_types: int) -> jax.Array:
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
     """The genotype that a random cell's weights stand for."""
-    return of_cells({name: _cell_of(np.asarray(value), layer_types) for name, value in weights.items()})
+    return of_cells(
+        {name: _cell_of(np.asarray(value), layer_types) for name, value in weights.items()}
+    )
 
 
 def _cell_of(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
-    taken = [(layer_types[int(row.argmax())], source) for row, (source, _) in zip(weights, EDGES, strict=True) if row.any()]
+    taken = [
+        (layer_types[int(row.argmax())], source)
+        for row, (source, _) in zip(weights, EDGES, strict=True)
+        if row.any()
+    ]
     return tuple(taken)

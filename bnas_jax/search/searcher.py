@@ -73,7 +73,9 @@ class Searcher:
     train_share: of the training set, the part that the weights see; the rest is held out, none where it is 1.
     """
 
-    layer_types: tuple[str, ...] = dataclasses.field(default=TABLE_3, kw_only=True, metadata=NO_SETTING)
+    layer_types: tuple[str, ...] = dataclasses.field(
+        default=TABLE_3, kw_only=True, metadata=NO_SETTING
+    )
     fixed_reduction: bool = dataclasses.field(default=False, kw_only=True, metadata=NO_SETTING)
     train_share: float = dataclasses.field(default=0.5, kw_only=True, metadata=NO_SETTING)
 

@@ -18,7 +18,16 @@ from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype, of_cells
 from bnas_jax.search import costs as costs_lib
 from bnas_jax.search import gumbel
 from bnas_jax.search.costs import Costs
-from bnas_jax.search.searcher import ALPHAS, NO_SETTING, TRAIN, WEIGHTS, Progress, Searcher, Stage, check_rates
+from bnas_jax.search.searcher import (
+    ALPHAS,
+    NO_SETTING,
+    TRAIN,
+    WEIGHTS,
+    Progress,
+    Searcher,
+    Stage,
+    check_rates,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +60,16 @@ class Snas(Searcher):
                 f"{self.temperature_start}, from which it falls"
             )
         if self.annealing_epochs is not None and self.annealing_epochs < 1:
-            raise UserError(f"{prefix}.annealing_epochs must be at least 1, got {self.annealing_epochs}")
+            raise UserError(
+                f"{prefix}.annealing_epochs must be at least 1, got {self.annealing_epochs}"
+            )
         check_rates(self, "resource_weight", least=0)
         if not 0 <= self.drop_path < 1:
             raise UserError(f"{prefix}.drop_path must be from 0 to below 1, got {self.drop_path}")
         if not 0 < self.train_share <= 1:
-            raise UserError(f"{prefix}.train_share must be above 0 and at most 1, got {self.train_share}")
+            raise UserError(
+                f"{prefix}.train_share must be above 0 and at most 1, got {self.train_share}"
+            )
 
     @property
     def drop_path_rate(self) -> float:
@@ -77,7 +90,10 @@ class Snas(Searcher):
         if key is None or progress is None:
             return alphas_lib.relax(alphas)
         noise, temperature = gumbel.draw(key, alphas), self.temperature(progress)
-        return {name: gumbel.soft(alpha, noise[name], temperature.astype(alpha.dtype)) for name, alpha in alphas.items()}
+        return {
+            name: gumbel.soft(alpha, noise[name], temperature.astype(alpha.dtype))
+            for name, alpha in alphas.items()
+        }
 
     def temperature(self, progress: Progress) -> jax.Array:
         """The first epoch is one step below the start already."""
@@ -99,7 +115,12 @@ class Snas(Searcher):
     def derive(self, alphas: Alphas) -> Genotype:
         """The strongest layer type of each edge, Zeroise among them; all edges stay."""
         weights = alphas_lib.relax(alphas)
-        return of_cells({name: all_edges(np.asarray(value), self.layer_types) for name, value in weights.items()})
+        return of_cells(
+            {
+                name: all_edges(np.asarray(value), self.layer_types)
+                for name, value in weights.items()
+            }
+        )
 
 
 def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
@@ -108,5 +129,7 @@ def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
     for node in range(INPUTS, INPUTS + NODES):
         arriving = [edge for edge, (_, target) in enumerate(EDGES) if target == node]
         ranked = sorted(arriving, key=lambda edge: -weights[edge].max())
-        nodes.append(tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in ranked))
+        nodes.append(
+            tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in ranked)
+        )
     return tuple(nodes)

@@ -9,8 +9,21 @@ from bnas_jax.settings import entries
 # run differ by rounding alone where other devices, or other parts of a batch, are added up. Those of a searcher that its
 # derivation alone reads are free, too.
 _FREE = (
-    *("log_every_steps", "checkpoint_every_steps", "checkpoint_every_minutes", "checkpoint", "eval_batch_size"),
-    *("parallel", "steps_per_call", "distributed", "dataset.path", "dataset.workers", "network.edges"),
+    *(
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "checkpoint_every_minutes",
+        "checkpoint",
+        "eval_batch_size",
+    ),
+    *(
+        "parallel",
+        "steps_per_call",
+        "distributed",
+        "dataset.path",
+        "dataset.workers",
+        "network.edges",
+    ),
     *("select", "alphas_as_of"),
 )
 
@@ -38,7 +51,11 @@ class Difference(NamedTuple):
         return _is_among(self.key, CHANGEABLE)
 
     def __str__(self) -> str:
-        if isinstance(self.ours, list) and isinstance(self.theirs, list) and max(len(self.ours), len(self.theirs)) > 3:
+        if (
+            isinstance(self.ours, list)
+            and isinstance(self.theirs, list)
+            and max(len(self.ours), len(self.theirs)) > 3
+        ):
             return f"config.{self.key} is not the same as there"
         return f"config.{self.key} is {self.ours!r} now and {self.theirs!r} there"
 

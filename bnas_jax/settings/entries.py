@@ -11,7 +11,11 @@ from bnas_jax.search import SEARCHERS, Searcher
 from bnas_jax.settings.checks import choice, require
 
 # The type of a setting to the table that its name chooses from.
-TABLES: dict[Any, Mapping[str, type]] = {Scheme: SCHEMES, Searcher: SEARCHERS, NetworkSettings: NETWORKS}
+TABLES: dict[Any, Mapping[str, type]] = {
+    Scheme: SCHEMES,
+    Searcher: SEARCHERS,
+    NetworkSettings: NETWORKS,
+}
 
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
@@ -39,7 +43,10 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
         if key == "name" or (value is None and key not in known):
             continue
         listed = ", ".join(known) or "none"
-        require(key in known, f"{name}.{key} is no setting of {name}.name={values['name']}; it has {listed}")
+        require(
+            key in known,
+            f"{name}.{key} is no setting of {name}.name={values['name']}; it has {listed}",
+        )
         # NaN differs from itself, and its run would from its work directory.
         require(value == value, f"{name}.{key} must be a number, got nan")
         defaults = (known[key].default, known[key].default_factory)

@@ -37,13 +37,18 @@ def build(cls, values: Any, name: str):
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
-        require(key in known, f"unknown setting {name}.{key}; known here: {', '.join(sorted(known))}")
+        require(
+            key in known, f"unknown setting {name}.{key}; known here: {', '.join(sorted(known))}"
+        )
     built = {}
     for key, field in known.items():
         if key in values:
             built[key] = _convert(hints[key], values[key], f"{name}.{key}")
         else:
-            has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+            has_default = (
+                field.default is not dataclasses.MISSING
+                or field.default_factory is not dataclasses.MISSING
+            )
             require(has_default, f"{name}.{key} is missing")
     return cls(**built)
 
@@ -53,7 +58,10 @@ def _convert(hint, value, name: str):
         return None
     hint = _without_none(hint)
     if hint is Genotype:
-        require(value is not None, f"{name} is missing; write a named cell or the genotype.json of a search")
+        require(
+            value is not None,
+            f"{name} is missing; write a named cell or the genotype.json of a search",
+        )
         return genotype_lib.from_dict(value)
     if hint in entries.TABLES:
         entry, given = entries.chosen(entries.TABLES[hint], value, name)
@@ -61,7 +69,10 @@ def _convert(hint, value, name: str):
     if dataclasses.is_dataclass(hint):
         return build(hint, value, name)
     if typing.get_origin(hint) is tuple:
-        require(isinstance(value, (list, tuple)), f"{name} must be a list, got {value!r}; write it as a,b,c")
+        require(
+            isinstance(value, (list, tuple)),
+            f"{name} must be a list, got {value!r}; write it as a,b,c",
+        )
         return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

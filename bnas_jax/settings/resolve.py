@@ -42,7 +42,10 @@ def resolve(config: Mapping) -> dict:
     layers = [blocks[name] for name in ("preset", *_BLOCKS[conventions])]
     recipe = _recipe(values)
     if recipe:
-        layers = [recipe, *({k: v for k, v in layer.items() if k not in SETTINGS} for layer in layers)]
+        layers = [
+            recipe,
+            *({k: v for k, v in layer.items() if k not in SETTINGS} for layer in layers),
+        ]
     for layer in layers:
         fill(values, layer)
     if values.get("task") == "train":
@@ -74,7 +77,9 @@ def _recipe(values: dict) -> dict:
 def _defaults(cls: type) -> dict:
     """The defaults of a dataclass's fields that have one."""
     fields = dataclasses.fields(cls)
-    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return {
+        field.name: field.default for field in fields if field.default is not dataclasses.MISSING
+    }
 
 
 def _fill_network(values: dict, conventions: str) -> None:
@@ -94,7 +99,11 @@ def _fill_network(values: dict, conventions: str) -> None:
             group["name"] = name
             choice(f"config.{key}.name", name, tuple(table))
             known = set(entries.settings_of(table[name]))
-        fill(group, {name: value for name, value in defaults.items() if name in known}, f"config.{key}.")
+        fill(
+            group,
+            {name: value for name, value in defaults.items() if name in known},
+            f"config.{key}.",
+        )
 
 
 def _selected(searcher) -> str:

@@ -34,7 +34,16 @@ AS_OF = ("after", "before")
 
 # Settings of config.dataset that have no effect on a data set: it has a size, or a test set, of its own.
 _SPLIT = ("split", "split_seed")
-_READING = ("min_area", "image_size", "resize", "channels", "white_level", "in_memory_mib", "bad_images", "workers")
+_READING = (
+    "min_area",
+    "image_size",
+    "resize",
+    "channels",
+    "white_level",
+    "in_memory_mib",
+    "bad_images",
+    "workers",
+)
 WITHOUT_EFFECT = {
     "digits": ("path", *_SPLIT, *_READING),
     "cifar10": (*_SPLIT, "white_level"),
@@ -90,19 +99,37 @@ class DatasetSettings:
         self._check_effect()
         for name in ("pad", "cutout"):
             pixels = getattr(self, name)
-            require(pixels is None or pixels >= 0, f"config.dataset.{name} must be 0 or more pixels, got {pixels}")
-        at_least = {"image_size": 1, "resize": self.image_size or 1, "in_memory_mib": 0, "split_seed": 0, "workers": 0}
+            require(
+                pixels is None or pixels >= 0,
+                f"config.dataset.{name} must be 0 or more pixels, got {pixels}",
+            )
+        at_least = {
+            "image_size": 1,
+            "resize": self.image_size or 1,
+            "in_memory_mib": 0,
+            "split_seed": 0,
+            "workers": 0,
+        }
         for name, least in at_least.items():
             value = getattr(self, name)
-            require(value is None or value >= least, f"config.dataset.{name} must be at least {least}, got {value}")
+            require(
+                value is None or value >= least,
+                f"config.dataset.{name} must be at least {least}, got {value}",
+            )
         choice("config.dataset.channels", self.channels, (None, 1, 3))
         choice("config.dataset.search_split", self.search_split, SPLITS)
         choice("config.dataset.bad_images", self.bad_images, ("fail", "skip"))
-        require(self.split is None or 0 < self.split < 1, f"config.dataset.split must be between 0 and 1, got {self.split}")
+        require(
+            self.split is None or 0 < self.split < 1,
+            f"config.dataset.split must be between 0 and 1, got {self.split}",
+        )
         if self.mean is not None or self.std is not None:
             self._check_statistics(self.mean or (), self.std or ())
         sized = self.image_size is not None or self.name == "imagenet2012"
-        require(self.resize is None or sized, "config.dataset.resize needs config.dataset.image_size, its centre")
+        require(
+            self.resize is None or sized,
+            "config.dataset.resize needs config.dataset.image_size, its centre",
+        )
         if self.white_level is not None:
             rates("config.dataset", self, "white_level")
 
@@ -111,8 +138,14 @@ class DatasetSettings:
         both = "config.dataset.mean and config.dataset.std need a list of one number for each channel, such as [0.5]"
         require(mean and len(mean) == len(std), f"{both}; got {list(mean)} and {list(std)}")
         scale = "are on the scale 0 to 1 (divide by 255)"
-        require(all(0 <= m <= 1 for m in mean), f"config.dataset.mean: the values {scale}, got {list(mean)}")
-        require(all(0 < s <= 1 for s in std), f"config.dataset.std: the values {scale} and above 0, got {list(std)}")
+        require(
+            all(0 <= m <= 1 for m in mean),
+            f"config.dataset.mean: the values {scale}, got {list(mean)}",
+        )
+        require(
+            all(0 < s <= 1 for s in std),
+            f"config.dataset.std: the values {scale} and above 0, got {list(std)}",
+        )
 
     def _check_effect(self):
         mine = dataclasses.asdict(self)
@@ -121,7 +154,10 @@ class DatasetSettings:
             message = f"config.dataset.{name} has no effect on {self.name}: leave config.dataset.{name} out"
             require(value == fitting[name], message)
         divided = self.split is not None or not self.split_seed
-        require(divided, "config.dataset.split_seed has no effect without config.dataset.split: set both or none")
+        require(
+            divided,
+            "config.dataset.split_seed has no effect without config.dataset.split: set both or none",
+        )
 
 
 def for_data(dataset: Mapping, name: str) -> dict:
@@ -138,8 +174,14 @@ class CheckpointSettings:
     keep_best: int = 1
 
     def __post_init__(self):
-        require(self.keep_last >= 1, f"config.checkpoint.keep_last must be at least 1, got {self.keep_last}")
-        require(self.keep_best >= 0, f"config.checkpoint.keep_best must be at least 0, got {self.keep_best}")
+        require(
+            self.keep_last >= 1,
+            f"config.checkpoint.keep_last must be at least 1, got {self.keep_last}",
+        )
+        require(
+            self.keep_best >= 0,
+            f"config.checkpoint.keep_best must be at least 0, got {self.keep_best}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +198,15 @@ class DistributedSettings:
 
     def __post_init__(self):
         prefix = "config.distributed"
-        require(self.timeout_seconds >= 1, f"{prefix}.timeout_seconds must be at least 1, got {self.timeout_seconds}")
+        require(
+            self.timeout_seconds >= 1,
+            f"{prefix}.timeout_seconds must be at least 1, got {self.timeout_seconds}",
+        )
         number, index = self.num_processes, self.process_id
-        require(number is None or number >= 1, f"{prefix}.num_processes must be at least 1, got {number}")
+        require(
+            number is None or number >= 1,
+            f"{prefix}.num_processes must be at least 1, got {number}",
+        )
         if number == 1:
             return
         together = f"{prefix}.coordinator, num_processes and process_id belong together: give all three or none"
@@ -166,8 +214,13 @@ class DistributedSettings:
         if self.coordinator is None or number is None or index is None:
             return
         port = self.coordinator.rpartition(":")
-        require(port[0] and port[2].isdigit(), f"{prefix}.coordinator must be HOST:PORT, got {self.coordinator!r}")
-        require(0 <= index < number, f"{prefix}.process_id must be from 0 to {number - 1}, got {index}")
+        require(
+            port[0] and port[2].isdigit(),
+            f"{prefix}.coordinator must be HOST:PORT, got {self.coordinator!r}",
+        )
+        require(
+            0 <= index < number, f"{prefix}.process_id must be from 0 to {number - 1}, got {index}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,15 +263,33 @@ class RunSettings:
         choice("config.precision", self.precision, PRECISIONS)
         choice("config.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         choice("config.parallel", self.parallel, PARALLEL)
-        require(0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}")
-        for name in ("num_epochs", "batch_size", "eval_batch_size", "microbatches", "steps_per_call", "log_every_steps"):
-            require(getattr(self, name) >= 1, f"config.{name} must be at least 1, got {getattr(self, name)}")
+        require(
+            0 <= self.seed < 2**32, f"config.seed must be from 0 to 4294967295, got {self.seed}"
+        )
+        for name in (
+            "num_epochs",
+            "batch_size",
+            "eval_batch_size",
+            "microbatches",
+            "steps_per_call",
+            "log_every_steps",
+        ):
+            require(
+                getattr(self, name) >= 1,
+                f"config.{name} must be at least 1, got {getattr(self, name)}",
+            )
         self._check_bn_examples()
         every = self.checkpoint_every_steps
-        require(every is None or every >= 1, f"config.checkpoint_every_steps must be at least 1 or None, got {every}")
+        require(
+            every is None or every >= 1,
+            f"config.checkpoint_every_steps must be at least 1 or None, got {every}",
+        )
 
         minutes = self.checkpoint_every_minutes
-        require(minutes is None or minutes > 0, f"config.checkpoint_every_minutes must be greater than 0, got {minutes}")
+        require(
+            minutes is None or minutes > 0,
+            f"config.checkpoint_every_minutes must be greater than 0, got {minutes}",
+        )
 
     def _check_bn_examples(self) -> None:
         """Groups divide a microbatch. A batch that is not made of whole ones is refused by `Devices.check_batch`."""
@@ -226,8 +297,15 @@ class RunSettings:
         if group is None or self.batch_size % self.microbatches:
             return
         require(group >= 1, f"config.bn_examples must be at least 1, got {group}")
-        require(self.sync_bn, f"config.bn_examples={group} is of examples on all devices: write config.sync_bn=True")
-        of_batch = "config.batch_size / config.microbatches" if self.microbatches > 1 else "config.batch_size"
+        require(
+            self.sync_bn,
+            f"config.bn_examples={group} is of examples on all devices: write config.sync_bn=True",
+        )
+        of_batch = (
+            "config.batch_size / config.microbatches"
+            if self.microbatches > 1
+            else "config.batch_size"
+        )
         message = f"config.bn_examples={group} must divide {of_batch} = {part}; write {part} for all of them"
         require(part % group == 0, message)
 
@@ -268,17 +346,25 @@ class SupernetSettings:
         step = form_of(self.form).channel_step
         positive(prefix, self, "num_cells", "channels")
         multiple = f"a multiple of {step} in the form {self.form}"
-        require(self.channels % step == 0, f"{prefix}.channels must be {multiple}, got {self.channels}")
+        require(
+            self.channels % step == 0, f"{prefix}.channels must be {multiple}, got {self.channels}"
+        )
         if self.fixed_reduction:
             check_groups(2 * self.channels)
         unknown = [name for name in self.layer_types if name not in LAYERS]
-        require(not unknown, f"{prefix}.layer_types: unknown {', '.join(unknown)}; known: {', '.join(LAYERS)}")
+        require(
+            not unknown,
+            f"{prefix}.layer_types: unknown {', '.join(unknown)}; known: {', '.join(LAYERS)}",
+        )
         learnable = [name for name in LAYERS if LAYERS[name].learnable]
         require(
             any(name in learnable for name in self.layer_types),
             f"{prefix}.layer_types needs a layer type with weights, one of {', '.join(learnable)}",
         )
-        require(len(set(self.layer_types)) == len(self.layer_types), f"{prefix}.layer_types names a type twice")
+        require(
+            len(set(self.layer_types)) == len(self.layer_types),
+            f"{prefix}.layer_types names a type twice",
+        )
         choice(f"{prefix}.reduction_skip", self.reduction_skip, REDUCTION_SKIPS)
         choice(f"{prefix}.edges", self.edges, FORMS_OF_EDGES)
 
@@ -371,7 +457,11 @@ class SearchSettings(RunSettings):
         )
         require(self.network.edges != "chosen" or searcher.one_layer, message)
         validated = searcher.has_alphas and searcher.train_share < 1
-        instead = ", or config.searcher.train_share=0.9, which holds a part of the data out" if searcher.has_alphas else ""
+        instead = (
+            ", or config.searcher.train_share=0.9, which holds a part of the data out"
+            if searcher.has_alphas
+            else ""
+        )
         message = f"config.select=best is for searchers whose epochs are validated: write config.select=last{instead}"
         require(validated or self.select == "last", message)
 
@@ -426,9 +516,19 @@ class OptimizerSettings:
         choice(f"{prefix}.first_epoch", self.first_epoch, (0, 1))
         choice(f"{prefix}.decayed", self.decayed, DECAYED)
         rates(prefix, self, "learning_rate", "decay_factor", "eps")
-        rates(prefix, self, "low_learning_rate", "min_learning_rate", "weight_decay", "auxiliary_weight", least=0)
+        rates(
+            prefix,
+            self,
+            "low_learning_rate",
+            "min_learning_rate",
+            "weight_decay",
+            "auxiliary_weight",
+            least=0,
+        )
         low = () if self.momentum_low is None else ("momentum_low",)
-        shares(prefix, self, "momentum", *low, "beta1", "beta2", "label_smoothing", "drop_path", "tail")
+        shares(
+            prefix, self, "momentum", *low, "beta1", "beta2", "label_smoothing", "drop_path", "tail"
+        )
         clipping(prefix, self)
         positive(prefix, self, "cycle_epochs")
         self._check_schedule()
@@ -436,14 +536,21 @@ class OptimizerSettings:
     def _check_schedule(self) -> None:
         prefix = "config.optimizer"
         by_epoch = self.schedule in ("cosine", "linear")
-        message = f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got {self.schedule}"
+        message = (
+            f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got {self.schedule}"
+        )
         require(by_epoch or self.schedule_by == "step", message)
         message = f"{prefix}.first_epoch={self.first_epoch} has no effect without {prefix}.schedule_by=epoch"
         require(not self.first_epoch or self.schedule_by == "epoch", message)
         epochs = list(self.decay_epochs)
         wanted = f"{prefix}.decay_epochs must be growing numbers from 1 on"
-        require(epochs == sorted(set(epochs)) and min(epochs, default=1) >= 1, f"{wanted}, got {epochs}")
-        require(self.schedule != "steps" or epochs, f"{prefix}.schedule=steps needs {prefix}.decay_epochs, such as 60,120")
+        require(
+            epochs == sorted(set(epochs)) and min(epochs, default=1) >= 1, f"{wanted}, got {epochs}"
+        )
+        require(
+            self.schedule != "steps" or epochs,
+            f"{prefix}.schedule=steps needs {prefix}.decay_epochs, such as 60,120",
+        )
         message = f"{prefix}.nesterov needs a momentum; write {prefix}.momentum=0.9"
         require(not self.nesterov or self.momentum > 0, message)
 

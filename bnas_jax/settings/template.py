@@ -17,7 +17,11 @@ from bnas_jax.settings import entries
 from bnas_jax.settings.parse import field_types
 
 # The groups of a config that have a name, and the table that it chooses from.
-GROUPS: dict[str, Mapping[str, type]] = {"scheme": SCHEMES, "searcher": SEARCHERS, "network": NETWORKS}
+GROUPS: dict[str, Mapping[str, type]] = {
+    "scheme": SCHEMES,
+    "searcher": SEARCHERS,
+    "network": NETWORKS,
+}
 
 
 def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
@@ -32,7 +36,11 @@ def group(name: str, entry: str) -> ConfigDict:
     config = ConfigDict({"name": entry})
     for cls in GROUPS[name].values():
         known = entries.settings_of(cls)
-        types = {key: kind for key, kind in field_types(cls).items() if key in known and key not in config}
+        types = {
+            key: kind
+            for key, kind in field_types(cls).items()
+            if key in known and key not in config
+        }
         _add(config, types, {})
     return config
 

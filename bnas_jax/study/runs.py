@@ -75,12 +75,18 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
                 _say(f"{row.name}, seed {seed}: {accuracies[row.name][seed]:.2f} %")
         if row.search is not None:
             searches = [folder / row.name / str(seed) / "search" for seed in accuracies[row.name]]
-            found = [share for path in searches if (share := early_learnable_share(path)) is not None]
+            found = [
+                share for path in searches if (share := early_learnable_share(path)) is not None
+            ]
             if found:
                 shares[row.name] = float(np.mean(found))
         # What the next row needs is compiled anew; what this one did would stay in memory.
         jax.clear_caches()
-        result = {"title": study.title, "failed": failed, **figures(accuracies, baseline=study.baseline)}
+        result = {
+            "title": study.title,
+            "failed": failed,
+            **figures(accuracies, baseline=study.baseline),
+        }
         for line in result["rows"]:
             if line["name"] in shares:
                 line["early_learnable_share"] = shares[line["name"]]
@@ -95,7 +101,9 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
 
     None where its records say nothing of it, as those of a random search.
     """
-    records = [record for record in RunDirectory(path).read_metrics() if "learnable_share" in record]
+    records = [
+        record for record in RunDirectory(path).read_metrics() if "learnable_share" in record
+    ]
     early = records[: max(1, round(0.4 * len(records)))]
     if not early:
         return None
@@ -123,7 +131,9 @@ def _search(config: ConfigDict, seed: int, path: pathlib.Path) -> dict:
     config.seed = seed
     run = settings.from_config(config)
     if not isinstance(run, SearchSettings):
-        raise UserError("a row's `search` needs the settings of a search, such as those of configs/search.py:digits")
+        raise UserError(
+            "a row's `search` needs the settings of a search, such as those of configs/search.py:digits"
+        )
     with contextlib.closing(WorkDir(path)) as workdir:
         return search(run, workdir)
 
@@ -132,7 +142,9 @@ def _train(config: ConfigDict, seed: int, path: pathlib.Path) -> dict:
     config.seed = seed
     run = settings.from_config(config)
     if not isinstance(run, TrainSettings):
-        raise UserError("a row's `train` needs the settings of a training, such as those of configs/train.py:digits")
+        raise UserError(
+            "a row's `train` needs the settings of a training, such as those of configs/train.py:digits"
+        )
     with contextlib.closing(WorkDir(path)) as workdir:
         return train(run, workdir)
 

@@ -47,11 +47,22 @@ def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> 
     ours, theirs = list(values.values()), list(reference.values())
     if same_seeds:
         ours, theirs = [values[seed] for seed in paired], [reference[seed] for seed in paired]
-    if min(len(ours), len(theirs)) < 2 or np.ptp(np.subtract(ours, theirs) if same_seeds else [*ours, *theirs]) == 0:
+    if (
+        min(len(ours), len(theirs)) < 2
+        or np.ptp(np.subtract(ours, theirs) if same_seeds else [*ours, *theirs]) == 0
+    ):
         return {"difference": difference, "p": None, "test": None}
     if same_seeds:
-        return {"difference": difference, "p": float(stats.ttest_rel(ours, theirs).pvalue), "test": "paired t"}
-    return {"difference": difference, "p": float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue), "test": "Welch t"}
+        return {
+            "difference": difference,
+            "p": float(stats.ttest_rel(ours, theirs).pvalue),
+            "test": "paired t",
+        }
+    return {
+        "difference": difference,
+        "p": float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue),
+        "test": "Welch t",
+    }
 
 
 def markdown(result: Mapping) -> str:
@@ -78,7 +89,9 @@ def markdown(result: Mapping) -> str:
             line.append(_number(row.get("early_learnable_share"), ".0%"))
         lines.append(line)
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    failed = "".join(f"\n\nFailed: {name}: {message}" for name, message in result.get("failed", {}).items())
+    failed = "".join(
+        f"\n\nFailed: {name}: {message}" for name, message in result.get("failed", {}).items()
+    )
     return f"{result.get('title', '')}\n\n{text}{failed}\n"
 
 

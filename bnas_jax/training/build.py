@@ -43,12 +43,16 @@ class Program(NamedTuple):
 
 def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn.Module:
     """The network of a training. axis: the mapped axis of its devices."""
-    return run.network.build(num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis))
+    return run.network.build(
+        num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis)
+    )
 
 
 def supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> Supernet:
     """The network of a search. axis: the mapped axis of its devices."""
-    return run.network.build(num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis))
+    return run.network.build(
+        num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis)
+    )
 
 
 def image_seed(run: Settings, use: int) -> int:
@@ -56,7 +60,9 @@ def image_seed(run: Settings, use: int) -> int:
     return (run.seed + use) % 2**32
 
 
-def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Module | None = None) -> Program:
+def training(
+    run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Module | None = None
+) -> Program:
     """The training of a final network. model: by default `network`'s, the one of the settings."""
     if model is None:
         model = network(run, data.train.num_classes, where.axis)
@@ -94,7 +100,9 @@ def training(run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Mod
     )
 
 
-def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Supernet | None = None) -> Program:
+def search(
+    run: SearchSettings, data: Dataset, where: Devices, *, model: Supernet | None = None
+) -> Program:
     """The search of a cell. A part of the training set is for the weights, the rest held out; the test set stays unseen.
 
     model: by default `supernet`'s, the one of the settings.
@@ -104,12 +112,16 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
     searcher = run.searcher.for_supernet(model, data.train.image_shape)
     parts = {TRAIN: data.train}
     if searcher.train_share < 1:
-        divided = split_half(data.train, run.seed, run.dataset.search_split, share=searcher.train_share)
+        divided = split_half(
+            data.train, run.seed, run.dataset.search_split, share=searcher.train_share
+        )
         parts = dict(zip((TRAIN, VALID), divided, strict=True))
 
     def source_of(name: str, use: int, *, fresh: bool):
         if name not in parts:
-            raise UserError("a stage of the searcher takes held-out images: its train_share must be below 1")
+            raise UserError(
+                "a stage of the searcher takes held-out images: its train_share must be below 1"
+            )
         return train_source(
             parts[name],
             run.batch_size,
@@ -138,7 +150,10 @@ def search(run: SearchSettings, data: Dataset, where: Devices, *, model: Superne
 
     def stage_of(index: int) -> Callable:
         def search_stage(state, feeds):
-            batches = {name: where.batch(sources[name], feed, run.microbatches) for name, feed in feeds.items()}
+            batches = {
+                name: where.batch(sources[name], feed, run.microbatches)
+                for name, feed in feeds.items()
+            }
             return step.stage(index, state, batches)
 
         return search_stage
@@ -206,7 +221,9 @@ def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
     )
 
 
-def training_schedules(settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int) -> tuple[Schedule, Schedule]:
+def training_schedules(
+    settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int
+) -> tuple[Schedule, Schedule]:
     """(learning rate, momentum) of the final training, by step."""
     steps = num_epochs * steps_per_epoch
     top, bottom, momentum = settings.learning_rate, settings.min_learning_rate, settings.momentum

@@ -38,8 +38,14 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     metric = lambda metrics: metrics[_METRIC]
     kept = [policies.LatestN(n=keep.keep_last)]
     if keep.keep_best:
-        kept.append(policies.BestN(get_metric_fn=metric, n=keep.keep_best, keep_checkpoints_without_metrics=False))
-    return ocp.CheckpointManagerOptions(best_fn=metric, preservation_policy=policies.AnyPreservationPolicy(kept), create=True)
+        kept.append(
+            policies.BestN(
+                get_metric_fn=metric, n=keep.keep_best, keep_checkpoints_without_metrics=False
+            )
+        )
+    return ocp.CheckpointManagerOptions(
+        best_fn=metric, preservation_policy=policies.AnyPreservationPolicy(kept), create=True
+    )
 
 
 class _Manager(ocp.CheckpointManager):
@@ -51,7 +57,12 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of one work directory; without settings, to read only."""
 
-    def __init__(self, directory: pathlib.Path, settings: CheckpointSettings | None = None, where: Devices = devices.ONE):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        settings: CheckpointSettings | None = None,
+        where: Devices = devices.ONE,
+    ):
         self.directory = directory
         self._where, self._keep = where, settings
         self._manager = None
@@ -61,7 +72,9 @@ class Checkpoints:
             hosts.on_first(self._put_back)
             hosts.on_first(self._set_scores_aside)
             with self._room():
-                self._manager = _Manager(directory, options=_options(settings), item_names=("variables", "rest"))
+                self._manager = _Manager(
+                    directory, options=_options(settings), item_names=("variables", "rest")
+                )
         _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
@@ -77,7 +90,9 @@ class Checkpoints:
             manager.reload()
         variables, rest = _split(self._where.saveable(state))
         metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
-        items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest))
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest)
+        )
 
         def write() -> None:
             manager.save(step, args=items, metrics=metrics)
@@ -170,14 +185,18 @@ class Checkpoints:
         restored = self._newest(items, self.steps(), set_aside=True, changed=changed)
         if restored is None:
             return None
-        state = self._where.restored(type(shapes)(**restored[1]["variables"], **restored[1]["rest"]))
+        state = self._where.restored(
+            type(shapes)(**restored[1]["variables"], **restored[1]["rest"])
+        )
         return refit.with_epochs(state, shapes) if changed else state
 
     def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
         """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none."""
         found = self.find(which)
         steps = self.steps() if which == "last" else [found]
-        self._check_same(found, {"variables": shapes}, dtypes=False)  # evaluation may ask for another arithmetic
+        self._check_same(
+            found, {"variables": shapes}, dtypes=False
+        )  # evaluation may ask for another arithmetic
         restored = self._newest({"variables": shapes}, steps, set_aside=False)
         assert restored is not None
         return restored[0], self._where.restored(restored[1]["variables"])
@@ -186,21 +205,27 @@ class Checkpoints:
         """The step of the checkpoint that `which` names: `last`, `best` or a step. `UserError` where there is none."""
         steps = self.steps()
         if not steps:
-            raise UserError(f"no checkpoint in {self.directory}; run train with this --workdir first")
+            raise UserError(
+                f"no checkpoint in {self.directory}; run train with this --workdir first"
+            )
         if which == "best":
             return self._best(steps)
         if which == "last":
             return steps[-1]
         if not which.isdigit() or int(which) not in steps:
             have = ", ".join(map(str, steps))
-            raise UserError(f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}")
+            raise UserError(
+                f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}"
+            )
         return int(which)
 
     def _check_disk(self, shapes) -> None:
         if self._keep is None:
             return
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-        more = self._keep.keep_last + self._keep.keep_best + 1 - len(self.steps())  # one of them is being written
+        more = (
+            self._keep.keep_last + self._keep.keep_best + 1 - len(self.steps())
+        )  # one of them is being written
         free = shutil.disk_usage(self.directory).free
         if size * more > free:
             raise UserError(
@@ -208,11 +233,16 @@ class Checkpoints:
                 " are free; make room or lower config.checkpoint.keep_last"
             )
 
-    def _check_same(self, step: int, items: dict, dtypes: bool = True, changed: bool = False) -> None:
+    def _check_same(
+        self, step: int, items: dict, dtypes: bool = True, changed: bool = False
+    ) -> None:
         """`UserError` naming the first leaf in which a checkpoint differs from what is wanted; Orbax would cast silently."""
         try:
             with ocp.StandardCheckpointer() as reader:
-                saved = {n: reader.metadata(self.directory / str(step) / n).item_metadata.tree for n in items}
+                saved = {
+                    n: reader.metadata(self.directory / str(step) / n).item_metadata.tree
+                    for n in items
+                }
         except Exception:  # damaged, which restoring it deals with
             return
         ours, theirs = (_by_name(trees, links=not changed) for trees in (items, saved))
@@ -228,9 +258,13 @@ class Checkpoints:
 
     def _best(self, steps: list[int]) -> int:
         scores = {step: self._score(step) for step in steps}
-        best = max((s for s in steps if scores[s] is not None), key=lambda s: (scores[s], s), default=None)
+        best = max(
+            (s for s in steps if scores[s] is not None), key=lambda s: (scores[s], s), default=None
+        )
         if best is None:
-            raise UserError(f"no checkpoint in {self.directory} has an accuracy yet; write last instead of best")
+            raise UserError(
+                f"no checkpoint in {self.directory} has an accuracy yet; write last instead of best"
+            )
         return best
 
     def _score(self, step: int) -> float | None:
@@ -242,7 +276,9 @@ class Checkpoints:
     def _score_file(self, step: int) -> pathlib.Path:
         return self.directory / str(step) / "metrics" / "metrics"
 
-    def _newest(self, shapes: dict, steps: list[int], set_aside: bool, changed: bool = False) -> tuple[int, dict] | None:
+    def _newest(
+        self, shapes: dict, steps: list[int], set_aside: bool, changed: bool = False
+    ) -> tuple[int, dict] | None:
         damaged: list[int] = []
         for step in reversed(steps):
             restored, why = self._restore(step, shapes, changed)
@@ -266,7 +302,10 @@ class Checkpoints:
         folder = self.directory / str(step)
         try:
             with ocp.StandardCheckpointer() as reader:
-                return {name: self._read(reader, folder / name, item, changed) for name, item in shapes.items()}, ""
+                return {
+                    name: self._read(reader, folder / name, item, changed)
+                    for name, item in shapes.items()
+                }, ""
         except MemoryError:
             raise
         except Exception as error:  # what Orbax raises for damaged files has no class in common
@@ -290,12 +329,18 @@ class Checkpoints:
         for step in self.steps():
             if self._score_file(step).is_file() and self._score(step) is None:
                 target = self._move_aside(self._score_file(step), f"{step}.metrics")
-                _say(f"the accuracy noted with the checkpoint of step {step} cannot be read; moved it to {target}")
+                _say(
+                    f"the accuracy noted with the checkpoint of step {step} cannot be read; moved it to {target}"
+                )
 
     def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
         folder = self.directory.with_name("checkpoints_damaged")
         folder.mkdir(exist_ok=True)
-        target = next(t for t in (folder / n for n in (name, *(f"{name}.{i}" for i in range(1, 1000)))) if not t.exists())
+        target = next(
+            t
+            for t in (folder / n for n in (name, *(f"{name}.{i}" for i in range(1, 1000))))
+            if not t.exists()
+        )
         os.rename(path, target)
         return target
 
@@ -317,12 +362,16 @@ def _expect_late_answers() -> None:
 
     hook.expects_late_answers = True  # type: ignore[attr-defined]
     sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "never retrieved" not in record.getMessage()
+    )
 
 
 def _by_name(items: dict, links: bool) -> dict[str, Any]:
     """The leaves of {item: tree}; see `refit.by_name`."""
-    return {name: leaf for tree in items.values() for name, leaf in refit.by_name(tree, links).items()}
+    return {
+        name: leaf for tree in items.values() for name, leaf in refit.by_name(tree, links).items()
+    }
 
 
 def _kind(leaf, dtypes: bool) -> str:

@@ -45,7 +45,11 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
         "select": rule.epoch,
         "alphas_as_of": rule.as_of,
         "epoch": epoch,
-        **{name: getattr(searcher, name) for name in ("gamma", "keep_zeroise") if hasattr(searcher, name)},
+        **{
+            name: getattr(searcher, name)
+            for name in ("gamma", "keep_zeroise")
+            if hasattr(searcher, name)
+        },
         "valid_top1": number_or_none(valid_top1[epoch]),
     }
 
@@ -59,13 +63,17 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     count = len(valid_top1)
     if wanted == "best":
         if not np.isfinite(valid_top1).any():
-            raise UserError("no epoch of this search is the best, as it holds no images out: write last, or a number")
+            raise UserError(
+                "no epoch of this search is the best, as it holds no images out: write last, or a number"
+            )
         return int(np.nanargmax(valid_top1))
     if wanted == "last":
         return count - 1
     if not 0 <= int(wanted) < count:
         ended = f"epochs 0 to {count - 1} have ended"
-        raise UserError(f"there is no epoch {wanted} of this search: {ended}; write one of these, best or last")
+        raise UserError(
+            f"there is no epoch {wanted} of this search: {ended}; write one of these, best or last"
+        )
     return int(wanted)
 
 

@@ -45,7 +45,9 @@ def describe(guard: Guard | None, params) -> str:
     """Where it began, as part of a sentence; empty where nothing is known."""
     if guard is None:
         return ""
-    names = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [
+        "/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
     if int(guard.step) >= 0:
         return f"; the gradient of {names[int(guard.leaf)]} was the first to go, at step {int(guard.step)}"
     largest = int(jnp.argmax(guard.sizes))

@@ -50,12 +50,16 @@ def _statistics(dataset: DatasetSettings) -> Statistics | None:
 
 
 def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
-    given = {name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter", "cutout")}
+    given = {
+        name: getattr(dataset, name) for name in ("pad", "flip", "min_area", "jitter", "cutout")
+    }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(augmentation, **changes)
 
 
-def load_run_data(run: Settings, workdir: WorkDir, *, change: bool = False) -> tuple[Dataset, Facts]:
+def load_run_data(
+    run: Settings, workdir: WorkDir, *, change: bool = False
+) -> tuple[Dataset, Facts]:
     """The data of a run with what it learned from them: now where the run begins, else when it began.
 
     `UserError` where the work directory belongs to a run with other settings or other data. change: see `WorkDir.open`.
@@ -68,8 +72,12 @@ def load_run_data(run: Settings, workdir: WorkDir, *, change: bool = False) -> t
 
 def read_options(dataset: DatasetSettings) -> ReadOptions:
     """How a data set's settings say it is read."""
-    shared = {f.name for f in dataclasses.fields(ReadOptions)} & {f.name for f in dataclasses.fields(dataset)}
-    return ReadOptions(skip_bad=dataset.bad_images == "skip", **{name: getattr(dataset, name) for name in shared})
+    shared = {f.name for f in dataclasses.fields(ReadOptions)} & {
+        f.name for f in dataclasses.fields(dataset)
+    }
+    return ReadOptions(
+        skip_bad=dataset.bad_images == "skip", **{name: getattr(dataset, name) for name in shared}
+    )
 
 
 class Evaluator:
@@ -96,8 +104,12 @@ class Evaluator:
         batch_size = -(-batch_size // where.count) * where.count  # padding has weight 0
         dtype = model.arithmetic.dtype
         placement = where.placement()
-        self._source = eval_source(examples, batch_size, augmentation, dtype, placement, augment_seed=augment_seed)
-        step = EvaluationStep(model, searcher=searcher, axis=where.axis, batch_statistics=batch_statistics)
+        self._source = eval_source(
+            examples, batch_size, augmentation, dtype, placement, augment_seed=augment_seed
+        )
+        step = EvaluationStep(
+            model, searcher=searcher, axis=where.axis, batch_statistics=batch_statistics
+        )
 
         def evaluation(variables, feed):
             return step(variables, where.batch(self._source, feed))
@@ -125,7 +137,9 @@ class Evaluator:
         sums: list[Any] = []
         for batch in batches or range(len(self._source)):
             if sums:
-                jax.block_until_ready(sums[-2:-1])  # no more than two are under way, so that it is called in time
+                jax.block_until_ready(
+                    sums[-2:-1]
+                )  # no more than two are under way, so that it is called in time
                 between_batches()
             program, arguments = self.call(variables, batch=batch, epoch=epoch)
             sums.append(program(*arguments))
@@ -146,7 +160,9 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     those of the run's data, see `data.facts`. which: `last`, `best` or a step.
     """
     if not isinstance(run, TrainSettings):
-        raise UserError(f"{workdir.path} holds a search; evaluate takes the work directory of a training")
+        raise UserError(
+            f"{workdir.path} holds a search; evaluate takes the work directory of a training"
+        )
     where = devices.configure(run)
     facts = facts_lib.from_dict(workdir.facts())
     data = load_test_data(run.dataset, facts.statistics)

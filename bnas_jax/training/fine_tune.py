@@ -52,7 +52,9 @@ def origin(workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mappi
     theirs = source.facts()
     channels, wanted = facts["image_shape"][2], theirs["image_shape"][2]
     if channels != wanted:
-        raise UserError(f"--init={source.path} is a network for {wanted} channels, the data has {channels}")
+        raise UserError(
+            f"--init={source.path} is a network for {wanted} channels, the data has {channels}"
+        )
     began = {
         "workdir": str(source.path),
         "which": init.which,
@@ -98,14 +100,18 @@ def _shapes(run: TrainSettings, num_classes: int, image_shape: Sequence[int]) ->
 
 
 def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
-    return transfer.plan(ours, theirs, new_heads=source["classifier"] == "new", source=source["workdir"])
+    return transfer.plan(
+        ours, theirs, new_heads=source["classifier"] == "new", source=source["workdir"]
+    )
 
 
 def _check_same_origin(workdir: WorkDir, init: Init | None, began: Mapping | None) -> None:
     if init is None:
         return
     if began is None:
-        raise UserError(f"{workdir.path} holds a run that began without --init; leave it out, or choose another --workdir")
+        raise UserError(
+            f"{workdir.path} holds a run that began without --init; leave it out, or choose another --workdir"
+        )
     if (began["workdir"], began["which"]) != (str(WorkDir(init.workdir).path), init.which):
         raise UserError(
             f"{workdir.path} holds a run that began with --init={began['workdir']} --init_step={began['which']};"
@@ -116,21 +122,27 @@ def _check_same_origin(workdir: WorkDir, init: Init | None, began: Mapping | Non
 def _check_network(source: WorkDir, run: TrainSettings) -> None:
     theirs = source.config()
     if theirs.get("task") != "train":
-        raise UserError(f"--init={source.path} holds a search; write the work directory of a training, or an imported one")
+        raise UserError(
+            f"--init={source.path} holds a search; write the work directory of a training, or an imported one"
+        )
     # Complete, of whatever version it is.
     ours, theirs = settings.to_dict(run), settings.to_dict(settings.from_config(theirs))
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
     compared = settings.differences(_network(ours, same_scheme), _network(theirs, same_scheme))
     difference = next(compared, None)
     if difference:
-        raise UserError(f"--init={source.path} has another network: {difference}; take the network's settings from there")
+        raise UserError(
+            f"--init={source.path} has another network: {difference}; take the network's settings from there"
+        )
 
 
 def _network(config: Mapping, with_scheme: bool) -> dict:
     """The settings on which a network's weights depend."""
     if not with_scheme:
         return {"network": config["network"]}
-    scheme = {name: value for name, value in config["scheme"].items() if name not in _NOT_OF_THE_NETWORK}
+    scheme = {
+        name: value for name, value in config["scheme"].items() if name not in _NOT_OF_THE_NETWORK
+    }
     return {"network": config["network"], "scheme": scheme}
 
 
@@ -141,7 +153,12 @@ def _same_classes(ours: Mapping, theirs: Mapping) -> bool:
 
 
 def begin(
-    state: TrainState, source: Mapping, run: TrainSettings, image_shape: tuple[int, ...], *, where: Devices = devices.ONE
+    state: TrainState,
+    source: Mapping,
+    run: TrainSettings,
+    image_shape: tuple[int, ...],
+    *,
+    where: Devices = devices.ONE,
 ) -> TrainState:
     """A new run's first state with the weights and the running statistics of `source`, see `origin`.
 
@@ -166,7 +183,11 @@ def begin(
 
 def describe(source: Mapping) -> str:
     """One line on where the weights come from."""
-    classifier = "the classifier is kept" if source["classifier"] == "kept" else "the classifier is new, for other classes"
+    classifier = (
+        "the classifier is kept"
+        if source["classifier"] == "kept"
+        else "the classifier is new, for other classes"
+    )
     return f"begins with the weights of {source['workdir']} at step {source['step']}{_of_scheme(source)}; {classifier}"
 
 

@@ -26,7 +26,9 @@ def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Mo
     directory = WorkDir(workdir)
     run = _settings(directory)
     if not isinstance(run, TrainSettings):
-        raise UserError(f"{directory.path} holds a search; load takes the work directory of a training")
+        raise UserError(
+            f"{directory.path} holds a search; load takes the work directory of a training"
+        )
     facts = facts_lib.from_dict(directory.facts())
     model = build.network(run, facts.num_classes)
     shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, 0))
@@ -39,7 +41,11 @@ def _settings(directory: WorkDir) -> Settings:
     try:
         return settings.from_config(directory.config())
     except UserError as error:
-        files = ", ".join(str(noted.get("file")) for noted in directory.facts().get("extensions", ()))
+        files = ", ".join(
+            str(noted.get("file")) for noted in directory.facts().get("extensions", ())
+        )
         if not files:
             raise
-        raise UserError(f"{error}; the run was made with the extension {files}: import that first") from None
+        raise UserError(
+            f"{error}; the run was made with the extension {files}: import that first"
+        ) from None

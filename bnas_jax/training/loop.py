@@ -38,7 +38,9 @@ class Work(Protocol):
     def advance(self, state, steps: range) -> Any:
         """The state after a call of steps of those numbers."""
 
-    def finish_epoch(self, state, epoch: int, between_batches: Callable[[], None]) -> tuple[Any, dict, float]:
+    def finish_epoch(
+        self, state, epoch: int, between_batches: Callable[[], None]
+    ) -> tuple[Any, dict, float]:
         """(the state to go on with, the epoch's record, top-1 in %). between_batches: to call between two batches."""
 
 
@@ -80,8 +82,23 @@ def run(
 class _Loop:
     """A run under way: its state, at `step`, and what surrounds it."""
 
-    def __init__(self, state, settings: Settings, workdir, checkpoints, work: Work, where, log: Log, stops: Stops):
-        self.state, self.settings, self.workdir, self.checkpoints = state, settings, workdir, checkpoints
+    def __init__(
+        self,
+        state,
+        settings: Settings,
+        workdir,
+        checkpoints,
+        work: Work,
+        where,
+        log: Log,
+        stops: Stops,
+    ):
+        self.state, self.settings, self.workdir, self.checkpoints = (
+            state,
+            settings,
+            workdir,
+            checkpoints,
+        )
         self.work, self.where, self.log, self.stops = work, where, log, stops
         self.step = self.saved = int(state.step)  # saved: the step of the newest checkpoint
         self.last = settings.num_epochs * work.steps_per_epoch
@@ -89,7 +106,9 @@ class _Loop:
         self.progress = _Progress(self.step, self.last)
         self.saves = _Saves(settings)
         self.started = time.monotonic()
-        log.note(f"starts at step {self.step} of {self.last} on {environment()['device']}, {hosts.count()} processes")
+        log.note(
+            f"starts at step {self.step} of {self.last} on {environment()['device']}, {hosts.count()} processes"
+        )
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
 
     def note_changes(self) -> None:
@@ -98,7 +117,9 @@ class _Loop:
         changed = self.workdir.note_changes(self.settings, self.step)
         if not changed:
             return
-        rates = changes.rates(from_config(before), self.settings, self.step, self.work.steps_per_epoch)
+        rates = changes.rates(
+            from_config(before), self.settings, self.step, self.work.steps_per_epoch
+        )
         self.workdir.say(changes.describe(changed, rates))
 
     def prepare(self) -> None:
@@ -114,7 +135,10 @@ class _Loop:
         self.saves.done()
 
     def _compile(self) -> None:
-        self.work.prepare(self.state, _calls(self.step, self.last, self.work.steps_per_epoch, self.settings.steps_per_call))
+        self.work.prepare(
+            self.state,
+            _calls(self.step, self.last, self.work.steps_per_epoch, self.settings.steps_per_call),
+        )
         # What a save needs is compiled as it is called.
         self.where.saveable(self.state)
         self._check_whole()
@@ -187,7 +211,9 @@ class _Loop:
         good = self.checkpoints.last_before(self.step if broken is None else broken)
         goes_on = "begins anew, as there is no good checkpoint"
         if good is not None:
-            goes_on = f"goes on from step {good}, the last good checkpoint in {self.workdir.checkpoints}"
+            goes_on = (
+                f"goes on from step {good}, the last good checkpoint in {self.workdir.checkpoints}"
+            )
         return UserError(
             f"{what} by step {self.step}{began}; lower the learning rate or clip the gradient: the same command with --change"
             f" and a smaller --config.{section}.learning_rate or --config.{section}.clip_norm {goes_on}"
@@ -237,7 +263,9 @@ def _next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
 def _calls(step: int, last: int, steps_per_epoch: int, steps_per_call: int) -> list[range]:
     """The first call of each number of steps that is still to come."""
     calls: dict[int, range] = {}
-    end = min(last, step + 2 * steps_per_epoch)  # an epoch from its beginning to its end has all of them
+    end = min(
+        last, step + 2 * steps_per_epoch
+    )  # an epoch from its beginning to its end has all of them
     while step < end:
         steps = _next_call(step, steps_per_epoch, steps_per_call)
         calls.setdefault(len(steps), steps)
@@ -268,11 +296,19 @@ class _Saves:
             return False
         now = time.monotonic() - self._last >= self._seconds
         # Clocks differ: the first process's counts, and asking for it is not free.
-        return now if hosts.count() == 1 else _crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)
+        return (
+            now
+            if hosts.count() == 1
+            else _crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)
+        )
 
 
 def _line(record: dict) -> str:
-    shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items() if not isinstance(v, dict))
+    shown = (
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in record.items()
+        if not isinstance(v, dict)
+    )
     return "  ".join(shown)
 
 

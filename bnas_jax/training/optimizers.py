@@ -29,7 +29,10 @@ class LatentOptimizer(optax.GradientTransformation):
 
     @classmethod
     def of(
-        cls, chain: optax.GradientTransformation, scheme: Scheme, unclipped: optax.GradientTransformation
+        cls,
+        chain: optax.GradientTransformation,
+        scheme: Scheme,
+        unclipped: optax.GradientTransformation,
     ) -> "LatentOptimizer":
         """The same chain, known to follow the scheme."""
         optimizer = cls(*chain)
@@ -53,7 +56,9 @@ def for_latents(
     Example: `for_latents(optax.adam(1e-3))`.
     """
     if isinstance(optimizer, LatentOptimizer):
-        raise UserError("this optimizer already treats latent weights; make it anew with scheme=, or wrap the one inside")
+        raise UserError(
+            "this optimizer already treats latent weights; make it anew with scheme=, or wrap the one inside"
+        )
     rule = scheme.latents
     if rule.gradients is not None and rate is None:
         raise UserError(
@@ -95,7 +100,9 @@ def latent_sgd(
     Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see `with_decay`.
     """
     descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
-    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+    return for_latents(
+        with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate
+    )
 
 
 def latent_adam(
@@ -111,7 +118,9 @@ def latent_adam(
 ) -> LatentOptimizer:
     """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as `latent_sgd`."""
     descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
-    return for_latents(with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate)
+    return for_latents(
+        with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate
+    )
 
 
 def with_decay(
@@ -124,7 +133,9 @@ def with_decay(
     """
     if decayed == "kernels":
         mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
-        return optax.chain(optax.add_decayed_weights(weight_decay, mask=mask), optax.flatten(descent))
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=mask), optax.flatten(descent)
+        )
     decay = optax.add_decayed_weights
     if decayed == "moved":
         decay = decay_of_moved
@@ -182,7 +193,9 @@ def project_params(params, rule: LatentRule):
     return on_latents(rule.project, params)
 
 
-def scale_latent_gradients(factor: Callable[[tuple[int, ...]], float]) -> optax.GradientTransformation:
+def scale_latent_gradients(
+    factor: Callable[[tuple[int, ...]], float],
+) -> optax.GradientTransformation:
     """Multiplies the gradients of latent weights by a factor of their shape (`LatentRule.factor`)."""
     return optax.stateless(lambda grads, _: on_latents(lambda g: g * factor(g.shape), grads))
 
@@ -202,7 +215,9 @@ def latent_gradients(gradients: Callable, rate: Schedule) -> optax.GradientTrans
 
     def update(grads, state, params):
         at_step = rate(state.step)
-        closed = on_latent_modules(lambda grads, params: gradients(params, grads, at_step), grads, params)
+        closed = on_latent_modules(
+            lambda grads, params: gradients(params, grads, at_step), grads, params
+        )
         return closed, StepCount(state.step + 1)
 
     return optax.GradientTransformation(init, update)
@@ -222,7 +237,10 @@ def on_latent_modules(function, tree, *rest):
     """`function` on the dict of each module that has latent weights, in a tree of parameters; the rest as it is."""
     if not isinstance(tree, Mapping):
         return tree
-    inner = {name: on_latent_modules(function, value, *(other[name] for other in rest)) for name, value in tree.items()}
+    inner = {
+        name: on_latent_modules(function, value, *(other[name] for other in rest))
+        for name, value in tree.items()
+    }
     return function(inner, *rest) if "latent" in inner else inner
 
 
@@ -242,7 +260,9 @@ class MomentumState(NamedTuple):
     trace: optax.Updates
 
 
-def sgd(learning_rate: Schedule, momentum: Schedule, *, nesterov: bool = False) -> optax.GradientTransformation:
+def sgd(
+    learning_rate: Schedule, momentum: Schedule, *, nesterov: bool = False
+) -> optax.GradientTransformation:
     """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v, or -lr (g + m v) with Nesterov's."""
 
     def init(params):
@@ -275,7 +295,9 @@ def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
 
     def update(grads, state, params):
         moved = jax.tree.map(lambda m, g: m | (g != 0), state.moved, grads)
-        decayed = jax.tree.map(lambda g, p, m: g + weight_decay * jnp.where(m, p, 0), grads, params, moved)
+        decayed = jax.tree.map(
+            lambda g, p, m: g + weight_decay * jnp.where(m, p, 0), grads, params, moved
+        )
         return decayed, MovedState(moved)
 
     return optax.GradientTransformation(init, update)

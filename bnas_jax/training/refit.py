@@ -20,7 +20,9 @@ def by_name(tree, links: bool = True) -> dict[str, Any]:
     whole = ["/".join(map(_part, path)) for path in paths]
     short = ["/".join(part for part in map(_part, path) if not part.isdigit()) for path in paths]
     times = Counter(short)
-    names = whole if links else [s if times[s] == 1 else w for s, w in zip(short, whole, strict=True)]
+    names = (
+        whole if links else [s if times[s] == 1 else w for s, w in zip(short, whole, strict=True)]
+    )
     return dict(zip(names, jax.tree.leaves(tree), strict=True))
 
 
@@ -39,7 +41,9 @@ def as_saved(wanted, saved):
 def restructured(restored, wanted):
     """The leaves of `restored` in the structure of `wanted`."""
     leaves = by_name(restored, links=False)
-    return jax.tree.unflatten(jax.tree.structure(wanted), [leaves[name] for name in by_name(wanted, links=False)])
+    return jax.tree.unflatten(
+        jax.tree.structure(wanted), [leaves[name] for name in by_name(wanted, links=False)]
+    )
 
 
 def with_epochs(state, shapes):

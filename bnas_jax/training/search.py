@@ -26,7 +26,9 @@ from bnas_jax.training.workdir import WorkDir, whole, write_json
 from bnas_jax.workdir.history import HISTORY
 
 
-def search(run: SearchSettings, workdir: WorkDir, where: Devices | None = None, *, change: bool = False) -> dict:
+def search(
+    run: SearchSettings, workdir: WorkDir, where: Devices | None = None, *, change: bool = False
+) -> dict:
     """Searches, or goes on from the newest checkpoint there is. Returns the genotype taken: summary.json.
 
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
@@ -73,7 +75,9 @@ class SearchTask(Task):
         record = self.record(state, epoch, valid) | self._describe(state, epoch)
         state = state.replace(
             sums=Sums.zeros(self.program.model.arithmetic.dtype),
-            history=jax.tree.map(lambda rows, alpha: rows.at[epoch + 1].set(alpha), state.history, state.alphas),
+            history=jax.tree.map(
+                lambda rows, alpha: rows.at[epoch + 1].set(alpha), state.history, state.alphas
+            ),
             valid_top1=state.valid_top1.at[epoch].set(top1),
         )
         write_history(self.workdir, state, epoch)
@@ -106,7 +110,11 @@ class SearchTask(Task):
         if finished is None:
             return None
         write_json(self.workdir / "candidates.json", finished.candidates)
-        return {**finished.genotype.to_dict(), "epoch": self.run.num_epochs - 1, "valid_top1": finished.top1}
+        return {
+            **finished.genotype.to_dict(),
+            "epoch": self.run.num_epochs - 1,
+            "valid_top1": finished.top1,
+        }
 
 
 class Scores:

@@ -68,7 +68,9 @@ class TrainStep:
         return train_state_of(variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype)
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
-        results = accumulate(lambda part, number: self._gradient(state, part, number), batch, self.microbatches)
+        results = accumulate(
+            lambda part, number: self._gradient(state, part, number), batch, self.microbatches
+        )
         batch_stats, grads, loss, correct = average(results, self.axis)
 
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -77,7 +79,9 @@ class TrainStep:
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
-            sums=_add(state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis),
+            sums=_add(
+                state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis
+            ),
             guard=None if state.guard is None else watch(state.guard, grads, state.step),
         )
 
@@ -88,14 +92,20 @@ class TrainStep:
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             mutable = ["batch_stats", "auxiliary"]
-            logits, new = self.network.apply(variables, batch["image"], train=True, mutable=mutable, **options)
+            logits, new = self.network.apply(
+                variables, batch["image"], train=True, mutable=mutable, **options
+            )
             loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
             # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
             for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
-                loss += self.auxiliary_weight * jnp.mean(cross_entropy(auxiliary, batch["label"], self.label_smoothing))
+                loss += self.auxiliary_weight * jnp.mean(
+                    cross_entropy(auxiliary, batch["label"], self.label_smoothing)
+                )
             return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
 
-        (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
         return batch_stats, grads, loss, correct
 
     def _random_options(self, state: TrainState, number) -> dict:
@@ -163,25 +173,39 @@ class SearchStep:
         batch = batches[stage.batches[0]]
         gradients: dict[str, Any] = {}
         if ALPHAS in stage.moves:
-            gradients = self._own_gradient(index, state, {name: batches[name] for name in stage.batches})
+            gradients = self._own_gradient(
+                index, state, {name: batches[name] for name in stage.batches}
+            )
         ordinary = (stage.moves | stage.beside) - set(gradients)
         if ordinary:
-            results = self._mean(lambda part, number: self._gradient(index, state, part, number, ordinary), batch)
+            results = self._mean(
+                lambda part, number: self._gradient(index, state, part, number, ordinary), batch
+            )
             batch_stats, found, loss, correct = results
             state = state.replace(batch_stats=batch_stats)
             gradients = gradients | found
         gradients = self.searcher.clip(gradients)
 
         if ALPHAS in stage.moves:
-            updates, opt_state = self.alphas.update(gradients[ALPHAS], state.alphas_opt_state, state.alphas)
-            state = state.replace(alphas=optax.apply_updates(state.alphas, updates), alphas_opt_state=opt_state)
+            updates, opt_state = self.alphas.update(
+                gradients[ALPHAS], state.alphas_opt_state, state.alphas
+            )
+            state = state.replace(
+                alphas=optax.apply_updates(state.alphas, updates), alphas_opt_state=opt_state
+            )
         if WEIGHTS in stage.moves:
-            updates, opt_state = self.weights.update(gradients[WEIGHTS], state.opt_state, state.params)
+            updates, opt_state = self.weights.update(
+                gradients[WEIGHTS], state.opt_state, state.params
+            )
             state = state.replace(
                 params=optax.apply_updates(state.params, updates),
                 opt_state=opt_state,
-                sums=_add(state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis),
-                guard=None if state.guard is None else watch(state.guard, gradients[WEIGHTS], state.step),
+                sums=_add(
+                    state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis
+                ),
+                guard=None
+                if state.guard is None
+                else watch(state.guard, gradients[WEIGHTS], state.step),
             )
         if index == len(self.searcher.stages) - 1:
             state = state.replace(step=state.step + 1)
@@ -191,7 +215,9 @@ class SearchStep:
         """The mean of `function(part, number)` over the microbatches of all devices."""
         return average(accumulate(function, batch, self.microbatches), self.axis)
 
-    def _gradient(self, index: int, state: SearchState, batch: Batch, number, names: frozenset[str]) -> tuple:
+    def _gradient(
+        self, index: int, state: SearchState, batch: Batch, number, names: frozenset[str]
+    ) -> tuple:
         """(batch statistics, gradients at `names`, of `WEIGHTS` and `ALPHAS`, loss, hits) of a microbatch."""
         position = {WEIGHTS: state.params, ALPHAS: state.alphas}
         moves_alphas = ALPHAS in self.searcher.stages[index].moves
@@ -209,12 +235,16 @@ class SearchStep:
         gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
         return batch_stats, gradients, loss, correct
 
-    def _own_gradient(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> dict[str, Any]:
+    def _own_gradient(
+        self, index: int, state: SearchState, batches: Mapping[str, Batch]
+    ) -> dict[str, Any]:
         """{"alphas": the searcher's own gradient at alpha}, {} where it has none. Nothing else is computed beside it."""
         supernet = self.supernet
         if self.searcher.second_order:
             # The sums of signs are integers elsewhere, which carry no derivative.
-            supernet = supernet.clone(arithmetic=dataclasses.replace(supernet.arithmetic, plain=True))
+            supernet = supernet.clone(
+                arithmetic=dataclasses.replace(supernet.arithmetic, plain=True)
+            )
 
         def mean(function, name):
             def of_part(part, number):
@@ -234,18 +264,28 @@ class SearchStep:
         added = jax.grad(lambda alphas: self._added(index, state, alphas))(state.alphas)
         return {ALPHAS: jax.tree.map(jnp.add, own, added)}
 
-    def _forward(self, index: int, state: SearchState, batch: Batch, number, *, supernet: Supernet) -> Callable:
+    def _forward(
+        self, index: int, state: SearchState, batch: Batch, number, *, supernet: Supernet
+    ) -> Callable:
         """(params, alphas) -> (mean cross-entropy, (batch statistics, hits)) of a microbatch."""
         options = self._drop_path_options(index, state, number)
 
         def forward(params, alphas):
             variables = {"params": params, "batch_stats": state.batch_stats}
             mixture = self._mixture(index, state, alphas)
-            scalars = self.searcher.scalars(alphas, self._key(STEPS, state, index), self._progress(state))
+            scalars = self.searcher.scalars(
+                alphas, self._key(STEPS, state, index), self._progress(state)
+            )
             if scalars is not None:
                 options["scalars"] = scalars
             logits, new = supernet.apply(
-                variables, mixture, batch["image"], train=True, mutable=["batch_stats"], method="mixture", **options
+                variables,
+                mixture,
+                batch["image"],
+                train=True,
+                mutable=["batch_stats"],
+                method="mixture",
+                **options,
             )
             loss = jnp.mean(cross_entropy(logits, batch["label"]))
             return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))

@@ -38,14 +38,18 @@ class Task:
     program: Any
     evaluator: Any
 
-    def __init__(self, run: Settings, workdir: WorkDir, *, where: Devices | None = None, change: bool = False):
+    def __init__(
+        self, run: Settings, workdir: WorkDir, *, where: Devices | None = None, change: bool = False
+    ):
         self.run, self.workdir = run, workdir
         self.where = where or devices.configure(run)
         self.where.check_batch(run)
 
         self.data, facts = load_run_data(run, workdir, change=change)
         self.program = self.build(self.data)
-        self.shapes = jax.eval_shape(self.program.create, 0)  # refuses an image size that the network cannot take
+        self.shapes = jax.eval_shape(
+            self.program.create, 0
+        )  # refuses an image size that the network cannot take
         self.open(facts, change=change)
         zero = optimizers.kernels_always_zero(self.shapes.params, run.scheme)
         if zero:
@@ -65,7 +69,13 @@ class Task:
 
     def build_evaluator(self) -> Evaluator | None:
         """What evaluates the end of an epoch, None where there is nothing to evaluate on."""
-        return Evaluator(self.program.model, self.program.held_out, self.data.augmentation, self.run, where=self.where)
+        return Evaluator(
+            self.program.model,
+            self.program.held_out,
+            self.data.augmentation,
+            self.run,
+            where=self.where,
+        )
 
     def open(self, facts: Facts, *, change: bool) -> None:
         """Takes the work directory."""
@@ -99,7 +109,9 @@ class Task:
         """The state after the steps of those numbers, which make one call."""
         return self.steps(state, [self.program.feeds(step) for step in steps])
 
-    def finish_epoch(self, state, epoch: int, between_batches: BetweenBatches) -> tuple[Any, dict, float]:
+    def finish_epoch(
+        self, state, epoch: int, between_batches: BetweenBatches
+    ) -> tuple[Any, dict, float]:
         """(the state to go on with, the record of the epoch, the accuracy in % by which checkpoints are compared)."""
         raise NotImplementedError
 
@@ -110,7 +122,11 @@ class Task:
     def record(self, state, epoch: int, result: dict) -> dict:
         """A record of metrics.jsonl: means of the epoch's training, and the result of its evaluation."""
         examples = float(state.sums.examples)
-        evaluated = {f"{self.split}_{name}": value for name, value in result.items() if name != "num_examples"}
+        evaluated = {
+            f"{self.split}_{name}": value
+            for name, value in result.items()
+            if name != "num_examples"
+        }
         return {
             "epoch": epoch,
             "step": int(state.step),

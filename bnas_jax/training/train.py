@@ -37,7 +37,9 @@ class TrainTask(Task):
 
     split = "test"
 
-    def __init__(self, run: TrainSettings, workdir: WorkDir, *, init: Init | None = None, **options):
+    def __init__(
+        self, run: TrainSettings, workdir: WorkDir, *, init: Init | None = None, **options
+    ):
         self._init = init
         self._origin: dict | None = None
         self._result: dict[str, float] | None = None

@@ -54,7 +54,9 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         found = next((p for p in (path, twin) if p in theirs), None)
         if found is None and path[-1] in _TWINS:
             shape = tuple(leaf.shape)
-            raise UserError(f"--init={source} lacks {name}, {shape} here; leave --init out, or name a run that has it")
+            raise UserError(
+                f"--init={source} lacks {name}, {shape} here; leave --init out, or name a run that has it"
+            )
         if found is None:
             initialised.append(path)
             continue

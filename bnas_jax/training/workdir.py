@@ -59,7 +59,9 @@ class WorkDir(RunDirectory):
         self._held: int | None = None
         self._changes: list[Difference] = []
 
-    def open(self, run: Settings, facts: Facts, *, change: bool = False, init: Mapping | None = None) -> None:
+    def open(
+        self, run: Settings, facts: Facts, *, change: bool = False, init: Mapping | None = None
+    ) -> None:
         """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
 
         change: settings of a run that goes on may differ, see `changes.check`; `note_changes` writes them down. init: the
@@ -77,12 +79,16 @@ class WorkDir(RunDirectory):
             step = max(Checkpoints(self.checkpoints).steps(), default=0)
             # What a setting that is new since then is without being set.
             before = settings.to_dict(settings.from_config(self.config()))
-            self._changes = changes.check(settings.to_dict(run), before, self.path, change=change, step=step)
+            self._changes = changes.check(
+                settings.to_dict(run), before, self.path, change=change, step=step
+            )
             then = self.facts()
             _check_data(facts, facts_lib.from_dict(then))
             return facts_lib.from_dict({**facts.known(), **then})
         if self.checkpoints.exists():
-            raise UserError(f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir")
+            raise UserError(
+                f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir"
+            )
         return facts
 
     def _open(self, run: Settings, facts: Facts, change: bool, init: Mapping | None) -> None:
@@ -94,12 +100,17 @@ class WorkDir(RunDirectory):
                 begun: dict[str, Any] = {"init": dict(init)} if init else {}
                 if self._extensions:
                     begun["extensions"] = self._extensions
-                write_json(self / "run.json", {"format": FORMAT, **facts.known(), "environment": environment(), **begun})
+                write_json(
+                    self / "run.json",
+                    {"format": FORMAT, **facts.known(), "environment": environment(), **begun},
+                )
                 write_json(self / "config.json", settings.to_dict(run))
             elif facts.known().keys() - self.facts().keys():  # an imported network is trained on
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
         except OSError as error:
-            raise UserError(f"cannot write to the work directory {self.path} ({error.strerror}); choose another") from None
+            raise UserError(
+                f"cannot write to the work directory {self.path} ({error.strerror}); choose another"
+            ) from None
 
     def _lock(self) -> None:
         """Holds the directory for this process until it ends, however it ends, or until `close`.
@@ -111,9 +122,13 @@ class WorkDir(RunDirectory):
         try:
             fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            owner = os.pread(self._held, 200, 0).decode(errors="replace").strip() or "another process"
+            owner = (
+                os.pread(self._held, 200, 0).decode(errors="replace").strip() or "another process"
+            )
             self.close()
-            raise UserError(f"{self.path} is in use by {owner}; wait for it to end, or choose another --workdir") from None
+            raise UserError(
+                f"{self.path} is in use by {owner}; wait for it to end, or choose another --workdir"
+            ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -154,7 +169,10 @@ class WorkDir(RunDirectory):
         """
         added = changes.records(self._changes, step)
         if added:
-            write_json(self / "config.json", {**settings.to_dict(run), "changed": [*self.changed(), *added]})
+            write_json(
+                self / "config.json",
+                {**settings.to_dict(run), "changed": [*self.changed(), *added]},
+            )
             (self / "summary.json").unlink(missing_ok=True)
         self._changes = []
         return added
@@ -229,7 +247,12 @@ class TensorBoard:
         from tensorboardX.summary import scalar
 
         numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
-        self._add([{"step": record["step"], "summary": scalar(name, value)} for name, value in numbers.items()])
+        self._add(
+            [
+                {"step": record["step"], "summary": scalar(name, value)}
+                for name, value in numbers.items()
+            ]
+        )
 
     def _add(self, events: list[dict]) -> None:
         from tensorboardX.proto.event_pb2 import Event

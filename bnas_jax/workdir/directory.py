@@ -54,8 +54,12 @@ class RunDirectory:
     def facts(self) -> dict:
         """What `open` noted of the run: the values of `data.facts.Facts` that are known, the environment, and perhaps init."""
         values = self._read("run.json")
-        if not isinstance(values.get("num_classes"), int) or not isinstance(values.get("image_shape"), list):
-            raise UserError(f"{self / 'run.json'} lacks num_classes or image_shape; restore it or choose another --workdir")
+        if not isinstance(values.get("num_classes"), int) or not isinstance(
+            values.get("image_shape"), list
+        ):
+            raise UserError(
+                f"{self / 'run.json'} lacks num_classes or image_shape; restore it or choose another --workdir"
+            )
         return values
 
     def _read(self, name: str) -> dict:
@@ -71,9 +75,13 @@ class RunDirectory:
                 reason = error.strerror or reason
             elif isinstance(error, UnicodeDecodeError):
                 reason = "it is no text"
-            raise UserError(f"{self / name} cannot be read ({reason}); restore it or choose another --workdir") from None
+            raise UserError(
+                f"{self / name} cannot be read ({reason}); restore it or choose another --workdir"
+            ) from None
         if not isinstance(value, dict):
-            raise UserError(f"{self / name} holds no JSON object; restore it or choose another --workdir")
+            raise UserError(
+                f"{self / name} holds no JSON object; restore it or choose another --workdir"
+            )
         return value
 
     def read_metrics(self) -> list[dict]:

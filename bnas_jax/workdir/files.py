@@ -38,7 +38,9 @@ def room(path: pathlib.Path):
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write {path} ({reason}); make room there or mend it, the same command goes on") from error
+        raise UserError(
+            f"cannot write {path} ({reason}); make room there or mend it, the same command goes on"
+        ) from error
 
 
 def append(path: pathlib.Path, line: str) -> None:
@@ -60,4 +62,6 @@ def convenience(what: str):
     try:
         yield
     except OSError as error:
-        warnings.warn(f"{what} cannot be written ({error.strerror or error}); the run goes on", stacklevel=3)
+        warnings.warn(
+            f"{what} cannot be written ({error.strerror or error}); the run goes on", stacklevel=3
+        )

@@ -25,4 +25,6 @@ def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
         missing = f"{directory.path} has no {HISTORY} yet: no epoch of its search has ended"
         raise UserError(f"{missing}; run search with this --workdir first") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or search again in another --workdir") from None
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or search again in another --workdir"
+        ) from None

@@ -34,7 +34,9 @@ COUNTS = {
 
 
 def network(name: str, scheme, num_classes: int = 10, **settings):
-    return NETWORKS[name](**settings).build(num_classes=num_classes, scheme=scheme, arithmetic=Arithmetic())
+    return NETWORKS[name](**settings).build(
+        num_classes=num_classes, scheme=scheme, arithmetic=Arithmetic()
+    )
 
 
 @functools.cache
@@ -78,7 +80,9 @@ def test_every_parameter_gets_a_gradient(name):
     @jax.jit
     def gradient(params):
         def loss(params):
-            logits, _ = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+            logits, _ = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
             return -jnp.sum(jax.nn.log_softmax(logits)[:, 0] * jnp.arange(1.0, 5))
 
         return jax.grad(loss)(params)

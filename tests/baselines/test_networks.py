@@ -54,7 +54,9 @@ def published(reference):
 
 
 @pytest.mark.parametrize(("name", "changes"), COUNTED, ids=str)
-def test_the_float_network_has_the_parameters_and_multiplications_of_the_published_one(published, name, changes):
+def test_the_float_network_has_the_parameters_and_multiplications_of_the_published_one(
+    published, name, changes
+):
     total = counted(name, Float(), **dict(changes))
     theirs, _ = COUNTED[name, changes]
     assert total.params == published[f"{theirs}.params"]
@@ -62,16 +64,25 @@ def test_the_float_network_has_the_parameters_and_multiplications_of_the_publish
     assert total.float_macs == published[f"{theirs}.macs_conv"] + published[f"{theirs}.macs_linear"]
 
 
-@pytest.mark.parametrize(("name", "changes"), [key for key, (_, flops) in COUNTED.items() if flops], ids=str)
+@pytest.mark.parametrize(
+    ("name", "changes"), [key for key, (_, flops) in COUNTED.items() if flops], ids=str
+)
 def test_the_binary_network_has_the_flops_of_the_table(name, changes):
     flops = COUNTED[name, changes][1]
     digits = len(str(flops).partition(".")[2])
-    assert round(counted(name, Xnor(activation_scale=False), **dict(changes)).flops / 1e8, digits) == flops
+    assert (
+        round(counted(name, Xnor(activation_scale=False), **dict(changes)).flops / 1e8, digits)
+        == flops
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "scheme", "flops"),
-    [("resnet18", Xnor(), 0.104), ("resnet34", Xnor(), 0.199), ("imagenet_resnet18", BiReal(), 1.64)],
+    [
+        ("resnet18", Xnor(), 0.104),
+        ("resnet34", Xnor(), 0.199),
+        ("imagenet_resnet18", BiReal(), 1.64),
+    ],
 )
 def test_shortcuts_of_the_other_kind(name, scheme, flops):
     changes = {} if name.startswith("imagenet") else {"float_shortcut": False}
@@ -80,7 +91,10 @@ def test_shortcuts_of_the_other_kind(name, scheme, flops):
 
 
 def test_the_shortcuts_of_imagenet_are_those_of_the_schemes_paper():
-    kinds = {scheme: built("imagenet_resnet18", scheme).float_shortcut for scheme in (Xnor(), BiReal(), XnorPlusPlus())}
+    kinds = {
+        scheme: built("imagenet_resnet18", scheme).float_shortcut
+        for scheme in (Xnor(), BiReal(), XnorPlusPlus())
+    }
     assert list(kinds.values()) == [False, True, True]
     assert built("imagenet_resnet18", Xnor(), float_shortcut=True).float_shortcut
 
@@ -123,7 +137,9 @@ def test_all_convolutions_but_the_first_the_gates_and_the_shortcuts_are_binary(n
 def test_the_block_of_a_resnet_is_the_schemes_or_the_one_that_is_set():
     def names(scheme, **changes):
         network = built("resnet18", scheme, width=4, blocks=(1, 1), **changes)
-        params = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False))["params"]
+        params = jax.eval_shape(
+            lambda: network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False)
+        )["params"]
         return set(params["stage0_block0"]["unit0"])
 
     assert names(Xnor()) == names(BiReal()) == {"bn", "conv"}
@@ -132,11 +148,20 @@ def test_the_block_of_a_resnet_is_the_schemes_or_the_one_that_is_set():
 
 @pytest.mark.parametrize(
     ("name", "size", "times"),
-    [("resnet18", 28, 3), ("imagenet_resnet18", 48, 5), ("densenet", 12, 3), ("nin", 6, 2), ("small_cnn", 4, 3)],
+    [
+        ("resnet18", 28, 3),
+        ("imagenet_resnet18", 48, 5),
+        ("densenet", 12, 3),
+        ("nin", 6, 2),
+        ("small_cnn", 4, 3),
+    ],
 )
 def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(name, size, times):
     network = built(name, Xnor())
-    with pytest.raises(UserError, match=f"images of {size} pixels cannot be halved {times} times.*a multiple of {2**times}"):
+    with pytest.raises(
+        UserError,
+        match=f"images of {size} pixels cannot be halved {times} times.*a multiple of {2**times}",
+    ):
         cost(network, image_shape=(size, size, 3))
 
 
@@ -145,14 +170,30 @@ def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(na
     [
         ("resnet18", {"width": 0}, "network.width must be at least 1, got 0"),
         ("resnet34", {"blocks": ()}, r"network.blocks must be at least 1, got \(\)"),
-        ("resnet18", {"block": "bottleneck"}, "network.block must be one of xnor, .*, got 'bottleneck'"),
-        ("senet18", {"width": 24}, "network.width must be a multiple of config.network.gate, for instance 16; got 24"),
-        ("wrn22", {"code": "other"}, "network.code must be one of xternalz, meliketoy, got 'other'"),
+        (
+            "resnet18",
+            {"block": "bottleneck"},
+            "network.block must be one of xnor, .*, got 'bottleneck'",
+        ),
+        (
+            "senet18",
+            {"width": 24},
+            "network.width must be a multiple of config.network.gate, for instance 16; got 24",
+        ),
+        (
+            "wrn22",
+            {"code": "other"},
+            "network.code must be one of xternalz, meliketoy, got 'other'",
+        ),
         ("nin", {"widths": (8, 8)}, "network.widths must be three numbers"),
         ("nin", {"dropout": 1.0}, "network.dropout must be at least 0 and below 1, got 1.0"),
         ("densenet", {"growth": -1}, "network.growth must be at least 1, got -1"),
         ("resnext29", {"groups": 0}, "network.groups must be at least 1, got 0"),
-        ("small_cnn", {"layer_type": "max_pool_3x3"}, "network.layer_type must be one of .*, got 'max_pool_3x3'"),
+        (
+            "small_cnn",
+            {"layer_type": "max_pool_3x3"},
+            "network.layer_type must be one of .*, got 'max_pool_3x3'",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(name, changes, message):
@@ -170,7 +211,9 @@ def test_signs_with_parameters_do_not_drop_out():
 def test_drop_path_is_refused_where_there_are_no_cells():
     config = baselines.get_config("digits_resnet18")
     config.optimizer.drop_path = 0.1
-    with pytest.raises(UserError, match=r"config.optimizer.drop_path is of networks of cells; write 0"):
+    with pytest.raises(
+        UserError, match=r"config.optimizer.drop_path is of networks of cells; write 0"
+    ):
         settings.from_config(config)
 
 
@@ -191,7 +234,10 @@ def test_what_drops_out_does_not_depend_on_the_number_of_devices():
 def test_a_step_draws_what_drops_out():
     scheme = Xnor()
     step = TrainStep(of_preset("nin", scheme), latent_sgd(0.1, scheme=scheme))
-    batch = {"image": jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32), "label": jax.ShapeDtypeStruct((2,), jnp.int32)}
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32),
+        "label": jax.ShapeDtypeStruct((2,), jnp.int32),
+    }
     state = jax.eval_shape(lambda: step.init(image_shape=(8, 8, 1)))
     assert jax.tree.structure(jax.eval_shape(step, state, batch)) == jax.tree.structure(state)
 

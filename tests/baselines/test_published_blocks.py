@@ -41,20 +41,26 @@ def test_blocks(reference, place):
     theirs = numbers(reference, *place)
     kind, scheme, names = BLOCKS[place]
     stride = 2 if place[1].endswith("s2") else 1
-    module = kind(features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic())
+    module = kind(
+        features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic()
+    )
     x, gradient = nhwc(theirs["x"]), nhwc(theirs["grad_y"])
     shapes = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
     state = with_prefix(theirs, "state")
 
     def in_our_layout(arrays: dict, of: dict) -> dict:
-        named = with_one_pointwise(in_usual_shapes({f"here.at.{name}": array for name, array in arrays.items()}))
+        named = with_one_pointwise(
+            in_usual_shapes({f"here.at.{name}": array for name, array in arrays.items()})
+        )
         return fill(of, named, lambda path: "here.at." + names["/".join(path[1:])])
 
     variables = in_our_layout(state, shapes)
     statistics = {"batch_stats": variables["batch_stats"]}
 
     def train(params, x):
-        y, after = module.apply({"params": params, **statistics}, x, train=True, mutable=["batch_stats"])
+        y, after = module.apply(
+            {"params": params, **statistics}, x, train=True, mutable=["batch_stats"]
+        )
         return y, after["batch_stats"]
 
     y, vjp, after = jax.vjp(jax.jit(train), variables["params"], x, has_aux=True)
@@ -67,17 +73,25 @@ def test_blocks(reference, place):
         assert relative_error(ours, nhwc(theirs[name])) < 1e-5, name
     # What is left out of a file there (a gradient of zero) is taken for the weights, and would not
     # agree.
-    expected = in_our_layout({**state, **with_prefix(theirs, "grad")}, {"params": shapes["params"]})["params"]
-    statistics_after = in_our_layout({**state, **with_prefix(theirs, "after")}, {"batch_stats": shapes["batch_stats"]})
+    expected = in_our_layout(
+        {**state, **with_prefix(theirs, "grad")}, {"params": shapes["params"]}
+    )["params"]
+    statistics_after = in_our_layout(
+        {**state, **with_prefix(theirs, "after")}, {"batch_stats": shapes["batch_stats"]}
+    )
     for ours, tree in ((to_params, expected), (after, statistics_after["batch_stats"])):
-        for (path, leaf), mine in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(ours), strict=True):
+        for (path, leaf), mine in zip(
+            jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(ours), strict=True
+        ):
             assert relative_error(mine, np.asarray(leaf)) < 1e-5, jax.tree_util.keystr(path)
 
 
 def test_rprelu(reference):
     theirs = numbers(reference, "reactnet", "rprelu")
     names = {"before": "move1.bias", "slope": "prelu.weight", "after": "move2.bias"}
-    in_our_layout = lambda kind: {ours: np.ravel(theirs[f"{kind}.{name}"]) for ours, name in names.items()}
+    in_our_layout = lambda kind: {
+        ours: np.ravel(theirs[f"{kind}.{name}"]) for ours, name in names.items()
+    }
 
     def run(values, x):
         params = {

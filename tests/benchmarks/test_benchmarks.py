@@ -34,9 +34,15 @@ def network(tmp_path) -> dict[str, list[str]]:
     cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
     own = {
         "train": ["--config=configs/train.py:a", f"--config.network.genotype={cell}"],
-        "search": ["--config=configs/search.py:cifar10", "--config.network.layer_types=('none','bin_conv_3x3')"],
+        "search": [
+            "--config=configs/search.py:cifar10",
+            "--config.network.layer_types=('none','bin_conv_3x3')",
+        ],
     }
-    return {task: [*arguments, *TINY, "--image_size=8", "--repeats=2"] for task, arguments in own.items()}
+    return {
+        task: [*arguments, *TINY, "--image_size=8", "--repeats=2"]
+        for task, arguments in own.items()
+    }
 
 
 @pytest.mark.parametrize("task", ["search", "train"])
@@ -45,13 +51,23 @@ def test_a_step_is_timed_with_what_it_needs(capfd, network, task):
     times = result["step_seconds"]
     assert 0 < times["lowest"] <= times["median"] <= times["highest"]
     assert result["images_per_second"] == pytest.approx(8 / times["median"], rel=1e-2)
-    for what in ("tracing_seconds", "compiling_seconds"):  # one program is compiled while the next is traced
+    for what in (
+        "tracing_seconds",
+        "compiling_seconds",
+    ):  # one program is compiled while the next is traced
         assert 0 < result[what] < result["first_step_seconds"] + 0.2
-    assert result["peak_memory_mib"] > 0 and result["state_leaves"] > 0 and result["gflops_per_second_of_a_matrix_product"] > 0
+    assert (
+        result["peak_memory_mib"] > 0
+        and result["state_leaves"] > 0
+        and result["gflops_per_second_of_a_matrix_product"] > 0
+    )
     assert result["temp_memory_mib"] > 0 and result["programs_from_cache"] >= 0
     assert {"jax", "python", "device", "cpu", "cores"} <= set(result["conditions"])
     dispatch = result["dispatch_seconds"]["median"]
-    assert result["dispatch_percent"] == pytest.approx(100 * dispatch / times["median"], rel=1e-2) and dispatch > 0
+    assert (
+        result["dispatch_percent"] == pytest.approx(100 * dispatch / times["median"], rel=1e-2)
+        and dispatch > 0
+    )
     assert "plain" not in result and "ratio" not in result
 
 
@@ -59,7 +75,12 @@ def test_the_plain_step_is_timed_in_the_same_run(capfd, network):
     result = figures(capfd, "search", *network["search"], "--against=plain")
     plain, ratio = result["plain"], result["ratio"]
     assert plain["state_leaves"] == result["state_leaves"], "of the same variables"
-    assert 0 < ratio["step_seconds"]["lowest"] <= ratio["step_seconds"]["median"] <= ratio["step_seconds"]["highest"]
+    assert (
+        0
+        < ratio["step_seconds"]["lowest"]
+        <= ratio["step_seconds"]["median"]
+        <= ratio["step_seconds"]["highest"]
+    )
     own = result["temp_memory_mib"]
     assert ratio["temp_memory_mib"] == pytest.approx(plain["temp_memory_mib"] / own, rel=1e-2)
     assert ratio["tracing_seconds"] > 0
@@ -68,7 +89,12 @@ def test_the_plain_step_is_timed_in_the_same_run(capfd, network):
 
 
 def test_ratios_are_those_of_the_pairs_and_none_where_nothing_can_be_compared():
-    figures = {"programs_from_cache": 0, "tracing_seconds": 2.0, "compiling_seconds": 3.0, "temp_memory_mib": 4.0}
+    figures = {
+        "programs_from_cache": 0,
+        "tracing_seconds": 2.0,
+        "compiling_seconds": 3.0,
+        "temp_memory_mib": 4.0,
+    }
     times = {"ours": [1.0, 2.0, 4.0], "plain": [2.0, 6.0, 4.0]}
     ratios = step._ratios({**figures, "compiling_seconds": 6.0}, figures, times)
     assert ratios == {
@@ -77,7 +103,9 @@ def test_ratios_are_those_of_the_pairs_and_none_where_nothing_can_be_compared():
         "compiling_seconds": 2,
         "temp_memory_mib": 1,
     }
-    ratios = step._ratios({**figures, "programs_from_cache": 1}, {**figures, "temp_memory_mib": None}, times)
+    ratios = step._ratios(
+        {**figures, "programs_from_cache": 1}, {**figures, "temp_memory_mib": None}, times
+    )
     assert ratios["compiling_seconds"] is ratios["temp_memory_mib"] is None
 
 
@@ -90,7 +118,10 @@ def tiny(task: str) -> settings.SearchSettings | settings.TrainSettings:
     if task == "search":
         config, own = search_configs.get_config("cifar10"), {"layer_types": TYPES, "num_cells": 1}
     else:
-        config, own = train_configs.get_config("a"), {"genotype": Genotype(POOLED, POOLED), "num_cells": 2}
+        config, own = (
+            train_configs.get_config("a"),
+            {"genotype": Genotype(POOLED, POOLED), "num_cells": 2},
+        )
     run = settings.from_config({**config.to_dict(), "precision": "float64", "batch_size": 4})
     return dataclasses.replace(run, network=dataclasses.replace(run.network, channels=2, **own))
 
@@ -113,7 +144,9 @@ def test_the_plain_step_is_the_same_function_of_the_same_variables(task):
         theirs = stepped(programs.plain_program_of(run, data, devices.ONE))
     assert jax.tree.structure(theirs) == jax.tree.structure(ours)
     parts = lambda state: {**state.variables, "sums": state.sums}
-    for (path, value), other in zip(jax.tree.leaves_with_path(parts(ours)), jax.tree.leaves(parts(theirs)), strict=True):
+    for (path, value), other in zip(
+        jax.tree.leaves_with_path(parts(ours)), jax.tree.leaves(parts(theirs)), strict=True
+    ):
         assert value.dtype == np.float64
         assert np.abs(other - value).max() < 1e-9 * max(1, np.abs(value).max()), path
 
@@ -124,7 +157,9 @@ def own_gradients(jaxpr) -> set[str]:
     for equation in jaxpr.eqns:
         if equation.primitive.name.startswith("custom_vjp_call"):
             found.add(equation.params["call_jaxpr"].jaxpr.debug_info.func_name)
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")):
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")
+        ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 found |= own_gradients(inner)
@@ -142,8 +177,12 @@ def test_in_the_plain_form_jax_differentiates_all_but_the_signs(task):
 
         def forward(params, images):
             variables = {"params": params, "batch_stats": shapes.batch_stats}
-            variables = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), variables)
-            return program.model.apply(variables, *mixture, images, train=True, mutable=["batch_stats"], method=method)
+            variables = jax.tree.map(
+                lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), variables
+            )
+            return program.model.apply(
+                variables, *mixture, images, train=True, mutable=["batch_stats"], method=method
+            )
 
         return own_gradients(jax.make_jaxpr(forward)(shapes.params, np.zeros((4, 8, 8, 3))).jaxpr)
 
@@ -156,7 +195,9 @@ def test_in_the_plain_form_jax_differentiates_all_but_the_signs(task):
 
 def test_the_plain_step_is_one_program():
     run, data = tiny("search"), programs.noise(16, 8, 5)
-    ours, plain = (make(run, data, devices.ONE) for make in (programs.program_of, programs.plain_program_of))
+    ours, plain = (
+        make(run, data, devices.ONE) for make in (programs.program_of, programs.plain_program_of)
+    )
     assert (len(ours.stages), len(ours.feeds(0))) == (2, 2)
     assert (len(plain.stages), len(plain.feeds(0))) == (1, 1)
 
@@ -165,10 +206,16 @@ def test_cost_grows_with_each_size_by_itself(capfd, network, monkeypatch):
     for name, factors in {"channels": (1,), "cells": (1,), "batch": (Fraction(1, 2), 1)}.items():
         monkeypatch.setitem(grow.FACTORS, name, factors)
     result = figures(capfd, "train", *network["train"], "--grow")
-    assert [(row["channels"], row["cells"], row["batch"]) for row in result["rows"]] == [(2, 1, 8), (2, 1, 4)]
+    assert [(row["channels"], row["cells"], row["batch"]) for row in result["rows"]] == [
+        (2, 1, 8),
+        (2, 1, 4),
+    ]
     for row in result["rows"]:
         times = row["step_seconds"]
-        assert 0 < times["lowest"] <= times["median"] <= times["highest"] and row["temp_memory_mib"] > 0
+        assert (
+            0 < times["lowest"] <= times["median"] <= times["highest"]
+            and row["temp_memory_mib"] > 0
+        )
     assert result["exponents"]["channels"] == {"seconds": None, "temp_memory": None}
     assert result["exponents"]["batch"]["temp_memory"] > 0
 
@@ -176,7 +223,11 @@ def test_cost_grows_with_each_size_by_itself(capfd, network, monkeypatch):
 def test_sizes_that_cost_is_measured_at_are_of_networks():
     base = grow.Size(36, 20, 64)
     of = lambda base, name, unit=1: [getattr(size, name) for size in grow.sizes(base, name, unit)]
-    assert (of(base, "channels"), of(base, "cells"), of(base, "batch")) == ([18, 36, 72], [10, 20, 40], [16, 32, 64])
+    assert (of(base, "channels"), of(base, "cells"), of(base, "batch")) == (
+        [18, 36, 72],
+        [10, 20, 40],
+        [16, 32, 64],
+    )
     assert of(base, "batch", 24) == [24, 48], "that can be divided over devices"
     assert of(base._replace(channels=6), "channels", 2) == [2, 6, 12], "that a stem can halve"
     assert of(base._replace(cells=1), "cells") == [1], "two cells have two reductions"
@@ -193,7 +244,11 @@ def test_a_save_is_timed_until_it_is_on_disk(capfd, network, task):
     blocked, on_disk = result["blocked_seconds"], result["seconds_until_on_disk"]
     assert 0 < blocked["lowest"] <= blocked["median"] <= blocked["highest"]
     assert blocked["lowest"] < on_disk["lowest"] and blocked["highest"] < on_disk["highest"]
-    assert result["bytes_on_disk"] > 0 and result["state_leaves"] > 0 and "orbax-checkpoint" in result["conditions"]
+    assert (
+        result["bytes_on_disk"] > 0
+        and result["state_leaves"] > 0
+        and "orbax-checkpoint" in result["conditions"]
+    )
 
 
 def test_noise_is_the_same_every_time_and_fits_its_classes():
@@ -226,7 +281,9 @@ def test_what_cannot_be_compared_is_said(capfd, arguments, said):
     assert re.search(said, line)
 
 
-@pytest.mark.parametrize("arguments", [["search", "--config=configs/train.py:a"], ["train"], ["save"], ["weather"], []])
+@pytest.mark.parametrize(
+    "arguments", [["search", "--config=configs/train.py:a"], ["train"], ["save"], ["weather"], []]
+)
 def test_what_cannot_be_timed_is_answered_with_what_can(capfd, arguments):
     assert run(["benchmark", *arguments]) == 2
     assert len(capfd.readouterr().err.splitlines()) == 1

@@ -62,11 +62,19 @@ def layers(arch: Architecture) -> list[Count]:
     if arch.float_head:
         rows = with_float_head(rows)
     weights = features * arch.num_classes
-    head = Count(1, arch.num_classes, float_macs=weights, float_params=weights + arch.num_classes, is_conv=False)
+    head = Count(
+        1,
+        arch.num_classes,
+        float_macs=weights,
+        float_params=weights + arch.num_classes,
+        is_conv=False,
+    )
     return [*rows, head]
 
 
-def conv(source, channels: int, kernel: int, *, stride: int = 1, bn: bool = True, bias: bool = False) -> Count:
+def conv(
+    source, channels: int, kernel: int, *, stride: int = 1, bn: bool = True, bias: bool = False
+) -> Count:
     """A binary convolution whose padding keeps the image's size at stride 1."""
     side = -(-source[0] // stride)
     weights = kernel * kernel * source[1] * channels
@@ -81,7 +89,9 @@ def with_float_inputs(row: Count) -> Count:
 
 def with_float_weights(row: Count) -> Count:
     row = with_float_inputs(row)
-    return dataclasses.replace(row, binary_params=0, float_params=row.float_params + row.binary_params)
+    return dataclasses.replace(
+        row, binary_params=0, float_params=row.float_params + row.binary_params
+    )
 
 
 def batch_norm(after: Count) -> Count:
@@ -111,13 +121,20 @@ def cells(arch: Architecture, before, last):
         width *= 2 if reduction else 1
         # The BN in front of a strided preprocessing has no parameters in the CIFAR form.
         kernel, stride = (3, 2) if resize else (1, 1)
-        rows.append(conv(before, width, kernel, stride=stride, bn=not resize or arch.form == "imagenet"))
+        rows.append(
+            conv(before, width, kernel, stride=stride, bn=not resize or arch.form == "imagenet")
+        )
         rows.append(conv(last, width, 1))
         if arch.skip and reduction and index > 0:
             rows += skip(last, NODES * width, arch.reduction_skip)
         side = last[0] // 2 if reduction else last[0]
         picked = arch.genotype.reduce if reduction else arch.genotype.normal
-        rows += [conv((side, width), width, KERNELS[name]) for node in picked for name, _ in node if name in KERNELS]
+        rows += [
+            conv((side, width), width, KERNELS[name])
+            for node in picked
+            for name, _ in node
+            if name in KERNELS
+        ]
         before, last, resize = last, (side, NODES * width), reduction
     return rows, last[1]
 
@@ -137,4 +154,7 @@ def with_float_head(rows: list[Count]) -> list[Count]:
     convs = [index for index, row in enumerate(rows) if row.is_conv]
     skips = sum(row.is_skip for row in rows)
     dropped = convs[len(convs) - skips :]
-    return [with_float_weights(row) if i in dropped and not row.is_skip else row for i, row in enumerate(rows)]
+    return [
+        with_float_weights(row) if i in dropped and not row.is_skip else row
+        for i, row in enumerate(rows)
+    ]

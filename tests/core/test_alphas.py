@@ -20,7 +20,10 @@ def softmax(values):
 @pytest.mark.parametrize("num_types", [5, 7])
 def test_alphas_begin_small_and_different(num_types):
     start = alphas.init(jax.random.key(0), num_types)
-    assert {name: value.shape for name, value in start.items()} == {"normal": (14, num_types), "reduce": (14, num_types)}
+    assert {name: value.shape for name, value in start.items()} == {
+        "normal": (14, num_types),
+        "reduce": (14, num_types),
+    }
     values = np.concatenate(list(start.values()))
     assert values.std() == pytest.approx(1e-3, rel=0.2)
     assert abs(values.mean()) < 3e-4
@@ -52,8 +55,12 @@ def test_entropy_is_the_mean_over_the_edges_of_both_cells():
 
 def test_the_released_entropy_has_the_last_edge_of_the_reduction_cell_fourteen_times():
     p = softmax(np.concatenate([NORMAL, np.tile(REDUCE[13], (14, 1))]).astype(np.float64))
-    assert alphas.entropy(BOTH, edges="released") == pytest.approx(-(p * np.log(p)).sum() / 28, rel=1e-6)
-    gradient = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7, edges="released"))(BOTH)
+    assert alphas.entropy(BOTH, edges="released") == pytest.approx(
+        -(p * np.log(p)).sum() / 28, rel=1e-6
+    )
+    gradient = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7, edges="released"))(
+        BOTH
+    )
     plain = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7))(BOTH)
     assert np.allclose(gradient["normal"], plain["normal"], atol=1e-7)
     assert not np.any(gradient["reduce"][:13])
@@ -80,7 +87,9 @@ def test_the_diversity_term_anneals():
 
 def test_the_diversity_term_is_the_same_for_a_traced_epoch():
     traced = jax.jit(lambda epoch: alphas.diversity(BOTH, epoch, weight=1.0, tau=7.7))
-    assert float(traced(jnp.int32(11))) == pytest.approx(float(alphas.diversity(BOTH, 11, weight=1.0, tau=7.7)), rel=1e-6)
+    assert float(traced(jnp.int32(11))) == pytest.approx(
+        float(alphas.diversity(BOTH, 11, weight=1.0, tau=7.7)), rel=1e-6
+    )
 
 
 def test_a_descent_step_on_the_term_raises_the_entropy():

@@ -42,9 +42,20 @@ def imagenet(num_cells, channels):
 
 def by_hand(net, image_shape):
     """The totals of the hand count."""
-    names = ("genotype", "num_cells", "channels", "num_classes", "form", "skip", "reduction_skip", "float_head")
+    names = (
+        "genotype",
+        "num_cells",
+        "channels",
+        "num_classes",
+        "form",
+        "skip",
+        "reduction_skip",
+        "float_head",
+    )
     fields = {name: getattr(net, name) for name in names}
-    arch = hand_count.Architecture(image_size=image_shape[0], image_channels=image_shape[2], **fields)
+    arch = hand_count.Architecture(
+        image_size=image_shape[0], image_channels=image_shape[2], **fields
+    )
     return hand_count.total(arch)
 
 
@@ -90,7 +101,9 @@ def test_sizes_of_the_paper_are_those_counted_by_hand_and_by_walking(name, cells
     for convention, expected in zip(("paper", "meant", "release"), flops, strict=True):
         of_convention = net.clone(**conventions(convention).network)
         total = cost(of_convention, image_shape=image_shape, walked=cells).total
-        assert {f: getattr(total, f) for f in hand_count.FIELDS} == by_hand(of_convention, image_shape), convention
+        assert {f: getattr(total, f) for f in hand_count.FIELDS} == by_hand(
+            of_convention, image_shape
+        ), convention
         assert to_the_digits_of(expected, total.flops / 1e8) == float(expected), convention
         if convention == "release":
             assert total.params == params
@@ -111,7 +124,9 @@ def test_parameters_of_small_released_networks(net, image_shape, params, cells):
 
 
 @pytest.mark.parametrize(("name", "printed"), [("F", 2.49e8), ("G", 6.39e8)])
-def test_f_and_g_count_what_table_13_prints_with_the_cell_of_their_presets_and_not_with_that_of_its_gamma(name, printed):
+def test_f_and_g_count_what_table_13_prints_with_the_cell_of_their_presets_and_not_with_that_of_its_gamma(
+    name, printed
+):
     (net, image_shape), *_ = SIZES[name]
     flops = lambda cell: flops_by_hand(net.clone(genotype=cell), image_shape)
     assert flops(WITHOUT) == pytest.approx(printed, rel=0.02)
@@ -128,19 +143,28 @@ def digits(number, count=3):
 
 
 def test_table_9_counts_the_skip_binary_and_the_float_network_without_zeroise(cells):
-    count = lambda net: cost(net.clone(reduction_skip="binary"), image_shape=(32, 32, 3), walked=cells)
+    count = lambda net: cost(
+        net.clone(reduction_skip="binary"), image_shape=(32, 32, 3), walked=cells
+    )
     reference = count(float_twin(A_WITHOUT[0]))
     without, with_ = (ratios(count(net), reference) for net, _ in (A_WITHOUT, A))
     assert (digits(without.speedup), digits(with_.speedup)) == (58.8, 141)
-    assert (digits(without.memory_saving_without_bn), digits(with_.memory_saving_without_bn)) == (31.4, 82.9)
+    assert (digits(without.memory_saving_without_bn), digits(with_.memory_saving_without_bn)) == (
+        31.4,
+        82.9,
+    )
     assert digits(without.memory_saving) == 28.5
     # The printed figures.
     assert (without.speedup, with_.speedup) == pytest.approx((58.01, 149.14), rel=0.1)
-    assert (without.memory_saving_without_bn, with_.memory_saving_without_bn) == pytest.approx((31.79, 91.06), rel=0.1)
+    assert (without.memory_saving_without_bn, with_.memory_saving_without_bn) == pytest.approx(
+        (31.79, 91.06), rel=0.1
+    )
 
 
 def test_appendix_d_counts_the_skip_binary_and_batch_norm_too(cells):
-    count = lambda net: cost(net.clone(reduction_skip="binary"), image_shape=(224, 224, 3), walked=cells)
+    count = lambda net: cost(
+        net.clone(reduction_skip="binary"), image_shape=(224, 224, 3), walked=cells
+    )
     ours = [ratios(count(net), count(float_twin(net))) for net, _ in (D, E)]
     assert [digits(r.speedup) for r in ours] == [21.9, 22.0]
     assert [digits(r.memory_saving) for r in ours] == [14.3, 14.8]
@@ -152,7 +176,9 @@ def test_appendix_d_counts_the_skip_binary_and_batch_norm_too(cells):
 def test_a_float_skip_is_not_what_the_paper_counts(cells):
     net, image_shape = D
     net = net.clone(reduction_skip="float")
-    found = ratios(*(cost(one, image_shape=image_shape, walked=cells) for one in (net, float_twin(net))))
+    found = ratios(
+        *(cost(one, image_shape=image_shape, walked=cells) for one in (net, float_twin(net)))
+    )
     assert (digits(found.speedup), digits(found.memory_saving)) == (9.25, 6.28)
 
 
@@ -222,10 +248,16 @@ def test_a_small_network_by_hand(small):
         counts = [getattr(row, field) for field in hand_count.FIELDS]
         assert (row.kind, row.out_shape, *counts) == expected, name
     names = [row.name for row in small.rows]
-    assert names[: len(BY_HAND) - 1] == list(BY_HAND)[:-1], "rows are in the order of the pass and none is missing"
+    assert names[: len(BY_HAND) - 1] == list(BY_HAND)[:-1], (
+        "rows are in the order of the pass and none is missing"
+    )
     assert names[-1] == "classifier"
     # A cell that is not walked again has rows under its own name.
-    assert {name.split("/")[0] for name in names} == {"stem", *(f"cell{i}" for i in range(5)), "classifier"}
+    assert {name.split("/")[0] for name in names} == {
+        "stem",
+        *(f"cell{i}" for i in range(5)),
+        "classifier",
+    }
 
 
 def test_flops_and_bits_of_a_row(small):
@@ -256,7 +288,9 @@ def test_every_skip_is_counted_as_by_hand(how, form, cells):
 def test_without_skips_any_number_of_cells_is_counted_as_by_hand(num_cells, cells):
     net = network(ZEROISED, num_cells, 4, skip=False, float_head=True)
     assert walked_totals(net, (16, 16, 1), cells) == by_hand(net, (16, 16, 1))
-    assert not [row for row in cost(net, image_shape=(16, 16, 1), walked=cells).rows if "skip" in row.name]
+    assert not [
+        row for row in cost(net, image_shape=(16, 16, 1), walked=cells).rows if "skip" in row.name
+    ]
 
 
 def test_the_index_error_makes_macs_float_and_changes_no_number_of_parameters(small, cells):
@@ -264,13 +298,20 @@ def test_the_index_error_makes_macs_float_and_changes_no_number_of_parameters(sm
     changed = {new.name: new for old, new in zip(small.rows, head.rows, strict=True) if old != new}
     assert list(changed) == ["cell4/layer6/conv", "cell4/layer7/conv"]
     row = changed["cell4/layer6/conv"]
-    assert (row.binary_macs, row.float_macs, row.binary_params, row.float_params) == (0, 4 * 9 * 64, 0, 9 * 64)
+    assert (row.binary_macs, row.float_macs, row.binary_params, row.float_params) == (
+        0,
+        4 * 9 * 64,
+        0,
+        9 * 64,
+    )
     assert head.total.params == small.total.params
 
 
 def test_the_float_twin_has_the_same_layers_all_float(small, cells):
     twin = cost(float_twin(SMALL), image_shape=SHAPE, walked=cells)
-    assert [(row.name, row.out_shape) for row in twin.rows] == [(row.name, row.out_shape) for row in small.rows]
+    assert [(row.name, row.out_shape) for row in twin.rows] == [
+        (row.name, row.out_shape) for row in small.rows
+    ]
     ours, theirs = small.total, twin.total
     assert (theirs.binary_macs, theirs.binary_params) == (0, 0)
     assert theirs.flops == ours.binary_macs + ours.float_macs
@@ -305,7 +346,11 @@ def parameters(model, image_shape):
     ],
 )
 def test_parameters_of_a_network_are_those_it_has(form, convention, options):
-    net = network(SMALL_CELLS, 6, 4, form=form).clone(**conventions(convention).network).clone(**options)
+    net = (
+        network(SMALL_CELLS, 6, 4, form=form)
+        .clone(**conventions(convention).network)
+        .clone(**options)
+    )
     size = 64 if form == "imagenet" else 8
     assert parameters(net, (size, size, 1)) == real_parameters(net, jnp.zeros((1, size, size, 1)))
 
@@ -348,11 +393,15 @@ class WithoutMacs(nn.Module):
 
 
 def test_kernels_whose_macs_are_not_known_are_refused():
-    with pytest.raises(UserError, match=r"WithoutMacs\) has kernels but no method macs\(x, y\)") as caught:
+    with pytest.raises(
+        UserError, match=r"WithoutMacs\) has kernels but no method macs\(x, y\)"
+    ) as caught:
         cost(WithoutMacs(), image_shape=(4, 4, 3))
     assert "\n" not in str(caught.value)
     total = cost(WithoutMacs(shape=(5,)), image_shape=(4, 4, 3)).total
-    assert (total.flops, total.float_params, total.bn_params) == (0, 5, 0), "a vector has no products"
+    assert (total.flops, total.float_params, total.bn_params) == (0, 5, 0), (
+        "a vector has no products"
+    )
 
 
 # Few layers, as a budget walks three widths for each number of cells.
@@ -366,7 +415,10 @@ def test_equal_cells_are_walked_once():
     net = TINY.clone(num_cells=20)
     whole = cost(net, image_shape=SHAPE, walked=found)
     assert len(found) == 9
-    assert cost(net.clone(num_cells=21), image_shape=SHAPE, walked=found).total.params > whole.total.params
+    assert (
+        cost(net.clone(num_cells=21), image_shape=SHAPE, walked=found).total.params
+        > whole.total.params
+    )
     assert len(found) == 9
     cost(net.clone(reduction_skip="float"), image_shape=SHAPE, walked=found)
     assert len(found) == 11, "both reductions"
@@ -399,7 +451,9 @@ def test_fit_budget_may_use_the_budget_up():
 def test_fit_budget_finds_the_width_of_the_paper():
     """Table 7 prints 1.48e8 FLOPs for D, which Table 5 gives 12 cells of 64 channels."""
     net, image_shape = D
-    found = fit_budget(net.clone(reduction_skip="binary", channels=2), 1.48e8, image_shape=image_shape)
+    found = fit_budget(
+        net.clone(reduction_skip="binary", channels=2), 1.48e8, image_shape=image_shape
+    )
     assert found == net.clone(reduction_skip="binary")
 
 
@@ -408,7 +462,9 @@ def test_fit_budget_keeps_within_bounds():
     assert fitted(1e9, min_channels=9, max_channels=9).channels == 9
     with pytest.raises(UserError, match=r"^budget of .* .* write at least \d+"):
         fitted(tiny_flops(channels=9) - 1, min_channels=9)
-    with pytest.raises(UserError, match="max_channels must be at least 4, the smallest width asked for, got 3"):
+    with pytest.raises(
+        UserError, match="max_channels must be at least 4, the smallest width asked for, got 3"
+    ):
         fitted(1e6, min_channels=4, max_channels=3)
 
 
@@ -447,20 +503,39 @@ def test_table_shows_each_module_the_totals_and_the_formulas(small):
     lines = text.splitlines()
     assert lines[0].split()[:3] == ["layer", "kind", "output"]
     skip = next(line for line in lines if line.startswith("cell1/skip/reduction/conv "))
-    assert skip.split() == ["cell1/skip/reduction/conv", "Convolution", "4x4x16", "8,192", "0", "128", "512", "0", "0"]
+    assert skip.split() == [
+        "cell1/skip/reduction/conv",
+        "Convolution",
+        "4x4x16",
+        "8,192",
+        "0",
+        "128",
+        "512",
+        "0",
+        "0",
+    ]
     totals = next(line for line in lines if line.startswith("total")).split()
     assert totals[1:3] == [f"{total.binary_macs:,}", f"{total.float_macs:,}"]
     flops = f"{total.float_macs:,} + {total.binary_macs:,} / 64 = {total.flops:,.0f}"
     assert f"FLOPs = float MACs + binary MACs / 64 = {flops}" in lines
-    assert any(line.startswith("memory = 32 bits x float params + 1 bit x binary params") for line in lines)
-    assert f"{total.memory_bits:,} bits ({total.memory_bits_without_bn:,} without batch norm)" in text
+    assert any(
+        line.startswith("memory = 32 bits x float params + 1 bit x binary params") for line in lines
+    )
+    assert (
+        f"{total.memory_bits:,} bits ({total.memory_bits_without_bn:,} without batch norm)" in text
+    )
     assert "Counted from shapes, not measured." in text
-    assert [line.split()[0] for line in lines[1 : len(small.rows) + 1]] == [row.name for row in small.rows]
+    assert [line.split()[0] for line in lines[1 : len(small.rows) + 1]] == [
+        row.name for row in small.rows
+    ]
     assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1, "columns line up"
 
 
 def test_images_and_layers_that_the_network_cannot_have_are_refused():
-    with pytest.raises(UserError, match="images of 10 pixels at the first cell cannot be halved by 2 reduction cells"):
+    with pytest.raises(
+        UserError,
+        match="images of 10 pixels at the first cell cannot be halved by 2 reduction cells",
+    ):
         cost(SMALL, image_shape=(10, 10, 3))
     unknown = genotype.Genotype((("conv_9x9", 0), ("none", 1)) * 4, SMALL.genotype.reduce)
     with pytest.raises(UserError, match="'conv_9x9'"):

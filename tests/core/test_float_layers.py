@@ -79,7 +79,11 @@ def arrays(reference):
 
 
 def part(arrays, prefix):
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def near(ours, theirs, *, scale=None):
@@ -97,7 +101,9 @@ def check(module, counterpart, found, sizes=(8, 7)):
     params, statistics = variables.get("params", {}), variables.get("batch_stats", {})
 
     def run(params, x):
-        return module.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])
+        return module.apply(
+            {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+        )
 
     for size in sizes:
         numbers = {name: as_ours(name, array) for name, array in part(found, f"h{size}.").items()}
@@ -105,20 +111,30 @@ def check(module, counterpart, found, sizes=(8, 7)):
             continue
         y, vjp, after = jax.vjp(run, params, numbers["x"], has_aux=True)
         to_params, to_x = vjp(numbers["grad_y"])
-        assert near(y, numbers["y_train"]) and near(to_x, numbers["grad_x"], scale=numbers["grad_y"])
+        assert near(y, numbers["y_train"]) and near(
+            to_x, numbers["grad_x"], scale=numbers["grad_y"]
+        )
         if "y_eval" not in numbers:
             continue
         evaluated = module.apply(variables, numbers["x"], train=False)
         assert near(evaluated, numbers["y_eval"])
         gradients = part(numbers, "grad.")
-        expected = fill({"params": shapes.get("params", {})}, gradients, counterpart)["params"] if gradients else {}
+        expected = (
+            fill({"params": shapes.get("params", {})}, gradients, counterpart)["params"]
+            if gradients
+            else {}
+        )
         largest = max((np.abs(value).max() for value in gradients.values()), default=1)
         for ours, theirs in zip(jax.tree.leaves(to_params), jax.tree.leaves(expected), strict=True):
             assert near(ours, theirs, scale=largest)
         statistics_after = part(numbers, "after.")
         if statistics_after:
-            moved = fill({"batch_stats": shapes["batch_stats"]}, statistics_after, counterpart)["batch_stats"]
-            for ours, theirs in zip(jax.tree.leaves(after["batch_stats"]), jax.tree.leaves(moved), strict=True):
+            moved = fill({"batch_stats": shapes["batch_stats"]}, statistics_after, counterpart)[
+                "batch_stats"
+            ]
+            for ours, theirs in zip(
+                jax.tree.leaves(after["batch_stats"]), jax.tree.leaves(moved), strict=True
+            ):
                 assert near(ours, theirs)
 
 
@@ -127,16 +143,25 @@ def check(module, counterpart, found, sizes=(8, 7)):
 def test_operations_of_darts(arrays, name, stride):
     found = part(arrays, f"{name}.s{stride}.")
     if not found:
-        assert stride == 1 and name in (*SEPARABLE, CROSSED)  # left out of the file, to keep it small
+        assert stride == 1 and name in (
+            *SEPARABLE,
+            CROSSED,
+        )  # left out of the file, to keep it small
         return
     ours, search = OPERATIONS[name]
-    check(module_of(ours, stride=stride, search=search), of_pooling if search else counterpart, found)
+    check(
+        module_of(ours, stride=stride, search=search), of_pooling if search else counterpart, found
+    )
 
 
 def test_the_preprocessing_of_darts(arrays):
     conv = BinaryConv(features=6, kernel=1, scheme=DARTS, arithmetic=Arithmetic())
     names = {"conv": "op.1", "bn": "op.2"}
-    check(conv, lambda path: f"{names[path[1]]}.{BATCH_NORM.get(path[-1], 'weight')}", part(arrays, "preprocess.s1."))
+    check(
+        conv,
+        lambda path: f"{names[path[1]]}.{BATCH_NORM.get(path[-1], 'weight')}",
+        part(arrays, "preprocess.s1."),
+    )
 
 
 @pytest.mark.parametrize(("stride", "convs"), [(1, 0), (2, 2)])
@@ -144,12 +169,20 @@ def test_the_number_of_convolutions(stride, convs):
     """By the table of seams: two for each pair of a depthwise and a pointwise one."""
     assert layer_type("skip_connect").num_convs(stride) == convs
     counts = {name: layer_type(name).num_convs(stride) for name in (*SEPARABLE, "mobinet_3x3")}
-    assert counts == {**dict.fromkeys(SEPARABLE[:3], 4), **dict.fromkeys(SEPARABLE[3:], 2), "mobinet_3x3": 2}
+    assert counts == {
+        **dict.fromkeys(SEPARABLE[:3], 4),
+        **dict.fromkeys(SEPARABLE[3:], 2),
+        "mobinet_3x3": 2,
+    }
 
 
 def latents_of(module, x):
-    params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False)).get("params", {})
-    return [path for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "latent"]
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False)).get(
+        "params", {}
+    )
+    return [
+        path for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "latent"
+    ]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -162,7 +195,9 @@ def test_under_a_binary_scheme_each_of_them_has_as_many_latent_kernels(name, str
     assert y.shape == (1, 8 // stride, 8 // stride, 4)
 
 
-@pytest.mark.parametrize("scheme", [Xnor(), DARTS, Float()], ids=["binary", "relu first", "bn first"])
+@pytest.mark.parametrize(
+    "scheme", [Xnor(), DARTS, Float()], ids=["binary", "relu first", "bn first"]
+)
 @pytest.mark.parametrize("name", ["sep_conv_3x3", "mobinet_k4_3x3", "skip_connect"])
 def test_copies_side_by_side_are_as_many_single_ones(name, scheme):
     """What the supernet runs for all edges that leave a state."""
@@ -199,7 +234,9 @@ def test_groups_have_the_activation_scale_of_their_inputs():
 
 def test_groups_that_do_not_divide_the_channels_are_refused():
     conv = BinaryConv(features=6, kernel=3, groups=4, scheme=Xnor(), arithmetic=Arithmetic())
-    with pytest.raises(UserError, match="4 groups of a convolution do not divide its 6 input and 6 output channels"):
+    with pytest.raises(
+        UserError, match="4 groups of a convolution do not divide its 6 input and 6 output channels"
+    ):
         jax.eval_shape(lambda: conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)), train=False))
     block = MobiNetType(kernel=3, inputs=4).module(
         features=6,
@@ -210,14 +247,19 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
         binary_weights=True,
         name=None,
     )
-    with pytest.raises(UserError, match="outputs see 4 channels each needs a multiple of them; it has 6"):
+    with pytest.raises(
+        UserError, match="outputs see 4 channels each needs a multiple of them; it has 6"
+    ):
         jax.eval_shape(lambda: block.init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)), train=False))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"order": "conv_first"}, "config.scheme.order must be one of bn_first, relu_first, got 'conv_first'"),
+        (
+            {"order": "conv_first"},
+            "config.scheme.order must be one of bn_first, relu_first, got 'conv_first'",
+        ),
         ({"order": "relu_first", "activation": "none"}, "leave config.scheme.activation=none out"),
     ],
 )
@@ -234,8 +276,14 @@ def test_a_bias_stands_where_the_bn_has_no_scale_and_shift():
     def biased(name, search):
         module = module_of(name, stride=2, scheme=scheme, search=search)
         params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))["params"]
-        paths = [[key.key for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        return ["/".join(path[:-2]) or path[0] for path in paths if path[-1] == "bias" and path[-2] != "bn"]
+        paths = [
+            [key.key for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        ]
+        return [
+            "/".join(path[:-2]) or path[0]
+            for path in paths
+            if path[-1] == "bias" and path[-2] != "bn"
+        ]
 
     assert biased("sep_conv_3x3", True) == ["pointwise0", "pointwise1"]
     assert biased("skip_connect", True) == ["conv0", "conv1"]
@@ -245,7 +293,9 @@ def test_a_bias_stands_where_the_bn_has_no_scale_and_shift():
 # The trap of depthwise kernels (methods.md A2)
 def network_of(name, scheme, **options):
     cell = tuple((name, source) for source in (0, 1)) * 4
-    return Network(Genotype(cell, cell), num_cells=3, channels=4, num_classes=10, scheme=scheme, **options)
+    return Network(
+        Genotype(cell, cell), num_cells=3, channels=4, num_classes=10, scheme=scheme, **options
+    )
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -281,6 +331,16 @@ def test_what_a_layer_costs(scheme, name, macs, latents):
     total = add(row for row in counted.rows if row.name.startswith("cell1/layer0/"))
     kernels = total.float_params - total.bn_params
     if scheme.binary:
-        assert (total.binary_macs, total.float_macs, total.binary_params, kernels) == (macs, 0, latents, 0)
+        assert (total.binary_macs, total.float_macs, total.binary_params, kernels) == (
+            macs,
+            0,
+            latents,
+            0,
+        )
     else:
-        assert (total.binary_macs, total.float_macs, total.binary_params, kernels) == (0, macs, 0, latents)
+        assert (total.binary_macs, total.float_macs, total.binary_params, kernels) == (
+            0,
+            macs,
+            0,
+            latents,
+        )

@@ -9,9 +9,21 @@ import pytest
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotypes
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, FIXED_REDUCTION, TABLE_3, ZEROISE, Genotype, derive, derive_genotype, edges
+from bnas_jax.core.genotype import (
+    EDGES,
+    FIXED_REDUCTION,
+    TABLE_3,
+    ZEROISE,
+    Genotype,
+    derive,
+    derive_genotype,
+    edges,
+)
 
-CELL = (("bin_conv_3x3", 0), ("none", 1), ("max_pool_3x3", 2), ("bin_conv_5x5", 1)) + (("avg_pool_3x3", 3), ("none", 0)) * 2
+CELL = (("bin_conv_3x3", 0), ("none", 1), ("max_pool_3x3", 2), ("bin_conv_5x5", 1)) + (
+    ("avg_pool_3x3", 3),
+    ("none", 0),
+) * 2
 
 
 def pairs(cell):
@@ -41,7 +53,10 @@ def changed(position, pair):
         (changed(4, ("none", 1.0)), "input must be 0 to 3, got 1.0"),
         (changed(3, ("none",)), "normal pair 3 must be [layer type, input], got ('none',)"),
         (changed(3, "none"), "normal pair 3 must be [layer type, input], got 'none'"),
-        (CELL[:-1], "the normal cell needs 8 [layer type, input] pairs, two a node, 14 for all edges, or a list"),
+        (
+            CELL[:-1],
+            "the normal cell needs 8 [layer type, input] pairs, two a node, 14 for all edges, or a list",
+        ),
         (CELL * 2, "a list of pairs for each of its 4 nodes; got 16"),
         (7, "a list of pairs for each of its 4 nodes; got 7"),
         (FIXED_REDUCTION, "the normal cell needs 8"),
@@ -77,7 +92,9 @@ def test_texts_that_hold_no_genotype(text, expected, tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match="'nowhere' is neither a file nor a named cell; named: darts_v1, ") as caught:
+    with pytest.raises(
+        UserError, match="'nowhere' is neither a file nor a named cell; named: darts_v1, "
+    ) as caught:
         genotypes.load("nowhere")
     message_of(caught)
     (tmp_path / "g.json").write_bytes(b"\xff\xfe\x00")
@@ -90,11 +107,16 @@ def test_any_name_of_a_layer_type_makes_a_genotype():
     """Which of them have a layer is decided where a network is built: `layers.LAYERS` grows."""
     cell = changed(2, ("a_layer_of_mine", 0))
     genotype = Genotype(normal=cell, reduce=CELL)
-    assert genotypes.from_text(genotype.to_json()).normal[1] == (("a_layer_of_mine", 0), ("bin_conv_5x5", 1))
+    assert genotypes.from_text(genotype.to_json()).normal[1] == (
+        ("a_layer_of_mine", 0),
+        ("bin_conv_5x5", 1),
+    )
 
 
 def test_a_genotype_is_frozen_and_plain():
-    genotype = Genotype(normal=[list(pair) for pair in CELL], reduce=changed(0, ("none", np.int64(1))))
+    genotype = Genotype(
+        normal=[list(pair) for pair in CELL], reduce=changed(0, ("none", np.int64(1)))
+    )
     assert pairs(genotype.normal) == CELL
     assert type(pairs(genotype.reduce)[0][1]) is int
     assert (genotype.cell(False), genotype.cell(True)) == (genotype.normal, genotype.reduce)
@@ -129,12 +151,18 @@ def test_nodes_of_any_number_of_edges():
 @pytest.mark.parametrize(
     ("nodes", "expected"),
     [
-        ([[], *[[["none", 0]]] * 3], "node 2 of the normal cell adds up 1 to 2 [layer type, input] pairs; got 0"),
+        (
+            [[], *[[["none", 0]]] * 3],
+            "node 2 of the normal cell adds up 1 to 2 [layer type, input] pairs; got 0",
+        ),
         (
             [*[[["none", 0]]] * 3, [["none", 0]] * 6],
             "node 5 of the normal cell adds up 1 to 5 [layer type, input] pairs; got 6",
         ),
-        ([*[[["none", 0]]] * 3, [["none", 5]]], "normal pair 3 feeds node 5: its input must be 0 to 4, got 5"),
+        (
+            [*[[["none", 0]]] * 3, [["none", 5]]],
+            "normal pair 3 feeds node 5: its input must be 0 to 4, got 5",
+        ),
         ([*[[["none", 0]]] * 3, [7]], "normal pair 3 must be [layer type, input], got 7"),
         ([[["none", 0]]] * 3, "a list of pairs for each of its 4 nodes; got 3"),
         ([["none", 0]] * 4, "a list of pairs for each of its 4 nodes; got 4"),
@@ -149,7 +177,8 @@ def test_nodes_that_are_none(nodes, expected):
 def test_what_needs_eight_pairs_says_so():
     genotypes.check_two_a_node(Genotype(CELL, CELL), "these")
     with pytest.raises(
-        UserError, match="these need a reduce cell of eight pairs, two a node; this one has 14, 2, 3, 4, 5"
+        UserError,
+        match="these need a reduce cell of eight pairs, two a node; this one has 14, 2, 3, 4, 5",
     ) as caught:
         genotypes.check_two_a_node(Genotype(CELL, ALL_EDGES), "these")
     message_of(caught)
@@ -173,15 +202,39 @@ ABBREVIATIONS = {
 }  # fmt: skip
 # As methods.md C prints them.
 PRINTED = {
-    "darts_v1": ("s3,1 s3,0|sk,0 s3,1|sk,0 s3,1|s3,0 sk,2", "mp,0 mp,1|sk,2 mp,0|mp,0 sk,2|sk,2 ap,0"),
-    "darts_v2": ("s3,0 s3,1|s3,0 s3,1|s3,1 sk,0|sk,0 d3,2", "mp,0 mp,1|sk,2 mp,1|mp,0 sk,2|sk,2 mp,1"),
-    "snas_mild": ("s3,0 s3,1|sk,0 d3,1|sk,0 sk,1|sk,0 s3,1", "mp,0 mp,1|mp,1 sk,2|mp,1 sk,2|mp,0 d5,2"),
-    "snas_moderate": ("d5,0 sk,1|s3,0 sk,1|sk,0 sk,1|s3,0 d5,1", "mp,0 mp,1|s5,0 d5,1|s5,0 s5,1|s5,0 s5,1"),
-    "snas_aggressive": ("s5,0 sk,1|sk,0 sk,1|d5,1 sk,0|sk,0 d5,1", "s5,0 no,1|s5,0 no,1|no,1 no,0|no,1 no,0"),
-    "gdas_v1": ("sk,0 sk,1|sk,0 s5,2|s3,3 sk,0|s5,4 s3,3", "s5,0 s3,1|s5,2 s5,1|d5,2 s3,1|s5,0 s5,1"),
+    "darts_v1": (
+        "s3,1 s3,0|sk,0 s3,1|sk,0 s3,1|s3,0 sk,2",
+        "mp,0 mp,1|sk,2 mp,0|mp,0 sk,2|sk,2 ap,0",
+    ),
+    "darts_v2": (
+        "s3,0 s3,1|s3,0 s3,1|s3,1 sk,0|sk,0 d3,2",
+        "mp,0 mp,1|sk,2 mp,1|mp,0 sk,2|sk,2 mp,1",
+    ),
+    "snas_mild": (
+        "s3,0 s3,1|sk,0 d3,1|sk,0 sk,1|sk,0 s3,1",
+        "mp,0 mp,1|mp,1 sk,2|mp,1 sk,2|mp,0 d5,2",
+    ),
+    "snas_moderate": (
+        "d5,0 sk,1|s3,0 sk,1|sk,0 sk,1|s3,0 d5,1",
+        "mp,0 mp,1|s5,0 d5,1|s5,0 s5,1|s5,0 s5,1",
+    ),
+    "snas_aggressive": (
+        "s5,0 sk,1|sk,0 sk,1|d5,1 sk,0|sk,0 d5,1",
+        "s5,0 no,1|s5,0 no,1|no,1 no,0|no,1 no,0",
+    ),
+    "gdas_v1": (
+        "sk,0 sk,1|sk,0 s5,2|s3,3 sk,0|s5,4 s3,3",
+        "s5,0 s3,1|s5,2 s5,1|d5,2 s3,1|s5,0 s5,1",
+    ),
     "gdas_f1": ("sk,0 sk,1|sk,0 s3,2|sk,0 s3,2|sk,0 s3,2", FIXED_REDUCTION),
-    "latest_cell_zeroise": ("no,1 dc3,0|c3,1 no,2|no,2 no,3|no,3 no,4", "mp,0 no,1|mp,0 no,2|no,3 no,2|no,3 no,4"),
-    "latest_cell": ("c3,1 dc3,0|c3,1 c3,2|c3,2 dc3,1|dc3,1 c3,0", "mp,0 mp,1|mp,0 c3,2|mp,0 dc3,3|mp,0 dc3,4"),
+    "latest_cell_zeroise": (
+        "no,1 dc3,0|c3,1 no,2|no,2 no,3|no,3 no,4",
+        "mp,0 no,1|mp,0 no,2|no,3 no,2|no,3 no,4",
+    ),
+    "latest_cell": (
+        "c3,1 dc3,0|c3,1 c3,2|c3,2 dc3,1|dc3,1 c3,0",
+        "mp,0 mp,1|mp,0 c3,2|mp,0 dc3,3|mp,0 dc3,4",
+    ),
 }
 
 
@@ -198,10 +251,16 @@ def test_the_named_cells_are_those_printed():
         assert genotypes.load(name) == Genotype(spelled_out(normal), spelled_out(reduce)), name
 
 
-@pytest.mark.parametrize(("name", "share"), [("darts_v2", 0.625), ("snas_mild", 0.375), ("gdas_f1", 0.375), ("gdas_v1", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("darts_v2", 0.625), ("snas_mild", 0.375), ("gdas_f1", 0.375), ("gdas_v1", 0.5)],
+)
 def test_separable_share_of_normal_cells(name, share):
     """Shares of Figure 2, by which methods.md C tells which of the published cells the paper means."""
-    assert np.mean([layer.startswith("sep_conv") for layer, _ in pairs(genotypes.load(name).normal)]) == share
+    assert (
+        np.mean([layer.startswith("sep_conv") for layer, _ in pairs(genotypes.load(name).normal)])
+        == share
+    )
 
 
 def test_the_hand_made_reduction_has_no_edges():
@@ -254,9 +313,19 @@ def test_gamma_divides_the_probability_of_zeroise():
     # 0.8 / 2.1 is no longer above 0.4, but still above the best of the convolutions.
     assert first(2.1) == (("none", 0), ("bin_conv_3x3", 1), ("max_pool_3x3", 1), ("none", 2))
     # 0.5 / 2.6 falls below the 0.2 of the convolution on the same edge; 0.8 / 2.6 does not.
-    assert first(2.6) == (("bin_conv_3x3", 0), ("bin_conv_3x3", 1), ("max_pool_3x3", 1), ("none", 2))
+    assert first(2.6) == (
+        ("bin_conv_3x3", 0),
+        ("bin_conv_3x3", 1),
+        ("max_pool_3x3", 1),
+        ("none", 2),
+    )
     # 0.8 / 4.1 does, too, and of equally strong edges the first is taken.
-    assert first(4.1) == (("bin_conv_3x3", 0), ("bin_conv_3x3", 1), ("max_pool_3x3", 1), ("bin_conv_3x3", 0))
+    assert first(4.1) == (
+        ("bin_conv_3x3", 0),
+        ("bin_conv_3x3", 1),
+        ("max_pool_3x3", 1),
+        ("bin_conv_3x3", 0),
+    )
     # 0.1 / 0.4 rises above the 0.2 of the convolutions.
     assert first(0.4) == (("none", 0), ("none", 1), ("none", 2), ("max_pool_3x3", 1))
 
@@ -279,7 +348,12 @@ def test_derivation_leaves_its_input_alone():
 
 def test_larger_gamma_never_picks_more_zeroise():
     gammas = [1e-9, 0.3, 0.7, 1, 1.5, 2, 3, 5, 10, 100]
-    counts = np.array([[count(derive(probabilities(seed), gamma=gamma)) for gamma in gammas] for seed in range(40)])
+    counts = np.array(
+        [
+            [count(derive(probabilities(seed), gamma=gamma)) for gamma in gammas]
+            for seed in range(40)
+        ]
+    )
     assert np.all(np.diff(counts) <= 0)
     assert np.all(counts[:, 0] == 8)
     assert np.all(counts[:, -1] == 0)
@@ -323,7 +397,9 @@ def test_reduced_sets_of_layer_types(layer_types):
 
 
 def test_alphas_of_another_shape_are_refused():
-    with pytest.raises(UserError, match=r"alphas must have the shape \(14, 5\), got \(14, 7\)") as caught:
+    with pytest.raises(
+        UserError, match=r"alphas must have the shape \(14, 5\), got \(14, 7\)"
+    ) as caught:
         derive(probabilities(0), layer_types=TABLE_3[:5])
     message_of(caught)
 
@@ -331,4 +407,6 @@ def test_alphas_of_another_shape_are_refused():
 def test_both_cells_are_derived_alike():
     weights = {"normal": probabilities(0), "reduce": probabilities(1)}
     genotype = derive_genotype(weights, gamma=2.0)
-    assert genotype == Genotype(derive(weights["normal"], gamma=2.0), derive(weights["reduce"], gamma=2.0))
+    assert genotype == Genotype(
+        derive(weights["normal"], gamma=2.0), derive(weights["reduce"], gamma=2.0)
+    )

@@ -48,8 +48,15 @@ def geometry(request):
 def numbers(arrays, type_name, geometry):
     """The reference's numbers of one layer, in our layout."""
     prefix = f"{type_name}.{geometry}."
-    found = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    return {name: nhwc(a) if name in ("x", "y_train", "grad_x", "grad_y") else a for name, a in found.items()}
+    found = {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    return {
+        name: nhwc(a) if name in ("x", "y_train", "grad_x", "grad_y") else a
+        for name, a in found.items()
+    }
 
 
 def layer_of(type_name, geometry, ref, scheme):
@@ -57,12 +64,20 @@ def layer_of(type_name, geometry, ref, scheme):
     layer = module_of(type_name, stride=int(geometry[1]), scheme=scheme)
     params, statistics = {}, {}
     if type_name in LEARNABLE:
-        bn = {"scale": jnp.asarray(ref["param.bn.weight"]), "bias": jnp.asarray(ref["param.bn.bias"])}
-        params = {"bn": bn, "conv": {"latent": scheme.latents.project(hwio(ref["param.op.0.weight"]))}}
+        bn = {
+            "scale": jnp.asarray(ref["param.bn.weight"]),
+            "bias": jnp.asarray(ref["param.bn.bias"]),
+        }
+        params = {
+            "bn": bn,
+            "conv": {"latent": scheme.latents.project(hwio(ref["param.op.0.weight"]))},
+        }
         statistics = {"bn": {"mean": jnp.zeros(6), "var": jnp.ones(6)}}
 
     def run(params, x):
-        return layer.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])[0]
+        return layer.apply(
+            {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+        )[0]
 
     return run, params
 
@@ -117,7 +132,9 @@ def test_relu_stops_the_gradient_where_a_sum_is_zero(layer_arrays):
         assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize(("name", "forms"), [("max", (max_pool, plain_max_pool)), ("avg", (avg_pool, avg_pool))])
+@pytest.mark.parametrize(
+    ("name", "forms"), [("max", (max_pool, plain_max_pool)), ("avg", (avg_pool, avg_pool))]
+)
 def test_a_pooling_has_its_plain_form_in_plain_arithmetic(name, forms):
     """Held equal, with its gradient, in ops/test_pool.py."""
     arithmetic = [Arithmetic(plain=plain) for plain in (False, True)]
@@ -140,7 +157,9 @@ def test_the_layers_of_table_3():
 
 
 def test_a_type_without_a_layer_is_refused():
-    with pytest.raises(UserError, match=r"layer type .conv_9x9. has no layer in this version; use .*conv_3x3") as caught:
+    with pytest.raises(
+        UserError, match=r"layer type .conv_9x9. has no layer in this version; use .*conv_3x3"
+    ) as caught:
         layer_type("conv_9x9")
     assert "\n" not in str(caught.value)
 
@@ -164,8 +183,12 @@ def test_in_the_search_no_layer_has_scale_and_shift_and_poolings_have_a_batch_no
     pooling = module_of("avg_pool_3x3", stride=1, search=True)
     variables = shapes_of(pooling, x)
     assert set(variables) == {"batch_stats"}
-    y = pooling.apply(pooling.init(jax.random.key(0), x, train=True), x, train=True, mutable=["batch_stats"])[0]
-    assert np.allclose(np.mean(y, axis=(0, 1, 2)), 0, atol=1e-5) and np.allclose(np.var(y, axis=(0, 1, 2)), 1, atol=1e-3)
+    y = pooling.apply(
+        pooling.init(jax.random.key(0), x, train=True), x, train=True, mutable=["batch_stats"]
+    )[0]
+    assert np.allclose(np.mean(y, axis=(0, 1, 2)), 0, atol=1e-5) and np.allclose(
+        np.var(y, axis=(0, 1, 2)), 1, atol=1e-3
+    )
     assert not shapes_of(module_of("avg_pool_3x3", stride=1), x), "none in the final network"
 
 

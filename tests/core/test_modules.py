@@ -21,7 +21,9 @@ PAPER, RELEASE = Xnor(), Xnor(activation_scale=False, sign_of_zero=0)
 
 
 def binary_conv(kernel: int, scheme=PAPER, arithmetic=FLOAT32, *, features: int = 4, **options):
-    return BinaryConv(features=features, kernel=kernel, scheme=scheme, arithmetic=arithmetic, **options)
+    return BinaryConv(
+        features=features, kernel=kernel, scheme=scheme, arithmetic=arithmetic, **options
+    )
 
 
 def convolution(*, features: int, kernel: int, **options):
@@ -35,7 +37,9 @@ def running(channels):
 
 
 def in_training(layer, params, x):
-    return layer.apply({"params": params, **running(x.shape[-1])}, x, train=True, mutable=["batch_stats"])[0]
+    return layer.apply(
+        {"params": params, **running(x.shape[-1])}, x, train=True, mutable=["batch_stats"]
+    )[0]
 
 
 def normalised(x):
@@ -55,12 +59,19 @@ def test_the_activation_scale_multiplies_the_convolution():
 
 def test_without_signs_and_activation_a_layer_is_float():
     x = normal(2, 6, 6, 4)
-    layer = binary_conv(1, features=5, binary_weights=False, binary_input=False, affine=False, activation=False)
+    layer = binary_conv(
+        1, features=5, binary_weights=False, binary_input=False, affine=False, activation=False
+    )
     params = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=True), x)["params"]
     assert list(params) == ["conv"], "a BN that is not affine has no parameters"
     assert list(params["conv"]) == ["kernel"]
     kernel = normal(1, 1, 4, 5, seed=1)
-    assert relative_error(in_training(layer, {"conv": {"kernel": kernel}}, x), normalised(x) @ kernel[0, 0]) < 1e-5
+    assert (
+        relative_error(
+            in_training(layer, {"conv": {"kernel": kernel}}, x), normalised(x) @ kernel[0, 0]
+        )
+        < 1e-5
+    )
 
 
 def test_float_inputs_meet_the_signs_of_the_weights():
@@ -76,7 +87,9 @@ def test_float_inputs_meet_the_signs_of_the_weights():
 def test_weights_begin_uniform_over_the_fan_in(binary):
     layer = convolution(features=64, kernel=3, binary_weights=binary, bias=True)
     params = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 16)))["params"]
-    assert set(params) == {"latent" if binary else "kernel", "bias"}, "the name tells latent weights from float ones"
+    assert set(params) == {"latent" if binary else "kernel", "bias"}, (
+        "the name tells latent weights from float ones"
+    )
     for values in params.values():
         assert np.abs(values).max() == pytest.approx(1 / 12, rel=0.1)
         assert np.abs(values).max() <= 1 / 12
@@ -98,10 +111,14 @@ def test_batch_norm_normalises_with_the_batch_and_keeps_unbiased_statistics():
     x = 3 * normal(2, 3, 3, 4) + 1
     layer, variables = batch_norm(x)
     statistics = variables["batch_stats"]
-    assert not np.any(statistics["mean"]), "the first pass, which makes the variables, counts as no batch"
+    assert not np.any(statistics["mean"]), (
+        "the first pass, which makes the variables, counts as no batch"
+    )
     assert np.all(np.asarray(statistics["var"]) == 1)
     params = {"scale": jnp.arange(1.0, 5), "bias": jnp.arange(4.0)}
-    y, new = layer.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])
+    y, new = layer.apply(
+        {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+    )
     assert np.allclose(y, normalised(x) * np.arange(1, 5) + np.arange(4), atol=1e-5)
     assert np.allclose(new["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6)
     assert np.allclose(new["batch_stats"]["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-6)
@@ -121,7 +138,9 @@ def test_batch_norm_in_groups_keeps_unbiased_statistics_of_a_group():
     _, new = layer.apply(variables, x, train=True, mutable=["batch_stats"])
     groups = x.reshape(2, 2 * 3 * 3, 2)
     assert np.allclose(new["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6)
-    assert np.allclose(new["batch_stats"]["var"], 0.9 + 0.1 * groups.var(1, ddof=1).mean(0), rtol=1e-6)
+    assert np.allclose(
+        new["batch_stats"]["var"], 0.9 + 0.1 * groups.var(1, ddof=1).mean(0), rtol=1e-6
+    )
 
 
 def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():
@@ -134,7 +153,12 @@ def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():
     assert np.allclose(y.reshape(x.shape), expected, atol=1e-6)
     for name in ("mean", "var"):
         for device in range(2):
-            assert np.allclose(shared_new["batch_stats"][name][device], new["batch_stats"][name], rtol=1e-5, atol=1e-7)
+            assert np.allclose(
+                shared_new["batch_stats"][name][device],
+                new["batch_stats"][name],
+                rtol=1e-5,
+                atol=1e-7,
+            )
 
 
 def products(layer, shape, *, gradient: bool, **call) -> list[tuple[str, str]]:
@@ -146,7 +170,11 @@ def products(layer, shape, *, gradient: bool, **call) -> list[tuple[str, str]]:
     function = jax.grad(loss, argnums=(0, 1)) if gradient else loss
     with jax.default_matmul_precision("highest"):
         text = jax.jit(function).trace(variables, x).lower(lowering_platforms=("cuda",)).as_text()
-    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line]
+    lines = [
+        line
+        for line in text.splitlines()
+        if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
+    ]
     described = []
     for line in lines:
         precisions = set(re.findall(r"HIGHEST|DEFAULT", line))
@@ -161,7 +189,9 @@ SHORT = ("HIGHEST", "bf16 bf16 f32")
 
 @pytest.mark.parametrize("scheme", [PAPER, RELEASE], ids=["paper", "release"])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_products_of_floats_have_the_precision_that_is_set_and_those_of_signs_a_single_pass(scheme, kernel):
+def test_products_of_floats_have_the_precision_that_is_set_and_those_of_signs_a_single_pass(
+    scheme, kernel
+):
     layer, shape = binary_conv(kernel, scheme), (1, 8, 8, 16)
     assert products(layer, shape, gradient=False, train=False) == [("DEFAULT", "f32 f32 f32")]
     with_gradient = products(layer, shape, gradient=True, train=False)
@@ -170,13 +200,18 @@ def test_products_of_floats_have_the_precision_that_is_set_and_those_of_signs_a_
 
 def test_what_has_a_float_factor_is_no_convolution_of_signs():
     for options in ({"binary_input": False}, {"binary_weights": False}):
-        assert products(binary_conv(3, **options), (1, 8, 8, 16), gradient=True, train=False) == [FLOAT] * 3
+        assert (
+            products(binary_conv(3, **options), (1, 8, 8, 16), gradient=True, train=False)
+            == [FLOAT] * 3
+        )
     classifier = Classifier(num_classes=10, arithmetic=FLOAT32)
     assert products(classifier, (2, 4, 4, 8), gradient=True) == [FLOAT] * 3
 
 
 def test_bfloat16_goes_into_every_convolution_and_float32_comes_out():
-    of_signs = products(binary_conv(3, arithmetic=BFLOAT16), (1, 8, 8, 16), gradient=True, train=False)
+    of_signs = products(
+        binary_conv(3, arithmetic=BFLOAT16), (1, 8, 8, 16), gradient=True, train=False
+    )
     assert sorted(of_signs) == [("DEFAULT", "bf16 bf16 f32"), SHORT, SHORT]
     float_weights = binary_conv(3, arithmetic=BFLOAT16, binary_weights=False)
     assert products(float_weights, (1, 8, 8, 16), gradient=True, train=False) == [SHORT] * 3
@@ -192,7 +227,9 @@ def test_batch_norm_with_an_epsilon_and_a_least_scale(plain):
 
     def output(scale):
         params = {**variables["params"], "scale": scale}
-        return bn.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])
+        return bn.apply(
+            {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+        )
 
     (y, after), vjp = jax.vjp(output, scale)
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))

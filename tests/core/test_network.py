@@ -39,13 +39,17 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def network(cell, num_cells, *, channels=4, num_classes=7, **options):
-    return Network(genotype=cell, num_cells=num_cells, channels=channels, num_classes=num_classes, **options)
+    return Network(
+        genotype=cell, num_cells=num_cells, channels=channels, num_classes=num_classes, **options
+    )
 
 
 def variables_of(model, shape):
     """The shapes of a network's variables, and of its logits for images of this shape."""
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    logits, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False), images)
+    logits, variables = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False), images
+    )
     return logits, traverse_util.flatten_dict(variables)
 
 
@@ -94,7 +98,10 @@ def settings(**changes):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"form": "mnist"}, "network.form must be one of cifar, imagenet, darts, snas, gdas, got 'mnist'"),
+        (
+            {"form": "mnist"},
+            "network.form must be one of cifar, imagenet, darts, snas, gdas, got 'mnist'",
+        ),
         (
             {"genotype": genotype.load("gdas_f1"), "channels": 6},
             "8 groups, which do not divide its 12 channels; write a multiple of 4 for config.network.channels",
@@ -102,7 +109,10 @@ def settings(**changes):
         ({"channels": 0}, "network.channels must be at least 1, got 0"),
         ({"num_cells": 0}, "network.num_cells must be at least 1, got 0"),
         ({"form": "imagenet", "channels": 5}, "use an even number, got 5"),
-        ({"reduction_skip": "none"}, "reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'"),
+        (
+            {"reduction_skip": "none"},
+            "reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'",
+        ),
     ],
 )
 def test_sizes_that_no_network_has_are_refused(changes, expected):
@@ -114,14 +124,20 @@ def test_sizes_that_no_network_has_are_refused(changes, expected):
 def test_the_entry_builds_the_network_of_its_settings():
     assert NETWORKS["cells"] is Cells
     changes = {"form": "imagenet", "skip": False, "reduction_skip": "float", "float_head": True}
-    built = settings(**changes).build(num_classes=7, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d"))
-    expected = network(WITHOUT, 5, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d"), **changes)
+    built = settings(**changes).build(
+        num_classes=7, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d")
+    )
+    expected = network(
+        WITHOUT, 5, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d"), **changes
+    )
     assert built == expected
 
 
 def test_a_cell_with_a_layer_type_that_is_none_is_refused():
     unknown = genotype.Genotype((("conv_9x9", 0), ("none", 1)) * 4, WITHOUT.reduce)
-    with pytest.raises(UserError, match="layer type 'conv_9x9' has no layer in this version") as caught:
+    with pytest.raises(
+        UserError, match="layer type 'conv_9x9' has no layer in this version"
+    ) as caught:
         variables_of(network(unknown, 3), (1, 8, 8, 3))
     assert "\n" not in str(caught.value)
 
@@ -129,21 +145,30 @@ def test_a_cell_with_a_layer_type_that_is_none_is_refused():
 NAMED = (*(name for name in genotype.named() if not name.startswith("latest")),)
 
 
-@pytest.mark.parametrize("scheme", [Xnor(), Float(order="relu_first"), Float()], ids=["binary", "relu first", "bn first"])
+@pytest.mark.parametrize(
+    "scheme", [Xnor(), Float(order="relu_first"), Float()], ids=["binary", "relu first", "bn first"]
+)
 def test_the_cells_of_other_searches_are_networks(scheme):
     """Each under a binary scheme and in float, with and without the inter-cell skips."""
     for name in NAMED:
         for skip in (True, False):
-            net = network(genotype.load(name), 3, channels=4, form="darts", skip=skip, scheme=scheme)
+            net = network(
+                genotype.load(name), 3, channels=4, form="darts", skip=skip, scheme=scheme
+            )
             _, variables = variables_of(net, (1, 8, 8, 3))
             leaves = {path[-1] for path in variables if path[0] == "params" and "conv" in path}
-            assert leaves == ({"latent", "kernel"} if scheme.binary else {"kernel"})  # the stem's stays
+            assert leaves == (
+                {"latent", "kernel"} if scheme.binary else {"kernel"}
+            )  # the stem's stays
             assert bool(skips(variables)) == skip
 
 
 def test_forms_differ_beside_the_cells():
     mild = genotype.load("snas_mild")
-    of_form = {form: variables_of(network(mild, 3, form=form), (1, 8, 8, 3))[1] for form in ("cifar", "darts", "snas", "gdas")}
+    of_form = {
+        form: variables_of(network(mild, 3, form=form), (1, 8, 8, 3))[1]
+        for form in ("cifar", "darts", "snas", "gdas")
+    }
     assert {form: ("params", "last_bn", "scale") in found for form, found in of_form.items()} == {
         "cifar": False, "darts": False, "snas": False, "gdas": True,
     }  # fmt: skip
@@ -152,8 +177,15 @@ def test_forms_differ_beside_the_cells():
         form: sorted({path[4] for path in found if path[1:4] == ("cell2", "preprocess", "input0")})
         for form, found in of_form.items()
     }
-    assert resize["cifar"] == ["bn", "conv"] and resize["darts"] == resize["snas"] == ["bn", "conv0", "conv1"]
-    pools = {form: ("params", "cell2", "layer0", "bn", "scale") in found for form, found in of_form.items()}
+    assert resize["cifar"] == ["bn", "conv"] and resize["darts"] == resize["snas"] == [
+        "bn",
+        "conv0",
+        "conv1",
+    ]
+    pools = {
+        form: ("params", "cell2", "layer0", "bn", "scale") in found
+        for form, found in of_form.items()
+    }
     assert pools == {"cifar": False, "darts": False, "snas": True, "gdas": False}
 
 
@@ -168,7 +200,9 @@ def with_auxiliary():
 def test_the_auxiliary_head_is_of_use_in_training_alone(with_auxiliary):
     model, variables, x = with_auxiliary
     assert set(variables) == {"params", "batch_stats"}
-    run = lambda train: jax.eval_shape(lambda: model.apply(variables, x, train=train, mutable=["batch_stats", "auxiliary"]))
+    run = lambda train: jax.eval_shape(
+        lambda: model.apply(variables, x, train=train, mutable=["batch_stats", "auxiliary"])
+    )
     _, trained = run(True)
     assert trained["auxiliary"]["logits"][0].shape == (2, 5)
     assert "auxiliary" not in run(False)[1]
@@ -177,7 +211,9 @@ def test_the_auxiliary_head_is_of_use_in_training_alone(with_auxiliary):
 
 
 def test_an_auxiliary_head_on_features_of_another_size_is_refused(with_auxiliary):
-    with pytest.raises(UserError, match="takes 8x8 features, which images of 32x32 pixels give; it gets 2x2") as caught:
+    with pytest.raises(
+        UserError, match="takes 8x8 features, which images of 32x32 pixels give; it gets 2x2"
+    ) as caught:
         variables_of(with_auxiliary[0], (1, 8, 8, 3))
     assert "\n" not in str(caught.value)
 
@@ -185,7 +221,11 @@ def test_an_auxiliary_head_on_features_of_another_size_is_refused(with_auxiliary
 def test_the_fixed_reduction_keeps_all_its_convolutions_binary_and_is_dropped_in_parts():
     net = network(genotype.load("gdas_f1"), 3, channels=4, form="darts")
     _, variables = variables_of(net, (1, 8, 8, 3))
-    kernels = [path[-1] for path in variables if path[:2] == ("params", "cell1") and path[2][:7] in ("crossed", "pointwi")]
+    kernels = [
+        path[-1]
+        for path in variables
+        if path[:2] == ("params", "cell1") and path[2][:7] in ("crossed", "pointwi")
+    ]
     assert kernels.count("latent") == 6 and "kernel" not in kernels
     with pytest.raises(UserError, match=r"write config\.network\.float_head=False"):
         networks.float_convs(net.clone(float_head=True))
@@ -195,19 +235,42 @@ def test_the_fixed_reduction_keeps_all_its_convolutions_binary_and_is_dropped_in
 def test_an_identity_is_not_dropped():
     """As in DARTS's code; a factorized reduce is."""
     skip = ("skip_connect", 0)
-    net = network(genotype.Genotype((skip,) * 8, (skip,) * 8), 3, channels=2, num_classes=5, form="darts", skip=False)
+    net = network(
+        genotype.Genotype((skip,) * 8, (skip,) * 8),
+        3,
+        channels=2,
+        num_classes=5,
+        form="darts",
+        skip=False,
+    )
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
-    cell = FinalCell(cell=net.genotype.normal, place=net.places[0], form=FORMS["darts"], scheme=Xnor(), arithmetic=Arithmetic())
+    cell = FinalCell(
+        cell=net.genotype.normal,
+        place=net.places[0],
+        form=FORMS["darts"],
+        scheme=Xnor(),
+        arithmetic=Arithmetic(),
+    )
     reduction = cell.clone(place=net.places[1], skip=False)
     for module, dropped in ((cell, False), (reduction, True)):
-        variables = random_like(jax.eval_shape(lambda m=module: m.init(jax.random.key(0), x, x, train=False)))
-        whole, without = (module.apply(variables, x, x, train=False, factors=f) for f in (None, jnp.zeros((8, 2))))
-        assert np.std(whole) > 0 and (not np.any(without)) == dropped and np.array_equal(whole, without) != dropped
+        variables = random_like(
+            jax.eval_shape(lambda m=module: m.init(jax.random.key(0), x, x, train=False))
+        )
+        whole, without = (
+            module.apply(variables, x, x, train=False, factors=f) for f in (None, jnp.zeros((8, 2)))
+        )
+        assert (
+            np.std(whole) > 0
+            and (not np.any(without)) == dropped
+            and np.array_equal(whole, without) != dropped
+        )
 
 
 def test_channels_double_at_reductions():
     _, variables = variables_of(network(WITHOUT, 6), (1, 8, 8, 3))
-    preprocessing = [variables["params", f"cell{i}", "preprocess", "input1", "conv", "latent"] for i in range(6)]
+    preprocessing = [
+        variables["params", f"cell{i}", "preprocess", "input1", "conv", "latent"] for i in range(6)
+    ]
     assert [kernel.shape[-1] for kernel in preprocessing] == [4, 4, 8, 8, 16, 16]
     assert variables["params", "classifier", "kernel"].shape == (4 * 16, 7)
 
@@ -228,19 +291,28 @@ def test_the_first_cell_has_no_skip():
 
 
 def skip_of(*, reduction: bool):
-    return InterCellSkip(reduction=reduction, kind="binary_bn", scheme=Xnor(), arithmetic=Arithmetic())
+    return InterCellSkip(
+        reduction=reduction, kind="binary_bn", scheme=Xnor(), arithmetic=Arithmetic()
+    )
 
 
 def test_a_normal_skip_adds_the_previous_output():
-    output, previous = np.ones((1, 2, 2, 3), np.float32), np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3)
-    assert np.array_equal(skip_of(reduction=False).apply({}, output, previous, train=True), output + previous)
+    output, previous = (
+        np.ones((1, 2, 2, 3), np.float32),
+        np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3),
+    )
+    assert np.array_equal(
+        skip_of(reduction=False).apply({}, output, previous, train=True), output + previous
+    )
 
 
 def random_like(variables, seed=0):
     """Variables of the same shapes, all different from their start; variances positive."""
     rng = np.random.default_rng(seed)
     leaves, structure = jax.tree.flatten(variables)
-    return jax.tree.unflatten(structure, [rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32) for leaf in leaves])
+    return jax.tree.unflatten(
+        structure, [rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32) for leaf in leaves]
+    )
 
 
 SKIP_PARAMETERS = {
@@ -252,7 +324,9 @@ SKIP_PARAMETERS = {
 
 
 def normalised(x, params, statistics):
-    return (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params["scale"] + params["bias"]
+    return (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params["scale"] + params[
+        "bias"
+    ]
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -261,7 +335,9 @@ def test_the_skip_across_a_reduction(kind, scaled):
     x = np.random.default_rng(1).normal(size=(2, 4, 4, 3)).astype(np.float32)
     scheme = Xnor(activation_scale=scaled)
     skip = ReductionSkip(kind=kind, features=5, scheme=scheme, arithmetic=Arithmetic())
-    variables = random_like(jax.eval_shape(lambda x: skip.init(jax.random.key(0), x, train=False), x))
+    variables = random_like(
+        jax.eval_shape(lambda x: skip.init(jax.random.key(0), x, train=False), x)
+    )
     assert set(traverse_util.flatten_dict(variables["params"], sep="/")) == SKIP_PARAMETERS[kind]
     params, statistics = variables["params"], variables["batch_stats"]
     if "latent" in params["conv"]:
@@ -290,27 +366,43 @@ def test_preprocessing_brings_both_inputs_to_one_size(halved):
     size = 8 if halved else 4
     place = Place(index=1, channels=3, reduction=False, halved=halved)
     module = Preprocess(place=place, scheme=Xnor(), arithmetic=Arithmetic(), affine=(False, True))
-    initialise = lambda before, previous: module.init_with_output(jax.random.key(0), before, previous, train=False)
-    (first, second), variables = jax.eval_shape(initialise, jnp.zeros((1, size, size, 6)), jnp.zeros((1, 4, 4, 5)))
+    initialise = lambda before, previous: module.init_with_output(
+        jax.random.key(0), before, previous, train=False
+    )
+    (first, second), variables = jax.eval_shape(
+        initialise, jnp.zeros((1, size, size, 6)), jnp.zeros((1, 4, 4, 5))
+    )
     assert first.shape == second.shape == (1, 4, 4, 3)
     kernels = {name: params["conv"]["latent"].shape for name, params in variables["params"].items()}
     size = 3 if halved else 1
     assert kernels == {"input0": (size, size, 6, 3), "input1": (1, 1, 5, 3)}
-    assert ("bn" in variables["params"]["input0"], "bn" in variables["params"]["input1"]) == (False, True)
+    assert ("bn" in variables["params"]["input0"], "bn" in variables["params"]["input1"]) == (
+        False,
+        True,
+    )
 
 
 @pytest.mark.parametrize(("form", "affine"), [("cifar", False), ("imagenet", True)])
 def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_alone(form, affine):
     _, variables = variables_of(network(WITHOUT, 6, form=form), (1, 64, 64, 3))
-    found = [i for i in range(6) if ("params", f"cell{i}", "preprocess", "input0", "bn", "scale") in variables]
+    found = [
+        i
+        for i in range(6)
+        if ("params", f"cell{i}", "preprocess", "input0", "bn", "scale") in variables
+    ]
     # Cells 3 and 5 follow a reduction; cell 0 of the ImageNet form has inputs of two sizes, too.
     assert found == (list(range(6)) if affine else [0, 1, 2, 4])
-    sizes = [variables["params", f"cell{i}", "preprocess", "input0", "conv", "latent"].shape[0] for i in range(6)]
+    sizes = [
+        variables["params", f"cell{i}", "preprocess", "input0", "conv", "latent"].shape[0]
+        for i in range(6)
+    ]
     assert sizes == [3 if form == "imagenet" else 1, 1, 1, 3, 1, 3]
 
 
 def test_drop_path_keeps_the_expectation():
-    factors = np.asarray(drop_path(jax.random.key(0), 0.3, cells=5, layers=8, batch=4000, arithmetic=Arithmetic()))
+    factors = np.asarray(
+        drop_path(jax.random.key(0), 0.3, cells=5, layers=8, batch=4000, arithmetic=Arithmetic())
+    )
     assert factors.shape == (5, 8, 4000)
     assert np.allclose((factors == 0).mean(axis=-1), 0.3, atol=0.05), "in every layer"
     assert np.allclose(factors[factors != 0], 1 / 0.7, rtol=1e-6)
@@ -322,12 +414,19 @@ def test_drop_path_keeps_the_expectation():
 
 def test_drop_path_draws_the_same_for_an_example_on_any_number_of_devices():
     draw = lambda **options: drop_path(
-        jax.random.key(0), 0.5, cells=2, layers=8, arithmetic=Arithmetic(**options), batch=6 // devices
+        jax.random.key(0),
+        0.5,
+        cells=2,
+        layers=8,
+        arithmetic=Arithmetic(**options),
+        batch=6 // devices,
     )
     devices = 1
     whole = draw()
     devices = 3
-    parts = jax.vmap(lambda _: draw(batch_axis="device"), axis_name="device", out_axes=2)(jnp.arange(3))
+    parts = jax.vmap(lambda _: draw(batch_axis="device"), axis_name="device", out_axes=2)(
+        jnp.arange(3)
+    )
     assert np.array_equal(parts.reshape(whole.shape), whole)
 
 
@@ -342,12 +441,21 @@ def small():
 def test_cells_of_any_number_of_edges_are_built_and_their_layers_dropped():
     """A node of one edge, one that takes an input twice, and all edges of the last one."""
     conv = "bin_conv_3x3"
-    nodes = [[[conv, 0]], [[conv, 1], ["max_pool_3x3", 1]], [["none", 0]], [[conv, source] for source in range(5)]]
+    nodes = [
+        [[conv, 0]],
+        [[conv, 1], ["max_pool_3x3", 1]],
+        [["none", 0]],
+        [[conv, source] for source in range(5)],
+    ]
     model = network(genotype.Genotype(normal=nodes, reduce=nodes), 1, channels=2, num_classes=5)
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
     layers = [name for name in variables["params"]["cell0"] if name.startswith("layer")]
-    assert sorted(layers) == ["layer0", "layer1", *(f"layer{number}" for number in range(4, 9))]  # pools have none
+    assert sorted(layers) == [
+        "layer0",
+        "layer1",
+        *(f"layer{number}" for number in range(4, 9)),
+    ]  # pools have none
     assert num_convs(model.genotype.reduce, model.places[0]) == 2 + 7
 
     options = {"train": True, "mutable": ["batch_stats"], "rngs": {"drop_path": jax.random.key(0)}}
@@ -361,7 +469,9 @@ def test_drop_path_is_off_in_evaluation(small):
     plain = jax.jit(lambda x: model.apply(variables, x, train=False))
     logits = plain(x)
     assert np.std(logits) > 0
-    assert np.array_equal(logits, jax.jit(lambda x: model.apply(variables, x, train=False, drop_path_rate=0.5))(x))
+    assert np.array_equal(
+        logits, jax.jit(lambda x: model.apply(variables, x, train=False, drop_path_rate=0.5))(x)
+    )
     assert np.allclose(plain(x[::-1])[::-1], logits, atol=1e-5), "images do not know of each other"
 
 
@@ -372,7 +482,9 @@ def test_drop_path_drops_layers_in_training(small):
     @jax.jit
     def dropping(rate, seed):
         rngs = {"drop_path": jax.random.key(seed)}
-        return model.apply(variables, x, train=True, mutable=["batch_stats"], drop_path_rate=rate, rngs=rngs)[0]
+        return model.apply(
+            variables, x, train=True, mutable=["batch_stats"], drop_path_rate=rate, rngs=rngs
+        )[0]
 
     assert np.allclose(dropping(0.0, 0), plain, atol=1e-4)
     assert np.array_equal(dropping(0.5, 1), dropping(0.5, 1))
@@ -381,7 +493,9 @@ def test_drop_path_drops_layers_in_training(small):
 
 def test_nodes_of_zeroise_alone_are_zero():
     cell = (("none", 0), ("none", 1)) * 4
-    model = network(genotype.Genotype(normal=cell, reduce=cell), 1, channels=2, num_classes=5, skip=False)
+    model = network(
+        genotype.Genotype(normal=cell, reduce=cell), 1, channels=2, num_classes=5, skip=False
+    )
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
     assert np.allclose(model.apply(variables, x), variables["params"]["classifier"]["bias"])
@@ -409,8 +523,13 @@ def test_the_index_error_walks_over_skips_and_leaves_them_and_the_stem_as_they_a
 
 def test_an_unknown_skip_across_a_reduction_is_refused():
     skip = ReductionSkip(kind="none", features=4, scheme=Xnor(), arithmetic=Arithmetic())
-    with pytest.raises(UserError, match="reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'"):
-        jax.eval_shape(lambda x: skip.init(jax.random.key(0), x, train=False), jnp.zeros((1, 4, 4, 2)))
+    with pytest.raises(
+        UserError,
+        match="reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'",
+    ):
+        jax.eval_shape(
+            lambda x: skip.init(jax.random.key(0), x, train=False), jnp.zeros((1, 4, 4, 2))
+        )
 
 
 def test_conventions_are_fields_of_the_scheme_and_the_network():
@@ -421,5 +540,7 @@ def test_conventions_are_fields_of_the_scheme_and_the_network():
     assert nets["paper"] == network(WITHOUT, 3)
     assert nets["release"] == nets["meant"].clone(float_head=True)
     assert nets["meant"].reduction_skip == "float"
-    with pytest.raises(UserError, match="conventions must be one of paper, release, meant, got 'head'"):
+    with pytest.raises(
+        UserError, match="conventions must be one of paper, release, meant, got 'head'"
+    ):
         conventions("head")

@@ -7,7 +7,8 @@ from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 
 
 @pytest.mark.parametrize(
-    ("num_cells", "expected"), [(1, (0,)), (2, (0, 1)), (3, (1, 2)), (5, (1, 3)), (8, (2, 5)), (10, (3, 6)), (20, (6, 13))]
+    ("num_cells", "expected"),
+    [(1, (0,)), (2, (0, 1)), (3, (1, 2)), (5, (1, 3)), (8, (2, 5)), (10, (3, 6)), (20, (6, 13))],
 )
 def test_reductions_lie_at_a_third_and_two_thirds(num_cells, expected):
     assert reductions(num_cells) == expected
@@ -26,7 +27,9 @@ def test_channels_double_at_reductions_and_the_cell_behind_one_has_inputs_of_two
 
 
 def test_only_the_inputs_of_a_reduction_cell_are_strided():
-    strides = lambda reduction: [Place(1, 4, reduction, False).stride(source) for source in range(5)]
+    strides = lambda reduction: [
+        Place(1, 4, reduction, False).stride(source) for source in range(5)
+    ]
     assert strides(False) == [1] * 5
     assert strides(True) == [2, 2, 1, 1, 1]
 
@@ -34,7 +37,11 @@ def test_only_the_inputs_of_a_reduction_cell_are_strided():
 @pytest.mark.parametrize(
     ("shape", "num_cells", "expected"),
     [
-        ((1, 7, 8, 1), 5, "images of 7 pixels at the first cell cannot be halved by 2 reduction cells"),
+        (
+            (1, 7, 8, 1),
+            5,
+            "images of 7 pixels at the first cell cannot be halved by 2 reduction cells",
+        ),
         ((1, 8, 30, 1), 5, "images of 30 pixels .* for instance 28"),
         ((1, 2, 2, 1), 5, "images of 2 pixels .* for instance 4"),
         ((1, 9, 9, 3), 1, "cannot be halved by 1 reduction cells; use a multiple of 2"),

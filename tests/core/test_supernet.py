@@ -52,8 +52,12 @@ def alphas_of(net, seed=1):
 def variables_of(net, seed=2):
     """Variables away from their start, variances positive, in the arithmetic of the net."""
     rng = np.random.default_rng(seed)
-    shapes = traverse_util.flatten_dict(jax.eval_shape(net.init, jax.random.key(0), alphas_of(net), IMAGES))
-    draw = lambda path, leaf: rng.uniform(0.5, 2, leaf.shape) if path[-1] == "var" else rng.normal(size=leaf.shape) / 3
+    shapes = traverse_util.flatten_dict(
+        jax.eval_shape(net.init, jax.random.key(0), alphas_of(net), IMAGES)
+    )
+    draw = lambda path, leaf: (
+        rng.uniform(0.5, 2, leaf.shape) if path[-1] == "var" else rng.normal(size=leaf.shape) / 3
+    )
     flat = {path: draw(path, leaf).astype(leaf.dtype) for path, leaf in shapes.items()}
     return traverse_util.unflatten_dict(flat)
 
@@ -86,14 +90,20 @@ def test_shared_edges_are_the_plain_sum_over_edges(name):
     options = {"xla_cpu_use_fusion_emitters": False}  # a third less time to compile
     with jax.enable_x64(True):
         variables, alphas = variables_of(shared), alphas_of(shared)
-        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain)), "one layout"
+        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain)), (
+            "one layout"
+        )
         ours, theirs = (
-            jax.jit(lambda *inputs, net=net: numbers_of(net, *inputs), compiler_options=options)(variables, alphas)
+            jax.jit(lambda *inputs, net=net: numbers_of(net, *inputs), compiler_options=options)(
+                variables, alphas
+            )
             for net in (shared, plain)
         )
     assert ours["logits"].dtype == jnp.float64
     for part, expected in theirs.items():
-        flat, flat_expected = (traverse_util.flatten_dict({part: tree}) for tree in (ours[part], expected))
+        flat, flat_expected = (
+            traverse_util.flatten_dict({part: tree}) for tree in (ours[part], expected)
+        )
         assert set(flat) == set(flat_expected)
         scale = largest(expected)
         assert scale > 0
@@ -127,24 +137,38 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
     weights = 0.7 * np.eye(len(ALL_KINDS), dtype=np.float32)[CHOICES]
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
     rng = np.random.default_rng(3)
-    draw = lambda path, leaf: rng.uniform(0.5, 2, leaf.shape) if path[-1].key == "var" else rng.normal(size=leaf.shape) / 2
-    variables = jax.tree_util.tree_map_with_path(lambda *of: draw(*of).astype(np.float32), variables)
+    draw = lambda path, leaf: (
+        rng.uniform(0.5, 2, leaf.shape)
+        if path[-1].key == "var"
+        else rng.normal(size=leaf.shape) / 2
+    )
+    variables = jax.tree_util.tree_map_with_path(
+        lambda *of: draw(*of).astype(np.float32), variables
+    )
 
     def run(edges):
         def value(params, x, weights):
             collections = {**variables, "params": params}
-            y, after = module.clone(edges=edges).apply(collections, x, weights, train=True, mutable=["batch_stats"])
+            y, after = module.clone(edges=edges).apply(
+                collections, x, weights, train=True, mutable=["batch_stats"]
+            )
             return jnp.sum(jnp.sin(y)), (y, after["batch_stats"])
 
         gradients = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)
-        (_, (y, after)), (to_params, to_x, to_weights) = jax.jit(gradients)(variables["params"], x, weights)
+        (_, (y, after)), (to_params, to_x, to_weights) = jax.jit(gradients)(
+            variables["params"], x, weights
+        )
         return y, to_params, to_x, to_weights[np.arange(4), CHOICES], after
 
     sums, chosen = run("plain"), run("chosen")
     for ours, theirs in zip(jax.tree.leaves(chosen[:4]), jax.tree.leaves(sums[:4]), strict=True):
-        assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1e-5 * max(np.abs(theirs).max(), 1)
+        assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1e-5 * max(
+            np.abs(theirs).max(), 1
+        )
 
-    before, after = (traverse_util.flatten_dict(tree) for tree in (variables["batch_stats"], chosen[4]))
+    before, after = (
+        traverse_util.flatten_dict(tree) for tree in (variables["batch_stats"], chosen[4])
+    )
     of_sum = traverse_util.flatten_dict(sums[4])
     assert set(before) == set(after)
     moved = 0
@@ -154,7 +178,9 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
         moved += np.sum(~stayed)
     assert 0 < moved < sum(value.size for value in after.values())
 
-    shared, _ = jax.jit(lambda: module.apply(variables, x, weights, train=True, mutable=["batch_stats"]))()
+    shared, _ = jax.jit(
+        lambda: module.apply(variables, x, weights, train=True, mutable=["batch_stats"])
+    )()
     assert np.abs(sums[0] - shared).max() < 1e-4
 
 
@@ -171,12 +197,19 @@ def test_statistics_move_of_chosen_layers_alone():
 
 def test_one_layer_an_edge_beside_edges_left_float_is_refused():
     module = MixedEdges(
-        channels=4, stride=1, layer_types=("bin_conv_3x3",), scheme=Xnor(), arithmetic=Arithmetic(), float_edges=(1,)
+        channels=4,
+        stride=1,
+        layer_types=("bin_conv_3x3",),
+        scheme=Xnor(),
+        arithmetic=Arithmetic(),
+        float_edges=(1,),
     )
     x, weights = jnp.zeros((1, 8, 8, 4)), jnp.ones((3, 1))
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
     with pytest.raises(UserError, match=r"write config\.network\.float_head=False"):
-        jax.eval_shape(lambda v: module.clone(edges="chosen").apply(v, x, weights, train=False), variables)
+        jax.eval_shape(
+            lambda v: module.clone(edges="chosen").apply(v, x, weights, train=False), variables
+        )
 
 
 def test_an_edge_that_chose_zeroise_gives_its_weight_no_gradient():
@@ -184,35 +217,64 @@ def test_an_edge_that_chose_zeroise_gives_its_weight_no_gradient():
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     weights = np.eye(len(ALL_KINDS), dtype=np.float32)[[0, 1, 0, 3]]
     variables = module.init(jax.random.key(0), x, weights, train=False)
-    to_weights = jax.grad(lambda weights: jnp.sum(jnp.sin(module.apply(variables, x, weights, train=False))))(weights)
+    to_weights = jax.grad(
+        lambda weights: jnp.sum(jnp.sin(module.apply(variables, x, weights, train=False)))
+    )(weights)
     assert [bool(np.any(row)) for row in np.asarray(to_weights)] == [False, True, False, True]
 
 
 def test_alpha_chooses_the_largest_where_one_layer_runs():
-    net = supernet(1, 2, layer_types=("skip_connect", "max_pool_3x3", "bin_conv_3x3"), edges="chosen", form="darts")
+    net = supernet(
+        1,
+        2,
+        layer_types=("skip_connect", "max_pool_3x3", "bin_conv_3x3"),
+        edges="chosen",
+        form="darts",
+    )
     alphas = alphas_of(net)
     variables = variables_of(net)
-    one_hot = {name: np.eye(3, dtype=np.float32)[value.argmax(axis=-1)] for name, value in alphas.items()}
+    one_hot = {
+        name: np.eye(3, dtype=np.float32)[value.argmax(axis=-1)] for name, value in alphas.items()
+    }
     expected = net.clone(edges="plain").apply(variables, one_hot, IMAGES, method="mixture")
     assert np.abs(net.apply(variables, alphas, IMAGES) - expected).max() < 1e-5
 
 
 def test_the_fixed_reduction_needs_no_weights_and_batch_statistics_evaluate():
     net = supernet(
-        3, 4, layer_types=("skip_connect", "bin_conv_3x3"), form="gdas", fixed_reduction=True, batch_statistics=True, skip=False
+        3,
+        4,
+        layer_types=("skip_connect", "bin_conv_3x3"),
+        form="gdas",
+        fixed_reduction=True,
+        batch_statistics=True,
+        skip=False,
     )
     weights = {"normal": jnp.eye(2)[jnp.arange(14) % 2]}
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
     init = jax.jit(lambda: net.init(jax.random.key(0), weights, images, method="mixture"))
     variables = init()
-    assert {name for name in variables["params"]["cell1"]} == {"preprocess", "crossed0", "crossed1", "pointwise0", "pointwise1"}
+    assert {name for name in variables["params"]["cell1"]} == {
+        "preprocess",
+        "crossed0",
+        "crossed1",
+        "pointwise0",
+        "pointwise1",
+    }
     moved = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if path[0].key in ("stem", "last_bn") else leaf + 7, variables["batch_stats"]
+        lambda path, leaf: leaf if path[0].key in ("stem", "last_bn") else leaf + 7,
+        variables["batch_stats"],
     )
-    run = jax.jit(lambda statistics: net.apply({**variables, "batch_stats": statistics}, weights, images, method="mixture"))
+    run = jax.jit(
+        lambda statistics: net.apply(
+            {**variables, "batch_stats": statistics}, weights, images, method="mixture"
+        )
+    )
     assert np.array_equal(run(variables["batch_stats"]), run(moved))
     with pytest.raises(UserError, match="8 groups, which do not divide its 12 channels"):
-        jax.eval_shape(lambda: net.clone(channels=6).init(jax.random.key(0), weights, images, method="mixture"))
+        jax.eval_shape(
+            lambda: net.clone(channels=6).init(jax.random.key(0), weights, images, method="mixture")
+        )
 
 
 TYPES = ("max_pool_3x3", ZEROISE, "bin_conv_3x3")
@@ -227,7 +289,10 @@ def mixed(weights, edges="shared"):
     return MIXED.clone(edges=edges).apply(variables, x, weights, train=False)
 
 
-RUNNING = {name: {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)} for name in ("bn", "pool_bn")}
+RUNNING = {
+    name: {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)}
+    for name in ("bn", "pool_bn")
+}
 
 
 @pytest.mark.parametrize("edges", ["shared", "plain"])
@@ -245,7 +310,9 @@ def test_weights_belong_to_their_edges():
     assert y.shape == (2, 4, 4, 3, 4)
     assert np.array_equal(y[:, :, :, 0], 2 * y[:, :, :, 1])
     assert np.array_equal(y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 2])
-    assert not np.allclose(y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 1]), "each edge has its own kernel"
+    assert not np.allclose(y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 1]), (
+        "each edge has its own kernel"
+    )
 
 
 def shapes_of(net, images=IMAGES):
@@ -255,18 +322,24 @@ def shapes_of(net, images=IMAGES):
 
 
 @pytest.mark.parametrize(
-    ("num_cells", "shape"), [(5, (2, 8, 8, 1)), (4, (2, 12, 16, 3)), (1, (2, 2, 2, 3)), (8, (2, 32, 32, 3))]
+    ("num_cells", "shape"),
+    [(5, (2, 8, 8, 1)), (4, (2, 12, 16, 3)), (1, (2, 2, 2, 3)), (8, (2, 32, 32, 3))],
 )
 @pytest.mark.parametrize("layer_types", [TABLE_3, NO_DILATED], ids=["all types", "no dilated"])
 def test_any_image_size_and_set_of_layer_types(num_cells, shape, layer_types):
-    logits, variables = shapes_of(supernet(num_cells, layer_types=layer_types), np.zeros(shape, np.float32))
+    logits, variables = shapes_of(
+        supernet(num_cells, layer_types=layer_types), np.zeros(shape, np.float32)
+    )
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     latents = {path[-1] for path in variables if path[-1].startswith("latent_")}
     assert latents == {f"latent_{name}" for name in layer_types if name.startswith("bin_")}
 
 
 def test_images_that_the_reductions_cannot_halve_are_refused():
-    with pytest.raises(UserError, match="images of 6 pixels at the first cell cannot be halved by 2 reduction cells") as caught:
+    with pytest.raises(
+        UserError,
+        match="images of 6 pixels at the first cell cannot be halved by 2 reduction cells",
+    ) as caught:
         shapes_of(supernet(5), np.zeros((1, 6, 8, 3), np.float32))
     assert "\n" not in str(caught.value)
 
@@ -290,7 +363,9 @@ def test_each_edge_has_statistics_of_its_own_where_asked_for():
     assert (own[path].shape, shared[path].shape) == ((4, 4, 2), (2,)), "types, edges, channels"
     path = ("batch_stats", "cell0", "state0", "pool_bn", "var")
     assert (own[path].shape, shared[path].shape) == ((4, 4), (4,)), "edges, poolings side by side"
-    assert {path for path in own if path[0] == "params"} == {path for path in shared if path[0] == "params"}
+    assert {path for path in own if path[0] == "params"} == {
+        path for path in shared if path[0] == "params"
+    }
 
 
 def test_float_edges_are_the_last_ones():
@@ -311,7 +386,10 @@ def test_a_mixture_takes_the_weights_themselves():
     mixture = jax.jit(lambda weights: net.apply(variables, weights, images, method="mixture"))
     assert np.array_equal(mixture(relax(alphas)), by_alphas)
     zeroise = {name: np.eye(5, dtype=np.float32)[np.zeros(14, int)] for name in alphas}
-    nothing, chosen = mixture(zeroise), mixture({name: np.roll(value, 1, axis=1) for name, value in zeroise.items()})
+    nothing, chosen = (
+        mixture(zeroise),
+        mixture({name: np.roll(value, 1, axis=1) for name, value in zeroise.items()}),
+    )
     assert np.std(nothing - by_alphas) > 0 and np.std(chosen - nothing) > 0
     even = net.even_mixture()
     assert all(np.allclose(value, 1 / 5) and value.shape == (14, 5) for value in even.values())
@@ -320,4 +398,6 @@ def test_a_mixture_takes_the_weights_themselves():
 def test_weights_of_another_shape_are_refused():
     net = supernet(2, 2)
     with pytest.raises(AssertionError, match="14, 7"):
-        jax.eval_shape(net.init, jax.random.key(0), alphas_of(net.clone(layer_types=NO_DILATED)), IMAGES)
+        jax.eval_shape(
+            net.init, jax.random.key(0), alphas_of(net.clone(layer_types=NO_DILATED)), IMAGES
+        )

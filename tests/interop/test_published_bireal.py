@@ -21,7 +21,11 @@ def test_numbers_of_the_authors_code(reference, name):
 
 def test_names_of_several_gpus_and_a_missing_array(reference):
     arrays = dict(np.load(reference / "schemes" / "bireal_resnet18.npz"))
-    shared = {name.replace("state.", "module."): array for name, array in arrays.items() if name.startswith("state.")}
+    shared = {
+        name.replace("state.", "module."): array
+        for name, array in arrays.items()
+        if name.startswith("state.")
+    }
     ours, same = (
         load_published("bireal_resnet18", arrays)[1],
         load_published("bireal_resnet18", shared)[1],
@@ -47,4 +51,6 @@ def test_the_first_stage_has_float_kernels(reference):
     assert model.scheme.stage == "activations"
     unit = variables["params"]["stage1_block0"]["unit0"]
     assert set(unit["conv"]) == {"kernel", "shift"}
-    assert np.array_equal(unit["conv"]["kernel"].transpose(3, 2, 0, 1), arrays["state.layer2.0.binary_conv.weight"])
+    assert np.array_equal(
+        unit["conv"]["kernel"].transpose(3, 2, 0, 1), arrays["state.layer2.0.binary_conv.weight"]
+    )

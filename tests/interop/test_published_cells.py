@@ -29,7 +29,11 @@ NETWORKS = (
 
 
 def part(arrays, prefix):
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def difference(ours, theirs, *, scale=None):
@@ -60,7 +64,9 @@ def training(model, variables, x, labels):
 
     def loss(params):
         collections = {**variables, "params": params}
-        logits, moved = model.apply(collections, x, train=True, mutable=["batch_stats", "auxiliary"])
+        logits, moved = model.apply(
+            collections, x, train=True, mutable=["batch_stats", "auxiliary"]
+        )
         total = cross_entropy(logits, labels).mean()
         for other in moved.get("auxiliary", {}).get("logits", ()):
             total = total + 0.4 * cross_entropy(other, labels).mean()
@@ -71,7 +77,9 @@ def training(model, variables, x, labels):
 
 def test_training_gives_their_loss_gradients_and_statistics(published):
     arrays, model, variables = published
-    (loss, (logits, moved)), gradients = training(model, variables, nhwc(arrays["x"]), jnp.asarray(arrays["y"]))
+    (loss, (logits, moved)), gradients = training(
+        model, variables, nhwc(arrays["x"]), jnp.asarray(arrays["y"])
+    )
     assert loss == pytest.approx(float(arrays["train.loss"]), rel=1e-5)
     assert difference(logits, arrays["train.logits"], scale=np.ptp(arrays["train.logits"])) < 1e-4
     if model.auxiliary:
@@ -85,7 +93,10 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
         name = cells.in_network(part(arrays, "state."), keys)
         if name in theirs:
             expected = cells.from_torch(theirs[name])
-            assert difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest)) < 1e-4, name
+            assert (
+                difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest))
+                < 1e-4
+            ), name
             compared.add(name)
     assert compared == set(theirs)
 
@@ -114,8 +125,12 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     )
     inputs = nhwc(found["s0"]), nhwc(found["s1"])
     names = {f"c.{name}": array for name, array in part(found, "state.").items()}
-    counterpart = lambda path: cells.beside_edges(names, "c", list(path[1:-1]), cells.BATCH_NORM.get(path[-1], "weight"))
-    shapes = jax.eval_shape(lambda *inputs: cell.init(jax.random.key(0), *inputs, train=False), *inputs)
+    counterpart = lambda path: cells.beside_edges(
+        names, "c", list(path[1:-1]), cells.BATCH_NORM.get(path[-1], "weight")
+    )
+    shapes = jax.eval_shape(
+        lambda *inputs: cell.init(jax.random.key(0), *inputs, train=False), *inputs
+    )
     variables = fill(shapes, names, counterpart)
     assert difference(cell.apply(variables, *inputs, train=False), nhwc(found["y_eval"])) < 1e-5
 
@@ -133,7 +148,9 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         name = counterpart(("params", *(key.key for key in path)))
         expected = cells.from_torch(theirs[name]) if name in theirs else np.zeros(())
-        assert difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest)) < 1e-4, name
+        assert (
+            difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest)) < 1e-4
+        ), name
     for path, value in jax.tree_util.tree_leaves_with_path(moved["batch_stats"]):
         name = counterpart(("batch_stats", *(key.key for key in path))).removeprefix("c.")
         assert difference(value, found[f"after.{name}"]) < 1e-5
@@ -144,7 +161,11 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     [
         ("darts_net_c4_l5_NONE", {}, "names no cell that is known here: darts_v1"),
         ("darts_net_c4_l5_DARTS_V1", {}, "the published weights lack cells."),
-        ("darts_net_c4_l5_DARTS_V2", {"state.stem.0.weight": None}, "the published weights lack stem.0.weight"),
+        (
+            "darts_net_c4_l5_DARTS_V2",
+            {"state.stem.0.weight": None},
+            "the published weights lack stem.0.weight",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(reference, name, change, message):

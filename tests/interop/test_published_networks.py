@@ -22,7 +22,13 @@ NIN = "xnor_cifar_nin"
 
 @pytest.mark.parametrize(
     "name",
-    ["kuangliu_resnet18", "kuangliu_senet18", "kuangliu_resnext29_2x4d", "wrn22_i4_xternalz", "wrn22_i4_meliketoy"],
+    [
+        "kuangliu_resnet18",
+        "kuangliu_senet18",
+        "kuangliu_resnext29_2x4d",
+        "wrn22_i4_xternalz",
+        "wrn22_i4_meliketoy",
+    ],
 )
 def test_numbers_of_the_published_code(reference, name):
     check_network(whole_network(reference, name))
@@ -60,7 +66,11 @@ def test_numbers_of_nin(nin_arrays, monkeypatch, dropout):
     if dropout:
         theirs, rngs = with_prefix(nin_arrays, "dropout"), {"dropout": jax.random.key(0)}
         masks = [nhwc(theirs[f"mask.xnor.{place}.dropout"]) for place in (6, 10)]
-        monkeypatch.setattr(nin, "keep_factors", lambda key, rate, shape, arithmetic: {m.shape: m for m in masks}[shape])
+        monkeypatch.setattr(
+            nin,
+            "keep_factors",
+            lambda key, rate, shape, arithmetic: {m.shape: m for m in masks}[shape],
+        )
     else:
         model = model.clone(dropout=0.0)
         logits = jax.jit(lambda images: model.apply(variables, images, train=False))(images)
@@ -78,10 +88,15 @@ def test_numbers_of_nin(nin_arrays, monkeypatch, dropout):
     assert float(loss) == pytest.approx(float(theirs["loss_train"]), rel=1e-5)
     assert relative_error(to_images, nhwc(theirs["grad_x"])) < 1e-3
 
-    expected = fill({"batch_stats": after}, with_prefix(theirs, "after"), by_module(RULES))["batch_stats"]
+    expected = fill({"batch_stats": after}, with_prefix(theirs, "after"), by_module(RULES))[
+        "batch_stats"
+    ]
     assert max(map(relative_error, jax.tree.leaves(after), jax.tree.leaves(expected))) < 1e-5
     # Its gradient of the stem's bias is 0 but for rounding. The code's factor c is the optimizer's here.
-    grads = {"xnor.0.bias": np.zeros_like(nin_arrays["state.xnor.0.bias"]), **with_prefix(theirs, "grad")}
+    grads = {
+        "xnor.0.bias": np.zeros_like(nin_arrays["state.xnor.0.bias"]),
+        **with_prefix(theirs, "grad"),
+    }
     expected = fill({"params": to_params}, grads, by_module(RULES))["params"]
     del to_params["stem"]["bias"], expected["stem"]["bias"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(to_params):
@@ -94,7 +109,11 @@ def test_numbers_of_nin(nin_arrays, monkeypatch, dropout):
 
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("kuangliu_senet18", "layer1.0.fc1.weight"), ("wrn22_i4_xternalz", "bn1.weight"), (NIN, "xnor.13.weight")],
+    [
+        ("kuangliu_senet18", "layer1.0.fc1.weight"),
+        ("wrn22_i4_xternalz", "bn1.weight"),
+        (NIN, "xnor.13.weight"),
+    ],
 )
 def test_a_missing_array_is_named(reference, name, missing):
     arrays = dict(np.load(reference / "schemes" / f"{name}.npz"))

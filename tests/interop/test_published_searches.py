@@ -58,7 +58,10 @@ def with_momentum(state, momentum):
 
 def apart(found, expected) -> float:
     """The largest difference, relative to the largest entry of all."""
-    found, expected = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (found, expected))
+    found, expected = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (found, expected)
+    )
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
@@ -69,12 +72,16 @@ def test_the_second_order_gradient_of_alpha_is_that_of_darts(reference, case, un
     model, variables = load_published("darts_second_order_c4_l3", arrays)
     decay = float(arrays.get(f"{case}.weight_decay", 3e-4))
     eta, factor = float(arrays["eta"]), float(arrays["momentum_factor"])
-    weights = latent_sgd(eta, momentum=factor, weight_decay=decay, scheme=model.scheme, clip_norm=5.0)
+    weights = latent_sgd(
+        eta, momentum=factor, weight_decay=decay, scheme=model.scheme, clip_norm=5.0
+    )
     step = SearchStep(model, Darts(unrolled=unrolled), weights=weights, alphas=optax.sgd(1.0))
     state = begun(model, variables, of_cells(arrays, "alphas_{}"), step)
     if case == "present":
         buffers = {
-            f"state.{name.removeprefix('momentum.')}": value for name, value in arrays.items() if name[:9] == "momentum."
+            f"state.{name.removeprefix('momentum.')}": value
+            for name, value in arrays.items()
+            if name[:9] == "momentum."
         }
         _, momentum = load_published("darts_second_order_c4_l3", {**arrays, **buffers})
         state = with_momentum(state, momentum["params"])
@@ -90,17 +97,25 @@ def test_the_second_order_gradient_of_alpha_is_that_of_darts(reference, case, un
 
 def expected_params(name: str, arrays, prefix: str):
     """(parameters with the published ones after some steps, which of them those are)."""
-    after = {f"state.{key.removeprefix(prefix)}": value for key, value in arrays.items() if key.startswith(prefix)}
+    after = {
+        f"state.{key.removeprefix(prefix)}": value
+        for key, value in arrays.items()
+        if key.startswith(prefix)
+    }
     known = {key: value for key, value in after.items() if key in arrays}
     _, variables = load_published(name, {**arrays, **known})
     marks = {key: np.full_like(arrays[key], np.nan) for key in known}
     _, marked = load_published(name, {**arrays, **marks})
-    return variables["params"], jax.tree.map(lambda leaf: np.isnan(np.asarray(leaf)), marked["params"])
+    return variables["params"], jax.tree.map(
+        lambda leaf: np.isnan(np.asarray(leaf)), marked["params"]
+    )
 
 
 def moved_apart(state, start, expected, given) -> float:
     """How far the given weights lie from the expected ones, relative to the largest step that one of them has made."""
-    found, start, expected, given = (np.asarray(ravel_pytree(tree)[0]) for tree in (state.params, start, expected, given))
+    found, start, expected, given = (
+        np.asarray(ravel_pytree(tree)[0]) for tree in (state.params, start, expected, given)
+    )
     given = given.astype(bool)
     assert given.any()
     return float(np.abs(found - expected)[given].max() / np.abs(expected - start)[given].max())
@@ -109,14 +124,19 @@ def moved_apart(state, start, expected, given) -> float:
 def losses_of(states) -> list[float]:
     """Of each step, from the sums of the states between them."""
     sums = [(float(state.sums.loss), float(state.sums.examples)) for state in states]
-    return [(loss - before) / (count - counted) for (before, counted), (loss, count) in itertools.pairwise(sums)]
+    return [
+        (loss - before) / (count - counted)
+        for (before, counted), (loss, count) in itertools.pairwise(sums)
+    ]
 
 
 def test_three_steps_of_darts_are_those_of_its_code(reference):
     name = "darts_supernet_c4_l5"
     arrays = arrays_of(reference, name)
     model, variables = load_published(name, arrays)
-    weights = latent_sgd(0.025, weight_decay=3e-4, clip_norm=float(arrays["search.grad_clip"]), scheme=model.scheme)
+    weights = latent_sgd(
+        0.025, weight_decay=3e-4, clip_norm=float(arrays["search.grad_clip"]), scheme=model.scheme
+    )
     step = SearchStep(model, Darts(), weights=weights, alphas=alphas_adam(3e-4))
     states = [begun(model, variables, of_cells(arrays, "alphas_{}"), step)]
     batches = {part: batch(arrays, part) for part in ("train", "valid")}
@@ -124,7 +144,10 @@ def test_three_steps_of_darts_are_those_of_its_code(reference):
         states.append(step(states[-1], batches))
     assert losses_of(states) == pytest.approx(arrays["search.losses"].tolist(), rel=1e-4)
     for after, state in (("search.after1.", states[1]), ("search.after3.", states[3])):
-        assert apart(moved(state, states[0]), moved_to(arrays, f"{after}alphas_{{}}", states[0])) < 2e-2
+        assert (
+            apart(moved(state, states[0]), moved_to(arrays, f"{after}alphas_{{}}", states[0]))
+            < 2e-2
+        )
         assert moved_apart(state, variables["params"], *expected_params(name, arrays, after)) < 1e-3
 
 
@@ -134,7 +157,10 @@ def moved(state, start):
 
 def moved_to(arrays, name: str, start):
     """The way of alpha in double precision, as differences of what lies near each other."""
-    return {cell: arrays[name.format(cell)] - np.asarray(start.alphas[cell], np.float64) for cell in CELLS}
+    return {
+        cell: arrays[name.format(cell)] - np.asarray(start.alphas[cell], np.float64)
+        for cell in CELLS
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +179,34 @@ def test_three_steps_of_snas_are_those_of_its_code(reference):
     arrays = arrays_of(reference, name)
     model, variables = load_published(name, arrays)
     weights = latent_sgd(0.025, weight_decay=3e-4, clip_norm=5.0, scheme=model.scheme)
-    kinds = tuple("reduce" if reduction else "normal" for reduction in arrays["cost.reduction"]) + ("normal",) * 3
-    parts = (np.concatenate([arrays[f"cost.{part}"], np.zeros((3, 14, 8))]).tolist() for part in ("size", "flops", "mac"))
-    searcher = FedSnas(drop_path=0.0, resource_weight=float(arrays["settings.resource_lambda"]), costs=Costs(kinds, *parts))
+    kinds = (
+        tuple("reduce" if reduction else "normal" for reduction in arrays["cost.reduction"])
+        + ("normal",) * 3
+    )
+    parts = (
+        np.concatenate([arrays[f"cost.{part}"], np.zeros((3, 14, 8))]).tolist()
+        for part in ("size", "flops", "mac")
+    )
+    searcher = FedSnas(
+        drop_path=0.0,
+        resource_weight=float(arrays["settings.resource_lambda"]),
+        costs=Costs(kinds, *parts),
+    )
     step = SearchStep(model, searcher, weights=weights, alphas=alphas_adam(3e-4, clip_norm=10.0))
     states = [begun(model, variables, of_cells(arrays, "{}_log_alpha"), step)]
     for number in range(3):
-        noise = {cell: (-np.log(-np.log(arrays[f"search.u_{cell}"][number]))).astype(np.float32) for cell in CELLS}
+        noise = {
+            cell: (-np.log(-np.log(arrays[f"search.u_{cell}"][number]))).astype(np.float32)
+            for cell in CELLS
+        }
         fed = dataclasses.replace(step, searcher=dataclasses.replace(step.searcher, noise=noise))
         states.append(fed(states[-1], {"train": batch(arrays, "")}))
     assert losses_of(states) == pytest.approx(arrays["distributed.losses"][:, 0].tolist(), rel=1e-4)
     for after, state in (("distributed.after1.", states[1]), ("distributed.after3.", states[3])):
-        assert apart(moved(state, states[0]), moved_to(arrays, f"{after}{{}}_log_alpha", states[0])) < 2e-2
+        assert (
+            apart(moved(state, states[0]), moved_to(arrays, f"{after}{{}}_log_alpha", states[0]))
+            < 2e-2
+        )
         assert moved_apart(state, variables["params"], *expected_params(name, arrays, after)) < 1e-3
 
 
@@ -176,19 +218,31 @@ class FedGdas(Gdas):
     tau: float = dataclasses.field(default=1.0, kw_only=True)
 
     def _draw(self, alphas, key, progress):
-        return {name: gumbel.hard(alpha, self.noise[name], self.tau) for name, alpha in alphas.items()}
+        return {
+            name: gumbel.hard(alpha, self.noise[name], self.tau) for name, alpha in alphas.items()
+        }
 
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_three_steps_of_gdas_are_those_of_its_code(reference, fixed):
     """Weights decay there once a pass of alpha has chosen them, too, which moves them by 1e-5 of themselves."""
     name = "gdas_frc_supernet_c4_l6" if fixed else "gdas_supernet_c4_l6"
-    names = {"normal": "arch_parameters"} if fixed else {cell: f"arch_{cell}_parameters" for cell in CELLS}
+    names = (
+        {"normal": "arch_parameters"}
+        if fixed
+        else {cell: f"arch_{cell}_parameters" for cell in CELLS}
+    )
     arrays = arrays_of(reference, name)
     model, variables = load_published(name, arrays)
-    model = model.clone(edges="shared")  # the same function; loops over edges are compiled anew in each call
-    weights = latent_sgd(0.025, nesterov=True, weight_decay=5e-4, decayed="moved", scheme=model.scheme)
-    step = SearchStep(model, FedGdas(tau=float(arrays["search.tau"])), weights=weights, alphas=alphas_adam(3e-4))
+    model = model.clone(
+        edges="shared"
+    )  # the same function; loops over edges are compiled anew in each call
+    weights = latent_sgd(
+        0.025, nesterov=True, weight_decay=5e-4, decayed="moved", scheme=model.scheme
+    )
+    step = SearchStep(
+        model, FedGdas(tau=float(arrays["search.tau"])), weights=weights, alphas=alphas_adam(3e-4)
+    )
     alphas = {cell: jnp.asarray(arrays[f"state.{published}"]) for cell, published in names.items()}
     states = [begun(model, variables, alphas, step)]
     data = {"train": batch(arrays, "base"), "valid": batch(arrays, "arch")}
@@ -196,12 +250,17 @@ def test_three_steps_of_gdas_are_those_of_its_code(reference, fixed):
         state = states[-1]
         for stage in (0, 1):
             noise = {cell: arrays[f"search.gumbel_{cell}"][2 * number + stage] for cell in names}
-            fed = dataclasses.replace(step, searcher=dataclasses.replace(step.searcher, noise=noise))
+            fed = dataclasses.replace(
+                step, searcher=dataclasses.replace(step.searcher, noise=noise)
+            )
             state = fed.stage(stage, state, data)
         states.append(state)
     assert losses_of(states) == pytest.approx(arrays["search.losses"][:, 0].tolist(), rel=1e-4)
     for after, state in (("search.after1.", states[1]), ("search.after3.", states[3])):
-        expected = {cell: arrays[after + published] - np.asarray(alphas[cell], np.float64) for cell, published in names.items()}
+        expected = {
+            cell: arrays[after + published] - np.asarray(alphas[cell], np.float64)
+            for cell, published in names.items()
+        }
         assert apart(moved(state, states[0]), expected) < 2e-2
         assert moved_apart(state, variables["params"], *expected_params(name, arrays, after)) < 1e-2
 
@@ -228,4 +287,7 @@ def test_three_steps_of_random_search_are_those_of_its_code(reference):
         fed = dataclasses.replace(step, searcher=dataclasses.replace(step.searcher, cell=cell))
         states.append(fed(states[-1], {"train": batch(arrays, "train")}))
     assert losses_of(states) == pytest.approx(arrays["search.losses"].tolist(), rel=1e-4)
-    assert moved_apart(states[3], variables["params"], *expected_params(name, arrays, "after3.")) < 1e-3
+    assert (
+        moved_apart(states[3], variables["params"], *expected_params(name, arrays, "after3."))
+        < 1e-3
+    )

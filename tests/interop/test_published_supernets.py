@@ -25,8 +25,15 @@ def loaded(folder, name):
 
 def of_cells(arrays, name, index=None):
     """{"normal": ..., "reduce": ...} of the arrays that are there."""
-    found = {cell: arrays[name.format(cell)] for cell in ("normal", "reduce") if name.format(cell) in arrays}
-    return {cell: jnp.asarray(array if index is None else array[index], jnp.float32) for cell, array in found.items()}
+    found = {
+        cell: arrays[name.format(cell)]
+        for cell in ("normal", "reduce")
+        if name.format(cell) in arrays
+    }
+    return {
+        cell: jnp.asarray(array if index is None else array[index], jnp.float32)
+        for cell, array in found.items()
+    }
 
 
 def apart(ours, theirs):
@@ -68,7 +75,9 @@ def test_alphas_with_their_noise_choose_what_gdas_chose(reference):
     """Alpha itself is what the published code adds its noise to; the largest of an edge runs."""
     arrays, model, variables = loaded(reference, "gdas_frc_supernet_c4_l6")
     noisy = jax.nn.log_softmax(arrays["state.arch_parameters"]) + arrays["gumbel_normal"][0]
-    ours = jax.jit(functools.partial(model.apply, train=False))(variables, {"normal": noisy}, nhwc(arrays["x_base"]))
+    ours = jax.jit(functools.partial(model.apply, train=False))(
+        variables, {"normal": noisy}, nhwc(arrays["x_base"])
+    )
     assert apart(ours, arrays["eval.draw0.logits"]) < 1e-4
 
 
@@ -82,7 +91,9 @@ def test_a_pass_of_gdas_gives_its_loss_and_the_gradient_of_alpha(reference):
         hard = jax.nn.one_hot(jnp.argmax(p, axis=-1), p.shape[-1])
         weights = {"normal": hard + p - jax.lax.stop_gradient(p)}
         images = nhwc(arrays["x_base"])
-        logits, _ = model.apply(variables, weights, images, train=True, method="mixture", mutable=["batch_stats"])
+        logits, _ = model.apply(
+            variables, weights, images, train=True, method="mixture", mutable=["batch_stats"]
+        )
         return cross_entropy(logits, labels).mean(), logits
 
     compute = jax.jit(jax.value_and_grad(loss_of, has_aux=True))

@@ -41,7 +41,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def load(arrays, name, conventions="release", **options):
-    return interop.load_reference(arrays, conventions=conventions, **{"channels": 4, **NETWORKS[name], **options})
+    return interop.load_reference(
+        arrays, conventions=conventions, **{"channels": 4, **NETWORKS[name], **options}
+    )
 
 
 class Run(NamedTuple):
@@ -55,14 +57,20 @@ class Run(NamedTuple):
     compute: Callable[..., dict[str, Any]]  # `numbers_of` (params, alphas, images, labels)
 
     def batch(self, suffix=""):
-        return jnp.asarray(self.theirs["x" + suffix].transpose(0, 2, 3, 1)), jnp.asarray(self.theirs["y" + suffix])
+        return jnp.asarray(self.theirs["x" + suffix].transpose(0, 2, 3, 1)), jnp.asarray(
+            self.theirs["y" + suffix]
+        )
 
     def in_reference(self, params):
         return interop.to_reference(self.model, {"params": params})
 
     def their(self, kind):
         """Their arrays `kind.NAME`, by name."""
-        return {name.removeprefix(kind): array for name, array in self.theirs.items() if name.startswith(kind)}
+        return {
+            name.removeprefix(kind): array
+            for name, array in self.theirs.items()
+            if name.startswith(kind)
+        }
 
 
 def numbers_of(model, statistics, params, alphas, images, labels):
@@ -72,18 +80,25 @@ def numbers_of(model, statistics, params, alphas, images, labels):
     def loss_of(params, alphas):
         variables = {"params": params, "batch_stats": statistics}
         logits, after = model.apply(variables, *inputs(alphas), train=True, mutable=["batch_stats"])
-        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]), (logits, after)
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]), (
+            logits,
+            after,
+        )
 
     gradients = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
     (loss, (logits, after)), (to_params, to_alphas) = gradients(params, alphas)
-    logits_eval = model.apply({"params": params, "batch_stats": statistics}, *inputs(alphas), train=False)
+    logits_eval = model.apply(
+        {"params": params, "batch_stats": statistics}, *inputs(alphas), train=False
+    )
     return {
         "logits_eval": logits_eval, "logits_train": logits, "loss_train": loss,
         "after": after, "to_params": to_params, "to_alphas": to_alphas,
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[(name, mode) for name in NETWORKS for mode in CONVENTIONS], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(name, mode) for name in NETWORKS for mode in CONVENTIONS], ids="-".join
+)
 def run(request, reference):
     name, mode = request.param
     arrays = dict(np.load(reference / f"{name}.npz"))
@@ -94,7 +109,9 @@ def run(request, reference):
     theirs = {key.removeprefix(f"{mode}."): array for key, array in arrays.items()}
     # The option takes a third off the time to compile.
     options = {"xla_cpu_use_fusion_emitters": False}
-    compute = jax.jit(functools.partial(numbers_of, model, variables["batch_stats"]), compiler_options=options)
+    compute = jax.jit(
+        functools.partial(numbers_of, model, variables["batch_stats"]), compiler_options=options
+    )
     result = Run(model, variables, alphas, theirs, {}, compute)
     return result._replace(ours=compute(variables["params"], alphas, *result.batch()))
 
@@ -129,7 +146,10 @@ def test_running_statistics_after_one_training_pass(run):
 def as_optimizers_see(gradients):
     """Those of latent weights times the factor of the released code."""
     flat = traverse_util.flatten_dict(gradients)
-    scaled = {p: g * RELEASED.factor(g.shape) if p[-1].startswith("latent") else g for p, g in flat.items()}
+    scaled = {
+        p: g * RELEASED.factor(g.shape) if p[-1].startswith("latent") else g
+        for p, g in flat.items()
+    }
     return traverse_util.unflatten_dict(scaled)
 
 
@@ -151,7 +171,12 @@ def test_the_gradient_of_the_classifier(run):
 
 # Parts of the checkpoint's names and the error they may have. Measured: 0.22, 0.18, 0.24 and 0.57 at most; without the factor
 # 0.97 and more for binary weights (in the supernet the preprocessing convolutions are float).
-BOUNDS = {r"preprocess\d.*op\.0": 0.35, r"_ops.*op\.0": 0.35, r"preprocess_res\.1\.weight": 0.35, "stem": 0.7}
+BOUNDS = {
+    r"preprocess\d.*op\.0": 0.35,
+    r"_ops.*op\.0": 0.35,
+    r"preprocess_res\.1\.weight": 0.35,
+    "stem": 0.7,
+}
 
 
 def test_gradients(run):
@@ -163,7 +188,11 @@ def test_gradients(run):
 
 def test_gradients_of_binary_weights_need_the_factor(run):
     """Without it, which is the optimizer's here, the bounds are missed."""
-    latents = [f"{conv}.weight" for conv in run.theirs["binarized_convs"] if f"grad.{conv}.weight" in run.theirs]
+    latents = [
+        f"{conv}.weight"
+        for conv in run.theirs["binarized_convs"]
+        if f"grad.{conv}.weight" in run.theirs
+    ]
     assert len(latents) == (0 if run.model.float_head else len(run.theirs["binarized_convs"]))
     if latents:
         assert gradient_error(run, run.ours["to_params"], latents) > 0.9
@@ -202,13 +231,18 @@ def three_steps(run):
         if alphas:
             numbers = run.compute(params, alphas, *run.batch("_valid"))
             alpha_losses.append(float(numbers["loss_train"]))
-            stepped = {kind: adam(numbers["to_alphas"][kind], alphas[kind], moments[kind], step) for kind in alphas}
+            stepped = {
+                kind: adam(numbers["to_alphas"][kind], alphas[kind], moments[kind], step)
+                for kind in alphas
+            }
             alphas, moments = ({kind: pair[i] for kind, pair in stepped.items()} for i in (0, 1))
         numbers = run.compute(params, alphas, *run.batch())
         losses.append(float(numbers["loss_train"]))
         gradients = traverse_util.flatten_dict(as_optimizers_see(numbers["to_params"]))
         for path, weights in flat.items():
-            flat[path], momentum[path] = sgd(gradients[path], weights, momentum[path], rate, path[-1].startswith("latent"))
+            flat[path], momentum[path] = sgd(
+                gradients[path], weights, momentum[path], rate, path[-1].startswith("latent")
+            )
         params = traverse_util.unflatten_dict(flat)
     return losses, alpha_losses, params, alphas
 
@@ -234,7 +268,9 @@ def test_three_steps_of_sgd(run):
         assert alpha_losses == pytest.approx(run.theirs["alpha_step_losses"], rel=0.1)
         for kind, values in alphas.items():
             their_move = run.theirs[f"alphas_{kind}_after"] - run.alphas[kind]
-            assert np.mean(np.abs(values - run.alphas[kind] - their_move)) < 0.4 * np.mean(np.abs(their_move))
+            assert np.mean(np.abs(values - run.alphas[kind] - their_move)) < 0.4 * np.mean(
+                np.abs(their_move)
+            )
 
 
 @pytest.mark.parametrize("mode", CONVENTIONS)
@@ -244,9 +280,16 @@ def test_the_binarized_convolutions_are_those_of_the_released_code(reference, na
     options = {"genotype": None, **NETWORKS[name]}
     model = interop.build(channels=4, conventions=CONVENTIONS[mode], **options)
     paths = traverse_util.flatten_dict(interop.shapes(model))
-    ours = [name for path in paths if path[-1].startswith("latent") for _, name in interop.counterparts(model, path)]
+    ours = [
+        name
+        for path in paths
+        if path[-1].startswith("latent")
+        for _, name in interop.counterparts(model, path)
+    ]
     with np.load(reference / f"{name}.npz") as arrays:
-        assert sorted(ours) == sorted(f"{conv}.weight" for conv in arrays[f"{mode}.binarized_convs"])
+        assert sorted(ours) == sorted(
+            f"{conv}.weight" for conv in arrays[f"{mode}.binarized_convs"]
+        )
 
 
 SMALL = "cifar_net_c4_l5_latest_cell_zeroise"
@@ -256,7 +299,11 @@ SMALL = "cifar_net_c4_l5_latest_cell_zeroise"
 def checkpoint(reference):
     """A checkpoint as `state_dict()` gives it."""
     arrays = np.load(reference / f"{SMALL}.npz")
-    return {name.removeprefix("state."): arrays[name] for name in arrays.files if name.startswith("state.")}
+    return {
+        name.removeprefix("state."): arrays[name]
+        for name in arrays.files
+        if name.startswith("state.")
+    }
 
 
 def same(one, other):
@@ -268,11 +315,16 @@ def same(one, other):
 def test_a_checkpoint_is_read_under_all_its_names(checkpoint, reference):
     _, variables = load(checkpoint, SMALL)
     for names in ("module.{}", "state.{}", "state.module.{}"):
-        assert same(load({names.format(name): array for name, array in checkpoint.items()}, SMALL)[1], variables)
+        assert same(
+            load({names.format(name): array for name, array in checkpoint.items()}, SMALL)[1],
+            variables,
+        )
     counters = {"stem.bn.num_batches_tracked": np.array(7)}
     assert same(load(checkpoint | counters, SMALL)[1], variables)
     assert same(load(dict(np.load(reference / f"{SMALL}.npz")), SMALL)[1], variables)
-    assert same(load(checkpoint, SMALL, genotype=genotype.load("latest_cell_zeroise"))[1], variables)
+    assert same(
+        load(checkpoint, SMALL, genotype=genotype.load("latest_cell_zeroise"))[1], variables
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -282,7 +334,9 @@ def test_what_is_loaded_is_exported_again(reference, name):
         binarized = {f"{conv}.weight" for conv in arrays["head.binarized_convs"]}
     model, variables = load(state, name)
     exported = interop.to_reference(model, variables)
-    assert set(exported) == {key.removeprefix("state.") for key in state if not key.endswith("num_batches_tracked")}
+    assert set(exported) == {
+        key.removeprefix("state.") for key in state if not key.endswith("num_batches_tracked")
+    }
     for key, array in exported.items():
         original = state[f"state.{key}"]
         assert array.shape == original.shape

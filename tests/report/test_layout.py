@@ -13,8 +13,14 @@ from bnas_jax.report.layout import Layout, block, layout, text_width
 from bnas_jax.report.ordering import crossings, with_few_crossings
 
 ALL_EDGES = [Edge("bin_dil_conv_5x5", source, node) for source, node in EDGES]
-CELLS = {"all edges": ALL_EDGES, "no edges": [], "one input": [Edge("none", 1, n) for n in range(2, 6)]}
-CELLS["twice the same"] = [Edge(name, 0, node) for node in range(2, 6) for name in ("none", "bin_conv_3x3")]
+CELLS = {
+    "all edges": ALL_EDGES,
+    "no edges": [],
+    "one input": [Edge("none", 1, n) for n in range(2, 6)],
+}
+CELLS["twice the same"] = [
+    Edge(name, 0, node) for node in range(2, 6) for name in ("none", "bin_conv_3x3")
+]
 CELLS["long names"] = [Edge("x" * 70, source, node) for source, node in EDGES[:9]]
 for name in genotype_lib.named():
     for part in ("normal", "reduce"):

@@ -54,7 +54,9 @@ def test_the_genotype_is_that_of_the_published_code(reference, file, searcher, a
     with np.load(reference / "searchers" / f"{file}_derivation.npz", allow_pickle=False) as stored:
         types = tuple(str(name) for name in stored["primitives"])
         for row in range(20):
-            derived = searcher(layer_types=types).derive({name: stored[alphas.format(name)][row] for name in CELLS})
+            derived = searcher(layer_types=types).derive(
+                {name: stored[alphas.format(name)][row] for name in CELLS}
+            )
             for name in CELLS:
                 expected = named(stored[genotype.format(name)][row], types)
                 assert pairs(getattr(derived, name)) == expected, (row, name)
@@ -65,7 +67,12 @@ def test_snas_keeps_every_edge_and_darts_may_keep_zeroise(reference):
         types = tuple(str(name) for name in stored["primitives"])
         for row in range(20):
             alphas = {name: stored[f"{name}_log_alpha"][row] for name in CELLS}
-            assert [len(node) for node in Snas(layer_types=types).derive(alphas).normal] == [2, 3, 4, 5]
+            assert [len(node) for node in Snas(layer_types=types).derive(alphas).normal] == [
+                2,
+                3,
+                4,
+                5,
+            ]
             # SNAS publishes the two strongest edges a node, too.
             two = Darts(layer_types=types, keep_zeroise=True).derive(alphas)
             assert pairs(two.normal) == named(stored["genotype_normal"][row], types)
@@ -80,10 +87,18 @@ def test_beside_a_fixed_reduction_cell_the_normal_cell_alone_is_searched(searche
     assert set(found.weights(alphas, jax.random.key(1), progress)) == {"normal"}
     if searcher.has_alphas:
         assert found.derive(alphas).reduce == FIXED_REDUCTION
-        assert 0 < found.record(alphas)["alpha_entropy"] < 0.7 and found.regularizer(alphas, progress) <= 0
+        assert (
+            0 < found.record(alphas)["alpha_entropy"] < 0.7
+            and found.regularizer(alphas, progress) <= 0
+        )
     else:
-        finished = dataclasses.replace(found, candidates=2, finalists=1).finish(jax.random.key(0), lambda *_: 10.0)
-        assert finished.genotype.reduce == FIXED_REDUCTION and finished.candidates[0]["reduce"] == FIXED_REDUCTION
+        finished = dataclasses.replace(found, candidates=2, finalists=1).finish(
+            jax.random.key(0), lambda *_: 10.0
+        )
+        assert (
+            finished.genotype.reduce == FIXED_REDUCTION
+            and finished.candidates[0]["reduce"] == FIXED_REDUCTION
+        )
 
 
 # Samples
@@ -94,7 +109,9 @@ def test_soft_samples_are_those_of_snas_for_the_same_noise(samples):
         for name in CELLS:
             logits, noise = samples[f"snas.{name}_log_alpha"], samples[f"snas.gumbel_{name}"]
             found = gumbel.soft(logits, noise.astype(np.float32), float(temperature))
-            assert np.allclose(found, samples[f"snas.weights.temp{temperature}.{name}"], atol=2e-5), temperature
+            assert np.allclose(
+                found, samples[f"snas.weights.temp{temperature}.{name}"], atol=2e-5
+            ), temperature
 
 
 @pytest.mark.parametrize(("draw", "tau"), [(0, "10"), (0, "1"), (0, "0.1"), (1, "1"), (2, "1")])
@@ -102,13 +119,19 @@ def test_hard_samples_are_those_of_gdas_for_the_same_noise(samples, draw, tau):
     for name in CELLS:
         noise = samples[f"gdas.gumbel_{name}"][draw]
         hard, chosen = gumbel.hard(samples[f"gdas.state.arch_{name}_parameters"], noise, float(tau))
-        assert np.array_equal(np.argmax(chosen, axis=-1), samples[f"gdas.draw{draw}.tau{tau}.chosen_{name}"])
+        assert np.array_equal(
+            np.argmax(chosen, axis=-1), samples[f"gdas.draw{draw}.tau{tau}.chosen_{name}"]
+        )
         assert np.allclose(hard, samples[f"gdas.draw{draw}.tau{tau}.hard_{name}"], atol=1e-6)
 
 
 def test_the_gradient_of_a_hard_sample_is_that_of_the_softmax():
     draw = np.random.default_rng(0)
-    logits, noise, tau = draw.normal(size=5).astype(np.float32), draw.gumbel(size=5).astype(np.float32), 0.7
+    logits, noise, tau = (
+        draw.normal(size=5).astype(np.float32),
+        draw.gumbel(size=5).astype(np.float32),
+        0.7,
+    )
     jacobian = jax.jacobian(lambda a: gumbel.hard(a, noise, tau)[0])(logits)
     p = np.exp((logits + noise) / tau) / np.exp((logits + noise) / tau).sum()
     # log_softmax shifts all logits alike, which a softmax does not see.
@@ -120,15 +143,24 @@ def test_gdas_weights_are_one_hot_and_only_the_chosen_ones_have_a_gradient():
     progress, key = Progress(jnp.array(3), 10), jax.random.key(4)
     searcher = Gdas()
     weights = searcher.weights(alphas, key, progress)
-    again, other = searcher.weights(alphas, key, progress), searcher.weights(alphas, jax.random.key(5), progress)
+    again, other = (
+        searcher.weights(alphas, key, progress),
+        searcher.weights(alphas, jax.random.key(5), progress),
+    )
     for name in CELLS:
         assert np.allclose(np.sort(weights[name]), [0, 0, 0, 0, 1], atol=1e-6)
-        assert np.array_equal(weights[name], again[name]) and not np.array_equal(weights[name], other[name])
-        assert np.array_equal(searcher.weights(alphas, None, None)[name].argmax(-1), alphas[name].argmax(-1))
+        assert np.array_equal(weights[name], again[name]) and not np.array_equal(
+            weights[name], other[name]
+        )
+        assert np.array_equal(
+            searcher.weights(alphas, None, None)[name].argmax(-1), alphas[name].argmax(-1)
+        )
     # What a layer that was not chosen gives out is no part of alpha's gradient.
     chosen = weights["normal"][0].argmax()
     for column in range(5):
-        at_alpha = jax.grad(lambda a: searcher.weights({**alphas, "normal": a}, key, progress)["normal"][0, column])  # noqa: B023
+        at_alpha = jax.grad(
+            lambda a: searcher.weights({**alphas, "normal": a}, key, progress)["normal"][0, column]
+        )  # noqa: B023
         assert bool(np.any(at_alpha(alphas["normal"]) != 0)) == (column == chosen)
 
 
@@ -155,7 +187,9 @@ def test_gdas_may_add_the_other_weights_which_are_zero_and_have_a_gradient():
 def test_weights_in_an_evaluation_are_softmax_or_the_strongest():
     alphas = {name: jax.random.normal(jax.random.key(0), (14, 3)) for name in CELLS}
     for searcher in (Darts(), Snas()):
-        assert np.allclose(searcher.weights(alphas, None, None)["reduce"], jax.nn.softmax(alphas["reduce"]))
+        assert np.allclose(
+            searcher.weights(alphas, None, None)["reduce"], jax.nn.softmax(alphas["reduce"])
+        )
     assert np.array_equal(Gdas().weights(alphas, None, None)["reduce"].sum(-1), np.ones(14))
 
 
@@ -166,13 +200,18 @@ def test_temperatures_are_those_of_the_published_schedules(reference):
     with np.load(reference / "searchers" / "gdas_derivation.npz") as stored:
         for tau_min in ("0.1", "1"):
             searcher = Gdas(tau_min=float(tau_min))
-            found = [float(searcher.temperature(Progress(jnp.array(epoch), 250))) for epoch in range(250)]
+            found = [
+                float(searcher.temperature(Progress(jnp.array(epoch), 250))) for epoch in range(250)
+            ]
             assert np.allclose(found, stored[f"schedule.tau_min{tau_min}"], rtol=1e-5)
     with np.load(reference / "searchers" / "snas_derivation.npz") as stored:
         # Its code counts to 150 whatever the number of epochs.
         for epochs in (150, 50):
             searcher = Snas(annealing_epochs=150)
-            found = [float(searcher.temperature(Progress(jnp.array(epoch), epochs))) for epoch in range(epochs)]
+            found = [
+                float(searcher.temperature(Progress(jnp.array(epoch), epochs)))
+                for epoch in range(epochs)
+            ]
             assert np.allclose(found, stored[f"schedule.epochs{epochs}"], rtol=1e-5)
 
 
@@ -189,12 +228,21 @@ def test_a_temperature_ends_where_it_is_told_and_stays_there(searcher, last):
 @pytest.mark.parametrize("temperature", ["1", "0.1"])
 def test_the_resource_loss_is_that_of_snas_for_the_same_costs(samples, temperature):
     """Its code divides the sums of both kinds of cell by 6 and 2, whatever their number; ours by their number."""
-    nested = lambda part: tuple(tuple(map(tuple, cell)) for cell in samples[f"snas.cost.{part}"].tolist())
-    kinds = tuple("reduce" if reduction else "normal" for reduction in samples["snas.cost.reduction"])
+    nested = lambda part: tuple(
+        tuple(map(tuple, cell)) for cell in samples[f"snas.cost.{part}"].tolist()
+    )
+    kinds = tuple(
+        "reduce" if reduction else "normal" for reduction in samples["snas.cost.reduction"]
+    )
     counted = Costs(kinds, nested("size"), nested("flops"), nested("mac"))
-    weights = {name: samples[f"snas.weights.temp{temperature}.{name}"][0].astype(np.float32) for name in CELLS}
+    weights = {
+        name: samples[f"snas.weights.temp{temperature}.{name}"][0].astype(np.float32)
+        for name in CELLS
+    }
     normal, reduce = samples[f"snas.temp{temperature}.penalty"][37:39]
-    assert float(resource_loss(weights, counted)) == pytest.approx(normal / 3 + reduce / 2, rel=1e-5)
+    assert float(resource_loss(weights, counted)) == pytest.approx(
+        normal / 3 + reduce / 2, rel=1e-5
+    )
 
 
 def test_costs_are_our_counts_of_each_edge():
@@ -205,15 +253,22 @@ def test_costs_are_our_counts_of_each_edge():
     # Edges of the first cell, 8x8 with 4 channels, and of the last one, 4x4 to 2x2 with 16 from an input, 2x2 from a node.
     size, flops, access = (np.array(part) for part in (counted.size, counted.flops, counted.access))
     assert np.array_equal(size[:, 0], [[0, 0, 9 * c * c / 32] for c in (4, 8, 16)])
-    assert np.array_equal(flops[0, 13], [0, 0, 9 * 16 * 64 / 64]) and flops[2, 0, 2] == flops[2, 13, 2] == 9 * 256 * 4 / 64
-    assert np.array_equal(access[0, 0], [0, 2 * 256, 2 * 256 + 4.5]) and access[2, 0, 1] == 16 * (16 + 4)
+    assert (
+        np.array_equal(flops[0, 13], [0, 0, 9 * 16 * 64 / 64])
+        and flops[2, 0, 2] == flops[2, 13, 2] == 9 * 256 * 4 / 64
+    )
+    assert np.array_equal(access[0, 0], [0, 2 * 256, 2 * 256 + 4.5]) and access[2, 0, 1] == 16 * (
+        16 + 4
+    )
 
     searcher = Snas(resource_weight=0.5, layer_types=types)
     weights = {name: np.full((14, 3), 1 / 3, np.float32) for name in CELLS}
     with pytest.raises(UserError, match=r"searcher\.for_supernet\(supernet, image_shape\)"):
         searcher.resources(weights)
     ready = searcher.for_supernet(supernet, (8, 8, 1))
-    assert float(ready.resources(weights)) == pytest.approx(0.5 * float(resource_loss(weights, counted)))
+    assert float(ready.resources(weights)) == pytest.approx(
+        0.5 * float(resource_loss(weights, counted))
+    )
     assert hash(ready) and Snas().for_supernet(supernet, (8, 8, 1)) == Snas()
     cheap = {name: weights[name] * np.float32([2, 0.5, 0.5]) for name in CELLS}
     assert ready.resources(cheap) < ready.resources(weights)
@@ -223,11 +278,19 @@ def test_costs_are_our_counts_of_each_edge():
 
 
 def test_gdas_clips_weights_and_alpha_together_before_the_weights_move():
-    gradients = {"weights": {"kernel": jnp.array([3.0, 4.0])}, "alphas": {"normal": jnp.array([12.0])}}
+    gradients = {
+        "weights": {"kernel": jnp.array([3.0, 4.0])},
+        "alphas": {"normal": jnp.array([12.0])},
+    }
     clipped = Gdas(clip_norm=6.5).clip(gradients)
-    assert np.allclose(clipped["weights"]["kernel"], [1.5, 2]) and np.allclose(clipped["alphas"]["normal"], 6)
+    assert np.allclose(clipped["weights"]["kernel"], [1.5, 2]) and np.allclose(
+        clipped["alphas"]["normal"], 6
+    )
     untouched = ({"alphas": gradients["alphas"]}, {**gradients})
-    assert Gdas(clip_norm=1.0).clip(untouched[0]) == untouched[0] and Gdas(clip_norm=None).clip(gradients) is gradients
+    assert (
+        Gdas(clip_norm=1.0).clip(untouched[0]) == untouched[0]
+        and Gdas(clip_norm=None).clip(gradients) is gradients
+    )
     assert optax.tree_utils.tree_norm(Gdas(clip_norm=100.0).clip(gradients)) == pytest.approx(13)
 
 
@@ -252,8 +315,14 @@ def test_random_cells_take_two_inputs_a_node_and_all_types_alike(samples):
 def test_the_weights_of_a_cell_stand_for_its_pairs(samples):
     types = tuple(str(name) for name in samples["random.primitives"])
     for row, (normal, reduce) in enumerate(samples["random.sampled"]):
-        cell = random_lib.genotype_of({name: samples[f"random.weights_{name}"][row] for name in CELLS}, types)
-        expected = [sorted(named(part[2 * node : 2 * node + 2], types)) for part in (normal, reduce) for node in range(4)]
+        cell = random_lib.genotype_of(
+            {name: samples[f"random.weights_{name}"][row] for name in CELLS}, types
+        )
+        expected = [
+            sorted(named(part[2 * node : 2 * node + 2], types))
+            for part in (normal, reduce)
+            for node in range(4)
+        ]
         assert [sorted(node) for part in (cell.normal, cell.reduce) for node in part] == expected
 
 
@@ -261,7 +330,9 @@ def test_the_weights_of_a_cell_stand_for_its_pairs(samples):
 class Recorded(Random):
     """Random search among the candidates of a published run."""
 
-    cells: tuple = dataclasses.field(default=(), kw_only=True, metadata={"setting": False}, compare=False)
+    cells: tuple = dataclasses.field(
+        default=(), kw_only=True, metadata={"setting": False}, compare=False
+    )
 
     def _candidate(self, key, number):
         return self.cells[number]
@@ -292,16 +363,27 @@ def test_the_best_candidate_is_that_of_the_published_search(samples):
         batches.append(list(numbers))
         return float(next(first))
 
-    searcher = Recorded(candidates=60, score_batches=10, finalists=10, layer_types=types, cells=tuple(cells))
+    searcher = Recorded(
+        candidates=60, score_batches=10, finalists=10, layer_types=types, cells=tuple(cells)
+    )
     finished = searcher.finish(jax.random.key(0), score)
     assert batches[:2] == [list(range(10)), list(range(10, 20))] and len(batches) == 60
     ten = samples["random.finish.ten"]
     for found, expected in zip(finalists, ten, strict=True):
-        assert all(np.array_equal(found[n], weights_of(c, len(types))) for n, c in zip(CELLS, expected, strict=True))
-    best = {name: weights_of(cell, len(types)) for name, cell in zip(CELLS, samples["random.finish.best"], strict=True)}
+        assert all(
+            np.array_equal(found[n], weights_of(c, len(types)))
+            for n, c in zip(CELLS, expected, strict=True)
+        )
+    best = {
+        name: weights_of(cell, len(types))
+        for name, cell in zip(CELLS, samples["random.finish.best"], strict=True)
+    }
     assert finished.genotype == random_lib.genotype_of(best, types)
     assert finished.top1 == pytest.approx(1 - float(samples["random.finish.best_score"]))
-    assert len(finished.candidates) == 60 and sum("top1_of_all" in listed for listed in finished.candidates) == 10
+    assert (
+        len(finished.candidates) == 60
+        and sum("top1_of_all" in listed for listed in finished.candidates) == 10
+    )
     assert Genotype(finished.candidates[0]["normal"], finished.candidates[0]["reduce"])
 
 
@@ -310,6 +392,8 @@ def test_a_random_search_draws_a_cell_a_step_and_derives_none():
     assert searcher.init(jax.random.key(0)) == {} and searcher.record({}) == {}
     one, other = (searcher.weights({}, jax.random.key(seed), None) for seed in (0, 1))
     assert one["normal"].shape == (14, 2) and not np.array_equal(one["normal"], other["normal"])
-    assert searcher.weights(one, None, None)["normal"] is one["normal"], "a candidate is scored as it is"
+    assert searcher.weights(one, None, None)["normal"] is one["normal"], (
+        "a candidate is scored as it is"
+    )
     with pytest.raises(UserError, match="no alphas to derive a genotype from"):
         searcher.derive({})

@@ -37,7 +37,9 @@ def batches(dtype=np.float32) -> dict:
 def step_of(scheme, unrolled: str, **fields) -> SearchStep:
     """Two cells, so that gradients pass from one to the other. Clipping to next to nothing, which a virtual step has none of;
     plain descent moves alpha by its gradient."""
-    supernet = Supernet(num_cells=2, channels=2, num_classes=4, layer_types=TYPES, scheme=scheme, **fields)
+    supernet = Supernet(
+        num_cells=2, channels=2, num_classes=4, layer_types=TYPES, scheme=scheme, **fields
+    )
     weights = latent_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=1e-3, scheme=scheme)
     return SearchStep(supernet, Darts(unrolled=unrolled), weights=weights, alphas=optax.sgd(1.0))
 
@@ -77,7 +79,9 @@ def test_exact_is_the_derivative_through_the_virtual_step_of_a_binary_supernet(e
         """The whole chain, by hand: factor, decay, momentum and projection."""
         gradient, _ = ravel_pytree(on_latents(lambda g: g * factor_of_centred(g.shape), grads))
         weights, restored = ravel_pytree(state.params)
-        (momentum,) = (leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == weights.shape)
+        (momentum,) = (
+            leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == weights.shape
+        )
         moved = weights - RATE * (MOMENTUM * momentum + gradient + DECAY * weights)
         return project_params(restored(moved), scheme.latents)
 
@@ -94,7 +98,9 @@ def plain_loss(step: SearchStep, state, data, *, edges: str):
 
     def loss(params, alphas, name):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, _ = supernet.apply(variables, alphas, data[name]["image"], train=True, mutable=["batch_stats"])
+        logits, _ = supernet.apply(
+            variables, alphas, data[name]["image"], train=True, mutable=["batch_stats"]
+        )
         return jnp.mean(cross_entropy(logits, data[name]["label"]))
 
     return loss
@@ -105,7 +111,11 @@ def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composi
     """In both orders, against signs, clips and convolutions as one writes them."""
     draw = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(draw.normal(size=shape), jnp.float32)
-    x, weights, alphas = normal(2, 5, 5, 3), {"a": normal(3, 3, 3, 4) / 2, "b": normal(3, 3, 4, 2) / 2}, normal(2)
+    x, weights, alphas = (
+        normal(2, 5, 5, 3),
+        {"a": normal(3, 3, 3, 4) / 2, "b": normal(3, 3, 4, 2) / 2},
+        normal(2),
+    )
     to_weights, to_alphas = jax.tree.map(jnp.sin, weights), jnp.array([0.3, -0.7])
     scheme, geometry = Xnor(activation_scale=False), square(3)
 
@@ -122,14 +132,20 @@ def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composi
         y = x
         for name, alpha in zip(("a", "b"), alphas, strict=True):
             sums = jax.lax.conv_general_dilated(
-                signs(y), signs(weights[name]), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                signs(y),
+                signs(weights[name]),
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             y = jax.nn.relu(sums * jnp.mean(jnp.abs(weights[name]), axis=(0, 1, 2))) * alpha
         return jnp.sum(jnp.cos(y))
 
     def mixed(loss):
         if first == "weights":
-            slope = lambda alphas: optax.tree_utils.tree_vdot(jax.grad(loss)(weights, alphas), to_weights)
+            slope = lambda alphas: optax.tree_utils.tree_vdot(
+                jax.grad(loss)(weights, alphas), to_weights
+            )
             return jax.grad(slope)(alphas)
         slope = lambda weights: jnp.vdot(jax.grad(loss, argnums=1)(weights, alphas), to_alphas)
         return jax.grad(slope)(weights)

@@ -24,10 +24,22 @@ def after(*steps: dict) -> str:
     ("steps", "text"),
     [
         ([gradients(), gradients(cell2=INF)], "cell2/conv/latent was the first to go, at step 1"),
-        ([gradients(cell2=INF, stem=NAN), gradients(classifier=NAN)], "cell2/conv/latent was the first to go, at step 0"),
-        ([gradients(cell10=INF, cell2=NAN, stem=NAN)], "cell10/conv/latent was the first to go, at step 0"),
-        ([gradients(cell2=50), gradients(NAN, NAN, NAN, NAN)], "cell2/conv/latent was the first to go, at step 1"),
-        ([gradients(), gradients(stem=-70)], "the largest gradient is that of stem/conv/latent, 70"),
+        (
+            [gradients(cell2=INF, stem=NAN), gradients(classifier=NAN)],
+            "cell2/conv/latent was the first to go, at step 0",
+        ),
+        (
+            [gradients(cell10=INF, cell2=NAN, stem=NAN)],
+            "cell10/conv/latent was the first to go, at step 0",
+        ),
+        (
+            [gradients(cell2=50), gradients(NAN, NAN, NAN, NAN)],
+            "cell2/conv/latent was the first to go, at step 1",
+        ),
+        (
+            [gradients(), gradients(stem=-70)],
+            "the largest gradient is that of stem/conv/latent, 70",
+        ),
     ],
 )
 def test_the_gradient_that_went_first_is_named(steps, text):

@@ -55,7 +55,11 @@ def norm_of(tree) -> float:
 
 
 def close(one, other, **tolerance) -> bool:
-    return jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other))
+    return jax.tree.all(
+        jax.tree.map(
+            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other
+        )
+    )
 
 
 # The rules for latent weights
@@ -63,10 +67,17 @@ def close(one, other, **tolerance) -> bool:
 
 def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
     grads = gradients(1)
-    scaled, _ = optimizers.scale_latent_gradients(PAPER.latents.factor).update(grads, optax.EmptyState())
-    ratios = jax.tree.map(lambda a, b: np.unique(np.round(np.asarray(a / b), 4)).tolist(), scaled, grads)
+    scaled, _ = optimizers.scale_latent_gradients(PAPER.latents.factor).update(
+        grads, optax.EmptyState()
+    )
+    ratios = jax.tree.map(
+        lambda a, b: np.unique(np.round(np.asarray(a / b), 4)).tolist(), scaled, grads
+    )
     # c = (1 - 1 / inputs) * kernel size * inputs
-    assert ratios["layer"] == {"latent": [pytest.approx(27.0)], "latent_bin_conv_3x3": [pytest.approx(5.0)]}
+    assert ratios["layer"] == {
+        "latent": [pytest.approx(27.0)],
+        "latent_bin_conv_3x3": [pytest.approx(5.0)],
+    }
     assert ratios["classifier"] == {"kernel": [1.0], "bias": [1.0]}
 
 
@@ -96,7 +107,9 @@ def test_small_updates_leave_the_mean_over_input_channels_at_zero():
     chain = optimizer()
     state = chain.init(tree)
     for step in range(3):
-        updates, state = chain.update(jax.tree.map(lambda g: 1e-3 * g, gradients(step)), state, tree)
+        updates, state = chain.update(
+            jax.tree.map(lambda g: 1e-3 * g, gradients(step)), state, tree
+        )
         tree = optax.apply_updates(tree, updates)
     for latent in tree["layer"].values():
         assert np.abs(np.mean(latent, axis=2)).max() < 1e-6 and np.abs(latent).max() < 1
@@ -116,7 +129,9 @@ def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(depth
     rule = Xnor(depthwise_center=depthwise_center).latents
     tree = optimizers.project_params({"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rule)
     grads = jax.tree.map(lambda x: 0.1 * jnp.ones_like(x), tree)
-    after = one_step(optimizer(momentum=0.0, weight_decay=0.0, depthwise_center=depthwise_center), tree, grads)
+    after = one_step(
+        optimizer(momentum=0.0, weight_decay=0.0, depthwise_center=depthwise_center), tree, grads
+    )
     expected = latent - RATE * 0.1 if alive else np.zeros_like(latent)
     assert np.allclose(after["layer"]["latent"], expected, atol=1e-7)
 
@@ -124,9 +139,14 @@ def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(depth
 # The order of the links
 
 
-def numpy_sgd(tree, grads_of, steps: int, *, clip: float | None = None, factor: bool = True) -> dict:
+def numpy_sgd(
+    tree, grads_of, steps: int, *, clip: float | None = None, factor: bool = True
+) -> dict:
     """SGD as PyTorch has it: clip, c, weight decay into the gradient, v = m v + g, w -= lr v, then the projection."""
-    leaves = {jax.tree_util.keystr(path): np.asarray(x, np.float64) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = {
+        jax.tree_util.keystr(path): np.asarray(x, np.float64)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
     velocity = {name: 0.0 for name in leaves}
     for step in range(steps):
         grads = {
@@ -158,14 +178,19 @@ def test_three_steps_are_those_of_sgd_in_numpy(clip, rule):
         updates, state = chain.update(grads_of(step), state, tree)
         tree = optax.apply_updates(tree, updates)
     expected = numpy_sgd(params(), grads_of, 3, clip=clip, factor=rule == "bnas")
-    ours = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    ours = {
+        jax.tree_util.keystr(path): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
     assert ours.keys() == expected.keys()
     assert all(np.allclose(ours[name], expected[name], rtol=1e-4, atol=1e-5) for name in ours)
 
 
 def test_infinity_does_not_clip():
     grads = jax.tree.map(lambda g: 1e6 * g, gradients(1))
-    free, clipped = (one_step(optimizer(clip_norm=clip), params(), grads) for clip in (float("inf"), 5.0))
+    free, clipped = (
+        one_step(optimizer(clip_norm=clip), params(), grads) for clip in (float("inf"), 5.0)
+    )
     assert close(free, one_step(optimizer(clip_norm=None), params(), grads))
     assert not close(free, clipped)
 
@@ -188,7 +213,10 @@ def test_rate_and_momentum_follow_their_schedules_from_step_0():
 
 def test_updates_keep_the_dtype_of_the_weights():
     with jax.enable_x64(True):
-        tree = {"latent": jnp.full((1, 1, 2, 1), 0.5, jnp.float64), "kernel": jnp.ones((2,), jnp.float64)}
+        tree = {
+            "latent": jnp.full((1, 1, 2, 1), 0.5, jnp.float64),
+            "kernel": jnp.ones((2,), jnp.float64),
+        }
         after = one_step(optimizer(clip_norm=1.0), tree, jax.tree.map(jnp.ones_like, tree))
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype("float64")}
 
@@ -197,7 +225,9 @@ def test_updates_keep_the_dtype_of_the_weights():
 
 
 def test_a_number_is_a_schedule_that_stays():
-    constant = latent_sgd(lambda step: jnp.float32(RATE), momentum=lambda step: jnp.float32(MOMENTUM))
+    constant = latent_sgd(
+        lambda step: jnp.float32(RATE), momentum=lambda step: jnp.float32(MOMENTUM)
+    )
     tree, grads = params(), gradients(1)
     number = latent_sgd(RATE, momentum=MOMENTUM)
     assert close(one_step(number, tree, grads), one_step(constant, tree, grads), rtol=0, atol=0)
@@ -219,7 +249,12 @@ def test_any_optimizer_gets_the_links_of_latent_weights():
 def test_a_scheme_without_a_rule_leaves_an_optimizer_as_it_is():
     tree, grads = params(), gradients(1)
     adam = optax.adam(0.01)
-    assert close(one_step(for_latents(adam, Float()), tree, grads), one_step(adam, tree, grads), rtol=0, atol=0)
+    assert close(
+        one_step(for_latents(adam, Float()), tree, grads),
+        one_step(adam, tree, grads),
+        rtol=0,
+        atol=0,
+    )
 
 
 def steps_with(optimizer, scheme) -> list:
@@ -242,7 +277,9 @@ def steps_with(optimizer, scheme) -> list:
     ],
     ids=["none", "none behind", "another one", "one too many"],
 )
-def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_to_write(optimizer, scheme):
+def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_to_write(
+    optimizer, scheme
+):
     advice = rf"as {type(scheme).__name__} does; write for_latents\(optimizer, scheme\)"
     for make in steps_with(optimizer, scheme):
         with pytest.raises(UserError, match=advice) as caught:
@@ -253,13 +290,20 @@ def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_t
             make()
 
 
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), latent_sgd(0.1), latent_sgd(0.1, scheme=Pcnn(projection_loss=1.0))])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(0.1), latent_sgd(0.1), latent_sgd(0.1, scheme=Pcnn(projection_loss=1.0))],
+)
 def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(optimizer):
     scheme = Pcnn()
     for make in steps_with(optimizer, scheme):
-        with pytest.raises(UserError, match=r"as Pcnn does; write for_latents\(optimizer, scheme, rate=rate\)"):
+        with pytest.raises(
+            UserError, match=r"as Pcnn does; write for_latents\(optimizer, scheme, rate=rate\)"
+        ):
             make()
-    with pytest.raises(UserError, match=r"Pcnn depend on the learning rate; write for_latents\(.*, rate=\.\.\.\)"):
+    with pytest.raises(
+        UserError, match=r"Pcnn depend on the learning rate; write for_latents\(.*, rate=\.\.\.\)"
+    ):
         for_latents(optax.sgd(0.1), scheme)
     for advised in (for_latents(optax.sgd(0.1), scheme, rate=0.1), latent_sgd(0.1, scheme=scheme)):
         for make in steps_with(advised, scheme):
@@ -269,7 +313,10 @@ def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(
 def test_an_optimizer_of_a_scheme_with_closed_forms_leaves_other_modules_as_they_are():
     """Those without latent weights, and what lies below a module that has them."""
     scheme = Pcnn(plane_rate=0.5)
-    rates = on_latent_modules(lambda module: {name: "seen" for name in module}, {"a": {"latent": 1, "prelu": {"slope": 2}}})
+    rates = on_latent_modules(
+        lambda module: {name: "seen" for name in module},
+        {"a": {"latent": 1, "prelu": {"slope": 2}}},
+    )
     assert rates == {"a": {"latent": "seen", "prelu": "seen"}}
     tree = {"classifier": {"kernel": jnp.ones((2, 3)), "planes": jnp.ones(3)}}
     after = one_step(latent_sgd(0.1, scheme=scheme), tree, tree)
@@ -287,7 +334,9 @@ def test_a_float_network_takes_any_optimizer():
 
 
 def test_nesterov_looks_ahead_as_in_pytorch():
-    chain = optimizers.latent_sgd(RATE, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, scheme=Float())
+    chain = optimizers.latent_sgd(
+        RATE, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, scheme=Float()
+    )
     tree = {"kernel": jnp.array([0.5, -1.0])}
     state, weight, velocity = chain.init(tree), np.array([0.5, -1.0]), 0.0
     for step in range(3):
@@ -308,7 +357,9 @@ def flat(tree) -> dict[str, np.ndarray]:
 
 def test_adam_adds_l2_to_the_gradient_behind_the_factor_and_projects():
     """PyTorch's Adam by hand, two steps: clip, c, decay into the gradient, moments, update; then the projection."""
-    chain = latent_adam(0.01, beta1=0.8, beta2=0.99, eps=1e-3, weight_decay=DECAY, clip_norm=2.0, scheme=PAPER)
+    chain = latent_adam(
+        0.01, beta1=0.8, beta2=0.99, eps=1e-3, weight_decay=DECAY, clip_norm=2.0, scheme=PAPER
+    )
     tree = params()
     state = chain.init(tree)
     weights = flat(tree)
@@ -323,7 +374,9 @@ def test_adam_adds_l2_to_the_gradient_behind_the_factor_and_projects():
             g = clip * factor * g + DECAY * weights[name]
             first[name] = 0.8 * first[name] + 0.2 * g
             second[name] = 0.99 * second[name] + 0.01 * g**2
-            moved = (first[name] / (1 - 0.8**step)) / (np.sqrt(second[name] / (1 - 0.99**step)) + 1e-3)
+            moved = (first[name] / (1 - 0.8**step)) / (
+                np.sqrt(second[name] / (1 - 0.99**step)) + 1e-3
+            )
             weights[name] = weights[name] - 0.01 * moved
             if "latent" in name:
                 weights[name] = np.asarray(center_and_clip(weights[name]))
@@ -336,14 +389,20 @@ def test_decay_of_kernels_alone_leaves_bn_classifier_and_prelu_but_not_shifts(ma
     """Without gradients, what moves is what decays; ReActNet's shifts do."""
     tree = {
         "bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
-        "conv": {"latent": jnp.full((1, 1, 2, 2), 0.5), "shift": jnp.ones(2), "prelu": {"slope": jnp.ones(2)}},
+        "conv": {
+            "latent": jnp.full((1, 1, 2, 2), 0.5),
+            "shift": jnp.ones(2),
+            "prelu": {"slope": jnp.ones(2)},
+        },
         "stem": {"kernel": jnp.ones((3, 3, 1, 2))},
         "classifier": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
     }
     none = jax.tree.map(jnp.zeros_like, tree)
     moved = {}
     for decayed in ("all", "kernels"):
-        after = one_step(make(RATE, weight_decay=DECAY, decayed=decayed, scheme=Float()), tree, none)
+        after = one_step(
+            make(RATE, weight_decay=DECAY, decayed=decayed, scheme=Float()), tree, none
+        )
         moved[decayed] = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), after, tree)
     assert all(jax.tree.leaves(moved["all"]))
     assert moved["kernels"] == {
@@ -363,12 +422,22 @@ def test_an_optimizer_of_a_recipe_is_built_from_its_settings():
     run = settings.from_config(config)
     tree, grads = params(), gradients(1)
     by_hand = latent_adam(0.01, weight_decay=1e-5, scheme=run.scheme)
-    assert close(one_step(build.training_optimizer(run, 10), tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
+    assert close(
+        one_step(build.training_optimizer(run, 10), tree, grads),
+        one_step(by_hand, tree, grads),
+        rtol=0,
+        atol=0,
+    )
 
     config.recipe = "cbcn"
     run = settings.from_config(config)
     by_hand = latent_sgd(0.1, nesterov=True, weight_decay=5e-4, scheme=run.scheme)
-    assert close(one_step(build.training_optimizer(run, 10), tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
+    assert close(
+        one_step(build.training_optimizer(run, 10), tree, grads),
+        one_step(by_hand, tree, grads),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_training_and_search_optimizers_are_built_from_their_settings():
@@ -377,11 +446,15 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     run = settings.from_config(config)
     tree, grads = params(), gradients(1)
     rate, momentum = build.training_schedules(run.optimizer, run.num_epochs, 10)
-    by_hand = latent_sgd(rate, momentum=momentum, weight_decay=3e-5, clip_norm=5.0, scheme=run.scheme)
+    by_hand = latent_sgd(
+        rate, momentum=momentum, weight_decay=3e-5, clip_norm=5.0, scheme=run.scheme
+    )
     built = build.training_optimizer(run, 10)
     assert close(one_step(built, tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
     norm = norm_of(grads)
-    assert norm > 5  # so that the release's clipping to 5 shows in the classifier, which has no factor
+    assert (
+        norm > 5
+    )  # so that the release's clipping to 5 shows in the classifier, which has no factor
     expected = tree["classifier"]["kernel"] - 0.05 * (
         grads["classifier"]["kernel"] * 5 / norm + 3e-5 * tree["classifier"]["kernel"]
     )
@@ -410,14 +483,20 @@ def test_alphas_follow_adam_with_l2():
     weights = {name: np.asarray(value, np.float64) for name, value in alphas.items()}
     first, second = ({name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2))
     for step in range(1, 6):
-        grads = {name: 1e-3 * draw.normal(size=w.shape) for name, w in weights.items()}  # as small as the decay
+        grads = {
+            name: 1e-3 * draw.normal(size=w.shape) for name, w in weights.items()
+        }  # as small as the decay
         updates, state = chain.update(jax.tree.map(jnp.float32, grads), state, alphas)
         alphas = optax.apply_updates(alphas, updates)
         for name, w in weights.items():
             g = grads[name] + 1e-3 * w
             first[name] = 0.5 * first[name] + 0.5 * g
             second[name] = 0.999 * second[name] + 0.001 * g**2
-            w -= 3e-4 * (first[name] / (1 - 0.5**step)) / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8)
+            w -= (
+                3e-4
+                * (first[name] / (1 - 0.5**step))
+                / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8)
+            )
             assert np.allclose(alphas[name], w, rtol=1e-5, atol=1e-6)
 
 
@@ -430,7 +509,11 @@ def test_weights_that_never_had_a_gradient_do_not_decay():
     chain = latent_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY, decayed="moved", scheme=scheme)
     tree = {"kernel": jnp.array([[1.0, 2.0, 3.0]])}
     state, velocity, weights = chain.init(tree), np.zeros(3), np.array([1.0, 2.0, 3.0])
-    for gradient, moved in (([0.5, 0, 0], [1, 0, 0]), ([0, 0.5, 0], [1, 1, 0]), ([0, 0, 0], [1, 1, 0])):
+    for gradient, moved in (
+        ([0.5, 0, 0], [1, 0, 0]),
+        ([0, 0.5, 0], [1, 1, 0]),
+        ([0, 0, 0], [1, 1, 0]),
+    ):
         updates, state = chain.update({"kernel": jnp.array([gradient])}, state, tree)
         tree = optax.apply_updates(tree, updates)
         velocity = MOMENTUM * velocity + np.array(gradient) + DECAY * weights * moved
@@ -451,7 +534,9 @@ def test_a_virtual_step_clips_nothing_and_takes_the_state_of_the_one_that_clips(
 
 def test_the_gradient_of_alpha_is_clipped_before_its_decay():
     alphas, grads = {"normal": jnp.array([[3.0, 4.0]])}, {"normal": jnp.array([[30.0, 40.0]])}
-    clipped, whole = (optimizers.alphas_adam(1e-3, weight_decay=0.1, clip_norm=clip) for clip in (10.0, None))
+    clipped, whole = (
+        optimizers.alphas_adam(1e-3, weight_decay=0.1, clip_norm=clip) for clip in (10.0, None)
+    )
     updates, _ = clipped.update(grads, clipped.init(alphas), alphas)
     expected, _ = whole.update(jax.tree.map(lambda g: g / 5, grads), whole.init(alphas), alphas)
     assert close(updates, expected)

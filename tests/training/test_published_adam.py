@@ -32,11 +32,20 @@ def test_adam_trains_nin_as_its_code_does(reference):
     assert losses == pytest.approx(arrays["adam.losses"].tolist(), rel=1e-6)
 
     prefix = "adam.after1."
-    after = {f"state.{name.removeprefix(prefix)}": value for name, value in arrays.items() if name.startswith(prefix)}
+    after = {
+        f"state.{name.removeprefix(prefix)}": value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
     _, theirs = load_published(NIN, {**arrays, **after})
     compared = 0
-    for (path, ours), known in zip(flat(first.params), jax.tree.leaves(theirs["params"]), strict=True):
-        if path == ("stem", "bias"):  # a batch norm follows: its gradient is rounding alone, and the file leaves it out
+    for (path, ours), known in zip(
+        flat(first.params), jax.tree.leaves(theirs["params"]), strict=True
+    ):
+        if path == (
+            "stem",
+            "bias",
+        ):  # a batch norm follows: its gradient is rounding alone, and the file leaves it out
             continue
         if path[-1] == "scale":  # clamped by the code before its next pass, here within it
             ours = jnp.maximum(ours, LEAST_SCALE)

@@ -35,21 +35,27 @@ def released(reference):
 
 
 def test_one_cycle_is_the_released_one(released):
-    rate, momentum = build.training_schedules(training("a", "release"), num_epochs=10, steps_per_epoch=20)
+    rate, momentum = build.training_schedules(
+        training("a", "release"), num_epochs=10, steps_per_epoch=20
+    )
     assert np.allclose(curve(rate, np.arange(200)), released["one_cycle_lr"], rtol=1e-5, atol=1e-9)
     assert np.allclose(curve(momentum, np.arange(200)), released["one_cycle_momentum"], rtol=1e-6)
 
 
 def test_cosine_restarts_are_the_released_ones(released):
     expected = released["cosine_restart_lr_quarter_epochs"]
-    rate, momentum = build.training_schedules(training("d", "paper"), num_epochs=250, steps_per_epoch=4)
+    rate, momentum = build.training_schedules(
+        training("d", "paper"), num_epochs=250, steps_per_epoch=4
+    )
     assert len(expected) == 250 * 4
     assert np.allclose(curve(rate, np.arange(1000)), expected, rtol=1e-5, atol=1e-8)
     assert np.all(curve(momentum, [0, 500, 999]) == np.float32(0.9))
 
 
 def test_one_cycle_of_the_paper_goes_from_4e_4_to_5e_2_and_back():
-    rate, momentum = build.training_schedules(training("a", "paper"), num_epochs=600, steps_per_epoch=195)
+    rate, momentum = build.training_schedules(
+        training("a", "paper"), num_epochs=600, steps_per_epoch=195
+    )
     steps = 600 * 195
     values = curve(rate, [0, 0.225 * steps, 0.45 * steps, 0.675 * steps, 0.9 * steps, steps - 1])
     assert np.allclose(values, [4e-4, 0.0252, 0.05, 0.0252, 4e-4, 4e-4], rtol=1e-3)
@@ -57,11 +63,15 @@ def test_one_cycle_of_the_paper_goes_from_4e_4_to_5e_2_and_back():
 
 
 def test_one_cycle_of_the_release_ends_at_its_minimum_with_high_momentum():
-    rate, momentum = build.training_schedules(training("a", "release"), num_epochs=600, steps_per_epoch=195)
+    rate, momentum = build.training_schedules(
+        training("a", "release"), num_epochs=600, steps_per_epoch=195
+    )
     steps = 600 * 195
     values = curve(rate, [0, 0.45 * steps, 0.9 * steps, 0.95 * steps, steps])
     assert np.allclose(values, [0.0025, 0.05, 0.0025, (0.0025 + 2.5e-5) / 2, 2.5e-5], rtol=1e-3)
-    assert np.allclose(curve(momentum, [0, 0.45 * steps, 0.9 * steps, steps]), [0.95, 0.85, 0.95, 0.95], rtol=1e-5)
+    assert np.allclose(
+        curve(momentum, [0, 0.45 * steps, 0.9 * steps, steps]), [0.95, 0.85, 0.95, 0.95], rtol=1e-5
+    )
 
 
 def test_one_cycle_without_a_tail_ends_where_it_began():
@@ -70,11 +80,15 @@ def test_one_cycle_without_a_tail_ends_where_it_began():
 
 
 def test_one_cycle_of_a_single_step_is_finite():
-    assert np.all(np.isfinite(curve(schedules.one_cycle(0.1, 1.0, 0.001, steps=1, tail=0.5), [0, 1])))
+    assert np.all(
+        np.isfinite(curve(schedules.one_cycle(0.1, 1.0, 0.001, steps=1, tail=0.5), [0, 1]))
+    )
 
 
 def test_cosine_goes_down_once_over_the_whole_training():
-    rate, _ = build.training_schedules(training("d", "paper", schedule="cosine"), num_epochs=10, steps_per_epoch=7)
+    rate, _ = build.training_schedules(
+        training("d", "paper", schedule="cosine"), num_epochs=10, steps_per_epoch=7
+    )
     steps = np.arange(70)
     expected = 1e-5 + (0.1 - 1e-5) * (1 + np.cos(np.pi * steps / 70)) / 2
     assert np.allclose(curve(rate, steps), expected, rtol=1e-5)
@@ -94,9 +108,18 @@ EPOCH = STEPS // 3
         ({"schedule": "linear", "min_learning_rate": 0.05}, 1 - STEPS / 120),
         ({"schedule": "cosine"}, (1 + np.cos(np.pi * STEPS / 60)) / 2),
         ({"schedule": "cosine", "schedule_by": "epoch"}, (1 + np.cos(np.pi * EPOCH / 20)) / 2),
-        ({"schedule": "cosine", "schedule_by": "epoch", "first_epoch": 1}, (1 + np.cos(np.pi * (EPOCH + 1) / 20)) / 2),
-        ({"schedule": "steps", "decay_epochs": (6, 12, 16)}, 0.1 ** ((EPOCH >= 6) * 1.0 + (EPOCH >= 12) + (EPOCH >= 16))),
-        ({"schedule": "steps", "decay_epochs": (5,), "decay_factor": 0.2}, np.where(EPOCH < 5, 1, 0.2)),
+        (
+            {"schedule": "cosine", "schedule_by": "epoch", "first_epoch": 1},
+            (1 + np.cos(np.pi * (EPOCH + 1) / 20)) / 2,
+        ),
+        (
+            {"schedule": "steps", "decay_epochs": (6, 12, 16)},
+            0.1 ** ((EPOCH >= 6) * 1.0 + (EPOCH >= 12) + (EPOCH >= 16)),
+        ),
+        (
+            {"schedule": "steps", "decay_epochs": (5,), "decay_factor": 0.2},
+            np.where(EPOCH < 5, 1, 0.2),
+        ),
     ],
 )
 def test_schedules_by_step_and_by_epoch_follow_their_formulas(options, expected):
@@ -109,12 +132,16 @@ def test_schedules_by_step_and_by_epoch_follow_their_formulas(options, expected)
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
-    chosen = settings.OptimizerSettings(learning_rate=0.1, min_learning_rate=0.02, schedule=schedule)
+    chosen = settings.OptimizerSettings(
+        learning_rate=0.1, min_learning_rate=0.02, schedule=schedule
+    )
     rate, _ = build.training_schedules(chosen, num_epochs=2, steps_per_epoch=3)
     assert np.allclose(curve(rate, [6, 7, 60]), 0.02)
 
 
-@pytest.mark.parametrize(("conventions", "minimum", "first"), [("paper", 0.0, 0), ("release", 0.001, 1)])
+@pytest.mark.parametrize(
+    ("conventions", "minimum", "first"), [("paper", 0.0, 0), ("release", 0.001, 1)]
+)
 def test_the_search_follows_half_a_cosine_epoch_by_epoch(conventions, minimum, first):
     """The release steps its scheduler before each epoch, so that its first epoch stands at 1 on the cosine."""
     rate = build.learning_rate(searching(conventions), steps_per_epoch=3)
@@ -124,7 +151,10 @@ def test_the_search_follows_half_a_cosine_epoch_by_epoch(conventions, minimum, f
 
 
 def test_the_search_ends_at_the_minimum_in_the_release_alone():
-    last = {name: curve(build.learning_rate(searching(name), 3), [0, 149]) for name in ("paper", "release")}
+    last = {
+        name: curve(build.learning_rate(searching(name), 3), [0, 149])
+        for name in ("paper", "release")
+    }
     assert last["paper"][0] == np.float32(0.025) > last["release"][0]
     assert last["release"][1] == pytest.approx(0.001) and last["paper"][1] > 0
 

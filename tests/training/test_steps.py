@@ -59,8 +59,15 @@ class Mixture(Supernet):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (FEATURES,))
         if train:
             mean.value = 0.5 * mean.value + 0.5 * images.mean(0)
-        heads = [nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images) for i in range(len(self.layer_types))]
-        return sum(weights[name][0, i] * head for name in ("normal", "reduce") for i, head in enumerate(heads))
+        heads = [
+            nn.Dense(CLASSES, use_bias=False, name=f"head{i}")(images)
+            for i in range(len(self.layer_types))
+        ]
+        return sum(
+            weights[name][0, i] * head
+            for name in ("normal", "reduce")
+            for i, head in enumerate(heads)
+        )
 
 
 MIXTURE = Mixture(num_cells=1, channels=1, num_classes=CLASSES, layer_types=TYPES, scheme=Float())
@@ -69,7 +76,10 @@ MIXTURE = Mixture(num_cells=1, channels=1, num_classes=CLASSES, layer_types=TYPE
 def batch(seed: int, size: int = 8) -> dict:
     draw = np.random.default_rng(seed)
     images = draw.normal(size=(size, FEATURES)).astype(np.float32)
-    return {"image": jnp.asarray(images), "label": jnp.asarray(draw.integers(0, CLASSES, size), jnp.int32)}
+    return {
+        "image": jnp.asarray(images),
+        "label": jnp.asarray(draw.integers(0, CLASSES, size), jnp.int32),
+    }
 
 
 @functools.cache
@@ -79,7 +89,11 @@ def jitted(step):
 
 
 def same(one, other, **tolerance) -> bool:
-    return jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other))
+    return jax.tree.all(
+        jax.tree.map(
+            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other
+        )
+    )
 
 
 # Losses and hits
@@ -103,7 +117,9 @@ def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes():
 
 def test_a_large_margin_overflows_nothing():
     logits = jnp.array([[1000.0, -1000.0]])
-    assert cross_entropy(logits, jnp.array([1])) == 2000 and cross_entropy(logits, jnp.array([0])) == 0
+    assert (
+        cross_entropy(logits, jnp.array([1])) == 2000 and cross_entropy(logits, jnp.array([0])) == 0
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -134,7 +150,9 @@ def test_nan_is_a_miss():
 
 def test_all_classes_are_a_hit_where_there_are_no_more_than_k():
     draw = np.random.default_rng(2)
-    assert np.all(hits(jnp.asarray(draw.normal(size=(20, 5))), jnp.asarray(draw.integers(0, 5, 20)), 5) == 1)
+    assert np.all(
+        hits(jnp.asarray(draw.normal(size=(20, 5))), jnp.asarray(draw.integers(0, 5, 20)), 5) == 1
+    )
 
 
 # Drop-path
@@ -143,7 +161,9 @@ def test_all_classes_are_a_hit_where_there_are_no_more_than_k():
 def test_drop_path_grows_with_the_epoch_from_nothing():
     numbers = jnp.array([0, 2, 3, 17, 29])
     state, data = train_state(), batch(0)
-    after = jax.vmap(lambda number: train_step(state.replace(step=number), data, drop_path=0.2))(numbers)
+    after = jax.vmap(lambda number: train_step(state.replace(step=number), data, drop_path=0.2))(
+        numbers
+    )
     rates = after.batch_stats["rate"]
     assert np.allclose(rates, [0.2 * epoch / 10 for epoch in (0, 0, 1, 5, 9)]) and rates.max() < 0.2
 
@@ -191,7 +211,9 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
     (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     after = train_step(state, data)
     assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
-    assert int(after.step) == 1 and np.allclose(after.batch_stats["mean"], 0.5 * data["image"].mean(0))
+    assert int(after.step) == 1 and np.allclose(
+        after.batch_stats["mean"], 0.5 * data["image"].mean(0)
+    )
     correct = int(jnp.sum(logits.argmax(-1) == data["label"]))
     assert same(after.sums, Sums(10 + 8 * value, 2.0 + correct, 16.0 + 8))
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -220,7 +242,9 @@ def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
     after = jitted(step)(train_state_of({"params": params, "batch_stats": {}}, DESCENT, 1), data)
 
     def loss(params):
-        at = lambda name: cross_entropy(data["image"] @ params[name]["kernel"], data["label"], SMOOTHING)
+        at = lambda name: cross_entropy(
+            data["image"] @ params[name]["kernel"], data["label"], SMOOTHING
+        )
         return jnp.mean(at("classifier")) + weight * jnp.mean(at("auxiliary_head"))
 
     value, gradient = jax.value_and_grad(loss)(params)
@@ -231,7 +255,11 @@ def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
 
 def test_what_is_dropped_depends_on_seed_and_step_alone():
     def drawn(step, seed=0):
-        return float(train_step(train_state(step, seed=seed), batch(step), drop_path=0.2).batch_stats["drawn"])
+        return float(
+            train_step(train_state(step, seed=seed), batch(step), drop_path=0.2).batch_stats[
+                "drawn"
+            ]
+        )
 
     assert drawn(3) == drawn(3)
     assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
@@ -270,13 +298,20 @@ def test_devices_average_gradients_losses_and_statistics_and_count_together():
     """vmap with a name for its axis does what several devices do."""
     state, data = train_state(), batch(0)
     shards = parts_of(data, 4)
-    on_each = jax.jit(jax.vmap(lambda shard: train_step(state, shard, axis="devices"), axis_name="devices"))(shards)
+    on_each = jax.jit(
+        jax.vmap(lambda shard: train_step(state, shard, axis="devices"), axis_name="devices")
+    )(shards)
     after = jax.tree.map(lambda x: x[0], on_each)
     assert same(on_each.params, jax.tree.map(lambda x: jnp.stack([x] * 4), after.params))
-    found = [gradient_of(jax.tree.map(lambda x: x[i], shards), state.params, jnp.zeros(FEATURES)) for i in range(4)]  # noqa: B023
+    found = [
+        gradient_of(jax.tree.map(lambda x: x[i], shards), state.params, jnp.zeros(FEATURES))
+        for i in range(4)
+    ]  # noqa: B023
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
     assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
-    assert np.allclose(after.batch_stats["mean"], mean) and np.allclose(after.sums.loss, 10 + 8 * loss)
+    assert np.allclose(after.batch_stats["mean"], mean) and np.allclose(
+        after.sums.loss, 10 + 8 * loss
+    )
     assert float(after.sums.examples) == 16 + 8
 
 
@@ -293,7 +328,10 @@ SEARCHERS = [
 LONG = (Snas, Random)  # which draw as GDAS does, and have a gradient as BNAS has
 
 
-@pytest.mark.parametrize("searcher", [pytest.param(s, marks=pytest.mark.long) if isinstance(s, LONG) else s for s in SEARCHERS])
+@pytest.mark.parametrize(
+    "searcher",
+    [pytest.param(s, marks=pytest.mark.long) if isinstance(s, LONG) else s for s in SEARCHERS],
+)
 def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(searcher):
     """Mixture's statistics do not touch its loss, so that any division gives the gradients of the whole batch.
 
@@ -301,11 +339,16 @@ def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(sea
     """
     state, data = search_state(searcher=searcher), {"train": batch(0), "valid": batch(1)}
     whole = jitted(searching(searcher=searcher))(state, data)
-    step, parts = searching(searcher=searcher, axis="devices"), jax.tree.map(lambda x: parts_of(x, 4), data, is_leaf=is_batch)
+    step, parts = (
+        searching(searcher=searcher, axis="devices"),
+        jax.tree.map(lambda x: parts_of(x, 4), data, is_leaf=is_batch),
+    )
     on_each = jax.jit(jax.vmap(lambda batches: step(state, batches), axis_name="devices"))(parts)
     in_parts = jitted(searching(searcher=searcher, microbatches=2))(state, data)
     for after in (jax.tree.map(lambda x: x[3], on_each), in_parts):
-        assert same((after.alphas, after.params, after.sums), (whole.alphas, whole.params, whole.sums))
+        assert same(
+            (after.alphas, after.params, after.sums), (whole.alphas, whole.params, whole.sums)
+        )
     assert not same(whole.params, state.params)
 
 
@@ -330,7 +373,9 @@ def search_state(
     seed: int = 0,
 ) -> SearchState:
     alphas = alphas_lib.init(jax.random.key(2), len(TYPES))
-    alphas = jax.tree.map(lambda a: 1000 * a, alphas)  # far from uniform, so that the entropy has a gradient
+    alphas = jax.tree.map(
+        lambda a: 1000 * a, alphas
+    )  # far from uniform, so that the entropy has a gradient
     variables = MIXTURE.init(jax.random.key(0), alphas, jnp.zeros((1, FEATURES)))
     if not searcher.has_alphas:
         alphas = {}
@@ -354,19 +399,31 @@ def task_loss(params, alphas, data):
     return jnp.mean(cross_entropy(logits, data["label"]))
 
 
-def searching(alphas_optimizer=ALPHAS_OPTIMIZER, searcher=Bnas(diversity=1.0, tau=7.7), **options) -> SearchStep:  # noqa: B008
+def searching(
+    alphas_optimizer=ALPHAS_OPTIMIZER, searcher=Bnas(diversity=1.0, tau=7.7), **options
+) -> SearchStep:  # noqa: B008
     return SearchStep(
-        MIXTURE, searcher, weights=OPTIMIZER, alphas=alphas_optimizer, num_epochs=10, steps_per_epoch=3, **options
+        MIXTURE,
+        searcher,
+        weights=OPTIMIZER,
+        alphas=alphas_optimizer,
+        num_epochs=10,
+        steps_per_epoch=3,
+        **options,
     )
 
 
-def search_step(state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, **options):
+def search_step(
+    state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, **options
+):
     step = searching(alphas_optimizer, Bnas(diversity=diversity, tau=7.7), **options)
     return jitted(step)(state, {"train": train, "valid": valid})
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 0), (7, 2)])
-def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_the_training_batch(step, epoch):
+def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_the_training_batch(
+    step, epoch
+):
     state, train, valid = search_state(step=step), batch(0), batch(1)
 
     def objective(alphas):
@@ -374,7 +431,9 @@ def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_t
         return task_loss(state.params, alphas, valid) - regularizer
 
     after = search_step(state, train, valid)
-    updates, _ = ALPHAS_OPTIMIZER.update(jax.grad(objective)(state.alphas), state.alphas_opt_state, state.alphas)
+    updates, _ = ALPHAS_OPTIMIZER.update(
+        jax.grad(objective)(state.alphas), state.alphas_opt_state, state.alphas
+    )
     alphas = optax.apply_updates(state.alphas, updates)
     assert same(after.alphas, alphas) and not same(after.alphas, state.alphas)
     loss, gradient = jax.value_and_grad(task_loss)(state.params, alphas, train)
@@ -405,7 +464,9 @@ def test_the_weights_take_no_gradient_from_the_validation_batch():
     """Where alpha cannot move, another validation batch leaves the weights as they are."""
     state = search_state(FROZEN)
     after = [search_step(state, batch(0), batch(seed), FROZEN) for seed in (1, 2)]
-    assert same(after[0].params, after[1].params, rtol=0, atol=0) and same(after[0].alphas, state.alphas, rtol=0, atol=0)
+    assert same(after[0].params, after[1].params, rtol=0, atol=0) and same(
+        after[0].alphas, state.alphas, rtol=0, atol=0
+    )
 
 
 # Searchers of one's own
@@ -431,8 +492,20 @@ def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_
     single = MIXTURE.clone(layer_types=("bin_conv_3x3",))
     data = {"train": batch(0), "valid": batch(1)}
     ends = []
-    for one in (Bnas(), dataclasses.replace(searcher, **({"clip_norm": None} if isinstance(searcher, Gdas) else {}))):
-        step = SearchStep(single, one, weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER, num_epochs=10, steps_per_epoch=3)
+    for one in (
+        Bnas(),
+        dataclasses.replace(
+            searcher, **({"clip_norm": None} if isinstance(searcher, Gdas) else {})
+        ),
+    ):
+        step = SearchStep(
+            single,
+            one,
+            weights=OPTIMIZER,
+            alphas=ALPHAS_OPTIMIZER,
+            num_epochs=10,
+            steps_per_epoch=3,
+        )
         state = search_state()
         params = {"head0": state.params["head0"]}
         alphas = jax.tree.map(lambda alpha: alpha[:, :1], state.alphas)
@@ -459,7 +532,11 @@ def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
 
     monkeypatch.setattr(Mixture, "mixture", counted)
     step = searching(searcher=Darts(unrolled="difference"))
-    jax.eval_shape(lambda state, data: step.stage(0, state, data), search_state(), {"train": batch(0), "valid": batch(1)})
+    jax.eval_shape(
+        lambda state, data: step.stage(0, state, data),
+        search_state(),
+        {"train": batch(0), "valid": batch(1)},
+    )
     assert len(calls) == 1 + 4, "one to begin with"
 
 
@@ -487,7 +564,9 @@ class AtOnce(Searcher):
 
     def weights(self, alphas, key, progress):
         relaxed = alphas_lib.relax(alphas)
-        return jax.tree.map(lambda value: value * (1 + progress.epoch / progress.num_epochs), relaxed)
+        return jax.tree.map(
+            lambda value: value * (1 + progress.epoch / progress.num_epochs), relaxed
+        )
 
     def regularizer(self, alphas, progress):
         return self.size * progress.epoch * jnp.sum(alphas["normal"] ** 2)
@@ -505,7 +584,9 @@ def test_a_stage_can_move_alpha_and_weights_at_once():
         loss = jnp.mean(cross_entropy(logits, data["label"]))
         return loss + 0.25 * 2 * jnp.sum(alphas["normal"] ** 2), loss
 
-    (to_params, to_alphas), loss = jax.grad(objective, argnums=(0, 1), has_aux=True)(state.params, state.alphas)
+    (to_params, to_alphas), loss = jax.grad(objective, argnums=(0, 1), has_aux=True)(
+        state.params, state.alphas
+    )
     updates, _ = ALPHAS_OPTIMIZER.update(to_alphas, state.alphas_opt_state, state.alphas)
     assert same(after.alphas, optax.apply_updates(state.alphas, updates))
     assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, to_params))
@@ -549,7 +630,9 @@ def test_a_batch_that_no_stage_takes_is_left_alone():
     state, train = search_state(), batch(0)
     step = jitted(searching(searcher=AtOnce()))
     alone, beside = (step(state, {"train": train} | more) for more in ({}, {"valid": batch(1)}))
-    assert same(alone.params, beside.params, rtol=0, atol=0) and same(alone.batch_stats, beside.batch_stats, rtol=0, atol=0)
+    assert same(alone.params, beside.params, rtol=0, atol=0) and same(
+        alone.batch_stats, beside.batch_stats, rtol=0, atol=0
+    )
 
 
 def test_stages_one_by_one_are_the_step():
@@ -577,7 +660,9 @@ def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
     logits = data["image"] @ state.params["Dense_0"]["kernel"]
     assert float(result.examples) == 8
     evaluate = EvaluationStep(Classifier(), axis="devices")
-    divided = jax.jit(jax.vmap(lambda shard: evaluate(variables, shard), axis_name="devices"))(parts_of(padded, 5))
+    divided = jax.jit(jax.vmap(lambda shard: evaluate(variables, shard), axis_name="devices"))(
+        parts_of(padded, 5)
+    )
     assert same(jax.tree.map(lambda x: x[4], divided), result)
     assert np.allclose(result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
     assert float(result.top1) == float(jnp.sum(logits.argmax(-1) == data["label"]))
@@ -586,7 +671,10 @@ def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
 
 def test_an_evaluation_neither_smooths_nor_trains():
     state = train_state()
-    variables = {"params": state.params, "batch_stats": {**state.batch_stats, "mean": jnp.ones(FEATURES)}}
+    variables = {
+        "params": state.params,
+        "batch_stats": {**state.batch_stats, "mean": jnp.ones(FEATURES)},
+    }
     data = batch(0) | {"weight": jnp.ones(8)}
     logits = (data["image"] - 1) @ state.params["Dense_0"]["kernel"]
     result = EvaluationStep(Classifier())(variables, data)

@@ -23,7 +23,9 @@ from bnas_jax.training.state import initial_variables, train_state_of
 from bnas_jax.training.workdir import WorkDir
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+)
 
 BN = {"bn": {"scale": (4,), "bias": (4,)}}
 STATISTICS = {"bn": {"mean": (4,), "var": (4,)}}
@@ -33,7 +35,10 @@ TWO_STATISTICS = {"bn": STATISTICS["bn"], "bn2": STATISTICS["bn"]}
 def variables(params: dict, statistics: dict | None = None) -> dict:
     """{"params", "batch_stats"} of arrays of those shapes."""
     is_shape = lambda leaf: isinstance(leaf, tuple)
-    made = {"params": {**BN, **params}, "batch_stats": STATISTICS if statistics is None else statistics}
+    made = {
+        "params": {**BN, **params},
+        "batch_stats": STATISTICS if statistics is None else statistics,
+    }
     return jax.tree.map(np.zeros, made, is_leaf=is_shape)
 
 
@@ -45,7 +50,9 @@ def planned(ours: dict, theirs: dict, **options) -> transfer.Transfer:
 
 
 @pytest.mark.parametrize(("mine", "yours"), [("latent", "kernel"), ("kernel", "latent")])
-def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_as_initialised(mine, yours):
+def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_as_initialised(
+    mine, yours
+):
     conv = {mine: (3, 3, 4, 8), "gamma": (8,), "prelu": {"slope": (8,)}, "bias": (8,)}
     ours = variables({**FLOAT, "conv": conv})
     theirs = variables({**FLOAT, "conv": {yours: (3, 3, 4, 8), "shift": (4,)}})
@@ -63,22 +70,37 @@ def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_
 def test_a_batch_norm_in_another_place_begins_anew():
     """As the float ResNet's, which is behind its convolution: only the weights must be there."""
     ours = variables({**FLOAT, "bn2": BN["bn"]}, TWO_STATISTICS)
-    assert planned(ours, variables(FLOAT)).summary()["initialised"] == {"bias": 1, "scale": 1, "mean": 1, "var": 1}
+    assert planned(ours, variables(FLOAT)).summary()["initialised"] == {
+        "bias": 1,
+        "scale": 1,
+        "mean": 1,
+        "var": 1,
+    }
 
 
 def test_a_head_for_other_classes_stays_out():
     ours = variables({**FLOAT, "classifier": {"kernel": (8, 5), "bias": (5,)}})
     found = planned(ours, variables(FLOAT), new_heads=True)
     assert not found.initialised and not any("classifier" in path for path in found.taken)
-    with pytest.raises(UserError, match=r"params/classifier/bias in another shape: \(3,\) there, \(5,\) for"):
+    with pytest.raises(
+        UserError, match=r"params/classifier/bias in another shape: \(3,\) there, \(5,\) for"
+    ):
         planned(ours, variables(FLOAT))
 
 
 @pytest.mark.parametrize(
     ("params", "statistics", "message"),
     [
-        ({"conv": {"latent": (8, 4, 4, 3, 3)}}, None, r"has params/conv/kernel in another shape: \(3, 3, 4, 8\) there, \(8,"),
-        ({"conv": FLOAT["conv"], "more": {"latent": (1, 1, 2, 2)}}, None, r"lacks params/more/latent, \(1, 1, 2, 2\) here"),
+        (
+            {"conv": {"latent": (8, 4, 4, 3, 3)}},
+            None,
+            r"has params/conv/kernel in another shape: \(3, 3, 4, 8\) there, \(8,",
+        ),
+        (
+            {"conv": FLOAT["conv"], "more": {"latent": (1, 1, 2, 2)}},
+            None,
+            r"lacks params/more/latent, \(1, 1, 2, 2\) here",
+        ),
         (
             {"bn": {"scale": (8,), "bias": (8,)}, "conv": FLOAT["conv"]},
             None,
@@ -109,35 +131,52 @@ def last(workdir: pathlib.Path) -> dict:
     return arrays(workdir, step)["variables"]
 
 
-def test_a_binary_network_begins_with_its_float_twin_and_a_float_one_with_it(float_run, cell, tmp_path, capfd):
+def test_a_binary_network_begins_with_its_float_twin_and_a_float_one_with_it(
+    float_run, cell, tmp_path, capfd
+):
     """From the command line to the end, and what was done in one line."""
     binary = [*arguments("train", tmp_path / "binary", cell), "--config.num_epochs=1"]
     assert command([*binary, f"--init={float_run}"]) == 0
     out, err = capfd.readouterr()
     origin = json.loads(out.splitlines()[-1])["init"]
     assert origin["scheme"].pop("renamed") == {"latent": 3}
-    assert origin["scheme"] == {"from": "float", "to": "xnor", "projected": True, "initialised": {}, "left_out": {}}
+    assert origin["scheme"] == {
+        "from": "float",
+        "to": "xnor",
+        "projected": True,
+        "initialised": {},
+        "left_out": {},
+    }
     words = "trained as float and xnor from here on; 3 kernels are latent weights, projected; the classifier is kept"
     assert words in err and words in (tmp_path / "binary" / "log.txt").read_text()
 
     back = [*arguments("train", tmp_path / "back", cell), "--config.num_epochs=1", FLOAT_SCHEME]
     assert command([*back, f"--init={tmp_path / 'binary'}"]) == 0
-    assert "trained as xnor and float from here on; 3 latent weights are kernels; the" in capfd.readouterr().err
+    assert (
+        "trained as xnor and float from here on; 3 latent weights are kernels; the"
+        in capfd.readouterr().err
+    )
 
 
-def test_the_weights_are_those_of_the_twin_projected_and_all_else_down_to_the_bit(float_run, cell, tmp_path):
+def test_the_weights_are_those_of_the_twin_projected_and_all_else_down_to_the_bit(
+    float_run, cell, tmp_path
+):
     theirs = json.loads((float_run / "config.json").read_text())
     run = settings.from_config({**theirs, "scheme": {"name": "xnor", "activation": "prelu"}})
     facts = {"num_classes": 10, "image_shape": [8, 8, 1]}
     origin = fine_tune.origin(WorkDir(tmp_path), Init(str(float_run)), run, facts)
     assert list(origin["scheme"]["initialised"]) == ["slope"]
     network, optimizer = build.network(run, 10), build.training_optimizer(run, 1)
-    create = lambda: train_state_of(initial_variables(network, (8, 8, 1), 0), optimizer, run.num_epochs)
+    create = lambda: train_state_of(
+        initial_variables(network, (8, 8, 1), 0), optimizer, run.num_epochs
+    )
     state = jax.tree.map(lambda s: jnp.full(s.shape, 7, s.dtype), jax.eval_shape(create))
     begun = fine_tune.begin(state, origin, run, (8, 8, 1))
     there = flatten_dict(last(float_run))
     names = []
-    for path, leaf in flatten_dict({"params": begun.params, "batch_stats": begun.batch_stats}).items():
+    for path, leaf in flatten_dict(
+        {"params": begun.params, "batch_stats": begun.batch_stats}
+    ).items():
         names.append(path[-1])
         if path[-1] == "slope":
             assert np.all(leaf == 7)
@@ -150,9 +189,15 @@ def test_the_weights_are_those_of_the_twin_projected_and_all_else_down_to_the_bi
 
 
 def test_a_scheme_of_the_same_name_has_the_same_settings(float_run, cell, tmp_path, capfd):
-    given = [*arguments("train", tmp_path / "run", cell), FLOAT_SCHEME, "--config.scheme.sign_of_zero=0"]
+    given = [
+        *arguments("train", tmp_path / "run", cell),
+        FLOAT_SCHEME,
+        "--config.scheme.sign_of_zero=0",
+    ]
     assert command([*given, f"--init={float_run}"]) == 2
-    assert "another network: config.scheme.sign_of_zero is 0 now and 1 there" in capfd.readouterr().err
+    assert (
+        "another network: config.scheme.sign_of_zero is 0 now and 1 there" in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,13 +219,21 @@ def test_a_scheme_of_the_same_name_has_the_same_settings(float_run, cell, tmp_pa
             "3 kernels are latent weights; as initialised: planes (3); the classifier",
         ),
         ({"name": "float"}, {"name": "abc_net"}, "as initialised: "),
-        ({"name": "xnor_pp"}, {"name": "xnor"}, "; left out: alpha (3), beta (3), gamma (3); the classifier is kept"),
+        (
+            {"name": "xnor_pp"},
+            {"name": "xnor"},
+            "; left out: alpha (3), beta (3), gamma (3); the classifier is kept",
+        ),
     ],
 )
-def test_stages_of_one_scheme_and_other_schemes_follow_each_other_and_it_is_said_how(float_run, tmp_path, before, after, line):
+def test_stages_of_one_scheme_and_other_schemes_follow_each_other_and_it_is_said_how(
+    float_run, tmp_path, before, after, line
+):
     """Whatever stands in its config, a work directory is asked for shapes alone here."""
     config = json.loads((float_run / "config.json").read_text())
-    source = shutil.copytree(float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
+    source = shutil.copytree(
+        float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")
+    )
     (source / "config.json").write_text(json.dumps({**config, "scheme": before}))
     facts = {"num_classes": 10, "image_shape": [8, 8, 1]}
     run = settings.from_config({**config, "scheme": after})
@@ -195,20 +248,38 @@ RESNET = {"name": "resnet18", "width": 4, "blocks": (1, 1)}
 @pytest.mark.parametrize(
     ("network", "scheme", "line"),
     [
-        (RESNET, "xnor", "; 4 kernels are latent weights, projected; as initialised: bias (4), scale (4), mean (4), var (4);"),
-        ({**RESNET, "block": "bireal"}, "bireal", "; 4 kernels are latent weights; the classifier is kept"),
-        ({**RESNET, "name": "senet18", "gate": 2}, "xnor", "; 4 kernels are latent weights, projected; the classifier is kept"),
+        (
+            RESNET,
+            "xnor",
+            "; 4 kernels are latent weights, projected; as initialised: bias (4), scale (4), mean (4), var (4);",
+        ),
+        (
+            {**RESNET, "block": "bireal"},
+            "bireal",
+            "; 4 kernels are latent weights; the classifier is kept",
+        ),
+        (
+            {**RESNET, "name": "senet18", "gate": 2},
+            "xnor",
+            "; 4 kernels are latent weights, projected; the classifier is kept",
+        ),
     ],
     ids=["resnet18", "bireal", "senet18"],
 )
-def test_a_hand_crafted_network_begins_with_its_float_twin(float_run, tmp_path, network, scheme, line):
+def test_a_hand_crafted_network_begins_with_its_float_twin(
+    float_run, tmp_path, network, scheme, line
+):
     """The float ResNet has its batch norms behind its convolutions, XNOR-Net's in front: they begin anew."""
     config = {**json.loads((float_run / "config.json").read_text()), "network": network}
-    source = shutil.copytree(float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
+    source = shutil.copytree(
+        float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")
+    )
     (source / "config.json").write_text(json.dumps(config))
     run = settings.from_config({**config, "scheme": {"name": scheme}})
     facts = {"num_classes": 10, "image_shape": [8, 8, 1]}
-    described = fine_tune.describe(fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts))
+    described = fine_tune.describe(
+        fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)
+    )
     if network == RESNET:
         described = described.partition("; left out")[0] + ";"
     assert line in described
@@ -217,20 +288,36 @@ def test_a_hand_crafted_network_begins_with_its_float_twin(float_run, tmp_path, 
 def test_weights_of_another_form_are_refused_by_name(float_run, tmp_path):
     """CBCN keeps a quarter of a kernel."""
     config = json.loads((float_run / "config.json").read_text())
-    run = settings.from_config({**config, "scheme": {"name": "cbcn"}, "network": {**config["network"], "channels": 4}})
-    source = shutil.copytree(float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard"))
+    run = settings.from_config(
+        {**config, "scheme": {"name": "cbcn"}, "network": {**config["network"], "channels": 4}}
+    )
+    source = shutil.copytree(
+        float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")
+    )
     written = {**config, "network": {**config["network"], "channels": 4}}
     (source / "config.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match="/conv/kernel in another shape: "):
-        fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, {"num_classes": 10, "image_shape": [8, 8, 1]})
+        fine_tune.origin(
+            WorkDir(tmp_path / "new"),
+            Init(str(source)),
+            run,
+            {"num_classes": 10, "image_shape": [8, 8, 1]},
+        )
 
 
-def test_a_checkpoint_without_the_parameters_of_its_scheme_is_refused_by_name(float_run, tmp_path, capfd):
+def test_a_checkpoint_without_the_parameters_of_its_scheme_is_refused_by_name(
+    float_run, tmp_path, capfd
+):
     """Before anything is compiled: evaluation reads what the files say is there."""
-    other = shutil.copytree(float_run, tmp_path / "other", ignore=shutil.ignore_patterns("tensorboard"))
+    other = shutil.copytree(
+        float_run, tmp_path / "other", ignore=shutil.ignore_patterns("tensorboard")
+    )
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "scheme": {"name": "xnor"}}))
     assert command(["evaluate", f"--workdir={other}"]) == 2
     (line,) = capfd.readouterr().err.splitlines()[-1:]
     assert "is of another network or optimizer: params/cell0/" in line
-    assert "/latent is missing there and an array (" in line and "take the settings it was saved with" in line
+    assert (
+        "/latent is missing there and an array (" in line
+        and "take the settings it was saved with" in line
+    )

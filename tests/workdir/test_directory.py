@@ -36,7 +36,11 @@ def test_reading_needs_no_jax(tmp_path):
 
 
 @pytest.mark.parametrize(("found", "version"), [(1, "0.1.0"), (2, "0.2.0"), (4, "newer than this")])
-def test_a_directory_of_another_format_is_refused_with_the_version_that_reads_it(tmp_path, found, version):
+def test_a_directory_of_another_format_is_refused_with_the_version_that_reads_it(
+    tmp_path, found, version
+):
     run = RunDirectory(directory(tmp_path, format=found))
-    with pytest.raises(UserError, match=f"has the format {found} of bnas-jax {version}, which reads it"):
+    with pytest.raises(
+        UserError, match=f"has the format {found} of bnas-jax {version}, which reads it"
+    ):
         run.config()

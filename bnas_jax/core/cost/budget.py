@@ -30,13 +30,17 @@ def fit_budget(
     if not 0 < flops < math.inf:
         raise UserError(f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}")
     if max_channels is not None and max_channels < least:
-        raise UserError(f"max_channels must be at least {least}, the smallest width asked for, got {max_channels}")
+        raise UserError(
+            f"max_channels must be at least {least}, the smallest width asked for, got {max_channels}"
+        )
 
     best: tuple[Fraction, nn.Module] | None = None
     needed: float = math.inf
     walked: dict = {}
     for num_cells in tuple(cells) or (network.num_cells,):
-        quadratic = _Quadratic(network.clone(num_cells=num_cells), least, step, image_shape=image_shape, walked=walked)
+        quadratic = _Quadratic(
+            network.clone(num_cells=num_cells), least, step, image_shape=image_shape, walked=walked
+        )
         needed = min(needed, float(quadratic(least)))
         if quadratic(least) <= flops:
             channels = quadratic.widest(flops, limit=max_channels)
@@ -55,7 +59,11 @@ class _Quadratic:
     def __init__(self, network: nn.Module, least: int, step: int, *, image_shape, walked: dict):
         self.network, self._least, self._step = network, least, step
         first, second, third = (
-            Fraction(cost(network.clone(channels=least + n * step), image_shape=image_shape, walked=walked).total.flops)
+            Fraction(
+                cost(
+                    network.clone(channels=least + n * step), image_shape=image_shape, walked=walked
+                ).total.flops
+            )
             for n in range(3)
         )
         self._start, self._slope, self._bend = first, second - first, third - 2 * second + first

@@ -2,13 +2,25 @@
 
 from bnas_jax.core.cost.counts import BINARY_OPS_PER_FLOP, FLOAT_BITS, Cost, Counts
 
-HEAD = ("layer", "kind", "output", "binary MACs", "float MACs", "FLOPs", "binary params", "float params", "of them BN")
+HEAD = (
+    "layer",
+    "kind",
+    "output",
+    "binary MACs",
+    "float MACs",
+    "FLOPs",
+    "binary params",
+    "float params",
+    "of them BN",
+)
 
 
 def table(cost: Cost) -> str:
     """One line a row, with the totals and the formulas they come from."""
     total = cost.total
-    body = [(row.name, row.kind, "x".join(map(str, row.out_shape)), *_numbers(row)) for row in cost.rows]
+    body = [
+        (row.name, row.kind, "x".join(map(str, row.out_shape)), *_numbers(row)) for row in cost.rows
+    ]
     lines = _aligned([HEAD, *body, ("total", "", "", *_numbers(total))])
     return "\n".join([*lines, "", *_formulas(total)])
 

@@ -15,7 +15,9 @@ from bnas_jax.core.schemes import Float
 from bnas_jax.core.supernet import MixedCell, Supernet
 
 
-def cost(model: nn.Module, *, image_shape: tuple[int, int, int], walked: dict | None = None) -> Cost:
+def cost(
+    model: nn.Module, *, image_shape: tuple[int, int, int], walked: dict | None = None
+) -> Cost:
     """The cost of one image of the shape (H, W, C) through a network or a supernet, without computing anything.
 
     A module is counted if it has parameters or a method `macs(x, y)`, which gives its (binary, float) multiply-accumulates
@@ -45,7 +47,9 @@ def float_twin(model: nn.Module) -> nn.Module:
 def _initialise(model: nn.Module, image_shape: tuple[int, int, int]):
     images = jnp.zeros((1, *image_shape))
     if isinstance(model, Supernet):
-        return model.init(jax.random.key(0), model.even_mixture(), images, train=False, method="mixture")
+        return model.init(
+            jax.random.key(0), model.even_mixture(), images, train=False, method="mixture"
+        )
     return model.init(jax.random.key(0), images, train=False)
 
 
@@ -77,14 +81,19 @@ class _Walk:
             self._cells[key] = (jax.eval_shape(lambda: y), prefix, self.rows[first:])
             return y
         output, walked, rows = self._cells[key]
-        self.rows += [dataclasses.replace(row, name=prefix + row.name.removeprefix(walked)) for row in rows]
+        self.rows += [
+            dataclasses.replace(row, name=prefix + row.name.removeprefix(walked)) for row in rows
+        ]
         return jnp.zeros(output.shape, output.dtype)
 
     def _rows_of(self, module, args, y) -> list[Row]:
         """The rows of a call; the parameters of a module that was called before are counted already."""
         rows = _rows(module, args, y)
         if module.path in self._called:
-            rows = [dataclasses.replace(row, binary_params=0, float_params=0, bn_params=0) for row in rows]
+            rows = [
+                dataclasses.replace(row, binary_params=0, float_params=0, bn_params=0)
+                for row in rows
+            ]
         self._called.add(module.path)
         return rows
 

@@ -53,7 +53,9 @@ def batch_norm(
     return y, new
 
 
-def plain_normalize(x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON):
+def plain_normalize(
+    x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON
+):
     """`normalize`, written as one reads it and differentiated by JAX.
 
     `UserError` for groups that do not lie whole in one device.
@@ -78,7 +80,9 @@ def _batch_mean(x, axis_name):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def normalize(x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON):
+def normalize(
+    x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON
+):
     """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of each group of `examples` examples.
 
     x: (N, H, W, C). Groups follow each other in the batch over all devices of `axis_name`, so that they hold the same examples
@@ -160,7 +164,9 @@ def _division(size: int, axis_name: str | None, examples: int | None) -> tuple[i
     total = size * (jax.lax.axis_size(axis_name) if axis_name else 1)
     group = examples or total
     if total % group:
-        raise UserError(f"batch norm over {group} examples: a batch of {total} cannot be divided into such groups")
+        raise UserError(
+            f"batch norm over {group} examples: a batch of {total} cannot be divided into such groups"
+        )
     part = math.gcd(size, group)
     return part, group // part
 
@@ -170,7 +176,9 @@ def _of_group(values, parts_of_group: int, axis_name: str):
 
     In one message, as latency is what small ones cost.
     """
-    groups = jax.lax.all_gather(values, axis_name, tiled=True).reshape(-1, parts_of_group, *values.shape[1:])
+    groups = jax.lax.all_gather(values, axis_name, tiled=True).reshape(
+        -1, parts_of_group, *values.shape[1:]
+    )
     if len(groups) == 1:
         return groups
     own = jax.lax.axis_index(axis_name) * len(values) + jnp.arange(len(values))

@@ -29,9 +29,13 @@ class Geometry:
         return rows, columns
 
 
-def square(kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1) -> Geometry:
+def square(
+    kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1
+) -> Geometry:
     """The geometry of a square kernel; see `rectangle`."""
-    return rectangle((kernel, kernel), stride=(stride, stride), dilation=dilation, padding=padding, groups=groups)
+    return rectangle(
+        (kernel, kernel), stride=(stride, stride), dilation=dilation, padding=padding, groups=groups
+    )
 
 
 def rectangle(
@@ -100,7 +104,9 @@ def fast_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None)
         kernels = kernel.reshape(kernel.shape[2], geometry.groups, -1)
         return jnp.einsum("nhwgi,igo->nhwgo", groups, kernels, **options).reshape(*x.shape[:3], -1)
     if is_depthwise(kernel.shape, x.shape[-1], geometry):
-        return depthwise(x.astype(accumulate or x.dtype), kernel.astype(accumulate or x.dtype), geometry)
+        return depthwise(
+            x.astype(accumulate or x.dtype), kernel.astype(accumulate or x.dtype), geometry
+        )
     return plain_conv(x, kernel, geometry, accumulate=accumulate, precision=precision)
 
 
@@ -131,7 +137,9 @@ def depthwise(x, kernel, geometry: Geometry):
         return x[:, parts[0], parts[1]]
 
     taps = [tap(row, column) for row in range(rows) for column in range(columns)]
-    return sum(tap * weight for tap, weight in zip(taps, kernel.reshape(-1, kernel.shape[-1]), strict=True))
+    return sum(
+        tap * weight for tap, weight in zip(taps, kernel.reshape(-1, kernel.shape[-1]), strict=True)
+    )
 
 
 def without_stride(x, geometry: Geometry):
@@ -140,7 +148,9 @@ def without_stride(x, geometry: Geometry):
     The gradient at its input then takes a quarter of the time on CPU.
     """
     strides = zip(geometry.stride, geometry.dilation, geometry.padding, strict=True)
-    thin = all(dilation % stride == 0 and padding % stride == 0 for stride, dilation, padding in strides)
+    thin = all(
+        dilation % stride == 0 and padding % stride == 0 for stride, dilation, padding in strides
+    )
     if geometry.stride == (1, 1) or not thin:
         return x, geometry
     rows, columns = geometry.stride
@@ -165,7 +175,10 @@ def _conv(x, kernel, geometry: Geometry, dtype):
 
 
 def _conv_forward(x, kernel, geometry, dtype):
-    return _conv(x, kernel, geometry, dtype), (x.astype(dtype or x.dtype), kernel.astype(dtype or kernel.dtype))
+    return _conv(x, kernel, geometry, dtype), (
+        x.astype(dtype or x.dtype),
+        kernel.astype(dtype or kernel.dtype),
+    )
 
 
 def _conv_backward(geometry, dtype, residuals, gradient):
@@ -189,7 +202,9 @@ def input_gradient(gradient, kernel, image_size: Pair, geometry: Geometry, *, ac
     rows, columns, inputs, outputs = kernel.shape
     groups = geometry.groups
     turned = kernel[::-1, ::-1].reshape(rows, columns, inputs, groups, outputs // groups)
-    turned = turned.transpose(0, 1, 4, 3, 2).reshape(rows, columns, outputs // groups, groups * inputs)
+    turned = turned.transpose(0, 1, 4, 3, 2).reshape(
+        rows, columns, outputs // groups, groups * inputs
+    )
     padding = []
     for axis in (0, 1):
         before = geometry.dilation[axis] * (kernel.shape[axis] - 1) - geometry.padding[axis]

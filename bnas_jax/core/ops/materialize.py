@@ -12,7 +12,9 @@ def materialize(x):
     inter-cell skips such a chain is as long as the network: without this, every layer of the first cell recomputed
     the gradient of the outputs of all later cells.
     """
-    return jax.lax.platform_dependent(x, cpu=_uninlined_barrier, default=jax.lax.optimization_barrier)
+    return jax.lax.platform_dependent(
+        x, cpu=_uninlined_barrier, default=jax.lax.optimization_barrier
+    )
 
 
 materialize.defvjp(lambda x: (materialize(x), None), lambda _, gradient: (materialize(gradient),))

@@ -30,7 +30,9 @@ def avg_pool(x, stride: int):
 def _windows(x, size, stride, fill):
     """The nine values under each window of a `size` output: x, padded by one pixel, shifted."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
-    return [x[:, i : i + size[0] : stride, j : j + size[1] : stride] for i in range(3) for j in range(3)]
+    return [
+        x[:, i : i + size[0] : stride, j : j + size[1] : stride] for i in range(3) for j in range(3)
+    ]
 
 
 def _max_pool_forward(x, stride):
@@ -48,12 +50,18 @@ def _max_pool_backward(stride, residuals, gradient):
     zero = jnp.zeros((), gradient.dtype)
     if stride > 1:
         # As at stride 1, where the windows in between took nothing.
-        spread = [(0, 0, 0), *(_spread(n, m, stride) for n, m in zip(size, tap.shape[1:3], strict=True)), (0, 0, 0)]
+        spread = [
+            (0, 0, 0),
+            *(_spread(n, m, stride) for n, m in zip(size, tap.shape[1:3], strict=True)),
+            (0, 0, 0),
+        ]
         tap = jax.lax.pad(tap, jnp.int8(-1), spread)
         gradient = jax.lax.pad(gradient, zero, spread)
     # A pixel is tap k of the window that lies as far to the other side: the order of the windows backwards.
     taps, gradients = _windows(tap, size, 1, -1), _windows(gradient, size, 1, 0)
-    parts = [jnp.where(t == 8 - k, g, zero) for k, (t, g) in enumerate(zip(taps, gradients, strict=True))]
+    parts = [
+        jnp.where(t == 8 - k, g, zero) for k, (t, g) in enumerate(zip(taps, gradients, strict=True))
+    ]
     return (sum(parts),)
 
 

@@ -27,7 +27,9 @@ def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
     kernel_shape: (kh, kw, C, O).
     """
     rows, columns, channels, _ = kernel_shape
-    square = rows == columns and all(len(set(pair)) == 1 for pair in (geometry.stride, geometry.dilation))
+    square = rows == columns and all(
+        len(set(pair)) == 1 for pair in (geometry.stride, geometry.dilation)
+    )
     fits = channels >= MIN_CHANNELS and rows * columns * channels <= MAX_SIGNS
     return fits and square and geometry.padding[0] == geometry.padding[1] and geometry.groups == 1
 
@@ -59,7 +61,9 @@ def sums_of_signs(x, kernel, geometry: Geometry):
 
     # A single sum over all words is one loop to XLA, which keeps the sum in a register.
     words = itertools.product(range(size), range(weights.shape[-1]))
-    differences = [(rows[r][..., w, None] ^ weights[r, :, w]) & inside[:, :, r, w, None] for r, w in words]
+    differences = [
+        (rows[r][..., w, None] ^ weights[r, :, w]) & inside[:, :, r, w, None] for r, w in words
+    ]
     different = sum(map(jax.lax.population_count, differences), start=jnp.uint32(0))
     return products - 2 * different.astype(jnp.int32)
 

@@ -12,7 +12,9 @@ from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.popcount import pays, sums_of_signs
 
 
-def sign_conv(after: Callable, geometry: Geometry, x, w, operands=(), *, one_bit: bool = True, dtype=None):
+def sign_conv(
+    after: Callable, geometry: Geometry, x, w, operands=(), *, one_bit: bool = True, dtype=None
+):
     """`after(sums, *operands)`, where `sums` is the convolution of the signs x with the signs w.
 
     after: any differentiable function, hashable, as it decides what is compiled.
@@ -68,7 +70,13 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
     def convolved(x, w):
         # A single pass on any accelerator: bfloat16 or TF32, to which it rounds factors, both hold signs.
         precision = jax.lax.Precision.DEFAULT
-        sums = fast_conv(x.astype(products), w.astype(products), geometry, accumulate=x.dtype, precision=precision)
+        sums = fast_conv(
+            x.astype(products),
+            w.astype(products),
+            geometry,
+            accumulate=x.dtype,
+            precision=precision,
+        )
         return sums.astype(integer)
 
     def counted(x, w):

@@ -50,7 +50,9 @@ class AbcNet(Scheme):
         super().__post_init__()
         for name in ("weight_bases", "activation_bases"):
             if getattr(self, name) < 1:
-                raise UserError(f"config.scheme.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(
+                    f"config.scheme.{name} must be at least 1, got {getattr(self, name)}"
+                )
         if not 0 <= self.spread < np.inf:
             raise UserError(f"config.scheme.spread must be 0 or more, got {self.spread}")
         if not np.isfinite(self.shift):
@@ -70,7 +72,9 @@ class AbcNet(Scheme):
         x, beta = self._activations(module, x)
         arithmetic = module.arithmetic
         y = conv(x, kernel, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-        return finish(self, self.after(y, jnp.ones((1, 1), y.dtype), beta), None, activation=module.activation)
+        return finish(
+            self, self.after(y, jnp.ones((1, 1), y.dtype), beta), None, activation=module.activation
+        )
 
     def _activations(self, module, x):
         """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as it is and 1 where it stays float."""

@@ -44,7 +44,9 @@ class BiReal(Scheme):
         super().__post_init__()
         if self.weight_gradient not in WEIGHT_GRADIENTS:
             known = ", ".join(WEIGHT_GRADIENTS)
-            raise UserError(f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}")
+            raise UserError(
+                f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}"
+            )
 
     def signs(self, x):
         return straight_through(x, triangle, self.sign_of_zero)

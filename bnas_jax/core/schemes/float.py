@@ -27,7 +27,9 @@ class Float(Scheme):
     def __post_init__(self):
         super().__post_init__()
         if self.order not in ORDERS:
-            raise UserError(f"config.scheme.order must be one of {', '.join(ORDERS)}, got {self.order!r}")
+            raise UserError(
+                f"config.scheme.order must be one of {', '.join(ORDERS)}, got {self.order!r}"
+            )
         if self.order == RELU_FIRST and self.activation != "relu":
             raise UserError(
                 f"config.scheme.order={RELU_FIRST} has a ReLU in front of each convolution;"

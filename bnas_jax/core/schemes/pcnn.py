@@ -55,7 +55,9 @@ class Pcnn(Scheme):
             raise UserError(f"config.scheme.planes must be at least 1, got {self.planes}")
         for name in ("projection_loss", "plane_rate"):
             if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(f"config.scheme.{name} must be 0 or more, got {getattr(self, name)}")
+                raise UserError(
+                    f"config.scheme.{name} must be 0 or more, got {getattr(self, name)}"
+                )
 
     @property
     def latents(self) -> LatentRule:
@@ -115,7 +117,9 @@ def _backward(sign_of_zero, residuals, gradients):
     deltas = gradients[0] * inverse
     kernels = kernels_of(latent, len(planes))
     by_plane = zip(jnp.split(deltas, len(planes), axis=-1), planes, strict=True)
-    to_planes = [jnp.sum(delta * mask(plane, kernels) * kernels, axis=(2, 3)) for delta, plane in by_plane]
+    to_planes = [
+        jnp.sum(delta * mask(plane, kernels) * kernels, axis=(2, 3)) for delta, plane in by_plane
+    ]
     return deltas, jnp.stack(to_planes)
 
 

@@ -31,7 +31,13 @@ def leaky_clip(y):
 
 
 # What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
-ACTIVATIONS = {"relu": nn.relu, "none": lambda y: y, "prelu": lambda y: y, "clip": clip, "leaky_clip": leaky_clip}
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "none": lambda y: y,
+    "prelu": lambda y: y,
+    "clip": clip,
+    "leaky_clip": leaky_clip,
+}
 # Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
 STAGES = ("all", "activations")
 
@@ -85,9 +91,13 @@ class Scheme:
             raise UserError(f"config.scheme.sign_of_zero must be 0 or 1, got {self.sign_of_zero}")
         if self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
-            raise UserError(f"config.scheme.activation must be one of {known}, got {self.activation!r}")
+            raise UserError(
+                f"config.scheme.activation must be one of {known}, got {self.activation!r}"
+            )
         if self.stage not in STAGES:
-            raise UserError(f"config.scheme.stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+            raise UserError(
+                f"config.scheme.stage must be one of {', '.join(STAGES)}, got {self.stage!r}"
+            )
 
     @property
     def binary_weights(self) -> bool:
@@ -203,7 +213,9 @@ class _After:
     activation: bool
 
     def __call__(self, sums, scale, *operands):
-        return finish(self.scheme, self.scheme.after(sums, *operands), scale, activation=self.activation)
+        return finish(
+            self.scheme, self.scheme.after(sums, *operands), scale, activation=self.activation
+        )
 
 
 def binary_conv(
@@ -233,11 +245,22 @@ def binary_conv(
     )
 
 
-def convolve_signs(after: Callable, x, w, operands: tuple, *, scheme: Scheme, geometry: Geometry, arithmetic: Arithmetic):
+def convolve_signs(
+    after: Callable,
+    x,
+    w,
+    operands: tuple,
+    *,
+    scheme: Scheme,
+    geometry: Geometry,
+    arithmetic: Arithmetic,
+):
     """`sign_conv` of the signs x and w in the given arithmetic."""
     if arithmetic.plain:
         return plain_sign_conv(after, geometry, x, w, operands)
-    return sign_conv(after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype)
+    return sign_conv(
+        after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype
+    )
 
 
 def convolve_module(module: Any, x, w, operands: tuple):
@@ -249,7 +272,9 @@ def convolve_module(module: Any, x, w, operands: tuple):
     after = _After(scheme, module.activation)
     operands = (None, *operands)
     if module.binary_input:
-        return convolve_signs(after, x, w, operands, scheme=scheme, geometry=geometry, arithmetic=arithmetic)
+        return convolve_signs(
+            after, x, w, operands, scheme=scheme, geometry=geometry, arithmetic=arithmetic
+        )
     sums = conv(x, w, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
     return after(sums, *operands)
 

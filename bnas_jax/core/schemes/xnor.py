@@ -46,14 +46,18 @@ class Xnor(Scheme):
         super().__post_init__()
         if self.weight_gradient not in WEIGHT_GRADIENTS:
             known = ", ".join(WEIGHT_GRADIENTS)
-            raise UserError(f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}")
+            raise UserError(
+                f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}"
+            )
 
     @property
     def latents(self) -> LatentRule:
         scaled = self.weight_gradient in SCALED_GRADIENTS
         if self.depthwise_center:
             return LatentRule(factor=gradient_factor if scaled else None, project=center_and_clip)
-        return LatentRule(factor=factor_of_centred if scaled else None, project=center_and_clip_unless_depthwise)
+        return LatentRule(
+            factor=factor_of_centred if scaled else None, project=center_and_clip_unless_depthwise
+        )
 
     def weights(self, latent):
         if self.weight_gradient == "bnas":

@@ -89,7 +89,9 @@ NAMES = ("bireal_resnet18", "bireal_resnet34", "reactnet_resnet18", "reactnet_mo
 LOADERS = {name: load for name in NAMES}
 
 
-def load_resnet(arrays: Mapping[str, np.ndarray], scheme: Scheme, unit: Names) -> tuple[nn.Module, dict]:
+def load_resnet(
+    arrays: Mapping[str, np.ndarray], scheme: Scheme, unit: Names
+) -> tuple[nn.Module, dict]:
     """A ResNet: two of their units, `layerL.I`, are one of our blocks."""
     arrays = in_usual_shapes(arrays)
     stages = [f"layer{number}" for number in range(1, 5)]
@@ -153,7 +155,9 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             bn, size = BINARY_CONVS[module]
             channels = len(array_of(theirs, f"{block}.{bn}.weight"))
             if value.size % (channels * size * size):
-                raise UserError(f"{name} has {value.size} numbers, no kernels of {channels} channels")
+                raise UserError(
+                    f"{name} has {value.size} numbers, no kernels of {channels} channels"
+                )
             name, value = f"{place}.weight", value.reshape(channels, -1, size, size)
         found[name] = value
     return found

@@ -46,7 +46,9 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         **sizes(arrays),
     )
     image = (32, 32, 3) if model.auxiliary else (16, 16, 3)
-    return model, variables_of(model, arrays, lambda path: in_network(arrays, path), image_shape=image)
+    return model, variables_of(
+        model, arrays, lambda path: in_network(arrays, path), image_shape=image
+    )
 
 
 def _genotype(name: str) -> Genotype:
@@ -56,7 +58,9 @@ def _genotype(name: str) -> Genotype:
         return Genotype(**{kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()})
     known = [cell for cell in genotypes.named() if cell in name.lower()]
     if not known:
-        raise UserError(f"{name!r} names no cell that is known here: {', '.join(genotypes.named())}")
+        raise UserError(
+            f"{name!r} names no cell that is known here: {', '.join(genotypes.named())}"
+        )
     return genotypes.load(max(known, key=len))
 
 
@@ -64,8 +68,12 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """num_cells, channels and num_classes, from the arrays of a state_dict."""
     for name in ("stem.0.weight", "classifier.weight"):
         if name not in arrays:
-            raise UserError(f"the published weights lack {name}; load them by the name of their network")
-    indices = [int(found[1]) for found in (re.match(r"cells\.(\d+)\.", name) for name in arrays) if found]
+            raise UserError(
+                f"the published weights lack {name}; load them by the name of their network"
+            )
+    indices = [
+        int(found[1]) for found in (re.match(r"cells\.(\d+)\.", name) for name in arrays) if found
+    ]
     return {
         "num_cells": max(indices, default=-1) + 1,
         "channels": arrays["stem.0.weight"].shape[0] // 3,
@@ -100,7 +108,11 @@ def around_cells(top: str, modules: list[str], name: str) -> str:
 _AUXILIARY = {"conv0": 2, "bn0": 3, "conv1": 5, "bn1": 6}
 # The fixed reduction: ReLU, across, down, BN, ReLU, pointwise, BN.
 _FIXED: dict[tuple[str, ...], int] = {
-    **{("crossed", "across", "conv"): 1, ("crossed", "down", "conv"): 2, ("crossed", "down", "bn"): 3},
+    **{
+        ("crossed", "across", "conv"): 1,
+        ("crossed", "down", "conv"): 2,
+        ("crossed", "down", "bn"): 3,
+    },
     **{("pointwise", "conv"): 5, ("pointwise", "bn"): 6},
 }
 
@@ -109,7 +121,9 @@ def beside_edges(arrays: Mapping[str, np.ndarray], cell: str, modules: list[str]
     """The published name of an array of a cell's preprocessing, or of GDAS's fixed reduction cell. cell: "cells.INDEX"."""
     part, *inner = modules
     if part == "preprocess":
-        return in_layer(arrays, f"{cell}.preprocess{inner[0].removeprefix('input')}", inner[1:], name)
+        return in_layer(
+            arrays, f"{cell}.preprocess{inner[0].removeprefix('input')}", inner[1:], name
+        )
     kind, index = part[:-1], part[-1]
     if kind == "pool":
         return f"{cell}.ops2.{index}.1.{name}"

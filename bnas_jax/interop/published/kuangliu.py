@@ -10,7 +10,13 @@ from bnas_jax.baselines.resnet import ResNet
 from bnas_jax.baselines.resnext import ResNeXt
 from bnas_jax.baselines.senet import SENet
 from bnas_jax.core.schemes import Float
-from bnas_jax.interop.published.torch_arrays import array_of, blocks_of, by_module, states, variables_of
+from bnas_jax.interop.published.torch_arrays import (
+    array_of,
+    blocks_of,
+    by_module,
+    states,
+    variables_of,
+)
 
 IMAGE_SHAPE = (32, 32, 3)
 STAGES = r"layer(\d)\.(\d+)\."
@@ -63,7 +69,9 @@ def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, 
     arrays = states(arrays)
     blocks = blocks_of(arrays, STAGES)
     hidden, width = array_of(arrays, "layer1.0.fc1.weight").shape[:2]
-    model = SENet(blocks, widths(arrays, blocks), width // hidden, num_classes=classes(arrays), scheme=Float())
+    model = SENet(
+        blocks, widths(arrays, blocks), width // hidden, num_classes=classes(arrays), scheme=Float()
+    )
     return model, variables_of(model, arrays, by_module(PRE_ACTIVATION), image_shape=IMAGE_SHAPE)
 
 
@@ -98,7 +106,9 @@ def load_densenet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modul
 
 def widths(arrays: Mapping[str, np.ndarray], blocks: tuple[int, ...]) -> tuple[int, ...]:
     """The channels of each stage."""
-    return tuple(len(array_of(arrays, f"layer{stage + 1}.0.conv1.weight")) for stage in range(len(blocks)))
+    return tuple(
+        len(array_of(arrays, f"layer{stage + 1}.0.conv1.weight")) for stage in range(len(blocks))
+    )
 
 
 def classes(arrays: Mapping[str, np.ndarray]) -> int:

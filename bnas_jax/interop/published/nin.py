@@ -31,7 +31,9 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     """
     del name
     arrays = states(arrays)
-    sizes = [len(array_of(arrays, f"xnor.{module}.weight")) for module in ("0", "3.conv", "4.conv", "13")]
+    sizes = [
+        len(array_of(arrays, f"xnor.{module}.weight")) for module in ("0", "3.conv", "4.conv", "13")
+    ]
     scheme = Xnor(activation_scale=False, sign_of_zero=0)
     wide, second, third, classes = sizes
     model = Nin((wide, second, third), dropout=0.5, num_classes=classes, scheme=scheme)

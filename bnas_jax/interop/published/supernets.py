@@ -37,7 +37,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "random_supernet": {"form": "darts", "layer_types": DARTS_TYPES},
     "snas_supernet": {"form": "snas", "layer_types": DARTS_TYPES},
     "gdas_supernet": {"form": "gdas", "layer_types": GDAS_TYPES, "edges": "chosen"},
-    "gdas_frc_supernet": {"form": "gdas", "layer_types": GDAS_TYPES, "edges": "chosen", "fixed_reduction": True},
+    "gdas_frc_supernet": {
+        "form": "gdas",
+        "layer_types": GDAS_TYPES,
+        "edges": "chosen",
+        "fixed_reduction": True,
+    },
 }
 
 
@@ -67,7 +72,9 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         if array is None:
             array = np.full(leaf.shape, float(path[-1] == "var"))
         if array.shape != leaf.shape:
-            raise UserError(f"{'/'.join(path)} would have the shape {array.shape}, the network needs {leaf.shape}")
+            raise UserError(
+                f"{'/'.join(path)} would have the shape {array.shape}, the network needs {leaf.shape}"
+            )
         flat[path] = jnp.asarray(array, leaf.dtype)
     return model, traverse_util.unflatten_dict(flat)
 
@@ -85,14 +92,29 @@ def _array(arrays: Mapping[str, np.ndarray], path: Path, model: Supernet) -> np.
         return from_torch(array_of(arrays, beside_edges(arrays, cell, modules, kind)))
 
     of_edge = functools.partial(_of_edge, arrays, cell, kind=kind, types=model.layer_types)
-    edges = [edge for edge, (source, _) in enumerate(EDGES) if source == int(modules[0].removeprefix("state"))]
+    edges = [
+        edge
+        for edge, (source, _) in enumerate(EDGES)
+        if source == int(modules[0].removeprefix("state"))
+    ]
     if modules[1] == "pool_bn":
         pools = [name for name in model.layer_types if name in _POOLS]
-        return np.stack([np.concatenate([of_edge(edge, name, ["bn"]) for name in pools]) for edge in edges])
+        return np.stack(
+            [np.concatenate([of_edge(edge, name, ["bn"]) for name in pools]) for edge in edges]
+        )
     return np.concatenate([of_edge(edge, modules[1], modules[2:]) for edge in edges], axis=-1)
 
 
-def _of_edge(arrays, cell: str, edge: int, name: str, modules: list[str], *, kind: str, types: tuple[str, ...]) -> np.ndarray:
+def _of_edge(
+    arrays,
+    cell: str,
+    edge: int,
+    name: str,
+    modules: list[str],
+    *,
+    kind: str,
+    types: tuple[str, ...],
+) -> np.ndarray:
     """The array of a layer type of one edge."""
     source, node = EDGES[edge]
     place = f"_ops.{edge}"

@@ -34,7 +34,11 @@ def variables_of(
     image_shape: (H, W, C) of images that the model takes.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return fill(jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images), arrays, counterpart)
+    return fill(
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images),
+        arrays,
+        counterpart,
+    )
 
 
 def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counterpart) -> dict:
@@ -46,7 +50,9 @@ def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counter
         name, convert = (found, from_torch) if isinstance(found, str) else found
         array = convert(array_of(arrays, name))
         if array.shape != leaf.shape:
-            raise UserError(f"{name} has the shape {array.shape} in our layout, the network needs {leaf.shape}")
+            raise UserError(
+                f"{name} has the shape {array.shape} in our layout, the network needs {leaf.shape}"
+            )
         flat[path] = jnp.asarray(array, leaf.dtype)
     return traverse_util.unflatten_dict(flat)
 
@@ -54,7 +60,9 @@ def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counter
 def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """The array of that name; `UserError` where there is none."""
     if name not in arrays:
-        raise UserError(f"the published weights lack {name}; load them by the name of their network")
+        raise UserError(
+            f"the published weights lack {name}; load them by the name of their network"
+        )
     return np.asarray(arrays[name])
 
 
@@ -80,7 +88,9 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
     blocks = {(int(match[1]), int(match[2])) for match in found}
     numbers = sorted({stage for stage, _ in blocks})
     if not numbers:
-        raise UserError("the published weights have no blocks of this network; load them by the name of their network")
+        raise UserError(
+            "the published weights have no blocks of this network; load them by the name of their network"
+        )
     return tuple(sum(stage == number for stage, _ in blocks) for number in numbers)
 
 
@@ -89,7 +99,9 @@ def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     without the "module." of a network that several GPUs shared."""
     prefix = "state."
     if any(name.startswith(prefix) for name in arrays):
-        arrays = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+        arrays = {
+            name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)
+        }
     return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 

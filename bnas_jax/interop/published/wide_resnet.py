@@ -7,7 +7,13 @@ import numpy as np
 
 from bnas_jax.baselines.wide_resnet import WideResNet
 from bnas_jax.core.schemes import Float
-from bnas_jax.interop.published.torch_arrays import array_of, blocks_of, by_module, states, variables_of
+from bnas_jax.interop.published.torch_arrays import (
+    array_of,
+    blocks_of,
+    by_module,
+    states,
+    variables_of,
+)
 
 INSIDE = (
     (r"^stem$", "conv1"),

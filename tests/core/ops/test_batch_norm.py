@@ -11,7 +11,13 @@ from arrays import normal
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.batch_norm import EPSILON, batch_norm, initial_statistics, normalize, plain_normalize
+from bnas_jax.core.ops.batch_norm import (
+    EPSILON,
+    batch_norm,
+    initial_statistics,
+    normalize,
+    plain_normalize,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -22,7 +28,10 @@ def test_the_gradient_of_normalisation_is_that_of_its_steps(dtype):
         x, gradient = (jnp.asarray(normal(4, 3, 3, 2, seed=seed), dtype) for seed in (0, 1))
 
         steps = lambda x: plain_normalize(x)[0]
-        (ours, pull), (theirs, plain_pull) = jax.vjp(lambda x: normalize(x)[0], x), jax.vjp(steps, x)
+        (ours, pull), (theirs, plain_pull) = (
+            jax.vjp(lambda x: normalize(x)[0], x),
+            jax.vjp(steps, x),
+        )
         tolerance = 1e-5 if dtype is np.float32 else 1e-13
         assert np.allclose(ours, theirs, atol=tolerance)
         assert np.allclose(pull(gradient)[0], plain_pull(gradient)[0], atol=tolerance)
@@ -40,14 +49,20 @@ def test_the_plain_form_updates_the_same_statistics(examples):
 
 
 def test_the_plain_form_refuses_groups_that_do_not_lie_in_one_device():
-    with pytest.raises(UserError, match=r"bn_examples that divides its 4 examples of a microbatch, got 3"):
+    with pytest.raises(
+        UserError, match=r"bn_examples that divides its 4 examples of a microbatch, got 3"
+    ):
         plain_normalize(normal(4, 3, 3, 2), None, 3)
 
 
 def test_batch_norm_keeps_several_statistics_of_one_input():
     x = normal(2, 3, 3, 4)
-    y, new = batch_norm(x, initial_statistics((2, 3, 4), np.float32), arithmetic=Arithmetic(), train=True)
-    expected, single = batch_norm(x, initial_statistics((4,), np.float32), arithmetic=Arithmetic(), train=True)
+    y, new = batch_norm(
+        x, initial_statistics((2, 3, 4), np.float32), arithmetic=Arithmetic(), train=True
+    )
+    expected, single = batch_norm(
+        x, initial_statistics((4,), np.float32), arithmetic=Arithmetic(), train=True
+    )
     assert np.array_equal(y, expected), "in training all share those of the batch"
     for name in ("mean", "var"):
         assert new[name].shape == (2, 3, 4)
@@ -59,7 +74,11 @@ def test_batch_norm_keeps_several_statistics_of_one_input():
     assert y.shape == (2, 3, 3, 2, 3, 4)
     for copy in np.ndindex(2, 3):
         own = {name: values[copy] for name, values in running.items()}
-        assert np.allclose(y[:, :, :, *copy], batch_norm(x, own, arithmetic=Arithmetic(), train=False)[0], atol=1e-6)
+        assert np.allclose(
+            y[:, :, :, *copy],
+            batch_norm(x, own, arithmetic=Arithmetic(), train=False)[0],
+            atol=1e-6,
+        )
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -79,7 +98,11 @@ def on_devices(x, devices, examples, gradient):
     def one(x, gradient):
         results, pull = jax.vjp(lambda x: normalize(x, "device", examples), x)
         statistics = [jax.lax.pmean(result, "device") for result in results[1:]]
-        return results[0], *statistics, *pull((gradient, *jax.tree.map(jnp.zeros_like, results[1:])))
+        return (
+            results[0],
+            *statistics,
+            *pull((gradient, *jax.tree.map(jnp.zeros_like, results[1:]))),
+        )
 
     shards = [v.reshape(devices, -1, *v.shape[1:]) for v in (x, gradient)]
     y, mean, var, pulled = jax.vmap(one, axis_name="device")(*shards)
@@ -95,14 +118,18 @@ def test_groups_hold_the_same_examples_on_any_number_of_devices(examples):
         (y, *statistics), pull = jax.vjp(lambda x: plain_groups(x, examples or 24), scale * x)
         expected = (y, *statistics, *pull((gradient, *jax.tree.map(jnp.zeros_like, statistics))))
         for devices in (1, 2, 4):
-            for one, other in zip(on_devices(scale * x, devices, examples, gradient), expected, strict=True):
+            for one, other in zip(
+                on_devices(scale * x, devices, examples, gradient), expected, strict=True
+            ):
                 np.testing.assert_allclose(one, other, atol=1e-12)
         (alone, *_), _ = jax.vjp(lambda x: normalize(x, None, examples), scale * x)
         np.testing.assert_allclose(alone, y, atol=1e-12)
 
 
 def test_groups_that_do_not_divide_the_batch_are_refused():
-    with pytest.raises(UserError, match="batch norm over 5 examples: a batch of 12 cannot be divided"):
+    with pytest.raises(
+        UserError, match="batch norm over 5 examples: a batch of 12 cannot be divided"
+    ):
         normalize(jnp.ones((12, 2, 2, 1)), None, 5)
 
 

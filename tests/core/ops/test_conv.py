@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from arrays import normal, of_bfloat16, relative_error
 
-from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, input_gradient, kernel_gradient, plain_conv, square
+from bnas_jax.core.ops.conv import (
+    Geometry,
+    conv,
+    fast_conv,
+    input_gradient,
+    kernel_gradient,
+    plain_conv,
+    square,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -30,7 +38,10 @@ def test_gradients_are_those_of_the_convolution(kernel, geometry):
 
     @jax.jit
     def both(x, w, gradient):
-        ours = input_gradient(gradient, w, x.shape[1:3], geometry), kernel_gradient(x, gradient, kernel, geometry)
+        ours = (
+            input_gradient(gradient, w, x.shape[1:3], geometry),
+            kernel_gradient(x, gradient, kernel, geometry),
+        )
         return ours, jax.vjp(lambda x, w: plain_conv(x, w, geometry), x, w)[1](gradient)
 
     for ours, expected in zip(*both(x, w, gradient), strict=True):
@@ -70,7 +81,10 @@ def test_a_depthwise_convolution_is_no_convolution_of_xla():
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [7, 8])
-@pytest.mark.parametrize("geometry", [{"stride": 2, "padding": 4, "dilation": 2}, {"stride": 2, "padding": 1}, {"padding": 0}])
+@pytest.mark.parametrize(
+    "geometry",
+    [{"stride": 2, "padding": 4, "dilation": 2}, {"stride": 2, "padding": 1}, {"padding": 0}],
+)
 def test_every_form_of_a_convolution_gives_its_sums(kernel, size, geometry):
     if 2 * geometry["padding"] + size < geometry.get("dilation", 1) * (kernel - 1) + 1:
         return
@@ -82,7 +96,9 @@ def test_every_form_of_a_convolution_gives_its_sums(kernel, size, geometry):
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     for row in range(ours.shape[1]):
         first = stride * row
-        taps = padded[:, first : first + dilation * kernel : dilation, : dilation * kernel : dilation]
+        taps = padded[
+            :, first : first + dilation * kernel : dilation, : dilation * kernel : dilation
+        ]
         assert np.allclose(ours[:, row, 0], np.einsum("nhwi,hwio->no", taps, w), atol=1e-4)
 
 
@@ -100,7 +116,13 @@ def test_a_1x1_convolution_is_a_matrix_product(dtype):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "geometry"), [((1, 1), square(1)), ((1, 1), square(1, stride=2)), ((2, 2), square(2, stride=2)), *GEOMETRIES]
+    ("kernel", "geometry"),
+    [
+        ((1, 1), square(1)),
+        ((1, 1), square(1, stride=2)),
+        ((2, 2), square(2, stride=2)),
+        *GEOMETRIES,
+    ],
 )
 def test_bfloat16_rounds_factors_and_no_sums_of_a_convolution_and_its_gradients(kernel, geometry):
     x, w = of_bfloat16(3, 8, 9, 4), of_bfloat16(*kernel, 4 // geometry.groups, 6, seed=1)

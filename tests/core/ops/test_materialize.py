@@ -30,14 +30,20 @@ def sums_in_memory(function, dtype) -> int:
             read += [2 * x[:, :1], 3 * x[:1]]
         return read
 
-    compiled = jax.jit(chain).lower(jnp.ones((64, 64), dtype)).compile().as_text().partition("ENTRY")[2]
+    compiled = (
+        jax.jit(chain).lower(jnp.ones((64, 64), dtype)).compile().as_text().partition("ENTRY")[2]
+    )
     return len(re.findall(r"= \w+\[64,64\]\S* fusion", compiled))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.int16])
 def test_what_is_materialized_is_written_once(dtype):
     assert sums_in_memory(materialize, dtype) == 3
-    assert sums_in_memory(lambda x: x, dtype) == sums_in_memory(jax.lax.optimization_barrier, dtype) == 0
+    assert (
+        sums_in_memory(lambda x: x, dtype)
+        == sums_in_memory(jax.lax.optimization_barrier, dtype)
+        == 0
+    )
 
 
 def test_what_is_computed_again_keeps_its_inputs_alone():

@@ -32,4 +32,6 @@ def test_pools_know_where_the_image_ends():
     assert np.allclose(avg_pool(jnp.ones((1, 5, 5, 2)), 1), 1), "padding is not averaged in"
     x = normal(1, 4, 4, 1)
     assert np.allclose(avg_pool(x, 2)[0, 0, 0], x[0, :2, :2].mean())
-    assert np.array_equal(max_pool(-jnp.ones((1, 5, 5, 2)), 1), -np.ones((1, 5, 5, 2))), "padding is no 0"
+    assert np.array_equal(max_pool(-jnp.ones((1, 5, 5, 2)), 1), -np.ones((1, 5, 5, 2))), (
+        "padding is no 0"
+    )

@@ -40,8 +40,22 @@ def test_what_is_counted_is_the_convolution(channels, kernel, stride, padding, d
 
 def test_what_is_not_below_zero_stands_for_one():
     x = jnp.array([-2.0, -1e-30, -0.0, 0.0, 1e-30, 3.0]).reshape(6, 1, 1, 1)
-    assert sums_of_signs(x, jnp.ones((1, 1, 1, 1)), square(1)).ravel().tolist() == [-1, -1, 1, 1, 1, 1]
-    assert sums_of_signs(x, jnp.full((1, 1, 1, 1), -0.5), square(1)).ravel().tolist() == [1, 1, -1, -1, -1, -1]
+    assert sums_of_signs(x, jnp.ones((1, 1, 1, 1)), square(1)).ravel().tolist() == [
+        -1,
+        -1,
+        1,
+        1,
+        1,
+        1,
+    ]
+    assert sums_of_signs(x, jnp.full((1, 1, 1, 1), -0.5), square(1)).ravel().tolist() == [
+        1,
+        1,
+        -1,
+        -1,
+        -1,
+        -1,
+    ]
 
 
 def counted(channels: int, platform: str, *, sign_of_zero: int = 1, **options) -> bool:
@@ -50,7 +64,9 @@ def counted(channels: int, platform: str, *, sign_of_zero: int = 1, **options) -
     layer = BinaryConv(features=4, kernel=3, scheme=scheme, arithmetic=Arithmetic(), **options)
     x = jax.ShapeDtypeStruct((1, 8, 8, channels), jnp.float32)
     variables = jax.eval_shape(lambda key, x: layer.init(key, x, train=False), jax.random.key(0), x)
-    traced = jax.jit(lambda variables, x: layer.apply(variables, x, train=False)).trace(variables, x)
+    traced = jax.jit(lambda variables, x: layer.apply(variables, x, train=False)).trace(
+        variables, x
+    )
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("popcnt" in text) != ("stablehlo.convolution" in text)
     return "popcnt" in text

@@ -22,7 +22,12 @@ CASES = {
     "1x1 of few channels": ((1, 1), square(1), 3, False),
     "groups": ((3, 3), square(3, stride=2, groups=2), 8, False),
     "1x3 of stride (1, 2)": ((1, 3), Geometry(stride=(1, 2), padding=(0, 1)), 8, False),
-    "3x1 of stride (2, 1), dilated": ((3, 1), Geometry(stride=(2, 1), padding=(2, 0), dilation=(2, 1)), 3, False),
+    "3x1 of stride (2, 1), dilated": (
+        (3, 1),
+        Geometry(stride=(2, 1), padding=(2, 0), dilation=(2, 1)),
+        3,
+        False,
+    ),
 }
 FEATURES = 6
 
@@ -57,7 +62,9 @@ def test_value_and_all_gradients_are_those_of_the_composition(case, one_bit):
     with jax.enable_x64(True):
         ours = lambda x, w, *operands: sign_conv(after, geometry, x, w, operands, one_bit=one_bit)
         plain = lambda x, w, *operands: plain_sign_conv(after, geometry, x, w, operands)
-        both = jax.jit(lambda *all: [value_and_gradients(function, 7, *all) for function in (ours, plain)])
+        both = jax.jit(
+            lambda *all: [value_and_gradients(function, 7, *all) for function in (ours, plain)]
+        )
         found, expected = both(x, w, *operands)
     assert len(found) == 1 + 2 + len(operands)
     for one, other in zip(found, expected, strict=True):
@@ -88,16 +95,22 @@ def scaled(sums, beta):
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 def test_what_is_stored_is_two_signs_and_two_bytes_a_sum(channels, dtype):
     x, w, beta = signs(2, 8, 8, channels), signs(3, 3, channels, 5, seed=1), normal(5)
-    y, back = jax.vjp(lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], dtype=dtype), x, w, beta)
+    y, back = jax.vjp(
+        lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], dtype=dtype), x, w, beta
+    )
     stored = sorted((leaf.size, str(leaf.dtype)) for leaf in jax.tree.leaves(back))
-    assert stored == sorted([(x.size, "float32"), (w.size, "float32"), (beta.size, "float32"), (y.size, "int16")])
+    assert stored == sorted(
+        [(x.size, "float32"), (w.size, "float32"), (beta.size, "float32"), (y.size, "int16")]
+    )
 
 
 @pytest.mark.parametrize("one_bit", [True, False])
 def test_sums_too_large_for_two_bytes_take_four(one_bit):
     x, w = jnp.ones((1, 1, 1, 40000)), jnp.ones((1, 1, 40000, 1))
     assert integer_sums(x, w, square(1), one_bit=one_bit).dtype == jnp.int32
-    y, back = jax.vjp(lambda beta: sign_conv(scaled, square(1), x, w, (beta,), one_bit=one_bit), jnp.ones(1))
+    y, back = jax.vjp(
+        lambda beta: sign_conv(scaled, square(1), x, w, (beta,), one_bit=one_bit), jnp.ones(1)
+    )
     assert y.item() == 40000 and back(jnp.ones(y.shape))[0].item() == 40000
 
 
@@ -121,7 +134,9 @@ def test_bfloat16_rounds_no_sums_of_the_gradients():
 
     @jax.jit
     def gradients():
-        function = lambda dtype: lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], dtype=dtype)
+        function = lambda dtype: (
+            lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], dtype=dtype)
+        )
         return [jax.vjp(function(dtype), x, w, beta)[1](gradient) for dtype in (None, jnp.bfloat16)]
 
     for exact, short in zip(*gradients(), strict=True):
@@ -132,7 +147,13 @@ def test_bfloat16_rounds_no_sums_of_the_gradients():
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 def test_counting_changes_no_bit(dtype):
     x, w, beta = signs(2, 8, 8, 16), signs(3, 3, 16, 5, seed=1), normal(5)
-    function = lambda one_bit: lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], one_bit=one_bit, dtype=dtype)
-    counted, convolved = (value_and_gradients(function(one_bit), 2, x, w, beta) for one_bit in (True, False))
+    function = lambda one_bit: (
+        lambda *all: sign_conv(
+            scaled, square(3), all[0], all[1], all[2:], one_bit=one_bit, dtype=dtype
+        )
+    )
+    counted, convolved = (
+        value_and_gradients(function(one_bit), 2, x, w, beta) for one_bit in (True, False)
+    )
     for ours, theirs in zip(counted, convolved, strict=True):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)

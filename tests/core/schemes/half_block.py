@@ -33,18 +33,26 @@ def half_block(scheme, theirs: dict, *, stride: int, latent=hwio, further: dict 
     theirs: its numbers. latent: from the published kernel, or its gradient, to the scheme's. further: parameters that the
     published layer lacks.
     """
-    model = PcnnUnit(features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic())
+    model = PcnnUnit(
+        features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic()
+    )
     params, statistics = of_half_block(theirs, "state", latent)
     params["unit"]["conv"].update(further or {})
 
     def run(params, x, train):
-        y, new = model.apply({"params": params, "batch_stats": statistics}, x, train=train, mutable=["batch_stats"])
+        y, new = model.apply(
+            {"params": params, "batch_stats": statistics}, x, train=train, mutable=["batch_stats"]
+        )
         return y, new["batch_stats"]
 
     x = nhwc(theirs["x"])
     y, vjp, after = jax.vjp(lambda params, x: run(params, x, True), params, x, has_aux=True)
     to_params, to_x = vjp(nhwc(theirs["grad_y"]))
-    pairs = [(run(params, x, False)[0], theirs["y_eval"]), (y, theirs["y_train"]), (to_x, theirs.get("grad_x"))]
+    pairs = [
+        (run(params, x, False)[0], theirs["y_eval"]),
+        (y, theirs["y_train"]),
+        (to_x, theirs.get("grad_x")),
+    ]
     for ours, published in pairs:
         if published is not None:
             assert relative_error(ours, np.asarray(nhwc(published))) < CLOSE
@@ -62,8 +70,15 @@ def of_half_block(theirs: dict, prefix: str, latent) -> tuple[dict, dict]:
     """(parameters, running statistics) of a `PcnnUnit`, as far as the file has them under a prefix."""
     trees = []
     for names in (_PARAMS, _STATISTICS):
-        found = {ours: theirs[f"{prefix}.{name}"] for ours, name in names.items() if f"{prefix}.{name}" in theirs}
+        found = {
+            ours: theirs[f"{prefix}.{name}"]
+            for ours, name in names.items()
+            if f"{prefix}.{name}" in theirs
+        }
         layouts = {"latent": latent, "kernel": hwio}
-        arrays = {path: layouts.get(path.split("/")[-1], np.asarray)(array) for path, array in found.items()}
+        arrays = {
+            path: layouts.get(path.split("/")[-1], np.asarray)(array)
+            for path, array in found.items()
+        }
         trees.append(traverse_util.unflatten_dict(arrays, sep="/"))
     return trees[0], trees[1]

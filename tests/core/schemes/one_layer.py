@@ -9,7 +9,15 @@ from bnas_jax.core.ops.conv import square
 from bnas_jax.core.schemes import Scheme
 
 
-def layer(scheme: Scheme, *, features: int, kernel: int = 3, plain: bool = False, stride: int = 1, **options) -> Convolution:
+def layer(
+    scheme: Scheme,
+    *,
+    features: int,
+    kernel: int = 3,
+    plain: bool = False,
+    stride: int = 1,
+    **options,
+) -> Convolution:
     geometry = {name: options.pop(name) for name in ("groups", "dilation") if name in options}
     return Convolution(
         features=features,

@@ -20,7 +20,10 @@ EACH = AbcNet(weight_bases=2, per_channel=True, activation="none", shift=0.25)
 
 def moved(params):
     """Parameters a little away from where they begin, so that no two are alike."""
-    return {name: p + 0.1 * normal(*p.shape, seed=9) if name != "latent" else p for name, p in params.items()}
+    return {
+        name: p + 0.1 * normal(*p.shape, seed=9) if name != "latent" else p
+        for name, p in params.items()
+    }
 
 
 def by_hand(scheme, params, x, groups=1):
@@ -37,7 +40,9 @@ def by_hand(scheme, params, x, groups=1):
     y = 0
     for v, beta in zip(params["shift"], params["beta"], strict=True):
         a = np.where(x + np.asarray(v) >= 0.5, 1, -1).astype(np.float32)
-        y = y + beta * plain_conv(a, jnp.asarray(kernel, jnp.float32), square(3, stride=2, groups=groups))
+        y = y + beta * plain_conv(
+            a, jnp.asarray(kernel, jnp.float32), square(3, stride=2, groups=groups)
+        )
     return y
 
 
@@ -111,17 +116,25 @@ def test_a_kernel_of_equal_weights_gives_finite_numbers(scheme, value):
 def test_a_third_partys_bases_and_their_sum(reference, name):
     """Of the published layer, BN -> convolutions -> ReLU of real inputs, with the alphas that it found."""
     arrays = np.load(reference / "schemes" / "abcnet_thirdparty.npz")
-    theirs = {key.removeprefix(f"{name}."): arrays[key] for key in arrays.files if key.startswith(f"{name}.")}
+    theirs = {
+        key.removeprefix(f"{name}."): arrays[key]
+        for key in arrays.files
+        if key.startswith(f"{name}.")
+    }
     count, features, _, size, _ = theirs["bases"].shape
     scheme = AbcNet(weight_bases=count, sign_of_zero=0)
     bases, _ = scheme.weights(hwio(theirs["latent_clamped"]))
-    assert np.array_equal(np.moveaxis(np.asarray(bases), -1, 0), np.stack([hwio(b) for b in theirs["bases"]]))
+    assert np.array_equal(
+        np.moveaxis(np.asarray(bases), -1, 0), np.stack([hwio(b) for b in theirs["bases"]])
+    )
 
     x = nhwc(theirs["x"])
     x = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-4)  # its epsilon
     x = x * theirs["state.bn.weight"] + theirs["state.bn.bias"]
     stride = theirs["x"].shape[-1] // theirs["y_train"].shape[-1]
-    sums = plain_conv(x, bases.reshape(size, size, -1, features * count), square(size, stride=stride))
+    sums = plain_conv(
+        x, bases.reshape(size, size, -1, features * count), square(size, stride=stride)
+    )
     y = scheme.after(sums, theirs["alphas"][None], jnp.ones(1))
     y = y + sum(theirs[f"state.bases_conv2d_{m + 1}.bias"] for m in range(count))
     assert relative_error(np.maximum(y, 0), np.asarray(nhwc(theirs["y_train"]))) < 1e-5
@@ -132,7 +145,9 @@ def test_costs_are_those_of_all_bases():
     assert (single.binary_macs, single.binary_params) == (8 * 8 * 6 * 9 * 4, 6 * 9 * 4)
     assert several.binary_macs == 6 * single.binary_macs
     assert several.binary_params == 3 * single.binary_params
-    assert (single.float_params, several.float_params) == (2, 4), "a shift and a beta for each basis of the activations"
+    assert (single.float_params, several.float_params) == (2, 4), (
+        "a shift and a beta for each basis of the activations"
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def test_what_sees_a_turned_image_gives_its_output_turned(kernel, options):
     params = model.init(jax.random.key(0), x)["params"]
     features = options.get("features", 16) // 4
     assert params["latent"].shape == (kernel, kernel, 8 // options.get("groups", 1), features)
-    y, of_turned = (np.asarray(model.apply({"params": params}, images)) for images in (x, turned(x)))
+    y, of_turned = (
+        np.asarray(model.apply({"params": params}, images)) for images in (x, turned(x))
+    )
     assert relative_error(of_turned, turned(y)) < 1e-6
     assert relative_error(y, turned(y)) > 0.1
 
@@ -69,7 +71,9 @@ def test_the_plain_form_gives_the_same_output_and_gradients(scheme):
     results = []
     for plain in (False, True):
         model = layer(scheme, features=8, plain=plain)
-        y, vjp = jax.vjp(lambda params, x, model=model: model.apply({"params": params}, x), params, x)
+        y, vjp = jax.vjp(
+            lambda params, x, model=model: model.apply({"params": params}, x), params, x
+        )
         results.append((y, vjp(normal(*y.shape, seed=1))))
     for ours, plain in zip(*map(jax.tree.leaves, results), strict=True):
         assert relative_error(ours, np.asarray(plain)) < 1e-5
@@ -121,7 +125,12 @@ def test_costs_are_the_products_of_the_turned_kernel_and_the_bits_of_the_latent_
     [
         (6, 8, 1, r"has 6 output channels, and the scheme cbcn needs a multiple of 4: one"),
         (8, 10, 1, r"has 10 input channels, and the scheme cbcn needs a multiple of 4: one"),
-        (8, 12, 2, r"has 12 input channels, and the scheme cbcn needs a multiple of 4 in each of its 2 groups"),
+        (
+            8,
+            12,
+            2,
+            r"has 12 input channels, and the scheme cbcn needs a multiple of 4 in each of its 2 groups",
+        ),
         (6, 6, 6, r"has 6 output channels"),
     ],
 )
@@ -133,16 +142,23 @@ def test_widths_without_whole_features_are_refused(features, channels, groups, m
 
 def test_a_network_of_such_widths_is_refused_by_the_layers_name():
     net = Network(load("latest_cell"), num_cells=2, channels=6, num_classes=10, scheme=Cbcn())
-    with pytest.raises(UserError, match=r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple of 4"):
+    with pytest.raises(
+        UserError,
+        match=r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple of 4",
+    ):
         initial_variables(net, (8, 8, 1), seed=0)
     within = cost(net.clone(channels=8), image_shape=(8, 8, 1)).total.flops
-    assert fit_budget(net, within, image_shape=(8, 8, 1)).channels == 8, "among the widths that it can have"
+    assert fit_budget(net, within, image_shape=(8, 8, 1)).channels == 8, (
+        "among the widths that it can have"
+    )
 
 
 def test_in_the_first_of_two_stages_the_float_kernel_is_turned():
     x, model = normal(2, 6, 6, 8), layer(Cbcn(stage="activations", activation="none"), features=8)
     params = model.init(jax.random.key(0), x)["params"]
     assert params["kernel"].shape == (3, 3, 8, 2)
-    y, of_turned = (np.asarray(model.apply({"params": params}, images)) for images in (x, turned(x)))
+    y, of_turned = (
+        np.asarray(model.apply({"params": params}, images)) for images in (x, turned(x))
+    )
     assert relative_error(of_turned, turned(y)) < 1e-5
     assert relative_error(y, turned(y)) > 0.1

@@ -74,10 +74,18 @@ def test_binarynet():
     x, latent, gradient = example()
     y, to_params, to_x = run(BinaryNet(activation="none"), {"latent": latent}, x, gradient)
     assert np.array_equal(y, correlate(sign(x), sign(latent))), "whole numbers"
-    assert relative_error(to_x, (np.abs(x) <= 1) * at_input(sign(latent), gradient, x.shape)) < CLOSE
-    assert relative_error(to_params["latent"], (np.abs(latent) <= 1) * at_kernel(sign(x), gradient)) < CLOSE
+    assert (
+        relative_error(to_x, (np.abs(x) <= 1) * at_input(sign(latent), gradient, x.shape)) < CLOSE
+    )
+    assert (
+        relative_error(to_params["latent"], (np.abs(latent) <= 1) * at_kernel(sign(x), gradient))
+        < CLOSE
+    )
     project = BinaryNet().latents.project
-    assert np.array_equal(project(latent), np.clip(latent, -1, 1)) and BinaryNet().latents.factor is None
+    assert (
+        np.array_equal(project(latent), np.clip(latent, -1, 1))
+        and BinaryNet().latents.factor is None
+    )
 
 
 @pytest.mark.parametrize("rule", ["paper", "torch"])
@@ -132,15 +140,26 @@ def product(factors: dict, axes: dict):
 def test_xnor_plus_plus(case):
     x, latent, gradient = example()
     axes, sizes = GAMMA[case], dict(zip("hwo", OUTPUT, strict=True))
-    factors = {name: normal(*(sizes[axis] for axis in letters), seed=len(name)) for name, letters in axes.items()}
+    factors = {
+        name: normal(*(sizes[axis] for axis in letters), seed=len(name))
+        for name, letters in axes.items()
+    }
     gamma = product(factors, axes)
 
     scheme = XnorPlusPlus(case=case, activation="none")
     y, to_params, to_x = run(scheme, {"latent": latent, **factors}, x, gradient)
     sums = correlate(sign(x), sign(latent))
     assert relative_error(y, gamma * sums) < CLOSE
-    assert relative_error(to_x, (np.abs(x) < 1) * at_input(sign(latent), gamma * gradient, x.shape)) < CLOSE
-    assert relative_error(to_params["latent"], (np.abs(latent) < 1) * at_kernel(sign(x), gamma * gradient)) < CLOSE
+    assert (
+        relative_error(to_x, (np.abs(x) < 1) * at_input(sign(latent), gamma * gradient, x.shape))
+        < CLOSE
+    )
+    assert (
+        relative_error(
+            to_params["latent"], (np.abs(latent) < 1) * at_kernel(sign(x), gamma * gradient)
+        )
+        < CLOSE
+    )
     for name, letters in axes.items():
         others = product({other: factors[other] for other in factors if other != name}, axes)
         expected = np.einsum(f"nhwo,nhwo,hwo->{letters}", sums, gradient, others)
@@ -164,7 +183,9 @@ def test_gamma_begins_with_ones_and_belongs_to_a_size_of_images():
     with pytest.raises(UserError, match=message):
         layer.apply({"params": params}, x[:, :-1])
     any_size = {"latent": params["latent"], "alpha": params["alpha"]}
-    assert layer.clone(scheme=XnorPlusPlus(case=1)).apply({"params": any_size}, x[:, :-1]).shape == (2, 2, 4, FEATURES)
+    assert layer.clone(scheme=XnorPlusPlus(case=1)).apply(
+        {"params": any_size}, x[:, :-1]
+    ).shape == (2, 2, 4, FEATURES)
     with pytest.raises(UserError, match=r"config\.scheme\.case must be one of 1, 2, 3, 4, got 5"):
         XnorPlusPlus(case=5)
 
@@ -174,7 +195,9 @@ def test_reactnet():
     x, latent, gradient = example()
     shift = np.array([0.5, -0.25, 0, 1], np.float32)
     y, to_params, to_x = run(ReActNet(), {"latent": latent, "shift": shift}, x, gradient)
-    expected_y, expected_params, expected_x = run(BiReal(weight_gradient="torch"), {"latent": latent}, x + shift, gradient)
+    expected_y, expected_params, expected_x = run(
+        BiReal(weight_gradient="torch"), {"latent": latent}, x + shift, gradient
+    )
     assert np.array_equal(y, expected_y) and np.array_equal(to_x, expected_x)
     assert np.array_equal(to_params["latent"], expected_params["latent"])
     assert relative_error(to_params["shift"], np.asarray(to_x).sum((0, 1, 2))) < CLOSE
@@ -190,8 +213,12 @@ def test_the_first_of_two_stages_has_float_kernels_and_the_learned_parameters():
     assert relative_error(y, alpha * correlate(sign(x), kernel)) < CLOSE
     assert np.all(to_params["alpha"] != 0)
     for scheme in (ReActNet(stage="activations"), XnorPlusPlus(stage="activations")):
-        y, _, to_x = run(scheme, {"kernel": kernel}, x, gradient, binary_input=False, activation=False)
+        y, _, to_x = run(
+            scheme, {"kernel": kernel}, x, gradient, binary_input=False, activation=False
+        )
         assert relative_error(y, correlate(x, kernel)) < CLOSE, "no sign, no parameter"
         assert relative_error(to_x, at_input(kernel, gradient, x.shape)) < CLOSE
-    with pytest.raises(UserError, match=r"config\.scheme\.stage must be one of all, activations, got 'weights'"):
+    with pytest.raises(
+        UserError, match=r"config\.scheme\.stage must be one of all, activations, got 'weights'"
+    ):
         BiReal(stage="weights")

@@ -37,7 +37,9 @@ IMAGES = (8, 8, 1)
 
 def gradients(scheme, *, plain: bool):
     """(y, gradients of all parameters and of x) of a BN and a convolution from 8 to 8 features."""
-    layer = BinaryConv(features=8, kernel=3, stride=2, scheme=scheme, arithmetic=Arithmetic(plain=plain))
+    layer = BinaryConv(
+        features=8, kernel=3, stride=2, scheme=scheme, arithmetic=Arithmetic(plain=plain)
+    )
     x = normal(4, 8, 8, 8)
     variables = layer.init(jax.random.key(0), x, train=True)
     weights = normal(4, 4, 4, 8, seed=1)
@@ -55,7 +57,9 @@ def test_every_parameter_learns_and_the_fast_form_is_the_plain_composition(name)
     y, fast = gradients(FORMS[name], plain=False)
     expected, plain = gradients(FORMS[name], plain=True)
     assert relative_error(y, np.asarray(expected)) < 1e-5
-    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(fast), jax.tree.leaves(plain), strict=True):
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(fast), jax.tree.leaves(plain), strict=True
+    ):
         assert np.any(other != 0), jax.tree_util.keystr(path)
         assert relative_error(one, np.asarray(other)) < 1e-4, jax.tree_util.keystr(path)
 
@@ -64,7 +68,9 @@ def test_every_parameter_learns_and_the_fast_form_is_the_plain_composition(name)
 def test_the_first_of_two_stages_has_no_latent_weights(name):
     """Its activations are binary; what else a scheme learns is there and learns."""
     _, (params, _) = gradients(SCHEMES[name](stage="activations"), plain=False)
-    paths = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
     assert "['conv']['kernel']" in paths and not any("latent" in path for path in paths)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(params))
 
@@ -86,13 +92,20 @@ def test_edges_side_by_side_are_the_sum_over_edges(name):
 
     def numbers_of(form: str):
         layer = edges.clone(edges=form)
-        run = lambda params: layer.apply({**variables, "params": params}, x, weights, train=True, mutable=["batch_stats"])[0]
+        run = lambda params: layer.apply(
+            {**variables, "params": params}, x, weights, train=True, mutable=["batch_stats"]
+        )[0]
         y, vjp = jax.vjp(run, variables["params"])
         return y, vjp(normal(*y.shape, seed=2))
 
     (y, (to_params,)), (expected, (expected_params,)) = numbers_of("shared"), numbers_of("plain")
     assert relative_error(y, np.asarray(expected)) < 1e-5
-    assert relative_error(to_params["latent_bin_conv_3x3"], np.asarray(expected_params["latent_bin_conv_3x3"])) < 1e-4
+    assert (
+        relative_error(
+            to_params["latent_bin_conv_3x3"], np.asarray(expected_params["latent_bin_conv_3x3"])
+        )
+        < 1e-4
+    )
 
 
 def settings_of(module, name: str, **network):
@@ -125,7 +138,9 @@ def test_a_network_of_cells_is_trained_and_counted(name):
     step = TrainStep(network=model, optimizer=build.training_optimizer(run, steps_per_epoch=1))
     state = jax.eval_shape(functools.partial(step.init, image_shape=IMAGES))
     after = jax.eval_shape(step, state, batch())
-    assert jax.tree.map(lambda leaf: leaf.shape, after.params) == jax.tree.map(lambda leaf: leaf.shape, state.params)
+    assert jax.tree.map(lambda leaf: leaf.shape, after.params) == jax.tree.map(
+        lambda leaf: leaf.shape, state.params
+    )
     check_cost(model, state.params)
 
 
@@ -133,7 +148,9 @@ def test_a_network_of_cells_is_trained_and_counted(name):
 def test_a_supernet_is_searched_and_counted(name):
     """Its edges run side by side where the scheme has no parameters of its own, else each has a
     module."""
-    run = settings_of(search, name, num_cells=1, layer_types=("none", "max_pool_3x3", "bin_conv_3x3"))
+    run = settings_of(
+        search, name, num_cells=1, layer_types=("none", "max_pool_3x3", "bin_conv_3x3")
+    )
     model = build.supernet(run, num_classes=10)
     step = SearchStep(
         model,
@@ -146,7 +163,9 @@ def test_a_supernet_is_searched_and_counted(name):
     together = {"latent_bin_conv_3x3"} if run.scheme.binary else {"kernel_bin_conv_3x3"}
     assert names == together or names == {f"edge{edge}_bin_conv_3x3" for edge in range(4)}
     after = jax.eval_shape(step, state, {"train": batch(), "valid": batch()})
-    assert jax.tree.map(lambda leaf: leaf.shape, after.params) == jax.tree.map(lambda leaf: leaf.shape, state.params)
+    assert jax.tree.map(lambda leaf: leaf.shape, after.params) == jax.tree.map(
+        lambda leaf: leaf.shape, state.params
+    )
     check_cost(model, state.params)
 
 

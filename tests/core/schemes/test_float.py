@@ -50,10 +50,17 @@ def plain_network(variables, images):
         states = [first, nn.relu(conv(previous, f"{cell}/preprocess/input1", square(1)))]
         for node in range(4):
             pairs = [(position, *CELL[position]) for position in (2 * node, 2 * node + 1)]
-            states.append(sum(edge(states[s], f"{cell}/layer{p}", layer, 2 if s < 2 else 1) for p, layer, s in pairs))
+            states.append(
+                sum(
+                    edge(states[s], f"{cell}/layer{p}", layer, 2 if s < 2 else 1)
+                    for p, layer, s in pairs
+                )
+            )
         output = jnp.concatenate(states[2:], axis=-1)
         if cell == "cell1":
-            output = output + conv(previous, f"{cell}/skip/reduction", square(2, stride=2, padding=0))
+            output = output + conv(
+                previous, f"{cell}/skip/reduction", square(2, stride=2, padding=0)
+            )
         before, previous = previous, output
     head = variables["params"]["classifier"]
     return previous.mean((1, 2)) @ head["kernel"] + head["bias"]
@@ -62,17 +69,24 @@ def plain_network(variables, images):
 def test_a_float_network_is_the_plain_one():
     """Two cells reduce both (a third and two thirds of 2 are 0 and 1)."""
     cells = Genotype(normal=CELL, reduce=CELL)
-    network = Network(cells, num_cells=2, channels=3, num_classes=5, reduction_skip="binary", scheme=Float())
+    network = Network(
+        cells, num_cells=2, channels=3, num_classes=5, reduction_skip="binary", scheme=Float()
+    )
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype(np.float32)
     shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, jax.random.key(0), images))
     assert not [path for path in shapes if path[-1].startswith("latent")]
     rng = np.random.default_rng(1)
-    flat = {path: rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
+    flat = {
+        path: rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32) for path, leaf in shapes.items()
+    }
     # The BN in front of a strided preprocessing has no scale and shift.
     strided = ("params", "cell1", "preprocess", "input0", "bn")
     missing = {(*strided, "scale"): np.float32(1), (*strided, "bias"): np.float32(0)}
     flat = {path: value - 0.5 if path[-1] == "kernel" else value for path, value in flat.items()}
-    variables, padded = traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(flat | missing)
+    variables, padded = (
+        traverse_util.unflatten_dict(flat),
+        traverse_util.unflatten_dict(flat | missing),
+    )
     expected = jax.jit(plain_network)(padded, images)
     assert np.std(expected) > 0
     np.testing.assert_allclose(network.apply(variables, images), expected, rtol=1e-4, atol=1e-4)

@@ -47,7 +47,9 @@ def side_by_side(parts):
 def closed(scheme, c, w, deltas):
     """(gradient of C, gradients of W_j) that the optimizer gets, from what the layer's own gradients are."""
     params = {"latent": side_by_side([c] * len(w)), "planes": w}
-    _, vjp = jax.vjp(lambda latent, planes: projected(latent, planes, 1)[0], params["latent"], params["planes"])
+    _, vjp = jax.vjp(
+        lambda latent, planes: projected(latent, planes, 1)[0], params["latent"], params["planes"]
+    )
     at_signs = side_by_side(deltas) * np.abs(c).mean()
     gradients = dict(zip(("latent", "planes"), vjp(at_signs), strict=True))
     np.testing.assert_allclose(gradients["latent"], side_by_side(deltas), rtol=1e-5)
@@ -62,7 +64,9 @@ def test_the_closed_forms_are_the_gradients_of_both_losses(scheme):
     """Of the projection loss by autodiff with delta and Q constant; of the classification's through the masked product."""
     c, w, deltas = example(scheme.planes)
     q = projections(c, w)
-    assert 0.05 < np.mean(np.abs(w[:, :, :, None, None] * c) > 1) < 0.95, "the masks cut some and leave some"
+    assert 0.05 < np.mean(np.abs(w[:, :, :, None, None] * c) > 1) < 0.95, (
+        "the masks cut some and leave some"
+    )
 
     def loss(c, w):
         product = w[:, :, :, None, None] * c
@@ -76,7 +80,11 @@ def test_the_closed_forms_are_the_gradients_of_both_losses(scheme):
 
 def test_closed_forms_of_a_single_weight_by_hand():
     """C = 0.5, W = 1, delta = 2, rate 0.3: Q = 0.5, E = 1 * (0.5 + 0.6) - 0.5 = 0.6."""
-    c, w, delta = np.full((1, 1, 1, 1), 0.5, np.float32), np.ones((1, 1, 1), np.float32), np.full((1, 1, 1, 1, 1), 2.0)
+    c, w, delta = (
+        np.full((1, 1, 1, 1), 0.5, np.float32),
+        np.ones((1, 1, 1), np.float32),
+        np.full((1, 1, 1, 1, 1), 2.0),
+    )
     to_c, to_w = closed(SINGLE, c, w, delta.astype(np.float32))
     assert to_c.item() == pytest.approx(2 * 1 * 1 + 0.5 * 0.6 * 1)
     assert to_w.item() == pytest.approx(2 * 1 * 0.5 + 0.5 * 0.6 * (0.5 + 0.3 * 2))
@@ -99,13 +107,19 @@ def test_a_layer_is_a_convolution_with_the_projections_and_has_delta_for_a_gradi
     params = {"latent": side_by_side([c] * scheme.planes), "planes": w}
     y, vjp = jax.vjp(lambda params, x: model.apply({"params": params}, x), params, x)
     of_kernel = lambda kernel, x: plain_conv(x, kernel, square(3, stride=2))
-    expected, to_kernel = jax.vjp(of_kernel, side_by_side(projections(c, w)).astype(np.float32), np.sign(x))
+    expected, to_kernel = jax.vjp(
+        of_kernel, side_by_side(projections(c, w)).astype(np.float32), np.sign(x)
+    )
     assert relative_error(y, np.asarray(expected)) < 1e-5
     gradient = normal(*y.shape, seed=3)
     (to_params, to_x), (delta, to_signs) = vjp(gradient), to_kernel(gradient)
     assert relative_error(to_params["latent"], np.asarray(delta)) < 1e-5
     assert relative_error(to_x, np.asarray(to_signs)) < 1e-5
-    masked = np.split(np.asarray(delta), scheme.planes, axis=-1) * (np.abs(w[..., None, None] * c) <= 1) * c
+    masked = (
+        np.split(np.asarray(delta), scheme.planes, axis=-1)
+        * (np.abs(w[..., None, None] * c) <= 1)
+        * c
+    )
     assert relative_error(to_params["planes"], masked.sum(axis=(3, 4))) < 1e-5
 
 
@@ -124,7 +138,13 @@ def test_the_published_block(reference, name, stride):
     theirs = numbers(reference, "pcnn_test_code", name)
     assert len(np.unique(np.abs(theirs["state.conv.weight"]))) == 1
     scheme = Pcnn(sign_of_zero=0, activation="none")
-    half_block(scheme, theirs, stride=stride, latent=hwio, further={"planes": np.ones((1, 3, 3), np.float32)})
+    half_block(
+        scheme,
+        theirs,
+        stride=stride,
+        latent=hwio,
+        further={"planes": np.ones((1, 3, 3), np.float32)},
+    )
 
 
 def test_training_moves_kernels_and_planes_at_their_own_rates():
@@ -161,7 +181,9 @@ class Small(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
-        conv = BinaryConv(features=4, kernel=3, scheme=self.scheme, arithmetic=self.arithmetic, name="layer")
+        conv = BinaryConv(
+            features=4, kernel=3, scheme=self.scheme, arithmetic=self.arithmetic, name="layer"
+        )
         x = conv(images, train=train)
         return Classifier(num_classes=3, arithmetic=self.arithmetic, name="classifier")(x)
 
@@ -175,7 +197,9 @@ def test_a_step_of_training_follows_the_closed_forms():
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, _ = step.network.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+        logits, _ = step.network.apply(
+            variables, batch["image"], train=True, mutable=["batch_stats"]
+        )
         return jnp.mean(cross_entropy(logits, batch["label"]))
 
     before, grads = state.params, jax.jit(jax.grad(loss))(state.params)
@@ -185,7 +209,9 @@ def test_a_step_of_training_follows_the_closed_forms():
     assert not np.array_equal(*np.split(np.asarray(grads["layer"]["conv"]["latent"]), 2, axis=-1))
     closed_forms = scheme.latents.gradients(conv, grads["layer"]["conv"], RATE)
     for name in ("latent", "planes"):
-        np.testing.assert_allclose(after[name], conv[name] - RATE * closed_forms[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            after[name], conv[name] - RATE * closed_forms[name], rtol=1e-5, atol=1e-6
+        )
     assert np.array_equal(*np.split(np.asarray(after["latent"]), 2, axis=-1))
 
 
@@ -198,7 +224,9 @@ def test_a_kernel_is_stored_once_and_convolved_for_each_plane():
 
 def test_planes_that_do_not_divide_the_features_are_refused():
     model = layer(Pcnn(planes=4), features=6)
-    with pytest.raises(UserError, match=r"has 6 output channels, which config.scheme.planes=4 does not divide"):
+    with pytest.raises(
+        UserError, match=r"has 6 output channels, which config.scheme.planes=4 does not divide"
+    ):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 8))))
 
 
@@ -219,4 +247,7 @@ def test_rules_that_do_the_same_compare_equal():
     assert Pcnn(activation="none").latents == Pcnn().latents
     assert Pcnn(projection_loss=1.0).latents != Pcnn().latents
     assert Pcnn(plane_rate=0.5).latents != Pcnn().latents
-    assert ClosedForms(2, PULL, 1) == SEVERAL.latents.gradients and SharedKernels(2) == SEVERAL.latents.project
+    assert (
+        ClosedForms(2, PULL, 1) == SEVERAL.latents.gradients
+        and SharedKernels(2) == SEVERAL.latents.project
+    )

@@ -17,8 +17,15 @@ TORCH = {"sign_of_zero": 0, "activation": "none"}
 # Layers of BiBench and of the library of XNOR-Net++'s author, by their place in the files.
 LAYERS = {
     **{("binarynet_bibench", name): BinaryNet(**TORCH) for name in ("k3.s1", "k3.s2", "k1.s1")},
-    **{("xnorpp", f"case4.{name}"): XnorPlusPlus(closed_window=True, **TORCH) for name in ("k3.s1", "k3.s2", "k1.s1")},
-    **{("xnorpp", f"case{case}.{name}"): XnorPlusPlus(case=case, **TORCH) for case in (1, 2) for name in ("s1", "s2")},
+    **{
+        ("xnorpp", f"case4.{name}"): XnorPlusPlus(closed_window=True, **TORCH)
+        for name in ("k3.s1", "k3.s2", "k1.s1")
+    },
+    **{
+        ("xnorpp", f"case{case}.{name}"): XnorPlusPlus(case=case, **TORCH)
+        for case in (1, 2)
+        for name in ("s1", "s2")
+    },
     ("xnorpp", "recipe.s1"): XnorPlusPlus(case=1, center=True, analytic_scale=True, **TORCH),
 }
 # Our parameters of a layer: their names, and their axes brought into ours.
@@ -48,7 +55,9 @@ def test_layers(reference, place, plain):
     theirs = numbers(reference, *place)
     stride, size = 1 + place[1].endswith("s2"), theirs["state.weight"].shape[-1]
     state, gradients = parameters(theirs, "state"), parameters(theirs, "grad")
-    y, to_x, to_params = through_layer(LAYERS[place], theirs, state, kernel=size, stride=stride, plain=plain)
+    y, to_x, to_params = through_layer(
+        LAYERS[place], theirs, state, kernel=size, stride=stride, plain=plain
+    )
     assert relative_error(y, nhwc(theirs["y"])) < CLOSE
     assert relative_error(to_x, nhwc(theirs["grad_x"])) < CLOSE
     assert set(to_params) == set(gradients)
@@ -56,10 +65,14 @@ def test_layers(reference, place, plain):
         assert relative_error(gradient, np.asarray(gradients[name])) < CLOSE, name
 
 
-@pytest.mark.parametrize(("file", "scheme"), [("bireal", BiReal(**TORCH)), ("reactnet", ReActNet(**TORCH))])
+@pytest.mark.parametrize(
+    ("file", "scheme"), [("bireal", BiReal(**TORCH)), ("reactnet", ReActNet(**TORCH))]
+)
 def test_signs_have_the_gradient_of_the_triangle(reference, file, scheme):
     theirs = numbers(reference, file, "activation")
-    assert {-1, 0, 1} <= set(theirs["x"].tolist()), "the corners of the triangle are among the numbers"
+    assert {-1, 0, 1} <= set(theirs["x"].tolist()), (
+        "the corners of the triangle are among the numbers"
+    )
     signs, vjp = jax.vjp(scheme.signs, theirs["x"])
     np.testing.assert_allclose(vjp(theirs["grad_out"])[0], theirs["grad_in"], rtol=1e-5, atol=1e-6)
     # XLA takes numbers below the least normal one for 0.
@@ -86,12 +99,16 @@ def test_weights_of_bireal_and_reactnet(reference, file, kernel):
     signs, (scale,) = scheme.weights(latent)
     assert relative_error(signs * scale, hwio(theirs["binarized"])) < CLOSE
 
-    function = lambda x, latent: scheme.after(plain_conv(x, scheme.weights(latent)[0], square(latent.shape[0])), scale)
+    function = lambda x, latent: scheme.after(
+        plain_conv(x, scheme.weights(latent)[0], square(latent.shape[0])), scale
+    )
     y, vjp = jax.vjp(function, nhwc(theirs["x"]), latent)
     assert relative_error(y, nhwc(theirs["y"])) < CLOSE
     # The file's gradient at the latent weights is for a gradient at the kernel of its own.
     assert relative_error(vjp(nhwc(theirs["grad_y"]))[0], nhwc(theirs["grad_x"])) < CLOSE
-    to_latent = jax.vjp(lambda latent: scheme.weights(latent)[0] * scale, latent)[1](hwio(theirs["grad_binarized"]))[0]
+    to_latent = jax.vjp(lambda latent: scheme.weights(latent)[0] * scale, latent)[1](
+        hwio(theirs["grad_binarized"])
+    )[0]
     assert relative_error(to_latent, np.asarray(hwio(theirs["grad_latent"]))) < CLOSE
 
 
@@ -107,11 +124,16 @@ def test_the_rules_of_xnor(reference, kernel):
     assert relative_error(binary, theirs["binarized"]) < CLOSE
     to_latent = scheme.latents.factor(latent.shape) * vjp(theirs["grad_binarized"])[0]
     for name, times in (("cifar", 1), ("mnist", 1), ("imagenet", 1e9)):
-        assert relative_error(times * to_latent, np.asarray(theirs[f"grad_latent_{name}"])) < CLOSE, name
+        assert (
+            relative_error(times * to_latent, np.asarray(theirs[f"grad_latent_{name}"])) < CLOSE
+        ), name
 
 
 def test_the_trap_of_depthwise_kernels(reference):
-    theirs = {name: hwio(array) for name, array in numbers(reference, "xnor_rules", "k3_depthwise").items()}
+    theirs = {
+        name: hwio(array)
+        for name, array in numbers(reference, "xnor_rules", "k3_depthwise").items()
+    }
     for name in ("latent_projected", "binarized", "grad_latent_cifar"):
         assert not np.any(theirs[name])
     rule = Xnor(depthwise_center=True).latents

@@ -10,12 +10,18 @@ from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.schemes.straight_through import closed_clip, open_clip, sign, straight_through
 
 
-@pytest.mark.parametrize(("sign_of_zero", "expected"), [(1, [1, 1, -1, 1, -1]), (0, [0, 0, -1, 1, -1])])
+@pytest.mark.parametrize(
+    ("sign_of_zero", "expected"), [(1, [1, 1, -1, 1, -1]), (0, [0, 0, -1, 1, -1])]
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_sign_of_zero_is_a_convention(sign_of_zero, expected, dtype):
     x = jnp.array([0.0, -0.0, -1e-30, 1e-30, -3.0], dtype)
     scheme = Xnor(sign_of_zero=sign_of_zero)
-    for signs in (sign(x, sign_of_zero), straight_through(x, open_clip, sign_of_zero), scheme.signs(x)):
+    for signs in (
+        sign(x, sign_of_zero),
+        straight_through(x, open_clip, sign_of_zero),
+        scheme.signs(x),
+    ):
         assert signs.dtype == dtype
         assert signs.tolist() == expected
     assert sign(x).tolist() == [1, 1, -1, 1, -1], "the default fits into one bit"

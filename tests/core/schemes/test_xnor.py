@@ -40,7 +40,9 @@ def expected_gradient(rule, latent, gradient):
         w, g = latent[..., out].astype(np.float64), gradient[..., out].astype(np.float64)
         scale = np.abs(w).sum() / n
         if rule == "bnas":
-            result[..., out] = scale * (np.abs(w) <= 1) * g + np.sign(w) * (np.sign(w) * g).sum() / n
+            result[..., out] = (
+                scale * (np.abs(w) <= 1) * g + np.sign(w) * (np.sign(w) * g).sum() / n
+            )
         else:
             result[..., out] = g * (scale * (np.abs(w) < 1) + 1 / n)
     return result if rule == "paper" else result * (1 - 1 / ci) * n
@@ -75,13 +77,20 @@ def test_a_binary_convolution_hands_the_rule_the_gradient_at_the_binary_weights(
     assert relative_error(y, np.asarray(expected)) < 1e-6
     gradient = normal(*y.shape, seed=1)
     received = as_the_optimizer_sees(rule, vjp(gradient)[0])
-    assert relative_error(received, expected_gradient(rule, latent, np.asarray(at_binary(gradient)[0]))) < 1e-5
+    assert (
+        relative_error(
+            received, expected_gradient(rule, latent, np.asarray(at_binary(gradient)[0]))
+        )
+        < 1e-5
+    )
 
 
 def test_the_rules_are_those_tested_here():
     assert set(WEIGHT_GRADIENTS) == set(RULES)
     assert set(SCALED_GRADIENTS) == {"bnas", "allenai"}
-    with pytest.raises(UserError, match="weight_gradient must be one of bnas, paper, allenai, got 'xnor'"):
+    with pytest.raises(
+        UserError, match="weight_gradient must be one of bnas, paper, allenai, got 'xnor'"
+    ):
         Xnor(weight_gradient="xnor")
 
 
@@ -93,7 +102,9 @@ def test_bnas_is_the_chain_rule_of_scale_times_sign():
         passed = jnp.where(jnp.abs(w) <= 1, w, jax.lax.stop_gradient(w))
         return passed + jax.lax.stop_gradient(jnp.sign(w) - w)
 
-    chain_rule = jax.grad(lambda w: jnp.sum(jnp.mean(jnp.abs(w), axis=(0, 1, 2)) * straight_through(w) * gradient))(latent)
+    chain_rule = jax.grad(
+        lambda w: jnp.sum(jnp.mean(jnp.abs(w), axis=(0, 1, 2)) * straight_through(w) * gradient)
+    )(latent)
     ours = jax.grad(lambda w: jnp.sum(binarized(w) * gradient))(latent)
     assert relative_error(ours, np.asarray(chain_rule)) < 1e-6
 
@@ -115,8 +126,12 @@ def test_a_zero_weight_has_the_sign_of_the_convention(rule):
     assert binarized(latent, rule, 0).ravel().tolist() == [0.5, 0, -0.5]
 
 
-@pytest.mark.parametrize(("sign_of_zero", "expected"), [(1, (5 / 6, 1 / 2, 1 / 6)), (0, (1 / 2, 1 / 2, 1 / 2))])
-def test_the_gradient_through_the_scale_takes_the_sign_of_zero_of_the_forward_pass(sign_of_zero, expected):
+@pytest.mark.parametrize(
+    ("sign_of_zero", "expected"), [(1, (5 / 6, 1 / 2, 1 / 6)), (0, (1 / 2, 1 / 2, 1 / 2))]
+)
+def test_the_gradient_through_the_scale_takes_the_sign_of_zero_of_the_forward_pass(
+    sign_of_zero, expected
+):
     latent = jnp.array([0.5, 0, -1]).reshape(1, 1, 3, 1)
     total = lambda latent: binarized(latent, "bnas", sign_of_zero).sum()
     assert np.allclose(jax.grad(total)(latent).ravel(), expected)
@@ -128,7 +143,9 @@ def test_an_output_channel_of_zeros_gives_zeros_and_finite_gradients(rule, chann
     latent = normal(3, 3, channels, 5, seed=1)
     latent[..., 2] = 0
     scheme = Xnor(weight_gradient=rule)
-    function = lambda x, w: binary_conv(x, w, scheme=scheme, geometry=square(3), arithmetic=Arithmetic())
+    function = lambda x, w: binary_conv(
+        x, w, scheme=scheme, geometry=square(3), arithmetic=Arithmetic()
+    )
     y, vjp = jax.vjp(function, normal(1, 4, 4, channels), latent)
     assert not np.any(y[..., 2]) and np.any(y)
     to_x, to_latent = vjp(jnp.ones_like(y))
@@ -138,18 +155,24 @@ def test_an_output_channel_of_zeros_gives_zeros_and_finite_gradients(rule, chann
 
 def test_without_an_activation_negative_outputs_pass():
     x, latent = normal(1, 4, 4, 3), normal(3, 3, 3, 2, seed=1)
-    conv = lambda scheme: binary_conv(x, latent, scheme=scheme, geometry=square(3), arithmetic=Arithmetic())
+    conv = lambda scheme: binary_conv(
+        x, latent, scheme=scheme, geometry=square(3), arithmetic=Arithmetic()
+    )
     without = conv(Xnor(activation="none"))
     assert np.any(without < 0)
     assert np.array_equal(conv(Xnor()), np.maximum(without, 0))
-    with pytest.raises(UserError, match=r"config\.scheme\.activation must be one of relu, .*, got 'gelu'"):
+    with pytest.raises(
+        UserError, match=r"config\.scheme\.activation must be one of relu, .*, got 'gelu'"
+    ):
         Xnor(activation="gelu")
 
 
 @pytest.mark.parametrize("kernel", ["k1", "k3", "k5"])
 def test_weights_are_binarized_as_in_the_released_code(reference, kernel):
     arrays = np.load(reference / "weight_binarization.npz")
-    theirs = {name.split(".")[1]: hwio(arrays[name]) for name in arrays.files if name.startswith(kernel)}
+    theirs = {
+        name.split(".")[1]: hwio(arrays[name]) for name in arrays.files if name.startswith(kernel)
+    }
     projected = Xnor().latents.project(theirs["latent"])
     assert relative_error(projected, theirs["latent_projected"]) < 1e-5
     binary, vjp = jax.vjp(lambda w: binarized(w, "bnas", 0), projected)
@@ -183,7 +206,9 @@ def test_a_single_input_channel_is_projected_to_zero_where_it_is_centred():
     assert Xnor(weight_gradient="paper", depthwise_center=True).latents.factor is None
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((3, 3, 4, 8), 27), ((1, 1, 12, 4), 11), ((5, 5, 8, 3), 175)])
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((3, 3, 4, 8), 27), ((1, 1, 12, 4), 11), ((5, 5, 8, 3), 175)]
+)
 def test_the_factor_of_gradients(shape, expected):
     assert Xnor().latents.factor(shape) == pytest.approx(expected)
     assert Xnor(weight_gradient="allenai").latents.factor(shape) == pytest.approx(expected)
@@ -194,7 +219,14 @@ def mean_magnitude_by_loops(x, kernel, stride, padding, dilation):
     """D = mean over channels of |x|; K = D convolved with 1 / kernel^2."""
     n, height, width, _ = x.shape
     reach = dilation * (kernel - 1)
-    result = np.zeros((n, (height + 2 * padding - reach - 1) // stride + 1, (width + 2 * padding - reach - 1) // stride + 1, 1))
+    result = np.zeros(
+        (
+            n,
+            (height + 2 * padding - reach - 1) // stride + 1,
+            (width + 2 * padding - reach - 1) // stride + 1,
+            1,
+        )
+    )
     for image, row, column in np.ndindex(*result.shape[:3]):
         for i, j in itertools.product(range(kernel), repeat=2):
             y, x_ = row * stride - padding + i * dilation, column * stride - padding + j * dilation
@@ -226,7 +258,11 @@ def test_activation_scale_keeps_further_axes_apart():
     together = mean_magnitude(x, (3, 3), square(3))
     assert together.shape == (2, 5, 5, 3, 1)
     for index in range(3):
-        assert np.allclose(together[:, :, :, index], mean_magnitude(x[:, :, :, index], (3, 3), square(3)), rtol=1e-6)
+        assert np.allclose(
+            together[:, :, :, index],
+            mean_magnitude(x[:, :, :, index], (3, 3), square(3)),
+            rtol=1e-6,
+        )
 
 
 def test_no_gradient_flows_through_the_activation_scale():
