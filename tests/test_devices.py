@@ -504,7 +504,7 @@ def test_a_microbatch_holds_the_same_examples_on_any_number_of_devices():
         where = Devices("pmap", (None,) * count)
         shards = jax.vmap(lambda _: where.batch(Rows, rows, 3), axis_name=where.axis)(
             jnp.arange(count)
-        )  # noqa: B023
+        )
         microbatches = shards.reshape(count, 3, -1).swapaxes(0, 1).reshape(3, -1)
         assert jnp.array_equal(microbatches, rows.reshape(3, -1))
 

@@ -288,7 +288,10 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
         float(build.learning_rate(before, STEPS)(2 * STEPS - 1)),
         float(build.learning_rate(after, STEPS)(2 * STEPS)),
     )
-    seam = f"changed at step {2 * STEPS}: config.num_epochs from 2 to 3; learning rate {rates[0]:.4g} before, {rates[1]:.4g} from"
+    seam = (
+        f"changed at step {2 * STEPS}: config.num_epochs from 2 to 3; "
+        f"learning rate {rates[0]:.4g} before, {rates[1]:.4g} from"
+    )
     assert seam in err and seam in (workdir / "log.txt").read_text() and rates[0] < rates[1]
     assert json.loads(out.splitlines()[-1])["steps"] == 3 * STEPS
     assert records(workdir)[:2] == records(finished) and len(records(workdir)) == 3

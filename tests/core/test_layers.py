@@ -23,7 +23,7 @@ RELEASE = Xnor(activation_scale=False, sign_of_zero=0)
 LEARNABLE = tuple(name for name in TABLE_3 if layer_type(name).learnable)
 
 
-def module_of(name, *, stride, scheme=RELEASE, search=False, features=6, arithmetic=Arithmetic()):  # noqa: B008 (frozen)
+def module_of(name, *, stride, scheme=RELEASE, search=False, features=6, arithmetic=Arithmetic()):
     return layer_type(name).module(
         features=features,
         stride=stride,

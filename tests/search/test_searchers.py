@@ -160,7 +160,7 @@ def test_gdas_weights_are_one_hot_and_only_the_chosen_ones_have_a_gradient():
     for column in range(5):
         at_alpha = jax.grad(
             lambda a: searcher.weights({**alphas, "normal": a}, key, progress)["normal"][0, column]
-        )  # noqa: B023
+        )
         assert bool(np.any(at_alpha(alphas["normal"]) != 0)) == (column == chosen)
 
 

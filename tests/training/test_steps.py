@@ -284,7 +284,7 @@ def test_microbatches_average_their_gradients_and_move_the_statistics_once():
     state, data = train_state(), batch(0)
     after = train_step(state, data, microbatches=4)
     before = state.batch_stats["mean"]
-    parts = [jax.tree.map(lambda x: x[i], parts_of(data, 4)) for i in range(4)]  # noqa: B023
+    parts = [jax.tree.map(lambda x: x[i], parts_of(data, 4)) for i in range(4)]
     found = [gradient_of(part, state.params, before) for part in parts]
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
     assert np.allclose(mean, 0.5 * before + 0.5 * data["image"].mean(0))
@@ -306,7 +306,7 @@ def test_devices_average_gradients_losses_and_statistics_and_count_together():
     found = [
         gradient_of(jax.tree.map(lambda x: x[i], shards), state.params, jnp.zeros(FEATURES))
         for i in range(4)
-    ]  # noqa: B023
+    ]
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
     assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
     assert np.allclose(after.batch_stats["mean"], mean) and np.allclose(
@@ -368,7 +368,7 @@ def is_batch(value) -> bool:
 def search_state(
     alphas_optimizer=ALPHAS_OPTIMIZER,
     step: int = 0,
-    searcher=Bnas(),  # noqa: B008
+    searcher=Bnas(),
     *,
     seed: int = 0,
 ) -> SearchState:
@@ -401,7 +401,7 @@ def task_loss(params, alphas, data):
 
 def searching(
     alphas_optimizer=ALPHAS_OPTIMIZER, searcher=Bnas(diversity=1.0, tau=7.7), **options
-) -> SearchStep:  # noqa: B008
+) -> SearchStep:
     return SearchStep(
         MIXTURE,
         searcher,
@@ -608,7 +608,7 @@ class DrawingTwice(Drawing):
 
 
 def test_what_is_drawn_depends_on_seed_step_and_stage_alone():
-    def loss(step, seed=0, searcher=Drawing()):  # noqa: B008 (frozen)
+    def loss(step, seed=0, searcher=Drawing()):
         state = search_state(step=step, seed=seed)
         return float(jitted(searching(searcher=searcher))(state, {"train": batch(0)}).sums.loss)
 
