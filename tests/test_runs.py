@@ -44,7 +44,7 @@ from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator, load_data
 from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.state import Sums, TrainState, initial_variables
-from bnas_jax.training.workdir import WorkDir
+from bnas_jax.training.workdir import FORMAT, WorkDir
 from configs import search as search_configs
 from configs import train as train_configs
 
@@ -403,7 +403,7 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
 def test_a_work_directory_of_an_older_format_is_refused_by_the_version_that_reads_it(tmp_path):
     Counting(tmp_path)
     noted = read(tmp_path / "run.json")
-    assert noted.pop("format") == 2
+    assert noted.pop("format") == FORMAT
     (tmp_path / "run.json").write_text(json.dumps(noted))
     older = r"^.* has the format 1 of bnas-jax 0\.1\.0, which reads it; .*use that version for it, or choose another --workdir$"
     for reads in (

@@ -464,8 +464,8 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
         ),
         (["data", "convert", "--source=gs://b/old", "--out=new"], "--source=bucket/old"),
         (["data", "prepare", "cifar10", "--out=gs://b/data"], "--out=bucket/data"),
-        (["data", "check", "folder", "--path=gs://b/data"], "config.dataset.path=bucket/data"),
-        (["data", "check", "cifar10", "--path=gs://b/data"], "config.dataset.path=bucket/data"),
+        (["data", "check", "folder", "--path=gs://b/data"], "--path=bucket/data"),
+        (["data", "check", "cifar10", "--path=gs://b/data"], "--path=bucket/data"),
         (
             [*TRAIN, *SMALL, "--config.dataset.path=gs://b/data", "--workdir=x"],
             "config.dataset.path=bucket/data",

@@ -15,7 +15,7 @@ from bnas_jax.core.forms import FORMS
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.stack import Place
 from bnas_jax.interop.published import cells, load_published
-from bnas_jax.interop.published.torch_arrays import fill
+from bnas_jax.interop.published.torch_arrays import fill, from_torch
 from bnas_jax.training.losses import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -92,7 +92,7 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
         keys = ("params", *(key.key for key in path))
         name = cells.in_network(part(arrays, "state."), keys)
         if name in theirs:
-            expected = cells.from_torch(theirs[name])
+            expected = from_torch(theirs[name])
             assert (
                 difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest))
                 < 1e-4
@@ -147,7 +147,7 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     largest = max(np.abs(gradient).max() for gradient in theirs.values())
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         name = counterpart(("params", *(key.key for key in path)))
-        expected = cells.from_torch(theirs[name]) if name in theirs else np.zeros(())
+        expected = from_torch(theirs[name]) if name in theirs else np.zeros(())
         assert (
             difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest)) < 1e-4
         ), name

@@ -71,6 +71,7 @@ def test_logits_of_darts_at_alphas(reference):
     assert apart(ours, arrays["eval.train.logits"]) < 1e-4
 
 
+@pytest.mark.long
 def test_alphas_with_their_noise_choose_what_gdas_chose(reference):
     """Alpha itself is what the published code adds its noise to; the largest of an edge runs."""
     arrays, model, variables = loaded(reference, "gdas_frc_supernet_c4_l6")
@@ -81,6 +82,7 @@ def test_alphas_with_their_noise_choose_what_gdas_chose(reference):
     assert apart(ours, arrays["eval.draw0.logits"]) < 1e-4
 
 
+@pytest.mark.long
 def test_a_pass_of_gdas_gives_its_loss_and_the_gradient_of_alpha(reference):
     """Through the chosen layers alone: weights that are one-hot, with the gradient of the softmax at temperature 1."""
     arrays, model, variables = loaded(reference, "gdas_frc_supernet_c4_l6")
