@@ -6,7 +6,7 @@
 |---|---|---|---|
 | digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see docs/results.md) |
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
-| digits_SEARCHER, cifar10_SEARCHER | as above | that of digits: one to two minutes | none measured |
+| digits_SEARCHER, cifar10_SEARCHER | as above | not measured | none measured |
 
 SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and epochs for CIFAR-10, in the search
 space and template of this paper, so that searchers alone differ. In their domain of floats: `float` of ablations.py. The
