@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from bnas_jax.baselines.blocks import BLOCKS
-from bnas_jax.baselines.units import Baseline, Stem, check_image_size
+from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
@@ -40,16 +40,15 @@ class ResNet(nn.Module):
         halvings = len(self.blocks) - 1 + 2 * self.imagenet
         check_image_size(images.shape, halvings)
         x = self._stem(images.astype(self.arithmetic.dtype), block.stem_activation, train=train)
-        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
-            for index in range(count):
-                x = block(
-                    features=width,
-                    stride=2 if stage > 0 and index == 0 else 1,
-                    scheme=self.scheme,
-                    arithmetic=self.arithmetic,
-                    float_shortcut=self.float_shortcut,
-                    name=f"stage{stage}_block{index}",
-                )(x, train=train)
+        for place in block_places(self.blocks):
+            x = block(
+                features=self.widths[place.stage],
+                stride=place.stride,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                float_shortcut=self.float_shortcut,
+                name=place.name,
+            )(x, train=train)
         return Classifier(
             num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
         )(x)

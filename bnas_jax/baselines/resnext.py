@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 from bnas_jax.baselines.block import Projection
-from bnas_jax.baselines.units import Baseline, ConvUnit, Stem, check_image_size
+from bnas_jax.baselines.units import Baseline, ConvUnit, Stem, block_places, check_image_size
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.modules import Classifier
 from bnas_jax.core.schemes import Scheme
@@ -73,17 +73,16 @@ class ResNeXt(nn.Module):
         x = Stem(features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem")(
             images, train=train
         )
-        for stage, count in enumerate(self.blocks):
-            for index in range(count):
-                x = GroupedBlock(
-                    width=self.groups * self.group_width * 2**stage,
-                    groups=self.groups,
-                    stride=2 if stage > 0 and index == 0 else 1,
-                    scheme=self.scheme,
-                    arithmetic=self.arithmetic,
-                    float_shortcut=self.float_shortcut,
-                    name=f"stage{stage}_block{index}",
-                )(x, train=train)
+        for place in block_places(self.blocks):
+            x = GroupedBlock(
+                width=self.groups * self.group_width * 2**place.stage,
+                groups=self.groups,
+                stride=place.stride,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                float_shortcut=self.float_shortcut,
+                name=place.name,
+            )(x, train=train)
         return Classifier(
             num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
         )(x)

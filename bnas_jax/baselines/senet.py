@@ -8,7 +8,7 @@ import dataclasses
 import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
-from bnas_jax.baselines.units import Baseline, Stem, check_image_size
+from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
@@ -33,17 +33,16 @@ class SENet(nn.Module):
         x = Stem(features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem")(
             images, train=train
         )
-        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
-            for index in range(count):
-                x = PreactBlock(
-                    features=width,
-                    stride=2 if stage > 0 and index == 0 else 1,
-                    scheme=self.scheme,
-                    arithmetic=self.arithmetic,
-                    float_shortcut=self.float_shortcut,
-                    gate=self.gate,
-                    name=f"stage{stage}_block{index}",
-                )(x, train=train)
+        for place in block_places(self.blocks):
+            x = PreactBlock(
+                features=self.widths[place.stage],
+                stride=place.stride,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                float_shortcut=self.float_shortcut,
+                gate=self.gate,
+                name=place.name,
+            )(x, train=train)
         return Classifier(
             num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
         )(x)

@@ -1,7 +1,8 @@
 """What the hand-crafted networks are made of: a convolution with its batch norm and activation, and the stem."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 
@@ -27,6 +28,25 @@ class Baseline(NetworkSettings):
             numbers = value if isinstance(value, tuple) else (value,)
             if not numbers or min(numbers) < least:
                 raise UserError(f"config.network.{name} must be at least {least}, got {value}")
+
+
+class BlockPlace(NamedTuple):
+    """Where a block stands: its stage, from 0, its stride, and the name of its module."""
+
+    stage: int
+    stride: int
+    name: str
+
+
+def block_places(blocks: Sequence[int]) -> Iterator[BlockPlace]:
+    """The places of a residual network's blocks; the first block of every stage but the first halves the image.
+
+    blocks: how many each stage has.
+    """
+    for stage, count in enumerate(blocks):
+        for index in range(count):
+            halves = stage > 0 and index == 0
+            yield BlockPlace(stage, 2 if halves else 1, f"stage{stage}_block{index}")
 
 
 def check_image_size(shape: tuple[int, ...], times: int) -> None:

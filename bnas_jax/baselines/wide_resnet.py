@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
-from bnas_jax.baselines.units import Baseline, check_image_size, convolution
+from bnas_jax.baselines.units import Baseline, block_places, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import BatchNorm, Classifier
@@ -47,16 +47,15 @@ class WideResNet(nn.Module):
         x = images.astype(self.arithmetic.dtype)
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
         x = convolution(self.stem, 3, binary=False, bias=self.meliketoy, name="stem", **common)(x)
-        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
-            for index in range(count):
-                x = PreactBlock(
-                    features=width,
-                    stride=2 if stage > 0 and index == 0 else 1,
-                    float_shortcut=self.float_shortcut,
-                    late_stride=self.meliketoy,
-                    name=f"stage{stage}_block{index}",
-                    **common,
-                )(x, train=train)
+        for place in block_places(self.blocks):
+            x = PreactBlock(
+                features=self.widths[place.stage],
+                stride=place.stride,
+                float_shortcut=self.float_shortcut,
+                late_stride=self.meliketoy,
+                **common,
+                name=place.name,
+            )(x, train=train)
         momentum = FAST_MOMENTUM if self.meliketoy else MOMENTUM
         x = nn.relu(BatchNorm(self.arithmetic, momentum=momentum, name="bn")(x, train=train))
         return Classifier(

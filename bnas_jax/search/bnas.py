@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from bnas_jax.core import alphas as alphas_lib
+import numpy as np
+
 from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.genotype import Cell
 from bnas_jax.search.diversity import Diverse
 from bnas_jax.search.searcher import DERIVATION
 
@@ -25,10 +25,10 @@ class Bnas(Diverse):
                 f"config.searcher.gamma must be greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect"
             )
 
-    def derive(self, alphas: Alphas) -> Genotype:
+    def derive_cell(self, weights: np.ndarray) -> Cell:
         """Top two edges a node, the strongest layer type on each (Eq. 4)."""
-        return genotype_lib.derive_genotype(
-            alphas_lib.relax(alphas),
+        return genotype_lib.derive(
+            weights,
             gamma=self.gamma,
             keep_zeroise=self.keep_zeroise,
             layer_types=self.layer_types,

@@ -5,13 +5,12 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.genotype import Cell
 from bnas_jax.search.diversity import Diverse
 from bnas_jax.search.searcher import ALPHAS, DERIVATION, TRAIN, VALID, WEIGHTS, Stage
 
@@ -65,10 +64,10 @@ class Darts(Diverse):
         mixed = exact_product if self.unrolled == "exact" else difference_product
         return jax.tree.map(jnp.add, first_term, mixed(mean, vector, params, alphas))
 
-    def derive(self, alphas: Alphas) -> Genotype:
+    def derive_cell(self, weights: np.ndarray) -> Cell:
         """Top two edges a node by their strongest layer type, Zeroise left out."""
-        return genotype_lib.derive_genotype(
-            alphas_lib.relax(alphas),
+        return genotype_lib.derive(
+            weights,
             keep_zeroise=self.keep_zeroise,
             layer_types=self.layer_types,
         )

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Genotype, of_cells
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell
 from bnas_jax.search import gumbel
 from bnas_jax.search.searcher import (
     ALPHAS,
@@ -99,18 +98,12 @@ class Gdas(Searcher):
         factor = jnp.minimum(1.0, self.clip_norm / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
         return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
 
-    def derive(self, alphas: Alphas) -> Genotype:
+    def derive_cell(self, weights: np.ndarray) -> Cell:
         """Top two (layer type, input) pairs a node, Zeroise left out; both may have the same input."""
-        weights = alphas_lib.relax(alphas)
-        return of_cells(
-            {
-                name: top_pairs(np.asarray(value), self.layer_types)
-                for name, value in weights.items()
-            }
-        )
+        return top_pairs(weights, self.layer_types)
 
 
-def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
+def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     """A cell from (14, layer types): each node's two largest entries, whatever their edge; the first of equals."""
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import TABLE_3, Genotype
+from bnas_jax.core.genotype import TABLE_3, Cell, Genotype
 from bnas_jax.core.layers import learnable_share
 
 WEIGHTS, ALPHAS = "weights", "alphas"
@@ -171,7 +172,13 @@ class Searcher:
     def derive(self, alphas: Alphas) -> Genotype:
         """The genotype that alpha stands for."""
         weights = alphas_lib.relax(alphas)
-        return genotype_lib.derive_genotype(weights, layer_types=self.layer_types)
+        return genotype_lib.of_cells(
+            {name: self.derive_cell(np.asarray(value)) for name, value in weights.items()}
+        )
+
+    def derive_cell(self, weights: np.ndarray) -> Cell:
+        """A cell from the softmax of alpha, (14, layer types): each node's two strongest edges."""
+        return genotype_lib.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
         """What an epoch's line of metrics.jsonl says of alpha."""

@@ -14,7 +14,7 @@ import numpy as np
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Genotype, of_cells
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Cell
 from bnas_jax.search import costs as costs_lib
 from bnas_jax.search import gumbel
 from bnas_jax.search.costs import Costs
@@ -112,18 +112,12 @@ class Snas(Searcher):
             )
         return self.resource_weight * costs_lib.resource_loss(weights, self.costs)
 
-    def derive(self, alphas: Alphas) -> Genotype:
+    def derive_cell(self, weights: np.ndarray) -> Cell:
         """The strongest layer type of each edge, Zeroise among them; all edges stay."""
-        weights = alphas_lib.relax(alphas)
-        return of_cells(
-            {
-                name: all_edges(np.asarray(value), self.layer_types)
-                for name, value in weights.items()
-            }
-        )
+        return all_edges(weights, self.layer_types)
 
 
-def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
+def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     """A cell of all edges from (14, layer types), each node's strongest edge first."""
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):

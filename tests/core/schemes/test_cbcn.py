@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arrays import hwio, nhwc, normal, relative_error
-from half_block import half_block
 from one_layer import layer, row_of
+from pcnn_unit import relative_errors
 from published import numbers, through_layer
 
 from bnas_jax.baselines.resnet import ResNet
@@ -102,7 +102,10 @@ def test_the_published_layer(reference, name, stride, plain):
 
 @pytest.mark.parametrize(("name", "stride"), [("block.s1", 1), ("block.s2", 2)])
 def test_the_published_block(reference, name, stride):
-    half_block(TORCH, numbers(reference, "cbcn", name), stride=stride, latent=latent_of)
+    theirs = numbers(reference, "cbcn", name)
+    errors = relative_errors(TORCH, theirs, stride=stride, latent=latent_of)
+    assert {"y_eval", "y_train", "grad_x", "unit/conv/latent", "unit/bn/mean"} <= set(errors)
+    assert max(errors.values()) < 1e-5, errors
 
 
 def test_the_published_networks_parameters(reference):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arrays import hwio, normal, relative_error, signs
-from half_block import half_block
 from one_layer import layer, row_of
+from pcnn_unit import relative_errors
 from published import numbers
 
 from bnas_jax.core.arithmetic import Arithmetic
@@ -138,13 +138,10 @@ def test_the_published_block(reference, name, stride):
     theirs = numbers(reference, "pcnn_test_code", name)
     assert len(np.unique(np.abs(theirs["state.conv.weight"]))) == 1
     scheme = Pcnn(sign_of_zero=0, activation="none")
-    half_block(
-        scheme,
-        theirs,
-        stride=stride,
-        latent=hwio,
-        further={"planes": np.ones((1, 3, 3), np.float32)},
-    )
+    planes = {"planes": np.ones((1, 3, 3), np.float32)}
+    errors = relative_errors(scheme, theirs, stride=stride, latent=hwio, further=planes)
+    assert {"y_eval", "y_train", "unit/conv/latent", "prelu/slope", "unit/bn/mean"} <= set(errors)
+    assert max(errors.values()) < 1e-5, errors
 
 
 def test_training_moves_kernels_and_planes_at_their_own_rates():
