@@ -10,7 +10,8 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
-from bnas_jax.core.layers import MAX_POOL, Crossed, Identity, Pooling, layer_module, layer_type
+from bnas_jax.core.layer_modules import Crossed, Identity, Pooling
+from bnas_jax.core.layers import MAX_POOL, layer_module, layer_type
 from bnas_jax.core.modules import BatchNorm, BinaryConv, Convolution, FactorizedReduce
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.materialize import materialize

@@ -10,8 +10,9 @@ from bnas_jax.core.alphas import relax
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, ZEROISE
+from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Float, Xnor
-from bnas_jax.core.supernet import MixedEdges, Supernet, float_edges
+from bnas_jax.core.supernet import Supernet, float_edges
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

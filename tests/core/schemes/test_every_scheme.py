@@ -12,9 +12,10 @@ from arrays import normal, relative_error
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cost import cost
+from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.schemes import SCHEMES, BiReal, XnorPlusPlus
-from bnas_jax.core.supernet import MixedEdges, joins
+from bnas_jax.core.shared_edges import joins
 from bnas_jax.data.batches import load_data
 from bnas_jax.settings import from_config, template
 from bnas_jax.training import build
