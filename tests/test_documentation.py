@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import pathlib
 import re
 import shutil
@@ -20,6 +19,7 @@ from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import entries
 from bnas_jax.settings.recipes import RECIPES
+from bnas_jax.settings.schema import TASKS
 
 # ml_collections loads a config's file so.
 pytestmark = pytest.mark.filterwarnings(
@@ -170,17 +170,16 @@ def test_every_entry_and_each_of_its_settings_has_a_place(table, document):
 
 def names_of(settings_class: type, prefix: str = "") -> list[str]:
     """The settings of a dataclass and of those within it; groups with a name are described elsewhere."""
-    schema = importlib.import_module("bnas_jax.settings.schema")
     groups = {
-        "checkpoint": schema.CheckpointSettings,
-        "distributed": schema.DistributedSettings,
-        "dataset": schema.DatasetSettings,
-        "weights": schema.WeightSettings,
-        "alphas": schema.AlphaSettings,
-        "optimizer": schema.OptimizerSettings,
+        "checkpoint": settings.CheckpointSettings,
+        "distributed": settings.DistributedSettings,
+        "dataset": settings.DatasetSettings,
+        "weights": settings.WeightSettings,
+        "alphas": settings.AlphaSettings,
+        "optimizer": settings.OptimizerSettings,
     }
-    if settings_class is schema.SearchSettings:
-        groups["network"] = schema.SupernetSettings
+    if settings_class is settings.SearchSettings:
+        groups["network"] = settings.SupernetSettings
     names = []
     for field in dataclasses.fields(settings_class):
         if field.name in groups and not prefix:
@@ -193,7 +192,7 @@ def names_of(settings_class: type, prefix: str = "") -> list[str]:
 @pytest.mark.parametrize("task", ["search", "train"])
 def test_every_setting_is_in_usage(task):
     text = (ROOT / "docs" / "usage.md").read_text()
-    wanted = names_of(importlib.import_module("bnas_jax.settings.schema").TASKS[task])
+    wanted = names_of(TASKS[task])
     assert not [name for name in wanted if f"`{name}`" not in text]
 
 

@@ -9,8 +9,7 @@ from bnas_jax import settings
 from bnas_jax.cli.configs import Loaded, workdir_of
 from bnas_jax.cli.flags import number, read_flags, required
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import SearchSettings
-from bnas_jax.settings.schema import SELECT
+from bnas_jax.settings import SELECT, SearchSettings
 
 
 def derive(arguments: list[str], loaded: Loaded) -> dict:

@@ -1,29 +1,26 @@
 """The settings of a run, from a config file and the command line, as frozen dataclasses that are checked."""
 
+from bnas_jax.settings.dataset import DatasetSettings, for_data, without_effect
 from bnas_jax.settings.differences import CHANGEABLE, Difference, differences, first_difference
 from bnas_jax.settings.old_names import OLD_NAMES, refuse_old_name
 from bnas_jax.settings.resolve import from_config, resolve, to_dict
-from bnas_jax.settings.schema import (
+from bnas_jax.settings.run import CheckpointSettings, DistributedSettings, RunSettings
+from bnas_jax.settings.schema import Settings
+from bnas_jax.settings.search import (
     AS_OF,
+    SELECT,
     AlphaSettings,
-    CheckpointSettings,
-    DatasetSettings,
-    DistributedSettings,
-    OptimizerSettings,
-    RunSettings,
     SearchSettings,
-    Settings,
     SupernetSettings,
-    TrainSettings,
     WeightSettings,
-    for_data,
-    without_effect,
 )
+from bnas_jax.settings.train import OptimizerSettings, TrainSettings
 
 __all__ = [
     "AS_OF",
     "CHANGEABLE",
     "OLD_NAMES",
+    "SELECT",
     "AlphaSettings",
     "CheckpointSettings",
     "DatasetSettings",

@@ -26,7 +26,9 @@ from bnas_jax.settings.checks import choice, require
 from bnas_jax.settings.old_names import refuse_old_names
 from bnas_jax.settings.parse import build, fill, plain
 from bnas_jax.settings.recipes import NO_RECIPE, RECIPES, SETTINGS
-from bnas_jax.settings.schema import TASKS, OptimizerSettings, Settings, SupernetSettings
+from bnas_jax.settings.schema import TASKS, Settings
+from bnas_jax.settings.search import SupernetSettings
+from bnas_jax.settings.train import OptimizerSettings
 
 # The blocks of a config that a convention takes its values from; the first that has one decides.
 _BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
