@@ -57,6 +57,12 @@ def trained(seed: int) -> ConfigDict:
     return tiny(train.get_config("digits"))
 
 
+def shorter(seed: int) -> ConfigDict:
+    config = trained(seed)
+    config.batch_size = 512
+    return config
+
+
 def searched(seed: int) -> ConfigDict:
     del seed
     return tiny(search.get_config("digits"), layer_types=("none", "bin_conv_3x3"))
@@ -75,6 +81,16 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     assert (tmp_path / "trained/0/train/metrics.jsonl").read_text() == before
     with pytest.raises(UserError, match="no row 'other'; write one of trained"):
         run_study(study, tmp_path, only=("other",))
+
+    # Rows that are left out this time keep their place; a run of other settings is not taken for this one.
+    further = Study("tiny", (*study.rows, Row("further", train=shorter, seeds=1)))
+    assert [row["name"] for row in run_study(further, tmp_path, only=("further",))["rows"]] == [
+        "trained",
+        "further",
+    ]
+    changed = Study("tiny", (Row("trained", train=shorter, seeds=1),))
+    failed = run_study(changed, tmp_path)["failed"]
+    assert "config.batch_size is 512 now and 256 there" in failed["trained/0"]
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,50 +51,64 @@ class Study:
 def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ()) -> dict:
     """Makes all runs that are not finished; writes folder/study.json and study.md, after each row anew.
 
-    folder: holds a work directory for each run, ROW/SEED/train and ROW/SEED/search. only: names of rows; () is all of them.
-    A run that fails is left out of the figures and named there. Returns what study.json holds.
+    folder: holds a work directory for each run, ROW/SEED/train and ROW/SEED/search. only: names of rows to run; () is all
+    of them. The table has every run that is finished, and names those that failed. Returns what study.json holds.
     """
-    names = [row.name for row in study.rows]
-    for name in only:
-        if name not in names:
-            raise UserError(f"the study has no row {name!r}; write one of {', '.join(names)}")
-    accuracies: dict[str, dict[int, float]] = {}
-    shares: dict[str, float] = {}
+    _check_names(study, only)
     failed: dict[str, str] = {}
-    result: dict = {}
     for row in study.rows:
         if only and row.name not in only:
             continue
-        accuracies[row.name] = {}
         for seed in range(row.seeds):
+            path = folder / row.name / str(seed)
             try:
-                accuracies[row.name][seed] = _run(row, seed, folder / row.name / str(seed))
+                top1 = _run(row, seed, path)
             except UserError as error:
                 failed[f"{row.name}/{seed}"] = str(error)
                 _say(f"{row.name}, seed {seed} failed: {error}")
             else:
-                _say(f"{row.name}, seed {seed}: {accuracies[row.name][seed]:.2f} %")
-        if row.search is not None:
-            searches = [folder / row.name / str(seed) / "search" for seed in accuracies[row.name]]
-            found = [
-                share for path in searches if (share := early_learnable_share(path)) is not None
-            ]
-            if found:
-                shares[row.name] = float(np.mean(found))
+                _say(f"{row.name}, seed {seed}: {top1:.2f} %")
         # What the next row needs is compiled anew; what this one did would stay in memory.
         jax.clear_caches()
-        result = {
-            "title": study.title,
-            "failed": failed,
-            **figures(accuracies, baseline=study.baseline),
-        }
-        for line in result["rows"]:
-            if line["name"] in shares:
-                line["early_learnable_share"] = shares[line["name"]]
-        write_whole(folder / "study.json", result)
-        with whole(folder / "study.md") as part:
-            part.write_text(markdown(result))
+        _write(study, folder, failed)
+    return _write(study, folder, failed)
+
+
+def _check_names(study: Study, only: tuple[str, ...]) -> None:
+    names = [row.name for row in study.rows]
+    for name in only:
+        if name not in names:
+            raise UserError(f"the study has no row {name!r}; write one of {', '.join(names)}")
+
+
+def _write(study: Study, folder: pathlib.Path, failed: dict[str, str]) -> dict:
+    """The table of all runs that are finished, as study.json and study.md."""
+    accuracies = {row.name: _accuracies(row, folder / row.name) for row in study.rows}
+    found = figures(accuracies, baseline=study.baseline)
+    result: dict[str, Any] = {"title": study.title, "failed": failed, **found}
+    for row in result["rows"]:
+        share = _learnable_share(folder / row["name"])
+        if share is not None:
+            row["early_learnable_share"] = share
+    write_whole(folder / "study.json", result)
+    with whole(folder / "study.md") as part:
+        part.write_text(markdown(result))
     return result
+
+
+def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
+    """Seed -> top-1 in % of the trainings that are finished."""
+    found = {seed: _summary(folder / str(seed) / "train") for seed in range(row.seeds)}
+    return {seed: summary["top1"] for seed, summary in found.items() if summary is not None}
+
+
+def _learnable_share(folder: pathlib.Path) -> float | None:
+    """The mean of `early_learnable_share` over the searches of a row, None where there is none."""
+    shares = [early_learnable_share(path) for path in sorted(folder.glob("*/search"))]
+    known = [share for share in shares if share is not None]
+    if not known:
+        return None
+    return float(np.mean(known))
 
 
 def early_learnable_share(path: pathlib.Path) -> float | None:
@@ -101,52 +116,56 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
 
     None where its records say nothing of it, as those of a random search.
     """
-    records = [
-        record for record in RunDirectory(path).read_metrics() if "learnable_share" in record
-    ]
-    early = records[: max(1, round(0.4 * len(records)))]
+    records = RunDirectory(path).read_metrics()
+    shares = [record["learnable_share"] for record in records if "learnable_share" in record]
+    early = shares[: max(1, round(0.4 * len(shares)))]
     if not early:
         return None
-    return float(np.mean([record["learnable_share"] for record in early]))
+    return float(np.mean(early))
 
 
 def _run(row: Row, seed: int, folder: pathlib.Path) -> float:
-    """Top-1 in % of a row's training with that seed."""
+    """Top-1 in % of a row's training with that seed, after its search; what is finished is not run again."""
     config = row.train(seed)
     if row.search is not None:
-        if _finished(folder / "search") is None:
-            _search(row.search(seed), seed, folder / "search")
+        run = _settings(row.search(seed), seed, SearchSettings)
+        if not _is_finished(run, folder / "search"):
+            with contextlib.closing(WorkDir(folder / "search")) as workdir:
+                search(run, workdir)
         config.network.genotype = str(folder / "search")
-    summary = _finished(folder / "train") or _train(config, seed, folder / "train")
+    run = _settings(config, seed, TrainSettings)
+    if not _is_finished(run, folder / "train"):
+        with contextlib.closing(WorkDir(folder / "train")) as workdir:
+            train(run, workdir)
+    summary = _summary(folder / "train")
+    assert summary is not None, "a run that has ended leaves one"
     return summary["top1"]
 
 
-def _finished(workdir: pathlib.Path) -> dict | None:
-    """The summary of a run that has ended."""
+def _settings(config: ConfigDict, seed: int, kind: type) -> Any:
+    """The settings of a run with that seed; `UserError` where the row has a search in place of a training, or the reverse."""
+    config.seed = seed
+    run = settings.from_config(config)
+    if not isinstance(run, kind):
+        task = "search" if kind is SearchSettings else "train"
+        raise UserError(f"`{task}` of a row needs a config such as configs/{task}.py:digits")
+    return run
+
+
+def _is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
+    """Whether a run has ended there; `UserError` for one of other settings."""
+    if _summary(path) is None:
+        return False
+    difference = settings.first_difference(settings.to_dict(run), RunDirectory(path).config())
+    if difference is not None:
+        raise UserError(f"{path} belongs to another run: {difference}; choose another --workdir")
+    return True
+
+
+def _summary(workdir: pathlib.Path) -> dict | None:
+    """summary.json of a run that has ended."""
     path = workdir / "summary.json"
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _search(config: ConfigDict, seed: int, path: pathlib.Path) -> dict:
-    config.seed = seed
-    run = settings.from_config(config)
-    if not isinstance(run, SearchSettings):
-        raise UserError(
-            "a row's `search` needs the settings of a search, such as those of configs/search.py:digits"
-        )
-    with contextlib.closing(WorkDir(path)) as workdir:
-        return search(run, workdir)
-
-
-def _train(config: ConfigDict, seed: int, path: pathlib.Path) -> dict:
-    config.seed = seed
-    run = settings.from_config(config)
-    if not isinstance(run, TrainSettings):
-        raise UserError(
-            "a row's `train` needs the settings of a training, such as those of configs/train.py:digits"
-        )
-    with contextlib.closing(WorkDir(path)) as workdir:
-        return train(run, workdir)
 
 
 def _say(text: str) -> None:
