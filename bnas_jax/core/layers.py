@@ -72,19 +72,9 @@ class BinaryConvType:
         del stride
         return 1
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
+    def module(self, *, search, **fields):
         """A `BinaryConv`."""
-        return BinaryConv(
-            features=features,
-            kernel=self.kernel,
-            stride=stride,
-            dilation=self.dilation,
-            scheme=scheme,
-            arithmetic=arithmetic,
-            binary_weights=binary_weights,
-            affine=not search,
-            name=name,
-        )
+        return BinaryConv(kernel=self.kernel, dilation=self.dilation, affine=not search, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +100,9 @@ class PoolingType:
             return self.plain
         return self.function
 
-    def module(
-        self,
-        *,
-        features,
-        stride,
-        scheme,
-        arithmetic,
-        search,
-        binary_weights,
-        name,
-        batch_norm: bool | None = None,
-    ):
+    def module(self, *, stride, arithmetic, search, name, batch_norm: bool | None = None, **fields):
         """A `Pooling`. batch_norm: whether with a BN, by default in the search alone."""
-        del features, scheme, binary_weights
+        del fields
         return Pooling(
             function=self.form(arithmetic),
             stride=stride,
@@ -146,9 +125,9 @@ class ZeroiseType:
         del stride
         return 0
 
-    def module(self, *, features, stride, scheme, arithmetic, search, binary_weights, name):
+    def module(self, *, stride, name, **fields):
         """A `Zeroise`."""
-        del features, scheme, arithmetic, search, binary_weights
+        del fields
         return Zeroise(stride=stride, name=name)
 
 
@@ -168,22 +147,16 @@ class SeparableType:
         del stride
         return 2 * self.times
 
-    def module(
-        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
-    ):
+    def module(self, *, features, search, copies=1, **fields):
         """A `Separable`."""
         return Separable(
             features=features * copies,
             kernel=self.kernel,
             dilation=self.dilation,
             times=self.times,
-            stride=stride,
-            scheme=scheme,
-            arithmetic=arithmetic,
-            binary_weights=binary_weights,
             affine=not search,
             copies=copies,
-            name=name,
+            **fields,
         )
 
 
@@ -200,20 +173,14 @@ class CrossedType:
         del stride
         return 2
 
-    def module(
-        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
-    ):
+    def module(self, *, features, search, copies=1, **fields):
         """A `Crossed`."""
         return Crossed(
             features=features * copies,
             kernel=self.kernel,
-            stride=stride,
-            scheme=scheme,
-            arithmetic=arithmetic,
-            binary_weights=binary_weights,
             affine=not search,
             groups=copies,
-            name=name,
+            **fields,
         )
 
 
@@ -228,20 +195,16 @@ class SkipType:
         """The two of a factorized reduce, or none."""
         return 2 if stride > 1 else 0
 
-    def module(
-        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
-    ):
+    def module(self, *, features, stride, search, name, copies=1, **fields):
         """An `Identity` or a `FactorizedReduce`."""
         if stride == 1:
             return Identity(name=name)
         return FactorizedReduce(
             features=features * copies,
-            scheme=scheme,
-            arithmetic=arithmetic,
-            binary_weights=binary_weights,
             affine=not search,
             copies=copies,
             name=name,
+            **fields,
         )
 
 
@@ -264,21 +227,15 @@ class MobiNetType:
         del stride
         return 2
 
-    def module(
-        self, *, features, stride, scheme, arithmetic, search, binary_weights, name, copies=1
-    ):
+    def module(self, *, features, search, copies=1, **fields):
         """A `MobiNet`."""
         return MobiNet(
             features=features * copies,
             kernel=self.kernel,
             inputs=self.inputs,
-            stride=stride,
-            scheme=scheme,
-            arithmetic=arithmetic,
-            binary_weights=binary_weights,
             affine=not search,
             copies=copies,
-            name=name,
+            **fields,
         )
 
 
