@@ -80,7 +80,7 @@ class NinLayer(nn.Module):
 def keep_factors(key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithmetic) -> jax.Array:
     """Dropout: 0 with probability `rate`, else 1 / (1 - rate), of the shape (N, ...).
 
-    What is drawn for an example does not depend on how many devices `arithmetic.batch_axis` divides the batch over.
+    What is drawn for an example does not depend on how many devices `Arithmetic.batch_axis` divides the batch over.
     """
     examples = jnp.arange(shape[0])
     if arithmetic.batch_axis:

@@ -130,7 +130,7 @@ def drop_path(
     """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, layers, N).
 
     0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What is drawn for an example does not
-    depend on how many devices `arithmetic.batch_axis` divides the batch over.
+    depend on how many devices `Arithmetic.batch_axis` divides the batch over.
     """
     axis = arithmetic.batch_axis
     shards = jax.lax.axis_size(axis) if axis else 1

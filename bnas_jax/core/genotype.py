@@ -61,6 +61,11 @@ class Genotype:
 
     A cell may also be given as eight pairs, two for each node in turn, or as fourteen, of which the nodes have 2, 3, 4 and 5.
     `reduce` may be `FIXED_REDUCTION`, the hand-made cell of GDAS. Raises `UserError` when the value is not a cell.
+
+    >>> pairs = [("bin_conv_3x3", 0), ("max_pool_3x3", 1)]
+    >>> genotype = bnas.Genotype(normal=pairs * 4, reduce=pairs * 4)
+    >>> genotype.normal[0]
+    (('bin_conv_3x3', 0), ('max_pool_3x3', 1))
     """
 
     normal: Cell
@@ -225,7 +230,12 @@ def named() -> tuple[str, ...]:
 
 
 def load(name_or_path: str) -> Genotype:
-    """A named cell, that of a file or of a search's work directory, or the text itself: see `from_text`."""
+    """A named cell, that of a file or of a search's work directory, or the text itself: see `from_text`.
+
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> genotype.normal[0]
+    (('bin_conv_3x3', 1), ('bin_dil_conv_3x3', 0))
+    """
     if name_or_path in named():
         return from_text((_NAMED / f"{name_or_path}.json").read_text())
     if genotype_text.is_printed(name_or_path):

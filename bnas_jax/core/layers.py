@@ -29,6 +29,11 @@ class LayerType(Protocol):
     `CONVOLUTION`, whose module is `BinaryConvType`'s, or a `POOLING`, whose module is `PoolingType`'s; `NOTHING` for one
     whose output is zeros; `COPIES` for one whose `module` takes `copies=E`: E of them side by side, which read and write E
     times the channels and share nothing. None, which every other layer type has: a module for each edge.
+
+    >>> bnas.LAYERS["bin_dil_conv_5x5"]
+    BinaryConvType(kernel=5, dilation=2)
+    >>> bnas.LAYERS["bin_dil_conv_5x5"].num_convs(stride=1)
+    1
     """
 
     @property

@@ -24,7 +24,12 @@ class Network(nn.Module):
     auxiliary: a second classifier behind the second reduction, in training alone; its logits are sown as `logits` of the
     collection `auxiliary`.
 
-    Example: `Network(genotype, num_cells=20, channels=36, num_classes=10)` is BNAS-A.
+    BNAS-A of Table 5:
+
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> network = bnas.Network(genotype, num_cells=20, channels=36, num_classes=10)
+    >>> sum(place.reduction for place in network.places)
+    2
     """
 
     genotype: Genotype

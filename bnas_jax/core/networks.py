@@ -19,6 +19,11 @@ class NetworkSettings:
     """The base of all entries of `NETWORKS`: its fields are settings, `config.network.*`, and it builds the module.
 
     A subclass raises `UserError` for a setting that cannot be.
+
+    >>> settings = bnas.NETWORKS["cells"](bnas.load_genotype("latest_cell"), num_cells=5, channels=8)
+    >>> network = settings.build(num_classes=10, scheme=bnas.Xnor(), arithmetic=bnas.Arithmetic())
+    >>> network.num_classes
+    10
     """
 
     # Whether the module takes `drop_path_rate`.

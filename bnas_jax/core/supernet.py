@@ -38,6 +38,10 @@ class Supernet(nn.Module):
     batch_statistics: BN in cells takes the batch's statistics in evaluation, too.
     shared_statistics: one running mean and variance for all edges that leave a state, as they see the same batches; False
         keeps one for each edge and type, as released checkpoints do.
+
+    >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
+    >>> supernet.even_mixture()["normal"].shape
+    (14, 7)
     """
 
     num_cells: int

@@ -72,6 +72,11 @@ class Searcher:
     layer_types: the columns of alpha, and fixed_reduction: whether the reduction cell is hand-made and has no alpha: those of
     the supernet, which `SearchStep` hands over.
     train_share: of the training set, the part that the weights see; the rest is held out, none where it is 1.
+
+    >>> searcher = bnas.SEARCHERS["darts"]()
+    >>> alphas = searcher.init(jax.random.key(0))
+    >>> alphas["normal"].shape
+    (14, 7)
     """
 
     layer_types: tuple[str, ...] = dataclasses.field(

@@ -24,7 +24,7 @@ def settings_of(entry: type) -> dict[str, dataclasses.Field]:
 
 
 def derivation_settings() -> tuple[str, ...]:
-    """The settings of searchers that are of the derivation alone, as `searcher.NAME`."""
+    """The settings of searchers that are of the derivation alone, with `searcher.` in front."""
     fields = [f for entry in SEARCHERS.values() for f in dataclasses.fields(entry)]
     return tuple({f"searcher.{f.name}" for f in fields if f.metadata.get("derivation")})
 

@@ -1,7 +1,7 @@
 """Training recipes: how each paper, or its code, trains its networks. `RECIPES` is the one table of them, see docs/recipes.md.
 
 A recipe is a function without arguments that returns values of settings, as they are written in a config: `num_epochs`,
-`batch_size` and `optimizer`. What it does not say of `optimizer` is as `schema.OptimizerSettings` has it; neither the preset
+`batch_size` and `optimizer`. What it does not say of `optimizer` is as `OptimizerSettings` has it; neither the preset
 nor the convention says anything of it then. How sure: [C] in published code, [P] in a paper, [R] recalled and not verified,
 [D] a default chosen here.
 """

@@ -6,7 +6,7 @@ pass.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,8 @@ def for_latents(
     factor, the scheme's gradients in closed form, the optimizer's own update, the scheme's rates, and the projection.
     rate: the optimizer's learning rate, a number or a function of the step; for a scheme whose closed forms depend on it.
     Raises `UserError` for an optimizer that already does this, and without a rate that is needed.
-    Example: `for_latents(optax.adam(1e-3))`.
+
+    >>> optimizer = bnas.for_latents(optax.adam(1e-3), bnas.SCHEMES["bireal"]())
     """
     if isinstance(optimizer, LatentOptimizer):
         raise UserError(
@@ -98,6 +99,8 @@ def latent_sgd(
     """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
 
     Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see `with_decay`.
+
+    >>> optimizer = bnas.latent_sgd(optax.cosine_decay_schedule(0.025, 1000), weight_decay=3e-4)
     """
     descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
     return for_latents(
@@ -254,10 +257,10 @@ def project_latents(project: Callable[[jax.Array], jax.Array]) -> optax.Gradient
 
 
 class MomentumState(NamedTuple):
-    """step: the number of updates. trace: the momentum."""
+    """step: the number of updates. trace: the momentum, a tree like the parameters."""
 
     step: jax.Array
-    trace: optax.Updates
+    trace: Any
 
 
 def sgd(
@@ -282,9 +285,9 @@ def sgd(
 
 
 class MovedState(NamedTuple):
-    """moved: of each weight, whether it has had a gradient."""
+    """moved: of each weight, whether it has had a gradient; a tree like the parameters."""
 
-    moved: optax.Updates
+    moved: Any
 
 
 def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:

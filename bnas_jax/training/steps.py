@@ -46,6 +46,13 @@ class TrainStep:
     axis: the mapped axis of several devices, to average over.
 
     Raises `UserError` for an optimizer that would leave latent weights unprojected.
+
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
+    >>> step = bnas.TrainStep(network, bnas.latent_sgd(0.1))
+    >>> initial = jax.eval_shape(lambda: step.init(image_shape=(8, 8, 1)))
+    >>> initial.params["classifier"]["kernel"].shape
+    (128, 10)
     """
 
     network: nn.Module
@@ -131,7 +138,11 @@ class SearchStep:
     The searcher says which stages it has; `stage(index)` gives them one by one. weights, alphas: the optimizers of the
     supernet's weights and of alpha. num_epochs, steps_per_epoch: of the search, for what is annealed. The rest as `TrainStep`.
 
-    Example: `SearchStep(supernet, Bnas(), weights=latent_sgd(0.025), alphas=optax.adam(3e-4))`.
+    >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
+    >>> optimizers = {"weights": bnas.latent_sgd(0.025), "alphas": optax.adam(3e-4)}
+    >>> step = bnas.SearchStep(supernet, bnas.Bnas(), **optimizers)
+    >>> [sorted(stage.moves) for stage in step.searcher.stages]
+    [['alphas'], ['weights']]
     """
 
     supernet: Supernet

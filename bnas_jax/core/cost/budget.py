@@ -24,6 +24,11 @@ def fit_budget(
     flops: the budget. min_channels, max_channels: inclusive bounds on the width, which is even in the ImageNet form; without
     max_channels there is no upper one. cells: numbers of cells to choose from, such as range(5, 21), by default that of
     `network` alone; of equally good ones the first. Raises `UserError` if the smallest network is above the budget.
+
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
+    >>> bnas.fit_budget(network, 1e5, image_shape=(8, 8, 1)).channels
+    13
     """
     step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step

@@ -26,7 +26,11 @@ def cost(
     walked: cells that were walked before, of networks of the same scheme, which are not walked again; it is added to.
 
     Raises `UserError` for an image size that the model cannot take, and for a module that has kernels but no `macs`.
-    Example: `cost(Network(genotype, num_cells=5, channels=8, num_classes=10), image_shape=(8, 8, 1)).total.flops`.
+
+    >>> genotype = bnas.load_genotype("latest_cell")
+    >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
+    >>> bnas.cost(network, image_shape=(8, 8, 1)).total.params
+    209940
     """
     # An auxiliary head is of use in training alone.
     if getattr(model, "auxiliary", False):

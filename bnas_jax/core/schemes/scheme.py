@@ -68,6 +68,10 @@ class Scheme:
 
     sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch. activation: after the convolution, of `ACTIVATIONS`.
     stage: `all`, or `activations`, which binarizes these alone: the first stage of a training in two.
+
+    >>> scheme = bnas.SCHEMES["bireal"](stage="activations")
+    >>> scheme.binary_weights
+    False
     """
 
     sign_of_zero: int = 1
