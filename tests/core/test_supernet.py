@@ -50,17 +50,20 @@ def alphas_of(net, seed=1):
     return {name: rng.normal(size=(14, len(net.layer_types))) for name in ("normal", "reduce")}
 
 
-def variables_of(net, seed=2):
-    """Variables away from their start, variances positive, in the arithmetic of the net."""
-    rng = np.random.default_rng(seed)
-    shapes = traverse_util.flatten_dict(
-        jax.eval_shape(net.init, jax.random.key(0), alphas_of(net), IMAGES)
-    )
+def drawn(shapes, rng):
+    """Variables away from their start, variances positive."""
     draw = lambda path, leaf: (
         rng.uniform(0.5, 2, leaf.shape) if path[-1] == "var" else rng.normal(size=leaf.shape) / 3
     )
-    flat = {path: draw(path, leaf).astype(leaf.dtype) for path, leaf in shapes.items()}
+    flat = traverse_util.flatten_dict(shapes)
+    flat = {path: draw(path, leaf).astype(leaf.dtype) for path, leaf in flat.items()}
     return traverse_util.unflatten_dict(flat)
+
+
+def variables_of(net, seed=2):
+    """Drawn variables, in the arithmetic of the net."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), alphas_of(net), IMAGES)
+    return drawn(shapes, np.random.default_rng(seed))
 
 
 def numbers_of(net, variables, alphas):
@@ -83,24 +86,13 @@ def largest(tree):
     return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_shared_edges_are_the_plain_sum_over_edges(name):
-    """In float64, as one flipped sign would move everything behind it."""
-    shared = NETS[name]
-    plain = shared.clone(edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True))
-    options = {"xla_cpu_use_fusion_emitters": False}  # a third less time to compile
-    with jax.enable_x64(True):
-        variables, alphas = variables_of(shared), alphas_of(shared)
-        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain)), (
-            "one layout"
-        )
-        ours, theirs = (
-            jax.jit(lambda *inputs, net=net: numbers_of(net, *inputs), compiler_options=options)(
-                variables, alphas
-            )
-            for net in (shared, plain)
-        )
-    assert ours["logits"].dtype == jnp.float64
+def compiled(function):
+    """The jitted function, compiled in two thirds of the time."""
+    return jax.jit(function, compiler_options={"xla_cpu_use_fusion_emitters": False})
+
+
+def check_near(ours, theirs):
+    """The same leaves, apart by no more than rounding in float64."""
     for part, expected in theirs.items():
         flat, flat_expected = (
             traverse_util.flatten_dict({part: tree}) for tree in (ours[part], expected)
@@ -110,6 +102,76 @@ def test_shared_edges_are_the_plain_sum_over_edges(name):
         assert scale > 0
         for path, value in flat_expected.items():
             assert np.abs(flat[path] - value).max() < 1e-9 * scale, path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["float", *(pytest.param(name, marks=pytest.mark.long) for name in NETS if name != "float")],
+)
+def test_shared_edges_are_the_plain_sum_over_edges(name):
+    """In float64, as one flipped sign would move everything behind it."""
+    shared = NETS[name]
+    plain = shared.clone(edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True))
+    with jax.enable_x64(True):
+        variables, alphas = variables_of(shared), alphas_of(shared)
+        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain)), (
+            "one layout"
+        )
+        ours, theirs = (
+            compiled(lambda *inputs, net=net: numbers_of(net, *inputs))(variables, alphas)
+            for net in (shared, plain)
+        )
+    assert ours["logits"].dtype == jnp.float64
+    check_near(ours, theirs)
+
+
+# What the nets above have at the edges of one state.
+STATES = {
+    "paper": {"stride": 2},
+    "head": {"stride": 1, "float_edges": (1, 2)},
+    "darts": {"stride": 1, "bn_of_pools": False},
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
+    """Values, statistics and gradients in float64."""
+    net = NETS[name]
+    shared = MixedEdges(
+        channels=net.channels,
+        layer_types=net.layer_types,
+        scheme=net.scheme,
+        shared_statistics=net.shared_statistics,
+        arithmetic=FLOAT64,
+        **STATES[name],
+    )
+    plain = shared.clone(edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True))
+    rng = np.random.default_rng(0)
+    x, weights = (
+        rng.normal(size=(2, 8, 8, net.channels)),
+        rng.normal(size=(3, len(net.layer_types))),
+    )
+
+    def numbers(module, variables, x, weights):
+        def value(params, x, weights):
+            inputs = {**variables, "params": params}
+            y, after = module.apply(inputs, x, weights, train=True, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y)), (y, after)
+
+        gradients = jax.grad(value, argnums=(0, 1, 2), has_aux=True)
+        to, (y, after) = gradients(variables["params"], x, weights)
+        evaluated = module.apply(variables, x, weights, train=False)
+        of = dict(zip(("params", "x", "weights"), to, strict=True))
+        return {"eval": evaluated, "y": y, "after": after, **of}
+
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(shared.init, jax.random.key(0), x, weights, train=False)
+        variables = drawn(shapes, rng)
+        ours, theirs = (
+            compiled(lambda *inputs, module=module: numbers(module, *inputs))(variables, x, weights)
+            for module in (shared, plain)
+        )
+    check_near(ours, theirs)
 
 
 ALL_KINDS = (ZEROISE, "max_pool_3x3", "skip_connect", "dil_conv_3x3", "bin_conv_3x3")
@@ -136,16 +198,8 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
     module = EDGES_OF_A_STATE[name]
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     weights = 0.7 * np.eye(len(ALL_KINDS), dtype=np.float32)[CHOICES]
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
-    rng = np.random.default_rng(3)
-    draw = lambda path, leaf: (
-        rng.uniform(0.5, 2, leaf.shape)
-        if path[-1].key == "var"
-        else rng.normal(size=leaf.shape) / 2
-    )
-    variables = jax.tree_util.tree_map_with_path(
-        lambda *of: draw(*of).astype(np.float32), variables
-    )
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
+    variables = drawn(shapes, np.random.default_rng(3))
 
     def run(edges):
         def value(params, x, weights):
@@ -190,8 +244,9 @@ def test_statistics_move_of_chosen_layers_alone():
     module = EDGES_OF_A_STATE["binary"].clone(edges="chosen")
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     weights = np.eye(len(ALL_KINDS), dtype=np.float32)[[1, 1, 0, 1]]
-    variables = module.init(jax.random.key(0), x, weights, train=False)
-    _, after = module.apply(variables, x, weights, train=True, mutable=["batch_stats"])
+    variables = jax.jit(lambda: module.init(jax.random.key(0), x, weights, train=False))()
+    apply = jax.jit(lambda v: module.apply(v, x, weights, train=True, mutable=["batch_stats"]))
+    _, after = apply(variables)
     same = jax.tree.map(np.array_equal, variables["batch_stats"], after["batch_stats"])
     assert not any(jax.tree.leaves(same.pop("pool_bn"))) and all(jax.tree.leaves(same))
 
@@ -217,10 +272,9 @@ def test_an_edge_that_chose_zeroise_gives_its_weight_no_gradient():
     module = EDGES_OF_A_STATE["gdas"].clone(edges="chosen")
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     weights = np.eye(len(ALL_KINDS), dtype=np.float32)[[0, 1, 0, 3]]
-    variables = module.init(jax.random.key(0), x, weights, train=False)
-    to_weights = jax.grad(
-        lambda weights: jnp.sum(jnp.sin(module.apply(variables, x, weights, train=False)))
-    )(weights)
+    variables = jax.jit(lambda: module.init(jax.random.key(0), x, weights, train=False))()
+    value = lambda weights: jnp.sum(jnp.sin(module.apply(variables, x, weights, train=False)))
+    to_weights = jax.jit(jax.grad(value))(weights)
     assert [bool(np.any(row)) for row in np.asarray(to_weights)] == [False, True, False, True]
 
 
@@ -237,8 +291,12 @@ def test_alpha_chooses_the_largest_where_one_layer_runs():
     one_hot = {
         name: np.eye(3, dtype=np.float32)[value.argmax(axis=-1)] for name, value in alphas.items()
     }
-    expected = net.clone(edges="plain").apply(variables, one_hot, IMAGES, method="mixture")
-    assert np.abs(net.apply(variables, alphas, IMAGES) - expected).max() < 1e-5
+    plain = net.clone(edges="plain")
+    expected = jax.jit(lambda weights: plain.apply(variables, weights, IMAGES, method="mixture"))(
+        one_hot
+    )
+    logits = jax.jit(lambda alphas: net.apply(variables, alphas, IMAGES))(alphas)
+    assert np.abs(logits - expected).max() < 1e-5
 
 
 def test_the_fixed_reduction_needs_no_weights_and_batch_statistics_evaluate():
@@ -287,7 +345,10 @@ def mixed(weights, edges="shared"):
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     latent = np.random.default_rng(1).normal(size=(3, 3, 4, 12)).astype(np.float32)
     variables = {"params": {"latent_bin_conv_3x3": latent}, "batch_stats": RUNNING}
-    return MIXED.clone(edges=edges).apply(variables, x, weights, train=False)
+    apply = jax.jit(
+        lambda weights: MIXED.clone(edges=edges).apply(variables, x, weights, train=False)
+    )
+    return apply(weights)
 
 
 RUNNING = {

@@ -96,9 +96,23 @@ def numbers_of(model, statistics, params, alphas, images, labels):
     }  # fmt: skip
 
 
-@pytest.fixture(
-    scope="module", params=[(name, mode) for name in NETWORKS for mode in CONVENTIONS], ids="-".join
-)
+# Each form once, and one of them in the mode `head`, too; which convolutions that leaves float is compared for all below.
+SHORT = {
+    ("cifar_net_c4_l5_latest_cell_zeroise", "clean"),
+    ("cifar_net_c4_l5_latest_cell_zeroise", "head"),
+    ("imagenet_net_c4_l6_latest_cell", "clean"),
+    ("supernet_c4_l5", "clean"),
+}
+RUNS = [
+    pytest.param(
+        (name, mode), marks=() if (name, mode) in SHORT else pytest.mark.long, id=f"{name}-{mode}"
+    )
+    for name in NETWORKS
+    for mode in CONVENTIONS
+]
+
+
+@pytest.fixture(scope="module", params=RUNS)
 def run(request, reference):
     name, mode = request.param
     arrays = dict(np.load(reference / f"{name}.npz"))
