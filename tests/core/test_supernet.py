@@ -165,7 +165,7 @@ def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
         return {"eval": evaluated, "y": y, "after": after, **of}
 
     with jax.enable_x64(True):
-        shapes = jax.eval_shape(shared.init, jax.random.key(0), x, weights, train=False)
+        shapes = jax.eval_shape(lambda: shared.init(jax.random.key(0), x, weights, train=False))
         variables = drawn(shapes, rng)
         ours, theirs = (
             compiled(lambda *inputs, module=module: numbers(module, *inputs))(variables, x, weights)
