@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_runs import arguments
-from test_runs import cell as cell  # a fixture
+from small_runs import arguments
 from work_directories import arrays
 
 from bnas_jax import settings

@@ -20,7 +20,7 @@ from bnas_jax.core.layers import LAYERS
 from bnas_jax.report import palette
 from configs import search as search_configs
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counted_runs import SHAPES, Counting, counting, same
 from image_files import write_folder
+from small_runs import STEPS, arguments, read, records
 from test_launch import dry, launch
-from test_runs import SHAPES, STEPS, Counting, arguments, counting, read, records, same
-from test_runs import cell as cell  # fixtures
-from test_runs import compiled_once as compiled_once
 from work_directories import arrays
 
 from bnas_jax import settings
@@ -31,9 +30,12 @@ from configs import search as search_configs
 from configs import train as train_configs
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("compiled_once"),
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
+]
 
 OFTEN = "--config.checkpoint_every_steps=1"
 
@@ -43,12 +45,10 @@ def said(capfd) -> str:
     return capfd.readouterr().err.splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, cell) -> pathlib.Path:
+@pytest.fixture
+def finished(whole) -> pathlib.Path:
     """The work directory of a training of two epochs."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert command(arguments("train", workdir, cell)) == 0
-    return workdir
+    return whole("train")[0]
 
 
 # 13: after a NaN

@@ -14,7 +14,7 @@ import time
 
 from work_directories import CELL, arrays, largest_difference
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 28  # two epochs of 14
 KILLS_OF_A_RUN = 5
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
     r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
 )
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 CELL = {
     "normal": [["bin_conv_3x3", 0]] * 2 + [["none", 0]] * 6,
     "reduce": [["max_pool_3x3", 0]] * 2 + [["none", 1]] * 6,

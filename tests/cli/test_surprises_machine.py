@@ -33,7 +33,7 @@ from bnas_jax.data.stream import StreamTrainSource
 from bnas_jax.runtime.devices import use_compilation_cache
 from bnas_jax.training.workdir import Log, WorkDir, whole, write_json
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "bnas_jax"]
 TRAIN, SEARCH = "--config=configs/train.py:digits", "--config=configs/search.py:digits"
 COST = ["cost", "--config=configs/train.py:a"]

@@ -1,5 +1,6 @@
 """The command `derive`: other genotypes of the alphas that a search has left, without an accelerator."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,10 +14,12 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import TABLE_3
+from bnas_jax.search import Bnas
+from bnas_jax.training.derive import rule_of, taken
 from configs import search as search_configs
 from configs import train as train_configs
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 EPOCHS = 3
 
 
@@ -146,3 +149,38 @@ def test_work_directories_without_alphas_are_named(capfd, workdir):
     (workdir / "config.json").write_text(json.dumps(training))
     assert "holds a training; derive takes the work directory of a search" in error(capfd, workdir)
     assert not (workdir.parent / "cell.json").exists()
+
+
+# The epoch that is taken
+
+
+def ended_search(valid_top1) -> dict:
+    """The history of a search of three epochs whose alphas tell the epochs apart."""
+    epochs = len(valid_top1)
+    history = {name: np.zeros((epochs + 1, 14, 7), np.float32) for name in ("normal", "reduce")}
+    for row in range(epochs + 1):
+        history["normal"][row, :, row + 1] = 5.0
+    return {**history, "valid_top1": np.array(valid_top1, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "alphas_as_of", "valid_top1", "epoch", "row"),
+    [
+        ("best", "after", (10, 30, 20), 1, 2),
+        ("best", "before", (10, 30, 20), 1, 1),
+        ("last", "after", (10, 30, 20), 2, 3),
+        ("last", "before", (10, 30, 20), 2, 2),
+        ("best", "after", (30, 10, 30), 0, 1),
+        ("best", "before", (np.nan, 10, 5), 1, 1),
+    ],
+)
+def test_the_genotype_is_that_of_the_epoch_and_side_of_it_that_the_rule_names(
+    rule, alphas_as_of, valid_top1, epoch, row
+):
+    run = settings.from_config(search_configs.get_config("digits"))
+    run = dataclasses.replace(run, num_epochs=3, select=rule, alphas_as_of=alphas_as_of)
+    record = taken(Bnas(), rule_of(run), ended_search(valid_top1))
+    assert record["epoch"] == epoch and {layer for layer, _ in record["normal"]} == {
+        TABLE_3[row + 1]
+    }
+    assert (record["select"], record["alphas_as_of"]) == (rule, alphas_as_of)

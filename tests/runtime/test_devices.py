@@ -25,7 +25,7 @@ from bnas_jax.training.loop import _next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 22  # two epochs of 11
 
 # Where each task runs: how, and on how many devices. The first is what the others equal.

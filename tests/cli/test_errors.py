@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.usefixtures("own_compilation_cache"),
 ]
 
-DOCUMENT = pathlib.Path(__file__).parent.parent / "docs" / "errors.md"
+DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "errors.md"
 # What Python and its libraries say of a value, an object or a file.
 PYTHONS = re.compile(
     r"invalid literal|could not convert|object has no attribute|<bound|<class|NoneType|codec|Non-boolean|\[Errno|allow_pickle"

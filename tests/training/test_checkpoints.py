@@ -1,0 +1,248 @@
+"""Checkpoints, whole and damaged."""
+
+import os
+import pathlib
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+from counted_runs import (
+    SHAPES,
+    arrays_file,
+    counting,
+    cut,
+    flip,
+    restored,
+    same,
+    tree_of,
+    variables_of,
+)
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.settings import CheckpointSettings
+from bnas_jax.training.checkpoints import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def three_saved(tmp_path_factory) -> pathlib.Path:
+    """A folder of the checkpoints of steps 1, 2 and 3; of these 2 is the best."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpoints = Checkpoints(folder, CheckpointSettings(keep_last=3))
+    for step, top1 in ((1, 10.0), (2, 30.0), (3, 20.0)):
+        checkpoints.save(step, counting(step), top1)
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def saved(three_saved, tmp_path) -> pathlib.Path:
+    return shutil.copytree(three_saved, tmp_path / "checkpoints")
+
+
+def test_a_state_comes_back_bit_for_bit(saved):
+    assert same(restored(saved), counting(3))
+
+
+def test_nothing_saved_is_nothing_restored(tmp_path):
+    assert restored(tmp_path / "checkpoints") is None
+
+
+def test_what_was_saved_does_not_change_with_the_state_that_goes_on(tmp_path):
+    """Saving goes on in the background while the next step writes over the state's buffers."""
+    advance = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path, CheckpointSettings())
+    state = counting(1)
+    checkpoints.save(1, state)
+    for _ in range(3):
+        state = advance(state)
+    checkpoints.close()
+    assert same(restored(tmp_path), counting(1))
+
+
+DAMAGES = {"cut": cut, "flip": flip, "empty": lambda path: os.truncate(path, 0), "gone": os.unlink}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damage_to_any_file_is_harmless_or_noticed_and_the_checkpoint_before_is_taken(
+    three_saved, tmp_path, how, capfd
+):
+    """Never is anything restored that was not saved, and never is anything deleted."""
+    taken = set()
+    for number, path in enumerate(sorted(p for p in (three_saved / "3").rglob("*") if p.is_file())):
+        folder = shutil.copytree(three_saved, tmp_path / str(number) / "checkpoints")
+        DAMAGES[how](folder / path.relative_to(three_saved))
+        before = tree_of(folder)
+        state = restored(folder)
+        assert same(state, counting(int(state.step))), path
+        taken.add(int(state.step))
+        error = capfd.readouterr().err
+        assert sorted(tree_of(folder.parent).values()) == sorted(before.values()), path
+        if int(state.step) == 2:
+            assert (
+                "the checkpoint of step 3 is damaged" in error
+                and "moved the damaged checkpoint of step 3" in error
+            )
+            assert (
+                not (folder / "3").exists()
+                and (folder.with_name("checkpoints_damaged") / "3").is_dir()
+            )
+    assert taken == {2, 3}  # some files hold the arrays, others nothing that is needed
+
+
+def test_a_whole_folder_that_is_empty_or_gone_is_noticed(three_saved, tmp_path):
+    for name in ("3", "3/variables", "3/rest"):
+        for keep in (True, False):
+            folder = shutil.copytree(three_saved, tmp_path / f"{name}{keep}" / "checkpoints")
+            shutil.rmtree(folder / name)
+            if keep:
+                (folder / name).mkdir()
+            assert same(restored(folder), counting(2))
+
+
+def test_what_a_kill_left_half_written_is_passed_over(saved):
+    half = saved / "4.orbax-checkpoint-tmp"
+    shutil.copytree(saved / "3" / "variables", half / "variables")
+    assert same(restored(saved), counting(3))
+
+
+def test_after_damage_the_run_goes_on_and_saves_over_the_place(saved):
+    flip(arrays_file(saved / "3", "rest"))
+    checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
+    assert same(checkpoints.restore_state(SHAPES), counting(2))
+    checkpoints.save(3, counting(3), 70.0)
+    checkpoints.close()
+    assert same(restored(saved), counting(3))
+    flip(arrays_file(saved / "3", "rest"))
+    assert same(restored(saved), counting(2))
+    assert {path.name for path in saved.with_name("checkpoints_damaged").iterdir()} == {"3", "3.1"}
+
+
+def test_a_checkpoint_is_replaced_by_another_of_its_step_and_lost_at_no_moment(saved):
+    checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
+    changed = counting(3).replace(batch_stats=counting(9).batch_stats)
+    before = saved.with_name("checkpoints_replaced")
+    checkpoints.save(3, changed, 70.0)
+    checkpoints.close()
+    assert same(restored(saved), changed) and not before.exists()
+    assert Checkpoints(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    before.mkdir()
+    (saved / "3").rename(before / "3")  # as a kill leaves it before the new one is on disk
+    assert same(restored(saved), changed) and not before.exists()
+    shutil.copytree(saved / "2", before / "3")  # and after it
+    assert same(restored(saved), changed) and not before.exists()
+
+
+def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
+    for step in (1, 2, 3):
+        flip(arrays_file(saved / str(step)))
+    before = tree_of(saved.parent)
+    with pytest.raises(
+        UserError, match=r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted"
+    ):
+        restored(saved)
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        Checkpoints(saved).restore_variables(variables_of(SHAPES), "last")
+    assert tree_of(saved.parent) == before
+
+
+def test_a_damaged_score_costs_the_score_alone(saved, capfd):
+    flip(saved / "2" / "metrics" / "metrics")
+    assert Checkpoints(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    assert same(restored(saved), counting(3))
+    assert "accuracy noted with the checkpoint of step 2 cannot be read" in capfd.readouterr().err
+    assert (saved / "2" / "variables").is_dir()
+
+
+@pytest.mark.parametrize(("which", "step"), [("last", 3), ("best", 2), ("1", 1), ("2", 2)])
+def test_variables_are_restored_alone_from_the_checkpoint_asked_for(saved, which, step):
+    shutil.rmtree(saved / str(step) / "rest")
+    before = tree_of(saved)
+    found, variables = Checkpoints(saved).restore_variables(variables_of(SHAPES), which)
+    assert found == step and same(variables, variables_of(counting(step)))
+    assert tree_of(saved) == before
+
+
+@pytest.mark.parametrize("which", ["4", "-1", "newest", "", "1.0"])
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(saved, which):
+    with pytest.raises(
+        UserError, match=r"no checkpoint of step .*write best, last or one of 1, 2, 3"
+    ):
+        Checkpoints(saved).restore_variables(variables_of(SHAPES), which)
+
+
+def test_without_an_accuracy_none_is_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointSettings())
+    checkpoints.save(1, counting(1))
+    checkpoints.close()
+    with pytest.raises(UserError, match="has an accuracy yet; write last instead of best"):
+        Checkpoints(tmp_path).restore_variables(variables_of(SHAPES), "best")
+
+
+def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged(saved):
+    flip(arrays_file(saved / "2"))
+    with pytest.raises(UserError, match="damaged are steps 2"):
+        Checkpoints(saved).restore_variables(variables_of(SHAPES), "2")
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_differs(saved):
+    before = tree_of(saved)
+    checkpoints = Checkpoints(saved)
+    wide = SHAPES.replace(
+        params={
+            "layer": {**SHAPES.params["layer"], "latent": jax.ShapeDtypeStruct((2, 5), jnp.float32)}
+        }
+    )
+    more = SHAPES.replace(params={**SHAPES.params, "second": SHAPES.params["layer"]})
+    other = SHAPES.replace(opt_state=({"trace": jax.ShapeDtypeStruct((2,), jnp.float32)},))
+    half = SHAPES.replace(
+        params=jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.bfloat16), SHAPES.params)
+    )
+    for shapes, message in (
+        (wide, r"params/layer/latent is float32 \(2, 3\) there and float32 \(2, 5\) here"),
+        (more, r"params/second/bias is missing there and float32 \(4,\) here"),
+        (other, r"opt_state/0/trace is float32 \(2, 3\) there and float32 \(2,\) here"),
+        (
+            half,
+            r"params/layer/bias is float32 \(4,\) there and bfloat16 \(4,\) here",
+        ),  # nothing is rounded unasked
+    ):
+        with pytest.raises(
+            UserError,
+            match=rf"the checkpoint of step 3 in .* of another network or optimizer: {message}",
+        ):
+            checkpoints.restore_state(shapes)
+    with pytest.raises(UserError, match=r"params/layer/latent is an array \(2, 3\) there"):
+        checkpoints.restore_variables(variables_of(wide), "last")
+    _, variables = checkpoints.restore_variables(
+        variables_of(half), "last"
+    )  # evaluation may ask for it
+    assert variables["params"]["layer"]["bias"].dtype == jnp.bfloat16
+    assert tree_of(saved) == before
+
+
+def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointSettings(keep_last=10**15))
+    with pytest.raises(
+        UserError,
+        match=r"no room for checkpoints in .*; make room or lower config\.checkpoint\.keep_last",
+    ):
+        checkpoints.restore_state(SHAPES)
+
+
+@pytest.mark.parametrize("noticed", ["at the end", "by the next save"])
+def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved, noticed):
+    """The size of files is limited, as a full disk would. Saving goes on in the background, and so may the steps."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        checkpoints.save(4, counting(4))
+        with pytest.raises(
+            UserError, match=r"cannot save a checkpoint in .*the same command goes on from step 3"
+        ):
+            checkpoints.close() if noticed == "at the end" else checkpoints.save(5, counting(5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert same(restored(saved), counting(3))

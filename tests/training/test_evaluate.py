@@ -1,0 +1,118 @@
+"""Evaluation, and the network of a work directory."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from counted_runs import same
+from small_runs import STEPS, read
+from work_directories import CELL
+
+import bnas_jax
+from bnas_jax import settings
+from bnas_jax.__main__ import run as command
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.network import Network
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.augment import Augmentation
+from bnas_jax.training.evaluate import Evaluator, load_data
+from bnas_jax.training.losses import cross_entropy, hits
+from bnas_jax.training.state import initial_variables
+from configs import train as train_configs
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+def evaluated(capfd, *options: str) -> dict:
+    assert command(["evaluate", *options]) == 0
+    return json.loads(capfd.readouterr().out.splitlines()[-1])
+
+
+def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(whole, capfd):
+    workdir, _ = whole("train")
+    capfd.readouterr()
+    summary = read(workdir / "summary.json")
+    expected = {name: summary[name] for name in ("top1", "top5", "loss", "num_examples")} | {
+        "step": 2 * STEPS
+    }
+    assert evaluated(capfd, f"--workdir={workdir}") == expected
+    assert evaluated(capfd, f"--workdir={workdir}", f"--step={2 * STEPS}") == expected
+    best = evaluated(capfd, f"--workdir={workdir}", "--step=best")
+    assert best["top1"] == pytest.approx(summary["best_top1"])
+    assert evaluated(capfd, f"--workdir={workdir}", "--step=20")["step"] == 20
+    odd = evaluated(capfd, f"--workdir={workdir}", "--config.eval_batch_size=7")
+    assert odd == pytest.approx(expected)
+
+
+def test_load_gives_the_network_that_evaluate_evaluates(whole):
+    """Its logits of the test images, normalised as run.json says."""
+    workdir, _ = whole("train")
+    summary, noted = read(workdir / "summary.json"), read(workdir / "run.json")
+    model, variables = bnas_jax.load(workdir)
+    assert set(variables) == {"params", "batch_stats"} and model.channels == 2
+
+    test = load_data(settings.from_config(read(workdir / "config.json")).dataset).test
+    images = (test.images / 16 - np.array(noted["mean"])) / np.array(noted["std"])
+    logits = model.apply(variables, jnp.asarray(images, jnp.float32), train=False)
+    assert float(jnp.mean(cross_entropy(logits, test.labels))) == pytest.approx(
+        summary["loss"], rel=1e-4
+    )
+    for name, k in (("top1", 1), ("top5", 5)):
+        assert 100 * float(jnp.mean(hits(logits, test.labels, k))) == pytest.approx(summary[name])
+    earlier = bnas_jax.load(workdir, step=20)[1]
+    assert not same(earlier, variables)
+
+
+def test_load_takes_no_search_and_nothing_that_is_no_work_directory(whole, tmp_path):
+    with pytest.raises(
+        UserError, match="holds a search; load takes the work directory of a training"
+    ):
+        bnas_jax.load(whole("search")[0])
+    with pytest.raises(UserError, match="is no work directory"):
+        bnas_jax.load(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        bnas_jax.load(whole("train")[0], step="3")
+
+
+def test_evaluate_takes_no_search_and_nothing_that_is_no_work_directory(whole, tmp_path, capfd):
+    for workdir, message in (
+        (whole("search")[0], "holds a search"),
+        (tmp_path, "is no work directory"),
+        (tmp_path / "nowhere", "is no work directory"),
+    ):
+        capfd.readouterr()
+        assert command(["evaluate", f"--workdir={workdir}"]) == 2
+        assert message in capfd.readouterr().err
+    for name in ("config.json", "run.json"):
+        shutil.copy(whole("train")[0] / name, tmp_path)
+    assert command(["evaluate", f"--workdir={tmp_path}"]) == 2
+    assert "no checkpoint in" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_every_example_is_counted_once_whatever_the_batch(batch_size):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 17, (5, 4, 4, 1), dtype=np.uint8)
+    data = Arrays(images, draw.integers(0, 10, 5), num_classes=10, name="five")
+    model = Network(Genotype(CELL, CELL), num_cells=1, channels=1, num_classes=10)
+    variables = jax.jit(lambda: initial_variables(model, (4, 4, 1), 0))()
+    run = settings.from_config(train_configs.get_config("digits"))
+    evaluator = Evaluator(
+        model,
+        data,
+        Augmentation((0.5,), (0.3,), 1 / 16),
+        dataclasses.replace(run, eval_batch_size=batch_size),
+    )
+    result = evaluator(variables)
+    logits = jax.jit(model.apply)(variables, jnp.asarray((images / 16 - 0.5) / 0.3, jnp.float32))
+    assert result["num_examples"] == 5
+    assert result["top1"] == pytest.approx(100 * float(jnp.mean(logits.argmax(-1) == data.labels)))
+    assert result["top5"] == pytest.approx(100 * float(jnp.mean(hits(logits, data.labels, 5))))
+    assert result["loss"] == pytest.approx(
+        float(jnp.mean(cross_entropy(logits, data.labels))), rel=1e-4
+    )

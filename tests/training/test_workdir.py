@@ -1,0 +1,116 @@
+"""What a work directory holds and refuses: records, settings, locks."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from counted_runs import RECORDS, Counting
+from documents import ROOT
+from small_runs import read
+
+import bnas_jax
+from bnas_jax.core.errors import UserError
+from bnas_jax.training.workdir import FORMAT, WorkDir
+
+
+def test_records_of_steps_that_are_made_again_are_cut_off(tmp_path):
+    counted = Counting(tmp_path)
+    counted.start()
+    shutil.rmtree(counted.workdir.checkpoints / "10")
+    again = Counting(tmp_path)
+    again.start()
+    assert again.made == [5, 6, 7, 8, 9] and again.records() == RECORDS
+
+
+def test_a_line_cut_short_or_damaged_leaves_the_others(tmp_path):
+    counted = Counting(tmp_path)
+    counted.start()
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\n" + lines[0] + b"12\n{}\n" + lines[1][:9])
+    assert counted.records() == RECORDS[:1]
+    shutil.rmtree(counted.workdir.checkpoints / "10")
+    Counting(tmp_path).start()
+    assert counted.records() == RECORDS
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_differs(tmp_path):
+    Counting(tmp_path)
+    with pytest.raises(
+        UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"
+    ):
+        Counting(tmp_path, seed=5)
+    Counting(
+        tmp_path, log_every_steps=7, checkpoint_every_steps=3
+    )  # nothing that is trained hangs on these
+
+
+def test_a_work_directory_of_an_older_format_is_refused_by_the_version_that_reads_it(tmp_path):
+    Counting(tmp_path)
+    noted = read(tmp_path / "run.json")
+    assert noted.pop("format") == FORMAT
+    (tmp_path / "run.json").write_text(json.dumps(noted))
+    older = r"^.* has the format 1 of bnas-jax 0\.1\.0, which reads it; .*use that version for it, or choose another --workdir$"
+    for reads in (
+        lambda: Counting(tmp_path),
+        lambda: WorkDir(tmp_path).config(),
+        lambda: bnas_jax.load(tmp_path),
+    ):
+        with pytest.raises(UserError, match=older):
+            reads()
+
+
+def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
+    counted = Counting(tmp_path)
+    script = (
+        "import sys; from bnas_jax.training.workdir import WorkDir; WorkDir(sys.argv[1])._lock()"
+    )
+    lock = lambda: subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert f"is in use by process {os.getpid()} on " in lock().stderr
+    counted.workdir.close()
+    assert lock().returncode == 0
+    Counting(tmp_path)  # the process that had it has ended
+
+
+def test_the_log_has_clock_host_and_process(tmp_path):
+    Counting(tmp_path).start()
+    for line in (tmp_path / "log.txt").read_text().splitlines():
+        assert re.match(
+            rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} (starts|code|compiled|epoch)",
+            line,
+        )
+
+
+def test_checkpoints_without_a_config_are_nobodys(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"no config\.json to tell whose"):
+        Counting(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "checkpoints"]
+
+
+def test_a_file_in_the_way_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to the work directory .*choose another"):
+        Counting(tmp_path / "file")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "\x00"])
+def test_a_damaged_config_is_named(tmp_path, text):
+    Counting(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(
+        UserError, match=r"config\.json (cannot be read|holds no JSON object).*restore it"
+    ):
+        WorkDir(tmp_path).config()
+
+
+def test_a_folder_without_a_config_is_no_work_directory(tmp_path):
+    with pytest.raises(UserError, match=r"is no work directory: it has no config\.json"):
+        WorkDir(tmp_path).config()
