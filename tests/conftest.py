@@ -40,7 +40,7 @@ def own_compilation_cache(tmp_path_factory):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--long", action="store_true", help="every number of devices; fifty kills instead of a few"
+        "--long", action="store_true", help="every number of devices, whole supernets, fifty kills"
     )
 
 

@@ -384,10 +384,14 @@ def shapes_of(net, images=IMAGES):
 
 
 @pytest.mark.parametrize(
-    ("num_cells", "shape"),
-    [(5, (2, 8, 8, 1)), (4, (2, 12, 16, 3)), (1, (2, 2, 2, 3)), (8, (2, 32, 32, 3))],
+    ("num_cells", "shape", "layer_types"),
+    [
+        (5, (2, 8, 8, 1), NO_DILATED),
+        (4, (2, 12, 16, 3), NO_DILATED),
+        (1, (2, 2, 2, 3), TABLE_3),
+        pytest.param(8, (2, 32, 32, 3), TABLE_3, marks=pytest.mark.long),
+    ],
 )
-@pytest.mark.parametrize("layer_types", [TABLE_3, NO_DILATED], ids=["all types", "no dilated"])
 def test_any_image_size_and_set_of_layer_types(num_cells, shape, layer_types):
     logits, variables = shapes_of(
         supernet(num_cells, layer_types=layer_types), np.zeros(shape, np.float32)

@@ -50,7 +50,8 @@ def answer(capfd, *arguments: object) -> tuple[int, str]:
 # 4: settings
 
 
-COST = ("cost", "--config=configs/train.py:d", "--config.network.channels=8")
+SMALL = ("--config.network.channels=8", "--config.network.num_cells=3")
+COST = ("cost", "--config=configs/train.py:d", *SMALL)
 
 
 def test_the_cost_is_that_of_the_size_that_is_set(capfd):

@@ -15,8 +15,9 @@ from bnas_jax.__main__ import run as command
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-    """One compilation cache for all runs, those of other processes too, and not the user's own."""
+    """One quick compilation for all runs, those of other processes too, into a cache that is not the user's own."""
     names = {
+        "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }

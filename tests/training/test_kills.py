@@ -1,6 +1,6 @@
 """Runs that are killed at random moments, with saves in flight, end bit for bit where an undisturbed run ends.
 
-A few kills in every test run; fifty of search and of training each with `--long`.
+For `--long`: fifty kills of search and of training each. `test_runs` kills one of each.
 """
 
 import json
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from work_directories import CELL, arrays, largest_difference
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -75,10 +76,8 @@ def kill_at_random(process: subprocess.Popen, workdir: pathlib.Path, draw: rando
     return process.returncode == -signal.SIGKILL
 
 
-def test_however_often_it_is_killed_a_run_ends_bit_for_bit_as_if_it_were_not(tmp_path, request):
-    if not request.config.getoption("--long"):
-        disturb("train", tmp_path, wanted=1)
-        return
+@pytest.mark.long
+def test_however_often_it_is_killed_a_run_ends_bit_for_bit_as_if_it_were_not(tmp_path):
     for task in ("train", "search"):
         assert disturb(task, tmp_path / task, wanted=50) > 0
 
