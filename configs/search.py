@@ -41,8 +41,7 @@ from collections.abc import Callable
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
-from bnas_jax.settings import AlphaSettings, SupernetSettings, WeightSettings, template
-from configs import common
+from bnas_jax.settings import template
 
 
 def get_config(variant: str = "cifar10"):
@@ -52,38 +51,19 @@ def get_config(variant: str = "cifar10"):
         raise UserError(
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER behind it: {', '.join(SEARCHERS)}"
         )
-    config = common.base("search")
+    config = template.settings("search")
     config.num_epochs = 50
     config.batch_size = 64
-    config.network = template.fields(SupernetSettings)
     config.network.update({"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3})
     config.network.update(
         {"binary_preprocess": False, "edges": "shared", "form": "cifar", "fixed_reduction": False}
     )
-    config.searcher = template.group(
-        "searcher", "bnas"
-    )  # None: its defaults, which are the paper's
-    config.weights = template.fields(WeightSettings)
     config.weights.update(
         {"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "nesterov": False}
     )
-    config.alphas = template.fields(AlphaSettings)
     config.alphas.update(
         {"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3}
     )
-    config.select = (
-        common.optional_str()
-    )  # best or last epoch; None: best, where the searcher's epochs are validated
-    config.alphas_as_of = common.optional_str()
-    config.alpha_batches = (
-        common.optional_str()
-    )  # an epoch without replacement, or each one fresh from all of its half
-    config.dataset.search_split = (
-        common.optional_str()
-    )  # random, stratified (each class is halved), in_order
-    config.dataset.augment_validation = (
-        common.optional_bool()
-    )  # of the images that an epoch is judged by
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": None, "first_epoch": 0},
         "searcher": {"entropy": "all"},

@@ -43,8 +43,7 @@ the release goes through the images in the same order in all 250 epochs; here ea
 """
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import OptimizerSettings, template
-from configs import common
+from bnas_jax.settings import template
 
 # Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
@@ -59,11 +58,8 @@ def get_config(variant: str = "a"):
     """The training settings of one of `VARIANTS`."""
     if variant not in VARIANTS:
         raise UserError(f"no training preset {variant!r}: write one of {', '.join(VARIANTS)}")
-    config = common.base("train")
-    config.network = template.group("network", "cells")
+    config = template.settings("train")
     config.network.skip = True
-    config.optimizer = template.fields(OptimizerSettings)
-    config.recipe = "none"  # or one of settings/recipes.py, in place of the preset's training
     if variant in IMAGENET:
         imagenet(config, *IMAGENET[variant])
     else:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from bnas_jax.settings.checks import choice, rates, require
 
 SPLITS = ("random", "stratified", "in_order")
+# Of a field: a setting of searches alone, which is as the convention says where it is not set.
+OF_SEARCH = {"of_search": True}
 
 
 # Settings of config.dataset that have no effect on a data set: it has a size, or a test set, of its own.
@@ -52,7 +54,7 @@ class DatasetSettings:
     `WITHOUT_EFFECT`.
     """
 
-    name: str
+    name: str = "cifar10"
     path: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -68,8 +70,8 @@ class DatasetSettings:
     split: float | None = None
     split_seed: int = 0
     in_memory_mib: int | None = None
-    search_split: str = "random"
-    augment_validation: bool = False
+    search_split: str = dataclasses.field(default="random", metadata=OF_SEARCH)
+    augment_validation: bool = dataclasses.field(default=False, metadata=OF_SEARCH)
     bad_images: str = "fail"
     workers: int = 0
 

@@ -72,10 +72,13 @@ class DistributedSettings:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What search and training have in common.
 
+    conventions: paper, its text; release, the authors' code; meant, that code without its index error. precision: float32;
+    bfloat16, in the products of the convolutions alone; float64, for exact checks. parallel: auto is pmap on several devices,
+    else none. checkpoint_every_steps, checkpoint_every_minutes: checkpoints besides those at the end of each epoch.
     batch_size: over all devices. microbatches: parts of it that go through the network one after the other, their gradients
     averaged; batch norm sees one part at a time. sync_bn: batch norm over all devices, instead of over each one's examples.
     bn_examples: how many examples, that follow each other in the batch, it normalises together, on any number of devices; None
@@ -87,24 +90,24 @@ class RunSettings:
     """
 
     task: str
-    seed: int
-    conventions: str
-    precision: str
-    matmul_precision: str
-    parallel: str
-    sync_bn: bool
-    bn_examples: int | None
+    seed: int = 0
+    conventions: str = "paper"
+    precision: str = "float32"
+    matmul_precision: str = "highest"
+    parallel: str = "auto"
+    sync_bn: bool = True
+    bn_examples: int | None = None
     num_epochs: int
     batch_size: int
-    eval_batch_size: int
-    microbatches: int
-    steps_per_call: int
-    log_every_steps: int
-    checkpoint_every_steps: int | None
-    checkpoint_every_minutes: float | None
-    checkpoint: CheckpointSettings
-    distributed: DistributedSettings
-    dataset: DatasetSettings
+    eval_batch_size: int = 256
+    microbatches: int = 1
+    steps_per_call: int = 1
+    log_every_steps: int = 100
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = None
+    checkpoint: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
+    distributed: DistributedSettings = dataclasses.field(default_factory=DistributedSettings)
+    dataset: DatasetSettings = dataclasses.field(default_factory=DatasetSettings)
     scheme: Scheme
 
     def __post_init__(self):

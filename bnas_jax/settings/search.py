@@ -124,7 +124,7 @@ class AlphaSettings:
         clipping("config.alphas", self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchSettings(RunSettings):
     """A search.
 

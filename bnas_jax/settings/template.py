@@ -1,9 +1,10 @@
-"""Settings without values, of the right types, as a config has them before anything is set.
+"""Settings of the right types, as a config has them before anything is set: with their defaults, or None.
 
 A group whose entry has a name (`config.scheme`, `config.searcher`, `config.network`) holds the settings of every
 entry of its table, so that those of an extension can be set on the command line, too.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict, config_dict
@@ -15,6 +16,7 @@ from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
 from bnas_jax.settings.parse import field_types
+from bnas_jax.settings.schema import TASKS
 
 # The groups of a config that have a name, and the table that it chooses from.
 GROUPS: dict[str, Mapping[str, type]] = {
@@ -22,6 +24,40 @@ GROUPS: dict[str, Mapping[str, type]] = {
     "searcher": SEARCHERS,
     "network": NETWORKS,
 }
+# The entry of each of them that a config begins with.
+USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
+
+
+def settings(task: str) -> ConfigDict:
+    """All settings of a search or a training, as `search.get_config` and `train.get_config` of configs/ begin.
+
+    Those with a default have it. The others are None: what the preset sets, and what its recipe and its convention say, for
+    which there are the blocks `preset`, `paper`, `release` and `meant`.
+    """
+    config = _with_defaults(TASKS[task], task)
+    config.task = task
+    for block in ("preset", *CONVENTIONS):
+        config[block] = ConfigDict()
+    return config
+
+
+def _with_defaults(cls: type, task: str) -> ConfigDict:
+    config = ConfigDict()
+    types = field_types(cls)
+    for field in dataclasses.fields(cls):
+        name, kind = field.name, types[field.name]
+        default = None if field.default is dataclasses.MISSING else field.default
+        if kind in entries.TABLES:
+            config[name] = group(name, USUAL[name])
+        elif field.default_factory is not dataclasses.MISSING:
+            config[name] = _with_defaults(kind, task)
+        elif dataclasses.is_dataclass(kind):
+            config[name] = fields(kind)
+        elif "of_search" not in field.metadata:
+            _add(config, {name: kind}, {name: default})
+        elif task == "search":
+            _add(config, {name: kind}, {})
+    return config
 
 
 def fields(cls: type, values: Mapping | None = None) -> ConfigDict:

@@ -102,7 +102,7 @@ class OptimizerSettings:
         require(not self.nesterov or self.momentum > 0, message)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings(RunSettings):
     """The training of a final network. network: an entry of `networks.NETWORKS`. recipe: see `recipes.RECIPES`."""
 

@@ -19,6 +19,7 @@ from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.core.schemes import SCHEMES
 from bnas_jax.search import SEARCHERS, Progress, Searcher
 from bnas_jax.settings import entries, recipes, template
+from bnas_jax.settings.schema import TASKS
 from bnas_jax.training import build
 from bnas_jax.training.steps import SearchStep, TrainStep
 from configs import ablations, baselines, search, train
@@ -1058,3 +1059,17 @@ def test_another_cell_or_task_is_a_difference():
     other = settings.to_dict(resolved("train:digits", network__genotype="latest_cell"))
     assert settings.first_difference(ours, other).startswith("config.network.genotype.normal is ")
     assert "config." in settings.first_difference(ours, settings.to_dict(resolved("search:digits")))
+
+
+# Configs are made from the settings
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_config_has_each_setting_once_with_its_default(task):
+    config = template.settings(task)
+    names = {field.name for field in dataclasses.fields(TASKS[task])}
+    assert set(config) == names | {"preset", "paper", "release", "meant"}
+    assert (config.task, config.eval_batch_size, config.num_epochs) == (task, 256, None)
+    assert config.dataset.name == "cifar10" and config.checkpoint.keep_last == 2
+    assert config.get_type("num_epochs") is int and config.scheme.name == "xnor"
+    assert ("search_split" in config.dataset) == (task == "search")
