@@ -5,6 +5,8 @@ import pathlib
 
 # Before anything imports jax. The numbers are those of a CPU; set the variable to try another platform.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Where compiled programs are kept, small ones are, too: most of these are.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import pytest
 
@@ -33,6 +35,7 @@ def own_compilation_cache(tmp_path_factory):
 
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
+    compilation_cache.reset_cache()
     yield
     jax.config.update("jax_compilation_cache_dir", before)
     compilation_cache.reset_cache()

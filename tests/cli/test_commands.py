@@ -5,10 +5,8 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from bnas_jax.__main__ import COMMANDS, LATER, run
 from bnas_jax.core import cost, genotype
@@ -19,9 +17,12 @@ from bnas_jax.search import Bnas
 from bnas_jax.training.derive import Rule, taken
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
+    pytest.mark.usefixtures("own_compilation_cache", "quick_compilation"),
+]
 
 ROOT = pathlib.Path(__file__).parents[2]
 CELL = {
@@ -29,16 +30,6 @@ CELL = {
     "reduce": [["max_pool_3x3", 0]] * 2 + [["none", 1]] * 6,
 }
 TRAIN, SEARCH = "--config=configs/train.py:digits", "--config=configs/search.py:digits"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_compilation_cache(tmp_path_factory):
-    """Not the user's, which the command line would turn on."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 def summary(capfd, *arguments: str) -> dict:

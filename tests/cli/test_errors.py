@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
     ),
-    pytest.mark.usefixtures("own_compilation_cache"),
+    pytest.mark.usefixtures("own_compilation_cache", "quick_compilation"),
 ]
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "errors.md"

@@ -35,9 +35,12 @@ from configs import search as search_configs
 from configs import train as train_configs
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
+    pytest.mark.usefixtures("own_compilation_cache", "quick_compilation"),
+]
 
 CONFIGS = {"train": train_configs, "search": search_configs}
 TRAIN = ["train", "--config=configs/train.py:digits"]
@@ -51,15 +54,6 @@ SMALL = [
     *("--config.network.num_cells=3", "--config.network.channels=2"),
 ]
 CLASSES = {"train/a": 4, "train/b": 4, "train/c": 4, "test/a": 2, "test/b": 2, "test/c": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_compilation_cache(tmp_path_factory):
-    """Not the user's, which the command line would turn on."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def summary(capfd, *arguments: str) -> dict:

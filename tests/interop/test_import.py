@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from jax.experimental.compilation_cache import compilation_cache
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
@@ -23,24 +22,15 @@ from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
 # ml_collections loads a config's file so.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
+    pytest.mark.usefixtures("own_compilation_cache", "quick_compilation"),
+]
 
 SIZES = ["--preset=mini", "--config.network.channels=4", "--config.network.num_cells=5"]
 IMAGENET_SIZES = ["--preset=d", "--config.network.channels=4", "--config.network.num_cells=6"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation(tmp_path_factory):
-    """Quick, as it takes longer than running; into a cache that is not the user's, which the command line would turn on."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

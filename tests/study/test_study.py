@@ -12,6 +12,8 @@ from bnas_jax.study import Row, Study, run_study
 from bnas_jax.study.table import figures, markdown
 from configs import search, train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SAME = {0: 97.0, 1: 98.0, 2: 99.0}
 
 

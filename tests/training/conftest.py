@@ -6,7 +6,6 @@ import pathlib
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from small_runs import arguments, traces
 from work_directories import CELL
 
@@ -14,27 +13,13 @@ from bnas_jax.__main__ import run as command
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """One quick compilation for all runs, those of other processes too, into a cache that is not the user's own."""
-    names = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    names["jax_compilation_cache_dir"] = (
-        before["jax_compilation_cache_dir"] or names["jax_compilation_cache_dir"]
-    )
+def compiled_once(quick_compilation, own_compilation_cache):
+    """One quick compilation for all runs, those of other processes too."""
     environment = pytest.MonkeyPatch()
-    for name, value in names.items():
-        jax.config.update(name, value)
-        environment.setenv(name.upper(), str(value))
-    compilation_cache.reset_cache()
+    environment.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+    environment.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     yield
     environment.undo()
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
