@@ -141,7 +141,7 @@ esac
 
 refuse_address gke.sh "$@" || exit
 know_slice "$type" || exit
-[[ $accelerator != - ]] || { fail "GKE has no $type; write launch/tpu_vm.sh --type=$type $1 ..." || exit; }
+[[ $accelerator != - ]] || { fail "launch/gke.sh does not know $type; write launch/tpu_vm.sh --type=$type $1 ..." || exit; }
 [[ -n $bucket ]] || { fail "what a pod writes is lost with it; write --bucket=BUCKET $1 ... --workdir=bucket/NAME" || exit; }
 for word; do
     [[ $word != --workdir=* || $word == --workdir=bucket/* ]] || { fail "what a pod writes is lost with it; write --workdir=bucket/NAME, got ${word#*=}" || exit; }

@@ -150,7 +150,7 @@ copy_and_install() {
     fi
     tpu scp "$archive" "$name:bnas.tar.gz" --worker=all || return
     [[ -n $dry_run ]] || rm "$archive"
-    on_all "mkdir -p bnas && tar -xzf bnas.tar.gz -C bnas && cd bnas && bash -c $(quoted "$install_code")" || return
+    on_all "mkdir -p bnas && tar -xzf bnas.tar.gz -C bnas && cd bnas && bash -c '$install_code'" || return
     if [[ -n $bucket ]]; then
         on_all "mkdir -p bucket && { mountpoint -q bucket || gcsfuse --implicit-dirs --rename-dir-limit=$most_renamed $(quoted "$bucket") bucket; }" || return
         on_all "ln -sfn ~/bucket bnas/bucket" || return
@@ -159,8 +159,9 @@ copy_and_install() {
 
 # A process that outlived the connection to it holds the TPU; it saves its state as far as it can.
 # shellcheck disable=SC2016  # expanded there
-end_leftover='if pid=$(cat run.pid 2>/dev/null) && grep -qs bnas_jax "/proc/$pid/cmdline"; then
-kill -TERM "$pid"; timeout 60 tail -f --pid="$pid" /dev/null || kill -KILL "$pid"; fi'
+end_leftover='if pid=$(cat run.pid 2>/dev/null) && grep -qs bnas_jax "/proc/$pid/cmdline"; then '
+# shellcheck disable=SC2016  # expanded there
+end_leftover+='kill -TERM "$pid"; timeout 60 tail -f --pid="$pid" /dev/null || kill -KILL "$pid"; fi'
 
 # On every host at once, followed through the connection; each keeps its log in bnas/run.log.
 start() {
