@@ -24,6 +24,7 @@ tpu_topologies='
 256   16x16  4x8x8
 512   -      8x8x8
 1024  -      8x8x16
+2048  -      8x16x16
 '
 
 # Sets what the table has of the type $1: cores, software, accelerator, links; and `type`, as Google Cloud writes it.

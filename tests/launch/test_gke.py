@@ -10,6 +10,9 @@ import test_launch
 import yaml
 from fake_clouds import answer
 
+from bnas_jax.plan import machines
+from bnas_jax.plan.chips import CHIPS
+
 TRAIN = ["train", "--config=configs/train.py:a", "--workdir=bucket/a b"]
 OPTIONS = ["--name=n", "--bucket=b"]
 
@@ -54,6 +57,20 @@ def test_a_pod_on_each_host_of_the_slice(type, accelerator, topology, hosts, chi
     assert (
         container["resources"]["limits"] == {"google.com/tpu": chips} and pod["tolerations"] == []
     )
+
+
+def test_slices_are_shaped_as_a_plan_has_them():
+    """The launchers' table and the one of `plan` agree in every slice that both have."""
+    chips = [chip for chip in CHIPS.values() if chip.platform == "tpu"]
+    slices = [machines.machine(name) for chip in chips for name in machines.names_of(chip)]
+    describe = 'know_slice "$name" && echo $topology $hosts $chips'
+    script = f"source environment.sh; source tpu.sh; for name; do {describe}; done"
+    names = [slice.name for slice in slices]
+    done = subprocess.run(
+        ["bash", "-c", script, "-", *names], cwd=test_launch.LAUNCH, capture_output=True, text=True
+    )
+    wanted = [f"{slice.shape} {slice.hosts} {slice.chips_per_host}" for slice in slices]
+    assert done.stdout.splitlines() == wanted and len(wanted) > 30, done.stderr
 
 
 def test_restarts_spot_and_the_bucket_are_those_of_the_options():
