@@ -20,6 +20,11 @@ fail() {
     say "bnas_jax: error: $*"
     return 2
 }
+# Ends a script over a mistake in how it was called.
+refuse() {
+    fail "$@"
+    exit 2
+}
 
 # Ask the interpreter: a name on the PATH, or a link in an environment, may lead nowhere.
 runs() { "$1" -c '' 2>/dev/null; }
@@ -112,8 +117,8 @@ plan_first() {
     (cd "$root" && "${words[@]}") || code=$?
     case $code in
         0 | 2 | 130) ;; # it fits; the plan has said what to mend; stopped by hand
-        1) say "bnas_jax: error: this run does not fit on $1, so nothing was created; write what the plan proposes, or another machine" ;;
-        *) say "bnas_jax: error: the plan for $1 ended with $code, so nothing was created; leave out --plan to go on without" ;;
+        1) say "bnas_jax: error: the run does not fit on $1, so nothing was created; write what the plan proposes" ;;
+        *) say "bnas_jax: error: the plan for $1 ended with $code, so nothing was created; leave out --plan to go on" ;;
     esac
     return "$code"
 }

@@ -32,19 +32,21 @@ while (($#)); do
         --restarts=*) restarts=${1#*=} ;;
         --plan) plan=1 ;;
         --dry-run) dry_run=1 ;;
-        -*) fail "unknown option $1; see the head of $0" || exit ;;
+        -*) refuse "unknown option $1; see the head of $0" ;;
         *) break ;;
     esac
     shift
 done
-(($#)) || { fail "no command; write for instance: launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train --config=configs/train.py:a --workdir=bucket/a" || exit; }
-[[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || { fail "--name takes small letters, digits and -, got $name" || exit; }
-[[ $restarts =~ ^(0|[1-9][0-9]*)$ ]] || { fail "--restarts takes a whole number, got $restarts" || exit; }
+(($#)) || refuse "no command; write for instance:" \
+    "launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train --config=configs/train.py:a --workdir=bucket/a"
+[[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || refuse "--name takes small letters, digits and -, got $name"
+[[ $restarts =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--restarts takes a whole number, got $restarts"
 for word in "$bucket" "$account" "$image"; do
     # They are written into the manifest as they are.
-    [[ $word =~ ^[A-Za-z0-9._/:@-]*$ ]] || { fail "--bucket, --account and --image take names, got $word" || exit; }
+    [[ $word =~ ^[A-Za-z0-9._/:@-]*$ ]] || refuse "--bucket, --account and --image take names, got $word"
 done
-[[ -n $dry_run ]] || command -v kubectl >/dev/null || { fail "there is no kubectl here; install it, and fetch the cluster's credentials with gcloud container clusters get-credentials" || exit; }
+[[ -n $dry_run ]] || command -v kubectl >/dev/null || refuse "there is no kubectl here; install it," \
+    "and fetch the cluster's credentials with gcloud container clusters get-credentials"
 
 # kubectl ..., or what it would be.
 cluster() {
@@ -56,9 +58,12 @@ cluster() {
 # start again.
 manifest() {
     local annotations='' nodes tolerations=''
-    nodes="cloud.google.com/gke-tpu-accelerator: $accelerator, cloud.google.com/gke-tpu-topology: \"$topology\""
+    nodes="cloud.google.com/gke-tpu-accelerator: $accelerator"
+    nodes+=", cloud.google.com/gke-tpu-topology: \"$topology\""
     # The pods of a slice share one slice's hosts.
-    if ((hosts > 1)); then annotations='alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool'; fi
+    if ((hosts > 1)); then
+        annotations='alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool'
+    fi
     if [[ -n $spot ]]; then
         nodes+=', cloud.google.com/gke-spot: "true"'
         tolerations='{key: cloud.google.com/gke-spot, operator: Equal, value: "true", effect: NoSchedule}'
@@ -134,17 +139,20 @@ case $1 in
         exit
         ;;
     log)
-        cluster logs --follow --tail=100 --container=run "--selector=jobset.sigs.k8s.io/jobset-name=$name,batch.kubernetes.io/job-completion-index=0"
+        first="jobset.sigs.k8s.io/jobset-name=$name,batch.kubernetes.io/job-completion-index=0"
+        cluster logs --follow --tail=100 --container=run "--selector=$first"
         exit
         ;;
 esac
 
-refuse_address gke.sh "$@" || exit
-know_slice "$type" || exit
-[[ $accelerator != - ]] || { fail "launch/gke.sh does not know $type; write launch/tpu_vm.sh --type=$type $1 ..." || exit; }
-[[ -n $bucket ]] || { fail "what a pod writes is lost with it; write --bucket=BUCKET $1 ... --workdir=bucket/NAME" || exit; }
+refuse_address gke.sh "$@"
+know_slice "$type"
+[[ $accelerator != - ]] || refuse "launch/gke.sh does not know $type; write launch/tpu_vm.sh --type=$type $1 ..."
+lost="what a pod writes elsewhere than into a bucket is lost with it"
+[[ -n $bucket ]] || refuse "$lost; write --bucket=BUCKET $1 ... --workdir=bucket/NAME"
 for word; do
-    [[ $word != --workdir=* || $word == --workdir=bucket/* ]] || { fail "what a pod writes is lost with it; write --workdir=bucket/NAME, got ${word#*=}" || exit; }
+    [[ $word != --workdir=* || $word == --workdir=bucket/* ]] ||
+        refuse "$lost; write --workdir=bucket/NAME, got ${word#*=}"
 done
 if [[ -n $dry_run ]]; then
     if [[ -n $plan ]]; then plan_first "$type" "$@" >&2; fi
@@ -154,9 +162,11 @@ if [[ -n $dry_run ]]; then
     exit
 fi
 
+again="launch/gke.sh ${namespace[*]+${namespace[*]} }--name=$name"
 # One that has ended makes place; one that runs is not touched.
 ended=$(cluster get jobset "$name" --ignore-not-found '--output=jsonpath={.metadata.name}:{.status.terminalState}')
-[[ $ended != *: ]] || { fail "the JobSet $name is there and has not ended; write launch/gke.sh --name=$name stop, or another --name" || exit; }
+[[ $ended != *: ]] ||
+    refuse "the JobSet $name has not ended; write $again stop, or another --name"
 if [[ -n $plan ]]; then plan_first "$type" "$@" || exit; fi
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
@@ -165,4 +175,4 @@ cluster delete jobset "$name" --cascade=foreground --ignore-not-found
 cluster delete configmap "$name-code" --ignore-not-found
 cluster create configmap "$name-code" "--from-file=$folder/bnas.tar.gz"
 manifest "$@" | cluster create --filename=-
-say "bnas_jax: started; launch/gke.sh --name=$name log shows its log, and stop ends it"
+say "bnas_jax: started; $again log shows its log, and stop in the place of log ends it"

@@ -34,13 +34,13 @@ know_generation() {
     while read -r generation cores software accelerator links; do
         [[ ! $type =~ ^$generation-[1-9][0-9]*$ ]] || return 0
     done <<<"$tpu_generations"
-    fail "$type is no type of TPU; write for instance --type=v4-8, v5litepod-16, v5p-8, v6e-8 or tpu7x-8"
+    refuse "$type is no type of TPU; write for instance --type=v4-8, v5litepod-16, v5p-8, v6e-8 or tpu7x-8"
 }
 
 # Sets the shape of a slice of the type $1 beside that: topology, hosts, and chips of each host.
 know_slice() {
     local all flat deep sizes=''
-    know_generation "$1" || return
+    know_generation "$1"
     while read -r all flat deep; do
         topology=$flat
         if [[ $links == 3d ]]; then topology=$deep; fi
@@ -52,12 +52,13 @@ know_slice() {
         if ((all > 8 || all * cores > 8)); then hosts=$((all / 4)) chips=4; fi
         return 0
     done <<<"$tpu_topologies"
-    fail "there is no slice $type; write --type= one of$sizes"
+    refuse "there is no slice $type; write --type= one of$sizes"
 }
 
 # The code as an archive, in the file $1.
 pack_code() {
-    tar -C "$root" --exclude=__pycache__ -czf "$1" bnas_jax configs launch requirements.txt pyproject.toml setup.py README.md LICENSE
+    tar -C "$root" --exclude=__pycache__ -czf "$1" \
+        bnas_jax configs launch requirements.txt pyproject.toml setup.py README.md LICENSE
 }
 
 # Makes the environment in a folder of that code. The software's Python may be older than 3.11.
@@ -75,7 +76,7 @@ refuse_address() {
     for word in "${@:2}"; do
         [[ $word == --workdir=gs://*/?* ]] || continue
         target=${word#--workdir=gs://}
-        fail "a run writes into a mounted bucket; write launch/$1 --bucket=${target%%/*} $2 ... --workdir=bucket/${target#*/}"
-        return
+        refuse "a run writes into a mounted bucket;" \
+            "write launch/$1 --bucket=${target%%/*} $2 ... --workdir=bucket/${target#*/}"
     done
 }

@@ -6,8 +6,8 @@
 #        launch/tpu_vm.sh [OPTIONS] stop | log | delete     ends the run, saved; shows its log; deletes the TPU
 #   --name=NAME (default bnas)    --zone=ZONE (default: gcloud's)   --project=PROJECT (default: gcloud's)
 #   --type=TYPE (default v4-8)    --version=SOFTWARE (default: that of the type)    --spot
-#   --queued         asks for the TPU through Google's queue, as is best for spot; write it with `delete` too
-#   --wait=SECONDS   how long to wait for a TPU, in the queue or where there is no capacity (default 86400; then exit code 75)
+#   --queued         asks for the TPU through Google's queue, and waits there; write it with `delete` too
+#   --wait=SECONDS   for a TPU at most, in the queue or where there is no capacity (default 86400; then exit code 75)
 #   --poll=SECONDS   between two looks at its state (default 30)
 #   --bucket=BUCKET  mounts gs://BUCKET as ~/bucket on all hosts; --workdir=bucket/NAME then outlives the TPU, and all hosts
 #                    of a slice see it, as they must
@@ -36,21 +36,21 @@ while (($#)); do
         --restarts=*) restarts=${1#*=} ;;
         --plan) plan=1 ;;
         --dry-run) dry_run=1 ;;
-        -*) fail "unknown option $1; see the head of $0" || exit ;;
+        -*) refuse "unknown option $1; see the head of $0" ;;
         *) break ;;
     esac
     shift
 done
-(($#)) || { fail "no command; write for instance: launch/tpu_vm.sh --type=v4-8 train --config=configs/train.py:a --workdir=runs/a" || exit; }
+(($#)) || refuse "no command; write for instance: launch/tpu_vm.sh --type=v4-8 train --config=configs/train.py:a --workdir=runs/a"
 for number in "$wait" "$poll" "$restarts"; do
-    [[ $number =~ ^(0|[1-9][0-9]*)$ ]] || { fail "--wait, --poll and --restarts take whole numbers, got $number" || exit; }
+    [[ $number =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--wait, --poll and --restarts take whole numbers, got $number"
 done
 if [[ -z $version ]]; then
-    know_generation "$type" || exit
+    know_generation "$type"
     version=$software
-    [[ $version != - ]] || { fail "$type is not had as a TPU VM; write launch/gke.sh --type=$type --bucket=BUCKET $1 ..." || exit; }
+    [[ $version != - ]] || refuse "$type is not had as a TPU VM; write launch/gke.sh --type=$type --bucket=BUCKET $1 ..."
 fi
-[[ -n $dry_run ]] || command -v gcloud >/dev/null || { fail "there is no gcloud here; install the Google Cloud CLI" || exit; }
+[[ -n $dry_run ]] || command -v gcloud >/dev/null || refuse "there is no gcloud here; install the Google Cloud CLI"
 
 # gcloud compute tpus KIND VERB NAME ..., or what it would be; a kind is tpu-vm or queued-resources.
 cloud() {
@@ -88,19 +88,24 @@ state() {
 
 create() {
     if [[ -n $queued ]]; then
-        cloud queued-resources create "$name" "--node-id=$name" "--accelerator-type=$type" "--runtime-version=$version" ${spot[@]+"${spot[@]}"}
+        cloud queued-resources create "$name" "--node-id=$name" "--accelerator-type=$type" \
+            "--runtime-version=$version" ${spot[@]+"${spot[@]}"}
     else
         tpu create "$name" "--accelerator-type=$type" "--version=$version" ${spot[@]+"${spot[@]}"}
     fi
 }
 
 remove() {
-    # A request that was granted is only deleted together with its TPU.
-    if [[ -n $queued ]]; then cloud queued-resources delete "$name" --force --quiet; else tpu delete "$name" --quiet; fi
+    if [[ -n $queued ]]; then
+        # With its TPU, without which no granted request is deleted.
+        cloud queued-resources delete "$name" --force --quiet
+    else
+        tpu delete "$name" --quiet
+    fi
 }
 
-# Whether it is worth asking again after this message. A quota does not change by waiting.
-lacks_capacity() { grep -qiE 'capacity|stockout' <<<"$1" && ! grep -qi quota <<<"$1"; }
+# Whether asking again may help after this message, unlike after one of a quota.
+lacks_capacity() { grep -qiE 'capacity|stockout' <<<"$1"; }
 
 show() {
     local line
@@ -133,26 +138,28 @@ make_ready() {
                 lacks_capacity "$problem" || { fail "the request for $type failed and is deleted" || return 1; }
                 ;;
             CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING | SUSPENDING | DELETING) ;;
-            UNKNOWN) [[ -n $known ]] || return 1 ;; # as long as it never could: no login, say, or no such zone
+            UNKNOWN) [[ -n $known ]] || return 1 ;; # where it never could tell: no login, or no such zone
             *) remove && continue ;;
         esac
         sleep "$poll"
     done
     if [[ $now != NONE ]]; then remove || true; fi
-    fail "there was no $type in $wait s, and nothing is asked for any more; write a larger --wait or another --zone" || return 75
+    fail "there was no $type in $wait s, and nothing is asked for any more;" \
+        "write a larger --wait or another --zone" || return 75
 }
 
 copy_and_install() {
-    local archive=bnas.tar.gz
+    local mount archive=bnas.tar.gz
     if [[ -z $dry_run ]]; then
         archive=$(mktemp --suffix=.tar.gz)
-        pack_code "$archive"
+        pack_code "$archive" || return
     fi
     tpu scp "$archive" "$name:bnas.tar.gz" --worker=all || return
     [[ -n $dry_run ]] || rm "$archive"
     on_all "mkdir -p bnas && tar -xzf bnas.tar.gz -C bnas && cd bnas && bash -c '$install_code'" || return
     if [[ -n $bucket ]]; then
-        on_all "mkdir -p bucket && { mountpoint -q bucket || gcsfuse --implicit-dirs --rename-dir-limit=$most_renamed $(quoted "$bucket") bucket; }" || return
+        mount="gcsfuse --implicit-dirs --rename-dir-limit=$most_renamed $(quoted "$bucket") bucket"
+        on_all "mkdir -p bucket && { mountpoint -q bucket || $mount; }" || return
         on_all "ln -sfn ~/bucket bnas/bucket" || return
     fi
 }
@@ -170,7 +177,7 @@ start() {
     on_all "cd bnas && { $end_leftover; } && bash -o pipefail -c $(quoted "$run")"
 }
 
-refuse_address tpu_vm.sh "$@" || exit
+refuse_address tpu_vm.sh "$@"
 
 case $1 in
     stop)

@@ -159,8 +159,9 @@ def test_the_code_and_the_manifest_are_created_in_the_cluster(before, tmp_path):
 
 def test_one_that_runs_is_not_touched(tmp_path):
     running = [answer("kubectl get jobset", "n:")]
-    played = fake_clouds.play(tmp_path, running, "gke.sh", *OPTIONS, *TRAIN)
-    assert played.code == 2 and "write launch/gke.sh --name=n stop" in played.stderr
+    played = fake_clouds.play(tmp_path, running, "gke.sh", "--namespace=t", *OPTIONS, *TRAIN)
+    assert played.code == 2
+    assert "write launch/gke.sh --namespace=t --name=n stop, or" in played.stderr
 
 
 def test_a_plan_that_does_not_fit_creates_nothing(tmp_path):

@@ -208,7 +208,7 @@ def test_a_run_that_outlived_its_connection_is_ended_before_the_next(tmp_path):
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "$@"\nexit 75\n')
     python.chmod(0o755)
-    for name, ended in (("bnas_jax", True), ("other", False)):
+    for name, seconds, left_alone in (("bnas_jax", 10, False), ("other", 0, True)):
         process = subprocess.Popen(["bash", "-c", f"exec -a {name} sleep 100"])
         reaped = threading.Thread(target=process.wait)
         reaped.start()
@@ -218,6 +218,7 @@ def test_a_run_that_outlived_its_connection_is_ended_before_the_next(tmp_path):
         (tmp_path / "bnas" / "run.pid").write_text(str(process.pid))
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 75 and done.stdout == "-m bnas_jax train --config=x\n"
-        assert reaped.is_alive() != ended
+        reaped.join(seconds)
+        assert reaped.is_alive() == left_alone
         process.kill()
         reaped.join()
