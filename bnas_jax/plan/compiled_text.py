@@ -42,19 +42,44 @@ _CALLED = re.compile(r"(?:body|calls|to_apply)=%([\w.\-]+)")
 _BODY = re.compile(r"body=%([\w.\-]+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 # Parts of an instruction's name that are no module: transformations, jitted functions, methods.
-_NO_MODULE = re.compile(r".*[().].*|checkpoint|rematted_computation|while|body|cond|closed_call")
+_NO_MODULE = re.compile(
+    r".*[().].*|.*->.*|branch_\d+_fun|checkpoint|rematted_computation|while|body|cond|closed_call"
+)
+# Instructions that compute nothing.
+_MOVES = {
+    "bitcast",
+    "concatenate",
+    "copy",
+    "copy-done",
+    "copy-start",
+    "custom-call",
+    "get-tuple-element",
+    "opt-barrier",
+    "reshape",
+    "slice",
+    "slice-done",
+    "slice-start",
+    "transpose",
+    "tuple",
+}
 _MODEL = re.compile(r"(?:^|[/(])(?:Network|Supernet|[A-Z]\w*)\)+/")
 
 
 class Array(NamedTuple):
-    """An array of the program. bytes: with padding, as it lies in the main memory; 0 where it lies elsewhere. useful: without
-    padding. dtype: XLA's name."""
+    """An array of the program. dtype: XLA's name. padded: bytes with padding; useful: without. on_chip: whether it lies in a
+    memory that is not the main one."""
 
     dtype: str
     shape: tuple[int, ...]
     layout: str
-    bytes: int
+    padded: int
     useful: int
+    on_chip: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of the main memory."""
+        return 0 if self.on_chip else self.padded
 
 
 class Instruction(NamedTuple):
@@ -105,6 +130,19 @@ def instructions(text: str) -> list[Instruction]:
                     visit(called, trips)
 
     visit(entry, 1)
+    return _with_layers(found)
+
+
+def _with_layers(program: list[Instruction]) -> list[Instruction]:
+    """What only moves an array has no name: it belongs to the layer that made the array."""
+    layers: dict[str, str] = {}
+    found = []
+    for instruction in program:
+        if not instruction.layer and instruction.opcode in _MOVES:
+            made = [layers[name] for name in instruction.operands if layers.get(name)]
+            instruction = instruction._replace(layer=made[0] if made else "")
+        layers[instruction.name] = instruction.layer
+        found.append(instruction)
     return found
 
 
@@ -188,8 +226,9 @@ def _arrays(text: str) -> Iterator[Array]:
             dtype=dtype,
             shape=shape,
             layout="{" + order + "}",
-            bytes=0 if _SPACE.search(layout) else padded,
+            padded=padded,
             useful=useful,
+            on_chip=_SPACE.search(layout) is not None,
         )
 
 

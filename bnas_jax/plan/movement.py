@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnas_jax.plan.compiled_text import Instruction
+from bnas_jax.plan.compiled_text import Array, Instruction
 
 # Instructions that move nothing by themselves.
 _FREE = {
@@ -24,6 +24,8 @@ _FREE = {
     "replica-id",
     "opt-barrier",
 }
+# Calls of TPU programs that put a name to parts which lie side by side.
+_FREE_CALLS = {"ConcatBitcast"}
 _COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -62,24 +64,36 @@ def moved(program: Sequence[Instruction], *, padding: bool = True) -> list[int]:
 
     padding: with what fills the tiles of arrays.
     """
+
+    def size(array: Array) -> int:
+        return array.padded if padding else array.useful
+
     sizes = {}
     for instruction in program:
-        sizes[instruction.name] = sum(
-            array.bytes if padding else array.useful
-            for array in instruction.arrays
-            if array.bytes  # else it is not in the main memory
-        )
+        in_memory = [array for array in instruction.arrays if not array.on_chip]
+        sizes[instruction.name] = sum(size(array) for array in in_memory)
     found = []
     for instruction in program:
         read = sum(sizes.get(name, 0) for name in instruction.operands)
-        if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+        if _is_free(instruction):
             found.append(0)
+        elif instruction.opcode == "slice-start":
+            # Of what it names, (whole, part, ...), it reads as much as it writes.
+            part = instruction.arrays[1]
+            found.append(size(part) if part.on_chip else 2 * size(part))
         elif instruction.opcode.endswith("-start"):
             # Its result names what is read, too.
             found.append(sizes[instruction.name])
         else:
             found.append(read + sizes[instruction.name])
     return found
+
+
+def _is_free(instruction: Instruction) -> bool:
+    """Whether it moves nothing by itself."""
+    if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+        return True
+    return instruction.target in _FREE_CALLS
 
 
 def by_layer(program: Sequence[Instruction]) -> dict[str, int]:

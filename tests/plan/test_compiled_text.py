@@ -30,6 +30,8 @@ PROGRAM = textwrap.dedent(
       %near = f32[256]{0:T(256)S(1)} constant({...})
       %fusion.5 = f32[16,32,32,36]{3,2,1,0:T(8,128)} fusion(%x, %near), kind=kOutput, calls=%fused, metadata={op_name="jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/transpose(jvp())/reduce_sum" stack_frame_id=5}
       %start = (f32[256]{0:T(256)S(1)}, f32[256]{0:T(256)}, u32[]{:S(2)}) copy-start(%far)
+      %slice = ((f32[256]{0:T(256)}), f32[64]{0:T(256)S(1)}, s32[]{:S(2)}) slice-start(%far), slice={[0:64]}
+      %unnamed = f32[10]{0} copy(%fusion.5)
       %done = f32[256]{0:T(256)S(1)} copy-done(%start)
       %sum = f32[1000]{0:T(1024)} all-reduce(%flat), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add, metadata={op_name="jit(step)/shard_map/psum"}
       %rows = f32[8,10]{1,0} all-gather(%row), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}
@@ -64,6 +66,12 @@ def test_bytes_have_the_padding_of_tiles(program):
     assert fusion.layer == "cell0/layer1/bn"
 
 
+def test_a_copy_belongs_to_the_layer_that_made_the_array(program):
+    copy = next(each for each in program if each.name == "unnamed")
+
+    assert copy.layer == "cell0/layer1/bn"
+
+
 @pytest.mark.parametrize(
     ("text", "padded", "useful"),
     [
@@ -80,6 +88,7 @@ def test_arrays_as_they_lie_in_memory(text, padded, useful):
     found = compiled_text.arrays(text)
 
     assert sum(array.bytes for array in found) == padded
+    assert all(array.on_chip == (array.bytes == 0) for array in found)
     assert sum(array.useful for array in found) == useful
 
 
@@ -104,10 +113,12 @@ def test_what_moves_is_counted_with_padding_and_trips(program):
 
     layers = movement.by_layer(program)
 
-    assert layers["cell0/layer1/bn"] == 2 * array
+    # The fusion reads one and writes one; its copy reads that, and writes ten floats.
+    assert layers["cell0/layer1/bn"] == 3 * array + 40
     # Reads the same twice, as two operands, and writes once, five times.
     assert layers["cell1/bn"] == 5 * 3 * vector
-    others = vector + 1024 * 4 + 8 * 10 * 4 + (array + 8)
+    # One copy onto the chip, and a part that is padded to a tile.
+    others = vector + vector + 1024 * 4 + 8 * 10 * 4 + (array + 8)
     assert layers[movement.OUTSIDE] == others
     assert movement.useful(program) < sum(layers.values())
 
