@@ -26,12 +26,14 @@ def batch_norm(
     train: bool,
     epsilon: float = EPSILON,
     momentum: float = MOMENTUM,
+    normalized: tuple | None = None,
 ):
     """(x normalised, running statistics after it), as in PyTorch: the running variance is unbiased.
 
     x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x have statistics of
     their own: those are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
     epsilon: what is added to the variance. momentum: the share that the running statistics keep.
+    normalized: what `normalize` made of x, for a batch norm of the same epsilon; None computes it.
     arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
     afterwards, as a step does, since a group of `bn_examples` may lie in one device alone.
     """
@@ -39,7 +41,9 @@ def batch_norm(
         copies = (1,) * (running["mean"].ndim - 1)
         x = x.reshape(x.shape[:-1] + copies + x.shape[-1:])
         return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + epsilon), running
-    if arithmetic.plain:
+    if normalized is not None:
+        y, mean, var = normalized
+    elif arithmetic.plain:
         y, mean, var = plain_normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
     else:
         y, mean, var = normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
