@@ -70,7 +70,7 @@ def test_installed_it_trains_from_another_folder(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     # The libraries that it needs are those of the tests.
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    sizes = {"network.num_cells": 3, "network.channels": 2, "num_epochs": 1, "batch_size": 256}
+    sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 1, "batch_size": 256}
     settings = [f"--config.{name}={value}" for name, value in sizes.items()]
     command = ["train", "--config=train:digits", "--workdir=run", *settings]
     python = tmp_path / "env" / "bin" / "python"

@@ -210,7 +210,7 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
             return jnp.sum(jnp.sin(y)), (y, after["batch_stats"])
 
         gradients = jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True)
-        (_, (y, after)), (to_params, to_x, to_weights) = jax.jit(gradients)(
+        (_, (y, after)), (to_params, to_x, to_weights) = compiled(gradients)(
             variables["params"], x, weights
         )
         return y, to_params, to_x, to_weights[np.arange(4), CHOICES], after
@@ -233,7 +233,7 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
         moved += np.sum(~stayed)
     assert 0 < moved < sum(value.size for value in after.values())
 
-    shared, _ = jax.jit(
+    shared, _ = compiled(
         lambda: module.apply(variables, x, weights, train=True, mutable=["batch_stats"])
     )()
     assert np.abs(sums[0] - shared).max() < 1e-4
