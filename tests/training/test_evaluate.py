@@ -58,7 +58,8 @@ def test_load_gives_the_network_that_evaluate_evaluates(whole):
 
     test = load_data(settings.from_config(read(workdir / "config.json")).dataset).test
     images = (test.images / 16 - np.array(noted["mean"])) / np.array(noted["std"])
-    logits = model.apply(variables, jnp.asarray(images, jnp.float32), train=False)
+    apply = jax.jit(lambda images: model.apply(variables, images, train=False))
+    logits = apply(jnp.asarray(images, jnp.float32))
     assert float(jnp.mean(cross_entropy(logits, test.labels))) == pytest.approx(
         summary["loss"], rel=1e-4
     )

@@ -213,7 +213,11 @@ class Process:
 
 
 @pytest.mark.parametrize(
-    ("task", "number", "code"), [("train", signal.SIGTERM, 143), ("search", signal.SIGINT, 130)]
+    ("task", "number", "code"),
+    [
+        pytest.param("train", signal.SIGTERM, 143, marks=pytest.mark.long),
+        ("search", signal.SIGINT, 130),
+    ],
 )
 def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(
     whole, cell, tmp_path, task, number, code
@@ -256,8 +260,15 @@ def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatc
     check_same_run(tmp_path / "run", whole("train")[0])
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize(
+    ("epoch", "task"),
+    [
+        (0, "train"),
+        (1, "search"),
+        pytest.param(1, "train", marks=pytest.mark.long),
+        pytest.param(0, "search", marks=pytest.mark.long),
+    ],
+)
 def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(
     whole, cell, tmp_path, monkeypatch, capfd, task, epoch
 ):
