@@ -215,8 +215,8 @@ class Process:
 @pytest.mark.parametrize(
     ("task", "number", "code"),
     [
-        pytest.param("train", signal.SIGTERM, 143, marks=pytest.mark.long),
-        ("search", signal.SIGINT, 130),
+        ("train", signal.SIGTERM, 143),
+        pytest.param("search", signal.SIGINT, 130, marks=pytest.mark.long),
     ],
 )
 def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(

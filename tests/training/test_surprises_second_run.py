@@ -275,7 +275,8 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
 ):
     """14.14: both learning rates are said at the seam, and what was learned and written stays."""
     workdir = shutil.copytree(finished, tmp_path / "run")
-    longer = [*arguments("train", workdir, cell), "--config.num_epochs=3"]
+    saves = "--config.checkpoint_every_steps=10"
+    longer = [*arguments("train", workdir, cell, saves), "--config.num_epochs=3"]
     assert command(longer) == 2
     assert (
         f"config.num_epochs is 3 now and 2 there; add --change to go on from step {2 * STEPS} with it"
