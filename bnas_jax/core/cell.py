@@ -11,7 +11,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
 from bnas_jax.core.layer_modules import Crossed, Identity, Pooling
-from bnas_jax.core.layers import MAX_POOL, layer_module, layer_type
+from bnas_jax.core.layers import MAX_POOL, BinaryConvType, layer_module, layer_type
 from bnas_jax.core.modules import (
     BatchNorm,
     BinaryConv,
@@ -196,7 +196,7 @@ class FinalCell(nn.Module):
                     y = layer(x, train=train)
                     # As in DARTS's code, an identity stays.
                     if factors is not None and not isinstance(layer, Identity):
-                        y = y * factors[position][:, None, None, None]
+                        y = y * factors[position][:, None, None, None].astype(y.dtype)
                     total = y if total is None else total + y
                 position += 1
                 conv_index += layer_type(name).num_convs(self.place.stride(source))
@@ -241,15 +241,15 @@ class FinalCell(nn.Module):
 
     def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
         """Number of a state, from `first` on -> the state, `Shared` where several layers begin with a BN of it."""
+        readers = [
+            edge.source
+            for edge in edges(self.cell)
+            if isinstance(layer_type(edge.layer_type), BinaryConvType)
+        ]
         found = {}
         for number, state in enumerate(states, first):
-            readers = [
-                edge
-                for edge in edges(self.cell)
-                if edge.source == number and edge.layer_type != ZEROISE
-            ]
             found[number] = state
-            if len(readers) > 1:
+            if readers.count(number) > 1:
                 found[number] = share(
                     state, scheme=self.scheme, arithmetic=self.arithmetic, train=train
                 )
@@ -309,7 +309,8 @@ class FixedReduction(nn.Module):
             outputs.append(pooling(state, train=train))
         if factors is not None:
             outputs = [
-                y * factor[:, None, None, None] for y, factor in zip(outputs, factors, strict=False)
+                y * factor[:, None, None, None].astype(y.dtype)
+                for y, factor in zip(outputs, factors, strict=False)
             ]
         output = jnp.concatenate(outputs, axis=-1)
 

@@ -105,7 +105,7 @@ class BatchNorm(nn.Module):
         if self.affine:
             y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
-        return y
+        return self.arithmetic.between_layers(y)
 
     def _scale(self, channels: int):
         scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
@@ -147,6 +147,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        x = x.astype(self.arithmetic.dtype)
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
@@ -156,7 +157,7 @@ class Convolution(nn.Module):
         if self.bias:
             fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
             y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
-        return y
+        return self.arithmetic.between_layers(y)
 
     def float_kernel(self, x, features: int | None = None):
         """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
@@ -343,10 +344,14 @@ class FloatConv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform_fan_in, shape, self.arithmetic.dtype)
-        geometry = square(self.kernel, stride=self.stride)
-        return conv(
-            x, kernel, geometry, dtype=self.arithmetic.conv_dtype, plain=self.arithmetic.plain
+        y = conv(
+            x.astype(self.arithmetic.dtype),
+            kernel,
+            square(self.kernel, stride=self.stride),
+            dtype=self.arithmetic.conv_dtype,
+            plain=self.arithmetic.plain,
         )
+        return self.arithmetic.between_layers(y)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
@@ -361,8 +366,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = jnp.mean(x, axis=(1, 2))
         dtype = self.arithmetic.dtype
+        x = jnp.mean(x.astype(dtype), axis=(1, 2))
         kernel = self.param("kernel", uniform_fan_in, (x.shape[-1], self.num_classes), dtype)
         return x @ kernel + self.param("bias", bias_init(x.shape[-1]), (self.num_classes,), dtype)
 
