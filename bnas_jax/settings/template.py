@@ -29,7 +29,7 @@ USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
 
 
 def settings(task: str) -> ConfigDict:
-    """All settings of a search or a training, as `search.get_config` and `train.get_config` of configs/ begin.
+    """All settings of a search or a training: what configs/search.py and configs/train.py begin with.
 
     Those with a default have it. The others are None: what the preset sets, and what its recipe and its convention say, for
     which there are the blocks `preset`, `paper`, `release` and `meant`.
