@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks everything: ruff, mypy, then the tests. Arguments go to pytest: launch/test.sh -k genotype
+# Checks everything: ruff, mypy, then the tests. Arguments go to pytest: launch/test.sh -k genotype; --long adds the slow
+# tests, which are run before a release.
 # A failing check does not keep the later ones from running; the exit code tells whether all passed.
 set -uo pipefail
 
