@@ -158,7 +158,9 @@ def check_state(run, state) -> None:
         )
 
 
-# Tracing takes seconds and size makes no difference to it: whole steps for one preset of each kind, states for all others.
+# Tracing takes seconds: whole steps for one preset of each kind, with three cells, and states for all others; those that
+# differ from another in size alone are for --long.
+SIZES_ALONE = ("b", "f", "release_f", "release_g", "release_h")
 STEPS = [
     *(
         ("train:digits", "paper"),
@@ -169,7 +171,11 @@ STEPS = [
     ("search:cifar10", "paper"),
 ]
 STATES = [
-    *((f"train:{name}", None) for name in train.VARIANTS if name not in ("digits", "mini", "d")),
+    *(
+        pytest.param(f"train:{name}", None, marks=pytest.mark.long if name in SIZES_ALONE else ())
+        for name in train.VARIANTS
+        if name not in ("digits", "mini", "d")
+    ),
     *(("search:digits", "release"), ("ablations:train_no_zeroise_digits", None)),
     *((f"ablations:{task}_no_skip_digits", None) for task in ("search", "train")),
     ("ablations:search_no_dilated_digits", None),
@@ -186,6 +192,7 @@ def test_every_preset_is_a_network_for_its_images(preset, conventions):
 @pytest.mark.parametrize(("preset", "conventions"), STEPS)
 def test_the_whole_step_keeps_the_shapes_of_its_state(preset, conventions):
     run = resolved(preset, conventions)
+    run = dataclasses.replace(run, network=dataclasses.replace(run.network, num_cells=3))
     create, step = (search_of if run.task == "search" else training_of)(run)
     state = jax.eval_shape(create)
     check_state(run, state)
