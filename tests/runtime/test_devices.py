@@ -125,7 +125,6 @@ def environment(devices: int) -> dict[str, str]:
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
         "PYTHONPATH": str(ROOT),
     }
 

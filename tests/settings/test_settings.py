@@ -168,7 +168,7 @@ STEPS = [
         ("train:mini", "release"),
         ("train:d", "paper"),
     ),
-    ("search:cifar10", "paper"),
+    pytest.param("search:cifar10", "paper", marks=pytest.mark.long),
 ]
 STATES = [
     *(
