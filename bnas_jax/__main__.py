@@ -128,12 +128,15 @@ def _quit(code: int) -> None:
     """Ends without waiting for threads. What reads data is ended first; another Ctrl-C leaves that out."""
     sys.stdout.flush()
     sys.stderr.flush()
-    jax, stream = sys.modules.get("jax"), sys.modules.get("bnas_jax.data.stream")
+    # What was never imported has nothing to end.
+    jax = sys.modules.get("jax")
+    read_ahead = sys.modules.get("bnas_jax.data.read_ahead")
     try:
-        if stream is not None:
-            stream.close_all()
+        if read_ahead is not None:
+            read_ahead.close_all()
+        # The other processes wait to hear that this one ends.
         if jax is not None and jax.distributed.is_initialized():
-            jax.distributed.shutdown()  # the others wait to hear that this one ends
+            jax.distributed.shutdown()
     finally:
         os._exit(code)
 

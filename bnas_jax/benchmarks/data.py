@@ -15,7 +15,8 @@ from bnas_jax.data import folder, images
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.sources import train_source
-from bnas_jax.data.stream import StreamTrainSource, random_box
+from bnas_jax.data.stream import StreamTrainSource
+from bnas_jax.data.stream_items import random_box
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 

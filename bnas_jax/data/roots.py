@@ -15,7 +15,8 @@ def root(path: Any, option: str) -> Any:
     try:
         found = epath.Path(path)
         found.exists()
-    except Exception as error:  # of whatever library stands behind the address
+    # Each scheme, such as gs://, has another library behind it, with exceptions of its own.
+    except Exception as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"{option}={path} cannot be opened ({why}); {paths.mounted(path, option)}"

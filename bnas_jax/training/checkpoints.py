@@ -29,7 +29,8 @@ _METRIC = "top1"
 
 def _split(state) -> tuple[dict, dict]:
     """The fields of a state: (those that evaluation needs, the rest)."""
-    variables, rest = {}, {}
+    variables: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for name in state.__dataclass_fields__:
         part = variables if name in VARIABLES else rest
         part[name] = getattr(state, name)
