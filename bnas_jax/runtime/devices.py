@@ -142,7 +142,7 @@ class Devices:
 
         A microbatch consists of the same examples on any number of devices.
         """
-        shard = 0
+        shard: Any = 0
         if self.axis:
             shard = jax.lax.axis_index(AXIS)
         # A microbatch is a run of examples, of which each device has its part.
