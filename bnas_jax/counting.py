@@ -119,7 +119,10 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
         )
 
     # The fields of the network that are other ones.
-    changes = {name: given[name] for name in (*NETWORK_SIZES, "genotype") if name in given}
+    changes = {}
+    for name in (*NETWORK_SIZES, "genotype"):
+        if name in given:
+            changes[name] = given[name]
     known = {field.name for field in dataclasses.fields(run.network)}
     for name in changes:
         if name not in known:
@@ -181,7 +184,8 @@ def _cells(text: str | None) -> tuple[int, ...]:
     low, _, high = text.partition("-")
     # One number alone is both.
     high = high or low
-    if not low.isdigit() or not high.isdigit() or int(high) < int(low):
+    are_numbers = low.isdigit() and high.isdigit()
+    if not are_numbers or int(high) < int(low):
         raise UserError(f"--cells takes LOW-HIGH, for instance 5-20, got {text!r}")
     return tuple(range(int(low), int(high) + 1))
 

@@ -36,7 +36,8 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
         )
 
     # The search's searcher and rule, with the changes that the options ask for.
-    searcher = dataclasses.replace(run.searcher.of(run.network), **_derivation(run, values))
+    searcher = run.searcher.of(run.network)
+    searcher = dataclasses.replace(searcher, **_derivation(run, values))
     rule = Rule(
         epoch=_epoch(values.epoch or run.select),
         as_of=values.as_of or run.alphas_as_of,

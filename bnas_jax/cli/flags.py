@@ -115,7 +115,8 @@ def _known(values: flags.FlagValues, name: str, command: str) -> str:
 
 def _takes(values: flags.FlagValues, command: str) -> str:
     """The options of a command, as part of a sentence."""
-    takes = f"{command} takes {', '.join(f'--{option}' for option in sorted(set(values)))}"
+    options = [f"--{option}" for option in sorted(set(values))]
+    takes = f"{command} takes {', '.join(options)}"
     if "config" in values:
         takes += f"; a setting is written {spelling.PREFIX}KEY=VALUE"
     return takes

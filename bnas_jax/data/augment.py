@@ -56,8 +56,7 @@ class Augmentation:
             raise UserError(
                 f"min_area must be from 0 to 1, got {self.min_area}: change config.dataset.min_area"
             )
-        # Half a turn of the hue reaches every colour.
-        if self.jitter and (len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5):
+        if self.jitter and not _is_jitter(self.jitter):
             raise UserError(
                 "jitter takes four numbers from 0 on, for brightness, contrast, saturation and hue (to 0.5), got"
                 f" {', '.join(map(str, self.jitter))}: change config.dataset.jitter"
@@ -77,6 +76,11 @@ class Augmentation:
             raise UserError(
                 f"config.dataset.cutout={self.cutout} can hide all of an image of {height}x{width}; write a smaller side, or 0"
             )
+
+
+def _is_jitter(jitter: tuple[float, ...]) -> bool:
+    # Half a turn of the hue reaches every colour.
+    return len(jitter) == 4 and min(jitter) >= 0 and jitter[3] <= 0.5
 
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:

@@ -58,7 +58,9 @@ def jitter(pixels: jax.Array, factors: dict[str, jax.Array], order: jax.Array) -
         return changed
 
     # At each of four places, that one of the changes which the order says.
-    branches = [branch(change, factors[name]) for name, change in changes.items()]
+    branches = []
+    for name, change in changes.items():
+        branches.append(branch(change, factors[name]))
     for place in range(4):
         pixels = jax.lax.switch(order[place], branches, pixels)
     return pixels

@@ -33,7 +33,8 @@ def convert(source: str, out: str) -> dict:
 
     # In `out` TFDS expects NAME/VERSION, or NAME/CONFIG/VERSION.
     info = _read_info(directory)
-    target = paths.local(out, "--out") / info["name"] / info.get("configName", "") / info["version"]
+    data_directory = paths.local(out, "--out")
+    target = data_directory / info["name"] / info.get("configName", "") / info["version"]
     if target.resolve() == directory.resolve():
         raise UserError(
             f"--out={out} is where the source stands; write into another data directory"
@@ -66,7 +67,8 @@ def _convert(
     # What else is there, such as the names of the classes.
     records = {shard.name for shard, _ in shards}
     for file in directory.iterdir():
-        if file.is_file() and file.name not in records and f".{_SUFFIX}" not in file.name:
+        is_record = file.name in records or f".{_SUFFIX}" in file.name
+        if file.is_file() and not is_record:
             shutil.copyfile(file, part / file.name)
     converted = json.dumps(_converted(info), indent=2)
     (part / tfds_directory.INFO).write_text(converted)
@@ -104,7 +106,9 @@ def masked_crc(data: bytes) -> int:
 
 def _checked(data: bytes, checksum: bytes, what: str) -> bytes:
     """The data, whose checksum is given; `UserError` where that does not fit."""
-    if len(checksum) < 4 or struct.unpack("<I", checksum)[0] != masked_crc(data):
+    # An unsigned integer of 4 bytes, or the end of a file that is cut short.
+    expected = struct.pack("<I", masked_crc(data))
+    if checksum != expected:
         raise UserError(f"{what} is damaged (its checksum does not fit); copy the file again")
     return data
 

@@ -137,7 +137,8 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
         )
 
     # [classes of the data]: the run's label of each.
-    numbers = np.array([names.index(name) for name in classes], np.int32)
+    labels = [names.index(name) for name in classes]
+    numbers = np.array(labels, np.int32)
     if isinstance(examples, Encoded):
         reader = Renumbered(examples.reader, numbers)
         return dataclasses.replace(examples, reader=reader, classes=names)

@@ -50,11 +50,13 @@ class Files:
 
     def read(self, row: int) -> tuple[bytes, int]:
         with self._reading(row):
-            return epath.Path(self.where(row)).read_bytes(), int(self.classes[row])
+            data = epath.Path(self.where(row)).read_bytes()
+            return data, int(self.classes[row])
 
     def digest(self) -> str:
         """A hash of the names below `root`, and of the files' sizes; of a large set, of the sizes of some files."""
-        rows = np.sort(order.shuffled(len(self), 0, order.SAMPLE)[:_SIZES])
+        drawn = order.shuffled(len(self), seed=0, use=order.SAMPLE)
+        rows = np.sort(drawn[:_SIZES])
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
             sizes = list(threads.map(self._size, rows.tolist()))
         return digest_of("\n".join(self.files), np.array(sizes, np.int64))
@@ -96,8 +98,11 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
 
     # The classes are those of the training images, where there are some.
     directories = part_folders(root) or {"all": root}
-    classes = _classes(directories.get("train") or next(iter(directories.values())))
-    files = {part: _part_files(directory, classes) for part, directory in directories.items()}
+    with_classes = directories.get("train") or next(iter(directories.values()))
+    classes = _classes(with_classes)
+    files = {}
+    for part, directory in directories.items():
+        files[part] = _part_files(directory, classes)
 
     # Of all parts together: a network takes images of one kind.
     channels = options.channels or _channels(*files.values())
@@ -144,9 +149,11 @@ def part_folders(root: Any) -> dict[str, Any]:
                 parts.setdefault(part, directory)
 
     # Other folders of images beside them are left out where both parts are there, and not both could be classes.
-    both = len(parts) == 2 and any(d not in like_class for d in parts.values())
+    certain = any(directory not in like_class for directory in parts.values())
+    both = len(parts) == 2 and certain
     if parts and (both or not others):
-        _say_left_out(root, [d.name for d in directories if d not in parts.values()])
+        left_out = [d.name for d in directories if d not in parts.values()]
+        _say_left_out(root, left_out)
         return parts
     if others and all(d in like_class for d in like_part):
         return {}
@@ -215,7 +222,8 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
     _check_inverted(directory, names)
 
     # Nothing is left out without a word.
-    outside = sum(walk.is_image(entry.name) for entry in walk.entries(directory))
+    entries = walk.entries(directory)
+    outside = sum(walk.is_image(entry.name) for entry in entries)
     if outside:
         _say_left_out(directory, [f"{outside} images that are in no folder of a class"])
     if left_out:
@@ -244,7 +252,11 @@ def _by_suffix(files: Mapping[str, int]) -> str:
 def _check_inverted(directory: Any, names: Sequence[str]) -> None:
     """Refuses ROOT/CLASS/train beside ROOT/CLASS/test, which would mix training and test images."""
     # (folder of a class, folder in it), where there is one.
-    below = {tuple(name.lower().split("/")[:2]) for name in names if name.count("/") > 1}
+    below = set()
+    for name in names:
+        folder, *inner = name.lower().split("/")
+        if len(inner) > 1:
+            below.add((folder, inner[0]))
     for folder in {folder for folder, _ in below}:
         parts = []
         for part, of_part in _PARTS.items():

@@ -31,7 +31,8 @@ def split_half(
         raise UserError(
             f"config.searcher.train_share={share} of {len(rows)} images leaves one part empty; change it"
         )
-    return examples.take(rows[:middle]), examples.take(rows[middle:])
+    first, second = rows[:middle], rows[middle:]
+    return examples.take(first), examples.take(second)
 
 
 def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
@@ -51,5 +52,6 @@ def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Enc
             f"config.dataset.split={share} of {len(examples)} images leaves one part empty; change it"
         )
     rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)
-    test, train = rows[:count], rows[count:]
-    return examples.take(np.sort(train)), examples.take(np.sort(test))
+    test = np.sort(rows[:count])
+    train = np.sort(rows[count:])
+    return examples.take(train), examples.take(test)

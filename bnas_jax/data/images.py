@@ -109,8 +109,11 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
 
 def scale_for(picture: Picture, box: Box, side: int) -> int:
     """1, 2, 4 or 8: the fraction of its size at which an image may be decoded, for a part that becomes `side` pixels wide."""
+    if not picture.reducible:
+        return 1
+    shorter = min(box.height, box.width)
     scale = 1
-    while picture.reducible and scale < 8 and min(box.height, box.width) >= 2 * scale * side:
+    while scale < 8 and shorter >= 2 * scale * side:
         scale *= 2
     return scale
 
@@ -149,7 +152,11 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
         pixels = pixels[..., 0]
     image = Image.fromarray(pixels)
     # By `box` and not by cropping first, so that the filter still reads what lies around it.
-    resized = image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    resized = image.resize(
+        (side, side),
+        resample=Image.Resampling.BILINEAR,
+        box=(left, top, right, bottom),
+    )
     return np.asarray(resized).reshape(side, side, channels)
 
 
@@ -218,8 +225,10 @@ def _deep_values(picture: Picture, image: Any) -> np.ndarray:
 
     # Pillow notices a file that is cut short, but keeps only 8 bits of several channels; OpenCV reads all bits.
     image.load()
-    values = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] < 3:
+    data = np.frombuffer(picture.data, np.uint8)
+    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    is_read = values is not None and values.dtype == np.uint16
+    if not is_read or values.ndim != 3 or values.shape[2] < 3:
         raise BadImage(
             f"is of more than 8 bits in a form that is not read here ({image.format}, {picture.mode})"
         )
@@ -233,7 +242,8 @@ def _shortened(
     if not np.isfinite(values).all():
         raise BadImage("holds numbers that are none (NaN or infinity)")
     white = white_level or _white(values, file_format)
-    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+    shares = np.clip(values / white, 0, 1)
+    return np.rint(shares * 255).astype(np.uint8)
 
 
 def _white(values: np.ndarray, file_format: str | None) -> float:
@@ -265,7 +275,8 @@ def _decoding():
     except (UserError, ImportError, MemoryError):
         raise
     except Exception as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
+        lines = str(error).splitlines() or [type(error).__name__]
+        text = lines[0]
         if "cannot identify" in text:
             text = "of an unknown format"
         raise BadImage(f"does not decode ({text})") from error

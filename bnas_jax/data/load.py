@@ -169,7 +169,8 @@ def known_statistics(name: str) -> Statistics | None:
 
 def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
     """The training and the test set; `config.dataset.split` makes a test set where there is none, and only there."""
-    train, test = parts.get("train", parts.get("all")), parts.get("test")
+    train = parts.get("train", parts.get("all"))
+    test = parts.get("test")
     if train is None:
         raise UserError(
             f"{parts['test'].name} has no training images beside it; it can only be evaluated"
@@ -221,7 +222,10 @@ def statistics(images: np.ndarray) -> Statistics:
 
 def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
     """The options with these values in place of None."""
-    missing = {name: value for name, value in values.items() if getattr(options, name) is None}
+    missing = {}
+    for name, value in values.items():
+        if getattr(options, name) is None:
+            missing[name] = value
     return dataclasses.replace(options, **missing)
 
 
@@ -235,7 +239,8 @@ def _fits(parts: tuple[Encoded, ...], options: ReadOptions) -> bool:
     else:
         shape = _first(parts[0]).shape
     images = sum(len(part) for part in parts)
-    return images * float(np.prod(shape)) <= options.in_memory_mib * 2**20
+    size = images * float(np.prod(shape))  # bytes
+    return size <= options.in_memory_mib * 2**20
 
 
 def _first(encoded: Encoded) -> np.ndarray:

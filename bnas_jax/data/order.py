@@ -16,7 +16,8 @@ FRESH = 5  # batches that are drawn from all examples
 def check_seed(seed: int) -> int:
     """The seed itself if it is a whole number of 32 bits, else `UserError`."""
     # In Python, a bool is an int.
-    is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    is_bool = isinstance(seed, bool)
+    is_integer = isinstance(seed, (int, np.integer)) and not is_bool
     if not is_integer or not 0 <= seed < 2**32:
         raise UserError(
             f"the seed must be a whole number from 0 to 4294967295, got {seed!r}: change config.seed"
@@ -30,7 +31,8 @@ def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
     Sorts the raw 64-bit words of PCG64, whose stream NumPy promises to keep, unlike that of `Generator.permutation` (NEP 19);
     JAX's own permutation would depend on its version.
     """
-    words = np.random.PCG64([check_seed(seed), use, number]).random_raw(size)
+    generator = np.random.PCG64([check_seed(seed), use, number])
+    words = generator.random_raw(size)  # uint64 [size]
     return np.argsort(words, kind="stable").astype(np.int32)
 
 

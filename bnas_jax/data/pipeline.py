@@ -98,11 +98,17 @@ class TrainSource:
 
     @cached_property
     def _data(self) -> Feed:
-        return _placed(self.arrays, self.place) | seed_of_feeds(self.seed, self.place)
+        data = _placed(self.arrays, self.place)
+        return data | seed_of_feeds(self.seed, self.place)
 
     def _drawn(self, step: int) -> np.ndarray:
         """The rows of a fresh batch, int32 (B,)."""
-        rows = order.shuffled(len(self.arrays), seed=self.seed, use=order.FRESH, number=step)
+        rows = order.shuffled(
+            len(self.arrays),
+            seed=self.seed,
+            use=order.FRESH,
+            number=step,
+        )
         return rows[: self.batch_size]
 
     def _order(self, epoch: int) -> jax.Array:
@@ -110,7 +116,12 @@ class TrainSource:
         if epoch not in self._orders:
             # One at a time: a run does not come back to an epoch.
             self._orders.clear()
-            rows = order.shuffled(len(self.arrays), seed=self.seed, use=order.EPOCHS, number=epoch)
+            rows = order.shuffled(
+                len(self.arrays),
+                seed=self.seed,
+                use=order.EPOCHS,
+                number=epoch,
+            )
             self._orders[epoch] = self.place(rows)
         return self._orders[epoch]
 
@@ -140,7 +151,8 @@ class EvalSource:
         """The arguments of `prepare` for a batch: all the data, and `position` int32 (2,), the epoch and the batch's number."""
         if not 0 <= batch < len(self):
             raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
-        return self._data | {"position": self.place(np.array([epoch, batch], np.int32))}
+        position = np.array([epoch, batch], np.int32)
+        return {**self._data, "position": self.place(position)}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""

@@ -33,7 +33,8 @@ def prepare(name: str, out: str | None) -> dict:
     except Exception as error:
         raise UserError(_explained(name, error=error, manual=manual)) from error
 
-    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    splits = builder.info.splits
+    sizes = {split: info.num_examples for split, info in splits.items()}
     return {"num_examples": sum(sizes.values()), "splits": sizes, "out": str(builder.data_path)}
 
 

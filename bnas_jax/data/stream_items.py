@@ -80,12 +80,14 @@ class TrainItem:
     def __call__(self, number: int) -> Item:
         # From the host's sequence to the step, its epoch, and the row of the global batch.
         step, within = divmod(number, self.local)
-        epoch, index = divmod(step, len(self.examples) // self.batch_size)
+        steps_per_epoch = len(self.examples) // self.batch_size
+        epoch, index = divmod(step, steps_per_epoch)
         row = self.first + within
         if self.fresh:
             example = self._order(order.FRESH, step)[row]
         else:
-            example = self._order(order.EPOCHS, epoch)[index * self.batch_size + row]
+            position = index * self.batch_size + row
+            example = self._order(order.EPOCHS, epoch)[position]
         example = int(example)
 
         # Where bad images are skipped, the next one that decodes takes the place of one that does not.
@@ -94,7 +96,7 @@ class TrainItem:
             tries = len(self.examples)
         for tried in range(tries):
             taken = (example + tried) % len(self.examples)
-            item = _item(self.examples, taken, lambda n: self._choose(epoch, n))
+            item = _item(self.examples, number=taken, choose=lambda n: self._choose(epoch, n))
             if item["bad"] < 0:
                 break
 
@@ -149,7 +151,7 @@ class EvalItem:
 
         # Padding repeats the last example, with weight 0.
         example = min(row, len(self.examples) - 1)
-        item = _item(self.examples, example, lambda n: self._choose(epoch, n))
+        item = _item(self.examples, number=example, choose=lambda n: self._choose(epoch, n))
         is_example = np.float32(row < len(self.examples))
         return item | {"weight": item["weight"] * is_example}
 

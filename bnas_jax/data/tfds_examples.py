@@ -96,7 +96,8 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
             f"{name}: needs the splits train and test (or validation), {directory} has {found}"
         )
     # By their names, as a directory may hold several formats, of which one is chosen later.
-    if len(splits) == 2 and not any(pathlib.Path(directory).glob("*-train.*")):
+    train_files = pathlib.Path(directory).glob("*-train.*")
+    if len(splits) == 2 and not any(train_files):
         del splits["train"]
 
     parts = {}
@@ -170,7 +171,8 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
         decoders = {"image": tfds.decode.SkipDecoding()}
         source = builder.as_data_source(split=split, decoders=decoders)
     # Only now: where the directory holds several formats, the line above has chosen the one whose files are listed here.
-    missing = [f for f in builder.info.splits[split].filepaths if not f.exists()]
+    files = builder.info.splits[split].filepaths
+    missing = [file for file in files if not file.exists()]
     if missing:
         raise UserError(
             f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset again"

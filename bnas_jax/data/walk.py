@@ -114,7 +114,8 @@ def _tree(
     found = entries(directory)
     yield prefix, found
     for folder in filter(_is_folder, found):
-        yield from _tree(folder, f"{prefix}{folder.name}/", (*above, place))
+        below = f"{prefix}{folder.name}/"
+        yield from _tree(folder, prefix=below, above=(*above, place))
 
 
 def _is_folder(entry: Any) -> bool:

@@ -149,7 +149,12 @@ class Devices:
         parts = []
         for number in range(microbatches):
             first = number * self.count
-            parts.append(source.prepare(feed, first + shard, microbatches * self.count))
+            part = source.prepare(
+                feed,
+                shard=first + shard,
+                shards=microbatches * self.count,
+            )
+            parts.append(part)
         if microbatches == 1:
             return parts[0]
         return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
@@ -181,7 +186,8 @@ class Devices:
             return jax.device_put(rows)
         # pmap maps over a leading axis: [devices, rows, ...].
         if self.parallel == "pmap":
-            rows = rows.reshape(len(self._local.devices), -1, *rows.shape[1:])
+            local = len(self._local.devices)
+            rows = rows.reshape(local, -1, *rows.shape[1:])
         return jax.make_array_from_process_local_data(NamedSharding(self._local, _DIVIDED), rows)
 
     def placement(self, microbatches: int = 1) -> Placement:
@@ -287,7 +293,8 @@ class Devices:
             out_axes=None,
             donate_argnums=tuple(argument + 1 for argument in donate),
         )
-        index = self.place_rows(np.arange(len(self._local.devices)))[:, 0]  # [devices]
+        numbers = np.arange(len(self._local.devices))
+        index = self.place_rows(numbers)[:, 0]  # [devices]
         return compiled, (index,)
 
     def saveable(self, state):

@@ -104,7 +104,10 @@ def _cluster() -> str | None:
         return "the Kubernetes job"
 
     # A TPU machine: by its environment, or by its devices where the library for them is installed.
-    devices = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
+    devices = [
+        *pathlib.Path("/dev").glob("accel*"),
+        *pathlib.Path("/dev/vfio").glob("[0-9]*"),
+    ]
     if "TPU_WORKER_HOSTNAMES" in os.environ:
         return "the TPU slice"
     if importlib.util.find_spec("libtpu") and devices:
@@ -161,14 +164,16 @@ def from_first(text: str) -> str:
     # Arrays of one shape on all processes: the length first, then the bytes, cut or filled up to it.
     data = text.encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    mine = np.frombuffer(data.ljust(size)[:size], np.uint8)
+    fitted = data.ljust(size)[:size]
+    mine = np.frombuffer(fitted, np.uint8)
     received = np.asarray(multihost_utils.broadcast_one_to_all(mine))
     return bytes(received).decode()
 
 
 def _from_all(text: str, size: int = 400) -> list[str]:
     """The texts of all processes, on every process; each is cut to `size` bytes."""
-    mine = np.frombuffer(text.encode()[:size].ljust(size), np.uint8)
+    fitted = text.encode()[:size].ljust(size)
+    mine = np.frombuffer(fitted, np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(mine))  # [processes, size]
     return [bytes(row).decode(errors="ignore").strip() for row in rows]
 

@@ -41,7 +41,8 @@ def keep_heap() -> None:
 
 def _reserve(libc: ctypes.CDLL, size: int) -> None:
     """Allocates and frees `size` bytes: the heap keeps the addresses, of which none takes memory before it is used."""
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     start = libc.malloc(size)

@@ -126,7 +126,8 @@ class DatasetSettings:
     @staticmethod
     def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         both = "config.dataset.mean and config.dataset.std need a list of one number for each channel, such as [0.5]"
-        require(mean and len(mean) == len(std), f"{both}; got {list(mean)} and {list(std)}")
+        same = mean and len(mean) == len(std)
+        require(same, f"{both}; got {list(mean)} and {list(std)}")
 
         # Statistics of pixels from 0 to 255 are the usual mistake.
         scale = "are on the scale 0 to 1 (divide by 255)"

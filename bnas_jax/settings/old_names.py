@@ -28,7 +28,8 @@ OLD_NAMES = {
 
 def refuse_old_name(name: str) -> None:
     """`UserError` that says the new name, for an old one such as "config.rules.relu"."""
-    require(name not in OLD_NAMES, f"{name} is now {OLD_NAMES.get(name)}")
+    new = OLD_NAMES.get(name)
+    require(new is None, f"{name} is now {new}")
 
 
 def refuse_old_names(values: Mapping, prefix: str = "config.") -> None:

@@ -144,7 +144,8 @@ def search(
     # One source of batches for each part that the step takes images of.
     sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
     # A searcher without alphas scores its candidates on held-out batches at the end of the search.
-    if not searcher.has_alphas or any(VALID in stage.batches for stage in searcher.stages):
+    takes_valid = any(VALID in stage.batches for stage in searcher.stages)
+    if takes_valid or not searcher.has_alphas:
         sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
 
     # An epoch is one pass over the images for the weights.
@@ -176,7 +177,10 @@ def search(
 
     def feeds(number: int) -> tuple:
         of_step = {name: sources[name].feed(number) for name in used}
-        return tuple({name: of_step[name] for name in stage.batches} for stage in stages)
+        of_stages = []
+        for stage in stages:
+            of_stages.append({name: of_step[name] for name in stage.batches})
+        return tuple(of_stages)
 
     # `held_out` is what epochs are evaluated on: the test set is not touched.
     return Program(

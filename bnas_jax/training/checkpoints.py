@@ -173,7 +173,8 @@ class Checkpoints:
     def _put_by(self, step: int) -> None:
         with self._room():
             self._replaced.mkdir(exist_ok=True)
-            os.rename(self.directory / str(step), self._replaced / str(step))
+            current = self.directory / str(step)
+            os.rename(current, self._replaced / str(step))
 
     def _put_back(self) -> None:
         """Deletes checkpoints that have been replaced, and puts back those whose replacement was not finished."""
@@ -190,7 +191,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of all finished checkpoints, sorted; until a save has ended its folder has another name."""
-        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
+        names = [path.name for path in self.directory.glob("*")]
+        return sorted(int(name) for name in names if name.isdigit())
 
     def restore_state(self, shapes, changed: bool = False) -> Any | None:
         """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s.
@@ -209,7 +211,8 @@ class Checkpoints:
         if restored is None:
             return None
         _, saved = restored
-        state = self._where.restored(type(shapes)(**saved["variables"], **saved["rest"]))
+        state = type(shapes)(**saved["variables"], **saved["rest"])
+        state = self._where.restored(state)
         if changed:
             return refit.with_epochs(state, shapes)
         return state
@@ -254,9 +257,11 @@ class Checkpoints:
         """`UserError` where the checkpoints that a run keeps will not fit on the disk."""
         if self._keep is None:
             return
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))  # bytes
+        leaves = jax.tree.leaves(shapes)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)  # bytes
         # All that are kept, and one that is being written.
-        more = self._keep.keep_last + self._keep.keep_best + 1 - len(self.steps())
+        kept = self._keep.keep_last + self._keep.keep_best
+        more = kept + 1 - len(self.steps())
         free = shutil.disk_usage(self.directory).free
         if size * more > free:
             raise UserError(
@@ -314,7 +319,8 @@ class Checkpoints:
     def _score(self, step: int) -> float | None:
         """The accuracy of a checkpoint, None where it has none that can be read."""
         try:
-            return float(json.loads(self._score_file(step).read_text())[_METRIC])
+            metrics = json.loads(self._score_file(step).read_text())
+            return float(metrics[_METRIC])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -33,7 +33,10 @@ def watch(guard: Guard, grads, step) -> Guard:
     Where some are not finite, the one nearest to the loss went first, as gradients flow from there; where all are, the
     forward pass broke, and the one that was largest the step before is named.
     """
-    largest = [jnp.max(jnp.abs(grad)).astype(jnp.float32) for grad in jax.tree.leaves(grads)]
+    largest = []
+    for grad in jax.tree.leaves(grads):
+        size = jnp.max(jnp.abs(grad))
+        largest.append(size.astype(jnp.float32))
     sizes = jnp.stack(largest)  # [parameters]
     broken = jnp.logical_not(jnp.isfinite(sizes))  # [parameters]
 
@@ -67,12 +70,15 @@ def describe(guard: Guard | None, params) -> str:
     names = []
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         names.append("/".join(key.key for key in path))
-    if int(guard.step) >= 0:
-        return f"; the gradient of {names[int(guard.leaf)]} was the first to go, at step {int(guard.step)}"
+    step = int(guard.step)
+    if step >= 0:
+        name = names[int(guard.leaf)]
+        return f"; the gradient of {name} was the first to go, at step {step}"
 
     # All gradients were finite, so that the largest one is the best guess.
     largest = int(jnp.argmax(guard.sizes))
-    return f"; the largest gradient is that of {names[largest]}, {float(guard.sizes[largest]):.3g}"
+    size = float(guard.sizes[largest])
+    return f"; the largest gradient is that of {names[largest]}, {size:.3g}"
 
 
 def _depths(params) -> list[float]:
@@ -86,4 +92,5 @@ def _depths(params) -> list[float]:
             return -1
         return math.inf
 
-    return [depth(path[0].key) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [depth(path[0].key) for path, _ in leaves]

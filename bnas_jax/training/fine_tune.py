@@ -108,7 +108,10 @@ def _named(scheme: Mapping, other: Mapping) -> str:
     """A scheme's name, with the settings in which another one of the same name differs."""
     if scheme["name"] != other["name"]:
         return scheme["name"]
-    differing = [f"{key} {value}" for key, value in scheme.items() if value != other[key]]
+    differing = []
+    for key, value in scheme.items():
+        if value != other[key]:
+            differing.append(f"{key} {value}")
     return f"{scheme['name']} ({', '.join(differing)})"
 
 
@@ -139,7 +142,8 @@ def _check_same_origin(workdir: WorkDir, init: Init | None, began: Mapping | Non
         raise UserError(
             f"{workdir.path} holds a run that began without --init; leave it out, or choose another --workdir"
         )
-    if (began["workdir"], began["which"]) != (str(WorkDir(init.workdir).path), init.which):
+    given = str(WorkDir(init.workdir).path)
+    if began["workdir"] != given or began["which"] != init.which:
         raise UserError(
             f"{workdir.path} holds a run that began with --init={began['workdir']} --init_step={began['which']};"
             " leave --init out, or choose another --workdir"
@@ -179,8 +183,11 @@ def _network(config: Mapping, with_scheme: bool) -> dict:
 
 def _same_classes(ours: Mapping, theirs: Mapping) -> bool:
     """Whether the classes are the same: by their number and, where both are known, their names in the order of the labels."""
-    known = [key for key in ("num_classes", "class_names") if ours.get(key) and theirs.get(key)]
-    return all(ours[key] == theirs[key] for key in known)
+    for key in ("num_classes", "class_names"):
+        known = ours.get(key) and theirs.get(key)
+        if known and ours[key] != theirs[key]:
+            return False
+    return True
 
 
 def begin(

@@ -297,7 +297,11 @@ def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
 def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
     """Whether nothing is left to evaluate: False for the state of an epoch's last step that has no accuracy of that epoch."""
     epoch = step // steps_per_epoch - 1
-    return step % steps_per_epoch > 0 or epoch < 0 or not math.isnan(float(state.top1[epoch]))
+    within_epoch = step % steps_per_epoch > 0
+    if within_epoch or epoch < 0:
+        return True
+    top1 = float(state.top1[epoch])
+    return not math.isnan(top1)
 
 
 @contextlib.contextmanager

@@ -226,7 +226,8 @@ def scale_latent_gradients(
     factor: Callable[[tuple[int, ...]], float],
 ) -> optax.GradientTransformation:
     """Multiplies the gradients of latent weights by a factor of their shape (`LatentRule.factor`)."""
-    return optax.stateless(lambda grads, _: on_latents(lambda g: g * factor(g.shape), grads))
+    scaled = lambda gradient: gradient * factor(gradient.shape)
+    return optax.stateless(lambda grads, _: on_latents(scaled, grads))
 
 
 class StepCount(NamedTuple):
@@ -311,12 +312,16 @@ def sgd(
     def update(grads, state, params=None):
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
+
         # g: gradients, v: momenta, d: descents. Schedules are float32, which must not widen weights of fewer bits.
-        trace = jax.tree.map(lambda g, v: (decay * v + g).astype(v.dtype), grads, state.trace)
+        moved = lambda g, v: (decay * v + g).astype(v.dtype)
+        trace = jax.tree.map(moved, grads, state.trace)
         descent = trace
         if nesterov:
-            descent = jax.tree.map(lambda g, v: g + decay * v, grads, trace)
-        updates = jax.tree.map(lambda d: (-rate * d).astype(d.dtype), descent)
+            ahead = lambda g, v: g + decay * v
+            descent = jax.tree.map(ahead, grads, trace)
+        step = lambda d: (-rate * d).astype(d.dtype)
+        updates = jax.tree.map(step, descent)
         return updates, MomentumState(step=state.step + 1, trace=trace)
 
     return optax.GradientTransformation(init, update)
@@ -332,7 +337,8 @@ def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
     """Weight decay of the weights that have had a gradient; those of layers that never ran have none, and stay (GDAS)."""
 
     def init(params):
-        return MovedState(jax.tree.map(lambda p: jnp.zeros(p.shape, bool), params))
+        never = lambda p: jnp.zeros(p.shape, bool)
+        return MovedState(jax.tree.map(never, params))
 
     # g: gradients, p: parameters, m: whether they have moved.
     def update(grads, state, params):

@@ -36,7 +36,8 @@ def cosine(high: float, low: float, steps: float) -> Schedule:
     def rate(step):
         # From 0 to 1 over the steps, and 1 from there on.
         position = jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1)
-        return low + (high - low) * (1 + jnp.cos(jnp.pi * position)) / 2
+        wave = 1 + jnp.cos(jnp.pi * position)  # from 2 to 0
+        return low + (high - low) * wave / 2
 
     return rate
 

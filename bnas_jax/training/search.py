@@ -91,7 +91,8 @@ class SearchTask(Task):
     def _describe(self, state: SearchState, epoch: int) -> dict[str, Any]:
         """The part of an epoch's record that only a search has: of alpha, and the temperature of the epoch."""
         described = self.searcher.record(state.alphas)
-        temperature = self.searcher.temperature(Progress(jnp.asarray(epoch), self.run.num_epochs))
+        progress = Progress(epoch=jnp.asarray(epoch), num_epochs=self.run.num_epochs)
+        temperature = self.searcher.temperature(progress)
         if temperature is not None:
             described["temperature"] = float(temperature)
         return described
@@ -112,7 +113,8 @@ class SearchTask(Task):
 
     def _finished(self, state: SearchState) -> dict | None:
         """genotype.json of a searcher that scores candidates at the end, whose list is candidates.json; None for others."""
-        finished = self.searcher.finish(run_key(self.run.seed, CANDIDATES), Scores(self, state))
+        key = run_key(self.run.seed, CANDIDATES)
+        finished = self.searcher.finish(key, Scores(self, state))
         if finished is None:
             return None
         write_json(self.workdir / "candidates.json", finished.candidates)

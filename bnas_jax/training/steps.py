@@ -257,7 +257,8 @@ class SearchStep:
 
         def objective(at):
             # What is not in `names` enters as a constant.
-            params, alphas = at.get(WEIGHTS, state.params), at.get(ALPHAS, state.alphas)
+            params = at.get(WEIGHTS, state.params)
+            alphas = at.get(ALPHAS, state.alphas)
             forward = self._forward(index, state, batch, number, supernet=self.supernet)
             loss, aside = forward(params, alphas)
             # The record's loss is the cross-entropy alone.
@@ -298,7 +299,9 @@ class SearchStep:
         own = self.searcher.gradient(mean, virtual, state.params, state.alphas)
         if own is None:
             return {}
-        added = jax.grad(lambda alphas: self._added(index, state, alphas))(state.alphas)
+        # And what the objective adds to the loss, as for any gradient at alpha.
+        addition = lambda alphas: self._added(index, state, alphas)
+        added = jax.grad(addition)(state.alphas)
         return {ALPHAS: jax.tree.map(jnp.add, own, added)}
 
     def _forward(
@@ -427,13 +430,15 @@ def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     """
     if parts == 1:
         return function(batch, 0)
-    divided = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    in_parts = lambda x: x.reshape(parts, -1, *x.shape[1:])
+    divided = jax.tree.map(in_parts, batch)  # [parts, N / parts, ...]
     numbers = jnp.arange(parts)
 
     # Zeros of the result's shapes, which are found without computing anything.
     first = jax.tree.map(lambda x: x[0], (divided, numbers))
     shapes = jax.eval_shape(function, *first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    zero = lambda s: jnp.zeros(s.shape, s.dtype)
+    zeros = jax.tree.map(zero, shapes)
 
     # A scan holds the activations of one part at a time, which is what microbatches are for.
     def add(sums, numbered):

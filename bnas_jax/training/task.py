@@ -104,7 +104,8 @@ class Task:
 
         def needed() -> Iterator[Call]:
             for call in calls:
-                yield from self.steps.calls(state, [self.program.feeds(step) for step in call])
+                feeds = [self.program.feeds(step) for step in call]
+                yield from self.steps.calls(state, feeds)
             if self.evaluator is not None:
                 yield self.evaluator.call(state.variables)
 

@@ -61,7 +61,8 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         shape = tuple(leaf.shape)
 
         # By its name, or by that which the other kind of scheme gives a convolution's weights.
-        twin = (*path[:-1], _TWINS.get(path[-1], path[-1]))
+        *module, leaf_name = path
+        twin = (*module, _TWINS.get(leaf_name, leaf_name))
         found = None
         if path in theirs:
             found = path

@@ -148,7 +148,8 @@ class WorkDir(RunDirectory):
 
         # Who has it, for the error of the next one.
         os.truncate(self._held, 0)
-        os.pwrite(self._held, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        owner = f"process {os.getpid()} on {platform.node()}\n"
+        os.pwrite(self._held, owner.encode(), 0)
 
     def _warn_of_no_locks(self, error: OSError) -> None:
         warning = (
@@ -162,8 +163,9 @@ class WorkDir(RunDirectory):
         """A line of log.txt, with clock (UTC), host and process."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         # A full disk must not end a run for the sake of its log.
+        line = f"{clock} {platform.node()} {os.getpid()} {text}\n"
         with convenience("log.txt"):
-            append(self / "log.txt", f"{clock} {platform.node()} {os.getpid()} {text}\n")
+            append(self / "log.txt", line)
 
     def say(self, text: str) -> None:
         """A line of log.txt that is also printed to stderr, by the first process alone."""
@@ -215,7 +217,10 @@ class Log:
 
         # Epochs that a crash has undone are run again, and would have two records.
         self._path = workdir / "metrics.jsonl"
-        lines = [json.dumps(r) + "\n" for r in workdir.read_metrics() if r["step"] <= step]
+        lines = []
+        for record in workdir.read_metrics():
+            if record["step"] <= step:
+                lines.append(json.dumps(record) + "\n")
         with whole(self._path) as part:
             part.write_text("".join(lines))
         self._tensorboard = TensorBoard(workdir / "tensorboard", step + 1)
