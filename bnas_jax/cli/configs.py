@@ -134,7 +134,7 @@ def preset_of(variant: str) -> ConfigDict:
     """The config of a variant of configs/train.py."""
     example = "VARIANT, a variant of configs/train.py"
     path = preset_files.find("train", "--preset", example=example)
-    # By a flag of its own, as ml_collections reads files of configs in no other way.
+    # By a flag, as ml_collections reads files of configs in no other way.
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "preset", flag_values=values, sys_argv=["import"]
@@ -145,7 +145,7 @@ def preset_of(variant: str) -> ConfigDict:
 
 def workdir_of(path: str, loaded: Loaded) -> "WorkDir":
     """A work directory; `UserError` where its run was made with an extension that is not loaded now."""
-    # Imported here, as it loads JAX: a mistake in the options is said before.
+    # Imported here, as it loads JAX: a mistake in the options is reported before.
     from bnas_jax.training.workdir import WorkDir
 
     workdir = WorkDir(path, extensions=[extension._asdict() for extension in loaded])

@@ -57,6 +57,7 @@ def _check_images(images: np.ndarray, name: str) -> None:
         raise UserError(
             f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} {images.shape}"
         )
+    # An empty set would only fail in the first batch.
     if 0 in images.shape:
         raise UserError(f"{name}: there are no images in an array of shape {images.shape}")
 

@@ -16,24 +16,23 @@ _CUTOUT = 3
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How pixels become inputs.
+    """How pixels become inputs: a pixel value p becomes (p * scale - mean) / std, per channel, after the random changes."""
 
-    A pixel value p becomes (p * scale - mean) / std, per channel; scale is 1/255 for photographs.
-
-    pad: images are first padded with that many zero pixels on each side and cropped back to their size at random; the padding
-    is black, not the mean colour, as in torchvision. flip: they are mirrored left to right half of the time. min_area > 0:
-    images that are streamed are cropped at random to that share of their area or more, and resized. jitter: how far brightness,
-    contrast, saturation and hue change at random; empty does not change them. cutout: the side in pixels of a square that is
-    hidden at random, 0 hides none; see `hide`.
-    """
-
+    # Of each channel, on the scale 0 to 1.
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # 1/255 for photographs.
     scale: float = 1 / 255
+    # Images are padded with that many zero pixels on each side and cropped back to their size at random. The padding is
+    # black, not the mean colour, as in torchvision.
     pad: int = 0
+    # Images are mirrored left to right with probability 1/2.
     flip: bool = False
+    # Above 0: images that are streamed are cropped at random to that share of their area or more, and resized.
     min_area: float = 0.0
+    # How far brightness, contrast, saturation and hue change at random; empty does not change them.
     jitter: tuple[float, ...] = ()
+    # The side in pixels of a square that is hidden at random, 0 hides none; see `hide`.
     cutout: int = 0
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ class Batches:
         return self._batch("all", step)
 
     def search_batches(self, step: int) -> dict[str, Batch]:
-        """{"train", "valid"}: a batch of each of the two halves of the training set."""
+        """{"train", "valid"}: a batch of each of the two parts of the training set, which a search divides in half."""
         return {"train": self._batch("train", step), "valid": self._batch("valid", step)}
 
     def _batch(self, part: str, step: int) -> Batch:
@@ -53,6 +53,7 @@ class Batches:
             else:
                 # With another seed, so that the two batches of a step are not augmented alike.
                 examples, seed = valid, seed + 1
+        # Compiled once for each part.
         source = train_source(
             examples,
             batch_size=self.batch_size,

@@ -28,6 +28,7 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
     if name == "digits":
         raise UserError("the digits come with the package and are whole; name a dataset on disk")
     encoded, _ = load.open_encoded(name, path, options)
+    # Divided as a run with this split would divide it.
     if options.split is not None:
         train, test = load.divided(encoded, options)
         encoded = {"train": train, "test": test}

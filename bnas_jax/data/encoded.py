@@ -25,23 +25,23 @@ _CHUNK = 1024
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How images are read; the settings of the same names under config.dataset say more.
+    """How images are read; see the settings of the same names in `settings.DatasetSettings`."""
 
-    image_size: side in pixels; None keeps the size of the images. resize: side to which the shorter side is brought before the
-    centre of image_size is cut out; None is image_size. channels: 1, 3 or None for those of the data. white_level: see
-    `images`. split: the share that becomes the test set where there is none. in_memory_mib: larger sets are streamed.
-    skip_bad: images that cannot be read are left out and counted, else an error. workers: processes that read a streamed set;
-    0: threads do.
-    """
-
+    # The side in pixels, None keeps the size of the images; and the side of which it is the centre, None is image_size.
     image_size: int | None = None
     resize: int | None = None
+    # 1, 3, or None for those of the data.
     channels: int | None = None
+    # See `images`.
     white_level: float | None = None
+    # The share of a set without test images that becomes its test set, and the seed by which it is drawn.
     split: float | None = None
     split_seed: int = 0
+    # Larger sets are streamed.
     in_memory_mib: int | None = None
+    # Images that cannot be read are left out, with their number on stderr, else an error.
     skip_bad: bool = False
+    # Processes that read a streamed set; 0: threads do.
     workers: int = 0
 
 
@@ -182,6 +182,7 @@ class Encoded:
         where = lambda: self.reader.where(int(self.rows[number]))
         try:
             yield
+        # Its advice is another setting.
         except UnknownScale as error:
             raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
@@ -191,7 +192,7 @@ class Encoded:
 
 
 def hold(encoded: Encoded) -> Arrays:
-    """All examples in memory, decoded once; those that do not decode are left out and counted on stderr if the options say so.
+    """All examples in memory, decoded once; if the options say so, those that do not decode are left out, with a message.
 
     Raises `UserError` for images of several shapes, and where there are none.
     """

@@ -16,18 +16,19 @@ Examples = Arrays | Encoded
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Facts about the data of a run; None is not known: an imported network does not say on which images it was trained.
-
-    image_shape: (H, W, C). mean, std: per channel, on the scale 0 to 1. class_names: by label. num_train: training images.
-    digest, test_digest: hashes of the training and of the test images; see `Arrays.digest` and `Encoded.digest`.
-    """
+    """Facts about the data of a run; None is not known: an imported network does not say on which images it was trained."""
 
     num_classes: int
+    # (H, W, C).
     image_shape: tuple[int, ...]
+    # Of each channel, on the scale 0 to 1.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    # In the order of the labels.
     class_names: tuple[str, ...] | None = None
+    # The number of training images.
     num_train: int | None = None
+    # Hashes of the training and of the test images; see `Arrays.digest` and `Encoded.digest`.
     digest: str | None = None
     test_digest: str | None = None
 
@@ -39,7 +40,7 @@ class Facts:
         return self.mean, self.std
 
     def known(self) -> dict[str, Any]:
-        """JSON-ready values by name, without what is not known."""
+        """The facts that are known, by name, as values of JSON."""
         values = {}
         for name, value in dataclasses.asdict(self).items():
             if value is None:
@@ -69,6 +70,7 @@ def learn(data: Dataset, test: Examples | None) -> Facts:
     test_digest = None
     if test is not None:
         test_digest = test.digest()
+    # Statistics as they are used, which may be set by hand.
     return Facts(
         num_classes=data.train.num_classes,
         image_shape=data.train.image_shape,

@@ -273,7 +273,7 @@ def _channels(*parts: Files) -> int:
     for files in parts:
         for row in range(len(files)):
             if not _is_gray(files, row):
-                # No further: most sets are told by their first image.
+                # In most sets this is the first image.
                 return 3
     return 1
 

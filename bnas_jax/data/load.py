@@ -199,7 +199,7 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
                 file=sys.stderr,
             )
         return parts["test"]
-    # Evaluation takes all images of a folder of classes, such as new ones of one's own.
+    # Evaluation takes all images of a folder of classes, such as new photographs.
     if "all" in parts and options.split is None:
         return parts["all"]
     return divided(parts, options)[1]

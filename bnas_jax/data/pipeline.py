@@ -98,6 +98,7 @@ class TrainSource:
 
     @cached_property
     def _data(self) -> Feed:
+        # Placed once, and the same arrays in every feed.
         data = _placed(self.arrays, self.place)
         return data | seed_of_feeds(self.seed, self.place)
 
@@ -156,6 +157,7 @@ class EvalSource:
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
+        # Places in the whole set.
         size = shard_size(self.batch_size, shards)
         epoch, batch = feed["position"]
         rows = batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
@@ -215,6 +217,7 @@ def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
 
 def shard_size(batch_size: int, shards: int) -> int:
     """The examples of one shard; `UserError` unless the batch divides evenly."""
+    # A library's user may call this with any numbers; a run's are checked before, see `Devices.check_batch`.
     if batch_size % shards:
         raise UserError(
             f"a batch of {batch_size} cannot be divided over {shards} devices: make config.batch_size a multiple of {shards}"

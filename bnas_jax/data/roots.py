@@ -15,7 +15,7 @@ def root(path: Any, option: str) -> Any:
     try:
         found = epath.Path(path)
         found.exists()
-    # Each scheme, such as gs://, has another library behind it, with exceptions of its own.
+    # Each kind of address, such as gs://, has another library behind it, with other exceptions.
     except Exception as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(

@@ -106,8 +106,8 @@ class Devices:
 
     parallel: `none`, `pmap` or `shard_map`. devices: those of all processes, empty for the default one.
 
-    With several processes, pmap wants arrays of the process's own devices and shard_map those of all; checkpoints want the
-    latter. `_local` is therefore the mesh between steps, `_mesh` that of the whole run.
+    With several processes, pmap takes arrays of this process's devices, shard_map and checkpoints those of all devices.
+    `_local` is therefore the mesh between steps, `_mesh` that of the whole run.
     """
 
     parallel: str = "none"
@@ -132,10 +132,10 @@ class Devices:
             over = f"{self.count} devices"
             if run.microbatches > 1:
                 over += f" in {run.microbatches} microbatches"
-            raise UserError(
-                f"config.batch_size={run.batch_size} cannot be divided over {over}: write a multiple of {parts},"
-                f" for instance {-(-run.batch_size // parts) * parts}"
-            )
+                raise UserError(
+                    f"config.batch_size={run.batch_size} cannot be divided over {over}: write a multiple of {parts},"
+                    f" for instance {-(-run.batch_size // parts) * parts}"
+                )
 
     def batch(self, source, feed, microbatches: int = 1):
         """Inside a step: this device's part of a source's batch, its microbatches one after the other.
@@ -167,9 +167,9 @@ class Devices:
     def _local(self) -> Mesh:
         if self.parallel != "pmap":
             return self._mesh
-        mine = jax.process_index()
-        own = [device for device in self.devices if device.process_index == mine]
-        return Mesh(np.array(own), (AXIS,))
+        process = jax.process_index()
+        local = [device for device in self.devices if device.process_index == process]
+        return Mesh(np.array(local), (AXIS,))
 
     def place(self, array) -> jax.Array:
         """The same array on every device."""
@@ -237,8 +237,8 @@ class Devices:
         # The old state's buffers are given away, as two states of a large network may not fit.
         programs = [self._program(stage, donate=(0,), options=options) for stage in stages]
 
-        def scanned(structure, own: list[int]) -> Program:
-            return self._program(_scanned(stages, structure, own), donate=(0,))
+        def scanned(structure, differing: list[int]) -> Program:
+            return self._program(_scanned(stages, structure, differing), donate=(0,))
 
         return Steps(programs, scanned)
 
@@ -329,7 +329,7 @@ class Steps:
 
     A step's feeds are one for each stage; several steps are made by one call of one program. Stages are separate programs:
     XLA's work grows faster than the program that it is given (a search step as two programs loads in 0.4 of the time).
-    programs: one for each stage. scanned: see `_scanned`, (structure, own) -> the program of several steps.
+    programs: one for each stage. scanned: see `_scanned`, (structure, differing) -> the program of several steps.
     """
 
     def __init__(self, programs: list[Program], scanned: Callable[[Any, list[int]], Program]):
@@ -346,13 +346,13 @@ class Steps:
 
         # Arrays that every step shares, such as the whole data set, are passed once.
         leaves = [jax.tree.leaves(feed) for feed in feeds]
-        own = []
+        differing = []
         for position, leaf in enumerate(leaves[0]):
             if any(other[position] is not leaf for other in leaves[1:]):
-                own.append(position)
+                differing.append(position)
         if self._several is None:
-            self._several = self._scanned(jax.tree.structure(feeds[0]), own)
-        of_steps = [[of_step[position] for position in own] for of_step in leaves]
+            self._several = self._scanned(jax.tree.structure(feeds[0]), differing)
+        of_steps = [[of_step[position] for position in differing] for of_step in leaves]
         return [(self._several, (state, leaves[0], of_steps))]
 
     def __call__(self, state, feeds: list[tuple]):
@@ -382,16 +382,16 @@ def _step_options() -> dict | None:
     return options
 
 
-def _scanned(stages: Sequence[Callable], structure, own: list[int]) -> Callable:
+def _scanned(stages: Sequence[Callable], structure, differing: list[int]) -> Callable:
     """Several steps as one function: (state, leaves of the first feeds, leaves of each step) -> the state after all steps.
 
-    structure: of a step's feeds. own: the positions of the leaves that differ between steps.
+    structure: of a step's feeds. differing: the positions of the leaves that differ between steps.
     """
 
     def steps(state, leaves, of_steps):
         def body(state, values):
             # The feeds of this step: shared leaves, with those that differ in their places.
-            mine = dict(zip(own, values, strict=True))
+            mine = dict(zip(differing, values, strict=True))
             of_step = [mine.get(position, leaf) for position, leaf in enumerate(leaves)]
             feeds = jax.tree.unflatten(structure, of_step)
             for stage, feed in zip(stages, feeds, strict=True):

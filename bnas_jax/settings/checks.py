@@ -6,7 +6,7 @@ from bnas_jax.core.errors import UserError
 
 
 def require(condition, message: str) -> None:
-    """`UserError` with the message unless the condition holds."""
+    """`UserError` with the message unless the condition is true."""
     if not condition:
         raise UserError(message)
 

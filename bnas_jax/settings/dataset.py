@@ -82,7 +82,7 @@ class DatasetSettings:
     search_split: str = "random"
     augment_validation: bool = False
 
-    # Images that cannot be read are an error (`fail`) or left out and counted (`skip`).
+    # Images that cannot be read are an error (`fail`) or are left out, with their number in the log (`skip`).
     bad_images: str = "fail"
     # Processes that read a streamed set; 0: threads do.
     workers: int = 0

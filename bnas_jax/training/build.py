@@ -143,7 +143,7 @@ def search(
 
     # One source of batches for each part that the step takes images of.
     sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
-    # A searcher without alphas scores its candidates on held-out batches at the end of the search.
+    # A searcher without alphas scores its candidates on held-out images at the end of the search.
     takes_valid = any(VALID in stage.batches for stage in searcher.stages)
     if takes_valid or not searcher.has_alphas:
         sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
@@ -220,6 +220,7 @@ def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.Gradie
 
 def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD on the supernet's weights."""
+    # The convention or the searcher decides which weights decay.
     return optimizers.latent_sgd(
         learning_rate(run, steps_per_epoch),
         momentum=run.weights.momentum,

@@ -17,6 +17,7 @@ def check(
     change: whether changes are wanted (`--change`). step: that of the newest checkpoint.
     Raises `UserError` for the first difference that is not allowed, or not without `--change`.
     """
+    # A search cannot go on as a training.
     if now["task"] != then.get("task", now["task"]):
         kinds = {"search": "a search", "train": "a training"}
         raise UserError(
@@ -35,6 +36,7 @@ def check(
         )
     if fixed:
         raise UserError(f"{path} belongs to another run: {fixed[0]}; choose another --workdir")
+    # With --change it could go on.
     if differing and not change:
         raise UserError(
             f"{path} belongs to another run: {differing[0]}; add --change to go on from step {step} with it,"

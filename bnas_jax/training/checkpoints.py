@@ -149,7 +149,7 @@ class Checkpoints:
             self.finish()
         finally:
             self._worker.shutdown(wait=False)
-        # Orbax has threads of its own, which end here.
+        # Orbax's threads end here.
         if self._manager:
             with self._room():
                 self._manager.close()

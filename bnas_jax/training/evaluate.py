@@ -43,6 +43,7 @@ def load_data(dataset: DatasetSettings) -> Dataset:
 def load_test_data(dataset: DatasetSettings, statistics: Statistics | None) -> Dataset | TestSet:
     """The data that evaluation needs. statistics: see `data.load.load_test`; those of the settings take precedence."""
     statistics = _statistics(dataset) or statistics
+    # Without the training images, where the statistics are known.
     data = load.load_test(
         dataset.name,
         path=dataset.path,
@@ -132,6 +133,7 @@ class Evaluator:
             model, searcher=searcher, axis=where.axis, batch_statistics=batch_statistics
         )
 
+        # As in training, the batch is made from its feed inside the compiled function.
         def evaluation(variables, feed):
             return step(variables, where.batch(self._source, feed))
 
@@ -205,6 +207,7 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     shapes = jax.eval_shape(lambda: initial_variables(model, test.image_shape, seed=0))
     if not workdir.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
+    # To read only: nothing is moved or deleted.
     checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
         step, variables = checkpoints.restore_variables(shapes, which)

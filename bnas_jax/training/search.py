@@ -47,7 +47,7 @@ class SearchTask(Task):
 
     @property
     def searcher(self) -> Searcher:
-        """The searcher, with what it was told of the supernet by the program."""
+        """The searcher, with the columns and cells of alpha that the supernet has."""
         return self.program.step.searcher
 
     def build_evaluator(self) -> Evaluator | None:
@@ -69,7 +69,7 @@ class SearchTask(Task):
 
     def finish_epoch(self, state: SearchState, epoch: int, between_batches: BetweenBatches):
         valid: dict[str, Any] = {"top1": None}
-        # An epoch that is not validated has ended, too: -inf, as NaN stands for one that is still to come.
+        # An epoch that is not validated has ended, too: -inf, as NaN marks one that is still to come.
         top1 = -math.inf
         if self.evaluator is not None:
             valid = self.evaluator(state.variables, epoch=epoch, between_batches=between_batches)
@@ -104,6 +104,7 @@ class SearchTask(Task):
             history = {**state.history, "valid_top1": state.valid_top1}
             record = taken(self.searcher, rule=rule_of(self.run), history=history)
         write_json(self.workdir / "genotype.json", record)
+        # epoch: the one whose alpha was taken; of a searcher without alphas the last.
         return {
             "genotype": {name: record[name] for name in ("normal", "reduce")},
             "valid_top1": record["valid_top1"],
@@ -138,6 +139,7 @@ class Scores:
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
+        # Made at the first score: compiled for batches of another size than the evaluation of an epoch.
         task = self._task
         return Evaluator(
             task.program.model,

@@ -40,19 +40,17 @@ class Sums(struct.PyTreeNode):
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of the final training.
-
-    seed: of everything that is drawn in its steps, uint32. params, batch_stats: of the network. opt_state: of the optimizer.
-    sums: of the epoch so far. test_top1: (epochs,), top-1 in % after each epoch, NaN where it is still to come.
-    guard: see `divergence.Guard`.
-    """
+    """The state of the final training."""
 
     step: jax.Array
+    # Of everything that is drawn in the steps, uint32.
     seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    # Of the epoch so far.
     sums: Sums
+    # [epochs], top-1 in % after each epoch, NaN where it is still to come.
     test_top1: jax.Array
     guard: Guard | None = None
 
@@ -68,12 +66,7 @@ class TrainState(struct.PyTreeNode):
 
 
 class SearchState(struct.PyTreeNode):
-    """The state of the search; fields as in `TrainState`, and:
-
-    alphas: {"normal", "reduce"}, (14, types) each, or what the searcher has instead. alphas_opt_state: of their optimizer.
-    history: alpha before the first and after each epoch, (epochs + 1, 14, types) each. valid_top1: (epochs,) in %, NaN where it
-    is still to come, -inf where no images are held out.
-    """
+    """The state of the search; fields as in `TrainState`, and those of alpha."""
 
     step: jax.Array
     seed: jax.Array
@@ -81,9 +74,12 @@ class SearchState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     sums: Sums
+    # {"normal", "reduce"}, [14, types] each; {} for a searcher without alphas.
     alphas: Any
     alphas_opt_state: Any
+    # Alpha before the first and after each epoch, [epochs + 1, 14, types] each.
     history: Any
+    # [epochs] in %, NaN where it is still to come, -inf where no images are held out.
     valid_top1: jax.Array
     guard: Guard | None = None
 

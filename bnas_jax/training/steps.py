@@ -194,7 +194,7 @@ class SearchStep:
         gradients: dict[str, Any] = {}
         if ALPHAS in stage.moves:
             stage_batches = {name: batches[name] for name in stage.batches}
-            gradients = self._own_gradient(index, state, batches=stage_batches)
+            gradients = self._searcher_gradient(index, state, batches=stage_batches)
 
         # The gradients of the loss at the rest of what the stage moves, all by one backward pass.
         ordinary = (stage.moves | stage.beside) - set(gradients)
@@ -272,7 +272,7 @@ class SearchStep:
         gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
         return batch_stats, gradients, loss, correct
 
-    def _own_gradient(
+    def _searcher_gradient(
         self, index: int, state: SearchState, batches: Mapping[str, Batch]
     ) -> dict[str, Any]:
         """{"alphas": the gradient that the searcher itself defines at alpha}, {} where it defines none."""
@@ -296,13 +296,13 @@ class SearchStep:
             updates, _ = optimizer.update(gradients, state.opt_state, params)
             return optax.apply_updates(params, updates)
 
-        own = self.searcher.gradient(mean, virtual, state.params, state.alphas)
-        if own is None:
+        gradient = self.searcher.gradient(mean, virtual, state.params, state.alphas)
+        if gradient is None:
             return {}
         # And what the objective adds to the loss, as for any gradient at alpha.
         addition = lambda alphas: self._added(index, state, alphas)
         added = jax.grad(addition)(state.alphas)
-        return {ALPHAS: jax.tree.map(jnp.add, own, added)}
+        return {ALPHAS: jax.tree.map(jnp.add, gradient, added)}
 
     def _forward(
         self, index: int, state: SearchState, batch: Batch, number, *, supernet: Supernet
@@ -374,7 +374,7 @@ class SearchStep:
 class EvaluationStep:
     """Sums over a batch whose padding has weight 0, over all devices: `step(variables, batch)` -> `Evaluation`.
 
-    model: a network, or a supernet, whose variables hold "alphas" besides; the searcher makes its mixture of them.
+    model: a network, or a supernet, whose variables also have "alphas", of which the searcher makes its mixture.
     batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to add up over.
     batch_statistics: batch norm normalises by the batch, as in training, not by its running statistics.
     """

@@ -86,6 +86,7 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
             )
         taken[path] = found
 
+    # In the order of the trained network.
     used = set(taken.values())
     left_out = [path for path in theirs if path not in used]
     return Transfer(taken=taken, initialised=initialised, left_out=left_out)

@@ -37,6 +37,7 @@ def write_json(path: pathlib.Path, value) -> None:
 
 def environment() -> dict[str, str]:
     """The versions and the hardware of this process, which a run notes beside its results."""
+    # All devices of a run are of one kind.
     device = jax.devices()[0]
     return {
         "bnas_jax": __version__,
@@ -69,6 +70,7 @@ class WorkDir(RunDirectory):
         weights that a new run begins with, see `fine_tune.origin`.
         `UserError` where the directory has another run, or one that is under way, or cannot be written, and for other data.
         """
+        # The other processes wait, and get the same error.
         hosts.on_first(lambda: self._open(run, facts, change, init))
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
