@@ -49,7 +49,11 @@ class Arrays:
 
     def take(self, rows: np.ndarray) -> "Arrays":
         """The examples at `rows`, in that order."""
-        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
+        return dataclasses.replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+        )
 
 
 def _check_images(images: np.ndarray, name: str) -> None:
@@ -68,8 +72,9 @@ def _check_labels(labels: np.ndarray, size: int, num_classes: int, name: str) ->
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels must be whole numbers, got {labels.dtype}")
     # A label out of range would silently be another one in `take_along_axis`.
-    if labels.min() < 0 or labels.max() >= num_classes:
+    lowest, highest = labels.min(), labels.max()
+    if lowest < 0 or highest >= num_classes:
         raise UserError(
             f"{name}: labels must be from 0 to {num_classes - 1} for {num_classes} classes,"
-            f" got {labels.min()} to {labels.max()}"
+            f" got {lowest} to {highest}"
         )

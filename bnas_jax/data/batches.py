@@ -19,7 +19,9 @@ class Batches:
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int = 64, seed: int = 0):
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -53,7 +53,8 @@ def _check_part(examples: Encoded) -> dict:
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(examples), _CHUNK):
-            numbers = range(start, min(start + _CHUNK, len(examples)))
+            stop = min(start + _CHUNK, len(examples))
+            numbers = range(start, stop)
             for label, shape, problem in threads.map(read, numbers):
                 if problem:
                     print(problem, file=sys.stderr)
@@ -66,7 +67,8 @@ def _check_part(examples: Encoded) -> dict:
     sizes = np.zeros((1, 2), int)
     if shapes:
         sizes = np.array(shapes)
-    heights, widths = sizes[:, 0], sizes[:, 1]
+    heights = sizes[:, 0]
+    widths = sizes[:, 1]
     return {
         "num_examples": len(examples),
         "classes": {name: counts[name] for name in examples.classes},

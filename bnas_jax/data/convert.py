@@ -88,7 +88,8 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
         # A record is its length in 8 bytes and 4 of checksum, then the data and their checksum.
         while header := file.read(12):
             where = f"{path}, record {number}"
-            length = _checked(header[:8], checksum=header[8:], what=f"the length of {where}")
+            length, checksum = header[:8], header[8:]
+            length = _checked(length, checksum=checksum, what=f"the length of {where}")
             (size,) = struct.unpack("<Q", length)
             data = _exactly(file, size, where)
             checksum = _exactly(file, 4, where)

@@ -132,11 +132,13 @@ class Encoded:
     @cached_property
     def labels(self) -> np.ndarray:
         """The labels, int32 (N,), without decoding an image."""
-        return self.reader.labels()[self.rows].astype(np.int32)
+        labels = self.reader.labels()[self.rows]
+        return labels.astype(np.int32)
 
     def digest(self) -> str:
         """A hash by which a run notices that the examples have changed, made without reading them."""
-        return digest_of(self.reader.digest(), self.rows.astype(np.int64))
+        of_reader = self.reader.digest()
+        return digest_of(of_reader, self.rows.astype(np.int64))
 
     def example(self, number: int, choose: ChooseBox | None = None) -> tuple[np.ndarray, int]:
         """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default `images.centre`.
@@ -155,7 +157,8 @@ class Encoded:
                 return images.centre(whole, side=side, resize=resize), label
             # Only as much is decoded as the part needs.
             box = choose(picture.height, picture.width)
-            return images.take(picture, box=box, side=side, channels=self.channels), label
+            part = images.take(picture, box=box, side=side, channels=self.channels)
+            return part, label
 
     def whole(self, number: int) -> tuple[np.ndarray, int]:
         """As `example`, with the image in its original size."""
@@ -204,9 +207,11 @@ def hold(encoded: Encoded) -> Arrays:
             bad.append(image)
             continue
         if pixels is None:
-            pixels = np.empty((len(encoded), *image.shape), np.uint8)
+            shape = (len(encoded), *image.shape)
+            pixels = np.empty(shape, np.uint8)
         if image.shape != pixels.shape[1:]:
-            where = encoded.reader.where(int(encoded.rows[number]))
+            row = int(encoded.rows[number])
+            where = encoded.reader.where(row)
             raise UserError(
                 f"{encoded.name}: images of several shapes ({_size(pixels[0])}, and {_size(image)} in {where}) do not fit one"
                 " array; set config.dataset.image_size"
@@ -252,5 +257,6 @@ def _decoded(encoded: Encoded):
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(encoded), _CHUNK):
-            numbers = range(start, min(start + _CHUNK, len(encoded)))
+            stop = min(start + _CHUNK, len(encoded))
+            numbers = range(start, stop)
             yield from threads.map(one, numbers)

@@ -85,12 +85,15 @@ def learn(data: Dataset, test: Examples | None) -> Facts:
 
 def difference(now: Facts, then: Facts) -> str | None:
     """How data differs from that with which a run began, as part of a sentence; None where it does not, as far as is known."""
-    if now.class_names and then.class_names and now.class_names != then.class_names:
-        return f"the data has the classes {_listed(now.class_names)} now, and had {_listed(then.class_names)}"
+    names, names_then = now.class_names, then.class_names
+    if names and names_then and names != names_then:
+        return f"the data has the classes {_listed(names)} now, and had {_listed(names_then)}"
 
     # Shapes before hashes: the first difference named should be the one that says most.
-    classes, size = now.num_classes, list(now.image_shape)
-    classes_then, size_then = then.num_classes, list(then.image_shape)
+    classes = now.num_classes
+    classes_then = then.num_classes
+    size = list(now.image_shape)
+    size_then = list(then.image_shape)
     if classes != classes_then or size != size_then:
         return f"the data has {classes} classes and images {size} now, and had {classes_then} and {size_then}"
     if now.num_train != then.num_train and then.num_train is not None:

@@ -50,7 +50,8 @@ class Files:
 
     def read(self, row: int) -> tuple[bytes, int]:
         with self._reading(row):
-            data = epath.Path(self.where(row)).read_bytes()
+            path = epath.Path(self.where(row))
+            data = path.read_bytes()
             return data, int(self.classes[row])
 
     def digest(self) -> str:
@@ -59,13 +60,15 @@ class Files:
         rows = np.sort(drawn[:_SIZES])
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
             sizes = list(threads.map(self._size, rows.tolist()))
-        return digest_of("\n".join(self.files), np.array(sizes, np.int64))
+        names = "\n".join(self.files)
+        return digest_of(names, np.array(sizes, np.int64))
 
     def _size(self, row: int) -> int:
         """The size of a file in bytes, -1 where it cannot be opened: what is done about that is decided when it is read."""
         try:
             with self._reading(row):
-                return epath.Path(self.where(row)).stat().length
+                path = epath.Path(self.where(row))
+                return path.stat().length
         except images.BadImage:
             return -1
 
@@ -75,10 +78,12 @@ class Files:
             yield
         # Of this file alone, such as a link to nowhere.
         except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
-            raise images.BadImage(f"cannot be opened ({error.strerror or error})") from error
+            reason = error.strerror or error
+            raise images.BadImage(f"cannot be opened ({reason})") from error
         # Of the whole file system.
         except OSError as error:
-            raise UserError(f"cannot read {self.where(row)} ({error.strerror or error})") from error
+            reason = error.strerror or error
+            raise UserError(f"cannot read {self.where(row)} ({reason})") from error
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
@@ -98,8 +103,8 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
 
     # The classes are those of the training images, where there are some.
     directories = part_folders(root) or {"all": root}
-    with_classes = directories.get("train") or next(iter(directories.values()))
-    classes = _classes(with_classes)
+    first, *_ = directories.values()
+    classes = _classes(directories.get("train", first))
     files = {}
     for part, directory in directories.items():
         files[part] = _part_files(directory, classes)
@@ -127,8 +132,9 @@ def part_folders(root: Any) -> dict[str, Any]:
     # Folders that have the names of parts, in the order in which those names are preferred.
     directories = walk.folders(root)
     names = [name for part in _PARTS.values() for name in part]
+    position = lambda directory: names.index(directory.name.lower())
     named = [d for d in directories if d.name.lower() in names]
-    named.sort(key=lambda d: names.index(d.name.lower()))
+    named.sort(key=position)
     if not named:
         return {}
 
@@ -246,7 +252,10 @@ def _without_images(directory: Any, others: Mapping[str, int]) -> str:
 
 
 def _by_suffix(files: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {suffix}" for suffix, number in sorted(files.items()))
+    described = []
+    for suffix, number in sorted(files.items()):
+        described.append(f"{number} {suffix}")
+    return ", ".join(described)
 
 
 def _check_inverted(directory: Any, names: Sequence[str]) -> None:

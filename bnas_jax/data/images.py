@@ -104,7 +104,8 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     top, left = box.top // scale, box.left // scale
     bottom = top + box.height // scale
     right = left + box.width // scale
-    return resize(pixels[top:bottom, left:right], side)
+    part = pixels[top:bottom, left:right]
+    return resize(part, side)
 
 
 def scale_for(picture: Picture, box: Box, side: int) -> int:
@@ -189,7 +190,8 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
     if channels == 3:
         flags |= cv2.IMREAD_COLOR_RGB
     with _decoding():
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        encoded = np.frombuffer(data, np.uint8)
+        pixels = cv2.imdecode(encoded, flags)
     if pixels is None:
         raise BadImage("does not decode")
     if channels == 1:

@@ -148,8 +148,10 @@ def open_encoded(
     options = _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
     if name == "folder":
         return folder.read(path, options), options
+    # Some sets of TFDS go by their name alone, the others are written tfds:NAME.
     tfds_name = name.removeprefix(_TFDS)
-    if name not in ("cifar10", "cifar100", "imagenet2012") and (name == tfds_name or not tfds_name):
+    by_prefix = name != tfds_name and tfds_name
+    if name not in ("cifar10", "cifar100", "imagenet2012") and not by_prefix:
         raise UserError(
             f"there is no dataset {name!r}: set config.dataset.name to one of {', '.join(NAMES)}"
         )
@@ -182,7 +184,8 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
             " share of the images that is for tests, such as 0.1"
         )
     if test is None:
-        return split_test(train, float(options.split or 0), options.split_seed)
+        share = float(options.split or 0)
+        return split_test(train, share=share, seed=options.split_seed)
     if options.split is not None:
         raise UserError(
             f"{train.name} comes with test images, {test.name}: leave config.dataset.split out"
@@ -212,7 +215,8 @@ def statistics(images: np.ndarray) -> Statistics:
     for channel in range(images.shape[-1]):
         # By the share of each of the 256 values, without a copy of the images in floating point.
         pixels = images[..., channel]
-        shares = np.bincount(pixels.ravel(), minlength=256) / pixels.size  # [256]
+        counts = np.bincount(pixels.ravel(), minlength=256)
+        shares = counts / pixels.size  # [256]
         mean = float(values @ shares)
         variance = float((values - mean) ** 2 @ shares)
         means.append(mean)
@@ -305,4 +309,5 @@ def _sample(train: Encoded) -> np.ndarray:
     """Some images of a set too large for memory, uint8 (N, H, W, C): drawn at random, the same ones always."""
     drawn = order.shuffled(len(train), seed=0, use=order.SAMPLE)[:_SAMPLE]
     # In their order on disk, which is read faster.
-    return hold(train.take(np.sort(drawn))).images
+    sample = train.take(np.sort(drawn))
+    return hold(sample).images

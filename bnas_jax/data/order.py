@@ -48,9 +48,10 @@ def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
     # The rank of each example in its class.
     counts = np.bincount(labels)  # [classes]
     first = np.cumsum(counts) - counts  # [classes], where each class begins
-    rank = np.arange(len(labels)) - np.repeat(first, counts)
+    rank = np.arange(len(labels)) - np.repeat(first, counts)  # [N]
 
     # The middle of the example's part of its class; equal ones, of classes of equal size, in random order.
+    size = np.repeat(counts, counts)  # [N], of the example's class
     place = np.empty(len(labels))
-    place[by_class] = (rank + 0.5) / np.repeat(counts, counts)
+    place[by_class] = (rank + 0.5) / size
     return rows[np.argsort(place[rows], kind="stable")]

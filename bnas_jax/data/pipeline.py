@@ -70,8 +70,12 @@ class TrainSource:
             rows = self.place(self._drawn(int(step)))
         else:
             rows = self._order(epoch)
-        position = self.place(np.array([epoch, index], np.int32))
-        return {**self._data, "order": rows, "position": position}
+        position = np.array([epoch, index], np.int32)
+        return {
+            **self._data,
+            "order": rows,
+            "position": self.place(position),
+        }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C) and `label` int32 (B,)."""

@@ -35,7 +35,11 @@ def prepare(name: str, out: str | None) -> dict:
 
     splits = builder.info.splits
     sizes = {split: info.num_examples for split, info in splits.items()}
-    return {"num_examples": sum(sizes.values()), "splits": sizes, "out": str(builder.data_path)}
+    return {
+        "num_examples": sum(sizes.values()),
+        "splits": sizes,
+        "out": str(builder.data_path),
+    }
 
 
 def _check_tensorflow(name: str) -> None:
@@ -68,7 +72,8 @@ def _explained(name: str, error: Exception, manual: Any) -> str:
     """The error of a set that could not be prepared, with what to do without a network."""
     import tensorflow_datasets as tfds
 
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    one_line = " ".join(str(error).split())
+    reason = one_line[:300] or type(error).__name__
     if isinstance(error, tfds.core.registered.DatasetNotFoundError):
         return f"TFDS knows no dataset {name!r}; see its catalog"
     # By hand is the way out of most failures: TFDS finds the files where they are put.

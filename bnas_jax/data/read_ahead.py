@@ -125,8 +125,8 @@ class ReadAhead:
         except BadImage as error:
             if not self._examples.options.skip_bad:
                 raise
-            message = f"{self._examples.name}: {len(self._bad)} left out: {error}"
-            print(message, file=sys.stderr)
+            count = len(self._bad)
+            print(f"{self._examples.name}: {count} left out: {error}", file=sys.stderr)
             return
         # It was no bad image, and now it can be read: a file system that failed for a moment.
         raise UserError(

@@ -17,7 +17,8 @@ def root(path: Any, option: str) -> Any:
         found.exists()
     # Each kind of address, such as gs://, has another library behind it, with other exceptions.
     except Exception as error:
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        one_line = " ".join(str(error).split())
+        why = one_line[:200] or type(error).__name__
         raise UserError(
             f"{option}={path} cannot be opened ({why}); {paths.mounted(path, option)}"
         ) from None

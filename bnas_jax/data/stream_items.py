@@ -114,7 +114,12 @@ class TrainItem:
         drawn = self._orders.get(number)
         if drawn is not None:
             return drawn
-        drawn = order.shuffled(len(self.examples), self.seed, use=use, number=number)
+        drawn = order.shuffled(
+            len(self.examples),
+            seed=self.seed,
+            use=use,
+            number=number,
+        )
         kept = _EPOCHS_KEPT
         if self.fresh:
             # A copy: a slice would keep the whole order in memory.

@@ -33,7 +33,8 @@ def find(name: str, path: Any) -> Any:
     state = "empty"
     if any(root.iterdir()):
         state = f"without a prepared {name}"
-    raise UserError(_missing(name, path, what=f"{root} is {state} ({name}/VERSION/{INFO})"))
+    what = f"{root} is {state} ({name}/VERSION/{INFO})"
+    raise UserError(_missing(name, path, what=what))
 
 
 def _newest_first(directory: Any) -> list:

@@ -55,7 +55,8 @@ class Records:
             stop = min(start + _CHUNK, size)
             # Several at once, which ArrayRecord reads in parallel.
             with _reading(self.directory):
-                examples = self._source.__getitems__(list(range(start, stop)))
+                rows = list(range(start, stop))
+                examples = self._source.__getitems__(rows)
                 labels[start:stop] = [example["label"] for example in examples]
         return labels
 
@@ -68,7 +69,8 @@ class Records:
 
     @cached_property
     def _source(self) -> Any:
-        return _source(open_builder(self.directory), self.split, self.directory)
+        builder = open_builder(self.directory)
+        return _source(builder, split=self.split, directory=self.directory)
 
 
 def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
@@ -131,7 +133,8 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
         )
     # A class has a number of values; boxes, captions and sequences have not.
     features = builder.info.features
-    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
+    has_both = {"image", "label"} <= set(features)
+    if not has_both or not hasattr(features["label"], "num_classes"):
         raise UserError(
             f"{name}: needs the features image and label (a class), {directory} has {', '.join(features)}"
         )
@@ -200,4 +203,5 @@ def _reading(directory: pathlib.Path):
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0]

@@ -66,7 +66,8 @@ def entries(directory: Any) -> list:
         ) from error
     kept = []
     for entry in found:
-        if not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BEHIND:
+        name = entry.name.lower()
+        if not name.startswith(".") and name not in _LEFT_BEHIND:
             kept.append(entry)
     # File systems list in any order, and labels come from this one.
     return sorted(kept, key=lambda entry: entry.name)
