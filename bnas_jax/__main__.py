@@ -22,6 +22,7 @@ COMMANDS = {
     "data": "data",
     "benchmark": "benchmark",
     "study": "study",
+    "plan": "plan",
 }
 # Commands for which JAX is not set up, as it takes seconds to load.
 WITHOUT_JAX = ("draw",)
@@ -49,6 +50,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   study     --study=configs/studies.py:schemes --workdir=DIR     many runs over seeds, and their table; goes on where it was
+  plan      --config=configs/train.py:a --on=v4-8                what a step needs, moves and takes at least on a machine that
+            [--of=evaluate] [--again]                            is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
   benchmark data                                                 images per second, and the cost of augmentation
 
 --config=train:digits is short for configs/train.py:digits. Any setting of a config: --config.KEY=VALUE.
@@ -87,8 +90,12 @@ def run(arguments: list[str]) -> int:
         name = COMMANDS[command]
         module = importlib.import_module(f"bnas_jax.cli.{name}")
         perform = getattr(module, name)
-        print(json.dumps(perform(words, loaded)))
+        result = perform(words, loaded)
+        print(json.dumps(result))
         machine.check_stdout()
+        # A plan that does not fit its machine, so that a launch can stop there.
+        if result.get("fits") is False:
+            return 1
         return 0
     except UserError as error:
         return _fail(error, code=2, debug=debug)

@@ -133,7 +133,7 @@ class Nin(nn.Module):
         x = convolution(self.num_classes, 1, binary=False, bias=True, name="classifier", **common)(
             x
         )
-        return jnp.mean(nn.relu(x), axis=(1, 2))
+        return jnp.mean(nn.relu(x).astype(self.arithmetic.dtype), axis=(1, 2))
 
     def _plain_bn(self, name: str) -> BatchNorm:
         return BatchNorm(self.arithmetic, affine=False, epsilon=EPSILON, name=name)

@@ -12,6 +12,7 @@ class Arithmetic:
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
     conv_dtype: of the products of convolutions; None is `dtype`. bfloat16 accumulates in float32.
+    activations: to which the tensors between layers are rounded; None is `dtype`. Within layers they have `dtype`.
     bn_axis: the mapped axis over which batch statistics are taken; None keeps them per device.
     bn_examples: how many examples, that follow each other in the batch over all devices, are normalised together; None is all
         of them.
@@ -23,7 +24,12 @@ class Arithmetic:
 
     dtype: Any = jnp.float32
     conv_dtype: Any = None
+    activations: Any = None
     bn_axis: str | None = None
     bn_examples: int | None = None
     batch_axis: str | None = None
     plain: bool = False
+
+    def between_layers(self, x):
+        """What a layer hands on: x, rounded as `activations` says."""
+        return x.astype(self.activations or self.dtype)

@@ -11,8 +11,15 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
 from bnas_jax.core.layer_modules import Crossed, Identity, Pooling
-from bnas_jax.core.layers import MAX_POOL, layer_module, layer_type
-from bnas_jax.core.modules import BatchNorm, BinaryConv, Convolution, FactorizedReduce
+from bnas_jax.core.layers import MAX_POOL, BinaryConvType, layer_module, layer_type
+from bnas_jax.core.modules import (
+    BatchNorm,
+    BinaryConv,
+    Convolution,
+    FactorizedReduce,
+    share,
+    value_of,
+)
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.schemes.scheme import Scheme
@@ -119,9 +126,8 @@ class InterCellSkip(nn.Module):
                 name="reduction",
             )
             previous = skip(previous, train=train)
-        if self.arithmetic.plain:
-            return output + previous
-        return materialize(output + previous)
+        total = output + value_of(previous)
+        return total if self.arithmetic.plain else materialize(total)
 
 
 def drop_path(
@@ -171,9 +177,11 @@ class FinalCell(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC; factors: None or this cell's `drop_path`, (layers, N)."""
+        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`; factors: None or this cell's `drop_path`,
+        (layers, N)."""
         num_binary = num_convs(self.cell, self.place) - self.float_convs
         states = list(self._preprocess(num_binary)(before, previous, train=train))
+        shared = dict(self._shared(states, train=train))
 
         # Each node adds up its edges. Layers are numbered through the cell, convolutions from the preprocessing on.
         position, conv_index = 0, INPUTS
@@ -184,14 +192,16 @@ class FinalCell(nn.Module):
                     layer = self._layer(
                         name, source, position, binary_weights=conv_index < num_binary
                     )
-                    y = layer(states[source], train=train)
+                    x = shared[source] if isinstance(layer, BinaryConv) else states[source]
+                    y = layer(x, train=train)
                     # As in DARTS's code, an identity stays.
                     if factors is not None and not isinstance(layer, Identity):
-                        y = y * factors[position][:, None, None, None]
+                        y = y * factors[position][:, None, None, None].astype(y.dtype)
                     total = y if total is None else total + y
                 position += 1
                 conv_index += layer_type(name).num_convs(self.place.stride(source))
             states.append(self._zeros(states[0]) if total is None else total)
+            shared |= self._shared(states[-1:], train=train, first=len(states) - 1)
         output = jnp.concatenate(states[INPUTS:], axis=-1)
 
         if self.skip and self.place.follows_a_cell:
@@ -228,6 +238,22 @@ class FinalCell(nn.Module):
             binary_weights=binary_weights,
             layer=f"layer{position}",
         )
+
+    def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
+        """Number of a state, from `first` on -> the state, `Shared` where several layers begin with a BN of it."""
+        readers = [
+            edge.source
+            for edge in edges(self.cell)
+            if isinstance(layer_type(edge.layer_type), BinaryConvType)
+        ]
+        found = {}
+        for number, state in enumerate(states, first):
+            found[number] = state
+            if readers.count(number) > 1:
+                found[number] = share(
+                    state, scheme=self.scheme, arithmetic=self.arithmetic, train=train
+                )
+        return found
 
     def _zeros(self, state):
         stride = self.place.stride(0)
@@ -283,7 +309,8 @@ class FixedReduction(nn.Module):
             outputs.append(pooling(state, train=train))
         if factors is not None:
             outputs = [
-                y * factor[:, None, None, None] for y, factor in zip(outputs, factors, strict=False)
+                y * factor[:, None, None, None].astype(y.dtype)
+                for y, factor in zip(outputs, factors, strict=False)
             ]
         output = jnp.concatenate(outputs, axis=-1)
 

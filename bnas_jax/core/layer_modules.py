@@ -175,7 +175,9 @@ class Pooling(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        y = self.function(x, self.stride)
+        # An average sums in float32, whatever the layers hand on.
+        y = self.function(x.astype(self.arithmetic.dtype), self.stride)
+        y = self.arithmetic.between_layers(y)
         if not self.batch_norm:
             return y
         return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(y, train=train)

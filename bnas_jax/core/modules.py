@@ -1,6 +1,7 @@
 """The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,13 @@ import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.batch_norm import EPSILON, MOMENTUM, batch_norm, initial_statistics
+from bnas_jax.core.ops.batch_norm import (
+    EPSILON,
+    MOMENTUM,
+    batch_norm,
+    initial_statistics,
+    normalize,
+)
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
@@ -24,6 +31,34 @@ def bias_init(fan_in: int):
     """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
     bound = 1 / np.sqrt(fan_in)
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Shared(NamedTuple):
+    """A tensor that several layers read, with what their batch norms have in common in training, computed once.
+
+    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result. Over several devices the layers then have one message
+    forward and one backward between them.
+    """
+
+    value: jax.Array
+    normalized: tuple
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.value.shape
+
+
+def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
+    """x for layers that begin with a batch norm of it: `Shared` in training, x itself where nothing is in common."""
+    if not train or arithmetic.plain or scheme.order != BN_FIRST:
+        return x
+    return Shared(x, normalize(x, arithmetic.bn_axis, arithmetic.bn_examples))
+
+
+def value_of(x):
+    """The tensor itself."""
+    return x.value if isinstance(x, Shared) else x
 
 
 class BatchNorm(nn.Module):
@@ -41,6 +76,12 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        """x: (N, H, W, C), or `Shared`."""
+        normalized = None
+        if isinstance(x, Shared):
+            x, normalized = x
+        if self.epsilon != EPSILON:
+            normalized = None
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
         start = initial_statistics((channels,), dtype)
         running = {
@@ -55,6 +96,7 @@ class BatchNorm(nn.Module):
             train=train,
             epsilon=self.epsilon,
             momentum=self.momentum,
+            normalized=normalized,
         )
         # With the batch's statistics in evaluation, none are to be kept.
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
@@ -63,7 +105,7 @@ class BatchNorm(nn.Module):
         if self.affine:
             y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
-        return y
+        return self.arithmetic.between_layers(y)
 
     def _scale(self, channels: int):
         scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
@@ -105,6 +147,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        x = x.astype(self.arithmetic.dtype)
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
@@ -114,7 +157,7 @@ class Convolution(nn.Module):
         if self.bias:
             fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
             y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
-        return y
+        return self.arithmetic.between_layers(y)
 
     def float_kernel(self, x, features: int | None = None):
         """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
@@ -301,10 +344,14 @@ class FloatConv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform_fan_in, shape, self.arithmetic.dtype)
-        geometry = square(self.kernel, stride=self.stride)
-        return conv(
-            x, kernel, geometry, dtype=self.arithmetic.conv_dtype, plain=self.arithmetic.plain
+        y = conv(
+            x.astype(self.arithmetic.dtype),
+            kernel,
+            square(self.kernel, stride=self.stride),
+            dtype=self.arithmetic.conv_dtype,
+            plain=self.arithmetic.plain,
         )
+        return self.arithmetic.between_layers(y)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
@@ -319,8 +366,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = jnp.mean(x, axis=(1, 2))
         dtype = self.arithmetic.dtype
+        x = jnp.mean(x.astype(dtype), axis=(1, 2))
         kernel = self.param("kernel", uniform_fan_in, (x.shape[-1], self.num_classes), dtype)
         return x @ kernel + self.param("bias", bias_init(x.shape[-1]), (self.num_classes,), dtype)
 

@@ -76,6 +76,13 @@ def load(
     if name == "digits":
         return _digits(path, statistics)
     parts, options = open_encoded(name, path, options)
+    return from_parts(name, parts=parts, options=options, statistics=statistics)
+
+
+def from_parts(
+    name: str, parts: dict[str, Encoded], options: ReadOptions, statistics: Statistics | None = None
+) -> Dataset:
+    """The data set of that name from its parts, as `open_encoded` gives them with the options. statistics: see `load`."""
     encoded = divided(parts, options)
     train: Arrays | Encoded
     test: Arrays | Encoded
@@ -135,17 +142,7 @@ def open_encoded(
 
     The parts are "train" and "test" or one of them, or "all" of a folder without parts.
     """
-    # ImageNet as in the release: the shorter side to 256, then the centre 224, or another size in the same proportion.
-    if name == "imagenet2012":
-        options = _with_defaults(options, _IMAGENET_OPTIONS)
-        size = options.image_size or 1
-        options = _with_defaults(options, {"resize": round(size * _IMAGENET_ZOOM)})
-        if (options.resize or 1) < size:
-            raise UserError(
-                f"config.dataset.resize must be at least {size}, its centre, got {options.resize}"
-            )
-
-    options = _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
+    options = with_defaults(name, options)
     if name == "folder":
         return folder.read(path, options), options
     # Some sets of TFDS go by their name alone, the others are written tfds:NAME.
@@ -159,6 +156,20 @@ def open_encoded(
     from bnas_jax.data import tfds_examples
 
     return tfds_examples.read(tfds_name, path, options), options
+
+
+def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
+    """The options with the defaults of a data set where they were None; `UserError` for sizes that exclude each other."""
+    # ImageNet as in the release: the shorter side to 256, then the centre 224, or another size in the same proportion.
+    if name == "imagenet2012":
+        options = _with_defaults(options, _IMAGENET_OPTIONS)
+        size = options.image_size or 1
+        options = _with_defaults(options, {"resize": round(size * _IMAGENET_ZOOM)})
+        if (options.resize or 1) < size:
+            raise UserError(
+                f"config.dataset.resize must be at least {size}, its centre, got {options.resize}"
+            )
+    return _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
 
 
 def known_statistics(name: str) -> Statistics | None:

@@ -62,8 +62,9 @@ class TrainSource:
     def feed(self, step: int) -> Feed:
         """The arguments of `prepare` for global step `step` (from 0), on the device.
 
-        `images` and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch, `position` int32
-        (2,) the epoch and the step within it, `seed` uint32: as an argument, runs of other seeds share what is compiled.
+        `images` (N, H * W * C) and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch,
+        `position` int32 (2,) the epoch and the step within it, `seed` uint32: as an argument, runs of other seeds share what
+        is compiled.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
         if self.fresh:
@@ -89,10 +90,12 @@ class TrainSource:
             positions = index * self.batch_size + places
         rows = feed["order"][positions]  # [B], in the data
 
+        key = step_key(feed["seed"], epoch=epoch, index=index)
+        taken = _taken(feed, rows=rows, image_shape=self.arrays.image_shape)
         images = augmented(
-            step_key(feed["seed"], epoch=epoch, index=index),
-            images=feed["images"],
-            rows=rows,
+            key,
+            images=taken,
+            rows=jnp.arange(size, dtype=jnp.int32),
             size=self.batch_size,
             places=places,
             augmentation=self.augmentation,
@@ -168,13 +171,19 @@ class EvalSource:
 
         # Padding repeats the last example.
         total = feed["labels"].shape[0]
-        taken = jnp.minimum(rows, total - 1)  # [B]
+        places = jnp.minimum(rows, total - 1)  # [B]
+        taken = _taken(feed, rows=places, image_shape=self.arrays.image_shape)
         images = evaluated(
-            feed["images"], rows=taken, size=total, places=taken, source=self, epoch=epoch
+            taken,
+            rows=jnp.arange(size, dtype=jnp.int32),
+            size=total,
+            places=places,
+            source=self,
+            epoch=epoch,
         )
         return {
             "image": images,
-            "label": feed["labels"][taken],
+            "label": feed["labels"][places],
             "weight": (rows < total).astype(jnp.float32),
         }
 
@@ -230,7 +239,15 @@ def shard_size(batch_size: int, shards: int) -> int:
 
 
 def _placed(arrays: Arrays, place: Place) -> Feed:
-    return {"images": place(arrays.images), "labels": place(arrays.labels)}
+    """All the data: images (N, H * W * C), labels (N,)."""
+    # An image is a row: of four axes, TPUs copy all of the data to another layout in every step, before they take a batch.
+    rows = arrays.images.reshape(len(arrays), -1)
+    return {"images": place(rows), "labels": place(arrays.labels)}
+
+
+def _taken(feed: Feed, rows: jax.Array, image_shape: tuple[int, int, int]) -> jax.Array:
+    """The images at these rows of the data, uint8 (B, H, W, C)."""
+    return feed["images"][rows].reshape(-1, *image_shape)
 
 
 def _check(arrays: Arrays, batch_size: int, augmentation: Augmentation) -> None:

@@ -78,7 +78,7 @@ def use_compilation_cache() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     try:
-        cache = _user_cache() / "bnas_jax" / "xla"
+        cache = user_cache() / "bnas_jax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
         # JAX would only warn of each program that it cannot write.
         tempfile.TemporaryFile(dir=cache).close()
@@ -91,7 +91,7 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _user_cache() -> pathlib.Path:
+def user_cache() -> pathlib.Path:
     """The user's directory for files that can be made again; `OSError` or `RuntimeError` without a home directory."""
     if os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(os.environ["XDG_CACHE_HOME"])

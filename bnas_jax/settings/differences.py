@@ -34,6 +34,7 @@ CHANGEABLE = (
     "weights",
     "alphas",
     "precision",
+    "activations",
     "num_epochs",
     "checkpoint",
     "checkpoint_every_steps",

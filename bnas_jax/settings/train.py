@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+
+from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
@@ -121,9 +124,18 @@ class TrainSettings(RunSettings):
     optimizer: OptimizerSettings
     # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
+    # The type of the numbers that layers hand on, which are most of what accelerators store and move: float32, or bfloat16,
+    # half of it. What layers compute within, parameters and statistics keep `precision`. None is that of `precision`.
+    activations: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.activations is not None:
+            choice("config.activations", self.activations, choices=("float32", "bfloat16"))
+            require(
+                self.precision != "float64",
+                f"config.activations={self.activations} is for another precision than float64; leave it out",
+            )
         epochs = self.optimizer.decay_epochs
         if self.optimizer.schedule == "steps" and max(epochs) >= self.num_epochs:
             written = ",".join(map(str, epochs))
@@ -134,3 +146,10 @@ class TrainSettings(RunSettings):
         # A rate that no edge is dropped by would be a mistake in a comparison.
         drops = self.network.drops_paths or self.optimizer.drop_path == 0
         require(drops, "config.optimizer.drop_path is of networks of cells; write 0 for this one")
+
+    def arithmetic(self, axis: str | None = None) -> Arithmetic:
+        """See `RunSettings.arithmetic`."""
+        arithmetic = super().arithmetic(axis)
+        if self.activations != "bfloat16":
+            return arithmetic
+        return dataclasses.replace(arithmetic, activations=jnp.bfloat16)

@@ -26,12 +26,14 @@ def batch_norm(
     train: bool,
     epsilon: float = EPSILON,
     momentum: float = MOMENTUM,
+    normalized: tuple | None = None,
 ):
     """(x normalised, running statistics after it), as in PyTorch: the running variance is unbiased.
 
     x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x have statistics of
     their own: those are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
     epsilon: what is added to the variance. momentum: the share that the running statistics keep.
+    normalized: what `normalize` made of x, for a batch norm of the same epsilon; None computes it.
     arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
     afterwards, as a step does, since a group of `bn_examples` may lie in one device alone.
     """
@@ -39,7 +41,9 @@ def batch_norm(
         copies = (1,) * (running["mean"].ndim - 1)
         x = x.reshape(x.shape[:-1] + copies + x.shape[-1:])
         return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + epsilon), running
-    if arithmetic.plain:
+    if normalized is not None:
+        y, mean, var = normalized
+    elif arithmetic.plain:
         y, mean, var = plain_normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
     else:
         y, mean, var = normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
@@ -85,8 +89,9 @@ def normalize(
 ):
     """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of each group of `examples` examples.
 
-    x: (N, H, W, C). Groups follow each other in the batch over all devices of `axis_name`, so that they hold the same examples
-    on any number of devices; None is one group of all. mean and var, (C,), are the averages over the groups in which this
+    x: (N, H, W, C), of any type of floats; the result has the same, and means are of float32 at least. Groups follow each
+    other in the batch over all devices of `axis_name`, so that they hold the same examples on any number of devices; None is
+    one group of all. mean and var, (C,), are the averages over the groups in which this
     device has examples. `UserError` unless `examples` divides the batch.
 
     The gradient is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps more
@@ -112,6 +117,7 @@ def _moments(x):
 
     The origin is the mean but for rounding: beside a large mean, float32 has few digits for it.
     """
+    x = _wide(x)
     origin = jnp.mean(x, axis=(0, 1, 2))
     shifted = x - origin
     mean = jnp.mean(shifted, axis=(0, 1, 2))
@@ -119,7 +125,7 @@ def _moments(x):
 
 
 def _standardize(x, origin, mean, factor):
-    return ((x - origin) - mean) * factor
+    return (((_wide(x) - origin) - mean) * factor).astype(x.dtype)
 
 
 def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
@@ -136,11 +142,18 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
 
 
 def _gradient_means(gradient, y):
+    gradient, y = _wide(gradient), _wide(y)
     return jnp.mean(gradient, axis=(0, 1, 2)), jnp.mean(gradient * y, axis=(0, 1, 2))
 
 
 def _gradient_at_x(gradient, y, mean, along, factor):
-    return factor * (gradient - mean - y * along)
+    to_x = factor * (_wide(gradient) - mean - _wide(y) * along)
+    return to_x.astype(gradient.dtype)
+
+
+def _wide(x):
+    """x in float32, or float64 where it has that."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _per_part(function, part: int, arrays: tuple, values: tuple = ()):
