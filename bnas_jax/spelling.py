@@ -18,7 +18,7 @@ _SWITCHES = {
 }
 # How a value of each type is written, for errors.
 _SHOWN = {int: "a whole number: 64 or 1e2", float: "a number: 0.1 or 1e-3", bool: "True or False"}
-# No size, step or seed is as large, and a float of this size is no exact integer.
+# No size, step or seed is as large.
 _TOO_LARGE = 1e18
 _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 

@@ -139,7 +139,7 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
             raise UserError(f"{shard} has {count} records instead of {length}; copy the file again")
         writer.close()
     except BaseException:
-        # A writer that is not closed crashes when it is collected.
+        # The file is closed before it is removed.
         with contextlib.suppress(Exception):
             writer.close()
         part.unlink(missing_ok=True)

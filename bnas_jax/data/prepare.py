@@ -102,7 +102,7 @@ def _urls(name: str) -> dict[str, str]:
     """The addresses from which TFDS loads a set, and the names of the files; none where it does not say beforehand."""
     import tensorflow_datasets as tfds
 
-    # Not all builders have this attribute, and some make it by reading the network.
+    # For an unknown name, and for a builder without a list of its files.
     with contextlib.suppress(Exception):
         infos = tfds.builder_cls(name.split("/")[0]).url_infos or {}
         return {url: info.filename for url, info in infos.items() if info.filename}

@@ -98,7 +98,7 @@ class ReadAhead:
         import grain
         from absl import flags
 
-        # Grain's workers read absl flags, which nobody has parsed where this is used as a library.
+        # Grain's workers read absl's global flags, which nothing else here uses or parses.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
 

@@ -28,7 +28,7 @@ class Program:
         return jitted(*first, *arguments)
 
     def _for(self, arguments: tuple) -> tuple[Any, tuple]:
-        # Training and evaluation of a supernet, for instance, have arguments of different structure.
+        # Arguments of another structure are mapped in another way.
         structure = jax.tree.structure(arguments)
         if structure not in self._made:
             self._made[structure] = self._jitted(arguments)

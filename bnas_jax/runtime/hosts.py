@@ -83,7 +83,7 @@ def _check_port(coordinator: str) -> None:
     """`UserError` where the first process could not listen: after a failure of its own JAX may crash on the way out."""
     port = coordinator.rpartition(":")[2]
     with socket.socket() as listening:
-        # As JAX's server does: the port of a run that has just ended is free.
+        # The port of a run that has just ended can be used again.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("", int(port)))

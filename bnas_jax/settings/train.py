@@ -143,7 +143,7 @@ class TrainSettings(RunSettings):
                 f"config.optimizer.decay_epochs={written} are not all below config.num_epochs={self.num_epochs};"
                 " write smaller ones, or another config.optimizer.schedule"
             )
-        # A rate that no edge is dropped by would be a mistake in a comparison.
+        # A rate without effect would be a mistake in a comparison.
         drops = self.network.drops_paths or self.optimizer.drop_path == 0
         require(drops, "config.optimizer.drop_path is of networks of cells; write 0 for this one")
 

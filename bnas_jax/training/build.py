@@ -234,7 +234,7 @@ def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.Gradi
 
 def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
     """Adam on alpha."""
-    # Alpha is real-valued: nothing to clip to, no projection.
+    # Alpha is no latent weight: no scheme has a say in how it moves.
     return optimizers.alphas_adam(
         run.alphas.learning_rate,
         beta1=run.alphas.beta1,

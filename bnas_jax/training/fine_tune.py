@@ -234,7 +234,6 @@ def begin(
 
 def describe(source: Mapping) -> str:
     """Where the weights come from, in one line. source: as `origin` returns it."""
-    # Worth a word, as a new one needs more epochs than a kept one.
     classifier = "the classifier is new, for other classes"
     if source["classifier"] == "kept":
         classifier = "the classifier is kept"
