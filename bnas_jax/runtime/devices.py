@@ -421,5 +421,7 @@ def _copy(tree):
 @jax.jit
 def all_finite(tree) -> jax.Array:
     """Whether no array of the tree holds a NaN or an infinity."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    finite = []
+    for leaf in jax.tree.leaves(tree):
+        finite.append(jnp.all(jnp.isfinite(leaf)))
     return jnp.all(jnp.array(finite))

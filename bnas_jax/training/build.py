@@ -234,7 +234,7 @@ def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.Gradi
 
 def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
     """Adam on alpha."""
-    # Alpha is no latent weight: no scheme has a say in how it moves.
+    # Alpha is no latent weight, so that no scheme treats it.
     return optimizers.alphas_adam(
         run.alphas.learning_rate,
         beta1=run.alphas.beta1,

@@ -382,7 +382,8 @@ class Checkpoints:
     def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
         """Moves checkpoints out of the way of those to come, deleting nothing."""
         for step in steps:
-            target = self._move_aside(self.directory / str(step), str(step))
+            checkpoint = self.directory / str(step)
+            target = self._move_aside(checkpoint, name=str(step))
             _say(f"moved the {kind} checkpoint of step {step} to {target}")
 
     def _set_scores_aside(self) -> None:

@@ -23,7 +23,8 @@ def average(tree, axis: str | None):
         groups[jnp.result_type(leaf)].append(position)
 
     for positions in groups.values():
-        flat = jnp.concatenate([jnp.ravel(leaves[position]) for position in positions])
+        vectors = [jnp.ravel(leaves[position]) for position in positions]
+        flat = jnp.concatenate(vectors)
         means = jax.lax.pmean(flat, axis)
         # Back from the vector to the leaves' shapes.
         first = 0

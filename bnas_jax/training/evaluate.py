@@ -176,7 +176,8 @@ class Evaluator:
             sums.append(program(*arguments))
 
         # Added up in Python's float64: a sum in float32 loses digits over many batches.
-        total = jax.tree.map(lambda *parts: sum(float(part) for part in parts), *sums)
+        added = lambda *parts: sum(float(part) for part in parts)
+        total = jax.tree.map(added, *sums)
         count = total.examples
         return {
             "top1": 100 * total.top1 / count,

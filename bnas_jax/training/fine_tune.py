@@ -255,7 +255,7 @@ def _of_scheme(source: Mapping) -> str:
 
     # Parameters of one of the two networks alone, by their names.
     for key, words in (("initialised", "as initialised"), ("left_out", "left out")):
-        listed = ", ".join(f"{name} ({count})" for name, count in change[key].items())
+        listed = [f"{name} ({count})" for name, count in change[key].items()]
         if listed:
-            text += f"; {words}: {listed}"
+            text += f"; {words}: {', '.join(listed)}"
     return text

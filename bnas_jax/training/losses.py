@@ -22,7 +22,8 @@ def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     Of equal scores the first is the higher, as in argmax, so that a dead network has no hits for free. NaN is a miss.
     """
     score = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # [N, 1]
-    first = jnp.arange(logits.shape[-1]) < labels[:, None]  # [N, classes]
+    classes = jnp.arange(logits.shape[-1])
+    first = classes < labels[:, None]  # [N, classes]
     # The classes that come before the label: `not <=` instead of `>`, which a NaN would pass.
     before = jnp.logical_not(logits <= score) | ((logits == score) & first)
     higher = jnp.sum(before, axis=-1)  # [N]

@@ -47,7 +47,8 @@ def _part(key) -> str:
 
 def as_saved(wanted, saved):
     """The shapes to restore: the structure and the shapes of `saved`, metadata by Orbax, in the number types of `wanted`."""
-    types = {name: leaf.dtype for name, leaf in by_name(wanted, links=False).items()}
+    named = by_name(wanted, links=False)
+    types = {name: leaf.dtype for name, leaf in named.items()}
     leaves = []
     for name, leaf in by_name(saved, links=False).items():
         leaves.append(jax.ShapeDtypeStruct(leaf.shape, types[name]))

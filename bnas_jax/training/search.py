@@ -74,7 +74,8 @@ class SearchTask(Task):
         if self.evaluator is not None:
             valid = self.evaluator(state.variables, epoch=epoch, between_batches=between_batches)
             top1 = valid["top1"]
-        record = self.record(state, epoch, valid) | self._describe(state, epoch)
+        record = self.record(state, epoch, result=valid)
+        record |= self._describe(state, epoch)
 
         # Row 0 of the history is alpha before the first epoch.
         history = jax.tree.map(
@@ -158,7 +159,8 @@ class Scores:
         numbers = [number % count for number in batches or range(count)]
 
         # A searcher without alphas takes the weights in their place.
-        placed = {name: self._task.where.place(value) for name, value in weights.items()}
+        place = self._task.where.place
+        placed = {name: place(value) for name, value in weights.items()}
         variables = {**self._state.variables, "alphas": placed}
         result = self._evaluator(variables, batches=numbers)
         return result["top1"]

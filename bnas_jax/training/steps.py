@@ -137,7 +137,8 @@ class TrainStep:
         # The rate is constant within an epoch.
         epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
         # Whoever makes more steps than the training has keeps its last rate.
-        rate = jnp.minimum(self.drop_path * epoch / self.num_epochs, self.drop_path)
+        rate = self.drop_path * epoch / self.num_epochs
+        rate = jnp.minimum(rate, self.drop_path)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}
 
 
@@ -390,7 +391,10 @@ class EvaluationStep:
         weight = batch["weight"].astype(logits.dtype)  # [N], 0 for padding
 
         # `where`, as 0 * NaN is NaN: padding must not spoil the sums.
-        weighted = lambda values: jnp.sum(jnp.where(weight > 0, values * weight, 0))
+        def weighted(values: jax.Array) -> jax.Array:
+            values = jnp.where(weight > 0, values * weight, 0)
+            return jnp.sum(values)
+
         sums = Evaluation(
             loss=weighted(cross_entropy(logits, labels)),
             top1=weighted(hits(logits, labels)),

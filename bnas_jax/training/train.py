@@ -69,7 +69,7 @@ class TrainTask(Task):
         result = self.evaluator(state.variables, between_batches=between_batches)
         self._result = result
         top1 = result["top1"]
-        record = self.record(state, epoch, result)
+        record = self.record(state, epoch, result=result)
 
         # The sums begin again with the next epoch.
         state = state.replace(
