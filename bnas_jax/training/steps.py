@@ -75,6 +75,7 @@ class TrainStep:
 
         # The update; latent weights are projected by the last link of the optimizer's chain.
         updates, opt_state = self.optimizer.update(grads, state.opt_state, params=state.params)
+        step = state.step + 1
         params = optax.apply_updates(state.params, updates)
 
         # What is noted of the step: sums for the epoch's record, and the sizes of the gradients.
@@ -90,7 +91,7 @@ class TrainStep:
         if guard is not None:
             guard = watch(guard, grads=grads, step=state.step)
         return state.replace(
-            step=state.step + 1,
+            step=step,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
