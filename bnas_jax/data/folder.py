@@ -82,8 +82,8 @@ class Files:
             raise images.BadImage(f"cannot be opened ({reason})") from error
         # Of the whole file system.
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"cannot read {self.where(row)} ({reason})") from error
+            why = error.strerror or error
+            raise UserError(f"cannot read {self.where(row)} ({why})") from error
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:

@@ -229,8 +229,8 @@ def _deep_values(picture: Picture, image: Any) -> np.ndarray:
     image.load()
     data = np.frombuffer(picture.data, np.uint8)
     values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    is_read = values is not None and values.dtype == np.uint16
-    if not is_read or values.ndim != 3 or values.shape[2] < 3:
+    is_deep = values is not None and values.dtype == np.uint16
+    if values is None or not is_deep or values.ndim != 3 or values.shape[2] < 3:
         raise BadImage(
             f"is of more than 8 bits in a form that is not read here ({image.format}, {picture.mode})"
         )
