@@ -22,7 +22,9 @@ REDUCTION_SKIPS = ("float", "binary_weight", "binary", "binary_bn")
 
 
 class Preprocess(nn.Module):
-    """Brings the outputs of the two cells before to this cell's channels and size. Returns the two input states.
+    """Brings the outputs of the two cells before to this cell's channels and size.
+
+    (N, 2H or H, 2W or W, C1) and (N, H, W, C2) to two input states (N, H, W, channels).
 
     binary_weights: of its two convolutions. affine: of their two BN. binary_input: False keeps the activations float.
     factorized: see `forms.Form`.
@@ -40,15 +42,15 @@ class Preprocess(nn.Module):
     def __call__(self, before, previous, *, train: bool):
         # The cell before the previous one still has twice the size where the previous one was a reduction.
         if self.place.halved and self.factorized:
-            first = self._input(0, FactorizedReduce)
+            first = self._input(FactorizedReduce, index=0)
         elif self.place.halved:
-            first = self._input(0, BinaryConv, kernel=3, stride=2)
+            first = self._input(BinaryConv, index=0, kernel=3, stride=2)
         else:
-            first = self._input(0, BinaryConv, kernel=1)
-        second = self._input(1, BinaryConv, kernel=1)
+            first = self._input(BinaryConv, index=0, kernel=1)
+        second = self._input(BinaryConv, index=1, kernel=1)
         return first(before, train=train), second(previous, train=train)
 
-    def _input(self, index: int, module: type[nn.Module], **sizes) -> nn.Module:
+    def _input(self, module: type[nn.Module], *, index: int, **sizes) -> nn.Module:
         return module(
             **sizes,
             features=self.place.channels,
@@ -62,11 +64,16 @@ class Preprocess(nn.Module):
 
 
 class ReductionSkip(nn.Module):
-    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2.
+    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2, (N, H, W, C) to (N, H / 2, W / 2, features).
 
-    kind, one of `REDUCTION_SKIPS`: float (release): BN, float convolution with bias. binary_weight: the same with binary
-    weights. binary: BN, sign, binary convolution. binary_bn (default): the same and a BN, which keeps the sum of skip and
-    cell in range.
+    kind, one of `REDUCTION_SKIPS`:
+
+    - `float`, the released code's: BN, float convolution with bias.
+    - `binary_weight`: the same with binary weights.
+    - `binary`: BN, sign, binary convolution.
+    - `binary_bn`, the default: the same and a BN, which keeps the sum of skip and cell in range.
+
+    `UserError` for another one.
     """
 
     kind: str
@@ -130,31 +137,36 @@ def drop_path(
     """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, layers, N).
 
     0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What is drawn for an example does not
-    depend on how many devices `arithmetic.batch_axis` divides the batch over.
+    depend on how many devices `arithmetic.batch_axis` divides the batch over. batch: N, the examples of this device.
     """
-    axis = arithmetic.batch_axis
+    axis, dtype = arithmetic.batch_axis, arithmetic.dtype
+    # Drawn for the whole batch, of which a device takes its part.
     shards = jax.lax.axis_size(axis) if axis else 1
-    keep = jax.random.bernoulli(key, 1 - rate, (cells, layers, shards * batch))
+    keep = jax.random.bernoulli(key, p=1 - rate, shape=(cells, layers, shards * batch))
     if axis:
-        keep = jax.lax.dynamic_slice_in_dim(keep, jax.lax.axis_index(axis) * batch, batch, axis=2)
-    dtype = arithmetic.dtype
+        first = jax.lax.axis_index(axis) * batch
+        keep = jax.lax.dynamic_slice_in_dim(keep, first, slice_size=batch, axis=2)
     return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))
 
 
 def num_layers(cell: Cell | str) -> int:
     """Number of layers of a cell, which drop-path drops one by one."""
-    return FixedReduction.LAYERS if cell == FIXED_REDUCTION else len(edges(cell))
+    if cell == FIXED_REDUCTION:
+        return FixedReduction.LAYERS
+    return len(edges(cell))
 
 
 def num_convs(cell: Cell | str, place: Place) -> int:
     """Number of convolutions of a final cell with binary weights: preprocessing and layers."""
-    return INPUTS + sum(
-        layer_type(edge.layer_type).num_convs(place.stride(edge.source)) for edge in edges(cell)
-    )
+    count = INPUTS
+    for edge in edges(cell):
+        stride = place.stride(edge.source)
+        count += layer_type(edge.layer_type).num_convs(stride)
+    return count
 
 
 class FinalCell(nn.Module):
-    """One cell of the final network.
+    """One cell of the final network: outputs of the two cells before to (N, H, W, 4 * channels).
 
     cell: the (layer type, input) pairs of its nodes. skip: whether the previous cell's output is added.
     float_convs: how many of its last convolutions keep float weights (`network.float_convs`). form: see `forms.Form`.
@@ -173,7 +185,8 @@ class FinalCell(nn.Module):
     def __call__(self, before, previous, *, train: bool, factors=None):
         """before, previous: outputs of the two cells before, NHWC; factors: None or this cell's `drop_path`, (layers, N)."""
         num_binary = num_convs(self.cell, self.place) - self.float_convs
-        states = list(self._preprocess(num_binary)(before, previous, train=train))
+        preprocess = self._preprocess(num_binary)
+        states = list(preprocess(before, previous, train=train))
 
         # Each node adds up its edges. Layers are numbered through the cell, convolutions from the preprocessing on.
         position, conv_index = 0, INPUTS
@@ -182,18 +195,24 @@ class FinalCell(nn.Module):
             for name, source in node:
                 if name != ZEROISE:
                     layer = self._layer(
-                        name, source, position, binary_weights=conv_index < num_binary
+                        name,
+                        source=source,
+                        position=position,
+                        binary_weights=conv_index < num_binary,
                     )
                     y = layer(states[source], train=train)
-                    # As in DARTS's code, an identity stays.
+                    # As in DARTS's code, an identity is never dropped.
                     if factors is not None and not isinstance(layer, Identity):
                         y = y * factors[position][:, None, None, None]
-                    total = y if total is None else total + y
+                    total = _added(total, y)
                 position += 1
                 conv_index += layer_type(name).num_convs(self.place.stride(source))
-            states.append(self._zeros(states[0]) if total is None else total)
+            if total is None:
+                total = self._zeros(states[0])
+            states.append(total)
         output = jnp.concatenate(states[INPUTS:], axis=-1)
 
+        # The skip of section 4.2 over the whole cell.
         if self.skip and self.place.follows_a_cell:
             skip = InterCellSkip(
                 reduction=self.place.reduction,
@@ -216,7 +235,7 @@ class FinalCell(nn.Module):
             name="preprocess",
         )
 
-    def _layer(self, name: str, source: int, position: int, *, binary_weights: bool) -> nn.Module:
+    def _layer(self, name: str, *, source: int, position: int, binary_weights: bool) -> nn.Module:
         return layer_module(
             name,
             bn_of_pools=self.form.bn_of_pools,
@@ -230,15 +249,25 @@ class FinalCell(nn.Module):
         )
 
     def _zeros(self, state):
+        """A node whose edges are all zeroise. state: an input state of the cell."""
         stride = self.place.stride(0)
         return jnp.zeros_like(state[:, ::stride, ::stride])
+
+
+def _added(total, y):
+    """A sum with one more summand. total: None where y is the first."""
+    if total is None:
+        return y
+    return total + y
 
 
 class FixedReduction(nn.Module):
     """GDAS's hand-made reduction cell (arXiv 1910.04465; `genotype.FIXED_REDUCTION`).
 
-    Of each preprocessed input a 1x3 and a 3x1 convolution in 8 groups, each strided along its axis, and a 1x1 one; and a 3x3
-    max pooling of stride 2 with a BN behind it. The output joins both convolutions, then both poolings.
+    Each preprocessed input goes through a 1x3 and a 3x1 convolution in 8 groups, each strided along its axis, and a 1x1 one;
+    and through a 3x3 max pooling of stride 2 with a BN behind it. The output joins both convolutions, then both poolings:
+    (N, H / 2, W / 2, 4 * channels). `UserError` where the groups do not divide the channels.
+
     search: in the supernet, where BN has no scale and shift and the preprocessing stays float unless `binary_preprocess`.
     """
 
@@ -259,18 +288,23 @@ class FixedReduction(nn.Module):
         """before, previous: outputs of the two cells before, NHWC; factors: None or `drop_path`, (at least 4, N)."""
         check_groups(self.place.channels)
         affine = not self.search
+        affine_resize = self.form.affine_resize or not self.place.halved
         preprocess = Preprocess(
             place=self.place,
             scheme=self.scheme,
             arithmetic=self.arithmetic,
-            binary_weights=(self.binary_preprocess,) * 2,
-            affine=(affine and (self.form.affine_resize or not self.place.halved), affine),
+            binary_weights=(self.binary_preprocess, self.binary_preprocess),
+            affine=(affine and affine_resize, affine),
             binary_input=self.binary_preprocess,
             factorized=self.form.factorized,
             name="preprocess",
         )
         states = preprocess(before, previous, train=train)
-        outputs = [self._convs(index, state, train=train) for index, state in enumerate(states)]
+
+        # Two convolutions, then two poolings: (N, H / 2, W / 2, channels) each.
+        outputs = []
+        for index, state in enumerate(states):
+            outputs.append(self._convs(index, state, train=train))
         for index, state in enumerate(states):
             pooling = Pooling(
                 function=MAX_POOL.form(self.arithmetic),
@@ -281,10 +315,10 @@ class FixedReduction(nn.Module):
                 name=f"pool{index}",
             )
             outputs.append(pooling(state, train=train))
+        # There are as many factors as the cell with the most layers needs.
         if factors is not None:
-            outputs = [
-                y * factor[:, None, None, None] for y, factor in zip(outputs, factors, strict=False)
-            ]
+            for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
+                outputs[index] = y * factor[:, None, None, None]
         output = jnp.concatenate(outputs, axis=-1)
 
         if self.skip and self.place.follows_a_cell:

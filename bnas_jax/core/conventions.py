@@ -1,6 +1,6 @@
-"""What the paper's text and the authors' code give differently in a network: three conventions by name.
+"""Where the paper's text and the authors' code differ in a network: three conventions by name.
 
-`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index error.
+`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index error (methods.md D).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from bnas_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """scheme: fields of `schemes.Xnor`. network: fields of `Network` and `Supernet`."""
+    """The settings in which they differ. scheme: fields of `schemes.Xnor`. network: fields of `Network` and `Supernet`."""
 
     scheme: dict[str, Any]
     network: dict[str, Any]

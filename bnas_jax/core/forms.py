@@ -22,10 +22,13 @@ class CifarStem(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool):
         x = BatchNorm(self.arithmetic, name="bn")(images, train=train)
-        x = FloatConv(
-            features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv"
-        )(x)
-        x = nn.relu(x)
+        conv = FloatConv(
+            features=3 * self.channels,
+            kernel=3,
+            arithmetic=self.arithmetic,
+            name="conv",
+        )
+        x = nn.relu(conv(x))
         return x, x
 
 
@@ -37,10 +40,13 @@ class DartsStem(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        x = FloatConv(
-            features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv"
-        )(images)
-        x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
+        conv = FloatConv(
+            features=3 * self.channels,
+            kernel=3,
+            arithmetic=self.arithmetic,
+            name="conv",
+        )
+        x = BatchNorm(self.arithmetic, name="bn")(conv(images), train=train)
         return x, x
 
 
@@ -52,22 +58,30 @@ class ImageNetStem(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
+        # To a quarter of the image.
         x = self._conv(self.channels // 2, "conv0")(images)
-        x = nn.relu(BatchNorm(self.arithmetic, name="bn0")(x, train=train))
-        x = self._conv(self.channels, "conv1")(x)
+        x = BatchNorm(self.arithmetic, name="bn0")(x, train=train)
+        x = self._conv(self.channels, "conv1")(nn.relu(x))
         before = BatchNorm(self.arithmetic, name="bn1")(x, train=train)
+
+        # To an eighth. No ReLU follows: the cells begin with a BN and a sign.
         x = self._conv(self.channels, "conv2")(nn.relu(before))
-        return before, BatchNorm(self.arithmetic, name="bn2")(x, train=train)
+        previous = BatchNorm(self.arithmetic, name="bn2")(x, train=train)
+        return before, previous
 
     def _conv(self, features: int, name: str) -> FloatConv:
         return FloatConv(
-            features=features, kernel=3, stride=2, arithmetic=self.arithmetic, name=name
+            features=features,
+            kernel=3,
+            stride=2,
+            arithmetic=self.arithmetic,
+            name=name,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What differs, see `FORMS`.
+    """What differs between networks of cells, see `FORMS`.
 
     stem: its module. halved: whether it hands the first cell two sizes, as if a reduction lay between them.
     channel_step: of which number the channels are a multiple.
@@ -108,7 +122,8 @@ def classify(form: Form, x, *, num_classes: int, arithmetic: Arithmetic, train: 
     """Logits (N, num_classes) from the last cell's output, (N, H, W, C), by modules of the network that calls it."""
     if form.last_bn:
         x = nn.relu(BatchNorm(arithmetic, name="last_bn")(x, train=train))
-    return Classifier(num_classes=num_classes, arithmetic=arithmetic, name="classifier")(x)
+    classifier = Classifier(num_classes=num_classes, arithmetic=arithmetic, name="classifier")
+    return classifier(x)
 
 
 class AuxiliaryHead(nn.Module):
@@ -128,13 +143,20 @@ class AuxiliaryHead(nn.Module):
                 f"the auxiliary head takes 8x8 features, which images of 32x32 pixels give; it gets"
                 f" {x.shape[1]}x{x.shape[2]}: write config.network.auxiliary=False"
             )
-        x = nn.avg_pool(nn.relu(x), (5, 5), (3, 3))
-        for index, (features, kernel) in enumerate(((128, 1), (768, 2))):
+        x = nn.avg_pool(nn.relu(x), (5, 5), strides=(3, 3))  # (N, 2, 2, C)
+        sizes = ((128, 1), (768, 2))  # (features, kernel) of both convolutions
+        for index, (features, kernel) in enumerate(sizes):
             conv = FloatConv(
-                features=features, kernel=kernel, arithmetic=self.arithmetic, name=f"conv{index}"
+                features=features,
+                kernel=kernel,
+                arithmetic=self.arithmetic,
+                name=f"conv{index}",
             )
             x = BatchNorm(self.arithmetic, name=f"bn{index}")(conv(x), train=train)
             x = nn.relu(x)
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)

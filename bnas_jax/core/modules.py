@@ -15,22 +15,29 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 def uniform_fan_in(key, shape, dtype):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers.
+
+    shape: that of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all but the last.
+    """
     bound = 1 / np.sqrt(np.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
 
-def bias_init(fan_in: int):
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
+def bias_init(fan_in: int) -> Callable:
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias, with the fan_in of the kernel beside it."""
     bound = 1 / np.sqrt(fan_in)
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    def init(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+    return init
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with its running statistics, and scale and shift where `affine`.
+    """Batch normalization with its running statistics, and scale and shift where `affine`: (N, H, W, C) to the same shape.
 
-    epsilon, momentum: see `ops.batch_norm`. least_scale: smaller scales count as this one, with the gradient as if they
-    were it.
+    epsilon, momentum: see `ops.batch_norm`. least_scale: the scale is clipped to this from below, straight through: the
+    gradient passes as if it were not.
     """
 
     arithmetic: Arithmetic
@@ -42,12 +49,14 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
+
+        # Running statistics, at first those of no batch.
         start = initial_statistics((channels,), dtype)
-        running = {
-            name: self.variable("batch_stats", name, lambda value=value: value)
-            for name, value in start.items()
-        }
+        running = {}
+        for name, value in start.items():
+            running[name] = self.variable("batch_stats", name, lambda value=value: value)
         values = {name: variable.value for name, variable in running.items()}
+
         y, new = batch_norm(
             x,
             values,
@@ -56,7 +65,7 @@ class BatchNorm(nn.Module):
             epsilon=self.epsilon,
             momentum=self.momentum,
         )
-        # With the batch's statistics in evaluation, none are to be kept.
+        # Not kept where an evaluation takes the batch's statistics, which it does with `batch_stats` immutable.
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             for name, variable in running.items():
                 variable.value = new[name]
@@ -69,7 +78,9 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
         if self.least_scale is None:
             return scale
-        return scale + jax.lax.stop_gradient(jnp.maximum(scale, self.least_scale) - scale)
+        # The value of the maximum, the gradient of the scale.
+        missing = jnp.maximum(scale, self.least_scale) - scale
+        return scale + jax.lax.stop_gradient(missing)
 
 
 class PRelu(nn.Module):
@@ -79,6 +90,7 @@ class PRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        # PyTorch's first slope.
         start = nn.initializers.constant(0.25)
         slope = self.param("slope", start, (x.shape[-1],), self.arithmetic.dtype)
         return jnp.where(x > 0, x, slope * x)
@@ -113,18 +125,19 @@ class Convolution(nn.Module):
             y = PRelu(self.arithmetic, name="prelu")(y)
         if self.bias:
             fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
-            y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
+            init = bias_init(fan_in)
+            y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
         return y
 
     def float_kernel(self, x, features: int | None = None):
         """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
-        return self._kernel("kernel", x, features)
+        return self._kernel("kernel", x, features=features)
 
     def latent(self, x, features: int | None = None):
         """The latent weights (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
-        return self._kernel("latent", x, features)
+        return self._kernel("latent", x, features=features)
 
-    def _kernel(self, name: str, x, features: int | None):
+    def _kernel(self, name: str, x, *, features: int | None):
         shape = self.kernel_shape(x)
         if features is not None:
             shape = (*shape[:-1], features)
@@ -141,7 +154,8 @@ class Convolution(nn.Module):
 
     def output_shape(self, x) -> tuple[int, ...]:
         """(N, H', W', features)."""
-        return (x.shape[0], *self.geometry.output_size(x.shape[1:3], self.kernel), self.features)
+        size = self.geometry.output_size(x.shape[1:3], self.kernel)
+        return (x.shape[0], *size, self.features)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
@@ -161,17 +175,20 @@ def in_order(
     first: bool = True,
     last: bool = True,
 ):
-    """x through `convolve(x, activation)` and `normalize(x)` in the scheme's order: this is where it is kept.
+    """x through `convolve(x, activation)` and `normalize(x)` in `Scheme.order`: the one place that knows what the orders are.
 
     first, last: whether the convolution begins and ends a chain of several. In the order `relu_first` a chain has one ReLU
-    and one BN; in the other each convolution has its own.
+    and one BN; in the order `bn_first` each convolution has both.
     """
     if scheme.order == BN_FIRST:
         return convolve(normalize(x), True)
+    # ReLU -> convolution -> BN, the ReLU in front instead of the convolution's activation.
     if first:
         x = nn.relu(x)
     y = convolve(x, False)
-    return normalize(y) if last else y
+    if last:
+        y = normalize(y)
+    return y
 
 
 class BinaryConv(nn.Module):
@@ -238,12 +255,16 @@ class BinaryConv(nn.Module):
 
 
 def _pair(size: int | Pair) -> Pair:
-    return (size, size) if isinstance(size, int) else size
+    if isinstance(size, int):
+        return size, size
+    return size
 
 
 class FactorizedReduce(nn.Module):
-    """Halves the image without losing pixels: two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half
-    of the features each (DARTS's code). BN and activation around them as for `BinaryConv`.
+    """Halves the image without losing pixels: (N, H, W, C) to (N, H / 2, W / 2, features), rounded up (DARTS's code).
+
+    Two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half of the features each. BN and activation
+    around them as for `BinaryConv`.
 
     copies: how many of them run side by side, each with its part of the input channels and of the features.
     """
@@ -267,12 +288,11 @@ class FactorizedReduce(nn.Module):
         # A row and a column of zeros, which odd sizes need.
         shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
         features = self.features // self.copies
+        first = features // 2
+        convolutions = (("conv0", x, first), ("conv1", shifted, features - first))
         parts = []
-        for name, image, part in (
-            ("conv0", x, features // 2),
-            ("conv1", shifted, features - features // 2),
-        ):
-            y = Convolution(
+        for name, image, part in convolutions:
+            convolution = Convolution(
                 features=self.copies * part,
                 kernel=(1, 1),
                 geometry=rectangle((1, 1), stride=(2, 2), groups=self.copies),
@@ -283,14 +303,16 @@ class FactorizedReduce(nn.Module):
                 activation=activation,
                 bias=self.scheme.bias and not self.affine,
                 name=name,
-            )(image)
+            )
+            y = convolution(image)
             parts.append(y.reshape(*y.shape[:3], self.copies, part))
-        y = jnp.concatenate(parts, axis=-1)
+        # The features of a copy lie together: first those of `conv0`, then those of `conv1`.
+        y = jnp.concatenate(parts, axis=-1)  # (N, H', W', copies, features / copies)
         return y.reshape(*y.shape[:3], self.features)
 
 
 class FloatConv(nn.Module):
-    """A float convolution without bias: those of the stem."""
+    """A float convolution without bias, (N, H, W, C) to (N, H / stride, W / stride, features): those of the stem."""
 
     features: int
     kernel: int
@@ -299,11 +321,15 @@ class FloatConv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        arithmetic = self.arithmetic
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", uniform_fan_in, shape, self.arithmetic.dtype)
-        geometry = square(self.kernel, stride=self.stride)
+        kernel = self.param("kernel", uniform_fan_in, shape, arithmetic.dtype)
         return conv(
-            x, kernel, geometry, dtype=self.arithmetic.conv_dtype, plain=self.arithmetic.plain
+            x,
+            kernel,
+            geometry=square(self.kernel, stride=self.stride),
+            dtype=arithmetic.conv_dtype,
+            plain=arithmetic.plain,
         )
 
     def macs(self, x, y) -> tuple[int, int]:
@@ -319,10 +345,11 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = jnp.mean(x, axis=(1, 2))
-        dtype = self.arithmetic.dtype
-        kernel = self.param("kernel", uniform_fan_in, (x.shape[-1], self.num_classes), dtype)
-        return x @ kernel + self.param("bias", bias_init(x.shape[-1]), (self.num_classes,), dtype)
+        x = jnp.mean(x, axis=(1, 2))  # (N, C)
+        channels, dtype = x.shape[-1], self.arithmetic.dtype
+        kernel = self.param("kernel", uniform_fan_in, (channels, self.num_classes), dtype)
+        y = x @ kernel
+        return y + self.param("bias", bias_init(channels), (self.num_classes,), dtype)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""

@@ -32,6 +32,7 @@ class ReActNet(BiReal):
     block: ClassVar[str] = "reactnet"
     plain_signs: ClassVar[bool] = False
 
+    # RSign is Bi-Real's sign behind the shift, so that Bi-Real's convolutions do the rest.
     def convolve(self, module, x):
         return super().convolve(module, _shifted(module, x))
 
@@ -43,4 +44,5 @@ def _shifted(module, x):
     """x + b0 where its signs are taken."""
     if not module.binary_input:
         return x
-    return x + module.param("shift", nn.initializers.zeros, x.shape[-1:], module.arithmetic.dtype)
+    shape, dtype = x.shape[-1:], module.arithmetic.dtype
+    return x + module.param("shift", nn.initializers.zeros, shape, dtype)
