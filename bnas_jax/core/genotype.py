@@ -119,15 +119,13 @@ def _plain(cell: Cell | str) -> str | list:
     """A cell of lists and names, as JSON has them."""
     if isinstance(cell, str):
         return cell
-    nodes = []
-    for node in cell:
-        nodes.append([list(pair) for pair in node])
-    if all(len(node) == 2 for node in nodes):
-        pairs = []
-        for node in nodes:
-            pairs += node
-        return pairs
-    return nodes
+    nodes: list[list] = [[list(pair) for pair in node] for node in cell]
+    if any(len(node) != 2 for node in nodes):
+        return nodes
+    pairs: list[list] = []
+    for node in nodes:
+        pairs += node
+    return pairs
 
 
 def _checked_cell(cell, name: str) -> Cell:

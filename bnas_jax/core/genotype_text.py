@@ -34,9 +34,12 @@ def _printed(text: str) -> dict:
         call = _call(text)
         if len(call.args) > len(_PRINTED):
             raise ValueError(f"{len(call.args)} values")
-        pairs = list(zip(_PRINTED, call.args, strict=False))
-        pairs += [(keyword.arg, keyword.value) for keyword in call.keywords]
-        return _each_once((name, _value(node)) for name, node in pairs)
+        pairs: list[tuple[str | None, Any]] = []
+        for name, node in zip(_PRINTED, call.args, strict=False):
+            pairs.append((name, _value(node)))
+        for keyword in call.keywords:
+            pairs.append((keyword.arg, _value(keyword.value)))
+        return _each_once(pairs)
     except UserError:
         raise
     except _NOT_PARSED as error:

@@ -12,7 +12,7 @@ import jax
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import ZEROISE, Genotype, edges
+from bnas_jax.core.genotype import ZEROISE, Edge, Genotype, edges
 from bnas_jax.core.layer_modules import Crossed, Identity, MobiNet, Pooling, Separable, Zeroise
 from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
@@ -299,7 +299,7 @@ def is_latent(name: str) -> bool:
 
 def learnable_share(genotype: Genotype) -> float:
     """Share of the layers of both cells that have weights to learn (section 4.3), from 0 to 1."""
-    picked = []
+    picked: list[Edge] = []
     for reduction in (False, True):
         picked += edges(genotype.cell(reduction))
     learnable = sum(layer_type(edge.layer_type).learnable for edge in picked)

@@ -7,6 +7,7 @@ operations to compile; a test compares both forms.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -181,10 +182,11 @@ def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
         if kernel is None:
             continue
         count = kernel.shape[-1] // channels
-        if prefix == "latent":
-            convolve, first = _binary_edges, 0
-        else:
-            convolve, first = _float_edges, edges - count
+        convolve: Callable = _binary_edges
+        first = 0
+        if prefix == "kernel":
+            convolve = _float_edges
+            first = edges - count
         part = slice(first, first + count)
 
         # What these edges read: all of them the same, or each its channels, as groups of one convolution.

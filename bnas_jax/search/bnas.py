@@ -13,8 +13,10 @@ from bnas_jax.search.searcher import DERIVATION
 
 @dataclasses.dataclass(frozen=True)
 class Bnas(Diverse):
-    """gamma, keep_zeroise: see `genotype.derive` (Eq. 4, section 4.1.3). The rest: see `Diverse` (Eq. 5)."""
+    """The paper's search. gamma, keep_zeroise: see `genotype.derive` (Eq. 4, section 4.1.3). diversity, tau, entropy: see
+    `Diverse` (Eq. 5)."""
 
+    # Both are of the derivation alone, so that a search can be derived again with others.
     gamma: float = dataclasses.field(default=1.0, metadata=DERIVATION)
     keep_zeroise: bool = dataclasses.field(default=True, metadata=DERIVATION)
 

@@ -5,6 +5,7 @@ A "group" is a set of examples that are normalised together, a "part" the exampl
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def batch_norm(
         return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + epsilon), running
 
     axis_name, examples = arithmetic.bn_axis, arithmetic.bn_examples
-    form = normalize
+    form: Callable = normalize
     if arithmetic.plain:
         form = plain_normalize
     y, mean, var = form(x, axis_name=axis_name, examples=examples, epsilon=epsilon)
