@@ -13,15 +13,23 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training import build
 from bnas_jax.training.build import Program
 
-_CIFAR = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True)
+# As for CIFAR-10, so that a step has the usual augmentation in it.
+_CIFAR = Augmentation(
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    pad=4,
+    flip=True,
+)
 
 
 def noise(size: int, image_size: int, num_classes: int) -> Dataset:
-    """Colour images of seeded noise, in memory."""
+    """`size` colour images of seeded noise, in memory; the same ones to train and to test."""
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (size, image_size, image_size, 3), dtype=np.uint8)
-    arrays = Arrays(pixels, rng.integers(0, num_classes, size), num_classes, "noise")
-    return Dataset(arrays, arrays, _CIFAR)
+    shape = (size, image_size, image_size, 3)
+    pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
+    labels = rng.integers(0, num_classes, size=size)
+    arrays = Arrays(images=pixels, labels=labels, num_classes=num_classes, name="noise")
+    return Dataset(train=arrays, test=arrays, augmentation=_CIFAR)
 
 
 def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
@@ -40,11 +48,11 @@ def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: 
     """
     num_classes = data.train.num_classes
     if isinstance(run, SearchSettings):
-        supernet = build.supernet(run, num_classes, where.axis)
-        program = build.search(run, data, where, model=in_plain_form(supernet))
+        supernet = in_plain_form(build.supernet(run, num_classes, where.axis))
+        program = build.search(run, data, where, model=supernet)
     else:
-        network = build.network(run, num_classes, where.axis)
-        program = build.training(run, data, where, model=in_plain_form(network))
+        network = in_plain_form(build.network(run, num_classes, where.axis))
+        program = build.training(run, data, where, model=network)
     return in_one(program)
 
 
@@ -68,11 +76,12 @@ def in_one(program: Program) -> Program:
 
 
 def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
-    """The size of its network and images, for people."""
+    """The size of its network and images in words, such as "8 cells, 16 channels, 32x32 images"."""
+    # Hand-crafted networks have neither.
     numbers = {"cells": "num_cells", "channels": "channels"}
-    known = [
-        f"{getattr(run.network, name)} {of}"
-        for of, name in numbers.items()
-        if hasattr(run.network, name)
-    ]
-    return ", ".join([*known, f"{image_size}x{image_size} images"])
+    parts = []
+    for of, name in numbers.items():
+        if hasattr(run.network, name):
+            parts.append(f"{getattr(run.network, name)} {of}")
+    parts.append(f"{image_size}x{image_size} images")
+    return ", ".join(parts)
