@@ -18,6 +18,7 @@ from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.stack import Place
 
+# The kinds of `ReductionSkip`.
 REDUCTION_SKIPS = ("float", "binary_weight", "binary", "binary_bn")
 
 
@@ -90,7 +91,7 @@ class ReductionSkip(nn.Module):
             )
         binary = self.kind in ("binary", "binary_bn")
         x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
-        y = Convolution(
+        conv = Convolution(
             features=self.features,
             kernel=(2, 2),
             geometry=square(2, stride=2, padding=0),
@@ -98,17 +99,18 @@ class ReductionSkip(nn.Module):
             arithmetic=self.arithmetic,
             binary_weights=self.kind != "float",
             binary_input=binary,
-            activation=False,
+            activation=False,  # what is added has both signs
             bias=not binary,
             name="conv",
-        )(x)
+        )
+        y = conv(x)  # (N, H / 2, W / 2, features)
         if self.kind == "binary_bn":
             y = BatchNorm(self.arithmetic, name="bn_after")(y, train=train)
         return y
 
 
 class InterCellSkip(nn.Module):
-    """Adds the output of the previous cell to this one's; across a reduction cell through a `ReductionSkip`."""
+    """Adds the output of the previous cell to this one's; across a reduction cell through a `ReductionSkip` (Figure 5b)."""
 
     reduction: bool
     kind: str
@@ -126,6 +128,7 @@ class InterCellSkip(nn.Module):
                 name="reduction",
             )
             previous = skip(previous, train=train)
+        # The sum runs through the whole network, and every cell reads it.
         if self.arithmetic.plain:
             return output + previous
         return materialize(output + previous)
@@ -184,6 +187,7 @@ class FinalCell(nn.Module):
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
         """before, previous: outputs of the two cells before, NHWC; factors: None or this cell's `drop_path`, (layers, N)."""
+        # The first convolutions are binary, the last ones may stay float.
         num_binary = num_convs(self.cell, self.place) - self.float_convs
         preprocess = self._preprocess(num_binary)
         states = list(preprocess(before, previous, train=train))
@@ -229,6 +233,7 @@ class FinalCell(nn.Module):
             place=self.place,
             scheme=self.scheme,
             arithmetic=self.arithmetic,
+            # The first two of the cell's convolutions.
             binary_weights=(num_binary > 0, num_binary > 1),
             affine=(self.form.affine_resize or not self.place.halved, True),
             factorized=self.form.factorized,
@@ -271,6 +276,7 @@ class FixedReduction(nn.Module):
     search: in the supernet, where BN has no scale and shift and the preprocessing stays float unless `binary_preprocess`.
     """
 
+    # Of both crossed convolutions; and what drop-path drops: two chains of convolutions and two poolings.
     GROUPS: ClassVar[int] = 8
     LAYERS: ClassVar[int] = 4
 
@@ -289,6 +295,8 @@ class FixedReduction(nn.Module):
         check_groups(self.place.channels)
         affine = not self.search
         affine_resize = self.form.affine_resize or not self.place.halved
+
+        # Both inputs: (N, H, W, channels).
         preprocess = Preprocess(
             place=self.place,
             scheme=self.scheme,
@@ -333,6 +341,7 @@ class FixedReduction(nn.Module):
         return output
 
     def _convs(self, index: int, x, *, train: bool):
+        """1x3 and 3x1, then 1x1: (N, H, W, channels) to (N, H / 2, W / 2, channels)."""
         common: dict[str, Any] = {
             "features": self.place.channels,
             "scheme": self.scheme,

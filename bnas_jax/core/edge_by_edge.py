@@ -60,9 +60,12 @@ class Edges:
         variables = {"params": params[name], "batch_stats": stats[name]}
         module: Any = self.modules[name]
         y, moved = module.apply(variables, x, train=self.train, mutable=["batch_stats"])
-        return y, {**stats, name: moved.get("batch_stats", stats[name])}
+        # An identity has no BN, and so no statistics.
+        kept = moved.get("batch_stats", stats[name])
+        return y, {**stats, name: kept}
 
     def _normal(self, x, running):
+        """(x normalised, running statistics after it)."""
         return batch_norm(x, running, arithmetic=self.spec.arithmetic, train=self.train)
 
     def _conv(self, name: str, *, normal, kernel: dict):
@@ -86,7 +89,7 @@ def plain_edges(x, weights, params: list[Params], stats: list[Statistics], *, ed
     x: the state, (N, H, W, C). weights: (E, types). params, stats: of each edge.
     """
     mixed, new = [], []
-    for edge, of_edge in enumerate(stats):
+    for edge, of_edge in enumerate(stats):  # the statistics of an edge, which move with each layer
         # DARTS Eq. 2.
         total = jnp.zeros((), x.dtype)
         for column, name in enumerate(edges.spec.layer_types):
@@ -116,19 +119,24 @@ def chosen_edges(x, weights, params: list[Params], stats: list[Statistics], *, e
                 "config.network.edges=chosen runs edges of the same kind, and config.network.float_head leaves some"
                 " float; write config.network.float_head=False"
             )
-    layers = [functools.partial(edges.layer, name) for name in edges.spec.layer_types]
-    run = only(layers, plain=edges.spec.arithmetic.plain)
+    spec = edges.spec
+    layers = [functools.partial(edges.layer, name) for name in spec.layer_types]
+    run = only(layers, plain=spec.arithmetic.plain)
 
     def run_edge(_, edge):
+        """A step of `lax.scan` without a carry."""
         row, edge_params, edge_stats = edge
         choice = jnp.argmax(row)
         y, moved = run(choice, x, params=edge_params, stats=edge_stats)
-        return None, (row[choice] * y, moved)
+        # The weight is 1, but it has a gradient.
+        weighted = row[choice] * y
+        return None, (weighted, moved)
 
     # A loop over the edges, so that their layers are compiled once for all of them.
     all_params = jax.tree.map(_stacked, *params)
     all_stats = jax.tree.map(_stacked, *stats)
     _, (mixed, new) = jax.lax.scan(run_edge, init=None, xs=(weights, all_params, all_stats))
+    # (E, N, H', W', C) to (N, H', W', E, C), and statistics edge by edge again.
     split = [_of_index(new, edge) for edge in range(len(stats))]
     return jnp.moveaxis(mixed, source=0, destination=3), split
 

@@ -24,6 +24,17 @@ EDGES: tuple[tuple[int, int], ...] = tuple(
     (source, node) for node in range(INPUTS, INPUTS + NODES) for source in range(node)
 )
 
+
+def leaving(state: int) -> list[int]:
+    """The positions in `EDGES` of the edges that leave a state, an input or a node."""
+    return [edge for edge, (source, _) in enumerate(EDGES) if source == state]
+
+
+def arriving(node: int) -> list[int]:
+    """The positions in `EDGES` of the edges that lead to a node, 2 to 5."""
+    return [edge for edge, (_, target) in enumerate(EDGES) if target == node]
+
+
 # The forms of the final network in the authors' code; `forms.FORMS` has more.
 FORMS = ("cifar", "imagenet")
 
@@ -185,8 +196,8 @@ def _checked_pair(pair, *, name: str, node: int) -> Pair:
     if not isinstance(layer, str):
         raise UserError(f"genotype: the layer type of {name} must be a name, got {layer!r}")
     # True and False are integers to Python.
-    number = isinstance(source, (int, np.integer)) and not isinstance(source, bool)
-    if not number or not 0 <= source < node:
+    number = isinstance(source, (int, np.integer))
+    if isinstance(source, bool) or not number or not 0 <= source < node:
         raise UserError(
             f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
         )
@@ -329,10 +340,9 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
     best = weights.argmax(axis=1)  # (14,)
     cell = []
     for node in range(INPUTS, INPUTS + NODES):
-        arriving = [edge for edge, (_, target) in enumerate(EDGES) if target == node]
-        strongest = sorted(arriving, key=lambda edge: -strength[edge])[:2]
+        strongest = sorted(arriving(node), key=lambda edge: -strength[edge])
         pairs = []
-        for edge in strongest:
+        for edge in strongest[:2]:
             source, _ = EDGES[edge]
             pairs.append((layer_types[int(best[edge])], source))
         cell.append(tuple(pairs))

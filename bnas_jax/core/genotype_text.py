@@ -7,7 +7,7 @@ from typing import Any
 
 from bnas_jax.core.errors import UserError
 
-# The DARTS family's named tuple, in its order.
+# The fields of the DARTS family's named tuple, in its order.
 _PRINTED = ("normal", "normal_concat", "reduce", "reduce_concat")
 _FORM = "Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
 _NOT_PARSED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
@@ -53,6 +53,7 @@ def _printed(text: str) -> dict:
 
 def _call(text: str) -> ast.Call:
     """The one call Genotype(...), alone or behind `NAME =`."""
+    # Parsed to a tree, never run.
     statements = ast.parse(text.strip()).body
     if len(statements) != 1 or not isinstance(statements[0], (ast.Expr, ast.Assign)):
         raise ValueError(f"{len(statements)} statements")

@@ -107,7 +107,8 @@ class Crossed(nn.Module):
             first=False,
             name="down",
         )
-        return down(across(x, train=train), train=train)
+        y = across(x, train=train)  # (N, H, W / stride, C)
+        return down(y, train=train)
 
 
 class MobiNet(nn.Module):
@@ -148,7 +149,7 @@ class MobiNet(nn.Module):
             features=channels,
             kernel=self.kernel,
             stride=self.stride,
-            groups=channels // self.inputs,
+            groups=channels // self.inputs,  # so that each output sees `inputs` channels
             name="spatial",
         )
         pointwise = conv(features=self.features, kernel=1, groups=self.copies, name="pointwise")

@@ -194,6 +194,7 @@ class CrossedType:
 class SkipType:
     """The identity; where it is strided a factorized reduce (DARTS's code). No BN stands behind the identity."""
 
+    # As the identity is; only where it is strided it has weights.
     learnable: ClassVar[bool] = False
     joins: ClassVar[str | None] = COPIES
 
@@ -205,6 +206,7 @@ class SkipType:
         """An `Identity` or a `FactorizedReduce`."""
         if stride == 1:
             return Identity(name=name)
+        # It halves the image without losing pixels.
         return FactorizedReduce(
             features=features * copies,
             affine=not search,

@@ -26,7 +26,7 @@ class MixedEdges(nn.Module):
     The other fields are those of `supernet.Supernet`.
     """
 
-    channels: int
+    channels: int  # of the state and of each edge's output
     stride: int
     layer_types: tuple[str, ...]
     scheme: Scheme
@@ -66,7 +66,8 @@ class MixedEdges(nn.Module):
             # The parameters of a module within, which has a row of the cost table for itself.
             if not hasattr(kernel, "shape"):
                 continue
-            count = y.shape[1] * y.shape[2] * kernel.size
+            _, height, width, *_ = y.shape
+            count = height * width * kernel.size
             if name.startswith("latent"):
                 binary += count
             else:
@@ -76,18 +77,22 @@ class MixedEdges(nn.Module):
     def _shared(self, x, weights, *, kernels: dict, running: dict, train: bool):
         """`shared_edges` of the convolutions and poolings, and the modules of all other layer types."""
         spec, edges = self.spec, len(weights)
+        # Convolutions and poolings.
         values = {name: variable.value for name, variable in running.items()}
         total, new = shared_edges(x, weights, kernels, values, spec=spec, train=train)
         if self._keeps_statistics(train):
             for name, variable in running.items():
                 variable.value = new[name]
 
+        # All others, which are modules.
         for index, name in enumerate(self.layer_types):
-            how, column = spec.how(name), weights[:, index]
+            how = spec.how(name)
+            column = weights[:, index]
             if how == COPIES:
                 # One module for all edges, each of which reads its copy of the state and writes its part.
                 copies = self._module(name, name=name, copies=edges)
-                y = copies(jnp.tile(x, (1, 1, 1, edges)), train=train)
+                tiled = jnp.tile(x, (1, 1, 1, edges))  # (N, H, W, E * C)
+                y = copies(tiled, train=train)
                 y = y.reshape(*y.shape[:3], edges, -1)  # (N, H', W', E, C)
                 total = total + y * column[:, None]
             elif how is None:
@@ -95,7 +100,8 @@ class MixedEdges(nn.Module):
                 for edge in range(edges):
                     layer = self._module(name, name=f"edge{edge}_{name}")
                     outputs.append(layer(x, train=train))
-                total = total + jnp.stack(outputs, axis=3) * column[:, None]
+                y = jnp.stack(outputs, axis=3)
+                total = total + y * column[:, None]
 
         # With zeroise alone nothing was added up.
         if total.ndim == 0:
@@ -154,6 +160,7 @@ class MixedEdges(nn.Module):
         variables: Any = unfreeze(dict(self.variables)).get(collection, {})
         if self.spec.how(name) is None:
             return variables.get(f"edge{edge}_{name}", {})
+        # Modules without such variables are not in the collection.
         side_by_side = variables.get(name, {})
         return jax.tree.map(lambda leaf: _part(leaf, edge, count=count), side_by_side)
 
@@ -232,7 +239,8 @@ class MixedEdges(nn.Module):
         ran = jnp.zeros((), jnp.int32)
         if choices is not None:
             columns = jnp.array([self.layer_types.index(name) for name in names])
-            ran = jnp.argmax((choices[:, None] == columns).reshape(-1))
+            chosen = choices[:, None] == columns  # (E, types)
+            ran = jnp.argmax(chosen.reshape(-1))
         index = index_of(names[0], 0)
         for leaf, array in value.items():
             value[leaf] = array.at[index].set(rows[leaf][ran])
@@ -253,6 +261,7 @@ class MixedEdges(nn.Module):
         return edge, part
 
     def _keeps_statistics(self, train: bool) -> bool:
+        # As in `modules.BatchNorm`.
         return train and not self.is_initializing() and self.is_mutable_collection("batch_stats")
 
     def _kernels(self, channels: int, edges: int) -> dict:
@@ -262,6 +271,7 @@ class MixedEdges(nn.Module):
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
+            # Under the scheme `float`, and in a first stage of two, all of them.
             if not self.scheme.binary_weights:
                 floats = edges
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):

@@ -69,6 +69,7 @@ class BatchNorm(nn.Module):
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             for name, variable in running.items():
                 variable.value = new[name]
+        # Scale and shift, from 1 and 0.
         if self.affine:
             y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
@@ -117,6 +118,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        # The scheme makes the parameters `latent` or `kernel`, and others that it needs.
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
@@ -159,8 +161,11 @@ class Convolution(nn.Module):
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
-        size = int(np.prod(self.kernel)) * (x.shape[-1] // self.geometry.groups)
-        count = y.shape[1] * y.shape[2] * self.features * size
+        _, height, width, _ = y.shape
+        taps = int(np.prod(self.kernel))
+        inputs = x.shape[-1] // self.geometry.groups
+        count = height * width * self.features * taps * inputs
+        # Binary only where both factors are.
         if self.has_latent and self.binary_input:
             return count, 0
         return 0, count
@@ -229,7 +234,14 @@ class BinaryConv(nn.Module):
         def normalize(x):
             return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
 
-        return in_order(self.scheme, x, self._convolve, normalize, first=self.first, last=self.last)
+        return in_order(
+            self.scheme,
+            x,
+            convolve=self._convolve,
+            normalize=normalize,
+            first=self.first,
+            last=self.last,
+        )
 
     def _convolve(self, x, activation: bool):
         kernel, stride = _pair(self.kernel), _pair(self.stride)
@@ -240,7 +252,7 @@ class BinaryConv(nn.Module):
             padding=self.padding,
             groups=self.groups,
         )
-        return Convolution(
+        convolution = Convolution(
             features=self.features,
             kernel=kernel,
             geometry=geometry,
@@ -249,9 +261,11 @@ class BinaryConv(nn.Module):
             binary_weights=self.binary_weights,
             binary_input=self.binary_input,
             activation=self.activation and activation,
+            # A BN with a shift needs no bias beside it.
             bias=self.bias and self.scheme.bias and not self.affine,
             name="conv",
-        )(x)
+        )
+        return convolution(x)
 
 
 def _pair(size: int | Pair) -> Pair:
@@ -282,11 +296,14 @@ class FactorizedReduce(nn.Module):
         def normalize(x):
             return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
 
-        return in_order(self.scheme, x, self._convolve, normalize)
+        return in_order(self.scheme, x, convolve=self._convolve, normalize=normalize)
 
     def _convolve(self, x, activation: bool):
         # A row and a column of zeros, which odd sizes need.
-        shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        shifted = padded[:, 1:, 1:]
+
+        # Of an odd number of features the second convolution has one more.
         features = self.features // self.copies
         first = features // 2
         convolutions = (("conv0", x, first), ("conv1", shifted, features - first))
@@ -334,7 +351,9 @@ class FloatConv(nn.Module):
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
-        return 0, y.shape[1] * y.shape[2] * self.features * self.kernel**2 * x.shape[-1]
+        _, height, width, _ = y.shape
+        taps = self.kernel**2
+        return 0, height * width * self.features * taps * x.shape[-1]
 
 
 class Classifier(nn.Module):

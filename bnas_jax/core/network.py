@@ -61,6 +61,7 @@ class Network(nn.Module):
             cell = self._cell(place, float_convs=left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
             before, previous = previous, output
+            # Behind the second reduction.
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)
         return classify(
@@ -85,6 +86,7 @@ class Network(nn.Module):
 
     def _cell(self, place: Place, *, float_convs: int) -> FinalCell | FixedReduction:
         cell = self.genotype.cell(place.reduction)
+        # The fields that both kinds of cells have.
         common: dict[str, Any] = {
             "place": place,
             "form": form_of(self.form),
@@ -94,6 +96,7 @@ class Network(nn.Module):
             "reduction_skip": self.reduction_skip,
             "name": place.name,
         }
+        # A cell by its name alone, `FIXED_REDUCTION`.
         if isinstance(cell, str):
             return FixedReduction(search=False, **common)
         return FinalCell(cell=cell, float_convs=float_convs, **common)
@@ -131,6 +134,7 @@ def float_convs(network: Network) -> list[int]:
     """
     if not network.float_head:
         return [0] * network.num_cells
+    # The authors' code has no other cell than its own template.
     if network.genotype.reduce == FIXED_REDUCTION:
         raise UserError(
             f"config.network.float_head counts convolutions of the authors' cells, and {FIXED_REDUCTION!r} is none;"

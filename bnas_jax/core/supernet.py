@@ -16,13 +16,14 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import FixedReduction, InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form, classify, form_of
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.shared_edges import joins
 from bnas_jax.core.stack import Place, check_image_size, stack
 
+# What `edges` of a supernet may be.
 FORMS_OF_EDGES = ("shared", "plain", "chosen")
 
 
@@ -62,6 +63,7 @@ class Supernet(nn.Module):
     def __call__(self, alphas, images, *, train: bool = False):
         """Logits of the softmax of alpha; with `edges="chosen"` of the layer of the largest alpha of each edge."""
         weights = alphas_lib.relax(alphas)
+        # One layer an edge: the one that the search would draw most often.
         if self.edges == "chosen":
             largest = {name: jnp.argmax(value, axis=-1) for name, value in alphas.items()}
             for name, index in largest.items():
@@ -75,14 +77,15 @@ class Supernet(nn.Module):
         drop_path_rate: None or that of whole edges, of use in training alone; needs the rng `drop_path`.
         scalars: None or what is added to all outputs of an edge, {"normal", "reduce"}, each (14,).
         """
-        chex.assert_shape(list(weights.values()), (len(EDGES), len(self.layer_types)))
+        shape = (len(EDGES), len(self.layer_types))
+        chex.assert_shape(list(weights.values()), shape)
         if self.edges not in FORMS_OF_EDGES:
             raise UserError(f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}")
         # The stem gives both inputs of the first cell.
         images = images.astype(self.arithmetic.dtype)
         form = form_of(self.form)
         stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
-        before, previous = stem(images, train=train)
+        before, previous = stem(images, train=train)  # (N, H, W, 3 * channels) each
         check_image_size(previous.shape, self.num_cells)
 
         # Of each cell, (14, N).
@@ -181,6 +184,7 @@ class MixedCell(nn.Module):
     def __call__(self, before, previous, weights, *, train: bool, factors=None, scalars=None):
         """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types); factors: None or this cell's
         `drop_path`, (14, N); scalars: None or what is added to each edge, (14,)."""
+        # Both inputs: (N, H, W, channels). BN has no scale and shift in the search.
         binary = self.binary_preprocess
         preprocess = Preprocess(
             place=self.place,
@@ -199,13 +203,14 @@ class MixedCell(nn.Module):
         for source in range(INPUTS + NODES - 1):
             if source >= INPUTS:
                 states.append(nodes[source - INPUTS])
-            leaving = [edge for edge, (start, _) in enumerate(EDGES) if start == source]
             edges = self._edges_from(source)
-            mixed = edges(states[source], weights[jnp.array(leaving)], train=train)
-            # (N, H', W', E, C), of which each edge goes to its node.
-            for position, edge in enumerate(leaving):
-                node = EDGES[edge][1] - INPUTS
-                edge_output = mixed[:, :, :, position]
+            numbers = leaving(source)
+            rows = weights[jnp.array(numbers)]  # (E, layer types)
+            mixed = edges(states[source], rows, train=train)  # (N, H', W', E, C)
+            for position, edge in enumerate(numbers):
+                _, target = EDGES[edge]
+                node = target - INPUTS
+                edge_output = mixed[:, :, :, position]  # (N, H', W', C)
                 if factors is not None:
                     edge_output = edge_output * factors[edge][:, None, None, None]
                 if scalars is not None:
@@ -264,6 +269,7 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
         left = max(left - len(order), 0)
         states = []
         for state in range(INPUTS + NODES - 1):
-            states.append(tuple(dropped.count((state, name)) for name in types))
+            counts = [dropped.count((state, name)) for name in types]
+            states.append(tuple(counts))
         cells.append(tuple(states))
     return cells[::-1]

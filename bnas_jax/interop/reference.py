@@ -14,7 +14,7 @@ from flax import traverse_util
 from bnas_jax.core import genotype as genotypes
 from bnas_jax.core.conventions import conventions as conventions_of
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, TABLE_3, Genotype
+from bnas_jax.core.genotype import EDGES, TABLE_3, Genotype, leaving
 from bnas_jax.core.layers import CONVOLUTION, POOLING, layer_type
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
@@ -121,7 +121,8 @@ def shapes(model: Model) -> dict:
     size = 64 if _is_imagenet(model) else 32
     inputs: list = [jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)]
     if isinstance(model, Supernet):
-        alphas = jax.ShapeDtypeStruct((len(EDGES), len(model.layer_types)), jnp.float32)
+        shape = (len(EDGES), len(model.layer_types))
+        alphas = jax.ShapeDtypeStruct(shape, jnp.float32)
         inputs.insert(0, {"normal": alphas, "reduce": alphas})
 
     def create(*inputs):
@@ -242,32 +243,37 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
 
 def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str):
     """The arrays of the edges that leave a state, which lie side by side in ours (`core.mixed_edges`)."""
-    edges = [edge for edge, (start, _) in enumerate(EDGES) if start == state]
+    edges = leaving(state)
     types = model.layer_types
     convs = [layer for layer in types if layer_type(layer).joins == CONVOLUTION]
     pools = [layer for layer in types if layer_type(layer).joins == POOLING]
+
+    def layer_of(edge: int, layer: str) -> str:
+        return f"_ops.{edge}._ops.{types.index(layer)}"
+
     if not inner:
         # Kernels, `latent_TYPE` of the first edges and `kernel_TYPE` of the last ones: (k, k, C, edges * C).
         kind, _, layer = leaf.partition("_")
-        floats = float_edges(model)[place.index][state][convs.index(layer)]
+        of_state = float_edges(model)[place.index][state]
+        floats = of_state[convs.index(layer)]
         binary = len(edges) - floats
         of_kind = edges[:binary]
         if kind == "kernel":
             of_kind = edges[binary:]
         for column, edge in enumerate(of_kind):
             index = (..., _columns(column, place))
-            yield index, f"_ops.{edge}._ops.{types.index(layer)}.op.0.{name}"
+            yield index, f"{layer_of(edge, layer)}.op.0.{name}"
     elif inner[0] == "bn":
         # (convolutions, edges, C)
         for row, layer in enumerate(convs):
             for column, edge in enumerate(edges):
-                yield (row, column), f"_ops.{edge}._ops.{types.index(layer)}.bn.{name}"
+                yield (row, column), f"{layer_of(edge, layer)}.bn.{name}"
     else:
         # (edges, poolings * C)
         for row, layer in enumerate(pools):
             for column, edge in enumerate(edges):
                 index = (column, _columns(row, place))
-                yield index, f"_ops.{edge}._ops.{types.index(layer)}.1.{name}"
+                yield index, f"{layer_of(edge, layer)}.1.{name}"
 
 
 def _columns(index: int, place: Place) -> slice:

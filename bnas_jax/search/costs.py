@@ -124,8 +124,9 @@ def _counts(
     # What each of its convolutions reads is what the one before has written.
     shapes = [shape, *(row.out_shape for row in rows)]
     values = [float(np.prod(one)) for one in shapes]
-    moved = sum(values[:-1]) + sum(values[1:])
-    return size, flops, moved + size
+    read, written = sum(values[:-1]), sum(values[1:])
+    access = read + written + size
+    return size, flops, access
 
 
 def _moved(kind, *, shape: Shape, stride: int) -> float:

@@ -38,8 +38,8 @@ class Darts(Diverse):
 
     # At first order, alpha's stage leaves the training batch alone.
     stages: ClassVar[tuple[Stage, ...]] = (
-        Stage((VALID, TRAIN), frozenset({ALPHAS})),
-        Stage((TRAIN,), frozenset({WEIGHTS})),
+        Stage(batches=(VALID, TRAIN), moves=frozenset({ALPHAS})),
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
 
     def __post_init__(self):
@@ -105,6 +105,7 @@ def difference_product(mean, vector, params, alphas):
     epsilon = DISTANCE / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
     def at_alphas(sign):
+        """The gradient at alpha of the training loss at w + sign * epsilon * vector."""
         moved = jax.tree.map(lambda w, v: w + sign * epsilon * v, params, vector)
         return mean(lambda loss: jax.grad(loss, argnums=1)(moved, alphas), TRAIN)
 

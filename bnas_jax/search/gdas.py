@@ -13,7 +13,7 @@ import optax
 
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell, arriving
 from bnas_jax.search import gumbel
 from bnas_jax.search.searcher import (
     ALPHAS,
@@ -46,8 +46,8 @@ class Gdas(Searcher):
 
     # Weights first, as in its authors' code, with the gradient at alpha for the norm of the clipping.
     stages: ClassVar[tuple[Stage, ...]] = (
-        Stage((TRAIN,), frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
-        Stage((VALID,), frozenset({ALPHAS})),
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
+        Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
     )
     decayed: ClassVar[str] = "moved"
     one_layer: ClassVar[bool] = True
@@ -64,6 +64,7 @@ class Gdas(Searcher):
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
         """One-hot, with the gradient of the softmax at the chosen layer type alone, as no other runs."""
+        # In an evaluation the most probable layer type.
         if key is None or progress is None:
             return {name: gumbel.one_hot(alpha) for name, alpha in alphas.items()}
         drawn = self._draw(alphas, key=key, progress=progress)
@@ -87,10 +88,13 @@ class Gdas(Searcher):
 
         Of the same key the same samples, so that `scalars` belong to `weights`.
         """
-        noise, tau = gumbel.draw(key, alphas), self.temperature(progress)
+        noise = gumbel.draw(key, alphas)
+        tau = self.temperature(progress)
         drawn = {}
         for name, alpha in alphas.items():
-            drawn[name] = gumbel.hard(alpha, noise[name], temperature=tau.astype(alpha.dtype))
+            # The weights keep alpha's type.
+            of_dtype = tau.astype(alpha.dtype)
+            drawn[name] = gumbel.hard(alpha, noise[name], temperature=of_dtype)
         return drawn
 
     def temperature(self, progress: Progress) -> jax.Array:
@@ -120,13 +124,15 @@ def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     for node in range(INPUTS, INPUTS + NODES):
         # (strength, (layer type, input)) of all that lead into the node.
         candidates = []
-        for edge, (source, target) in enumerate(EDGES):
-            if target != node:
-                continue
+        for edge in arriving(node):
+            source, _ = EDGES[edge]
             for column, name in enumerate(layer_types):
-                if name != ZEROISE:
-                    candidates.append((float(weights[edge, column]), (name, source)))
+                if name == ZEROISE:
+                    continue
+                strength = float(weights[edge, column])
+                candidates.append((strength, (name, source)))
         # Stable, so that the first of equals stays first.
         candidates.sort(key=lambda candidate: -candidate[0])
-        nodes.append(tuple(pair for _, pair in candidates[:2]))
+        pairs = [pair for _, pair in candidates]
+        nodes.append(tuple(pairs[:2]))
     return tuple(nodes)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 def draw(key, logits: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Gumbel noise in the shapes of the logits: {"normal", "reduce"}, (14, layer types) each, as far as they are there."""
     # Each cell has its key by its name, so that the order of the dictionary does not matter.
-    keys = dict(zip(sorted(logits), jax.random.split(key, len(logits)), strict=True))
+    names = sorted(logits)
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     noise = {}
     for name, value in logits.items():
         noise[name] = jax.random.gumbel(keys[name], shape=value.shape, dtype=value.dtype)
@@ -33,4 +34,5 @@ def hard(logits, noise, temperature) -> tuple[jax.Array, jax.Array]:
 
 def one_hot(p) -> jax.Array:
     """1 at each row's largest value, the first of equals."""
-    return jax.nn.one_hot(jnp.argmax(p, axis=-1), p.shape[-1], dtype=p.dtype)
+    largest = jnp.argmax(p, axis=-1)
+    return jax.nn.one_hot(largest, p.shape[-1], dtype=p.dtype)

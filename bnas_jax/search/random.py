@@ -28,7 +28,8 @@ class Random(Searcher):
     score_batches: int = 10
     finalists: int = 10
 
-    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS})),)
+    # There is no alpha to move.
+    stages: ClassVar[tuple[Stage, ...]] = (Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),)
     has_alphas: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -126,7 +127,9 @@ def _sample_cell(key, num_types: int) -> jax.Array:
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
     """The genotype of a random cell, from its weights, {"normal", "reduce"}, (14, layer types) each, as `sample` draws them."""
-    cells = {name: _cell_of(np.asarray(value), layer_types) for name, value in weights.items()}
+    cells = {}
+    for name, value in weights.items():
+        cells[name] = _cell_of(np.asarray(value), layer_types)
     return of_cells(cells)
 
 

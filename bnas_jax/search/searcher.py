@@ -87,8 +87,8 @@ class Searcher:
     train_share: float = dataclasses.field(default=0.5, kw_only=True, metadata=NO_SETTING)
 
     stages: ClassVar[tuple[Stage, ...]] = (
-        Stage((VALID,), frozenset({ALPHAS})),
-        Stage((TRAIN,), frozenset({WEIGHTS})),
+        Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
     # Whether there is an alpha that a genotype is derived from, and that an epoch is evaluated with.
     has_alphas: ClassVar[bool] = True
@@ -180,7 +180,9 @@ class Searcher:
     def derive(self, alphas: Alphas) -> Genotype:
         """The genotype of alpha."""
         weights = alphas_lib.relax(alphas)
-        cells = {name: self.derive_cell(np.asarray(value)) for name, value in weights.items()}
+        cells = {}
+        for name, value in weights.items():
+            cells[name] = self.derive_cell(np.asarray(value))
         return genotype_lib.of_cells(cells)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:

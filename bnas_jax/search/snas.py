@@ -14,7 +14,7 @@ import numpy as np
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Cell
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Cell, arriving
 from bnas_jax.search import costs as costs_lib
 from bnas_jax.search import gumbel
 from bnas_jax.search.costs import Costs
@@ -50,7 +50,10 @@ class Snas(Searcher):
     train_share: float = dataclasses.field(default=1.0, kw_only=True)
     costs: Costs | None = dataclasses.field(default=None, kw_only=True, metadata=NO_SETTING)
 
-    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS, ALPHAS})),)
+    # Both at once, by the gradient of one loss.
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS, ALPHAS})),
+    )
 
     def __post_init__(self):
         prefix = "config.searcher"
@@ -93,7 +96,8 @@ class Snas(Searcher):
         # In an evaluation.
         if key is None or progress is None:
             return alphas_lib.relax(alphas)
-        noise, temperature = gumbel.draw(key, alphas), self.temperature(progress)
+        noise = gumbel.draw(key, alphas)
+        temperature = self.temperature(progress)
         drawn = {}
         for name, alpha in alphas.items():
             # The weights keep alpha's type.
@@ -130,9 +134,9 @@ def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     strength = weights.max(axis=1)  # (14,)
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):
-        arriving = [edge for edge, (_, target) in enumerate(EDGES) if target == node]
+        ranked = sorted(arriving(node), key=lambda edge: -strength[edge])
         pairs = []
-        for edge in sorted(arriving, key=lambda edge: -strength[edge]):
+        for edge in ranked:
             source, _ = EDGES[edge]
             pairs.append((layer_types[int(best[edge])], source))
         nodes.append(tuple(pairs))

@@ -24,7 +24,7 @@ from bnas_jax.workdir.files import whole, write_whole
 
 # A seed -> the config of a run; `config.seed` is set afterwards.
 Config = Callable[[int], ConfigDict]
-# The part of a search that section 4.3 calls its early stage.
+# Section 4.3 looks at the first 20 of 50 epochs.
 EARLY = 0.4
 
 

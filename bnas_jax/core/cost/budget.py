@@ -26,6 +26,7 @@ def fit_budget(
     by default that of `network` alone; of equally good ones the first. Raises `UserError` if the smallest network is above
     the budget. Example: `fit_budget(network, 1.5e7, image_shape=(32, 32, 3)).channels`.
     """
+    # The smallest width that the network can have and the caller wants.
     step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step
     if not 0 < flops < math.inf:
@@ -98,6 +99,7 @@ class _Quadratic:
             else:
                 high = middle
 
+        # `limit` need not be a multiple of the step.
         widest = self._least + low * self._step
         if limit is None:
             return widest

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 
-BINARY_OPS_PER_FLOP = 64
+BINARY_OPS_PER_FLOP = 64  # what one xnor and one popcount of a 64-bit word do
 FLOAT_BITS = 32
 
 

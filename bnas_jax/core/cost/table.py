@@ -20,6 +20,7 @@ NAMES = 3  # of the columns, those in front of the numbers
 
 def table(cost: Cost) -> str:
     """One line a row, with the totals and the formulas they come from."""
+    # The heading, a line for each row, the totals, and an empty line before the formulas.
     lines: list[tuple[str, ...]] = [HEAD]
     for row in cost.rows:
         shape = "x".join(map(str, row.out_shape))

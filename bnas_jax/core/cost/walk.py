@@ -89,7 +89,8 @@ class _Walk:
         if key not in self._cells:
             first = len(self.rows)
             y = self._module(module, call=call, args=args, kwargs=kwargs)
-            self._cells[key] = (jax.eval_shape(lambda: y), prefix, self.rows[first:])
+            output = jax.eval_shape(lambda: y)
+            self._cells[key] = (output, prefix, self.rows[first:])
             return y
 
         # The others have its rows under their path, and zeros for an output.
@@ -116,6 +117,7 @@ def _fields(module: nn.Module) -> tuple:
     for field in dataclasses.fields(module):
         if field.name not in ("parent", "name"):
             fields[field.name] = getattr(module, field.name)
+    # The first cell alone has no skip.
     place = fields["place"]
     fields["place"] = dataclasses.replace(place, index=min(place.index, 1))
     if not place.reduction:
@@ -145,8 +147,12 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
     if not arrays and not binary_macs and not float_macs:
         return []
 
-    binary = sum(value.size for key, value in arrays.items() if is_latent(key))
-    floats = sum(value.size for value in arrays.values()) - binary
+    binary = floats = 0
+    for key, value in arrays.items():
+        if is_latent(key):
+            binary += value.size
+        else:
+            floats += value.size
     output = jax.tree.leaves(y)[0]
     row = Row(
         name=name,

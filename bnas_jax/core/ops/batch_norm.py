@@ -40,10 +40,15 @@ def batch_norm(
     arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
     afterwards, as a step does, since a group of `bn_examples` may lie in one device alone.
     """
+    # By the running statistics, of each copy: (N, H, W, *copies, C).
     if not train:
+        *image, channels = x.shape
         copies = (1,) * (running["mean"].ndim - 1)
-        x = x.reshape(x.shape[:-1] + copies + x.shape[-1:])
-        return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + epsilon), running
+        x = x.reshape(*image, *copies, channels)
+        centred = x - running["mean"]
+        return centred * jax.lax.rsqrt(running["var"] + epsilon), running
+
+    # By those of the batch.
 
     axis_name, examples = arithmetic.bn_axis, arithmetic.bn_examples
     form: Callable = normalize
@@ -53,13 +58,12 @@ def batch_norm(
 
     # The running variance is the unbiased one, of as many values as a group has.
     part, parts_of_group = _division(len(x), axis_name=axis_name, examples=examples)
-    count = part * parts_of_group * x.shape[1] * x.shape[2]
+    _, height, width, _ = x.shape
+    count = part * parts_of_group * height * width
     unbiased = var * (count / max(count - 1, 1))
-    new = {
-        "mean": momentum * running["mean"] + (1 - momentum) * mean,
-        "var": momentum * running["var"] + (1 - momentum) * unbiased,
-    }
-    return y, new
+    new_mean = momentum * running["mean"] + (1 - momentum) * mean
+    new_var = momentum * running["var"] + (1 - momentum) * unbiased
+    return y, {"mean": new_mean, "var": new_var}
 
 
 def plain_normalize(
@@ -69,6 +73,7 @@ def plain_normalize(
 
     `UserError` for groups that do not lie whole in one device.
     """
+    # One group of all.
     if examples is None:
         mean = _batch_mean(x, axis_name)
         var = _batch_mean(jnp.square(x - mean), axis_name)
@@ -161,10 +166,14 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
 
 
 def _gradient_means(gradient, y):
-    return jnp.mean(gradient, axis=PIXELS), jnp.mean(gradient * y, axis=PIXELS)
+    """The means of g and of g * y over the pixels, (C,) each, with g the gradient at y."""
+    mean = jnp.mean(gradient, axis=PIXELS)
+    along = jnp.mean(gradient * y, axis=PIXELS)
+    return mean, along
 
 
 def _gradient_at_x(gradient, y, mean, along, factor):
+    """g without what moves mean and variance, which the normalisation takes away: factor * (g - mean - y * along)."""
     return factor * (gradient - mean - y * along)
 
 
@@ -209,7 +218,8 @@ def _of_group(values, parts_of_group: int, *, axis_name: str):
     if len(groups) == 1:
         return groups
     # Numbers of this device's parts among all.
-    parts = jax.lax.axis_index(axis_name) * len(values) + jnp.arange(len(values))
+    first = jax.lax.axis_index(axis_name) * len(values)
+    parts = first + jnp.arange(len(values))
     return groups[parts // parts_of_group]
 
 
@@ -219,7 +229,7 @@ def _combined(origin, moments):
     Means count from an origin, (P, C), that of each part in this device: `_moments` of another part count from another.
     Variances are summed from squares of differences of means, never as a difference of squares, which would cancel.
     """
-    origins, means, variances = jnp.unstack(moments, axis=2)
+    origins, means, variances = jnp.unstack(moments, axis=2)  # (P, parts of a group, C) each
     means = origins - origin[:, None] + means
     mean = jnp.mean(means, axis=1)
     between = jnp.square(means - mean[:, None])

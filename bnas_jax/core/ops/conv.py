@@ -187,11 +187,14 @@ def without_stride(x, geometry: Geometry):
     for lengths in (geometry.dilation, geometry.padding):
         if lengths[0] % rows or lengths[1] % columns:
             return x, geometry
+    # The same lengths on that grid.
+    pad_rows, pad_columns = geometry.padding
+    dilation_rows, dilation_columns = geometry.dilation
     dense = dataclasses.replace(
         geometry,
         stride=(1, 1),
-        padding=(geometry.padding[0] // rows, geometry.padding[1] // columns),
-        dilation=(geometry.dilation[0] // rows, geometry.dilation[1] // columns),
+        padding=(pad_rows // rows, pad_columns // columns),
+        dilation=(dilation_rows // rows, dilation_columns // columns),
     )
     return x[:, ::rows, ::columns], dense
 
@@ -210,7 +213,8 @@ def _conv(x, kernel, geometry: Geometry, dtype):
 def _conv_forward(x, kernel, geometry, dtype):
     y = _conv(x, kernel, geometry=geometry, dtype=dtype)
     # The gradients multiply in the shorter type, so that alone is kept.
-    return y, (x.astype(dtype or x.dtype), kernel.astype(dtype or kernel.dtype))
+    stored = (x.astype(dtype or x.dtype), kernel.astype(dtype or kernel.dtype))
+    return y, stored
 
 
 def _conv_backward(geometry, dtype, residuals, gradient):
@@ -255,9 +259,11 @@ def input_gradient(gradient, kernel, image_size: Pair, geometry: Geometry, *, ac
     # As many zeros around the gradient as give the image's size back.
     padding = []
     for axis in (0, 1):
-        before = geometry.dilation[axis] * (kernel.shape[axis] - 1) - geometry.padding[axis]
-        spread = (gradient.shape[1 + axis] - 1) * geometry.stride[axis]
-        after = image_size[axis] - 1 - spread + geometry.padding[axis]
+        pad = geometry.padding[axis]
+        reach = geometry.dilation[axis] * (kernel.shape[axis] - 1)
+        spread = geometry.stride[axis] * (gradient.shape[1 + axis] - 1)
+        before = reach - pad
+        after = image_size[axis] - 1 - spread + pad
         padding.append((before, after))
     return jax.lax.conv_general_dilated(
         gradient,
@@ -285,10 +291,11 @@ def kernel_gradient(x, gradient, kernel_size: Pair, geometry: Geometry, *, accum
     size = geometry.output_size(x.shape[1:3], kernel_size)
     padding = []
     for axis in (0, 1):
+        begin = geometry.padding[axis]
         reach = geometry.dilation[axis] * (kernel_size[axis] - 1) + 1
         read = geometry.stride[axis] * (size[axis] - 1) + reach
-        end = read - x.shape[1 + axis] - geometry.padding[axis]
-        padding.append((geometry.padding[axis], end))
+        end = read - x.shape[1 + axis] - begin
+        padding.append((begin, end))
     # Channels as images and images as channels; stride and dilation exchange their places.
     y = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),  # (C, H, W, N)

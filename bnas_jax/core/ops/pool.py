@@ -44,7 +44,9 @@ def _windows(x, *, image: tuple[int, int], stride: int, fill) -> list:
     shifted = []
     for row in range(KERNEL[0]):
         for column in range(KERNEL[1]):
-            shifted.append(x[:, row : row + height : stride, column : column + width : stride])
+            rows = slice(row, row + height, stride)
+            columns = slice(column, column + width, stride)
+            shifted.append(x[:, rows, columns])
     return shifted
 
 
@@ -54,7 +56,8 @@ def _max_pool_forward(x, stride):
 
     # The largest value so far and which of the nine it was. Only a larger one replaces it, so the first of equal ones stays;
     # a NaN always does, as in PyTorch.
-    best, tap = values[0], jnp.zeros(values[0].shape, jnp.int8)
+    best = values[0]
+    tap = jnp.zeros(best.shape, jnp.int8)
     for index, value in enumerate(values[1:], 1):
         better = (value > best) | jnp.isnan(value)
         best = jnp.where(better, value, best)

@@ -59,17 +59,20 @@ def sums_of_signs(x, kernel, geometry: Geometry):
 
     # Around the image there are no signs: no bit may differ there, and no product is part of the sum.
     inside = _inside(x.shape[1:3], size=size, geometry=geometry)  # (H', W', rows, columns)
-    products = channels * inside.sum(axis=(2, 3), dtype=np.int32)[:, :, None]  # (H', W', 1)
-    inside = np.repeat(inside, kernel.shape[2], axis=-1)
-    inside = np.pad(inside, ((0, 0), (0, 0), (0, 0), (0, -inside.shape[-1] % WORD)))
-    inside = np.packbits(inside, axis=-1, bitorder="little")
-    inside = inside.view("<u4").astype(np.uint32)  # (H', W', rows, words)
+    taps = inside.sum(axis=(2, 3), dtype=np.int32)
+    products = channels * taps[:, :, None]  # (H', W', 1)
+    bits = np.repeat(inside, kernel.shape[2], axis=-1)
+    missing = -bits.shape[-1] % WORD
+    bits = np.pad(bits, ((0, 0), (0, 0), (0, 0), (0, missing)))
+    mask = np.packbits(bits, axis=-1, bitorder="little")
+    mask = mask.view("<u4").astype(np.uint32)  # (H', W', rows, words)
 
     # A single sum over all words is one loop to XLA, which keeps the sum in a register.
     differences = []
     for r, word in itertools.product(range(size), range(weights.shape[-1])):
-        differing = rows[r][..., word, None] ^ weights[r, :, word]  # (N, H', W', O)
-        differences.append(differing & inside[:, :, r, word, None])
+        pixels = rows[r][..., word, None]  # (N, H', W', 1)
+        differing = pixels ^ weights[r, :, word]  # (N, H', W', O)
+        differences.append(differing & mask[:, :, r, word, None])
     different = sum(map(jax.lax.population_count, differences), start=jnp.uint32(0))
     return products - 2 * different.astype(jnp.int32)
 
@@ -90,7 +93,9 @@ def _inside(shape: tuple[int, int], *, size: int, geometry: Geometry) -> np.ndar
     stride, padding, dilation = geometry.stride[0], geometry.padding[0], geometry.dilation[0]
     lines = []
     for length in shape:
-        first = np.arange(-padding, length + padding - dilation * (size - 1), stride)
+        # The pixel that each tap meets, (H', rows) or (W', columns).
+        end = length + padding - dilation * (size - 1)
+        first = np.arange(-padding, end, stride)
         pixel = first[:, None] + dilation * np.arange(size)
         lines.append((pixel >= 0) & (pixel < length))
     rows, columns = lines
@@ -110,8 +115,9 @@ def _join(words, width: int):
 def _together(values, *, count: int, width: int):
     """Each `count` neighbours of `width` bits as one number: (..., n) to (..., n / count)."""
     dtype = jnp.dtype(f"uint{count * width}")
-    missing = -values.shape[-1] % count
-    values = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
-    values = values.reshape(*values.shape[:-1], -1, count).astype(dtype)
+    *lead, size = values.shape
+    widths = [(0, 0)] * len(lead) + [(0, -size % count)]
+    values = jnp.pad(values, widths)
+    values = values.reshape(*lead, -1, count).astype(dtype)
     shifts = np.arange(0, count * width, width, dtype=dtype)
     return jnp.sum(values << shifts, axis=-1, dtype=dtype)

@@ -43,6 +43,7 @@ class AbcNet(Scheme):
     shift: float = 0.0
     spread: float = 0.5
 
+    # Bases multiply the channels and images of a convolution, and their shifts are its parameters.
     joins: ClassVar[bool] = False
     plain_signs: ClassVar[bool] = False
 
@@ -102,8 +103,9 @@ class AbcNet(Scheme):
 
     def after(self, sums, alpha, beta):
         """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,). Returns (images, H', W', co)."""
-        size, bases = sums.shape[1:3], alpha.shape[-1]
-        sums = sums.reshape(len(beta), -1, *size, sums.shape[-1] // bases, bases)
+        _, height, width, channels = sums.shape
+        bases = alpha.shape[-1]
+        sums = sums.reshape(len(beta), -1, height, width, channels // bases, bases)
         over_weights = jnp.sum(sums * alpha, axis=-1)  # (N, images, H', W', co)
         return jnp.sum(over_weights * beta[:, None, None, None, None], axis=0)
 

@@ -37,6 +37,7 @@ class BiReal(Scheme):
     activation: str = "none"
     weight_gradient: str = "paper"
 
+    # Its shortcuts carry real values around each convolution, and lose them in a binary one.
     block: ClassVar[str] = "bireal"
     float_shortcut: ClassVar[bool] = True
 

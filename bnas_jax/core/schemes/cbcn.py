@@ -37,6 +37,7 @@ class Cbcn(Scheme):
 
     orientations: bool = True
 
+    # Its latent weights have another shape.
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
     float_shortcut: ClassVar[bool] = True

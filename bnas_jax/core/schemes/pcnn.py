@@ -45,6 +45,7 @@ class Pcnn(Scheme):
     projection_loss: float = 1e-4
     plane_rate: float = 1.0
 
+    # The planes belong to one convolution.
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "pcnn"
     float_shortcut: ClassVar[bool] = True

@@ -28,6 +28,7 @@ class ReActNet(BiReal):
 
     weight_gradient: str = "torch"
 
+    # The shift belongs to one convolution.
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "reactnet"
     plain_signs: ClassVar[bool] = False

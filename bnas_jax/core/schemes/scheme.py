@@ -27,7 +27,8 @@ def clip(y):
 
 def leaky_clip(y):
     """y within [-1, 1], a tenth of its slope beyond: of the float network before that one."""
-    return jnp.where(jnp.abs(y) <= 1, y, 0.1 * y + 0.9 * jnp.sign(y))
+    within = jnp.abs(y) <= 1
+    return jnp.where(within, y, 0.1 * y + 0.9 * jnp.sign(y))
 
 
 # What follows the sums. A PReLU has a parameter, so that `modules.Convolution` adds it and nothing is done here.

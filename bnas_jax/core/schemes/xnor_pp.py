@@ -51,6 +51,7 @@ class XnorPlusPlus(Scheme):
     analytic_scale: bool = False
     closed_window: bool = False
 
+    # Gamma belongs to one convolution.
     joins: ClassVar[bool] = False
     float_shortcut: ClassVar[bool] = True
 
@@ -64,6 +65,7 @@ class XnorPlusPlus(Scheme):
         return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
+        # Centring is part of the function, so that it is differentiated, too.
         if self.center:
             latent = latent - jnp.mean(latent, axis=2, keepdims=True)
         signs = straight_through(latent, window=self._window, sign_of_zero=self.sign_of_zero)

@@ -103,7 +103,8 @@ def load_resnet(
 ) -> tuple[nn.Module, dict]:
     """A ResNet: two of their units, `layerL.I`, are one of our blocks."""
     arrays = in_usual_shapes(arrays)
-    units = {tuple(name.split(".")[:2]) for name in arrays}  # (stage, index)
+    # (stage, index) of each unit.
+    units = {tuple(name.split(".")[:2]) for name in arrays}
     blocks, widths = [], []
     for number in range(1, 5):
         stage = f"layer{number}"
@@ -201,5 +202,6 @@ def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
             continue
         second, both = pairs[module]
         other = array_of(arrays, f"{block}.{second}.{leaf}")
-        found[f"{block}.{both}.{leaf}"] = np.concatenate([first, other])
+        joined = f"{block}.{both}.{leaf}"
+        found[joined] = np.concatenate([first, other])
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS
+from bnas_jax.core.genotype import EDGES, INPUTS, leaving
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.interop.published.cells import around_cells, beside_edges, in_layer, sizes
@@ -116,12 +116,13 @@ def _array(arrays: Mapping[str, np.ndarray], path: Path, *, model: Supernet) -> 
     # Those of all edges that leave a state, side by side.
     of_edge = functools.partial(_of_edge, arrays, cell, kind=kind, types=model.layer_types)
     state = int(modules[0].removeprefix("state"))
-    edges = [edge for edge, (source, _) in enumerate(EDGES) if source == state]
+    edges = leaving(state)
     if modules[1] == "pool_bn":
         pools = [name for name in model.layer_types if name in _POOLS]
         rows = []
         for edge in edges:
-            rows.append(np.concatenate([of_edge(edge, name, ["bn"]) for name in pools]))
+            row = [of_edge(edge, name, ["bn"]) for name in pools]
+            rows.append(np.concatenate(row))
         return np.stack(rows)  # (edges, poolings * C)
     parts = [of_edge(edge, modules[1], modules[2:]) for edge in edges]
     return np.concatenate(parts, axis=-1)

@@ -1,5 +1,6 @@
 """PyTorch's arrays by name, brought into the variables of a Flax model."""
 
+import collections
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -99,7 +100,8 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
         raise UserError(
             "the published weights have no blocks of this network; load them by the name of their network"
         )
-    return tuple(sum(stage == number for stage, _ in blocks) for number in numbers)
+    counts = collections.Counter(stage for stage, _ in blocks)
+    return tuple(counts[number] for number in numbers)
 
 
 def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

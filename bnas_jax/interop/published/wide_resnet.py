@@ -51,7 +51,9 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
 
     # Sizes from the shapes of the arrays, OIHW.
     blocks = blocks_of(arrays, stage.format(r"(\d)") + r"\.(\d+)\.")
-    firsts = [f"{stage.format(number + 1)}.0.conv1.weight" for number in range(len(blocks))]
+    firsts = []
+    for number in range(1, len(blocks) + 1):
+        firsts.append(f"{stage.format(number)}.0.conv1.weight")
     model = WideResNet(
         stem=len(array_of(arrays, "conv1.weight")),
         blocks=blocks,
