@@ -9,6 +9,7 @@ import jax
 
 Spans = list[tuple[float, float]]
 
+# The last part of an event's name -> the field of `CompileTimes`.
 _KINDS = {
     "jaxpr_trace": "tracing",
     "jaxpr_to_mlir_module": "tracing",
@@ -48,8 +49,10 @@ def compile_times() -> Iterator[CompileTimes]:
         _, _, name = event.rpartition("/")
         kind = _KINDS.get(name.removesuffix("_duration"))
         if kind:
+            # It is reported at its end.
             now = time.perf_counter()
-            getattr(times, kind).append((now - duration_secs, now))
+            spans = getattr(times, kind)
+            spans.append((now - duration_secs, now))
 
     def count(event: str, **kwargs: str | int) -> None:
         del kwargs

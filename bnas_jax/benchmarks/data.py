@@ -49,19 +49,22 @@ def photo(seed: int) -> bytes:
     # A smooth background.
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse)
+    image = image.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
 
     # Ellipses, for edges.
     draw = ImageDraw.Draw(image)
     lowest, highest = (0, 0, 20, 20), (450, 330, 150, 150)
     for _ in range(12):
-        left, top, width, height = rng.integers(lowest, highest).tolist()
+        place = rng.integers(lowest, highest)
+        left, top, width, height = place.tolist()
         color = rng.integers(0, 256, 3).tolist()
         ends = (left, top, left + width, top + height)
         draw.ellipse(ends, fill=tuple(color))
 
     # The noise of a sensor.
-    noisy = np.asarray(image) + rng.normal(0, 14, size=(_HEIGHT, _WIDTH, 1))
+    noise = rng.normal(0, 14, size=(_HEIGHT, _WIDTH, 1))
+    noisy = np.asarray(image) + noise
     pixels = np.clip(noisy, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
@@ -70,6 +73,7 @@ def photo(seed: int) -> bytes:
 
 def decoding(jpegs: list[bytes], repeats: int) -> dict:
     """Images per second on one core: ours from bytes to a random crop of 224, beside Pillow's and the decoder alone."""
+    # What the decoder alone needs, read beforehand.
     pictures = [images.read_header(data) for data in jpegs]
     boxes = [_crop(row, picture) for row, picture in enumerate(pictures)]
 
@@ -102,9 +106,11 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            time = measure.cpu_once(functools.partial(_read_all, way, len(jpegs)))
+            read_all = functools.partial(_read_all, way, len(jpegs))
+            time = measure.cpu_once(read_all)
             rates[name].append(len(jpegs) / time)
-        _say("  ".join(f"{name} {values[-1]:.0f}/s" for name, values in rates.items()))
+        latest = [f"{name} {values[-1]:.0f}/s" for name, values in rates.items()]
+        _say("  ".join(latest))
 
     # Ratios of rates of the same turn.
     summaries, ratios = {}, {}
@@ -112,7 +118,8 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
         summaries[name] = measure.summary(values)
         if name != "ours":
             pairs = zip(rates["ours"], values, strict=True)
-            ratios[name] = measure.summary([ours / other for ours, other in pairs])
+            of_turns = [ours / other for ours, other in pairs]
+            ratios[name] = measure.summary(of_turns)
     return {"images_per_second_and_core": summaries, "ours_over": ratios}
 
 
@@ -149,12 +156,17 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
         for epoch in range(_EPOCHS):
             time = measure.once(functools.partial(_read_epoch, source, epoch))
             rates.append(steps * batch_size / time)
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    _say(f"stream: {np.median(rates):.0f} images/s, {peaks[-1]:.0f} MiB")
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            peaks.append(usage.ru_maxrss / 1024)  # from KiB, as Linux counts
+    last = peaks[-1]
+    _say(f"stream: {np.median(rates):.0f} images/s, {last:.0f} MiB")
 
     # The first epoch starts workers, and does not count.
-    growth = peaks[-1] - peaks[1]
-    memory = {"after_2_epochs_mib": round(peaks[1]), f"growth_to_{_EPOCHS}_mib": round(growth, 1)}
+    second = peaks[1]
+    memory = {
+        "after_2_epochs_mib": round(second),
+        f"growth_to_{_EPOCHS}_mib": round(last - second, 1),
+    }
     return {
         "workers": workers,
         "images_per_second": measure.summary(rates[1:]),
@@ -166,9 +178,9 @@ def _write_folder(root: pathlib.Path, jpegs: list[bytes]) -> None:
     """A folder of images, PART/CLASS/NAME.jpg, with two classes and the same images in both parts."""
     for row, data in enumerate(jpegs):
         for part in ("train", "test"):
-            path = root / part / f"class{row % 2}" / f"{row:06}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            folder_of_class = root / part / f"class{row % 2}"
+            folder_of_class.mkdir(parents=True, exist_ok=True)
+            (folder_of_class / f"{row:06}.jpg").write_bytes(data)
 
 
 def _read_epoch(source: StreamTrainSource, epoch: int) -> None:
@@ -194,10 +206,12 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
         augmentation=data.augmentation,
         dtype=program.model.arithmetic.dtype,
     )
-    feed, prepare = source.feed(0), jax.jit(source.prepare)
+    feed = source.feed(0)
+    prepare = jax.jit(source.prepare)
     _say("compiling the training step")
 
     def step() -> None:
+        # A step takes the memory of its state, so that it can be called only once with one.
         nonlocal state
         state = jax.block_until_ready(call(state, [feeds]))
 
@@ -206,7 +220,8 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
 
     step_times = measure.seconds(step, repeats)
     augment_times = measure.seconds(augment, 10 * repeats)
-    share = 100 * float(np.median(augment_times) / np.median(step_times))
+    ratio = np.median(augment_times) / np.median(step_times)
+    share = 100 * float(ratio)
     _say(f"augmentation: {share:.2f} % of a step")
     return {
         "batch_size": run.batch_size,
@@ -221,7 +236,8 @@ def _pillow_crop(data: bytes, box: images.Box) -> np.ndarray:
     """As torchvision's loader and RandomResizedCrop do it."""
     from PIL import Image
 
-    ends = (box.left, box.top, box.left + box.width, box.top + box.height)
+    right, bottom = box.left + box.width, box.top + box.height
+    ends = (box.left, box.top, right, bottom)
     with Image.open(io.BytesIO(data)) as image:
         part = image.convert("RGB").crop(ends)
     resized = part.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)

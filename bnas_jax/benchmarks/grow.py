@@ -66,11 +66,13 @@ def benchmark(
             data = noise(4 * size.batch, image_size=image_size, num_classes=num_classes)
             rows[size] = _row(sized, data=data, repeats=repeats, where=where)
 
+    # Of the sizes that differ in one number.
     exponents = {}
     for name, of_name in varied.items():
         times, memories = [], []
         for size in of_name:
-            value, row = getattr(size, name), rows[size]
+            value = getattr(size, name)
+            row = rows[size]
             times.append((value, row["step_seconds"]["median"]))
             memories.append((value, row["temp_memory_mib"]))
         exponents[name] = {"seconds": exponent(times), "temp_memory": exponent(memories)}
@@ -90,8 +92,9 @@ def sizes(base: Size, name: str, unit: int) -> list[Size]:
     for a property of cells.
     """
     values = set()
+    number = getattr(base, name)
     for factor in FACTORS[name]:
-        units = int(getattr(base, name) * factor) // unit
+        units = int(number * factor) // unit
         values.add(max(units, 1) * unit)
 
     found = []
@@ -130,7 +133,8 @@ def _row(
     """Time and temporary memory of a step of the run."""
     program = program_of(run, data=data, where=where)
     stepper = Stepper(program, where)
-    times = measure.summary(measure.seconds(stepper.step, repeats))
+    seconds = measure.seconds(stepper.step, repeats)
+    times = measure.summary(seconds)
     _say(f"step: {times['median']} s")
     return {"step_seconds": times, "temp_memory_mib": stepper.temp_memory_mib}
 

@@ -52,7 +52,12 @@ def summary(values: list[float]) -> dict[str, float]:
 def conditions(*libraries: str) -> dict[str, str | int]:
     """Hardware and versions, those of `libraries` among them."""
     versions = {name: importlib.metadata.version(name) for name in libraries}
-    return {**environment(), "cpu": _cpu(), "cores": os.cpu_count() or 1, **versions}
+    return {
+        **environment(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count() or 1,
+        **versions,
+    }
 
 
 def _cpu() -> str:

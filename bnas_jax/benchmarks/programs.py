@@ -28,7 +28,12 @@ def noise(size: int, image_size: int, num_classes: int) -> Dataset:
     shape = (size, image_size, image_size, 3)
     pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
     labels = rng.integers(0, num_classes, size=size)
-    arrays = Arrays(images=pixels, labels=labels, num_classes=num_classes, name="noise")
+    arrays = Arrays(
+        images=pixels,
+        labels=labels,
+        num_classes=num_classes,
+        name="noise",
+    )
     return Dataset(train=arrays, test=arrays, augmentation=_CIFAR)
 
 
@@ -48,17 +53,18 @@ def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: 
     """
     num_classes = data.train.num_classes
     if isinstance(run, SearchSettings):
-        supernet = in_plain_form(build.supernet(run, num_classes, where.axis))
-        program = build.search(run, data, where, model=supernet)
+        supernet = build.supernet(run, num_classes, where.axis)
+        program = build.search(run, data, where, model=in_plain_form(supernet))
     else:
-        network = in_plain_form(build.network(run, num_classes, where.axis))
-        program = build.training(run, data, where, model=network)
+        network = build.network(run, num_classes, where.axis)
+        program = build.training(run, data, where, model=in_plain_form(network))
     return in_one(program)
 
 
 def in_plain_form(model):
     """A network or a supernet that computes the same from the same variables, see `Arithmetic.plain`."""
     arithmetic = dataclasses.replace(model.arithmetic, plain=True)
+    # Of a network that is all.
     if isinstance(model, Supernet):
         return model.clone(arithmetic=arithmetic, edges="plain")
     return model.clone(arithmetic=arithmetic)
@@ -67,12 +73,16 @@ def in_plain_form(model):
 def in_one(program: Program) -> Program:
     """The same steps, of a single stage."""
 
+    # `feeds` are those of all stages, which XLA then sees together.
     def step(state, feeds):
         for stage, feed in zip(program.stages, feeds, strict=True):
             state = stage(state, feed)
         return state
 
-    return program._replace(stages=(step,), feeds=lambda number: (program.feeds(number),))
+    def feeds(number):
+        return (program.feeds(number),)
+
+    return program._replace(stages=(step,), feeds=feeds)
 
 
 def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:

@@ -31,7 +31,9 @@ def benchmark(
         checkpoints = Checkpoints(directory, CheckpointSettings(keep_last=1), where)
         with contextlib.closing(checkpoints):
             for number in range(repeats + 1):
-                seconds = measure.once(functools.partial(checkpoints.save, number, state))
+                # How long steps have to wait, and how long until the files are whole.
+                save = functools.partial(checkpoints.save, number, state)
+                seconds = measure.once(save)
                 until_there = seconds + measure.once(checkpoints.finish)
                 blocked.append(seconds)
                 on_disk.append(until_there)
@@ -40,7 +42,8 @@ def benchmark(
                     file=sys.stderr,
                 )
         # Of the last one, which alone is kept.
-        files = [path for path in (directory / str(repeats)).rglob("*") if path.is_file()]
+        last = directory / str(repeats)
+        files = [path for path in last.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
     return {
         "network": size_of(run, image_size),

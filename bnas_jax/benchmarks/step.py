@@ -13,8 +13,8 @@ from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 
-_MATRIX = 2048
-_DISPATCHES = 100
+_MATRIX = 2048  # the size of the matrices of `matrix_peak`
+_DISPATCHES = 100  # repeats of a step that computes nothing
 
 
 def benchmark(
@@ -46,8 +46,10 @@ def benchmark(
         steppers["plain"] = Stepper(plain, where, tuned=False)
         steppers["plain"].step()
     steps = [stepper.step for stepper in steppers.values()]
-    times = dict(zip(steppers, measure.in_turns(steps, repeats), strict=True))
+    measured = measure.in_turns(steps, repeats)
+    times = dict(zip(steppers, measured, strict=True))
 
+    # Ours stand at the top of the result, those of the plain form under its name.
     figures = {}
     for name, stepper in steppers.items():
         figures[name] = _figures(stepper, times=times[name], batch_size=run.batch_size)
@@ -95,8 +97,9 @@ def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
     if theirs["programs_from_cache"] or ours["programs_from_cache"]:
         compiling = None
     pairs = zip(times["plain"], times["ours"], strict=True)
+    of_turns = [plain / our for plain, our in pairs]
     return {
-        "step_seconds": measure.summary([plain / our for plain, our in pairs]),
+        "step_seconds": measure.summary(of_turns),
         "tracing_seconds": ratio("tracing_seconds"),
         "compiling_seconds": compiling,
         "temp_memory_mib": ratio("temp_memory_mib"),

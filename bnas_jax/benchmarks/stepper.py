@@ -20,11 +20,16 @@ class Stepper:
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
-        self._feeds, self._done = program.feeds, 0
-        self._state = where.settle(where.create(program.create, 0))
+        self._feeds = program.feeds
+        self._done = 0  # steps so far
+        state = where.create(program.create, 0)
+        self._state = where.settle(state)
         self.state_leaves = len(jax.tree.leaves(self._state))
+
+        # The step, and one of as many programs that compute nothing.
         self._call = where.compile_steps(*program.stages, tuned=tuned)
-        self._nothing = where.compile_steps(*(_nothing for _ in program.stages))
+        idle = [_nothing] * len(program.stages)
+        self._nothing = where.compile_steps(*idle)
 
         def first_step() -> None:
             calls = self._call.calls(self._state, [self._feeds(0)])

@@ -349,7 +349,13 @@ class FixedReduction(nn.Module):
             "binary_weights": True,
             "affine": not self.search,
         }
-        crossed = Crossed(kernel=3, stride=2, groups=self.GROUPS, name=f"crossed{index}", **common)
+        crossed = Crossed(
+            kernel=3,
+            stride=2,
+            groups=self.GROUPS,
+            name=f"crossed{index}",
+            **common,
+        )
         pointwise = BinaryConv(kernel=1, name=f"pointwise{index}", **common)
         return pointwise(crossed(x, train=train), train=train)
 

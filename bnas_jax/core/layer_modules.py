@@ -152,7 +152,12 @@ class MobiNet(nn.Module):
             groups=channels // self.inputs,  # so that each output sees `inputs` channels
             name="spatial",
         )
-        pointwise = conv(features=self.features, kernel=1, groups=self.copies, name="pointwise")
+        pointwise = conv(
+            features=self.features,
+            kernel=1,
+            groups=self.copies,
+            name="pointwise",
+        )
 
         # h = s(x) + conv(x)
         shortcut = x

@@ -77,7 +77,12 @@ class BinaryConvType:
 
     def module(self, *, search, **fields):
         """A `BinaryConv`."""
-        return BinaryConv(kernel=self.kernel, dilation=self.dilation, affine=not search, **fields)
+        return BinaryConv(
+            kernel=self.kernel,
+            dilation=self.dilation,
+            affine=not search,
+            **fields,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,13 @@ class MixedEdges(nn.Module):
         compute = self._edge_by_edge
         if self.edges == "shared" or self.is_initializing():
             compute = self._shared
-        return compute(x, weights, kernels=kernels, running=running, train=train)
+        return compute(
+            x,
+            weights,
+            kernels=kernels,
+            running=running,
+            train=train,
+        )
 
     @property
     def spec(self) -> EdgeSpec:
@@ -122,10 +128,22 @@ class MixedEdges(nn.Module):
         params, stats = self._of_edges(kernels, running, count=count)
 
         if self.edges == "chosen":
-            total, new = chosen_edges(x, weights, params=params, stats=stats, edges=edges)
+            total, new = chosen_edges(
+                x,
+                weights,
+                params=params,
+                stats=stats,
+                edges=edges,
+            )
             choices = jnp.argmax(weights, axis=1)
         else:
-            total, new = plain_edges(x, weights, params=params, stats=stats, edges=edges)
+            total, new = plain_edges(
+                x,
+                weights,
+                params=params,
+                stats=stats,
+                edges=edges,
+            )
             choices = None
         if self._keeps_statistics(train):
             self._keep(running, new=new, choices=choices)
@@ -142,7 +160,12 @@ class MixedEdges(nn.Module):
                 how = self.spec.how(name)
                 # Parts of arrays that this module has itself.
                 if how == CONVOLUTION:
-                    params[edge][name] = self._kernel(kernels, name=name, edge=edge, count=count)
+                    params[edge][name] = self._kernel(
+                        kernels,
+                        name=name,
+                        edge=edge,
+                        count=count,
+                    )
                     index = self._conv_statistics(name, edge)
                     stats[edge][name] = _at(running["bn"].value, index)
                 elif how == POOLING and self.bn_of_pools:
@@ -150,7 +173,12 @@ class MixedEdges(nn.Module):
                     stats[edge][name] = _at(running["pool_bn"].value, index)
                 # Variables of modules.
                 elif how in (COPIES, None):
-                    part = functools.partial(self._of_module, name=name, edge=edge, count=count)
+                    part = functools.partial(
+                        self._of_module,
+                        name=name,
+                        edge=edge,
+                        count=count,
+                    )
                     params[edge][name] = part("params")
                     stats[edge][name] = part("batch_stats")
         return params, stats

@@ -61,7 +61,12 @@ class EdgeSpec:
     def geometry(self, name: str, groups: int = 1) -> Geometry:
         """How a convolution's kernel moves. groups: 1, or the number of edges where each has input channels of its own."""
         kind = self.conv_type(name)
-        return square(kind.kernel, stride=self.stride, dilation=kind.dilation, groups=groups)
+        return square(
+            kind.kernel,
+            stride=self.stride,
+            dilation=kind.dilation,
+            groups=groups,
+        )
 
     def conv_type(self, name: str) -> BinaryConvType:
         """The entry of a layer type that is a convolution."""

@@ -10,6 +10,7 @@ from bnas_jax.report.layout import block, layout
 from bnas_jax.report.panel import Panel, draw_panel
 from bnas_jax.report.sheet import Sheet
 
+# In points.
 _MARGIN = 14.0
 _COLUMN_GAP = 36.0
 _ROW_GAP = 18.0

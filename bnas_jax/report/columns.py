@@ -74,6 +74,7 @@ def columns(edges: Sequence[Edge]) -> Columns:
         for position, edge in enumerate(edges):
             if edge.source == state:
                 ends.append((column_of[edge.node] - 1, ("layer", position)))
+        # The concatenation joins nodes alone.
         if state >= INPUTS:
             ends.append((last, CONCAT))
 

@@ -108,7 +108,8 @@ def layout(edges: Sequence[Edge]) -> Layout:
     # A box for each item but the lanes, as wide as its column.
     boxes: dict[Item, Box] = {}
     for (left, right), places in zip(sides, ys, strict=True):
-        middle, width = (left + right) / 2, right - left
+        middle = (left + right) / 2
+        width = right - left
         for item, y in places.items():
             if item[0] != "lane":
                 boxes[item] = _box(item, edges, x=middle, y=y, width=width)
@@ -131,7 +132,8 @@ def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], flo
         for item, y in column.items():
             uppers.append(y - item_height(item) / 2)
             lowers.append(y + item_height(item) / 2)
-    top, bottom = min(uppers), max(lowers)
+    top = min(uppers)
+    bottom = max(lowers)
     moved = []
     for column in ys:
         moved.append({item: y - top for item, y in column.items()})
@@ -228,7 +230,8 @@ def _lines(
     lines = []
     # A dotted line goes on behind the layer type, so that both parts know the edge's source.
     for position, edge in enumerate(edges):
-        layer, node = boxes["layer", position], boxes["state", edge.node]
+        layer = boxes["layer", position]
+        node = boxes["state", edge.node]
         to_layer = from_state(edge.source, ("layer", position))
         to_node = (layer.right, node.left)
         lines.append(Line(to_layer, source=edge.source, edge=position, arrow=False))

@@ -8,6 +8,7 @@ from bnas_jax.report.layout import FONT_SIZE, Point, text_width
 from bnas_jax.report.palette import Kind
 from bnas_jax.report.sheet import Pen, Sheet
 
+# In points.
 _SYMBOL_WIDTH = 22.0
 _SYMBOL_HEIGHT = 10.0
 _TEXT_GAP = 5.0

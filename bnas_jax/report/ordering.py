@@ -43,7 +43,8 @@ def crossings(columns: Columns) -> int:
         if one.column != other.column:
             continue
         # They cross where the one that begins above the other ends below it.
-        starts, ends = places[one.column], places[one.column + 1]
+        starts = places[one.column]
+        ends = places[one.column + 1]
         at_start = starts[one.start] - starts[other.start]
         at_end = ends[one.end] - ends[other.end]
         if at_start * at_end < 0:

@@ -16,8 +16,8 @@ _TITLE_SIZE = 11.0
 class Panel(NamedTuple):
     """The picture of one cell.
 
-    edges: those that are there, by their positions among all that the layout has a place for. skip:
-    whether the inter-cell skip connection is there.
+    edges: those that are drawn, by their positions among all that the layout has a place for. skip:
+    whether the inter-cell skip connection is drawn.
     """
 
     title: str
@@ -41,7 +41,13 @@ def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
     ids."""
     left, top = corner
     title_place = (left, top + _TITLE_SIZE / 2)
-    sheet.text(title_place, panel.title, size=_TITLE_SIZE, bold=True, align="left")
+    sheet.text(
+        title_place,
+        panel.title,
+        size=_TITLE_SIZE,
+        bold=True,
+        align="left",
+    )
     corner = (left, top + _TITLE_HEIGHT)
 
     # What is pale first: it lies below the rest.
@@ -96,7 +102,14 @@ def _draw_box(sheet: Sheet, panel: Panel, box: Box, *, corner: Point, name: str)
     border = color = palette.BLACK
     if kind.pale:
         border, color = palette.PALE_LINE, palette.PALE_TEXT
-    sheet.box(center, size, fill=kind.color, border=border, dashed=kind.pale, name=name)
+    sheet.box(
+        center,
+        size,
+        fill=kind.color,
+        border=border,
+        dashed=kind.pale,
+        name=name,
+    )
     sheet.text(center, layer_type, size=FONT_SIZE, color=color)
 
 

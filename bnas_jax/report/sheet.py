@@ -187,7 +187,12 @@ class Sheet:
 
     def save(self, path: pathlib.Path, suffix: str) -> None:
         """Writes the sheet. suffix: one of `FORMATS`."""
-        self._figure.savefig(path, format=suffix[1:], dpi=RESOLUTION, **_OPTIONS[suffix])
+        self._figure.savefig(
+            path,
+            format=suffix[1:],
+            dpi=RESOLUTION,
+            **_OPTIONS[suffix],
+        )
 
     def _path(self, vertices, codes, *, pen: Pen, name: str | None) -> None:
         """A line of several pieces. codes: matplotlib's, one for each vertex."""
@@ -195,7 +200,13 @@ class Sheet:
         from matplotlib.path import Path
 
         path = Path(vertices, codes)
-        shape = PathPatch(path, fill=False, edgecolor=pen.color, linewidth=pen.width, zorder=1)
+        shape = PathPatch(
+            path,
+            fill=False,
+            edgecolor=pen.color,
+            linewidth=pen.width,
+            zorder=1,
+        )
         # Dots are wider, or they would look paler than a line.
         if pen.dotted:
             shape.set_linestyle((0, (1, 2)))

@@ -71,9 +71,10 @@ def _draw(
 
     # Each output is the second input of the next cell and the first one of the cell after that.
     for number in range(1, len(_CHAIN) - 1):
-        start = centers[number] + widths[number] / 2
-        end = centers[number + 1] - widths[number + 1] / 2
-        sheet.arrow([(start, y), (end, y)], Pen(), name=f"{name}-line{number}")
+        # From the right side of a box to the left side of the next.
+        start = (centers[number] + widths[number] / 2, y)
+        end = (centers[number + 1] - widths[number + 1] / 2, y)
+        sheet.arrow([start, end], Pen(), name=f"{name}-line{number}")
     for number, cell in enumerate(_CELLS):
         start = (centers[_BEFORE[cell]], upper)
         end = (centers[cell], upper)

@@ -117,7 +117,12 @@ def _counts(
     if not kind.learnable and kind.num_convs(stride) == 0:
         return 0.0, 0.0, _moved(kind, shape=shape, stride=stride)
 
-    layer = _Layer(layer_type=name, features=features, stride=stride, scheme=scheme)
+    layer = _Layer(
+        layer_type=name,
+        features=features,
+        stride=stride,
+        scheme=scheme,
+    )
     rows = cost(layer, image_shape=shape).rows
     size = sum(row.memory_bits for row in rows) / FLOAT_BITS
     flops = float(sum(row.flops for row in rows))

@@ -115,7 +115,12 @@ def _sample_cell(key, num_types: int) -> jax.Array:
     """The weights of a cell, (14, layer types)."""
     of_inputs, of_types = jax.random.split(key)
     order = jax.random.permutation(of_inputs, len(EDGES))
-    types = jax.random.randint(of_types, shape=(len(EDGES),), minval=0, maxval=num_types)
+    types = jax.random.randint(
+        of_types,
+        shape=(len(EDGES),),
+        minval=0,
+        maxval=num_types,
+    )
 
     # Of the edges into a node, the two that come first in a random order.
     nodes = np.array([node for _, node in EDGES])

@@ -64,9 +64,10 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
         if only and row.name not in only:
             continue
         for seed in range(row.seeds):
+            path = folder / row.name / str(seed)
             # A run that fails does not stop the others.
             try:
-                top1 = _run(row, seed=seed, folder=folder / row.name / str(seed))
+                top1 = _run(row, seed=seed, folder=path)
             except UserError as error:
                 failed[f"{row.name}/{seed}"] = str(error)
                 _say(f"{row.name}, seed {seed} failed: {error}")
@@ -89,15 +90,19 @@ def _check_names(study: Study, only: tuple[str, ...]) -> None:
 def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
     """The table of all runs that are finished, as study.json and study.md."""
     # Of all rows, whichever are run this time.
-    accuracies = {row.name: _accuracies(row, folder / row.name) for row in study.rows}
+    accuracies = {}
+    for row in study.rows:
+        accuracies[row.name] = _accuracies(row, folder / row.name)
     found = figures(accuracies, baseline=study.baseline)
     result: dict[str, Any] = {"title": study.title, "failed": failed, **found}
 
     # Of rows with searches, section 4.3's share of layers that learn.
-    for row in result["rows"]:
-        share = _learnable_share(folder / row["name"])
+    for line in result["rows"]:
+        share = _learnable_share(folder / line["name"])
         if share is not None:
-            row["early_learnable_share"] = share
+            line["early_learnable_share"] = share
+
+    # Written beside their places and renamed, so that nobody reads half of one.
     write_whole(folder / "study.json", result)
     with whole(folder / "study.md") as part:
         part.write_text(markdown(result))
@@ -116,8 +121,11 @@ def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
 
 def _learnable_share(folder: pathlib.Path) -> float | None:
     """The mean of `early_learnable_share` over the searches of a row, None where there is none."""
-    shares = [early_learnable_share(path) for path in sorted(folder.glob("*/search"))]
-    known = [share for share in shares if share is not None]
+    known = []
+    for path in sorted(folder.glob("*/search")):
+        share = early_learnable_share(path)
+        if share is not None:
+            known.append(share)
     if not known:
         return None
     return float(np.mean(known))

@@ -12,6 +12,7 @@ def figures(accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | No
     run), min, max. All but the baseline have the difference of the means and `p`, the probability of one at least as large if
     the rows did not differ: by Student's paired t-test where both have the same seeds, else by Welch's.
     """
+    # Rows without a finished run are left out.
     rows = [_row(name, values) for name, values in accuracies.items() if values]
     if baseline is None or not accuracies.get(baseline):
         return {"rows": rows}
@@ -44,7 +45,8 @@ def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> 
     # Imported here, as loading it takes long.
     from scipy import stats
 
-    ours, theirs = list(values.values()), list(reference.values())
+    ours = list(values.values())
+    theirs = list(reference.values())
     difference = float(np.mean(ours) - np.mean(theirs))
     unknown = {"difference": difference, "p": None, "test": None}
     if len(ours) < 2 or len(theirs) < 2:
@@ -87,13 +89,16 @@ def markdown(result: Mapping) -> str:
             _number(row["deviation"], ".2f"),
             f"{row['min']:.2f} to {row['max']:.2f}",
         ]
+        # Empty in the row of the baseline.
         if compared:
-            line += [_number(row.get("difference"), "+.2f"), _number(row.get("p"), ".2g")]
+            line.append(_number(row.get("difference"), "+.2f"))
+            line.append(_number(row.get("p"), ".2g"))
         if shared:
             line.append(_number(row.get("early_learnable_share"), ".0%"))
         lines.append(line)
 
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    table = "\n".join(rows)
     failed = ""
     for name, message in result.get("failed", {}).items():
         failed += f"\n\nFailed: {name}: {message}"

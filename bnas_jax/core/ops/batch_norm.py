@@ -54,7 +54,12 @@ def batch_norm(
     form: Callable = normalize
     if arithmetic.plain:
         form = plain_normalize
-    y, mean, var = form(x, axis_name=axis_name, examples=examples, epsilon=epsilon)
+    y, mean, var = form(
+        x,
+        axis_name=axis_name,
+        examples=examples,
+        epsilon=epsilon,
+    )
 
     # The running variance is the unbiased one, of as many values as a group has.
     part, parts_of_group = _division(len(x), axis_name=axis_name, examples=examples)
@@ -124,7 +129,12 @@ def _normalize_forward(x, axis_name, examples, epsilon):
         mean, var = _combined(origin, of_group)
 
     factor = jax.lax.rsqrt(var + epsilon)
-    y = _per_part(_standardize, part=part, arrays=(x,), values=(origin, mean, factor))
+    y = _per_part(
+        _standardize,
+        part=part,
+        arrays=(x,),
+        values=(origin, mean, factor),
+    )
     y = y.reshape(x.shape)
     averages = jnp.mean(origin + mean, axis=0), jnp.mean(var, axis=0)
     return (y, *averages), (y, factor)
@@ -161,7 +171,12 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
         mean, along = jnp.unstack(jnp.mean(of_group, axis=1), axis=1)
 
     values = (mean, along, factor)
-    to_x = _per_part(_gradient_at_x, part=part, arrays=(gradient, y), values=values)
+    to_x = _per_part(
+        _gradient_at_x,
+        part=part,
+        arrays=(gradient, y),
+        values=values,
+    )
     return (to_x.reshape(gradient.shape),)
 
 

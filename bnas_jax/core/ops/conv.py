@@ -63,7 +63,12 @@ def rectangle(
         pads = (dilation * (rows - 1) // 2, dilation * (columns - 1) // 2)
     else:
         pads = (padding, padding)
-    return Geometry(stride=stride, padding=pads, dilation=(dilation, dilation), groups=groups)
+    return Geometry(
+        stride=stride,
+        padding=pads,
+        dilation=(dilation, dilation),
+        groups=groups,
+    )
 
 
 POINT = Geometry()

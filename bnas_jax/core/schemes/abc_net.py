@@ -71,7 +71,13 @@ class AbcNet(Scheme):
         kernel = module.float_kernel(x)
         x, beta = self._activations(module, x)
         dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
-        y = conv(x, kernel, geometry=module.geometry, dtype=dtype, plain=plain)
+        y = conv(
+            x,
+            kernel,
+            geometry=module.geometry,
+            dtype=dtype,
+            plain=plain,
+        )
         # As with a single basis of the weights, and its alpha 1.
         y = self.after(y, alpha=jnp.ones((1, 1), y.dtype), beta=beta)
         return finish(self, y, scale=None, activation=module.activation)

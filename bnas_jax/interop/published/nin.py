@@ -39,7 +39,12 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         sizes.append(len(array_of(arrays, f"xnor.{module}.weight")))
     wide, second, third, classes = sizes
     widths = (wide, second, third)
-    model = Nin(widths=widths, dropout=0.5, num_classes=classes, scheme=scheme)
+    model = Nin(
+        widths=widths,
+        dropout=0.5,
+        num_classes=classes,
+        scheme=scheme,
+    )
     variables = variables_of(model, arrays, by_module(RULES), image_shape=(32, 32, 3))
 
     # What the code does before each forward pass.
