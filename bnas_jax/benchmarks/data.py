@@ -46,7 +46,7 @@ def photo(seed: int) -> bytes:
     """A JPEG of seeded shapes and noise that compresses about like a photograph of ImageNet (110 kB)."""
     from PIL import Image, ImageDraw
 
-    # A smooth background.
+    # A smooth background, as of sky and ground.
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)
     image = Image.fromarray(coarse)
@@ -143,7 +143,7 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
     """Images per second of the whole pipeline, and the growth of this process's largest memory after the second epoch."""
     import resource
 
-    # in_memory_mib=0: nothing is kept from one epoch to the next.
+    # in_memory_mib=0: files are read again in each epoch, as with a data set that does not fit into memory.
     options = ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers)
     colors = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, min_area=_MIN_AREA)
     peaks, rates = [], []
@@ -208,6 +208,8 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     )
     feed = source.feed(0)
     prepare = jax.jit(source.prepare)
+
+    # The first call of each compiles it, and is not measured.
     _say("compiling the training step")
 
     def step() -> None:

@@ -107,6 +107,7 @@ def sizes(base: Size, name: str, unit: int) -> list[Size]:
 
 def of_size(run: SearchSettings | TrainSettings, size: Size) -> SearchSettings | TrainSettings:
     """The same run of another size."""
+    # Any network with these settings.
     network: Any = run.network
     network = dataclasses.replace(network, channels=size.channels, num_cells=size.cells)
     return dataclasses.replace(run, network=network, batch_size=size.batch)
@@ -117,7 +118,7 @@ def exponent(points: list[tuple[int, float | None]]) -> float | None:
     known = [(x, y) for x, y in points if y]
     if len(known) < 2:
         return None
-    # log y = log a + b log x
+    # log y = log a + b log x, a line.
     x, y = np.log(np.array(known, float)).T
     slope, _ = np.polyfit(x, y, deg=1)
     return measure.short(slope)

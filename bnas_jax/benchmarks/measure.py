@@ -33,6 +33,7 @@ def cpu_once(run: Callable[[], object]) -> float:
 
 def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
     """The wall times of each of the runs, called in turns, so that a load from elsewhere falls on all of them."""
+    # In order of the runs, then of the turns.
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for run, of_run in zip(runs, times, strict=True):

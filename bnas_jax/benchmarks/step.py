@@ -108,6 +108,7 @@ def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
 
 def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict:
     """Operations of steps of these times on one device, as XLA counts them before its optimizations."""
+    # Of one step: the sum over its stages.
     seconds = float(np.median(times))
     shapes = jax.eval_shape(program.create, 0)
     flops = 0.0
@@ -144,6 +145,7 @@ def _flops(stage, *, state, feed) -> float:
 
 def _peak_memory() -> int:
     """In MiB, of the device where it tells, else of this process."""
+    # CPUs say nothing.
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return round(statistics["peak_bytes_in_use"] / 2**20)

@@ -31,6 +31,7 @@ class Stepper:
         idle = [_nothing] * len(program.stages)
         self._nothing = where.compile_steps(*idle)
 
+        # Stages are compiled side by side, as a run does it.
         def first_step() -> None:
             calls = self._call.calls(self._state, [self._feeds(0)])
             compiled = compile_together(calls)
@@ -57,6 +58,7 @@ class Stepper:
         self._advance(self._nothing)
 
     def _advance(self, call: Callable) -> None:
+        # Without waiting, a call returns before its step is computed.
         feeds = self._feeds(self._done)
         self._state = jax.block_until_ready(call(self._state, [feeds]))
         self._done += 1

@@ -34,6 +34,7 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     edges: `all`; or `released`, the authors' loop over the reduction cell, which adds its last edge fourteen times, so
     that its other edges have no term.
     """
+    # Two readings of the sum over the edges of the reduction cell.
     values = dict(alphas)
     if edges == "released" and "reduce" in values:
         reduce = values["reduce"]

@@ -41,7 +41,7 @@ class Preprocess(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool):
-        # The cell before the previous one still has twice the size where the previous one was a reduction.
+        # The output of the cell before the previous one has twice the size where the previous one is a reduction.
         if self.place.halved and self.factorized:
             first = self._input(FactorizedReduce, index=0)
         elif self.place.halved:
@@ -119,6 +119,7 @@ class InterCellSkip(nn.Module):
 
     @nn.compact
     def __call__(self, output, previous, *, train: bool):
+        # Half the size and twice the channels need a convolution.
         if self.reduction:
             skip = ReductionSkip(
                 kind=self.kind,
@@ -209,6 +210,7 @@ class FinalCell(nn.Module):
                     if factors is not None and not isinstance(layer, Identity):
                         y = y * factors[position][:, None, None, None]
                     total = _added(total, y)
+                # A zeroise layer has a number, too, as in the authors' code.
                 position += 1
                 conv_index += layer_type(name).num_convs(self.place.stride(source))
             if total is None:

@@ -22,6 +22,7 @@ CONVENTIONS = {
         scheme={"activation_scale": True, "sign_of_zero": 1},
         network={"reduction_skip": "binary_bn", "float_head": False},
     ),
+    # No K, PyTorch's sign, float skips, and convolutions that an index error leaves float.
     "release": Conventions(
         scheme={"activation_scale": False, "sign_of_zero": 0},
         network={"reduction_skip": "float", "float_head": True},

@@ -120,6 +120,7 @@ def form_of(name: str) -> Form:
 
 def classify(form: Form, x, *, num_classes: int, arithmetic: Arithmetic, train: bool):
     """Logits (N, num_classes) from the last cell's output, (N, H, W, C), by modules of the network that calls it."""
+    # GDAS's networks alone end like that.
     if form.last_bn:
         x = nn.relu(BatchNorm(arithmetic, name="last_bn")(x, train=train))
     classifier = Classifier(num_classes=num_classes, arithmetic=arithmetic, name="classifier")
@@ -138,6 +139,7 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        # The pooling and the 2x2 convolution leave a single pixel of that size.
         if x.shape[1:3] != (8, 8):
             raise UserError(
                 f"the auxiliary head takes 8x8 features, which images of 32x32 pixels give; it gets"

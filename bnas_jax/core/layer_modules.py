@@ -93,6 +93,7 @@ class Crossed(nn.Module):
             affine=self.affine,
             groups=self.groups,
         )
+        # In the order `relu_first` both are one chain, with a single ReLU and BN.
         across = conv(
             features=x.shape[-1],
             kernel=(1, self.kernel),
@@ -196,6 +197,7 @@ class Pooling(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         y = self.function(x, self.stride)
+        # Which forms have one: `forms.Form`.
         if not self.batch_norm:
             return y
         return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(y, train=train)

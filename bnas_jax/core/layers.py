@@ -138,6 +138,7 @@ class ZeroiseType:
 
     def module(self, *, stride, name, **fields):
         """A `Zeroise`."""
+        # Nothing of what it reads reaches its output.
         del fields
         return Zeroise(stride=stride, name=name)
 
@@ -299,6 +300,7 @@ def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Mo
     return kind.module(name=layer, **fields)
 
 
+# Read by the cost walk and the optimizer, which know a parameter by its name alone.
 def is_latent(name: str) -> bool:
     """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of edges side by side."""
     return name == "latent" or name.removeprefix("latent_") in LAYERS

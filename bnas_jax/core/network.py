@@ -103,6 +103,7 @@ class Network(nn.Module):
 
     def _sow_auxiliary(self, x, *, train: bool) -> None:
         """The second classifier's logits, in training; its variables are there from the start."""
+        # An evaluation does without it.
         if not train and not self.is_initializing():
             return
         head = AuxiliaryHead(

@@ -51,6 +51,7 @@ class Cells(NetworkSettings):
     auxiliary: bool = False
 
     def __post_init__(self):
+        # First the words among the settings, then the numbers.
         form_of(self.form)
         if self.reduction_skip not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)

@@ -25,6 +25,7 @@ def local(path, option: str) -> pathlib.Path:
         raise UserError(
             f"{option}={path} is an address, not a path of this machine; {mounted(path, option)}"
         )
+    # `~name` of a user that does not exist.
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:

@@ -89,7 +89,7 @@ class Supernet(nn.Module):
         check_image_size(previous.shape, self.num_cells)
 
         # Of each cell, (14, N).
-        factors: list | jax.Array = [None] * self.num_cells
+        factors: list | jax.Array = [None] * self.num_cells  # not in an evaluation
         if train and drop_path_rate is not None:
             factors = drop_path(
                 self.make_rng("drop_path"),

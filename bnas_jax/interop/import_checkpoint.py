@@ -55,7 +55,7 @@ def import_checkpoint(
             "the authors' checkpoints are of stacks of cells; write --config.network.name=cells"
         )
 
-    # The state of a training that has made no step.
+    # The state of a training before its first step.
     variables = load_variables(model, arrays)
     optimizer = build.training_optimizer(run, steps_per_epoch=1)
     dtype = model.arithmetic.dtype

@@ -261,8 +261,7 @@ def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], le
         if kind == "kernel":
             of_kind = edges[binary:]
         for column, edge in enumerate(of_kind):
-            index = (..., _columns(column, place))
-            yield index, f"{layer_of(edge, layer)}.op.0.{name}"
+            yield (..., _columns(column, place)), f"{layer_of(edge, layer)}.op.0.{name}"
     elif inner[0] == "bn":
         # (convolutions, edges, C)
         for row, layer in enumerate(convs):
@@ -272,8 +271,7 @@ def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], le
         # (edges, poolings * C)
         for row, layer in enumerate(pools):
             for column, edge in enumerate(edges):
-                index = (column, _columns(row, place))
-                yield index, f"{layer_of(edge, layer)}.1.{name}"
+                yield (column, _columns(row, place)), f"{layer_of(edge, layer)}.1.{name}"
 
 
 def _columns(index: int, place: Place) -> slice:

@@ -9,7 +9,7 @@ from bnas_jax.report.columns import CONCAT, OUTPUT, Columns, Item
 
 BOX_HEIGHT = 20.0
 _LANE_HEIGHT = 4.0
-_GAP = 7.0
+_GAP = 7.0  # between two items of a column
 # How often all columns are gone through, forwards and backwards in turn.
 _SWEEPS = 61
 # How much an item wants to be as high as another: lines that go on are straight before others are.
@@ -89,7 +89,7 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
     """
     if not column:
         return {}
-    # Heights of the items where they lie as close as they can.
+    # Heights of the items if they lie as close as they may.
     offsets = [0.0]
     for above, below in itertools.pairwise(column):
         distance = (item_height(above) + item_height(below)) / 2 + _GAP

@@ -15,7 +15,7 @@ from bnas_jax.report.ordering import with_few_crossings
 # known without measuring it.
 FONT_SIZE = 9.0
 _CHARACTER = 0.602 * FONT_SIZE
-_PADDING = 8.0
+_PADDING = 8.0  # of a box, on both sides of its text
 _COLUMN_GAP = 34.0
 # Between the lowest box and the inter-cell skip, which runs beneath everything.
 _SKIP_GAP = 16.0

@@ -9,6 +9,7 @@ from bnas_jax.report.heights import BOX_HEIGHT
 from bnas_jax.report.layout import FONT_SIZE, Box, Layout, Line, Point
 from bnas_jax.report.sheet import Pen, Sheet
 
+# In points: of the space above a cell, and of the letters in it.
 _TITLE_HEIGHT = 24.0
 _TITLE_SIZE = 11.0
 
@@ -80,6 +81,7 @@ def _draw_line(sheet: Sheet, panel: Panel, line: Line, *, corner: Point, name: s
     pen = Pen(dotted=line.source == 0)
     if _is_pale(panel, line.edge):
         pen = pen._replace(color=palette.PALE_LINE)
+    # The layout's upper left corner is (0, 0).
     points = [_moved(point, corner) for point in line.points]
     if line.arrow:
         sheet.arrow(points, pen, name=name)

@@ -29,6 +29,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 # The endings of the files that can be written.
 FORMATS = tuple(_OPTIONS)
+# Of arrows, in points: the head, and the size of a round corner.
 _HEAD_LENGTH, _HEAD_WIDTH = 6.0, 5.0
 _CORNER = 8.0
 

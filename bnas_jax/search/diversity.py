@@ -39,7 +39,7 @@ class Diverse(Searcher):
             )
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """Eq. (5)."""
+        """Eq. (5), a scalar."""
         return alphas_lib.diversity(
             alphas,
             progress.epoch,

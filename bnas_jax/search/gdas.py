@@ -99,6 +99,7 @@ class Gdas(Searcher):
 
     def temperature(self, progress: Progress) -> jax.Array:
         """tau, linear from epoch to epoch."""
+        # Of a search of a single epoch tau_max.
         last = max(progress.num_epochs - 1, 1)
         share = jnp.minimum(progress.epoch / last, 1.0)
         return self.tau_max - (self.tau_max - self.tau_min) * share

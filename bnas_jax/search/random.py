@@ -97,6 +97,7 @@ class Random(Searcher):
         return {name: np.asarray(value) for name, value in drawn.items()}
 
     def _sample(self, key) -> dict[str, jax.Array]:
+        # A fixed reduction cell has no weights.
         drawn = sample(key, len(self.layer_types))
         return {name: drawn[name] for name in self.searched}
 

@@ -114,6 +114,7 @@ class Searcher:
 
     def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> Self:
         """This searcher with what it needs to know of the supernet and its images, (H, W, C)."""
+        # Only costs depend on them.
         del supernet, image_shape
         return self
 
@@ -179,6 +180,7 @@ class Searcher:
 
     def derive(self, alphas: Alphas) -> Genotype:
         """The genotype of alpha."""
+        # By the probabilities, without noise.
         weights = alphas_lib.relax(alphas)
         cells = {}
         for name, value in weights.items():

@@ -82,6 +82,7 @@ class Snas(Searcher):
         return self.drop_path
 
     def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> "Snas":
+        # Nothing else reads the costs.
         if self.resource_weight == 0:
             return self
         return dataclasses.replace(self, costs=costs_lib.costs(supernet, image_shape))
@@ -109,6 +110,7 @@ class Snas(Searcher):
         """Linear; the first epoch is one step below the start already."""
         epochs = self.annealing_epochs or progress.num_epochs
         share = jnp.minimum((progress.epoch + 1) / epochs, 1.0)
+        # Reaches its end in the last of these epochs, and stays there.
         fall = self.temperature_start - self.temperature_end
         return self.temperature_start - fall * share
 

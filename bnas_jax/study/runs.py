@@ -138,6 +138,7 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
     """
     records = RunDirectory(path).read_metrics()
     shares = [record["learnable_share"] for record in records if "learnable_share" in record]
+    # At least one epoch of a short search.
     count = max(1, round(EARLY * len(shares)))
     early = shares[:count]
     if not early:
@@ -184,6 +185,7 @@ def _is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     """Whether a run has ended there; `UserError` for one of other settings."""
     if _summary(path) is None:
         return False
+    # A finished run of other settings is not overwritten.
     stored = RunDirectory(path).config()
     difference = settings.first_difference(settings.to_dict(run), stored)
     if difference is not None:

@@ -39,7 +39,7 @@ def fit_budget(
     # For each number of cells the widest network within the budget; of these the one with the most FLOPs.
     best: tuple[Fraction, nn.Module] | None = None
     needed: float = math.inf
-    walked: dict = {}
+    walked: dict = {}  # cells that all of these networks share, see `cost`
     for num_cells in tuple(cells) or (network.num_cells,):
         quadratic = _Quadratic(
             network.clone(num_cells=num_cells),

@@ -36,6 +36,7 @@ def cost(
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
     if walked is None:
         walked = {}
+    # Shapes alone flow through the model.
     walk = _Walk(walked)
     with nn.intercept_methods(walk.intercept):
         jax.eval_shape(lambda: _initialise(model, image_shape))
@@ -135,6 +136,7 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
         return []
 
     kind = type(module).__name__
+    # The model itself has no path. A vector is a bias or belongs to a BN, and multiplies no activations.
     name = "/".join(module.path) or kind
     if not has_macs and any(value.ndim > 1 for value in arrays.values()):
         raise UserError(

@@ -87,6 +87,7 @@ class Scheme:
     # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
     plain_signs: ClassVar[bool] = True
 
+    # Subclasses with settings of their own call this first.
     def __post_init__(self):
         if self.sign_of_zero not in (0, 1):
             raise UserError(f"config.scheme.sign_of_zero must be 0 or 1, got {self.sign_of_zero}")
@@ -200,6 +201,7 @@ def finish(scheme: Scheme, y, scale, *, activation: bool):
 
     scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O).
     """
+    # A scale for each group of output channels, or one for all.
     if scale is not None and scale.ndim > y.ndim:
         groups = y.reshape(*scale.shape[:-1], -1)  # (N, H', W', groups, O / groups)
         y = (groups * scale).reshape(y.shape)
@@ -238,6 +240,7 @@ def binary_conv(
     """
     scale = scheme.input_scale(x, kernel=latent.shape[:2], geometry=geometry)
     signs, operands = scheme.weights(latent)
+    # All factors are operands of `after`, so that the products are of signs alone.
     return convolve_signs(
         _After(scheme, activation),
         x=scheme.signs(x),
@@ -312,6 +315,7 @@ def float_input_conv(
     """x as it is with signs of the latent weights: one of the inter-cell skips (`reduction_skip="binary_weight"`)."""
     signs, operands = scheme.weights(latent)
     dtype, plain = arithmetic.conv_dtype, arithmetic.plain
+    # The factors of the weights apply to sums of floats, too; K, which scales signs of x, does not.
     sums = conv(x, signs, geometry=geometry, dtype=dtype, plain=plain)
     y = scheme.after(sums, *operands, *parameters)
     return finish(scheme, y, scale=None, activation=activation)
@@ -329,6 +333,7 @@ def float_weight_conv(
 ):
     """A float kernel on signs of x, as the released code's index error leaves some, or on x as it is."""
     dtype, plain = arithmetic.conv_dtype, arithmetic.plain
+    # K scales signs of x; x as it is needs none.
     scale = None
     if binary_input:
         scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)

@@ -38,6 +38,7 @@ class Xnor(Scheme):
     never learn (methods.md A2, "Trap").
     """
 
+    # What the paper describes; `core.conventions` has those of the released code.
     weight_gradient: str = "bnas"
     activation_scale: bool = True
     depthwise_center: bool = False

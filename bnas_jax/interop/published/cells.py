@@ -70,6 +70,7 @@ def _genotype(name: str) -> Genotype:
     if "edge_all" in name:
         cells = {kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()}
         return Genotype(**cells)
+    # The longest that fits, as the names of some cells begin with those of others.
     known = [cell for cell in genotypes.named() if cell in name.lower()]
     if not known:
         raise UserError(

@@ -66,6 +66,7 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     A family whose BN in cells keeps no running statistics takes the batch's in evaluation, too.
     """
     arrays = states(arrays)
+    # `load_published` has found that there is one.
     fields = next(fields for known, fields in _FIELDS.items() if name.startswith(known))
     in_cells = [key for key in arrays if key.startswith("cells.")]
     kept = any(".running_mean" in key for key in in_cells)

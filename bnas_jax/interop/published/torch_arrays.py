@@ -110,6 +110,7 @@ def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Where some names begin with "state.", as in our reference files, only those, without that prefix; always without the
     "module." of PyTorch's DataParallel.
     """
+    # Reference files hold more than a state_dict.
     prefix = "state."
     prefixed = [name for name in arrays if name.startswith(prefix)]
     if prefixed:
