@@ -46,7 +46,7 @@ def photo(seed: int) -> bytes:
     """A JPEG of seeded shapes and noise that compresses about like a photograph of ImageNet (110 kB)."""
     from PIL import Image, ImageDraw
 
-    # A smooth background, as of sky and ground.
+    # A smooth background.
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)
     image = Image.fromarray(coarse)

@@ -22,7 +22,7 @@ class Bnas(Diverse):
 
     def __post_init__(self):
         super().__post_init__()
-        # It divides.
+        # Eq. (4) divides by it.
         if not 0 < self.gamma < float("inf"):
             raise UserError(
                 f"config.searcher.gamma must be greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect"
