@@ -22,6 +22,7 @@ COMMANDS = {
     "data": "data",
     "benchmark": "benchmark",
     "study": "study",
+    "plan": "plan",
 }
 # Those that JAX, which takes seconds to load, is not set up for.
 WITHOUT_JAX = ("draw",)
@@ -48,6 +49,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   study     --study=configs/studies.py:schemes --workdir=DIR     many runs over seeds, and their table; goes on where it was
+  plan      --config=configs/train.py:a --on=v4-8                what a step needs, moves and takes at least on a machine that
+            [--of=evaluate] [--again]                            is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
   benchmark data                                                 images per second, and the cost of augmentation
 
 --config=train:digits is short for configs/train.py:digits. Any setting of a config: --config.KEY=VALUE.
@@ -80,9 +83,11 @@ def run(arguments: list[str]) -> int:
         extensions = importlib.import_module("bnas_jax.extensions")
         words, loaded = extensions.take(spelling.options(rest))
         perform = getattr(importlib.import_module(f"bnas_jax.cli.{name}"), name)
-        print(json.dumps(perform(words, loaded)))
+        result = perform(words, loaded)
+        print(json.dumps(result))
         machine.check_stdout()
-        return 0
+        # A plan that does not fit its machine, so that a launch can stop there.
+        return 1 if result.get("fits") is False else 0
     except UserError as error:
         return _fail(error, 2, debug)
     except KeyboardInterrupt as error:

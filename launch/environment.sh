@@ -2,6 +2,7 @@
 # Sourced by the scripts beside it; sets
 #   root    the repository
 #   python  the interpreter of a virtual environment in BNAS_VENV (default: .venv in the repository)
+#   dry_run empty; a script's --dry-run sets it
 # and install_requirements, which makes that environment when it is missing and brings it in line with the requirements
 # files it is given. An environment of ours that was cut short is made anew; one that was there before is only added to.
 
@@ -9,6 +10,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${BNAS_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 python=$venv/bin/python
+dry_run=''
 # Locked while a script, or what is left of it, installs; the next one waits. Holds "unfinished" or "ready" when the
 # environment was made here.
 lock=$venv.lock
@@ -17,6 +19,11 @@ say() { printf '%s\n' "$*" >&2; }
 fail() {
     say "bnas_jax: error: $*"
     return 2
+}
+# Ends a script over a mistake in how it was called.
+refuse() {
+    fail "$@"
+    exit 2
 }
 
 # Ask the interpreter: a name on the PATH, or a link in an environment, may lead nowhere.
@@ -85,6 +92,35 @@ choose_python() {
     else
         install_requirements requirements.txt
     fi
+}
+
+# Compiles the step of a run for a machine before anything is created; a run that does not fit is not started.
+# The machine as `plan --on` takes it, then the run's command and options.
+plan_first() {
+    local word kept='' code=0 words
+    if [[ -n $dry_run ]]; then python=${BNAS_PYTHON:-$python}; else choose_python || return; fi
+    words=("$python" -m bnas_jax plan "--on=$1")
+    # Only what the run's settings come from; a word behind an option may be its value.
+    for word in "${@:2}"; do
+        if [[ $word =~ ^--?(config|noconfig|extensions)([.=]|$) ]]; then
+            kept=1
+        elif [[ $word =~ ^--?[A-Za-z] ]]; then
+            kept=''
+        fi
+        if [[ -n $kept ]]; then words+=("$word"); fi
+    done
+    if [[ -n $dry_run ]]; then
+        quoted "${words[@]}"
+        return
+    fi
+    say "Planning for $1"
+    (cd "$root" && "${words[@]}") || code=$?
+    case $code in
+        0 | 2 | 130) ;; # it fits; the plan has said what to mend; stopped by hand
+        1) say "bnas_jax: error: the run does not fit on $1, so nothing was created; write what the plan proposes" ;;
+        *) say "bnas_jax: error: the plan for $1 ended with $code, so nothing was created; leave out --plan to go on" ;;
+    esac
+    return "$code"
 }
 
 # Whether a run that ended with this code is to be started again. Not after success, a user's mistake, or a wish to stop.

@@ -21,15 +21,15 @@ while (($#)); do
         --restarts=*) restarts=${1#*=} ;;
         --port=*) port=${1#*=} ;;
         --dry-run) dry_run=1 ;;
-        -*) fail "unknown option $1; see the head of $0" || exit ;;
+        -*) refuse "unknown option $1; see the head of $0" ;;
         *) break ;;
     esac
     shift
 done
 for number in "$processes" "${cpu:-1}" "${port:-1}" $((restarts + 1)); do
-    [[ $number =~ ^[1-9][0-9]*$ ]] || { fail "--processes, --cpu and --port take whole numbers from 1 on, got $number" || exit; }
+    [[ $number =~ ^[1-9][0-9]*$ ]] || refuse "--processes, --cpu and --port take whole numbers from 1 on, got $number"
 done
-(($#)) || { fail "no command; write for instance: launch/multi_process.sh train --config=configs/train.py:digits --workdir=runs/two" || exit; }
+(($#)) || refuse "no command; write for instance: launch/multi_process.sh train --config=configs/train.py:digits --workdir=runs/two"
 
 # The environment and the command of process $1, in the array `words`.
 command_of() {

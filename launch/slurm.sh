@@ -2,16 +2,19 @@
 # Submits a command of bnas_jax to Slurm: one task for each GPU, found by JAX itself. A job that is preempted, reaches its
 # time limit or loses a node has saved its state or goes on from its last checkpoint: it is put back into the queue.
 # Usage: launch/slurm.sh [OPTIONS] COMMAND [--config=... --workdir=...]   (the work directory on a file system of all nodes)
-#   --nodes=N        (default 1)       --gpus=G        of each node (default 1)    --cpus=C  of each task (default 8)
+#   --nodes=N        (default 1)       --gpus=G        of each node (default 1), or KIND:G
+#   --cpus=C         of each task (default 8)
 #   --time=HH:MM:SS  (default 24:00:00)  --partition=P   --account=A   --name=NAME (default bnas)
 #   --restarts=K     how often it is put back after a failure (default 10)
+#   --plan[=KIND]    compile the run's step for so many GPUs of that kind (default: that of --gpus) first; what does not
+#                    fit is not submitted. For instance --plan=h100
 #   --dry-run        print the job script
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-nodes=1 gpus=1 cpus=8 limit=24:00:00 name=bnas restarts=10 dry_run='' extra=()
+nodes=1 gpus=1 cpus=8 limit=24:00:00 name=bnas restarts=10 plan='' kind='' extra=()
 while (($#)); do
     case $1 in
         --nodes=*) nodes=${1#*=} ;;
@@ -20,18 +23,27 @@ while (($#)); do
         --time=*) limit=${1#*=} ;;
         --name=*) name=${1#*=} ;;
         --restarts=*) restarts=${1#*=} ;;
+        --plan) plan=1 ;;
+        --plan=*) plan=1 kind=${1#*=} ;;
         --partition=* | --account=*) extra+=("$1") ;;
         --dry-run) dry_run=1 ;;
-        -*) fail "unknown option $1; see the head of $0" || exit ;;
+        -*) refuse "unknown option $1; see the head of $0" ;;
         *) break ;;
     esac
     shift
 done
-(($#)) || { fail "no command; write for instance: launch/slurm.sh --gpus=8 train --config=configs/train.py:d --workdir=/shared/d" || exit; }
+(($#)) || refuse "no command; write for instance: launch/slurm.sh --gpus=8 train --config=configs/train.py:d --workdir=/shared/d"
+
+# Slurm's own name of a kind of GPU may be another than the plan's.
+tasks=${gpus##*:}
+if [[ -z $kind && $gpus == *:* ]]; then kind=${gpus%%:*}; fi
+[[ $nodes-$tasks =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] ||
+    refuse "--nodes and --gpus take whole numbers from 1 on, or --gpus=KIND:G, got $nodes and $gpus"
+[[ -z $plan || -n $kind ]] || refuse "--plan needs the kind of GPU; write for instance --plan=h100"
 
 job_script() {
     echo '#!/usr/bin/env bash'
-    printf '#SBATCH %s\n' "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$gpus" "--gpus-per-node=$gpus" \
+    printf '#SBATCH %s\n' "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$tasks" "--gpus-per-node=$gpus" \
         "--cpus-per-task=$cpus" "--time=$limit" "--output=$name-%j.log" --open-mode=append --requeue --signal=TERM@120 \
         ${extra[@]+"${extra[@]}"}
     # Every task of a step ends when one of them does; the step's code is the highest.
@@ -52,9 +64,11 @@ EOF
 
 if [[ -n $dry_run ]]; then
     python=${BNAS_PYTHON:-$python}
+    if [[ -n $plan ]]; then plan_first "${kind}x$((nodes * tasks))" "$@" >&2; fi
     job_script "$@"
     exit
 fi
-command -v sbatch >/dev/null || { fail "there is no sbatch here; run this on a login node of a Slurm cluster" || exit; }
+command -v sbatch >/dev/null || refuse "there is no sbatch here; run this on a login node of a Slurm cluster"
 choose_python
+if [[ -n $plan ]]; then plan_first "${kind}x$((nodes * tasks))" "$@"; fi
 job_script "$@" | sbatch

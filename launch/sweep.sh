@@ -16,10 +16,10 @@ if [[ ${1-} == --dry-run ]]; then
     dry_run=1
     shift
 fi
-(($# >= 3)) || { fail "write launch/sweep.sh [--dry-run] FILE DIR COMMAND [--config=...]; see the head of $0" || exit; }
+(($# >= 3)) || refuse "write launch/sweep.sh [--dry-run] FILE DIR COMMAND [--config=...]; see the head of $0"
 file=$1 folder=$2
 shift 2
-[[ -r $file ]] || { fail "cannot read the file of runs $file" || exit; }
+[[ -r $file ]] || refuse "cannot read the file of runs $file"
 [[ $folder == /* ]] || folder=$PWD/$folder
 
 # Any Python divides a line into its words, one a line of its output; without an environment, that which would make it.
@@ -43,10 +43,10 @@ declare -A seen=()
 names=() settings=()
 while read -r name rest || [[ -n $name ]]; do
     [[ -z $name || $name == \#* ]] && continue
-    [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || { fail "a line of $file must begin with a name of letters and digits, got $name" || exit; }
-    [[ -z ${seen[$name]-} ]] || { fail "$file names $name twice" || exit; }
+    [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || refuse "a line of $file must begin with a name of letters and digits, got $name"
+    [[ -z ${seen[$name]-} ]] || refuse "$file names $name twice"
     seen[$name]=1
-    words=$(words_of "$rest") || { fail "$file: a quote in the line of $name is not closed; quote values as in a shell" || exit; }
+    words=$(words_of "$rest") || refuse "$file: a quote in the line of $name is not closed; quote values as in a shell"
     names+=("$name")
     settings+=("$words")
 done <"$file"

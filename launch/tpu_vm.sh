@@ -5,17 +5,23 @@
 # Usage: launch/tpu_vm.sh [OPTIONS] COMMAND [--config=... --workdir=...]
 #        launch/tpu_vm.sh [OPTIONS] stop | log | delete     ends the run, saved; shows its log; deletes the TPU
 #   --name=NAME (default bnas)    --zone=ZONE (default: gcloud's)   --project=PROJECT (default: gcloud's)
-#   --type=TYPE (default v4-8)    --version=SOFTWARE (default tpu-ubuntu2204-base)    --spot
+#   --type=TYPE (default v4-8)    --version=SOFTWARE (default: that of the type)    --spot
+#   --queued         asks for the TPU through Google's queue, and waits there; write it with `delete` too
+#   --wait=SECONDS   for a TPU at most, in the queue or where there is no capacity (default 86400; then exit code 75)
+#   --poll=SECONDS   between two looks at its state (default 30)
 #   --bucket=BUCKET  mounts gs://BUCKET as ~/bucket on all hosts; --workdir=bucket/NAME then outlives the TPU, and all hosts
 #                    of a slice see it, as they must
 #   --restarts=K     how often to start again (default 100)
+#   --plan           compile the run's step for that type first; what does not fit is not started
 #   --dry-run        print the commands
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=tpu.sh
+source "$root/launch/tpu.sh"
 
-name=bnas type=v4-8 version=tpu-ubuntu2204-base bucket='' restarts=100 dry_run='' spot=() place=()
+name=bnas type=v4-8 version='' bucket='' restarts=100 queued='' wait=86400 poll=30 plan='' spot=() place=()
 while (($#)); do
     case $1 in
         --name=*) name=${1#*=} ;;
@@ -23,81 +29,155 @@ while (($#)); do
         --type=*) type=${1#*=} ;;
         --version=*) version=${1#*=} ;;
         --spot) spot=(--spot) ;;
+        --queued) queued=1 ;;
+        --wait=*) wait=${1#*=} ;;
+        --poll=*) poll=${1#*=} ;;
         --bucket=*) bucket=${1#*=} ;;
         --restarts=*) restarts=${1#*=} ;;
+        --plan) plan=1 ;;
         --dry-run) dry_run=1 ;;
-        -*) fail "unknown option $1; see the head of $0" || exit ;;
+        -*) refuse "unknown option $1; see the head of $0" ;;
         *) break ;;
     esac
     shift
 done
-(($#)) || { fail "no command; write for instance: launch/tpu_vm.sh --type=v4-8 train --config=configs/train.py:a --workdir=runs/a" || exit; }
-[[ -n $dry_run ]] || command -v gcloud >/dev/null || { fail "there is no gcloud here; install the Google Cloud CLI" || exit; }
+(($#)) || refuse "no command; write for instance: launch/tpu_vm.sh --type=v4-8 train --config=configs/train.py:a --workdir=runs/a"
+for number in "$wait" "$poll" "$restarts"; do
+    [[ $number =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--wait, --poll and --restarts take whole numbers, got $number"
+done
+if [[ -z $version ]]; then
+    know_generation "$type"
+    version=$software
+    [[ $version != - ]] || refuse "$type is not had as a TPU VM; write launch/gke.sh --type=$type --bucket=BUCKET $1 ..."
+fi
+[[ -n $dry_run ]] || command -v gcloud >/dev/null || refuse "there is no gcloud here; install the Google Cloud CLI"
 
-# gcloud compute tpus tpu-vm VERB NAME ..., or what it would be.
-tpu() {
-    local words=(gcloud compute tpus tpu-vm "$1" "${@:2}" ${place[@]+"${place[@]}"})
+# gcloud compute tpus KIND VERB NAME ..., or what it would be; a kind is tpu-vm or queued-resources.
+cloud() {
+    local words=(gcloud compute tpus "$@" ${place[@]+"${place[@]}"})
     if [[ -n $dry_run ]]; then quoted "${words[@]}"; else "${words[@]}"; fi
 }
+tpu() { cloud tpu-vm "$@"; }
 on_all() { tpu ssh "$name" --worker=all "--command=$1"; }
 
-state() {
-    if [[ -n $dry_run ]]; then
-        echo NONE
-    else
-        tpu describe "$name" '--format=value(state)' 2>/dev/null || echo NONE
-    fi
-}
-
-make_ready() {
-    local now
-    now=$(state)
-    case $now in
-        READY) return ;;
-        NONE) ;;
+# A field of the TPU or of the request for it: NONE where there is none, UNKNOWN where gcloud cannot tell.
+field() {
+    local problem
+    cloud "$1" describe "$name" "--format=value($2)" 2>/dev/null && return
+    problem=$(cloud "$1" describe "$name" 2>&1) || true
+    case $problem in
+        *NOT_FOUND* | *'not found'*) echo NONE ;;
         *)
-            say "The TPU $name is $now; making it anew"
-            tpu delete "$name" --quiet || true
+            say "$problem"
+            echo UNKNOWN
             ;;
     esac
-    tpu create "$name" "--accelerator-type=$type" "--version=$version" ${spot[@]+"${spot[@]}"}
 }
 
-# The software's Python may be older than 3.11.
-# shellcheck disable=SC2016  # expanded there
-install='source launch/environment.sh; find_python >/dev/null || sudo apt-get install -qy python3.11 python3.11-venv
-install_requirements requirements.txt && "$python" -m pip install --quiet "jax[tpu]"'
+# That of the request until it is granted, then that of the TPU.
+state() {
+    local now=ACTIVE
+    if [[ -n $queued ]]; then now=$(field queued-resources state.state); fi
+    if [[ $now == ACTIVE ]]; then
+        now=$(field tpu-vm state)
+        # Preempted and gone already, which the request does not know yet.
+        if [[ -n $queued && $now == NONE ]]; then now=LOST; fi
+    fi
+    echo "$now"
+}
+
+create() {
+    if [[ -n $queued ]]; then
+        cloud queued-resources create "$name" "--node-id=$name" "--accelerator-type=$type" \
+            "--runtime-version=$version" ${spot[@]+"${spot[@]}"}
+    else
+        tpu create "$name" "--accelerator-type=$type" "--version=$version" ${spot[@]+"${spot[@]}"}
+    fi
+}
+
+remove() {
+    if [[ -n $queued ]]; then
+        # With its TPU, without which no granted request is deleted.
+        cloud queued-resources delete "$name" --force --quiet
+    else
+        tpu delete "$name" --quiet
+    fi
+}
+
+# Whether asking again may help after this message, unlike after one of a quota.
+lacks_capacity() { grep -qiE 'capacity|stockout' <<<"$1"; }
+
+show() {
+    local line
+    while IFS= read -r line; do
+        say "$line"
+        printf '%s\n' "$line"
+    done
+}
+
+# Until the TPU is READY: asks for it, and asks again where it was preempted, suspended, or failed for want of capacity.
+# 75 where it was not had in time, 1 where it never will be.
+known=''
+make_ready() {
+    local now before='' problem began=$SECONDS
+    while ((SECONDS - began <= wait)); do
+        now=$(state)
+        if [[ $now != "$before" ]]; then say "The TPU $name ($type) is $now after $((SECONDS - began)) s"; fi
+        before=$now
+        [[ $now == UNKNOWN ]] || known=1
+        case $now in
+            READY) return ;;
+            NONE)
+                problem=$(create 2>&1 | show) && continue
+                lacks_capacity "$problem" || return 1
+                ;;
+            FAILED)
+                problem=$(field queued-resources state.failedData.error.message)
+                say "$problem"
+                remove || true
+                lacks_capacity "$problem" || { fail "the request for $type failed and is deleted" || return 1; }
+                ;;
+            CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING | SUSPENDING | DELETING) ;;
+            UNKNOWN) [[ -n $known ]] || return 1 ;; # where it never could tell: no login, or no such zone
+            *) remove && continue ;;
+        esac
+        sleep "$poll"
+    done
+    if [[ $now != NONE ]]; then remove || true; fi
+    fail "there was no $type in $wait s, and nothing is asked for any more;" \
+        "write a larger --wait or another --zone" || return 75
+}
 
 copy_and_install() {
-    local archive=bnas.tar.gz
+    local mount archive=bnas.tar.gz
     if [[ -z $dry_run ]]; then
         archive=$(mktemp --suffix=.tar.gz)
-        tar -C "$root" -czf "$archive" bnas_jax configs launch requirements.txt pyproject.toml setup.py README.md LICENSE
+        pack_code "$archive" || return
     fi
-    tpu scp "$archive" "$name:bnas.tar.gz" --worker=all
+    tpu scp "$archive" "$name:bnas.tar.gz" --worker=all || return
     [[ -n $dry_run ]] || rm "$archive"
-    on_all "mkdir -p bnas && tar -xzf bnas.tar.gz -C bnas && cd bnas && bash -c $(quoted "$install")"
+    on_all "mkdir -p bnas && tar -xzf bnas.tar.gz -C bnas && cd bnas && bash -c '$install_code'" || return
     if [[ -n $bucket ]]; then
-        # A checkpoint is written beside its place and renamed; gcsfuse renames no folder of files unless it is allowed to.
-        on_all "mkdir -p bucket && { mountpoint -q bucket || gcsfuse --implicit-dirs --rename-dir-limit=200000 $(quoted "$bucket") bucket; }"
-        on_all "ln -sfn ~/bucket bnas/bucket"
+        mount="gcsfuse --implicit-dirs --rename-dir-limit=$most_renamed $(quoted "$bucket") bucket"
+        on_all "mkdir -p bucket && { mountpoint -q bucket || $mount; }" || return
+        on_all "ln -sfn ~/bucket bnas/bucket" || return
     fi
 }
+
+# A process that outlived the connection to it holds the TPU; it saves its state as far as it can.
+# shellcheck disable=SC2016  # expanded there
+end_leftover='if pid=$(cat run.pid 2>/dev/null) && grep -qs bnas_jax "/proc/$pid/cmdline"; then '
+# shellcheck disable=SC2016  # expanded there
+end_leftover+='kill -TERM "$pid"; timeout 60 tail -f --pid="$pid" /dev/null || kill -KILL "$pid"; fi'
 
 # On every host at once, followed through the connection; each keeps its log in bnas/run.log.
 start() {
     local run
     run="{ .venv/bin/python -m bnas_jax $(quoted "$@") & echo \$! >run.pid; wait \$!; } 2>&1 | tee -a run.log"
-    on_all "cd bnas && bash -o pipefail -c $(quoted "$run")"
+    on_all "cd bnas && { $end_leftover; } && bash -o pipefail -c $(quoted "$run")"
 }
 
-# Before a TPU is made for a run that could not write.
-for argument; do
-    if [[ $argument == --workdir=gs://*/?* ]]; then
-        target=${argument#--workdir=gs://}
-        fail "a run writes into a mounted bucket; write launch/tpu_vm.sh --bucket=${target%%/*} $1 ... --workdir=bucket/${target#*/}" || exit
-    fi
-done
+refuse_address tpu_vm.sh "$@"
 
 case $1 in
     stop)
@@ -111,17 +191,28 @@ case $1 in
         exit
         ;;
     delete)
-        tpu delete "$name" --quiet
+        remove
         exit
         ;;
 esac
 
-for ((attempt = 0; ; attempt++)); do
-    make_ready
+if [[ -n $plan ]]; then plan_first "$type" "$@" || exit; fi
+if [[ -n $dry_run ]]; then
+    create
     copy_and_install
+    start "$@"
+    exit
+fi
+for ((attempt = 0; ; attempt++)); do
+    make_ready || exit
     code=0
-    start "$@" || code=$?
-    [[ -z $dry_run ]] || exit 0
+    copy_and_install || code=$?
+    if ((code == 0)); then
+        start "$@" || code=$?
+    elif ((code != 255)) && [[ $(state) == READY ]]; then
+        # Neither preempted nor a lost connection: it would fail again.
+        exit "$code"
+    fi
     # 143 without a wish of ours is the notice of preemption.
     if ((code == 143)) && [[ $(state) == READY ]]; then exit "$code"; fi
     if ((code != 143 && attempt >= restarts)) || { ((code != 143)) && ! worth_a_restart "$code"; }; then exit "$code"; fi

@@ -248,7 +248,7 @@ def test_the_data_goes_to_the_device_once_and_the_order_once_an_epoch():
 
     source = TrainSource(photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3), place=place)
     feeds = [source.feed(step) for step in range(7)]
-    assert placed.count((20, 8, 8, 3)) == 1
+    assert placed.count((20, 8 * 8 * 3)) == 1
     assert placed.count((20,)) == 1 + 3  # the labels, and the orders of epochs 0, 1 and 2
     assert all(feed["images"] is feeds[0]["images"] for feed in feeds)
     assert feeds[1]["order"] is feeds[0]["order"] and feeds[3]["order"] is not feeds[0]["order"]

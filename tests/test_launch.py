@@ -34,7 +34,9 @@ def test_shellcheck_finds_nothing():
     assert len(scripts) >= 8
 
 
-@pytest.mark.parametrize("script", ["multi_process.sh", "slurm.sh", "tpu_vm.sh", "sweep.sh"])
+@pytest.mark.parametrize(
+    "script", ["multi_process.sh", "slurm.sh", "tpu_vm.sh", "gke.sh", "sweep.sh"]
+)
 @pytest.mark.parametrize("arguments", [[], ["--no-such-option"]])
 def test_a_wrong_call_is_answered_with_one_line(script, arguments):
     done = launch(script, *arguments)

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "interop": RUNS,
     "benchmarks": RUNS,
     "study": RUNS,
+    "plan": RUNS | {"extensions"},
     # Of the command line.
     "machine": set(),
     "spelling": {"core"},
@@ -44,6 +45,7 @@ MAY_IMPORT = {
         "study",
         "interop",
         "benchmarks",
+        "plan",
         "spelling",
         "extensions",
         "preset_files",

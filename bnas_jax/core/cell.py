@@ -12,7 +12,14 @@ from bnas_jax.core.forms import Form
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
 from bnas_jax.core.layer_modules import Crossed, Identity, Pooling
 from bnas_jax.core.layers import MAX_POOL, layer_module, layer_type
-from bnas_jax.core.modules import BatchNorm, BinaryConv, Convolution, FactorizedReduce
+from bnas_jax.core.modules import (
+    BatchNorm,
+    BinaryConv,
+    Convolution,
+    FactorizedReduce,
+    share,
+    value_of,
+)
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.schemes.scheme import Scheme
@@ -130,9 +137,10 @@ class InterCellSkip(nn.Module):
             )
             previous = skip(previous, train=train)
         # The sum runs through the whole network, and every cell reads it.
+        total = output + value_of(previous)
         if self.arithmetic.plain:
-            return output + previous
-        return materialize(output + previous)
+            return total
+        return materialize(total)
 
 
 def drop_path(
@@ -187,11 +195,13 @@ class FinalCell(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC; factors: None or this cell's `drop_path`, (layers, N)."""
+        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`; factors: None or this cell's `drop_path`,
+        (layers, N)."""
         # The first convolutions are binary, the last ones may stay float.
         num_binary = num_convs(self.cell, self.place) - self.float_convs
         preprocess = self._preprocess(num_binary)
         states = list(preprocess(before, previous, train=train))
+        shared = self._shared(states, train=train)
 
         # Each node adds up its edges. Layers are numbered through the cell, convolutions from the preprocessing on.
         position, conv_index = 0, INPUTS
@@ -205,7 +215,10 @@ class FinalCell(nn.Module):
                         position=position,
                         binary_weights=conv_index < num_binary,
                     )
-                    y = layer(states[source], train=train)
+                    x = states[source]
+                    if isinstance(layer, BinaryConv):
+                        x = shared[source]
+                    y = layer(x, train=train)
                     # As in DARTS's code, an identity is never dropped.
                     if factors is not None and not isinstance(layer, Identity):
                         y = y * factors[position][:, None, None, None]
@@ -216,6 +229,7 @@ class FinalCell(nn.Module):
             if total is None:
                 total = self._zeros(states[0])
             states.append(total)
+            shared |= self._shared([total], train=train, first=len(states) - 1)
         output = jnp.concatenate(states[INPUTS:], axis=-1)
 
         # The skip of section 4.2 over the whole cell.
@@ -254,6 +268,17 @@ class FinalCell(nn.Module):
             binary_weights=binary_weights,
             layer=f"layer{position}",
         )
+
+    def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
+        """Number of a state, from `first` on -> the state, `Shared` where several layers begin with a BN of it."""
+        sources = [edge.source for edge in edges(self.cell) if edge.layer_type != ZEROISE]
+        found = {}
+        for number, state in enumerate(states, first):
+            # A single reader has nothing in common with another.
+            if sources.count(number) > 1:
+                state = share(state, scheme=self.scheme, arithmetic=self.arithmetic, train=train)
+            found[number] = state
+        return found
 
     def _zeros(self, state):
         """A node whose edges are all zeroise. state: an input state of the cell."""

@@ -1,6 +1,7 @@
 """The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,13 @@ import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.batch_norm import EPSILON, MOMENTUM, batch_norm, initial_statistics
+from bnas_jax.core.ops.batch_norm import (
+    EPSILON,
+    MOMENTUM,
+    batch_norm,
+    initial_statistics,
+    normalize,
+)
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
@@ -33,6 +40,37 @@ def bias_init(fan_in: int) -> Callable:
     return init
 
 
+class Shared(NamedTuple):
+    """A tensor that several layers read, with what their batch norms have in common in training, computed once.
+
+    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result. Over several devices the layers then have one message
+    forward and one backward between them.
+    """
+
+    value: jax.Array
+    normalized: tuple
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `value`."""
+        return self.value.shape
+
+
+def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
+    """x for layers that begin with a batch norm of it: `Shared` in training, x itself where nothing is in common."""
+    if not train or arithmetic.plain or scheme.order != BN_FIRST:
+        return x
+    normalized = normalize(x, axis_name=arithmetic.bn_axis, examples=arithmetic.bn_examples)
+    return Shared(value=x, normalized=normalized)
+
+
+def value_of(x):
+    """The tensor itself, of one that may be `Shared`."""
+    if isinstance(x, Shared):
+        return x.value
+    return x
+
+
 class BatchNorm(nn.Module):
     """Batch normalization with its running statistics, and scale and shift where `affine`: (N, H, W, C) to the same shape.
 
@@ -48,6 +86,13 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        """x: (N, H, W, C), or `Shared`."""
+        # What was shared is normalised with the usual epsilon.
+        normalized = None
+        if isinstance(x, Shared):
+            x, normalized = x
+        if self.epsilon != EPSILON:
+            normalized = None
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
 
         # Running statistics, at first those of no batch.
@@ -64,6 +109,7 @@ class BatchNorm(nn.Module):
             train=train,
             epsilon=self.epsilon,
             momentum=self.momentum,
+            normalized=normalized,
         )
         # Not kept where an evaluation takes the batch's statistics, which it does with `batch_stats` immutable.
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):

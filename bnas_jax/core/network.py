@@ -11,6 +11,7 @@ from bnas_jax.core.cell import FinalCell, FixedReduction, drop_path, num_convs, 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import AuxiliaryHead, classify, form_of
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, Genotype
+from bnas_jax.core.modules import share, value_of
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 
@@ -54,19 +55,24 @@ class Network(nn.Module):
         stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
+        # CIFAR's stem gives the same to both, ImageNet's two sizes.
+        same = before is previous
+        previous = self._shared(previous, train=train)
+        if same:
+            before = previous
 
         # Each cell reads the outputs of the two cells before.
         left_float = float_convs(self)
         for place in self.places:
             cell = self._cell(place, float_convs=left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
-            before, previous = previous, output
+            before, previous = previous, self._shared(output, train=train)
             # Behind the second reduction.
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)
         return classify(
             form,
-            previous,
+            value_of(previous),
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
             train=train,
@@ -83,6 +89,10 @@ class Network(nn.Module):
             batch=batch,
             arithmetic=self.arithmetic,
         )
+
+    def _shared(self, output, *, train: bool):
+        """What both next cells read: a cell's output, or the stem's."""
+        return share(output, scheme=self.scheme, arithmetic=self.arithmetic, train=train)
 
     def _cell(self, place: Place, *, float_convs: int) -> FinalCell | FixedReduction:
         cell = self.genotype.cell(place.reduction)

@@ -74,6 +74,13 @@ def load(
     if name == "digits":
         return _digits(path, statistics)
     parts, options = open_encoded(name, path, options)
+    return from_parts(name, parts, options, statistics)
+
+
+def from_parts(
+    name: str, parts: dict[str, Encoded], options: ReadOptions, statistics: Statistics | None = None
+) -> Dataset:
+    """The data set of that name from its parts, as `open_encoded` gives them with the options."""
     encoded = divided(parts, options)
     fits = _fits(encoded, options)
     train, test = (hold(part) if fits else part for part in encoded)
@@ -113,17 +120,7 @@ def open_encoded(
 ) -> tuple[dict[str, Encoded], ReadOptions]:
     """The parts of a data set on disk, "train" and "test" or one of them, or "all" of a folder without parts: nothing decoded;
     and the options with the set's own where they were None."""
-    if name == "imagenet2012":
-        options = _with_defaults(options, _IMAGENET_OPTIONS)
-        options = _with_defaults(
-            options, {"resize": round((options.image_size or 1) * _IMAGENET_ZOOM)}
-        )
-        if (options.resize or 1) < (options.image_size or 1):
-            size = options.image_size
-            raise UserError(
-                f"config.dataset.resize must be at least {size}, its centre, got {options.resize}"
-            )
-    options = _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
+    options = with_defaults(name, options)
     if name == "folder":
         return folder.read(path, options), options
     tfds_name = name.removeprefix(_TFDS)
@@ -136,6 +133,21 @@ def open_encoded(
     )  # not at the top: it needs libraries that arrays alone do not
 
     return tfds_examples.read(tfds_name, path, options), options
+
+
+def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
+    """The options of a data set, with its own values where they were None."""
+    if name == "imagenet2012":
+        options = _with_defaults(options, _IMAGENET_OPTIONS)
+        options = _with_defaults(
+            options, {"resize": round((options.image_size or 1) * _IMAGENET_ZOOM)}
+        )
+        if (options.resize or 1) < (options.image_size or 1):
+            size = options.image_size
+            raise UserError(
+                f"config.dataset.resize must be at least {size}, its centre, got {options.resize}"
+            )
+    return _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
 
 
 def known_statistics(name: str) -> Statistics | None:

@@ -62,8 +62,9 @@ class TrainSource:
     def feed(self, step: int) -> Feed:
         """What `prepare` needs for global step `step` (from 0), on the device.
 
-        `images` and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch, `position` int32
-        (2,) the epoch and the step within it, `seed` uint32: as an argument, runs of other seeds share what is compiled.
+        `images` (N, H * W * C) and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch,
+        `position` int32 (2,) the epoch and the step within it, `seed` uint32: as an argument, runs of other seeds share what
+        is compiled.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
         return self._data | {
@@ -78,9 +79,9 @@ class TrainSource:
         places = shard * size + jnp.arange(size, dtype=jnp.int32)
         rows = feed["order"][places if self.fresh else index * self.batch_size + places]
         key = step_key(feed["seed"], epoch, index)
-        images = augmented(
-            key, feed["images"], rows, self.batch_size, places, self.augmentation, self.dtype
-        )
+        taken = _taken(feed, rows, self.arrays.image_shape)
+        here = jnp.arange(size, dtype=jnp.int32)
+        images = augmented(key, taken, here, self.batch_size, places, self.augmentation, self.dtype)
         return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
@@ -132,10 +133,12 @@ class EvalSource:
         epoch, batch = feed["position"]
         rows = batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
         total = feed["labels"].shape[0]
-        taken = jnp.minimum(rows, total - 1)
+        places = jnp.minimum(rows, total - 1)
+        taken = _taken(feed, places, self.arrays.image_shape)
+        here = jnp.arange(size, dtype=jnp.int32)
         return {
-            "image": evaluated(feed["images"], taken, total, taken, source=self, epoch=epoch),
-            "label": feed["labels"][taken],
+            "image": evaluated(taken, here, total, places, source=self, epoch=epoch),
+            "label": feed["labels"][places],
             "weight": (rows < total).astype(jnp.float32),
         }
 
@@ -179,7 +182,17 @@ def shard_size(batch_size: int, shards: int) -> int:
 
 
 def _placed(arrays: Arrays, place: Place) -> Feed:
-    return {"images": place(arrays.images), "labels": place(arrays.labels)}
+    """All the data: images (N, H * W * C), labels (N,).
+
+    An image is a row: of four axes, TPUs copy all of the data to another layout in every step, before they take a batch.
+    """
+    rows = arrays.images.reshape(len(arrays), -1)
+    return {"images": place(rows), "labels": place(arrays.labels)}
+
+
+def _taken(feed: Feed, rows: jax.Array, image_shape: tuple[int, int, int]) -> jax.Array:
+    """The images at these rows of the data, uint8 (B, H, W, C)."""
+    return feed["images"][rows].reshape(-1, *image_shape)
 
 
 def _check(arrays: Arrays, batch_size: int, augmentation: Augmentation) -> None:

@@ -72,7 +72,7 @@ def use_compilation_cache() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     try:
-        cache = _user_cache() / "bnas_jax" / "xla"
+        cache = user_cache() / "bnas_jax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
     except (OSError, RuntimeError) as error:
@@ -84,7 +84,7 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _user_cache() -> pathlib.Path:
+def user_cache() -> pathlib.Path:
     """The user's directory for what can be made again; `OSError` or `RuntimeError` without a home directory."""
     if os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(os.environ["XDG_CACHE_HOME"])

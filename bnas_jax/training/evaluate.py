@@ -35,6 +35,13 @@ def load_data(dataset: DatasetSettings) -> Dataset:
     return data._replace(augmentation=_augmentation(data.augmentation, dataset))
 
 
+def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Dataset:
+    """As `load_data`, of a data set with these parts, "train" and "test", in place of its files."""
+    options = load.with_defaults(dataset.name, read_options(dataset))
+    data = load.from_parts(dataset.name, parts, options, _statistics(dataset))
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
 def load_test_data(dataset: DatasetSettings, statistics: Statistics | None) -> Dataset | TestSet:
     """What evaluation needs of the data. statistics: see `data.load.load_test`; those of the settings go before."""
     statistics = _statistics(dataset) or statistics

@@ -31,12 +31,14 @@ def batch_norm(
     train: bool,
     epsilon: float = EPSILON,
     momentum: float = MOMENTUM,
+    normalized: tuple | None = None,
 ):
     """(x normalised, running statistics after it), as in PyTorch: the running variance is unbiased.
 
     x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x have statistics of
     their own: those are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
     epsilon: what is added to the variance. momentum: the share that the running statistics keep.
+    normalized: what `normalize` made of x, for a batch norm of the same epsilon; None computes it.
     arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
     afterwards, as a step does, since a group of `bn_examples` may lie in one device alone.
     """
@@ -49,17 +51,13 @@ def batch_norm(
         return centred * jax.lax.rsqrt(running["var"] + epsilon), running
 
     # By those of the batch.
-
     axis_name, examples = arithmetic.bn_axis, arithmetic.bn_examples
-    form: Callable = normalize
-    if arithmetic.plain:
-        form = plain_normalize
-    y, mean, var = form(
-        x,
-        axis_name=axis_name,
-        examples=examples,
-        epsilon=epsilon,
-    )
+    if normalized is None:
+        form: Callable = normalize
+        if arithmetic.plain:
+            form = plain_normalize
+        normalized = form(x, axis_name=axis_name, examples=examples, epsilon=epsilon)
+    y, mean, var = normalized
 
     # The running variance is the unbiased one, of as many values as a group has.
     part, parts_of_group = _division(len(x), axis_name=axis_name, examples=examples)

@@ -1,0 +1,70 @@
+"""The process that compiles: `python -m bnas_jax.plan REQUEST.json PLAN.json`, see `request`."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from bnas_jax import extensions, settings
+from bnas_jax.core.errors import UserError
+from bnas_jax.plan.blank_data import data_for_plan
+from bnas_jax.plan.compile import STEP, compile_for
+from bnas_jax.plan.machines import machine
+from bnas_jax.plan.request import versions
+from bnas_jax.plan.summary import summary
+
+# How many numbers of microbatches are compiled at most, to find one that fits.
+_TRIES = 3
+
+
+def main() -> None:
+    asked, answered = map(pathlib.Path, sys.argv[1:])
+    # Programs for other machines cannot be loaded here, so that keeping them is of no use.
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        result = plan(json.loads(asked.read_text()))
+    except UserError as error:
+        result = {"error": str(error)}
+    answered.write_text(json.dumps(result))
+
+
+def plan(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of the plan that a `Request` asks for, as plain values."""
+    for file in request["extensions"]:
+        extensions.load(file)
+    run = settings.from_config(request["settings"])
+    on, of = machine(request["machine"]), request["of"]
+    data = data_for_plan(run.dataset)
+
+    def planned(run) -> dict[str, Any]:
+        return summary(run, compile_for(run, data, on, of=of), on, of=of)
+
+    result = planned(run)
+    if not result["fits"] and of == STEP:
+        result["microbatches_that_fit"] = _smaller(run, planned, devices=result["devices"])
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {**result, "date": today, "versions": versions()}
+
+
+def _smaller(run, planned, *, devices: int) -> int | None:
+    """The number of microbatches with which the step fits, None where none is found."""
+    each = run.batch_size // devices
+    more = [number for number in range(run.microbatches + 1, each + 1) if each % number == 0]
+    doubled: list[int] = []
+    for number in more:
+        if not doubled or number >= 2 * doubled[-1]:
+            doubled.append(number)
+    for number in doubled[:_TRIES]:
+        print(f"bnas_jax: does not fit; trying config.microbatches={number}", file=sys.stderr)
+        if planned(dataclasses.replace(run, microbatches=number))["fits"]:
+            return number
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Devices that are not there: what would lie on them is known by its shape, and steps are compiled but not run."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data.sources import Placement
+from bnas_jax.plan.machines import Machine
+from bnas_jax.runtime.devices import AXIS, Devices
+from bnas_jax.settings import RunSettings
+
+# What XLA's GPU compiler asks of a device: it has none to look at. Compute capability, multiprocessors, shared memory of a
+# block and L2 cache in bytes.
+_GPUS = {
+    "a100": {"major": 8, "minor": 0, "cores": 108, "shared": 166912, "cache": 41943040},
+    "h100": {"major": 9, "minor": 0, "cores": 132, "shared": 232448, "cache": 52428800},
+    "h200": {"major": 9, "minor": 0, "cores": 132, "shared": 232448, "cache": 62914560},
+}
+_CUDNN = (9, 8, 0)
+# Platform -> the package that has its compiler, and the extra of jax that asks for it.
+_COMPILERS = {"tpu": ("libtpu", "tpu"), "gpu": ("jax_cuda12_plugin", "cuda12")}
+_HOST_CHIPS = {1: [1, 1, 1], 4: [2, 2, 1], 8: [2, 4, 1]}
+
+
+@dataclasses.dataclass(frozen=True)
+class AbsentDevices(Devices):
+    """`Devices` whose arrays are `jax.ShapeDtypeStruct`s, placed. hosts: that the devices belong to."""
+
+    hosts: int = 1
+
+    def place(self, array) -> Any:
+        """The same array on every device."""
+        return _shaped(array, self._sharding(PartitionSpec()))
+
+    def place_rows(self, rows) -> Any:
+        """The rows of all hosts, of whom each has as many as these."""
+        every = jax.ShapeDtypeStruct((len(rows) * self.hosts, *np.shape(rows)[1:]), rows.dtype)
+        return _shaped(every, self._sharding(PartitionSpec(AXIS)))
+
+    def placement(self, microbatches: int = 1) -> Placement:
+        if microbatches > 1:
+            return Placement(self.place, self.place)
+        return Placement(self.place, self.place_rows, 0, self.hosts)
+
+    def settle(self, state):
+        return jax.tree.map(self.place, state)
+
+    def create(self, function: Callable, *arguments):
+        return self.settle(jax.eval_shape(function, *arguments))
+
+    def _sharding(self, spec: PartitionSpec):
+        if self.parallel == "none":
+            return jax.sharding.SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self._mesh, spec)
+
+
+def check(run: RunSettings, machine: Machine) -> None:
+    """`UserError` where a run cannot be planned for a machine: its type of numbers, its batch, or no compiler is installed."""
+    if not machine.chip.peak(run.precision, run.matmul_precision):
+        raise UserError(
+            f"{machine.name} has no {run.precision}; write --config.precision=float32 or bfloat16"
+        )
+    package, extra = _COMPILERS[machine.platform]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"the compiler for {machine.name} is not installed: pip install 'jax[{extra}]=={jax.__version__}'"
+        )
+    count = 1 if _on_one(run.parallel, machine.chips) else machine.chips
+    Devices(run.parallel, tuple(range(count))).check_batch(run)
+
+
+def _on_one(parallel: str, chips: int) -> bool:
+    return parallel == "none" or (parallel == "auto" and chips == 1)
+
+
+def devices_of(machine: Machine, parallel: str) -> AbsentDevices:
+    """The devices of a machine. parallel: `config.parallel`; its pmap makes the program of shard_map (a test compares them)."""
+    devices = _topology(machine).devices
+    if _on_one(parallel, len(devices)):
+        return AbsentDevices("none", tuple(devices[:1]))
+    in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return AbsentDevices("shard_map", tuple(in_order), hosts=machine.hosts)
+
+
+def _topology(machine: Machine) -> Any:
+    from jax.experimental import topologies
+
+    if machine.platform == "gpu":
+        return _gpu_topology(machine)
+    options: dict[str, Any] = {"chips_per_host_bounds": _HOST_CHIPS[machine.chips_per_host]}
+    if machine.chip.name == "v4":
+        # Both cores of a chip as one device, as JAX has them on a slice.
+        options["chip_config_name"] = "megacore"
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=f"{machine.chip.name}:{machine.shape}", **options
+    )
+
+
+def _gpu_topology(machine: Machine) -> Any:
+    from jax.experimental import topologies
+
+    shape = f"1x{machine.hosts}x{machine.chips_per_host}"
+    return topologies.get_topology_desc(
+        platform="cuda", topology_name="", target_config=_target(machine), topology=shape
+    )
+
+
+def _target(machine: Machine) -> str:
+    """XLA's description of a GPU, a GpuTargetConfigProto as text."""
+    gpu = _GPUS[machine.chip.name]
+    major, minor, patch = _CUDNN
+    return f"""
+gpu_device_info {{
+  cuda_compute_capability {{ major: {gpu["major"]} minor: {gpu["minor"]} }}
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: {gpu["shared"] + 1024}
+  shared_memory_per_block_optin: {gpu["shared"]}
+  threads_per_core_limit: 2048
+  core_count: {gpu["cores"]}
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  memory_bandwidth: {round(machine.chip.bandwidth)}
+  device_memory_size: {round(machine.chip.memory)}
+  l2_cache_size: {gpu["cache"]}
+  clock_rate_ghz: 1.7
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}
+"""
+
+
+def _shaped(array, sharding) -> jax.ShapeDtypeStruct:
+    dtype = array.dtype
+    if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct(np.shape(array), dtype, sharding=sharding)

@@ -1,0 +1,114 @@
+"""What chips can do at most, as their makers publish it.
+
+Sources, read in 2026: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; the data sheets of NVIDIA's A100, H100 and H200
+(SXM, dense figures). Rates are upper limits that no program reaches.
+"""
+
+import dataclasses
+
+GIB = 2**30
+TERA, GIGA = 1e12, 1e9
+
+# Of `config.matmul_precision`: passes of bfloat16 that a TPU makes for a product of float32 factors.
+BFLOAT16_PASSES = {"default": 1, "high": 3, "highest": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip. memory: bytes. bandwidth: of its memory, bytes a second. link: of its connections to the chips of its slice,
+    or of its host, bytes a second in both directions together.
+
+    bfloat16, short_float32, float32, float64: operations a second of products, where factors of float32 may be shortened (to
+    bfloat16 on TPUs, to TF32 on GPUs), and where they stay whole. 0: it has none. host_chips: chips that one host has at most.
+    """
+
+    name: str
+    platform: str
+    memory: float
+    bandwidth: float
+    link: float
+    bfloat16: float
+    short_float32: float
+    float32: float
+    float64: float = 0.0
+    host_chips: int = 4
+
+    def peak(self, precision: str, matmul_precision: str) -> float:
+        """Operations a second, of products of that `config.precision` and `config.matmul_precision`; 0 where it has none."""
+        if precision == "bfloat16":
+            return self.bfloat16
+        if precision == "float64":
+            return self.float64
+        if matmul_precision == "default":
+            return self.short_float32
+        if matmul_precision == "high":
+            return max(self.float32, self.short_float32 / BFLOAT16_PASSES["high"])
+        return self.float32
+
+
+def _tpu(
+    name: str, *, memory_gib: float, gigabytes: float, link_gigabits: float, teraflops: float
+) -> Chip:
+    """A TPU, which multiplies float32 by passes of bfloat16."""
+    peak = teraflops * TERA
+    return Chip(
+        name=name,
+        platform="tpu",
+        memory=memory_gib * GIB,
+        bandwidth=gigabytes * GIGA,
+        link=link_gigabits * GIGA / 8,
+        bfloat16=peak,
+        short_float32=peak,
+        float32=peak / BFLOAT16_PASSES["highest"],
+    )
+
+
+def _gpu(
+    name: str,
+    *,
+    memory_gib: float,
+    gigabytes: float,
+    link_gigabytes: float,
+    bfloat16: float,
+    tf32: float,
+    float32: float,
+    float64: float,
+) -> Chip:
+    """A GPU of eight to a host; rates in teraflops."""
+    return Chip(
+        name=name,
+        platform="gpu",
+        memory=memory_gib * GIB,
+        bandwidth=gigabytes * GIGA,
+        link=link_gigabytes * GIGA,
+        bfloat16=bfloat16 * TERA,
+        short_float32=tf32 * TERA,
+        float32=float32 * TERA,
+        float64=float64 * TERA,
+        host_chips=8,
+    )
+
+
+_HOPPER = {"link_gigabytes": 900, "bfloat16": 989, "tf32": 495, "float32": 67, "float64": 67}
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        _tpu("v4", memory_gib=32, gigabytes=1200, link_gigabits=2400, teraflops=275),
+        _tpu("v5e", memory_gib=16, gigabytes=819, link_gigabits=1600, teraflops=197),
+        _tpu("v5p", memory_gib=95, gigabytes=2765, link_gigabits=4800, teraflops=459),
+        _tpu("v6e", memory_gib=32, gigabytes=1640, link_gigabits=3584, teraflops=918),
+        _gpu(
+            "a100",
+            memory_gib=80,
+            gigabytes=2039,
+            link_gigabytes=600,
+            bfloat16=312,
+            tf32=156,
+            float32=19.5,
+            float64=19.5,
+        ),
+        _gpu("h100", memory_gib=80, gigabytes=3350, **_HOPPER),
+        _gpu("h200", memory_gib=141, gigabytes=4800, **_HOPPER),
+    )
+}

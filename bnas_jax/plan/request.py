@@ -1,0 +1,125 @@
+"""A plan made in a process of its own, or taken from those that were made before.
+
+A process in which the compiler for TPUs is loaded cannot use what JAX finds here, and the other way round.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from bnas_jax import settings
+from bnas_jax.core.errors import UserError
+from bnas_jax.plan.machines import machine
+from bnas_jax.runtime.devices import user_cache
+from bnas_jax.settings import SearchSettings, TrainSettings
+
+_PACKAGE = pathlib.Path(__file__).parent.parent
+_COMPILERS = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
+
+# Of the process that compiles. What JAX computes itself, such as shapes, it does on the CPU.
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    # libtpu would ask Google's metadata server what machine this is, for minutes where there is none. It says what it lacks
+    # unless it is told of some machine, which has no influence on the one that is compiled for.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v4-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    # Several processes may compile at the same time.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be compiled. of: `step` or `evaluate`. extensions: files that the run was loaded with."""
+
+    run: SearchSettings | TrainSettings
+    machine: str
+    of: str
+    extensions: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the process that compiles."""
+        return {
+            "settings": settings.to_dict(self.run),
+            "machine": machine(self.machine).name,
+            "of": self.of,
+            "extensions": list(self.extensions),
+        }
+
+
+def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
+    """The summary of a plan, see `summary`; made anew where settings, source or versions differ from all that are kept.
+
+    again: makes it anew in any case. Raises `UserError` as the other process says.
+    """
+    kept = _kept(request)
+    if kept is not None and kept.is_file() and not again:
+        return json.loads(kept.read_text())
+    result = _made(request.to_dict())
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(result, indent=1))
+        part.replace(kept)
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Of what has a say in a compiled program, as far as it is installed."""
+    found = {}
+    for name in _COMPILERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _made(request: Mapping[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = pathlib.Path(folder, "request.json"), pathlib.Path(folder, "plan.json")
+        asked.write_text(json.dumps(request))
+        environment = {**os.environ, **_ENVIRONMENT}
+        paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        command = [sys.executable, "-m", "bnas_jax.plan", str(asked), str(answered)]
+        code = subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode
+        if not answered.is_file():
+            raise UserError(
+                f"the process that compiles for {request['machine']} ended with {code} before it was done;"
+                " where that is -9, memory was short: close other programs"
+            )
+        result = json.loads(answered.read_text())
+    if "error" in result:
+        raise UserError(result["error"])
+    return result
+
+
+def _kept(request: Request) -> pathlib.Path | None:
+    """Where the plan is kept; None without a directory for it."""
+    try:
+        folder = user_cache() / "bnas_jax" / "plans"
+    except (OSError, RuntimeError):
+        return None
+    asked = {**request.to_dict(), "versions": versions(), "source": _source(request.extensions)}
+    text = json.dumps(asked, sort_keys=True)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def _source(extensions: tuple[str, ...]) -> str:
+    """A hash of the package's files and of the extensions."""
+    digest = hashlib.sha256()
+    for path in [*sorted(_PACKAGE.rglob("*.py")), *map(pathlib.Path, extensions)]:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

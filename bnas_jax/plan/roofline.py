@@ -1,0 +1,37 @@
+"""The least time that a program can take on a chip: what it computes, moves and sends, each at the chip's highest rate.
+
+A bound, no prediction: nothing is waited for, all three overlap perfectly, and every instruction runs at the peak of the
+matrix units. (The roofline model: Williams, Waterman, Patterson, 2009.)
+"""
+
+from typing import NamedTuple
+
+from bnas_jax.plan.chips import Chip
+
+COMPUTING, MOVING, SENDING = "operations", "memory bandwidth", "links between chips"
+
+
+class Work(NamedTuple):
+    """What one chip does. operations: two for a product and its sum. moved: bytes of its main memory. sent: bytes to others."""
+
+    operations: float
+    moved: float
+    sent: float
+
+
+class Bound(NamedTuple):
+    """seconds: at least. by: what takes that long."""
+
+    seconds: float
+    by: str
+
+
+def bound(work: Work, chip: Chip, *, precision: str, matmul_precision: str) -> Bound:
+    """The least time for the work. precision, matmul_precision: of its products, see `Chip.peak`."""
+    times = {
+        COMPUTING: work.operations / chip.peak(precision, matmul_precision),
+        MOVING: work.moved / chip.bandwidth,
+        SENDING: work.sent / chip.link,
+    }
+    by = max(times, key=lambda name: times[name])
+    return Bound(times[by], by)

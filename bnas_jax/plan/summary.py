@@ -1,0 +1,178 @@
+"""A plan as plain values for JSON, and as a table for people."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from bnas_jax.plan.chips import GIB
+from bnas_jax.plan.compile import EVALUATE, Compiled, Plan
+from bnas_jax.plan.machines import Machine
+from bnas_jax.plan.roofline import bound
+from bnas_jax.settings import SearchSettings, TrainSettings
+
+_SHOWN = 10
+
+
+def summary(
+    run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, of: str
+) -> dict[str, Any]:
+    """The figures of a plan. All of memory, operations, bytes and messages are those of one chip."""
+    largest = max(plan.programs, key=lambda program: program.memory_bytes)
+    fits = all(_fits(program, machine) for program in plan.programs)
+    batch = run.eval_batch_size if of == EVALUATE else run.batch_size
+    result: dict[str, Any] = {
+        "machine": machine.name,
+        "of": of,
+        "devices": plan.devices,
+        "hosts": machine.hosts,
+        "batch_size": batch,
+        "batch_per_device": batch // plan.devices,
+        "microbatches": run.microbatches,
+        "fits": fits,
+        "memory_bytes": largest.memory_bytes,
+        "memory_available_bytes": round(machine.chip.memory),
+    }
+    if largest.memory is not None:
+        result["memory"] = dataclasses.asdict(largest.memory)
+    result["compile_seconds"] = round(
+        sum(each.tracing_seconds + each.compiling_seconds for each in plan.programs), 1
+    )
+    if fits:
+        result |= _work(plan) | _times(run, plan, machine, batch=batch, of=of)
+    return result
+
+
+def _fits(program: Compiled, machine: Machine) -> bool:
+    return program.memory is not None and program.memory_bytes <= machine.chip.memory
+
+
+def _work(plan: Plan) -> dict[str, Any]:
+    """What a step does, over its programs."""
+    layers: Counter[str] = Counter()
+    kernels: Counter[str] = Counter()
+    for program in plan.programs:
+        layers.update(program.layers)
+        kernels.update(program.kernels)
+    buffers = [buffer for program in plan.programs for buffer in program.buffers]
+    buffers.sort(key=lambda buffer: -buffer.bytes)
+    messages = [message._asdict() for program in plan.programs for message in program.messages]
+    return {
+        "operations": sum(program.work.operations for program in plan.programs),
+        "bytes_accessed": sum(program.accessed for program in plan.programs),
+        "bytes_moved": sum(program.work.moved for program in plan.programs),
+        "bytes_moved_without_padding": sum(program.useful for program in plan.programs),
+        "collectives": sum(message["number"] for message in messages),
+        "bytes_sent": sum(program.work.sent for program in plan.programs),
+        "messages": messages,
+        "kernels": dict(kernels.most_common()),
+        "largest_buffers": [buffer._asdict() for buffer in buffers[:_SHOWN]],
+        "layers": dict(layers.most_common(_SHOWN)),
+    }
+
+
+def _times(
+    run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, batch: int, of: str
+) -> dict[str, Any]:
+    """The least times."""
+    bounds = [
+        bound(
+            program.work,
+            machine.chip,
+            precision=run.precision,
+            matmul_precision=run.matmul_precision,
+        )
+        for program in plan.programs
+    ]
+    seconds = sum(each.seconds for each in bounds)
+    epoch = seconds * plan.steps_per_epoch
+    epochs = 1 if of == EVALUATE else run.num_epochs
+    hours = epoch * epochs / 3600
+    rate = batch / seconds if seconds else math.inf
+    return {
+        "step_seconds_at_least": seconds,
+        "bound_by": max(bounds, key=lambda each: each.seconds).by,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "epoch_seconds_at_least": epoch,
+        "hours_at_least": hours,
+        "chip_hours_at_least": hours * machine.chips,
+        "images_per_second_and_host_at_most": rate / machine.hosts,
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Lines for people. result: a `summary`."""
+    rows = [
+        ("machine", f"{result['machine']}: {result['devices']} chips, {result['hosts']} hosts"),
+        ("batch", f"{result['batch_size']}, {result['batch_per_device']} a chip"),
+        ("memory of a chip", _memory_text(result)),
+    ]
+    for name, size in result.get("memory", {}).items():
+        rows.append((f"  {name}", _gib(size)))
+    if result["fits"]:
+        rows += _rows_of_work(result)
+    rows.append(("compiled in", f"{result['compile_seconds']:.0f} s"))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:{width}}  {text}" for name, text in rows]
+    if result["fits"]:
+        lines += ["", *_layer_lines(result), "", *_buffer_lines(result)]
+    return "\n".join(lines)
+
+
+def _memory_text(result: Mapping[str, Any]) -> str:
+    needed, available = result["memory_bytes"], result["memory_available_bytes"]
+    verdict = "fits" if result["fits"] else "DOES NOT FIT"
+    share = 100 * needed / available
+    return f"{_gib(needed)} of {_gib(available)} ({share:.1f} %): {verdict}"
+
+
+def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    padding = 1 - result["bytes_moved_without_padding"] / max(result["bytes_moved"], 1)
+    what = "batch" if result["of"] == EVALUATE else "step"
+    rows = [
+        (f"operations a chip and {what}", f"{result['operations'] / 1e9:.3g} G"),
+        ("bytes moved", f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
+        ("bytes accessed, XLA's count", _gb(result["bytes_accessed"])),
+        ("collectives", f"{result['collectives']}, {_gb(result['bytes_sent'])} sent"),
+    ]
+    for message in result["messages"]:
+        links = "between hosts, too" if message["between_hosts"] else "within a host"
+        of = f"{message['number']} in groups of {message['group']}, {links}"
+        rows.append((f"  {message['kind']}", f"{of}, {_gb(message['bytes'])}"))
+    seconds = result["step_seconds_at_least"]
+    rows += [
+        (f"a {what} takes at least", f"{1000 * seconds:.3g} ms, by {result['bound_by']}"),
+        ("an epoch at least", f"{result['epoch_seconds_at_least']:.3g} s"),
+        (
+            "all of it at least",
+            f"{result['hours_at_least']:.3g} hours, {result['chip_hours_at_least']:.3g} chip-hours",
+        ),
+        ("images a second and host", f"{result['images_per_second_and_host_at_most']:.3g} at most"),
+    ]
+    return rows
+
+
+def _layer_lines(result: Mapping[str, Any]) -> list[str]:
+    lines = ["What moves most:"]
+    for name, size in result["layers"].items():
+        lines.append(f"  {_gb(size):>10}  {name}")
+    return lines
+
+
+def _buffer_lines(result: Mapping[str, Any]) -> list[str]:
+    lines = ["The largest arrays (without padding):"]
+    for buffer in result["largest_buffers"]:
+        sizes = f"{buffer['bytes'] / 2**20:9.1f} MiB ({buffer['useful'] / 2**20:.1f})"
+        lines.append(f"  {sizes}  {buffer['array']}  {buffer['layer']}")
+    return lines
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
+
+
+def _gb(size: float) -> str:
+    if size < 1e8:
+        return f"{size / 1e6:.2f} MB"
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,150 @@
+"""A tiny network, compiled for TPUs by their own compiler, in a process of its own."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bnas_jax import settings
+from bnas_jax.__main__ import run
+from bnas_jax.plan import request as request_lib
+from bnas_jax.plan.blank_data import SIZES, BlankReader, data_for_plan
+from bnas_jax.plan.request import Request
+from configs import train as train_configs
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+TINY = [
+    "--config=configs/baselines.py:digits_small_cnn",
+    "--config.network.widths=(4,8)",
+    "--config.network.dense=8",
+]
+
+
+def command(*arguments: str, cache: pathlib.Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-m", "bnas_jax", "plan", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def planned(cache) -> subprocess.CompletedProcess:
+    return command(*TINY, "--on=v5litepod-8", "--config.batch_size=64", cache=cache)
+
+
+@pytest.fixture(scope="module")
+def result(planned) -> dict:
+    assert planned.returncode == 0, planned.stderr
+    return json.loads(planned.stdout.splitlines()[-1])
+
+
+def test_the_step_fits(result):
+    assert result["fits"]
+    assert (result["machine"], result["devices"], result["hosts"]) == ("v5e-8", 8, 1)
+    assert result["batch_per_device"] == 8
+    assert result["memory_bytes"] == sum(result["memory"].values())
+    assert result["memory_available_bytes"] == 16 * 2**30
+    # The digits, and little more: each chip has all of them.
+    assert result["memory"]["arguments"] > 1437 * 8 * 8
+
+
+def test_the_step_averages_once(result):
+    """Gradients, statistics, loss and hits travel as one vector."""
+    (message,) = [each for each in result["messages"] if each["kind"] == "all-reduce"]
+
+    assert message["number"] == 1
+    assert message["group"] == 8
+    assert not message["between_hosts"]
+    assert result["bytes_sent"] >= message["bytes"] > 0
+
+
+def test_the_least_time_is_a_roofline(result):
+    seconds = result["step_seconds_at_least"]
+
+    assert seconds > 0
+    assert seconds >= result["operations"] / 197e12
+    assert seconds >= result["bytes_moved"] / 819e9
+    assert result["steps_per_epoch"] == 1437 // 64
+    assert result["epoch_seconds_at_least"] == pytest.approx(seconds * 22)
+    assert result["bytes_moved"] >= result["bytes_moved_without_padding"]
+
+
+def test_the_table_says_the_same(planned):
+    assert "v5e-8: 8 chips" in planned.stdout
+    assert ": fits" in planned.stdout
+    assert "all-reduce" in planned.stdout
+    assert planned.stderr == ""
+
+
+def test_a_plan_is_kept_by_settings(result, cache, planned):
+    """The same plan once more is the same, compile time and all; other settings have another place."""
+    again = command(*TINY, "--on=v5e-8", "--config.batch_size=64", cache=cache)
+
+    assert json.loads(again.stdout.splitlines()[-1]) == result
+    digits = settings.from_config(train_configs.get_config("digits"))
+    places = {
+        request_lib._kept(Request(run=digits, machine="v5e-8", of="step")),
+        request_lib._kept(Request(run=digits, machine="v5e-8", of="evaluate")),
+        request_lib._kept(Request(run=digits, machine="v4-8", of="step")),
+        request_lib._kept(
+            Request(run=dataclasses.replace(digits, seed=1), machine="v4-8", of="step")
+        ),
+    }
+    assert len(places) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--on=v5e-9"], "no machine has that size; write one of v5e-1"),
+        (["--on="], "--on is missing; write --on=..."),
+        (["--on=v5e-8", "--of=search"], "--of takes step or evaluate, got 'search'"),
+        (["--on=h100x8"], "the compiler for h100x8 is not installed: pip install 'jax[cuda12]=="),
+        (
+            ["--on=v5e-8", "--config.batch_size=60"],
+            "config.batch_size=60 cannot be divided over 8 devices: write a multiple of 8, for instance 64",
+        ),
+        (["--on=v5e-8", "--config.precision=float64"], "v5e-8 has no float64; write --config.pre"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(arguments, said, capsys, own_compilation_cache):
+    code = run(["plan", *TINY, *arguments])
+
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bnas_jax: error: ")
+    assert said in line
+
+
+def test_blank_data_has_the_size_of_the_real_one():
+    config = train_configs.get_config("d")
+    config.dataset.path = "nowhere"
+    data = data_for_plan(settings.from_config(config).dataset)
+
+    assert (len(data.train), len(data.test)) == (1_281_167, 50_000)
+    assert data.train.image_shape == (224, 224, 3)
+    assert data.train.num_classes == SIZES["imagenet2012"].classes == 1000
+    pixels, label = data.train.example(1001)
+    assert pixels.shape == (224, 224, 3)
+    assert label == 1
+
+
+def test_blank_images_decode():
+    reader = BlankReader(count=7, side=32, classes=3)
+
+    assert list(reader.labels()) == [0, 1, 2, 0, 1, 2, 0]
+    assert reader.read(5)[1] == 2
