@@ -26,7 +26,7 @@ class Baseline(NetworkSettings):
         """`UserError` for the first of these settings, a number or a tuple of numbers, that is smaller or empty."""
         for name in names:
             value = getattr(self, name)
-            # Of a tuple the smallest number counts.
+            # All numbers of a tuple have to be that large.
             numbers = value
             if not isinstance(value, tuple):
                 numbers = (value,)

@@ -1,6 +1,6 @@
 """Wide ResNets (arXiv 1605.07146): WRN-40-4, and PCNN's WRN22 of widths (i, i, 2i, 4i).
 
-Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the paper's own Torch code, the default;
+Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the Torch code of the paper, the default;
 github.com/meliketoy/wide-resnet.pytorch has biases, the stride in the second convolution of a block, shortcuts from the
 block's input, and statistics of the last batch norm that follow the batch faster.
 

@@ -45,9 +45,9 @@ def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Device
 
 
 def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
-    """The same steps as one writes them first, all stages as one program; to be compiled with XLA's own options.
+    """The same steps written plainly, all stages as one program; to be compiled with XLA's default options.
 
-    Every edge of a supernet is on its own, a 1x1 convolution is one like any other, signs are multiplied as floats, JAX
+    Every edge of a supernet is computed by itself, a 1x1 convolution is one like any other, signs are multiplied as floats, JAX
     differentiates all but the straight-through signs, and nothing is stored on purpose. Weights, random numbers and data
     are the same, and so is what is set for the whole process, such as its heap.
     """

@@ -49,7 +49,7 @@ def benchmark(
     measured = measure.in_turns(steps, repeats)
     times = dict(zip(steppers, measured, strict=True))
 
-    # Ours stand at the top of the result, those of the plain form under its name.
+    # Ours are at the top of the result, those of the plain form under its name.
     figures = {}
     for name, stepper in steppers.items():
         figures[name] = _figures(stepper, times=times[name], batch_size=run.batch_size)
@@ -144,7 +144,7 @@ def _flops(stage, *, state, feed) -> float:
 
 
 def _peak_memory() -> int:
-    """In MiB, of the device where it tells, else of this process."""
+    """In MiB, of the device where it reports it, else of this process."""
     # CPUs say nothing.
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:

@@ -16,7 +16,7 @@ class Stepper:
     """The steps of a program. Making one compiles it and makes the first step. tuned: see `Devices.compile_steps`.
 
     compiling: how long that took, see `CompileTimes.figures`. temp_memory_mib: of the temporary arrays by XLA's analysis, for
-    the stage that has most of them; None where the backend does not tell. state_leaves: arrays that a call takes and returns.
+    the stage that has most of them; None where the backend does not report it. state_leaves: arrays that a call takes and returns.
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
@@ -65,7 +65,7 @@ class Stepper:
 
 
 def _nothing(state, feed):
-    # JAX would leave out what is not used, and hand on what is returned as it came.
+    # JAX would leave out what is not used, and return unchanged what goes through.
     state, _ = jax.lax.optimization_barrier((state, feed))
     return state
 

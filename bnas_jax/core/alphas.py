@@ -1,4 +1,4 @@
-"""Architecture parameters alpha: a pytree of their own, relaxed by a softmax (DARTS Eq. 2) and kept diverse (Eq. 5)."""
+"""Architecture parameters alpha: a pytree beside the weights, relaxed by a softmax (DARTS Eq. 2) and kept diverse (Eq. 5)."""
 
 from collections.abc import Mapping
 

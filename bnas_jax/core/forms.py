@@ -1,6 +1,6 @@
 """What networks of cells differ in beside their cells: `FORMS`, the one table of it.
 
-A form is the stem, what brings a larger input to a cell's size, which poolings have a BN, and what stands before the
+A form is the stem, what brings a larger input to a cell's size, which poolings have a BN, and what comes before the
 classifier. The order of BN, convolution and activation is the scheme's (`Float.order`).
 """
 
@@ -83,12 +83,12 @@ class ImageNetStem(nn.Module):
 class Form:
     """What differs between networks of cells, see `FORMS`.
 
-    stem: its module. halved: whether it hands the first cell two sizes, as if a reduction lay between them.
+    stem: its module. halved: whether it gives the first cell two sizes, as if a reduction lay between them.
     channel_step: of which number the channels are a multiple.
     factorized: whether the larger of a cell's inputs is halved by a `FactorizedReduce`, else by a 3x3 convolution of stride 2.
     affine_resize: whether the BN of that has scale and shift in the final network.
     bn_of_pools_in_search, bn_of_pools: whether poolings have a BN behind them in the search's network and in the final one.
-    last_bn: whether BN and ReLU stand before the global pooling.
+    last_bn: whether there are BN and ReLU before the global pooling.
     """
 
     stem: type[CifarStem | DartsStem | ImageNetStem]

@@ -1,6 +1,6 @@
 """The layer types that an edge can be: `LAYERS`, the one table of them. A new layer type is a new entry.
 
-An entry makes the module of an edge and says how many convolutions that has. What it costs is counted by walking the module.
+An entry makes the module of an edge and says how many convolutions that has. Its cost needs no entry: see `cost.walk`.
 """
 
 import dataclasses
@@ -198,7 +198,7 @@ class CrossedType:
 
 @dataclasses.dataclass(frozen=True)
 class SkipType:
-    """The identity; where it is strided a factorized reduce (DARTS's code). No BN stands behind the identity."""
+    """The identity; where it is strided a factorized reduce (DARTS's code). There is no BN behind the identity."""
 
     # As the identity is; only where it is strided it has weights.
     learnable: ClassVar[bool] = False
@@ -227,8 +227,8 @@ class MobiNetType:
     """MoBiNet's separable block (arXiv 1907.12629), each of its convolutions with a shortcut.
 
     inputs: K of the K-dependency, how many channels an output of the k x k convolution sees; 1 is depthwise.
-    How sure: weak. The paper has no code, and only its abstract and others' words of it were at hand; the form is ours
-    (`MobiNet`).
+    How sure: weak. The paper has no code, and only its abstract and descriptions by others were available; the form is our
+    reading (`MobiNet`).
     """
 
     kernel: int

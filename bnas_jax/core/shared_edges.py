@@ -59,7 +59,7 @@ class EdgeSpec:
         return [name for name in self.layer_types if self.how(name) == POOLING]
 
     def geometry(self, name: str, groups: int = 1) -> Geometry:
-        """How a convolution's kernel moves. groups: 1, or the number of edges where each has input channels of its own."""
+        """How a convolution's kernel moves. groups: 1, or the number of edges where each reads other input channels."""
         kind = self.conv_type(name)
         return square(
             kind.kernel,
@@ -139,7 +139,7 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
             outputs[name] = weigh(y, column[name])
 
     # All convolutions of the same normalised state: (N, H, W, C), or (N, H, W, types, E, C) where each edge and type has
-    # running statistics of its own, in evaluation.
+    # running statistics, in evaluation.
     if spec.convs:
         normal, new["bn"] = normalize(x, running["bn"])
         signs = spec.scheme.signs(normal)
@@ -168,7 +168,7 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
 def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
     """The convolutions of one type of all edges side by side, weighted: (N, H', W', E, C).
 
-    signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has running statistics of its own. weights: (E,).
+    signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has its running statistics. weights: (E,).
     """
     edges, channels = len(weights), signs.shape[-1]
     shared = signs.ndim == 4

@@ -1,4 +1,4 @@
-"""The plan of a network: which cells stand one behind the other, how wide they are and which of them halve the image."""
+"""The plan of a network: its cells in order, how wide they are and which of them reduce the image."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from bnas_jax.core.errors import UserError
 class Place:
     """A cell's place in the stack.
 
-    index: from 0. channels: of each node. reduction: whether it halves the image (and doubles the channels).
+    index: from 0. channels: of each node. reduction: whether it has half the size, and twice the channels, of the cell in front of it.
     halved: whether its first input has twice the size of its second, as it does behind a reduction cell.
     """
 
@@ -48,7 +48,7 @@ def reductions(num_cells: int) -> tuple[int, ...]:
 def stack(num_cells: int, channels: int, *, halved: bool = False) -> tuple[Place, ...]:
     """The places of all cells, from the first on.
 
-    channels: of the first one's nodes. halved: whether the stem hands it two sizes (ImageNet's does).
+    channels: of the first one's nodes. halved: whether the stem gives it two sizes (ImageNet's does).
     """
     places = []
     for index in range(num_cells):

@@ -126,7 +126,7 @@ def layout(edges: Sequence[Edge]) -> Layout:
 
 
 def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], float]:
-    """(the heights counted from the upper side of the highest item, the height of the picture)."""
+    """(the heights from the upper side of the highest item, the height of the picture)."""
     uppers, lowers = [], []
     for column in ys:
         for item, y in column.items():

@@ -60,7 +60,7 @@ def _draw(
     # For ids: "darts" or "bnas".
     name = title.split()[1].lower()
 
-    # The chain of cells and of what they hand on.
+    # The chain of cells and of their outputs.
     for number, (center, width, text) in enumerate(zip(centers, widths, _CHAIN, strict=True)):
         fill = palette.STATE
         if number in _CELLS:

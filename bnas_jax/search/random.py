@@ -18,8 +18,8 @@ from bnas_jax.search.searcher import TRAIN, WEIGHTS, Finished, Progress, Score, 
 class Random(Searcher):
     """Each step trains the layers of one random cell.
 
-    candidates: how many random cells are scored at the end, with the shared weights, on score_batches held-out batches each.
-    finalists: how many of the best of them are scored on all held-out batches.
+    candidates: how many random cells are scored at the end, with the shared weights, on score_batches validation batches each.
+    finalists: how many of the best of them are scored on all validation batches.
 
     In a score batch norm takes the batch's statistics, too: the running ones are averages over other cells.
     """

@@ -66,7 +66,7 @@ class Finished(NamedTuple):
     candidates: list[dict]
 
 
-# (weights of the layer types, numbers of held-out batches or None for all) -> top-1 in %.
+# (weights of the layer types, numbers of validation batches or None for all) -> top-1 in %.
 Score = Callable[[Mapping[str, Any], range | None], float]
 
 

@@ -74,8 +74,8 @@ class _Quadratic:
         values = []
         for index in range(3):
             sized = network.clone(channels=least + index * step)
-            counted = cost(sized, image_shape=image_shape, walked=walked)
-            values.append(Fraction(counted.total.flops))
+            total = cost(sized, image_shape=image_shape, walked=walked).total
+            values.append(Fraction(total.flops))
         first, second, third = values
         # Newton's forward differences.
         self._start = first

@@ -91,7 +91,7 @@ class Ratios:
 
 
 def ratios(ours: Cost, reference: Cost) -> Ratios:
-    """Speed-up and memory saving of a network over a reference; both from counts, neither is measured."""
+    """Speed-up and memory saving of a network over a reference; both computed, none measured."""
     binary, other = ours.total, reference.total
     return Ratios(
         speedup=other.flops / binary.flops,

@@ -20,7 +20,7 @@ def cost(
 ) -> Cost:
     """The cost of one image of the shape (H, W, C) through a network or a supernet, without computing anything.
 
-    A module is counted if it has parameters or a method `macs(x, y)`, which gives its (binary, float) multiply-accumulates
+    A module has a row if it has parameters or a method `macs(x, y)`, which gives its (binary, float) multiply-accumulates
     from its input and output. Parameters of names that begin with `latent` are one bit, all others 32.
 
     walked: {} or that of an earlier call for a network of the same scheme and arithmetic, whose cells are not walked again;
@@ -32,7 +32,7 @@ def cost(
     # An auxiliary head is of use in training alone.
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)
-    # Without popcount and gradients of its own an operation is traced faster, and it costs the same.
+    # Without popcount and custom gradients an operation is traced faster, and it costs the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
     if walked is None:
         walked = {}

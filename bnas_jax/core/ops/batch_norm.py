@@ -35,8 +35,8 @@ def batch_norm(
 ):
     """(x normalised, running statistics after it), as in PyTorch: the running variance is unbiased.
 
-    x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x have statistics of
-    their own: those are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
+    x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x keep statistics
+    apart: all are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
     epsilon: what is added to the variance. momentum: the share that the running statistics keep.
     normalized: what `normalize` made of x, for a batch norm of the same epsilon; None computes it.
     arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
@@ -139,7 +139,7 @@ def _normalize_forward(x, axis_name, examples, epsilon):
 
 
 def _moments(x):
-    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is counted from the origin, as is what deviates from it.
+    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is relative to the origin.
 
     The origin is the mean but for rounding: beside a large mean, float32 has few digits for it.
     """

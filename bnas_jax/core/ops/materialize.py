@@ -8,7 +8,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 def materialize(x):
     """Identity. Makes XLA store x, an array or a tree of arrays, once instead of recomputing it in every consumer.
 
-    The same holds for its gradient. XLA's CPU compiler fuses cheap operations into each of their consumers. Along the
+    It does the same to its gradient. XLA's CPU compiler fuses cheap operations into each of their consumers. Along the
     inter-cell skips such a chain is as long as the network: without this, every layer of the first cell recomputed
     the gradient of the outputs of all later cells.
     """

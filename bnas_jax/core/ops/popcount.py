@@ -37,7 +37,7 @@ def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
 
 @functools.partial(jax.jit, static_argnums=(2,))
 def sums_of_signs(x, kernel, geometry: Geometry):
-    """The convolution of signs with signs, zeros around the image. What is below 0 stands for -1, all else for 1.
+    """The convolution of signs with signs, zeros around the image. Values below 0 are taken as -1, all others as 1.
 
     x: (N, H, W, C); kernel: (k, k, C, O), square, as is the geometry. Returns (N, H', W', O), int32.
     """

@@ -27,7 +27,7 @@ def sign_conv(
     inside the products, one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding, and so is the
     gradient of a ReLU behind it.
 
-    Gradients are first order: the sums carry no derivative of their own.
+    Gradients are first order: the sums have no derivative.
     """
     # Positional, in the order of the custom gradient: first what is no array.
     return _sign_conv(after, geometry, one_bit, dtype, x, w, tuple(operands))
@@ -86,11 +86,11 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         )
         return sums.astype(integer)
 
-    def counted(x, w):
+    def by_popcount(x, w):
         # Stored, or XLA would count again for all who read the sums.
         sums = sums_of_signs(x, w, geometry=geometry)
         return materialize(sums.astype(integer))
 
     if one_bit and pays(w.shape, geometry):
-        return jax.lax.platform_dependent(x, w, cpu=counted, default=convolved)
+        return jax.lax.platform_dependent(x, w, cpu=by_popcount, default=convolved)
     return convolved(x, w)

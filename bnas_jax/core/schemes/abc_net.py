@@ -139,7 +139,7 @@ def offsets_of(bases: int) -> np.ndarray:
 
 
 def fit(latent, bases, *, per_channel: bool):
-    """alpha of least squares, by the normal equations: (1, M), or (co, M) where each output channel has its own.
+    """alpha of least squares, by the normal equations: (1, M), or (co, M) for each output channel.
 
     latent: (kh, kw, ci, co); bases: (kh, kw, ci, co, M).
     """

@@ -23,7 +23,7 @@ class Pcnn(Scheme):
 
     C are the kernels (kh, kw, ci, co / J), W_j, j = 1 to J, the parameter `planes`, (J, kh, kw), that all kernels share. The
     J projections Q_j lie side by side on the output channels, so that J divides co. The parameter `latent` has as many
-    channels: J equal copies of C, of which the optimizer keeps the first, so that its gradient holds each delta_j.
+    channels: J equal copies of C, of which the optimizer keeps the first, so that its gradient has each delta_j.
 
     Gradients. With delta_j = dL/dQ_j of the classification loss L, which `latent` gets, learning rate r of C, W_j repeated
     along the channels, mask M_j = 1[|W_j C| <= 1] and E_j = W_j (C + r delta_j) - Q_j, the optimizer (`latents`) makes

@@ -87,7 +87,7 @@ class Scheme:
     # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
     plain_signs: ClassVar[bool] = True
 
-    # Subclasses with settings of their own call this first.
+    # Subclasses that check further settings call this first.
     def __post_init__(self):
         if self.sign_of_zero not in (0, 1):
             raise UserError(f"config.scheme.sign_of_zero must be 0 or 1, got {self.sign_of_zero}")

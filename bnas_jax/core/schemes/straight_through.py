@@ -1,4 +1,4 @@
-"""Signs, and the straight-through estimators that stand in for their gradient."""
+"""Signs, and the straight-through estimators that replace their gradient."""
 
 import functools
 
