@@ -16,7 +16,8 @@ class Stepper:
     """The steps of a program. Making one compiles it and makes the first step. tuned: see `Devices.compile_steps`.
 
     compiling: how long that took, see `CompileTimes.figures`. temp_memory_mib: of the temporary arrays by XLA's analysis, for
-    the stage that has most of them; None where the backend does not report it. state_leaves: arrays that a call takes and returns.
+    the stage that has most of them; None where the backend does not report it. state_leaves: the number of arrays that a call
+    takes and returns.
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):

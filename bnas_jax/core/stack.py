@@ -9,8 +9,8 @@ from bnas_jax.core.errors import UserError
 class Place:
     """A cell's place in the stack.
 
-    index: from 0. channels: of each node. reduction: whether it has half the size, and twice the channels, of the cell in front of it.
-    halved: whether its first input has twice the size of its second, as it does behind a reduction cell.
+    index: from 0. channels: of each node. reduction: whether it has half the size, and twice the channels, of the cell in front
+    of it. halved: whether its first input has twice the size of its second, as it does behind a reduction cell.
     """
 
     index: int
