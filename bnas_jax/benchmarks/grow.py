@@ -45,6 +45,7 @@ def benchmark(
         raise UserError(
             "--grow varies config.network.channels and num_cells, which this network does not have; leave it out"
         )
+    # The devices of the run, as `search` and `train` take them.
     where = devices.configure(run)
     where.check_batch(run)
 

@@ -19,6 +19,7 @@ def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
     """All figures of saves of a new state, one after the other, in a temporary directory."""
+    # A state on the devices of the run; it need not have made a step.
     where = devices.configure(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)

@@ -119,7 +119,8 @@ def shapes(model: Model) -> dict:
     """The variables of a model as `ShapeDtypeStruct`s, computing nothing."""
     # ImageNet's stem divides the image by 8.
     size = 64 if _is_imagenet(model) else 32
-    inputs: list = [jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)]
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    inputs: list = [images]
     if isinstance(model, Supernet):
         shape = (len(EDGES), len(model.layer_types))
         alphas = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -238,7 +239,14 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
         yield (...,), f"_ops.{layer}.{_BINARY_CONV[modules[1]]}.{name}"
     elif isinstance(model, Supernet):
         state = int(part.removeprefix("state"))
-        yield from _in_state(model, place, state, inner=modules[1:], leaf=leaf, name=name)
+        yield from _in_state(
+            model,
+            place,
+            state,
+            inner=modules[1:],
+            leaf=leaf,
+            name=name,
+        )
 
 
 def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str):

@@ -110,7 +110,8 @@ def load_resnet(
         stage = f"layer{number}"
         count = sum(stage == theirs for theirs, *_ in units)
         blocks.append(count // 2)
-        widths.append(len(array_of(arrays, f"{stage}.0.bn1.weight")))
+        scale = array_of(arrays, f"{stage}.0.bn1.weight")
+        widths.append(len(scale))
     model = ResNet(
         blocks=tuple(blocks),
         widths=tuple(widths),
@@ -127,7 +128,8 @@ def load_resnet(
             return STEM["/".join(inner)]
         # stageS_blockB/unitU, our stages from 0 and theirs from 1.
         stage, block = module.removeprefix("stage").split("_block")
-        index = 2 * int(block) + int(inner[0].removeprefix("unit"))
+        number = inner[0].removeprefix("unit")
+        index = 2 * int(block) + int(number)
         name = unit["/".join(inner[1:])]
         return f"layer{int(stage) + 1}.{index}.{name}"
 
@@ -177,7 +179,8 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if leaf == "weights" and module in BINARY_CONVS:
             # A flat kernel says nothing of its channels; the BN behind it does.
             bn, size = BINARY_CONVS[module]
-            channels = len(array_of(theirs, f"{block}.{bn}.weight"))
+            scale = array_of(theirs, f"{block}.{bn}.weight")
+            channels = len(scale)
             if value.size % (channels * size * size):
                 raise UserError(
                     f"{name} has {value.size} numbers, no kernels of {channels} channels"

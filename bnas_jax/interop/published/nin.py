@@ -36,7 +36,8 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     # The stem, the first two layers and the classifier tell all widths.
     sizes = []
     for module in ("0", "3.conv", "4.conv", "13"):
-        sizes.append(len(array_of(arrays, f"xnor.{module}.weight")))
+        kernel = array_of(arrays, f"xnor.{module}.weight")
+        sizes.append(len(kernel))
     wide, second, third, classes = sizes
     widths = (wide, second, third)
     model = Nin(

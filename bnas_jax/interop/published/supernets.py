@@ -81,7 +81,11 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
 
     # The variables that it needs, by their paths.
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-    create = lambda x: model.init(jax.random.key(0), model.even_mixture(), x, method="mixture")
+
+    def create(x):
+        key = jax.random.key(0)
+        return model.init(key, model.even_mixture(), x, method="mixture")
+
     variables = dict(jax.eval_shape(create, images))
     shapes = traverse_util.flatten_dict(variables)
 
@@ -90,7 +94,8 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         array = _array(arrays, path, model=model)
         # Statistics that nobody reads: means of 0, variances of 1.
         if array is None:
-            array = np.full(leaf.shape, float(path[-1] == "var"))
+            start = 1.0 if path[-1] == "var" else 0.0
+            array = np.full(leaf.shape, start)
         if array.shape != leaf.shape:
             raise UserError(
                 f"{'/'.join(path)} would have the shape {array.shape}, the network needs {leaf.shape}"

@@ -93,7 +93,8 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
     for name in arrays:
         found = re.match(stages, name)
         if found:
-            blocks.add((int(found[1]), int(found[2])))
+            stage, block = found.groups()
+            blocks.add((int(stage), int(block)))
     # Stages are numbered from 0 or from 1.
     numbers = sorted({stage for stage, _ in blocks})
     if not numbers:
