@@ -271,6 +271,7 @@ class FinalCell(nn.Module):
 
     def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
         """Number of a state, from `first` on -> the state, `Shared` where several layers begin with a BN of it."""
+        # The state that each layer reads.
         sources = [edge.source for edge in edges(self.cell) if edge.layer_type != ZEROISE]
         found = {}
         for number, state in enumerate(states, first):

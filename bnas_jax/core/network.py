@@ -128,6 +128,7 @@ class Network(nn.Module):
     @property
     def channel_step(self) -> int:
         """The number that `channels` has to be a multiple of."""
+        # Of what the form and of what the scheme needs.
         return math.lcm(form_of(self.form).channel_step, self.scheme.width_step)
 
     @property

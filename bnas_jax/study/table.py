@@ -30,6 +30,7 @@ def _row(name: str, values: Mapping[int, float]) -> dict:
     deviation = None
     if len(found) > 1:
         deviation = float(found.std(ddof=1))
+    # As study.json has it, whose keys are texts.
     return {
         "name": name,
         "top1": {str(seed): value for seed, value in values.items()},

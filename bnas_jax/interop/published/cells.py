@@ -93,6 +93,7 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             num_cells = max(num_cells, int(found[1]) + 1)
     # The stem has three times the channels of the first cell's nodes.
     stem, classifier = arrays["stem.0.weight"], arrays["classifier.weight"]
+    # All else is the form's.
     return {
         "num_cells": num_cells,
         "channels": len(stem) // 3,

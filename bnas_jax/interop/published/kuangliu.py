@@ -109,6 +109,7 @@ def load_densenet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modul
     """`DenseNet121`, `densenet_cifar` and their like."""
     del name
     arrays = states(arrays)
+    # The last convolution of a layer makes the channels that it adds.
     model = DenseNet(
         growth=len(array_of(arrays, "dense1.0.conv2.weight")),
         blocks=blocks_of(arrays, r"dense(\d)\.(\d+)\."),
