@@ -68,7 +68,7 @@ class Snas(Searcher):
             raise UserError(
                 f"{prefix}.annealing_epochs must be at least 1, got {self.annealing_epochs}"
             )
-        # The rest.
+        # Weights and rates.
         check_rates(self, "resource_weight", least=0)
         if not 0 <= self.drop_path < 1:
             raise UserError(f"{prefix}.drop_path must be from 0 to below 1, got {self.drop_path}")
@@ -94,7 +94,7 @@ class Snas(Searcher):
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
         """One Gumbel softmax a step, the same for all cells of a kind; without noise, and at temperature 1, to evaluate."""
-        # In an evaluation.
+        # An evaluation draws nothing.
         if key is None or progress is None:
             return alphas_lib.relax(alphas)
         noise = gumbel.draw(key, alphas)

@@ -85,7 +85,8 @@ def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = Fal
     if dtype is not None:
         return _conv(x, kernel, geometry=geometry, dtype=dtype)
     x, geometry = without_stride(x, geometry)
-    # JAX's gradients of a matrix product and of a sum over taps are fast; those of a convolution are not.
+    # JAX's gradients of a matrix product and of a sum over taps are fast everywhere, those of a convolution are not
+    # (`kernel_gradient`).
     if is_pointwise(kernel.shape, geometry):
         return fast_conv(x, kernel, geometry=geometry)
     if is_depthwise(kernel.shape, channels=x.shape[-1], geometry=geometry):
