@@ -19,7 +19,7 @@ from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Float
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, states, variables_of
 
-# SNAS's cell with all of its edges, as SNAS's code derives it; `core.genotypes` has only cells of two edges a node.
+# SNAS's cell with all of its edges, as SNAS's code derives it, which is no named cell.
 # "TYPE,INPUT" for each edge in the order of `EDGES`.
 _MILD_EDGE_ALL = {
     "normal": "s3,0 s3,1 sk,0 d3,1 no,2 sk,0 sk,1 no,3 no,2 sk,0 s3,1 no,4 no,3 no,2",

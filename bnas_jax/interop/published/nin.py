@@ -33,7 +33,7 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     arrays = states(arrays)
     scheme = Xnor(activation_scale=False, sign_of_zero=0)
 
-    # The stem, the first two layers and the classifier tell all widths.
+    # All widths are those of the stem, the first two layers and the classifier.
     sizes = []
     for module in ("0", "3.conv", "4.conv", "13"):
         kernel = array_of(arrays, f"xnor.{module}.weight")
