@@ -63,6 +63,7 @@ def get_config(variant: str = "a"):
     config.network = template.group("network", "cells")
     config.network.skip = True
     config.optimizer = template.fields(OptimizerSettings)
+    config.activations = common.optional_str()  # or bfloat16: what layers hand on, half of it
     config.recipe = "none"  # or one of settings/recipes.py, in place of the preset's training
     if variant in IMAGENET:
         imagenet(config, *IMAGENET[variant])

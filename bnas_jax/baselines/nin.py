@@ -159,7 +159,8 @@ class Nin(nn.Module):
             name="classifier",
             **common,
         )
-        return jnp.mean(nn.relu(classifier(x)), axis=(1, 2))
+        scores = nn.relu(classifier(x)).astype(self.arithmetic.dtype)
+        return jnp.mean(scores, axis=(1, 2))
 
     def _plain_bn(self, name: str) -> BatchNorm:
         return BatchNorm(self.arithmetic, affine=False, epsilon=EPSILON, name=name)

@@ -2,8 +2,7 @@
 
 import sys
 
-from bnas_jax.cli.configs import Loaded, configured, task_of
-from bnas_jax.cli.flags import required
+from bnas_jax.cli.configs import Loaded, configured, last, task_of
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SearchSettings, TrainSettings
 
@@ -11,29 +10,59 @@ _OF = ("step", "evaluate")
 
 
 def plan(arguments: list[str], loaded: Loaded) -> dict:
-    """Prints what a run's step needs, moves and takes at least on a machine; the same as JSON."""
+    """Prints what a run's step needs, moves and takes at least on a machine; the same as JSON.
+
+    --presets=A,B and --on=X,Y: a table of all pairs, of which those that were made before are taken from where they are kept.
+    """
+    from bnas_jax.plan.summary import markdown, table
+
+    presets = _words(last(arguments, "--presets="))
+    machines = _words(last(arguments, "--on="))
+    if not machines:
+        raise UserError("--on is missing; write --on=MACHINE, such as v4-8, v5e-16 or h100x8")
+    if not presets and len(machines) == 1:
+        result = _planned(arguments, machines[0], loaded)
+        print(table(result))
+        if not result["fits"]:
+            print(f"bnas_jax: {_advice(result)}", file=sys.stderr)
+        return result
+
+    results = {}
+    for name in presets or [""]:
+        given = arguments
+        if name:
+            given = [*arguments, f"--config={name}"]
+        for on in machines:
+            print(f"bnas_jax: {name} on {on}", file=sys.stderr)
+            results[f"{name} {on}".strip()] = _planned(given, on, loaded)
+    print(markdown(results))
+    return {"plans": results, "fits": all(result["fits"] for result in results.values())}
+
+
+def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict:
+    """The summary of one plan. on: the name of its machine."""
     from bnas_jax.plan.absent import check
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.request import Request, planned
-    from bnas_jax.plan.summary import table
 
-    run, values = configured(arguments, "plan", on=None, of="step", again=False)
+    run, values = configured(arguments, "plan", on=None, of="step", presets=None, again=False)
     run = task_of(run, (SearchSettings, TrainSettings), "plan", "configs/train.py:a")
-    on = machine(required(values, "on"))
     if values.of not in _OF:
         raise UserError(f"--of takes {' or '.join(_OF)}, got {values.of!r}")
-    check(run, on)
+    there = machine(on)
+    check(run, there)
     request = Request(
         run=run,
-        machine=on.name,
+        machine=there.name,
         of=values.of,
         extensions=tuple(extension.file for extension in loaded),
     )
-    result = planned(request, again=values.again)
-    print(table(result))
-    if not result["fits"]:
-        print(f"bnas_jax: {_advice(result)}", file=sys.stderr)
-    return result
+    return planned(request, again=values.again)
+
+
+def _words(text: str | None) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _advice(result: dict) -> str:

@@ -12,6 +12,7 @@ class Arithmetic:
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
     conv_dtype: of the factors of products in convolutions, which accumulate in `dtype`, such as bfloat16; None is `dtype`.
+    activations: to which the tensors between layers are rounded; None is `dtype`. Within layers they have `dtype`.
     bn_axis: the mapped axis over which batch statistics are taken; None keeps them per device.
     bn_examples: how many examples are normalised together, neighbours in the batch over all devices; None is all of them.
     batch_axis: the mapped axis over which the batch is divided; random numbers that are drawn for an example are then the
@@ -22,7 +23,12 @@ class Arithmetic:
 
     dtype: Any = jnp.float32
     conv_dtype: Any = None
+    activations: Any = None
     bn_axis: str | None = None
     bn_examples: int | None = None
     batch_axis: str | None = None
     plain: bool = False
+
+    def between_layers(self, x):
+        """What a layer hands on: x, rounded as `activations` says."""
+        return x.astype(self.activations or self.dtype)

@@ -11,7 +11,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
 from bnas_jax.core.layer_modules import Crossed, Identity, Pooling
-from bnas_jax.core.layers import MAX_POOL, layer_module, layer_type
+from bnas_jax.core.layers import MAX_POOL, BinaryConvType, layer_module, layer_type
 from bnas_jax.core.modules import (
     BatchNorm,
     BinaryConv,
@@ -221,7 +221,7 @@ class FinalCell(nn.Module):
                     y = layer(x, train=train)
                     # As in DARTS's code, an identity is never dropped.
                     if factors is not None and not isinstance(layer, Identity):
-                        y = y * factors[position][:, None, None, None]
+                        y = y * factors[position][:, None, None, None].astype(y.dtype)
                     total = _added(total, y)
                 # A zeroise layer has a number, too, as in the authors' code.
                 position += 1
@@ -271,12 +271,15 @@ class FinalCell(nn.Module):
 
     def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
         """Number of a state, from `first` on -> the state, `Shared` where several layers begin with a BN of it."""
-        # The state that each layer reads.
-        sources = [edge.source for edge in edges(self.cell) if edge.layer_type != ZEROISE]
+        # The states that are read by layers that begin with a BN.
+        readers = []
+        for edge in edges(self.cell):
+            if isinstance(layer_type(edge.layer_type), BinaryConvType):
+                readers.append(edge.source)
         found = {}
         for number, state in enumerate(states, first):
             # A single reader has nothing in common with another.
-            if sources.count(number) > 1:
+            if readers.count(number) > 1:
                 state = share(state, scheme=self.scheme, arithmetic=self.arithmetic, train=train)
             found[number] = state
         return found
@@ -354,7 +357,7 @@ class FixedReduction(nn.Module):
         # There are as many factors as the cell with the most layers needs.
         if factors is not None:
             for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
-                outputs[index] = y * factor[:, None, None, None]
+                outputs[index] = y * factor[:, None, None, None].astype(y.dtype)
         output = jnp.concatenate(outputs, axis=-1)
 
         if self.skip and self.place.follows_a_cell:

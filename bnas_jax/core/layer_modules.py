@@ -196,7 +196,9 @@ class Pooling(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        y = self.function(x, self.stride)
+        # An average sums in float32, whatever the type between layers.
+        y = self.function(x.astype(self.arithmetic.dtype), self.stride)
+        y = self.arithmetic.between_layers(y)
         # Which forms have one: `forms.Form`.
         if not self.batch_norm:
             return y

@@ -119,7 +119,7 @@ class BatchNorm(nn.Module):
         if self.affine:
             y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
-        return y
+        return self.arithmetic.between_layers(y)
 
     def _scale(self, channels: int):
         scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
@@ -164,6 +164,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        x = x.astype(self.arithmetic.dtype)
         # The scheme makes the parameters `latent` or `kernel`, and others that it needs.
         if self.has_latent:
             y = self.scheme.convolve(self, x)
@@ -175,7 +176,7 @@ class Convolution(nn.Module):
             fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
             init = bias_init(fan_in)
             y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
-        return y
+        return self.arithmetic.between_layers(y)
 
     def float_kernel(self, x, features: int | None = None):
         """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
@@ -387,13 +388,14 @@ class FloatConv(nn.Module):
         arithmetic = self.arithmetic
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform_fan_in, shape, arithmetic.dtype)
-        return conv(
-            x,
+        y = conv(
+            x.astype(arithmetic.dtype),
             kernel,
             geometry=square(self.kernel, stride=self.stride),
             dtype=arithmetic.conv_dtype,
             plain=arithmetic.plain,
         )
+        return self.arithmetic.between_layers(y)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
@@ -410,8 +412,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = jnp.mean(x, axis=(1, 2))  # (N, C)
         channels, dtype = x.shape[-1], self.arithmetic.dtype
+        x = jnp.mean(x.astype(dtype), axis=(1, 2))  # (N, C)
         kernel = self.param("kernel", uniform_fan_in, (channels, self.num_classes), dtype)
         y = x @ kernel
         return y + self.param("bias", bias_init(channels), (self.num_classes,), dtype)

@@ -66,7 +66,10 @@ class Network(nn.Module):
         for place in self.places:
             cell = self._cell(place, float_convs=left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
-            before, previous = previous, self._shared(output, train=train)
+            before, previous = previous, output
+            # The classifier reads the last one alone.
+            if place.index + 1 < self.num_cells:
+                previous = self._shared(output, train=train)
             # Behind the second reduction.
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)

@@ -120,6 +120,33 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of many plans, one a row. results: name -> `summary`, with its date and versions."""
+    head = (
+        "| plan | batch a chip | memory | operations | moved (accessed) | collectives | a step at least, by | compiled in |"
+        " date, versions |"
+    )
+    lines = [head, "|---" * 9 + "|"]
+    for name, result in results.items():
+        versions = ", ".join(
+            f"{package} {version}" for package, version in result["versions"].items()
+        )
+        needed = f"{_gib(result['memory_bytes'])} of {_gib(result['memory_available_bytes'])}"
+        cells = [name, str(result["batch_per_device"]), needed]
+        if result["fits"]:
+            cells += [
+                f"{result['operations'] / 1e9:.3g} G",
+                f"{_gb(result['bytes_moved'])} ({_gb(result['bytes_accessed'])})",
+                str(result["collectives"]),
+                f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}",
+            ]
+        else:
+            cells += ["does not fit", "", "", ""]
+        cells += [f"{result['compile_seconds']:.0f} s", f"{result['date']}, {versions}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _memory_text(result: Mapping[str, Any]) -> str:
     needed, available = result["memory_bytes"], result["memory_available_bytes"]
     verdict = "fits" if result["fits"] else "DOES NOT FIT"

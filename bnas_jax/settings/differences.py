@@ -30,7 +30,7 @@ _FREE = (
 
 # Those that --change may change beside them: the network, the data and the count of steps stay what they are.
 CHANGEABLE = (
-    *("optimizer", "recipe", "weights", "alphas", "precision", "num_epochs"),
+    *("optimizer", "recipe", "weights", "alphas", "precision", "activations", "num_epochs"),
     *("checkpoint", "checkpoint_every_steps", "checkpoint_every_minutes"),
 )
 

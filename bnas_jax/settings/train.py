@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+
+from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
@@ -104,14 +107,25 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings(RunSettings):
-    """The training of a final network. network: an entry of `networks.NETWORKS`. recipe: see `recipes.RECIPES`."""
+    """The training of a final network. network: an entry of `networks.NETWORKS`. recipe: see `recipes.RECIPES`.
+
+    activations: type of the numbers that layers hand on, which are most of what accelerators store and move: float32, or
+    bfloat16, half of it. What layers compute within, parameters and statistics keep `precision`. None is that of `precision`.
+    """
 
     network: NetworkSettings
     optimizer: OptimizerSettings
     recipe: str = NO_RECIPE
+    activations: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.activations is not None:
+            choice("config.activations", self.activations, ("float32", "bfloat16"))
+            require(
+                self.precision != "float64",
+                f"config.activations={self.activations} is for another precision than float64; leave it out",
+            )
         epochs = self.optimizer.decay_epochs
         if self.optimizer.schedule == "steps" and max(epochs) >= self.num_epochs:
             written = ",".join(map(str, epochs))
@@ -121,3 +135,10 @@ class TrainSettings(RunSettings):
             )
         drops = self.network.drops_paths or self.optimizer.drop_path == 0
         require(drops, "config.optimizer.drop_path is of networks of cells; write 0 for this one")
+
+    def arithmetic(self, axis: str | None = None) -> Arithmetic:
+        """See `RunSettings.arithmetic`."""
+        arithmetic = super().arithmetic(axis)
+        if self.activations != "bfloat16":
+            return arithmetic
+        return dataclasses.replace(arithmetic, activations=jnp.bfloat16)

@@ -257,3 +257,31 @@ def test_every_preset_is_what_its_name_says(variant):
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(ValueError, match="no baseline 'resnet19': write one of resnet18, "):
         baselines.get_config("resnet19")
+
+
+@pytest.mark.parametrize("name", ["nin", "resnet18", "resnext29", "small_cnn"])
+def test_with_short_activations_logits_and_gradients_stay_float32(name):
+    """config.activations=bfloat16 is of what layers hand on alone."""
+    run = settings.from_config(baselines.get_config(f"digits_{name}"))
+    short = Arithmetic(activations=jnp.bfloat16)
+    model = run.network.build(num_classes=10, scheme=run.scheme, arithmetic=short)
+    images = jnp.zeros((2, 8, 8, 1))
+
+    def results(images):
+        key = jax.random.key(0)
+        variables = model.init(key, images)
+
+        def loss(params):
+            logits, new = model.apply(
+                {**variables, "params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            return jnp.sum(logits), (logits, new)
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    for leaf in jax.tree.leaves(jax.eval_shape(results, images)):
+        assert leaf.dtype == jnp.float32

@@ -9,9 +9,9 @@ import pytest
 from arrays import normal, relative_error
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.modules import BatchNorm, BinaryConv, Classifier, Convolution
+from bnas_jax.core.modules import BatchNorm, BinaryConv, Classifier, Convolution, Shared, share
 from bnas_jax.core.ops.conv import conv, square
-from bnas_jax.core.schemes import Xnor
+from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -240,3 +240,78 @@ def test_batch_norm_with_an_epsilon_and_a_least_scale(plain):
     gradient = normal(*y.shape, seed=1)
     (to_scale,) = vjp((gradient, jax.tree.map(jnp.zeros_like, after)))
     assert relative_error(to_scale, (gradient * normalised).sum((0, 1, 2))) < 1e-5
+
+
+def test_what_layers_hand_on_is_rounded_and_nothing_else():
+    """Parameters, statistics and gradients stay float32; of what is handed on, bfloat16 keeps eight bits."""
+    x = normal(2, 6, 6, 4).astype(jnp.bfloat16)
+    short = Arithmetic(activations=jnp.bfloat16)
+    params = {
+        "bn": {"scale": normal(4, seed=1), "bias": normal(4, seed=2)},
+        "conv": {"latent": PAPER.latents.project(normal(3, 3, 4, 5, seed=3))},
+    }
+
+    def loss(params, arithmetic):
+        layer = binary_conv(3, features=5, arithmetic=arithmetic)
+        variables = {"params": params, **running(4)}
+        y, new = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.square(y.astype(jnp.float32))), (y, new)
+
+    results = [
+        jax.value_and_grad(loss, has_aux=True)(params, arithmetic)
+        for arithmetic in (FLOAT32, short)
+    ]
+    ((_, (long_y, long_new)), long_gradients), ((_, (y, new)), gradients) = results
+
+    assert y.dtype == jnp.bfloat16
+    assert long_y.dtype == jnp.float32
+    for leaf in jax.tree.leaves((new, gradients)):
+        assert leaf.dtype == jnp.float32
+    # The statistics are of the same rounded input.
+    for ours, theirs in zip(jax.tree.leaves(new), jax.tree.leaves(long_new), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert relative_error(y.astype(jnp.float32), long_y) < 2 * 2**-8
+    ours, theirs = gradients["conv"]["latent"], long_gradients["conv"]["latent"]
+    assert relative_error(ours, theirs) < 0.03
+
+
+@pytest.mark.parametrize("scheme", [PAPER, RELEASE], ids=["paper", "release"])
+def test_layers_that_share_a_state_compute_what_they_compute_alone(scheme):
+    x = normal(3, 6, 6, 4)
+    layers = [binary_conv(kernel, scheme, features=4, name=f"k{kernel}") for kernel in (1, 3)]
+    params = [
+        {
+            "bn": {"scale": normal(4, seed=seed), "bias": normal(4, seed=seed + 1)},
+            "conv": {"latent": normal(kernel, kernel, 4, 4, seed=seed + 2)},
+        }
+        for seed, kernel in ((1, 1), (4, 3))
+    ]
+
+    def outputs(x, params, shared: bool):
+        if shared:
+            x = share(x, scheme=scheme, arithmetic=FLOAT32, train=True)
+            assert isinstance(x, Shared)
+        results = [
+            layer.apply({"params": p, **running(4)}, x, train=True, mutable=["batch_stats"])
+            for layer, p in zip(layers, params, strict=True)
+        ]
+        weights = normal(3, 6, 6, 4, seed=9)
+        return sum(jnp.sum(y * weights) for y, _ in results), [new for _, new in results]
+
+    alone, together = (
+        jax.value_and_grad(outputs, argnums=(0, 1), has_aux=True)(x, params, shared)
+        for shared in (False, True)
+    )
+
+    for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
+def test_nothing_is_shared_where_nothing_is_in_common():
+    """In evaluation each layer has statistics of its own; a float layer begins with a ReLU."""
+    x = normal(2, 4, 4, 3)
+
+    assert share(x, scheme=PAPER, arithmetic=FLOAT32, train=False) is x
+    relu_first = Float(order="relu_first")
+    assert share(x, scheme=relu_first, arithmetic=FLOAT32, train=True) is x
+    assert share(x, scheme=PAPER, arithmetic=Arithmetic(plain=True), train=True) is x

@@ -544,3 +544,34 @@ def test_conventions_are_fields_of_the_scheme_and_the_network():
         UserError, match="conventions must be one of paper, release, meant, got 'head'"
     ):
         conventions("head")
+
+
+def test_over_devices_a_state_is_normalized_once_for_all_who_read_it():
+    """One message forward and one backward for each state, however many layers read it."""
+    arithmetic = Arithmetic(bn_axis="devices")
+    model = network(WITHOUT, 4, arithmetic=arithmetic)
+    alone = network(WITHOUT, 4)
+    variables = jax.eval_shape(lambda: alone.init(jax.random.key(0), jnp.zeros((2, 32, 32, 3))))
+
+    def loss(params, images):
+        at = {**variables, "params": params}
+        logits, _ = model.apply(at, images, train=True, mutable=["batch_stats"])
+        return jnp.sum(logits)
+
+    # The image, the stem's output, and each cell's but the last, which the classifier reads.
+    states = 1 + 1 + (model.num_cells - 1)
+    for place in model.places:
+        read = {
+            edge.source
+            for edge in genotype.edges(model.genotype.cell(place.reduction))
+            if "conv" in edge.layer_type
+        }
+        states += len(read)
+        # The skip across a reduction has a second BN.
+        states += place.reduction and place.follows_a_cell
+    gradient = jax.make_jaxpr(jax.grad(loss), axis_env=[("devices", 2)])
+    variables = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), variables)
+    text = str(gradient(variables["params"], jnp.zeros((2, 32, 32, 3))))
+
+    # All but the images' have a gradient.
+    assert text.count("= all_gather[") == 2 * states - 1

@@ -107,11 +107,25 @@ def test_a_plan_is_kept_by_settings(result, cache, planned):
     assert len(places) == 4
 
 
+def test_a_table_of_plans_takes_those_that_are_kept(result, cache, planned):
+    name = TINY[0].removeprefix("--config=")
+    done = command(
+        f"--presets={name}", *TINY[1:], "--on=v5e-8", "--config.batch_size=64", cache=cache
+    )
+
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout.splitlines()[-1])
+    assert table == {"plans": {f"{name} v5e-8": result}, "fits": True}
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {name} v5e-8 |")]
+    assert row.count("|") == 10
+    assert "jax" in row
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--on=v5e-9"], "no machine has that size; write one of v5e-1"),
-        (["--on="], "--on is missing; write --on=..."),
+        (["--on="], "--on is missing; write --on=MACHINE, such as v4-8"),
         (["--on=v5e-8", "--of=search"], "--of takes step or evaluate, got 'search'"),
         (["--on=h100x8"], "the compiler for h100x8 is not installed: pip install 'jax[cuda12]=="),
         (

@@ -107,8 +107,9 @@ def normalize(
 ):
     """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of each group of `examples` examples.
 
-    x: (N, H, W, C). Groups follow each other in the batch over all devices of `axis_name`, so that they hold the same examples
-    on any number of devices; None is one group of all. mean and var, (C,), are the averages over the groups in which this
+    x: (N, H, W, C), of any type of floats; the result has the same, and means are of float32 at least. Groups follow each
+    other in the batch over all devices of `axis_name`, so that they hold the same examples on any number of devices; None is
+    one group of all. mean and var, (C,), are the averages over the groups in which this
     device has examples. `UserError` unless `examples` divides the batch.
 
     The gradient at x is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps
@@ -143,6 +144,7 @@ def _moments(x):
 
     The origin is the mean but for rounding: beside a large mean, float32 has few digits for it.
     """
+    x = _wide(x)
     origin = jnp.mean(x, axis=PIXELS)
     shifted = x - origin
     mean = jnp.mean(shifted, axis=PIXELS)
@@ -152,7 +154,8 @@ def _moments(x):
 
 def _standardize(x, origin, mean, factor):
     # Both differences by themselves: origin + mean would round the mean away again.
-    return ((x - origin) - mean) * factor
+    y = ((_wide(x) - origin) - mean) * factor
+    return y.astype(x.dtype)
 
 
 def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
@@ -180,6 +183,7 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
 
 def _gradient_means(gradient, y):
     """The means of g and of g * y over the pixels, (C,) each, with g the gradient at y."""
+    gradient, y = _wide(gradient), _wide(y)
     mean = jnp.mean(gradient, axis=PIXELS)
     along = jnp.mean(gradient * y, axis=PIXELS)
     return mean, along
@@ -187,7 +191,13 @@ def _gradient_means(gradient, y):
 
 def _gradient_at_x(gradient, y, mean, along, factor):
     """g without what moves mean and variance, which the normalisation takes away: factor * (g - mean - y * along)."""
-    return factor * (gradient - mean - y * along)
+    to_x = factor * (_wide(gradient) - mean - _wide(y) * along)
+    return to_x.astype(gradient.dtype)
+
+
+def _wide(x):
+    """x in float32, or float64 where it has that."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _per_part(function, *, part: int, arrays: tuple, values: tuple = ()):
