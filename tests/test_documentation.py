@@ -17,6 +17,7 @@ from bnas_jax.cli import configs as command_line
 from bnas_jax.cli import study as study_command
 from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
+from bnas_jax.plan.machines import machine
 from bnas_jax.settings import entries
 from bnas_jax.settings.recipes import RECIPES
 from bnas_jax.settings.schema import TASKS
@@ -37,6 +38,7 @@ OPTIONS = {
     "derive": {"workdir", "out", "gamma", "keep_zeroise", "epoch", "as_of"},
     "evaluate": {"workdir", "step"},
     "draw": {"genotype", "out", "strip", "template", "zeroise", "skip"},
+    "plan": {"on", "of", "presets", "again"},
     "study": {"study", "workdir", "rows"},
     "import": {"checkpoint", "preset", "workdir"},
     "data": {"out", "source", "path", "split", "white_level"},
@@ -118,16 +120,22 @@ def check(words: list[str]) -> None:
 
     given = dict(option.removeprefix("--").partition("=")[::2] for option in options)
     if "config" in given:
-        names = {name: False if name in ("change", "grow") else None for name in OPTIONS[command]}
+        names = {
+            name: False if name in ("change", "grow", "again") else None
+            for name in OPTIONS[command]
+        }
         run, _ = command_line.configured(options, command, **names)
         assert run is not None
-        assert command in ("cost", "benchmark") or run.task == command, words
+        assert command in ("cost", "benchmark", "plan") or run.task == command, words
     if command == "cost" and "config" not in given:
         genotype.load(given["genotype"])
     if "preset" in given:
         settings.from_config(command_line.preset_of(given["preset"]))
     if "study" in given:
         check_study(given["study"])
+    if command == "plan":
+        for name in given["on"].split(","):
+            machine(name)
 
 
 def check_study(name: str) -> None:

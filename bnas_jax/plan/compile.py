@@ -131,13 +131,20 @@ def _compiled(call: Call, where: AbsentDevices, machine: Machine) -> Compiled:
 
 
 def _read(
-    compiled: Any, where: AbsentDevices, machine: Machine, *, tracing: float, compiling: float
+    compiled: Any,
+    where: AbsentDevices,
+    machine: Machine,
+    *,
+    tracing: float,
+    compiling: float,
 ) -> Compiled:
+
     instructions = compiled_text.instructions(compiled.as_text())
     messages = movement.messages(
         instructions, chips=where.count, chips_per_host=machine.chips_per_host
     )
     layers = movement.by_layer(instructions)
+    # The compiler for GPUs counts nothing.
     counts = compiled.cost_analysis() or {}
     # XLA counts a loop as if it ran once.
     repeats = movement.repeats(instructions)

@@ -36,6 +36,8 @@ _ENVIRONMENT = {
     # Several processes may compile at the same time.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+# XLA would try algorithms of its libraries on the GPU.
+_WITHOUT_A_GPU = "--xla_gpu_autotune_level=0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,9 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
         asked, answered = pathlib.Path(folder, "request.json"), pathlib.Path(folder, "plan.json")
         asked.write_text(json.dumps(request))
         environment = {**os.environ, **_ENVIRONMENT}
+        if machine(request["machine"]).platform == "gpu":
+            flags = environment.get("XLA_FLAGS", "")
+            environment["XLA_FLAGS"] = f"{flags} {_WITHOUT_A_GPU}".strip()
         paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         command = [sys.executable, "-m", "bnas_jax.plan", str(asked), str(answered)]

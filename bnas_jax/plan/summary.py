@@ -104,7 +104,10 @@ def _times(
 def table(result: Mapping[str, Any]) -> str:
     """Lines for people. result: a `summary`."""
     rows = [
-        ("machine", f"{result['machine']}: {result['devices']} chips, {result['hosts']} hosts"),
+        (
+            "machine",
+            f"{result['machine']}: {_many(result['devices'], 'chip')}, {_many(result['hosts'], 'host')}",
+        ),
         ("batch", f"{result['batch_size']}, {result['batch_per_device']} a chip"),
         ("memory of a chip", _memory_text(result)),
     ]
@@ -157,16 +160,23 @@ def _memory_text(result: Mapping[str, Any]) -> str:
 def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     padding = 1 - result["bytes_moved_without_padding"] / max(result["bytes_moved"], 1)
     what = "batch" if result["of"] == EVALUATE else "step"
+    operations = accessed = "not given"
+    if result["operations"]:
+        operations = f"{result['operations'] / 1e9:.3g} G"
+    if result["bytes_accessed"]:
+        accessed = _gb(result["bytes_accessed"])
     rows = [
-        (f"operations a chip and {what}", f"{result['operations'] / 1e9:.3g} G"),
+        (f"operations a chip and {what}", operations),
         ("bytes moved", f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
-        ("bytes accessed, XLA's count", _gb(result["bytes_accessed"])),
+        ("bytes accessed, XLA's count", accessed),
         ("collectives", f"{result['collectives']}, {_gb(result['bytes_sent'])} sent"),
     ]
     for message in result["messages"]:
         links = "between hosts, too" if message["between_hosts"] else "within a host"
         of = f"{message['number']} in groups of {message['group']}, {links}"
         rows.append((f"  {message['kind']}", f"{of}, {_gb(message['bytes'])}"))
+    kernels = [f"{number} {kind}" for kind, number in list(result["kernels"].items())[:_SHOWN]]
+    rows.append(("kernels", ", ".join(kernels)))
     seconds = result["step_seconds_at_least"]
     rows += [
         (f"a {what} takes at least", f"{1000 * seconds:.3g} ms, by {result['bound_by']}"),
@@ -193,6 +203,10 @@ def _buffer_lines(result: Mapping[str, Any]) -> list[str]:
         sizes = f"{buffer['bytes'] / 2**20:9.1f} MiB ({buffer['useful'] / 2**20:.1f})"
         lines.append(f"  {sizes}  {buffer['array']}  {buffer['layer']}")
     return lines
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number > 1 else "")
 
 
 def _gib(size: float) -> str:

@@ -144,6 +144,24 @@ def test_mistakes_are_answered_in_one_line(arguments, said, capsys, own_compilat
     assert said in line
 
 
+def test_pmap_makes_the_program_of_shard_map():
+    """So that a plan, which is compiled by shard_map, holds for both."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)}
+    script = pathlib.Path(__file__).parent / "lowered.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *TINY, "--config.batch_size=64"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    counts = json.loads(done.stdout)
+
+    assert counts["pmap"] == counts["shard_map"]
+    assert counts["pmap"]["stablehlo.all_reduce"] == 1
+
+
 def test_blank_data_has_the_size_of_the_real_one():
     config = train_configs.get_config("d")
     config.dataset.path = "nowhere"
