@@ -62,7 +62,7 @@ class AbsentDevices(Devices):
 
 def check(run: RunSettings, machine: Machine) -> None:
     """`UserError` where a run cannot be planned for a machine: its type of numbers, its batch, or no compiler is installed."""
-    if not machine.chip.peak(run.precision, run.matmul_precision):
+    if not machine.chip.peak(run.precision):
         raise UserError(
             f"{machine.name} has no {run.precision}; write --config.precision=float32 or bfloat16"
         )

@@ -9,17 +9,15 @@ import dataclasses
 GIB = 2**30
 TERA, GIGA = 1e12, 1e9
 
-# Of `config.matmul_precision`: passes of bfloat16 that a TPU makes for a product of float32 factors.
-BFLOAT16_PASSES = {"default": 1, "high": 3, "highest": 6}
-
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """One chip. memory: bytes. bandwidth: of its memory, bytes a second. link: of its connections to the chips of its slice,
     or of its host, bytes a second in both directions together.
 
-    bfloat16, short_float32, float32, float64: operations a second of products, where factors of float32 may be shortened (to
-    bfloat16 on TPUs, to TF32 on GPUs), and where they stay whole. 0: it has none. host_chips: chips that one host has at most.
+    bfloat16, float32, float64: operations a second of products; 0 where it has none. Those of float32 are with factors that are
+    shortened (to bfloat16 on TPUs, to TF32 on GPUs): products of signs are exact so, whatever `config.matmul_precision`
+    says of others. host_chips: chips that one host has at most.
     """
 
     name: str
@@ -28,28 +26,21 @@ class Chip:
     bandwidth: float
     link: float
     bfloat16: float
-    short_float32: float
     float32: float
     float64: float = 0.0
     host_chips: int = 4
 
-    def peak(self, precision: str, matmul_precision: str) -> float:
-        """Operations a second, of products of that `config.precision` and `config.matmul_precision`; 0 where it has none."""
-        if precision == "bfloat16":
-            return self.bfloat16
-        if precision == "float64":
-            return self.float64
-        if matmul_precision == "default":
-            return self.short_float32
-        if matmul_precision == "high":
-            return max(self.float32, self.short_float32 / BFLOAT16_PASSES["high"])
-        return self.float32
+    def peak(self, precision: str) -> float:
+        """Operations a second, of products of that `config.precision`."""
+        return {"bfloat16": self.bfloat16, "float32": self.float32, "float64": self.float64}[
+            precision
+        ]
 
 
 def _tpu(
     name: str, *, memory_gib: float, gigabytes: float, link_gigabits: float, teraflops: float
 ) -> Chip:
-    """A TPU, which multiplies float32 by passes of bfloat16."""
+    """A TPU, which multiplies bfloat16."""
     peak = teraflops * TERA
     return Chip(
         name=name,
@@ -58,8 +49,7 @@ def _tpu(
         bandwidth=gigabytes * GIGA,
         link=link_gigabits * GIGA / 8,
         bfloat16=peak,
-        short_float32=peak,
-        float32=peak / BFLOAT16_PASSES["highest"],
+        float32=peak,
     )
 
 
@@ -71,7 +61,6 @@ def _gpu(
     link_gigabytes: float,
     bfloat16: float,
     tf32: float,
-    float32: float,
     float64: float,
 ) -> Chip:
     """A GPU of eight to a host; rates in teraflops."""
@@ -82,14 +71,13 @@ def _gpu(
         bandwidth=gigabytes * GIGA,
         link=link_gigabytes * GIGA,
         bfloat16=bfloat16 * TERA,
-        short_float32=tf32 * TERA,
-        float32=float32 * TERA,
+        float32=tf32 * TERA,
         float64=float64 * TERA,
         host_chips=8,
     )
 
 
-_HOPPER = {"link_gigabytes": 900, "bfloat16": 989, "tf32": 495, "float32": 67, "float64": 67}
+_HOPPER = {"link_gigabytes": 900, "bfloat16": 989, "tf32": 495, "float64": 67}
 
 CHIPS = {
     chip.name: chip
@@ -105,7 +93,6 @@ CHIPS = {
             link_gigabytes=600,
             bfloat16=312,
             tf32=156,
-            float32=19.5,
             float64=19.5,
         ),
         _gpu("h100", memory_gib=80, gigabytes=3350, **_HOPPER),

@@ -26,10 +26,10 @@ class Bound(NamedTuple):
     by: str
 
 
-def bound(work: Work, chip: Chip, *, precision: str, matmul_precision: str) -> Bound:
-    """The least time for the work. precision, matmul_precision: of its products, see `Chip.peak`."""
+def bound(work: Work, chip: Chip, *, precision: str) -> Bound:
+    """The least time for the work. precision: of its products, see `Chip.peak`."""
     times = {
-        COMPUTING: work.operations / chip.peak(precision, matmul_precision),
+        COMPUTING: work.operations / chip.peak(precision),
         MOVING: work.moved / chip.bandwidth,
         SENDING: work.sent / chip.link,
     }

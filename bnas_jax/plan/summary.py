@@ -77,13 +77,7 @@ def _times(
 ) -> dict[str, Any]:
     """The least times."""
     bounds = [
-        bound(
-            program.work,
-            machine.chip,
-            precision=run.precision,
-            matmul_precision=run.matmul_precision,
-        )
-        for program in plan.programs
+        bound(program.work, machine.chip, precision=run.precision) for program in plan.programs
     ]
     seconds = sum(each.seconds for each in bounds)
     epoch = seconds * plan.steps_per_epoch
