@@ -12,7 +12,8 @@ class Arithmetic:
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
     conv_dtype: of the factors of products in convolutions, which accumulate in `dtype`, such as bfloat16; None is `dtype`.
-    activations: to which the tensors between layers are rounded; None is `dtype`. Within layers they have `dtype`.
+    activations: type of what a convolution, a batch norm or a pooling hands on, and of sums of such; None is `dtype`. They
+        compute in `dtype` within.
     bn_axis: the mapped axis over which batch statistics are taken; None keeps them per device.
     bn_examples: how many examples are normalised together, neighbours in the batch over all devices; None is all of them.
     batch_axis: the mapped axis over which the batch is divided; random numbers that are drawn for an example are then the

@@ -216,12 +216,15 @@ class FinalCell(nn.Module):
                         binary_weights=conv_index < num_binary,
                     )
                     x = states[source]
-                    if isinstance(layer, BinaryConv):
+                    # A subclass may do something else with what it is given.
+                    if type(layer) is BinaryConv:
                         x = shared[source]
                     y = layer(x, train=train)
                     # As in DARTS's code, an identity is never dropped.
                     if factors is not None and not isinstance(layer, Identity):
-                        y = y * factors[position][:, None, None, None].astype(y.dtype)
+                        y = self.arithmetic.between_layers(
+                            y * factors[position][:, None, None, None]
+                        )
                     total = _added(total, y)
                 # A zeroise layer has a number, too, as in the authors' code.
                 position += 1
@@ -274,7 +277,7 @@ class FinalCell(nn.Module):
         # The states that are read by layers that begin with a BN.
         readers = []
         for edge in edges(self.cell):
-            if isinstance(layer_type(edge.layer_type), BinaryConvType):
+            if type(layer_type(edge.layer_type)) is BinaryConvType:
                 readers.append(edge.source)
         found = {}
         for number, state in enumerate(states, first):
@@ -322,7 +325,8 @@ class FixedReduction(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC; factors: None or `drop_path`, (at least 4, N)."""
+        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`; factors: None or `drop_path`, (at least 4,
+        N)."""
         check_groups(self.place.channels)
         affine = not self.search
         affine_resize = self.form.affine_resize or not self.place.halved
@@ -357,7 +361,7 @@ class FixedReduction(nn.Module):
         # There are as many factors as the cell with the most layers needs.
         if factors is not None:
             for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
-                outputs[index] = y * factor[:, None, None, None].astype(y.dtype)
+                outputs[index] = self.arithmetic.between_layers(y * factor[:, None, None, None])
         output = jnp.concatenate(outputs, axis=-1)
 
         if self.skip and self.place.follows_a_cell:

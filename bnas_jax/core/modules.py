@@ -43,12 +43,13 @@ def bias_init(fan_in: int) -> Callable:
 class Shared(NamedTuple):
     """A tensor that several layers read, with what their batch norms have in common in training, computed once.
 
-    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result. Over several devices the layers then have one message
-    forward and one backward between them.
+    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result, in this arithmetic and with the usual epsilon. Over
+    several devices the layers then have one message forward and one backward between them.
     """
 
     value: jax.Array
     normalized: tuple
+    arithmetic: Arithmetic
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,7 +62,7 @@ def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
     if not train or arithmetic.plain or scheme.order != BN_FIRST:
         return x
     normalized = normalize(x, axis_name=arithmetic.bn_axis, examples=arithmetic.bn_examples)
-    return Shared(value=x, normalized=normalized)
+    return Shared(value=x, normalized=normalized, arithmetic=arithmetic)
 
 
 def value_of(x):
@@ -87,12 +88,12 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         """x: (N, H, W, C), or `Shared`."""
-        # What was shared is normalised with the usual epsilon.
         normalized = None
         if isinstance(x, Shared):
-            x, normalized = x
-        if self.epsilon != EPSILON:
-            normalized = None
+            x, normalized, arithmetic = x
+            # What was shared is of another batch norm than this one.
+            if self.epsilon != EPSILON or arithmetic != self.arithmetic:
+                normalized = None
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
 
         # Running statistics, at first those of no batch.

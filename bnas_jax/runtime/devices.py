@@ -132,10 +132,10 @@ class Devices:
             over = f"{self.count} devices"
             if run.microbatches > 1:
                 over += f" in {run.microbatches} microbatches"
-                raise UserError(
-                    f"config.batch_size={run.batch_size} cannot be divided over {over}: write a multiple of {parts},"
-                    f" for instance {-(-run.batch_size // parts) * parts}"
-                )
+            raise UserError(
+                f"config.batch_size={run.batch_size} cannot be divided over {over}: write a multiple of {parts},"
+                f" for instance {-(-run.batch_size // parts) * parts}"
+            )
 
     def batch(self, source, feed, microbatches: int = 1):
         """Inside a step: this device's part of a source's batch, its microbatches one after the other.

@@ -125,7 +125,8 @@ class TrainSettings(RunSettings):
     # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
     # The type of the numbers that layers hand on, which are most of what accelerators store and move: float32, or bfloat16,
-    # half of it. What layers compute within, parameters and statistics keep `precision`. None is that of `precision`.
+    # half of it. Parameters, statistics, and what convolutions and batch norms compute within keep `precision`. None is
+    # float32, and float64 with that precision.
     activations: str | None = None
 
     def __post_init__(self):

@@ -130,6 +130,7 @@ class Evaluator:
         # A multiple of the number of devices; the last batch is padded with examples of weight 0.
         batch_size = batch_size or min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count
+        self.batch_size = batch_size
         self._source = eval_source(
             examples,
             batch_size=batch_size,
