@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.3.0"
 
-# Public names and the modules that have them, which are loaded when a name is asked for.
+# Public names and their modules, which are imported when a name is first used: `import bnas_jax` loads no JAX.
 _MODULES = {
     "Arithmetic": "core.arithmetic",
     "Bnas": "search.bnas",
@@ -44,6 +44,7 @@ def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    # In its module it is `genotype.load`.
     if name == "load_genotype":
         return module.load
     return getattr(module, name)

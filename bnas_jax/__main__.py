@@ -24,8 +24,9 @@ COMMANDS = {
     "study": "study",
     "plan": "plan",
 }
-# Those that JAX, which takes seconds to load, is not set up for.
+# Commands for which JAX is not set up, as it takes seconds to load.
 WITHOUT_JAX = ("draw",)
+# Commands that are planned: an error for them says so.
 LATER = ("export", "predict", "report", "reproduce")
 
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
@@ -64,10 +65,13 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if not arguments:
             print(USAGE, file=sys.stderr)
-            return 0 if arguments else 2
+            return 2
         command, *rest = arguments
+        if command in ("-h", "--help", "help"):
+            print(USAGE, file=sys.stderr)
+            return 0
         if command in ("--version", "version"):
             print(f"bnas_jax {__version__}")
             return 0
@@ -78,35 +82,47 @@ def run(arguments: list[str]) -> int:
             elif command.startswith("-"):
                 state = "is no command, which comes first"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
+
+        # Modules are imported as late as possible: --help and a mistake in the command take no second.
         if command not in WITHOUT_JAX:
             _set_up()
-        name = COMMANDS[command]
         extensions = importlib.import_module("bnas_jax.extensions")
         words, loaded = extensions.take(spelling.options(rest))
-        perform = getattr(importlib.import_module(f"bnas_jax.cli.{name}"), name)
+        name = COMMANDS[command]
+        module = importlib.import_module(f"bnas_jax.cli.{name}")
+        perform = getattr(module, name)
         result = perform(words, loaded)
         print(json.dumps(result))
         machine.check_stdout()
         # A plan that does not fit its machine, so that a launch can stop there.
-        return 1 if result.get("fits") is False else 0
+        if result.get("fits") is False:
+            return 1
+        return 0
     except UserError as error:
-        return _fail(error, 2, debug)
+        return _fail(error, code=2, debug=debug)
     except KeyboardInterrupt as error:
-        return _fail(error, 130, debug)
+        return _fail(error, code=130, debug=debug)
     except Exception as error:
+        # `stops.Stopped`, which may not be imported here without JAX.
         if hasattr(error, "exit_code"):
-            return _fail(error, error.exit_code, debug)
+            return _fail(error, code=error.exit_code, debug=debug)
+        # A machine that lacks something is no mistake in the code; anything else shows its traceback.
         lacking = machine.explain(error)
         if lacking is None:
             raise
-        return _fail(error, 2, debug, lacking)
+        return _fail(error, code=2, debug=debug, message=lacking)
 
 
 def _fail(error: BaseException, code: int, debug: bool, message: str | None = None) -> int:
+    """Prints an error in one line; returns the exit code."""
     if debug:
         traceback.print_exc()
     message = " ".join((message or str(error)).split()) or type(error).__name__
-    print(f"bnas_jax: error: {message}" if code == 2 else f"bnas_jax: {message}", file=sys.stderr)
+    # Other codes are of runs that were stopped, which is no error.
+    prefix = ""
+    if code == 2:
+        prefix = "error: "
+    print(f"bnas_jax: {prefix}{message}", file=sys.stderr)
     return code
 
 
@@ -122,6 +138,7 @@ def _set_up() -> None:
 
 
 def main() -> None:
+    """The entry point of `bnas` and of `python -m bnas_jax`."""
     machine.open_streams()
     code = run(sys.argv[1:])
     # Python would wait for what still compiles after a signal, or saves after a second Ctrl-C.
@@ -131,15 +148,18 @@ def main() -> None:
 
 
 def _quit(code: int) -> None:
-    """Ends without waiting for threads. What reads data is ended first; another Ctrl-C leaves that out."""
+    """Ends without waiting for threads. What reads data is ended first; another Ctrl-C skips that."""
     sys.stdout.flush()
     sys.stderr.flush()
-    jax, stream = sys.modules.get("jax"), sys.modules.get("bnas_jax.data.stream")
+    # What was never imported has nothing to end.
+    jax = sys.modules.get("jax")
+    read_ahead = sys.modules.get("bnas_jax.data.read_ahead")
     try:
-        if stream is not None:
-            stream.close_all()
+        if read_ahead is not None:
+            read_ahead.close_all()
+        # The other processes wait to hear that this one ends.
         if jax is not None and jax.distributed.is_initialized():
-            jax.distributed.shutdown()  # the others wait to hear that this one ends
+            jax.distributed.shutdown()
     finally:
         os._exit(code)
 

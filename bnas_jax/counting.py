@@ -1,4 +1,4 @@
-"""What the command `cost` counts: the network of a config, or of a genotype and sizes, and a float one beside it."""
+"""The counts of the command `cost`: of the network of a config, or of a genotype and sizes, and of a float one beside it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from bnas_jax.core.networks import Cells
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.settings import DatasetSettings, Settings
 
-# Options that are numbers, and all of them.
+# The options of `cost` that are integers, all of its options, and those that are fields of a network.
 SIZES = ("num_cells", "channels", "image_size", "num_classes", "image_channels")
 OPTIONS = (*SIZES, "genotype", "form", "conventions", "budget", "cells", "reference")
 NETWORK_SIZES = ("num_cells", "channels")
 
-# Image side, channels and classes of the data sets that are known by name, so that their networks are counted without them.
+# Image side, channels and classes of data sets, so that networks for them are counted without their files.
 KNOWN_DATA = {
     "digits": (8, 1, 10),
     "cifar10": (32, 3, 10),
@@ -32,14 +32,17 @@ ImageShape = tuple[int, int, int]
 
 
 def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
-    """Prints the table of a network's cost; the totals.
+    """Prints the table of a network's cost; returns the totals.
 
-    run: the settings of --config, None without one. options: those of `OPTIONS` that are given, else None.
+    run: the settings of --config, None without one. options: the value of each of `OPTIONS`, None where it is not given.
+    Raises `UserError` for options that contradict each other, or lack something.
     """
     if options["cells"] and not options["budget"]:
         raise UserError(
             "--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=..."
         )
+
+    # The network, from a config or from options alone.
     if run is None:
         model, image_shape = _of_options(options)
     else:
@@ -51,8 +54,11 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
     compared = _compared(model, counted, options, image_shape=image_shape)
     print(counted.table())
     total = counted.total
+
+    # Networks of published depths have no such fields.
+    sizes = {name: getattr(model, name) for name in NETWORK_SIZES if hasattr(model, name)}
     return {
-        **{name: getattr(model, name) for name in NETWORK_SIZES if hasattr(model, name)},
+        **sizes,
         "flops": total.flops,
         "binary_macs": total.binary_macs,
         "float_macs": total.float_macs,
@@ -63,14 +69,18 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
 
 
 def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
-    """The network of a genotype and its sizes."""
+    """The network of a genotype and its sizes, with the shape (H, W, C) of its images."""
     needed = ("genotype", *NETWORK_SIZES, "image_size", "num_classes")
     missing = ", ".join(f"--{name}" for name in needed if options[name] is None)
     if missing:
         raise UserError(f"cost needs --config=configs/train.py:VARIANT, or else also {missing}")
+
+    # The stem and the strides that fit the images.
     form = options["form"]
     if form is None:
-        form = "imagenet" if options["image_size"] > 64 else "cifar"
+        form = "cifar"
+        if options["image_size"] > 64:
+            form = "imagenet"
     chosen = options["conventions"] or "paper"
     if chosen not in conventions_lib.CONVENTIONS:
         known = ", ".join(conventions_lib.CONVENTIONS)
@@ -84,28 +94,35 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
         form=form,
         **conventions.network,
     )
-    return _built(settings, Xnor(**conventions.scheme), Arithmetic(), options)
+    scheme = Xnor(**conventions.scheme)
+    return _built(settings, scheme=scheme, arithmetic=Arithmetic(), sizes=options)
 
 
 def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
-    """The network of a config, with what the options give in place of its settings."""
-    for name, setting in {
-        "form": "config.network.form",
-        "conventions": "config.conventions",
-    }.items():
+    """The network of a config, with the options in place of its settings, and the shape (H, W, C) of its images."""
+    # Options that are settings of a config.
+    as_settings = {"form": "config.network.form", "conventions": "config.conventions"}
+    for name, setting in as_settings.items():
         if options[name] is not None:
             raise UserError(
                 f"--{name} is for a cost without --config; write --{setting}={options[name]}"
             )
+
+    # The sizes of the data: an option before what is known of the data set.
     given = {name: value for name, value in options.items() if value is not None}
-    sizes = known_sizes(run.dataset) | {name: given[name] for name in SIZES if name in given}
+    sizes = known_sizes(run.dataset)
+    sizes |= {name: given[name] for name in SIZES if name in given}
     missing = [f"--{name}=..." for name in ("image_size", "num_classes") if name not in sizes]
     if missing:
         raise UserError(
             f"the size of {run.dataset.name} is not known here; add {' and '.join(missing)}"
         )
 
-    changes = {name: given[name] for name in (*NETWORK_SIZES, "genotype") if name in given}
+    # The fields of the network that are other ones.
+    changes = {}
+    for name in (*NETWORK_SIZES, "genotype"):
+        if name in given:
+            changes[name] = given[name]
     known = {field.name for field in dataclasses.fields(run.network)}
     for name in changes:
         if name not in known:
@@ -117,31 +134,41 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
         raise UserError(
             "a network without a genotype is compared with the same one in floats; leave --reference out"
         )
-    return _built(settings, run.scheme, run.arithmetic(), sizes)
+    return _built(settings, scheme=run.scheme, arithmetic=run.arithmetic(), sizes=sizes)
 
 
 def _built(
     settings, scheme, arithmetic: Arithmetic, sizes: Mapping[str, Any]
 ) -> tuple[nn.Module, ImageShape]:
+    """The network of settings, with the shape (H, W, C) of its images. sizes: of the data."""
     for name in ("image_size", "num_classes", "image_channels"):
         size = sizes.get(name)
         if size is not None and size < 1:
             raise UserError(f"--{name} must be at least 1, got {size}")
+    model = settings.build(
+        num_classes=sizes["num_classes"],
+        scheme=scheme,
+        arithmetic=arithmetic,
+    )
+    side = sizes["image_size"]
     channels = sizes.get("image_channels") or 3
-    model = settings.build(num_classes=sizes["num_classes"], scheme=scheme, arithmetic=arithmetic)
-    return model, (sizes["image_size"], sizes["image_size"], channels)
+    return model, (side, side, channels)
 
 
 def known_sizes(dataset: DatasetSettings) -> dict[str, int]:
-    """image_size, image_channels and num_classes as far as they are known without the data: what is set comes first."""
+    """image_size, image_channels and num_classes, as far as they are known without the files; settings come first."""
     names = ("image_size", "image_channels", "num_classes")
+    # Nothing for a set that is not known.
     known = dict(zip(names, KNOWN_DATA.get(dataset.name, ()), strict=False))
-    given = {"image_size": dataset.image_size, "image_channels": dataset.channels}
-    return known | {name: value for name, value in given.items() if value is not None}
+    if dataset.image_size is not None:
+        known["image_size"] = dataset.image_size
+    if dataset.channels is not None:
+        known["image_channels"] = dataset.channels
+    return known
 
 
 def _fitted(model: nn.Module, options: Mapping[str, Any], *, image_shape: ImageShape) -> nn.Module:
-    """The network with the sizes that meet --budget."""
+    """The network with the sizes that meet --budget, see `core.cost.fit_budget`."""
     if not all(hasattr(model, name) for name in NETWORK_SIZES):
         raise UserError(
             f"--budget chooses num_cells and channels, which a {type(model).__name__} lacks; leave it out"
@@ -151,30 +178,42 @@ def _fitted(model: nn.Module, options: Mapping[str, Any], *, image_shape: ImageS
 
 
 def _cells(text: str | None) -> tuple[int, ...]:
-    """LOW-HIGH, both included; nothing keeps the cells as they are."""
+    """The numbers of cells that `LOW-HIGH` means, both included; () without a text, which keeps the network's number."""
     if not text:
         return ()
     low, _, high = text.partition("-")
-    if not low.isdigit() or not (high or low).isdigit() or int(high or low) < int(low):
+    # One number alone is both.
+    high = high or low
+    are_numbers = low.isdigit() and high.isdigit()
+    if not are_numbers or int(high) < int(low):
         raise UserError(f"--cells takes LOW-HIGH, for instance 5-20, got {text!r}")
-    return tuple(range(int(low), int(high or low) + 1))
+    return tuple(range(int(low), int(high) + 1))
 
 
 def _compared(
     model: nn.Module, counted: cost_lib.Cost, options: Mapping[str, Any], *, image_shape: ImageShape
 ) -> dict:
-    """How many times less the network takes than the same in floats; of a genotype without Zeroise, where there is one."""
+    """How many times less the network takes than a float one, and which that is.
+
+    The float network has the same size and cell, without Zeroise where that is a named cell, or the one of --reference.
+    """
     twin, name = cost_lib.float_twin(model), "the same size"
     if hasattr(model, "genotype"):
+        name = "the same cell"
         reference = options["reference"] or _without_zeroise(model.genotype)
-        name = reference or "the same cell"
         if reference:
+            name = reference
             twin = twin.clone(genotype=genotype_lib.load(reference))
     ratios = cost_lib.ratios(counted, cost_lib.cost(twin, image_shape=image_shape))
     return {**dataclasses.asdict(ratios), "compared_with": f"float network of {name}, counted"}
 
 
 def _without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
-    """The named cell that stands for this one with Zeroise left out, if it is a named one that has such."""
-    names = (name for name in genotype_lib.named() if genotype_lib.load(name) == genotype)
-    return next((other for other in map(genotype_lib.without_zeroise, names) if other), None)
+    """The named cell that is this one with Zeroise left out; None where this is no named cell, or it has no such twin."""
+    for name in genotype_lib.named():
+        if genotype_lib.load(name) != genotype:
+            continue
+        other = genotype_lib.without_zeroise(name)
+        if other:
+            return other
+    return None

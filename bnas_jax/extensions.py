@@ -1,4 +1,4 @@
-"""A user's own layer types, schemes, searchers and networks: `--extensions=FILE.py` of every command.
+"""Layer types, schemes, searchers and networks of a user: `--extensions=FILE.py` of every command.
 
 The file is Python, and adds entries to the tables `bnas_jax.LAYERS`, `SCHEMES`, `SEARCHERS` and `NETWORKS`. It is loaded
 before a config. run.json notes which files a run was made with; nothing is loaded from there.
@@ -19,7 +19,7 @@ OPTION = "--extensions"
 
 
 class Extension(NamedTuple):
-    """file: its whole path. sha256: of what it holds."""
+    """A file that was loaded. file: its absolute path. sha256: of its contents."""
 
     file: str
     sha256: str
@@ -28,7 +28,7 @@ class Extension(NamedTuple):
 def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
     """(the arguments without `--extensions`, the extensions, which are loaded).
 
-    Several files stand between commas, or in an option each. `UserError` for the first that cannot be loaded.
+    Several files are written between commas, or in an option each. `UserError` for the first that cannot be loaded.
     """
     rest: list[str] = []
     files: list[str] = []
@@ -53,12 +53,13 @@ def load(file: str) -> Extension:
             f"{OPTION}={file} cannot be read ({error.strerror}); write {OPTION}=FILE.py"
         ) from None
 
-    # Dataclasses look for their module there.
+    # By its contents, so that two files of one name are two modules.
     name = f"bnas_jax_extension_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{OPTION}={file} is no file of Python; write {OPTION}=FILE.py")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses look for their module there.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -66,15 +67,16 @@ def load(file: str) -> Extension:
         raise UserError(
             f"{OPTION}={file}{line_of(error, path)}: {type(error).__name__}: {error}"
         ) from error
-    return Extension(str(path), digest)
+    return Extension(file=str(path), sha256=digest)
 
 
 def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
     """`UserError` where the run of a work directory was made with an extension that is not given now, by its file's name.
 
-    A file that has changed since is said on stderr, and taken.
+    A file that has changed since is taken, with a warning on stderr.
     """
     for file, digest in _noted(workdir):
+        # By the name alone, as a directory may have been copied to another machine.
         same = [extension for extension in given if _name(extension.file) == _name(file)]
         if not same:
             raise UserError(f"{workdir} was made with {OPTION}={file}; give it again")
@@ -84,14 +86,15 @@ def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
 
 
 def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
-    """(file, sha256) of each extension in run.json; none where that cannot be read, which is for its reader to say."""
+    """(file, sha256) of each extension in run.json; none where that cannot be read, which its reader will notice."""
+    found = []
     try:
         values = json.loads((workdir / "run.json").read_text())
-        return [
-            (str(noted["file"]), str(noted["sha256"])) for noted in values.get("extensions", ())
-        ]
+        for noted in values.get("extensions", ()):
+            found.append((str(noted["file"]), str(noted["sha256"])))
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return []
+    return found
 
 
 def _name(file: str) -> str:
@@ -99,12 +102,14 @@ def _name(file: str) -> str:
 
 
 def line_of(error: BaseException, path: pathlib.Path) -> str:
-    """Where in the file an error is, for instance ", line 3"."""
+    """The line of a file in which an error is, for instance ", line 3"; empty where it is elsewhere."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(path)
-    ]
-    return f", line {lines[-1]}" if lines else ""
+    lines = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == str(path):
+            lines.append(frame.lineno)
+    if not lines:
+        return ""
+    # The innermost call.
+    return f", line {lines[-1]}"

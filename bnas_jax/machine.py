@@ -1,4 +1,4 @@
-"""What a machine lacks, in one line each: an accelerator, room on a disk, a file, memory, a library, somebody who reads.
+"""Errors of the machine, in one line each: no accelerator, no room on a disk, no file, memory, library or terminal.
 
 Exceptions that such things raise are translated here, once, for the command line; see `explain`.
 """
@@ -9,18 +9,22 @@ import traceback
 import warnings
 from typing import Any, TextIO
 
+# The end of a message whose cause is not known here.
 _HINT = "--debug shows where"
 
 
 def explain(error: BaseException) -> str | None:
-    """One line about what the environment lacks, and what to do; None for an error of another kind, such as a mistake here."""
+    """One line about what the machine lacks, and what to do; None for an error of another kind, such as a mistake here."""
     if isinstance(error, OSError):
         return _explain_os(error)
+    # XLA's error for memory, on any device, begins so.
     if isinstance(error, MemoryError) or _first_line(error).startswith("RESOURCE_EXHAUSTED"):
         return "out of memory; lower config.batch_size or raise config.microbatches (--debug shows what was asked for)"
+    # A module of ours that is missing is a mistake here.
     if isinstance(error, ImportError) and not (error.name or "bnas_jax").startswith("bnas_jax"):
         reason = _first_line(error)
         return f"cannot import {error.name} ({reason}); install it, for instance by pip install -r requirements.txt"
+    # JAX raises plain RuntimeErrors and ValueErrors; they are told apart by the module.
     if _raised_in(error, "jax._src.xla_bridge"):
         return _explain_platform(error)
     if isinstance(error, ValueError) and _raised_in(error, "jax._src.config"):
@@ -29,6 +33,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_os(error: OSError) -> str:
+    # Renaming has two files.
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     reason = error.strerror or _first_line(error)
     where = " and ".join(names) or "a file"
@@ -38,6 +43,7 @@ def _explain_os(error: OSError) -> str:
 def _explain_platform(error: BaseException) -> str:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     reason = _first_line(error).partition(" (set JAX_PLATFORMS")[0]
+    # Nothing was set: no driver, or no device.
     if not platforms:
         return f"JAX finds no device ({reason}); write JAX_PLATFORMS=cpu to run on the CPU"
     if reason:
@@ -57,7 +63,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class Stream:
-    """stdout or stderr: once it cannot be written to, what is said there is dropped, and `lost` is the reason.
+    """stdout or stderr: once it cannot be written to, further text is dropped, and `lost` is the reason.
 
     A run of hours does not end because its terminal, the program behind its pipe or room for its log is gone: the work
     directory has the messages and the result, too.
@@ -85,32 +91,39 @@ class Stream:
 
 
 def open_streams() -> None:
-    """Sees to it that stdin, stdout and stderr are there, before another file is opened.
+    """Opens stdin, stdout and stderr where they are closed, before another file is opened.
 
-    Of those that were closed the system would give the numbers to the next files, and messages would go into those.
+    Otherwise the system would give their numbers to the next files, and messages would go into those.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
+        # `open` takes the lowest number that is free, which is this one.
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)
+        # Python has set it to None.
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+            mode = "w"
+            if name == "stdin":
+                mode = "r"
+            setattr(sys, name, os.fdopen(number, mode))
     sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
+
+    # One line, as errors are; Python's has the file and the source, too.
     warnings.formatwarning = lambda message, *_, **__: (
         f"bnas_jax: warning: {' '.join(str(message).split())}\n"
     )
 
 
 def check_stdout() -> None:
-    """`OSError` where a result could not be written. A reader who left had what it wanted."""
+    """`OSError` where a result could not be written; not where the program behind a pipe has closed it, as `head` does."""
     lost = getattr(sys.stdout, "lost", None)
     if lost is not None and not isinstance(lost, BrokenPipeError):
         raise OSError(lost.errno, lost.strerror, "stdout")
 
 
 def _drop(stream: TextIO) -> None:
-    """Sends what a stream still holds, and all to come, nowhere."""
+    """Sends the text that a stream has not written yet, and all to come, nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -15,7 +15,9 @@ from bnas_jax.baselines.wide_resnet import Wrn22, Wrn40
 from bnas_jax.core.networks import Cells, NetworkSettings
 
 NETWORKS: dict[str, type[NetworkSettings]] = {
+    # The paper's, and those of other searches.
     "cells": Cells,
+    # Hand-crafted ones for CIFAR (Tables 6 and 7).
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "senet18": SENet18,
@@ -24,7 +26,9 @@ NETWORKS: dict[str, type[NetworkSettings]] = {
     "wrn40": Wrn40,
     "wrn22": Wrn22,
     "resnext29": ResNeXt29,
+    # Of layers of one type (Tables 1 and 12).
     "small_cnn": SmallCnnSettings,
+    # For ImageNet.
     "imagenet_resnet18": ImageNetResNet18,
     "reactnet_mobilenet": ReActNetMobileNet,
 }

@@ -1,4 +1,4 @@
-"""Where presets are: files of the user's own, those in the project's folder, or those that were installed with the package."""
+"""Finding config files: those of the user, those in the project's folder, or those that were installed with the package."""
 
 import pathlib
 import sys
@@ -14,22 +14,28 @@ _ROOTS = (_PACKAGE.parent, _PACKAGE / "presets")
 def find(name: str, option: str, example: str) -> pathlib.Path:
     """The file of a name such as "configs/train.py", "train" or one of the user's; `UserError` where there is none.
 
-    Afterwards what it imports from its folder is found, too, and so are the presets, as `from configs import train`.
-    option, example: for the error.
+    option, example: for the error. The file's imports work afterwards: from its folder, and of presets, as
+    `from configs import train`.
     """
     if not name:
         raise UserError(f"{option} names no file; write {option}={example}")
-    given = paths.local(name, option)
-    candidates = [given, *(root / name for root in _ROOTS)]
+    # As it is written, from here or from the roots; a word alone is a file of configs/.
+    candidates = [paths.local(name, option)]
+    for root in _ROOTS:
+        candidates.append(root / name)
     if name.isidentifier():
-        candidates += [root / "configs" / f"{name}.py" for root in _ROOTS]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
+        for root in _ROOTS:
+            candidates.append(root / "configs" / f"{name}.py")
+    found = [path for path in candidates if path.is_file()]
+    if not found:
         raise UserError(f"no config file {name}; write {option}={example}")
+    path = found[0]
+
+    # A file in configs/ imports its neighbours as `configs.NAME`. The user's come first.
     folder = str(path.resolve().parent.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    for root in map(str, _ROOTS):
-        if root not in sys.path:
-            sys.path.append(root)
+    for root in _ROOTS:
+        if str(root) not in sys.path:
+            sys.path.append(str(root))
     return path

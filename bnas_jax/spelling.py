@@ -1,4 +1,4 @@
-"""How options and settings are written on the command line, see docs/usage.md: words become values of a setting's type."""
+"""How options and settings are written on the command line, see docs/usage.md: from text to a value of a setting's type."""
 
 import difflib
 import math
@@ -9,6 +9,9 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 
 PREFIX = "--config."
+# Of a switch that is turned off.
+_OFF = "--noconfig."
+# How True and False may be written, in any case.
 _SWITCHES = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
@@ -23,7 +26,7 @@ _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 def options(words: list[str]) -> list[str]:
     """The words of a command line with each option as `--name=value` or `--name`.
 
-    `-name` is `--name`, and behind an option without a value, a word that is no option is its value.
+    `-name` becomes `--name`, and a word that is no option, behind an option without a value, becomes its value.
     """
     found: list[str] = []
     for word in words:
@@ -37,10 +40,11 @@ def options(words: list[str]) -> list[str]:
 
 
 def read(text: str, kind: type, name: str) -> Any:
-    """The value of a text for the option or setting `name`, of type int, float, bool, tuple or str; `UserError` for another.
+    """A text as a value of type int, float, bool, tuple or str, for the option or setting `name`.
 
-    `None` is None in every type.
+    `None` is None in every type. Raises `UserError` for a text that is no such value.
     """
+    # A shell may have left quotes around it.
     plain = _unquoted(text.strip())
     if plain == "None" or (kind is not str and plain.lower() in ("none", "null")):
         return None
@@ -48,6 +52,7 @@ def read(text: str, kind: type, name: str) -> Any:
         return _list(plain, name)
     if kind is bool and plain.lower() in _SWITCHES:
         return _SWITCHES[plain.lower()]
+    # An int may be written as a float, such as 1e5; a float must not be taken for an int.
     if kind in (int, float):
         number = _number(plain)
         if kind is int and number is not None and _TOO_LARGE <= abs(number) < math.inf:
@@ -56,7 +61,8 @@ def read(text: str, kind: type, name: str) -> Any:
             )
         if number is not None and (kind is float or isinstance(number, int)):
             return kind(number)
-    if kind is type(None):  # of a setting whose config does not say
+    # Of a setting whose config does not say its type.
+    if kind is type(None):
         return _element(plain)
     if kind not in _SHOWN:
         return plain
@@ -64,25 +70,29 @@ def read(text: str, kind: type, name: str) -> Any:
 
 
 def override(config, words: list[str]) -> None:
-    """Sets in a ConfigDict what `--config.KEY=VALUE`, `--config.KEY` and `--noconfig.KEY` say, the last of several.
+    """Sets settings of a ConfigDict as `--config.KEY=VALUE`, `--config.KEY` and `--noconfig.KEY` say; the last one counts.
 
-    `UserError` for a setting that is not there, and for a value of another type.
+    Raises `UserError` for a setting that is not there, and for a value of another type.
     """
     for word in words:
-        switched_off = word.startswith("--no" + PREFIX[2:])
         if not is_setting(word):
             continue
-        name, equals, text = word.partition("=")
-        key = name.removeprefix("--no" + PREFIX[2:]).removeprefix(PREFIX)
-        _set(config, key, text if equals else None, switched_off)
+        name, equals, written = word.partition("=")
+        text = None
+        if equals:
+            text = written
+        key = name.removeprefix(_OFF).removeprefix(PREFIX)
+        _set(config, key=key, text=text, switched_off=name.startswith(_OFF))
 
 
 def is_setting(word: str) -> bool:
     """Whether a word of the command line is about a setting of the config."""
-    return word.startswith((PREFIX, "--no" + PREFIX[2:]))
+    return word.startswith((PREFIX, _OFF))
 
 
 def _set(config, key: str, text: str | None, switched_off: bool) -> None:
+    """Sets the setting `key`, such as `optimizer.momentum`. text: of its value, None for a switch without one."""
+    # Down to the group that the setting is in.
     *groups, last = key.split(".")
     path = "config"
     for group in groups:
@@ -92,6 +102,8 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
             raise UserError(
                 f"--{path} is one setting, there is no {last} in it; write --{path}=VALUE"
             )
+
+    # The setting, which must not be a group.
     _check_known(config, last, path)
     path, kind = f"{path}.{last}", config.get_type(last)
     if hasattr(config[last], "get_type"):
@@ -101,17 +113,19 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
         raise UserError(f"--{path} is no switch; write --{path}=VALUE")
     if text is not None and switched_off:
         raise UserError(f"--no{path} takes no value; write --{path}=False")
+
     value = not switched_off
     if text is not None:
-        value = read(text, kind, f"--{path}")
+        value = read(text, kind=kind, name=f"--{path}")
     config[last] = value
 
 
 def _check_known(config, name: str, path: str) -> None:
+    """`UserError` for a name that is not in a config, with the names that are. path: of the config."""
     if name in config:
         return
     known = sorted(config.keys())
-    close = difflib.get_close_matches(name.replace("-", "_"), known, 1)
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     advice = f"known there: {', '.join(known)}"
     if close:
         advice = f"did you mean --{path}.{close[0]}?"
@@ -128,7 +142,8 @@ def _list(text: str, name: str) -> tuple:
             f"{name}={text}: write the list as a,b,c or '(a, b, c)', with nothing nested in it"
         )
     parts = [part.strip() for part in inside.split(",")]
-    if parts[-1] == "":  # behind a comma at the end, as of a tuple of one
+    # Behind a comma at the end, as of a tuple of one.
+    if parts[-1] == "":
         parts.pop()
     if "" in parts:
         raise UserError(
@@ -138,18 +153,22 @@ def _list(text: str, name: str) -> tuple:
 
 
 def _element(text: str) -> int | float | str:
+    """A number where the text is one, else the text."""
     number = _number(text)
-    return _unquoted(text) if number is None else number
+    if number is None:
+        return _unquoted(text)
+    return number
 
 
 def _number(text: str) -> int | float | None:
-    """An int where the text is a whole number, however written: 64, 64.0, 6.4e1."""
+    """An int where the text is an integer, however written: 64, 64.0, 6.4e1; else a float, or None where it is no number."""
     try:
         number = float(text)
     except ValueError:
         return None
     if abs(number) >= _TOO_LARGE or math.isnan(number):
         return number
+    # Not by way of the float, which rounds integers beyond 2**53.
     if re.fullmatch(r"[+-]?[\d_]+", text):
         return int(text)
     if number.is_integer():
@@ -159,4 +178,6 @@ def _number(text: str) -> int | float | None:
 
 def _unquoted(text: str) -> str:
     quoted = _QUOTED.fullmatch(text)
-    return quoted[2] if quoted else text
+    if quoted is None:
+        return text
+    return quoted[2]

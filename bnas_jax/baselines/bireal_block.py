@@ -22,24 +22,28 @@ class BiRealUnit(Block):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        y = x if self.scheme.binary else self._in_place_of_the_sign(x)
+        y = x
+        if not self.scheme.binary:
+            y = self._in_place_of_the_sign(x)
         y = self.normalized(y, train=train)
         return y + self.shortcut(x, train=train)
 
     def _in_place_of_the_sign(self, x):
+        # The one activation that learns.
         if self.scheme.activation == "prelu":
             return PRelu(self.arithmetic, name="prelu")(x)
         return ACTIVATIONS[self.scheme.activation](x)
 
     def normalized(self, x, *, train: bool):
-        """The convolution with its sign, and BN."""
+        """The convolution with its sign, and BN: (N, H / stride, W / stride, features)."""
+        # The sign needs no BN in front of it: the input is a sum whose last term a BN has made.
         conv = convolution(
             self.features,
             3,
             self.scheme,
             arithmetic=self.arithmetic,
             stride=self.stride,
-            activation=True,
+            activation=True,  # of the scheme, which for Bi-Real is none
         )
         return BatchNorm(self.arithmetic, name="bn")(conv(x), train=train)
 
@@ -47,16 +51,18 @@ class BiRealUnit(Block):
         """x in the shape of the output."""
         if not self.changes_shape(x):
             return x
+        # Averaged first, so that the convolution misses no pixel.
         if self.stride == 2:
-            x = nn.avg_pool(x, (2, 2), (2, 2))
-        return Projection(
+            x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+        projection = Projection(
             features=self.features,
             stride=1,
             scheme=self.scheme,
             arithmetic=self.arithmetic,
             float_conv=self.float_shortcut,
             name="shortcut",
-        )(x, train=train)
+        )
+        return projection(x, train=train)
 
 
 class TwoUnits(Block):
@@ -70,14 +76,15 @@ class TwoUnits(Block):
     @nn.compact
     def __call__(self, x, *, train: bool):
         for index, stride in enumerate((self.stride, 1)):
-            x = self.unit(
+            unit = self.unit(
                 features=self.features,
                 stride=stride,
                 scheme=self.scheme,
                 arithmetic=self.arithmetic,
                 float_shortcut=self.float_shortcut,
                 name=f"unit{index}",
-            )(x, train=train)
+            )
+            x = unit(x, train=train)
         return x
 
 

@@ -13,9 +13,9 @@ from bnas_jax.core.schemes import Scheme
 class Block(nn.Module):
     """The base of all entries of `blocks.BLOCKS`: two 3x3 convolutions and their shortcuts, `block(x, train=train)`.
 
-    (N, H, W, C) to (N, H / stride, W / stride, features). Papers whose block has a single convolution and a shortcut of its
-    own, as Bi-Real's, have two of those in one block here. float_shortcut: whether the convolution of a shortcut that changes
-    the shape stays float.
+    (N, H, W, C) to (N, H / stride, W / stride, features). Where a paper has a shortcut around each single convolution, as
+    Bi-Real's has, one block here is two of those. float_shortcut: whether the convolution of a shortcut that changes the shape
+    stays float.
     """
 
     features: int
@@ -28,12 +28,16 @@ class Block(nn.Module):
     stem_activation: ClassVar[str] = "relu"
 
     def changes_shape(self, x) -> bool:
-        """Whether the shortcut cannot be the input itself."""
+        """Whether the shortcut of x, (N, H, W, C), cannot be x itself."""
         return self.stride != 1 or x.shape[-1] != self.features
 
 
 class Projection(nn.Module):
-    """A shortcut that changes the shape: float 1x1 convolution -> BN, or a binary one, BN -> sign -> 1x1 convolution."""
+    """A shortcut that changes the shape: float 1x1 convolution -> BN, or a binary one, BN -> sign -> 1x1 convolution.
+
+    (N, H, W, C) to (N, H / stride, W / stride, features). float_conv: whether it is the first of them; under the scheme
+    `float` it is anyway.
+    """
 
     features: int
     stride: int
@@ -44,7 +48,8 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         if self.scheme.binary and not self.float_conv:
-            return ConvUnit(
+            # Without an activation, as what a shortcut adds has both signs.
+            unit = ConvUnit(
                 features=self.features,
                 kernel=1,
                 stride=self.stride,
@@ -52,12 +57,14 @@ class Projection(nn.Module):
                 arithmetic=self.arithmetic,
                 activation=False,
                 name="unit",
-            )(x, train=train)
-        x = FloatConv(
+            )
+            return unit(x, train=train)
+
+        conv = FloatConv(
             features=self.features,
             kernel=1,
             stride=self.stride,
             arithmetic=self.arithmetic,
             name="conv",
-        )(x)
-        return BatchNorm(self.arithmetic, name="bn")(x, train=train)
+        )
+        return BatchNorm(self.arithmetic, name="bn")(conv(x), train=train)

@@ -19,7 +19,10 @@ BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """BN -> ReLU or sign -> 1x1 convolution, the same with 3x3, and the input behind the `growth` new channels."""
+    """BN -> ReLU or sign -> 1x1 convolution, the same with 3x3, and the input behind the `growth` new channels.
+
+    (N, H, W, C) to (N, H, W, growth + C).
+    """
 
     growth: int
     scheme: Scheme
@@ -28,15 +31,21 @@ class DenseLayer(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+        wide = BOTTLENECK * self.growth
+
+        # To the bottleneck: (N, H, W, 4 * growth).
         y = Normalized(name="input", **common)(x, train=train)
-        y = convolution(BOTTLENECK * self.growth, 1, activation=True, name="conv0", **common)(y)
+        y = convolution(wide, kernel=1, activation=True, name="conv0", **common)(y)
+
+        # To the new channels: (N, H, W, growth).
         y = Normalized(name="middle", **common)(y, train=train)
-        y = convolution(self.growth, 3, activation=True, name="conv1", **common)(y)
+        y = convolution(self.growth, kernel=3, activation=True, name="conv1", **common)(y)
         return jnp.concatenate([y, x], axis=-1)
 
 
 class Transition(nn.Module):
-    """BN -> ReLU or sign -> 1x1 convolution to half the channels, and average pooling that halves the image."""
+    """BN -> ReLU or sign -> 1x1 convolution to half the channels, and average pooling: (N, H, W, C) to (N, H / 2, W / 2,
+    C / 2)."""
 
     scheme: Scheme
     arithmetic: Arithmetic
@@ -45,8 +54,8 @@ class Transition(nn.Module):
     def __call__(self, x, *, train: bool):
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
         y = Normalized(name="input", **common)(x, train=train)
-        y = convolution(x.shape[-1] // 2, 1, activation=True, **common)(y)
-        return nn.avg_pool(y, (2, 2), (2, 2))
+        y = convolution(x.shape[-1] // 2, kernel=1, activation=True, **common)(y)
+        return nn.avg_pool(y, (2, 2), strides=(2, 2))
 
 
 class DenseNet(nn.Module):
@@ -60,23 +69,36 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
+        # Each transition halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
-        x = images.astype(self.arithmetic.dtype)
-        x = FloatConv(features=2 * self.growth, kernel=3, arithmetic=self.arithmetic, name="stem")(
-            x
+        # The first convolution, float and without a BN: (N, H, W, 2 * growth).
+        stem = FloatConv(
+            features=2 * self.growth,
+            kernel=3,
+            arithmetic=self.arithmetic,
+            name="stem",
         )
+        x = stem(images.astype(self.arithmetic.dtype))
+
+        # Each stage but the first at half the size of the one before.
         for stage, count in enumerate(self.blocks):
             if stage > 0:
-                x = Transition(name=f"transition{stage - 1}", **common)(x, train=train)
+                transition = Transition(name=f"transition{stage - 1}", **common)
+                x = transition(x, train=train)
             for index in range(count):
-                x = DenseLayer(growth=self.growth, name=f"stage{stage}_layer{index}", **common)(
-                    x, train=train
-                )
+                name = f"stage{stage}_layer{index}"
+                layer = DenseLayer(growth=self.growth, name=name, **common)
+                x = layer(x, train=train)
+
+        # The last BN and ReLU, as layers begin with theirs.
         x = nn.relu(BatchNorm(self.arithmetic, name="bn")(x, train=train))
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,12 +23,16 @@ from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.schemes.scheme import ACTIVATIONS
 
+# Of its batch norms, as in that code: what is added to the variance, and the smallest scale.
 EPSILON = 1e-4
 LEAST_SCALE = 0.01
 
 
 class NinLayer(nn.Module):
-    """BN -> sign -> dropout -> convolution with bias -> activation. dropout: the share of the signs that become 0."""
+    """BN -> sign -> dropout -> convolution with bias -> activation: (N, H, W, C) to (N, H, W, features).
+
+    dropout: the share of the signs that become 0 in training.
+    """
 
     features: int
     kernel: int
@@ -38,9 +42,10 @@ class NinLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        x = BatchNorm(self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn")(
-            x, train=train
-        )
+        norm = BatchNorm(self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn")
+        x = norm(x, train=train)
+
+        # The convolution of signs, some of which may be 0.
         dropped = train and self.dropout > 0
         conv = Convolution(
             features=self.features,
@@ -57,6 +62,8 @@ class NinLayer(nn.Module):
             y = self._dropped(conv, x)
         else:
             y = conv(x)
+
+        # The bias comes behind all scales, so that it is no part of the scheme's convolution.
         fan_in = self.kernel**2 * x.shape[-1]
         y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
         return self._activated(y)
@@ -64,12 +71,16 @@ class NinLayer(nn.Module):
     def _dropped(self, conv, x):
         """The convolution with dropout behind the sign."""
         key = self.make_rng("dropout")
-        keep = keep_factors(key, self.dropout, x.shape, arithmetic=self.arithmetic)
+        keep = keep_factors(key, self.dropout, shape=x.shape, arithmetic=self.arithmetic)
         y = conv(self.scheme.signs(x) * keep)
-        scale = self.scheme.input_scale(x, conv.kernel, conv.geometry)
-        return y if scale is None else y * scale
+        # K of Eq. (1), which a convolution of floats leaves out.
+        scale = self.scheme.input_scale(x, kernel=conv.kernel, geometry=conv.geometry)
+        if scale is None:
+            return y
+        return y * scale
 
     def _activated(self, y):
+        # The published order, convolution -> ReLU, whatever `config.scheme.activation` says of a float network.
         if not self.scheme.binary:
             return nn.relu(y)
         if self.scheme.activation == "prelu":
@@ -82,12 +93,14 @@ def keep_factors(key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithm
 
     What is drawn for an example does not depend on how many devices `Arithmetic.batch_axis` divides the batch over.
     """
+    # Numbers of this device's examples in the whole batch, each with a key from its number.
     examples = jnp.arange(shape[0])
     if arithmetic.batch_axis:
         examples += jax.lax.axis_index(arithmetic.batch_axis) * shape[0]
 
     def drawn(example):
-        return jax.random.bernoulli(jax.random.fold_in(key, example), 1 - rate, shape[1:])
+        key_of_example = jax.random.fold_in(key, example)
+        return jax.random.bernoulli(key_of_example, p=1 - rate, shape=shape[1:])
 
     keep = jax.vmap(drawn)(examples)
     return keep.astype(arithmetic.dtype) / (1 - rate)
@@ -110,6 +123,7 @@ class Nin(nn.Module):
         check_image_size(images.shape, 2)
         wide, second, third = self.widths
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
+        # Of three blocks of a large kernel and two of 1x1, but for the very first, the stem, and the very last, the classifier.
         layers = [
             NinLayer(second, kernel=1, name="layer0", **common),
             NinLayer(third, kernel=1, name="layer1", **common),
@@ -120,20 +134,33 @@ class Nin(nn.Module):
             NinLayer(wide, kernel=1, name="layer6", **common),
         ]
 
+        # The first convolution, float.
         x = images.astype(self.arithmetic.dtype)
-        x = convolution(wide, 5, binary=False, bias=True, name="stem", **common)(x)
-        x = nn.relu(self._plain_bn("stem_bn")(x, train=train))
+        stem = convolution(wide, kernel=5, binary=False, bias=True, name="stem", **common)
+        x = self._plain_bn("stem_bn")(stem(x), train=train)
+        x = nn.relu(x)
+
+        # Each further block at half the size.
         for index, layer in enumerate(layers):
             if index == 2:
-                x = max_pool(x, 2)
+                x = max_pool(x, stride=2)
             if index == 5:
-                x = nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+                # Flax's counts the padding, as that code does; `ops.pool.avg_pool` does not.
+                x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
             x = layer(x, train=train)
+
+        # A float 1x1 convolution to the classes, averaged over the image.
         x = self._plain_bn("bn")(x, train=train)
-        x = convolution(self.num_classes, 1, binary=False, bias=True, name="classifier", **common)(
-            x
+        classifier = convolution(
+            self.num_classes,
+            kernel=1,
+            binary=False,
+            bias=True,
+            name="classifier",
+            **common,
         )
-        return jnp.mean(nn.relu(x).astype(self.arithmetic.dtype), axis=(1, 2))
+        scores = nn.relu(classifier(x)).astype(self.arithmetic.dtype)
+        return jnp.mean(scores, axis=(1, 2))
 
     def _plain_bn(self, name: str) -> BatchNorm:
         return BatchNorm(self.arithmetic, affine=False, epsilon=EPSILON, name=name)
@@ -159,6 +186,7 @@ class NinSettings(Baseline):
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
         """A `Nin`. `UserError` for dropout behind signs that have parameters, and in a first stage of two."""
+        # Dropout comes between the sign and the convolution, which only `Scheme.signs` lets it do.
         if self.dropout > 0 and not (scheme.plain_signs and scheme.stage == "all"):
             raise UserError(
                 "signs cannot drop out where they have parameters or weights are float; write config.network.dropout=0"

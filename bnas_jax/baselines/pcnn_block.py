@@ -26,14 +26,19 @@ class PcnnUnit(Block):
             "arithmetic": self.arithmetic,
         }
         conv = ConvUnit(kernel=3, stride=self.stride, activation=False, name="unit", **common)
-        y = conv(x, train=train)
+        y = conv(x, train=train)  # (N, H / stride, W / stride, features)
+
+        # The shortcut: first to the features, then to the size.
         if self.changes_shape(x):
             projection = Projection(
-                stride=1, float_conv=self.float_shortcut, name="shortcut", **common
+                stride=1,
+                float_conv=self.float_shortcut,
+                name="shortcut",
+                **common,
             )
             x = projection(x, train=train)
             window = (self.stride, self.stride)
-            x = nn.avg_pool(x, window, window)
+            x = nn.avg_pool(x, window, strides=window)
         return PRelu(self.arithmetic, name="prelu")(x + y)
 
 

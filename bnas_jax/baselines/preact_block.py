@@ -29,19 +29,28 @@ class PreactBlock(Block):
     def __call__(self, x, *, train: bool):
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
         shared = {**common, "features": self.features, "bias": self.late_stride}
-        strides = (1, self.stride) if self.late_stride else (self.stride, 1)
+        strides = (self.stride, 1)
+        if self.late_stride:
+            strides = (1, self.stride)
 
+        # Both convolutions: (N, H / stride, W / stride, features).
         first = Normalized(name="input", **common)(x, train=train)
-        y = convolution(kernel=3, stride=strides[0], activation=True, name="conv0", **shared)(first)
-        y = Normalized(name="middle", **common)(y, train=train)
+        conv0 = convolution(kernel=3, stride=strides[0], activation=True, name="conv0", **shared)
+        y = Normalized(name="middle", **common)(conv0(first), train=train)
         y = convolution(kernel=3, stride=strides[1], name="conv1", **shared)(y)
+
+        # SENet's factor of each channel.
         if self.gate is not None:
-            y = y * Gate(
-                features=self.features, hidden=self.features // self.gate, name="gate", **common
-            )(y)
+            hidden = self.features // self.gate
+            gate = Gate(features=self.features, hidden=hidden, name="gate", **common)
+            y = y * gate(y)
+
+        # The shortcut.
         if not self.changes_shape(x):
             return x + y
-        source = x if self.late_stride else first
+        source = first
+        if self.late_stride:
+            source = x
         shortcut = convolution(
             kernel=1,
             stride=self.stride,
@@ -68,6 +77,8 @@ class Gate(nn.Module):
             "binary": False,
             "bias": True,
         }
-        y = jnp.mean(x, axis=(1, 2), keepdims=True)
-        y = nn.relu(convolution(self.hidden, 1, name="squeeze", **common)(y))
-        return nn.sigmoid(convolution(self.features, 1, name="excite", **common)(y))
+        y = jnp.mean(x, axis=(1, 2), keepdims=True)  # (N, 1, 1, C)
+        squeeze = convolution(self.hidden, kernel=1, name="squeeze", **common)
+        y = nn.relu(squeeze(y))  # (N, 1, 1, hidden)
+        excite = convolution(self.features, kernel=1, name="excite", **common)
+        return nn.sigmoid(excite(y))

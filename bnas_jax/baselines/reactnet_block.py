@@ -19,6 +19,7 @@ class RPRelu(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape, dtype = x.shape[-1:], self.arithmetic.dtype
+        # b1, the slope, b2 of Eq. (2).
         x = x + self.param("before", nn.initializers.zeros, shape, dtype)
         x = PRelu(self.arithmetic, name="prelu")(x)
         return x + self.param("after", nn.initializers.zeros, shape, dtype)
@@ -30,6 +31,7 @@ class ReActNetUnit(BiRealUnit):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        # RSign is the scheme's, RPReLU the block's.
         y = self.normalized(x, train=train) + self.shortcut(x, train=train)
         return RPRelu(self.arithmetic, name="rprelu")(y)
 

@@ -4,6 +4,7 @@ Code: github.com/liuzechun/ReActNet, folder mobilenet.
 """
 
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -34,18 +35,22 @@ class MobileBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        # The 3x3 convolution, which keeps the channels: (N, H / stride, W / stride, C).
         channels = x.shape[-1]
-        y = self._normalized(x, channels, 3, self.stride, train=train)
+        y = self._normalized(x, features=channels, kernel=3, stride=self.stride, train=train)
         if self.stride == 2:
-            x = nn.avg_pool(x, (2, 2), (2, 2))
+            x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         x = RPRelu(self.arithmetic, name="rprelu3")(x + y)
 
-        y = self._normalized(x, self.features, 1, 1, train=train)
+        # The 1x1 convolution, which keeps the size: (N, H / stride, W / stride, features).
+        y = self._normalized(x, features=self.features, kernel=1, stride=1, train=train)
+        # Twice the input in place of a convolution.
         if self.features == 2 * channels:
             x = jnp.concatenate([x, x], axis=-1)
         return RPRelu(self.arithmetic, name="rprelu1")(x + y)
 
-    def _normalized(self, x, features: int, kernel: int, stride: int, *, train: bool):
+    def _normalized(self, x, *, features: int, kernel: int, stride: int, train: bool):
+        """sign -> convolution -> BN."""
         conv = convolution(
             features,
             kernel,
@@ -72,28 +77,40 @@ class MobileNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
-        pairs = zip(self.widths[1:], self.widths[2:], strict=False)
-        strides = [1, *(2 if after > before else 1 for before, after in pairs)]
+        # A block that widens the network strides, but for the first.
+        widths = self.widths[1:]
+        strides = [1]
+        for before, after in itertools.pairwise(widths):
+            strides.append(2 if after > before else 1)
         check_image_size(images.shape, 1 + strides.count(2))
-        x = Stem(
+
+        # The first convolution: (N, H / 2, W / 2, widths[0]).
+        stem = Stem(
             features=self.widths[0],
             kernel=3,
             stride=2,
             arithmetic=self.arithmetic,
             activation="none",
             name="stem",
-        )(images.astype(self.arithmetic.dtype), train=train)
-        for index, (width, stride) in enumerate(zip(self.widths[1:], strides, strict=True)):
-            x = MobileBlock(
+        )
+        x = stem(images.astype(self.arithmetic.dtype), train=train)
+
+        # The blocks, and the classifier.
+        for index, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+            block = MobileBlock(
                 features=width,
                 stride=stride,
                 scheme=self.scheme,
                 arithmetic=self.arithmetic,
                 name=f"block{index}",
-            )(x, train=train)
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+            )
+            x = block(x, train=train)
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,5 +134,8 @@ class ReActNetMobileNet(Baseline):
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> MobileNet:
         """A `MobileNet`."""
         return MobileNet(
-            widths=self.widths, num_classes=num_classes, scheme=scheme, arithmetic=arithmetic
+            widths=self.widths,
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
         )

@@ -1,7 +1,7 @@
 """ResNets (arXiv 1512.03385): in kuangliu's form for CIFAR, and the one for ImageNet.
 
 Code: github.com/kuangliu/pytorch-cifar (CIFAR). Which block, how its shortcut is made and what follows the stem is the
-papers' on binarization: see `blocks`. As in Bi-Real's code, no batch norm stands behind the last block.
+papers' on binarization: see `blocks`. As in Bi-Real's code, there is no batch norm behind the last block.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from bnas_jax.baselines.blocks import BLOCKS
-from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size
+from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size, doubling
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
@@ -21,8 +21,8 @@ from bnas_jax.core.schemes import Scheme
 class ResNet(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    blocks: of each stage; widths: their output channels. All stages but the first halve the image. block: of `BLOCKS`; None
-    is the scheme's usual one. imagenet: a stem that quarters the image.
+    blocks: how many each stage has; widths: the output channels of each. All stages but the first halve the image. block: of
+    `BLOCKS`; None is the one that is usual with the scheme. imagenet: a stem that quarters the image.
     """
 
     blocks: tuple[int, ...]
@@ -36,42 +36,57 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
-        block = BLOCKS[self.block or self.scheme.block]
-        halvings = len(self.blocks) - 1 + 2 * self.imagenet
+        kind = BLOCKS[self.block or self.scheme.block]
+        # Each stage but the first halves the image, ImageNet's stem twice.
+        halvings = len(self.blocks) - 1
+        if self.imagenet:
+            halvings += 2
         check_image_size(images.shape, halvings)
-        x = self._stem(images.astype(self.arithmetic.dtype), block.stem_activation, train=train)
+
+        # The first convolution, which is float, with the activation that the block's paper has there.
+        images = images.astype(self.arithmetic.dtype)
+        x = self._stem(images, activation=kind.stem_activation, train=train)
+
+        # The stages, and the classifier.
         for place in block_places(self.blocks):
-            x = block(
+            block = kind(
                 features=self.widths[place.stage],
                 stride=place.stride,
                 scheme=self.scheme,
                 arithmetic=self.arithmetic,
                 float_shortcut=self.float_shortcut,
                 name=place.name,
-            )(x, train=train)
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+            )
+            x = block(x, train=train)
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)
 
-    def _stem(self, images, activation: str, *, train: bool):
+    def _stem(self, images, *, activation: str, train: bool):
+        """(N, H, W, widths[0]); for ImageNet a quarter of the size."""
         common: dict[str, Any] = {
             "features": self.widths[0],
             "arithmetic": self.arithmetic,
             "activation": activation,
         }
         if not self.imagenet:
-            return Stem(kernel=3, name="stem", **common)(images, train=train)
-        x = Stem(kernel=7, stride=2, name="stem", **common)(images, train=train)
-        return max_pool(x, 2)
+            stem = Stem(kernel=3, name="stem", **common)
+            return stem(images, train=train)
+        stem = Stem(kernel=7, stride=2, name="stem", **common)
+        x = stem(images, train=train)  # (N, H / 2, W / 2, widths[0])
+        return max_pool(x, stride=2)
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNet18(Baseline):
-    """ResNet18. width: the channels of the first stage; each further one doubles them. blocks: of each stage.
+    """ResNet18. width: the channels of the first stage; each further one doubles them. blocks: how many each stage has.
 
-    block: one of `blocks.BLOCKS`, None is the scheme's usual one. float_shortcut: whether the convolutions of the shortcuts
-    stay float. None is True on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper of the
-    scheme, `Scheme.float_shortcut` (methods.md B).
+    block: one of `blocks.BLOCKS`, None is the one that is usual with the scheme. float_shortcut: whether the convolutions of
+    the shortcuts stay float. None is True on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper
+    of the scheme, `Scheme.float_shortcut` (methods.md B).
     """
 
     width: int = 64
@@ -90,12 +105,13 @@ class ResNet18(Baseline):
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> ResNet:
         """A `ResNet`."""
+        # CIFAR's shortcuts are float whatever the scheme.
         float_shortcut = self.float_shortcut
         if float_shortcut is None:
             float_shortcut = not self.imagenet or scheme.float_shortcut
         return ResNet(
             blocks=self.blocks,
-            widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),
+            widths=doubling(self.width, stages=len(self.blocks)),
             num_classes=num_classes,
             scheme=scheme,
             arithmetic=arithmetic,

@@ -21,6 +21,7 @@ EXPANSION = 2
 class GroupedBlock(nn.Module):
     """1x1 convolution to `width`, 3x3 in groups, 1x1 to 2 * width, and a shortcut around them.
 
+    (N, H, W, C) to (N, H / stride, W / stride, 2 * width).
     The scheme's activation does not follow the last one; under the scheme `float` a ReLU follows the sum.
     """
 
@@ -35,20 +36,31 @@ class GroupedBlock(nn.Module):
     def __call__(self, x, *, train: bool):
         features = EXPANSION * self.width
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
-        y = ConvUnit(self.width, kernel=1, name="unit0", **common)(x, train=train)
+        first = ConvUnit(features=self.width, kernel=1, name="unit0", **common)
         grouped = ConvUnit(
-            self.width, kernel=3, stride=self.stride, groups=self.groups, name="unit1", **common
+            features=self.width,
+            kernel=3,
+            stride=self.stride,
+            groups=self.groups,
+            name="unit1",
+            **common,
         )
-        y = grouped(y, train=train)
-        y = ConvUnit(features, kernel=1, activation=False, name="unit2", **common)(y, train=train)
+        last = ConvUnit(features=features, kernel=1, activation=False, name="unit2", **common)
+        y = first(x, train=train)  # (N, H, W, width)
+        y = grouped(y, train=train)  # (N, H / stride, W / stride, width)
+        y = last(y, train=train)  # (N, H / stride, W / stride, 2 * width)
+
+        # The shortcut.
         if self.stride != 1 or x.shape[-1] != features:
-            x = Projection(
+            projection = Projection(
                 features=features,
                 stride=self.stride,
                 float_conv=self.float_shortcut,
                 name="shortcut",
                 **common,
-            )(x, train=train)
+            )
+            x = projection(x, train=train)
+        # The ReLU is the float block's; a binary one leaves both signs to the next BN.
         if self.scheme.binary:
             return x + y
         return nn.relu(x + y)
@@ -68,13 +80,16 @@ class ResNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
+        # Each stage but the first halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
+        # The first convolution, float: (N, H, W, stem).
         images = images.astype(self.arithmetic.dtype)
-        x = Stem(features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem")(
-            images, train=train
-        )
+        stem = Stem(features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem")
+        x = stem(images, train=train)
+
+        # The stages, each twice as wide as the one before, and the classifier.
         for place in block_places(self.blocks):
-            x = GroupedBlock(
+            block = GroupedBlock(
                 width=self.groups * self.group_width * 2**place.stage,
                 groups=self.groups,
                 stride=place.stride,
@@ -82,18 +97,22 @@ class ResNeXt(nn.Module):
                 arithmetic=self.arithmetic,
                 float_shortcut=self.float_shortcut,
                 name=place.name,
-            )(x, train=train)
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+            )
+            x = block(x, train=train)
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNeXt29(Baseline):
     """ResNeXt29. groups, group_width: of the first stage's 3x3 convolutions, 2x64d; each further stage doubles the width.
 
-    stem: channels of the first convolution. blocks: of each stage. float_shortcut: whether the convolutions of the shortcuts
-    stay float.
+    stem: channels of the first convolution. blocks: how many each stage has. float_shortcut: whether the convolutions of the
+    shortcuts stay float.
     """
 
     stem: int = 64

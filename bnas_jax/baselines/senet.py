@@ -8,7 +8,7 @@ import dataclasses
 import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
-from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size
+from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size, doubling
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
@@ -28,31 +28,39 @@ class SENet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
+        # Each stage but the first halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
+        # The first convolution, float: (N, H, W, widths[0]).
         images = images.astype(self.arithmetic.dtype)
-        x = Stem(features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem")(
-            images, train=train
-        )
+        stem = Stem(features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem")
+        x = stem(images, train=train)
+
+        # The stages, and the classifier.
         for place in block_places(self.blocks):
-            x = PreactBlock(
+            block = PreactBlock(
                 features=self.widths[place.stage],
                 stride=place.stride,
                 scheme=self.scheme,
                 arithmetic=self.arithmetic,
                 float_shortcut=self.float_shortcut,
-                gate=self.gate,
+                gate=self.gate,  # what makes an SENet of a pre-activation ResNet
                 name=place.name,
-            )(x, train=train)
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+            )
+            x = block(x, train=train)
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)
 
 
 @dataclasses.dataclass(frozen=True)
 class SENet18(Baseline):
-    """SENet18. width: the channels of the first stage; each further one doubles them. blocks: of each stage.
+    """SENet18. width: the channels of the first stage; each further one doubles them. blocks: how many each stage has.
 
-    gate: by how much the squeeze is narrower. float_shortcut: whether the convolutions of the shortcuts stay float.
+    gate: how many times narrower than its block the squeeze is, a divisor of the width. float_shortcut: whether the
+    convolutions of the shortcuts stay float.
     """
 
     width: int = 64
@@ -62,6 +70,7 @@ class SENet18(Baseline):
 
     def __post_init__(self):
         self.check_at_least(1, "width", "blocks", "gate")
+        # Then it divides the doubled widths, too.
         if self.width % self.gate:
             message = "config.network.width must be a multiple of config.network.gate"
             raise UserError(
@@ -72,7 +81,7 @@ class SENet18(Baseline):
         """A `SENet`."""
         return SENet(
             blocks=self.blocks,
-            widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),
+            widths=doubling(self.width, stages=len(self.blocks)),
             gate=self.gate,
             num_classes=num_classes,
             scheme=scheme,

@@ -24,9 +24,10 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        dtype = self.arithmetic.dtype
-        kernel = self.param("kernel", uniform_fan_in, (x.shape[-1], self.features), dtype)
-        return x @ kernel + self.param("bias", bias_init(x.shape[-1]), (self.features,), dtype)
+        inputs, dtype = x.shape[-1], self.arithmetic.dtype
+        kernel = self.param("kernel", uniform_fan_in, (inputs, self.features), dtype)
+        y = x @ kernel
+        return y + self.param("bias", bias_init(inputs), (self.features,), dtype)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
@@ -45,8 +46,11 @@ class SmallCnn(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
+        # Each layer has a max-pooling behind it.
         check_image_size(images.shape, len(self.widths))
         x = images.astype(self.arithmetic.dtype)
+
+        # The layers, each at half the size of the one before.
         for index, width in enumerate(self.widths):
             layer = LAYERS[self.layer_type].module(
                 features=width,
@@ -54,13 +58,16 @@ class SmallCnn(nn.Module):
                 scheme=self.scheme,
                 arithmetic=self.arithmetic,
                 search=False,
-                binary_weights=True,
+                binary_weights=True,  # which the scheme `float` leaves float all the same
                 name=f"layer{index}",
             )
-            x = nn.max_pool(layer(x, train=train), (2, 2), (2, 2))
-        x = x.reshape(len(x), -1)
+            x = nn.max_pool(layer(x, train=train), (2, 2), strides=(2, 2))
+
+        # The dense ones, on all pixels instead of their mean, as in LeNet-5.
+        x = x.reshape(len(x), -1)  # (N, H' * W' * C)
         for index, features in enumerate(self.dense):
-            x = nn.relu(Dense(features, self.arithmetic, name=f"dense{index}")(x))
+            dense = Dense(features, self.arithmetic, name=f"dense{index}")
+            x = nn.relu(dense(x))
         return Dense(self.num_classes, self.arithmetic, name="classifier")(x)
 
 
@@ -77,6 +84,7 @@ class SmallCnnSettings(Baseline):
 
     def __post_init__(self):
         self.check_at_least(1, "widths", "dense")
+        # Pooling alone would have nothing to binarize.
         learnable = [name for name, layer in LAYERS.items() if layer.learnable]
         if self.layer_type not in learnable:
             raise UserError(

@@ -19,19 +19,23 @@ from bnas_jax.core.schemes.scheme import ACTIVATIONS
 class Baseline(NetworkSettings):
     """The base of the hand-crafted networks' settings."""
 
+    # They have no cells whose edges could be dropped.
     drops_paths: ClassVar[bool] = False
 
     def check_at_least(self, least: int, *names: str) -> None:
-        """`UserError` for a setting of those names, a number or several, that is smaller."""
+        """`UserError` for the first of these settings, a number or a tuple of numbers, that is smaller or empty."""
         for name in names:
             value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
+            # All numbers of a tuple have to be that large.
+            numbers = value
+            if not isinstance(value, tuple):
+                numbers = (value,)
             if not numbers or min(numbers) < least:
                 raise UserError(f"config.network.{name} must be at least {least}, got {value}")
 
 
 class BlockPlace(NamedTuple):
-    """Where a block stands: its stage, from 0, its stride, and the name of its module."""
+    """A block's place in a residual network: its stage, from 0, its stride, and the name of its module."""
 
     stage: int
     stride: int
@@ -45,8 +49,15 @@ def block_places(blocks: Sequence[int]) -> Iterator[BlockPlace]:
     """
     for stage, count in enumerate(blocks):
         for index in range(count):
-            halves = stage > 0 and index == 0
-            yield BlockPlace(stage, 2 if halves else 1, f"stage{stage}_block{index}")
+            stride = 1
+            if stage > 0 and index == 0:
+                stride = 2
+            yield BlockPlace(stage=stage, stride=stride, name=f"stage{stage}_block{index}")
+
+
+def doubling(width: int, *, stages: int) -> tuple[int, ...]:
+    """The channels of each stage: `width` in the first, twice those of the one before in all others."""
+    return tuple(width * 2**stage for stage in range(stages))
 
 
 def check_image_size(shape: tuple[int, ...], times: int) -> None:
@@ -54,6 +65,7 @@ def check_image_size(shape: tuple[int, ...], times: int) -> None:
     steps = 2**times
     for size in shape[1:3]:
         if size % steps:
+            # The next smaller one that fits.
             near = max(steps, size // steps * steps)
             raise UserError(
                 f"images of {size} pixels cannot be halved {times} times, as this network does; "
@@ -74,9 +86,10 @@ def convolution(
     bias: bool = False,
     name: str = "conv",
 ) -> Convolution:
-    """The scheme's convolution; `binary=False` keeps it float.
+    """The scheme's convolution, (N, H, W, C) to (N, H / stride, W / stride, features), rounded up; `binary=False` keeps it
+    float.
 
-    activation: the scheme's, where it binarizes. A float network's comes after its batch norm.
+    activation: the scheme's behind it, where it binarizes. A float network has its ReLU behind the batch norm.
     """
     return Convolution(
         features=features,
@@ -86,6 +99,7 @@ def convolution(
         arithmetic=arithmetic,
         binary_weights=binary,
         binary_input=binary,
+        # Where the convolution is float, the network's ReLU comes behind the BN.
         activation=activation and binary and scheme.binary,
         bias=bias,
         name=name,
@@ -117,11 +131,16 @@ class ConvUnit(nn.Module):
             groups=self.groups,
             activation=self.activation,
         )
+        # A sign needs a BN in front of it.
         if self.scheme.binary:
-            return conv(BatchNorm(self.arithmetic, name="bn")(x, train=train))
-        # Another name in another place: what it learned is of no use there (`train --init`).
+            normal = BatchNorm(self.arithmetic, name="bn")(x, train=train)
+            return conv(normal)
+
+        # In another place it has another name, so that `train --init` does not take one for the other.
         y = BatchNorm(self.arithmetic, name="output_bn")(conv(x), train=train)
-        return nn.relu(y) if self.activation else y
+        if self.activation:
+            y = nn.relu(y)
+        return y
 
 
 class Normalized(nn.Module):
@@ -133,11 +152,17 @@ class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         y = BatchNorm(self.arithmetic, name="bn")(x, train=train)
-        return y if self.scheme.binary else nn.relu(y)
+        # A sign behind a ReLU would be 1 everywhere.
+        if self.scheme.binary:
+            return y
+        return nn.relu(y)
 
 
 class Stem(nn.Module):
-    """The first convolution, which is float in every scheme -> BN -> activation, one of `scheme.ACTIVATIONS`."""
+    """The first convolution, which is float in every scheme -> BN -> activation, one of `scheme.ACTIVATIONS`.
+
+    Images (N, H, W, C) to (N, H / stride, W / stride, features), rounded up.
+    """
 
     features: int
     kernel: int
@@ -147,14 +172,15 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        x = FloatConv(
+        conv = FloatConv(
             features=self.features,
             kernel=self.kernel,
             stride=self.stride,
             arithmetic=self.arithmetic,
             name="conv",
-        )(images)
-        x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
+        )
+        x = BatchNorm(self.arithmetic, name="bn")(conv(images), train=train)
+        # The one activation that learns.
         if self.activation == "prelu":
             return PRelu(self.arithmetic, name="prelu")(x)
         return ACTIVATIONS[self.activation](x)

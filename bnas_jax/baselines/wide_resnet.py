@@ -1,11 +1,11 @@
 """Wide ResNets (arXiv 1605.07146): WRN-40-4, and PCNN's WRN22 of widths (i, i, 2i, 4i).
 
-Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the paper's own Torch code, the default;
+Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the Torch code of the paper, the default;
 github.com/meliketoy/wide-resnet.pytorch has biases, the stride in the second convolution of a block, shortcuts from the
 block's input, and statistics of the last batch norm that follow the batch faster.
 
-PCNN's paper prints no counts of WRN22; those of Table 6, 0.04e8 and 0.27e8 FLOPs for i = 16 and 64, remain unexplained:
-we count 0.013e8 and 0.160e8.
+PCNN's paper prints no FLOPs of WRN22; those of Table 6, 0.04e8 and 0.27e8 for i = 16 and 64, remain unexplained: `core.cost`
+gives 0.013e8 and 0.160e8.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
-from bnas_jax.baselines.units import Baseline, block_places, check_image_size, convolution
+from bnas_jax.baselines.units import Baseline, block_places, check_image_size, convolution, doubling
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import BatchNorm, Classifier
@@ -43,24 +43,43 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False):
+        # Each stage but the first halves the image.
         check_image_size(images.shape, len(self.blocks) - 1)
-        x = images.astype(self.arithmetic.dtype)
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
-        x = convolution(self.stem, 3, binary=False, bias=self.meliketoy, name="stem", **common)(x)
+        # The first convolution, float and without a BN: (N, H, W, stem).
+        x = images.astype(self.arithmetic.dtype)
+        stem = convolution(
+            self.stem,
+            kernel=3,
+            binary=False,
+            bias=self.meliketoy,
+            name="stem",
+            **common,
+        )
+        x = stem(x)
+
+        # The stages.
         for place in block_places(self.blocks):
-            x = PreactBlock(
+            block = PreactBlock(
                 features=self.widths[place.stage],
                 stride=place.stride,
                 float_shortcut=self.float_shortcut,
                 late_stride=self.meliketoy,
                 **common,
                 name=place.name,
-            )(x, train=train)
+            )
+            x = block(x, train=train)
+
+        # The last BN and ReLU, as blocks begin with theirs, and the classifier.
         momentum = FAST_MOMENTUM if self.meliketoy else MOMENTUM
-        x = nn.relu(BatchNorm(self.arithmetic, momentum=momentum, name="bn")(x, train=train))
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+        norm = BatchNorm(self.arithmetic, momentum=momentum, name="bn")
+        x = nn.relu(norm(x, train=train))
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +87,8 @@ class Wrn40(Baseline):
     """WRN-40-4. stem: channels of the first convolution, None is `width`. width: those of the first stage; each further one
     doubles them.
 
-    blocks: of each stage. code: whose form, `xternalz` or `meliketoy`. float_shortcut: whether the convolutions of the
-    shortcuts stay float.
+    blocks: how many each stage has. code: which published form, `xternalz` or `meliketoy`. float_shortcut: whether the
+    convolutions of the shortcuts stay float.
     """
 
     stem: int | None = 16
@@ -89,11 +108,14 @@ class Wrn40(Baseline):
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> WideResNet:
         """A `WideResNet`."""
-        stem = self.width if self.stem is None else self.stem
+        # PCNN's WRN22 begins with the width of its first stage.
+        stem = self.stem
+        if stem is None:
+            stem = self.width
         return WideResNet(
             stem=stem,
             blocks=self.blocks,
-            widths=tuple(self.width * 2**stage for stage in range(len(self.blocks))),
+            widths=doubling(self.width, stages=len(self.blocks)),
             num_classes=num_classes,
             scheme=scheme,
             arithmetic=arithmetic,

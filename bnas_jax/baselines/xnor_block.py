@@ -22,15 +22,21 @@ class XnorBlock(Block):
             "scheme": self.scheme,
             "arithmetic": self.arithmetic,
         }
-        y = ConvUnit(kernel=3, stride=self.stride, name="unit0", **common)(x, train=train)
-        y = ConvUnit(kernel=3, activation=False, name="unit1", **common)(y, train=train)
+        # Both convolutions: (N, H / stride, W / stride, features).
+        first = ConvUnit(kernel=3, stride=self.stride, name="unit0", **common)
+        second = ConvUnit(kernel=3, activation=False, name="unit1", **common)
+        y = second(first(x, train=train), train=train)
+
+        # The shortcut.
         if self.changes_shape(x):
-            x = Projection(
+            projection = Projection(
                 stride=self.stride,
                 float_conv=self.float_shortcut,
                 name="shortcut",
                 **common,
-            )(x, train=train)
+            )
+            x = projection(x, train=train)
+        # The ReLU is the float block's; a binary one leaves both signs to the next BN.
         if self.scheme.binary:
             return x + y
         return nn.relu(x + y)

@@ -9,6 +9,7 @@ import jax
 
 Spans = list[tuple[float, float]]
 
+# The last part of an event's name -> the field of `CompileTimes`.
 _KINDS = {
     "jaxpr_trace": "tracing",
     "jaxpr_to_mlir_module": "tracing",
@@ -18,14 +19,18 @@ _KINDS = {
 
 @dataclasses.dataclass
 class CompileTimes:
-    """(start, end) of everything that was traced and lowered, and compiled or loaded from JAX's cache; how much was loaded."""
+    """How long a part of a program spent on compiling.
+
+    tracing, compiling: (start, end) in seconds of everything that was traced and lowered, and of everything that was compiled
+    or loaded from JAX's cache. loaded: how many programs were.
+    """
 
     tracing: Spans = dataclasses.field(default_factory=list)
     compiling: Spans = dataclasses.field(default_factory=list)
     loaded: int = 0
 
     def figures(self) -> dict[str, float]:
-        """In seconds, and what they do not count as compiling."""
+        """Seconds of both, and the number of programs that were loaded in place of being compiled."""
         return {
             "tracing_seconds": round(covered(self.tracing), 1),
             "compiling_seconds": round(covered(self.compiling), 1),
@@ -35,19 +40,24 @@ class CompileTimes:
 
 @contextlib.contextmanager
 def compile_times() -> Iterator[CompileTimes]:
-    """Those of everything inside."""
+    """Those of everything that runs inside `with`, also in other threads."""
     times = CompileTimes()
 
     def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
         del kwargs
-        kind = _KINDS.get(event.rpartition("/")[2].removesuffix("_duration"))
+        # Such as /jax/core/compile/backend_compile_duration.
+        _, _, name = event.rpartition("/")
+        kind = _KINDS.get(name.removesuffix("_duration"))
         if kind:
+            # It is reported at its end.
             now = time.perf_counter()
-            getattr(times, kind).append((now - duration_secs, now))
+            spans = getattr(times, kind)
+            spans.append((now - duration_secs, now))
 
     def count(event: str, **kwargs: str | int) -> None:
         del kwargs
-        times.loaded += event == "/jax/compilation_cache/cache_hits"
+        if event == "/jax/compilation_cache/cache_hits":
+            times.loaded += 1
 
     jax.monitoring.register_event_duration_secs_listener(note)
     jax.monitoring.register_event_listener(count)
@@ -62,6 +72,7 @@ def covered(spans: Spans) -> float:
     """Seconds that lie in one or more of the spans: programs are compiled side by side, and tracing has tracing within."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
+        # The part behind all spans so far.
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total

@@ -1,5 +1,6 @@
 """What data costs: augmentation beside a training step, JPEGs decoded for training, memory over many epochs."""
 
+import functools
 import io
 import pathlib
 import sys
@@ -15,20 +16,25 @@ from bnas_jax.data import folder, images
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.sources import train_source
-from bnas_jax.data.stream import StreamTrainSource, random_box
+from bnas_jax.data.stream import StreamTrainSource
+from bnas_jax.data.stream_items import random_box
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 
+# Of ImageNet: the usual size of its images, and of their random crops, with the least share of the area.
 _HEIGHT, _WIDTH, _SIDE, _MIN_AREA = 375, 500, 224, 0.08
+# Over which the memory of the pipeline is watched.
 _EPOCHS = 10
 
 
 def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -> dict:
-    """All figures, for a training of CIFAR-sized images. num_images: JPEGs that are made and read."""
+    """All figures, for a training of CIFAR-sized images.
+
+    num_images: JPEGs that are made and read. repeats: of each measurement. workers: processes that decode.
+    """
     jpegs = [photo(seed) for seed in range(num_images)]
-    _say(
-        f"{num_images} JPEGs of {_WIDTH}x{_HEIGHT}, {np.mean([len(j) for j in jpegs]) / 1000:.0f} kB each"
-    )
+    size = np.mean([len(jpeg) for jpeg in jpegs]) / 1000
+    _say(f"{num_images} JPEGs of {_WIDTH}x{_HEIGHT}, {size:.0f} kB each")
     return {
         "jpeg": decoding(jpegs, repeats),
         "stream": streaming(jpegs, workers),
@@ -41,91 +47,127 @@ def photo(seed: int) -> bytes:
     """A JPEG of seeded shapes and noise that compresses about like a photograph of ImageNet (110 kB)."""
     from PIL import Image, ImageDraw
 
+    # A smooth background.
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    image = coarse.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
+    coarse = rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse)
+    image = image.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
+
+    # Ellipses, for edges.
     draw = ImageDraw.Draw(image)
+    lowest, highest = (0, 0, 20, 20), (450, 330, 150, 150)
     for _ in range(12):
-        left, top, width, height = (
-            int(v) for v in rng.integers((0, 0, 20, 20), (450, 330, 150, 150))
-        )
-        draw.ellipse(
-            (left, top, left + width, top + height),
-            fill=tuple(int(v) for v in rng.integers(0, 256, 3)),
-        )
-    noisy = np.asarray(image) + rng.normal(0, 14, (_HEIGHT, _WIDTH, 1))
+        place = rng.integers(lowest, highest)
+        left, top, width, height = place.tolist()
+        color = rng.integers(0, 256, 3).tolist()
+        ends = (left, top, left + width, top + height)
+        draw.ellipse(ends, fill=tuple(color))
+
+    # The noise of a sensor.
+    noise = rng.normal(0, 14, size=(_HEIGHT, _WIDTH, 1))
+    noisy = np.asarray(image) + noise
+    pixels = np.clip(noisy, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 def decoding(jpegs: list[bytes], repeats: int) -> dict:
     """Images per second on one core: ours from bytes to a random crop of 224, beside Pillow's and the decoder alone."""
-    boxes = [random_box(0, 0, row, _HEIGHT, _WIDTH, _MIN_AREA) for row in range(len(jpegs))]
+    # What the decoder alone needs, read beforehand.
     pictures = [images.read_header(data) for data in jpegs]
+    boxes = [_crop(row, picture) for row, picture in enumerate(pictures)]
 
-    def ours(row: int) -> None:
+    # Four ways to read image `row`.
+    def ours(row: int) -> np.ndarray:
         picture = images.read_header(jpegs[row])
-        box = random_box(0, 0, row, picture.height, picture.width, _MIN_AREA)
-        images.take(picture, box, _SIDE, 3)
+        box = _crop(row, picture)
+        return images.take(picture, box, side=_SIDE, channels=3)
 
-    ways: dict[str, Callable[[int], object]] = {
+    def pillow(row: int) -> np.ndarray:
+        return _pillow_crop(jpegs[row], boxes[row])
+
+    def decoder(row: int) -> np.ndarray:
+        return images.decode(pictures[row], channels=3)
+
+    def scaled_decoder(row: int) -> np.ndarray:
+        scale = images.scale_for(pictures[row], boxes[row], side=_SIDE)
+        return images.decode(pictures[row], channels=3, scale=scale)
+
+    ways: dict[str, Callable[[int], np.ndarray]] = {
         "ours": ours,
-        "pillow": lambda row: _pillow_crop(jpegs[row], boxes[row]),
-        "decoder_alone": lambda row: images.decode(pictures[row], 3),
-        "decoder_alone_at_the_scale_of_the_crop": lambda row: images.decode(
-            pictures[row], 3, images.scale_for(pictures[row], boxes[row], _SIDE)
-        ),
+        "pillow": pillow,
+        "decoder_alone": decoder,
+        "decoder_alone_at_the_scale_of_the_crop": scaled_decoder,
     }
-    for way in ways.values():  # the first call loads libraries
+
+    # The first call loads libraries. Then in turns, so that a load from elsewhere falls on all of them.
+    for way in ways.values():
         way(0)
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):  # in turns, so that a load from elsewhere falls on all of them
+    for _ in range(repeats):
         for name, way in ways.items():
-            time = measure.cpu_once(lambda way=way: [way(row) for row in range(len(jpegs))])  # type: ignore[misc]
+            read_all = functools.partial(_read_all, way, len(jpegs))
+            time = measure.cpu_once(read_all)
             rates[name].append(len(jpegs) / time)
-        _say("  ".join(f"{name} {values[-1]:.0f}/s" for name, values in rates.items()))
-    ratio = lambda other: measure.summary(
-        [a / b for a, b in zip(rates["ours"], rates[other], strict=True)]
+        latest = [f"{name} {values[-1]:.0f}/s" for name, values in rates.items()]
+        _say("  ".join(latest))
+
+    # Ratios of rates of the same turn.
+    summaries, ratios = {}, {}
+    for name, values in rates.items():
+        summaries[name] = measure.summary(values)
+        if name != "ours":
+            pairs = zip(rates["ours"], values, strict=True)
+            of_turns = [ours / other for ours, other in pairs]
+            ratios[name] = measure.summary(of_turns)
+    return {"images_per_second_and_core": summaries, "ours_over": ratios}
+
+
+def _crop(row: int, picture: images.Picture) -> images.Box:
+    return random_box(
+        seed=0,
+        epoch=0,
+        row=row,
+        height=picture.height,
+        width=picture.width,
+        min_area=_MIN_AREA,
     )
-    return {
-        "images_per_second_and_core": {
-            name: measure.summary(values) for name, values in rates.items()
-        },
-        "ours_over": {other: ratio(other) for other in ways if other != "ours"},
-    }
+
+
+def _read_all(way: Callable[[int], np.ndarray], count: int) -> None:
+    for row in range(count):
+        way(row)
 
 
 def streaming(jpegs: list[bytes], workers: int) -> dict:
     """Images per second of the whole pipeline, and the growth of this process's largest memory after the second epoch."""
     import resource
 
+    # in_memory_mib=0: files are read again in each epoch, as with a data set that does not fit into memory.
+    options = ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers)
+    colors = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, min_area=_MIN_AREA)
+    peaks, rates = [], []
     with tempfile.TemporaryDirectory() as root:
-        for row, data in enumerate(jpegs):
-            for part in ("train", "test"):
-                path = pathlib.Path(root) / part / f"class{row % 2}" / f"{row:06}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-        train = folder.read(root, ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers))[
-            "train"
-        ]
+        _write_folder(pathlib.Path(root), jpegs)
+        train = folder.read(root, options)["train"]
         batch_size = max(1, len(train) // 4)
-        source = StreamTrainSource(
-            train, batch_size, 0, Augmentation((0.5,) * 3, (0.25,) * 3, min_area=_MIN_AREA)
-        )
-        peaks, rates = [], []
+        source = StreamTrainSource(train, batch_size, seed=0, augmentation=colors)
+        steps = source.steps_per_epoch
         for epoch in range(_EPOCHS):
+            time = measure.once(functools.partial(_read_epoch, source, epoch))
+            rates.append(steps * batch_size / time)
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            peaks.append(usage.ru_maxrss / 1024)  # from KiB, as Linux counts
+    last = peaks[-1]
+    _say(f"stream: {np.median(rates):.0f} images/s, {last:.0f} MiB")
 
-            def one_epoch(epoch: int = epoch) -> None:
-                for step in range(source.steps_per_epoch):
-                    jax.block_until_ready(source.feed(epoch * source.steps_per_epoch + step))
-
-            time = measure.once(one_epoch)
-            rates.append(source.steps_per_epoch * batch_size / time)
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    _say(f"stream: {np.median(rates):.0f} images/s, {peaks[-1]:.0f} MiB")
-    growth = peaks[-1] - peaks[1]
-    memory = {"after_2_epochs_mib": round(peaks[1]), f"growth_to_{_EPOCHS}_mib": round(growth, 1)}
+    # The first epoch starts workers, and does not count.
+    second = peaks[1]
+    memory = {
+        "after_2_epochs_mib": round(second),
+        f"growth_to_{_EPOCHS}_mib": round(last - second, 1),
+    }
     return {
         "workers": workers,
         "images_per_second": measure.summary(rates[1:]),
@@ -133,32 +175,62 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
     }
 
 
+def _write_folder(root: pathlib.Path, jpegs: list[bytes]) -> None:
+    """A folder of images, PART/CLASS/NAME.jpg, with two classes and the same images in both parts."""
+    for row, data in enumerate(jpegs):
+        for part in ("train", "test"):
+            folder_of_class = root / part / f"class{row % 2}"
+            folder_of_class.mkdir(parents=True, exist_ok=True)
+            (folder_of_class / f"{row:06}.jpg").write_bytes(data)
+
+
+def _read_epoch(source: StreamTrainSource, epoch: int) -> None:
+    first = epoch * source.steps_per_epoch
+    for step in range(first, first + source.steps_per_epoch):
+        jax.block_until_ready(source.feed(step))
+
+
 def augmentation(run: TrainSettings, repeats: int) -> dict:
     """Crop, flip and normalisation of a batch in memory, as a share of a whole training step, both jitted."""
-    data = noise(50000, 32, 10)
-    program = program_of(run, data, devices.ONE)
+    # The step.
+    data = noise(50000, image_size=32, num_classes=10)
+    program = program_of(run, data=data, where=devices.ONE)
     state = devices.ONE.create(program.create, 0)
     call = devices.ONE.compile_steps(*program.stages)
     feeds = program.feeds(0)
+
+    # The augmentation, which is part of it.
     source = train_source(
-        data.train, run.batch_size, run.seed, data.augmentation, program.model.arithmetic.dtype
+        data.train,
+        run.batch_size,
+        seed=run.seed,
+        augmentation=data.augmentation,
+        dtype=program.model.arithmetic.dtype,
     )
-    feed, prepare = source.feed(0), jax.jit(source.prepare)
+    feed = source.feed(0)
+    prepare = jax.jit(source.prepare)
+
+    # The first call of each compiles it, and is not measured.
     _say("compiling the training step")
 
     def step() -> None:
+        # A step takes the memory of its state, so that it can be called only once with one.
         nonlocal state
         state = jax.block_until_ready(call(state, [feeds]))
 
+    def augment() -> None:
+        jax.block_until_ready(prepare(feed))
+
     step_times = measure.seconds(step, repeats)
-    own_times = measure.seconds(lambda: jax.block_until_ready(prepare(feed)), 10 * repeats)
-    share = 100 * float(np.median(own_times) / np.median(step_times))
+    augment_times = measure.seconds(augment, 10 * repeats)
+    ratio = np.median(augment_times) / np.median(step_times)
+    share = 100 * float(ratio)
     _say(f"augmentation: {share:.2f} % of a step")
     return {
         "batch_size": run.batch_size,
         "network": size_of(run, 32),
         "step_seconds": measure.summary(step_times),
-        "augmentation_seconds": measure.summary(own_times),
+        "augmentation_seconds": measure.summary(augment_times),
         "share_percent": float(f"{share:.3g}"),
     }
 
@@ -167,11 +239,12 @@ def _pillow_crop(data: bytes, box: images.Box) -> np.ndarray:
     """As torchvision's loader and RandomResizedCrop do it."""
     from PIL import Image
 
+    right, bottom = box.left + box.width, box.top + box.height
+    ends = (box.left, box.top, right, bottom)
     with Image.open(io.BytesIO(data)) as image:
-        part = image.convert("RGB").crop(
-            (box.left, box.top, box.left + box.width, box.top + box.height)
-        )
-    return np.asarray(part.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+        part = image.convert("RGB").crop(ends)
+    resized = part.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
 
 
 def _say(text: str) -> None:

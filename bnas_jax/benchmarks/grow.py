@@ -12,6 +12,7 @@ from bnas_jax.benchmarks.programs import noise, program_of
 from bnas_jax.benchmarks.stepper import Stepper
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.stack import reductions
+from bnas_jax.data.load import Dataset
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 
@@ -24,6 +25,8 @@ FACTORS = {
 
 
 class Size(NamedTuple):
+    """The size of a run: channels of the first cell's nodes, number of cells, examples of a batch."""
+
     channels: int
     cells: int
     batch: int
@@ -33,42 +36,50 @@ def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
     """Time and temporary memory of steps of several sizes around the run's, each varied by itself, and the exponents b of
-    cost = a * size**b that fit them best."""
+    cost = a * size**b that fit them best.
+
+    `UserError` for a network without channels and cells.
+    """
     network: Any = run.network
     if not (hasattr(network, "channels") and hasattr(network, "num_cells")):
         raise UserError(
             "--grow varies config.network.channels and num_cells, which this network does not have; leave it out"
         )
+    # The devices of the run, as `search` and `train` take them.
     where = devices.configure(run)
     where.check_batch(run)
-    base = Size(network.channels, network.num_cells, run.batch_size)
-    units = Size(
-        2 if getattr(network, "form", None) == "imagenet" else 1, 1, where.count * run.microbatches
-    )
-    varied = {name: sizes(base, name, getattr(units, name)) for name in FACTORS}
+
+    # ImageNet's stem halves the channels; each device has as many examples in each microbatch.
+    base = Size(network.channels, cells=network.num_cells, batch=run.batch_size)
+    units = Size(channels=1, cells=1, batch=where.count * run.microbatches)
+    if getattr(network, "form", None) == "imagenet":
+        units = units._replace(channels=2)
+    varied = {name: sizes(base, name, unit=getattr(units, name)) for name in FACTORS}
+
+    # Each size once: the base is among those of each name.
     rows: dict[Size, dict] = {}
-    for size in [size for of_name in varied.values() for size in of_name]:
-        if size not in rows:
-            print(
-                f"{size.cells} cells, {size.channels} channels, batch {size.batch}", file=sys.stderr
-            )
-            rows[size] = _row(of_size(run, size), image_size, num_classes, repeats, where)
+    for of_name in varied.values():
+        for size in of_name:
+            if size in rows:
+                continue
+            _say(f"{size.cells} cells, {size.channels} channels, batch {size.batch}")
+            sized = of_size(run, size)
+            data = noise(4 * size.batch, image_size=image_size, num_classes=num_classes)
+            rows[size] = _row(sized, data=data, repeats=repeats, where=where)
+
+    # Of the sizes that differ in one number.
+    exponents = {}
+    for name, of_name in varied.items():
+        times, memories = [], []
+        for size in of_name:
+            value = getattr(size, name)
+            row = rows[size]
+            times.append((value, row["step_seconds"]["median"]))
+            memories.append((value, row["temp_memory_mib"]))
+        exponents[name] = {"seconds": exponent(times), "temp_memory": exponent(memories)}
     return {
         "rows": [{**size._asdict(), **row} for size, row in rows.items()],
-        "exponents": {
-            name: {
-                "seconds": exponent(
-                    [
-                        (getattr(size, name), rows[size]["step_seconds"]["median"])
-                        for size in of_name
-                    ]
-                ),
-                "temp_memory": exponent(
-                    [(getattr(size, name), rows[size]["temp_memory_mib"]) for size in of_name]
-                ),
-            }
-            for name, of_name in varied.items()
-        },
+        "exponents": exponents,
         "image_size": image_size,
         "devices": f"{run.parallel}, {where.count}",
         "conditions": measure.conditions(),
@@ -76,17 +87,28 @@ def benchmark(
 
 
 def sizes(base: Size, name: str, unit: int) -> list[Size]:
-    """The base with one of its numbers varied, in multiples of the unit; all with as many reductions as the base.
+    """The base with one of its numbers varied by `FACTORS`, in multiples of the unit, in ascending order.
 
-    Those fit the images, and what more of them would save is not taken for a property of cells.
+    Only sizes with as many reductions as the base: those fit the images, and what more reductions would save is not taken
+    for a property of cells.
     """
-    values = {max(int(getattr(base, name) * factor) // unit, 1) * unit for factor in FACTORS[name]}
-    found = [base._replace(**{name: value}) for value in sorted(values)]
-    return [size for size in found if len(reductions(size.cells)) == len(reductions(base.cells))]
+    values = set()
+    number = getattr(base, name)
+    for factor in FACTORS[name]:
+        units = int(number * factor) // unit
+        values.add(max(units, 1) * unit)
+
+    found = []
+    for value in sorted(values):
+        size = base._replace(**{name: value})
+        if len(reductions(size.cells)) == len(reductions(base.cells)):
+            found.append(size)
+    return found
 
 
 def of_size(run: SearchSettings | TrainSettings, size: Size) -> SearchSettings | TrainSettings:
     """The same run of another size."""
+    # Any network with these settings.
     network: Any = run.network
     network = dataclasses.replace(network, channels=size.channels, num_cells=size.cells)
     return dataclasses.replace(run, network=network, batch_size=size.batch)
@@ -97,20 +119,27 @@ def exponent(points: list[tuple[int, float | None]]) -> float | None:
     known = [(x, y) for x, y in points if y]
     if len(known) < 2:
         return None
+    # log y = log a + b log x, a line.
     x, y = np.log(np.array(known, float)).T
-    return measure.short(np.polyfit(x, y, 1)[0])
+    slope, _ = np.polyfit(x, y, deg=1)
+    return measure.short(slope)
 
 
 def _row(
     run: SearchSettings | TrainSettings,
-    image_size: int,
-    num_classes: int,
+    *,
+    data: Dataset,
     repeats: int,
     where: devices.Devices,
 ) -> dict:
-    stepper = Stepper(
-        program_of(run, noise(4 * run.batch_size, image_size, num_classes), where), where
-    )
-    times = measure.summary(measure.seconds(stepper.step, repeats))
-    print(f"step: {times['median']} s", file=sys.stderr)
+    """Time and temporary memory of a step of the run."""
+    program = program_of(run, data=data, where=where)
+    stepper = Stepper(program, where)
+    seconds = measure.seconds(stepper.step, repeats)
+    times = measure.summary(seconds)
+    _say(f"step: {times['median']} s")
     return {"step_seconds": times, "temp_memory_mib": stepper.temp_memory_mib}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Repeated timings and what a figure belongs to."""
+"""Repeated timings, and the conditions that they were taken under."""
 
 import importlib.metadata
 import os
@@ -11,20 +11,21 @@ from bnas_jax.training.workdir import environment
 
 
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:
-    """The wall time of each of `repeats` calls, after one that does not count."""
+    """The wall time in seconds of each of `repeats` calls, after a first one that is not measured."""
+    # It compiles and loads.
     run()
     return [once(run) for _ in range(repeats)]
 
 
 def once(run: Callable[[], object]) -> float:
-    """The wall time of one call."""
+    """The wall time of one call, in seconds."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 def cpu_once(run: Callable[[], object]) -> float:
-    """The processor time of one call: what it would take on a core of its own."""
+    """The processor time of one call, in seconds: what it would take on a core that does nothing else."""
     started = time.process_time()
     run()
     return time.process_time() - started
@@ -32,8 +33,12 @@ def cpu_once(run: Callable[[], object]) -> float:
 
 def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
     """The wall times of each of the runs, called in turns, so that a load from elsewhere falls on all of them."""
-    rounds = [[once(run) for run in runs] for _ in range(repeats)]
-    return [list(times) for times in zip(*rounds, strict=True)]
+    # In order of the runs, then of the turns.
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, of_run in zip(runs, times, strict=True):
+            of_run.append(once(run))
+    return times
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -48,19 +53,28 @@ def summary(values: list[float]) -> dict[str, float]:
 def conditions(*libraries: str) -> dict[str, str | int]:
     """Hardware and versions, those of `libraries` among them."""
     versions = {name: importlib.metadata.version(name) for name in libraries}
-    return {**environment(), "cpu": _cpu(), "cores": os.cpu_count() or 1, **versions}
+    return {
+        **environment(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count() or 1,
+        **versions,
+    }
 
 
 def _cpu() -> str:
+    """The processor's name, where Linux says it."""
     try:
         with open("/proc/cpuinfo") as file:
-            return next(
-                line.partition(":")[2].strip() for line in file if line.startswith("model name")
-            )
-    except (OSError, StopIteration):
+            lines = file.readlines()
+    except OSError:
         return "unknown"
+    for line in lines:
+        if line.startswith("model name"):
+            _, _, name = line.partition(":")
+            return name.strip()
+    return "unknown"
 
 
 def short(value: float) -> float:
-    """Four digits of it."""
+    """Rounded to four digits."""
     return float(f"{value:.4g}")

@@ -13,15 +13,28 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training import build
 from bnas_jax.training.build import Program
 
-_CIFAR = Augmentation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True)
+# As for CIFAR-10, so that a step has the usual augmentation in it.
+_CIFAR = Augmentation(
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    pad=4,
+    flip=True,
+)
 
 
 def noise(size: int, image_size: int, num_classes: int) -> Dataset:
-    """Colour images of seeded noise, in memory."""
+    """`size` colour images of seeded noise, in memory; the same ones to train and to test."""
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (size, image_size, image_size, 3), dtype=np.uint8)
-    arrays = Arrays(pixels, rng.integers(0, num_classes, size), num_classes, "noise")
-    return Dataset(arrays, arrays, _CIFAR)
+    shape = (size, image_size, image_size, 3)
+    pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
+    labels = rng.integers(0, num_classes, size=size)
+    arrays = Arrays(
+        images=pixels,
+        labels=labels,
+        num_classes=num_classes,
+        name="noise",
+    )
+    return Dataset(train=arrays, test=arrays, augmentation=_CIFAR)
 
 
 def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
@@ -32,9 +45,9 @@ def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Device
 
 
 def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
-    """The same steps as one writes them first, all stages as one program; to be compiled with XLA's own options.
+    """The same steps written plainly, all stages as one program; to be compiled with XLA's default options.
 
-    Every edge of a supernet is on its own, a 1x1 convolution is one like any other, signs are multiplied as floats, JAX
+    Every edge of a supernet is computed by itself, a 1x1 convolution is one like any other, signs are multiplied as floats, JAX
     differentiates all but the straight-through signs, and nothing is stored on purpose. Weights, random numbers and data
     are the same, and so is what is set for the whole process, such as its heap.
     """
@@ -51,6 +64,7 @@ def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: 
 def in_plain_form(model):
     """A network or a supernet that computes the same from the same variables, see `Arithmetic.plain`."""
     arithmetic = dataclasses.replace(model.arithmetic, plain=True)
+    # Of a network that is all.
     if isinstance(model, Supernet):
         return model.clone(arithmetic=arithmetic, edges="plain")
     return model.clone(arithmetic=arithmetic)
@@ -59,20 +73,25 @@ def in_plain_form(model):
 def in_one(program: Program) -> Program:
     """The same steps, of a single stage."""
 
+    # `feeds` are those of all stages, which XLA then sees together.
     def step(state, feeds):
         for stage, feed in zip(program.stages, feeds, strict=True):
             state = stage(state, feed)
         return state
 
-    return program._replace(stages=(step,), feeds=lambda number: (program.feeds(number),))
+    def feeds(number):
+        return (program.feeds(number),)
+
+    return program._replace(stages=(step,), feeds=feeds)
 
 
 def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
-    """The size of its network and images, for people."""
+    """The size of its network and images in words, such as "8 cells, 16 channels, 32x32 images"."""
+    # Hand-crafted networks have neither.
     numbers = {"cells": "num_cells", "channels": "channels"}
-    known = [
-        f"{getattr(run.network, name)} {of}"
-        for of, name in numbers.items()
-        if hasattr(run.network, name)
-    ]
-    return ", ".join([*known, f"{image_size}x{image_size} images"])
+    parts = []
+    for of, name in numbers.items():
+        if hasattr(run.network, name):
+            parts.append(f"{getattr(run.network, name)} {of}")
+    parts.append(f"{image_size}x{image_size} images")
+    return ", ".join(parts)

@@ -1,6 +1,7 @@
 """What a checkpoint costs: how long saving blocks the steps, how long it takes to be on disk, how large it is."""
 
 import contextlib
+import functools
 import pathlib
 import sys
 import tempfile
@@ -18,26 +19,33 @@ def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
     """All figures of saves of a new state, one after the other, in a temporary directory."""
+    # A state on the devices of the run; it need not have made a step.
     where = devices.configure(run)
-    program = program_of(run, noise(4 * run.batch_size, image_size, num_classes), where)
+    data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
+    program = program_of(run, data=data, where=where)
     state = jax.block_until_ready(where.create(program.create, 0))
+
+    # One save more than is measured: the first compiles the copy of the state.
     blocked, on_disk = [], []
     with tempfile.TemporaryDirectory() as folder:
         directory = pathlib.Path(folder) / "checkpoints"
         checkpoints = Checkpoints(directory, CheckpointSettings(keep_last=1), where)
         with contextlib.closing(checkpoints):
-            for number in range(
-                repeats + 1
-            ):  # the first compiles the copy of the state, and does not count
-                blocked.append(measure.once(lambda number=number: checkpoints.save(number, state)))  # type: ignore[misc]
-                on_disk.append(blocked[-1] + measure.once(checkpoints.finish))
+            for number in range(repeats + 1):
+                # How long steps have to wait, and how long until the files are whole.
+                save = functools.partial(checkpoints.save, number, state)
+                seconds = measure.once(save)
+                until_there = seconds + measure.once(checkpoints.finish)
+                blocked.append(seconds)
+                on_disk.append(until_there)
                 print(
-                    f"save {number}: blocked {blocked[-1]:.3f} s, on disk after {on_disk[-1]:.2f} s",
+                    f"save {number}: blocked {seconds:.3f} s, on disk after {until_there:.2f} s",
                     file=sys.stderr,
                 )
-        size = sum(
-            path.stat().st_size for path in (directory / str(repeats)).rglob("*") if path.is_file()
-        )
+        # Of the last one, which alone is kept.
+        last = directory / str(repeats)
+        files = [path for path in last.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
     return {
         "network": size_of(run, image_size),
         "devices": f"{run.parallel}, {where.count}",

@@ -13,8 +13,8 @@ from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 
-_MATRIX = 2048
-_DISPATCHES = 100
+_MATRIX = 2048  # the size of the matrices of `matrix_peak`
+_DISPATCHES = 100  # repeats of a step that computes nothing
 
 
 def benchmark(
@@ -30,25 +30,30 @@ def benchmark(
     """
     where = devices.configure(run)
     where.check_batch(run)
-    data = noise(4 * run.batch_size, image_size, num_classes)
-    program = program_of(run, data, where)
-    steppers = {"ours": Stepper(program, where)}
-    steppers["ours"].step()
-    peak_memory = _peak_memory()  # before anything else takes memory
-    dispatch = measure.seconds(steppers["ours"].idle_step, _DISPATCHES)
+    data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
+    program = program_of(run, data=data, where=where)
+
+    # Ours alone: the memory before anything else takes some, and what a step costs that computes nothing.
+    ours = Stepper(program, where)
+    ours.step()
+    peak_memory = _peak_memory()
+    dispatch = measure.seconds(ours.idle_step, _DISPATCHES)
+
+    # Steps in turns.
+    steppers = {"ours": ours}
     if against_plain:
-        steppers["plain"] = Stepper(plain_program_of(run, data, where), where, tuned=False)
+        plain = plain_program_of(run, data=data, where=where)
+        steppers["plain"] = Stepper(plain, where, tuned=False)
         steppers["plain"].step()
-    times = dict(
-        zip(
-            steppers,
-            measure.in_turns([stepper.step for stepper in steppers.values()], repeats),
-            strict=True,
-        )
-    )
-    figures = {
-        name: _figures(stepper, times[name], run.batch_size) for name, stepper in steppers.items()
-    }
+    steps = [stepper.step for stepper in steppers.values()]
+    measured = measure.in_turns(steps, repeats)
+    times = dict(zip(steppers, measured, strict=True))
+
+    # Ours are at the top of the result, those of the plain form under its name.
+    figures = {}
+    for name, stepper in steppers.items():
+        figures[name] = _figures(stepper, times=times[name], batch_size=run.batch_size)
+    share_of_dispatch = np.median(dispatch) / np.median(times["ours"])
     result = {
         "batch_size": run.batch_size,
         "network": size_of(run, image_size),
@@ -57,18 +62,19 @@ def benchmark(
         "compilation_cache": jax.config.values["jax_compilation_cache_dir"],
         "peak_memory_mib": peak_memory,
         "dispatch_seconds": measure.summary(dispatch),
-        "dispatch_percent": measure.short(100 * np.median(dispatch) / np.median(times["ours"])),
+        "dispatch_percent": measure.short(100 * share_of_dispatch),
         **figures,
         "conditions": measure.conditions(),
     }
+    # XLA counts operations of one device.
     if where.axis is None:
-        result |= _flop_figures(program, times["ours"], repeats)
+        result |= _flop_figures(program, times=times["ours"], repeats=repeats)
     if against_plain:
-        result["ratio"] = _ratios(result["plain"], result, times)
+        result["ratio"] = _ratios(result["plain"], ours=result, times=times)
     return result
 
 
-def _figures(stepper: Stepper, times: list[float], batch_size: int) -> dict:
+def _figures(stepper: Stepper, *, times: list[float], batch_size: int) -> dict:
     """What is measured of ours and of the plain form alike."""
     return {
         "step_seconds": measure.summary(times),
@@ -79,30 +85,35 @@ def _figures(stepper: Stepper, times: list[float], batch_size: int) -> dict:
     }
 
 
-def _ratios(theirs: dict, ours: dict, times: dict[str, list[float]]) -> dict:
+def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
     """Plain over ours; of the times those of the pairs. None where not known, as of compiling what JAX had in its cache."""
-    ratio = lambda name: (
-        measure.short(theirs[name] / ours[name]) if theirs[name] and ours[name] else None
-    )
-    from_cache = theirs["programs_from_cache"] + ours["programs_from_cache"]
+
+    def ratio(name: str) -> float | None:
+        if not theirs[name] or not ours[name]:
+            return None
+        return measure.short(theirs[name] / ours[name])
+
+    compiling = ratio("compiling_seconds")
+    if theirs["programs_from_cache"] or ours["programs_from_cache"]:
+        compiling = None
+    pairs = zip(times["plain"], times["ours"], strict=True)
+    of_turns = [plain / our for plain, our in pairs]
     return {
-        "step_seconds": measure.summary(
-            [plain / own for plain, own in zip(times["plain"], times["ours"], strict=True)]
-        ),
+        "step_seconds": measure.summary(of_turns),
         "tracing_seconds": ratio("tracing_seconds"),
-        "compiling_seconds": None if from_cache else ratio("compiling_seconds"),
+        "compiling_seconds": compiling,
         "temp_memory_mib": ratio("temp_memory_mib"),
     }
 
 
-def _flop_figures(program: Program, times: list[float], repeats: int) -> dict:
-    """Of steps of these times on one device: what XLA counts is that of a device before its optimizations."""
+def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict:
+    """Operations of steps of these times on one device, as XLA counts them before its optimizations."""
+    # Of one step: the sum over its stages.
     seconds = float(np.median(times))
     shapes = jax.eval_shape(program.create, 0)
-    flops = sum(
-        _flops(stage, shapes, feed)
-        for stage, feed in zip(program.stages, program.feeds(0), strict=True)
-    )
+    flops = 0.0
+    for stage, feed in zip(program.stages, program.feeds(0), strict=True):
+        flops += _flops(stage, state=shapes, feed=feed)
     peak = matrix_peak(repeats)
     return {
         "gflop_per_step": round(flops / 1e9),
@@ -116,16 +127,25 @@ def matrix_peak(repeats: int) -> float:
     """Operations per second of a product of square float32 matrices of 2048: about what the machine can do at most."""
     matrix = jnp.ones((_MATRIX, _MATRIX), jnp.float32)
     product = jax.jit(lambda a: a @ a)
-    times = measure.seconds(lambda: jax.block_until_ready(product(matrix)), max(repeats, 3))
+
+    def multiply() -> None:
+        jax.block_until_ready(product(matrix))
+
+    times = measure.seconds(multiply, max(repeats, 3))
+    # A multiplication and an addition for each term.
     return 2 * _MATRIX**3 / min(times)
 
 
-def _flops(stage, state, feed) -> float:
-    return (jax.jit(stage).lower(state, feed).cost_analysis() or {}).get("flops", 0.0)
+def _flops(stage, *, state, feed) -> float:
+    """XLA's count for a stage, 0 where the backend has none."""
+    lowered = jax.jit(stage).lower(state, feed)
+    analysis = lowered.cost_analysis() or {}
+    return analysis.get("flops", 0.0)
 
 
 def _peak_memory() -> int:
-    """Of the device where it tells, else of this process."""
+    """In MiB, of the device where it reports it, else of this process."""
+    # CPUs say nothing.
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return round(statistics["peak_bytes_in_use"] / 2**20)

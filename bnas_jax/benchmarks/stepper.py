@@ -13,24 +13,33 @@ from bnas_jax.training.build import Program
 
 
 class Stepper:
-    """Compiled and called once when it is made. tuned: see `Devices.compile_steps`.
+    """The steps of a program. Making one compiles it and makes the first step. tuned: see `Devices.compile_steps`.
 
-    compiling: figures of that. temp_memory_mib: of the temporary arrays by XLA's analysis, for the stage that has most of them;
-    None where the backend does not tell. state_leaves: arrays that a call takes and returns.
+    compiling: how long that took, see `CompileTimes.figures`. temp_memory_mib: of the temporary arrays by XLA's analysis, for
+    the stage that has most of them; None where the backend does not report it. state_leaves: the number of arrays that a call
+    takes and returns.
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
-        self._feeds, self._done = program.feeds, 0
-        self._state = where.settle(where.create(program.create, 0))
+        self._feeds = program.feeds
+        self._done = 0  # steps so far
+        state = where.create(program.create, 0)
+        self._state = where.settle(state)
         self.state_leaves = len(jax.tree.leaves(self._state))
-        self._call = where.compile_steps(*program.stages, tuned=tuned)
-        self._nothing = where.compile_steps(*(_nothing for _ in program.stages))
 
+        # The step, and one of as many programs that compute nothing.
+        self._call = where.compile_steps(*program.stages, tuned=tuned)
+        idle = [_nothing] * len(program.stages)
+        self._nothing = where.compile_steps(*idle)
+
+        # Stages are compiled side by side, as a run does it.
         def first_step() -> None:
-            compiled = compile_together(self._call.calls(self._state, [self._feeds(0)]))
+            calls = self._call.calls(self._state, [self._feeds(0)])
+            compiled = compile_together(calls)
             self.temp_memory_mib = _temp_memory(compiled)
             self.step()
 
+        # As a run's loop begins.
         with compile_times() as times:
             seconds = measure.once(first_step)
         print(f"first step, with tracing and compiling: {seconds:.1f} s", file=sys.stderr)
@@ -42,7 +51,7 @@ class Stepper:
         self.compiling = {"first_step_seconds": round(seconds, 1), **times.figures()}
 
     def step(self) -> None:
-        """Until its results are there."""
+        """Makes a step and waits for its results."""
         self._advance(self._call)
 
     def idle_step(self) -> None:
@@ -50,16 +59,25 @@ class Stepper:
         self._advance(self._nothing)
 
     def _advance(self, call: Callable) -> None:
-        self._state = jax.block_until_ready(call(self._state, [self._feeds(self._done)]))
+        # Without waiting, a call returns before its step is computed.
+        feeds = self._feeds(self._done)
+        self._state = jax.block_until_ready(call(self._state, [feeds]))
         self._done += 1
 
 
 def _nothing(state, feed):
-    # JAX would leave out what is not used, and hand on what is returned as it came.
-    return jax.lax.optimization_barrier((state, feed))[0]
+    # JAX would leave out what is not used, and return unchanged what goes through.
+    state, _ = jax.lax.optimization_barrier((state, feed))
+    return state
 
 
 def _temp_memory(compiled: list[jax.stages.Compiled]) -> float | None:
-    sizes = [getattr(program.memory_analysis(), "temp_size_in_bytes", None) for program in compiled]
-    known = [size for size in sizes if size is not None]
-    return measure.short(max(known) / 2**20) if known else None
+    """In MiB, of the program that has most."""
+    known = []
+    for program in compiled:
+        size = getattr(program.memory_analysis(), "temp_size_in_bytes", None)
+        if size is not None:
+            known.append(size)
+    if not known:
+        return None
+    return measure.short(max(known) / 2**20)

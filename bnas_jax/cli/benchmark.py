@@ -1,4 +1,4 @@
-"""`benchmark`: times parts of the package."""
+"""`benchmark`: times the steps of a search or a training, reading data, or saving a checkpoint."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from bnas_jax.settings import SearchSettings, Settings, TrainSettings
 
 
 def benchmark(arguments: list[str], loaded: Loaded) -> dict:
-    """Times parts of the package; figures as JSON."""
+    """Runs one of `BENCHMARKS`; its figures."""
     del loaded
     what, *rest = second_word("benchmark", tuple(BENCHMARKS), arguments)
     return BENCHMARKS[what](rest)
@@ -22,71 +22,80 @@ def benchmark(arguments: list[str], loaded: Loaded) -> dict:
 def _benchmark_data(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import data
 
-    values = options(
-        arguments, "benchmark data", "preset", "batch_size", "images", "repeats", "workers"
-    )
+    command = "benchmark data"
+    values = options(arguments, command, "preset", "batch_size", "images", "repeats", "workers")
     config = preset_of(values.preset or "mini")
     if values.batch_size is not None:
-        config.batch_size = number(values, "batch_size", int)
+        config.batch_size = number(values, "batch_size", kind=int)
     run = task_of(
-        settings.from_config(config), TrainSettings, "benchmark data", "configs/train.py:mini"
+        settings.from_config(config),
+        kind=TrainSettings,
+        command=command,
+        example="configs/train.py:mini",
     )
-    sizes = {"images": 200, "repeats": 5, "workers": 0}
-    for name, least in (("images", 1), ("repeats", 1), ("workers", 0)):
-        sizes[name] = number(values, name, int, least=least) or sizes[name]
-    return data.benchmark(run, sizes["images"], sizes["repeats"], sizes["workers"])
+
+    # Defaults, and the least that makes sense.
+    images = number(values, "images", kind=int, least=1) or 200
+    repeats = number(values, "repeats", kind=int, least=1) or 5
+    workers = number(values, "workers", kind=int, least=0) or 0
+    return data.benchmark(run, num_images=images, repeats=repeats, workers=workers)
 
 
 def _benchmark_step(kind: type, arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import grow, step
 
-    task = "search" if kind is SearchSettings else "train"
-    run, sizes, values = _on_noise(arguments, f"benchmark {task}", against=None, grow=False)
-    run = task_of(
-        run,
-        kind,
-        f"benchmark {task}",
-        f"configs/{task}.py:" + ("cifar10" if task == "search" else "a"),
-    )
+    task, variant = "train", "a"
+    if kind is SearchSettings:
+        task, variant = "search", "cifar10"
+    command = f"benchmark {task}"
+    run, sizes, values = _on_noise(arguments, command, against=None, grow=False)
+    run = task_of(run, kind=kind, command=command, example=f"configs/{task}.py:{variant}")
+
+    # One comparison, and measuring alone, exclude each other.
     if values.against not in (None, "plain"):
         raise UserError(
             f"--against takes plain, the step without what makes it fast; got {values.against!r}"
         )
     if values.against and values.grow:
         raise UserError("--grow measures our step alone; leave out --against")
-    return (
-        grow.benchmark(run, **sizes)
-        if values.grow
-        else step.benchmark(run, **sizes, against_plain=bool(values.against))
-    )
+    if values.grow:
+        return grow.benchmark(run, **sizes)
+    return step.benchmark(run, **sizes, against_plain=bool(values.against))
 
 
 def _benchmark_save(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import save
 
-    run, sizes, _ = _on_noise(arguments, "benchmark save")
-    run = task_of(run, (SearchSettings, TrainSettings), "benchmark save", "configs/train.py:a")
+    command = "benchmark save"
+    run, sizes, _ = _on_noise(arguments, command)
+    kinds = (SearchSettings, TrainSettings)
+    run = task_of(run, kind=kinds, command=command, example="configs/train.py:a")
     return save.benchmark(run, **sizes)
 
 
 def _on_noise(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
-    """(the settings, what else a benchmark on images of noise is told, the flags with `options` of its own)"""
+    """(settings, sizes, flags) of a benchmark whose images are noise. options: flags of that benchmark alone.
+
+    sizes: {"image_size", "num_classes", "repeats"}, as they are given, or else set, or else a default.
+    """
     run, values = configured(
         arguments, command, image_size=None, num_classes=None, repeats=None, **options
     )
     sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
+    # Noise has three channels, as the networks of the presets have.
     if run is not None and run.dataset.channels == 1:
         raise UserError(f"{command} makes images of 3 channels: leave config.dataset.channels out")
     if run is not None and run.dataset.image_size is not None:
         sizes["image_size"] = run.dataset.image_size
+    # An option goes before the setting.
     for name in sizes:
-        sizes[name] = number(values, name, int, least=1) or sizes[name]
+        sizes[name] = number(values, name, kind=int, least=1) or sizes[name]
     return run, sizes, values
 
 
-# What can be timed.
+# The word behind `benchmark`, and the function that it runs.
 BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
     "data": _benchmark_data,
     "search": functools.partial(_benchmark_step, SearchSettings),

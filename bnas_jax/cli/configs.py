@@ -1,4 +1,4 @@
-"""What commands share: settings from --config and from the command line, and work directories."""
+"""Settings from --config and from the command line, and work directories, as several commands need them."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,25 +16,30 @@ from bnas_jax.settings import Settings, template
 if TYPE_CHECKING:
     from bnas_jax.training.workdir import WorkDir
 
-# What every command takes beside its arguments: the extensions that were loaded before.
+# The second argument of every command: the extensions that were loaded before it.
 Loaded = tuple[Extension, ...]
 
 
 def configured(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, flags.FlagValues]:
-    """(settings of --config, None without one; the flags). options: names of flags to their defaults; strings unless bool."""
+    """(settings of --config, None without one; the flags).
+
+    options: the names of the command's flags and their defaults: a bool makes a switch, anything else an option of text.
+    """
     values = flags.FlagValues()
     arguments = _config_arguments(arguments)
+    # Without `sys_argv` ml_collections would read the settings from the command line of this process by itself.
     config_flags.DEFINE_config_file(
         "config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command]
     )
     for name, default in options.items():
-        define: Callable = (
-            flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
-        )
-        define(name, default, name, flag_values=values)
+        define: Callable = flags.DEFINE_string
+        if isinstance(default, bool):
+            define = flags.DEFINE_boolean
+        define(name, default=default, help=name, flag_values=values)
     read_flags(values, arguments, command)
+
     if values.config is None:
         _refuse_settings(arguments)
         return None, values
@@ -43,24 +48,32 @@ def configured(
         raise UserError(
             f"get_config() of --config gives a {given}, not the ConfigDict of configs/train.py or search.py; change that one"
         )
+
+    # Settings of the command line come after those of the file.
     with mistakes():
         override(values.config, arguments)
     return settings.from_config(values.config), values
 
 
 def _config_arguments(arguments: list[str]) -> list[str]:
-    """The arguments with --config's file found: as given, or else in the project's folder. Its imports are found, too."""
-    found = list(arguments)
-    for position, argument in enumerate(found):
+    """The arguments with the path of --config's file in place of its name, see `preset_files.find`."""
+    found = []
+    for argument in arguments:
         if argument.startswith("--config="):
-            given = argument.removeprefix("--config=")
-            paths.local(given, "--config")  # refuses an address, which has a colon of its own
-            name, _, variant = given.partition(":")
-            path = preset_files.find(
-                name, "--config", "configs/search.py:VARIANT or configs/train.py:VARIANT"
-            )
-            found[position] = f"--config={path}" + (f":{variant}" if variant else "")
+            argument = _config_argument(argument.removeprefix("--config="))
+        found.append(argument)
     return found
+
+
+def _config_argument(given: str) -> str:
+    # An address is refused first, as it has a colon where a variant would begin.
+    paths.local(given, "--config")
+    name, _, variant = given.partition(":")
+    example = "configs/search.py:VARIANT or configs/train.py:VARIANT"
+    path = preset_files.find(name, "--config", example=example)
+    if not variant:
+        return f"--config={path}"
+    return f"--config={path}:{variant}"
 
 
 def _refuse_settings(arguments: list[str]) -> None:
@@ -69,6 +82,7 @@ def _refuse_settings(arguments: list[str]) -> None:
 
 
 def task_of(run: Settings | None, kind: type | tuple[type, ...], command: str, example: str) -> Any:
+    """The settings, which a command needs and must be of a kind; else a `UserError` with an example of --config."""
     if run is None:
         raise UserError(f"{command} needs a config; write --config={example}")
     if not isinstance(run, kind):
@@ -81,47 +95,57 @@ def task_of(run: Settings | None, kind: type | tuple[type, ...], command: str, e
 def define_config(
     values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str
 ) -> None:
-    """Sets what the arguments say in `config`, the settings of a command that takes no file of them."""
+    """Overrides `config` by the arguments, for a command whose settings do not come from a file."""
     if any(a.partition("=")[0] == "--config" for a in arguments):
         raise UserError(
             f"{command} takes no --config=FILE; its settings are written {spelling.PREFIX}KEY=VALUE"
         )
+    # Only for the messages: settings themselves are no flags.
     flags.DEFINE_string("config", None, "KEY=VALUE behind a dot", flag_values=values)
     override(config, arguments)
 
 
 def override(config: ConfigDict, arguments: list[str]) -> None:
-    """Sets what the arguments say in `config`; a setting's old name is an error that says the new one."""
+    """Overrides `config` by the arguments; a setting's old name is an error that says the new one."""
     for argument in filter(spelling.is_setting, arguments):
         name = argument.removeprefix("--no").removeprefix("--").partition("=")[0]
+        # The longest name first: config.rules.relu has another successor than config.rules.
         parts = name.split(".")
         for end in range(len(parts), 1, -1):
             settings.refuse_old_name(".".join(parts[:end]))
+
+    # Entries before their settings, in whatever order they are written.
     for group in template.GROUPS:
         entry = last(arguments, f"{spelling.PREFIX}{group}.name=")
         if entry and "name" in config.get(group, ()):
-            template.choose(config, group, entry)
+            template.choose(config, name=group, entry=entry)
     spelling.override(config, arguments)
 
 
 def last(arguments: list[str], prefix: str) -> str | None:
-    """What stands behind the prefix in the last argument that has it."""
-    return next((a.removeprefix(prefix) for a in reversed(arguments) if a.startswith(prefix)), None)
+    """The rest of the last argument that begins with the prefix, None without one."""
+    for argument in reversed(arguments):
+        if argument.startswith(prefix):
+            return argument.removeprefix(prefix)
+    return None
 
 
 def preset_of(variant: str) -> ConfigDict:
-    path = preset_files.find("train", "--preset", "VARIANT, a variant of configs/train.py")
+    """The config of a variant of configs/train.py."""
+    example = "VARIANT, a variant of configs/train.py"
+    path = preset_files.find("train", "--preset", example=example)
+    # By a flag, as ml_collections reads files of configs in no other way.
     values = flags.FlagValues()
-    arguments = [f"--config={path}:{variant}"]
     config_flags.DEFINE_config_file(
         "config", None, "preset", flag_values=values, sys_argv=["import"]
     )
-    read_flags(values, arguments, "import")
+    read_flags(values, arguments=[f"--config={path}:{variant}"], command="import")
     return values.config
 
 
 def workdir_of(path: str, loaded: Loaded) -> "WorkDir":
-    """A work directory, whose run was made with no extensions but those that are loaded."""
+    """A work directory; `UserError` where its run was made with an extension that is not loaded now."""
+    # Imported here, as it loads JAX: a mistake in the options is reported before.
     from bnas_jax.training.workdir import WorkDir
 
     workdir = WorkDir(path, extensions=[extension._asdict() for extension in loaded])

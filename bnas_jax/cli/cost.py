@@ -1,4 +1,4 @@
-"""`cost`: counts the operations, bits and parameters of each layer."""
+"""`cost`: the operations, bits and parameters of each layer."""
 
 from bnas_jax.cli.configs import Loaded, configured
 from bnas_jax.cli.flags import number
@@ -10,7 +10,9 @@ def cost(arguments: list[str], loaded: Loaded) -> dict:
 
     del loaded
     run, values = configured(arguments, "cost", **dict.fromkeys(counting.OPTIONS))
-    numbers = {name: number(values, name, int) for name in counting.SIZES}
-    numbers["budget"] = number(values, "budget", float)
-    texts = {name: values[name].value for name in counting.OPTIONS if name not in numbers}
-    return counting.count(run, {**numbers, **texts})
+    given = {name: values[name].value for name in counting.OPTIONS}
+    # Numbers are read here, where the error names the option.
+    for name in counting.SIZES:
+        given[name] = number(values, name, kind=int)
+    given["budget"] = number(values, "budget", kind=float)
+    return counting.count(run, given)

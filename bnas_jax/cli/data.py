@@ -14,27 +14,34 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     from bnas_jax.data.encoded import ReadOptions
 
     del loaded
-    action, *rest = second_word("data", ("prepare", "convert", "check"), arguments)
+    actions = ("prepare", "convert", "check")
+    action, *rest = second_word("data", words=actions, arguments=arguments)
     if action == "convert":
         values = options(rest, "data convert", "source", "out")
         return convert.convert(required(values, "source"), required(values, "out"))
+
+    # The others take the name of a set.
     if not rest or rest[0].startswith("-"):
         raise UserError(
             f"data {action} needs the name of a data set behind it, for instance cifar10"
         )
     name, *rest = rest
     if action == "prepare":
-        return prepare.prepare(name.removeprefix("tfds:"), options(rest, "data prepare", "out").out)
+        values = options(rest, "data prepare", "out")
+        return prepare.prepare(name.removeprefix("tfds:"), values.out)
+
     values = options(rest, "data check", "path", "split", "white_level")
-    numbers = {name: number(values, name, float) for name in ("split", "white_level")}
+    split = number(values, "split", kind=float)
+    white_level = number(values, "white_level", kind=float)
     try:
-        dataset = settings.DatasetSettings(name, values.path, **numbers)
-        return check.check(
-            name, values.path, ReadOptions(split=dataset.split, white_level=dataset.white_level)
+        # Settings check the numbers.
+        dataset = settings.DatasetSettings(
+            name, path=values.path, split=split, white_level=white_level
         )
+        reading = ReadOptions(split=dataset.split, white_level=dataset.white_level)
+        return check.check(name, path=values.path, options=reading)
     except UserError as error:
         # Its advice is written for runs, whose data is a setting.
         message = str(error).replace("set config.dataset.name to", "write data check")
-        raise UserError(
-            re.sub(r"config\.dataset\.(path|split|white_level)", r"--\1", message)
-        ) from None
+        message = re.sub(r"config\.dataset\.(path|split|white_level)", r"--\1", message)
+        raise UserError(message) from None

@@ -17,6 +17,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     from bnas_jax.runtime import devices
     from bnas_jax.training.derive import Rule, derive
 
+    # Options in place of settings: what the search has is their default.
     values = flags.FlagValues()
     for name in ("workdir", "gamma", "epoch", "out"):
         flags.DEFINE_string(name, None, name, flag_values=values)
@@ -26,28 +27,40 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     )
     read_flags(values, arguments, "derive")
 
-    workdir, out = workdir_of(required(values, "workdir"), loaded), required(values, "out")
+    workdir = workdir_of(required(values, "workdir"), loaded)
+    out = required(values, "out")
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
         raise UserError(
             f"{workdir.path} holds a training; derive takes the work directory of a search"
         )
-    searcher = dataclasses.replace(run.searcher.of(run.network), **_derivation(run, values))
+
+    # The search's searcher and rule, with the changes that the options ask for.
+    searcher = run.searcher.of(run.network)
+    searcher = dataclasses.replace(searcher, **_derivation(run, values))
+    rule = Rule(
+        epoch=_epoch(values.epoch or run.select),
+        as_of=values.as_of or run.alphas_as_of,
+    )
     devices.keep_to_host()
-    rule = Rule(_epoch(values.epoch or run.select), values.as_of or run.alphas_as_of)
     return derive(searcher, workdir, rule, out=out)
 
 
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
-    """The settings of the run's searcher that --gamma and --keep_zeroise give."""
-    gamma = number(values, "gamma", float)
+    """The settings of the run's searcher that --gamma and --keep_zeroise change; `UserError` where it has no such setting."""
+    gamma = number(values, "gamma", kind=float)
+    # `not >`, as NaN is refused, too.
     if gamma is not None and not gamma > 0:
         raise UserError(
             f"--gamma must be greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect"
         )
-    given = {"gamma": gamma, "keep_zeroise": values.keep_zeroise}
-    given = {name: value for name, value in given.items() if value is not None}
+    given: dict[str, Any] = {}
+    if gamma is not None:
+        given["gamma"] = gamma
+    if values.keep_zeroise is not None:
+        given["keep_zeroise"] = values.keep_zeroise
     for name in given:
+        # Searchers other than BNAS derive by other rules.
         if not hasattr(run.searcher, name):
             searcher = settings.to_dict(run)["searcher"]["name"]
             raise UserError(

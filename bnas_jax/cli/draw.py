@@ -31,6 +31,7 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     flags.DEFINE_boolean("skip", None, "draws the inter-cell skip", flag_values=values)
     read_flags(values, arguments, "draw")
 
+    # The path is checked before anything is computed or drawn.
     out = required(values, "out")
     path = _picture_file(out)
     with style():
@@ -39,8 +40,9 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
 
 
 def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
-    """What the options ask for; `UserError` where they contradict each other."""
+    """The picture that the options describe; `UserError` where they contradict each other."""
     given: list[str] = values.genotype
+    # The cell template has no genotype.
     if values.template:
         if given or values.strip is not None:
             raise UserError(
@@ -55,7 +57,8 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
     if values.strip is None:
         return side_by_side(given, zeroise=values.zeroise, skip=values.skip)
 
-    count = number(values, "strip", int, least=1)
+    # The epochs of a search.
+    count = number(values, "strip", kind=int, least=1)
     if len(given) > 1:
         raise UserError("--strip draws the epochs of one search; write --genotype once")
     run_directory = _search(given[0])
@@ -71,8 +74,10 @@ def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def side_by_side(given: Sequence[str], *, zeroise: bool = True, skip: bool | None = None) -> Sheet:
-    """The picture of genotypes as `genotype.load` takes them. skip: None is what the run in a work
-    directory has, or else True.
+    """The picture of genotypes, each written as `genotype.load` takes it.
+
+    zeroise: whether Zeroise edges are drawn. skip: whether the inter-cell skip is; None is as in the run of a work directory,
+    else True.
     """
     named = [(_title(text), genotype_lib.load(text)) for text in given]
     skips = [_has_skip(text, skip) for text in given]
@@ -85,6 +90,7 @@ def _search(given: str) -> RunDirectory:
         raise UserError(
             f"--strip draws the epochs of a search; write --genotype=DIR, its work directory; got {given}"
         )
+    # The directory of a training has no history of alpha.
     run_directory = RunDirectory(given)
     if run_directory.config().get("task") != "search":
         raise UserError(f"{given} holds no search; --strip takes the work directory of a search")
@@ -92,8 +98,9 @@ def _search(given: str) -> RunDirectory:
 
 
 def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype]]:
-    """(when, what its searcher derived from alpha then) at that many epochs of a search, the first
-    and the last among them.
+    """(title, genotype) at `count` epochs of a search, or all, evenly spaced with the first and the last among them.
+
+    The genotype is the one that the searcher derives from alpha at that time. `UserError` for a search without alphas.
     """
     # Searchers need jax; all other pictures do without.
     from bnas_jax import settings
@@ -103,19 +110,23 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     run = settings.from_config(run_directory.config())
     assert isinstance(run, settings.SearchSettings)
     searcher = run.searcher.of(run.network)
+    # A random search, for instance.
     if not searcher.has_alphas:
         raise UserError(
             f"{run_directory.path} holds a search without alphas, which has no epochs to draw; leave --strip out"
         )
+
+    # Row 0 of the history is alpha before the first epoch.
     history = read_history(run_directory)
-    names = [name for name in history if name != "valid_top1"]
     last = len(history["valid_top1"])
+    positions = np.linspace(0, last, num=min(count, last + 1))
     frames = []
-    for row in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
+    for row in np.unique(positions.round().astype(int)):
         when = "before epoch 0"
         if row:
             when = f"after epoch {row - 1}"
-        frames.append((when, searcher.derive({name: history[name][row] for name in names})))
+        alphas = {name: rows[row] for name, rows in history.items() if name != "valid_top1"}
+        frames.append((when, searcher.derive(alphas)))
     return frames
 
 
@@ -124,6 +135,7 @@ def _picture_file(out: str) -> pathlib.Path:
     path = paths.local(out, "--out")
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out={out} must end in {' or '.join(FORMATS)}")
+    # Folders are not made: a mistyped path would leave some behind.
     if not path.parent.is_dir():
         raise UserError(
             f"--out={out}: there is no folder {path.parent}; make it, or choose another --out"
@@ -134,14 +146,16 @@ def _picture_file(out: str) -> pathlib.Path:
 
 
 def _save(sheet: Sheet, path: pathlib.Path) -> None:
+    # Whole or not at all: a picture that was there stays where the new one cannot be drawn.
     with whole(path) as part:
         sheet.save(part, path.suffix.lower())
 
 
 def _title(given: str) -> str:
-    """What a genotype is called in a picture: its name, or that of its file or folder."""
+    """The title of a genotype in a picture: its name, or that of its file or folder."""
     if given in genotype_lib.named():
         return given
+    # The text of a genotype is too long for a title.
     if genotype_text.is_printed(given):
         return "genotype"
     path = paths.local(given, "--genotype").resolve()
@@ -151,13 +165,13 @@ def _title(given: str) -> str:
 
 
 def _has_skip(given: str, skip: bool | None) -> bool:
-    """Whether the network of a genotype has inter-cell skip connections, where `skip` does not
-    say.
-    """
+    """Whether the inter-cell skip is drawn: as `skip` says, else as in the run of a work directory, else True."""
     if skip is not None:
         return skip
     if _is_text(given):
         return True
+
+    # A search's directory, or the genotype.json in it.
     run_directory = RunDirectory(given)
     if run_directory.path.name == "genotype.json":
         run_directory = RunDirectory(run_directory.path.parent)

@@ -9,7 +9,7 @@ from bnas_jax.cli.flags import read_flags
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import parse, template
 
-# What may be set anew, beside the data: the network stays the same.
+# The settings that may differ from the run's, beside the data: the network stays the same.
 EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
 
 
@@ -17,30 +17,35 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     """Evaluates the checkpoint in a work directory."""
     from bnas_jax.training.evaluate import evaluate
 
+    # The settings of the run are the defaults of this command's settings.
     workdir = workdir_of(_workdir_argument(arguments), loaded)
     resolved = workdir.config()
-    values = flags.FlagValues()
     open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
     open_settings.distributed = template.fields(
         settings.DistributedSettings, resolved.get("distributed")
     )
     dataset = _for_source(resolved.get("dataset") or {}, arguments)
     open_settings.dataset = template.fields(settings.DatasetSettings, dataset)
-    define_config(values, open_settings, arguments, "evaluate")
+
+    values = flags.FlagValues()
+    define_config(values, config=open_settings, arguments=arguments, command="evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
-    read_flags(values, arguments, "evaluate")
+    read_flags(values, arguments=arguments, command="evaluate")
     run = settings.from_config({**resolved, **parse.plain(open_settings)})
-    return evaluate(workdir, run, values.step)
+    return evaluate(workdir, run, which=values.step)
 
 
 def _for_source(dataset: dict, arguments: list[str]) -> dict:
-    """A run's settings of its data, as they fit the data set that the arguments name in its place."""
+    """The run's settings of its data, without those that have no effect on a data set that the arguments name."""
     name = last(arguments, "--config.dataset.name=")
-    return settings.for_data(dataset, name) if name else dataset
+    if name:
+        return settings.for_data(dataset, name)
+    return dataset
 
 
 def _workdir_argument(arguments: list[str]) -> str:
+    # Needed before the flags are read: the directory says which settings there are.
     given = last(arguments, "--workdir=")
     if not given:
         raise UserError("--workdir is missing; write --workdir=DIR, the directory that train wrote")

@@ -1,4 +1,4 @@
-"""How the options of a command are read: what is wrong with them is a `UserError` with what to write instead."""
+"""Reading the options of a command: a mistake in them is a `UserError` with what to write instead."""
 
 import contextlib
 import difflib
@@ -13,12 +13,13 @@ from bnas_jax.core.errors import UserError
 
 @contextlib.contextmanager
 def mistakes(file: str | pathlib.Path | None = None):
-    """Whatever is raised by what a user wrote is a `UserError`.
+    """Turns whatever a user's mistake raises into a `UserError`.
 
-    file: a file of Python that is run here; what it raises is said with its line.
+    file: a file of Python that is run inside; the message then has its line.
     """
     try:
         yield
+    # absl, ml_collections and a user's config raise exceptions of any class.
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, UserError):
@@ -33,9 +34,10 @@ def mistakes(file: str | pathlib.Path | None = None):
 
 
 def _cause(error: Exception) -> BaseException:
-    """What was raised before absl and ml_collections made errors of their own of it."""
+    """The exception that was raised before absl and ml_collections wrapped it in one of theirs."""
     cause: BaseException = error
     while isinstance(cause, flags.Error) or str(cause).startswith("Error whilst parsing"):
+        # Raised by absl itself.
         if cause.__context__ is None:
             break
         cause = cause.__context__
@@ -43,16 +45,23 @@ def _cause(error: Exception) -> BaseException:
 
 
 def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> None:
-    """Reads the options of a command; settings, where it takes any, are `spelling.override`'s."""
+    """Reads the options of a command. Settings, where it takes some, are left to `spelling.override`.
+
+    Raises `UserError` for an unknown or damaged option, and for a word that belongs to none.
+    """
     takes_settings = "config" in values
     others = [a for a in arguments if not (takes_settings and spelling.is_setting(a))]
     with mistakes(_config_file(others)):
         rest = _parsed(values, others, command)
     if not rest:
         return
+
+    # A word too much: what did the user mean?
     position = arguments.index(rest[0])
     if position and arguments[position - 1].endswith(","):
+        # `--config.mean=0.5, 0.5` is two words to a shell.
         advice = "a list is written without spaces, or in quotes"
+    # An option without its dashes.
     elif "=" in rest[0]:
         name = rest[0].partition("=")[0]
         advice = f"write --{rest[0]}"
@@ -64,6 +73,7 @@ def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> 
 
 
 def _config_file(arguments: list[str]) -> str | None:
+    """The file of --config, the last of several; None without one."""
     for argument in reversed(arguments):
         if argument.startswith("--config="):
             return argument.removeprefix("--config=").partition(":")[0]
@@ -71,7 +81,7 @@ def _config_file(arguments: list[str]) -> str | None:
 
 
 def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> list[str]:
-    """Sets the flags; gives the words that are none."""
+    """Sets the flags; returns the words that belong to none."""
     for argument in arguments:
         name = argument.removeprefix("--")
         # absl would take the next option for its value.
@@ -83,6 +93,7 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
         hint = _known(values, error.flagname, command)
         raise UserError(f"Unknown command line flag '{error.flagname}'; {hint}") from None
     except flags.IllegalFlagValueError as error:
+        # absl's message quotes Python; for switches and flags of a few words we can say what to write.
         written = [a for a in arguments if str(error).startswith(f"flag {a}:")]
         allowed = None
         if written:
@@ -93,26 +104,29 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
 
 
 def _known(values: flags.FlagValues, name: str, command: str) -> str:
-    """What to write in place of an unknown flag."""
+    """The advice for an unknown flag: the one of a similar name, or all that there are."""
     options = sorted(set(values))
-    close = difflib.get_close_matches(name.replace("-", "_"), options, 1)
+    close = difflib.get_close_matches(name.replace("-", "_"), options, n=1)
+    # A typing error, more likely than a flag that never was.
     if close:
         return f"did you mean --{close[0]}?"
     return _takes(values, command)
 
 
 def _takes(values: flags.FlagValues, command: str) -> str:
-    """The options of a command."""
-    takes = f"{command} takes {', '.join(f'--{option}' for option in sorted(set(values)))}"
+    """The options of a command, as part of a sentence."""
+    options = [f"--{option}" for option in sorted(set(values))]
+    takes = f"{command} takes {', '.join(options)}"
     if "config" in values:
         takes += f"; a setting is written {spelling.PREFIX}KEY=VALUE"
     return takes
 
 
 def _allowed(values: flags.FlagValues, name: str) -> str | None:
-    """What a switch, or a flag of a few words, may be; None for others."""
+    """The values of a switch, or of a flag of a few words, as part of a sentence; None for others."""
     if name not in values:
         return None
+    # Settings are no flags.
     if isinstance(values[name], flags.BooleanFlag):
         return "True or False"
     parser = values[name].parser
@@ -122,7 +136,7 @@ def _allowed(values: flags.FlagValues, name: str) -> str | None:
 
 
 def required(values: flags.FlagValues, name: str) -> str:
-    """The value of a flag that has to be there."""
+    """The value of a flag; `UserError` where it is not given."""
     value = values[name].value
     if not value:
         raise UserError(f"--{name} is missing; write --{name}=...")
@@ -134,14 +148,15 @@ def number(values: flags.FlagValues, name: str, kind: type, *, least: int | None
     text = values[name].value
     if text is None:
         return None
-    value = spelling.read(text, kind, f"--{name}")
+    value = spelling.read(text, kind=kind, name=f"--{name}")
+    # `--images=None` is None, too.
     if least is not None and (value is None or value < least):
         raise UserError(f"--{name} must be at least {least}, got {text}")
     return value
 
 
 def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
-    """The flags of a command that takes strings alone."""
+    """The flags of a command whose options are all texts. names: of the options."""
     values = flags.FlagValues()
     for name in names:
         flags.DEFINE_string(name, None, name, flag_values=values)
@@ -150,9 +165,10 @@ def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues
 
 
 def second_word(command: str, words: tuple[str, ...], arguments: list[str]) -> list[str]:
-    """The arguments of a command whose first one is one of those words."""
+    """The arguments, whose first one must be one of the words; `UserError` for another."""
     if arguments and arguments[0] in words:
         return arguments
+    # No word at all, or another one.
     found = ""
     if arguments:
         found = f", got {arguments[0]!r}"

@@ -17,21 +17,32 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
     from bnas_jax.interop import checkpoint_files
     from bnas_jax.interop.import_checkpoint import import_checkpoint
 
+    # Needed before the flags are read: the preset says which settings there are.
     preset = last(arguments, "--preset=")
     if not preset:
         raise UserError(
             "--preset is missing; write --preset=VARIANT, a variant of configs/train.py"
         )
     config = preset_of(preset)
-    config.conventions, trained_on = "release", config.dataset.name
+    trained_on = config.dataset.name
+    # Weights of the released code are those of the network as it has it.
+    config.conventions = "release"
+
     values = flags.FlagValues()
-    define_config(values, config, arguments, "import")
+    define_config(values, config=config, arguments=arguments, command="import")
     for name in ("preset", "checkpoint", "workdir"):
-        flags.DEFINE_string(name, None, name, flag_values=values)
-    read_flags(values, arguments, "import")
-    run = task_of(settings.from_config(config), TrainSettings, "import", "configs/train.py:d")
+        flags.DEFINE_string(name, None, help=name, flag_values=values)
+    read_flags(values, arguments=arguments, command="import")
+    run = task_of(
+        settings.from_config(config),
+        kind=TrainSettings,
+        command="import",
+        example="configs/train.py:d",
+    )
+
     with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
         arrays = checkpoint_files.read(required(values, "checkpoint"))
+        # The file does not say on which images the network was trained.
         sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(run.dataset)
         shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])
         statistics = _statistics(run.dataset, trained_on)
@@ -39,9 +50,13 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
-    """(mean, std) of an imported network's images: as set, or those of its data set, or those of its preset's."""
+    """(mean, std) by which the images of an imported network are normalised.
+
+    As set, or else of the data set, or else of the one of the preset.
+    """
     from bnas_jax.data import load
 
+    # A data set may be set that is not known by name.
     if dataset.mean is not None and dataset.std is not None:
         return dataset.mean, dataset.std
     found = load.known_statistics(dataset.name) or load.known_statistics(trained_on)

@@ -1,6 +1,7 @@
 """`plan`: compiles a run for a machine that is not there."""
 
 import sys
+from typing import Any
 
 from bnas_jax.cli.configs import Loaded, configured, last, task_of
 from bnas_jax.core.errors import UserError
@@ -14,7 +15,7 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
 
     --presets=A,B and --on=X,Y: a table of all pairs, of which those that were made before are taken from where they are kept.
     """
-    from bnas_jax.plan.summary import markdown, table
+    from bnas_jax.plan.summary import table
 
     presets = _words(last(arguments, "--presets="))
     machines = _words(last(arguments, "--on="))
@@ -27,30 +28,48 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
             print(f"bnas_jax: {_advice(result)}", file=sys.stderr)
         return result
 
-    results = {}
+    return _table(arguments, presets, machines, loaded)
+
+
+def _table(
+    arguments: list[str], presets: list[str], machines: list[str], loaded: Loaded
+) -> dict[str, Any]:
+    """Prints a table of all pairs. What is wrong with one pair stands in its row."""
+    from bnas_jax.plan.summary import markdown
+
+    results: dict[str, dict] = {}
     for name in presets or [""]:
         given = arguments
         if name:
             given = [*arguments, f"--config={name}"]
         for on in machines:
-            print(f"bnas_jax: {name} on {on}", file=sys.stderr)
-            results[f"{name} {on}".strip()] = _planned(given, on, loaded)
+            pair = f"{name} {on}".strip()
+            print(f"bnas_jax: {pair}", file=sys.stderr)
+            try:
+                results[pair] = _planned(given, on, loaded)
+            except UserError as error:
+                results[pair] = {"error": str(error), "fits": False}
     print(markdown(results))
     return {"plans": results, "fits": all(result["fits"] for result in results.values())}
 
 
-def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict:
+def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
     """The summary of one plan. on: the name of its machine."""
     from bnas_jax.plan.absent import check
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.request import Request, planned
 
     run, values = configured(arguments, "plan", on=None, of="step", presets=None, again=False)
-    run = task_of(run, (SearchSettings, TrainSettings), "plan", "configs/train.py:a")
+    run = task_of(
+        run,
+        kind=(SearchSettings, TrainSettings),
+        command="plan",
+        example="configs/train.py:a",
+    )
     if values.of not in _OF:
         raise UserError(f"--of takes {' or '.join(_OF)}, got {values.of!r}")
     there = machine(on)
-    check(run, there)
+    check(run, there, of=values.of)
     request = Request(
         run=run,
         machine=there.name,

@@ -15,23 +15,31 @@ if TYPE_CHECKING:
 def search(arguments: list[str], loaded: Loaded) -> dict:
     """Searches a cell into a work directory."""
     run, values = configured(arguments, "search", workdir=None, change=False)
-    run = task_of(run, SearchSettings, "search", "configs/search.py:digits")
+    run = task_of(
+        run,
+        kind=SearchSettings,
+        command="search",
+        example="configs/search.py:digits",
+    )
+    # Now that the command is known to be right: this takes seconds.
     from bnas_jax.training.search import search
 
     with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
         found = search(run, workdir, change=values.change)
+        # Only once the search has ended: its genotype.json is there.
         _leave_picture(workdir)
         return found
 
 
 def _leave_picture(workdir: "WorkDir") -> None:
-    """cell.svg, which a search can do without: what goes wrong there is a line of its log."""
+    """Draws cell.svg. A search can do without it: an error is a line of its log."""
     from bnas_jax.runtime import hosts
 
     if not hosts.is_first():
         return
     try:
         draw.draw_found_cell(workdir.path, workdir / "cell.svg")
+    # Of any class: a library for pictures that is missing or broken, a font, the disk.
     except Exception as error:
         reason = " ".join(str(error).split())
         workdir.say(

@@ -1,4 +1,4 @@
-"""`study`: many runs over seeds, and the table of what they came to."""
+"""`study`: many runs over seeds, and the table of their results."""
 
 import importlib.util
 from typing import Any
@@ -19,19 +19,22 @@ def study(arguments: list[str], loaded: Loaded) -> dict:
     del loaded
     values = options(arguments, "study", "study", "workdir", "rows")
     name, _, variant = required(values, "study").partition(":")
+    # A user's file, which may raise anything.
     with mistakes():
         chosen = _python_file(name).get_study(variant)
-    rows = tuple(row for row in (values.rows or "").split(",") if row)
+    written = (values.rows or "").split(",")
+    rows = tuple(row for row in written if row)
     folder = paths.local(required(values, "workdir"), "--workdir").absolute()
     return run_study(chosen, folder, only=rows)
 
 
 def _python_file(name: str) -> Any:
     """The module in a file of configs/."""
-    path = preset_files.find(name, "--study", EXAMPLE)
+    path = preset_files.find(name, "--study", example=EXAMPLE)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(f"--study={name} is no file of Python; write --study={EXAMPLE}")
+    # By its path, as configs/ is no package.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -15,7 +15,13 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
     run, values = configured(
         arguments, "train", workdir=None, change=False, init=None, init_step=None
     )
-    run = task_of(run, TrainSettings, "train", "configs/train.py:digits")
+    run = task_of(
+        run,
+        kind=TrainSettings,
+        command="train",
+        example="configs/train.py:digits",
+    )
+    # Now that the command is known to be right: this takes seconds.
     from bnas_jax.training.fine_tune import Init
     from bnas_jax.training.train import train
 
@@ -23,8 +29,10 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
         raise UserError(
             "--init_step says which checkpoint of --init=DIR to take; write --init=DIR, too"
         )
-    init = Init(values.init, values.init_step or "last") if values.init else None
-    if init:
+    init = None
+    if values.init:
+        init = Init(workdir=values.init, which=values.init_step or "last")
+        # The source may have layer types of an extension, too.
         extensions.check(paths.local(init.workdir, "--init"), loaded)
     with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
         return train(run, workdir, change=values.change, init=init)

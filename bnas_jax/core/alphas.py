@@ -1,4 +1,4 @@
-"""Architecture parameters alpha: a pytree of their own, relaxed by a softmax (DARTS Eq. 2) and kept diverse (Eq. 5)."""
+"""Architecture parameters alpha: a pytree beside the weights, relaxed by a softmax (DARTS Eq. 2) and kept diverse (Eq. 5)."""
 
 from collections.abc import Mapping
 
@@ -17,30 +17,39 @@ def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
     normal, reduce = jax.random.split(key)
     shape = (len(EDGES), num_types)
     return {
-        "normal": 1e-3 * jax.random.normal(normal, shape, dtype),
-        "reduce": 1e-3 * jax.random.normal(reduce, shape, dtype),
+        "normal": 1e-3 * jax.random.normal(normal, shape=shape, dtype=dtype),
+        "reduce": 1e-3 * jax.random.normal(reduce, shape=shape, dtype=dtype),
     }
 
 
 def relax(alphas: Alphas) -> dict[str, jax.Array]:
-    """Probabilities of the layer types on each edge."""
+    """The softmax over the layer types of each edge (DARTS Eq. 2); shapes as alpha."""
     return {name: jax.nn.softmax(value, axis=-1) for name, value in alphas.items()}
 
 
 def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
-    """H(alpha) of Eq. (5): the entropy in nats of each edge's probabilities, averaged over the edges of both cells, as
-    far as they are searched.
+    """H(alpha) of Eq. (5), a scalar: the entropy in nats of each edge's probabilities, averaged over the edges of both
+    cells, as far as they are searched.
 
     edges: `all`; or `released`, the authors' loop over the reduction cell, which adds its last edge fourteen times, so
     that its other edges have no term.
     """
+    # Two readings of the sum over the edges of the reduction cell.
     values = dict(alphas)
     if edges == "released" and "reduce" in values:
-        values["reduce"] = jnp.broadcast_to(values["reduce"][-1:], values["reduce"].shape)
-    log_p = jax.nn.log_softmax(jnp.concatenate([values[name] for name in sorted(values)]), axis=-1)
-    return jnp.mean(-jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
+        reduce = values["reduce"]
+        values["reduce"] = jnp.broadcast_to(reduce[-1:], shape=reduce.shape)
+    logits = jnp.concatenate([values[name] for name in sorted(values)])  # (28, types)
+    # From logarithms, so that probabilities that round to 0 add 0 and no NaN.
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    of_edges = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)  # (28,)
+    return jnp.mean(of_edges)
 
 
 def diversity(alphas: Alphas, epoch, *, weight: float, tau: float, edges: str = "all") -> jax.Array:
-    """The term that Eq. (5) adds to the search loss: -lambda * H(alpha) * exp(-epoch / tau). edges: see `entropy`."""
-    return -weight * entropy(alphas, edges=edges) * jnp.exp(-epoch / tau)
+    """The term that Eq. (5) adds to the search loss, a scalar: -lambda * H(alpha) * exp(-epoch / tau).
+
+    epoch: from 0. weight: lambda. tau: in epochs. edges: see `entropy`.
+    """
+    fading = jnp.exp(-epoch / tau)
+    return -weight * entropy(alphas, edges=edges) * fading

@@ -11,11 +11,11 @@ class Arithmetic:
     """Types of numbers, and the mapped axes of several devices.
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
-    conv_dtype: of the products of convolutions; None is `dtype`. bfloat16 accumulates in float32.
-    activations: to which the tensors between layers are rounded; None is `dtype`. Within layers they have `dtype`.
+    conv_dtype: of the factors of products in convolutions, which accumulate in `dtype`, such as bfloat16; None is `dtype`.
+    activations: type of what a convolution, a batch norm or a pooling hands on, and of sums of such; None is `dtype`. They
+        compute in `dtype` within.
     bn_axis: the mapped axis over which batch statistics are taken; None keeps them per device.
-    bn_examples: how many examples, that follow each other in the batch over all devices, are normalised together; None is all
-        of them.
+    bn_examples: how many examples are normalised together, neighbours in the batch over all devices; None is all of them.
     batch_axis: the mapped axis over which the batch is divided; random numbers that are drawn for an example are then the
         same on any number of devices.
     plain: every operation as one writes it first, differentiated by JAX, to compare the fast forms with. Sums of signs

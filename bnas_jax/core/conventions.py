@@ -1,6 +1,6 @@
-"""What the paper's text and the authors' code give differently in a network: three conventions by name.
+"""Where the paper's text and the authors' code differ in a network: three conventions by name.
 
-`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index error.
+`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index error (methods.md D).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from bnas_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """scheme: fields of `schemes.Xnor`. network: fields of `Network` and `Supernet`."""
+    """The settings in which they differ. scheme: fields of `schemes.Xnor`. network: fields of `Network` and `Supernet`."""
 
     scheme: dict[str, Any]
     network: dict[str, Any]
@@ -22,6 +22,7 @@ CONVENTIONS = {
         scheme={"activation_scale": True, "sign_of_zero": 1},
         network={"reduction_skip": "binary_bn", "float_head": False},
     ),
+    # No K, PyTorch's sign, float skips, and convolutions that an index error leaves float.
     "release": Conventions(
         scheme={"activation_scale": False, "sign_of_zero": 0},
         network={"reduction_skip": "float", "float_head": True},

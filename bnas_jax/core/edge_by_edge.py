@@ -41,28 +41,38 @@ class Edges:
     ) -> tuple[jax.Array, Statistics]:
         """(a layer type's output for an edge, (N, H', W', C); the edge's running statistics after it)."""
         how = self.spec.how(name)
+        # Layers that run from their part of the arrays that all edges share.
         if name == ZEROISE or how == NOTHING:
             stride = self.spec.stride
             return jnp.zeros_like(x[:, ::stride, ::stride]), stats
         if how == CONVOLUTION:
             normal, moved = self._normal(x, stats[name])
-            return self._conv(name, normal, params[name]), {**stats, name: moved}
+            y = self._conv(name, normal=normal, kernel=params[name])
+            return y, {**stats, name: moved}
         if how == POOLING:
             y = self.spec.pool(name, x)
             if not self.spec.bn_of_pools:
                 return y, stats
             y, moved = self._normal(y, stats[name])
             return y, {**stats, name: moved}
+
+        # All others run as the module that the final network has, too.
         variables = {"params": params[name], "batch_stats": stats[name]}
         module: Any = self.modules[name]
         y, moved = module.apply(variables, x, train=self.train, mutable=["batch_stats"])
-        return y, {**stats, name: moved.get("batch_stats", stats[name])}
+        # An identity has no BN, and so no statistics.
+        kept = moved.get("batch_stats", stats[name])
+        return y, {**stats, name: kept}
 
     def _normal(self, x, running):
+        """(x normalised, running statistics after it)."""
         return batch_norm(x, running, arithmetic=self.spec.arithmetic, train=self.train)
 
-    def _conv(self, name: str, normal, kernel: dict):
-        """kernel: {"latent": (k, k, C, C)} or, float, {"kernel": ...}."""
+    def _conv(self, name: str, *, normal, kernel: dict):
+        """The convolution of a normalised state, (N, H, W, C): (N, H', W', C).
+
+        kernel: {"latent": (k, k, C, C)} or, where it stays float, {"kernel": (k, k, C, C)}.
+        """
         common: dict[str, Any] = {
             "scheme": self.spec.scheme,
             "geometry": self.spec.geometry(name),
@@ -79,52 +89,72 @@ def plain_edges(x, weights, params: list[Params], stats: list[Statistics], *, ed
     x: the state, (N, H, W, C). weights: (E, types). params, stats: of each edge.
     """
     mixed, new = [], []
-    for edge, of_edge in enumerate(stats):
+    for edge, of_edge in enumerate(stats):  # the statistics of an edge, which move with each layer
+        # DARTS Eq. 2.
         total = jnp.zeros((), x.dtype)
         for column, name in enumerate(edges.spec.layer_types):
             if edges.spec.how(name) == NOTHING:
                 continue
-            y, of_edge = edges.layer(name, x, params[edge], of_edge)
+            y, of_edge = edges.layer(name, x, params=params[edge], stats=of_edge)
             total = total + weights[edge, column] * y
+
+        # Without a layer that adds anything, zeros of the output's shape.
         if total.ndim == 0:
-            total = edges.layer(ZEROISE, x, {}, {})[0]
+            total, _ = edges.layer(ZEROISE, x, params={}, stats={})
         mixed.append(total)
         new.append(of_edge)
     return jnp.stack(mixed, axis=3), new
 
 
 def chosen_edges(x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges):
-    """`plain_edges` where a row of weights has one entry that is not 0, of which alone the layer runs (GDAS).
+    """`plain_edges` where each row of weights has a single entry that is not 0; only the layer of that one runs (GDAS).
 
     The output is w_k * layer_k(x), with k the largest weight of an edge; the other weights get no gradient, and statistics of
-    other layers do not move. In a loop over the edges, so that it is compiled once for all of them.
+    other layers do not move. Shapes are those of `plain_edges`. `UserError` where some edges have float weights and others
+    binary ones.
     """
-    if any(set(own[name]) != set(params[0][name]) for own in params for name in own):
-        raise UserError(
-            "config.network.edges=chosen runs edges of the same kind, and config.network.float_head leaves some float;"
-            " write config.network.float_head=False"
-        )
-    layers = [functools.partial(edges.layer, name) for name in edges.spec.layer_types]
-    run = only(layers, plain=edges.spec.arithmetic.plain)
+    for of_edge in params:
+        if any(set(of_edge[name]) != set(params[0][name]) for name in of_edge):
+            raise UserError(
+                "config.network.edges=chosen runs edges of the same kind, and config.network.float_head leaves some"
+                " float; write config.network.float_head=False"
+            )
+    spec = edges.spec
+    layers = [functools.partial(edges.layer, name) for name in spec.layer_types]
+    run = only(layers, plain=spec.arithmetic.plain)
 
-    def of_edge(_, given):
-        row, own_params, own_stats = given
+    def run_edge(_, edge):
+        """A step of `lax.scan` without a carry."""
+        row, edge_params, edge_stats = edge
         choice = jnp.argmax(row)
-        y, moved = run(choice, x, own_params, own_stats)
-        return None, (row[choice] * y, moved)
+        y, moved = run(choice, x, params=edge_params, stats=edge_stats)
+        # The weight is 1, but it has a gradient.
+        weighted = row[choice] * y
+        return None, (weighted, moved)
 
-    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (params, stats)]
-    _, (mixed, new) = jax.lax.scan(of_edge, None, (weights, *stacked))
-    split = [jax.tree.map(lambda leaf, edge=edge: leaf[edge], new) for edge in range(len(stats))]
-    return jnp.moveaxis(mixed, 0, 3), split
+    # A loop over the edges, so that their layers are compiled once for all of them.
+    all_params = jax.tree.map(_stacked, *params)
+    all_stats = jax.tree.map(_stacked, *stats)
+    _, (mixed, new) = jax.lax.scan(run_edge, init=None, xs=(weights, all_params, all_stats))
+    # (E, N, H', W', C) to (N, H', W', E, C), and statistics edge by edge again.
+    split = [_of_index(new, edge) for edge in range(len(stats))]
+    return jnp.moveaxis(mixed, source=0, destination=3), split
+
+
+def _stacked(*leaves):
+    return jnp.stack(leaves)
+
+
+def _of_index(tree, index: int):
+    """The entry `index` of each leaf's first axis."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
     """`run(choice, x, params, stats)`: `layers[choice](x, params, stats)`, and no other, forwards and backwards.
 
     Left to itself JAX would store for the gradient what each of the layers needs, zeros for those that did not run. So the
-    gradient is a condition of its own, which computes the chosen layer again. plain: without that, for derivatives of any
-    order.
+    gradient chooses for itself and computes the chosen layer again. plain: without that, for derivatives of any order.
     """
 
     def switch(choice, x, params, stats):
@@ -143,7 +173,9 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
     def backward(residuals, gradient):
         choice, *inputs = residuals
-        to_x, to_params = jax.lax.switch(choice, gradients, *inputs, gradient[0])
+        # Of the output alone: running statistics have no gradient, nor has the choice.
+        of_output, _ = gradient
+        to_x, to_params = jax.lax.switch(choice, gradients, *inputs, of_output)
         return None, to_x, to_params, None
 
     run.defvjp(forward, backward)
@@ -152,5 +184,10 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
 def _gradient(layer: Callable, x, params, stats, gradient):
     """The gradients of a layer's output at x and at its parameters."""
-    _, vjp = jax.vjp(lambda x, params: layer(x, params, stats)[0], x, params)
+
+    def output(x, params):
+        y, _ = layer(x, params, stats)
+        return y
+
+    _, vjp = jax.vjp(output, x, params)
     return vjp(gradient)

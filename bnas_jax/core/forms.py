@@ -1,6 +1,6 @@
 """What networks of cells differ in beside their cells: `FORMS`, the one table of it.
 
-A form is the stem, what brings a larger input to a cell's size, which poolings have a BN, and what stands before the
+A form is the stem, what brings a larger input to a cell's size, which poolings have a BN, and what comes before the
 classifier. The order of BN, convolution and activation is the scheme's (`Float.order`).
 """
 
@@ -22,10 +22,13 @@ class CifarStem(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool):
         x = BatchNorm(self.arithmetic, name="bn")(images, train=train)
-        x = FloatConv(
-            features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv"
-        )(x)
-        x = nn.relu(x)
+        conv = FloatConv(
+            features=3 * self.channels,
+            kernel=3,
+            arithmetic=self.arithmetic,
+            name="conv",
+        )
+        x = nn.relu(conv(x))
         return x, x
 
 
@@ -37,10 +40,13 @@ class DartsStem(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        x = FloatConv(
-            features=3 * self.channels, kernel=3, arithmetic=self.arithmetic, name="conv"
-        )(images)
-        x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
+        conv = FloatConv(
+            features=3 * self.channels,
+            kernel=3,
+            arithmetic=self.arithmetic,
+            name="conv",
+        )
+        x = BatchNorm(self.arithmetic, name="bn")(conv(images), train=train)
         return x, x
 
 
@@ -52,29 +58,37 @@ class ImageNetStem(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
+        # To a quarter of the image.
         x = self._conv(self.channels // 2, "conv0")(images)
-        x = nn.relu(BatchNorm(self.arithmetic, name="bn0")(x, train=train))
-        x = self._conv(self.channels, "conv1")(x)
+        x = BatchNorm(self.arithmetic, name="bn0")(x, train=train)
+        x = self._conv(self.channels, "conv1")(nn.relu(x))
         before = BatchNorm(self.arithmetic, name="bn1")(x, train=train)
+
+        # To an eighth. No ReLU follows: the cells begin with a BN and a sign.
         x = self._conv(self.channels, "conv2")(nn.relu(before))
-        return before, BatchNorm(self.arithmetic, name="bn2")(x, train=train)
+        previous = BatchNorm(self.arithmetic, name="bn2")(x, train=train)
+        return before, previous
 
     def _conv(self, features: int, name: str) -> FloatConv:
         return FloatConv(
-            features=features, kernel=3, stride=2, arithmetic=self.arithmetic, name=name
+            features=features,
+            kernel=3,
+            stride=2,
+            arithmetic=self.arithmetic,
+            name=name,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What differs, see `FORMS`.
+    """What differs between networks of cells, see `FORMS`.
 
-    stem: its module. halved: whether it hands the first cell two sizes, as if a reduction lay between them.
+    stem: its module. halved: whether it gives the first cell two sizes, as if a reduction lay between them.
     channel_step: of which number the channels are a multiple.
     factorized: whether the larger of a cell's inputs is halved by a `FactorizedReduce`, else by a 3x3 convolution of stride 2.
     affine_resize: whether the BN of that has scale and shift in the final network.
     bn_of_pools_in_search, bn_of_pools: whether poolings have a BN behind them in the search's network and in the final one.
-    last_bn: whether BN and ReLU stand before the global pooling.
+    last_bn: whether there are BN and ReLU before the global pooling.
     """
 
     stem: type[CifarStem | DartsStem | ImageNetStem]
@@ -106,9 +120,11 @@ def form_of(name: str) -> Form:
 
 def classify(form: Form, x, *, num_classes: int, arithmetic: Arithmetic, train: bool):
     """Logits (N, num_classes) from the last cell's output, (N, H, W, C), by modules of the network that calls it."""
+    # GDAS's networks alone end like that.
     if form.last_bn:
         x = nn.relu(BatchNorm(arithmetic, name="last_bn")(x, train=train))
-    return Classifier(num_classes=num_classes, arithmetic=arithmetic, name="classifier")(x)
+    classifier = Classifier(num_classes=num_classes, arithmetic=arithmetic, name="classifier")
+    return classifier(x)
 
 
 class AuxiliaryHead(nn.Module):
@@ -123,18 +139,26 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
+        # The pooling and the 2x2 convolution leave a single pixel of that size.
         if x.shape[1:3] != (8, 8):
             raise UserError(
                 f"the auxiliary head takes 8x8 features, which images of 32x32 pixels give; it gets"
                 f" {x.shape[1]}x{x.shape[2]}: write config.network.auxiliary=False"
             )
-        x = nn.avg_pool(nn.relu(x), (5, 5), (3, 3))
-        for index, (features, kernel) in enumerate(((128, 1), (768, 2))):
+        x = nn.avg_pool(nn.relu(x), (5, 5), strides=(3, 3))  # (N, 2, 2, C)
+        sizes = ((128, 1), (768, 2))  # (features, kernel) of both convolutions
+        for index, (features, kernel) in enumerate(sizes):
             conv = FloatConv(
-                features=features, kernel=kernel, arithmetic=self.arithmetic, name=f"conv{index}"
+                features=features,
+                kernel=kernel,
+                arithmetic=self.arithmetic,
+                name=f"conv{index}",
             )
             x = BatchNorm(self.arithmetic, name=f"bn{index}")(conv(x), train=train)
             x = nn.relu(x)
-        return Classifier(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="classifier"
-        )(x)
+        classifier = Classifier(
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="classifier",
+        )
+        return classifier(x)

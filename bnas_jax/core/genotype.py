@@ -19,10 +19,21 @@ from bnas_jax.core.errors import UserError
 
 NODES = 4
 INPUTS = 2
-# The edges of the search's cell, in the order of the architecture parameters: node by node, input by input.
+# The edges of the search's cell, (source, node), in the order of the architecture parameters: node by node, input by input.
 EDGES: tuple[tuple[int, int], ...] = tuple(
-    (i, INPUTS + n) for n in range(NODES) for i in range(INPUTS + n)
+    (source, node) for node in range(INPUTS, INPUTS + NODES) for source in range(node)
 )
+
+
+def leaving(state: int) -> list[int]:
+    """The positions in `EDGES` of the edges that leave a state, an input or a node."""
+    return [edge for edge, (source, _) in enumerate(EDGES) if source == state]
+
+
+def arriving(node: int) -> list[int]:
+    """The positions in `EDGES` of the edges that lead to a node, 2 to 5."""
+    return [edge for edge, (_, target) in enumerate(EDGES) if target == node]
+
 
 # The forms of the final network in the authors' code; `forms.FORMS` has more.
 FORMS = ("cifar", "imagenet")
@@ -72,19 +83,21 @@ class Genotype:
     reduce: Cell | str
 
     def __post_init__(self):
+        # How a frozen dataclass brings its fields into one form.
         object.__setattr__(self, "normal", _checked_cell(self.normal, "normal"))
         if self.reduce != FIXED_REDUCTION:
             object.__setattr__(self, "reduce", _checked_cell(self.reduce, "reduce"))
 
     def cell(self, reduction: bool) -> Cell | str:
-        """The nodes of one cell, or `FIXED_REDUCTION`."""
+        """The nodes of the reduction cell, or of the normal one; `FIXED_REDUCTION` where that is the reduction cell."""
         return self.reduce if reduction else self.normal
 
     def to_dict(self) -> dict:
-        """As JSON holds it: eight pairs where every node of a cell has two, else a list of pairs a node."""
+        """What JSON can represent: eight pairs where every node of a cell has two, else a list of pairs a node."""
         return {"normal": _plain(self.normal), "reduce": _plain(self.reduce)}
 
     def to_json(self) -> str:
+        """`to_dict` as a JSON text, which `from_text` reads."""
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
@@ -92,8 +105,11 @@ def edges(cell: Cell | str) -> tuple[Edge, ...]:
     """The edges of a cell, node by node; none of `FIXED_REDUCTION`."""
     if isinstance(cell, str):
         return ()
-    numbered = enumerate(cell, INPUTS)
-    return tuple(Edge(*pair, number) for number, node in numbered for pair in node)
+    found = []
+    for number, node in enumerate(cell, INPUTS):
+        for layer_type, source in node:
+            found.append(Edge(layer_type=layer_type, source=source, node=number))
+    return tuple(found)
 
 
 def check_two_a_node(genotype: Genotype, what: str) -> None:
@@ -104,26 +120,32 @@ def check_two_a_node(genotype: Genotype, what: str) -> None:
             raise UserError(
                 f"{what} need a {name} cell of eight pairs, two a node; {cell!r} has none"
             )
-        if any(len(node) != 2 for node in cell):
-            sizes = ", ".join(str(len(node)) for node in cell)
+        sizes = [len(node) for node in cell]
+        if any(size != 2 for size in sizes):
             needed = f"{what} need a {name} cell of eight pairs, two a node"
+            listed = ", ".join(map(str, sizes))
             raise UserError(
-                f"{needed}; this one has {len(edges(cell))}, {sizes} a node: take another genotype"
+                f"{needed}; this one has {sum(sizes)}, {listed} a node: take another genotype"
             )
 
 
 def _plain(cell: Cell | str) -> str | list:
+    """A cell of lists and names, as JSON has them."""
     if isinstance(cell, str):
         return cell
-    nodes = [[list(pair) for pair in node] for node in cell]
-    if all(len(node) == 2 for node in nodes):
-        return [pair for node in nodes for pair in node]
-    return nodes
+    nodes: list[list] = [[list(pair) for pair in node] for node in cell]
+    if any(len(node) != 2 for node in nodes):
+        return nodes
+    pairs: list[list] = []
+    for node in nodes:
+        pairs += node
+    return pairs
 
 
 def _checked_cell(cell, name: str) -> Cell:
+    """The cell in its one form; `UserError` where it is none. name: of the cell, for messages."""
     nodes = []
-    position = 0
+    position = 0  # of a pair in the whole cell, for messages
     for number, node in enumerate(_nodes(cell, name), INPUTS):
         if not 1 <= len(node) <= number:
             raise UserError(
@@ -131,7 +153,8 @@ def _checked_cell(cell, name: str) -> Cell:
             )
         checked = []
         for pair in node:
-            checked.append(_checked_pair(pair, f"{name} pair {position}", number))
+            where = f"{name} pair {position}"
+            checked.append(_checked_pair(pair, name=where, node=number))
             position += 1
         nodes.append(tuple(checked))
     return tuple(nodes)
@@ -139,15 +162,22 @@ def _checked_cell(cell, name: str) -> Cell:
 
 def _nodes(cell, name: str) -> list:
     """The pairs of each node, of whatever form the cell has."""
+    got = repr(cell)
     if isinstance(cell, (list, tuple)):
+        # A list of pairs for each node.
         if len(cell) == NODES and all(map(_is_node, cell)):
             return list(cell)
+        # Two pairs a node.
         if len(cell) == 2 * NODES:
             return [cell[first : first + 2] for first in range(0, len(cell), 2)]
+        # All edges: as many pairs as a node has states in front of it.
         if len(cell) == len(EDGES):
-            starts = [EDGES.index((0, number)) for number in range(INPUTS, INPUTS + NODES)]
-            return [cell[first : first + number] for number, first in enumerate(starts, INPUTS)]
-    got = len(cell) if isinstance(cell, (list, tuple)) else repr(cell)
+            nodes, first = [], 0
+            for number in range(INPUTS, INPUTS + NODES):
+                nodes.append(cell[first : first + number])
+                first += number
+            return nodes
+        got = str(len(cell))
     raise UserError(
         f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a node, {len(EDGES)} for all edges, "
         f"or a list of pairs for each of its {NODES} nodes; got {got}"
@@ -156,20 +186,21 @@ def _nodes(cell, name: str) -> list:
 
 def _is_node(value) -> bool:
     """Whether it is a list of pairs; a pair begins with a name."""
-    return isinstance(value, (list, tuple)) and not (value and isinstance(value[0], str))
+    if not isinstance(value, (list, tuple)):
+        return False
+    return not (value and isinstance(value[0], str))
 
 
-def _checked_pair(pair, name: str, node: int) -> Pair:
+def _checked_pair(pair, *, name: str, node: int) -> Pair:
+    """The pair as (str, int); `UserError` where it is none. name: of the pair, for messages. node: that adds it up."""
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise UserError(f"genotype: {name} must be [layer type, input], got {pair!r}")
     layer, source = pair
     if not isinstance(layer, str):
         raise UserError(f"genotype: the layer type of {name} must be a name, got {layer!r}")
-    if (
-        isinstance(source, bool)
-        or not isinstance(source, (int, np.integer))
-        or not 0 <= source < node
-    ):
+    # True and False are integers to Python.
+    number = isinstance(source, (int, np.integer))
+    if isinstance(source, bool) or not number or not 0 <= source < node:
         raise UserError(
             f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
         )
@@ -191,7 +222,8 @@ _NOTES = (
 
 
 def from_dict(value) -> Genotype:
-    """The genotype in a parsed JSON object; `UserError` for what is missing, unknown or not built here."""
+    """The genotype in a parsed JSON object, {"normal", "reduce", ...}; `UserError` for what is missing, unknown or not built
+    here."""
     if not isinstance(value, Mapping) or not {"normal", "reduce"} <= set(value):
         raise UserError('genotype: expected a JSON object with the keys "normal" and "reduce"')
     known = ("normal", "reduce", *_CONCATENATIONS, *_NOTES)
@@ -209,7 +241,10 @@ def from_dict(value) -> Genotype:
 def _check_concatenation(nodes, key: str) -> None:
     """The output joins all four nodes, in the order of their numbers, in whatever order they are named."""
     expected = list(range(INPUTS, INPUTS + NODES))
-    found = list(nodes[: NODES + 1]) if isinstance(nodes, (list, tuple, range)) else []
+    found = []
+    if isinstance(nodes, (list, tuple, range)):
+        # Cut off, as a range of a file can be as long as it likes.
+        found = list(nodes[: NODES + 1])
     if any(type(node) is not int for node in found) or sorted(found) != expected:
         raise UserError(
             f"genotype: {key} must be {expected}, all nodes of a cell: no other output is built; got {nodes!r}"
@@ -230,7 +265,9 @@ def named() -> tuple[str, ...]:
 
 
 def load(name_or_path: str) -> Genotype:
-    """A named cell, that of a file or of a search's work directory, or the text itself: see `from_text`.
+    """The genotype of that name (see `named`), of a file or a search's work directory, or in the text itself (`from_text`).
+
+    Raises `UserError` where there is none, or it cannot be read.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> genotype.normal[0]
@@ -247,12 +284,12 @@ def load(name_or_path: str) -> Genotype:
             f"genotype: cannot read {name_or_path}, which is no text; name a search's genotype.json"
         ) from None
     except OSError as error:
-        raise UserError(
-            f"genotype: cannot read {name_or_path} ({error.strerror or error})"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"genotype: cannot read {name_or_path} ({reason})") from None
 
 
 def _file(name: str) -> pathlib.Path:
+    """The file of a path: itself, or genotype.json in a work directory; `UserError` where there is none."""
     if not name:
         raise UserError(
             f"genotype: it has no name; write a file or a named cell: {', '.join(named())}"
@@ -272,7 +309,7 @@ def _file(name: str) -> pathlib.Path:
 
 
 def without_zeroise(name: str) -> str | None:
-    """The named cell that stands for `name` with Zeroise left out at derivation (Table 9), if there is one."""
+    """The name of the cell that comes of the same search as `name` with Zeroise left out at derivation, if there is one."""
     if name not in named():
         return None
     return json.loads((_NAMED / f"{name}.json").read_text()).get("without_zeroise")
@@ -297,23 +334,32 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
         raise UserError(
             f"alphas must have the shape {(len(EDGES), len(layer_types))}, got {weights.shape}"
         )
+    # Zeroise by Eq. (4), or never.
     if ZEROISE in layer_types:
         zeroise = layer_types.index(ZEROISE)
-        weights[:, zeroise] = weights[:, zeroise] / gamma if keep_zeroise else -np.inf
-    strength = weights.max(axis=1)
+        if keep_zeroise:
+            weights[:, zeroise] = weights[:, zeroise] / gamma
+        else:
+            weights[:, zeroise] = -np.inf
+
+    # Of each node the two strongest edges, of each edge the most probable type; of equal ones the first, as in DARTS's code.
+    strength = weights.max(axis=1)  # (14,)
+    best = weights.argmax(axis=1)  # (14,)
     cell = []
     for node in range(INPUTS, INPUTS + NODES):
-        arriving = [e for e, (_, target) in enumerate(EDGES) if target == node]
-        strongest = sorted(arriving, key=lambda e: -strength[e])[:2]
-        cell.append(
-            tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in strongest)
-        )
+        strongest = sorted(arriving(node), key=lambda edge: -strength[edge])
+        pairs = []
+        for edge in strongest[:2]:
+            source, _ = EDGES[edge]
+            pairs.append((layer_types[int(best[edge])], source))
+        cell.append(tuple(pairs))
     return tuple(cell)
 
 
 def derive_genotype(weights: Mapping, **options) -> Genotype:
     """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}; see `of_cells` for one alone."""
-    return of_cells({name: derive(of_cell, **options) for name, of_cell in weights.items()})
+    cells = {name: derive(of_cell, **options) for name, of_cell in weights.items()}
+    return of_cells(cells)
 
 
 def of_cells(cells: Mapping[str, Cell]) -> Genotype:

@@ -1,4 +1,4 @@
-"""The texts that hold genotypes: JSON, or the call that the DARTS family prints. Both are parsed, and nothing is run."""
+"""Genotypes as texts: JSON, or the call that the codes of the DARTS family print. Both are parsed, and nothing is run."""
 
 import ast
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 from bnas_jax.core.errors import UserError
 
-# The DARTS family's named tuple, in its order.
+# The fields of the DARTS family's named tuple, in its order.
 _PRINTED = ("normal", "normal_concat", "reduce", "reduce_concat")
 _FORM = "Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
 _NOT_PARSED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
@@ -29,13 +29,17 @@ def parse(text: str) -> Any:
 
 
 def _printed(text: str) -> dict:
+    """The arguments of Genotype(...), positional ones first."""
     try:
         call = _call(text)
         if len(call.args) > len(_PRINTED):
             raise ValueError(f"{len(call.args)} values")
-        by_place = zip(_PRINTED, call.args, strict=False)
-        by_name = ((keyword.arg, keyword.value) for keyword in call.keywords)
-        return _each_once((name, _value(node)) for name, node in (*by_place, *by_name))
+        pairs: list[tuple[str | None, Any]] = []
+        for name, node in zip(_PRINTED, call.args, strict=False):
+            pairs.append((name, _value(node)))
+        for keyword in call.keywords:
+            pairs.append((keyword.arg, _value(keyword.value)))
+        return _each_once(pairs)
     except UserError:
         raise
     except _NOT_PARSED as error:
@@ -48,12 +52,16 @@ def _printed(text: str) -> dict:
 
 
 def _call(text: str) -> ast.Call:
-    """The one call Genotype(...), which may have been given a name."""
+    """The one call Genotype(...), alone or behind `NAME =`."""
+    # Parsed to a tree, never run.
     statements = ast.parse(text.strip()).body
     if len(statements) != 1 or not isinstance(statements[0], (ast.Expr, ast.Assign)):
         raise ValueError(f"{len(statements)} statements")
     call = statements[0].value
-    if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] != "Genotype":
+    if not isinstance(call, ast.Call):
+        raise ValueError("no call of Genotype")
+    # Of a module, too: genotypes.Genotype(...).
+    if ast.unparse(call.func).split(".")[-1] != "Genotype":
         raise ValueError("no call of Genotype")
     return call
 
@@ -61,11 +69,13 @@ def _call(text: str) -> ast.Call:
 def _value(node: ast.expr) -> Any:
     """A literal, or a range of literals."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
-        return range(*(ast.literal_eval(argument) for argument in node.args))
+        limits = [ast.literal_eval(argument) for argument in node.args]
+        return range(*limits)
     return ast.literal_eval(node)
 
 
 def _each_once(pairs: Iterable[tuple[str | None, Any]]) -> dict:
+    """A dict of the pairs; `UserError` for a name that comes twice, of which `dict` would silently take the last."""
     found: dict = {}
     for name, value in pairs:
         if name in found:

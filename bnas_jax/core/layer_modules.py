@@ -14,13 +14,15 @@ from bnas_jax.core.schemes.scheme import Scheme
 
 
 class Separable(nn.Module):
-    """A depthwise and a pointwise convolution, `times` in a row, the first one strided.
+    """A depthwise and a pointwise convolution, `times` in a row, the first depthwise one strided.
 
     Each of them is BN -> sign -> convolution -> activation; in a float scheme's order `relu_first` each pair is
     ReLU -> depthwise -> pointwise -> BN.
 
     Trap: a depthwise kernel has a single input channel, so that centring the latent weights over input channels, as XNOR-Net
     does, makes them zero: the layer gives zeros and never learns (`Xnor.depthwise_center`).
+
+    copies: how many of these run side by side, each with its part of the channels.
     """
 
     features: int
@@ -43,12 +45,15 @@ class Separable(nn.Module):
             binary_weights=self.binary_weights,
             affine=self.affine,
         )
+        # Only the first strides, and only the last changes the number of channels.
         channels = x.shape[-1]
+        strides = [self.stride] + [1] * (self.times - 1)
+        features = [channels] * (self.times - 1) + [self.features]
         for time in range(self.times):
             depthwise = conv(
                 features=channels,
                 kernel=self.kernel,
-                stride=self.stride if time == 0 else 1,
+                stride=strides[time],
                 dilation=self.dilation,
                 groups=channels,
                 bias=False,
@@ -56,7 +61,7 @@ class Separable(nn.Module):
                 name=f"depthwise{time}",
             )
             pointwise = conv(
-                features=self.features if time == self.times - 1 else channels,
+                features=features[time],
                 kernel=1,
                 groups=self.copies,
                 first=False,
@@ -67,7 +72,7 @@ class Separable(nn.Module):
 
 
 class Crossed(nn.Module):
-    """A 1 x k and a k x 1 convolution, which stride along the columns and the rows. groups: of both."""
+    """A 1 x k convolution that strides along the columns, then a k x 1 one that strides along the rows. groups: of both."""
 
     features: int
     kernel: int
@@ -88,6 +93,7 @@ class Crossed(nn.Module):
             affine=self.affine,
             groups=self.groups,
         )
+        # In the order `relu_first` both are one chain, with a single ReLU and BN.
         across = conv(
             features=x.shape[-1],
             kernel=(1, self.kernel),
@@ -102,14 +108,16 @@ class Crossed(nn.Module):
             first=False,
             name="down",
         )
-        return down(across(x, train=train), train=train)
+        y = across(x, train=train)  # (N, H, W / stride, C)
+        return down(y, train=train)
 
 
 class MobiNet(nn.Module):
-    """h = s(x) + conv(x) with k x k kernels that see `inputs` channels each, then d(h) + pointwise(h).
+    """h = s(x) + conv(x), whose outputs see `inputs` channels each through k x k kernels, then d(h) + pointwise(h).
 
     s: the identity, or an average pooling where strided. d: the identity, or the channels repeated until there are as many as
-    features; left out where those are no multiple. Both convolutions are `BinaryConv`s.
+    features; left out where those are no multiple. Both convolutions are `BinaryConv`s. copies: as for `Separable`.
+    `UserError` where `inputs` does not divide the channels.
     """
 
     features: int
@@ -125,10 +133,11 @@ class MobiNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         channels = x.shape[-1]
-        if channels // self.copies % self.inputs:
+        of_copy = channels // self.copies
+        if of_copy % self.inputs:
             raise UserError(
                 f"a convolution whose outputs see {self.inputs} channels each needs a multiple of them;"
-                f" it has {channels // self.copies}: change config.network.channels"
+                f" it has {of_copy}: change config.network.channels"
             )
         conv = functools.partial(
             BinaryConv,
@@ -141,23 +150,35 @@ class MobiNet(nn.Module):
             features=channels,
             kernel=self.kernel,
             stride=self.stride,
-            groups=channels // self.inputs,
+            groups=channels // self.inputs,  # so that each output sees `inputs` channels
             name="spatial",
         )
-        pointwise = conv(features=self.features, kernel=1, groups=self.copies, name="pointwise")
-        window = (self.stride, self.stride)
-        shortcut = x if self.stride == 1 else nn.avg_pool(x, window, window)
+        pointwise = conv(
+            features=self.features,
+            kernel=1,
+            groups=self.copies,
+            name="pointwise",
+        )
+
+        # h = s(x) + conv(x)
+        shortcut = x
+        if self.stride > 1:
+            window = (self.stride, self.stride)
+            shortcut = nn.avg_pool(x, window, strides=window)
         h = shortcut + spatial(x, train=train)
+
+        # d(h) + pointwise(h)
         y = pointwise(h, train=train)
         if self.features % channels:
             return y
         times = self.features // channels
-        copies = h.reshape(*h.shape[:3], self.copies, -1)
-        return y + jnp.tile(copies, (1, 1, 1, 1, times)).reshape(y.shape)
+        copies = h.reshape(*h.shape[:3], self.copies, -1)  # (N, H', W', copies, C / copies)
+        repeated = jnp.tile(copies, (1, 1, 1, 1, times))
+        return y + repeated.reshape(y.shape)
 
 
 class Identity(nn.Module):
-    """What comes in."""
+    """The identity, (N, H, W, C) to the same."""
 
     def __call__(self, x, *, train: bool):
         del train
@@ -175,16 +196,17 @@ class Pooling(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        # An average sums in float32, whatever the layers hand on.
+        # An average sums in float32, whatever the type between layers.
         y = self.function(x.astype(self.arithmetic.dtype), self.stride)
         y = self.arithmetic.between_layers(y)
+        # Which forms have one: `forms.Form`.
         if not self.batch_norm:
             return y
         return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(y, train=train)
 
 
 class Zeroise(nn.Module):
-    """Zeros of the output's shape."""
+    """Zeros, (N, H, W, C) to (N, H / stride, W / stride, C), rounded up."""
 
     stride: int
 

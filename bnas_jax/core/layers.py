@@ -1,6 +1,6 @@
 """The layer types that an edge can be: `LAYERS`, the one table of them. A new layer type is a new entry.
 
-An entry makes the module of an edge and says how many convolutions that has. What it costs is counted by walking the module.
+An entry makes the module of an edge and says how many convolutions that has. Its cost needs no entry: see `cost.walk`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import ZEROISE, Genotype, edges
+from bnas_jax.core.genotype import ZEROISE, Edge, Genotype, edges
 from bnas_jax.core.layer_modules import Crossed, Identity, MobiNet, Pooling, Separable, Zeroise
 from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
@@ -25,10 +25,13 @@ CONVOLUTION, POOLING, NOTHING, COPIES = "convolution", "pooling", "nothing", "co
 class LayerType(Protocol):
     """An entry of `LAYERS`.
 
-    learnable: whether it has weights to learn (section 4.3). joins: how `shared_edges` runs its edges side by side: as a
-    `CONVOLUTION`, whose module is `BinaryConvType`'s, or a `POOLING`, whose module is `PoolingType`'s; `NOTHING` for one
-    whose output is zeros; `COPIES` for one whose `module` takes `copies=E`: E of them side by side, which read and write E
-    times the channels and share nothing. None, which every other layer type has: a module for each edge.
+    learnable: whether it has weights to learn (section 4.3). joins: how `shared_edges` runs its edges side by side:
+
+    - `CONVOLUTION`: as one convolution with the channels of all edges; its module is `BinaryConvType`'s.
+    - `POOLING`: as one pooling, whose output each edge weights; its module is `PoolingType`'s.
+    - `NOTHING`: not at all, as its output is zeros.
+    - `COPIES`: as one module, `module(copies=E)`, which reads and writes E times the channels; the edges share nothing.
+    - None: a module for each edge, which always works.
 
     >>> bnas.LAYERS["bin_dil_conv_5x5"]
     BinaryConvType(kernel=5, dilation=2)
@@ -65,7 +68,7 @@ class LayerType(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class BinaryConvType:
-    """BN -> sign -> k x k convolution, dilated or not (Table 3)."""
+    """BN -> sign -> k x k convolution, dilated or not (Table 3). kernel: k. dilation: in pixels."""
 
     kernel: int
     dilation: int = 1
@@ -79,14 +82,19 @@ class BinaryConvType:
 
     def module(self, *, search, **fields):
         """A `BinaryConv`."""
-        return BinaryConv(kernel=self.kernel, dilation=self.dilation, affine=not search, **fields)
+        return BinaryConv(
+            kernel=self.kernel,
+            dilation=self.dilation,
+            affine=not search,
+            **fields,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolingType:
     """3x3 pooling, in the search with a BN behind it (methods.md C).
 
-    function: of (x, stride). plain: the same for `Arithmetic.plain`, where it has a gradient of its own.
+    function: of (x, stride). plain: the same for `Arithmetic.plain`, where the function has a custom gradient.
     """
 
     function: Callable[[jax.Array, int], jax.Array]
@@ -107,12 +115,15 @@ class PoolingType:
 
     def module(self, *, stride, arithmetic, search, name, batch_norm: bool | None = None, **fields):
         """A `Pooling`. batch_norm: whether with a BN, by default in the search alone."""
+        # It has no weights, so that features, scheme and binary_weights say nothing.
         del fields
+        if batch_norm is None:
+            batch_norm = search
         return Pooling(
             function=self.form(arithmetic),
             stride=stride,
             arithmetic=arithmetic,
-            batch_norm=search if batch_norm is None else batch_norm,
+            batch_norm=batch_norm,
             affine=not search,
             name=name,
         )
@@ -132,6 +143,7 @@ class ZeroiseType:
 
     def module(self, *, stride, name, **fields):
         """A `Zeroise`."""
+        # Nothing of what it reads reaches its output.
         del fields
         return Zeroise(stride=stride, name=name)
 
@@ -167,7 +179,7 @@ class SeparableType:
 
 @dataclasses.dataclass(frozen=True)
 class CrossedType:
-    """A 1 x k convolution and a k x 1 one behind it, each strided along its own axis (NASNet's, in DARTS's code)."""
+    """A 1 x k convolution and a k x 1 one behind it, strided along the columns and the rows (NASNet's, in DARTS's code)."""
 
     kernel: int
     learnable: ClassVar[bool] = True
@@ -191,8 +203,9 @@ class CrossedType:
 
 @dataclasses.dataclass(frozen=True)
 class SkipType:
-    """The identity; where it is strided a factorized reduce (DARTS's code). No BN stands behind the identity."""
+    """The identity; where it is strided a factorized reduce (DARTS's code). There is no BN behind the identity."""
 
+    # As the identity is; only where it is strided it has weights.
     learnable: ClassVar[bool] = False
     joins: ClassVar[str | None] = COPIES
 
@@ -204,6 +217,7 @@ class SkipType:
         """An `Identity` or a `FactorizedReduce`."""
         if stride == 1:
             return Identity(name=name)
+        # It halves the image without losing pixels.
         return FactorizedReduce(
             features=features * copies,
             affine=not search,
@@ -218,8 +232,8 @@ class MobiNetType:
     """MoBiNet's separable block (arXiv 1907.12629), each of its convolutions with a shortcut.
 
     inputs: K of the K-dependency, how many channels an output of the k x k convolution sees; 1 is depthwise.
-    How sure: weak. The paper has no code, and only its abstract and others' words of it were at hand; the form is ours
-    (`MobiNet`).
+    How sure: weak. The paper has no code, and only its abstract and descriptions by others were available; the form is our
+    reading (`MobiNet`).
     """
 
     kernel: int
@@ -247,6 +261,7 @@ class MobiNetType:
 MAX_POOL = PoolingType(max_pool, plain=plain_max_pool)
 
 LAYERS: dict[str, LayerType] = {
+    # Table 3, the search space of BNAS.
     ZEROISE: ZeroiseType(),
     "max_pool_3x3": MAX_POOL,
     "avg_pool_3x3": PoolingType(avg_pool),
@@ -254,6 +269,7 @@ LAYERS: dict[str, LayerType] = {
     "bin_conv_5x5": BinaryConvType(kernel=5),
     "bin_dil_conv_3x3": BinaryConvType(kernel=3, dilation=2),
     "bin_dil_conv_5x5": BinaryConvType(kernel=5, dilation=2),
+    # Those of the float searches: DARTS, SNAS, GDAS.
     "skip_connect": SkipType(),
     "sep_conv_3x3": SeparableType(kernel=3),
     "sep_conv_5x5": SeparableType(kernel=5),
@@ -261,13 +277,14 @@ LAYERS: dict[str, LayerType] = {
     "dil_conv_3x3": SeparableType(kernel=3, dilation=2, times=1),
     "dil_conv_5x5": SeparableType(kernel=5, dilation=2, times=1),
     "conv_7x1_1x7": CrossedType(kernel=7),
+    # Of hand-made binary networks.
     "mobinet_3x3": MobiNetType(kernel=3),
     "mobinet_k4_3x3": MobiNetType(kernel=3, inputs=4),
 }
 
 
 def layer_type(name: str) -> LayerType:
-    """The entry of `LAYERS`; `UserError` for a name without one."""
+    """The entry of `LAYERS`; `UserError` for another name."""
     if name not in LAYERS:
         raise UserError(
             f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}"
@@ -276,21 +293,28 @@ def layer_type(name: str) -> LayerType:
 
 
 def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Module:
-    """The module of an edge, with the name `layer`; `fields` as `LayerType.module` takes them. bn_of_pools: `forms.Form`."""
+    """The module of an edge of the layer type `name`; `UserError` where there is none of that name.
+
+    layer: the module's name. bn_of_pools: whether a pooling has a BN, see `forms.Form`. fields: the other arguments of
+    `LayerType.module`.
+    """
     kind = layer_type(name)
+    # An argument that poolings alone take.
     if kind.joins == POOLING:
         fields["batch_norm"] = bn_of_pools
     return kind.module(name=layer, **fields)
 
 
+# Read by the cost walk and the optimizer, which know a parameter by its name alone.
 def is_latent(name: str) -> bool:
     """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of edges side by side."""
     return name == "latent" or name.removeprefix("latent_") in LAYERS
 
 
 def learnable_share(genotype: Genotype) -> float:
-    """Share of the picked layers of both cells that have weights to learn (section 4.3)."""
-    picked = [
-        edge.layer_type for reduction in (False, True) for edge in edges(genotype.cell(reduction))
-    ]
-    return sum(layer_type(name).learnable for name in picked) / len(picked)
+    """Share of the layers of both cells that have weights to learn (section 4.3), from 0 to 1."""
+    picked: list[Edge] = []
+    for reduction in (False, True):
+        picked += edges(genotype.cell(reduction))
+    learnable = sum(layer_type(edge.layer_type).learnable for edge in picked)
+    return learnable / len(picked)

@@ -1,5 +1,6 @@
 """All edges that leave one state of the search's network, with their variables in one layout for every form of edges."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -19,12 +20,13 @@ from bnas_jax.core.shared_edges import EdgeSpec, shared_edges
 class MixedEdges(nn.Module):
     """All edges that leave one state: each the weighted sum of its layer types' outputs.
 
-    Kernels of all edges lie side by side in one array a type, (k, k, C, edges * C); so do all variables of layer types that
+    Kernels of all edges lie side by side in one array a type, (k, k, C, E * C); so do all variables of layer types that
     run in `COPIES`, in a module of the type's name. Layer types that do not join have a module for each edge, `edgeE_TYPE`.
     float_edges: for each convolution of `layer_types`, how many of the last edges have float weights.
+    The other fields are those of `supernet.Supernet`.
     """
 
-    channels: int
+    channels: int  # of the state and of each edge's output
     stride: int
     layer_types: tuple[str, ...]
     scheme: Scheme
@@ -40,10 +42,17 @@ class MixedEdges(nn.Module):
         weights = weights.astype(self.arithmetic.dtype)
         kernels = self._kernels(x.shape[-1], len(weights))
         running = self._running(x.shape[-1], len(weights))
-        # The shared form makes all variables.
+        # Whatever the form, the shared one makes all variables, so that checkpoints fit all of them.
+        compute = self._edge_by_edge
         if self.edges == "shared" or self.is_initializing():
-            return self._shared(x, weights, kernels, running, train=train)
-        return self._edge_by_edge(x, weights, kernels, running, train=train)
+            compute = self._shared
+        return compute(
+            x,
+            weights,
+            kernels=kernels,
+            running=running,
+            train=train,
+        )
 
     @property
     def spec(self) -> EdgeSpec:
@@ -60,168 +69,245 @@ class MixedEdges(nn.Module):
         """(binary, float) multiply-accumulates of one image, of the convolutions that lie side by side."""
         binary = floats = 0
         for name, kernel in self.variables.get("params", {}).items():
+            # The parameters of a module within, which has a row of the cost table for itself.
             if not hasattr(kernel, "shape"):
                 continue
-            count = y.shape[1] * y.shape[2] * kernel.size
+            _, height, width, *_ = y.shape
+            count = height * width * kernel.size
             if name.startswith("latent"):
                 binary += count
             else:
                 floats += count
         return binary, floats
 
-    def _shared(self, x, weights, kernels: dict, running: dict, *, train: bool):
+    def _shared(self, x, weights, *, kernels: dict, running: dict, train: bool):
+        """`shared_edges` of the convolutions and poolings, and the modules of all other layer types."""
         spec, edges = self.spec, len(weights)
+        # Convolutions and poolings.
         values = {name: variable.value for name, variable in running.items()}
         total, new = shared_edges(x, weights, kernels, values, spec=spec, train=train)
-        self._move(running, new, train=train)
-        for index, name in enumerate(self.layer_types):
-            how, column = spec.how(name), weights[:, index]
-            if how == COPIES:
-                copies = self._module(name, name=name, copies=edges)
-                y = copies(jnp.tile(x, (1, 1, 1, edges)), train=train)
-                total = total + y.reshape(*y.shape[:3], edges, -1) * column[:, None]
-            elif how is None:
-                outputs = [
-                    self._module(name, name=f"edge{edge}_{name}")(x, train=train)
-                    for edge in range(edges)
-                ]
-                total = total + jnp.stack(outputs, axis=3) * column[:, None]
-        if total.ndim == 0:
-            # Zeroise alone
-            zeros = jnp.zeros_like(x[:, :: self.stride, :: self.stride])
-            total = jnp.stack([zeros] * edges, axis=3)
-        return total
-
-    def _edge_by_edge(self, x, weights, kernels: dict, running: dict, *, train: bool):
-        spec, count = self.spec, len(weights)
-        with_modules = [name for name in self.layer_types if spec.how(name) in (COPIES, None)]
-        # Made here for their fields, and unbound, as they run on parts of the variables.
-        modules = {
-            name: self._module(name, name=f"one_{name}").clone(parent=None, name=None)
-            for name in with_modules
-        }
-        edges = Edges(spec=spec, modules=modules, train=train)
-        params, stats = self._of_edges(kernels, running, count)
-        compute = chosen_edges if self.edges == "chosen" else plain_edges
-        total, new = compute(x, weights, params, stats, edges=edges)
-        if self._keeps_statistics(train):
-            choices = jnp.argmax(weights, axis=1) if self.edges == "chosen" else None
-            self._keep(running, new, choices)
-        return total
-
-    def _of_edges(self, kernels: dict, running: dict, count: int) -> tuple[list[dict], list[dict]]:
-        """Of each edge, {layer type: parameters} and {layer type: running statistics}."""
-        spec = self.spec
-        own: Any = unfreeze(dict(self.variables))
-        params: list[dict] = [{} for _ in range(count)]
-        stats: list[dict] = [{} for _ in range(count)]
-        for edge in range(count):
-            for name in self.layer_types:
-                how = spec.how(name)
-                if how == CONVOLUTION:
-                    params[edge][name] = self._kernel(kernels, name, edge, count)
-                    stats[edge][name] = _at(running["bn"].value, self._conv_statistics(name, edge))
-                elif how == POOLING and self.bn_of_pools:
-                    stats[edge][name] = _at(
-                        running["pool_bn"].value, self._pool_statistics(name, edge)
-                    )
-                elif how == COPIES:
-                    for found, collection in ((params, "params"), (stats, "batch_stats")):
-                        side_by_side = own.get(collection, {}).get(name, {})
-                        found[edge][name] = jax.tree.map(
-                            lambda leaf, e=edge: _part(leaf, e, count), side_by_side
-                        )
-                elif how is None:
-                    for found, collection in ((params, "params"), (stats, "batch_stats")):
-                        found[edge][name] = own.get(collection, {}).get(f"edge{edge}_{name}", {})
-        return params, stats
-
-    def _kernel(self, kernels: dict, name: str, edge: int, count: int) -> dict:
-        """An edge's part of `latent_TYPE`, those of the first edges, or of `kernel_TYPE`, those of the last."""
-        latent = kernels.get(f"latent_{name}")
-        binary = 0 if latent is None else latent.shape[-1] // self.channels
-        if edge < binary:
-            return {"latent": _part(latent, edge, binary)}
-        return {"kernel": _part(kernels[f"kernel_{name}"], edge - binary, count - binary)}
-
-    def _keep(self, running: dict, new: list[dict], choices) -> None:
-        """Keeps the statistics that moved. choices: the layer that each edge chose; None where all of them ran."""
-        spec = self.spec
-        if spec.convs:
-            running["bn"].value = self._kept(
-                running["bn"].value, new, spec.convs, choices, self._conv_statistics
-            )
-        if spec.pools and self.bn_of_pools:
-            value = running["pool_bn"].value
-            for name in spec.pools:
-                value = self._kept(value, new, [name], choices, self._pool_statistics)
-            running["pool_bn"].value = value
-        for name in self.layer_types:
-            how = spec.how(name)
-            if how == COPIES and new[0][name]:
-                together = jax.tree.map(
-                    lambda *leaves: jnp.concatenate(leaves, axis=-1), *(of[name] for of in new)
-                )
-                self.put_variable("batch_stats", name, together)
-            elif how is None:
-                for edge, of_edge in enumerate(new):
-                    if of_edge[name]:
-                        self.put_variable("batch_stats", f"edge{edge}_{name}", of_edge[name])
-
-    def _kept(self, value: dict, new: list[dict], names: list[str], choices, index_of) -> dict:
-        """The statistics `value` of these layer types with what moved. Where edges share them, those of any edge that ran."""
-        value = jax.tree.map(jnp.asarray, value)
-        if not self.shared_statistics:
-            for edge, of_edge in enumerate(new):
-                for name in names:
-                    moved = of_edge[name]
-                    value = {
-                        leaf: value[leaf].at[index_of(name, edge)].set(moved[leaf])
-                        for leaf in value
-                    }
-            return value
-        index = index_of(names[0], 0)
-        rows = {leaf: jnp.stack([of[name][leaf] for of in new for name in names]) for leaf in value}
-        ran = jnp.zeros((), jnp.int32)
-        if choices is not None:
-            columns = jnp.array([self.layer_types.index(name) for name in names])
-            ran = jnp.argmax((choices[:, None] == columns).reshape(-1))
-        return {leaf: value[leaf].at[index].set(rows[leaf][ran]) for leaf in value}
-
-    def _conv_statistics(self, name: str, edge: int) -> tuple:
-        """Where an edge's statistics lie in `running["bn"]`: (C,), or (types, edges, C)."""
-        return (...,) if self.shared_statistics else (self.spec.convs.index(name), edge)
-
-    def _pool_statistics(self, name: str, edge: int) -> tuple:
-        """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (edges, types * C)."""
-        first = self.spec.pools.index(name) * self.channels
-        part = slice(first, first + self.channels)
-        return (part,) if self.shared_statistics else (edge, part)
-
-    def _move(self, running: dict, new: dict, *, train: bool) -> None:
         if self._keeps_statistics(train):
             for name, variable in running.items():
                 variable.value = new[name]
 
+        # All others, which are modules.
+        for index, name in enumerate(self.layer_types):
+            how = spec.how(name)
+            column = weights[:, index]
+            if how == COPIES:
+                # One module for all edges, each of which reads its copy of the state and writes its part.
+                copies = self._module(name, name=name, copies=edges)
+                tiled = jnp.tile(x, (1, 1, 1, edges))  # (N, H, W, E * C)
+                y = copies(tiled, train=train)
+                y = y.reshape(*y.shape[:3], edges, -1)  # (N, H', W', E, C)
+                total = total + y * column[:, None]
+            elif how is None:
+                outputs = []
+                for edge in range(edges):
+                    layer = self._module(name, name=f"edge{edge}_{name}")
+                    outputs.append(layer(x, train=train))
+                y = jnp.stack(outputs, axis=3)
+                total = total + y * column[:, None]
+
+        # With zeroise alone nothing was added up.
+        if total.ndim == 0:
+            zeros = jnp.zeros_like(x[:, :: self.stride, :: self.stride])
+            total = jnp.stack([zeros] * edges, axis=3)
+        return total
+
+    def _edge_by_edge(self, x, weights, *, kernels: dict, running: dict, train: bool):
+        """`plain_edges` or `chosen_edges`, on each edge's part of the variables."""
+        spec, count = self.spec, len(weights)
+        # Modules made here for their fields, and unbound, as they run on parts of the variables.
+        modules = {}
+        for name in self.layer_types:
+            if spec.how(name) in (COPIES, None):
+                bound = self._module(name, name=f"one_{name}")
+                modules[name] = bound.clone(parent=None, name=None)
+        edges = Edges(spec=spec, modules=modules, train=train)
+        params, stats = self._of_edges(kernels, running, count=count)
+
+        if self.edges == "chosen":
+            total, new = chosen_edges(
+                x,
+                weights,
+                params=params,
+                stats=stats,
+                edges=edges,
+            )
+            choices = jnp.argmax(weights, axis=1)
+        else:
+            total, new = plain_edges(
+                x,
+                weights,
+                params=params,
+                stats=stats,
+                edges=edges,
+            )
+            choices = None
+        if self._keeps_statistics(train):
+            self._keep(running, new=new, choices=choices)
+        return total
+
+    def _of_edges(
+        self, kernels: dict, running: dict, *, count: int
+    ) -> tuple[list[dict], list[dict]]:
+        """Of each edge, {layer type: parameters} and {layer type: running statistics}."""
+        params: list[dict] = [{} for _ in range(count)]
+        stats: list[dict] = [{} for _ in range(count)]
+        for edge in range(count):
+            for name in self.layer_types:
+                how = self.spec.how(name)
+                # Parts of arrays that this module has itself.
+                if how == CONVOLUTION:
+                    params[edge][name] = self._kernel(
+                        kernels,
+                        name=name,
+                        edge=edge,
+                        count=count,
+                    )
+                    index = self._conv_statistics(name, edge)
+                    stats[edge][name] = _at(running["bn"].value, index)
+                elif how == POOLING and self.bn_of_pools:
+                    index = self._pool_statistics(name, edge)
+                    stats[edge][name] = _at(running["pool_bn"].value, index)
+                # Variables of modules.
+                elif how in (COPIES, None):
+                    part = functools.partial(
+                        self._of_module,
+                        name=name,
+                        edge=edge,
+                        count=count,
+                    )
+                    params[edge][name] = part("params")
+                    stats[edge][name] = part("batch_stats")
+        return params, stats
+
+    def _of_module(self, collection: str, *, name: str, edge: int, count: int) -> dict:
+        """An edge's part of the variables of a layer type that runs as a module."""
+        variables: Any = unfreeze(dict(self.variables)).get(collection, {})
+        if self.spec.how(name) is None:
+            return variables.get(f"edge{edge}_{name}", {})
+        # Modules without such variables are not in the collection.
+        side_by_side = variables.get(name, {})
+        return jax.tree.map(lambda leaf: _part(leaf, edge, count=count), side_by_side)
+
+    def _kernel(self, kernels: dict, *, name: str, edge: int, count: int) -> dict:
+        """An edge's part of `latent_TYPE`, those of the first edges, or of `kernel_TYPE`, those of the last."""
+        latent = kernels.get(f"latent_{name}")
+        binary = 0
+        if latent is not None:
+            binary = latent.shape[-1] // self.channels
+        if edge < binary:
+            return {"latent": _part(latent, edge, count=binary)}
+        floats = kernels[f"kernel_{name}"]
+        return {"kernel": _part(floats, edge - binary, count=count - binary)}
+
+    def _keep(self, running: dict, *, new: list[dict], choices) -> None:
+        """Keeps the statistics that moved. choices: the layer that each edge chose; None where all of them ran."""
+        spec = self.spec
+        # In the arrays that this module has itself.
+        if spec.convs:
+            running["bn"].value = self._kept(
+                running["bn"].value,
+                new=new,
+                names=spec.convs,
+                choices=choices,
+                index_of=self._conv_statistics,
+            )
+        if spec.pools and self.bn_of_pools:
+            value = running["pool_bn"].value
+            for name in spec.pools:
+                value = self._kept(
+                    value,
+                    new=new,
+                    names=[name],
+                    choices=choices,
+                    index_of=self._pool_statistics,
+                )
+            running["pool_bn"].value = value
+
+        # In the modules of layer types.
+        for name in self.layer_types:
+            how = spec.how(name)
+            if how == COPIES and new[0][name]:
+                of_edges = [of_edge[name] for of_edge in new]
+                together = jax.tree.map(_side_by_side, *of_edges)
+                self.put_variable("batch_stats", name, value=together)
+            elif how is None:
+                for edge, of_edge in enumerate(new):
+                    if of_edge[name]:
+                        path = f"edge{edge}_{name}"
+                        self.put_variable("batch_stats", path, value=of_edge[name])
+
+    def _kept(self, value: dict, *, new: list[dict], names: list[str], choices, index_of) -> dict:
+        """The statistics `value` of these layer types with what moved. Where edges share them, those of any edge that ran.
+
+        value: {"mean", "var"}. new: of each edge, {layer type: its {"mean", "var"}}. index_of: (layer type, edge) to where
+        its statistics lie in the arrays of `value`.
+        """
+        value = jax.tree.map(jnp.asarray, value)
+        if not self.shared_statistics:
+            for edge, of_edge in enumerate(new):
+                for name in names:
+                    index = index_of(name, edge)
+                    for leaf, moved in of_edge[name].items():
+                        value[leaf] = value[leaf].at[index].set(moved)
+            return value
+
+        # Of each edge and type, (E * types, C).
+        rows = {}
+        for leaf in value:
+            of_edges = []
+            for of_edge in new:
+                of_edges += [of_edge[name][leaf] for name in names]
+            rows[leaf] = jnp.stack(of_edges)
+
+        # The first that ran; where none did, the first of all, whose statistics are the old ones.
+        ran = jnp.zeros((), jnp.int32)
+        if choices is not None:
+            columns = jnp.array([self.layer_types.index(name) for name in names])
+            chosen = choices[:, None] == columns  # (E, types)
+            ran = jnp.argmax(chosen.reshape(-1))
+        index = index_of(names[0], 0)
+        for leaf, array in value.items():
+            value[leaf] = array.at[index].set(rows[leaf][ran])
+        return value
+
+    def _conv_statistics(self, name: str, edge: int) -> tuple:
+        """Where an edge's statistics lie in `running["bn"]`: (C,), or (types, E, C)."""
+        if self.shared_statistics:
+            return (...,)
+        return self.spec.convs.index(name), edge
+
+    def _pool_statistics(self, name: str, edge: int) -> tuple:
+        """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (E, types * C)."""
+        first = self.spec.pools.index(name) * self.channels
+        part = slice(first, first + self.channels)
+        if self.shared_statistics:
+            return (part,)
+        return edge, part
+
     def _keeps_statistics(self, train: bool) -> bool:
+        # As in `modules.BatchNorm`.
         return train and not self.is_initializing() and self.is_mutable_collection("batch_stats")
 
     def _kernels(self, channels: int, edges: int) -> dict:
         """The parameters `latent_TYPE` and, for edges that stay float, `kernel_TYPE`."""
-        spec = self.spec
+        spec, dtype = self.spec, self.arithmetic.dtype
         kernels = {}
         counts = self.float_edges or (0,) * len(spec.convs)
         for name, floats in zip(spec.convs, counts, strict=True):
             size = spec.conv_type(name).kernel
+            # Under the scheme `float`, and in a first stage of two, all of them.
             if not self.scheme.binary_weights:
                 floats = edges
             for prefix, count in (("latent", edges - floats), ("kernel", floats)):
-                if count:
-                    shape = (size, size, channels, count * self.channels)
-                    parameter = f"{prefix}_{name}"
-                    kernels[parameter] = self.param(
-                        parameter, uniform_fan_in, shape, self.arithmetic.dtype
-                    )
+                if count == 0:
+                    continue
+                shape = (size, size, channels, count * self.channels)
+                parameter = f"{prefix}_{name}"
+                kernels[parameter] = self.param(parameter, uniform_fan_in, shape, dtype)
         return kernels
 
     def _running(self, channels: int, edges: int) -> dict:
@@ -234,6 +320,7 @@ class MixedEdges(nn.Module):
             shapes["pool_bn"] = (edges, len(spec.pools) * channels)
         running = {}
         for name, shape in shapes.items():
+            # All edges see the same batches, so that one copy is enough.
             if self.shared_statistics:
                 shape = shape[-1:]
             running[name] = self.variable(
@@ -255,11 +342,17 @@ class MixedEdges(nn.Module):
         )
 
 
-def _part(leaf, index: int, count: int):
+def _part(leaf, index: int, *, count: int):
     """The part of an array whose last axis has `count` equal ones."""
     size = leaf.shape[-1] // count
     return leaf[..., index * size : (index + 1) * size]
 
 
+def _side_by_side(*leaves):
+    """The inverse of `_part`: one array of all parts."""
+    return jnp.concatenate(leaves, axis=-1)
+
+
 def _at(running: dict, index: tuple) -> dict:
+    """{"mean", "var"} of an edge."""
     return {name: value[index] for name, value in running.items()}

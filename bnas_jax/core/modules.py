@@ -22,30 +22,38 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 def uniform_fan_in(key, shape, dtype):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers.
+
+    shape: that of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all but the last.
+    """
     bound = 1 / np.sqrt(np.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
 
-def bias_init(fan_in: int):
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
+def bias_init(fan_in: int) -> Callable:
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias, with the fan_in of the kernel beside it."""
     bound = 1 / np.sqrt(fan_in)
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    def init(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+    return init
 
 
 class Shared(NamedTuple):
     """A tensor that several layers read, with what their batch norms have in common in training, computed once.
 
-    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result. Over several devices the layers then have one message
-    forward and one backward between them.
+    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result, in this arithmetic and with the usual epsilon. Over
+    several devices the layers then have one message forward and one backward between them.
     """
 
     value: jax.Array
     normalized: tuple
+    arithmetic: Arithmetic
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of `value`."""
         return self.value.shape
 
 
@@ -53,19 +61,22 @@ def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
     """x for layers that begin with a batch norm of it: `Shared` in training, x itself where nothing is in common."""
     if not train or arithmetic.plain or scheme.order != BN_FIRST:
         return x
-    return Shared(x, normalize(x, arithmetic.bn_axis, arithmetic.bn_examples))
+    normalized = normalize(x, axis_name=arithmetic.bn_axis, examples=arithmetic.bn_examples)
+    return Shared(value=x, normalized=normalized, arithmetic=arithmetic)
 
 
 def value_of(x):
-    """The tensor itself."""
-    return x.value if isinstance(x, Shared) else x
+    """The tensor itself, of one that may be `Shared`."""
+    if isinstance(x, Shared):
+        return x.value
+    return x
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with its running statistics, and scale and shift where `affine`.
+    """Batch normalization with its running statistics, and scale and shift where `affine`: (N, H, W, C) to the same shape.
 
-    epsilon, momentum: see `ops.batch_norm`. least_scale: smaller scales count as this one, with the gradient as if they
-    were it.
+    epsilon, momentum: see `ops.batch_norm`. least_scale: the scale is clipped to this from below, straight through: the
+    gradient passes as if it were not.
     """
 
     arithmetic: Arithmetic
@@ -79,16 +90,19 @@ class BatchNorm(nn.Module):
         """x: (N, H, W, C), or `Shared`."""
         normalized = None
         if isinstance(x, Shared):
-            x, normalized = x
-        if self.epsilon != EPSILON:
-            normalized = None
+            x, normalized, arithmetic = x
+            # What was shared is of another batch norm than this one.
+            if self.epsilon != EPSILON or arithmetic != self.arithmetic:
+                normalized = None
         dtype, channels = self.arithmetic.dtype, x.shape[-1]
+
+        # Running statistics, at first those of no batch.
         start = initial_statistics((channels,), dtype)
-        running = {
-            name: self.variable("batch_stats", name, lambda value=value: value)
-            for name, value in start.items()
-        }
+        running = {}
+        for name, value in start.items():
+            running[name] = self.variable("batch_stats", name, lambda value=value: value)
         values = {name: variable.value for name, variable in running.items()}
+
         y, new = batch_norm(
             x,
             values,
@@ -98,10 +112,11 @@ class BatchNorm(nn.Module):
             momentum=self.momentum,
             normalized=normalized,
         )
-        # With the batch's statistics in evaluation, none are to be kept.
+        # Not kept where an evaluation takes the batch's statistics, which it does with `batch_stats` immutable.
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             for name, variable in running.items():
                 variable.value = new[name]
+        # Scale and shift, from 1 and 0.
         if self.affine:
             y = y * self._scale(channels)
             y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
@@ -111,7 +126,9 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
         if self.least_scale is None:
             return scale
-        return scale + jax.lax.stop_gradient(jnp.maximum(scale, self.least_scale) - scale)
+        # The value of the maximum, the gradient of the scale.
+        missing = jnp.maximum(scale, self.least_scale) - scale
+        return scale + jax.lax.stop_gradient(missing)
 
 
 class PRelu(nn.Module):
@@ -121,6 +138,7 @@ class PRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        # PyTorch's first slope.
         start = nn.initializers.constant(0.25)
         slope = self.param("slope", start, (x.shape[-1],), self.arithmetic.dtype)
         return jnp.where(x > 0, x, slope * x)
@@ -148,6 +166,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = x.astype(self.arithmetic.dtype)
+        # The scheme makes the parameters `latent` or `kernel`, and others that it needs.
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
@@ -156,18 +175,19 @@ class Convolution(nn.Module):
             y = PRelu(self.arithmetic, name="prelu")(y)
         if self.bias:
             fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
-            y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
+            init = bias_init(fan_in)
+            y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
         return self.arithmetic.between_layers(y)
 
     def float_kernel(self, x, features: int | None = None):
         """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
-        return self._kernel("kernel", x, features)
+        return self._kernel("kernel", x, features=features)
 
     def latent(self, x, features: int | None = None):
         """The latent weights (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
-        return self._kernel("latent", x, features)
+        return self._kernel("latent", x, features=features)
 
-    def _kernel(self, name: str, x, features: int | None):
+    def _kernel(self, name: str, x, *, features: int | None):
         shape = self.kernel_shape(x)
         if features is not None:
             shape = (*shape[:-1], features)
@@ -184,12 +204,16 @@ class Convolution(nn.Module):
 
     def output_shape(self, x) -> tuple[int, ...]:
         """(N, H', W', features)."""
-        return (x.shape[0], *self.geometry.output_size(x.shape[1:3], self.kernel), self.features)
+        size = self.geometry.output_size(x.shape[1:3], self.kernel)
+        return (x.shape[0], *size, self.features)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
-        size = int(np.prod(self.kernel)) * (x.shape[-1] // self.geometry.groups)
-        count = y.shape[1] * y.shape[2] * self.features * size
+        _, height, width, _ = y.shape
+        taps = int(np.prod(self.kernel))
+        inputs = x.shape[-1] // self.geometry.groups
+        count = height * width * self.features * taps * inputs
+        # Binary only where both factors are.
         if self.has_latent and self.binary_input:
             return count, 0
         return 0, count
@@ -204,17 +228,20 @@ def in_order(
     first: bool = True,
     last: bool = True,
 ):
-    """x through `convolve(x, activation)` and `normalize(x)` in the scheme's order: this is where it is kept.
+    """x through `convolve(x, activation)` and `normalize(x)` in `Scheme.order`: the one place that knows what the orders are.
 
     first, last: whether the convolution begins and ends a chain of several. In the order `relu_first` a chain has one ReLU
-    and one BN; in the other each convolution has its own.
+    and one BN; in the order `bn_first` each convolution has both.
     """
     if scheme.order == BN_FIRST:
         return convolve(normalize(x), True)
+    # ReLU -> convolution -> BN, the ReLU in front instead of the convolution's activation.
     if first:
         x = nn.relu(x)
     y = convolve(x, False)
-    return normalize(y) if last else y
+    if last:
+        y = normalize(y)
+    return y
 
 
 class BinaryConv(nn.Module):
@@ -255,7 +282,14 @@ class BinaryConv(nn.Module):
         def normalize(x):
             return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
 
-        return in_order(self.scheme, x, self._convolve, normalize, first=self.first, last=self.last)
+        return in_order(
+            self.scheme,
+            x,
+            convolve=self._convolve,
+            normalize=normalize,
+            first=self.first,
+            last=self.last,
+        )
 
     def _convolve(self, x, activation: bool):
         kernel, stride = _pair(self.kernel), _pair(self.stride)
@@ -266,7 +300,7 @@ class BinaryConv(nn.Module):
             padding=self.padding,
             groups=self.groups,
         )
-        return Convolution(
+        convolution = Convolution(
             features=self.features,
             kernel=kernel,
             geometry=geometry,
@@ -275,18 +309,24 @@ class BinaryConv(nn.Module):
             binary_weights=self.binary_weights,
             binary_input=self.binary_input,
             activation=self.activation and activation,
+            # A BN with a shift needs no bias beside it.
             bias=self.bias and self.scheme.bias and not self.affine,
             name="conv",
-        )(x)
+        )
+        return convolution(x)
 
 
 def _pair(size: int | Pair) -> Pair:
-    return (size, size) if isinstance(size, int) else size
+    if isinstance(size, int):
+        return size, size
+    return size
 
 
 class FactorizedReduce(nn.Module):
-    """Halves the image without losing pixels: two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half
-    of the features each (DARTS's code). BN and activation around them as for `BinaryConv`.
+    """Halves the image without losing pixels: (N, H, W, C) to (N, H / 2, W / 2, features), rounded up (DARTS's code).
+
+    Two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half of the features each. BN and activation
+    around them as for `BinaryConv`.
 
     copies: how many of them run side by side, each with its part of the input channels and of the features.
     """
@@ -304,18 +344,20 @@ class FactorizedReduce(nn.Module):
         def normalize(x):
             return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
 
-        return in_order(self.scheme, x, self._convolve, normalize)
+        return in_order(self.scheme, x, convolve=self._convolve, normalize=normalize)
 
     def _convolve(self, x, activation: bool):
         # A row and a column of zeros, which odd sizes need.
-        shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+        padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        shifted = padded[:, 1:, 1:]
+
+        # Of an odd number of features the second convolution has one more.
         features = self.features // self.copies
+        first = features // 2
+        convolutions = (("conv0", x, first), ("conv1", shifted, features - first))
         parts = []
-        for name, image, part in (
-            ("conv0", x, features // 2),
-            ("conv1", shifted, features - features // 2),
-        ):
-            y = Convolution(
+        for name, image, part in convolutions:
+            convolution = Convolution(
                 features=self.copies * part,
                 kernel=(1, 1),
                 geometry=rectangle((1, 1), stride=(2, 2), groups=self.copies),
@@ -326,14 +368,16 @@ class FactorizedReduce(nn.Module):
                 activation=activation,
                 bias=self.scheme.bias and not self.affine,
                 name=name,
-            )(image)
+            )
+            y = convolution(image)
             parts.append(y.reshape(*y.shape[:3], self.copies, part))
-        y = jnp.concatenate(parts, axis=-1)
+        # The features of a copy lie together: first those of `conv0`, then those of `conv1`.
+        y = jnp.concatenate(parts, axis=-1)  # (N, H', W', copies, features / copies)
         return y.reshape(*y.shape[:3], self.features)
 
 
 class FloatConv(nn.Module):
-    """A float convolution without bias: those of the stem."""
+    """A float convolution without bias, (N, H, W, C) to (N, H / stride, W / stride, features): those of the stem."""
 
     features: int
     kernel: int
@@ -342,20 +386,23 @@ class FloatConv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        arithmetic = self.arithmetic
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", uniform_fan_in, shape, self.arithmetic.dtype)
+        kernel = self.param("kernel", uniform_fan_in, shape, arithmetic.dtype)
         y = conv(
-            x.astype(self.arithmetic.dtype),
+            x.astype(arithmetic.dtype),
             kernel,
-            square(self.kernel, stride=self.stride),
-            dtype=self.arithmetic.conv_dtype,
-            plain=self.arithmetic.plain,
+            geometry=square(self.kernel, stride=self.stride),
+            dtype=arithmetic.conv_dtype,
+            plain=arithmetic.plain,
         )
         return self.arithmetic.between_layers(y)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""
-        return 0, y.shape[1] * y.shape[2] * self.features * self.kernel**2 * x.shape[-1]
+        _, height, width, _ = y.shape
+        taps = self.kernel**2
+        return 0, height * width * self.features * taps * x.shape[-1]
 
 
 class Classifier(nn.Module):
@@ -366,10 +413,11 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        dtype = self.arithmetic.dtype
-        x = jnp.mean(x.astype(dtype), axis=(1, 2))
-        kernel = self.param("kernel", uniform_fan_in, (x.shape[-1], self.num_classes), dtype)
-        return x @ kernel + self.param("bias", bias_init(x.shape[-1]), (self.num_classes,), dtype)
+        channels, dtype = x.shape[-1], self.arithmetic.dtype
+        x = jnp.mean(x.astype(dtype), axis=(1, 2))  # (N, C)
+        kernel = self.param("kernel", uniform_fan_in, (channels, self.num_classes), dtype)
+        y = x @ kernel
+        return y + self.param("bias", bias_init(channels), (self.num_classes,), dtype)
 
     def macs(self, x, y) -> tuple[int, int]:
         """(binary, float) multiply-accumulates of one image."""

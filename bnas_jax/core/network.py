@@ -47,37 +47,35 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
-        """drop_path_rate: None or a scalar, of use in training alone; needs the rng `drop_path`."""
+        """images: (N, H, W, channels of an image). drop_path_rate: None or a scalar, of use in training alone; needs the rng
+        `drop_path`. `UserError` for a size of images that cannot be halved at each reduction."""
         images = images.astype(self.arithmetic.dtype)
+        # Of each cell, (layers, N).
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
-            key = self.make_rng("drop_path")
-            factors = drop_path(
-                key,
-                drop_path_rate,
-                cells=self.num_cells,
-                layers=max(
-                    num_layers(self.genotype.cell(place.reduction)) for place in self.places
-                ),
-                batch=images.shape[0],
-                arithmetic=self.arithmetic,
-            )
+            factors = self._drop_path(drop_path_rate, batch=len(images))
 
+        # The stem gives both inputs of the first cell.
         form = form_of(self.form)
         stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
+        # CIFAR's stem gives the same to both, ImageNet's two sizes.
         same = before is previous
         previous = self._shared(previous, train=train)
-        before = previous if same else before
+        if same:
+            before = previous
 
+        # Each cell reads the outputs of the two cells before.
         left_float = float_convs(self)
         for place in self.places:
-            cell = self._cell(place, left_float[place.index])
+            cell = self._cell(place, float_convs=left_float[place.index])
             output = cell(before, previous, train=train, factors=factors[place.index])
             before, previous = previous, output
+            # The classifier reads the last one alone.
             if place.index + 1 < self.num_cells:
                 previous = self._shared(output, train=train)
+            # Behind the second reduction.
             if self.auxiliary and place.index == reductions(self.num_cells)[-1]:
                 self._sow_auxiliary(output, train=train)
         return classify(
@@ -88,12 +86,25 @@ class Network(nn.Module):
             train=train,
         )
 
+    def _drop_path(self, rate, *, batch: int) -> jax.Array:
+        """The factors of all layers, (cells, layers, N), with as many layers as the larger cell has."""
+        cells = [self.genotype.cell(place.reduction) for place in self.places]
+        return drop_path(
+            self.make_rng("drop_path"),
+            rate,
+            cells=self.num_cells,
+            layers=max(map(num_layers, cells)),
+            batch=batch,
+            arithmetic=self.arithmetic,
+        )
+
     def _shared(self, output, *, train: bool):
         """What both next cells read: a cell's output, or the stem's."""
         return share(output, scheme=self.scheme, arithmetic=self.arithmetic, train=train)
 
-    def _cell(self, place: Place, float_convs: int) -> FinalCell | FixedReduction:
+    def _cell(self, place: Place, *, float_convs: int) -> FinalCell | FixedReduction:
         cell = self.genotype.cell(place.reduction)
+        # The fields that both kinds of cells have.
         common: dict[str, Any] = {
             "place": place,
             "form": form_of(self.form),
@@ -103,16 +114,20 @@ class Network(nn.Module):
             "reduction_skip": self.reduction_skip,
             "name": place.name,
         }
+        # A cell by its name alone, `FIXED_REDUCTION`.
         if isinstance(cell, str):
             return FixedReduction(search=False, **common)
         return FinalCell(cell=cell, float_convs=float_convs, **common)
 
     def _sow_auxiliary(self, x, *, train: bool) -> None:
         """The second classifier's logits, in training; its variables are there from the start."""
+        # An evaluation does without it.
         if not train and not self.is_initializing():
             return
         head = AuxiliaryHead(
-            num_classes=self.num_classes, arithmetic=self.arithmetic, name="auxiliary_head"
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            name="auxiliary_head",
         )
         logits = head(x, train=train)
         if not self.is_initializing():
@@ -120,7 +135,8 @@ class Network(nn.Module):
 
     @property
     def channel_step(self) -> int:
-        """Of which number the channels are a multiple."""
+        """The number that `channels` has to be a multiple of."""
+        # Of what the form and of what the scheme needs.
         return math.lcm(form_of(self.form).channel_step, self.scheme.width_step)
 
     @property
@@ -132,25 +148,29 @@ class Network(nn.Module):
 def float_convs(network: Network) -> list[int]:
     """For each cell, how many of its last convolutions the released code leaves float by an index error (`float_head`).
 
-    It counts the convolutions that it means to binarize but walks over all of them, the skips' included, so the last ones
-    fall out: as many as there are skips (methods.md D, "Binarized set").
+    It has the number of the convolutions that it means to binarize, but walks over all of them, the skips' included, so the
+    last ones fall out: as many as there are skips (methods.md D, "Binarized set"). `UserError` for a genotype with
+    `FIXED_REDUCTION`, which the released code cannot build.
     """
     if not network.float_head:
         return [0] * network.num_cells
+    # The authors' code has no other cell than its own template.
     if network.genotype.reduce == FIXED_REDUCTION:
         raise UserError(
             f"config.network.float_head counts convolutions of the authors' cells, and {FIXED_REDUCTION!r} is none;"
             " write config.network.float_head=False"
         )
-    convs: list[
-        tuple[int, bool]
-    ] = []  # (cell, is a skip) of each convolution, in the order of the release's modules
+
+    # (cell, is a skip) of each convolution, in the order of the release's modules.
+    convs: list[tuple[int, bool]] = []
     for place in network.places:
         convs += [(place.index, False)] * INPUTS
         if place.reduction and network.skip and place.follows_a_cell:
             convs.append((place.index, True))
         layers = num_convs(network.genotype.cell(place.reduction), place) - INPUTS
         convs += [(place.index, False)] * layers
+
+    # The last ones, of which the skips are float anyway.
     num_skips = sum(is_skip for _, is_skip in convs)
     dropped = convs[len(convs) - num_skips :]
     return [dropped.count((index, False)) for index in range(network.num_cells)]

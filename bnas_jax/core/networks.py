@@ -39,9 +39,11 @@ class NetworkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Cells(NetworkSettings):
-    """A stack of searched cells (Table 5), see `network.Network`. channels: those of the first cell's nodes.
+    """A stack of searched cells (Table 5), see `network.Network`.
 
-    form: what differs beside the cells: cifar and imagenet (BNAS), darts, snas, gdas. auxiliary: DARTS's auxiliary head.
+    genotype: the cells. num_cells, channels: the size; channels are those of the first cell's nodes. form: what differs
+    beside the cells, of `forms.FORMS`: cifar and imagenet (BNAS), darts, snas, gdas. skip, reduction_skip: the inter-cell
+    skips. float_head: the released code's index error. auxiliary: DARTS's auxiliary head.
     """
 
     genotype: Genotype
@@ -54,6 +56,7 @@ class Cells(NetworkSettings):
     auxiliary: bool = False
 
     def __post_init__(self):
+        # First the words among the settings, then the numbers.
         form_of(self.form)
         if self.reduction_skip not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)
@@ -61,14 +64,15 @@ class Cells(NetworkSettings):
                 f"config.network.reduction_skip must be one of {known}, got {self.reduction_skip!r}"
             )
         for name in ("num_cells", "channels"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"config.network.{name} must be at least 1, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"config.network.{name} must be at least 1, got {value}")
+        # What only some forms and cells need of the width.
         if self.form == "imagenet" and self.channels % 2:
             raise UserError(
                 f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}"
             )
+        # The first reduction cell doubles it.
         if self.genotype.reduce == FIXED_REDUCTION:
             check_groups(2 * self.channels)
 

@@ -17,14 +17,15 @@ def is_address(path) -> bool:
 
 
 def local(path, option: str) -> pathlib.Path:
-    """The path of this machine that was given as `option`; a leading ~ is the home directory.
+    """The path of this machine that a user wrote as `option`; a leading ~ is the home directory.
 
-    Raises `UserError` for an address, with what to write instead.
+    Raises `UserError` for an address, with what to write instead, and where there is no such home directory.
     """
     if is_address(path):
         raise UserError(
             f"{option}={path} is an address, not a path of this machine; {mounted(path, option)}"
         )
+    # `~name` of a user that does not exist.
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
@@ -34,16 +35,21 @@ def local(path, option: str) -> pathlib.Path:
 
 
 def mounted(address, option: str) -> str:
-    """How the same place is given once it is mounted as a folder; for buckets of Google's, as launch/tpu_vm.sh does it."""
-    found = _ADDRESS.fullmatch(str(address))
-    scheme, rest = found.groups() if found else ("", str(address))
+    """The advice how to write the same place once it is mounted as a folder; for Google's buckets as launch/tpu_vm.sh does."""
+    scheme, rest = "", str(address)
+    found = _ADDRESS.fullmatch(rest)
+    if found:
+        scheme, rest = found.groups()
     if scheme == "file":
         return f"write {option}=/{rest}"
+
+    # The bucket becomes the folder `bucket`, whatever its name.
     bucket, _, inside = rest.partition("/")
     place = f"bucket/{inside}".rstrip("/")
     if scheme == "gs":
+        name = bucket or "BUCKET"
         return (
-            f"mount the bucket by `mkdir -p bucket && {MOUNT} {bucket or 'BUCKET'} bucket`, as"
-            f" `launch/tpu_vm.sh --bucket={bucket or 'BUCKET'}` does, and write {option}={place}"
+            f"mount the bucket by `mkdir -p bucket && {MOUNT} {name} bucket`, as"
+            f" `launch/tpu_vm.sh --bucket={name}` does, and write {option}={place}"
         )
     return f"mount it as a folder, for instance `bucket`, and write {option}={place}"

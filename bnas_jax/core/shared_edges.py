@@ -7,6 +7,7 @@ operations to compile; a test compares both forms.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class EdgeSpec:
     """What the edges that leave a state have in common.
 
     layer_types: in the order of the columns of the weights. stride: of every edge. bn_of_pools: whether poolings have a BN.
+
+    It is hashable, and so a static argument of `shared_edges`.
     """
 
     layer_types: tuple[str, ...]
@@ -56,9 +59,14 @@ class EdgeSpec:
         return [name for name in self.layer_types if self.how(name) == POOLING]
 
     def geometry(self, name: str, groups: int = 1) -> Geometry:
-        """Of a convolution's kernel."""
+        """How a convolution's kernel moves. groups: 1, or the number of edges where each reads other input channels."""
         kind = self.conv_type(name)
-        return square(kind.kernel, stride=self.stride, dilation=kind.dilation, groups=groups)
+        return square(
+            kind.kernel,
+            stride=self.stride,
+            dilation=kind.dilation,
+            groups=groups,
+        )
 
     def conv_type(self, name: str) -> BinaryConvType:
         """The entry of a layer type that is a convolution."""
@@ -78,9 +86,12 @@ class EdgeSpec:
 def joins(name: str, scheme: Scheme) -> str | None:
     """How all edges of a layer type run as one under a scheme, `LayerType.joins`, or None where they cannot."""
     how = layer_type(name).joins
+    # Edges share the normalised state only where BN comes first.
     if how == CONVOLUTION and scheme.order != BN_FIRST:
         return None
-    if how in (CONVOLUTION, COPIES) and (not scheme.joins or has_parameters(scheme)):
+    # Parameters of a scheme belong to one convolution, not to several side by side.
+    joinable = scheme.joins and not has_parameters(scheme)
+    if how in (CONVOLUTION, COPIES) and not joinable:
         return None
     return how
 
@@ -93,7 +104,7 @@ def has_parameters(scheme: Scheme) -> bool:
 
 
 def _check_module(name: str, kind: LayerType, usual: type[BinaryConvType | PoolingType]) -> None:
-    """`UserError` for a layer type whose edges would run as one although it has a module of its own."""
+    """`UserError` for a layer type whose edges would run as one although it defines another module."""
     if not isinstance(kind, usual) or type(kind).module is not usual.module:
         raise UserError(
             f"the layer type {name!r} has a module of its own, which edges that run side by side would not call; "
@@ -113,32 +124,38 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     """
     outputs: dict[str, jax.Array] = {}
     new: dict[str, dict[str, jax.Array]] = {}
+    normalize = functools.partial(batch_norm, arithmetic=spec.arithmetic, train=train)
     column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
 
+    # All poolings behind each other on the channels, with one BN.
     if spec.pools:
         y = jnp.concatenate([spec.pool(name, x) for name in spec.pools], axis=-1)
         if spec.bn_of_pools:
-            y, new["pool_bn"] = batch_norm(
-                y, running["pool_bn"], arithmetic=spec.arithmetic, train=train
-            )
-        # (N, H', W', 1 or E, C) each
-        of_pools = jnp.split(y.reshape(*y.shape[:3], -1, y.shape[-1]), len(spec.pools), axis=-1)
+            y, new["pool_bn"] = normalize(y, running["pool_bn"])
+        y = y.reshape(*y.shape[:3], -1, y.shape[-1])  # (N, H', W', 1 or E, types * C)
+        of_pools = jnp.split(y, len(spec.pools), axis=-1)
         weigh = recompute(lambda y, weights: y * weights[:, None])
         for name, y in zip(spec.pools, of_pools, strict=True):
             outputs[name] = weigh(y, column[name])
 
+    # All convolutions of the same normalised state: (N, H, W, C), or (N, H, W, types, E, C) where each edge and type has
+    # running statistics, in evaluation.
     if spec.convs:
-        normal, new["bn"] = batch_norm(x, running["bn"], arithmetic=spec.arithmetic, train=train)
+        normal, new["bn"] = normalize(x, running["bn"])
         signs = spec.scheme.signs(normal)
         for position, name in enumerate(spec.convs):
-            # (N, H, W, types, E, C) where each edge has statistics of its own
-            shared = normal.ndim == 4
-            of_type = (
-                (signs, normal)
-                if shared
-                else (signs[..., position, :, :], normal[..., position, :, :])
+            type_signs, type_normal = signs, normal
+            if normal.ndim > 4:
+                type_signs = signs[..., position, :, :]
+                type_normal = normal[..., position, :, :]
+            outputs[name] = _convs(
+                type_signs,
+                type_normal,
+                name=name,
+                kernels=kernels,
+                weights=column[name],
+                spec=spec,
             )
-            outputs[name] = _convs(*of_type, name, kernels=kernels, weights=column[name], spec=spec)
 
     # In the order of the types, as sums of floats depend on it.
     total = jnp.zeros((), x.dtype)
@@ -148,56 +165,73 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     return total, new
 
 
-def _convs(signs, normal, name: str, *, kernels: dict, weights, spec: EdgeSpec):
+def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):
     """The convolutions of one type of all edges side by side, weighted: (N, H', W', E, C).
 
-    signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has statistics of its own. weights: (E,).
+    signs, normal: (N, H, W, C), or (N, H, W, E, C) where each edge has its running statistics. weights: (E,).
     """
     edges, channels = len(weights), signs.shape[-1]
     shared = signs.ndim == 4
-    signs = signs.reshape(*signs.shape[:3], -1)
+    signs = signs.reshape(*signs.shape[:3], -1)  # (N, H, W, C or E * C)
+
+    # K of Eq. (1), one for all edges or one for each: (N, H', W', 1 or E, 1).
     size = spec.conv_type(name).kernel
-    scale = spec.scheme.input_scale(normal, (size, size), spec.geometry(name))
+    scale = spec.scheme.input_scale(normal, kernel=(size, size), geometry=spec.geometry(name))
     if scale is not None:
         scale = scale.reshape(*scale.shape[:3], -1, 1)
 
+    # Edges with binary weights come first, those that stay float last.
     outputs = []
     for prefix in ("latent", "kernel"):
         kernel = kernels.get(f"{prefix}_{name}")
         if kernel is None:
             continue
         count = kernel.shape[-1] // channels
-        first = 0 if prefix == "latent" else edges - count
+        convolve: Callable = _binary_edges
+        first = 0
+        if prefix == "kernel":
+            convolve = _float_edges
+            first = edges - count
         part = slice(first, first + count)
-        inputs, own_scale = signs, scale
+
+        # What these edges read: all of them the same, or each its channels, as groups of one convolution.
+        inputs, groups, part_scale = signs, 1, scale
         if not shared:
             inputs = signs[..., part.start * channels : part.stop * channels]
-            own_scale = None if scale is None else scale[..., part, :]
-        geometry = spec.geometry(name, groups=1 if shared else count)
-        convolve = _binary_edges if prefix == "latent" else _float_edges
-        outputs.append(
-            convolve(inputs, kernel, own_scale, weights[part], spec=spec, geometry=geometry)
+            groups = count
+        if not shared and scale is not None:
+            part_scale = scale[..., part, :]
+        y = convolve(
+            inputs,
+            kernel,
+            scale=part_scale,
+            weights=weights[part],
+            spec=spec,
+            geometry=spec.geometry(name, groups=groups),
         )
+        outputs.append(y)
     return jnp.concatenate(outputs, axis=-2)
 
 
-def _binary_edges(signs, latent, scale, weights, *, spec: EdgeSpec, geometry: Geometry):
+def _binary_edges(signs, latent, *, scale, weights, spec: EdgeSpec, geometry: Geometry):
+    """latent: (k, k, C, E * C). Returns (N, H', W', E, C)."""
     kernel, operands = spec.scheme.weights(latent)
     return convolve_signs(
         _WeightedEdges(spec.scheme),
         signs,
         kernel,
-        (scale, weights, *operands),
+        operands=(scale, weights, *operands),
         scheme=spec.scheme,
         geometry=geometry,
         arithmetic=spec.arithmetic,
     )
 
 
-def _float_edges(signs, kernel, scale, weights, *, spec: EdgeSpec, geometry: Geometry):
-    arithmetic = spec.arithmetic
-    y = conv(signs, kernel, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-    return _weighted(y, scale, weights, spec.scheme)
+def _float_edges(signs, kernel, *, scale, weights, spec: EdgeSpec, geometry: Geometry):
+    """kernel: (k, k, C, E * C). Returns (N, H', W', E, C)."""
+    dtype, plain = spec.arithmetic.conv_dtype, spec.arithmetic.plain
+    y = conv(signs, kernel, geometry=geometry, dtype=dtype, plain=plain)
+    return _weighted(y, scale, weights, scheme=spec.scheme)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,10 +241,12 @@ class _WeightedEdges:
     scheme: Scheme
 
     def __call__(self, sums, scale, weights, *operands):
-        return _weighted(self.scheme.after(sums, *operands), scale, weights, self.scheme)
+        y = self.scheme.after(sums, *operands)
+        return _weighted(y, scale, weights, scheme=self.scheme)
 
 
-def _weighted(y, scale, weights, scheme: Scheme):
+def _weighted(y, scale, weights, *, scheme: Scheme):
     """y: (N, H, W, E * C); scale: K, (N, H, W, 1 or E, 1), or None; weights: (E,). Returns (N, H, W, E, C)."""
     y = y.reshape(*y.shape[:3], len(weights), -1)
-    return finish(scheme, y, scale, activation=True) * weights[:, None]
+    y = finish(scheme, y, scale=scale, activation=True)
+    return y * weights[:, None]

@@ -16,13 +16,14 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell import FixedReduction, InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form, classify, form_of
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.shared_edges import joins
 from bnas_jax.core.stack import Place, check_image_size, stack
 
+# What `edges` of a supernet may be.
 FORMS_OF_EDGES = ("shared", "plain", "chosen")
 
 
@@ -38,6 +39,8 @@ class Supernet(nn.Module):
     batch_statistics: BN in cells takes the batch's statistics in evaluation, too.
     shared_statistics: one running mean and variance for all edges that leave a state, as they see the same batches; False
         keeps one for each edge and type, as released checkpoints do.
+
+    Raises `UserError` for another word in `edges`, and for images that cannot be halved at each reduction.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> supernet.even_mixture()["normal"].shape
@@ -63,12 +66,11 @@ class Supernet(nn.Module):
     def __call__(self, alphas, images, *, train: bool = False):
         """Logits of the softmax of alpha; with `edges="chosen"` of the layer of the largest alpha of each edge."""
         weights = alphas_lib.relax(alphas)
+        # One layer an edge: the one that the search would draw most often.
         if self.edges == "chosen":
             largest = {name: jnp.argmax(value, axis=-1) for name, value in alphas.items()}
-            weights = {
-                name: jax.nn.one_hot(index, len(self.layer_types))
-                for name, index in largest.items()
-            }
+            for name, index in largest.items():
+                weights[name] = jax.nn.one_hot(index, len(self.layer_types))
         return self.mixture(weights, images, train=train)
 
     @nn.compact
@@ -78,16 +80,19 @@ class Supernet(nn.Module):
         drop_path_rate: None or that of whole edges, of use in training alone; needs the rng `drop_path`.
         scalars: None or what is added to all outputs of an edge, {"normal", "reduce"}, each (14,).
         """
-        chex.assert_shape(list(weights.values()), (len(EDGES), len(self.layer_types)))
+        shape = (len(EDGES), len(self.layer_types))
+        chex.assert_shape(list(weights.values()), shape)
         if self.edges not in FORMS_OF_EDGES:
             raise UserError(f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}")
+        # The stem gives both inputs of the first cell.
         images = images.astype(self.arithmetic.dtype)
         form = form_of(self.form)
         stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
-        before, previous = stem(images, train=train)
+        before, previous = stem(images, train=train)  # (N, H, W, 3 * channels) each
         check_image_size(previous.shape, self.num_cells)
 
-        factors: list | jax.Array = [None] * self.num_cells
+        # Of each cell, (14, N).
+        factors: list | jax.Array = [None] * self.num_cells  # not in an evaluation
         if train and drop_path_rate is not None:
             factors = drop_path(
                 self.make_rng("drop_path"),
@@ -98,23 +103,35 @@ class Supernet(nn.Module):
                 arithmetic=self.arithmetic,
             )
 
+        # Each cell reads the outputs of the two cells before.
         left_float = float_edges(self)
         in_cells = train or self.batch_statistics
         for place in self.places:
             if place.reduction and self.fixed_reduction:
                 output = self._fixed(place)(before, previous, train=in_cells)
             else:
-                cell = self._mixed(place, left_float[place.index])
-                on_edges: dict[str, Any] = {"factors": factors[place.index]}
+                cell = self._mixed(place, left_float=left_float[place.index])
+                added = None
                 if scalars is not None:
-                    on_edges["scalars"] = scalars[place.kind]
-                output = cell(before, previous, weights[place.kind], train=in_cells, **on_edges)
+                    added = scalars[place.kind]
+                output = cell(
+                    before,
+                    previous,
+                    weights[place.kind],
+                    train=in_cells,
+                    factors=factors[place.index],
+                    scalars=added,
+                )
             before, previous = previous, output
         return classify(
-            form, previous, num_classes=self.num_classes, arithmetic=self.arithmetic, train=train
+            form,
+            previous,
+            num_classes=self.num_classes,
+            arithmetic=self.arithmetic,
+            train=train,
         )
 
-    def _mixed(self, place: Place, left_float: tuple) -> "MixedCell":
+    def _mixed(self, place: Place, *, left_float: tuple) -> "MixedCell":
         return MixedCell(
             layer_types=self.layer_types,
             float_edges=left_float,
@@ -127,7 +144,7 @@ class Supernet(nn.Module):
         return FixedReduction(search=True, **self._of_cell(place))
 
     def _of_cell(self, place: Place) -> dict[str, Any]:
-        """What all kinds of cells are given."""
+        """The fields that all kinds of cells have."""
         return {
             "place": place,
             "form": form_of(self.form),
@@ -141,9 +158,8 @@ class Supernet(nn.Module):
 
     def even_mixture(self) -> dict[str, jax.Array]:
         """The same weight for each layer type, to initialise with."""
-        weights = jnp.full(
-            (len(EDGES), len(self.layer_types)), 1 / len(self.layer_types), self.arithmetic.dtype
-        )
+        types = len(self.layer_types)
+        weights = jnp.full((len(EDGES), types), 1 / types, dtype=self.arithmetic.dtype)
         return {"normal": weights, "reduce": weights}
 
     @property
@@ -171,6 +187,7 @@ class MixedCell(nn.Module):
     def __call__(self, before, previous, weights, *, train: bool, factors=None, scalars=None):
         """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types); factors: None or this cell's
         `drop_path`, (14, N); scalars: None or what is added to each edge, (14,)."""
+        # Both inputs: (N, H, W, channels). BN has no scale and shift in the search.
         binary = self.binary_preprocess
         preprocess = Preprocess(
             place=self.place,
@@ -189,13 +206,14 @@ class MixedCell(nn.Module):
         for source in range(INPUTS + NODES - 1):
             if source >= INPUTS:
                 states.append(nodes[source - INPUTS])
-            leaving = [edge for edge, (start, _) in enumerate(EDGES) if start == source]
-            mixed = self._edges_from(source)(
-                states[source], weights[jnp.array(leaving)], train=train
-            )
-            for position, edge in enumerate(leaving):
-                node = EDGES[edge][1] - INPUTS
-                edge_output = mixed[:, :, :, position]
+            edges = self._edges_from(source)
+            numbers = leaving(source)
+            rows = weights[jnp.array(numbers)]  # (E, layer types)
+            mixed = edges(states[source], rows, train=train)  # (N, H', W', E, C)
+            for position, edge in enumerate(numbers):
+                _, target = EDGES[edge]
+                node = target - INPUTS
+                edge_output = mixed[:, :, :, position]  # (N, H', W', C)
                 if factors is not None:
                     edge_output = edge_output * factors[edge][:, None, None, None]
                 if scalars is not None:
@@ -203,6 +221,7 @@ class MixedCell(nn.Module):
                 nodes[node] = nodes[node] + edge_output
         output = jnp.concatenate(nodes, axis=-1)
 
+        # The skip of section 4.2 over the whole cell.
         if self.skip and self.place.follows_a_cell:
             skip = InterCellSkip(
                 reduction=self.place.reduction,
@@ -237,20 +256,23 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
     Layer types that do not join are left out: theirs stay binary.
     """
     types = [name for name in net.layer_types if joins(name, net.scheme) == CONVOLUTION]
-    left = 0
-    if net.float_head:
-        left += (
-            sum(place.reduction and place.follows_a_cell for place in net.places) if net.skip else 0
-        )
-        left += 0 if net.binary_preprocess else INPUTS * net.num_cells
 
+    # How many convolutions are left over: as many as there are of skips and of the preprocessing.
+    left = 0
+    if net.float_head and net.skip:
+        left += sum(place.reduction and place.follows_a_cell for place in net.places)
+    if net.float_head and not net.binary_preprocess:
+        left += INPUTS * net.num_cells
+
+    # From the last cell to the first, and in a cell from the last edge and type to the first.
+    order = [(start, name) for start, _ in EDGES for name in types]
     cells = []
-    for _ in range(net.num_cells):  # from the last cell to the first
-        order = [(start, name) for start, _ in EDGES for name in types]
+    for _ in range(net.num_cells):
         dropped = order[max(len(order) - left, 0) :]
         left = max(left - len(order), 0)
-        states = range(INPUTS + NODES - 1)
-        cells.append(
-            tuple(tuple(dropped.count((state, name)) for name in types) for state in states)
-        )
+        states = []
+        for state in range(INPUTS + NODES - 1):
+            counts = [dropped.count((state, name)) for name in types]
+            states.append(tuple(counts))
+        cells.append(tuple(states))
     return cells[::-1]

@@ -10,10 +10,10 @@ from bnas_jax.data.digest import digest_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
-    """Images uint8 (N, H, W, C) with their labels int32 (N,) in 0..num_classes-1; `name` is for messages.
+    """Images uint8 (N, H, W, C) with their labels int32 (N,) in 0..num_classes-1.
 
-    classes: their names, by label; the numbers unless given. Labels of another integer type are converted. Raises `UserError`
-    where the arrays do not fit together.
+    name: for messages. classes: the names of the classes, by label; by default their numbers. Labels of another integer type
+    are converted. Raises `UserError` where the arrays do not fit together.
     """
 
     images: np.ndarray
@@ -24,11 +24,15 @@ class Arrays:
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)
-        _check_labels(self.labels, len(self.images), self.num_classes, self.name)
-        object.__setattr__(self, "labels", self.labels.astype(np.int32))
-        object.__setattr__(
-            self, "classes", self.classes or tuple(map(str, range(self.num_classes)))
+        _check_labels(
+            self.labels, size=len(self.images), num_classes=self.num_classes, name=self.name
         )
+
+        # The fields of a frozen dataclass, which its constructor may still set.
+        object.__setattr__(self, "labels", self.labels.astype(np.int32))
+        if not self.classes:
+            numbers = tuple(str(number) for number in range(self.num_classes))
+            object.__setattr__(self, "classes", numbers)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,7 +49,11 @@ class Arrays:
 
     def take(self, rows: np.ndarray) -> "Arrays":
         """The examples at `rows`, in that order."""
-        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows])
+        return dataclasses.replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+        )
 
 
 def _check_images(images: np.ndarray, name: str) -> None:
@@ -53,6 +61,7 @@ def _check_images(images: np.ndarray, name: str) -> None:
         raise UserError(
             f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} {images.shape}"
         )
+    # An empty set would only fail in the first batch.
     if 0 in images.shape:
         raise UserError(f"{name}: there are no images in an array of shape {images.shape}")
 
@@ -62,8 +71,10 @@ def _check_labels(labels: np.ndarray, size: int, num_classes: int, name: str) ->
         raise UserError(f"{name}: {size} images need labels of shape ({size},), got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels must be whole numbers, got {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= num_classes:
+    # A label out of range would silently be another one in `take_along_axis`.
+    lowest, highest = labels.min(), labels.max()
+    if lowest < 0 or highest >= num_classes:
         raise UserError(
             f"{name}: labels must be from 0 to {num_classes - 1} for {num_classes} classes,"
-            f" got {labels.min()} to {labels.max()}"
+            f" got {lowest} to {highest}"
         )

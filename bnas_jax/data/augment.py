@@ -1,4 +1,4 @@
-"""What happens to the pixels of a batch: random crop and flip, normalisation, cutout; pure, jittable functions."""
+"""What is done to the pixels of a batch: random crop and flip, normalisation, cutout; pure, jittable functions."""
 
 import dataclasses
 from typing import Any
@@ -10,31 +10,33 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import color
 
-_CUTOUT = 3  # of the step's key: the stream that cutout draws from. `draw` has 0 to 2, `color` 1
+# What cutout folds into the step's key. `color` folds 1; `draw` splits the key itself.
+_CUTOUT = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How pixels become inputs.
+    """How pixels become inputs: a pixel value p becomes (p * scale - mean) / std, per channel, after the random changes."""
 
-    A pixel value p becomes (p * scale - mean) / std, per channel; scale is 1/255 for photographs. With `pad` > 0, images are
-    first padded with that many zero pixels on each side and cropped back to their size at random, and with `flip` mirrored
-    left to right half of the time, as in torchvision: the padding is black, not the mean colour. min_area > 0: images that
-    are streamed are cropped at random to that share of their area or more, and resized. jitter: how far brightness,
-    contrast, saturation and hue change at random; empty does not change them. cutout: the side of a square that is
-    hidden at random, 0 hides none; see `hide`.
-    """
-
+    # Of each channel, on the scale 0 to 1.
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # 1/255 for photographs.
     scale: float = 1 / 255
+    # Images are padded with that many zero pixels on each side and cropped back to their size at random. The padding is
+    # black, not the mean colour, as in torchvision.
     pad: int = 0
+    # Images are mirrored left to right with probability 1/2.
     flip: bool = False
+    # Above 0: images that are streamed are cropped at random to that share of their area or more, and resized.
     min_area: float = 0.0
+    # How far brightness, contrast, saturation and hue change at random; empty does not change them.
     jitter: tuple[float, ...] = ()
+    # The side in pixels of a square that is hidden at random, 0 hides none; see `hide`.
     cutout: int = 0
 
     def __post_init__(self) -> None:
+        # Statistics come from data or settings, the rest from settings alone.
         if len(self.mean) != len(self.std) or not self.mean:
             raise UserError(
                 f"mean and std need one number per channel each, got {self.mean} and {self.std}"
@@ -53,7 +55,7 @@ class Augmentation:
             raise UserError(
                 f"min_area must be from 0 to 1, got {self.min_area}: change config.dataset.min_area"
             )
-        if self.jitter and (len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5):
+        if self.jitter and not _is_jitter(self.jitter):
             raise UserError(
                 "jitter takes four numbers from 0 on, for brightness, contrast, saturation and hue (to 0.5), got"
                 f" {', '.join(map(str, self.jitter))}: change config.dataset.jitter"
@@ -75,8 +77,13 @@ class Augmentation:
             )
 
 
+def _is_jitter(jitter: tuple[float, ...]) -> bool:
+    # Half a turn of the hue reaches every colour.
+    return len(jitter) == 4 and min(jitter) >= 0 and jitter[3] <= 0.5
+
+
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
-    """uint8 (..., C) -> dtype (..., C); computed in float32 at least, and rounded to `dtype` once."""
+    """Pixels uint8 (..., C) as inputs of `dtype` (..., C): computed in float32 at least, and rounded to `dtype` once."""
     return _standardize(_scaled(pixels, augmentation, dtype), augmentation).astype(dtype)
 
 
@@ -89,28 +96,35 @@ def augmented(
     augmentation: Augmentation,
     dtype: Any,
 ) -> jax.Array:
-    """The images at `rows` as inputs: cropped, flipped, jittered, normalised, and a square hidden.
+    """The images at `rows` as inputs (B, H, W, C): cropped, flipped, jittered, normalised, and a square hidden.
 
-    What is random is drawn for all `size` images of a batch or a set, in which these are at `places`, so that it does not
-    depend on how many parts those are prepared in.
+    images: uint8 (N, H, W, C). Random numbers are drawn for all `size` images of a batch or a set, in which these are at
+    `places` (B,), so that the result does not depend on the number of parts those are prepared in.
     """
 
-    def own(drawn: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def at_places(drawn: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {name: values[places] for name, values in drawn.items()}
 
+    # Still uint8 [B, H, W, C].
     if augmentation.pad or augmentation.flip:
-        pixels = crop(images, rows, own(draw(key, size, augmentation)), augmentation.pad)
+        choices = at_places(draw(key, size, augmentation))
+        pixels = crop(images, rows=rows, choices=choices, pad=augmentation.pad)
     else:
         pixels = images[rows]
+
+    # Colours change on the scale 0 to 1, before they are normalised.
     if any(augmentation.jitter):
-        factors = own(color.draw(key, size, augmentation.jitter))
-        changed = color.jitter(_scaled(pixels, augmentation, dtype), factors, color.draw_order(key))
+        factors = at_places(color.draw(key, size, augmentation.jitter))
+        scaled = _scaled(pixels, augmentation, dtype)
+        changed = color.jitter(scaled, factors=factors, order=color.draw_order(key))
         inputs = _standardize(changed, augmentation).astype(dtype)
     else:
         inputs = normalize(pixels, augmentation, dtype)
+
     if not augmentation.cutout:
         return inputs
-    return hide(inputs, own(draw_centres(key, size, images.shape[1:3])), augmentation.cutout)
+    centres = at_places(draw_centres(key, size, shape=images.shape[1:3]))
+    return hide(inputs, centres=centres, side=augmentation.cutout)
 
 
 def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax.Array]:
@@ -120,12 +134,17 @@ def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax
     """
     top, left, flip = jax.random.split(key, 3)
     offsets = 2 * augmentation.pad + 1
+    # Without flips 0 is the only choice.
+    flips = 1
+    if augmentation.flip:
+        flips = 2
+    integers = lambda key, count: jax.random.randint(
+        key, shape=(size,), minval=0, maxval=count, dtype=jnp.int32
+    )
     return {
-        "top": jax.random.randint(top, (size,), 0, offsets, dtype=jnp.int32),
-        "left": jax.random.randint(left, (size,), 0, offsets, dtype=jnp.int32),
-        "flip": jax.random.randint(
-            flip, (size,), 0, 2 if augmentation.flip else 1, dtype=jnp.int32
-        ),
+        "top": integers(top, offsets),
+        "left": integers(left, offsets),
+        "flip": integers(flip, flips),
     }
 
 
@@ -137,45 +156,57 @@ def crop(images: jax.Array, rows: jax.Array, choices: dict[str, jax.Array], pad:
     vmap, 2.9 ms as products with one-hot matrices; 0.19 ms without augmentation.
     """
     height, width = images.shape[1:3]
-    y = choices["top"][:, None] + jnp.arange(height, dtype=jnp.int32) - pad
+
+    # The pixel of the image that each pixel of the crop is, perhaps in the padding around it.
+    y = choices["top"][:, None] + jnp.arange(height, dtype=jnp.int32) - pad  # [B, H]
     column = jnp.arange(width, dtype=jnp.int32)
-    x = (
-        choices["left"][:, None]
-        + jnp.where(choices["flip"][:, None] == 1, width - 1 - column, column)
-        - pad
-    )
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
-    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
-    pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]
+    left = choices["left"][:, None]
+    flipped = choices["flip"][:, None] == 1
+    x = left + jnp.where(flipped, width - 1 - column, column) - pad  # [B, W]
+
+    inside_rows = ((y >= 0) & (y < height))[:, :, None]
+    inside_columns = ((x >= 0) & (x < width))[:, None, :]
+    inside = inside_rows & inside_columns  # [B, H, W]
+
+    # An index beyond the image would be another pixel's: it is read from the border, and replaced by 0.
+    y = jnp.clip(y, 0, height - 1)
+    x = jnp.clip(x, 0, width - 1)
+    pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]]  # [B, H, W, C]
     return jnp.where(inside[..., None], pixels, jnp.zeros((), images.dtype))
 
 
 def draw_centres(key: jax.Array, size: int, shape: tuple[int, ...]) -> dict[str, jax.Array]:
-    """Where cutout hides squares in `size` images (H, W): `y` and `x` of their centres, int32 (size,) each, anywhere."""
+    """Centres of the squares that cutout hides in `size` images of (H, W), anywhere: `y` and `x`, int32 (size,) each."""
     y, x = jax.random.split(jax.random.fold_in(key, _CUTOUT))
     height, width = shape
-    return {
-        "y": jax.random.randint(y, (size,), 0, height, dtype=jnp.int32),
-        "x": jax.random.randint(x, (size,), 0, width, dtype=jnp.int32),
-    }
+    integers = lambda key, count: jax.random.randint(
+        key, shape=(size,), minval=0, maxval=count, dtype=jnp.int32
+    )
+    return {"y": integers(y, height), "x": integers(x, width)}
 
 
 def hide(inputs: jax.Array, centres: dict[str, jax.Array], side: int) -> jax.Array:
-    """Inputs (B, H, W, C) with a square of that side around each centre at 0, the mean colour; what reaches beyond the image
-    is cut off, so that it may be smaller (Cutout, arXiv 1708.04552; as in DARTS's code)."""
+    """Inputs (B, H, W, C) with a square of that side around each centre set to 0, which is the mean colour.
+
+    A square that reaches beyond the image is cut off there (Cutout, arXiv 1708.04552; as in DARTS's code).
+    """
     height, width = inputs.shape[1:3]
-    top = jnp.arange(height, dtype=jnp.int32) - (centres["y"][:, None] - side // 2)
-    left = jnp.arange(width, dtype=jnp.int32) - (centres["x"][:, None] - side // 2)
-    rows, columns = (top >= 0) & (top < side), (left >= 0) & (left < side)
-    hidden = rows[:, :, None, None] & columns[:, None, :, None]
+    # Positions from the upper left corner of the square.
+    top = jnp.arange(height, dtype=jnp.int32) - (centres["y"][:, None] - side // 2)  # [B, H]
+    left = jnp.arange(width, dtype=jnp.int32) - (centres["x"][:, None] - side // 2)  # [B, W]
+    rows = (top >= 0) & (top < side)
+    columns = (left >= 0) & (left < side)
+    hidden = rows[:, :, None, None] & columns[:, None, :, None]  # [B, H, W, 1]
     return jnp.where(hidden, jnp.zeros((), inputs.dtype), inputs)
 
 
 def _scaled(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
+    # bfloat16 cannot tell all 256 values of a pixel apart.
     wide = jnp.promote_types(dtype, jnp.float32)
     return pixels.astype(wide) * np.asarray(augmentation.scale, wide)
 
 
 def _standardize(scaled: jax.Array, augmentation: Augmentation) -> jax.Array:
-    mean, std = (np.asarray(a, scaled.dtype) for a in (augmentation.mean, augmentation.std))
+    mean = np.asarray(augmentation.mean, scaled.dtype)  # [C]
+    std = np.asarray(augmentation.std, scaled.dtype)  # [C]
     return (scaled - mean) / std

@@ -1,4 +1,4 @@
-"""Batches of a data set by the number of the step, for a notebook or a loop of one's own."""
+"""Batches of a data set by the number of the step, for notebooks and training loops outside of this package."""
 
 import functools
 from typing import Any
@@ -15,11 +15,13 @@ Batch = dict[str, jax.Array]
 class Batches:
     """A data set in batches, which are functions of (seed, step): {"image": (B, H, W, C) float, "label": (B,) int32}.
 
-    dataset: both of its parts and how its images are augmented.
+    dataset: its training and test images, and how they are augmented.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int = 64, seed: int = 0):
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -36,7 +38,7 @@ class Batches:
         return self._batch("all", step)
 
     def search_batches(self, step: int) -> dict[str, Batch]:
-        """{"train", "valid"}: a batch of either half of the training set."""
+        """{"train", "valid"}: a batch of each of the two parts of the training set, which a search divides in half."""
         return {"train": self._batch("train", step), "valid": self._batch("valid", step)}
 
     def _batch(self, part: str, step: int) -> Batch:
@@ -48,8 +50,18 @@ class Batches:
         examples, seed = self.dataset.train, self.seed
         if part != "all":
             train, valid = split_half(examples, seed)
-            examples, seed = (train, seed) if part == "train" else (valid, seed + 1)
-        source = train_source(examples, self.batch_size, seed, self.dataset.augmentation)
+            if part == "train":
+                examples = train
+            else:
+                # With another seed, so that the two batches of a step are not augmented alike.
+                examples, seed = valid, seed + 1
+        # Compiled once for each part.
+        source = train_source(
+            examples,
+            batch_size=self.batch_size,
+            seed=seed,
+            augmentation=self.dataset.augmentation,
+        )
         return source, jax.jit(source.prepare)
 
 

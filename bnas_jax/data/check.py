@@ -1,4 +1,4 @@
-"""Reading everything of a data set: how many examples of each class, what sizes, and what cannot be read."""
+"""Reading all of a data set: the number of examples of each class, their sizes, and what cannot be read (`data check`)."""
 
 import collections
 import concurrent.futures
@@ -12,22 +12,31 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import images, load
 from bnas_jax.data.encoded import Encoded, ReadOptions
 
+# Examples that are handed to the threads at once: all results of a large set would wait in memory.
 _CHUNK = 1024
+# Unreadable images that the summary names.
 _NAMED = 100
 
 
 def check(name: str, path: Any, options: ReadOptions) -> dict:
-    """Counts by class and split, the range of sizes, the unreadable images (named on stderr, the first 100 returned), and the
-    files that are left out as they are no images, by suffix. A folder without parts is one, "all", unless it is divided."""
+    """Reads every image, and counts.
+
+    The summary has the examples by class and part, the range of sizes, the number of unreadable images (each is named on
+    stderr, the first 100 are returned), and the files left out as they are no images, by suffix. A folder without parts is
+    one part, "all", unless `options.split` divides it.
+    """
     if name == "digits":
         raise UserError("the digits come with the package and are whole; name a dataset on disk")
     encoded, _ = load.open_encoded(name, path, options)
+    # Divided as a run with this split would divide it.
     if options.split is not None:
-        encoded = dict(zip(("train", "test"), load.divided(encoded, options), strict=True))
+        train, test = load.divided(encoded, options)
+        encoded = {"train": train, "test": test}
+
     parts = {part: _check_part(examples) for part, examples in encoded.items()}
     first = next(iter(encoded.values()))
     return {
-        "num_examples": sum(map(len, encoded.values())),
+        "num_examples": sum(len(examples) for examples in encoded.values()),
         "num_classes": first.num_classes,
         "channels": first.channels,
         "unreadable": sum(part["unreadable"] for part in parts.values()),
@@ -40,24 +49,31 @@ def _check_part(examples: Encoded) -> dict:
     counts: collections.Counter = collections.Counter()
     shapes: list[tuple[int, int]] = []
     unreadable: list[str] = []
+    read = lambda number: _check_example(examples, number)
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(examples), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(examples)))
-            for label, shape, problem in threads.map(
-                lambda row: _check_example(examples, row), rows
-            ):
+            stop = min(start + _CHUNK, len(examples))
+            numbers = range(start, stop)
+            for label, shape, problem in threads.map(read, numbers):
                 if problem:
                     print(problem, file=sys.stderr)
                     unreadable.append(problem)
-                else:
-                    counts[examples.classes[label]] += 1
-                    shapes.append(shape)
-    sizes = np.array(shapes) if shapes else np.zeros((1, 2), int)
+                    continue
+                counts[examples.classes[label]] += 1
+                shapes.append(shape)
+
+    # [images, 2]: heights and widths; 0 where no image can be read.
+    sizes = np.zeros((1, 2), int)
+    if shapes:
+        sizes = np.array(shapes)
+    heights = sizes[:, 0]
+    widths = sizes[:, 1]
     return {
         "num_examples": len(examples),
         "classes": {name: counts[name] for name in examples.classes},
-        "height": [int(sizes[:, 0].min()), int(sizes[:, 0].max())],
-        "width": [int(sizes[:, 1].min()), int(sizes[:, 1].max())],
+        "height": [int(heights.min()), int(heights.max())],
+        "width": [int(widths.min()), int(widths.max())],
         "unreadable": len(unreadable),
         "files": unreadable[:_NAMED],
         "left_out": dict(getattr(examples.reader, "left_out", {})),
@@ -69,6 +85,7 @@ def _check_example(examples: Encoded, number: int) -> tuple[int, tuple[int, int]
     try:
         pixels, label = examples.whole(number)
     except images.BadImage as error:
+        # Without the advice behind the semicolon, which is of a training.
         return -1, (0, 0), str(error).partition(";")[0]
     except UserError as error:
         return -1, (0, 0), str(error)

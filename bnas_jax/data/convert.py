@@ -1,4 +1,4 @@
-"""From TFRecord to ArrayRecord: the records of a prepared TFDS data set copied, each checked, without TensorFlow."""
+"""From TFRecord to ArrayRecord without TensorFlow: copies the records of a prepared TFDS data set and checks each."""
 
 import contextlib
 import json
@@ -14,23 +14,27 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import tfds_directory, tfds_examples
 
+# In the names of files, and as TFDS names the formats.
 _SUFFIX, _NEW_SUFFIX = "tfrecord", "array_record"
 
 
 def convert(source: str, out: str) -> dict:
     """Writes the version at `source` (a directory with dataset_info.json) into the TFDS data directory `out`.
 
-    Shards are written beside their place and renamed when whole, in VERSION.incomplete, which becomes VERSION at the end: a
-    run that stops goes on where it stood. The source is only read. Raises `UserError` for a shard that is missing, cut
-    short or damaged, and leaves nothing of that shard.
+    Shards are written beside their place and renamed when whole, in VERSION.incomplete, which becomes VERSION at the end: after
+    a crash the same command goes on with the shards that are missing. The source is only read. Raises `UserError` for a shard
+    that is missing, cut short or damaged, and leaves nothing of that shard.
     """
     directory = paths.local(source, "--source")
     if not (directory / tfds_directory.INFO).is_file():
         raise UserError(
             f"{directory} holds no {tfds_directory.INFO}; --source is the directory NAME/VERSION of a TFDS set"
         )
+
+    # In `out` TFDS expects NAME/VERSION, or NAME/CONFIG/VERSION.
     info = _read_info(directory)
-    target = paths.local(out, "--out") / info["name"] / info.get("configName", "") / info["version"]
+    data_directory = paths.local(out, "--out")
+    target = data_directory / info["name"] / info.get("configName", "") / info["version"]
     if target.resolve() == directory.resolve():
         raise UserError(
             f"--out={out} is where the source stands; write into another data directory"
@@ -40,7 +44,8 @@ def convert(source: str, out: str) -> dict:
     shards = _shards(directory)
     try:
         return _convert(directory, info, shards, target)
-    except (OSError, RuntimeError) as error:  # the second is ArrayRecord's
+    # ArrayRecord raises RuntimeError where it cannot write.
+    except (OSError, RuntimeError) as error:
         reason = str(error).partition(";")[0]
         raise UserError(
             f"cannot write {target} ({reason}); free space or choose another --out"
@@ -56,12 +61,18 @@ def _convert(
     part = target.with_name(target.name + ".incomplete")
     part.mkdir(parents=True, exist_ok=True)
     for shard, length in shards:
-        _convert_shard(shard, length, part / shard.name.replace(f".{_SUFFIX}-", f".{_NEW_SUFFIX}-"))
+        name = shard.name.replace(f".{_SUFFIX}-", f".{_NEW_SUFFIX}-")
+        _convert_shard(shard, length, target=part / name)
+
+    # What else is there, such as the names of the classes.
     records = {shard.name for shard, _ in shards}
     for file in directory.iterdir():
-        if file.is_file() and file.name not in records and f".{_SUFFIX}" not in file.name:
+        is_record = file.name in records or f".{_SUFFIX}" in file.name
+        if file.is_file() and not is_record:
             shutil.copyfile(file, part / file.name)
-    (part / tfds_directory.INFO).write_text(json.dumps(_converted(info), indent=2))
+    converted = json.dumps(_converted(info), indent=2)
+    (part / tfds_directory.INFO).write_text(converted)
+
     os.replace(part, target)
     return {
         "num_examples": sum(length for _, length in shards),
@@ -74,11 +85,15 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
     """The records of a TFRecord file. Raises `UserError` where it is cut short or a checksum does not fit."""
     with path.open("rb") as file:
         number = 0
+        # A record is its length in 8 bytes and 4 of checksum, then the data and their checksum.
         while header := file.read(12):
             where = f"{path}, record {number}"
-            length = _checked(header[:8], header[8:], f"the length of {where}")
-            data = _exactly(file, struct.unpack("<Q", length)[0], where)
-            yield _checked(data, _exactly(file, 4, where), where)
+            length, checksum = header[:8], header[8:]
+            length = _checked(length, checksum=checksum, what=f"the length of {where}")
+            (size,) = struct.unpack("<Q", length)
+            data = _exactly(file, size, where)
+            checksum = _exactly(file, 4, where)
+            yield _checked(data, checksum=checksum, what=where)
             number += 1
 
 
@@ -91,7 +106,10 @@ def masked_crc(data: bytes) -> int:
 
 
 def _checked(data: bytes, checksum: bytes, what: str) -> bytes:
-    if len(checksum) < 4 or struct.unpack("<I", checksum)[0] != masked_crc(data):
+    """The data, whose checksum is given; `UserError` where that does not fit."""
+    # An unsigned integer of 4 bytes, or the end of a file that is cut short.
+    expected = struct.pack("<I", masked_crc(data))
+    if checksum != expected:
         raise UserError(f"{what} is damaged (its checksum does not fit); copy the file again")
     return data
 
@@ -106,9 +124,11 @@ def _exactly(file: BinaryIO, size: int, what: str) -> bytes:
 def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> None:
     from array_record.python import array_record_module
 
-    if target.exists():  # renamed by an earlier run, so whole
+    # Renamed by an earlier run, so it is whole.
+    if target.exists():
         return
     part = target.with_name(target.name + ".part")
+    # Groups of one record, as TFDS writes them: any record is read without its neighbours.
     writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
     count = 0
     try:
@@ -119,6 +139,7 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
             raise UserError(f"{shard} has {count} records instead of {length}; copy the file again")
         writer.close()
     except BaseException:
+        # The file is closed before it is removed.
         with contextlib.suppress(Exception):
             writer.close()
         part.unlink(missing_ok=True)
@@ -128,13 +149,14 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
 
 
 def _read_info(directory: pathlib.Path) -> dict:
+    """dataset_info.json; `UserError` where it is not that of a set in TFRecord format."""
+    path = directory / tfds_directory.INFO
     try:
-        info = json.loads((directory / tfds_directory.INFO).read_text())
+        info = json.loads(path.read_text())
+        # Both are needed for the target's path.
         _ = info["name"], info["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cannot read {directory / tfds_directory.INFO} ({error}); copy the dataset again"
-        ) from error
+        raise UserError(f"cannot read {path} ({error}); copy the dataset again") from error
     if info.get("fileFormat", _SUFFIX) != _SUFFIX:
         raise UserError(f"{directory} is in {info['fileFormat']}; only {_SUFFIX} is converted")
     return info
@@ -143,22 +165,22 @@ def _read_info(directory: pathlib.Path) -> dict:
 def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
     """The TFRecord files of all splits, with their numbers of records."""
     builder = tfds_examples.open_builder(directory)
-    found = []
+    shards = []
     for split in builder.info.splits.values():
-        found += list(
-            zip((pathlib.Path(f) for f in split.filepaths), split.shard_lengths, strict=True)
-        )
-    missing = [shard for shard, _ in found if not shard.is_file()]
-    if missing:
-        raise UserError(f"{missing[0]} is missing; copy or prepare the dataset again")
-    return found
+        files = [pathlib.Path(file) for file in split.filepaths]
+        shards += list(zip(files, split.shard_lengths, strict=True))
+    for shard, _ in shards:
+        if not shard.is_file():
+            raise UserError(f"{shard} is missing; copy or prepare the dataset again")
+    return shards
 
 
 def _converted(info: dict) -> dict[str, Any]:
-    splits = [
-        {**split, "filepathTemplate": split["filepathTemplate"].replace(_SUFFIX, _NEW_SUFFIX)}
-        if "filepathTemplate" in split
-        else split
-        for split in info.get("splits", [])
-    ]
+    """dataset_info.json with the new format, in its own entry and in the names of the files."""
+    splits = []
+    for split in info.get("splits", []):
+        if "filepathTemplate" in split:
+            template = split["filepathTemplate"].replace(_SUFFIX, _NEW_SUFFIX)
+            split = {**split, "filepathTemplate": template}
+        splits.append(split)
     return {**info, "fileFormat": _NEW_SUFFIX, "splits": splits}

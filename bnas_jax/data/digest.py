@@ -1,4 +1,4 @@
-"""Hashes by which data is known again."""
+"""Hashes by which a run notices that its data has changed."""
 
 import hashlib
 from typing import Any
@@ -10,11 +10,12 @@ def digest_of(*parts: Any) -> str:
     """SHA-256 of texts and arrays in hexadecimal; the same on every machine."""
     total = hashlib.sha256()
     for part in parts:
-        array = (
-            np.frombuffer(part.encode(errors="surrogateescape"), np.uint8)
-            if isinstance(part, str)
-            else part
-        )
+        array = part
+        if isinstance(part, str):
+            # Names of files may have bytes that are no UTF-8.
+            encoded = part.encode(errors="surrogateescape")
+            array = np.frombuffer(encoded, np.uint8)
+        # The same bytes on machines of another byte order; type and shape tell arrays of the same bytes apart.
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         total.update(f"{array.dtype.str}{array.shape}".encode())
         total.update(array.data)

@@ -1,4 +1,4 @@
-"""A data set of images still encoded on disk: read whole into `Arrays` where it is small, else streamed."""
+"""A data set of encoded images on disk: read whole into `Arrays` where it is small, else streamed."""
 
 import concurrent.futures
 import contextlib
@@ -19,51 +19,53 @@ from bnas_jax.data.images import BadImage, Box, UnknownScale
 
 # (height, width) of an image -> the part to take.
 ChooseBox = Callable[[int, int], Box]
+# Examples that are handed to the threads at once: the results of all would be in memory twice.
 _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How images are read; the settings of the same names under config.dataset say more.
+    """How images are read; see the settings of the same names in `settings.DatasetSettings`."""
 
-    image_size: side in pixels; None keeps the images' own. resize: side to which the shorter side is brought before the
-    centre of image_size is cut out; None is image_size. channels: 1, 3 or None for the data's own. white_level: see `images`.
-    split: the share that becomes the test set where there is none. in_memory_mib: larger sets are streamed. skip_bad: images
-    that cannot be read are left out and counted, else an error. workers: processes that read a streamed set; 0: threads do.
-    """
-
+    # The side in pixels, None keeps the size of the images; and the side of which it is the centre, None is image_size.
     image_size: int | None = None
     resize: int | None = None
+    # 1, 3, or None for those of the data.
     channels: int | None = None
+    # See `images`.
     white_level: float | None = None
+    # The share of a set without test images that becomes its test set, and the seed by which it is drawn.
     split: float | None = None
     split_seed: int = 0
+    # Larger sets are streamed.
     in_memory_mib: int | None = None
+    # Images that cannot be read are left out, with their number on stderr, else an error.
     skip_bad: bool = False
+    # Processes that read a streamed set; 0: threads do.
     workers: int = 0
 
 
 class Reader(Protocol):
-    """Random access to encoded examples; goes to worker processes by pickling."""
+    """Random access to encoded examples; pickled for worker processes."""
 
     def __len__(self) -> int: ...
 
     def read(self, row: int) -> tuple[bytes, int]:
-        """(encoded image, label). Raises `BadImage` where that one cannot be opened."""
+        """(encoded image, label). Raises `BadImage` where this image alone cannot be opened."""
 
     def where(self, row: int) -> str:
-        """What names the example in a message."""
+        """The name of the example in a message."""
 
     def labels(self) -> np.ndarray:
-        """int (N,), without decoding an image."""
+        """The labels of all examples, int (N,), without decoding an image."""
 
     def digest(self) -> str:
-        """A hash by which the examples are known again wherever they are, without reading them."""
+        """A hash by which a run notices that the examples have changed, made without reading them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Renumbered:
-    """A reader whose label n is `numbers[n]`, and -1 where there is none such."""
+    """A reader with other labels: label n becomes `numbers[n]`, and -1 where there is no such number."""
 
     reader: Any
     numbers: np.ndarray
@@ -73,7 +75,8 @@ class Renumbered:
 
     def read(self, row: int) -> tuple[bytes, int]:
         data, label = self.reader.read(row)
-        return data, int(self._renumbered(np.array([label]))[0])
+        renumbered = self._renumbered(np.array([label]))
+        return data, int(renumbered[0])
 
     def where(self, row: int) -> str:
         return self.reader.where(row)
@@ -86,12 +89,17 @@ class Renumbered:
 
     def _renumbered(self, labels: np.ndarray) -> np.ndarray:
         known = (labels >= 0) & (labels < len(self.numbers))
-        return np.where(known, self.numbers[np.where(known, labels, 0)], -1)
+        # An index out of range would be an error, or be counted from the end.
+        numbers = self.numbers[np.where(known, labels, 0)]
+        return np.where(known, numbers, -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """The examples `rows` of a reader, with images that become uint8 (side, side, channels). classes: their names, by label."""
+    """The examples `rows` of a reader, with images that become uint8 (side, side, channels).
+
+    reader: a `Reader`. rows: int (N,). classes: the names of the classes, by label. name: for messages.
+    """
 
     reader: Any
     rows: np.ndarray
@@ -123,12 +131,14 @@ class Encoded:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """int32 (N,)"""
-        return self.reader.labels()[self.rows].astype(np.int32)
+        """The labels, int32 (N,), without decoding an image."""
+        labels = self.reader.labels()[self.rows]
+        return labels.astype(np.int32)
 
     def digest(self) -> str:
-        """A hash by which the examples are known again, without reading them: of their reader and of their rows."""
-        return digest_of(self.reader.digest(), self.rows.astype(np.int64))
+        """A hash by which a run notices that the examples have changed, made without reading them."""
+        of_reader = self.reader.digest()
+        return digest_of(of_reader, self.rows.astype(np.int64))
 
     def example(self, number: int, choose: ChooseBox | None = None) -> tuple[np.ndarray, int]:
         """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default `images.centre`.
@@ -143,22 +153,25 @@ class Encoded:
             picture = images.read_header(data, self.options.white_level)
             if choose is None:
                 whole = images.decode(picture, self.channels)
-                return images.centre(whole, side, self.options.resize or side), label
-            return images.take(
-                picture, choose(picture.height, picture.width), side, self.channels
-            ), label
+                resize = self.options.resize or side
+                return images.centre(whole, side=side, resize=resize), label
+            # Only as much is decoded as the part needs.
+            box = choose(picture.height, picture.width)
+            part = images.take(picture, box=box, side=side, channels=self.channels)
+            return part, label
 
     def whole(self, number: int) -> tuple[np.ndarray, int]:
-        """As `example`, in the image's own size."""
+        """As `example`, with the image in its original size."""
         with self._naming(number):
             data, label = self._read(number)
-            return images.decode(
-                images.read_header(data, self.options.white_level), self.channels
-            ), label
+            picture = images.read_header(data, self.options.white_level)
+            return images.decode(picture, self.channels), label
 
     def _read(self, number: int) -> tuple[bytes, int]:
+        """(encoded image, label), the label checked."""
         row = int(self.rows[number])
         data, label = self.reader.read(row)
+        # Out of range, or -1 of `Renumbered` or of a split without labels.
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
             raise UserError(
@@ -168,9 +181,11 @@ class Encoded:
 
     @contextlib.contextmanager
     def _naming(self, number: int):
+        """Adds the name of the image to the error of one that does not decode."""
         where = lambda: self.reader.where(int(self.rows[number]))
         try:
             yield
+        # Its advice is another setting.
         except UnknownScale as error:
             raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
@@ -180,8 +195,11 @@ class Encoded:
 
 
 def hold(encoded: Encoded) -> Arrays:
-    """All examples, decoded once; those that do not decode are left out and counted on stderr if the options say so."""
-    pixels: np.ndarray | None = None
+    """All examples in memory, decoded once; if the options say so, those that do not decode are left out, with a message.
+
+    Raises `UserError` for images of several shapes, and where there are none.
+    """
+    pixels: np.ndarray | None = None  # [N, H, W, C], once the first image says how large
     labels = np.empty(len(encoded), np.int32)
     kept, bad = 0, []
     for number, (image, label) in enumerate(_decoded(encoded)):
@@ -189,31 +207,39 @@ def hold(encoded: Encoded) -> Arrays:
             bad.append(image)
             continue
         if pixels is None:
-            pixels = np.empty((len(encoded), *image.shape), np.uint8)
+            shape = (len(encoded), *image.shape)
+            pixels = np.empty(shape, np.uint8)
         if image.shape != pixels.shape[1:]:
-            where = encoded.reader.where(int(encoded.rows[number]))
+            row = int(encoded.rows[number])
+            where = encoded.reader.where(row)
             raise UserError(
                 f"{encoded.name}: images of several shapes ({_size(pixels[0])}, and {_size(image)} in {where}) do not fit one"
                 " array; set config.dataset.image_size"
             )
-        pixels[kept], labels[kept] = image, label
+        pixels[kept] = image
+        labels[kept] = label
         kept += 1
+
     if bad:
         print(
             f"{encoded.name}: left out {len(bad)} images that do not decode; the first: {bad[0]}",
             file=sys.stderr,
         )
+    if pixels is None and bad:
+        raise UserError(f"{encoded.name}: there is no image that decodes")
     if pixels is None:
-        raise UserError(
-            f"{encoded.name}: there is no image that decodes"
-            if bad
-            else f"{encoded.name}: there are no images"
-        )
-    return Arrays(pixels[:kept], labels[:kept], encoded.num_classes, encoded.name, encoded.classes)
+        raise UserError(f"{encoded.name}: there are no images")
+    return Arrays(
+        images=pixels[:kept],
+        labels=labels[:kept],
+        num_classes=encoded.num_classes,
+        name=encoded.name,
+        classes=encoded.classes,
+    )
 
 
 def _size(pixels: np.ndarray) -> str:
-    """Of an image, as WIDTHxHEIGHTxCHANNELS."""
+    """The size of an image as WIDTHxHEIGHTxCHANNELS."""
     height, width, channels = pixels.shape
     return f"{width}x{height}x{channels}"
 
@@ -231,4 +257,6 @@ def _decoded(encoded: Encoded):
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(encoded), _CHUNK):
-            yield from threads.map(one, range(start, min(start + _CHUNK, len(encoded))))
+            stop = min(start + _CHUNK, len(encoded))
+            numbers = range(start, stop)
+            yield from threads.map(one, numbers)

@@ -1,4 +1,4 @@
-"""What a run learns from its data and keeps in its work directory, so that other data cannot take its place unnoticed."""
+"""What a run notes about its data in its work directory, so that other data cannot take its place unnoticed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,49 +16,61 @@ Examples = Arrays | Encoded
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is None is not known: an imported network does not say on which images it was trained.
-
-    image_shape: (H, W, C). mean, std: per channel, on the scale 0 to 1. class_names: by label. num_train: training images.
-    digest, test_digest: hashes of the training and of the test images; see `Arrays.digest` and `Encoded.digest`.
-    """
+    """Facts about the data of a run; None is not known: an imported network does not say on which images it was trained."""
 
     num_classes: int
+    # (H, W, C).
     image_shape: tuple[int, ...]
+    # Of each channel, on the scale 0 to 1.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    # In the order of the labels.
     class_names: tuple[str, ...] | None = None
+    # The number of training images.
     num_train: int | None = None
+    # Hashes of the training and of the test images; see `Arrays.digest` and `Encoded.digest`.
     digest: str | None = None
     test_digest: str | None = None
 
     @property
     def statistics(self) -> Statistics | None:
         """(mean, std)"""
-        return None if self.mean is None or self.std is None else (self.mean, self.std)
+        if self.mean is None or self.std is None:
+            return None
+        return self.mean, self.std
 
     def known(self) -> dict[str, Any]:
-        """JSON-ready values by name, without what is not known."""
-        values = {
-            name: value for name, value in dataclasses.asdict(self).items() if value is not None
-        }
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-        }
+        """The facts that are known, by name, as values of JSON."""
+        values = {}
+        for name, value in dataclasses.asdict(self).items():
+            if value is None:
+                continue
+            if isinstance(value, tuple):
+                value = list(value)
+            values[name] = value
+        return values
 
 
 def from_dict(values: Mapping) -> Facts:
-    """From the values of run.json; whatever else stands there is passed over."""
-    names = {f.name for f in dataclasses.fields(Facts)}
-    found = {name: value for name, value in values.items() if name in names}
-    immutable: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in found.items()
-    }
-    return Facts(**immutable)
+    """From the values of run.json, whose other entries are ignored."""
+    names = {field.name for field in dataclasses.fields(Facts)}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in names:
+            continue
+        # Facts are compared with those of today's data, in which lists are tuples.
+        if isinstance(value, list):
+            value = tuple(value)
+        found[name] = value
+    return Facts(**found)
 
 
 def learn(data: Dataset, test: Examples | None) -> Facts:
     """The facts of a new run. test: the examples it is evaluated on, None where these are a part of its training set."""
+    test_digest = None
+    if test is not None:
+        test_digest = test.digest()
+    # Statistics as they are used, which may be set by hand.
     return Facts(
         num_classes=data.train.num_classes,
         image_shape=data.train.image_shape,
@@ -67,26 +79,32 @@ def learn(data: Dataset, test: Examples | None) -> Facts:
         class_names=data.train.classes,
         num_train=len(data.train),
         digest=data.train.digest(),
-        test_digest=None if test is None else test.digest(),
+        test_digest=test_digest,
     )
 
 
 def difference(now: Facts, then: Facts) -> str | None:
-    """How data differs from that with which a run began; None where it does not, as far as is known."""
-    if now.class_names and then.class_names and now.class_names != then.class_names:
-        return f"the data has the classes {_listed(now.class_names)} now, and had {_listed(then.class_names)}"
-    shape, shape_then = (now.num_classes, *now.image_shape), (then.num_classes, *then.image_shape)
-    if shape != shape_then:
-        classes, *size = shape
-        classes_then, *size_then = shape_then
+    """How data differs from that with which a run began, as part of a sentence; None where it does not, as far as is known."""
+    names, names_then = now.class_names, then.class_names
+    if names and names_then and names != names_then:
+        return f"the data has the classes {_listed(names)} now, and had {_listed(names_then)}"
+
+    # Shapes before hashes: the first difference named should be the one that says most.
+    classes = now.num_classes
+    classes_then = then.num_classes
+    size = list(now.image_shape)
+    size_then = list(then.image_shape)
+    if classes != classes_then or size != size_then:
         return f"the data has {classes} classes and images {size} now, and had {classes_then} and {size_then}"
     if now.num_train != then.num_train and then.num_train is not None:
         return f"the training set has {now.num_train} images now, and had {then.num_train}"
-    for part, one, other in (
-        ("training", now.digest, then.digest),
-        ("test", now.test_digest, then.test_digest),
-    ):
-        if one and other and one != other:
+
+    digests = {
+        "training": (now.digest, then.digest),
+        "test": (now.test_digest, then.test_digest),
+    }
+    for part, (digest, digest_then) in digests.items():
+        if digest and digest_then and digest != digest_then:
             return f"the {part} set has other images now (their names, sizes or contents differ) than it had"
     return None
 
@@ -96,15 +114,18 @@ def with_statistics(data: Dataset, facts: Facts) -> Dataset:
     if facts.statistics is None:
         return data
     mean, std = facts.statistics
-    return data._replace(augmentation=dataclasses.replace(data.augmentation, mean=mean, std=std))
+    augmentation = dataclasses.replace(data.augmentation, mean=mean, std=std)
+    return data._replace(augmentation=augmentation)
 
 
 def with_labels(examples: Examples, facts: Facts) -> Examples:
     """The examples with the labels that a run's classes of the same names have.
 
-    They may be in another order, or a part of the run's. Raises `UserError` for a class that the run does not have.
+    The classes may be in another order than the run's, or only some of them. Raises `UserError` for a class that the run does
+    not have, and for another number of classes where their names are not known.
     """
     names, classes = facts.class_names, examples.classes
+    # An imported network: labels are taken to be in its order.
     if names is None:
         if examples.num_classes != facts.num_classes:
             raise UserError(
@@ -119,15 +140,20 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
             f"{examples.name} has the class {unknown[0]!r}, the run has not: its classes are {_listed(names)}; set"
             " config.dataset.path to data with these, or some of these, names"
         )
-    numbers = np.array([names.index(name) for name in classes], np.int32)
+
+    # [classes of the data]: the run's label of each.
+    labels = [names.index(name) for name in classes]
+    numbers = np.array(labels, np.int32)
     if isinstance(examples, Encoded):
-        return dataclasses.replace(
-            examples, reader=Renumbered(examples.reader, numbers), classes=names
-        )
+        reader = Renumbered(examples.reader, numbers)
+        return dataclasses.replace(examples, reader=reader, classes=names)
     return dataclasses.replace(
         examples, labels=numbers[examples.labels], num_classes=len(names), classes=names
     )
 
 
 def _listed(names: tuple[str, ...], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    listed = ", ".join(names[:most])
+    if len(names) > most:
+        listed += f" and {len(names) - most} more"
+    return listed

@@ -21,7 +21,7 @@ _PARTS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
 }
-# Files whose size is part of a set's digest: on a file system across the network each takes a while.
+# The most files whose sizes are part of a set's digest: on a file system across the network each takes a while.
 _SIZES = 100_000
 _THREADS = 32
 _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or ROOT/CLASS/*.jpg with config.dataset.split"
@@ -29,9 +29,9 @@ _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or ROOT/CL
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """Image files by class: `files` are paths below `root`, sorted, and `classes` their labels, int32 (N,).
+    """A reader of image files by class, see `encoded.Reader`.
 
-    left_out: how many files beside them are no images, by suffix.
+    files: paths below `root`, sorted. classes: their labels, int32 (N,). left_out: how many other files are there, by suffix.
     """
 
     root: str
@@ -50,20 +50,25 @@ class Files:
 
     def read(self, row: int) -> tuple[bytes, int]:
         with self._reading(row):
-            return epath.Path(self.where(row)).read_bytes(), int(self.classes[row])
+            path = epath.Path(self.where(row))
+            data = path.read_bytes()
+            return data, int(self.classes[row])
 
     def digest(self) -> str:
-        """A hash of the names below `root`, and of the files' sizes; of a large set, of those of a part of them."""
-        rows = np.sort(order.shuffled(len(self), 0, order.SAMPLE)[:_SIZES])
+        """A hash of the names below `root`, and of the files' sizes; of a large set, of the sizes of some files."""
+        drawn = order.shuffled(len(self), seed=0, use=order.SAMPLE)
+        rows = np.sort(drawn[:_SIZES])
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
             sizes = list(threads.map(self._size, rows.tolist()))
-        return digest_of("\n".join(self.files), np.array(sizes, np.int64))
+        names = "\n".join(self.files)
+        return digest_of(names, np.array(sizes, np.int64))
 
     def _size(self, row: int) -> int:
-        """In bytes; -1 of what cannot be opened, which `config.dataset.bad_images` decides about when it is read."""
+        """The size of a file in bytes, -1 where it cannot be opened: what is done about that is decided when it is read."""
         try:
             with self._reading(row):
-                return epath.Path(self.where(row)).stat().length
+                path = epath.Path(self.where(row))
+                return path.stat().length
         except images.BadImage:
             return -1
 
@@ -71,77 +76,98 @@ class Files:
     def _reading(self, row: int):
         try:
             yield
-        except (
-            PermissionError,
-            IsADirectoryError,
-            FileNotFoundError,
-        ) as error:  # of this file alone, as a link to nowhere
-            raise images.BadImage(f"cannot be opened ({error.strerror or error})") from error
+        # Of this file alone, such as a link to nowhere.
+        except (PermissionError, IsADirectoryError, FileNotFoundError) as error:
+            reason = error.strerror or error
+            raise images.BadImage(f"cannot be opened ({reason})") from error
+        # Of the whole file system.
         except OSError as error:
-            raise UserError(f"cannot read {self.where(row)} ({error.strerror or error})") from error
+            why = error.strerror or error
+            raise UserError(f"cannot read {self.where(row)} ({why})") from error
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
     """The parts of the folder `path`: "train" and "test", or one of them; or "all" where its folders are classes.
 
-    The names of the classes, sorted, are their numbers. Images may stand in folders below their class's. What is left out is
-    said on stderr. Raises `UserError` for folders that are missing, empty, of one class, or could be meant in two ways.
+    The names of the classes, sorted, are their numbers. Images may be in folders below that of their class. What is left out is
+    named on stderr. Raises `UserError` for folders that are missing, empty, of one class, or that could be read in two ways.
     """
     if not path:
         raise UserError(f"set config.dataset.path to a folder of images: {_LAYOUT}")
     root = roots.root(path, "config.dataset.path")
+    # A path that is missing, or that of a file.
     if not root.is_dir():
         raise UserError(
             f"there is no directory {root}; set config.dataset.path to a folder of images: {_LAYOUT}"
         )
+
+    # The classes are those of the training images, where there are some.
     directories = part_folders(root) or {"all": root}
-    classes = _classes(directories.get("train") or next(iter(directories.values())))
-    files = {part: _part_files(directory, classes) for part, directory in directories.items()}
+    first, *_ = directories.values()
+    classes = _classes(directories.get("train", first))
+    files = {}
+    for part, directory in directories.items():
+        files[part] = _part_files(directory, classes)
+
+    # Of all parts together: a network takes images of one kind.
     channels = options.channels or _channels(*files.values())
-    return {
-        part: Encoded(
-            of_part, np.arange(len(of_part)), tuple(classes), of_part.root, channels, options
+    encoded = {}
+    for part, of_part in files.items():
+        encoded[part] = Encoded(
+            reader=of_part,
+            rows=np.arange(len(of_part)),
+            classes=tuple(classes),
+            name=of_part.root,
+            channels=channels,
+            options=options,
         )
-        for part, of_part in files.items()
-    }
+    return encoded
 
 
 def part_folders(root: Any) -> dict[str, Any]:
     """The folders of `root` that are its parts, by "train" and "test"; none where its folders are classes.
 
-    A part holds folders of images, a class images: so a class may be named train, too. `UserError` where that leaves a doubt.
+    A part has folders of images, a class has images: so a class may be named train, too. `UserError` where it may be either.
     """
+    # Folders that have the names of parts, in the order in which those names are preferred.
     directories = walk.folders(root)
     names = [name for part in _PARTS.values() for name in part]
-    named = sorted(
-        (d for d in directories if d.name.lower() in names),
-        key=lambda d: names.index(d.name.lower()),
-    )
+    position = lambda directory: names.index(directory.name.lower())
+    named = [d for d in directories if d.name.lower() in names]
+    named.sort(key=position)
     if not named:
         return {}
+
+    # What they contain says whether they are parts or classes; so do the folders beside them.
     like_class = [d for d in named if walk.holds_images(d)]
     like_part = [d for d in named if walk.holds_folders_of_images(d)]
-    others = [
-        d
-        for d in directories
-        if d not in named and (walk.holds_images(d) or walk.holds_folders_of_images(d))
-    ]
+    others = []
+    for directory in directories:
+        if directory in named:
+            continue
+        if walk.holds_images(directory) or walk.holds_folders_of_images(directory):
+            others.append(directory)
 
     parts: dict[str, Any] = {}
     for directory in like_part:
-        part = next(part for part, of_part in _PARTS.items() if directory.name.lower() in of_part)
-        parts.setdefault(part, directory)
-    both = len(parts) == 2 and any(d not in like_class for d in parts.values())
+        for part, of_part in _PARTS.items():
+            if directory.name.lower() in of_part:
+                parts.setdefault(part, directory)
+
+    # Other folders of images beside them are left out where both parts are there, and not both could be classes.
+    certain = any(directory not in like_class for directory in parts.values())
+    both = len(parts) == 2 and certain
     if parts and (both or not others):
-        _say_left_out(root, [d.name for d in directories if d not in parts.values()])
+        left_out = [d.name for d in directories if d not in parts.values()]
+        _say_left_out(root, left_out)
         return parts
     if others and all(d in like_class for d in like_part):
         return {}
-    raise UserError(_doubt(root, like_class, like_part, others))
+    raise UserError(_doubt(root, like_class=like_class, like_part=like_part, others=others))
 
 
 def _doubt(root: Any, like_class: list, like_part: list, others: list) -> str:
-    """What to do where folders named like parts are neither clearly parts nor clearly classes."""
+    """The error for folders named like parts that are neither clearly parts nor clearly classes."""
     if like_part:
         part, other = like_part[0].name, others[0].name
         return (
@@ -164,10 +190,14 @@ def _say_left_out(root: Any, what: Sequence[str]) -> None:
 
 
 def _classes(directory: Any) -> list[str]:
+    """The names of the classes, sorted; `UserError` for fewer than two."""
     classes = [folder.name for folder in walk.folders(directory)]
     if not classes:
-        state = "is without folders of classes" if walk.entries(directory) else "is empty"
+        state = "is empty"
+        if walk.entries(directory):
+            state = "is without folders of classes"
         raise UserError(f"{directory} {state}; write {_LAYOUT}")
+    # Often a folder too much: ROOT/images/CLASS.
     if len(classes) == 1:
         raise UserError(
             f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; write {_LAYOUT}"
@@ -183,6 +213,7 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
         raise UserError(
             f"{directory} has the class {unknown[0]!r}, the training images have not; both need the same folders"
         )
+
     names, labels = [], []
     left_out: collections.Counter = collections.Counter()
     for folder in folders:
@@ -196,45 +227,70 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
         raise UserError(f"{directory} holds no folder of a class; write {_LAYOUT}")
     _check_inverted(directory, names)
 
-    outside = sum(walk.is_image(entry.name) for entry in walk.entries(directory))
+    # Nothing is left out without a word.
+    entries = walk.entries(directory)
+    outside = sum(walk.is_image(entry.name) for entry in entries)
     if outside:
         _say_left_out(directory, [f"{outside} images that are in no folder of a class"])
     if left_out:
-        _say_left_out(
-            directory, [f"{left_out.total()} files that are no images ({_by_suffix(left_out)})"]
-        )
+        described = f"{left_out.total()} files that are no images ({_by_suffix(left_out)})"
+        _say_left_out(directory, [described])
     return Files(
-        str(directory), tuple(names), np.array(labels, np.int32), dict(sorted(left_out.items()))
+        root=str(directory),
+        files=tuple(names),
+        classes=np.array(labels, np.int32),
+        left_out=dict(sorted(left_out.items())),
     )
 
 
 def _without_images(directory: Any, others: Mapping[str, int]) -> str:
     known = ", ".join(suffix[1:] for suffix in walk.SUFFIXES)
-    instead = f" but {_by_suffix(others)}" if others else ""
+    instead = ""
+    if others:
+        instead = f" but {_by_suffix(others)}"
     return f"{directory} holds no image ({known}){instead}; put images there, or remove the folder"
 
 
 def _by_suffix(files: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {suffix}" for suffix, number in sorted(files.items()))
+    described = []
+    for suffix, number in sorted(files.items()):
+        described.append(f"{number} {suffix}")
+    return ", ".join(described)
 
 
 def _check_inverted(directory: Any, names: Sequence[str]) -> None:
     """Refuses ROOT/CLASS/train beside ROOT/CLASS/test, which would mix training and test images."""
-    below = {tuple(name.lower().split("/")[:2]) for name in names if name.count("/") > 1}
+    # (folder of a class, folder in it), where there is one.
+    below = set()
+    for name in names:
+        folder, *inner = name.lower().split("/")
+        if len(inner) > 1:
+            below.add((folder, inner[0]))
     for folder in {folder for folder, _ in below}:
-        if all(any((folder, name) in below for name in of_part) for of_part in _PARTS.values()):
+        parts = []
+        for part, of_part in _PARTS.items():
+            if any((folder, name) in below for name in of_part):
+                parts.append(part)
+        if len(parts) == len(_PARTS):
             raise UserError(
                 f"{directory}/{folder} has folders for training and for test images; write {_LAYOUT}"
             )
 
 
 def _channels(*parts: Files) -> int:
-    """1 where every image is gray, else 3; looks no further than the first that is not gray."""
-    return 1 if all(_is_gray(files, row) for files in parts for row in range(len(files))) else 3
+    """1 where every image is gray, else 3."""
+    for files in parts:
+        for row in range(len(files)):
+            if not _is_gray(files, row):
+                # In most sets this is the first image.
+                return 3
+    return 1
 
 
 def _is_gray(files: Files, row: int) -> bool:
     try:
-        return images.read_header(files.read(row)[0]).gray
+        data, _ = files.read(row)
+        return images.read_header(data).gray
     except images.BadImage:
-        return True  # decides nothing; reading it later says what is wrong
+        # Decides nothing; reading it later says what is wrong.
+        return True

@@ -1,4 +1,4 @@
-"""The division of a set: into the two halves of a search, or a training and a test set where it has none."""
+"""Dividing a set in two: for the two levels of a search, or into a training and a test set where it has none."""
 
 import math
 
@@ -13,31 +13,35 @@ from bnas_jax.data.encoded import Encoded
 def split_half(
     examples: Arrays | Encoded, seed: int, split: str = "random", *, share: float = 0.5
 ) -> tuple[Arrays | Encoded, Arrays | Encoded]:
-    """Two halves: one for the weights, one for the architecture parameters.
+    """A set in two parts: for the weights of a search, and for its architecture parameters.
 
-    Each example is in exactly one of them; of an odd number the first half has one more. split: drawn at `random`;
-    `stratified`, so that each class is halved; or `in_order`, the first half of the set and the second. share: of the first
-    part, where they are no halves.
+    Each example is in exactly one of them; of an odd number the first part has one more. split: drawn at `random`;
+    `stratified`, so that each class is divided alike; or `in_order`, the first examples and the last. share: of the examples,
+    those of the first part. Raises `UserError` where a part would be empty.
     """
     if len(examples) < 2:
         raise UserError(
             f"{examples.name}: one example cannot be divided into two halves; a search needs more data"
         )
+
+    # Rounded up, so that both parts of two examples have one.
     rows = _rows(examples, seed, split)
     middle = math.ceil(share * len(rows))
     if not 0 < middle < len(rows):
         raise UserError(
             f"config.searcher.train_share={share} of {len(rows)} images leaves one part empty; change it"
         )
-    return examples.take(rows[:middle]), examples.take(rows[middle:])
+    first, second = rows[:middle], rows[middle:]
+    return examples.take(first), examples.take(second)
 
 
 def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
+    """All rows in the order in which they are divided, int32 (N,)."""
     if split == "in_order":
         return np.arange(len(examples), dtype=np.int32)
     if split == "stratified":
-        return order.shuffled_by_class(examples.labels, seed, order.HALVES)
-    return order.shuffled(len(examples), seed, order.HALVES)
+        return order.shuffled_by_class(examples.labels, seed=seed, use=order.HALVES)
+    return order.shuffled(len(examples), seed=seed, use=order.HALVES)
 
 
 def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Encoded]:
@@ -47,5 +51,7 @@ def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Enc
         raise UserError(
             f"config.dataset.split={share} of {len(examples)} images leaves one part empty; change it"
         )
-    rows = order.shuffled_by_class(examples.labels, seed, order.TEST)
-    return examples.take(np.sort(rows[count:])), examples.take(np.sort(rows[:count]))
+    rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)
+    test = np.sort(rows[:count])
+    train = np.sort(rows[count:])
+    return examples.take(train), examples.take(test)

@@ -2,7 +2,7 @@
 
 Images of more than 8 bits become 8: the number `white_level` becomes 255, 0 stays 0, and what lies beyond is cut off. Without a
 `white_level` that number is 65535 for 16 bits and 1 for floating point. Where that would be a guess, the image is refused:
-16 bits of which no number reaches 4096, as of cameras and scanners of 10 or 12 bits; 32-bit whole numbers; floating-point
+16 bits of which no number reaches 4096, as of cameras and scanners of 10 or 12 bits; 32-bit integers; floating-point
 numbers that are not from 0 to 1. Of several frames or pages the first is read.
 """
 
@@ -14,7 +14,9 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 
+# The first and the last marker of a JPEG file.
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Pillow's modes of gray images.
 _GRAY = ("1", "L", "LA", "La", "I", "F")
 # A set whose 16-bit images stay below has fewer bits than 16, or is all but black.
 _FEWEST = 4096
@@ -39,7 +41,7 @@ class Box(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An encoded image whose header was read. mode: Pillow's name of its kind of pixels.
+    """An encoded image whose header was read. data: the file. mode: Pillow's name of its kind of pixels.
 
     reducible: a whole JPEG, gray or in colours. Those OpenCV decodes, faster than Pillow; but it fills up one that is cut
     short without a word, and takes CMYK differently, so that Pillow decodes everything else.
@@ -60,17 +62,23 @@ class Picture(NamedTuple):
 
 
 def read_header(data: bytes, white_level: float | None = None) -> Picture:
-    """Raises `BadImage` where the bytes do not start like an image."""
+    """The size and the kind of an image. Raises `BadImage` where the bytes do not start like one."""
     from PIL import Image
 
     with _decoding(), Image.open(io.BytesIO(data)) as image:
+        # A JPEG that is cut short lacks its end; some programs write a little behind it.
         whole = data.startswith(_JPEG_START) and _JPEG_END in data[-64:]
-        reducible = whole and image.mode in ("L", "RGB")
-        # The raw mode, which names the numbers in the file, stands among the decoder's arguments: RGB;16B, for instance.
-        deep = image.mode in ("I", "F") or ";16" in image.mode + str(
-            [tile[3] for tile in image.tile]
+        # The raw mode, which names the numbers in the file, is among the decoder's arguments: RGB;16B, for instance.
+        raw_modes = str([tile[3] for tile in image.tile])
+        return Picture(
+            data=data,
+            height=image.height,
+            width=image.width,
+            mode=image.mode,
+            reducible=whole and image.mode in ("L", "RGB"),
+            deep=image.mode in ("I", "F") or ";16" in image.mode + raw_modes,
+            white_level=white_level,
         )
-        return Picture(data, image.height, image.width, image.mode, reducible, deep, white_level)
 
 
 def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
@@ -79,9 +87,9 @@ def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
     Palettes become colours, transparency is dropped, CMYK converted, more bits become 8: `UnknownScale` where it is not clear
     how. scale: 2, 4 or 8 decodes a reducible image at that fraction of its size.
     """
-    return (
-        _opencv(picture.data, channels, scale) if picture.reducible else _pillow(picture, channels)
-    )
+    if picture.reducible:
+        return _opencv(picture.data, channels=channels, scale=scale)
+    return _pillow(picture, channels)
 
 
 def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
@@ -90,19 +98,23 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the box still has `side` pixels each way.
     """
     scale = scale_for(picture, box, side)
-    top, left, height, width = (
-        box.top // scale,
-        box.left // scale,
-        box.height // scale,
-        box.width // scale,
-    )
-    return resize(decode(picture, channels, scale)[top : top + height, left : left + width], side)
+    pixels = decode(picture, channels=channels, scale=scale)
+
+    # The box in the reduced image.
+    top, left = box.top // scale, box.left // scale
+    bottom = top + box.height // scale
+    right = left + box.width // scale
+    part = pixels[top:bottom, left:right]
+    return resize(part, side)
 
 
 def scale_for(picture: Picture, box: Box, side: int) -> int:
-    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded for a part that becomes `side` pixels wide."""
+    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded, for a part that becomes `side` pixels wide."""
+    if not picture.reducible:
+        return 1
+    shorter = min(box.height, box.width)
     scale = 1
-    while picture.reducible and scale < 8 and min(box.height, box.width) >= 2 * scale * side:
+    while scale < 8 and shorter >= 2 * scale * side:
         scale *= 2
     return scale
 
@@ -115,8 +127,12 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
     if height == width == side:
         return np.ascontiguousarray(pixels)
     # Linear interpolation reads 2x2 pixels, enough down to half the size; below that the mean over the area.
-    method = cv2.INTER_AREA if min(height, width) > 2 * side else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (side, side), interpolation=method).reshape(side, side, channels)
+    method = cv2.INTER_LINEAR
+    if min(height, width) > 2 * side:
+        method = cv2.INTER_AREA
+    resized = cv2.resize(pixels, (side, side), interpolation=method)
+    # OpenCV drops the axis of a single channel.
+    return resized.reshape(side, side, channels)
 
 
 def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
@@ -128,54 +144,78 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
     from PIL import Image
 
     height, width, channels = pixels.shape
-    left, right = _middle(width, min(height, width), side, resize)
-    top, bottom = _middle(height, min(height, width), side, resize)
-    # The filter still reads what lies around the box.
-    image = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
-    resized = image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    shorter = min(height, width)
+    left, right = _middle(width, shorter=shorter, side=side, resize=resize)
+    top, bottom = _middle(height, shorter=shorter, side=side, resize=resize)
+
+    # Pillow's gray images have no axis of channels.
+    if channels == 1:
+        pixels = pixels[..., 0]
+    image = Image.fromarray(pixels)
+    # By `box` and not by cropping first, so that the filter still reads what lies around it.
+    resized = image.resize(
+        (side, side),
+        resample=Image.Resampling.BILINEAR,
+        box=(left, top, right, bottom),
+    )
     return np.asarray(resized).reshape(side, side, channels)
 
 
 def _middle(length: int, shorter: int, side: int, resize: int) -> tuple[float, float]:
-    """From where to where, in pixels of the image, the middle `side` pixels lie of a line that is resized."""
+    """The middle `side` pixels of a resized line: where they begin and end, in pixels of the line before.
+
+    length: of the line before; shorter: of the image's shorter side, which becomes `resize`.
+    """
+    # Rounded as torchvision does.
     resized = int(resize * length / shorter)
     first = round((resized - side) / 2)
-    return first * length / resized, min((first + side) * length / resized, length)
+    begin = first * length / resized
+    end = (first + side) * length / resized
+    return begin, min(end, length)
 
 
 def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
     import cv2
 
-    cv2.setNumThreads(1)  # the pipeline has threads and processes of its own
+    # The pipeline has threads and processes; those of OpenCV would get in their way.
+    cv2.setNumThreads(1)
     reduced = {
         1: 0,
         2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
         4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
     }
+    flags = reduced[scale] | cv2.IMREAD_IGNORE_ORIENTATION
     # Colours in this order from the start: turning them round afterwards took a third as long as decoding.
-    flags = (
-        reduced[scale]
-        | cv2.IMREAD_IGNORE_ORIENTATION
-        | (cv2.IMREAD_COLOR_RGB if channels == 3 else 0)
-    )
+    if channels == 3:
+        flags |= cv2.IMREAD_COLOR_RGB
     with _decoding():
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        encoded = np.frombuffer(data, np.uint8)
+        pixels = cv2.imdecode(encoded, flags)
     if pixels is None:
         raise BadImage("does not decode")
-    return pixels if channels == 3 else pixels[..., None]
+    if channels == 1:
+        return pixels[..., None]  # [H, W, 1]
+    return pixels
 
 
 def _pillow(picture: Picture, channels: int) -> np.ndarray:
     from PIL import Image
 
+    mode = "L"
+    if channels == 3:
+        mode = "RGB"
     with _decoding(), Image.open(io.BytesIO(picture.data)) as image:
         eight_bits: Image.Image = image
+        # Pillow itself would cut off at 255.
         if picture.deep:
-            eight_bits = Image.fromarray(
-                _shortened(_deep_values(picture, image), picture.white_level, image.format)
+            values = _shortened(
+                _deep_values(picture, image),
+                white_level=picture.white_level,
+                file_format=image.format,
             )
-        pixels = np.asarray(eight_bits.convert("RGB" if channels == 3 else "L"))
+            eight_bits = Image.fromarray(values)
+        pixels = np.asarray(eight_bits.convert(mode))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -185,9 +225,12 @@ def _deep_values(picture: Picture, image: Any) -> np.ndarray:
         return np.asarray(image)
     import cv2
 
-    image.load()  # notices what is cut short, but keeps 8 bits of several channels
-    values = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] < 3:
+    # Pillow notices a file that is cut short, but keeps only 8 bits of several channels; OpenCV reads all bits.
+    image.load()
+    data = np.frombuffer(picture.data, np.uint8)
+    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    is_deep = values is not None and values.dtype == np.uint16
+    if values is None or not is_deep or values.ndim != 3 or values.shape[2] < 3:
         raise BadImage(
             f"is of more than 8 bits in a form that is not read here ({image.format}, {picture.mode})"
         )
@@ -197,15 +240,16 @@ def _deep_values(picture: Picture, image: Any) -> np.ndarray:
 def _shortened(
     values: np.ndarray, white_level: float | None, file_format: str | None
 ) -> np.ndarray:
-    """uint8 of the same shape, `white_level` at 255."""
+    """Numbers of more than 8 bits as uint8 of the same shape, `white_level` at 255."""
     if not np.isfinite(values).all():
         raise BadImage("holds numbers that are none (NaN or infinity)")
     white = white_level or _white(values, file_format)
-    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+    shares = np.clip(values / white, 0, 1)
+    return np.rint(shares * 255).astype(np.uint8)
 
 
 def _white(values: np.ndarray, file_format: str | None) -> float:
-    """The number that is white as far as an image says so."""
+    """The number that is white, as far as an image says so; `UnknownScale` where it does not."""
     lowest, highest = values.min(), values.max()
     if values.dtype.kind == "f":
         if lowest < 0 or highest > 1:
@@ -213,9 +257,10 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
                 f"holds floating-point numbers from {lowest:g} to {highest:g} instead of 0 to 1; {_ADVICE}"
             )
         return 1.0
-    if file_format == "PPM" or not (
-        lowest or highest
-    ):  # Pillow brings the maximum in its header to 65535
+
+    # Pillow brings the maximum in the header of a PPM to 65535. An image of zeros is black on any scale.
+    all_zero = not (lowest or highest)
+    if file_format == "PPM" or all_zero:
         return 65535.0
     if values.dtype != np.uint16:
         raise UnknownScale(f"holds whole numbers of 32 bits, from {lowest} to {highest}; {_ADVICE}")
@@ -226,13 +271,14 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
 
 @contextlib.contextmanager
 def _decoding():
-    """Decoders raise whatever their libraries do."""
+    """Turns whatever decoders raise into `BadImage`: their exceptions have no class in common."""
     try:
         yield
     except (UserError, ImportError, MemoryError):
         raise
     except Exception as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadImage(
-            f"does not decode ({'of an unknown format' if 'cannot identify' in text else text})"
-        ) from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        text = lines[0]
+        if "cannot identify" in text:
+            text = "of an unknown format"
+        raise BadImage(f"does not decode ({text})") from error

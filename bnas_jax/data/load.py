@@ -18,7 +18,9 @@ from bnas_jax.data.images import BadImage
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
 _TFDS = "tfds:"
-IN_MEMORY_MIB = 4096  # 25 times CIFAR
+# The default of `in_memory_mib`: 25 times CIFAR.
+IN_MEMORY_MIB = 4096
+# Images by which the statistics of a set too large for memory are measured.
 _SAMPLE = 1024
 
 # Mean and standard deviation of the 1,437 training images, on the scale 0 to 1.
@@ -52,7 +54,7 @@ class Dataset(NamedTuple):
 
 
 class TestSet(NamedTuple):
-    """What evaluation needs of a data set: no training images."""
+    """The part of a data set that evaluation needs: no training images."""
 
     test: Arrays | Encoded
     augmentation: Augmentation
@@ -66,26 +68,35 @@ def load(
 ) -> Dataset:
     """The data set of a name in `NAMES`: in memory up to `options.in_memory_mib`, else ready to be streamed.
 
-    `path` is for the sets on disk: the folder, the TFDS data directory, or the directory of one version in it; for TFDS
-    without a path, ~/tensorflow_datasets. statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; the
-    set's own unless given. Raises `UserError` when the name is unknown or the files are missing or unfit.
+    path: for sets on disk, the folder, the TFDS data directory, or the directory of one version in it; for TFDS by default
+    ~/tensorflow_datasets. statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; by default those of
+    the set. Raises `UserError` when the name is unknown or the files are missing or unfit.
     """
     options = options or ReadOptions()
     if name == "digits":
         return _digits(path, statistics)
     parts, options = open_encoded(name, path, options)
-    return from_parts(name, parts, options, statistics)
+    return from_parts(name, parts=parts, options=options, statistics=statistics)
 
 
 def from_parts(
     name: str, parts: dict[str, Encoded], options: ReadOptions, statistics: Statistics | None = None
 ) -> Dataset:
-    """The data set of that name from its parts, as `open_encoded` gives them with the options."""
+    """The data set of that name from its parts, as `open_encoded` gives them with the options. statistics: see `load`."""
     encoded = divided(parts, options)
-    fits = _fits(encoded, options)
-    train, test = (hold(part) if fits else part for part in encoded)
-    channels = train.image_shape[-1]  # refuses images without a common size
-    return Dataset(train, test, _augmentation(name, channels, statistics, lambda: _measured(train)))
+    train: Arrays | Encoded
+    test: Arrays | Encoded
+    train, test = encoded
+    if _fits(encoded, options):
+        train, test = (hold(part) for part in encoded)
+    # The shape of a streamed set refuses images without a common size.
+    augmentation = _augmentation(
+        name,
+        channels=train.image_shape[-1],
+        given=statistics,
+        measure=lambda: _measured(train),
+    )
+    return Dataset(train=train, test=test, augmentation=augmentation)
 
 
 def load_test(
@@ -94,56 +105,67 @@ def load_test(
     options: ReadOptions | None = None,
     statistics: Statistics | None = None,
 ) -> Dataset | TestSet:
-    """As `load`, for evaluation. statistics: those that a run was trained with, so that no training images are needed; None
-    measures those of this set, which then needs them.
+    """As `load`, for evaluation.
+
+    statistics: those that a run was trained with, so that no training images are needed; None measures those of this set, whose
+    training images are then needed.
     """
     options = options or ReadOptions()
     if name == "digits":
         return _digits(path, statistics)
     parts, options = open_encoded(name, path, options)
-    test = _test_part(parts, options)
+    encoded = _test_part(parts, options)
     trained_on = "train" in parts or ("all" in parts and options.split is not None)
     if statistics is None and trained_on:
         return load(name, path, options)
 
+    test: Arrays | Encoded = encoded
+    if _fits((encoded,), options):
+        test = hold(encoded)
+
+    # Test images are not measured: a network must not depend on them.
     def measure() -> Statistics:
         raise UserError(
             f"{test.name} has no training images beside it, by whose mean and deviation its own are normalised"
         )
 
-    in_memory = hold(test) if _fits((test,), options) else test
-    return TestSet(in_memory, _augmentation(name, in_memory.image_shape[-1], statistics, measure))
+    augmentation = _augmentation(
+        name, channels=test.image_shape[-1], given=statistics, measure=measure
+    )
+    return TestSet(test=test, augmentation=augmentation)
 
 
 def open_encoded(
     name: str, path: Any, options: ReadOptions
 ) -> tuple[dict[str, Encoded], ReadOptions]:
-    """The parts of a data set on disk, "train" and "test" or one of them, or "all" of a folder without parts: nothing decoded;
-    and the options with the set's own where they were None."""
+    """(the parts of a data set on disk, the options with the set's defaults where they were None). Nothing is decoded.
+
+    The parts are "train" and "test" or one of them, or "all" of a folder without parts.
+    """
     options = with_defaults(name, options)
     if name == "folder":
         return folder.read(path, options), options
+    # Some sets of TFDS go by their name alone, the others are written tfds:NAME.
     tfds_name = name.removeprefix(_TFDS)
-    if name not in ("cifar10", "cifar100", "imagenet2012") and (name == tfds_name or not tfds_name):
+    by_prefix = name != tfds_name and tfds_name
+    if name not in ("cifar10", "cifar100", "imagenet2012") and not by_prefix:
         raise UserError(
             f"there is no dataset {name!r}: set config.dataset.name to one of {', '.join(NAMES)}"
         )
-    from bnas_jax.data import (
-        tfds_examples,
-    )  # not at the top: it needs libraries that arrays alone do not
+    # Not at the top: it needs libraries that arrays alone do not.
+    from bnas_jax.data import tfds_examples
 
     return tfds_examples.read(tfds_name, path, options), options
 
 
 def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
-    """The options of a data set, with its own values where they were None."""
+    """The options with the defaults of a data set where they were None; `UserError` for sizes that exclude each other."""
+    # ImageNet as in the release: the shorter side to 256, then the centre 224, or another size in the same proportion.
     if name == "imagenet2012":
         options = _with_defaults(options, _IMAGENET_OPTIONS)
-        options = _with_defaults(
-            options, {"resize": round((options.image_size or 1) * _IMAGENET_ZOOM)}
-        )
-        if (options.resize or 1) < (options.image_size or 1):
-            size = options.image_size
+        size = options.image_size or 1
+        options = _with_defaults(options, {"resize": round(size * _IMAGENET_ZOOM)})
+        if (options.resize or 1) < size:
             raise UserError(
                 f"config.dataset.resize must be at least {size}, its centre, got {options.resize}"
             )
@@ -151,25 +173,30 @@ def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
 
 
 def known_statistics(name: str) -> Statistics | None:
-    """Those of the data sets that are known by name."""
+    """(mean, std) of the data sets for which they are written down here, else None."""
     known = _KNOWN.get(name)
-    return None if known is None else (known.mean, known.std)
+    if known is None:
+        return None
+    return known.mean, known.std
 
 
 def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
     """The training and the test set; `config.dataset.split` makes a test set where there is none, and only there."""
-    train, test = parts.get("train", parts.get("all")), parts.get("test")
+    train = parts.get("train", parts.get("all"))
+    test = parts.get("test")
     if train is None:
         raise UserError(
             f"{parts['test'].name} has no training images beside it; it can only be evaluated"
         )
+    # Never silently from the training images.
     if test is None and options.split is None:
         raise UserError(
             f"{train.name} has no test images beside it (a folder train or a split of theirs); set config.dataset.split to the"
             " share of the images that is for tests, such as 0.1"
         )
     if test is None:
-        return split_test(train, float(options.split or 0), options.split_seed)
+        share = float(options.split or 0)
+        return split_test(train, share=share, seed=options.split_seed)
     if options.split is not None:
         raise UserError(
             f"{train.name} comes with test images, {test.name}: leave config.dataset.split out"
@@ -178,7 +205,7 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
 
 
 def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
-    """The test set, else what `config.dataset.split` makes one, else all of a set without parts."""
+    """The test set, else the one that `config.dataset.split` makes, else all of a set without parts."""
     if "test" in parts:
         if options.split is not None:
             print(
@@ -186,6 +213,7 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
                 file=sys.stderr,
             )
         return parts["test"]
+    # Evaluation takes all images of a folder of classes, such as new photographs.
     if "all" in parts and options.split is None:
         return parts["all"]
     return divided(parts, options)[1]
@@ -193,28 +221,41 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
 
 def statistics(images: np.ndarray) -> Statistics:
     """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0 to 1; 1 for a constant channel."""
-    counts = [
-        np.bincount(images[..., c].ravel(), minlength=256) / images[..., c].size
-        for c in range(images.shape[-1])
-    ]
     values = np.arange(256) / 255
-    means = [float(values @ p) for p in counts]
-    variances = [float((values - m) ** 2 @ p) for p, m in zip(counts, means, strict=True)]
-    return tuple(means), tuple(v**0.5 or 1.0 for v in variances)
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        # By the share of each of the 256 values, without a copy of the images in floating point.
+        pixels = images[..., channel]
+        counts = np.bincount(pixels.ravel(), minlength=256)
+        shares = counts / pixels.size  # [256]
+        mean = float(values @ shares)
+        variance = float((values - mean) ** 2 @ shares)
+        means.append(mean)
+        deviations.append(variance**0.5 or 1.0)
+    return tuple(means), tuple(deviations)
 
 
 def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
-    return dataclasses.replace(
-        options, **{k: v for k, v in values.items() if getattr(options, k) is None}
-    )
+    """The options with these values in place of None."""
+    missing = {}
+    for name, value in values.items():
+        if getattr(options, name) is None:
+            missing[name] = value
+    return dataclasses.replace(options, **missing)
 
 
 def _fits(parts: tuple[Encoded, ...], options: ReadOptions) -> bool:
-    """Whether these parts, decoded, stay within `in_memory_mib`. Sizes are the first image's where none is set."""
+    """Whether these parts, decoded, need at most `in_memory_mib`. Sizes are the first image's where none is set."""
     if not options.in_memory_mib:
         return False
-    shape = parts[0].image_shape if options.image_size else _first(parts[0]).shape
-    return sum(map(len, parts)) * float(np.prod(shape)) <= options.in_memory_mib * 2**20
+    # One image is decoded where no size is set; the others should be of that size.
+    if options.image_size:
+        shape = parts[0].image_shape
+    else:
+        shape = _first(parts[0]).shape
+    images = sum(len(part) for part in parts)
+    size = images * float(np.prod(shape))  # bytes
+    return size <= options.in_memory_mib * 2**20
 
 
 def _first(encoded: Encoded) -> np.ndarray:
@@ -233,26 +274,33 @@ def _digits(path: Any, given: Statistics | None) -> Dataset:
         raise UserError(
             f"the digits come with the package: leave config.dataset.path out, got {path}"
         )
-    with np.load(pathlib.Path(__file__).parent / "digits.npz", allow_pickle=False) as stored:
-        train, test = (
-            Arrays(
-                stored[f"{split}_images"], stored[f"{split}_labels"], num_classes=10, name="digits"
+    # Part of the package, so that a first run needs no download.
+    file = pathlib.Path(__file__).parent / "digits.npz"
+    parts = {}
+    with np.load(file, allow_pickle=False) as stored:
+        for split in ("train", "test"):
+            parts[split] = Arrays(
+                images=stored[f"{split}_images"],
+                labels=stored[f"{split}_labels"],
+                num_classes=10,
+                name="digits",
             )
-            for split in ("train", "test")
-        )
-    return Dataset(train, test, _normalized(_DIGITS, given))
+    return Dataset(**parts, augmentation=_normalized(_DIGITS, given))
 
 
 def _normalized(augmentation: Augmentation, given: Statistics | None) -> Augmentation:
+    """The augmentation with other statistics, if there are some."""
     if given is None:
         return augmentation
-    return dataclasses.replace(augmentation, mean=given[0], std=given[1])
+    mean, std = given
+    return dataclasses.replace(augmentation, mean=mean, std=std)
 
 
 def _augmentation(
     name: str, channels: int, given: Statistics | None, measure: Callable[[], Statistics]
 ) -> Augmentation:
-    """given: mean and standard deviation that stand in for the set's own; measure: gives its own where none are known."""
+    """A set's default augmentation. given: statistics in place of the set's; measure: makes the set's where none are known."""
+    # Known statistics are of colour images, and these may be read as gray ones.
     if channels == 3 and name in _KNOWN:
         return _normalized(_KNOWN[name], given)
     mean, std = given or measure()
@@ -263,9 +311,14 @@ def _augmentation(
 
 
 def _measured(train: Arrays | Encoded) -> Statistics:
-    return statistics(train.images if isinstance(train, Arrays) else _sample(train))
+    if isinstance(train, Encoded):
+        return statistics(_sample(train))
+    return statistics(train.images)
 
 
 def _sample(train: Encoded) -> np.ndarray:
-    """Some images drawn at random, the same ones always: statistics of a set too large for memory."""
-    return hold(train.take(np.sort(order.shuffled(len(train), 0, order.SAMPLE)[:_SAMPLE]))).images
+    """Some images of a set too large for memory, uint8 (N, H, W, C): drawn at random, the same ones always."""
+    drawn = order.shuffled(len(train), seed=0, use=order.SAMPLE)[:_SAMPLE]
+    # In their order on disk, which is read faster.
+    sample = train.take(np.sort(drawn))
+    return hold(sample).images

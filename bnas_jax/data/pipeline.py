@@ -1,7 +1,7 @@
-"""Batch sources over arrays in memory: what a batch holds is a function of the seed and the global step alone.
+"""Batch sources over arrays in memory: the examples of a batch are a function of the seed and the global step alone.
 
-A source has two halves. `feed(step)` runs on the host and hands out arrays on the device: the whole data set (always the same
-arrays), the order of the epoch, and where in it the step stands. `prepare(feed)` is pure and belongs inside the jitted step.
+A source has two methods. `feed(step)` runs on the host and hands out arrays on the device: the whole data set (always the same
+arrays), the order of the epoch, and the position of the step in it. `prepare(feed)` is pure and belongs inside the jitted step.
 Shapes and types of a feed never change, so nothing is traced twice. Resuming at a step needs nothing but its number.
 
 On several devices each one prepares its shard of the same global batch: `prepare(feed, shard=lax.axis_index(...), shards=n)`;
@@ -31,9 +31,9 @@ Place = Callable[[np.ndarray], jax.Array]
 class TrainSource:
     """Endless shuffled, augmented batches of `batch_size`.
 
-    Each epoch goes through the data in an order of its own, in whole batches; the examples left over at its end sit that
-    epoch out. fresh: each batch is drawn from all the data instead, without replacement within itself. Raises `UserError`
-    where there is less data than one batch.
+    Each epoch goes through the data in another random order, in whole batches; the examples left over at its end are not in
+    that epoch. fresh: each batch is drawn from all the data instead, without replacement within itself. dtype: of the inputs.
+    place: puts an array onto all devices. Raises `UserError` where there is less data than one batch.
     """
 
     arrays: Arrays
@@ -60,43 +60,77 @@ class TrainSource:
         return len(self.arrays) // self.batch_size
 
     def feed(self, step: int) -> Feed:
-        """What `prepare` needs for global step `step` (from 0), on the device.
+        """The arguments of `prepare` for global step `step` (from 0), on the device.
 
         `images` (N, H * W * C) and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch,
         `position` int32 (2,) the epoch and the step within it, `seed` uint32: as an argument, runs of other seeds share what
         is compiled.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
-        return self._data | {
-            "order": self.place(self._drawn(int(step))) if self.fresh else self._order(epoch),
-            "position": self.place(np.array([epoch, index], np.int32)),
+        if self.fresh:
+            rows = self.place(self._drawn(int(step)))
+        else:
+            rows = self._order(epoch)
+        position = np.array([epoch, index], np.int32)
+        return {
+            **self._data,
+            "order": rows,
+            "position": self.place(position),
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C) and `label` int32 (B,)."""
         size = shard_size(self.batch_size, shards)
         epoch, index = feed["position"]
-        places = shard * size + jnp.arange(size, dtype=jnp.int32)
-        rows = feed["order"][places if self.fresh else index * self.batch_size + places]
-        key = step_key(feed["seed"], epoch, index)
-        taken = _taken(feed, rows, self.arrays.image_shape)
-        here = jnp.arange(size, dtype=jnp.int32)
-        images = augmented(key, taken, here, self.batch_size, places, self.augmentation, self.dtype)
+        places = shard * size + jnp.arange(size, dtype=jnp.int32)  # [B], in the global batch
+
+        # A fresh batch is all of its order, another one a part of the epoch's.
+        positions = places
+        if not self.fresh:
+            positions = index * self.batch_size + places
+        rows = feed["order"][positions]  # [B], in the data
+
+        key = step_key(feed["seed"], epoch=epoch, index=index)
+        taken = _taken(feed, rows=rows, image_shape=self.arrays.image_shape)
+        images = augmented(
+            key,
+            images=taken,
+            rows=jnp.arange(size, dtype=jnp.int32),
+            size=self.batch_size,
+            places=places,
+            augmentation=self.augmentation,
+            dtype=self.dtype,
+        )
         return {"image": images, "label": feed["labels"][rows]}
 
     @cached_property
     def _data(self) -> Feed:
-        return _placed(self.arrays, self.place) | seed_of_feeds(self.seed, self.place)
+        # Placed once, and the same arrays in every feed.
+        data = _placed(self.arrays, self.place)
+        return data | seed_of_feeds(self.seed, self.place)
 
     def _drawn(self, step: int) -> np.ndarray:
-        return order.shuffled(len(self.arrays), self.seed, order.FRESH, step)[: self.batch_size]
+        """The rows of a fresh batch, int32 (B,)."""
+        rows = order.shuffled(
+            len(self.arrays),
+            seed=self.seed,
+            use=order.FRESH,
+            number=step,
+        )
+        return rows[: self.batch_size]
 
     def _order(self, epoch: int) -> jax.Array:
+        """The order of an epoch on the device, int32 (N,); the same array for all of its steps, which share what is passed."""
         if epoch not in self._orders:
+            # One at a time: a run does not come back to an epoch.
             self._orders.clear()
-            self._orders[epoch] = self.place(
-                order.shuffled(len(self.arrays), self.seed, order.EPOCHS, epoch)
+            rows = order.shuffled(
+                len(self.arrays),
+                seed=self.seed,
+                use=order.EPOCHS,
+                number=epoch,
             )
+            self._orders[epoch] = self.place(rows)
         return self._orders[epoch]
 
 
@@ -104,7 +138,7 @@ class TrainSource:
 class EvalSource:
     """The data once, in order, in `len(source)` batches of full size; examples that pad the last batch have weight 0.
 
-    Of `augmentation` only the normalisation is used, unless an augment_seed is given: images are then augmented as in
+    Only the normalisation of `augmentation` is used, unless an `augment_seed` is given: images are then augmented as in
     training, anew in each epoch, whatever the size of the batches. `batch_size` may be larger than the data.
     """
 
@@ -122,22 +156,33 @@ class EvalSource:
         return -(-len(self.arrays) // self.batch_size)
 
     def feed(self, batch: int, epoch: int = 0) -> Feed:
-        """What `prepare` needs for batch number `batch`: all the data, and `position` int32 (2,), the epoch and the number."""
+        """The arguments of `prepare` for a batch: all the data, and `position` int32 (2,), the epoch and the batch's number."""
         if not 0 <= batch < len(self):
             raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
-        return self._data | {"position": self.place(np.array([epoch, batch], np.int32))}
+        position = np.array([epoch, batch], np.int32)
+        return {**self._data, "position": self.place(position)}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
         """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
+        # Places in the whole set.
         size = shard_size(self.batch_size, shards)
         epoch, batch = feed["position"]
         rows = batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+
+        # Padding repeats the last example.
         total = feed["labels"].shape[0]
-        places = jnp.minimum(rows, total - 1)
-        taken = _taken(feed, places, self.arrays.image_shape)
-        here = jnp.arange(size, dtype=jnp.int32)
+        places = jnp.minimum(rows, total - 1)  # [B]
+        taken = _taken(feed, rows=places, image_shape=self.arrays.image_shape)
+        images = evaluated(
+            taken,
+            rows=jnp.arange(size, dtype=jnp.int32),
+            size=total,
+            places=places,
+            source=self,
+            epoch=epoch,
+        )
         return {
-            "image": evaluated(taken, here, total, places, source=self, epoch=epoch),
+            "image": images,
             "label": feed["labels"][places],
             "weight": (rows < total).astype(jnp.float32),
         }
@@ -150,16 +195,26 @@ class EvalSource:
 def evaluated(
     images: jax.Array, rows: jax.Array, size: int, places: jax.Array, *, source: Any, epoch: Any
 ) -> jax.Array:
-    """The images at `rows` as inputs of an evaluation, augmented where its source has an `augment_seed`; they are at `places`
-    of a set of `size`."""
+    """The images at `rows` as inputs of an evaluation (B, H, W, C), augmented where the source has an `augment_seed`.
+
+    size, places: as in `augment.augmented`, of the whole set.
+    """
     if source.augment_seed is None:
-        return normalize(images[rows], source.augmentation, source.dtype)
-    key = step_key(source.augment_seed, epoch, 0)
-    return augmented(key, images, rows, size, places, source.augmentation, source.dtype)
+        return normalize(images[rows], source.augmentation, dtype=source.dtype)
+    # One key for all batches: the set is drawn for as a whole.
+    return augmented(
+        step_key(source.augment_seed, epoch=epoch, index=0),
+        images=images,
+        rows=rows,
+        size=size,
+        places=places,
+        augmentation=source.augmentation,
+        dtype=source.dtype,
+    )
 
 
 def seed_of_feeds(seed: int, place: Place) -> Feed:
-    """The part of every feed that says the seed."""
+    """The entry of a feed that says the seed."""
     return {"seed": place(np.array(seed, np.uint32))}
 
 
@@ -169,11 +224,13 @@ def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
     Generator and width of the seed are named, so that neither a JAX flag nor 64-bit mode changes the numbers.
     """
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
-    return jax.random.fold_in(jax.random.fold_in(key, epoch), index)
+    of_epoch = jax.random.fold_in(key, epoch)
+    return jax.random.fold_in(of_epoch, index)
 
 
 def shard_size(batch_size: int, shards: int) -> int:
     """The examples of one shard; `UserError` unless the batch divides evenly."""
+    # A library's user may call this with any numbers; a run's are checked before, see `Devices.check_batch`.
     if batch_size % shards:
         raise UserError(
             f"a batch of {batch_size} cannot be divided over {shards} devices: make config.batch_size a multiple of {shards}"
@@ -182,10 +239,8 @@ def shard_size(batch_size: int, shards: int) -> int:
 
 
 def _placed(arrays: Arrays, place: Place) -> Feed:
-    """All the data: images (N, H * W * C), labels (N,).
-
-    An image is a row: of four axes, TPUs copy all of the data to another layout in every step, before they take a batch.
-    """
+    """All the data: images (N, H * W * C), labels (N,)."""
+    # An image is a row: of four axes, TPUs copy all of the data to another layout in every step, before they take a batch.
     rows = arrays.images.reshape(len(arrays), -1)
     return {"images": place(rows), "labels": place(arrays.labels)}
 

@@ -15,8 +15,10 @@ def root(path: Any, option: str) -> Any:
     try:
         found = epath.Path(path)
         found.exists()
-    except Exception as error:  # of whatever library stands behind the address
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+    # Each kind of address, such as gs://, has another library behind it, with other exceptions.
+    except Exception as error:
+        one_line = " ".join(str(error).split())
+        why = one_line[:200] or type(error).__name__
         raise UserError(
             f"{option}={path} cannot be opened ({why}); {paths.mounted(path, option)}"
         ) from None

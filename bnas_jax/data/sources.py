@@ -14,8 +14,11 @@ from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 
 
 class Placement(NamedTuple):
-    """Where arrays go. everywhere: the same array onto every device. rows: this host's part of a batch, divided over its
-    devices; the parts of the hosts follow each other in the batch."""
+    """How arrays are put onto devices.
+
+    everywhere: the same array onto every device. rows: this host's part of a batch, divided over its devices. host, hosts: this
+    process and their number; the parts of the hosts follow each other in the batch.
+    """
 
     everywhere: Place = jax.device_put
     rows: Place = jax.device_put
@@ -36,17 +39,37 @@ def train_source(
     *,
     fresh: bool = False,
 ) -> TrainSource | StreamTrainSource:
-    """Endless shuffled batches of the examples. fresh: each is drawn from all of them, instead of once an epoch."""
+    """Endless shuffled batches of the examples. fresh: each is drawn from all of them, instead of once an epoch.
+
+    Raises `UserError` for less data than a batch, and for `min_area` of a set in memory.
+    """
     if isinstance(examples, Encoded):
         return StreamTrainSource(
-            examples, batch_size, seed, augmentation, dtype, *placement, fresh=fresh
+            examples,
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=augmentation,
+            dtype=dtype,
+            place=placement.everywhere,
+            place_rows=placement.rows,
+            host=placement.host,
+            hosts=placement.hosts,
+            fresh=fresh,
         )
+
+    # Random resized crops are made where images are decoded.
     if augmentation.min_area:
         raise UserError(
             "config.dataset.min_area is for sets that are streamed: set config.dataset.in_memory_mib=0 as well"
         )
     return TrainSource(
-        examples, batch_size, seed, augmentation, dtype, placement.everywhere, fresh=fresh
+        examples,
+        batch_size=batch_size,
+        seed=seed,
+        augmentation=augmentation,
+        dtype=dtype,
+        place=placement.everywhere,
+        fresh=fresh,
     )
 
 
@@ -62,8 +85,21 @@ def eval_source(
     """The examples once, in order, in batches. augment_seed: of their augmentation; None leaves them as they are."""
     if isinstance(examples, Encoded):
         return StreamEvalSource(
-            examples, batch_size, augmentation, dtype, *placement, augment_seed=augment_seed
+            examples,
+            batch_size=batch_size,
+            augmentation=augmentation,
+            dtype=dtype,
+            place=placement.everywhere,
+            place_rows=placement.rows,
+            host=placement.host,
+            hosts=placement.hosts,
+            augment_seed=augment_seed,
         )
     return EvalSource(
-        examples, batch_size, augmentation, dtype, placement.everywhere, augment_seed=augment_seed
+        examples,
+        batch_size=batch_size,
+        augmentation=augmentation,
+        dtype=dtype,
+        place=placement.everywhere,
+        augment_seed=augment_seed,
     )

@@ -1,4 +1,4 @@
-"""Where on disk a TFDS data set stands: from a name and a path to the directory of one version."""
+"""The directory of a TFDS data set on disk: from a name and a path to the directory of one version."""
 
 import re
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import roots
 
+# The data directory that TFDS takes where none is given, and the file that each version has.
 DEFAULT = "~/tensorflow_datasets"
 INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -19,24 +20,31 @@ def find(name: str, path: Any) -> Any:
     """
     root = roots.root(path or DEFAULT, "config.dataset.path")
     if not root.is_dir():
-        raise UserError(_missing(name, path, f"there is no directory {root}"))
-    for candidate in (root, *_newest_first(root / name), *_own_versions(root, name)):
+        raise UserError(_missing(name, path, what=f"there is no directory {root}"))
+
+    # `path` may be the version's directory, the data directory, or that of the data set.
+    candidates = [root, *_newest_first(root / name)]
+    if root.name == name.split("/")[-1]:
+        candidates += _newest_first(root)
+    for candidate in candidates:
         if (candidate / INFO).is_file():
             return candidate
-    state = "empty" if not any(root.iterdir()) else f"without a prepared {name}"
-    raise UserError(_missing(name, path, f"{root} is {state} ({name}/VERSION/{INFO})"))
 
-
-def _own_versions(root: Any, name: str) -> list:
-    """The versions in `root` where it is the directory of the data set (or of its configuration) itself."""
-    return _newest_first(root) if root.name == name.split("/")[-1] else []
+    state = "empty"
+    if any(root.iterdir()):
+        state = f"without a prepared {name}"
+    what = f"{root} is {state} ({name}/VERSION/{INFO})"
+    raise UserError(_missing(name, path, what=what))
 
 
 def _newest_first(directory: Any) -> list:
+    """The directories of versions in a directory; none where it is missing."""
     if not directory.is_dir():
         return []
     versions = [d for d in directory.iterdir() if _VERSION.fullmatch(d.name)]
-    return sorted(versions, key=lambda d: tuple(map(int, d.name.split("."))), reverse=True)
+    # By numbers: 10.0.0 is newer than 9.0.0.
+    numbers = lambda version: tuple(int(part) for part in version.name.split("."))
+    return sorted(versions, key=numbers, reverse=True)
 
 
 def _missing(name: str, path, what: str) -> str:

@@ -12,23 +12,23 @@ from bnas_jax.data import tfds_directory
 from bnas_jax.data.digest import digest_of
 from bnas_jax.data.encoded import Encoded, ReadOptions
 
+# Examples whose labels are read at once.
 _CHUNK = 1024
+# Splits that can be the test set; the first that is there is taken.
 _TEST_SPLITS = ("test", "validation")
-_WITH_TEST = (
-    "cifar10",
-    "cifar100",
-    "imagenet2012",
-)  # whose test set is part of what their names mean
+# Sets whose results are always those on their test set: without it they are refused.
+_WITH_TEST = ("cifar10", "cifar100", "imagenet2012")
 # Test images without labels, which TFDS marks as -1.
 _UNLABELLED_TEST = ("imagenet2012",)
 
 
 class Records:
-    """One split of a prepared data set. The files are opened at the first read in each process."""
+    """A reader of one split of a prepared data set, see `encoded.Reader`. Its files are opened at the first read."""
 
     def __init__(self, directory: Any, split: str):
         self.directory, self.split = directory, split
 
+    # Pickled without what is open.
     def __reduce__(self):
         return Records, (self.directory, self.split)
 
@@ -41,7 +41,8 @@ class Records:
     def read(self, row: int) -> tuple[bytes, int]:
         with _reading(self.directory):
             example = self._source[row]
-        if not example["image"] or example["label"] is None:  # how a shard that is cut short reads
+        # So reads a shard that is cut short.
+        if not example["image"] or example["label"] is None:
             raise UserError(
                 f"cannot read {self.where(row)} (a shard is damaged); copy or prepare the dataset again"
             )
@@ -51,41 +52,44 @@ class Records:
         size = len(self)
         labels = np.empty(size, np.int64)
         for start in range(0, size, _CHUNK):
-            rows = range(start, min(start + _CHUNK, size))
+            stop = min(start + _CHUNK, size)
+            # Several at once, which ArrayRecord reads in parallel.
             with _reading(self.directory):
-                labels[rows.start : rows.stop] = [
-                    e["label"] for e in self._source.__getitems__(list(rows))
-                ]
+                rows = list(range(start, stop))
+                examples = self._source.__getitems__(rows)
+                labels[start:stop] = [example["label"] for example in examples]
         return labels
 
     def digest(self) -> str:
         """A hash of the name with configuration and version, the split, and the sizes of its shards."""
         info = open_builder(self.directory).info
         split = info.splits[self.split]
-        return digest_of(
-            info.full_name, self.split, np.array([*split.shard_lengths, split.num_bytes], np.int64)
-        )
+        sizes = np.array([*split.shard_lengths, split.num_bytes], np.int64)
+        return digest_of(info.full_name, self.split, sizes)
 
     @cached_property
     def _source(self) -> Any:
-        return _source(open_builder(self.directory), self.split, self.directory)
+        builder = open_builder(self.directory)
+        return _source(builder, split=self.split, directory=self.directory)
 
 
 def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     """The parts of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`): "train" and "test", or one of them.
 
-    The set needs the features `image` and `label`. The part "test" is its split test, or validation. Training images of which
-    no file was copied are not there, as for an evaluation.
+    The set needs the features `image` and `label`. The part "test" is its split test, or validation. Training images whose
+    files are not there are left out, as in a copy for evaluations. Raises `UserError` for a set that cannot be used.
     """
     directory = tfds_directory.find(name, path)
     builder = open_builder(directory)
     check_builder(builder, name, directory)
-    tests = [
-        s
-        for s in _TEST_SPLITS
-        if s in builder.info.splits and not (name in _UNLABELLED_TEST and s == "test")
-    ]
-    splits = {"train": "train"} if "train" in builder.info.splits else {}
+
+    # {part: split}.
+    splits = {}
+    if "train" in builder.info.splits:
+        splits["train"] = "train"
+    tests = [split for split in _TEST_SPLITS if split in builder.info.splits]
+    if name in _UNLABELLED_TEST and "test" in tests:
+        tests.remove("test")
     if tests:
         splits["test"] = tests[0]
     if not splits or (name in _WITH_TEST and not tests):
@@ -94,15 +98,20 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
             f"{name}: needs the splits train and test (or validation), {directory} has {found}"
         )
     # By their names, as a directory may hold several formats, of which one is chosen later.
-    if len(splits) == 2 and not any(pathlib.Path(directory).glob("*-train.*")):
+    train_files = pathlib.Path(directory).glob("*-train.*")
+    if len(splits) == 2 and not any(train_files):
         del splits["train"]
-    return {
-        part: _encoded(builder, name, split, directory, options) for part, split in splits.items()
-    }
+
+    parts = {}
+    for part, split in splits.items():
+        parts[part] = _encoded(
+            builder, name=name, split=split, directory=directory, options=options
+        )
+    return parts
 
 
 def open_builder(directory: Any) -> Any:
-    """TFDS's builder of the version in `directory`, without the code that made the set."""
+    """The TFDS builder of the version in `directory`, made without the code that prepared the set."""
     with _reading(directory):
         import tensorflow_datasets as tfds
 
@@ -122,8 +131,10 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
             f"{directory} is in {found}, but only array_record can be read here: convert it by"
             f" `python -m bnas_jax data convert --source={directory} --out=DATA_DIR`"
         )
+    # A class has a number of values; boxes, captions and sequences have not.
     features = builder.info.features
-    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
+    has_both = {"image", "label"} <= set(features)
+    if not has_both or not hasattr(features["label"], "num_classes"):
         raise UserError(
             f"{name}: needs the features image and label (a class), {directory} has {', '.join(features)}"
         )
@@ -134,29 +145,37 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
 
 
 def _encoded(builder: Any, name: str, split: str, directory: Any, options: ReadOptions) -> Encoded:
+    # Opened once here, so that missing files are noticed before the run begins.
     _source(builder, split, directory)
     size = builder.info.splits[split].num_examples
     if not size:
         raise UserError(f"{name}: a split without examples; prepare the dataset again")
+
+    # One channel, or one beside transparency, is gray; an unknown number may be anything, which colours can show.
     features = builder.info.features
-    channels = options.channels or {1: 1, 2: 1}.get(features["image"].shape[-1], 3)
+    channels = options.channels
+    if channels is None:
+        channels = {1: 1, 2: 1}.get(features["image"].shape[-1], 3)
     return Encoded(
-        Records(directory, split),
-        np.arange(size),
-        tuple(features["label"].names),
-        name,
-        channels,
-        options,
+        reader=Records(directory, split),
+        rows=np.arange(size),
+        classes=tuple(features["label"].names),
+        name=name,
+        channels=channels,
+        options=options,
     )
 
 
 def _source(builder: Any, split: str, directory: Any) -> Any:
+    """The random-access source of a split, with images left encoded; `UserError` for missing files."""
     with _reading(directory):
         import tensorflow_datasets as tfds
 
-        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        source = builder.as_data_source(split=split, decoders=decoders)
     # Only now: where the directory holds several formats, the line above has chosen the one whose files are listed here.
-    missing = [f for f in builder.info.splits[split].filepaths if not f.exists()]
+    files = builder.info.splits[split].filepaths
+    missing = [file for file in files if not file.exists()]
     if missing:
         raise UserError(
             f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset again"
@@ -169,6 +188,7 @@ def _reading(directory: pathlib.Path):
     """Turns what the reading libraries raise into a `UserError`; they share no base class, hence `Exception`."""
     try:
         yield
+    # An error of ours has its advice already.
     except (UserError, MemoryError):
         raise
     except ImportError as error:
@@ -183,4 +203,5 @@ def _reading(directory: pathlib.Path):
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0]

@@ -1,4 +1,4 @@
-"""What is in folders of images: image files at any depth, without what operating systems and other programs leave there."""
+"""The contents of folders of images: image files at any depth, without what operating systems and other programs add there."""
 
 import collections
 import os
@@ -9,35 +9,45 @@ from bnas_jax.core.errors import UserError
 
 # Files that Pillow reads, by the end of their names.
 SUFFIXES = (
-    *(
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".jfif",
-        ".jpe",
-        ".apng",
-        ".dib",
-        ".avif",
-    ),
-    *(".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".sgi", ".qoi"),
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".jfif",
+    ".jpe",
+    ".apng",
+    ".dib",
+    ".avif",
+    ".jp2",
+    ".j2k",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".pfm",
+    ".tga",
+    ".pcx",
+    ".sgi",
+    ".qoi",
 )
-# Besides whatever begins with a dot; in lower case.
+# Entries of folders that are no one's data, in lower case; besides all names that begin with a dot.
 _LEFT_BEHIND = (
-    *(
-        "__macosx",
-        "@eadir",
-        "#recycle",
-        "@recycle",
-        "lost+found",
-        "$recycle.bin",
-        "system volume information",
-    ),
-    *("__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "@recycle",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
+    "__pycache__",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
 )
 
 
@@ -54,7 +64,12 @@ def entries(directory: Any) -> list:
         raise UserError(
             f"cannot list {directory} ({error.strerror or error}); make it readable, or move it away"
         ) from error
-    kept = (e for e in found if not e.name.startswith(".") and e.name.lower() not in _LEFT_BEHIND)
+    kept = []
+    for entry in found:
+        name = entry.name.lower()
+        if not name.startswith(".") and name not in _LEFT_BEHIND:
+            kept.append(entry)
+    # File systems list in any order, and labels come from this one.
     return sorted(kept, key=lambda entry: entry.name)
 
 
@@ -64,46 +79,51 @@ def folders(directory: Any) -> list:
 
 
 def holds_images(directory: Any) -> bool:
-    """Whether there are images in a directory itself."""
+    """Whether there are images directly in a directory."""
     return any(is_image(entry.name) for entry in entries(directory))
 
 
 def holds_folders_of_images(directory: Any) -> bool:
-    """Whether there are images somewhere in the folders of a directory."""
-    return any(
-        is_image(entry.name) for prefix, found in _tree(directory) if prefix for entry in found
-    )
+    """Whether there are images anywhere below the folders of a directory."""
+    # The directory itself has an empty path.
+    below = (found for path, found in _tree(directory) if path)
+    return any(is_image(entry.name) for found in below for entry in found)
 
 
 def images(directory: Any) -> tuple[list[str], collections.Counter]:
-    """(the images in a directory and in the folders below it, as sorted paths; the other files there, counted by suffix)."""
+    """The files in a directory and in the folders below it: (sorted paths of the images, numbers of others by suffix)."""
     paths: list[str] = []
     others: collections.Counter = collections.Counter()
     for prefix, found in _tree(directory):
-        paths += [prefix + entry.name for entry in found if is_image(entry.name)]
-        others.update(
-            _suffix(entry.name)
-            for entry in found
-            if not is_image(entry.name) and not _is_folder(entry)
-        )
+        for entry in found:
+            if is_image(entry.name):
+                paths.append(prefix + entry.name)
+            # Folders are walked through; other files are named to the user.
+            elif not _is_folder(entry):
+                others[_suffix(entry.name)] += 1
     return sorted(paths), others
 
 
 def _tree(
     directory: Any, prefix: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, list]]:
-    """(its path below the first one, its entries) of a directory and of each folder below it."""
+    """(path below the first directory, entries) of a directory and of each folder below it. above: the folders around it."""
     place = os.path.realpath(directory)
-    if place in above:  # a link back up leads to nothing new
+    # A link back up leads to nothing new, and without end.
+    if place in above:
         return
     found = entries(directory)
     yield prefix, found
     for folder in filter(_is_folder, found):
-        yield from _tree(folder, f"{prefix}{folder.name}/", (*above, place))
+        below = f"{prefix}{folder.name}/"
+        yield from _tree(folder, prefix=below, above=(*above, place))
 
 
 def _is_folder(entry: Any) -> bool:
-    """A folder that has the name of an image is an image that cannot be opened; so are large sets listed by names alone."""
+    """Whether an entry is a folder; one that has the name of an image is taken for an image, which cannot be opened then.
+
+    So entries need not be opened where their names say enough, which would take long in large sets.
+    """
     try:
         return not is_image(entry.name) and entry.is_dir()
     except OSError:

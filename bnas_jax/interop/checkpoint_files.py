@@ -13,17 +13,20 @@ SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a .npz, .safetensors or PyTorch file. Raises `UserError` for any other, or a damaged one."""
+    """{name: array} of a .npz, .safetensors or PyTorch file. Raises `UserError` for any other, or a damaged one."""
     file = paths.local(path, "--checkpoint")
     if not file.is_file():
         raise UserError(
             f"there is no checkpoint {path}; give --checkpoint a file ({', '.join(SUFFIXES)})"
         )
-    suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), None)
-    if suffix is None:
+    if file.name.endswith(".npz"):
+        arrays = _npz(file)
+    elif file.name.endswith(".safetensors"):
+        arrays = _safetensors(file)
+    elif file.name.endswith(SUFFIXES):
+        arrays = _torch(file)
+    else:
         raise UserError(f"cannot read {path}: --checkpoint takes {', '.join(SUFFIXES)}")
-    readers = {".npz": _npz, ".safetensors": _safetensors}
-    arrays = readers.get(suffix, _torch)(file)
     if not arrays:
         raise UserError(f"{path} holds no arrays")
     return arrays
@@ -35,6 +38,7 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy advises to allow what must not be: objects that are run when they are loaded.
         reason = str(error)
         if reason.startswith("Object arrays"):
             reason = "it holds objects of Python"
@@ -46,6 +50,7 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+    # Imported where it is used: a run needs none of it.
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -58,6 +63,7 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
+    # An optional dependency.
     try:
         import torch
     except ImportError:
@@ -67,18 +73,26 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files, and for code in them
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lines = str(error).strip().splitlines()
+        first = lines[0] if lines else type(error).__name__
         raise UserError(
             f"{file} is no whole PyTorch file of plain tensors ({first}); save a state_dict by torch.save"
         ) from None
+
+    # Training scripts put the state_dict beside the state of the optimizer.
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
         raise UserError(f"{file} holds no state_dict")
-    tensors = {
-        name: value.detach() for name, value in state.items() if isinstance(value, torch.Tensor)
-    }
-    return {
-        name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()
-    }
+
+    arrays = {}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        tensor = value.detach()
+        # NumPy has no bfloat16.
+        if tensor.is_floating_point():
+            tensor = tensor.float()
+        arrays[name] = tensor.numpy()
+    return arrays

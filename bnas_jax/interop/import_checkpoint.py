@@ -29,8 +29,12 @@ def import_checkpoint(
 ) -> dict:
     """Writes a new work directory with the weights as the checkpoint of step 0.
 
-    image_shape: (H, W, C). statistics: (mean, std) by which the network's images are normalised.
+    arrays: those of the authors' checkpoint by their names, see `reference`. run: the settings of the network.
+    image_shape: (H, W, C). statistics: (mean, std) by which the network's images are normalised. Returns the number of
+    parameters and of classes, and the path. Raises `UserError` where the work directory has a run, and where arrays and
+    settings do not belong together.
     """
+    # What can be said before anything is written.
     devices.configure(run)
     if workdir.exists():
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
@@ -50,11 +54,16 @@ def import_checkpoint(
         raise UserError(
             "the authors' checkpoints are of stacks of cells; write --config.network.name=cells"
         )
+
+    # The state of a training before its first step.
     variables = load_variables(model, arrays)
     optimizer = build.training_optimizer(run, steps_per_epoch=1)
     dtype = model.arithmetic.dtype
     state = train_state_of(variables, optimizer, run.num_epochs, seed=run.seed, dtype=dtype)
-    workdir.open(run, Facts(num_classes, image_shape, mean, std))
+
+    # The work directory.
+    facts = Facts(num_classes, image_shape, mean, std)
+    workdir.open(run, facts)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
     with contextlib.closing(checkpoints):
         checkpoints.save(0, state)

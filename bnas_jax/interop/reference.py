@@ -4,7 +4,6 @@ Every parameter and running statistic of a model here has one or, where the supe
 counterparts there. `counterparts` says which; loading and exporting both follow it.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -15,22 +14,26 @@ from flax import traverse_util
 from bnas_jax.core import genotype as genotypes
 from bnas_jax.core.conventions import conventions as conventions_of
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, TABLE_3, Genotype
+from bnas_jax.core.genotype import EDGES, TABLE_3, Genotype, leaving
 from bnas_jax.core.layers import CONVOLUTION, POOLING, layer_type
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.stack import Place
 from bnas_jax.core.supernet import Supernet, float_edges
+from bnas_jax.interop.published.torch_arrays import BATCH_NORM, from_torch, states, to_torch
 
 Model = Network | Supernet
 FORMS = (*genotypes.FORMS, "supernet")
 
-# Our names of leaves and modules, and the released ones.
-_LEAF = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Our names of modules, and the released ones.
 _CIFAR_STEM = {"bn": "stem.bn", "conv": "stem.op.0"}
 _IMAGENET_STEM = {
-    **{"conv0": "stem0.0", "bn0": "stem0.1", "conv1": "stem0.3", "bn1": "stem0.4"},
-    **{"conv2": "stem1.1", "bn2": "stem1.2"},
+    "conv0": "stem0.0",
+    "bn0": "stem0.1",
+    "conv1": "stem0.3",
+    "bn1": "stem0.4",
+    "conv2": "stem1.1",
+    "bn2": "stem1.2",
 }
 _SKIP = {"bn": "0", "conv": "1"}
 _BINARY_CONV = {"bn": "bn", "conv": "op.0"}
@@ -48,7 +51,7 @@ def load_reference(
 ) -> tuple[Model, dict]:
     """A model and its variables from the arrays of a checkpoint of the authors' code.
 
-    arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as `state_dict()` holds them.
+    arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as in PyTorch's `state_dict()`.
     form: cifar, imagenet or supernet. genotype: a `Genotype`, or its name or file; the supernet has none.
     conventions: `release` computes what the authors' code computes; see `core.conventions`.
     Latent weights come back projected, as the released code uses them.
@@ -77,6 +80,7 @@ def build(
     """The model that a reference checkpoint belongs to; arguments as those of `load_reference`."""
     if form not in FORMS:
         raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    # What networks and supernets have in common.
     found = conventions_of(conventions)
     common = {
         "num_cells": num_cells,
@@ -87,6 +91,8 @@ def build(
     }
     if form == "supernet":
         return Supernet(shared_statistics=False, **common)
+
+    # A network has a genotype besides.
     if genotype is None:
         raise UserError(
             f"a network of the form {form} needs a genotype: the name or the file of a cell"
@@ -100,6 +106,7 @@ def build(
 def _check_genotype(genotype: Genotype) -> None:
     """`UserError` for a genotype that the authors' code cannot have."""
     genotypes.check_two_a_node(genotype, "checkpoints of the authors' code")
+    # Only layer types of Table 3.
     for reduction in (False, True):
         for edge in genotypes.edges(genotype.cell(reduction)):
             if edge.layer_type not in TABLE_3:
@@ -110,14 +117,23 @@ def _check_genotype(genotype: Genotype) -> None:
 
 def shapes(model: Model) -> dict:
     """The variables of a model as `ShapeDtypeStruct`s, computing nothing."""
-    size = 64 if isinstance(model, Network) and model.form == "imagenet" else 32
-    inputs: list = [jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)]
+    # ImageNet's stem divides the image by 8.
+    size = 64 if _is_imagenet(model) else 32
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    inputs: list = [images]
     if isinstance(model, Supernet):
-        alphas = jax.ShapeDtypeStruct((len(EDGES), len(model.layer_types)), jnp.float32)
+        shape = (len(EDGES), len(model.layer_types))
+        alphas = jax.ShapeDtypeStruct(shape, jnp.float32)
         inputs.insert(0, {"normal": alphas, "reduce": alphas})
-    return jax.eval_shape(
-        lambda *inputs: model.init(jax.random.key(0), *inputs, train=False), *inputs
-    )
+
+    def create(*inputs):
+        return model.init(jax.random.key(0), *inputs, train=False)
+
+    return jax.eval_shape(create, *inputs)
+
+
+def _is_imagenet(model: Model) -> bool:
+    return isinstance(model, Network) and model.form == "imagenet"
 
 
 def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
@@ -125,14 +141,16 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
     arrays = plain_names(arrays)
     flat, used = {}, set()
     for path, leaf in traverse_util.flatten_dict(shapes(model)).items():
+        # One array here from the arrays of all edges that lie side by side in it.
         value = np.empty(leaf.shape, leaf.dtype)
         for index, name in counterparts(model, path):
-            value[index] = _fitting(arrays, name, value[index].shape)
+            value[index] = _fitting(arrays, name, shape=value[index].shape)
             used.add(name)
         flat[path] = jnp.asarray(value)
         if path[-1].startswith("latent"):
             flat[path] = _projected(model, flat[path])
 
+    # An array that nothing reads says that the genotype or the conventions are others.
     left_over = sorted(set(arrays) - used)
     if left_over:
         raise UserError(
@@ -141,13 +159,13 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
     return traverse_util.unflatten_dict(flat)
 
 
-def _fitting(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _fitting(arrays: Mapping[str, np.ndarray], name: str, *, shape: tuple[int, ...]) -> np.ndarray:
     """The array of that name in our layout; `UserError` if it is missing or has another shape."""
     if name not in arrays:
         raise UserError(
             f"the checkpoint lacks {name}; check form, genotype, num_cells and conventions"
         )
-    array = _from_torch(np.asarray(arrays[name]))
+    array = from_torch(np.asarray(arrays[name]))
     if array.shape != shape:
         raise UserError(
             f"{name} has the shape {array.shape} (HWIO), the network needs {shape}; check channels, num_classes and genotype"
@@ -156,50 +174,43 @@ def _fitting(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
 
 
 def _projected(model: Model, latent):
+    """Latent weights as the released code uses them, which projects them before each forward pass."""
     project = model.scheme.latents.project
-    return latent if project is None else project(latent)
+    if project is None:
+        return latent
+    return project(latent)
 
 
 def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
     """Variables, or gradients of the same structure, by the names and in the layout of the authors' code."""
     result = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+        array = np.asarray(leaf)
         for index, name in counterparts(model, path):
-            result[name] = _to_torch(np.asarray(leaf)[index])
+            result[name] = to_torch(array[index])
     return result
 
 
 def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays less counters, by their plain names: without `state.` of the reference files and `module.` of DataParallel."""
-    if any(name.startswith("state.") for name in arrays):
-        arrays = {name: arrays[name] for name in arrays if name.startswith("state.")}
-    plain = {re.sub(r"^(state\.)?(module\.)?", "", name): arrays[name] for name in arrays}
-    return {
-        name: value for name, value in plain.items() if not name.endswith("num_batches_tracked")
-    }
-
-
-def _from_torch(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    return array.T if array.ndim == 2 else array
-
-
-def _to_torch(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 4:
-        return array.transpose(3, 2, 0, 1)
-    return array.T if array.ndim == 2 else array
+    """The arrays by their plain names, see `torch_arrays.states`, without the BNs' counters of batches."""
+    plain = {}
+    for name, array in states(arrays).items():
+        if not name.endswith("num_batches_tracked"):
+            plain[name] = array
+    return plain
 
 
 def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, str]]:
-    """(index into our array, name in the checkpoint) for the variable at `path` (collection, module, ..., leaf)."""
+    """(index into our array, name in the checkpoint) for the variable at `path` (collection, module, ..., leaf).
+
+    Several for an array of the supernet in which edges lie side by side, else one with the index of everything.
+    """
     _, top, *modules, leaf = path
-    name = _LEAF.get(leaf, "weight")
+    name = BATCH_NORM.get(leaf, "weight")
     if top == "classifier":
         yield (...,), f"classifier.{name}"
     elif top == "stem":
-        imagenet = isinstance(model, Network) and model.form == "imagenet"
-        stem = _IMAGENET_STEM if imagenet else _CIFAR_STEM
+        stem = _IMAGENET_STEM if _is_imagenet(model) else _CIFAR_STEM
         yield (...,), f"{stem[modules[0]]}.{name}"
     else:
         places = {place.name: place for place in model.places}
@@ -209,52 +220,66 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
 
 
 def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name: str):
+    """(index, name behind `cells.INDEX.`) of an array within a cell. name: the last part of the released name."""
     part = modules[0]
     if part == "preprocess":
         # The release names those of its ImageNet reduction cells differently.
-        red = isinstance(model, Network) and model.form == "imagenet" and place.reduction
-        suffix = "_red" if red else ""
+        suffix = ""
+        if _is_imagenet(model) and place.reduction:
+            suffix = "_red"
         number = modules[1].removeprefix("input")
-        yield (...,), f"preprocess{number}{suffix}.{_BINARY_CONV[modules[2]]}.{name}"
+        module = _BINARY_CONV[modules[2]]
+        yield (...,), f"preprocess{number}{suffix}.{module}.{name}"
     elif part == "skip":
+        # A BN behind the convolution is ours alone; there is no array for it in a checkpoint.
         module = modules[-1]
         yield (...,), f"preprocess_res.{_SKIP.get(module, module)}.{name}"
     elif part.startswith("layer"):
-        yield (...,), f"_ops.{part.removeprefix('layer')}.{_BINARY_CONV[modules[1]]}.{name}"
+        layer = part.removeprefix("layer")
+        yield (...,), f"_ops.{layer}.{_BINARY_CONV[modules[1]]}.{name}"
     elif isinstance(model, Supernet):
         state = int(part.removeprefix("state"))
-        yield from _in_state(model, place, state, inner=modules[1:], leaf=leaf, name=name)
+        yield from _in_state(
+            model,
+            place,
+            state,
+            inner=modules[1:],
+            leaf=leaf,
+            name=name,
+        )
 
 
 def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str):
-    """The edges that leave a state stand side by side in our arrays."""
-    edges = [edge for edge, (start, _) in enumerate(EDGES) if start == state]
+    """The arrays of the edges that leave a state, which lie side by side in ours (`core.mixed_edges`)."""
+    edges = leaving(state)
     types = model.layer_types
     convs = [layer for layer in types if layer_type(layer).joins == CONVOLUTION]
     pools = [layer for layer in types if layer_type(layer).joins == POOLING]
+
+    def layer_of(edge: int, layer: str) -> str:
+        return f"_ops.{edge}._ops.{types.index(layer)}"
+
     if not inner:
-        # Kernels, `latent_TYPE` of the first edges and `kernel_TYPE` of the last ones.
+        # Kernels, `latent_TYPE` of the first edges and `kernel_TYPE` of the last ones: (k, k, C, edges * C).
         kind, _, layer = leaf.partition("_")
-        floats = float_edges(model)[place.index][state][convs.index(layer)]
+        of_state = float_edges(model)[place.index][state]
+        floats = of_state[convs.index(layer)]
         binary = len(edges) - floats
-        for column, edge in enumerate(edges[:binary] if kind == "latent" else edges[binary:]):
-            yield (
-                (..., _columns(column, place)),
-                f"_ops.{edge}._ops.{types.index(layer)}.op.0.{name}",
-            )
+        of_kind = edges[:binary]
+        if kind == "kernel":
+            of_kind = edges[binary:]
+        for column, edge in enumerate(of_kind):
+            yield (..., _columns(column, place)), f"{layer_of(edge, layer)}.op.0.{name}"
     elif inner[0] == "bn":
         # (convolutions, edges, C)
         for row, layer in enumerate(convs):
             for column, edge in enumerate(edges):
-                yield (row, column), f"_ops.{edge}._ops.{types.index(layer)}.bn.{name}"
+                yield (row, column), f"{layer_of(edge, layer)}.bn.{name}"
     else:
         # (edges, poolings * C)
         for row, layer in enumerate(pools):
             for column, edge in enumerate(edges):
-                yield (
-                    (column, _columns(row, place)),
-                    f"_ops.{edge}._ops.{types.index(layer)}.1.{name}",
-                )
+                yield (column, _columns(row, place)), f"{layer_of(edge, layer)}.1.{name}"
 
 
 def _columns(index: int, place: Place) -> slice:

@@ -5,7 +5,7 @@ import datetime
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from bnas_jax.plan.compile import STEP, compile_for
 from bnas_jax.plan.machines import machine
 from bnas_jax.plan.request import versions
 from bnas_jax.plan.summary import summary
+from bnas_jax.settings import Settings
 
 # How many numbers of microbatches are compiled at most, to find one that fits.
 _TRIES = 3
@@ -30,6 +31,10 @@ def main() -> None:
         result = plan(json.loads(asked.read_text()))
     except UserError as error:
         result = {"error": str(error)}
+    except RuntimeError as error:
+        # A compiler of another version than JAX's, or a machine that it does not know.
+        reason = str(error).splitlines()[0]
+        result = {"error": f"the compiler does not work with this version of JAX: {reason}"}
     answered.write_text(json.dumps(result))
 
 
@@ -46,23 +51,25 @@ def plan(request: Mapping[str, Any]) -> dict[str, Any]:
 
     result = planned(run)
     if not result["fits"] and of == STEP:
-        result["microbatches_that_fit"] = _smaller(run, planned, devices=result["devices"])
+        result["microbatches_that_fit"] = _microbatches_that_fit(run, planned)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {**result, "date": today, "versions": versions()}
 
 
-def _smaller(run, planned, *, devices: int) -> int | None:
-    """The number of microbatches with which the step fits, None where none is found."""
-    each = run.batch_size // devices
-    more = [number for number in range(run.microbatches + 1, each + 1) if each % number == 0]
-    doubled: list[int] = []
-    for number in more:
-        if not doubled or number >= 2 * doubled[-1]:
-            doubled.append(number)
-    for number in doubled[:_TRIES]:
+def _microbatches_that_fit(run: Settings, planned: Callable[[Settings], dict]) -> int | None:
+    """A number of microbatches with which the step fits, None where none is found in a few tries."""
+    tries = 0
+    number = 2 * run.microbatches
+    while number <= run.batch_size and tries < _TRIES:
         print(f"bnas_jax: does not fit; trying config.microbatches={number}", file=sys.stderr)
-        if planned(dataclasses.replace(run, microbatches=number))["fits"]:
-            return number
+        try:
+            # It must divide each device's part, which batch norm in groups must divide in turn.
+            if planned(dataclasses.replace(run, microbatches=number))["fits"]:
+                return number
+            tries += 1
+        except UserError:
+            pass
+        number *= 2
     return None
 
 

@@ -23,8 +23,11 @@ _GPUS = {
     "h200": {"major": 9, "minor": 0, "cores": 132, "shared": 232448, "cache": 62914560},
 }
 _CUDNN = (9, 8, 0)
-# Platform -> the package that has its compiler, and the extra of jax that asks for it.
-_COMPILERS = {"tpu": ("libtpu", "tpu"), "gpu": ("jax_cuda12_plugin", "cuda12")}
+# Platform -> packages that have its compiler, and the extra of jax that asks for one.
+_COMPILERS = {
+    "tpu": (("libtpu",), "tpu"),
+    "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), "cuda12"),
+}
 _HOST_CHIPS = {1: [1, 1, 1], 4: [2, 2, 1], 8: [2, 4, 1]}
 
 
@@ -60,19 +63,23 @@ class AbsentDevices(Devices):
         return NamedSharding(self._mesh, spec)
 
 
-def check(run: RunSettings, machine: Machine) -> None:
-    """`UserError` where a run cannot be planned for a machine: its type of numbers, its batch, or no compiler is installed."""
+def check(run: RunSettings, machine: Machine, *, of: str) -> None:
+    """`UserError` where a run cannot be planned for a machine: its type of numbers, its batch, or no compiler is installed.
+
+    of: `step`, or `evaluate`, which fills up a batch that does not divide.
+    """
     if not machine.chip.peak(run.precision):
         raise UserError(
             f"{machine.name} has no {run.precision}; write --config.precision=float32 or bfloat16"
         )
-    package, extra = _COMPILERS[machine.platform]
-    if importlib.util.find_spec(package) is None:
+    packages, extra = _COMPILERS[machine.platform]
+    if all(importlib.util.find_spec(package) is None for package in packages):
         raise UserError(
             f"the compiler for {machine.name} is not installed: pip install 'jax[{extra}]=={jax.__version__}'"
         )
-    count = 1 if _on_one(run.parallel, machine.chips) else machine.chips
-    Devices(run.parallel, tuple(range(count))).check_batch(run)
+    if of == "step":
+        count = 1 if _on_one(run.parallel, machine.chips) else machine.chips
+        Devices(run.parallel, tuple(range(count))).check_batch(run)
 
 
 def _on_one(parallel: str, chips: int) -> bool:

@@ -8,12 +8,15 @@ import dataclasses
 
 GIB = 2**30
 TERA, GIGA = 1e12, 1e9
+# Of a GPU's memory; the variable XLA_PYTHON_CLIENT_MEM_FRACTION changes it.
+_GPU_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip. memory: bytes. bandwidth: of its memory, bytes a second. link: of its connections to the chips of its slice,
-    or of its host, bytes a second in both directions together.
+    """One chip. memory: bytes that JAX takes of it unless it is told otherwise. bandwidth: of its memory, bytes a second. link:
+    bytes a second that it can send to the chips of its slice, or of its host. switch_adds: whether the switch between them can
+    add up what they send.
 
     bfloat16, float32, float64: operations a second of products; 0 where it has none. Those of float32 are with factors that are
     shortened (to bfloat16 on TPUs, to TF32 on GPUs): products of signs are exact so, whatever `config.matmul_precision`
@@ -29,6 +32,7 @@ class Chip:
     float32: float
     float64: float = 0.0
     host_chips: int = 4
+    switch_adds: bool = False
 
     def peak(self, precision: str) -> float:
         """Operations a second, of products of that `config.precision`."""
@@ -67,17 +71,18 @@ def _gpu(
     return Chip(
         name=name,
         platform="gpu",
-        memory=memory_gib * GIB,
+        memory=_GPU_SHARE * memory_gib * GIB,
         bandwidth=gigabytes * GIGA,
         link=link_gigabytes * GIGA,
         bfloat16=bfloat16 * TERA,
         float32=tf32 * TERA,
         float64=float64 * TERA,
         host_chips=8,
+        switch_adds=True,
     )
 
 
-_HOPPER = {"link_gigabytes": 900, "bfloat16": 989, "tf32": 495, "float64": 67}
+_HOPPER = {"link_gigabytes": 450, "bfloat16": 989, "tf32": 495, "float64": 67}
 
 CHIPS = {
     chip.name: chip
@@ -90,7 +95,7 @@ CHIPS = {
             "a100",
             memory_gib=80,
             gigabytes=2039,
-            link_gigabytes=600,
+            link_gigabytes=300,
             bfloat16=312,
             tf32=156,
             float64=19.5,

@@ -1,11 +1,12 @@
 """A run's own step or evaluation, compiled for a machine: what XLA and the compiled text say of it."""
 
 import dataclasses
+import math
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,46 +14,47 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.load import Dataset
 from bnas_jax.plan import compiled_text, movement
 from bnas_jax.plan.absent import AbsentDevices, check, devices_of
-from bnas_jax.plan.compiled_text import Instruction
 from bnas_jax.plan.machines import Machine
-from bnas_jax.plan.movement import Buffer, Message
+from bnas_jax.plan.movement import Buffer, Message, Move
 from bnas_jax.plan.roofline import Work
 from bnas_jax.runtime.compiling import Call
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training import build
 from bnas_jax.training.evaluate import Evaluator
+from bnas_jax.training.state import initial_variables
 
 STEP, EVALUATE = "step", "evaluate"
-# What the compilers for TPUs and GPUs say when a program needs more than there is.
-_FULL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT]")
+# What the compiler for TPUs says when a program needs more than the main memory. (Of the memory on the chip it says "vmem".)
+_FULL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one chip's main memory. arguments: state, data and batch; results that reuse them are not counted again."""
+    """Bytes of one chip's main memory. arguments: state, data and batch; results that reuse them are not counted again. others:
+    arguments of the other programs of a step, which lie there as well, such as the held-out images of a search."""
 
     arguments: int
+    others: int
     results: int
     temporaries: int
     code: int
 
     @property
     def total(self) -> int:
-        return self.arguments + self.results + self.temporaries + self.code
+        """All of it."""
+        return self.arguments + self.others + self.results + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """One program for one chip of the machine.
 
-    memory: None where there is not enough, and then `needed` are the bytes that the compiler names. accessed: bytes by XLA's
-    count, on-chip memory included; work.moved are those of the main memory. useful: the part of those that is no padding.
-    kernels: kind of instruction -> how often it runs.
+    work: operations by XLA's count, which has each loop once; bytes moved in the main memory and sent. accessed: bytes by XLA's
+    count, on-chip memory included. useful: bytes moved without padding. kernels: kind of instruction -> how often it runs.
     """
 
-    memory: Memory | None
-    needed: int
+    memory: Memory
     work: Work
     accessed: float
     useful: float
@@ -60,21 +62,44 @@ class Compiled:
     buffers: tuple[Buffer, ...]
     layers: dict[str, int]
     kernels: dict[str, int]
-    tracing_seconds: float
-    compiling_seconds: float
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.needed if self.memory is None else self.memory.total
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The programs of a step, one for each of its stages, or of a batch of the evaluation."""
+    """The programs of a step, one for each of its stages, or of a batch of the evaluation.
+
+    too_large: the bytes that a program needs, by the compiler, which does not make it; None where all were made.
+    batch_size: images that a program takes, on all devices. images: that a step reads, which a search does for each of its
+    parts. steps: of an epoch, or batches of the evaluation. seconds: of tracing and compiling.
+    """
 
     programs: tuple[Compiled, ...]
+    too_large: int | None
     devices: int
-    steps_per_epoch: int
+    batch_size: int
+    images: int
+    steps: int
+    seconds: float
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the program that needs most."""
+        if self.too_large is not None:
+            return self.too_large
+        return max(program.memory.total for program in self.programs)
+
+
+class _Calls(NamedTuple):
+    """What a step or a batch calls; the rest as in `Plan`."""
+
+    calls: Sequence[Call]
+    batch_size: int
+    images: int
+    steps: int
+
+
+class _TooLarge(Exception):
+    """A program that the compiler does not make. Its argument: the bytes that it needs."""
 
 
 def compile_for(
@@ -82,129 +107,150 @@ def compile_for(
 ) -> Plan:
     """Compiles what `run` would run on the machine. of: `step` or `evaluate`.
 
-    `UserError` where the batch cannot be divided over the devices, or the compiler is missing.
+    `UserError` where the batch cannot be divided over the devices, the compiler is missing, or it refuses the program.
     """
-    check(run, machine)
+    check(run, machine, of=of)
     where = devices_of(machine, run.parallel)
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
-    calls, steps = (_evaluation if of == EVALUATE else _step)(run, data, where)
-    programs = tuple(_compiled(call, where, machine) for call in calls)
-    return Plan(programs=programs, devices=where.count, steps_per_epoch=steps)
+    start = time.perf_counter()
+    asked = (_evaluation if of == EVALUATE else _step)(run, data, where)
+    programs: list[Compiled] = []
+    too_large = None
+    try:
+        for call in asked.calls:
+            programs.append(_compiled(call, asked.calls, where, machine))
+    except _TooLarge as error:
+        too_large = int(error.args[0])
+    return Plan(
+        programs=tuple(programs),
+        too_large=too_large,
+        devices=where.count,
+        batch_size=asked.batch_size,
+        images=asked.images,
+        steps=asked.steps,
+        seconds=time.perf_counter() - start,
+    )
 
 
-def _step(run: Any, data: Dataset, where: AbsentDevices) -> tuple[Sequence[Call], int]:
-    """(what a step calls, steps of an epoch)"""
-    make = build.search if isinstance(run, SearchSettings) else build.training
-    program = make(run, data, where)
+def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
+    parts = 1
+    if isinstance(run, SearchSettings):
+        program = build.search(run, data, where)
+        # Each part of the training set gives a batch.
+        searcher = run.searcher
+        parts = len({name for stage in searcher.stages for name in stage.batches})
+    else:
+        program = build.training(run, data, where)
     state = where.create(program.create, 0)
     steps = where.compile_steps(*program.stages, tuned=False)
-    return steps.calls(state, [program.feeds(0)]), program.steps_per_epoch
+    return _Calls(
+        calls=steps.calls(state, [program.feeds(0)]),
+        batch_size=run.batch_size,
+        images=parts * run.batch_size,
+        steps=program.steps_per_epoch,
+    )
 
 
-def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> tuple[Sequence[Call], int]:
-    """(what a batch of the evaluation calls, its batches)"""
+def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
     if not isinstance(run, TrainSettings):
         raise UserError("--of=evaluate is for a training; leave it out to plan a search")
-    program = build.training(run, data, where)
-    state = where.create(program.create, 0)
-    evaluator = Evaluator(program.model, data.test, data.augmentation, run, where=where)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    batches = -(-len(data.test) // run.eval_batch_size)
-    return [evaluator.call(variables)], batches
-
-
-def _compiled(call: Call, where: AbsentDevices, machine: Machine) -> Compiled:
-    program, arguments = call
-    start = time.perf_counter()
-    lowered = program.lower(*arguments)
-    traced = time.perf_counter()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = _needed(str(error))
-        if needed is None:
-            raise
-        return _too_large(needed, tracing=traced - start, compiling=time.perf_counter() - traced)
-    seconds = {"tracing": traced - start, "compiling": time.perf_counter() - traced}
-    return _read(compiled, where, machine, **seconds)
-
-
-def _read(
-    compiled: Any,
-    where: AbsentDevices,
-    machine: Machine,
-    *,
-    tracing: float,
-    compiling: float,
-) -> Compiled:
-
-    instructions = compiled_text.instructions(compiled.as_text())
-    messages = movement.messages(
-        instructions, chips=where.count, chips_per_host=machine.chips_per_host
+    model = build.network(run, data.train.num_classes, where.axis)
+    evaluator = Evaluator(model, data.test, data.augmentation, run, where=where)
+    shape = data.test.image_shape
+    # Initialised without the axis of the devices, which is known within a step alone.
+    alone = build.network(run, data.train.num_classes)
+    variables = where.create(lambda: initial_variables(alone, shape, 0))
+    return _Calls(
+        calls=[evaluator.call(variables)],
+        batch_size=evaluator.batch_size,
+        images=evaluator.batch_size,
+        steps=-(-len(data.test) // evaluator.batch_size),
     )
-    layers = movement.by_layer(instructions)
-    # The compiler for GPUs counts nothing.
+
+
+def _compiled(
+    call: Call, calls: Sequence[Call], where: AbsentDevices, machine: Machine
+) -> Compiled:
+    """One of the calls, compiled and read."""
+    program, arguments = call
+    try:
+        compiled = program.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = bytes_needed(str(error))
+        if needed is not None:
+            raise _TooLarge(needed) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the compiler for {machine.name} refuses this program: {reason}"
+        ) from error
+
+    # What the text says.
+    moves = movement.moves(compiled_text.read(compiled.as_text() or ""))
+    messages = movement.messages(
+        moves,
+        chips=where.count,
+        chips_per_host=machine.chips_per_host,
+        switch_adds=machine.chip.switch_adds,
+    )
+    layers = movement.by_layer(moves)
+
+    # What XLA counts. The compiler for GPUs counts nothing.
     counts = compiled.cost_analysis() or {}
-    # XLA counts a loop as if it ran once.
-    repeats = movement.repeats(instructions)
     work = Work(
-        operations=counts.get("flops", 0.0) * repeats,
+        operations=counts.get("flops", 0.0),
         moved=sum(layers.values()),
         sent=sum(message.bytes for message in messages),
     )
+    others = _bytes_beside(arguments, [other for _, other in calls])
     return Compiled(
-        memory=_memory(compiled.memory_analysis()),
-        needed=0,
+        memory=_memory(compiled.memory_analysis(), others=others),
         work=work,
-        accessed=counts.get("bytes accessed", 0.0) * repeats,
-        useful=movement.useful(instructions),
+        accessed=counts.get("bytes accessed", 0.0),
+        useful=sum(move.useful for move in moves),
         messages=tuple(messages),
-        buffers=tuple(movement.largest_buffers(instructions)),
+        buffers=tuple(movement.largest_buffers(moves)),
         layers=layers,
-        kernels=_kernels(instructions),
-        tracing_seconds=tracing,
-        compiling_seconds=compiling,
+        kernels=_kernels(moves),
     )
 
 
-def _memory(analysis: Any) -> Memory:
+def _memory(analysis: Any, *, others: int) -> Memory:
     return Memory(
         arguments=analysis.argument_size_in_bytes,
+        others=others,
         results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
         code=analysis.generated_code_size_in_bytes,
     )
 
 
-def _too_large(needed: int, *, tracing: float, compiling: float) -> Compiled:
-    return Compiled(
-        memory=None,
-        needed=needed,
-        work=Work(0.0, 0.0, 0.0),
-        accessed=0.0,
-        useful=0.0,
-        messages=(),
-        buffers=(),
-        layers={},
-        kernels={},
-        tracing_seconds=tracing,
-        compiling_seconds=compiling,
-    )
+def _bytes_beside(arguments: tuple, every: Sequence[tuple]) -> int:
+    """Bytes on one device of what the calls take that is not among these arguments."""
+    taken = {id(leaf) for leaf in jax.tree.leaves(arguments)}
+    others = {id(leaf): leaf for leaf in jax.tree.leaves(every) if id(leaf) not in taken}
+    total = 0
+    for leaf in others.values():
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
 
 
-def _needed(message: str) -> int | None:
-    """The bytes that a program needs by the compiler's message; None where that is of something else."""
+def bytes_needed(message: str) -> int | None:
+    """The bytes of main memory that a program needs by the compiler's message; None where that is of something else.
+
+    `bytes_needed("Ran out of memory in memory space hbm. Used 34.20G of 15.75G hbm.")` is 36722970624, near 34.2 GiB.
+    """
     found = _FULL.search(message)
     if found is None:
         return None
     return round(float(found[1]) * _UNITS[found[2]])
 
 
-def _kernels(instructions: Sequence[Instruction]) -> dict[str, int]:
+def _kernels(moves: Sequence[Move]) -> dict[str, int]:
     """How often instructions of each kind run that are kernels of their own; calls into libraries by their names."""
     found: Counter[str] = Counter()
-    for instruction in instructions:
+    for instruction in (move.instruction for move in moves if not move.instruction.within):
         kind = instruction.opcode
         if kind == "custom-call":
             types = ",".join(sorted({array.dtype for array in instruction.arrays[:1]}))

@@ -8,11 +8,13 @@ are padded; S(1) is a memory of the chip's own that is not its main memory.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 _BITS = {
     "pred": 8,
+    "s2": 2,
+    "u2": 2,
     "s4": 4,
     "u4": 4,
     "s8": 8,
@@ -30,16 +32,29 @@ _BITS = {
     "c64": 64,
     "c128": 128,
 }
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+[a-z]*)?)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _SPACE = re.compile(r"S\(\d+\)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*)")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.\-]+) = (.*)")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
-_CALLED = re.compile(r"(?:body|calls|to_apply)=%([\w.\-]+)")
 _BODY = re.compile(r"body=%([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply)=%([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%([\w.\-]+)")
+# A collective that a TPU does beside other work stands within a fusion that begins it.
+_BEGINS = "AsyncCollectiveStart"
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "collective-permute",
+    "collective-broadcast",
+    "all-to-all",
+    "ragged-all-to-all",
+)
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 # Parts of an instruction's name that are no module: transformations, jitted functions, methods.
 _NO_MODULE = re.compile(
@@ -83,16 +98,22 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """arrays: of its result. trips: how often it runs in a step. layer: the network's module that asked for it, "" of others.
-    text: what stands behind the operands."""
+    """arrays: of its result. arguments: its operands as they are written; operands: the names among them. layer: the network's
+    module that asked for it, "" of others. text: what stands behind the operands. root: whether it is its computation's result.
+
+    trips: how often it runs in a step. within: whether a fusion does it, which moves what it moves.
+    """
 
     name: str
     opcode: str
     arrays: tuple[Array, ...]
+    arguments: str
     operands: tuple[str, ...]
     layer: str
-    trips: int
     text: str
+    root: bool = False
+    trips: int = 1
+    within: bool = False
 
     @property
     def bytes(self) -> int:
@@ -105,39 +126,100 @@ class Instruction(NamedTuple):
         found = _TARGET.search(self.text)
         return found[1] if found else ""
 
+    @property
+    def called(self) -> str:
+        """The computation of a fusion or a call."""
+        found = _CALLED.search(self.text)
+        return found[1] if found else ""
 
-def instructions(text: str) -> list[Instruction]:
-    """The instructions that a call of the program runs, those of loops with their number of trips.
 
-    What is inside a fusion is not listed: it makes one pass over memory.
+class Program(NamedTuple):
+    """computations: name -> instructions, in order. entry: the one that a call of the program runs."""
+
+    computations: Mapping[str, tuple[Instruction, ...]]
+    entry: str
+
+
+def read(text: str) -> Program:
+    """The program that a text is of."""
+    computations: dict[str, list[Instruction]] = {}
+    lines: list[Instruction] = []
+    entry = ""
+    for line in text.splitlines():
+        head = _COMPUTATION.match(line)
+        if head:
+            lines = computations.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+            continue
+        made = _instruction(line)
+        if made is not None:
+            lines.append(made)
+    named = {name: tuple(_with_layers(lines)) for name, lines in computations.items()}
+    return Program(computations=named, entry=entry)
+
+
+def executed(program: Program) -> list[Instruction]:
+    """The instructions that a call of the program runs, those of loops with their number of trips, 1 where it is not known.
+
+    What is inside a fusion is not listed, but for a collective: a fusion makes one pass over memory. Of a condition the branch
+    is listed that has the smallest results.
     """
-    computations, entry = _computations(text)
     found: list[Instruction] = []
-
-    def visit(name: str, trips: int) -> None:
-        for line in computations.get(name, ()):
-            made = _instruction(line, trips)
-            if made is None:
-                continue
-            found.append(made)
-            if made.opcode == "while":
-                known = _TRIPS.search(made.text)
-                body = _BODY.search(made.text)
-                if body:
-                    visit(body[1], trips * int(known[1]) if known else trips)
-            elif made.opcode in ("call", "conditional"):
-                for called in _CALLED.findall(made.text):
-                    visit(called, trips)
-
-    visit(entry, 1)
-    return _with_layers(found)
+    for instruction in program.computations.get(program.entry, ()):
+        found += _runs(program, instruction, trips=1)
+    return found
 
 
-def _with_layers(program: list[Instruction]) -> list[Instruction]:
+def _runs(program: Program, instruction: Instruction, *, trips: int) -> list[Instruction]:
+    """The instruction, and those of what it calls."""
+    found = [instruction._replace(trips=trips)]
+    if instruction.opcode == "while":
+        known, body = _TRIPS.search(instruction.text), _BODY.search(instruction.text)
+        times = int(known[1]) if known else 1
+        return found + _body(program, body[1] if body else "", trips=trips * times)
+    if instruction.opcode == "call":
+        return found + _body(program, instruction.called, trips=trips)
+    if instruction.opcode == "conditional":
+        branches = [_body(program, name, trips=trips) for name in _branches(instruction)]
+        smallest = min(branches, key=lambda branch: sum(each.bytes for each in branch), default=[])
+        return found + smallest
+    if instruction.opcode == "fusion":
+        found += _begun(program, instruction, trips=trips)
+    return found
+
+
+def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
+    """What a loop, a call or a branch runs. Its parameters are no arrays of their own."""
+    found = []
+    for instruction in program.computations.get(name, ()):
+        if instruction.opcode == "parameter":
+            instruction = instruction._replace(opcode="inner-parameter")
+        found += _runs(program, instruction, trips=trips)
+    return found
+
+
+def _branches(instruction: Instruction) -> list[str]:
+    listed = _BRANCHES.search(instruction.text)
+    if listed:
+        return _OPERAND.findall(listed[1])
+    return _TWO_BRANCHES.findall(instruction.text)
+
+
+def _begun(program: Program, fusion: Instruction, *, trips: int) -> list[Instruction]:
+    """The collective that a fusion begins, if it does."""
+    inside = program.computations.get(fusion.called, ())
+    if all(each.target != _BEGINS for each in inside):
+        return []
+    return [
+        each._replace(trips=trips, within=True) for each in inside if each.opcode in COLLECTIVES
+    ]
+
+
+def _with_layers(computation: list[Instruction]) -> list[Instruction]:
     """What only moves an array has no name: it belongs to the layer that made the array."""
     layers: dict[str, str] = {}
     found = []
-    for instruction in program:
+    for instruction in computation:
         if not instruction.layer and instruction.opcode in _MOVES:
             made = [layers[name] for name in instruction.operands if layers.get(name)]
             instruction = instruction._replace(layer=made[0] if made else "")
@@ -168,37 +250,23 @@ def layer_of(name: str) -> str:
     return "/".join(parts)
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """(name -> lines of each computation, the name of the first that runs)"""
-    computations: dict[str, list[str]] = {}
-    lines: list[str] = []
-    entry = ""
-    for line in text.splitlines():
-        head = _COMPUTATION.match(line)
-        if head:
-            lines = computations.setdefault(head[2], [])
-            entry = head[2] if head[1] else entry
-        elif line.startswith(" "):
-            lines.append(line)
-    return computations, entry
-
-
-def _instruction(line: str, trips: int) -> Instruction | None:
+def _instruction(line: str) -> Instruction | None:
     found = _INSTRUCTION.match(line)
     if found is None:
         return None
-    kind, rest = _balanced(found[2], " ")
+    kind, rest = _balanced(found[3], " ")
     opcode, _, rest = rest.lstrip().partition("(")
     operands, rest = _balanced(rest, ")")
     named = _NAME.search(rest)
     return Instruction(
-        name=found[1],
+        name=found[2],
         opcode=opcode,
         arrays=arrays(kind),
+        arguments=operands,
         operands=tuple(_OPERAND.findall(operands)),
         layer=layer_of(named[1]) if named else "",
-        trips=trips,
         text=rest,
+        root=found[1] is not None,
     )
 
 
@@ -217,11 +285,13 @@ def _balanced(text: str, end: str) -> tuple[str, str]:
 
 def _arrays(text: str) -> Iterator[Array]:
     for dtype, sizes, order, layout in _ARRAY.findall(text):
-        if dtype not in _BITS:
+        # Short floats are named by their exponent: f8e4m3fn. Tokens and the like have no bytes.
+        bits = 8 if dtype.startswith("f8") else _BITS.get(dtype)
+        if bits is None:
             continue
         shape = tuple(int(size) for size in sizes.split(",") if size)
-        useful = math.prod(shape) * _BITS[dtype] // 8
-        padded = math.prod(_padded(shape, order, layout)) * _BITS[dtype] // 8
+        useful = math.prod(shape) * bits // 8
+        padded = math.prod(_padded(shape, order, layout)) * bits // 8
         yield Array(
             dtype=dtype,
             shape=shape,
@@ -239,8 +309,10 @@ def _padded(shape: tuple[int, ...], order: str, layout: str) -> list[int]:
     tile = _TILE.search(layout)
     if tile is None:
         return sizes
-    # The first tile is of the last dimensions; those within it (of packed types) add nothing.
+    # The first tile is of the last dimensions, of which an array may have fewer; tiles within it (of packed types) add nothing.
     of_tile = [int(size) for size in tile[1].split(",")]
+    if sizes:
+        sizes = [1] * (len(of_tile) - len(sizes)) + sizes
     for back, size in enumerate(reversed(of_tile[-len(sizes) :] if sizes else []), 1):
         sizes[-back] = -(-sizes[-back] // size) * size
     return sizes

@@ -49,8 +49,9 @@ _GENERATIONS = {
     "v6e": Generation(_SQUARES),
 }
 _OTHER_NAMES = {"v5litepod": "v5e"}
-_GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_PATTERN = re.compile(r"(?:(tpu|gpu):)?([a-z0-9]+?)(?:-|(?<=\d)x)(\d+)")
+# GPUs that are named where a number is refused; any number of whole hosts is taken.
+_GPUS = (1, 2, 4, 8, 16, 32, 64)
+_PATTERN = re.compile(r"(?:(tpu|gpu):)?(v\d[a-z]*|[a-z]+\d+)([-x])([1-9][0-9]{0,5})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def machine(name: str) -> Machine:
     match = _PATTERN.fullmatch(name.strip().lower())
     if match is None:
         raise UserError(f"--on={name} is no machine; {_nearest(name)}")
-    platform, generation, number = match[1], match[2], int(match[3])
+    platform, generation, number = match[1], match[2], int(match[4])
     generation = _OTHER_NAMES.get(generation, generation)
     chip = CHIPS.get(generation)
     if chip is None:
@@ -91,10 +92,12 @@ def machine(name: str) -> Machine:
         raise UserError(
             f"--on={name}: {generation} is a {chip.platform.upper()}; leave the prefix out"
         )
+    if match[3] != ("-" if chip.platform == "tpu" else "x"):
+        raise UserError(f"--on={name} is no machine; {_nearest(name)}")
     made = _tpu_slice(chip, number) if chip.platform == "tpu" else _gpus(chip, number)
     if made is None:
         raise UserError(
-            f"--on={name}: no machine has that size; write one of {', '.join(names_of(chip))}"
+            f"--on={name}: a machine of that size is not planned for; write one of {', '.join(names_of(chip))}"
         )
     return made
 
@@ -125,7 +128,7 @@ def _tpu_slice(chip: Chip, number: int) -> Machine | None:
 
 
 def _gpus(chip: Chip, number: int) -> Machine | None:
-    if number not in _GPUS:
+    if number > chip.host_chips and number % chip.host_chips:
         return None
     hosts = -(-number // chip.host_chips)
     return Machine(name=f"{chip.name}x{number}", chip=chip, chips=number, hosts=hosts)

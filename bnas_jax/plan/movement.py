@@ -2,16 +2,17 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from bnas_jax.plan.compiled_text import Array, Instruction
+from bnas_jax.plan.compiled_text import COLLECTIVES, Array, Instruction, Program, executed
 
 # Instructions that move nothing by themselves.
 _FREE = {
     "parameter",
+    "inner-parameter",
     "constant",
     "tuple",
     "get-tuple-element",
@@ -26,17 +27,15 @@ _FREE = {
 }
 # Calls of TPU programs that put a name to parts which lie side by side.
 _FREE_CALLS = {"ConcatBitcast"}
-_COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "collective-permute",
-    "all-to-all",
-)
-_LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
+# They read of their first operand what they give.
+_PARTS = ("slice", "dynamic-slice", "gather")
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 # Instructions that no module of the network asked for.
 OUTSIDE = "optimizer, data and the rest of the step"
+
+# Bytes of an array, or 0 where it is not in the main memory.
+Size = Callable[[Array], int]
 
 
 class Buffer(NamedTuple):
@@ -59,135 +58,217 @@ class Message(NamedTuple):
     between_hosts: bool
 
 
-def moved(program: Sequence[Instruction], *, padding: bool = True) -> list[int]:
-    """Bytes of the main memory that each instruction reads or writes when it runs once, each operand once.
+class Move(NamedTuple):
+    """What an instruction of a step moves in all of its trips, in bytes of the main memory. useful: without padding."""
 
-    padding: with what fills the tiles of arrays.
-    """
+    instruction: Instruction
+    bytes: int
+    useful: int
 
-    def size(array: Array) -> int:
-        return array.padded if padding else array.useful
 
-    sizes = {}
-    for instruction in program:
-        in_memory = [array for array in instruction.arrays if not array.on_chip]
-        sizes[instruction.name] = sum(size(array) for array in in_memory)
+def moves(program: Program) -> list[Move]:
+    """What each instruction of a step reads and writes in the main memory: each operand once, a part where it takes a part."""
+    run = executed(program)
+    padded = _moved(program, run, lambda array: array.bytes)
+    useful = _moved(program, run, lambda array: 0 if array.on_chip else array.useful)
     found = []
-    for instruction in program:
-        read = sum(sizes.get(name, 0) for name in instruction.operands)
-        if _is_free(instruction):
-            found.append(0)
-        elif instruction.opcode == "slice-start":
-            # Of what it names, (whole, part, ...), it reads as much as it writes.
-            part = instruction.arrays[1]
-            found.append(size(part) if part.on_chip else 2 * size(part))
-        elif instruction.opcode.endswith("-start"):
-            # Its result names what is read, too.
-            found.append(sizes[instruction.name])
-        else:
-            found.append(read + sizes[instruction.name])
+    for instruction, size, part in zip(run, padded, useful, strict=True):
+        trips = instruction.trips
+        found.append(Move(instruction, bytes=size * trips, useful=part * trips))
     return found
 
 
-def _is_free(instruction: Instruction) -> bool:
-    """Whether it moves nothing by itself."""
-    if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
-        return True
-    return instruction.target in _FREE_CALLS
-
-
-def by_layer(program: Sequence[Instruction]) -> dict[str, int]:
-    """Layer -> bytes of the main memory that a step moves for it, most first."""
+def by_layer(found: Sequence[Move]) -> dict[str, int]:
+    """Layer -> bytes that a step moves for it, most first."""
     total: dict[str, int] = defaultdict(int)
-    for instruction, size in zip(program, moved(program), strict=True):
-        total[instruction.layer or OUTSIDE] += size * instruction.trips
+    for move in found:
+        total[move.instruction.layer or OUTSIDE] += move.bytes
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
-def useful(program: Sequence[Instruction]) -> int:
-    """The bytes of `by_layer` in all, without padding."""
-    sizes = moved(program, padding=False)
-    return sum(size * each.trips for each, size in zip(program, sizes, strict=True))
+def _moved(program: Program, run: Sequence[Instruction], size: Size) -> list[int]:
+    """The bytes that each instruction moves when it runs once."""
+    made = {each.name: each for each in run}
+    return [_moved_by(each, made, program, size) for each in run]
 
 
-def repeats(program: Sequence[Instruction]) -> float:
-    """How many times more is moved than if each loop ran once, as XLA's own counts have it."""
-    once = moved(program)
-    every = [size * each.trips for each, size in zip(program, once, strict=True)]
-    return sum(every) / max(sum(once), 1) or 1.0
+def _moved_by(
+    instruction: Instruction, made: Mapping[str, Instruction], program: Program, size: Size
+) -> int:
+    opcode = instruction.opcode
+    free = opcode in _FREE or opcode.endswith("-done") or instruction.target in _FREE_CALLS
+    if free or instruction.within:
+        return 0
+    result = sum(size(array) for array in instruction.arrays)
+    operands = [made[name] for name in dict.fromkeys(instruction.operands) if name in made]
+    read = [sum(size(array) for array in each.arrays) for each in operands]
+    if opcode in ("slice-start", "dynamic-slice-start"):
+        # Of what it names, (whole, part, ...), it reads as much as it writes.
+        return _bytes_read(instruction.arrays[1], size) + size(instruction.arrays[1])
+    if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
+        # Its result names what is read, too.
+        return result
+    if opcode in _PARTS:
+        return 2 * result + sum(read[1:])
+    if opcode in ("dynamic-update-slice", "scatter"):
+        # In place: what is new is read and written.
+        new = operands[-1 if opcode == "scatter" else 1]
+        return 2 * sum(size(array) for array in new.arrays)
+    if opcode == "fusion":
+        return _moved_by_fusion(instruction, made, program, size)
+    return sum(read) + result
 
 
-def largest_buffers(program: Sequence[Instruction], count: int = 10) -> list[Buffer]:
-    """The largest results, arguments included."""
-    found = []
-    for instruction in program:
-        if instruction.opcode in _FREE - {"parameter"} or instruction.opcode.endswith("-done"):
+def _bytes_read(part: Array, size: Size) -> int:
+    """What is read of the main memory for a part that may lie on the chip."""
+    return size(part._replace(on_chip=False))
+
+
+def _moved_by_fusion(
+    fusion: Instruction, made: Mapping[str, Instruction], program: Program, size: Size
+) -> int:
+    total = _written(fusion, program, size)
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(fusion.operands):
+        positions[name].append(position)
+    for name, where in positions.items():
+        if name not in made:
             continue
-        for array in instruction.arrays:
+        whole = sum(size(array) for array in made[name].arrays)
+        parts = [_read_of(program, fusion.called, position, size) for position in where]
+        if whole and None not in parts:
+            whole = min(whole, sum(part for part in parts if part is not None))
+        total += whole
+    return total
+
+
+def _written(fusion: Instruction, program: Program, size: Size) -> int:
+    """The bytes of a fusion's result that it writes: of an update in place, what is new."""
+    inside = program.computations.get(fusion.called, ())
+    whole = sum(size(array) for array in fusion.arrays)
+    for each in inside:
+        if each.root and each.opcode == "dynamic-update-slice":
+            new = [other for other in inside if other.name == each.operands[1]]
+            written = sum(_bytes_read(array, size) for other in new for array in other.arrays)
+            return min(whole, written)
+    return whole
+
+
+def _read_of(program: Program, computation: str, position: int, size: Size) -> int | None:
+    """The bytes that a fusion reads of its operand at this position where it takes parts alone; None: all."""
+    inside = program.computations.get(computation, ())
+    names = {
+        each.name
+        for each in inside
+        if each.opcode == "parameter" and each.arguments == str(position)
+    }
+    if not names:
+        return None
+    total = 0
+    for each in inside:
+        taken = [place for place, name in enumerate(each.operands) if name in names]
+        if not taken:
+            continue
+        if each.opcode == "bitcast":
+            names.add(each.name)
+        elif each.opcode in _PARTS and taken == [0]:
+            total += sum(_bytes_read(array, size) for array in each.arrays)
+        elif each.opcode == "dynamic-update-slice" and taken == [0]:
+            continue
+        elif each.opcode == "fusion":
+            parts = [_read_of(program, each.called, place, size) for place in taken]
+            if None in parts:
+                return None
+            total += sum(part for part in parts if part is not None)
+        else:
+            return None
+    return total
+
+
+def largest_buffers(found: Sequence[Move], count: int = 10) -> list[Buffer]:
+    """The largest results and arguments."""
+    buffers = []
+    for instruction in (move.instruction for move in found):
+        opcode = instruction.opcode
+        if opcode in _FREE - {"parameter"} or opcode.endswith("-done"):
+            continue
+        layer = instruction.layer or OUTSIDE
+        if opcode == "parameter":
+            layer = "argument"
+        for array in _results(instruction):
             sizes = ",".join(map(str, array.shape))
             name = f"{array.dtype}[{sizes}]{array.layout}"
-            layer = instruction.layer or OUTSIDE
-            if instruction.opcode == "parameter":
-                layer = "argument"
-            found.append(Buffer(array.bytes, array.useful, name, layer))
-    return sorted(found, key=lambda buffer: -buffer.bytes)[:count]
+            buffers.append(Buffer(array.bytes, array.useful, name, layer))
+    return sorted(buffers, key=lambda buffer: -buffer.bytes)[:count]
 
 
-def messages(program: Sequence[Instruction], *, chips: int, chips_per_host: int) -> list[Message]:
-    """The collectives of a step, by kind and size of their groups."""
-    found: dict[tuple[str, int], list[tuple[int, float, bool]]] = defaultdict(list)
-    for instruction in program:
+def _results(instruction: Instruction) -> tuple[Array, ...]:
+    """The arrays that an instruction makes, without those that an asynchronous one reads."""
+    found = instruction.arrays
+    kind = instruction.opcode
+    if kind == "copy-start":
+        return found[:1]
+    if kind in ("slice-start", "dynamic-slice-start", "collective-permute-start"):
+        return found[1:2]
+    if kind == "all-gather-start":
+        return found[len(found) // 2 :]
+    return found
+
+
+def messages(
+    found: Sequence[Move], *, chips: int, chips_per_host: int, switch_adds: bool = False
+) -> list[Message]:
+    """The collectives of a step, by kind and size of their groups. switch_adds: see `_sent`."""
+    kinds: dict[tuple[str, int], list[tuple[int, float, bool]]] = defaultdict(list)
+    for instruction in (move.instruction for move in found):
         kind = instruction.opcode.removesuffix("-start")
-        if kind not in _COLLECTIVES:
+        if kind not in COLLECTIVES:
             continue
         groups = _groups(instruction.text, chips)
-        hosts = groups // chips_per_host
-        apart = bool(np.any(hosts != hosts[:, :1]))
-        size = groups.shape[1]
-        sent = _sent(kind, instruction, size)
-        found[kind, size].append((instruction.trips, sent * instruction.trips, apart))
+        apart = any(len({chip // chips_per_host for chip in group}) > 1 for group in groups)
+        group = max(map(len, groups))
+        sent = _sent(kind, instruction, group, switch_adds=switch_adds)
+        kinds[kind, group].append((instruction.trips, sent * instruction.trips, apart))
     return [
         Message(
             kind=kind,
             number=sum(number for number, _, _ in each),
             bytes=sum(sent for _, sent, _ in each),
-            group=size,
+            group=group,
             between_hosts=any(apart for _, _, apart in each),
         )
-        for (kind, size), each in sorted(found.items())
+        for (kind, group), each in sorted(kinds.items())
     ]
 
 
-def _sent(kind: str, instruction: Instruction, group: int) -> float:
+def _sent(kind: str, instruction: Instruction, group: int, *, switch_adds: bool) -> float:
     """Bytes that each chip of a group has to send, at least.
 
-    An all-reduce is a reduce-scatter and an all-gather, of which each sends all parts but its own.
+    An all-reduce is a reduce-scatter and an all-gather, of which each sends all parts but its own; where the switch between
+    the chips adds, each sends its part once.
     """
-    useful = [array.useful for array in instruction.arrays]
-    if instruction.opcode.endswith("-start") and kind != "all-reduce":
-        useful = useful[-1:]  # the others are what is sent
-    size = sum(useful)
+    size = sum(array.useful for array in _results(instruction))
     share = (group - 1) / group
     if kind == "all-reduce":
-        return 2 * share * size
+        return size * (share if switch_adds else 2 * share)
     if kind == "reduce-scatter":
-        return (group - 1) * size
-    if kind == "collective-permute":
+        return size * (1 if switch_adds else group - 1)
+    if kind in ("collective-permute", "collective-broadcast"):
         return size
     return share * size
 
 
-def _groups(text: str, chips: int) -> np.ndarray:
-    """int (groups, chips in each)."""
+def _groups(text: str, chips: int) -> list[list[int]]:
+    """The chips of each group, or the two of each pair."""
     iota = _IOTA.search(text)
     if iota:
         count, size, shape = int(iota[1]), int(iota[2]), [int(n) for n in iota[3].split(",")]
         order = np.arange(np.prod(shape)).reshape(shape)
         if iota[4]:
             order = order.transpose([int(n) for n in iota[4].split(",")])
-        return order.reshape(count, size)
+        return order.reshape(count, size).tolist()
     listed = _LISTED.search(text)
     if listed:
         rows = re.findall(r"\{([\d,]+)\}", listed[1])
-        return np.array([[int(n) for n in row.split(",")] for row in rows])
-    return np.arange(chips).reshape(1, chips)
+        return [[int(n) for n in row.split(",")] for row in rows]
+    return [list(range(chips))]

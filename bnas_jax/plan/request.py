@@ -3,6 +3,7 @@
 A process in which the compiler for TPUs is loaded cannot use what JAX finds here, and the other way round.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -17,6 +18,7 @@ from typing import Any
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
+from bnas_jax.plan.blank_data import SIZES
 from bnas_jax.plan.machines import machine
 from bnas_jax.runtime.devices import user_cache
 from bnas_jax.settings import SearchSettings, TrainSettings
@@ -36,6 +38,8 @@ _ENVIRONMENT = {
     # Several processes may compile at the same time.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+# Variables beside JAX's that change what is compiled.
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 # XLA would try algorithms of its libraries on the GPU.
 _WITHOUT_A_GPU = "--xla_gpu_autotune_level=0"
 
@@ -65,14 +69,19 @@ def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
     again: makes it anew in any case. Raises `UserError` as the other process says.
     """
     kept = _kept(request)
-    if kept is not None and kept.is_file() and not again:
-        return json.loads(kept.read_text())
+    if kept is not None and not again:
+        # One that cannot be read is made again.
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(kept.read_text())
     result = _made(request.to_dict())
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(result, indent=1))
-        part.replace(kept)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps(result, indent=1))
+            part.replace(kept)
+        except OSError as error:
+            print(f"bnas_jax: warning: this plan is not kept ({error})", file=sys.stderr)
     return result
 
 
@@ -98,7 +107,12 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
         paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         command = [sys.executable, "-m", "bnas_jax.plan", str(asked), str(answered)]
-        code = subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode
+        process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+        try:
+            code = process.wait()
+        finally:
+            # Whoever stops this process stops the other, too.
+            process.kill()
         if not answered.is_file():
             raise UserError(
                 f"the process that compiles for {request['machine']} ended with {code} before it was done;"
@@ -111,12 +125,21 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(request: Request) -> pathlib.Path | None:
-    """Where the plan is kept; None without a directory for it."""
+    """Where the plan is kept; None without a directory for it, and of data on disk, which may change."""
+    dataset = request.run.dataset.name
+    if dataset not in SIZES and dataset != "digits":
+        return None
     try:
         folder = user_cache() / "bnas_jax" / "plans"
     except (OSError, RuntimeError):
         return None
-    asked = {**request.to_dict(), "versions": versions(), "source": _source(request.extensions)}
+    names = [name for name in os.environ if name.startswith("JAX_") or name in _FLAGS]
+    asked = {
+        **request.to_dict(),
+        "versions": {**versions(), "python": sys.version},
+        "environment": {name: os.environ[name] for name in sorted(names)},
+        "source": _source(request.extensions),
+    }
     text = json.dumps(asked, sort_keys=True)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
@@ -124,7 +147,9 @@ def _kept(request: Request) -> pathlib.Path | None:
 def _source(extensions: tuple[str, ...]) -> str:
     """A hash of the package's files and of the extensions."""
     digest = hashlib.sha256()
-    for path in [*sorted(_PACKAGE.rglob("*.py")), *map(pathlib.Path, extensions)]:
-        digest.update(path.name.encode())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(str(path.relative_to(_PACKAGE)).encode())
         digest.update(path.read_bytes())
+    for file in extensions:
+        digest.update(pathlib.Path(file).read_bytes())
     return digest.hexdigest()

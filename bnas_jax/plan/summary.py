@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnas_jax.plan.chips import GIB
-from bnas_jax.plan.compile import EVALUATE, Compiled, Plan
+from bnas_jax.plan.compile import EVALUATE, Plan
 from bnas_jax.plan.machines import Machine
+from bnas_jax.plan.movement import OUTSIDE
 from bnas_jax.plan.roofline import bound
 from bnas_jax.settings import SearchSettings, TrainSettings
 
@@ -19,33 +20,26 @@ def summary(
     run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, of: str
 ) -> dict[str, Any]:
     """The figures of a plan. All of memory, operations, bytes and messages are those of one chip."""
-    largest = max(plan.programs, key=lambda program: program.memory_bytes)
-    fits = all(_fits(program, machine) for program in plan.programs)
-    batch = run.eval_batch_size if of == EVALUATE else run.batch_size
+    fits = plan.too_large is None and plan.memory_bytes <= machine.chip.memory
     result: dict[str, Any] = {
         "machine": machine.name,
         "of": of,
         "devices": plan.devices,
         "hosts": machine.hosts,
-        "batch_size": batch,
-        "batch_per_device": batch // plan.devices,
+        "batch_size": plan.batch_size,
+        "batch_per_device": plan.batch_size // plan.devices,
         "microbatches": run.microbatches,
         "fits": fits,
-        "memory_bytes": largest.memory_bytes,
+        "memory_bytes": plan.memory_bytes,
         "memory_available_bytes": round(machine.chip.memory),
     }
-    if largest.memory is not None:
+    if plan.too_large is None:
+        largest = max(plan.programs, key=lambda program: program.memory.total)
         result["memory"] = dataclasses.asdict(largest.memory)
-    result["compile_seconds"] = round(
-        sum(each.tracing_seconds + each.compiling_seconds for each in plan.programs), 1
-    )
+    result["compile_seconds"] = round(plan.seconds, 1)
     if fits:
-        result |= _work(plan) | _times(run, plan, machine, batch=batch, of=of)
+        result |= _work(plan) | _times(run, plan, machine, of=of)
     return result
-
-
-def _fits(program: Compiled, machine: Machine) -> bool:
-    return program.memory is not None and program.memory_bytes <= machine.chip.memory
 
 
 def _work(plan: Plan) -> dict[str, Any]:
@@ -55,6 +49,7 @@ def _work(plan: Plan) -> dict[str, Any]:
     for program in plan.programs:
         layers.update(program.layers)
         kernels.update(program.kernels)
+    outside = layers.pop(OUTSIDE, 0)
     buffers = [buffer for program in plan.programs for buffer in program.buffers]
     buffers.sort(key=lambda buffer: -buffer.bytes)
     messages = [message._asdict() for program in plan.programs for message in program.messages]
@@ -69,29 +64,30 @@ def _work(plan: Plan) -> dict[str, Any]:
         "kernels": dict(kernels.most_common()),
         "largest_buffers": [buffer._asdict() for buffer in buffers[:_SHOWN]],
         "layers": dict(layers.most_common(_SHOWN)),
+        "bytes_moved_outside_layers": outside,
     }
 
 
 def _times(
-    run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, batch: int, of: str
+    run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, of: str
 ) -> dict[str, Any]:
     """The least times."""
     bounds = [
         bound(program.work, machine.chip, precision=run.precision) for program in plan.programs
     ]
     seconds = sum(each.seconds for each in bounds)
-    epoch = seconds * plan.steps_per_epoch
+    epoch = seconds * plan.steps
     epochs = 1 if of == EVALUATE else run.num_epochs
     hours = epoch * epochs / 3600
-    rate = batch / seconds if seconds else math.inf
+    needed = plan.images / seconds if seconds else math.inf
     return {
         "step_seconds_at_least": seconds,
         "bound_by": max(bounds, key=lambda each: each.seconds).by,
-        "steps_per_epoch": plan.steps_per_epoch,
+        "steps_per_epoch": plan.steps,
         "epoch_seconds_at_least": epoch,
         "hours_at_least": hours,
         "chip_hours_at_least": hours * machine.chips,
-        "images_per_second_and_host_at_most": rate / machine.hosts,
+        "images_per_second_and_host_needed": needed / machine.hosts,
     }
 
 
@@ -125,6 +121,9 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     )
     lines = [head, "|---" * 9 + "|"]
     for name, result in results.items():
+        if "error" in result:
+            lines.append(f"| {name} | {result['error']} |" + " |" * 7)
+            continue
         versions = ", ".join(
             f"{package} {version}" for package, version in result["versions"].items()
         )
@@ -132,8 +131,8 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [name, str(result["batch_per_device"]), needed]
         if result["fits"]:
             cells += [
-                f"{result['operations'] / 1e9:.3g} G",
-                f"{_gb(result['bytes_moved'])} ({_gb(result['bytes_accessed'])})",
+                _operations(result),
+                f"{_gb(result['bytes_moved'])} ({_accessed(result)})",
                 str(result["collectives"]),
                 f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}",
             ]
@@ -154,15 +153,10 @@ def _memory_text(result: Mapping[str, Any]) -> str:
 def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     padding = 1 - result["bytes_moved_without_padding"] / max(result["bytes_moved"], 1)
     what = "batch" if result["of"] == EVALUATE else "step"
-    operations = accessed = "not given"
-    if result["operations"]:
-        operations = f"{result['operations'] / 1e9:.3g} G"
-    if result["bytes_accessed"]:
-        accessed = _gb(result["bytes_accessed"])
     rows = [
-        (f"operations a chip and {what}", operations),
+        (f"operations a chip and {what}", _operations(result)),
         ("bytes moved", f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
-        ("bytes accessed, XLA's count", accessed),
+        ("bytes accessed, XLA's count", _accessed(result)),
         ("collectives", f"{result['collectives']}, {_gb(result['bytes_sent'])} sent"),
     ]
     for message in result["messages"]:
@@ -179,15 +173,32 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             "all of it at least",
             f"{result['hours_at_least']:.3g} hours, {result['chip_hours_at_least']:.3g} chip-hours",
         ),
-        ("images a second and host", f"{result['images_per_second_and_host_at_most']:.3g} at most"),
+        (
+            "images a second and host",
+            f"{result['images_per_second_and_host_needed']:.3g} needed for that",
+        ),
     ]
     return rows
+
+
+def _operations(result: Mapping[str, Any]) -> str:
+    """The compiler for GPUs counts none."""
+    if not result["operations"]:
+        return "not given"
+    return f"{result['operations'] / 1e9:.3g} G"
+
+
+def _accessed(result: Mapping[str, Any]) -> str:
+    if not result["bytes_accessed"]:
+        return "not given"
+    return _gb(result["bytes_accessed"])
 
 
 def _layer_lines(result: Mapping[str, Any]) -> list[str]:
     lines = ["What moves most:"]
     for name, size in result["layers"].items():
         lines.append(f"  {_gb(size):>10}  {name}")
+    lines.append(f"  {_gb(result['bytes_moved_outside_layers']):>10}  {OUTSIDE}")
     return lines
 
 

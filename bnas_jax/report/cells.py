@@ -10,12 +10,13 @@ from bnas_jax.report.layout import block, layout
 from bnas_jax.report.panel import Panel, draw_panel
 from bnas_jax.report.sheet import Sheet
 
+# In points.
 _MARGIN = 14.0
 _COLUMN_GAP = 36.0
 _ROW_GAP = 18.0
 
 Named = tuple[str, Genotype]
-# (node, source, how many edges between these two come before)
+# An edge's: (node, source, how many edges between these two come before).
 Place = tuple[int, int, int]
 
 
@@ -25,11 +26,13 @@ def genotypes(named: Sequence[Named], *, skip: Sequence[bool], zeroise: bool = T
     named: (name, genotype) each. skip: for each genotype, whether its network has inter-cell skip
     connections. zeroise: False leaves out the edges whose layer type is Zeroise.
     """
-    columns = []
+    top: list[Panel] = []
+    bottom: list[Panel] = []
     for (name, genotype), has_skip in zip(named, skip, strict=True):
-        cells = _titled({name: genotype}, zeroise=zeroise, skip=has_skip)
-        columns.append([panel for panels in cells for panel in panels])
-    return _sheet([list(row) for row in zip(*columns, strict=True)])
+        normal, reduction = _titled({name: genotype}, zeroise=zeroise, skip=has_skip)
+        top += normal
+        bottom += reduction
+    return _sheet([top, bottom])
 
 
 def strip(frames: Sequence[Named], *, skip: bool = True, zeroise: bool = True) -> Sheet:
@@ -39,38 +42,55 @@ def strip(frames: Sequence[Named], *, skip: bool = True, zeroise: bool = True) -
     see `genotypes`.
     """
     normal, reduction = _titled(dict(frames), zeroise=zeroise, skip=skip)
-    return _sheet([list(row) for row in zip(normal, reduction, strict=True)])
+    rows = list(zip(normal, reduction, strict=True))
+    return _sheet(rows)
 
 
 def _titled(genotypes: Mapping[str, Genotype], **options: bool) -> tuple[list[Panel], list[Panel]]:
     """Panels of the normal cells and of the reduction cells."""
-    normal = {f"{name}: normal cell": genotype.normal for name, genotype in genotypes.items()}
-    reduction = {f"{name}: reduction cell": genotype.reduce for name, genotype in genotypes.items()}
+    normal: dict[str, Cell | str] = {}
+    reduction: dict[str, Cell | str] = {}
+    for name, genotype in genotypes.items():
+        normal[f"{name}: normal cell"] = genotype.normal
+        reduction[f"{name}: reduction cell"] = genotype.reduce
     return _panels(normal, **options), _panels(reduction, **options)
 
 
 def _panels(cells: Mapping[str, Cell | str], *, zeroise: bool, skip: bool) -> list[Panel]:
     """A panel for each cell, by its title, of one layout that has a place for the edges of all."""
+    # The edges of each cell; a hand-made one is a single block, and so are all of its search.
     found: dict[str, dict[Place, Edge]] = {}
     for title, cell in cells.items():
         if isinstance(cell, str):
-            block_edges, block_plan = {0: Edge(cell, 0, INPUTS)}, block(cell)
-            return [Panel(title, block_edges, block_plan, skip) for title in cells]
-        drawn = genotype_lib.edges(cell)
-        found[title] = _by_place([e for e in drawn if zeroise or e.layer_type != ZEROISE])
+            return _block_panels(cell, titles=list(cells), skip=skip)
+        drawn = list(genotype_lib.edges(cell))
+        if not zeroise:
+            drawn = [edge for edge in drawn if edge.layer_type != ZEROISE]
+        found[title] = _by_place(drawn)
 
     # Each place is as wide as the longest name that is ever there.
-    places = sorted({place for edges in found.values() for place in edges})
+    at_place: dict[Place, list[Edge]] = {}
+    for edges in found.values():
+        for place, edge in edges.items():
+            at_place.setdefault(place, []).append(edge)
+    places = sorted(at_place)
     widest = []
     for place in places:
-        here = [edges[place] for edges in found.values() if place in edges]
-        widest.append(max(here, key=lambda edge: len(edge.layer_type)))
+        widest.append(max(at_place[place], key=lambda edge: len(edge.layer_type)))
     plan = layout(widest)
+
     panels = []
     for title, edges in found.items():
         present = {places.index(place): edge for place, edge in edges.items()}
-        panels.append(Panel(title, present, plan, skip))
+        panels.append(Panel(title=title, edges=present, layout=plan, skip=skip))
     return panels
+
+
+def _block_panels(name: str, *, titles: Sequence[str], skip: bool) -> list[Panel]:
+    """Panels of a cell that has a name in place of edges."""
+    edges = {0: Edge(layer_type=name, source=0, node=INPUTS)}
+    plan = block(name)
+    return [Panel(title=title, edges=edges, layout=plan, skip=skip) for title in titles]
 
 
 def _by_place(edges: Sequence[Edge]) -> dict[Place, Edge]:
@@ -79,41 +99,65 @@ def _by_place(edges: Sequence[Edge]) -> dict[Place, Edge]:
     found = {}
     for edge in edges:
         ends = (edge.node, edge.source)
-        found[*ends, seen[ends]] = edge
+        place = (edge.node, edge.source, seen[ends])
+        found[place] = edge
         seen[ends] += 1
     return found
 
 
 def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     """Panels in rows and columns, and their legend below."""
-    widths = [max(panel.width for panel in column) for column in zip(*rows, strict=True)]
-    heights = [max(panel.height for panel in row) for row in rows]
-    entries = _legend([panel for row in rows for panel in row])
+    # The grid: each column as wide, and each row as high, as its largest panel.
+    widths = []
+    for column in zip(*rows, strict=True):
+        widths.append(max(panel.width for panel in column))
+    heights = []
+    for row in rows:
+        heights.append(max(panel.height for panel in row))
     panels_width = sum(widths) + _COLUMN_GAP * (len(widths) - 1)
-    width = max([panels_width, *map(legend.entry_width, entries)])
     legend_top = _MARGIN + sum(heights) + _ROW_GAP * len(heights)
-    legend_height = legend.ROW_HEIGHT * len(legend.rows_of(entries, width))
 
-    sheet = Sheet(width + 2 * _MARGIN, legend_top + legend_height + _MARGIN)
+    # The legend, whose entries may be wider than the panels.
+    entries = _legend(rows)
+    width = panels_width
+    for entry in entries:
+        width = max(width, legend.entry_width(entry))
+    legend_rows = legend.rows_of(entries, width)
+    legend_height = legend.ROW_HEIGHT * len(legend_rows)
+
+    sheet = Sheet(
+        width=width + 2 * _MARGIN,
+        height=legend_top + legend_height + _MARGIN,
+    )
     top = _MARGIN
     for row_number, row in enumerate(rows):
         left = _MARGIN
         for column_number, panel in enumerate(row):
             name = f"cell{row_number}-{column_number}"
-            draw_panel(sheet, panel, (left, top), name=name)
+            draw_panel(sheet, panel, corner=(left, top), name=name)
             left += widths[column_number] + _COLUMN_GAP
         top += heights[row_number] + _ROW_GAP
-    legend.draw_legend(sheet, entries, (_MARGIN, legend_top), width)
+    legend.draw_legend(sheet, entries, corner=(_MARGIN, legend_top), width=width)
     return sheet
 
 
-def _legend(panels: Sequence[Panel]) -> list[legend.Entry]:
-    """What is there to see in the panels."""
-    edges = [edge for panel in panels for edge in panel.edges.values()]
-    kinds = dict.fromkeys(palette.kind(edge.layer_type) for edge in edges)
-    entries = [legend.Entry(kind.name, kind) for kind in palette.KINDS if kind in kinds]
+def _legend(rows: Sequence[Sequence[Panel]]) -> list[legend.Entry]:
+    """An entry for each colour and kind of line that the panels show."""
+    edges: list[Edge] = []
+    skip = False
+    for row in rows:
+        for panel in row:
+            edges += panel.edges.values()
+            skip = skip or panel.skip
+
+    # In the palette's order.
+    kinds = {palette.kind(edge.layer_type) for edge in edges}
+    entries = []
+    for kind in palette.KINDS:
+        if kind in kinds:
+            entries.append(legend.Entry(text=kind.name, symbol=kind))
     if any(edge.source == 0 for edge in edges):
         entries.append(legend.TWO_BEFORE)
-    if any(panel.skip for panel in panels):
+    if skip:
         entries.append(legend.SKIP)
     return entries

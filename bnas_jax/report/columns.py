@@ -1,8 +1,8 @@
-"""What stands in each column of a cell's picture, and what is joined to what.
+"""The columns of a cell's picture: what is in each of them, and what is joined to what.
 
 States (the cell's inputs and its nodes) and layer types take turns: inputs, layer types, nodes,
-layer types, nodes, ..., concatenation, output. A line that passes a column has a place of its own
-in it, a lane. All lines from one state share it.
+layer types, nodes, ..., concatenation, output. A line that passes a column without ending there has
+a place in it, a lane. All lines from one state share it.
 """
 
 from collections.abc import Sequence
@@ -32,34 +32,49 @@ class Columns(NamedTuple):
     links: list[Link]
 
     def before(self, column: int, item: Item) -> list[Item]:
-        """What is joined to an item in the column before its own."""
-        return [link.start for link in self.links if (link.column, link.end) == (column - 1, item)]
+        """The items of the column before `column` that are joined to an item of this one."""
+        found = []
+        for link in self.links:
+            if link.column == column - 1 and link.end == item:
+                found.append(link.start)
+        return found
 
     def behind(self, column: int, item: Item) -> list[Item]:
-        """What is joined to an item in the column behind its own."""
-        return [link.end for link in self.links if (link.column, link.start) == (column, item)]
+        """The items of the column behind `column` that are joined to an item of this one."""
+        found = []
+        for link in self.links:
+            if link.column == column and link.start == item:
+                found.append(link.end)
+        return found
 
 
 def columns(edges: Sequence[Edge]) -> Columns:
     """The columns of a cell with these edges."""
+    # States in even columns; the layer types that lead to one in the column before it.
     column_of = {state: 2 * rank for state, rank in _ranks(edges).items()}
     last = max(column_of.values()) + 1
     items: list[list[Item]] = [[] for _ in range(last + 2)]
+    links = []
     for state, column in column_of.items():
         items[column].append(("state", state))
-    for position, edge in enumerate(edges):
-        items[column_of[edge.node] - 1].append(("layer", position))
+
+    # From the concatenation to the output, and from each layer type to its node.
     items[last].append(CONCAT)
     items[last + 1].append(OUTPUT)
-
-    links = [Link(last, CONCAT, OUTPUT)]
+    links.append(Link(last, start=CONCAT, end=OUTPUT))
     for position, edge in enumerate(edges):
-        links.append(Link(column_of[edge.node] - 1, ("layer", position), ("state", edge.node)))
+        column = column_of[edge.node] - 1
+        layer = ("layer", position)
+        items[column].append(layer)
+        links.append(Link(column, start=layer, end=("state", edge.node)))
+
+    # From each state to its layer types, and from nodes to the concatenation.
     for state, begin in column_of.items():
         ends = []
         for position, edge in enumerate(edges):
             if edge.source == state:
                 ends.append((column_of[edge.node] - 1, ("layer", position)))
+        # The concatenation joins nodes alone.
         if state >= INPUTS:
             ends.append((last, CONCAT))
 
@@ -67,10 +82,11 @@ def columns(edges: Sequence[Edge]) -> Columns:
         farthest = max((column for column, _ in ends), default=begin)
         for column in range(begin + 1, farthest):
             items[column].append(("lane", state))
-            links.append(Link(column - 1, _passing(state, begin, column - 1), ("lane", state)))
+            ends.append((column, ("lane", state)))
         for column, item in ends:
-            links.append(Link(column - 1, _passing(state, begin, column - 1), item))
-    return Columns(items, links)
+            start = _passing(state, begin=begin, column=column - 1)
+            links.append(Link(column - 1, start=start, end=item))
+    return Columns(items=items, links=links)
 
 
 def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
@@ -84,7 +100,7 @@ def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
     return ranks
 
 
-def _passing(state: int, begin: int, column: int) -> Item:
+def _passing(state: int, *, begin: int, column: int) -> Item:
     """A line from a state, in a column: the state itself where the line begins, a lane behind."""
     if column == begin:
         return ("state", state)

@@ -1,5 +1,5 @@
-"""How high everything in a cell's picture stands: lines as straight as they can be, and nothing on
-top of another.
+"""The height of everything in a cell's picture: lines as straight as they can be, and nothing on top
+of another.
 """
 
 import itertools
@@ -9,7 +9,8 @@ from bnas_jax.report.columns import CONCAT, OUTPUT, Columns, Item
 
 BOX_HEIGHT = 20.0
 _LANE_HEIGHT = 4.0
-_GAP = 7.0
+_GAP = 7.0  # between two items of a column
+# How often all columns are gone through, forwards and backwards in turn.
 _SWEEPS = 61
 # How much an item wants to be as high as another: lines that go on are straight before others are.
 _STRAIGHT = 8
@@ -17,13 +18,20 @@ _STRAIGHT = 8
 
 def heights(columns: Columns) -> list[dict[Item, float]]:
     """y of the middle of each item, column by column. y grows downwards."""
-    ys = [_spread(column, dict.fromkeys(column, 0.0)) for column in columns.items]
+    # All at one height, as far as the gaps let them.
+    ys = []
+    for column in columns.items:
+        wanted = dict.fromkeys(column, 0.0)
+        ys.append(_spread(column, wanted))
+
+    # Then each as near as it can be to what it is joined to.
     for sweep in range(_SWEEPS):
         numbers = list(range(len(ys)))
         if sweep % 2:
             numbers.reverse()
         for number in numbers:
-            ys[number] = _spread(columns.items[number], _wanted(columns, ys, number))
+            wanted = _wanted(columns, ys, number)
+            ys[number] = _spread(columns.items[number], wanted)
     return ys
 
 
@@ -38,26 +46,36 @@ def _wanted(columns: Columns, ys: list[dict[Item, float]], number: int) -> dict[
     """For each item of a column the mean height of what it is joined to."""
     wanted = {}
     for item in columns.items[number]:
-        joined = [(other, ys[number - 1][other]) for other in columns.before(number, item)]
-        joined += [(other, ys[number + 1][other]) for other in columns.behind(number, item)]
+        joined = []
+        for other in columns.before(number, item):
+            joined.append((other, ys[number - 1][other]))
+        for other in columns.behind(number, item):
+            joined.append((other, ys[number + 1][other]))
         if joined:
             wanted[item] = _mean_height(item, joined)
-    # An input that nothing uses stays with the other one.
     if not wanted:
         return ys[number]
+
+    # An input that nothing uses stays near the other one.
     middle = _mean(list(wanted.values()))
     return {item: wanted.get(item, middle) for item in columns.items[number]}
 
 
 def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
     """The weighted mean of the heights of what an item is joined to."""
-    weights = [_weight(item, other) for other, _ in joined]
-    total = sum(weight * y for weight, (_, y) in zip(weights, joined, strict=True))
-    return total / sum(weights)
+    weights = 0
+    total = 0.0
+    for other, y in joined:
+        weight = _weight(item, other)
+        weights += weight
+        total += weight * y
+    return total / weights
 
 
 def _weight(item: Item, other: Item) -> int:
-    if item[0] == other[0] == "lane" or {item, other} == {CONCAT, OUTPUT}:
+    lanes = item[0] == other[0] == "lane"
+    to_output = {item, other} == {CONCAT, OUTPUT}
+    if lanes or to_output:
         return _STRAIGHT
     return 1
 
@@ -71,10 +89,13 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
     """
     if not column:
         return {}
+    # Heights of the items if they lie as close as they may.
     offsets = [0.0]
     for above, below in itertools.pairwise(column):
-        offsets.append(offsets[-1] + (item_height(above) + item_height(below)) / 2 + _GAP)
+        distance = (item_height(above) + item_height(below)) / 2 + _GAP
+        offsets.append(offsets[-1] + distance)
 
+    # Pools of the shifts that the items want, whose means grow downwards.
     pools: list[list[float]] = []
     for item, offset in zip(column, offsets, strict=True):
         pools.append([wanted[item] - offset])
@@ -82,9 +103,14 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
             last = pools.pop()
             pools[-1] += last
 
-    shifts = [_mean(pool) for pool in pools for _ in pool]
-    found = zip(column, shifts, offsets, strict=True)
-    return {item: shift + offset for item, shift, offset in found}
+    # All items of a pool are shifted alike.
+    shifts: list[float] = []
+    for pool in pools:
+        shifts += [_mean(pool)] * len(pool)
+    spread = {}
+    for item, shift, offset in zip(column, shifts, offsets, strict=True):
+        spread[item] = shift + offset
+    return spread
 
 
 def _mean(values: list[float]) -> float:

@@ -1,7 +1,6 @@
-"""Where everything in a cell's picture stands: a layered plan from left to right, see `columns`.
+"""The place of everything in a cell's picture: a layered plan from left to right, see `columns`.
 
-Lines bend only between columns, and pass each column at a height of their own, so that no line
-crosses a label.
+Lines bend only between columns, and pass each column in a lane, so that no line crosses a label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from bnas_jax.report.ordering import with_few_crossings
 # known without measuring it.
 FONT_SIZE = 9.0
 _CHARACTER = 0.602 * FONT_SIZE
-_PADDING = 8.0
+_PADDING = 8.0  # of a box, on both sides of its text
 _COLUMN_GAP = 34.0
 # Between the lowest box and the inter-cell skip, which runs beneath everything.
 _SKIP_GAP = 16.0
@@ -96,10 +95,7 @@ def box_width(text: str) -> float:
 def layout(edges: Sequence[Edge]) -> Layout:
     """The plan of a cell of four nodes with these edges. The same edges give the same plan."""
     plan = with_few_crossings(columns(edges))
-    ys = heights(plan)
-    top = min(y - item_height(item) / 2 for column in ys for item, y in column.items())
-    bottom = max(y + item_height(item) / 2 for column in ys for item, y in column.items())
-    ys = [{item: y - top for item, y in column.items()} for column in ys]
+    ys, height = _from_top(heights(plan))
 
     # Left and right side of each column.
     sides: list[Point] = []
@@ -109,15 +105,18 @@ def layout(edges: Sequence[Edge]) -> Layout:
         sides.append((left, left + width))
         left += width + _COLUMN_GAP
 
+    # A box for each item but the lanes, as wide as its column.
     boxes: dict[Item, Box] = {}
     for (left, right), places in zip(sides, ys, strict=True):
+        middle = (left + right) / 2
+        width = right - left
         for item, y in places.items():
             if item[0] != "lane":
-                boxes[item] = _box(item, edges, x=(left + right) / 2, y=y, width=right - left)
-    skip_y = bottom - top + _SKIP_GAP
+                boxes[item] = _box(item, edges, x=middle, y=y, width=width)
+    skip_y = height + _SKIP_GAP
     return Layout(
-        list(boxes.values()),
-        _lines(edges, boxes, sides, ys),
+        boxes=list(boxes.values()),
+        lines=_lines(edges, boxes=boxes, sides=sides, ys=ys),
         previous=boxes["state", 1],
         output=boxes[OUTPUT],
         width=sides[-1][1],
@@ -126,16 +125,40 @@ def layout(edges: Sequence[Edge]) -> Layout:
     )
 
 
+def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], float]:
+    """(the heights from the upper side of the highest item, the height of the picture)."""
+    uppers, lowers = [], []
+    for column in ys:
+        for item, y in column.items():
+            uppers.append(y - item_height(item) / 2)
+            lowers.append(y + item_height(item) / 2)
+    top = min(uppers)
+    bottom = max(lowers)
+    moved = []
+    for column in ys:
+        moved.append({item: y - top for item, y in column.items()})
+    return moved, bottom - top
+
+
 def block(name: str) -> Layout:
     """The plan of a cell without nodes: its inputs, one block, which is edge 0, and its output."""
+    # Three columns.
     widths = [box_width(text) for text in (INPUT_NAMES[0], name, OUTPUT_NAME)]
-    middles = [sum(widths[:i]) + widths[i] / 2 + i * _COLUMN_GAP for i in range(3)]
+    middles = []
+    for index, width in enumerate(widths):
+        left = sum(widths[:index])
+        middles.append(left + width / 2 + index * _COLUMN_GAP)
+
+    # The inputs in two rows, all else between them.
     row = 1.5 * BOX_HEIGHT
-    upper, middle, lower = BOX_HEIGHT / 2, BOX_HEIGHT / 2 + row / 2, BOX_HEIGHT / 2 + row
-    first = Box(INPUT_NAMES[0], middles[0], upper, widths[0])
-    second = Box(INPUT_NAMES[1], middles[0], lower, widths[0])
-    layer = Box(name, middles[1], middle, widths[1], edge=0)
-    output = Box(OUTPUT_NAME, middles[2], middle, widths[2])
+    upper = BOX_HEIGHT / 2
+    middle = BOX_HEIGHT / 2 + row / 2
+    lower = BOX_HEIGHT / 2 + row
+
+    first = Box(INPUT_NAMES[0], x=middles[0], y=upper, width=widths[0])
+    second = Box(INPUT_NAMES[1], x=middles[0], y=lower, width=widths[0])
+    layer = Box(name, x=middles[1], y=middle, width=widths[1], edge=0)
+    output = Box(OUTPUT_NAME, x=middles[2], y=middle, width=widths[2])
     lines = [
         Line((first.right, layer.left), source=0, edge=0),
         Line((second.right, layer.left), source=1, edge=0),
@@ -143,8 +166,8 @@ def block(name: str) -> Layout:
     ]
     skip_y = lower + BOX_HEIGHT / 2 + _SKIP_GAP
     return Layout(
-        [first, second, layer, output],
-        lines,
+        boxes=[first, second, layer, output],
+        lines=lines,
         previous=second,
         output=output,
         width=output.right[0],
@@ -163,10 +186,11 @@ def _box(item: Item, edges: Sequence[Edge], *, x: float, y: float, width: float)
     edge = None
     if item[0] == "layer":
         edge = item[1]
-    return Box(_text(item, edges), x, y, width, edge=edge)
+    return Box(_text(item, edges), x=x, y=y, width=width, edge=edge)
 
 
 def _text(item: Item, edges: Sequence[Edge]) -> str:
+    """The text in an item's box."""
     kind, number = item
     if kind == "layer":
         return edges[number].layer_type
@@ -181,6 +205,7 @@ def _text(item: Item, edges: Sequence[Edge]) -> str:
 
 def _lines(
     edges: Sequence[Edge],
+    *,
     boxes: Mapping[Item, Box],
     sides: Sequence[Point],
     ys: Sequence[Mapping[Item, float]],
@@ -188,22 +213,33 @@ def _lines(
     """For each edge a line to its layer type and one to its node; from each node one to the
     concatenation.
     """
-    column_of = {item: number for number, column in enumerate(ys) for item in column}
+    column_of = {}
+    for number, column in enumerate(ys):
+        for item in column:
+            column_of[item] = number
 
     def from_state(state: int, end: Item) -> tuple[Point, ...]:
+        """The points of a line, which passes the columns between in the state's lane."""
         points = [boxes["state", state].right]
         for number in range(column_of["state", state] + 1, column_of[end]):
+            left, right = sides[number]
             y = ys[number]["lane", state]
-            points += [(x, y) for x in sides[number]]
+            points += [(left, y), (right, y)]
         return (*points, boxes[end].left)
 
     lines = []
+    # A dotted line goes on behind the layer type, so that both parts know the edge's source.
     for position, edge in enumerate(edges):
+        layer = boxes["layer", position]
+        node = boxes["state", edge.node]
         to_layer = from_state(edge.source, ("layer", position))
-        to_node = (boxes["layer", position].right, boxes["state", edge.node].left)
+        to_node = (layer.right, node.left)
         lines.append(Line(to_layer, source=edge.source, edge=position, arrow=False))
         lines.append(Line(to_node, source=edge.source, edge=position))
-    for node in range(INPUTS, INPUTS + NODES):
-        lines.append(Line(from_state(node, CONCAT), source=node, edge=None))
-    lines.append(Line((boxes[CONCAT].right, boxes[OUTPUT].left), source=INPUTS, edge=None))
+
+    # To the concatenation, and from there to the output.
+    for number in range(INPUTS, INPUTS + NODES):
+        lines.append(Line(from_state(number, CONCAT), source=number, edge=None))
+    to_output = (boxes[CONCAT].right, boxes[OUTPUT].left)
+    lines.append(Line(to_output, source=INPUTS, edge=None))
     return lines

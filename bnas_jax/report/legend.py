@@ -8,6 +8,7 @@ from bnas_jax.report.layout import FONT_SIZE, Point, text_width
 from bnas_jax.report.palette import Kind
 from bnas_jax.report.sheet import Pen, Sheet
 
+# In points.
 _SYMBOL_WIDTH = 22.0
 _SYMBOL_HEIGHT = 10.0
 _TEXT_GAP = 5.0
@@ -16,7 +17,7 @@ ROW_HEIGHT = 18.0
 
 
 class Entry(NamedTuple):
-    """symbol: a box of a kind of layer types, or a line."""
+    """A line of the legend. symbol: a box of a kind of layer types, or a line."""
 
     text: str
     symbol: Kind | Pen
@@ -27,13 +28,12 @@ SKIP = Entry("inter-cell skip", Pen(palette.SKIP, width=1.5))
 
 
 def rows_of(entries: Sequence[Entry], width: float) -> list[list[tuple[float, Entry]]]:
-    """The entries with their x, in rows that keep to the width as far as the entries are
-    narrower.
-    """
+    """The entries with their x, in rows no wider than `width`, unless a single entry is."""
     rows: list[list[tuple[float, Entry]]] = []
     x = 0.0
     for entry in entries:
         needed = entry_width(entry)
+        # A new row where this one is full.
         if not rows or x + needed > width:
             rows.append([])
             x = 0.0
@@ -48,22 +48,29 @@ def entry_width(entry: Entry) -> float:
 
 
 def draw_legend(sheet: Sheet, entries: Sequence[Entry], corner: Point, width: float) -> None:
-    """Draws the entries from their upper left corner on."""
+    """Draws the entries, the upper left corner of the first at `corner`."""
     left, top = corner
     for number, row in enumerate(rows_of(entries, width)):
         y = top + (number + 0.5) * ROW_HEIGHT
         for x, entry in row:
-            _draw_symbol(sheet, entry, left + x, y)
-            place = (left + x + _SYMBOL_WIDTH + _TEXT_GAP, y)
-            sheet.text(place, entry.text, size=FONT_SIZE, align="left")
+            _draw_symbol(sheet, entry, x=left + x, y=y)
+            text_x = left + x + _SYMBOL_WIDTH + _TEXT_GAP
+            sheet.text((text_x, y), entry.text, size=FONT_SIZE, align="left")
 
 
-def _draw_symbol(sheet: Sheet, entry: Entry, x: float, y: float) -> None:
+def _draw_symbol(sheet: Sheet, entry: Entry, *, x: float, y: float) -> None:
+    """A piece of the line, or a small box, from (x, y) to the right."""
     if isinstance(entry.symbol, Pen):
-        sheet.curve([(x, y), (x + _SYMBOL_WIDTH, y)], entry.symbol)
+        end = (x + _SYMBOL_WIDTH, y)
+        sheet.curve([(x, y), end], entry.symbol)
         return
     kind, border = entry.symbol, palette.BLACK
     if kind.pale:
         border = palette.PALE_LINE
-    center, size = (x + _SYMBOL_WIDTH / 2, y), (_SYMBOL_WIDTH, _SYMBOL_HEIGHT)
-    sheet.box(center, size, fill=kind.color, border=border, dashed=kind.pale)
+    sheet.box(
+        center=(x + _SYMBOL_WIDTH / 2, y),
+        size=(_SYMBOL_WIDTH, _SYMBOL_HEIGHT),
+        fill=kind.color,
+        border=border,
+        dashed=kind.pale,
+    )

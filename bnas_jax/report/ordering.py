@@ -16,9 +16,14 @@ def with_few_crossings(columns: Columns) -> Columns:
     """The same columns in the best order of all sweeps. The inputs stay where they are: c_(k-1),
     where the inter-cell skip begins that runs beneath everything, is the lower one.
     """
-    first, *others = columns.items
-    by_number = lambda item: (item[1], item[0])
-    current = columns._replace(items=[first, *(sorted(column, key=by_number) for column in others)])
+    # At first by their numbers.
+    inputs, *others = columns.items
+    items = [inputs]
+    for column in others:
+        items.append(sorted(column, key=lambda item: (item[1], item[0])))
+    current = columns._replace(items=items)
+
+    # Sweeps to the right and to the left in turn; they may get worse, too.
     best = current
     for sweep in range(SWEEPS):
         if sweep % 2:
@@ -35,42 +40,52 @@ def crossings(columns: Columns) -> int:
     places = [_places(column) for column in columns.items]
     count = 0
     for one, other in itertools.combinations(columns.links, 2):
-        if one.column == other.column:
-            starts, ends = places[one.column], places[one.column + 1]
-            above = starts[one.start] - starts[other.start]
-            count += above * (ends[one.end] - ends[other.end]) < 0
+        if one.column != other.column:
+            continue
+        # They cross where the one that begins above the other ends below it.
+        starts = places[one.column]
+        ends = places[one.column + 1]
+        at_start = starts[one.start] - starts[other.start]
+        at_end = ends[one.end] - ends[other.end]
+        if at_start * at_end < 0:
+            count += 1
     return count
 
 
 def _ordered_by_previous(columns: Columns) -> Columns:
+    """All columns but the first, each by the one before it."""
     items = list(columns.items)
     for number in range(1, len(items)):
         joined = {item: columns.before(number, item) for item in items[number]}
-        items[number] = _by_mean_place(joined, items[number - 1])
+        items[number] = _by_mean_place(joined, neighbours=items[number - 1])
     return columns._replace(items=items)
 
 
 def _ordered_by_next(columns: Columns) -> Columns:
+    """All columns but the first and the last, each by the one behind it."""
     items = list(columns.items)
     for number in range(len(items) - 2, 0, -1):
         joined = {item: columns.behind(number, item) for item in items[number]}
-        items[number] = _by_mean_place(joined, items[number + 1])
+        items[number] = _by_mean_place(joined, neighbours=items[number + 1])
     return columns._replace(items=items)
 
 
-def _by_mean_place(joined: dict[Item, list[Item]], neighbours: list[Item]) -> list[Item]:
+def _by_mean_place(joined: dict[Item, list[Item]], *, neighbours: list[Item]) -> list[Item]:
     """The items in the order of the mean place of what they are joined to; one that is joined to
     nothing keeps its place.
     """
-    own, places = _places(list(joined)), _places(neighbours)
-    means = {}
+    means = _places(list(joined))
+    places = _places(neighbours)
     for item, others in joined.items():
-        means[item] = own[item]
         if others:
-            means[item] = sum(places[other] for other in others) / len(others)
+            total = sum(places[other] for other in others)
+            means[item] = total / len(others)
     return sorted(joined, key=lambda item: means[item])
 
 
 def _places(column: list[Item]) -> dict[Item, float]:
     """Places from 0 to 1, so that columns of different length compare."""
-    return {item: (index + 0.5) / len(column) for index, item in enumerate(column)}
+    places = {}
+    for index, item in enumerate(column):
+        places[item] = (index + 0.5) / len(column)
+    return places

@@ -9,6 +9,7 @@ from bnas_jax.report.heights import BOX_HEIGHT
 from bnas_jax.report.layout import FONT_SIZE, Box, Layout, Line, Point
 from bnas_jax.report.sheet import Pen, Sheet
 
+# In points: of the space above a cell, and of the letters in it.
 _TITLE_HEIGHT = 24.0
 _TITLE_SIZE = 11.0
 
@@ -16,8 +17,8 @@ _TITLE_SIZE = 11.0
 class Panel(NamedTuple):
     """The picture of one cell.
 
-    edges: those that are there, by their positions among all that the layout has a place for. skip:
-    whether the inter-cell skip connection is there.
+    edges: those that are drawn, by their positions among all that the layout has a place for. skip:
+    whether the inter-cell skip connection is drawn.
     """
 
     title: str
@@ -37,31 +38,50 @@ class Panel(NamedTuple):
 
 
 def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
-    """Draws a panel from its upper left corner on. name: the beginning of its elements' ids."""
+    """Draws a panel with its upper left corner at `corner`. name: the beginning of its elements'
+    ids."""
     left, top = corner
-    place = (left, top + _TITLE_SIZE / 2)
-    sheet.text(place, panel.title, size=_TITLE_SIZE, bold=True, align="left")
-    top += _TITLE_HEIGHT
+    title_place = (left, top + _TITLE_SIZE / 2)
+    sheet.text(
+        title_place,
+        panel.title,
+        size=_TITLE_SIZE,
+        bold=True,
+        align="left",
+    )
+    corner = (left, top + _TITLE_HEIGHT)
+
     # What is pale first: it lies below the rest.
-    lines = [line for line in panel.layout.lines if line.edge is None or line.edge in panel.edges]
+    lines = [line for line in panel.layout.lines if _is_there(panel, line.edge)]
     lines.sort(key=lambda line: not _is_pale(panel, line.edge))
     for number, line in enumerate(lines):
-        _draw_line(sheet, panel, line, (left, top), name=f"{name}-line{number}")
+        _draw_line(sheet, panel, line, corner=corner, name=f"{name}-line{number}")
+
     for number, box in enumerate(panel.layout.boxes):
-        if box.edge is None or box.edge in panel.edges:
-            _draw_box(sheet, panel, box, (left, top), name=f"{name}-box{number}")
+        if _is_there(panel, box.edge):
+            _draw_box(sheet, panel, box, corner=corner, name=f"{name}-box{number}")
     if panel.skip:
-        _draw_skip(sheet, panel.layout, (left, top), name=f"{name}-skip")
+        _draw_skip(sheet, panel.layout, corner=corner, name=f"{name}-skip")
+
+
+def _is_there(panel: Panel, edge: int | None) -> bool:
+    """Whether a part of an edge is drawn; what is no part of one always is."""
+    return edge is None or edge in panel.edges
 
 
 def _is_pale(panel: Panel, edge: int | None) -> bool:
-    return edge is not None and palette.kind(panel.edges[edge].layer_type).pale
+    if edge is None:
+        return False
+    layer_type = panel.edges[edge].layer_type
+    return palette.kind(layer_type).pale
 
 
-def _draw_line(sheet: Sheet, panel: Panel, line: Line, corner: Point, *, name: str) -> None:
+def _draw_line(sheet: Sheet, panel: Panel, line: Line, *, corner: Point, name: str) -> None:
+    # Dotted from c_(k-2), as in the paper's figures.
     pen = Pen(dotted=line.source == 0)
     if _is_pale(panel, line.edge):
         pen = pen._replace(color=palette.PALE_LINE)
+    # The layout's upper left corner is (0, 0).
     points = [_moved(point, corner) for point in line.points]
     if line.arrow:
         sheet.arrow(points, pen, name=name)
@@ -69,26 +89,43 @@ def _draw_line(sheet: Sheet, panel: Panel, line: Line, corner: Point, *, name: s
         sheet.curve(points, pen, name=name)
 
 
-def _draw_box(sheet: Sheet, panel: Panel, box: Box, corner: Point, *, name: str) -> None:
-    center, size = _moved((box.x, box.y), corner), (box.width, BOX_HEIGHT)
+def _draw_box(sheet: Sheet, panel: Panel, box: Box, *, corner: Point, name: str) -> None:
+    center = _moved((box.x, box.y), corner)
+    size = (box.width, BOX_HEIGHT)
+    # A state, the concatenation or the output.
     if box.edge is None:
         sheet.box(center, size, fill=palette.STATE, name=name)
         sheet.text(center, box.text, size=FONT_SIZE)
         return
+
+    # A layer type, which in a strip may be another one than the layout's.
     layer_type = panel.edges[box.edge].layer_type
     kind = palette.kind(layer_type)
     border = color = palette.BLACK
     if kind.pale:
         border, color = palette.PALE_LINE, palette.PALE_TEXT
-    sheet.box(center, size, fill=kind.color, border=border, dashed=kind.pale, name=name)
+    sheet.box(
+        center,
+        size,
+        fill=kind.color,
+        border=border,
+        dashed=kind.pale,
+        name=name,
+    )
     sheet.text(center, layer_type, size=FONT_SIZE, color=color)
 
 
-def _draw_skip(sheet: Sheet, plan: Layout, corner: Point, *, name: str) -> None:
+def _draw_skip(sheet: Sheet, plan: Layout, *, corner: Point, name: str) -> None:
     """From the output of the cell before to that of this one, beneath everything (section 4.2)."""
-    start, end = _moved(plan.previous.bottom, corner), _moved(plan.output.bottom, corner)
-    sheet.bracket(start, end, Pen(palette.SKIP, width=1.5), y=corner[1] + plan.skip_y, name=name)
+    start = _moved(plan.previous.bottom, corner)
+    end = _moved(plan.output.bottom, corner)
+    _, y = _moved((0.0, plan.skip_y), corner)
+    pen = Pen(palette.SKIP, width=1.5)
+    sheet.bracket(start, end, pen, y=y, name=name)
 
 
 def _moved(point: Point, corner: Point) -> Point:
-    return point[0] + corner[0], point[1] + corner[1]
+    """A point of a layout on the sheet."""
+    x, y = point
+    left, top = corner
+    return x + left, y + top

@@ -29,6 +29,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 # The endings of the files that can be written.
 FORMATS = tuple(_OPTIONS)
+# Of arrows, in points: the head, and the size of a round corner.
 _HEAD_LENGTH, _HEAD_WIDTH = 6.0, 5.0
 _CORNER = 8.0
 
@@ -69,7 +70,9 @@ class Sheet:
         from matplotlib.figure import Figure
         from matplotlib.transforms import Affine2D
 
-        self._figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
+        size = (width / POINTS_PER_INCH, height / POINTS_PER_INCH)
+        self._figure = Figure(figsize=size)
+        # Points with y downwards to inches with y upwards, which matplotlib brings to pixels.
         inches = Affine2D().scale(1, -1).translate(0, height).scale(1 / POINTS_PER_INCH)
         self._points = inches + self._figure.dpi_scale_trans
 
@@ -83,11 +86,20 @@ class Sheet:
         dashed: bool = False,
         name: str | None = None,
     ) -> None:
-        """A rectangle."""
+        """A rectangle. size: (width, height)."""
         from matplotlib.patches import Rectangle
 
-        corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
-        shape = Rectangle(corner, *size, facecolor=fill, edgecolor=border, linewidth=0.8, zorder=2)
+        x, y = center
+        width, height = size
+        shape = Rectangle(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            facecolor=fill,
+            edgecolor=border,
+            linewidth=0.8,
+            zorder=2,
+        )
         if dashed:
             shape.set_linestyle("dashed")
         self._add(shape, name)
@@ -131,17 +143,21 @@ class Sheet:
             if index % 2:
                 vertices.append(end)
                 codes.append(Path.LINETO)
-            else:
-                middle = (start[0] + end[0]) / 2
-                vertices += [(middle, start[1]), (middle, end[1]), end]
-                codes += [Path.CURVE4] * 3
-        self._path(vertices, codes, pen, name)
+                continue
+            # A cubic Bezier curve whose control points lie beside its ends, halfway to the other.
+            (x, y), (end_x, end_y) = start, end
+            middle = (x + end_x) / 2
+            vertices += [(middle, y), (middle, end_y), end]
+            codes += [Path.CURVE4] * 3
+        self._path(vertices, codes, pen=pen, name=name)
 
     def arrow(self, points: Sequence[Point], pen: Pen, *, name: str | None = None) -> None:
         """A `curve` with a head at its end."""
+        # The line ends inside the head, or it would blunt its tip.
         x, y = points[-1]
-        self.curve([*points[:-1], (x - _HEAD_LENGTH + 1, y)], pen, name=name)
-        self._head((x, y), (1, 0), pen.color)
+        end = (x - _HEAD_LENGTH + 1, y)
+        self.curve([*points[:-1], end], pen, name=name)
+        self._head((x, y), direction=(1, 0), color=pen.color)
 
     def bracket(self, start: Point, end: Point, pen: Pen, *, y: float, name: str) -> None:
         """An arrow with round corners: from a point up or down to the height y, along it, and to
@@ -149,10 +165,11 @@ class Sheet:
         """
         from matplotlib.path import Path
 
+        # down: 1 where y is below the points, else -1.
+        (left, begin), (right, goal) = start, end
         down = 1
-        if y < start[1]:
+        if y < begin:
             down = -1
-        (left, _), (right, goal) = start, end
         vertices = [
             start,
             (left, y - down * _CORNER),
@@ -163,35 +180,60 @@ class Sheet:
             (right, y - down * _CORNER),
             (right, goal + down * (_HEAD_LENGTH - 1)),
         ]
+        # A corner is a quadratic curve.
         corner = [Path.CURVE3, Path.CURVE3]
         codes = [Path.MOVETO, Path.LINETO, *corner, Path.LINETO, *corner, Path.LINETO]
-        self._path(vertices, codes, pen, name)
-        self._head(end, (0, -down), pen.color)
+        self._path(vertices, codes, pen=pen, name=name)
+        self._head(end, direction=(0, -down), color=pen.color)
 
     def save(self, path: pathlib.Path, suffix: str) -> None:
         """Writes the sheet. suffix: one of `FORMATS`."""
-        self._figure.savefig(path, format=suffix[1:], dpi=RESOLUTION, **_OPTIONS[suffix])
+        self._figure.savefig(
+            path,
+            format=suffix[1:],
+            dpi=RESOLUTION,
+            **_OPTIONS[suffix],
+        )
 
-    def _path(self, vertices, codes, pen: Pen, name: str | None) -> None:
+    def _path(self, vertices, codes, *, pen: Pen, name: str | None) -> None:
+        """A line of several pieces. codes: matplotlib's, one for each vertex."""
         from matplotlib.patches import PathPatch
         from matplotlib.path import Path
 
         path = Path(vertices, codes)
-        shape = PathPatch(path, fill=False, edgecolor=pen.color, linewidth=pen.width, zorder=1)
+        shape = PathPatch(
+            path,
+            fill=False,
+            edgecolor=pen.color,
+            linewidth=pen.width,
+            zorder=1,
+        )
+        # Dots are wider, or they would look paler than a line.
         if pen.dotted:
             shape.set_linestyle((0, (1, 2)))
             shape.set_linewidth(1.4 * pen.width)
         self._add(shape, name)
 
-    def _head(self, tip: Point, direction: tuple[int, int], color: str) -> None:
+    def _head(self, tip: Point, *, direction: tuple[int, int], color: str) -> None:
         """The head of an arrow. direction: (1, 0) to the right, (0, 1) down, (0, -1) up."""
         from matplotlib.patches import Polygon
 
         (x, y), (right, down) = tip, direction
-        back_x, back_y = x - _HEAD_LENGTH * right, y - _HEAD_LENGTH * down
-        aside_x, aside_y = _HEAD_WIDTH / 2 * down, _HEAD_WIDTH / 2 * right
-        corners = [tip, (back_x - aside_x, back_y - aside_y), (back_x + aside_x, back_y + aside_y)]
-        self._add(Polygon(corners, closed=True, facecolor=color, edgecolor="none", zorder=2), None)
+        # The middle of its back, and from there to both sides.
+        back_x = x - _HEAD_LENGTH * right
+        back_y = y - _HEAD_LENGTH * down
+        aside_x = _HEAD_WIDTH / 2 * down
+        aside_y = _HEAD_WIDTH / 2 * right
+        one = (back_x - aside_x, back_y - aside_y)
+        other = (back_x + aside_x, back_y + aside_y)
+        head = Polygon(
+            [tip, one, other],
+            closed=True,
+            facecolor=color,
+            edgecolor="none",
+            zorder=2,
+        )
+        self._add(head, None)
 
     def _add(self, artist, name: str | None) -> None:
         artist.set_gid(name)
@@ -203,6 +245,7 @@ def printable(text: str) -> str:
     """The text without the characters that no picture can show."""
     shown = ""
     for character in text:
+        # Control characters, with which an SVG could not be read.
         if character.isprintable():
             shown += character
         else:

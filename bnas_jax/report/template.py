@@ -9,7 +9,7 @@ from bnas_jax.report.sheet import Pen, Sheet
 
 _CHAIN = ("c_(k-2)", "c_(k-1)", "ConvCell", "c_(k)", "ConvCell", "c_(k+1)")
 _CELLS = (2, 4)
-# What stands two cells before each of them.
+# What the first input of each of them is, the output of two cells before.
 _BEFORE = {2: 0, 4: 1}
 _MARGIN = 14.0
 _GAP = 40.0
@@ -21,15 +21,24 @@ _ENTRIES = (legend.Entry("from two cells before", Pen(dotted=True, width=1.5)), 
 
 def template() -> Sheet:
     """The templates of DARTS and of BNAS, one above the other."""
+    # The boxes of the chain, in both panels at the same places.
     widths = [box_width(text) for text in _CHAIN]
     width = sum(widths) + _GAP * (len(_CHAIN) - 1)
-    centers = [_MARGIN + sum(widths[:i]) + _GAP * i + widths[i] / 2 for i in range(len(_CHAIN))]
-    legend_top = _MARGIN + 2 * (_ABOVE + _BELOW)
-    sheet = Sheet(width + 2 * _MARGIN, legend_top + legend.ROW_HEIGHT + _MARGIN)
+    centers = []
+    for index, box in enumerate(widths):
+        left = _MARGIN + sum(widths[:index]) + _GAP * index
+        centers.append(left + box / 2)
+
+    # Two panels and the legend, one below the other.
     second = _MARGIN + _ABOVE + _BELOW
+    legend_top = _MARGIN + 2 * (_ABOVE + _BELOW)
+    sheet = Sheet(
+        width=width + 2 * _MARGIN,
+        height=legend_top + legend.ROW_HEIGHT + _MARGIN,
+    )
     _draw(sheet, centers, widths, top=_MARGIN, title="(a) DARTS cell template", skip=False)
     _draw(sheet, centers, widths, top=second, title="(b) BNAS cell template", skip=True)
-    legend.draw_legend(sheet, _ENTRIES, (_MARGIN, legend_top), width)
+    legend.draw_legend(sheet, _ENTRIES, corner=(_MARGIN, legend_top), width=width)
     return sheet
 
 
@@ -43,30 +52,41 @@ def _draw(
     skip: bool,
 ) -> None:
     """One template. skip: with the inter-cell skip connections."""
-    sheet.text((_MARGIN, top + _TITLE_SIZE / 2), title, size=_TITLE_SIZE, bold=True, align="left")
+    title_place = (_MARGIN, top + _TITLE_SIZE / 2)
+    sheet.text(title_place, title, size=_TITLE_SIZE, bold=True, align="left")
     y = top + _ABOVE
-    upper, lower = y - BOX_HEIGHT / 2, y + BOX_HEIGHT / 2
+    upper = y - BOX_HEIGHT / 2
+    lower = y + BOX_HEIGHT / 2
+    # For ids: "darts" or "bnas".
     name = title.split()[1].lower()
+
+    # The chain of cells and of their outputs.
     for number, (center, width, text) in enumerate(zip(centers, widths, _CHAIN, strict=True)):
         fill = palette.STATE
         if number in _CELLS:
             fill = palette.CONVOLUTION.color
-        sheet.box((center, y), (width, BOX_HEIGHT), fill=fill, name=f"{name}-box{number}")
+        size = (width, BOX_HEIGHT)
+        sheet.box((center, y), size, fill=fill, name=f"{name}-box{number}")
         sheet.text((center, y), text, size=FONT_SIZE)
 
     # Each output is the second input of the next cell and the first one of the cell after that.
     for number in range(1, len(_CHAIN) - 1):
-        start = centers[number] + widths[number] / 2
-        end = centers[number + 1] - widths[number + 1] / 2
-        sheet.arrow([(start, y), (end, y)], Pen(), name=f"{name}-line{number}")
+        # From the right side of a box to the left side of the next.
+        start = (centers[number] + widths[number] / 2, y)
+        end = (centers[number + 1] - widths[number + 1] / 2, y)
+        sheet.arrow([start, end], Pen(), name=f"{name}-line{number}")
     for number, cell in enumerate(_CELLS):
-        start, end = centers[_BEFORE[cell]], centers[cell]
+        start = (centers[_BEFORE[cell]], upper)
+        end = (centers[cell], upper)
         height = upper - 16 - 12 * number
-        pen = Pen(dotted=True)
-        sheet.bracket((start, upper), (end, upper), pen, y=height, name=f"{name}-before{number}")
-    if skip:
-        for cell in _CELLS:
-            start, end = centers[cell - 1] + 8, centers[cell + 1] - 8
-            pen = Pen(palette.SKIP, width=1.5)
-            height = lower + 18
-            sheet.bracket((start, lower), (end, lower), pen, y=height, name=f"{name}-skip{cell}")
+        sheet.bracket(start, end, Pen(dotted=True), y=height, name=f"{name}-before{number}")
+    if not skip:
+        return
+
+    # Inter-cell skips, from the input of each cell to its output (section 4.2).
+    pen = Pen(palette.SKIP, width=1.5)
+    height = lower + 18
+    for cell in _CELLS:
+        start = (centers[cell - 1] + 8, lower)
+        end = (centers[cell + 1] - 8, lower)
+        sheet.bracket(start, end, pen, y=height, name=f"{name}-skip{cell}")

@@ -1,1 +1,1 @@
-"""What knows which machine this is: devices, compiling, processes, signals and the C heap."""
+"""All that depends on the machine: devices, compiling, processes, signals and the C heap."""

@@ -1,4 +1,4 @@
-"""Programs compiled before their first call, side by side."""
+"""Programs that are compiled before their first call, side by side."""
 
 import concurrent.futures
 import gc
@@ -9,9 +9,9 @@ import jax
 
 
 class Program:
-    """A jitted function that is made for its first arguments: how it is spread over devices depends on where they lie.
+    """A jitted function that is made for its first arguments: how they are spread over devices decides how it is mapped.
 
-    jitted: (arguments) -> (the jitted function, arguments of its own that come first).
+    jitted: (arguments) -> (the jitted function, further arguments that come before those).
     """
 
     def __init__(self, jitted: Callable[[tuple], tuple[Any, tuple]]):
@@ -19,6 +19,7 @@ class Program:
         self._made: dict[Any, tuple[Any, tuple]] = {}
 
     def lower(self, *arguments) -> jax.stages.Lowered:
+        """The program traced for these arguments, or for their shapes."""
         jitted, first = self._for(arguments)
         return jitted.lower(*first, *arguments)
 
@@ -27,25 +28,31 @@ class Program:
         return jitted(*first, *arguments)
 
     def _for(self, arguments: tuple) -> tuple[Any, tuple]:
+        # Arguments of another structure are mapped in another way.
         structure = jax.tree.structure(arguments)
         if structure not in self._made:
             self._made[structure] = self._jitted(arguments)
         return self._made[structure]
 
 
-# A program and what it will be called with.
+# A program and the arguments that it will be called with.
 Call = tuple[Program, tuple]
 
 
 def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
-    """Compiles what these calls need without making them; JAX then has it. Alone, XLA leaves cores idle half of the time."""
+    """Compiles the programs of these calls without running them; the calls then find them compiled.
+
+    In threads: alone, XLA leaves cores idle half of the time.
+    """
     # Tracing makes millions of objects that live; looking for dead ones among them takes a fifth of its time.
     gc.disable()
     with concurrent.futures.ThreadPoolExecutor() as pool:
+        compiling = []
         try:
-            compiling = [
-                pool.submit(program.lower(*arguments).compile) for program, arguments in calls
-            ]
+            # Tracing is done here, one program after the other; XLA compiles in the threads meanwhile.
+            for program, arguments in calls:
+                lowered = program.lower(*arguments)
+                compiling.append(pool.submit(lowered.compile))
         finally:
             gc.enable()
         return [compiled.result() for compiled in compiling]

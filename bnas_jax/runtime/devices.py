@@ -29,10 +29,15 @@ _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def configure(run: Settings) -> "Devices":
-    """Sets JAX up for a run, before its first array: meets the other processes, and says where steps run."""
+    """Sets JAX up for a run, before its first array: joins the other processes, and chooses the devices that steps run on.
+
+    Raises `UserError` for devices or processes that are not there, and where processes have different settings.
+    """
     memory.share_heap()
-    # A step that is sent off before the one before it has ended has gigabytes of its own. Several devices need that, one not.
+    # On CPU a step that is sent off before the one before it has ended allocates gigabytes beside it.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+    # Before anything touches a device: JAX counts them once, those of all processes.
     hosts.join(run.distributed)
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
@@ -51,7 +56,9 @@ def keep_to_host() -> None:
 def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
     """The devices of `config.parallel`; `auto` is pmap where there are several."""
     if parallel == "auto":
-        parallel = "none" if len(available) == 1 else "pmap"
+        parallel = "pmap"
+        if len(available) == 1:
+            parallel = "none"
     if parallel == "none":
         if jax.process_count() > 1:
             raise UserError(
@@ -59,13 +66,12 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
             )
         available = available[:1]
     # Each process's side by side, so that its part of a batch is one piece.
-    return Devices(
-        parallel, tuple(sorted(available, key=lambda device: (device.process_index, device.id)))
-    )
+    by_process = lambda device: (device.process_index, device.id)
+    return Devices(parallel, devices=tuple(sorted(available, key=by_process)))
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX is told of another: a second start is much faster.
+    """Keeps compiled programs in the user's cache directory, unless JAX has another one set: a second start is much faster.
 
     Where that cannot be written to, or there is no home directory, programs are compiled anew, with a warning.
     """
@@ -74,6 +80,7 @@ def use_compilation_cache() -> None:
     try:
         cache = user_cache() / "bnas_jax" / "xla"
         cache.mkdir(parents=True, exist_ok=True)
+        # JAX would only warn of each program that it cannot write.
         tempfile.TemporaryFile(dir=cache).close()
     except (OSError, RuntimeError) as error:
         warnings.warn(
@@ -85,18 +92,22 @@ def use_compilation_cache() -> None:
 
 
 def user_cache() -> pathlib.Path:
-    """The user's directory for what can be made again; `OSError` or `RuntimeError` without a home directory."""
+    """The user's directory for files that can be made again; `OSError` or `RuntimeError` without a home directory."""
     if os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(os.environ["XDG_CACHE_HOME"])
-    return pathlib.Path.home().resolve(strict=True) / ".cache"  # a home that is missing is not made
+    # Strict: a home that is missing is not made.
+    home = pathlib.Path.home().resolve(strict=True)
+    return home / ".cache"
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Where and how steps run. parallel: none, pmap or shard_map; devices: those of all processes, empty for the default one.
+    """Where and how steps run.
 
-    With several processes, pmap wants arrays of the process's own devices and shard_map those of all; checkpoints want the
-    latter. `_local` is therefore the mesh between steps, `_mesh` that of the whole run.
+    parallel: `none`, `pmap` or `shard_map`. devices: those of all processes, empty for the default one.
+
+    With several processes, pmap takes arrays of this process's devices, shard_map and checkpoints those of all devices.
+    `_local` is therefore the mesh between steps, `_mesh` that of the whole run.
     """
 
     parallel: str = "none"
@@ -104,20 +115,23 @@ class Devices:
 
     @property
     def count(self) -> int:
+        """The number of devices, those of all processes."""
         return max(len(self.devices), 1)
 
     @property
     def axis(self) -> str | None:
-        """The axis that a step averages over."""
-        return None if self.parallel == "none" else AXIS
+        """The axis that a step averages over, None on one device."""
+        if self.parallel == "none":
+            return None
+        return AXIS
 
     def check_batch(self, run: RunSettings) -> None:
         """`UserError` unless the batch divides evenly over devices and microbatches."""
         parts = self.count * run.microbatches
         if run.batch_size % parts:
-            over = f"{self.count} devices" + (
-                f" in {run.microbatches} microbatches" if run.microbatches > 1 else ""
-            )
+            over = f"{self.count} devices"
+            if run.microbatches > 1:
+                over += f" in {run.microbatches} microbatches"
             raise UserError(
                 f"config.batch_size={run.batch_size} cannot be divided over {over}: write a multiple of {parts},"
                 f" for instance {-(-run.batch_size // parts) * parts}"
@@ -128,14 +142,22 @@ class Devices:
 
         A microbatch consists of the same examples on any number of devices.
         """
-        shard = jax.lax.axis_index(AXIS) if self.axis else 0
-        parts = [
-            source.prepare(feed, j * self.count + shard, microbatches * self.count)
-            for j in range(microbatches)
-        ]
-        return (
-            parts[0] if microbatches == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
-        )
+        shard: Any = 0
+        if self.axis:
+            shard = jax.lax.axis_index(AXIS)
+        # A microbatch is a run of examples, of which each device has its part.
+        parts = []
+        for number in range(microbatches):
+            first = number * self.count
+            part = source.prepare(
+                feed,
+                shard=first + shard,
+                shards=microbatches * self.count,
+            )
+            parts.append(part)
+        if microbatches == 1:
+            return parts[0]
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
@@ -143,59 +165,82 @@ class Devices:
 
     @functools.cached_property
     def _local(self) -> Mesh:
-        own = [d for d in self.devices if d.process_index == jax.process_index()]
-        return Mesh(np.array(own), (AXIS,)) if self.parallel == "pmap" else self._mesh
+        if self.parallel != "pmap":
+            return self._mesh
+        process = jax.process_index()
+        local = [device for device in self.devices if device.process_index == process]
+        return Mesh(np.array(local), (AXIS,))
 
     def place(self, array) -> jax.Array:
         """The same array on every device."""
         if self.parallel == "none":
             return jax.device_put(array)
         array = np.asarray(array)
-        return jax.make_array_from_callback(
-            array.shape, NamedSharding(self._local, _REPLICATED), lambda index: array[index]
-        )
+        # By a callback, as `device_put` to devices of other processes would compare the array over all of them.
+        sharding = NamedSharding(self._local, _REPLICATED)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     def place_rows(self, rows: np.ndarray) -> jax.Array:
-        """This process's rows of a batch, divided over its devices; each finds its own (rows / devices, ...) in its step."""
+        """This process's rows of a batch, divided over its devices: each has (rows / devices, ...) of them in its step."""
         if self.parallel == "none":
             return jax.device_put(rows)
-        if self.parallel == "pmap":  # maps over a leading axis
-            rows = rows.reshape(len(self._local.devices), -1, *rows.shape[1:])
+        # pmap maps over a leading axis: [devices, rows, ...].
+        if self.parallel == "pmap":
+            local = len(self._local.devices)
+            rows = rows.reshape(local, -1, *rows.shape[1:])
         return jax.make_array_from_process_local_data(NamedSharding(self._local, _DIVIDED), rows)
 
     def placement(self, microbatches: int = 1) -> Placement:
-        """Where batches go: those in memory everywhere, streamed ones by rows. Microbatches are spread over all hosts, so that
-        with several of them each host needs the whole batch."""
+        """How the arrays of a source are put onto the devices: sets in memory everywhere, streamed batches by rows."""
+        # Microbatches are spread over all hosts, so that with several of them each host needs the whole batch.
         if microbatches > 1:
-            return Placement(self.place, self.place)
-        return Placement(self.place, self.place_rows, jax.process_index(), jax.process_count())
+            return Placement(everywhere=self.place, rows=self.place)
+        return Placement(
+            everywhere=self.place,
+            rows=self.place_rows,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
 
     def settle(self, state):
-        """A state with the leaves placed that were computed on the host, or on one device, since the last step."""
+        """A state as steps take it, where leaves were computed on the host, or on one device, since the last step."""
         if self.parallel == "none":
             return state
         wanted = NamedSharding(self._local, _REPLICATED)
-        fits = lambda leaf: isinstance(leaf, jax.Array) and leaf.sharding == wanted
-        return jax.tree.map(lambda leaf: leaf if fits(leaf) else self.place(leaf), state)
+
+        def settled(leaf):
+            if isinstance(leaf, jax.Array) and leaf.sharding == wanted:
+                return leaf
+            return self.place(leaf)
+
+        return jax.tree.map(settled, state)
 
     def create(self, function: Callable, *arguments):
-        """`function(*arguments)`, jitted. It runs once, and drawing many parameters takes longest to compile, so that is kept
-        short."""
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        """The result of `function(*arguments)`, jitted, on all devices."""
+        # It runs once, and drawing many parameters takes longest to compile, so that is kept short.
+        options: dict | None = None
+        if jax.default_backend() == "cpu":
+            options = {"xla_backend_optimization_level": 0}
         created = jax.jit(function, compiler_options=options)(*arguments)
-        return created if self.parallel == "none" else jax.tree.map(self.place, created)
+        if self.parallel == "none":
+            return created
+        return jax.tree.map(self.place, created)
 
     def compile_steps(self, *stages: Callable, tuned: bool = True) -> "Steps":
         """From the stages of a step, `stage(state, feed) -> state` each, the compiled steps.
 
         tuned: with the options of XLA that make them fast.
         """
-        options = _step_options() if tuned else None
+        options = None
+        if tuned:
+            options = _step_options()
+        # The old state's buffers are given away, as two states of a large network may not fit.
         programs = [self._program(stage, donate=(0,), options=options) for stage in stages]
-        return Steps(
-            programs,
-            lambda structure, own: self._program(_scanned(stages, structure, own), donate=(0,)),
-        )
+
+        def scanned(structure, differing: list[int]) -> Program:
+            return self._program(_scanned(stages, structure, differing), donate=(0,))
+
+        return Steps(programs, scanned)
 
     def compile_evaluation(self, step: Callable) -> Program:
         """The compiled (variables, feed, ...) -> sums over all devices."""
@@ -204,15 +249,20 @@ class Devices:
     def _program(
         self, step: Callable, donate: tuple[int, ...], options: dict | None = None
     ) -> Program:
+        """A step or an evaluation, to be compiled for these devices. donate: positions of arguments that it may reuse."""
         if self.parallel == "none":
             jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
             return Program(lambda arguments: (jitted, ()))
-        specs = lambda arguments: jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
-        if self.parallel == "pmap":
-            return Program(
-                lambda arguments: self._pmap(step, specs(arguments), donate)
-            )  # which takes no options
-        return Program(lambda arguments: self._shard_map(step, specs(arguments), donate, options))
+
+        # How the first arguments are placed decides how they are mapped.
+        def mapped(arguments: tuple) -> tuple[Any, tuple]:
+            specs = jax.tree.map(lambda leaf: leaf.sharding.spec, arguments)
+            if self.parallel == "pmap":
+                # It takes no compiler options.
+                return self._pmap(step, specs=specs, donate=donate)
+            return self._shard_map(step, specs=specs, donate=donate, options=options)
+
+        return Program(mapped)
 
     def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
         # The averages in the step replicate what it returns; checked replication would change what gradients of them mean.
@@ -222,21 +272,33 @@ class Devices:
         return jax.jit(mapped, donate_argnums=donate, compiler_options=options), ()
 
     def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
+        # pmap maps over at least one argument: an index of the device, which nothing reads.
         @functools.wraps(step)
         def mapped(index, *arguments):
-            del index  # pmap maps over something, whether it is used or not
+            del index
             return step(*arguments)
 
+        def axis_of(spec: PartitionSpec) -> int | None:
+            if spec == _DIVIDED:
+                return 0
+            return None
+
         is_spec = lambda leaf: isinstance(leaf, PartitionSpec)
-        axes = jax.tree.map(lambda spec: 0 if spec == _DIVIDED else None, specs, is_leaf=is_spec)
-        donate = tuple(argument + 1 for argument in donate)
-        options = {"in_axes": (0, *axes), "out_axes": None, "donate_argnums": donate}
-        compiled = jax.pmap(mapped, axis_name=AXIS, devices=list(self.devices), **options)
-        index = self.place_rows(np.arange(len(self._local.devices)))[:, 0]
+        axes = jax.tree.map(axis_of, specs, is_leaf=is_spec)
+        compiled = jax.pmap(
+            mapped,
+            axis_name=AXIS,
+            devices=list(self.devices),
+            in_axes=(0, *axes),
+            out_axes=None,
+            donate_argnums=tuple(argument + 1 for argument in donate),
+        )
+        numbers = np.arange(len(self._local.devices))
+        index = self.place_rows(numbers)[:, 0]  # [devices]
         return compiled, (index,)
 
     def saveable(self, state):
-        """A copy of a state that survives its donation, of arrays of the whole run: for saving in the background."""
+        """A copy of a state, of arrays of the whole run: for saving in the background, while steps reuse the state."""
         copied = _copy(state)
         if self.parallel != "pmap" or jax.process_count() == 1:
             return copied
@@ -248,53 +310,53 @@ class Devices:
             sharding: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         else:
             sharding = NamedSharding(self._mesh, _REPLICATED)
-        return jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
-        )
+        placed = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding)
+        return jax.tree.map(placed, shapes)
 
     def restored(self, state):
-        """What was restored to `restorable`, as steps take it."""
+        """A state that was restored to the shapes of `restorable`, as steps take it."""
         if self.parallel != "pmap" or jax.process_count() == 1:
             return state
         return jax.tree.map(lambda leaf: _rewrapped(leaf, self._local), state)
 
 
+# The default device alone.
 ONE = Devices()
 
 
 class Steps:
-    """Compiled steps: (state, [feeds of a step, ...]) -> state.
+    """Compiled steps: (state, [feeds of a step, ...]) -> state. The old state's buffers are reused.
 
-    The feeds of a step are one for each stage; all steps make one call. The old state's buffers are reused. Stages are programs
-    of their own: XLA's work grows faster than what it is given (a search step as two loads in 0.4 of the time that it takes as
-    one).
-    programs: one for each stage. scanned: see `_scanned`, (structure, own) -> the program of several steps.
+    A step's feeds are one for each stage; several steps are made by one call of one program. Stages are separate programs:
+    XLA's work grows faster than the program that it is given (a search step as two programs loads in 0.4 of the time).
+    programs: one for each stage. scanned: see `_scanned`, (structure, differing) -> the program of several steps.
     """
 
     def __init__(self, programs: list[Program], scanned: Callable[[Any, list[int]], Program]):
-        self._programs, self._scanned = programs, scanned
+        self._programs = programs
+        self._scanned = scanned
+        # Made at the first call of several steps.
         self._several: Program | None = None
 
     def calls(self, state, feeds: list[tuple]) -> list[Call]:
         """The programs that a call runs, for `compile_together`."""
         if len(feeds) == 1:
-            return [
-                (program, (state, feed))
-                for program, feed in zip(self._programs, feeds[0], strict=True)
-            ]
+            programs = zip(self._programs, feeds[0], strict=True)
+            return [(program, (state, feed)) for program, feed in programs]
+
+        # Arrays that every step shares, such as the whole data set, are passed once.
         leaves = [jax.tree.leaves(feed) for feed in feeds]
-        # What every step shares, such as the whole data set, is passed once.
-        own = [
-            i
-            for i, leaf in enumerate(leaves[0])
-            if any(other[i] is not leaf for other in leaves[1:])
-        ]
-        self._several = self._several or self._scanned(jax.tree.structure(feeds[0]), own)
-        return [
-            (self._several, (state, leaves[0], [[of_step[i] for i in own] for of_step in leaves]))
-        ]
+        differing = []
+        for position, leaf in enumerate(leaves[0]):
+            if any(other[position] is not leaf for other in leaves[1:]):
+                differing.append(position)
+        if self._several is None:
+            self._several = self._scanned(jax.tree.structure(feeds[0]), differing)
+        of_steps = [[of_step[position] for position in differing] for of_step in leaves]
+        return [(self._several, (state, leaves[0], of_steps))]
 
     def __call__(self, state, feeds: list[tuple]):
+        # Stage by stage, each with the state of the one before.
         for program, (_, *feed) in self.calls(state, feeds):
             state = program(state, *feed)
         return state
@@ -312,29 +374,34 @@ def _step_options() -> dict | None:
     }
     if jax.default_backend() != "cpu":
         return None
+    # Other versions of XLA may not have the option, which one sees by compiling anything.
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:  # not an option of this version
+    except jax.errors.JaxRuntimeError:
         return None
     return options
 
 
-def _scanned(stages: Sequence[Callable], structure, own: list[int]) -> Callable:
-    """(state, leaves of the first feeds, those at the positions `own` for each step) -> the state after all steps."""
+def _scanned(stages: Sequence[Callable], structure, differing: list[int]) -> Callable:
+    """Several steps as one function: (state, leaves of the first feeds, leaves of each step) -> the state after all steps.
+
+    structure: of a step's feeds. differing: the positions of the leaves that differ between steps.
+    """
 
     def steps(state, leaves, of_steps):
         def body(state, values):
-            mine = dict(zip(own, values, strict=True))
-            feeds = jax.tree.unflatten(
-                structure, [mine.get(i, leaf) for i, leaf in enumerate(leaves)]
-            )
+            # The feeds of this step: shared leaves, with those that differ in their places.
+            mine = dict(zip(differing, values, strict=True))
+            of_step = [mine.get(position, leaf) for position, leaf in enumerate(leaves)]
+            feeds = jax.tree.unflatten(structure, of_step)
             for stage, feed in zip(stages, feeds, strict=True):
                 state = stage(state, feed)
             return state, None
 
-        return jax.lax.scan(
-            body, state, [jnp.stack(values) for values in zip(*of_steps, strict=True)]
-        )[0]
+        # [steps, ...] for each leaf that differs.
+        stacked = [jnp.stack(values) for values in zip(*of_steps, strict=True)]
+        state, _ = jax.lax.scan(body, init=state, xs=stacked)
+        return state
 
     return steps
 
@@ -342,9 +409,8 @@ def _scanned(stages: Sequence[Callable], structure, own: list[int]) -> Callable:
 def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
     """The same replicated buffers as an array of another mesh."""
     buffers = [shard.data for shard in leaf.addressable_shards]
-    return jax.make_array_from_single_device_arrays(
-        leaf.shape, NamedSharding(mesh, _REPLICATED), buffers
-    )
+    sharding = NamedSharding(mesh, _REPLICATED)
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays=buffers)
 
 
 @jax.jit
@@ -355,4 +421,7 @@ def _copy(tree):
 @jax.jit
 def all_finite(tree) -> jax.Array:
     """Whether no array of the tree holds a NaN or an infinity."""
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    finite = []
+    for leaf in jax.tree.leaves(tree):
+        finite.append(jnp.all(jnp.isfinite(leaf)))
+    return jnp.all(jnp.array(finite))

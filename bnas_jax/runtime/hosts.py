@@ -1,7 +1,7 @@
 """The processes of a run, on one host or many: how they find each other, agree, and end when one of them is lost.
 
 In a run of one process nothing here does anything. The first process alone writes files and logs; every process saves its
-part of a checkpoint. What one process decides for all (to stop, to save by the clock) it tells the others first.
+part of a checkpoint. Where one process decides for all (to stop, to save by the clock), the others receive its answer first.
 """
 
 import hashlib
@@ -23,49 +23,50 @@ from bnas_jax import __version__, settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import DistributedSettings, Settings
 
-# What a launcher starts again: a run that another host has let down (EX_TEMPFAIL of sysexits.h).
+# The exit code of a run that another host has let down, which a launcher starts again (EX_TEMPFAIL of sysexits.h).
 LOST = 75
-# Steps between two waits for their results where there are several processes: so often is a hanging one noticed.
+# Steps between two waits for their results where there are several processes: so often a hanging one is noticed.
 WAIT_EVERY = 10
 
 
 def count() -> int:
+    """The number of processes."""
     return jax.process_count()
 
 
 def is_first() -> bool:
+    """Whether this process is the one that writes files and logs."""
     return jax.process_index() == 0
 
 
 def join(run: DistributedSettings) -> None:
-    """Meets the other processes, before JAX's first use: those of the settings, or of the cluster that this one is part of.
+    """Joins the other processes, before JAX's first use: those of the settings, or of the cluster that this one is part of.
 
     `UserError` where they cannot be reached; ends the process where they are not all there in `timeout_seconds`.
     """
-    cluster = _cluster() if run.num_processes is None else None
-    if jax.distributed.is_initialized() or (cluster is None and (run.num_processes or 1) == 1):
+    cluster = None
+    if run.num_processes is None:
+        cluster = _cluster()
+    alone = cluster is None and (run.num_processes or 1) == 1
+    if alone or jax.distributed.is_initialized():
         return
-    where = (
-        f"the processes of {cluster}"
-        if cluster
-        else f"{run.num_processes} processes at {run.coordinator}"
-    )
-    remedy = "start them all, with the same settings, or raise config.distributed.timeout_seconds"
+    where = f"{run.num_processes} processes at {run.coordinator}"
+    if cluster:
+        where = f"the processes of {cluster}"
     if run.coordinator and run.process_id == 0:
         _check_port(run.coordinator)
-    # JAX would abort with a stack trace.
-    alarm = threading.Timer(
-        run.timeout_seconds,
-        _end,
-        (f"error: not all {where} came in {run.timeout_seconds} s; {remedy}", 2),
-    )
+
+    # After its own timeout, a minute later, JAX would abort with a stack trace.
+    remedy = "start them all, with the same settings, or raise config.distributed.timeout_seconds"
+    message = f"error: not all {where} came in {run.timeout_seconds} s; {remedy}"
+    alarm = threading.Timer(run.timeout_seconds, function=_end, args=(message, 2))
     alarm.daemon = True
     alarm.start()
     try:
         jax.distributed.initialize(
             run.coordinator,
-            run.num_processes,
-            run.process_id,
+            num_processes=run.num_processes,
+            process_id=run.process_id,
             initialization_timeout=run.timeout_seconds + 60,
             heartbeat_timeout_seconds=run.timeout_seconds,
             shutdown_timeout_seconds=min(run.timeout_seconds, 60),
@@ -80,10 +81,12 @@ def join(run: DistributedSettings) -> None:
 
 def _check_port(coordinator: str) -> None:
     """`UserError` where the first process could not listen: after a failure of its own JAX may crash on the way out."""
+    port = coordinator.rpartition(":")[2]
     with socket.socket() as listening:
+        # The port of a run that has just ended can be used again.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind(("", int(coordinator.rpartition(":")[2])))
+            listening.bind(("", int(port)))
         except (OSError, OverflowError) as error:
             raise UserError(
                 f"the port of config.distributed.coordinator={coordinator} cannot be used ({error}); write another port"
@@ -91,7 +94,7 @@ def _check_port(coordinator: str) -> None:
 
 
 def _cluster() -> str | None:
-    """The cluster whose processes JAX finds by itself, by what it leaves in the environment."""
+    """The cluster whose processes JAX finds by itself, known by its variables in the environment; None without one."""
     several = lambda name: int(os.environ.get(name) or 1) > 1
     if several("SLURM_STEP_NUM_TASKS"):
         return "the Slurm step"
@@ -99,8 +102,15 @@ def _cluster() -> str | None:
         return "the MPI job"
     if "JOB_COMPLETION_INDEX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         return "the Kubernetes job"
-    devices = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
-    if "TPU_WORKER_HOSTNAMES" in os.environ or (importlib.util.find_spec("libtpu") and devices):
+
+    # A TPU machine: by its environment, or by its devices where the library for them is installed.
+    devices = [
+        *pathlib.Path("/dev").glob("accel*"),
+        *pathlib.Path("/dev/vfio").glob("[0-9]*"),
+    ]
+    if "TPU_WORKER_HOSTNAMES" in os.environ:
+        return "the TPU slice"
+    if importlib.util.find_spec("libtpu") and devices:
         return "the TPU slice"
     return None
 
@@ -110,7 +120,8 @@ def code_version() -> str:
     digest = hashlib.sha256()
     root = pathlib.Path(__file__).parent.parent
     for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+        name = str(path.relative_to(root))
+        digest.update(name.encode() + b"\0" + path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
@@ -125,44 +136,50 @@ def agree(run: Settings) -> None:
     }
     ours = {"config": settings.to_dict(run), "versions": versions}
     theirs = json.loads(from_first(json.dumps(ours)))
-    difference = settings.first_difference(ours["config"], theirs["config"]) or _difference(
-        versions, theirs["versions"]
-    )
-    said = [text for text in _from_all(difference or "") if text]
-    if said:
+    difference = settings.first_difference(ours["config"], theirs["config"])
+    if not difference:
+        difference = _difference(versions, theirs["versions"])
+
+    # All processes hear of all differences, so that all of them end.
+    differences = [text for text in _from_all(difference or "") if text]
+    if differences:
         raise UserError(
-            f"the processes disagree: {said[0]} in the first one; start all with the same code and settings"
+            f"the processes disagree: {differences[0]} in the first one; start all with the same code and settings"
         )
 
 
 def _difference(ours: Mapping, theirs: Mapping) -> str | None:
-    differing = [
-        f"{name} is {ours[name]} here and {theirs.get(name)}"
-        for name in ours
-        if ours[name] != theirs.get(name)
-    ]
-    return next(iter(differing), None)
+    """The first version in which two processes differ, as part of a sentence."""
+    for name, version in ours.items():
+        if version != theirs.get(name):
+            return f"{name} is {version} here and {theirs.get(name)}"
+    return None
 
 
 def from_first(text: str) -> str:
     """The first process's text, on every process."""
     if count() == 1:
         return text
+
+    # Arrays of one shape on all processes: the length first, then the bytes, cut or filled up to it.
     data = text.encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    mine = np.frombuffer(data.ljust(size)[:size], np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(mine))).decode()
+    fitted = data.ljust(size)[:size]
+    mine = np.frombuffer(fitted, np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(mine))
+    return bytes(received).decode()
 
 
 def _from_all(text: str, size: int = 400) -> list[str]:
-    texts = multihost_utils.process_allgather(
-        np.frombuffer(text.encode()[:size].ljust(size), np.uint8)
-    )
-    return [bytes(row).decode(errors="ignore").strip() for row in np.asarray(texts)]
+    """The texts of all processes, on every process; each is cut to `size` bytes."""
+    fitted = text.encode()[:size].ljust(size)
+    mine = np.frombuffer(fitted, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(mine))  # [processes, size]
+    return [bytes(row).decode(errors="ignore").strip() for row in rows]
 
 
 def on_first(action: Callable[[], None]) -> None:
-    """Does something on the first process while the others wait; its `UserError` is everyone's."""
+    """Calls `action` on the first process while the others wait; its `UserError` is raised on all of them."""
     error = ""
     if is_first():
         try:
@@ -176,19 +193,26 @@ def on_first(action: Callable[[], None]) -> None:
 
 def first_says(answer: bool) -> bool:
     """The first process's answer, on every process."""
-    return answer if count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
+    if count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
 
 
 def _end(message: str, code: int) -> None:
+    """Ends this process."""
     print(f"bnas_jax: {message}", file=sys.stderr, flush=True)
-    os._exit(code)  # a process that hangs in a collective cannot be ended in another way
+    # A process that hangs in a collective cannot be ended in another way.
+    os._exit(code)
 
 
 class Watchdog:
-    """Ends the process, with exit code `LOST`, when `beat` is not called for a time. Only where there are several."""
+    """Ends the process, with exit code `LOST`, when `beat` is not called for a time; in runs of several processes alone."""
 
     def __init__(self, seconds: float):
-        self._seconds, self._beaten, self._step = seconds, time.monotonic(), 0
+        self._seconds = seconds
+        # The time and the step of the last beat.
+        self._beaten = time.monotonic()
+        self._step = 0
         self._closed = threading.Event()
 
     def __enter__(self) -> "Watchdog":
@@ -200,10 +224,12 @@ class Watchdog:
         self._closed.set()
 
     def beat(self, step: int) -> None:
-        """step: the last one known to be done."""
-        self._beaten, self._step = time.monotonic(), step
+        """Notes that the run goes on. step: the last one known to be done."""
+        self._beaten = time.monotonic()
+        self._step = step
 
     def _watch(self) -> None:
+        # `wait` returns True once this is closed.
         while not self._closed.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._beaten > self._seconds:
                 _end(

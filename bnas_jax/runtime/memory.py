@@ -1,6 +1,6 @@
 """How the C library hands out memory to steps on CPU: they allocate gigabytes and free them again, each time.
 
-By default glibc gives threads heaps of their own, which are too small for large arrays: those are mapped anew in every step and
+By default glibc gives each thread a separate heap, which is too small for large arrays: those are mapped anew in every step and
 come page by page of 4 KiB. Kept in one heap of huge pages, a BNAS-A step took 0.70 of the time. Other C libraries and systems
 are left as they are.
 """
@@ -10,34 +10,44 @@ import ctypes
 import functools
 import os
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h
-_HUGE_PAGES, _HUGE_PAGE = 14, 2 << 20  # MADV_HUGEPAGE of mman.h; bytes
+# Options of `mallopt` in malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+# MADV_HUGEPAGE of mman.h, and the size of such a page in bytes.
+_HUGE_PAGES, _HUGE_PAGE = 14, 2 << 20
+# No such library, no such function, no such figure.
 _OTHER_SYSTEM = (OSError, AttributeError, ValueError)
 
 
 def share_heap() -> None:
-    """Keeps threads from heaps of their own. Before JAX starts its threads."""
+    """Has all threads use one heap. To be called before JAX starts its threads."""
     with contextlib.suppress(*_OTHER_SYSTEM):
         ctypes.CDLL("libc.so.6").mallopt(_ARENA_MAX, 1)
 
 
 @functools.cache  # once for the process
 def keep_heap() -> None:
-    """Lets the heap keep what is freed, and take huge pages for up to half of the machine's memory. Where steps run one after
-    the other: each that is sent off ahead would add its own gigabytes to the heap."""
+    """Lets the heap keep what is freed, and take huge pages for up to half of the machine's memory.
+
+    For steps that run one after the other: each that is sent off ahead would add gigabytes to the heap.
+    """
     with contextlib.suppress(*_OTHER_SYSTEM):
         libc = ctypes.CDLL("libc.so.6")
+        # No array is mapped by itself, and none is given back to the system.
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, -1)
-        _reserve(libc, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        _reserve(libc, memory // 2)
 
 
 def _reserve(libc: ctypes.CDLL, size: int) -> None:
-    """Allocates and frees: the heap keeps the addresses, and nothing of them takes memory before it is used."""
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    """Allocates and frees `size` bytes: the heap keeps the addresses, of which none takes memory before it is used."""
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     start = libc.malloc(size)
     if start:
-        libc.madvise(-(-start // _HUGE_PAGE) * _HUGE_PAGE, size - _HUGE_PAGE, _HUGE_PAGES)
+        # From the first whole page on.
+        aligned = -(-start // _HUGE_PAGE) * _HUGE_PAGE
+        libc.madvise(aligned, size - _HUGE_PAGE, _HUGE_PAGES)
         libc.free(start)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C become a wish to stop, which the loop grants between two steps, after a checkpoint, or while it waits."""
+"""SIGTERM and Ctrl-C stop a run between two steps, after a checkpoint, or while it waits for something."""
 
 import concurrent.futures
 import os
@@ -20,7 +20,7 @@ _LOOKS = 100_000
 
 
 class Stopped(Exception):
-    """The run ended by a signal, its state saved. exit_code: 128 + the signal's number."""
+    """The run ended by a signal, its state saved. number: of the signal. exit_code: 128 + number."""
 
     def __init__(self, number: int, step: int):
         super().__init__(
@@ -30,7 +30,7 @@ class Stopped(Exception):
 
 
 class Interrupted(Exception):
-    """A signal to stop by came while something else than the steps was done."""
+    """A signal to stop came while the run did something else than its steps. number: of the signal."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -38,21 +38,26 @@ class Interrupted(Exception):
 
 
 class Stops:
-    """While it is open, `wanted` tells the number of the first SIGTERM or SIGINT; a second Ctrl-C quits at once.
+    """While it is open, `wanted` returns the number of the first SIGTERM or SIGINT; a second Ctrl-C quits at once.
 
-    Several processes must stop after the same step. JAX's preemption service, which catches SIGTERM there, tells all of them
+    Several processes must stop after the same step. JAX's preemption service, which catches SIGTERM there, informs all of them
     of the first one's; a Ctrl-C is handed on to it.
     """
 
     def __init__(self):
         self._signal: int | None = None
         self._several = hosts.count() > 1
+        # Of several processes: how often the service has been asked, and whether it has said to stop.
         self._asked = 0
         self._agreed = False
+        # The handlers to put back: {number: handler}.
         self._previous: dict = {}
 
     def __enter__(self) -> "Stops":
-        for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
+        numbers = [signal.SIGINT]
+        if not self._several:
+            numbers.append(signal.SIGTERM)
+        for number in numbers:
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -61,17 +66,19 @@ class Stops:
             signal.signal(number, handler)
 
     def wanted(self) -> int | None:
-        """The signal to stop by, if there was one.
+        """The signal to stop by, None where there was none.
 
-        Every process asks this equally often: the service has all of them stop at the question that comes next for the one
-        that is furthest.
+        Every process asks this equally often: the service has all of them stop at the next question of the process that has
+        asked most.
         """
         if not self._several:
             return self._signal
         if not self._agreed:
             self._asked += 1
             self._agreed = multihost_utils.reached_preemption_sync_point(self._asked)
-        return (self._signal or signal.SIGTERM) if self._agreed else None
+        if not self._agreed:
+            return None
+        return self._signal or signal.SIGTERM
 
     def check(self) -> None:
         """Raises `Interrupted` where a stop is wanted; asks as `wanted` does."""
@@ -80,21 +87,22 @@ class Stops:
             raise Interrupted(number)
 
     def during(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which may take minutes in one piece, done in a thread.
+        """The result of `work`, which may take minutes in one piece, made in a thread.
 
-        Raises `Interrupted` where a stop is wanted meanwhile. The thread then goes on under the name of `given up`, and the
-        process is to end without it.
+        Raises `Interrupted` for a signal meanwhile. The thread then goes on under the name of `given up`, and the process is to
+        end without it.
         """
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         thread = threading.Thread(target=_fulfil, args=(done, work), daemon=True)
         thread.start()
         last = self._asked + _LOOKS
         while not done.done():
-            concurrent.futures.wait([done], _LOOK_EVERY)
+            concurrent.futures.wait([done], timeout=_LOOK_EVERY)
             try:
                 if self._asked < last:
                     self.check()
             except Interrupted:
+                # By this name the command line knows that it must not wait for it.
                 thread.name = "given up"
                 raise
         result = done.result()
@@ -105,9 +113,11 @@ class Stops:
         return result
 
     def _receive(self, number, _frame) -> None:
+        # The second Ctrl-C.
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = number
+        # For JAX's service.
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -13,13 +13,16 @@ from bnas_jax.search.searcher import DERIVATION
 
 @dataclasses.dataclass(frozen=True)
 class Bnas(Diverse):
-    """gamma, keep_zeroise: see `genotype.derive` (Eq. 4, section 4.1.3). The rest: see `Diverse` (Eq. 5)."""
+    """The paper's search. gamma, keep_zeroise: see `genotype.derive` (Eq. 4, section 4.1.3). diversity, tau, entropy: see
+    `Diverse` (Eq. 5)."""
 
+    # Both are of the derivation alone, so that a search can be derived again with others.
     gamma: float = dataclasses.field(default=1.0, metadata=DERIVATION)
     keep_zeroise: bool = dataclasses.field(default=True, metadata=DERIVATION)
 
     def __post_init__(self):
         super().__post_init__()
+        # Eq. (4) divides by it.
         if not 0 < self.gamma < float("inf"):
             raise UserError(
                 f"config.searcher.gamma must be greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect"

@@ -1,4 +1,4 @@
-"""What each layer type costs on each edge of a supernet, by our counting, and SNAS's resource loss of it (methods.md C)."""
+"""What each layer type costs on each edge of a supernet, by `core.cost`, and SNAS's resource loss of it (methods.md C)."""
 
 import functools
 from collections.abc import Mapping
@@ -20,8 +20,11 @@ Shape = tuple[int, int, int]
 
 
 class Costs(NamedTuple):
-    """kinds: which of the cells, normal or reduce, each is. size, flops, access: for each cell, edge and layer type: weights
-    in words of 32 bits, FLOPs of an image, and values that are read and written for an image."""
+    """Costs for each cell, edge and layer type of a supernet: nested tuples (cells, 14, types), so that it is hashable.
+
+    kinds: for each cell `normal` or `reduce`. size: weights in words of 32 bits. flops: of one image. access: values that are
+    read and written for one image, weights included.
+    """
 
     kinds: tuple[str, ...]
     size: tuple
@@ -30,41 +33,59 @@ class Costs(NamedTuple):
 
 
 def costs(supernet, image_shape: Shape) -> Costs:
-    """The costs of a supernet's edges. image_shape: (H, W, C)."""
+    """The costs of a supernet's edges. image_shape: (H, W, C) of its images."""
     rows, columns = image_shape[:2]
-    counted = []
+    of_cells = []
     for place in supernet.places:
+        # Edges from the cell's inputs see the size in front of it, those between nodes the size behind it.
+        outer = (rows, columns)
         inner = (rows // place.stride(0), columns // place.stride(0))
         of_cell = []
         for source, _ in EDGES:
-            sides = (rows, columns) if source < INPUTS else inner
-            edge = (place.channels, place.stride(source), (*sides, place.channels), supernet.scheme)
-            of_cell.append([_counts(name, *edge) for name in supernet.layer_types])
-        counted.append(of_cell)
+            size = outer if source < INPUTS else inner
+            counts = functools.partial(
+                _counts,
+                features=place.channels,
+                stride=place.stride(source),
+                shape=(*size, place.channels),
+                scheme=supernet.scheme,
+            )
+            of_cell.append([counts(name) for name in supernet.layer_types])
+        of_cells.append(of_cell)
         rows, columns = inner
-    size, flops, access = (_nested(part) for part in np.moveaxis(np.array(counted, float), -1, 0))
-    return Costs(tuple(place.kind for place in supernet.places), size, flops, access)
+
+    array = np.array(of_cells, float)  # (cells, 14, types, 3)
+    return Costs(
+        kinds=tuple(place.kind for place in supernet.places),
+        size=_nested(array[..., 0]),
+        flops=_nested(array[..., 1]),
+        access=_nested(array[..., 2]),
+    )
 
 
 def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
     """The mean over normal cells plus the mean over reduction cells of the sum over edges of the logarithm of its cost.
 
-    That is (log size + log FLOPs + log access) / 3, each of the sum over layer types of weight * cost, or of 1 where that is
-    less. weights: {"normal", "reduce"}, (14, layer types) each.
+    The logarithm of an edge's cost is (log size + log FLOPs + log access) / 3, each of the sum over layer types of
+    weight * cost, or of 1 where that is less. weights: {"normal", "reduce"}, (14, layer types) each. Returns a scalar.
     """
     total = jnp.zeros(())
+    # In a fixed order, as sums of floats depend on it.
     for kind in sorted(set(costs.kinds) & set(weights)):
         of_kind = np.array([kind == other for other in costs.kinds])
+        count = of_kind.sum()
         for part in (costs.size, costs.flops, costs.access):
-            values = jnp.asarray(np.array(part)[of_kind], weights[kind].dtype)
-            of_edges = jnp.sum(weights[kind] * values, axis=-1)
+            cells = np.array(part)[of_kind]  # (cells of the kind, 14, types)
+            values = jnp.asarray(cells, weights[kind].dtype)
+            of_edges = jnp.sum(weights[kind] * values, axis=-1)  # (cells of the kind, 14)
+            # An edge of zeroise alone costs nothing, and has the logarithm 0.
             logarithms = jnp.log(jnp.where(of_edges < 1, 1, of_edges))
-            total = total + jnp.sum(logarithms) / (3 * of_kind.sum())
+            total = total + jnp.sum(logarithms) / (3 * count)
     return total
 
 
 class _Layer(nn.Module):
-    """A layer type alone."""
+    """A layer type alone, as an edge of the search has it."""
 
     layer_type: str
     features: int
@@ -90,24 +111,39 @@ class _Layer(nn.Module):
 def _counts(
     name: str, features: int, stride: int, shape: Shape, scheme: Scheme
 ) -> tuple[float, float, float]:
-    """(size, FLOPs, access) of a layer type for an image of the shape (H, W, C)."""
+    """(size, FLOPs, access) of a layer type for an image of the shape (H, W, C), see `Costs`."""
     kind = layer_type(name)
+    # Without weights.
     if not kind.learnable and kind.num_convs(stride) == 0:
-        return 0.0, 0.0, _moved(kind, shape, stride)
-    rows = cost(_Layer(name, features, stride, scheme), image_shape=shape).rows
+        return 0.0, 0.0, _moved(kind, shape=shape, stride=stride)
+
+    layer = _Layer(
+        layer_type=name,
+        features=features,
+        stride=stride,
+        scheme=scheme,
+    )
+    rows = cost(layer, image_shape=shape).rows
     size = sum(row.memory_bits for row in rows) / FLOAT_BITS
+    flops = float(sum(row.flops for row in rows))
     # What each of its convolutions reads is what the one before has written.
-    values = [float(np.prod(shape)), *(float(np.prod(row.out_shape)) for row in rows)]
-    moved = sum(values[:-1]) + sum(values[1:])
-    return size, float(sum(row.flops for row in rows)), moved + size
+    shapes = [shape, *(row.out_shape for row in rows)]
+    values = [float(np.prod(one)) for one in shapes]
+    read, written = sum(values[:-1]), sum(values[1:])
+    access = read + written + size
+    return size, flops, access
 
 
-def _moved(kind, shape: Shape, stride: int) -> float:
-    """What a layer type without weights reads and writes; nothing for Zeroise."""
+def _moved(kind, *, shape: Shape, stride: int) -> float:
+    """How many values a layer type without weights reads and writes; 0 for Zeroise."""
     if kind.joins == NOTHING:
         return 0.0
     return float(np.prod(shape)) * (1 + 1 / stride**2)
 
 
 def _nested(array: np.ndarray) -> tuple:
-    return tuple(tuple(map(tuple, of_cell)) for of_cell in array.tolist())
+    """(cells, 14, types) as tuples, which a field of a hashable searcher needs."""
+    cells = []
+    for of_cell in array.tolist():
+        cells.append(tuple(tuple(of_edge) for of_edge in of_cell))
+    return tuple(cells)

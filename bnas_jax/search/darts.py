@@ -21,11 +21,14 @@ DISTANCE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Darts(Diverse):
-    """unrolled: alpha's gradient. `none`: first order. At second order, the loss is that of the weights after a virtual step
-    (DARTS Eq. 6 to 8), and what flows through that step is a central `difference`, as published, or `exact`.
+    """DARTS's bilevel search. unrolled: how the gradient at alpha is taken:
 
-    The difference divides what signs and poolings jump by, so that it is no good estimate on a binary supernet; `exact` runs on
-    sums of floats, which are slower.
+    - `none`: first order, at the present weights.
+    - `difference`: second order, at the weights after a virtual step (DARTS Eq. 6 to 8), whose derivative is a central
+      difference, as published. Signs and poolings jump, and the difference divides by a small number what they jump by: on a
+      binary supernet it is no good estimate.
+    - `exact`: second order with the exact derivative. It needs sums of signs as floats, which are slower.
+
     keep_zeroise: let the derivation take Zeroise, which DARTS leaves out. diversity, tau, entropy: see `Diverse`.
     """
 
@@ -35,8 +38,8 @@ class Darts(Diverse):
 
     # At first order, alpha's stage leaves the training batch alone.
     stages: ClassVar[tuple[Stage, ...]] = (
-        Stage((VALID, TRAIN), frozenset({ALPHAS})),
-        Stage((TRAIN,), frozenset({WEIGHTS})),
+        Stage(batches=(VALID, TRAIN), moves=frozenset({ALPHAS})),
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
 
     def __post_init__(self):
@@ -53,16 +56,22 @@ class Darts(Diverse):
     def gradient(self, mean, virtual, params, alphas):
         if self.unrolled == "none":
             return None
+
+        # The weights after a virtual step w' = w - rate * gradient of the training loss (DARTS Eq. 6).
         at_weights = mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)
         ahead, through_step = jax.vjp(lambda grads: virtual(params, grads), at_weights)
-        to_ahead, first_term = mean(
-            lambda loss: jax.grad(loss, argnums=(0, 1))(ahead, alphas), VALID
-        )
+
+        # The gradients of the validation loss at w' and at alpha.
+        both = (0, 1)
+        to_ahead, first_term = mean(lambda loss: jax.grad(loss, both)(ahead, alphas), VALID)
 
         # What reaches the training gradient; with plain SGD, -rate times the gradient ahead.
         (vector,) = through_step(to_ahead)
-        mixed = exact_product if self.unrolled == "exact" else difference_product
-        return jax.tree.map(jnp.add, first_term, mixed(mean, vector, params, alphas))
+        product = difference_product
+        if self.unrolled == "exact":
+            product = exact_product
+        second_term = product(mean, vector, params=params, alphas=alphas)
+        return jax.tree.map(jnp.add, first_term, second_term)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """Top two edges a node by their strongest layer type, Zeroise left out."""
@@ -74,11 +83,15 @@ class Darts(Diverse):
 
 
 def exact_product(mean, vector, params, alphas):
-    """The gradient at alpha of <the training gradient at the weights, vector>."""
+    """The gradient at alpha of <the training gradient at the weights, vector>, the second term of DARTS Eq. 7.
+
+    mean: see `searcher.Mean`. vector, params: trees of the weights' shapes. Returns a tree of alpha's shapes.
+    """
 
     def along(loss):
         def slope(alphas):
-            return optax.tree_utils.tree_vdot(jax.grad(loss)(params, alphas), vector)
+            at_weights = jax.grad(loss)(params, alphas)
+            return optax.tree_utils.tree_vdot(at_weights, vector)
 
         return jax.grad(slope)(alphas)
 
@@ -86,14 +99,17 @@ def exact_product(mean, vector, params, alphas):
 
 
 def difference_product(mean, vector, params, alphas):
-    """The same by the training gradients at alpha of the weights moved to both sides along the vector (DARTS Eq. 8)."""
+    """`exact_product` by the training gradients at alpha of the weights moved to both sides along the vector (DARTS Eq. 8)."""
+    # A vector of zeros has no length to divide by.
     size = optax.tree_utils.tree_norm(vector)
     epsilon = DISTANCE / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
     def at_alphas(sign):
+        """The gradient at alpha of the training loss at w + sign * epsilon * vector."""
         moved = jax.tree.map(lambda w, v: w + sign * epsilon * v, params, vector)
         return mean(lambda loss: jax.grad(loss, argnums=1)(moved, alphas), TRAIN)
 
-    return jax.tree.map(
-        lambda plus, minus: (plus - minus) / (2 * epsilon), at_alphas(1), at_alphas(-1)
-    )
+    def difference(plus, minus):
+        return (plus - minus) / (2 * epsilon)
+
+    return jax.tree.map(difference, at_alphas(1), at_alphas(-1))

@@ -12,8 +12,11 @@ from bnas_jax.search.searcher import Progress, Searcher
 
 @dataclasses.dataclass(frozen=True)
 class Diverse(Searcher):
-    """diversity, tau: lambda and tau of Eq. (5); diversity=0 is off. entropy: the mean over `all` edges of both cells, or as
-    `released`, see `alphas.entropy`."""
+    """A bilevel search whose objective of alpha has the diversity regularizer.
+
+    diversity, tau: lambda and tau (in epochs) of Eq. (5); diversity=0 is off. entropy: the mean over `all` edges of both
+    cells, or as `released`, see `alphas.entropy`.
+    """
 
     diversity: float = 1.0
     tau: float = 7.7
@@ -21,6 +24,7 @@ class Diverse(Searcher):
 
     def __post_init__(self):
         prefix = "config.searcher"
+        # Written so that NaN fails, too.
         if not 0 <= self.diversity < float("inf"):
             raise UserError(
                 f"{prefix}.diversity must be a finite number at least 0, got {self.diversity}"
@@ -35,7 +39,11 @@ class Diverse(Searcher):
             )
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """Eq. (5)."""
+        """Eq. (5), a scalar."""
         return alphas_lib.diversity(
-            alphas, progress.epoch, weight=self.diversity, tau=self.tau, edges=self.entropy
+            alphas,
+            progress.epoch,
+            weight=self.diversity,
+            tau=self.tau,
+            edges=self.entropy,
         )

@@ -13,7 +13,7 @@ import optax
 
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, ZEROISE, Cell, arriving
 from bnas_jax.search import gumbel
 from bnas_jax.search.searcher import (
     ALPHAS,
@@ -31,10 +31,12 @@ from bnas_jax.search.searcher import (
 class Gdas(Searcher):
     """tau_max, tau_min: the temperature of the first and of the last epoch, linear between them.
 
-    clip_norm: to which the gradients at weights and alpha together are clipped before the weights move; None does not clip.
+    clip_norm: the norm that the gradients at weights and alpha together are clipped to before the weights move; None does not
+    clip.
     other_scalars: add the weights of the layer types that were not chosen to an edge's output, as its authors' code for another
-    search space does: they are 0, and give all of alpha a gradient.
-    Weights that were never chosen do not decay.
+    search space does: they are 0, but give all of alpha a gradient.
+
+    Only the chosen layer of an edge runs. Weights that were never chosen do not decay.
     """
 
     tau_max: float = 10.0
@@ -42,9 +44,10 @@ class Gdas(Searcher):
     clip_norm: float | None = 5.0
     other_scalars: bool = False
 
+    # Weights first, as in its authors' code, with the gradient at alpha for the norm of the clipping.
     stages: ClassVar[tuple[Stage, ...]] = (
-        Stage((TRAIN,), frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
-        Stage((VALID,), frozenset({ALPHAS})),
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
+        Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
     )
     decayed: ClassVar[str] = "moved"
     one_layer: ClassVar[bool] = True
@@ -61,41 +64,54 @@ class Gdas(Searcher):
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
         """One-hot, with the gradient of the softmax at the chosen layer type alone, as no other runs."""
+        # In an evaluation the most probable layer type.
         if key is None or progress is None:
             return {name: gumbel.one_hot(alpha) for name, alpha in alphas.items()}
-        drawn = self._draw(alphas, key, progress)
+        drawn = self._draw(alphas, key=key, progress=progress)
         return {name: hard * chosen for name, (hard, chosen) in drawn.items()}
 
     def scalars(self, alphas: Alphas, key, progress: Progress):
         """The sum of the other weights of each edge."""
         if not self.other_scalars:
             return None
-        drawn = self._draw(alphas, key, progress)
-        return {
-            name: jnp.sum(hard * (1 - chosen), axis=-1) for name, (hard, chosen) in drawn.items()
-        }
+        drawn = self._draw(alphas, key=key, progress=progress)
+        sums = {}
+        for name, (hard, chosen) in drawn.items():
+            others = hard * (1 - chosen)
+            sums[name] = jnp.sum(others, axis=-1)
+        return sums
 
     def _draw(
-        self, alphas: Alphas, key, progress: Progress
+        self, alphas: Alphas, *, key, progress: Progress
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """The hard samples, with the gradient of the softmax, and what they chose."""
-        noise, tau = gumbel.draw(key, alphas), self.temperature(progress)
-        return {
-            name: gumbel.hard(alpha, noise[name], tau.astype(alpha.dtype))
-            for name, alpha in alphas.items()
-        }
+        """(hard samples with the gradient of the softmax, one-hot of what they chose), (14, layer types) each.
+
+        Of the same key the same samples, so that `scalars` belong to `weights`.
+        """
+        noise = gumbel.draw(key, alphas)
+        tau = self.temperature(progress)
+        drawn = {}
+        for name, alpha in alphas.items():
+            # The weights keep alpha's type.
+            of_dtype = tau.astype(alpha.dtype)
+            drawn[name] = gumbel.hard(alpha, noise[name], temperature=of_dtype)
+        return drawn
 
     def temperature(self, progress: Progress) -> jax.Array:
-        """Linear from epoch to epoch."""
-        share = jnp.minimum(progress.epoch / max(progress.num_epochs - 1, 1), 1.0)
+        """tau, linear from epoch to epoch."""
+        # Of a search of a single epoch tau_max.
+        last = max(progress.num_epochs - 1, 1)
+        share = jnp.minimum(progress.epoch / last, 1.0)
         return self.tau_max - (self.tau_max - self.tau_min) * share
 
     def clip(self, gradients):
-        """Both together in the pass of the weights; alpha's own pass is not clipped."""
+        """Both together in the stage of the weights; the stage of alpha is not clipped."""
         if self.clip_norm is None or WEIGHTS not in gradients:
             return gradients
         size = optax.tree_utils.tree_norm(gradients)
-        factor = jnp.minimum(1.0, self.clip_norm / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+        # No division by 0 where all gradients are.
+        divisor = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+        factor = jnp.minimum(1.0, self.clip_norm / divisor)
         return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
@@ -107,15 +123,17 @@ def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     """A cell from (14, layer types): each node's two largest entries, whatever their edge; the first of equals."""
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):
-        pairs = [
-            (float(weights[edge, column]), name, source)
-            for edge, (source, target) in enumerate(EDGES)
-            for column, name in enumerate(layer_types)
-            if target == node and name != ZEROISE
-        ]
-        nodes.append(
-            tuple(
-                (name, source) for _, name, source in sorted(pairs, key=lambda pair: -pair[0])[:2]
-            )
-        )
+        # (strength, (layer type, input)) of all that lead into the node.
+        candidates = []
+        for edge in arriving(node):
+            source, _ = EDGES[edge]
+            for column, name in enumerate(layer_types):
+                if name == ZEROISE:
+                    continue
+                strength = float(weights[edge, column])
+                candidates.append((strength, (name, source)))
+        # Stable, so that the first of equals stays first.
+        candidates.sort(key=lambda candidate: -candidate[0])
+        pairs = [pair for _, pair in candidates]
+        nodes.append(tuple(pairs[:2]))
     return tuple(nodes)

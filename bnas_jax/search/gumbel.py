@@ -7,26 +7,32 @@ import jax.numpy as jnp
 
 
 def draw(key, logits: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Gumbel noise in the shapes of the logits."""
-    keys = dict(zip(sorted(logits), jax.random.split(key, len(logits)), strict=True))
-    return {
-        name: jax.random.gumbel(keys[name], value.shape, value.dtype)
-        for name, value in logits.items()
-    }
+    """Gumbel noise in the shapes of the logits: {"normal", "reduce"}, (14, layer types) each, as far as they are there."""
+    # Each cell has its key by its name, so that the order of the dictionary does not matter.
+    names = sorted(logits)
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    noise = {}
+    for name, value in logits.items():
+        noise[name] = jax.random.gumbel(keys[name], shape=value.shape, dtype=value.dtype)
+    return noise
 
 
 def soft(logits, noise, temperature) -> jax.Array:
-    """softmax((logits + noise) / temperature) over the layer types: (14, layer types)."""
+    """softmax((logits + noise) / temperature) over the layer types: (14, layer types), as are logits and noise."""
     return jax.nn.softmax((logits + noise) / temperature, axis=-1)
 
 
 def hard(logits, noise, temperature) -> tuple[jax.Array, jax.Array]:
     """(one-hot + p - stop_gradient(p), one-hot) of p = `soft` of log_softmax(logits): ones and zeros, with p's gradient."""
-    p = soft(jax.nn.log_softmax(logits, axis=-1), noise, temperature)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    p = soft(log_p, noise, temperature=temperature)
     chosen = one_hot(p)
-    return chosen + p - jax.lax.stop_gradient(p), chosen
+    # The value is the one-hot but for rounding, the gradient that of p.
+    straight_through = chosen + p - jax.lax.stop_gradient(p)
+    return straight_through, chosen
 
 
 def one_hot(p) -> jax.Array:
     """1 at each row's largest value, the first of equals."""
-    return jax.nn.one_hot(jnp.argmax(p, axis=-1), p.shape[-1], dtype=p.dtype)
+    largest = jnp.argmax(p, axis=-1)
+    return jax.nn.one_hot(largest, p.shape[-1], dtype=p.dtype)

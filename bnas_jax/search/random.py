@@ -16,25 +16,27 @@ from bnas_jax.search.searcher import TRAIN, WEIGHTS, Finished, Progress, Score, 
 
 @dataclasses.dataclass(frozen=True)
 class Random(Searcher):
-    """Each step trains one random cell. candidates: how many are scored at the end, with the weights that they inherit, on
-    score_batches held-out batches each. finalists: the best of them, which are scored on all held-out batches.
+    """Each step trains the layers of one random cell.
 
-    Batch norm normalises by the batch in a score, too: running statistics are of other cells.
+    candidates: how many random cells are scored at the end, with the shared weights, on score_batches validation batches each.
+    finalists: how many of the best of them are scored on all validation batches.
+
+    In a score batch norm takes the batch's statistics, too: the running ones are averages over other cells.
     """
 
     candidates: int = 1000
     score_batches: int = 10
     finalists: int = 10
 
-    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS})),)
+    # There is no alpha to move.
+    stages: ClassVar[tuple[Stage, ...]] = (Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),)
     has_alphas: ClassVar[bool] = False
 
     def __post_init__(self):
         for name in ("candidates", "score_batches", "finalists"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"config.searcher.{name} must be at least 1, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"config.searcher.{name} must be at least 1, got {value}")
         if self.finalists > self.candidates:
             raise UserError(
                 f"config.searcher.finalists={self.finalists} must be at most config.searcher.candidates={self.candidates}"
@@ -46,7 +48,7 @@ class Random(Searcher):
         return {}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """Those of a cell that is drawn; in a score, the cell is what stands for alpha."""
+        """Those of a cell that is drawn; in a score (key None) `alphas` are the weights of the cell that is scored."""
         del progress
         if key is None:
             return dict(alphas)
@@ -64,33 +66,38 @@ class Random(Searcher):
         return {}
 
     def finish(self, key, score: Score) -> Finished:
-        """The best finalist, the first of equals. Each candidate has its top-1 in %, finalists also `top1_of_all` batches."""
+        """The best finalist, the first of equals.
+
+        Each candidate is listed with its genotype and its `top1` in %, finalists also with `top1_of_all` batches.
+        """
         cells = [self._candidate(key, number) for number in range(self.candidates)]
-        few = [
-            score(cell, range(n * self.score_batches, (n + 1) * self.score_batches))
-            for n, cell in enumerate(cells)
-        ]
-        listed = [
-            {**genotype_of(cell, self.layer_types).to_dict(), "top1": top1}
-            for cell, top1 in zip(cells, few, strict=True)
-        ]
-        finalists = sorted(range(self.candidates), key=lambda number: -few[number])[
-            : self.finalists
-        ]
+
+        # All candidates, each on other batches.
+        listed = []
+        for number, cell in enumerate(cells):
+            first = number * self.score_batches
+            top1 = score(cell, range(first, first + self.score_batches))
+            genotype = genotype_of(cell, self.layer_types)
+            listed.append({**genotype.to_dict(), "top1": top1})
+
+        # The best of them on all batches.
+        ranked = sorted(range(self.candidates), key=lambda number: -listed[number]["top1"])
+        finalists = ranked[: self.finalists]
         for number in finalists:
             listed[number]["top1_of_all"] = score(cells[number], None)
         best = max(finalists, key=lambda number: listed[number]["top1_of_all"])
         return Finished(
-            genotype_of(cells[best], self.layer_types), listed[best]["top1_of_all"], listed
+            genotype=genotype_of(cells[best], self.layer_types),
+            top1=listed[best]["top1_of_all"],
+            candidates=listed,
         )
 
     def _candidate(self, key, number: int) -> dict[str, np.ndarray]:
-        return {
-            name: np.asarray(value)
-            for name, value in self._sample(jax.random.fold_in(key, number)).items()
-        }
+        drawn = self._sample(jax.random.fold_in(key, number))
+        return {name: np.asarray(value) for name, value in drawn.items()}
 
     def _sample(self, key) -> dict[str, jax.Array]:
+        # A fixed reduction cell has no weights.
         drawn = sample(key, len(self.layer_types))
         return {name: drawn[name] for name in self.searched}
 
@@ -99,34 +106,43 @@ class Random(Searcher):
 def sample(key, num_types: int) -> dict[str, jax.Array]:
     """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each: 1 at the two edges of each node, else 0.
 
-    A node takes two different inputs, each through a layer type of its own, all equally likely.
+    A node takes two different inputs, each through a layer type that is drawn for it, all equally likely.
     """
     normal, reduce = jax.random.split(key)
     return {"normal": _sample_cell(normal, num_types), "reduce": _sample_cell(reduce, num_types)}
 
 
 def _sample_cell(key, num_types: int) -> jax.Array:
+    """The weights of a cell, (14, layer types)."""
     of_inputs, of_types = jax.random.split(key)
     order = jax.random.permutation(of_inputs, len(EDGES))
-    types = jax.random.randint(of_types, (len(EDGES),), 0, num_types)
+    types = jax.random.randint(
+        of_types,
+        shape=(len(EDGES),),
+        minval=0,
+        maxval=num_types,
+    )
+
     # Of the edges into a node, the two that come first in a random order.
     nodes = np.array([node for _, node in EDGES])
-    earlier = (nodes[:, None] == nodes) & (order[:, None] > order)
+    same_node = nodes[:, None] == nodes  # (14, 14)
+    earlier = same_node & (order[:, None] > order)
     taken = jnp.sum(earlier, axis=1) < 2
     return jax.nn.one_hot(types, num_types) * taken[:, None]
 
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
-    """The genotype that a random cell's weights stand for."""
-    return of_cells(
-        {name: _cell_of(np.asarray(value), layer_types) for name, value in weights.items()}
-    )
+    """The genotype of a random cell, from its weights, {"normal", "reduce"}, (14, layer types) each, as `sample` draws them."""
+    cells = {}
+    for name, value in weights.items():
+        cells[name] = _cell_of(np.asarray(value), layer_types)
+    return of_cells(cells)
 
 
 def _cell_of(weights: np.ndarray, layer_types: tuple[str, ...]) -> tuple:
-    taken = [
-        (layer_types[int(row.argmax())], source)
-        for row, (source, _) in zip(weights, EDGES, strict=True)
-        if row.any()
-    ]
-    return tuple(taken)
+    """The eight (layer type, input) pairs of a cell: the rows that are not 0."""
+    pairs = []
+    for row, (source, _) in zip(weights, EDGES, strict=True):
+        if row.any():
+            pairs.append((layer_types[int(row.argmax())], source))
+    return tuple(pairs)

@@ -1,7 +1,8 @@
 """What a searcher is. A search algorithm is one subclass of `Searcher` and one entry of `search.SEARCHERS`.
 
-A searcher owns its step: which batches a stage of it takes and what that moves, the weights of the mixtures, what its
-objective adds, a gradient of its own where it has one, and the genotype that alpha stands for. The loop knows none of it.
+A searcher defines its step: which batches each stage takes and what it moves, the weights of the mixtures, what its
+objective adds to the cross-entropy, a custom gradient where it has one, and how a genotype is derived from alpha. The loop
+knows none of it.
 """
 
 import dataclasses
@@ -22,14 +23,17 @@ from bnas_jax.core.layers import learnable_share
 
 WEIGHTS, ALPHAS = "weights", "alphas"
 TRAIN, VALID = "train", "valid"
-# Of a field: not a setting; and a setting of the derivation alone, which may change between the stops of one run.
+# Metadata of a field: it is no setting; and it is a setting of the derivation alone, which may change when a run goes on.
 NO_SETTING = {"setting": False}
 DERIVATION = {"derivation": True}
 
 
 class Stage(NamedTuple):
-    """A part of a step. batches: what it takes, of `TRAIN` and `VALID`; the objective is that of the first. moves: what its
-    gradient moves, of `WEIGHTS` and `ALPHAS`. beside: what it takes the gradient at besides, for `Searcher.clip`."""
+    """A part of a step.
+
+    batches: which it takes, of `TRAIN` and `VALID`; the objective is the loss of the first. moves: what it updates, of
+    `WEIGHTS` and `ALPHAS`. beside: what it takes gradients at without moving it, for `Searcher.clip`.
+    """
 
     batches: tuple[str, ...]
     moves: frozenset[str]
@@ -37,7 +41,7 @@ class Stage(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a search is. epoch: whole epochs that are behind it, an int array. num_epochs: all of them."""
+    """How far a search is. epoch: the number of finished epochs, an integer array (). num_epochs: of the whole search."""
 
     epoch: jax.Array
     num_epochs: int
@@ -47,20 +51,22 @@ class Progress(NamedTuple):
 Loss = Callable[[Any, Alphas], jax.Array]
 # (function, name of a batch) -> the mean of `function(loss)` over the parts of that batch: microbatches and devices.
 Mean = Callable[[Callable[[Loss], Any], str], Any]
-# (params, gradients at them) -> params after one update of the weights' optimizer, which keeps nothing of it and does not clip.
+# (params, gradients at them) -> params after one update of the weights' optimizer, without clipping; its state stays as it is.
 Virtual = Callable[[Any, Any], Any]
 
 
 class Finished(NamedTuple):
-    """What a searcher that scores candidates ends with. genotype: the one taken; top1: its score in %. candidates: all of them,
-    as candidates.json lists them."""
+    """What a searcher that scores candidates ends with.
+
+    genotype: the best; top1: its score in %. candidates: all of them, as candidates.json lists them.
+    """
 
     genotype: Genotype
     top1: float
     candidates: list[dict]
 
 
-# (weights of the layer types, numbers of held-out batches or None for all) -> top-1 in %.
+# (weights of the layer types, numbers of validation batches or None for all) -> top-1 in %.
 Score = Callable[[Mapping[str, Any], range | None], float]
 
 
@@ -69,9 +75,9 @@ class Searcher:
     """The base of all searchers: alpha on validation data, then weights on training data, with softmax mixtures (DARTS).
 
     Fields of a subclass are its settings, `config.searcher.*`, but for those with the metadata `NO_SETTING`.
-    layer_types: the columns of alpha, and fixed_reduction: whether the reduction cell is hand-made and has no alpha: those of
-    the supernet, which `SearchStep` hands over.
-    train_share: of the training set, the part that the weights see; the rest is held out, none where it is 1.
+    layer_types, fixed_reduction: the columns of alpha, and whether the reduction cell is hand-made and has no alpha. They are
+    those of the supernet, see `of`.
+    train_share: the part of the training set that the weights are trained on; the rest is validation data, none where it is 1.
 
     >>> searcher = bnas.SEARCHERS["darts"]()
     >>> alphas = searcher.init(jax.random.key(0))
@@ -86,19 +92,19 @@ class Searcher:
     train_share: float = dataclasses.field(default=0.5, kw_only=True, metadata=NO_SETTING)
 
     stages: ClassVar[tuple[Stage, ...]] = (
-        Stage((VALID,), frozenset({ALPHAS})),
-        Stage((TRAIN,), frozenset({WEIGHTS})),
+        Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
     # Whether there is an alpha that a genotype is derived from, and that an epoch is evaluated with.
     has_alphas: ClassVar[bool] = True
-    # Which weights decay: all, or those that have moved, since they had a gradient.
+    # Which weights decay: `all`, or those that have `moved`, as they had a gradient at least once.
     decayed: ClassVar[str] = "all"
     # Whether the weights of an edge are 0 but for one, so that the others need not run (`edges="chosen"`).
     one_layer: ClassVar[bool] = False
 
     @property
     def drop_path_rate(self) -> float:
-        """Of the edges of the supernet, in each step."""
+        """Rate at which edges of the supernet are dropped in each step."""
         return 0.0
 
     @property
@@ -112,7 +118,8 @@ class Searcher:
         return dataclasses.replace(self, layer_types=supernet.layer_types, fixed_reduction=fixed)
 
     def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> Self:
-        """This searcher with what it needs to know of the supernet and its images."""
+        """This searcher with what it needs to know of the supernet and its images, (H, W, C)."""
+        # Only costs depend on them.
         del supernet, image_shape
         return self
 
@@ -126,67 +133,71 @@ class Searcher:
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """The cells that are searched."""
-        return ("normal",) if self.fixed_reduction else ("normal", "reduce")
+        """The names of the cells that are searched."""
+        if self.fixed_reduction:
+            return ("normal",)
+        return ("normal", "reduce")
 
     def weights(self, alphas: Alphas, key, progress: Progress | None) -> dict[str, jax.Array]:
-        """The weights of the layer types, shapes as alpha.
+        """The weights of the layer types in the mixtures, shapes as alpha.
 
-        key: for what is drawn, once a step; None in an evaluation, which draws nothing. progress: None in an evaluation.
+        key: for random numbers, one key a step; None in an evaluation, which draws none. progress: None in an evaluation.
         """
         del key, progress
         return alphas_lib.relax(alphas)
 
     def scalars(self, alphas: Alphas, key, progress: Progress) -> dict[str, jax.Array] | None:
-        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each, where it adds anything.
+        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each; None where it adds nothing.
 
-        key: that of `weights`.
+        key: the same as in `weights`.
         """
         del alphas, key, progress
         return None
 
     def temperature(self, progress: Progress) -> jax.Array | None:
-        """Of what `weights` draws, where it has one."""
+        """The temperature that `weights` draws with, a scalar, to be logged; None without one."""
         del progress
         return None
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """What the objective of a stage that moves alpha adds to the cross-entropy."""
+        """What the objective of a stage that moves alpha adds to the cross-entropy, a scalar."""
         del alphas, progress
         return jnp.zeros(())
 
     def resources(self, weights: Mapping[str, jax.Array]) -> jax.Array:
-        """What that objective adds for the weights of the layer types of the step."""
+        """What that objective adds besides, a scalar of the step's `weights`, such as a cost."""
         del weights
         return jnp.zeros(())
 
     def gradient(self, mean: Mean, virtual: Virtual, params, alphas: Alphas) -> Any | None:
-        """A gradient of the loss at alpha of the searcher's own, or None for the ordinary one.
+        """A custom gradient of the loss at alpha, or None for the ordinary one.
 
-        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient at the weights of a batch that the stage
-        takes, over all microbatches and devices; whatever is linear in the loss may stand in its place. Running statistics
-        stay as they are. The gradient of `regularizer` and `resources` is added to it.
+        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient at the weights of the training batch, over
+        all microbatches and devices; any function that is linear in the loss can be averaged like that. Running statistics
+        stay as they are. The gradient of `regularizer` and `resources` is added to what this returns.
         """
         del mean, virtual, params, alphas
         return None
 
     def clip(self, gradients: dict[str, Any]) -> dict[str, Any]:
-        """The gradients of a stage, {"weights", "alphas"} as far as it takes them, before the optimizers."""
+        """The gradients of a stage, {"weights", "alphas"} as far as it takes them, on their way to the optimizers."""
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
-        """The genotype that alpha stands for."""
+        """The genotype of alpha."""
+        # By the probabilities, without noise.
         weights = alphas_lib.relax(alphas)
-        return genotype_lib.of_cells(
-            {name: self.derive_cell(np.asarray(value)) for name, value in weights.items()}
-        )
+        cells = {}
+        for name, value in weights.items():
+            cells[name] = self.derive_cell(np.asarray(value))
+        return genotype_lib.of_cells(cells)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """A cell from the softmax of alpha, (14, layer types): each node's two strongest edges."""
         return genotype_lib.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
-        """What an epoch's line of metrics.jsonl says of alpha."""
+        """The fields about alpha of an epoch's line of metrics.jsonl."""
         genotype = self.derive(alphas)
         return {
             "alpha_entropy": float(alphas_lib.entropy(alphas)),
@@ -195,18 +206,19 @@ class Searcher:
         }
 
     def finish(self, key, score: Score) -> Finished | None:
-        """The end of a search without alpha, whose genotype scores best."""
+        """The end of a search without alpha: the candidate that scores best. None for all others."""
         del key, score
         return None
 
 
 def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> None:
-    """`UserError` for the first of these settings that is no finite number above 0, or from `least` on."""
+    """`UserError` for the first of these settings that is no finite number above 0, or, with `least`, from that on."""
     for name in names:
         value = getattr(searcher, name)
         if least is None:
             fits, wanted = value > 0, "greater than 0"
         else:
             fits, wanted = value >= least, f"at least {least:g}"
+        # NaN is neither.
         if not (fits and value < float("inf")):
             raise UserError(f"config.searcher.{name} must be a finite number {wanted}, got {value}")

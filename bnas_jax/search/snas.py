@@ -14,7 +14,7 @@ import numpy as np
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Cell
+from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Cell, arriving
 from bnas_jax.search import costs as costs_lib
 from bnas_jax.search import gumbel
 from bnas_jax.search.costs import Costs
@@ -32,13 +32,14 @@ from bnas_jax.search.searcher import (
 
 @dataclasses.dataclass(frozen=True)
 class Snas(Searcher):
-    """alpha is the logarithm of what the layer types are drawn by.
+    """Each step draws the mixtures by a Gumbel softmax whose logits are alpha, and moves alpha and weights by its gradient.
 
     temperature_start, temperature_end: of the Gumbel softmax; it falls linearly and has reached its end in the last of
     annealing_epochs, None being all of the search. drop_path: the rate at which the edges of an example are left out.
     resource_weight: eta of the resource loss, see `costs.resource_loss`; 0 is off.
-    train_share: 1 as in SNAS, which holds nothing out: the genotype is that of the last epoch. Below 1, the rest is what epochs
-    are validated on.
+    train_share: 1 as in SNAS, which keeps no validation data: the genotype is that of the last epoch. Below 1, epochs are
+    validated on the rest.
+    costs: those of the supernet, which `for_supernet` fills in.
     """
 
     temperature_start: float = 1.0
@@ -49,10 +50,14 @@ class Snas(Searcher):
     train_share: float = dataclasses.field(default=1.0, kw_only=True)
     costs: Costs | None = dataclasses.field(default=None, kw_only=True, metadata=NO_SETTING)
 
-    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS, ALPHAS})),)
+    # Both at once, by the gradient of one loss.
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS, ALPHAS})),
+    )
 
     def __post_init__(self):
         prefix = "config.searcher"
+        # The temperature of the Gumbel softmax.
         check_rates(self, "temperature_start", "temperature_end")
         if self.temperature_end > self.temperature_start:
             raise UserError(
@@ -63,6 +68,7 @@ class Snas(Searcher):
             raise UserError(
                 f"{prefix}.annealing_epochs must be at least 1, got {self.annealing_epochs}"
             )
+        # Weights and rates.
         check_rates(self, "resource_weight", least=0)
         if not 0 <= self.drop_path < 1:
             raise UserError(f"{prefix}.drop_path must be from 0 to below 1, got {self.drop_path}")
@@ -76,30 +82,37 @@ class Snas(Searcher):
         return self.drop_path
 
     def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> "Snas":
+        # Nothing else reads the costs.
         if self.resource_weight == 0:
             return self
         return dataclasses.replace(self, costs=costs_lib.costs(supernet, image_shape))
 
     def init(self, key, dtype=jnp.float32):
-        """N(1, .01), SNAS's."""
-        drawn = super().init(key, dtype)  # 1e-3 N(0, 1)
+        """N(1, .01^2) in the shapes of alpha, as in SNAS's code."""
+        drawn = super().init(key, dtype=dtype)  # 1e-3 N(0, 1)
         return {name: 1 + 10 * value for name, value in drawn.items()}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
         """One Gumbel softmax a step, the same for all cells of a kind; without noise, and at temperature 1, to evaluate."""
+        # An evaluation draws nothing.
         if key is None or progress is None:
             return alphas_lib.relax(alphas)
-        noise, temperature = gumbel.draw(key, alphas), self.temperature(progress)
-        return {
-            name: gumbel.soft(alpha, noise[name], temperature.astype(alpha.dtype))
-            for name, alpha in alphas.items()
-        }
+        noise = gumbel.draw(key, alphas)
+        temperature = self.temperature(progress)
+        drawn = {}
+        for name, alpha in alphas.items():
+            # The weights keep alpha's type.
+            of_dtype = temperature.astype(alpha.dtype)
+            drawn[name] = gumbel.soft(alpha, noise[name], temperature=of_dtype)
+        return drawn
 
     def temperature(self, progress: Progress) -> jax.Array:
-        """The first epoch is one step below the start already."""
+        """Linear; the first epoch is one step below the start already."""
         epochs = self.annealing_epochs or progress.num_epochs
         share = jnp.minimum((progress.epoch + 1) / epochs, 1.0)
-        return self.temperature_start - (self.temperature_start - self.temperature_end) * share
+        # Reaches its end in the last of these epochs, and stays there.
+        fall = self.temperature_start - self.temperature_end
+        return self.temperature_start - fall * share
 
     def resources(self, weights) -> jax.Array:
         """eta times the resource loss."""
@@ -119,11 +132,14 @@ class Snas(Searcher):
 
 def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
     """A cell of all edges from (14, layer types), each node's strongest edge first."""
+    best = weights.argmax(axis=1)  # (14,)
+    strength = weights.max(axis=1)  # (14,)
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):
-        arriving = [edge for edge, (_, target) in enumerate(EDGES) if target == node]
-        ranked = sorted(arriving, key=lambda edge: -weights[edge].max())
-        nodes.append(
-            tuple((layer_types[int(weights[edge].argmax())], EDGES[edge][0]) for edge in ranked)
-        )
+        ranked = sorted(arriving(node), key=lambda edge: -strength[edge])
+        pairs = []
+        for edge in ranked:
+            source, _ = EDGES[edge]
+            pairs.append((layer_types[int(best[edge])], source))
+        nodes.append(tuple(pairs))
     return tuple(nodes)

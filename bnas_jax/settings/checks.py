@@ -1,4 +1,4 @@
-"""Checks of settings: each raises a `UserError` that names the setting, what it may be and what it is."""
+"""Checks of settings: each raises a `UserError` that names the setting, the values it may have and the one it has."""
 
 import math
 
@@ -6,49 +6,47 @@ from bnas_jax.core.errors import UserError
 
 
 def require(condition, message: str) -> None:
-    """`UserError` with the message unless the condition holds."""
+    """`UserError` with the message unless the condition is true."""
     if not condition:
         raise UserError(message)
 
 
 def choice(name: str, value, choices: tuple) -> None:
-    """One of the choices."""
-    require(
-        value in choices, f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}"
-    )
+    """`UserError` unless the value is one of the choices."""
+    listed = ", ".join(str(item) for item in choices)
+    require(value in choices, f"{name} must be one of {listed}, got {value!r}")
 
 
 def positive(prefix: str, settings, *names: str) -> None:
-    """Whole numbers from 1 on."""
+    """`UserError` for the first of these settings below 1. prefix: of their names, such as config.network."""
     for name in names:
-        require(
-            getattr(settings, name) >= 1,
-            f"{prefix}.{name} must be at least 1, got {getattr(settings, name)}",
-        )
+        value = getattr(settings, name)
+        require(value >= 1, f"{prefix}.{name} must be at least 1, got {value}")
 
 
 def rates(prefix: str, settings, *names: str, least: float | None = None) -> None:
-    """Finite numbers above 0, or from `least` on."""
+    """`UserError` for the first of these settings that is no finite number above 0, or from `least` on."""
     for name in names:
         value = getattr(settings, name)
-        fits = value > 0 if least is None else value >= least
-        wanted = "greater than 0" if least is None else f"at least {least}"
-        require(
-            fits and math.isfinite(value),
-            f"{prefix}.{name} must be a finite number {wanted}, got {value}",
-        )
+        if least is None:
+            fits, wanted = value > 0, "greater than 0"
+        else:
+            fits, wanted = value >= least, f"at least {least}"
+        # NaN and infinity train nothing, and NaN would not be found the same when a run goes on.
+        message = f"{prefix}.{name} must be a finite number {wanted}, got {value}"
+        require(fits and math.isfinite(value), message)
 
 
 def shares(prefix: str, settings, *names: str) -> None:
-    """Numbers from 0 to below 1."""
+    """`UserError` for the first of these settings that is not from 0 to below 1."""
     for name in names:
         value = getattr(settings, name)
+        # 1 itself would drop everything, or never forget a momentum.
         require(0 <= value < 1, f"{prefix}.{name} must be from 0 to below 1, got {value}")
 
 
 def clipping(prefix: str, settings) -> None:
-    """A norm to clip gradients to, or None."""
+    """`UserError` for a `clip_norm` that is neither None nor above 0; infinity does not clip."""
     clip = settings.clip_norm
-    require(
-        clip is None or clip > 0, f"{prefix}.clip_norm must be greater than 0 or None, got {clip}"
-    )
+    message = f"{prefix}.clip_norm must be greater than 0 or None, got {clip}"
+    require(clip is None or clip > 0, message)

@@ -9,8 +9,7 @@ SPLITS = ("random", "stratified", "in_order")
 # Of a field: a setting of searches alone, which is as the convention says where it is not set.
 OF_SEARCH = {"of_search": True}
 
-
-# Settings of config.dataset that have no effect on a data set: it has a size, or a test set, of its own.
+# Settings without effect on sets that come with test images, and on the digits, which are arrays.
 _SPLIT = ("split", "split_seed")
 _READING = (
     "min_area",
@@ -24,65 +23,96 @@ _READING = (
 )
 
 
+# The settings of config.dataset that have no effect, by the name of the data set. Those of TFDS have images of 8 bits.
 WITHOUT_EFFECT = {
     "digits": ("path", *_SPLIT, *_READING),
     "cifar10": (*_SPLIT, "white_level"),
     "cifar100": (*_SPLIT, "white_level"),
     "imagenet2012": (*_SPLIT, "white_level"),
-    "tfds:": ("white_level",),  # images of 8 bits
+    "tfds:": ("white_level",),
     "folder": (),
 }
 
 
 def without_effect(name: str) -> tuple[str, ...]:
-    """The settings of config.dataset that have no effect on the data set of a name."""
-    return WITHOUT_EFFECT.get("tfds:" if name.startswith("tfds:") else name, ())
+    """The settings of config.dataset that have no effect on the data set of a name; see `WITHOUT_EFFECT`."""
+    if name.startswith("tfds:"):
+        name = "tfds:"
+    return WITHOUT_EFFECT.get(name, ())
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSettings:
-    """name: see `data.load`. path: where its files are. None takes the data set's own.
+    """The data of a run, and how its images are read, normalised and augmented.
 
-    mean, std: of each channel, on the scale 0 to 1, by which images are normalised; both or none. pad, flip, min_area,
-    jitter, cutout: the augmentation, see `data.augment`. image_size: side to which images are brought; resize: side of
-    which it is the centre. channels: 1 or 3. split: share of a set without test images that becomes its test set, drawn by
-    split_seed, whatever the run's seed. white_level: the number that is white in images of more than 8 bits, see
-    `data.images`. in_memory_mib: larger sets are streamed. search_split: the halves of a search, drawn at `random`,
-    `stratified` so that each class is halved, or the first and the second half `in_order`. augment_validation: a search
-    augments the images that its epochs are validated on, too. bad_images: those that cannot be read are an error (fail) or
-    left out and counted (skip). workers: processes that read. What has no effect on the data set is refused, see
-    `WITHOUT_EFFECT`.
+    None takes the value of the data set. Settings that have no effect on the data set are refused, see `WITHOUT_EFFECT`.
     """
 
+    # One of `data.load.NAMES`, and the folder of its files.
     name: str = "cifar10"
     path: str | None = None
+
+    # Statistics of each channel, on the scale 0 to 1, by which images are normalised; both or none.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    # The augmentation, see `data.augment.Augmentation`.
     pad: int | None = None
     flip: bool | None = None
     min_area: float | None = None
     jitter: tuple[float, ...] | None = None
     cutout: int | None = None
+
+    # The side in pixels to which images are brought; `resize`: the side of which it is the centre.
     image_size: int | None = None
     resize: int | None = None
+    # 1 or 3.
     channels: int | None = None
+    # The number that is white in images of more than 8 bits, see `data.images`.
     white_level: float | None = None
+
+    # The share of a set without test images that becomes its test set, drawn by a seed that is not the run's: all runs
+    # are tested on the same images.
     split: float | None = None
     split_seed: int = 0
+
+    # Decoded sets that are larger than this many MiB are streamed.
     in_memory_mib: int | None = None
+
+    # Of a search: how the training set is divided for weights and alpha, see `data.halves.split_half`; and whether the
+    # images that its epochs are validated on are augmented, too.
     search_split: str = dataclasses.field(default="random", metadata=OF_SEARCH)
     augment_validation: bool = dataclasses.field(default=False, metadata=OF_SEARCH)
+
+    # Images that cannot be read are an error (`fail`) or are left out, with their number in the log (`skip`).
     bad_images: str = "fail"
+    # Processes that read a streamed set; 0: threads do.
     workers: int = 0
 
     def __post_init__(self):
         self._check_effect()
         for name in ("pad", "cutout"):
             pixels = getattr(self, name)
-            require(
-                pixels is None or pixels >= 0,
-                f"config.dataset.{name} must be 0 or more pixels, got {pixels}",
-            )
+            message = f"config.dataset.{name} must be 0 or more pixels, got {pixels}"
+            require(pixels is None or pixels >= 0, message)
+        self._check_sizes()
+
+        choice("config.dataset.channels", self.channels, choices=(None, 1, 3))
+        choice("config.dataset.search_split", self.search_split, choices=SPLITS)
+        choice("config.dataset.bad_images", self.bad_images, choices=("fail", "skip"))
+        message = f"config.dataset.split must be between 0 and 1, got {self.split}"
+        require(self.split is None or 0 < self.split < 1, message)
+        if self.mean is not None or self.std is not None:
+            self._check_statistics(self.mean or (), self.std or ())
+
+        # ImageNet has an image size unless another is set.
+        sized = self.image_size is not None or self.name == "imagenet2012"
+        message = "config.dataset.resize needs config.dataset.image_size, its centre"
+        require(self.resize is None or sized, message)
+        if self.white_level is not None:
+            rates("config.dataset", self, "white_level")
+
+    def _check_sizes(self) -> None:
         at_least = {
             "image_size": 1,
             "resize": self.image_size or 1,
@@ -92,42 +122,24 @@ class DatasetSettings:
         }
         for name, least in at_least.items():
             value = getattr(self, name)
-            require(
-                value is None or value >= least,
-                f"config.dataset.{name} must be at least {least}, got {value}",
-            )
-        choice("config.dataset.channels", self.channels, (None, 1, 3))
-        choice("config.dataset.search_split", self.search_split, SPLITS)
-        choice("config.dataset.bad_images", self.bad_images, ("fail", "skip"))
-        require(
-            self.split is None or 0 < self.split < 1,
-            f"config.dataset.split must be between 0 and 1, got {self.split}",
-        )
-        if self.mean is not None or self.std is not None:
-            self._check_statistics(self.mean or (), self.std or ())
-        sized = self.image_size is not None or self.name == "imagenet2012"
-        require(
-            self.resize is None or sized,
-            "config.dataset.resize needs config.dataset.image_size, its centre",
-        )
-        if self.white_level is not None:
-            rates("config.dataset", self, "white_level")
+            message = f"config.dataset.{name} must be at least {least}, got {value}"
+            require(value is None or value >= least, message)
 
     @staticmethod
     def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         both = "config.dataset.mean and config.dataset.std need a list of one number for each channel, such as [0.5]"
-        require(mean and len(mean) == len(std), f"{both}; got {list(mean)} and {list(std)}")
+        same = mean and len(mean) == len(std)
+        require(same, f"{both}; got {list(mean)} and {list(std)}")
+
+        # Statistics of pixels from 0 to 255 are the usual mistake.
         scale = "are on the scale 0 to 1 (divide by 255)"
-        require(
-            all(0 <= m <= 1 for m in mean),
-            f"config.dataset.mean: the values {scale}, got {list(mean)}",
-        )
-        require(
-            all(0 < s <= 1 for s in std),
-            f"config.dataset.std: the values {scale} and above 0, got {list(std)}",
-        )
+        message = f"config.dataset.mean: the values {scale}, got {list(mean)}"
+        require(all(0 <= value <= 1 for value in mean), message)
+        message = f"config.dataset.std: the values {scale} and above 0, got {list(std)}"
+        require(all(0 < value <= 1 for value in std), message)
 
     def _check_effect(self):
+        """A setting that does nothing is refused, rather than leaving the user to believe in it."""
         mine = dataclasses.asdict(self)
         fitting = for_data(mine, self.name)
         for name, value in mine.items():
@@ -141,6 +153,7 @@ class DatasetSettings:
 
 
 def for_data(dataset: Mapping, name: str) -> dict:
-    """The settings of one data set for another one: what has no effect on that is as it was before it was set."""
+    """The settings of one data set for another one: those without effect on it are set back to their defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(DatasetSettings)}
-    return {**dataset, **{key: defaults[key] for key in without_effect(name)}}
+    reset = {key: defaults[key] for key in without_effect(name)}
+    return {**dataset, **reset}

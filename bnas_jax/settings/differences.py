@@ -1,37 +1,44 @@
-"""In which settings two runs differ, and which of them may."""
+"""The settings in which two runs differ, and which of them may."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bnas_jax.settings import entries
 
-# Settings that may change between the stops of one run: none of them says what is trained, on what or how. Numbers of the same
-# run differ by rounding alone where other devices, or other parts of a batch, are added up. Those of a searcher that its
-# derivation alone reads are free, too.
+# Settings that may change between two starts of one run: none of them changes what is trained, on what or how. Numbers of the
+# same run differ by rounding alone where other devices, or other parts of a batch, are added up. Settings of a searcher that
+# only its derivation reads are free, too.
 _FREE = (
-    *(
-        "log_every_steps",
-        "checkpoint_every_steps",
-        "checkpoint_every_minutes",
-        "checkpoint",
-        "eval_batch_size",
-    ),
-    *(
-        "parallel",
-        "steps_per_call",
-        "distributed",
-        "dataset.path",
-        "dataset.workers",
-        "network.edges",
-    ),
-    *("select", "alphas_as_of"),
+    # What is saved and logged, and when.
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "checkpoint",
+    "eval_batch_size",
+    # Where and by what programs the same is computed.
+    "parallel",
+    "steps_per_call",
+    "distributed",
+    "dataset.path",
+    "dataset.workers",
+    "network.edges",
+    # Which genotype is derived in the end.
+    "select",
+    "alphas_as_of",
 )
 
-
-# Those that --change may change beside them: the network, the data and the count of steps stay what they are.
+# Those that --change may change, too: the network, the data and the number of steps in an epoch stay as they are.
 CHANGEABLE = (
-    *("optimizer", "recipe", "weights", "alphas", "precision", "activations", "num_epochs"),
-    *("checkpoint", "checkpoint_every_steps", "checkpoint_every_minutes"),
+    "optimizer",
+    "recipe",
+    "weights",
+    "alphas",
+    "precision",
+    "activations",
+    "num_epochs",
+    "checkpoint",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
 )
 
 
@@ -44,28 +51,30 @@ class Difference(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        return _is_among(self.key, (*_FREE, *entries.derivation_settings()))
+        """Whether a run goes on with the other value without further ado."""
+        free = (*_FREE, *entries.derivation_settings())
+        return _is_among(self.key, free)
 
     @property
     def is_changeable(self) -> bool:
+        """Whether `--change` may change the setting in the middle of a run."""
         return _is_among(self.key, CHANGEABLE)
 
     def __str__(self) -> str:
-        if (
-            isinstance(self.ours, list)
-            and isinstance(self.theirs, list)
-            and max(len(self.ours), len(self.theirs)) > 3
-        ):
+        # Long lists, such as the names of classes, would hide the rest of the message.
+        lists = isinstance(self.ours, list) and isinstance(self.theirs, list)
+        if lists and max(len(self.ours), len(self.theirs)) > 3:
             return f"config.{self.key} is not the same as there"
         return f"config.{self.key} is {self.ours!r} now and {self.theirs!r} there"
 
 
 def _is_among(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a setting, or a group that it is in, is one of the names."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> Iterator[Difference]:
-    """All settings in which two resolved configs differ, by their names."""
+    """All settings in which two resolved configs differ, sorted by their names. prefix: of the names, in nested settings."""
     for key in sorted(set(ours) | set(theirs)):
         one, other = ours.get(key), theirs.get(key)
         if one == other:
@@ -73,9 +82,12 @@ def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> Iterator[Di
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from differences(one, other, f"{prefix}{key}.")
         else:
-            yield Difference(prefix + key, one, other)
+            yield Difference(key=prefix + key, ours=one, theirs=other)
 
 
 def first_difference(ours: Mapping, theirs: Mapping) -> str | None:
     """The first setting in which two resolved configs differ, free ones aside, as `config.key is A now and B there`."""
-    return next((str(d) for d in differences(ours, theirs) if not d.is_free), None)
+    for difference in differences(ours, theirs):
+        if not difference.is_free:
+            return str(difference)
+    return None

@@ -1,4 +1,4 @@
-"""Schemes, searchers and networks as settings: {"name": ..., and what that entry of its table has}."""
+"""Schemes, searchers and networks as settings: {"name": ..., and the settings of that entry of the table}."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Searcher
 from bnas_jax.settings.checks import choice, require
 
-# The type of a setting to the table that its name chooses from.
+# The type of a setting, and the table that its name chooses an entry from.
 TABLES: dict[Any, Mapping[str, type]] = {
     Scheme: SCHEMES,
     Searcher: SEARCHERS,
@@ -19,27 +19,34 @@ TABLES: dict[Any, Mapping[str, type]] = {
 
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
-    """The fields of an entry that are settings: all but those that say otherwise in their metadata."""
-    return {f.name: f for f in dataclasses.fields(entry) if f.metadata.get("setting", True)}
+    """The fields of an entry that are settings: all but those with the metadata {"setting": False}."""
+    fields = dataclasses.fields(entry)
+    return {field.name: field for field in fields if field.metadata.get("setting", True)}
 
 
 def derivation_settings() -> tuple[str, ...]:
-    """The settings of searchers that are of the derivation alone, with `searcher.` in front."""
-    fields = [f for entry in SEARCHERS.values() for f in dataclasses.fields(entry)]
-    return tuple({f"searcher.{f.name}" for f in fields if f.metadata.get("derivation")})
+    """The settings of searchers that only their derivation of a genotype reads, with `searcher.` in front."""
+    found = set()
+    for entry in SEARCHERS.values():
+        for field in dataclasses.fields(entry):
+            if field.metadata.get("derivation"):
+                found.add(f"searcher.{field.name}")
+    return tuple(found)
 
 
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:
-    """(the entry that `values` choose, the values that it is to have). `UserError` for another entry's setting.
+    """(the entry of the table that `values["name"]` names, the values of its settings). name: of the group, for errors.
 
-    Values of None are left out where the entry has a default.
+    Values of None are left out where the entry has a default. Raises `UserError` for another entry's setting.
     """
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
-    choice(f"{name}.name", values.get("name"), tuple(table))
+    choice(f"{name}.name", values.get("name"), choices=tuple(table))
     entry = table[str(values["name"])]
     known = settings_of(entry)
+
     given = {}
     for key, value in values.items():
+        # A config has the settings of all entries of a table (`template.group`); those of others are None.
         if key == "name" or (value is None and key not in known):
             continue
         listed = ", ".join(known) or "none"
@@ -49,17 +56,23 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
         )
         # NaN differs from itself, and its run would from its work directory.
         require(value == value, f"{name}.{key} must be a number, got nan")
-        defaults = (known[key].default, known[key].default_factory)
-        if value is not None or defaults == (dataclasses.MISSING, dataclasses.MISSING):
+        if value is not None or not has_default(known[key]):
             given[key] = value
     return entry, given
 
 
+def has_default(field: dataclasses.Field) -> bool:
+    """Whether a field of a dataclass has a default, or a function that makes one."""
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
+
+
 def to_dict(value: Any) -> dict[str, Any]:
-    """The values of a settings dataclass, an entry's with its name."""
+    """The values of a settings dataclass; those of an entry of a table with its name, and without what is no setting."""
     values = dataclasses.asdict(value)
     for table in TABLES.values():
         for name, entry in table.items():
             if entry is type(value):
-                return {"name": name, **{key: values[key] for key in settings_of(entry)}}
+                settings = {key: values[key] for key in settings_of(entry)}
+                return {"name": name, **settings}
     return values

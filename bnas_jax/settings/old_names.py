@@ -1,9 +1,10 @@
-"""Settings that had another name before, and what to write instead."""
+"""Settings that had another name in an earlier version, and what to write instead."""
 
 from collections.abc import Mapping
 
 from bnas_jax.settings.checks import require
 
+# Old name -> the new one, or what became of it.
 OLD_NAMES = {
     "config.dataset.stratified": "config.dataset.search_split of a search: random, stratified or in_order",
     "config.rules.activation_scale": "config.scheme.activation_scale",
@@ -27,11 +28,12 @@ OLD_NAMES = {
 
 def refuse_old_name(name: str) -> None:
     """`UserError` that says the new name, for an old one such as "config.rules.relu"."""
-    require(name not in OLD_NAMES, f"{name} is now {OLD_NAMES.get(name)}")
+    new = OLD_NAMES.get(name)
+    require(new is None, f"{name} is now {new}")
 
 
 def refuse_old_names(values: Mapping, prefix: str = "config.") -> None:
-    """The same for all names of nested settings."""
+    """`refuse_old_name` for all names of nested settings."""
     for key, value in values.items():
         name = prefix + key
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Nested dicts become dataclasses: the names and the types of the fields decide what is accepted."""
+"""From nested dicts to dataclasses: the names and the types of the fields decide what is accepted."""
 
 import dataclasses
 import json
@@ -14,14 +14,16 @@ from bnas_jax.settings.checks import require
 
 
 def plain(value):
-    """Nested dicts of a ConfigDict or of a mapping of them."""
+    """A ConfigDict, or a mapping of them, as nested dicts; any other value as it is."""
     if hasattr(value, "to_json"):
         return json.loads(value.to_json())
-    return {k: plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return value
 
 
 def fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
-    """Replaces None and absent values by the defaults, in place."""
+    """Replaces None and absent values by the defaults, in place. prefix: of the settings' names, for errors."""
     for key, default in defaults.items():
         if isinstance(default, Mapping):
             inner = values.setdefault(key, {})
@@ -32,31 +34,33 @@ def fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
 
 
 def build(cls, values: Any, name: str):
-    """An instance of a settings dataclass from nested dicts; the names and types of its fields decide what is accepted."""
+    """An instance of a settings dataclass from nested dicts. name: of the settings, for errors.
+
+    Raises `UserError` for a name that is no field, a value of another type, and a missing one without a default.
+    """
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    listed = ", ".join(sorted(known))
     for key in values:
-        require(
-            key in known, f"unknown setting {name}.{key}; known here: {', '.join(sorted(known))}"
-        )
+        require(key in known, f"unknown setting {name}.{key}; known here: {listed}")
+
     built = {}
     for key, field in known.items():
         if key in values:
-            built[key] = _convert(hints[key], values[key], f"{name}.{key}")
+            built[key] = _convert(hints[key], value=values[key], name=f"{name}.{key}")
         else:
-            has_default = (
-                field.default is not dataclasses.MISSING
-                or field.default_factory is not dataclasses.MISSING
-            )
-            require(has_default, f"{name}.{key} is missing")
+            require(entries.has_default(field), f"{name}.{key} is missing")
     return cls(**built)
 
 
 def _convert(hint, value, name: str):
+    """A value as a field of that type needs it. hint: the type; name: of the setting, for errors."""
     if value is None and type(None) in typing.get_args(hint):
         return None
     hint = _without_none(hint)
+
+    # Types with settings of their own.
     if hint is Genotype:
         require(
             value is not None,
@@ -64,30 +68,38 @@ def _convert(hint, value, name: str):
         )
         return genotype_lib.from_dict(value)
     if hint in entries.TABLES:
-        entry, given = entries.chosen(entries.TABLES[hint], value, name)
-        return build(entry, given, name)
+        entry, given = entries.chosen(entries.TABLES[hint], values=value, name=name)
+        return build(entry, values=given, name=name)
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, name)
+        return build(hint, values=value, name=name)
+
     if typing.get_origin(hint) is tuple:
         require(
             isinstance(value, (list, tuple)),
             f"{name} must be a list, got {value!r}; write it as a,b,c",
         )
-        return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        of_items = typing.get_args(hint)[0]
+        return tuple(_convert(of_items, value=item, name=name) for item in value)
+
+    # `type` and not `isinstance`: a bool is no number of epochs.
+    if hint is float and type(value) is int:
         return float(value)
     require(type(value) is hint, f"{name} must be of type {hint.__name__}, got {value!r}")
     return value
 
 
 def field_types(cls) -> dict[str, type]:
-    """The type of each field of a settings dataclass, None aside."""
-    hints = {name: _without_none(hint) for name, hint in typing.get_type_hints(cls).items()}
-    return {name: typing.get_origin(hint) or hint for name, hint in hints.items()}
+    """The type of each field of a settings dataclass: of `tuple[int, ...] | None`, tuple."""
+    types = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        hint = _without_none(hint)
+        types[name] = typing.get_origin(hint) or hint
+    return types
 
 
 def _without_none(hint):
+    """The type X of `X | None`; any other type as it is."""
     # `X | None` and `Optional[X]` are of different types.
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
-    return next(t for t in typing.get_args(hint) if t is not type(None))
+    return next(kind for kind in typing.get_args(hint) if kind is not type(None))

@@ -1,9 +1,9 @@
 """Training recipes: how each paper, or its code, trains its networks. `RECIPES` is the one table of them, see docs/recipes.md.
 
 A recipe is a function without arguments that returns values of settings, as they are written in a config: `num_epochs`,
-`batch_size` and `optimizer`. What it does not say of `optimizer` is as `OptimizerSettings` has it; neither the preset
-nor the convention says anything of it then. How sure: [C] in published code, [P] in a paper, [R] recalled and not verified,
-[D] a default chosen here.
+`batch_size` and `optimizer`. Settings of `optimizer` that it leaves out are as `OptimizerSettings` has them; the values
+of the preset and the convention are not read then. How sure: [C] in published code, [P] in a paper, [R] recalled and not
+verified, [D] a default chosen here.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any
 
 NO_RECIPE = "none"
 
-# What a recipe speaks for, so that presets and conventions do not: batch norm sees the recipe's batch.
+# The settings that a recipe has in place of presets and conventions. Batch norm is among them, as it sees the recipe's batch.
 SETTINGS = ("num_epochs", "batch_size", "bn_examples", "optimizer")
 
 

@@ -1,14 +1,14 @@
 """From a ConfigDict, as configs/*.py make it, or a work directory's config.json to settings, and back.
 
-What is set, in a file or on the command line, goes first. A setting left at None takes the first value that there is in
+What is set, in a file or on the command line, comes first. A setting left at None takes the first value that there is in
 
 1. the recipe that `config.recipe` chooses, see `recipes`;
-2. `config.preset`, which holds what a preset says of the settings that recipes speak for;
-3. the block of the convention that `config.conventions` chooses: `config.paper` holds what the paper's text has,
-   `config.release` what its code has, and `config.meant` where that code without its index error differs from it;
+2. `config.preset`, which has a preset's values of the settings that recipes also have;
+3. the block of the convention that `config.conventions` chooses: `config.paper` has the values of the paper's text,
+   `config.release` those of its code, and `config.meant` those of that code without its index error where they differ;
 4. the default of its dataclass.
 
-Where there is a recipe, 2 and 3 say nothing of the settings that recipes speak for.
+Where there is a recipe, 2 and 3 are not read for the settings that recipes have (`recipes.SETTINGS`).
 """
 
 import dataclasses
@@ -38,16 +38,17 @@ def resolve(config: Mapping) -> dict:
     """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
     values = plain(config)
     refuse_old_names(values)
+
+    # The blocks are values for other settings, and no settings themselves.
     conventions = values.get("conventions")
-    choice("config.conventions", conventions, tuple(CONVENTIONS))
+    choice("config.conventions", conventions, choices=tuple(CONVENTIONS))
     blocks = {name: values.pop(name, {}) for name in ("preset", *CONVENTIONS)}
     layers = [blocks[name] for name in ("preset", *_BLOCKS[conventions])]
     recipe = _recipe(values)
     if recipe:
-        layers = [
-            recipe,
-            *({k: v for k, v in layer.items() if k not in SETTINGS} for layer in layers),
-        ]
+        layers = [recipe, *(_without_recipe_settings(layer) for layer in layers)]
+
+    # The first layer that has a value decides, as the others find it set.
     for layer in layers:
         fill(values, layer)
     if values.get("task") == "train":
@@ -56,19 +57,26 @@ def resolve(config: Mapping) -> dict:
     if values.get("task") == "search" and values.get("select") is None:
         values["select"] = _selected(values.get("searcher"))
 
+    # A work directory keeps the genotype itself, as its file may change.
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
         network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
     return values
 
 
+def _without_recipe_settings(layer: Mapping) -> dict:
+    return {name: value for name, value in layer.items() if name not in SETTINGS}
+
+
 def _recipe(values: dict) -> dict:
-    """The values of the recipe that is chosen, those of the optimizer complete; {} without one."""
+    """The values of the recipe that `config.recipe` chooses; {} without one."""
     name = values.get("recipe") or NO_RECIPE
     if name == NO_RECIPE:
         return {}
     choice("config.recipe", name, (NO_RECIPE, *RECIPES))
     recipe = RECIPES[name]()
+
+    # Drop-path is for networks of cells; others refuse it.
     network = values.get("network") or {}
     entry = NETWORKS.get(str(network.get("name")))
     if entry is not None and not entry.drops_paths:
@@ -78,50 +86,64 @@ def _recipe(values: dict) -> dict:
 
 def _defaults(cls: type) -> dict:
     """The defaults of a dataclass's fields that have one."""
-    fields = dataclasses.fields(cls)
-    return {
-        field.name: field.default for field in fields if field.default is not dataclasses.MISSING
-    }
+    defaults = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+    return defaults
 
 
 def _fill_network(values: dict, conventions: str) -> None:
-    """What the conventions say of the scheme and the network, as far as those have such settings."""
-    chosen = CONVENTIONS[conventions]
-    groups: dict[str, tuple[dict, Mapping[str, type], str]] = {
-        "scheme": (chosen.scheme, SCHEMES, "xnor"),
-        "network": (chosen.network, NETWORKS, "cells"),
-    }
-    for key, (defaults, table, usual) in groups.items():
-        group = values.setdefault(key, {})
-        require(isinstance(group, dict), f"config.{key} must hold settings, got {group!r}")
-        if key == "network" and values.get("task") == "search":
-            known = {field.name for field in dataclasses.fields(SupernetSettings)}
-        else:
-            name = group.get("name") or usual
-            group["name"] = name
-            choice(f"config.{key}.name", name, tuple(table))
-            known = set(entries.settings_of(table[name]))
-        fill(
-            group,
-            {name: value for name, value in defaults.items() if name in known},
-            f"config.{key}.",
-        )
+    """Fills in the convention's values of the scheme and the network, as far as those have such settings."""
+    convention = CONVENTIONS[conventions]
+    _fill_group(values, "scheme", table=SCHEMES, usual="xnor", defaults=convention.scheme)
+    if values.get("task") != "search":
+        _fill_group(values, "network", table=NETWORKS, usual="cells", defaults=convention.network)
+        return
+    # A supernet is no entry of the table.
+    supernet = {field.name for field in dataclasses.fields(SupernetSettings)}
+    group = _group(values, "network")
+    fill(group, _among(convention.network, supernet), prefix="config.network.")
+
+
+def _fill_group(
+    values: dict, key: str, *, table: Mapping[str, type], usual: str, defaults: Mapping
+) -> None:
+    """Fills in a group that names an entry of a table. usual: the entry where none is named."""
+    group = _group(values, key)
+    name = group.get("name") or usual
+    group["name"] = name
+    choice(f"config.{key}.name", name, choices=tuple(table))
+    known = set(entries.settings_of(table[name]))
+    fill(group, _among(defaults, known), prefix=f"config.{key}.")
+
+
+def _group(values: dict, key: str) -> dict:
+    group = values.setdefault(key, {})
+    require(isinstance(group, dict), f"config.{key} must hold settings, got {group!r}")
+    return group
+
+
+def _among(values: Mapping, known: set[str]) -> dict:
+    return {name: value for name, value in values.items() if name in known}
 
 
 def _selected(searcher) -> str:
-    """Which epoch's genotype is taken where `config.select` does not say: the best, where epochs are validated."""
+    """The epoch of the genotype where `config.select` does not say: the best one, where epochs are validated."""
     entry: Any
-    entry, values = entries.chosen(SEARCHERS, searcher, "config.searcher")
+    entry, values = entries.chosen(SEARCHERS, values=searcher, name="config.searcher")
     share = values.get("train_share", entry.train_share)
-    return "best" if entry.has_alphas and share < 1 else "last"
+    if entry.has_alphas and share < 1:
+        return "best"
+    return "last"
 
 
 def from_config(config: Mapping) -> Settings:
     """The settings of a ConfigDict or of a work directory (`WorkDir.config`); `UserError` for the first that is wrong."""
     values = resolve(config)
     task = values.get("task")
-    choice("config.task", task, tuple(TASKS))
-    return build(TASKS[str(task)], values, "config")
+    choice("config.task", task, choices=tuple(TASKS))
+    return build(TASKS[str(task)], values=values, name="config")
 
 
 def to_dict(settings: Settings) -> dict:
@@ -129,5 +151,8 @@ def to_dict(settings: Settings) -> dict:
     values = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        values[field.name] = entries.to_dict(value) if dataclasses.is_dataclass(value) else value
+        if dataclasses.is_dataclass(value):
+            value = entries.to_dict(value)
+        values[field.name] = value
+    # Tuples become lists, as they are in a config.json that is compared with this.
     return json.loads(json.dumps(values))

@@ -12,29 +12,33 @@ from bnas_jax.search import Searcher
 from bnas_jax.settings.checks import choice, clipping, positive, rates, require, shares
 from bnas_jax.settings.run import RunSettings
 
+# The values of `select`, and of `alphas_as_of`.
 SELECT = ("best", "last")
 AS_OF = ("after", "before")
 
 
 @dataclasses.dataclass(frozen=True)
 class SupernetSettings:
-    """The supernet (section 5.1), see `core.supernet.Supernet`.
-
-    layer_types: the search space, names of `core.layers.LAYERS`; by default Table 3. edges: `shared` or `plain`, two forms
-    of one function, or `chosen`, which runs the layer of the largest weight alone, for searchers whose weights are 0 beside it.
-    form: what differs beside the edges: cifar (BNAS), darts, snas, gdas. fixed_reduction: the reduction cells are the hand-made
-    ones of GDAS.
-    """
+    """The supernet (section 5.1), see `core.supernet.Supernet`."""
 
     num_cells: int
     channels: int
+    # Inter-cell skip connections (section 4.2).
     skip: bool
+    # The search space: names of `core.layers.LAYERS`; by default Table 3.
     layer_types: tuple[str, ...]
+
+    # Details in which the conventions differ, see `core.conventions`.
     reduction_skip: str = "binary_bn"
     float_head: bool = False
     binary_preprocess: bool = False
+
+    # How the mixture of an edge is computed: `shared` or `plain`, two forms of one function; or `chosen`, which runs only
+    # the layer of the largest weight, for searchers whose other weights are 0.
     edges: str = "shared"
+    # Stem, head and sizes: cifar (BNAS), darts, snas or gdas.
     form: str = "cifar"
+    # Whether the reduction cells are the hand-made ones of GDAS, and not searched.
     fixed_reduction: bool = False
 
     def __post_init__(self):
@@ -42,30 +46,29 @@ class SupernetSettings:
         step = form_of(self.form).channel_step
         positive(prefix, self, "num_cells", "channels")
         multiple = f"a multiple of {step} in the form {self.form}"
-        require(
-            self.channels % step == 0, f"{prefix}.channels must be {multiple}, got {self.channels}"
-        )
+        message = f"{prefix}.channels must be {multiple}, got {self.channels}"
+        require(self.channels % step == 0, message)
         if self.fixed_reduction:
             check_groups(2 * self.channels)
-        unknown = [name for name in self.layer_types if name not in LAYERS]
-        require(
-            not unknown,
-            f"{prefix}.layer_types: unknown {', '.join(unknown)}; known: {', '.join(LAYERS)}",
-        )
-        learnable = [name for name in LAYERS if LAYERS[name].learnable]
-        require(
-            any(name in learnable for name in self.layer_types),
-            f"{prefix}.layer_types needs a layer type with weights, one of {', '.join(learnable)}",
-        )
-        require(
-            len(set(self.layer_types)) == len(self.layer_types),
-            f"{prefix}.layer_types names a type twice",
-        )
-        choice(f"{prefix}.reduction_skip", self.reduction_skip, REDUCTION_SKIPS)
-        choice(f"{prefix}.edges", self.edges, FORMS_OF_EDGES)
+        self._check_layer_types()
+        choice(f"{prefix}.reduction_skip", self.reduction_skip, choices=REDUCTION_SKIPS)
+        choice(f"{prefix}.edges", self.edges, choices=FORMS_OF_EDGES)
+
+    def _check_layer_types(self) -> None:
+        name = "config.network.layer_types"
+        unknown = [layer for layer in self.layer_types if layer not in LAYERS]
+        known = ", ".join(LAYERS)
+        require(not unknown, f"{name}: unknown {', '.join(unknown)}; known: {known}")
+
+        # A network of pooling alone has nothing to train.
+        learnable = [layer for layer in LAYERS if LAYERS[layer].learnable]
+        message = f"{name} needs a layer type with weights, one of {', '.join(learnable)}"
+        require(any(layer in learnable for layer in self.layer_types), message)
+        distinct = set(self.layer_types)
+        require(len(distinct) == len(self.layer_types), f"{name} names a type twice")
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Supernet:
-        """The supernet."""
+        """The supernet of these settings."""
         return Supernet(
             num_cells=self.num_cells,
             channels=self.channels,
@@ -85,78 +88,81 @@ class SupernetSettings:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSettings:
-    """SGD on the supernet's weights, cosine-annealed each epoch. clip_norm: None is the convention's, inf does not clip.
-
-    first_epoch: where on the cosine the first epoch lies: 0, or 1 in the release, which steps its scheduler beforehand.
-    nesterov: Nesterov's momentum.
-    """
+    """SGD on the supernet's weights, by half a cosine that is constant within each epoch."""
 
     learning_rate: float
     min_learning_rate: float
     momentum: float
     weight_decay: float
+    # The norm to which gradients are clipped: None is the convention's, inf does not clip.
     clip_norm: float | None
+    # The position of the first epoch on the cosine: 0, or 1 in the release, which steps its scheduler beforehand.
     first_epoch: int
     nesterov: bool = False
 
     def __post_init__(self):
-        rates("config.weights", self, "learning_rate")
-        rates("config.weights", self, "min_learning_rate", "weight_decay", least=0)
-        shares("config.weights", self, "momentum")
-        clipping("config.weights", self)
-        choice("config.weights.first_epoch", self.first_epoch, (0, 1))
+        prefix = "config.weights"
+        rates(prefix, self, "learning_rate")
+        rates(prefix, self, "min_learning_rate", "weight_decay", least=0)
+        shares(prefix, self, "momentum")
+        clipping(prefix, self)
+        choice(f"{prefix}.first_epoch", self.first_epoch, choices=(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha, with L2 regularisation (DARTS). clip_norm: to which alpha's gradient is clipped before, or None."""
+    """Adam on alpha, with L2 regularisation (DARTS)."""
 
     learning_rate: float
     beta1: float
     beta2: float
     weight_decay: float
+    # The norm to which the gradient is clipped, None: not.
     clip_norm: float | None = None
 
     def __post_init__(self):
-        rates("config.alphas", self, "learning_rate")
-        rates("config.alphas", self, "weight_decay", least=0)
-        shares("config.alphas", self, "beta1", "beta2")
-        clipping("config.alphas", self)
+        prefix = "config.alphas"
+        rates(prefix, self, "learning_rate")
+        rates(prefix, self, "weight_decay", least=0)
+        shares(prefix, self, "beta1", "beta2")
+        clipping(prefix, self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchSettings(RunSettings):
-    """A search.
-
-    select: the genotype taken, of the epoch with the best validation accuracy or of the last. alphas_as_of: alpha as it was
-    `after` that epoch, or `before` it, as in the release. alpha_batches: `epoch`: alpha's batches go through their half of
-    the data without replacement, epoch by epoch; `fresh`: each is drawn from all of it, as in the release.
-    """
+    """The settings of a search."""
 
     network: SupernetSettings
+    # An entry of `search.SEARCHERS`.
     searcher: Searcher
     weights: WeightSettings
     alphas: AlphaSettings
+
+    # The epoch whose genotype is taken: that of the best validation accuracy, or the last.
     select: str
+    # Alpha as it was `after` that epoch, or `before` it, as in the release.
     alphas_as_of: str
+    # `epoch`: the batches for alpha go through their part of the data without replacement, epoch by epoch. `fresh`: each is
+    # drawn from all of that part, as in the release.
     alpha_batches: str
 
     def __post_init__(self):
         super().__post_init__()
-        choice("config.select", self.select, SELECT)
-        choice("config.alphas_as_of", self.alphas_as_of, AS_OF)
-        choice("config.alpha_batches", self.alpha_batches, ("epoch", "fresh"))
+        choice("config.select", self.select, choices=SELECT)
+        choice("config.alphas_as_of", self.alphas_as_of, choices=AS_OF)
+        choice("config.alpha_batches", self.alpha_batches, choices=("epoch", "fresh"))
+
         searcher = self.searcher
         message = (
             "config.network.edges=chosen runs one layer an edge, and the weights of this searcher mix them: write"
             " config.network.edges=shared"
         )
         require(self.network.edges != "chosen" or searcher.one_layer, message)
+
+        # Without validation no epoch is the best.
         validated = searcher.has_alphas and searcher.train_share < 1
-        instead = (
-            ", or config.searcher.train_share=0.9, which holds a part of the data out"
-            if searcher.has_alphas
-            else ""
-        )
+        instead = ""
+        if searcher.has_alphas:
+            instead = ", or config.searcher.train_share=0.9, which holds a part of the data out"
         message = f"config.select=best is for searchers whose epochs are validated: write config.select=last{instead}"
         require(validated or self.select == "last", message)

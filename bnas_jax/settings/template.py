@@ -1,6 +1,6 @@
 """Settings of the right types, as a config has them before anything is set: with their defaults, or None.
 
-A group whose entry has a name (`config.scheme`, `config.searcher`, `config.network`) holds the settings of every
+A group that names an entry of a table (`config.scheme`, `config.searcher`, `config.network`) has the settings of every
 entry of its table, so that those of an extension can be set on the command line, too.
 """
 
@@ -63,7 +63,7 @@ def _with_defaults(cls: type, task: str) -> ConfigDict:
 def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
     """The settings of a dataclass; those without a value in `values` are None and keep their type."""
     config = ConfigDict()
-    _add(config, field_types(cls), values or {})
+    _add(config, types=field_types(cls), values=values or {})
     return config
 
 
@@ -72,19 +72,20 @@ def group(name: str, entry: str) -> ConfigDict:
     config = ConfigDict({"name": entry})
     for cls in GROUPS[name].values():
         known = entries.settings_of(cls)
-        types = {
-            key: kind
-            for key, kind in field_types(cls).items()
-            if key in known and key not in config
-        }
-        _add(config, types, {})
+        types = {}
+        for key, kind in field_types(cls).items():
+            # Entries may share a setting; the first one's type is taken.
+            if key in known and key not in config:
+                types[key] = kind
+        _add(config, types=types, values={})
     return config
 
 
 def choose(config: ConfigDict, name: str, entry: str) -> None:
-    """Sets the entry of one of `GROUPS`; what the config says of settings that this one lacks is taken back."""
+    """Sets the entry of one of `GROUPS`, and removes the config's values of settings that this entry does not have."""
     if entry in GROUPS[name]:
         known = entries.settings_of(GROUPS[name][entry])
+        # In the config and in its blocks, from which None would be filled in again.
         blocks = [config.get(block) or {} for block in ("preset", *CONVENTIONS)]
         for values in (config, *blocks):
             settings = values.get(name) or {}
@@ -95,9 +96,18 @@ def choose(config: ConfigDict, name: str, entry: str) -> None:
 
 
 def _add(config: ConfigDict, types: Mapping[str, type], values: Mapping) -> None:
+    """Adds settings of these types to a config, with those of the values that are not None."""
     for name, kind in types.items():
         # A genotype is written as its name, its file or its text.
-        written = str if kind is Genotype else kind
+        written = kind
+        if kind is Genotype:
+            written = str
         config[name] = config_dict.placeholder(written)
-        if values.get(name) is not None:
-            config[name] = written(values[name]) if written is tuple else values[name]
+
+        value = values.get(name)
+        if value is None:
+            continue
+        # JSON has lists in place of tuples.
+        if written is tuple:
+            value = tuple(value)
+        config[name] = value

@@ -18,53 +18,63 @@ DECAYED = ("all", "kernels")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """What moves the final network's weights. name: `sgd` with momentum, or `adam`; both as in PyTorch.
+    """The optimizer of the final network's weights, and its schedules."""
 
-    schedule: of the learning rate, one of
-
-    - one_cycle: low -> learning_rate -> low over 1 - tail of the steps, then low -> min_learning_rate;
-    - cosine: from learning_rate to min_learning_rate; cosine_restarts: the same every `cycle_epochs`;
-    - linear: from learning_rate to min_learning_rate;
-    - steps: learning_rate, multiplied by decay_factor at each of decay_epochs.
-
-    schedule_by: a cosine or linear schedule changes at each `step` or each `epoch`; by epoch, first_epoch says where on it
-    the first one lies: 0, or 1 where a code steps its scheduler beforehand. momentum, nesterov: of SGD; momentum_low: the
-    momentum at the cycle's top, None keeps `momentum`. beta1, beta2, eps: of Adam. weight_decay: is added to the gradient;
-    decayed: which parameters, see `training.optimizers.with_decay`. auxiliary_weight: of the loss at an auxiliary classifier,
-    where the network has one.
-    """
-
+    # The learning rate over the training:
+    # - one_cycle: low_learning_rate -> learning_rate -> low_learning_rate over 1 - tail of the steps, then
+    #   -> min_learning_rate;
+    # - cosine: from learning_rate to min_learning_rate; cosine_restarts: the same every `cycle_epochs`;
+    # - linear: from learning_rate to min_learning_rate;
+    # - steps: learning_rate, multiplied by decay_factor at each of decay_epochs.
     schedule: str
     learning_rate: float
+
+    # `sgd` with momentum, or `adam`; both as in PyTorch.
     name: str = "sgd"
+
+    # Of the schedules above.
     low_learning_rate: float = 0.0
     min_learning_rate: float = 0.0
     tail: float = 0.0
     cycle_epochs: int = 50
     decay_epochs: tuple[int, ...] = ()
     decay_factor: float = 0.1
+
+    # Whether a cosine or linear schedule changes at each `step` or each `epoch`. By epoch: the position of the first epoch on
+    # the schedule, 0, or 1 for a code that steps its scheduler beforehand.
     schedule_by: str = "step"
     first_epoch: int = 0
+
+    # Of SGD. momentum_low: at the top of the cycle, None keeps `momentum`.
     momentum: float = 0.9
     momentum_low: float | None = None
     nesterov: bool = False
+
+    # Of Adam.
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+
+    # Added to the gradient; `decayed`: of which parameters, see `training.optimizers.with_decay`.
     weight_decay: float = 0.0
     decayed: str = "all"
+    # The norm to which gradients are clipped, None: not.
     clip_norm: float | None = None
+
     label_smoothing: float = 0.0
+    # The rate of the last epoch, to which it grows linearly.
     drop_path: float = 0.0
+    # Of the loss at an auxiliary classifier, where the network has one.
     auxiliary_weight: float = 0.4
 
     def __post_init__(self):
         prefix = "config.optimizer"
-        choice(f"{prefix}.name", self.name, OPTIMIZERS)
-        choice(f"{prefix}.schedule", self.schedule, SCHEDULES)
-        choice(f"{prefix}.schedule_by", self.schedule_by, ("step", "epoch"))
-        choice(f"{prefix}.first_epoch", self.first_epoch, (0, 1))
-        choice(f"{prefix}.decayed", self.decayed, DECAYED)
+        choice(f"{prefix}.name", self.name, choices=OPTIMIZERS)
+        choice(f"{prefix}.schedule", self.schedule, choices=SCHEDULES)
+        choice(f"{prefix}.schedule_by", self.schedule_by, choices=("step", "epoch"))
+        choice(f"{prefix}.first_epoch", self.first_epoch, choices=(0, 1))
+        choice(f"{prefix}.decayed", self.decayed, choices=DECAYED)
+
         rates(prefix, self, "learning_rate", "decay_factor", "eps")
         rates(
             prefix,
@@ -75,15 +85,16 @@ class OptimizerSettings:
             "auxiliary_weight",
             least=0,
         )
-        low = () if self.momentum_low is None else ("momentum_low",)
-        shares(
-            prefix, self, "momentum", *low, "beta1", "beta2", "label_smoothing", "drop_path", "tail"
-        )
+        momenta = ["momentum"]
+        if self.momentum_low is not None:
+            momenta.append("momentum_low")
+        shares(prefix, self, *momenta, "beta1", "beta2", "label_smoothing", "drop_path", "tail")
         clipping(prefix, self)
         positive(prefix, self, "cycle_epochs")
         self._check_schedule()
 
     def _check_schedule(self) -> None:
+        """Settings without effect on the schedule are refused, rather than leaving the user to believe in them."""
         prefix = "config.optimizer"
         by_epoch = self.schedule in ("cosine", "linear")
         message = (
@@ -92,36 +103,36 @@ class OptimizerSettings:
         require(by_epoch or self.schedule_by == "step", message)
         message = f"{prefix}.first_epoch={self.first_epoch} has no effect without {prefix}.schedule_by=epoch"
         require(not self.first_epoch or self.schedule_by == "epoch", message)
+
         epochs = list(self.decay_epochs)
+        growing = epochs == sorted(set(epochs)) and min(epochs, default=1) >= 1
         wanted = f"{prefix}.decay_epochs must be growing numbers from 1 on"
-        require(
-            epochs == sorted(set(epochs)) and min(epochs, default=1) >= 1, f"{wanted}, got {epochs}"
-        )
-        require(
-            self.schedule != "steps" or epochs,
-            f"{prefix}.schedule=steps needs {prefix}.decay_epochs, such as 60,120",
-        )
+        require(growing, f"{wanted}, got {epochs}")
+        message = f"{prefix}.schedule=steps needs {prefix}.decay_epochs, such as 60,120"
+        require(self.schedule != "steps" or epochs, message)
+
         message = f"{prefix}.nesterov needs a momentum; write {prefix}.momentum=0.9"
         require(not self.nesterov or self.momentum > 0, message)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings(RunSettings):
-    """The training of a final network. network: an entry of `networks.NETWORKS`. recipe: see `recipes.RECIPES`.
+    """The settings of the training of a final network."""
 
-    activations: type of the numbers that layers hand on, which are most of what accelerators store and move: float32, or
-    bfloat16, half of it. What layers compute within, parameters and statistics keep `precision`. None is that of `precision`.
-    """
-
+    # An entry of `networks.NETWORKS`.
     network: NetworkSettings
     optimizer: OptimizerSettings
+    # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
+    # The type of the numbers that layers hand on, which are most of what accelerators store and move: float32, or bfloat16,
+    # half of it. Parameters, statistics, and what convolutions and batch norms compute within keep `precision`. None is
+    # float32, and float64 with that precision.
     activations: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if self.activations is not None:
-            choice("config.activations", self.activations, ("float32", "bfloat16"))
+            choice("config.activations", self.activations, choices=("float32", "bfloat16"))
             require(
                 self.precision != "float64",
                 f"config.activations={self.activations} is for another precision than float64; leave it out",
@@ -133,6 +144,7 @@ class TrainSettings(RunSettings):
                 f"config.optimizer.decay_epochs={written} are not all below config.num_epochs={self.num_epochs};"
                 " write smaller ones, or another config.optimizer.schedule"
             )
+        # A rate without effect would be a mistake in a comparison.
         drops = self.network.drops_paths or self.optimizer.drop_path == 0
         require(drops, "config.optimizer.drop_path is of networks of cells; write 0 for this one")
 

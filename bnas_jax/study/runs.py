@@ -22,15 +22,17 @@ from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir import RunDirectory
 from bnas_jax.workdir.files import whole, write_whole
 
-# A seed -> the settings of a run; `config.seed` is set afterwards.
+# A seed -> the config of a run; `config.seed` is set afterwards.
 Config = Callable[[int], ConfigDict]
+# Section 4.3 looks at the first 20 of 50 epochs.
+EARLY = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a study's table: one training for each seed, of a cell that is searched before it where `search` is given.
+    """A row of a study's table: a training for each seed; with `search`, of a cell that is searched for it before.
 
-    name: of its folder, too. train, search: from a seed to the settings. seeds: how many, from 0 on.
+    name: of its folder, too. train, search: functions from a seed to the config of a run. seeds: how many, 0, 1, 2, ...
     """
 
     name: str
@@ -41,7 +43,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """rows: in the order of the table. baseline: the name of the row that all others are compared with, None for none."""
+    """Rows to compare with each other. rows: in the order of the table. baseline: the name of the row that all others are
+    compared with, None for none."""
 
     title: str
     rows: tuple[Row, ...]
@@ -51,8 +54,9 @@ class Study:
 def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ()) -> dict:
     """Makes all runs that are not finished; writes folder/study.json and study.md, after each row anew.
 
-    folder: holds a work directory for each run, ROW/SEED/train and ROW/SEED/search. only: names of rows to run; () is all
-    of them. The table has every run that is finished, and names those that failed. Returns what study.json holds.
+    folder: for a work directory of each run, ROW/SEED/train and ROW/SEED/search. only: names of rows to run; () is all of
+    them. The table has every run that is finished, and names those that failed. Returns the content of study.json. Raises
+    `UserError` for a name in `only` that no row has.
     """
     _check_names(study, only)
     failed: dict[str, str] = {}
@@ -61,8 +65,9 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
             continue
         for seed in range(row.seeds):
             path = folder / row.name / str(seed)
+            # A run that fails does not stop the others.
             try:
-                top1 = _run(row, seed, path)
+                top1 = _run(row, seed=seed, folder=path)
             except UserError as error:
                 failed[f"{row.name}/{seed}"] = str(error)
                 _say(f"{row.name}, seed {seed} failed: {error}")
@@ -70,26 +75,34 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
                 _say(f"{row.name}, seed {seed}: {top1:.2f} %")
         # What the next row needs is compiled anew; what this one did would stay in memory.
         jax.clear_caches()
-        _write(study, folder, failed)
-    return _write(study, folder, failed)
+        _write(study, folder=folder, failed=failed)
+    return _write(study, folder=folder, failed=failed)
 
 
 def _check_names(study: Study, only: tuple[str, ...]) -> None:
+    """`UserError` for a name that no row of the study has."""
     names = [row.name for row in study.rows]
     for name in only:
         if name not in names:
             raise UserError(f"the study has no row {name!r}; write one of {', '.join(names)}")
 
 
-def _write(study: Study, folder: pathlib.Path, failed: dict[str, str]) -> dict:
+def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
     """The table of all runs that are finished, as study.json and study.md."""
-    accuracies = {row.name: _accuracies(row, folder / row.name) for row in study.rows}
+    # Of all rows, whichever are run this time.
+    accuracies = {}
+    for row in study.rows:
+        accuracies[row.name] = _accuracies(row, folder / row.name)
     found = figures(accuracies, baseline=study.baseline)
     result: dict[str, Any] = {"title": study.title, "failed": failed, **found}
-    for row in result["rows"]:
-        share = _learnable_share(folder / row["name"])
+
+    # Of rows with searches, section 4.3's share of layers that learn.
+    for line in result["rows"]:
+        share = _learnable_share(folder / line["name"])
         if share is not None:
-            row["early_learnable_share"] = share
+            line["early_learnable_share"] = share
+
+    # Written beside their places and renamed, so that nobody reads half of one.
     write_whole(folder / "study.json", result)
     with whole(folder / "study.md") as part:
         part.write_text(markdown(result))
@@ -98,56 +111,72 @@ def _write(study: Study, folder: pathlib.Path, failed: dict[str, str]) -> dict:
 
 def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
     """Seed -> top-1 in % of the trainings that are finished."""
-    found = {seed: _summary(folder / str(seed) / "train") for seed in range(row.seeds)}
-    return {seed: summary["top1"] for seed, summary in found.items() if summary is not None}
+    found = {}
+    for seed in range(row.seeds):
+        summary = _summary(folder / str(seed) / "train")
+        if summary is not None:
+            found[seed] = summary["top1"]
+    return found
 
 
 def _learnable_share(folder: pathlib.Path) -> float | None:
     """The mean of `early_learnable_share` over the searches of a row, None where there is none."""
-    shares = [early_learnable_share(path) for path in sorted(folder.glob("*/search"))]
-    known = [share for share in shares if share is not None]
+    known = []
+    for path in sorted(folder.glob("*/search")):
+        share = early_learnable_share(path)
+        if share is not None:
+            known.append(share)
     if not known:
         return None
     return float(np.mean(known))
 
 
 def early_learnable_share(path: pathlib.Path) -> float | None:
-    """The share of layers with weights in the genotypes of a search's first 40 % of epochs, as section 4.3 counts it.
+    """The share of layers with weights in the genotypes of a search's first 40 % of epochs (section 4.3), from 0 to 1.
 
     None where its records say nothing of it, as those of a random search.
     """
     records = RunDirectory(path).read_metrics()
     shares = [record["learnable_share"] for record in records if "learnable_share" in record]
-    early = shares[: max(1, round(0.4 * len(shares)))]
+    # At least one epoch of a short search.
+    count = max(1, round(EARLY * len(shares)))
+    early = shares[:count]
     if not early:
         return None
     return float(np.mean(early))
 
 
-def _run(row: Row, seed: int, folder: pathlib.Path) -> float:
+def _run(row: Row, *, seed: int, folder: pathlib.Path) -> float:
     """Top-1 in % of a row's training with that seed, after its search; what is finished is not run again."""
     config = row.train(seed)
+
+    # The search, whose work directory is the genotype of the training.
     if row.search is not None:
-        run = _settings(row.search(seed), seed, SearchSettings)
-        if not _is_finished(run, folder / "search"):
-            with contextlib.closing(WorkDir(folder / "search")) as workdir:
+        found = folder / "search"
+        run = _settings(row.search(seed), seed=seed, kind=SearchSettings)
+        if not _is_finished(run, found):
+            with contextlib.closing(WorkDir(found)) as workdir:
                 search(run, workdir)
-        config.network.genotype = str(folder / "search")
-    run = _settings(config, seed, TrainSettings)
-    if not _is_finished(run, folder / "train"):
-        with contextlib.closing(WorkDir(folder / "train")) as workdir:
+        config.network.genotype = str(found)
+
+    trained = folder / "train"
+    run = _settings(config, seed=seed, kind=TrainSettings)
+    if not _is_finished(run, trained):
+        with contextlib.closing(WorkDir(trained)) as workdir:
             train(run, workdir)
-    summary = _summary(folder / "train")
+    summary = _summary(trained)
     assert summary is not None, "a run that has ended leaves one"
     return summary["top1"]
 
 
-def _settings(config: ConfigDict, seed: int, kind: type) -> Any:
+def _settings(config: ConfigDict, *, seed: int, kind: type) -> Any:
     """The settings of a run with that seed; `UserError` where the row has a search in place of a training, or the reverse."""
     config.seed = seed
     run = settings.from_config(config)
     if not isinstance(run, kind):
-        task = "search" if kind is SearchSettings else "train"
+        task = "train"
+        if kind is SearchSettings:
+            task = "search"
         raise UserError(f"`{task}` of a row needs a config such as configs/{task}.py:digits")
     return run
 
@@ -156,16 +185,20 @@ def _is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     """Whether a run has ended there; `UserError` for one of other settings."""
     if _summary(path) is None:
         return False
-    difference = settings.first_difference(settings.to_dict(run), RunDirectory(path).config())
+    # A finished run of other settings is not overwritten.
+    stored = RunDirectory(path).config()
+    difference = settings.first_difference(settings.to_dict(run), stored)
     if difference is not None:
         raise UserError(f"{path} belongs to another run: {difference}; choose another --workdir")
     return True
 
 
 def _summary(workdir: pathlib.Path) -> dict | None:
-    """summary.json of a run that has ended."""
+    """summary.json, which a run writes at its end; None before that."""
     path = workdir / "summary.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text())
 
 
 def _say(text: str) -> None:

@@ -20,16 +20,16 @@ from bnas_jax.training import optimizers, schedules
 from bnas_jax.training.schedules import Schedule
 from bnas_jax.training.steps import SearchStep, TrainStep
 
-# What images are used for; see `image_seed`.
+# The streams of images of a run, each with random numbers of its own; see `image_seed`.
 TRAINING, ALPHA, VALIDATION = range(3)
 
 
 class Program(NamedTuple):
     """A run as the loop, the benchmarks and the plan see it.
 
-    step: a `TrainStep` or `SearchStep`. create: (seed) -> the first state. stages: of a step, (state, feed) -> state each, that
-    are compiled one by one. feeds: (number of the step) -> what each stage takes. held_out: what an epoch is evaluated on, None
-    in a search that holds nothing out.
+    step: a `TrainStep` or `SearchStep`. create: (seed) -> the first state. stages: the parts of a step, (state, feed) -> state
+    each, compiled one by one. feeds: (number of the step) -> a tuple with the feed of each stage. held_out: the examples that
+    an epoch is evaluated on, None in a search that holds nothing out.
     """
 
     model: nn.Module
@@ -56,7 +56,10 @@ def supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> 
 
 
 def image_seed(run: Settings, use: int) -> int:
-    """What is random about the images of each use is drawn by a seed of its own."""
+    """The seed of a stream of images. use: `TRAINING`, `ALPHA` or `VALIDATION`.
+
+    Each use has another seed, so that the batches for alpha are not augmented like those for the weights.
+    """
     return (run.seed + use) % 2**32
 
 
@@ -65,14 +68,15 @@ def training(
 ) -> Program:
     """The training of a final network. model: by default `network`'s, the one of the settings."""
     if model is None:
-        model = network(run, data.train.num_classes, where.axis)
+        model = network(run, num_classes=data.train.num_classes, axis=where.axis)
+
     source = train_source(
         data.train,
-        run.batch_size,
-        image_seed(run, TRAINING),
-        data.augmentation,
-        model.arithmetic.dtype,
-        where.placement(run.microbatches),
+        batch_size=run.batch_size,
+        seed=image_seed(run, TRAINING),
+        augmentation=data.augmentation,
+        dtype=model.arithmetic.dtype,
+        placement=where.placement(run.microbatches),
     )
     step = TrainStep(
         network=model,
@@ -86,8 +90,10 @@ def training(
         axis=where.axis,
     )
 
+    # Batches are made inside the compiled step: from a feed, which is small, by the data on the device.
     def train_stage(state, feed):
-        return step(state, where.batch(source, feed, run.microbatches))
+        batch = where.batch(source, feed, microbatches=run.microbatches)
+        return step(state, batch)
 
     return Program(
         model=model,
@@ -106,36 +112,43 @@ def search(
     """The search of a cell. A part of the training set is for the weights, the rest held out; the test set stays unseen.
 
     model: by default `supernet`'s, the one of the settings.
+    Raises `UserError` for a searcher with a stage on held-out images that holds none out.
     """
     if model is None:
-        model = supernet(run, data.train.num_classes, where.axis)
+        model = supernet(run, num_classes=data.train.num_classes, axis=where.axis)
     searcher = run.searcher.for_supernet(model, data.train.image_shape)
+
+    # The training set, divided as the searcher says: images for the weights, and images held out for alpha.
     parts = {TRAIN: data.train}
     if searcher.train_share < 1:
-        divided = split_half(
+        parts[TRAIN], parts[VALID] = split_half(
             data.train, run.seed, run.dataset.search_split, share=searcher.train_share
         )
-        parts = dict(zip((TRAIN, VALID), divided, strict=True))
 
     def source_of(name: str, use: int, *, fresh: bool):
         if name not in parts:
+            # Only a user's searcher can be so: those of the package hold images out where a stage takes some.
             raise UserError(
                 "a stage of the searcher takes held-out images: its train_share must be below 1"
             )
         return train_source(
             parts[name],
-            run.batch_size,
-            image_seed(run, use),
-            data.augmentation,
-            model.arithmetic.dtype,
-            where.placement(run.microbatches),
+            batch_size=run.batch_size,
+            seed=image_seed(run, use),
+            augmentation=data.augmentation,
+            dtype=model.arithmetic.dtype,
+            placement=where.placement(run.microbatches),
             fresh=fresh,
         )
 
+    # One source of batches for each part that the step takes images of.
     sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
-    # Candidates are scored on held-out batches, too.
-    if not searcher.has_alphas or any(VALID in stage.batches for stage in searcher.stages):
+    # A searcher without alphas scores its candidates on held-out images at the end of the search.
+    takes_valid = any(VALID in stage.batches for stage in searcher.stages)
+    if takes_valid or not searcher.has_alphas:
         sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
+
+    # An epoch is one pass over the images for the weights.
     steps_per_epoch = sources[TRAIN].steps_per_epoch
     step = SearchStep(
         supernet=model,
@@ -147,24 +160,29 @@ def search(
         microbatches=run.microbatches,
         axis=where.axis,
     )
+    stages = step.searcher.stages
 
+    # One function a stage, each compiled by itself: XLA's work grows faster than the size of a program.
     def stage_of(index: int) -> Callable:
         def search_stage(state, feeds):
-            batches = {
-                name: where.batch(sources[name], feed, run.microbatches)
-                for name, feed in feeds.items()
-            }
+            batches = {}
+            for name, feed in feeds.items():
+                batches[name] = where.batch(sources[name], feed, microbatches=run.microbatches)
             return step.stage(index, state, batches)
 
         return search_stage
 
-    stages = step.searcher.stages
-    taken = {name for stage in stages for name in stage.batches}
+    # Stages that take the same images get the same batch, whose feed is made once.
+    used = sorted({name for stage in stages for name in stage.batches})
 
     def feeds(number: int) -> tuple:
-        of_step = {name: sources[name].feed(number) for name in sorted(taken)}
-        return tuple({name: of_step[name] for name in stage.batches} for stage in stages)
+        of_step = {name: sources[name].feed(number) for name in used}
+        of_stages = []
+        for stage in stages:
+            of_stages.append({name: of_step[name] for name in stage.batches})
+        return tuple(of_stages)
 
+    # `held_out` is what epochs are evaluated on: the test set is not touched.
     return Program(
         model=model,
         step=step,
@@ -179,7 +197,10 @@ def search(
 def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimizer of the final network's weights."""
     settings = run.optimizer
-    rate, momentum = training_schedules(settings, run.num_epochs, steps_per_epoch)
+    rate, momentum = training_schedules(
+        settings, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    # Of both optimizers alike.
     shared: dict[str, Any] = {
         "weight_decay": settings.weight_decay,
         "decayed": settings.decayed,
@@ -199,6 +220,7 @@ def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.Gradie
 
 def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD on the supernet's weights."""
+    # The convention or the searcher decides which weights decay.
     return optimizers.latent_sgd(
         learning_rate(run, steps_per_epoch),
         momentum=run.weights.momentum,
@@ -212,6 +234,7 @@ def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.Gradi
 
 def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
     """Adam on alpha."""
+    # Alpha is no latent weight, so that no scheme treats it.
     return optimizers.alphas_adam(
         run.alphas.learning_rate,
         beta1=run.alphas.beta1,
@@ -224,31 +247,57 @@ def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
 def training_schedules(
     settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int
 ) -> tuple[Schedule, Schedule]:
-    """(learning rate, momentum) of the final training, by step."""
+    """(learning rate, momentum) of the final training, as functions of the step."""
     steps = num_epochs * steps_per_epoch
-    top, bottom, momentum = settings.learning_rate, settings.min_learning_rate, settings.momentum
+    highest, lowest = settings.learning_rate, settings.min_learning_rate
+    momentum = settings.momentum
+
+    # One cycle moves the momentum, too, against the learning rate.
     if settings.schedule == "one_cycle":
-        rate = schedules.one_cycle(settings.low_learning_rate, top, bottom, steps, settings.tail)
-        low = momentum if settings.momentum_low is None else settings.momentum_low
-        return rate, schedules.one_cycle(momentum, low, momentum, steps, settings.tail)
+        rate = schedules.one_cycle(
+            low=settings.low_learning_rate,
+            high=highest,
+            last=lowest,
+            steps=steps,
+            tail=settings.tail,
+        )
+        momentum_low = settings.momentum_low
+        if momentum_low is None:
+            momentum_low = momentum
+        momenta = schedules.one_cycle(
+            low=momentum, high=momentum_low, last=momentum, steps=steps, tail=settings.tail
+        )
+        return rate, momenta
+
     if settings.schedule == "cosine_restarts":
-        rate = schedules.cosine_restarts(top, bottom, settings.cycle_epochs * steps_per_epoch)
+        cycle = settings.cycle_epochs * steps_per_epoch
+        rate = schedules.cosine_restarts(high=highest, low=lowest, steps=cycle)
     elif settings.schedule == "steps":
-        at = [epoch * steps_per_epoch for epoch in settings.decay_epochs]
-        rate = schedules.decays(top, settings.decay_factor, at)
+        boundaries = [epoch * steps_per_epoch for epoch in settings.decay_epochs]
+        rate = schedules.decays(high=highest, factor=settings.decay_factor, steps=boundaries)
     elif settings.schedule == "linear":
-        rate = schedules.linear(top, bottom, steps)
+        rate = schedules.linear(high=highest, low=lowest, steps=steps)
     else:
-        rate = schedules.cosine(top, bottom, steps)
+        rate = schedules.cosine(high=highest, low=lowest, steps=steps)
+
     if settings.schedule_by == "epoch":
-        rate = schedules.by_epoch(rate, steps_per_epoch, settings.first_epoch)
+        rate = schedules.by_epoch(rate, steps_per_epoch, first_epoch=settings.first_epoch)
     return rate, schedules.constant(momentum)
 
 
 def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
-    """The learning rate of the weights of a search or a training, by step."""
+    """The learning rate of the weights of a search or a training, as a function of the step."""
     if isinstance(run, TrainSettings):
-        return training_schedules(run.optimizer, run.num_epochs, steps_per_epoch)[0]
-    weights, steps = run.weights, run.num_epochs * steps_per_epoch
-    rate = schedules.cosine(weights.learning_rate, weights.min_learning_rate, steps)
-    return schedules.by_epoch(rate, steps_per_epoch, weights.first_epoch)
+        rate, _ = training_schedules(
+            run.optimizer, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
+        )
+        return rate
+
+    # A search anneals its rate by half a cosine, constant within each epoch.
+    weights = run.weights
+    rate = schedules.cosine(
+        high=weights.learning_rate,
+        low=weights.min_learning_rate,
+        steps=run.num_epochs * steps_per_epoch,
+    )
+    return schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)

@@ -1,4 +1,4 @@
-"""Settings of a run that `--change` changes on its way: what may change, and what config.json says of it."""
+"""Settings of a run that `--change` changes in the middle of it: which may change, and how config.json notes it."""
 
 import pathlib
 from collections.abc import Mapping
@@ -12,41 +12,59 @@ from bnas_jax.training.build import learning_rate
 def check(
     now: Mapping, then: Mapping, path: pathlib.Path, *, change: bool, step: int
 ) -> list[Difference]:
-    """What `change` is to change in the run at `path`, of which `then` are the settings so far and `now` those given.
+    """The settings to change in the run at `path`, from `then`, its settings so far, to `now`, those of the command.
 
-    `UserError` for the first difference that is not allowed, or not without `change`. step: that of the newest checkpoint.
+    change: whether changes are wanted (`--change`). step: that of the newest checkpoint.
+    Raises `UserError` for the first difference that is not allowed, or not without `--change`.
     """
+    # A search cannot go on as a training.
     if now["task"] != then.get("task", now["task"]):
         kinds = {"search": "a search", "train": "a training"}
         raise UserError(
             f"{path} holds {kinds.get(then['task'], 'another task')}; choose another --workdir"
         )
+
+    # Free settings, such as those of the log, differ without further ado.
     found = list(settings.differences(now, then))
-    differing = [d for d in found if not d.is_free]
-    fixed = next((d for d in differing if not d.is_changeable), None)
+    differing = [difference for difference in found if not difference.is_free]
+    fixed = [difference for difference in differing if not difference.is_changeable]
     if fixed and change:
         allowed = ", ".join(f"config.{name}" for name in CHANGEABLE)
         raise UserError(
-            f"{path} belongs to another run: {fixed}, which --change cannot change (it can: {allowed});"
+            f"{path} belongs to another run: {fixed[0]}, which --change cannot change (it can: {allowed});"
             " choose another --workdir"
         )
     if fixed:
-        raise UserError(f"{path} belongs to another run: {fixed}; choose another --workdir")
+        raise UserError(f"{path} belongs to another run: {fixed[0]}; choose another --workdir")
+    # With --change it could go on.
     if differing and not change:
         raise UserError(
             f"{path} belongs to another run: {differing[0]}; add --change to go on from step {step} with it,"
             " or choose another --workdir"
         )
-    return [d for d in found if change and d.is_changeable]
+
+    if not change:
+        return []
+    return [difference for difference in found if difference.is_changeable]
 
 
 def records(differences: list[Difference], step: int) -> list[dict]:
-    """What config.json says of changes from `step` on."""
-    return [{"step": step, "key": d.key, "from": d.theirs, "to": d.ours} for d in differences]
+    """The entries of "changed" in config.json for settings that change at `step`."""
+    entries = []
+    for difference in differences:
+        entries.append(
+            {
+                "step": step,
+                "key": difference.key,
+                "from": difference.theirs,
+                "to": difference.ours,
+            }
+        )
+    return entries
 
 
 def describe(changed: list[dict], rates: tuple[float, float]) -> str:
-    """One line. rates: the learning rate at the step of the change by the settings before, and by those after."""
+    """Changes in one line. rates: the learning rate at the step of the change, by the settings before and by those after it."""
     listed = ", ".join(
         f"config.{record['key']} from {record['from']} to {record['to']}" for record in changed
     )
@@ -57,7 +75,9 @@ def describe(changed: list[dict], rates: tuple[float, float]) -> str:
 def rates(
     before: Settings, after: Settings, step: int, steps_per_epoch: int
 ) -> tuple[float, float]:
-    """The learning rate at a step by the settings before, that of their last step where they end earlier, and after."""
+    """The learning rate at `step` by the settings before a change and by those after it."""
+    # Settings with fewer epochs have no rate there: their last one is taken.
     last = before.num_epochs * steps_per_epoch - 1
-    old, new = (learning_rate(run, steps_per_epoch) for run in (before, after))
-    return float(old(min(step, last))), float(new(step))
+    rate_before = learning_rate(before, steps_per_epoch)
+    rate_after = learning_rate(after, steps_per_epoch)
+    return float(rate_before(min(step, last))), float(rate_after(step))

@@ -1,4 +1,4 @@
-"""Checkpoints of everything a run is, by Orbax: saved in the background, the last and the best few kept."""
+"""Checkpoints of a run's whole state, by Orbax: saved in the background, the last and the best few kept."""
 
 import concurrent.futures
 import contextlib
@@ -22,27 +22,30 @@ from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import refit
 
-# The variables are an item of their own, so that evaluation restores them alone.
+# The variables are a separate item of a checkpoint, so that evaluation restores them alone.
 VARIABLES = ("params", "batch_stats", "alphas")
 _METRIC = "top1"
 
 
 def _split(state) -> tuple[dict, dict]:
-    """(what evaluation needs, the rest) of a state."""
-    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-    variables = {name: value for name, value in fields.items() if name in VARIABLES}
-    return variables, {name: value for name, value in fields.items() if name not in VARIABLES}
+    """The fields of a state: (those that evaluation needs, the rest)."""
+    variables: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name in state.__dataclass_fields__:
+        part = variables if name in VARIABLES else rest
+        part[name] = getattr(state, name)
+    return variables, rest
 
 
 def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     metric = lambda metrics: metrics[_METRIC]
     kept = [policies.LatestN(n=keep.keep_last)]
     if keep.keep_best:
-        kept.append(
-            policies.BestN(
-                get_metric_fn=metric, n=keep.keep_best, keep_checkpoints_without_metrics=False
-            )
+        # Checkpoints within an epoch have no accuracy: they are kept as the last ones only.
+        best = policies.BestN(
+            get_metric_fn=metric, n=keep.keep_best, keep_checkpoints_without_metrics=False
         )
+        kept.append(best)
     return ocp.CheckpointManagerOptions(
         best_fn=metric, preservation_policy=policies.AnyPreservationPolicy(kept), create=True
     )
@@ -50,7 +53,7 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Orbax asks JAX's preemption service by the number of the step, and would confuse the count of `Stops`."""
+        """Never: Orbax would ask JAX's preemption service by the number of the step, and mix up the questions of `Stops`."""
         return False
 
 
@@ -64,11 +67,14 @@ class Checkpoints:
         where: Devices = devices.ONE,
     ):
         self.directory = directory
-        self._where, self._keep = where, settings
+        self._where = where
+        self._keep = settings
         self._manager = None
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, "save")
+        # One thread saves while the steps go on.
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="save")
         self._saving: concurrent.futures.Future | None = None
         if settings is not None:
+            # What a crash has left behind is mended before Orbax reads the directory.
             hosts.on_first(self._put_back)
             hosts.on_first(self._set_scores_aside)
             with self._room():
@@ -78,21 +84,31 @@ class Checkpoints:
         _expect_late_answers()
 
     def save(self, step: int, state, top1: float | None = None) -> None:
-        """Starts to save, once the save before has ended; a NaN is never the best. What was saved at that step is replaced.
+        """Starts to save, after the save before it has ended. A checkpoint of the same step is replaced.
 
-        top1: what `best` goes by, None between two epochs.
+        top1: the accuracy in % by which the best checkpoints are kept, None between two epochs; NaN is never the best.
+        Raises `UserError` where the save before it failed.
         """
         manager = self._manager
         assert manager, "opened to read only"
         self.finish()
+
+        # Orbax refuses to save a step twice, and deleting the old one first would leave nothing after a crash.
         if step in manager.all_steps():
             hosts.on_first(lambda: self._put_by(step))
             manager.reload()
+
+        # A copy, as the next step reuses the state's buffers.
         variables, rest = _split(self._where.saveable(state))
-        metrics = None if top1 is None else {_METRIC: top1 if math.isfinite(top1) else -math.inf}
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(variables), rest=ocp.args.StandardSave(rest)
         )
+        metrics = None
+        if top1 is not None:
+            # NaN has no place in an order.
+            if not math.isfinite(top1):
+                top1 = -math.inf
+            metrics = {_METRIC: top1}
 
         def write() -> None:
             manager.save(step, args=items, metrics=metrics)
@@ -114,12 +130,14 @@ class Checkpoints:
                 saving.result()
             elif self._manager:
                 self._manager.wait_until_finished()
+            # The new checkpoint is complete: the one that it replaces can go.
             if self._manager and hosts.is_first():
                 self._put_back()
 
     def last_before(self, step: int) -> int | None:
-        """The newest checkpoint before a step at which a run was found to have diverged. Those from there on are set aside."""
-        with contextlib.suppress(UserError):  # what was not saved is not there
+        """The newest checkpoint before a step, or None; those from that step on, of a run that diverged, are set aside."""
+        # A failed save must not hide the divergence.
+        with contextlib.suppress(UserError):
             self.finish()
         diverged = [saved for saved in self.steps() if saved >= step]
         hosts.on_first(lambda: self._set_aside(diverged, "diverged"))
@@ -131,13 +149,14 @@ class Checkpoints:
             self.finish()
         finally:
             self._worker.shutdown(wait=False)
+        # Orbax's threads end here.
         if self._manager:
             with self._room():
                 self._manager.close()
 
     @contextlib.contextmanager
     def _room(self):
-        """A save that fails, even one that was begun before, is a `UserError`; what was saved before it stays."""
+        """Turns errors of saving, even of a save that was begun before, into a `UserError`; what was saved before it stays."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
@@ -154,22 +173,26 @@ class Checkpoints:
     def _put_by(self, step: int) -> None:
         with self._room():
             self._replaced.mkdir(exist_ok=True)
-            os.rename(self.directory / str(step), self._replaced / str(step))
+            current = self.directory / str(step)
+            os.rename(current, self._replaced / str(step))
 
     def _put_back(self) -> None:
-        """Puts back what was not replaced in the end, and deletes what was."""
+        """Deletes checkpoints that have been replaced, and puts back those whose replacement was not finished."""
         if not self._replaced.is_dir():
             return
         for path in self._replaced.iterdir():
-            if (self.directory / path.name).exists():
+            replacement = self.directory / path.name
+            # Deleting comes after the new one is complete: a crash at any point leaves one of the two.
+            if replacement.exists():
                 shutil.rmtree(path)
             else:
-                os.rename(path, self.directory / path.name)
+                os.rename(path, replacement)
         self._replaced.rmdir()
 
     def steps(self) -> list[int]:
-        """Those saved to the end; until then their folders have other names."""
-        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
+        """The steps of all finished checkpoints, sorted; until a save has ended its folder has another name."""
+        names = [path.name for path in self.directory.glob("*")]
+        return sorted(int(name) for name in names if name.isdigit())
 
     def restore_state(self, shapes, changed: bool = False) -> Any | None:
         """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s.
@@ -180,26 +203,36 @@ class Checkpoints:
         self._check_disk(shapes)
         variables, rest = _split(shapes)
         items = {"variables": variables, "rest": rest}
+        # Older ones are of the same settings; an empty list skips the check.
         for step in self.steps()[-1:]:
             self._check_same(step, items, dtypes=not changed, changed=changed)
+
         restored = self._newest(items, self.steps(), set_aside=True, changed=changed)
         if restored is None:
             return None
-        state = self._where.restored(
-            type(shapes)(**restored[1]["variables"], **restored[1]["rest"])
-        )
-        return refit.with_epochs(state, shapes) if changed else state
+        _, saved = restored
+        state = type(shapes)(**saved["variables"], **saved["rest"])
+        state = self._where.restored(state)
+        if changed:
+            return refit.with_epochs(state, shapes)
+        return state
 
     def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
-        """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none."""
+        """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none.
+
+        shapes: {"params", "batch_stats"} of `ShapeDtypeStruct`s, perhaps of another number type than those saved.
+        """
         found = self.find(which)
-        steps = self.steps() if which == "last" else [found]
-        self._check_same(
-            found, {"variables": shapes}, dtypes=False
-        )  # evaluation may ask for another arithmetic
-        restored = self._newest({"variables": shapes}, steps, set_aside=False)
+        # Where the last one is damaged, one before it will do; a checkpoint that was named must be that one.
+        steps = [found]
+        if which == "last":
+            steps = self.steps()
+        items = {"variables": shapes}
+        self._check_same(found, items, dtypes=False)
+        restored = self._newest(items, steps, set_aside=False)
         assert restored is not None
-        return restored[0], self._where.restored(restored[1]["variables"])
+        step, saved = restored
+        return step, self._where.restored(saved["variables"])
 
     def find(self, which: str) -> int:
         """The step of the checkpoint that `which` names: `last`, `best` or a step. `UserError` where there is none."""
@@ -212,6 +245,7 @@ class Checkpoints:
             return self._best(steps)
         if which == "last":
             return steps[-1]
+        # The number of a step.
         if not which.isdigit() or int(which) not in steps:
             have = ", ".join(map(str, steps))
             raise UserError(
@@ -220,12 +254,14 @@ class Checkpoints:
         return int(which)
 
     def _check_disk(self, shapes) -> None:
+        """`UserError` where the checkpoints that a run keeps will not fit on the disk."""
         if self._keep is None:
             return
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-        more = (
-            self._keep.keep_last + self._keep.keep_best + 1 - len(self.steps())
-        )  # one of them is being written
+        leaves = jax.tree.leaves(shapes)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)  # bytes
+        # All that are kept, and one that is being written.
+        kept = self._keep.keep_last + self._keep.keep_best
+        more = kept + 1 - len(self.steps())
         free = shutil.disk_usage(self.directory).free
         if size * more > free:
             raise UserError(
@@ -236,40 +272,55 @@ class Checkpoints:
     def _check_same(
         self, step: int, items: dict, dtypes: bool = True, changed: bool = False
     ) -> None:
-        """`UserError` naming the first leaf in which a checkpoint differs from what is wanted; Orbax would cast silently."""
+        """`UserError` naming the first leaf whose shape or type differs in a checkpoint; Orbax would cast silently.
+
+        items: {name of an item: tree of `ShapeDtypeStruct`s}. dtypes: whether number types are compared.
+        changed: see `restore_state`.
+        """
+        saved = {}
         try:
             with ocp.StandardCheckpointer() as reader:
-                saved = {
-                    n: reader.metadata(self.directory / str(step) / n).item_metadata.tree
-                    for n in items
-                }
-        except Exception:  # damaged, which restoring it deals with
+                for name in items:
+                    folder = self.directory / str(step) / name
+                    saved[name] = reader.metadata(folder).item_metadata.tree
+        except Exception:
+            # Damaged, which is dealt with when it is restored.
             return
-        ours, theirs = (_by_name(trees, links=not changed) for trees in (items, saved))
+
+        ours = _by_name(items, links=not changed)
+        theirs = _by_name(saved, links=not changed)
         for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
+            # Rows for epochs may be more or fewer after a change.
             if changed and name.split("/")[0] in refit.PER_EPOCH:
                 continue
-            one, other = (_kind(leaves.get(name), dtypes) for leaves in (ours, theirs))
-            if one != other:
+            here = _kind(ours.get(name), dtypes)
+            there = _kind(theirs.get(name), dtypes)
+            if here != there:
                 raise UserError(
-                    f"the checkpoint of step {step} in {self.directory} is of another network or optimizer: {name} is {other}"
-                    f" there and {one} here; take the settings it was saved with, or another --workdir"
+                    f"the checkpoint of step {step} in {self.directory} is of another network or optimizer: {name} is {there}"
+                    f" there and {here} here; take the settings it was saved with, or another --workdir"
                 )
 
     def _best(self, steps: list[int]) -> int:
-        scores = {step: self._score(step) for step in steps}
-        best = max(
-            (s for s in steps if scores[s] is not None), key=lambda s: (scores[s], s), default=None
-        )
-        if best is None:
+        """The step of the highest accuracy, the last of equals."""
+        scored = []
+        for step in steps:
+            score = self._score(step)
+            if score is not None:
+                scored.append((score, step))
+        if not scored:
             raise UserError(
                 f"no checkpoint in {self.directory} has an accuracy yet; write last instead of best"
             )
+        # Tuples compare by the accuracy, then by the step.
+        _, best = max(scored)
         return best
 
     def _score(self, step: int) -> float | None:
+        """The accuracy of a checkpoint, None where it has none that can be read."""
         try:
-            return float(json.loads(self._score_file(step).read_text())[_METRIC])
+            metrics = json.loads(self._score_file(step).read_text())
+            return float(metrics[_METRIC])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -279,10 +330,15 @@ class Checkpoints:
     def _newest(
         self, shapes: dict, steps: list[int], set_aside: bool, changed: bool = False
     ) -> tuple[int, dict] | None:
+        """(step, items) of the newest of these checkpoints that is not damaged, None where there are no checkpoints.
+
+        set_aside: moves the damaged ones away. `UserError` where all are damaged; nothing is moved then.
+        """
         damaged: list[int] = []
         for step in reversed(steps):
-            restored, why = self._restore(step, shapes, changed)
+            restored, why = self._restore(step, shapes, changed=changed)
             if restored is not None:
+                # Now there is a good one, a new save may take the damaged ones' steps.
                 if set_aside:
                     hosts.on_first(lambda: self._set_aside(damaged))
                     if damaged and self._manager:
@@ -292,6 +348,7 @@ class Checkpoints:
             _say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
         if not damaged:
             return None
+        # All are damaged: beginning anew would lose a run that can perhaps be mended.
         numbers = ", ".join(map(str, reversed(damaged)))
         raise UserError(
             f"no whole checkpoint in {self.directory}: damaged are steps {numbers}; nothing was deleted; "
@@ -299,33 +356,38 @@ class Checkpoints:
         )
 
     def _restore(self, step: int, shapes: dict, changed: bool) -> tuple[dict | None, str]:
+        """(items, "") of a checkpoint, or (None, what is wrong with it)."""
         folder = self.directory / str(step)
+        restored = {}
         try:
             with ocp.StandardCheckpointer() as reader:
-                return {
-                    name: self._read(reader, folder / name, item, changed)
-                    for name, item in shapes.items()
-                }, ""
+                for name, item in shapes.items():
+                    restored[name] = self._read(reader, folder / name, shapes=item, changed=changed)
         except MemoryError:
             raise
-        except Exception as error:  # what Orbax raises for damaged files has no class in common
+        # What Orbax raises for damaged files has no class in common.
+        except Exception as error:
             return None, _first_line(error)
+        return restored, ""
 
     def _read(self, reader: ocp.StandardCheckpointer, folder: pathlib.Path, shapes, changed: bool):
-        """One item. changed: see `restore_state`; with as many rows for epochs as were saved."""
+        """One item of a checkpoint. changed: see `restore_state`; it keeps as many rows for epochs as were saved."""
         if not changed:
             return reader.restore(folder, self._where.restorable(shapes))
-        saved = refit.as_saved(shapes, reader.metadata(folder).item_metadata.tree)
-        return refit.restructured(reader.restore(folder, self._where.restorable(saved)), shapes)
+        # Orbax restores the structure that was saved; it is brought into ours afterwards.
+        saved = refit.as_saved(wanted=shapes, saved=reader.metadata(folder).item_metadata.tree)
+        restored = reader.restore(folder, self._where.restorable(saved))
+        return refit.restructured(restored, wanted=shapes)
 
     def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
         """Moves checkpoints out of the way of those to come, deleting nothing."""
         for step in steps:
-            target = self._move_aside(self.directory / str(step), str(step))
+            checkpoint = self.directory / str(step)
+            target = self._move_aside(checkpoint, name=str(step))
             _say(f"moved the {kind} checkpoint of step {step} to {target}")
 
     def _set_scores_aside(self) -> None:
-        """The same for scores that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
+        """Moves away accuracies that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
         for step in self.steps():
             if self._score_file(step).is_file() and self._score(step) is None:
                 target = self._move_aside(self._score_file(step), f"{step}.metrics")
@@ -334,19 +396,21 @@ class Checkpoints:
                 )
 
     def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
+        """Moves a file or folder beside the checkpoints, under `name` or, where that is taken, with a number behind it."""
         folder = self.directory.with_name("checkpoints_damaged")
         folder.mkdir(exist_ok=True)
-        target = next(
-            t
-            for t in (folder / n for n in (name, *(f"{name}.{i}" for i in range(1, 1000))))
-            if not t.exists()
-        )
+        target = folder / name
+        number = 0
+        # The same step may have been damaged before.
+        while target.exists():
+            number += 1
+            target = folder / f"{name}.{number}"
         os.rename(path, target)
         return target
 
 
 def _expect_late_answers() -> None:
-    """Keeps quiet about what a failed restore leaves behind.
+    """Silences the tracebacks that a failed restore leaves behind.
 
     Orbax gives up its event loop while other reads still run; for each of them Python would print a traceback.
     """
@@ -355,7 +419,8 @@ def _expect_late_answers() -> None:
         return
 
     def hook(unraisable) -> None:
-        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        # The code of a coroutine; other objects have none.
+        code = getattr(unraisable.object, "cr_code", None)
         from_orbax = code is not None and "orbax" in code.co_filename
         if not from_orbax and str(unraisable.exc_value) != "Event loop is closed":
             previous(unraisable)
@@ -368,20 +433,25 @@ def _expect_late_answers() -> None:
 
 
 def _by_name(items: dict, links: bool) -> dict[str, Any]:
-    """The leaves of {item: tree}; see `refit.by_name`."""
-    return {
-        name: leaf for tree in items.values() for name, leaf in refit.by_name(tree, links).items()
-    }
+    """The leaves of {item: tree}, in one dict; see `refit.by_name`."""
+    leaves = {}
+    for tree in items.values():
+        leaves.update(refit.by_name(tree, links))
+    return leaves
 
 
 def _kind(leaf, dtypes: bool) -> str:
+    """The number type and the shape of a leaf, as an error names them."""
     if leaf is None:
         return "missing"
-    return f"{leaf.dtype if dtypes else 'an array'} {tuple(leaf.shape)}"
+    kind = "an array"
+    if dtypes:
+        kind = leaf.dtype
+    return f"{kind} {tuple(leaf.shape)}"
 
 
 def _first_line(error: Exception) -> str:
-    """What Orbax says of a damaged file, where that is a sentence and no text of Python's for an object."""
+    """The first line of an error of Orbax, where it is a sentence and not the text of a Python object."""
     lines = str(error).strip().splitlines()
     if isinstance(error, (UnicodeError, json.JSONDecodeError)):
         return "what describes it cannot be read"

@@ -10,18 +10,23 @@ import numpy as np
 def average(tree, axis: str | None):
     """The mean of each leaf over the devices of a mapped axis; the tree itself without an axis.
 
-    Leaves of one type travel as one vector: a collective costs far more than its bytes where leaves are small and many
+    Leaves of one type are sent as one vector: a collective costs far more than its bytes where leaves are small and many
     (300 leaves of 9 numbers on 4 CPU devices: 34 ms one by one, 3 ms as one).
     """
     if axis is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
+
+    # Positions of the leaves of each type, as one vector has one type.
     groups = defaultdict(list)
     for position, leaf in enumerate(leaves):
         groups[jnp.result_type(leaf)].append(position)
+
     for positions in groups.values():
-        flat = jnp.concatenate([jnp.ravel(leaves[position]) for position in positions])
+        vectors = [jnp.ravel(leaves[position]) for position in positions]
+        flat = jnp.concatenate(vectors)
         means = jax.lax.pmean(flat, axis)
+        # Back from the vector to the leaves' shapes.
         first = 0
         for position in positions:
             shape = jnp.shape(leaves[position])
@@ -33,4 +38,6 @@ def average(tree, axis: str | None):
 
 def total(tree, axis: str | None):
     """The sum of each leaf over the devices; the tree itself without an axis."""
-    return tree if axis is None else jax.lax.psum(tree, axis)
+    if axis is None:
+        return tree
+    return jax.lax.psum(tree, axis)

@@ -1,4 +1,4 @@
-"""Genotypes from the history of alpha that a search keeps in alphas.npz: of which epoch, before or after it."""
+"""Genotypes from the history of alpha that a search writes to alphas.npz: of any epoch, before or after it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,60 +15,74 @@ from bnas_jax.workdir.history import read_history
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Which alpha of a search is taken. epoch: a number, counted from 0 as in metrics.jsonl; `best`, the one of best validation
-    accuracy (the first of equals), or `last`. as_of: alpha as it was `after` that epoch, or `before` it, as in the release."""
+    """Which alpha of a search a genotype is derived from.
+
+    epoch: a number from 0 on, as in metrics.jsonl; `best`, the epoch of the best validation accuracy (the first of equals); or
+    `last`. as_of: alpha `after` that epoch, or `before` it, as in the release.
+    """
 
     epoch: int | str
     as_of: str
 
 
 def rule_of(run: SearchSettings) -> Rule:
-    """The rule that the run's settings hold."""
-    return Rule(run.select, run.alphas_as_of)
+    """The rule of a search's settings."""
+    return Rule(epoch=run.select, as_of=run.alphas_as_of)
 
 
 def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
-    """The genotype that the rule takes from a history, and how it was taken, as genotype.json holds it.
+    """The genotype that the rule takes from a history, and how it was taken: the contents of genotype.json.
 
     history: as `read_history` gives it. `UserError` for an epoch that is not there, or the best of epochs that were not
     validated.
     """
-    valid_top1 = np.asarray(history["valid_top1"])
+    valid_top1 = np.asarray(history["valid_top1"])  # [epochs]
     epoch = _epoch(rule.epoch, valid_top1)
+
+    # Row 0 is alpha before the first epoch.
     row = epoch
     if rule.as_of == "after":
         row += 1
-    names = [name for name in history if name != "valid_top1"]
-    genotype = searcher.derive({name: np.asarray(history[name])[row] for name in names})
-    return {
+    alphas = {}
+    for name, rows in history.items():
+        if name != "valid_top1":
+            alphas[name] = np.asarray(rows)[row]  # [14, types]
+    genotype = searcher.derive(alphas)
+
+    record = {
         **genotype.to_dict(),
         "select": rule.epoch,
         "alphas_as_of": rule.as_of,
         "epoch": epoch,
-        **{
-            name: getattr(searcher, name)
-            for name in ("gamma", "keep_zeroise")
-            if hasattr(searcher, name)
-        },
-        "valid_top1": number_or_none(valid_top1[epoch]),
     }
+    # Settings that only some searchers derive by.
+    for name in ("gamma", "keep_zeroise"):
+        if hasattr(searcher, name):
+            record[name] = getattr(searcher, name)
+    record["valid_top1"] = number_or_none(valid_top1[epoch])
+    return record
 
 
 def number_or_none(accuracy) -> float | None:
-    """An accuracy in %; None where an epoch had no images held out to be validated on."""
-    return float(accuracy) if np.isfinite(accuracy) else None
+    """An accuracy in %; None for one of an epoch without images held out, which is NaN or infinite."""
+    if not np.isfinite(accuracy):
+        return None
+    return float(accuracy)
 
 
 def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
+    """The number of the epoch that a rule names. valid_top1: (epochs,) in %."""
     count = len(valid_top1)
     if wanted == "best":
         if not np.isfinite(valid_top1).any():
             raise UserError(
                 "no epoch of this search is the best, as it holds no images out: write last, or a number"
             )
+        # The first of equals; -inf, of epochs without validation, is never the best.
         return int(np.nanargmax(valid_top1))
     if wanted == "last":
         return count - 1
+    # A number, from the settings or the command line.
     if not 0 <= int(wanted) < count:
         ended = f"epochs 0 to {count - 1} have ended"
         raise UserError(
@@ -78,12 +92,16 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
 
 
 def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
-    """Writes the genotype that the rule takes from a search's work directory into the file `out`."""
+    """Writes the genotype that the rule takes from a search's work directory into the file `out`; returns what is printed.
+
+    Raises `UserError` for a search without alphas, an epoch that is not there, and a file that cannot be written.
+    """
     if not searcher.has_alphas:
         raise UserError(
             f"{workdir.path} holds a search without alphas, of which nothing is derived: its cell is that of its genotype.json"
         )
-    record = taken(searcher, rule, read_history(workdir))
+    record = taken(searcher, rule=rule, history=read_history(workdir))
+    # A name such as gs://... is refused: files are written on this machine.
     path = paths.local(out, "--out")
     if path.is_dir():
         raise UserError(f"--out={out} is a folder; write the name of a file")
@@ -92,6 +110,10 @@ def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dic
         write_whole(path, record)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from None
-    described = [name for name in record if name not in ("normal", "reduce", "select")]
-    genotype = {name: record[name] for name in ("normal", "reduce")}
-    return {"genotype": genotype, **{name: record[name] for name in described}, "out": out}
+
+    # As in the file, with the two cells in one entry.
+    printed = {"genotype": {name: record[name] for name in ("normal", "reduce")}}
+    for name, value in record.items():
+        if name not in ("normal", "reduce", "select"):
+            printed[name] = value
+    return {**printed, "out": out}

@@ -9,8 +9,11 @@ from flax import struct
 
 
 class Guard(struct.PyTreeNode):
-    """step, leaf: the first step with a gradient that is not finite and the parameter it belongs to, -1 while there is none.
-    sizes: (parameters,) the largest magnitude in each one's gradient in the last step, float32."""
+    """What is known of the gradients of a run; parameters by their number in the flattened tree.
+
+    step, leaf: the first step with a gradient that is not finite, and the parameter where it began; -1 while there is none.
+    sizes: (parameters,), the largest magnitude in each parameter's gradient in the last step, float32.
+    """
 
     step: jax.Array
     leaf: jax.Array
@@ -18,47 +21,76 @@ class Guard(struct.PyTreeNode):
 
     @classmethod
     def create(cls, params) -> "Guard":
-        none = jnp.full((), -1, jnp.int32)
-        return cls(none, none, jnp.zeros((len(jax.tree.leaves(params)),), jnp.float32))
+        """That of a new run."""
+        none = jnp.full((), -1, dtype=jnp.int32)
+        count = len(jax.tree.leaves(params))
+        return cls(step=none, leaf=none, sizes=jnp.zeros((count,), jnp.float32))
 
 
 def watch(guard: Guard, grads, step) -> Guard:
-    """The guard after `step`, whose gradients these are.
+    """The guard after `step`, with gradients `grads`.
 
     Where some are not finite, the one nearest to the loss went first, as gradients flow from there; where all are, the
     forward pass broke, and the one that was largest the step before is named.
     """
-    sizes = jnp.stack([jnp.max(jnp.abs(g)).astype(jnp.float32) for g in jax.tree.leaves(grads)])
-    broken = jnp.logical_not(jnp.isfinite(sizes))
-    nearest = jnp.argmax(jnp.where(broken, jnp.array(_depths(grads)), -2))
-    leaf = jnp.where(jnp.all(broken), jnp.argmax(guard.sizes), nearest).astype(jnp.int32)
+    largest = []
+    for grad in jax.tree.leaves(grads):
+        size = jnp.max(jnp.abs(grad))
+        largest.append(size.astype(jnp.float32))
+    sizes = jnp.stack(largest)  # [parameters]
+    broken = jnp.logical_not(jnp.isfinite(sizes))  # [parameters]
+
+    # The deepest of the broken ones; -2 is less than any depth.
+    depths = jnp.array(_depths(grads))  # [parameters]
+    nearest = jnp.argmax(jnp.where(broken, depths, -2))
+    all_broken = jnp.all(broken)
+    leaf = jnp.where(all_broken, jnp.argmax(guard.sizes), nearest)
+    leaf = leaf.astype(jnp.int32)
+
+    # Noted once: what breaks later is a consequence.
     first = jnp.any(broken) & (guard.step < 0)
-    return Guard(jnp.where(first, step, guard.step), jnp.where(first, leaf, guard.leaf), sizes)
+    return Guard(
+        step=jnp.where(first, step, guard.step),
+        leaf=jnp.where(first, leaf, guard.leaf),
+        sizes=sizes,
+    )
 
 
 def first_step(guard: Guard | None) -> int | None:
     """The first step whose gradient was not finite; None where there was none, or nothing is known."""
-    return None if guard is None or int(guard.step) < 0 else int(guard.step)
+    if guard is None or int(guard.step) < 0:
+        return None
+    return int(guard.step)
 
 
 def describe(guard: Guard | None, params) -> str:
-    """Where it began, as part of a sentence; empty where nothing is known."""
+    """Where the divergence began, as part of a sentence; empty where nothing is known."""
     if guard is None:
         return ""
-    names = [
-        "/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    if int(guard.step) >= 0:
-        return f"; the gradient of {names[int(guard.leaf)]} was the first to go, at step {int(guard.step)}"
+    names = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(params):
+        names.append("/".join(key.key for key in path))
+    step = int(guard.step)
+    if step >= 0:
+        name = names[int(guard.leaf)]
+        return f"; the gradient of {name} was the first to go, at step {step}"
+
+    # All gradients were finite, so that the largest one is the best guess.
     largest = int(jnp.argmax(guard.sizes))
-    return f"; the largest gradient is that of {names[largest]}, {float(guard.sizes[largest]):.3g}"
+    size = float(guard.sizes[largest])
+    return f"; the largest gradient is that of {names[largest]}, {size:.3g}"
 
 
 def _depths(params) -> list[float]:
-    """How late in the network each parameter comes: stem, then cells by their number, then the rest."""
+    """How late in the network each parameter comes: the stem (-1), the cells by their number, then the rest (infinity)."""
 
     def depth(name: str) -> float:
         number = re.fullmatch(r"cell(\d+)", name)
-        return float(number[1]) if number else -1 if name == "stem" else math.inf
+        if number:
+            return float(number[1])
+        if name == "stem":
+            return -1
+        return math.inf
 
-    return [depth(path[0].key) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [depth(path[0].key) for path, _ in leaves]

@@ -29,23 +29,27 @@ def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Mo
         raise UserError(
             f"{directory.path} holds a search; load takes the work directory of a training"
         )
+
+    # The network of the settings, for the classes and images that the run was trained on.
     facts = facts_lib.from_dict(directory.facts())
     model = build.network(run, facts.num_classes)
-    shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, 0))
+
+    # Its variables; the shapes are traced, nothing is initialised.
+    shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, seed=0))
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
         _, variables = checkpoints.restore_variables(shapes, str(step))
     return model, variables
 
 
 def _settings(directory: WorkDir) -> Settings:
+    """The settings of a run; `UserError` that names the extensions which it needs, where they may be what is missing."""
     try:
         return settings.from_config(directory.config())
     except UserError as error:
-        files = ", ".join(
-            str(noted.get("file")) for noted in directory.facts().get("extensions", ())
-        )
-        if not files:
+        extensions = directory.facts().get("extensions", ())
+        if not extensions:
             raise
+        files = ", ".join(str(extension.get("file")) for extension in extensions)
         raise UserError(
             f"{error}; the run was made with the extension {files}: import that first"
         ) from None

@@ -1,4 +1,4 @@
-"""The loop around a step: epochs, records, checkpoints, stops. What a run computes is not its business."""
+"""The loop around the steps of a run: epochs, records, checkpoints, stops. What a step computes is the task's part."""
 
 import contextlib
 import math
@@ -23,20 +23,20 @@ EXPLODED = 1e4
 
 
 class Work(Protocol):
-    """What a run computes, to the loop: `task.Task` is one."""
+    """What the loop drives: a run's computations, such as those of `task.Task`."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of steps."""
+        """The number of steps in an epoch."""
 
     def begin(self) -> Any:
-        """The state to go on from."""
+        """The state to go on from: the newest checkpoint's, or the first one."""
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles what those calls and the evaluation need; the state stays as it is."""
+        """Compiles the programs of those calls and of the evaluation; the state stays as it is."""
 
     def advance(self, state, steps: range) -> Any:
-        """The state after a call of steps of those numbers."""
+        """The state after the steps of those numbers, which are one call of a compiled program."""
 
     def finish_epoch(
         self, state, epoch: int, between_batches: Callable[[], None]
@@ -54,23 +54,42 @@ def run(
 ) -> Any:
     """Advances the state that the work begins with to the end of the last epoch and returns it.
 
-    At the end of each epoch, its record is logged and the state saved; a state that was saved before its evaluation was
-    through begins with that. What `WorkDir.open` found changed holds from that step on, and is said with the learning rates.
+    At the end of each epoch its record is logged and the state saved. A state that was saved after an epoch's last step but
+    before its evaluation was finished is evaluated first. Settings that `WorkDir.open` found changed are noted in the work
+    directory, with the learning rates before and after the change.
     Raises `Stopped` after a signal, with the state saved, and `UserError`, without, when the loss is not finite.
     """
     with Stops() as stops, _finishing(checkpoints):
+        # Restoring takes minutes where files are slow, so that a signal must be able to end it.
         try:
             state = stops.during(work.begin)
         except Interrupted as interrupted:
-            raise Stopped(interrupted.number, max(checkpoints.steps(), default=0)) from None
+            saved = max(checkpoints.steps(), default=0)
+            raise Stopped(interrupted.number, saved) from None
+
         step = int(state.step)
-        _check_epochs(settings.num_epochs, step, work.steps_per_epoch)
-        evaluated = _is_evaluated(state, step, work.steps_per_epoch)
-        with contextlib.closing(Log(workdir, step if evaluated else step - 1)) as log:
-            loop = _Loop(state, settings, workdir, checkpoints, work, where, log, stops)
+        _check_epochs(settings.num_epochs, step=step, steps_per_epoch=work.steps_per_epoch)
+        evaluated = _is_evaluated(state, step=step, steps_per_epoch=work.steps_per_epoch)
+
+        # The log is cut behind the last record that is final: an epoch that is evaluated anew gets another one.
+        logged = step
+        if not evaluated:
+            logged = step - 1
+        with contextlib.closing(Log(workdir, logged)) as log:
+            loop = _Loop(
+                state=state,
+                settings=settings,
+                workdir=workdir,
+                checkpoints=checkpoints,
+                work=work,
+                where=where,
+                log=log,
+                stops=stops,
+            )
             loop.note_changes()
             if step < loop.last or not evaluated:
                 loop.prepare()
+
             with loop.watchdog:
                 if not evaluated:
                     loop.end_epoch()
@@ -80,28 +99,33 @@ def run(
 
 
 class _Loop:
-    """A run under way: its state, at `step`, and what surrounds it."""
+    """A run under way: its state, at `step`, and what the loop needs around it."""
 
     def __init__(
         self,
+        *,
         state,
         settings: Settings,
-        workdir,
-        checkpoints,
+        workdir: WorkDir,
+        checkpoints: Checkpoints,
         work: Work,
-        where,
+        where: Devices,
         log: Log,
         stops: Stops,
     ):
-        self.state, self.settings, self.workdir, self.checkpoints = (
-            state,
-            settings,
-            workdir,
-            checkpoints,
-        )
-        self.work, self.where, self.log, self.stops = work, where, log, stops
-        self.step = self.saved = int(state.step)  # saved: the step of the newest checkpoint
+        self.state = state
+        self.settings = settings
+        self.workdir = workdir
+        self.checkpoints = checkpoints
+        self.work = work
+        self.where = where
+        self.log = log
+        self.stops = stops
+
+        # Steps: the one that the state is at, that of the newest checkpoint, and the last one of the run.
+        self.step = self.saved = int(state.step)
         self.last = settings.num_epochs * work.steps_per_epoch
+
         self.watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
         self.progress = _Progress(self.step, self.last)
         self.saves = _Saves(settings)
@@ -112,13 +136,17 @@ class _Loop:
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
 
     def note_changes(self) -> None:
-        """Writes down which settings are others from here on, if any."""
+        """Notes the settings that differ from here on, if any, in config.json and in the log."""
+        # Read before it is overwritten.
         before = self.workdir.config()
         changed = self.workdir.note_changes(self.settings, self.step)
         if not changed:
             return
         rates = changes.rates(
-            from_config(before), self.settings, self.step, self.work.steps_per_epoch
+            before=from_config(before),
+            after=self.settings,
+            step=self.step,
+            steps_per_epoch=self.work.steps_per_epoch,
         )
         self.workdir.say(changes.describe(changed, rates))
 
@@ -130,28 +158,41 @@ class _Loop:
         except Interrupted as interrupted:
             raise self._stopped(interrupted.number) from None
         self.log.note(f"compiled in {time.monotonic() - self.started:.1f} s")
+
+        # The clocks of the epoch, of the watchdog and of the saves begin here: compiling is in none of them.
         self.started = time.monotonic()
         self.watchdog.beat(self.step)
         self.saves.done()
 
     def _compile(self) -> None:
-        self.work.prepare(
-            self.state,
-            _calls(self.step, self.last, self.work.steps_per_epoch, self.settings.steps_per_call),
+        calls = _calls(
+            self.step,
+            last=self.last,
+            steps_per_epoch=self.work.steps_per_epoch,
+            steps_per_call=self.settings.steps_per_call,
         )
-        # What a save needs is compiled as it is called.
+        self.work.prepare(self.state, calls)
+        # Copying a state for a save and checking it are small programs, which compile when they are first called.
         self.where.saveable(self.state)
         self._check_whole()
 
     def call(self) -> None:
-        """Makes one call's steps, and what is due after them."""
-        steps = _next_call(self.step, self.work.steps_per_epoch, self.settings.steps_per_call)
+        """Runs the steps of one call, and what is due after them: an epoch's end, a save, a check of the loss."""
+        steps = _next_call(
+            self.step,
+            steps_per_epoch=self.work.steps_per_epoch,
+            steps_per_call=self.settings.steps_per_call,
+        )
         self.state = self.work.advance(self.state, steps)
         self.step = steps.stop
         self.progress.show(self.step)
+
+        # Steps run ahead of Python. Only a wait for a result shows whether the other processes are alive.
         if hosts.count() > 1 and _crossed(steps, hosts.WAIT_EVERY):
             jax.block_until_ready(self.state.step)
             self.watchdog.beat(self.step)
+
+        # Once a call on every process, or they would not agree on the step to stop after.
         signal = self.stops.wanted()
         if self.step % self.work.steps_per_epoch == 0:
             self.end_epoch()
@@ -160,55 +201,75 @@ class _Loop:
             self._save()
         elif _crossed(steps, self.settings.log_every_steps):
             self._check_finite()
+
+        # By now the state is saved.
         if signal and self.step < self.last:
             raise self._stopped(signal)
 
     def end_epoch(self) -> None:
-        """Evaluates, writes the record and saves. A signal while it evaluates stops it, with the state saved as it is."""
+        """Evaluates, logs the record and saves. After a signal the evaluation is broken off and the state saved without it."""
         self._check_whole()
         epoch = self.step // self.work.steps_per_epoch - 1
         try:
-            state, record, top1 = self.work.finish_epoch(self.state, epoch, self._between_batches)
+            state, record, top1 = self.work.finish_epoch(
+                self.state, epoch, between_batches=self._between_batches
+            )
         except Interrupted as interrupted:
+            # Saved without an accuracy, by which the next start sees that it has to evaluate (`_is_evaluated`).
             if self.saved < self.step:
                 self._save()
             raise self._stopped(interrupted.number) from None
         self.state = self.where.settle(state)
+
         record["seconds"] = round(time.monotonic() - self.started, 3)
         self.started = time.monotonic()
+
+        # The record comes before the save: after a crash between the two it is cut off and written again.
         self.log.write(record)
         self.progress.say(_line(record))
         self.log.note(_line(record))
         self._save(top1)
 
     def _between_batches(self) -> None:
+        # An evaluation may take longer than the watchdog's patience.
         self.watchdog.beat(self.step)
         self.stops.check()
 
     def _save(self, top1: float | None = None) -> None:
-        self.checkpoints.save(self.step, self.state, top1)
+        self.checkpoints.save(self.step, self.state, top1=top1)
         self.saved = self.step
         self.saves.done()
 
     def _check_finite(self) -> None:
-        loss, examples = float(self.state.sums.loss), float(self.state.sums.examples)
+        """Raises the `UserError` of a run that has diverged, by the epoch's loss so far."""
+        loss = float(self.state.sums.loss)
+        examples = float(self.state.sums.examples)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
+        # At the beginning of an epoch no example has been summed yet.
         if loss > EXPLODED * max(examples, 1):
             raise self._diverged(f"the mean loss of the epoch exploded to {loss / examples:.3g}")
 
     def _check_whole(self) -> None:
         """Before a checkpoint: the last step may have spoiled the weights without the loss showing it yet."""
         self._check_finite()
-        if not devices.all_finite({name: getattr(self.state, name, None) for name in VARIABLES}):
+        # A search has alphas, a training has none.
+        variables = {name: getattr(self.state, name, None) for name in VARIABLES}
+        if not devices.all_finite(variables):
             raise self._diverged("the weights are no longer finite")
 
     def _diverged(self, what: str) -> UserError:
+        """The error of a run that has diverged: where it began, and how to go on from the last good checkpoint."""
         began = divergence.describe(self.state.guard, self.state.params)
-        section = "weights" if isinstance(self.settings, SearchSettings) else "optimizer"
+        section = "optimizer"
+        if isinstance(self.settings, SearchSettings):
+            section = "weights"
+
         # Weights whose gradient is not finite are no good, even where they are finite themselves.
         broken = divergence.first_step(self.state.guard)
-        good = self.checkpoints.last_before(self.step if broken is None else broken)
+        if broken is None:
+            broken = self.step
+        good = self.checkpoints.last_before(broken)
         goes_on = "begins anew, as there is no good checkpoint"
         if good is not None:
             goes_on = (
@@ -234,40 +295,49 @@ def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
 
 
 def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
-    """Whether the evaluation of the last whole epoch is through, where the state stands at its end."""
+    """Whether nothing is left to evaluate: False for the state of an epoch's last step that has no accuracy of that epoch."""
     epoch = step // steps_per_epoch - 1
-    return step % steps_per_epoch > 0 or epoch < 0 or not math.isnan(float(state.top1[epoch]))
+    within_epoch = step % steps_per_epoch > 0
+    if within_epoch or epoch < 0:
+        return True
+    top1 = float(state.top1[epoch])
+    return not math.isnan(top1)
 
 
 @contextlib.contextmanager
 def _finishing(checkpoints: Checkpoints):
-    """Waits at the end for what is being saved, unless a second Ctrl-C asked not to."""
+    """Waits at the end for what is being saved, unless a second Ctrl-C quits at once."""
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException:
-        with contextlib.suppress(UserError):  # the first error is the one to tell of
+        # An error of the last save must not take the place of the one that ended the run.
+        with contextlib.suppress(UserError):
             checkpoints.close()
         raise
     checkpoints.close()
 
 
 def _next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
-    """The steps of one call. Calls begin at the same steps wherever a run was stopped, and none goes over an epoch's end."""
+    """The steps of the call that begins at `step`.
+
+    Calls end at the same steps wherever a run was stopped, and none goes beyond an epoch's end: a resumed run makes the same
+    calls as an uninterrupted one, and its results have the same bits.
+    """
+    # Positions within the epoch.
     index = step % steps_per_epoch
     end = min((index // steps_per_call + 1) * steps_per_call, steps_per_epoch)
     return range(step, step - index + end)
 
 
 def _calls(step: int, last: int, steps_per_epoch: int, steps_per_call: int) -> list[range]:
-    """The first call of each number of steps that is still to come."""
+    """A call of each length, in steps, that the run has still to make: each is a program to compile."""
     calls: dict[int, range] = {}
-    end = min(
-        last, step + 2 * steps_per_epoch
-    )  # an epoch from its beginning to its end has all of them
+    # Two epochs are enough: the rest of this one, and a whole one, which has all lengths that there are.
+    end = min(last, step + 2 * steps_per_epoch)
     while step < end:
-        steps = _next_call(step, steps_per_epoch, steps_per_call)
+        steps = _next_call(step, steps_per_epoch=steps_per_epoch, steps_per_call=steps_per_call)
         calls.setdefault(len(steps), steps)
         step = steps.stop
     return list(calls.values())
@@ -282,33 +352,38 @@ class _Saves:
     """When a checkpoint is due within an epoch: by steps and by the clock."""
 
     def __init__(self, settings: Settings):
-        self._steps, minutes = settings.checkpoint_every_steps, settings.checkpoint_every_minutes
-        self._seconds = None if minutes is None else 60 * minutes
+        self._steps = settings.checkpoint_every_steps
+        self._seconds = None
+        if settings.checkpoint_every_minutes is not None:
+            self._seconds = 60 * settings.checkpoint_every_minutes
         self.done()
 
     def done(self) -> None:
         self._last = time.monotonic()
 
     def due(self, steps: range) -> bool:
+        """Whether to save after these steps. The answer is the same on every process."""
         if self._steps is not None and _crossed(steps, self._steps):
             return True
         if self._seconds is None:
             return False
         now = time.monotonic() - self._last >= self._seconds
-        # Clocks differ: the first process's counts, and asking for it is not free.
-        return (
-            now
-            if hosts.count() == 1
-            else _crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)
-        )
+        if hosts.count() == 1:
+            return now
+        # The clocks of processes differ: the first one's decides. Sending it costs time, so only every few steps.
+        return _crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)
 
 
 def _line(record: dict) -> str:
-    shown = (
-        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
-        for k, v in record.items()
-        if not isinstance(v, dict)
-    )
+    """A record in one line of text, without what is nested in it, such as the genotype."""
+    shown = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            continue
+        # Four digits; whole numbers as they are.
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        shown.append(f"{name} {value}")
     return "  ".join(shown)
 
 
@@ -316,13 +391,16 @@ class _Progress:
     """A bar on a terminal, plain lines elsewhere; both on stderr."""
 
     def __init__(self, step: int, last: int):
+        # Imported where it is used: the commands that show no bar start faster.
         from tqdm import tqdm
 
         hidden = not (hosts.is_first() and sys.stderr.isatty())
         self._bar = tqdm(total=last, initial=step, unit="step", disable=hidden, file=sys.stderr)
 
     def show(self, step: int) -> None:
-        self._bar.update(step - self._bar.n if not self._bar.disable else 0)
+        # A hidden bar keeps no position to count from.
+        if not self._bar.disable:
+            self._bar.update(step - self._bar.n)
 
     def say(self, text: str) -> None:
         if hosts.is_first():

@@ -1,6 +1,6 @@
 """Optimizers, as chains in which every rule of the method is one link (methods.md A2, D).
 
-Latent weights, the parameters that `layers.is_latent` knows by name, have links of their own, as their scheme's `LatentRule`
+Latent weights, the parameters that `layers.is_latent` knows by name, have separate links, as the `LatentRule` of their scheme
 says: a factor of the gradient, gradients in closed form, rates, and the projection after each update. None touches the forward
 pass.
 """
@@ -19,9 +19,9 @@ from bnas_jax.training.schedules import Schedule, constant
 
 
 class LatentOptimizer(optax.GradientTransformation):
-    """An optimizer that does to latent weights what `scheme` says; made by `for_latents`.
+    """An optimizer with the links for latent weights of a scheme; made by `for_latents`.
 
-    unclipped: the same without its clipping, of the same state.
+    scheme: that one. unclipped: the same optimizer without its clipping, with a state of the same structure.
     """
 
     scheme: Scheme
@@ -34,7 +34,8 @@ class LatentOptimizer(optax.GradientTransformation):
         scheme: Scheme,
         unclipped: optax.GradientTransformation,
     ) -> "LatentOptimizer":
-        """The same chain, known to follow the scheme."""
+        """The optimizer of a chain that follows the scheme."""
+        # A named tuple of two functions, init and update, with two attributes besides.
         optimizer = cls(*chain)
         optimizer.scheme, optimizer.unclipped = scheme, unclipped
         return optimizer
@@ -47,10 +48,10 @@ def for_latents(
     clip_norm: float | None = None,
     rate: float | Schedule | None = None,
 ) -> LatentOptimizer:
-    """Any optax optimizer with what the scheme does to latent weights: for `TrainStep` and `SearchStep`.
+    """Any optax optimizer, with the scheme's treatment of latent weights: for `TrainStep` and `SearchStep`.
 
-    In this order: the raw gradient is clipped to `clip_norm` (None: not), the latent weights' is multiplied by the scheme's
-    factor, the scheme's gradients in closed form, the optimizer's own update, the scheme's rates, and the projection.
+    In this order: the raw gradient is clipped to `clip_norm` (None: not), that of latent weights is multiplied by the scheme's
+    factor, the scheme's gradients in closed form, the update of `optimizer`, the scheme's rates, and the projection.
     rate: the optimizer's learning rate, a number or a function of the step; for a scheme whose closed forms depend on it.
     Raises `UserError` for an optimizer that already does this, and without a rate that is needed.
 
@@ -66,6 +67,8 @@ def for_latents(
             f"the gradients of {type(scheme).__name__} depend on the learning rate; "
             "write for_latents(optimizer, scheme, rate=...) with the optimizer's own"
         )
+
+    # Before the optimizer: what changes gradients.
     links = []
     clips = clip_norm is not None and clip_norm != float("inf")
     if clips:
@@ -75,15 +78,21 @@ def for_latents(
         links.append(scale_latent_gradients(rule.factor))
     if rule.gradients is not None and rate is not None:
         links.append(latent_gradients(rule.gradients, _schedule(rate)))
+
+    # Behind it: what changes updates. The projection is last, as it needs the whole update.
     links.append(optimizer)
     if rule.rates:
         links.append(scale_rates(rule.rates))
     if rule.project is not None:
         links.append(project_latents(rule.project))
+
+    # An identity takes the place of the clipping, so that both chains can use one state.
     unclipped = list(links)
     if clips:
         unclipped[0] = optax.flatten(optax.identity())
-    return LatentOptimizer.of(optax.chain(*links), scheme, optax.chain(*unclipped))
+    return LatentOptimizer.of(
+        chain=optax.chain(*links), scheme=scheme, unclipped=optax.chain(*unclipped)
+    )
 
 
 def latent_sgd(
@@ -96,7 +105,7 @@ def latent_sgd(
     clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
-    """SGD as in PyTorch, with what the scheme does to latent weights. Rates and momenta are numbers or functions of the step.
+    """SGD as in PyTorch, with the scheme's treatment of latent weights. Rates and momenta are numbers or functions of the step.
 
     Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see `with_decay`.
 
@@ -104,7 +113,10 @@ def latent_sgd(
     """
     descent = sgd(_schedule(learning_rate), _schedule(momentum), nesterov=nesterov)
     return for_latents(
-        with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate
+        with_decay(descent, weight_decay=weight_decay, decayed=decayed),
+        scheme,
+        clip_norm=clip_norm,
+        rate=learning_rate,
     )
 
 
@@ -122,31 +134,36 @@ def latent_adam(
     """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as `latent_sgd`."""
     descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
     return for_latents(
-        with_decay(descent, weight_decay, decayed), scheme, clip_norm=clip_norm, rate=learning_rate
+        with_decay(descent, weight_decay=weight_decay, decayed=decayed),
+        scheme,
+        clip_norm=clip_norm,
+        rate=learning_rate,
     )
 
 
 def with_decay(
     descent: optax.GradientTransformation, weight_decay: float, decayed: str = "all"
 ) -> optax.GradientTransformation:
-    """An optimizer of each weight by itself, with weight decay added to the gradient before it.
+    """An elementwise optimizer, with weight decay added to the gradient before it.
 
     decayed: `all` parameters; the `kernels` of convolutions and what is learned beside them, see `decays`; or those that have
     `moved`, see `decay_of_moved`.
     """
+    # The mask needs the names of the parameters, which one flat vector has not.
     if decayed == "kernels":
         mask = lambda tree: jax.tree_util.tree_map_with_path(decays, tree)
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=mask), optax.flatten(descent)
-        )
-    decay = optax.add_decayed_weights
+        decay = optax.add_decayed_weights(weight_decay, mask=mask)
+        return optax.chain(decay, optax.flatten(descent))
+
     if decayed == "moved":
-        decay = decay_of_moved
-    return optax.flatten(optax.chain(decay(weight_decay), descent))
+        decay = decay_of_moved(weight_decay)
+    else:
+        decay = optax.add_decayed_weights(weight_decay)
+    return optax.flatten(optax.chain(decay, descent))
 
 
 def decays(path: tuple, leaf: jax.Array) -> bool:
-    """Whether weight decay of `kernels` reaches a parameter: not BN, biases, the slopes of PReLUs and dense layers.
+    """Whether weight decay of `kernels` includes a parameter: not BN, biases, the slopes of PReLUs and dense layers.
 
     That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (methods.md A8).
     """
@@ -154,15 +171,21 @@ def decays(path: tuple, leaf: jax.Array) -> bool:
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
-    """`UserError` for an optimizer that does to latent weights what another scheme says, or nothing where this one projects."""
+    """`UserError` for an optimizer without the scheme's treatment of latent weights, or with that of another scheme."""
     followed = getattr(optimizer, "scheme", None)
-    # Equal schemes are asked for no rule: its functions may be made anew each time, and differ then.
+    # Schemes first: equal ones may have unequal rules, whose functions may be made anew for each.
     if followed == scheme:
         return
-    rule = LatentRule() if followed is None else followed.latents
+
+    # Schemes of other names may have the same rule, such as none.
+    rule = LatentRule()
+    if followed is not None:
+        rule = followed.latents
     if rule != scheme.latents:
         name = type(scheme).__name__
-        rate = "" if scheme.latents.gradients is None else ", rate=rate"
+        rate = ""
+        if scheme.latents.gradients is not None:
+            rate = ", rate=rate"
         raise UserError(
             f"the optimizer does not treat latent weights as {name} does; "
             f"write for_latents(optimizer, scheme{rate}) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
@@ -170,10 +193,15 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
 
 
 def on_latents(function, tree, *rest):
-    """`function` on each latent weight of a tree of parameters, the other leaves as they are."""
+    """A tree of parameters with `function` applied to each latent weight; the other leaves as they are.
+
+    rest: trees of the same structure, whose leaves are further arguments.
+    """
 
     def on_leaf(path, leaf, *others):
-        return function(leaf, *others) if is_latent(path[-1].key) else leaf
+        if not is_latent(path[-1].key):
+            return leaf
+        return function(leaf, *others)
 
     return jax.tree_util.tree_map_with_path(on_leaf, tree, *rest)
 
@@ -184,6 +212,7 @@ def kernels_always_zero(params, scheme: Scheme) -> list[str]:
         return []
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        # Depthwise: one input channel, whose mean is the kernel itself.
         if is_latent(path[-1].key) and leaf.shape[2] == 1:
             found.append("/".join(part.key for part in path))
     return found
@@ -200,7 +229,8 @@ def scale_latent_gradients(
     factor: Callable[[tuple[int, ...]], float],
 ) -> optax.GradientTransformation:
     """Multiplies the gradients of latent weights by a factor of their shape (`LatentRule.factor`)."""
-    return optax.stateless(lambda grads, _: on_latents(lambda g: g * factor(g.shape), grads))
+    scaled = lambda gradient: gradient * factor(gradient.shape)
+    return optax.stateless(lambda grads, _: on_latents(scaled, grads))
 
 
 class StepCount(NamedTuple):
@@ -218,39 +248,49 @@ def latent_gradients(gradients: Callable, rate: Schedule) -> optax.GradientTrans
 
     def update(grads, state, params):
         at_step = rate(state.step)
-        closed = on_latent_modules(
-            lambda grads, params: gradients(params, grads, at_step), grads, params
-        )
+        of_module = lambda grads, params: gradients(params, grads, at_step)
+        closed = on_latent_modules(of_module, grads, params)
         return closed, StepCount(state.step + 1)
 
     return optax.GradientTransformation(init, update)
 
 
 def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies the updates of a latent weights' module by a factor for each name of `rates` (`LatentRule.rates`)."""
+    """Multiplies updates in modules with latent weights, each by the factor of its name in `rates` (`LatentRule.rates`)."""
 
     def of_module(updates):
-        scaled = {name: factor * updates[name] for name, factor in rates.items() if name in updates}
-        return {**updates, **scaled}
+        scaled = dict(updates)
+        for name, factor in rates.items():
+            if name in updates:
+                scaled[name] = factor * updates[name]
+        return scaled
 
     return optax.stateless(lambda updates, _: on_latent_modules(of_module, updates))
 
 
 def on_latent_modules(function, tree, *rest):
-    """`function` on the dict of each module that has latent weights, in a tree of parameters; the rest as it is."""
+    """A tree of parameters with `function` applied to the dict of each module that has latent weights; the rest as it is.
+
+    rest: trees of the same structure, whose dicts are further arguments.
+    """
     if not isinstance(tree, Mapping):
         return tree
-    inner = {
-        name: on_latent_modules(function, value, *(other[name] for other in rest))
-        for name, value in tree.items()
-    }
-    return function(inner, *rest) if "latent" in inner else inner
+    # From the leaves up: modules may contain modules.
+    inner = {}
+    for name, value in tree.items():
+        others = [other[name] for other in rest]
+        inner[name] = on_latent_modules(function, value, *others)
+    if "latent" in inner:
+        return function(inner, *rest)
+    return inner
 
 
 def project_latents(project: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
     """Changes the updates so that the updated latent weights are projected. The last link of a chain."""
 
+    # optax adds the result to the parameters, which are then the projected ones.
     def update(updates, params):
+        # u: updates, p: parameters.
         return on_latents(lambda u, p: project(p + u) - p, updates, params)
 
     return optax.stateless(update)
@@ -269,23 +309,29 @@ def sgd(
     """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v, or -lr (g + m v) with Nesterov's."""
 
     def init(params):
-        return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+        trace = jax.tree.map(jnp.zeros_like, params)
+        return MomentumState(step=jnp.zeros((), jnp.int32), trace=trace)
 
     def update(grads, state, params=None):
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
-        trace = jax.tree.map(lambda g, v: (decay * v + g).astype(v.dtype), grads, state.trace)
+
+        # g: gradients, v: momenta, d: descents. Schedules are float32, which must not widen weights of fewer bits.
+        moved = lambda g, v: (decay * v + g).astype(v.dtype)
+        trace = jax.tree.map(moved, grads, state.trace)
         descent = trace
         if nesterov:
-            descent = jax.tree.map(lambda g, v: g + decay * v, grads, trace)
-        updates = jax.tree.map(lambda d: (-rate * d).astype(d.dtype), descent)
-        return updates, MomentumState(state.step + 1, trace)
+            ahead = lambda g, v: g + decay * v
+            descent = jax.tree.map(ahead, grads, trace)
+        step = lambda d: (-rate * d).astype(d.dtype)
+        updates = jax.tree.map(step, descent)
+        return updates, MomentumState(step=state.step + 1, trace=trace)
 
     return optax.GradientTransformation(init, update)
 
 
 class MovedState(NamedTuple):
-    """moved: of each weight, whether it has had a gradient; a tree like the parameters."""
+    """moved: for each weight, whether it has had a gradient in any step."""
 
     moved: Any
 
@@ -294,13 +340,14 @@ def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
     """Weight decay of the weights that have had a gradient; those of layers that never ran have none, and stay (GDAS)."""
 
     def init(params):
-        return MovedState(jax.tree.map(lambda p: jnp.zeros(p.shape, bool), params))
+        never = lambda p: jnp.zeros(p.shape, bool)
+        return MovedState(jax.tree.map(never, params))
 
+    # g: gradients, p: parameters, m: whether they have moved.
     def update(grads, state, params):
         moved = jax.tree.map(lambda m, g: m | (g != 0), state.moved, grads)
-        decayed = jax.tree.map(
-            lambda g, p, m: g + weight_decay * jnp.where(m, p, 0), grads, params, moved
-        )
+        decay = lambda g, p, m: g + weight_decay * jnp.where(m, p, 0)
+        decayed = jax.tree.map(decay, grads, params, moved)
         return decayed, MovedState(moved)
 
     return optax.GradientTransformation(init, update)
@@ -314,12 +361,17 @@ def alphas_adam(
     weight_decay: float = 1e-3,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with L2 regularisation, as DARTS optimizes alpha. clip_norm: to which its gradient is clipped before."""
-    links = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    """Adam with L2 regularisation, as DARTS optimizes alpha. clip_norm: to which its gradient is clipped, None: not."""
+    links = []
+    if clip_norm is not None:
+        links.append(optax.clip_by_global_norm(clip_norm))
+    # Before Adam, so that the decay is part of its gradient: L2 regularisation, not AdamW.
     links.append(optax.add_decayed_weights(weight_decay))
     links.append(optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8))
     return optax.chain(*links)
 
 
 def _schedule(value: float | Schedule) -> Schedule:
-    return value if callable(value) else constant(value)
+    if callable(value):
+        return value
+    return constant(value)

@@ -1,4 +1,4 @@
-"""Brings a state that was saved before some settings changed into the form that the run has now."""
+"""Brings a state that was saved before some settings changed into the form that the run has now (`--change`)."""
 
 from collections import Counter
 from typing import Any
@@ -16,34 +16,50 @@ def by_name(tree, links: bool = True) -> dict[str, Any]:
     links: with the positions in tuples. Without them an optimizer's state has the same names whether or not its chain has
     a link more that keeps no state, such as clipping. Names that would occur twice keep their positions.
     """
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    whole = ["/".join(map(_part, path)) for path in paths]
-    short = ["/".join(part for part in map(_part, path) if not part.isdigit()) for path in paths]
+    leaves: list[Any] = []
+    whole: list[str] = []
+    short: list[str] = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = [_part(key) for key in path]
+        leaves.append(leaf)
+        whole.append("/".join(parts))
+        short.append("/".join(part for part in parts if not part.isdigit()))
+    if links:
+        return dict(zip(whole, leaves, strict=True))
+
+    # Without positions, where that leaves a name unique.
     times = Counter(short)
-    names = (
-        whole if links else [s if times[s] == 1 else w for s, w in zip(short, whole, strict=True)]
-    )
-    return dict(zip(names, jax.tree.leaves(tree), strict=True))
+    named = {}
+    for name, long_name, leaf in zip(short, whole, leaves, strict=True):
+        if times[name] > 1:
+            name = long_name
+        named[name] = leaf
+    return named
 
 
 def _part(key) -> str:
-    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
+    """A part of a path as text: the name of a field, the key of a dict, or the position in a tuple."""
+    for attribute in ("name", "key", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
 
 
 def as_saved(wanted, saved):
-    """What to restore: the structure and the shapes of `saved`, metadata by Orbax, in the number types of `wanted`."""
-    types = {name: leaf.dtype for name, leaf in by_name(wanted, links=False).items()}
-    found = by_name(saved, links=False)
-    leaves = [jax.ShapeDtypeStruct(leaf.shape, types[name]) for name, leaf in found.items()]
+    """The shapes to restore: the structure and the shapes of `saved`, metadata by Orbax, in the number types of `wanted`."""
+    named = by_name(wanted, links=False)
+    types = {name: leaf.dtype for name, leaf in named.items()}
+    leaves = []
+    for name, leaf in by_name(saved, links=False).items():
+        leaves.append(jax.ShapeDtypeStruct(leaf.shape, types[name]))
     return jax.tree.unflatten(jax.tree.structure(saved), leaves)
 
 
 def restructured(restored, wanted):
-    """The leaves of `restored` in the structure of `wanted`."""
+    """The leaves of `restored` in the structure of `wanted`, found by their names."""
     leaves = by_name(restored, links=False)
-    return jax.tree.unflatten(
-        jax.tree.structure(wanted), [leaves[name] for name in by_name(wanted, links=False)]
-    )
+    ordered = [leaves[name] for name in by_name(wanted, links=False)]
+    return jax.tree.unflatten(jax.tree.structure(wanted), ordered)
 
 
 def with_epochs(state, shapes):
@@ -52,9 +68,12 @@ def with_epochs(state, shapes):
     def fit(leaf: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
         if leaf.shape == shape.shape:
             return leaf
-        rows = np.full(shape.shape, np.nan, shape.dtype)
+
+        # Only leaves with a row for each epoch differ in shape.
+        rows = np.full(shape.shape, np.nan, dtype=shape.dtype)  # [epochs, ...]
         kept = np.asarray(leaf)[: len(rows)]
         rows[: len(kept)] = kept
+        # Placed as it was, on however many devices.
         return jax.make_array_from_callback(rows.shape, leaf.sharding, lambda index: rows[index])
 
     return jax.tree.map(fit, state, shapes)

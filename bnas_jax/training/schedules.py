@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import optax
 
+# (step) -> a float32 array; step: a number, or an array inside a compiled step.
 Schedule = Callable
 
 
@@ -16,9 +17,15 @@ def one_cycle(low: float, high: float, last: float, steps: int, tail: float) -> 
 
     def rate(step):
         step = jnp.asarray(step, jnp.float32)
+        # 0 at both ends of the cycle, 1 in its middle.
         peak = 1 - jnp.abs(step / half - 1)
+        # From 0 to 1 over the tail.
         falling = jnp.clip((step - cycle) / rest, 0, 1)
-        return jnp.where(step <= cycle, low + (high - low) * peak, low + (last - low) * falling)
+        return jnp.where(
+            step <= cycle,
+            low + (high - low) * peak,
+            low + (last - low) * falling,
+        )
 
     return rate
 
@@ -27,21 +34,23 @@ def cosine(high: float, low: float, steps: float) -> Schedule:
     """Half a cosine from high to low over `steps`, then low."""
 
     def rate(step):
+        # From 0 to 1 over the steps, and 1 from there on.
         position = jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1)
-        return low + (high - low) * (1 + jnp.cos(jnp.pi * position)) / 2
+        wave = 1 + jnp.cos(jnp.pi * position)  # from 2 to 0
+        return low + (high - low) * wave / 2
 
     return rate
 
 
 def cosine_restarts(high: float, low: float, steps: float) -> Schedule:
-    """The same, started anew whenever it has ended (SGDR, arXiv 1608.03983)."""
-    once = cosine(high, low, steps)
+    """`cosine` of that many steps, started anew whenever it has ended (SGDR, arXiv 1608.03983)."""
+    once = cosine(high=high, low=low, steps=steps)
     return lambda step: once(jnp.asarray(step, jnp.float32) % steps)
 
 
 def linear(high: float, low: float, steps: int) -> Schedule:
     """A line from high to low over `steps`, then low."""
-    return optax.linear_schedule(high, low, steps)
+    return optax.linear_schedule(init_value=high, end_value=low, transition_steps=steps)
 
 
 def decays(high: float, factor: float, steps: Sequence[int]) -> Schedule:
@@ -57,7 +66,12 @@ def constant(value: float) -> Schedule:
 def by_epoch(schedule: Schedule, steps_per_epoch: int, first_epoch: int = 0) -> Schedule:
     """A schedule of steps, constant within each epoch.
 
-    first_epoch: where on the schedule the first epoch lies: 0, or 1 where a code steps its scheduler before each epoch, as the
-    search's, Bi-Real's and ReActNet's do.
+    first_epoch: the position of the first epoch on the schedule: 0, or 1 for a code that steps its scheduler before each epoch,
+    as those of the search, of Bi-Real Net and of ReActNet do.
     """
-    return lambda step: schedule((step // steps_per_epoch + first_epoch) * steps_per_epoch)
+
+    def of_epoch(step):
+        epoch = step // steps_per_epoch + first_epoch
+        return schedule(epoch * steps_per_epoch)
+
+    return of_epoch

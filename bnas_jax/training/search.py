@@ -43,14 +43,15 @@ class SearchTask(Task):
     split = "valid"
 
     def build(self, data: Dataset) -> Program:
-        return build.search(self.run, data, self.where)
+        return build.search(self.run, data, where=self.where)
 
     @property
     def searcher(self) -> Searcher:
-        """The program's, which knows the supernet."""
+        """The searcher, with the columns and cells of alpha that the supernet has."""
         return self.program.step.searcher
 
     def build_evaluator(self) -> Evaluator | None:
+        # Without alphas there is no mixture to evaluate: candidates are scored at the end.
         if self.program.held_out is None or not self.searcher.has_alphas:
             return None
         seed = None
@@ -68,35 +69,43 @@ class SearchTask(Task):
 
     def finish_epoch(self, state: SearchState, epoch: int, between_batches: BetweenBatches):
         valid: dict[str, Any] = {"top1": None}
-        top1 = -math.inf  # an epoch that is not validated has ended, too
+        # An epoch that is not validated has ended, too: -inf, as NaN marks one that is still to come.
+        top1 = -math.inf
         if self.evaluator is not None:
             valid = self.evaluator(state.variables, epoch=epoch, between_batches=between_batches)
             top1 = valid["top1"]
-        record = self.record(state, epoch, valid) | self._describe(state, epoch)
+        record = self.record(state, epoch, result=valid)
+        record |= self._describe(state, epoch)
+
+        # Row 0 of the history is alpha before the first epoch.
+        history = jax.tree.map(
+            lambda rows, alpha: rows.at[epoch + 1].set(alpha), state.history, state.alphas
+        )
         state = state.replace(
             sums=Sums.zeros(self.program.model.arithmetic.dtype),
-            history=jax.tree.map(
-                lambda rows, alpha: rows.at[epoch + 1].set(alpha), state.history, state.alphas
-            ),
+            history=history,
             valid_top1=state.valid_top1.at[epoch].set(top1),
         )
         write_history(self.workdir, state, epoch)
         return state, record, valid["top1"]
 
     def _describe(self, state: SearchState, epoch: int) -> dict[str, Any]:
-        """What the epoch's record says of alpha, and of the temperature that the epoch had."""
+        """The part of an epoch's record that only a search has: of alpha, and the temperature of the epoch."""
         described = self.searcher.record(state.alphas)
-        temperature = self.searcher.temperature(Progress(jnp.asarray(epoch), self.run.num_epochs))
+        progress = Progress(epoch=jnp.asarray(epoch), num_epochs=self.run.num_epochs)
+        temperature = self.searcher.temperature(progress)
         if temperature is not None:
             described["temperature"] = float(temperature)
         return described
 
     def summary(self, state: SearchState) -> dict:
+        # A searcher without alphas chooses among candidates; the others have one derived from the history of alpha.
         record = self._finished(state)
         if record is None:
             history = {**state.history, "valid_top1": state.valid_top1}
-            record = taken(self.searcher, rule_of(self.run), history)
+            record = taken(self.searcher, rule=rule_of(self.run), history=history)
         write_json(self.workdir / "genotype.json", record)
+        # epoch: the one whose alpha was taken; of a searcher without alphas the last.
         return {
             "genotype": {name: record[name] for name in ("normal", "reduce")},
             "valid_top1": record["valid_top1"],
@@ -106,10 +115,12 @@ class SearchTask(Task):
 
     def _finished(self, state: SearchState) -> dict | None:
         """genotype.json of a searcher that scores candidates at the end, whose list is candidates.json; None for others."""
-        finished = self.searcher.finish(run_key(self.run.seed, CANDIDATES), Scores(self, state))
+        key = run_key(self.run.seed, CANDIDATES)
+        finished = self.searcher.finish(key, Scores(self, state))
         if finished is None:
             return None
         write_json(self.workdir / "candidates.json", finished.candidates)
+        # The weights are those of the last epoch.
         return {
             **finished.genotype.to_dict(),
             "epoch": self.run.num_epochs - 1,
@@ -118,10 +129,10 @@ class SearchTask(Task):
 
 
 class Scores:
-    """`scores(weights, batches)`: top-1 in % of the supernet with these weights of the layer types, on held-out batches.
+    """`scores(weights, batches)`: top-1 in % of the supernet on held-out batches.
 
-    Batches have the size of the search's, and those of a number beyond the last begin anew; None takes all of them. Batch norm
-    normalises by the batch.
+    weights: of the layer types, {"normal", "reduce"}, (14, types) each. batches: numbers of batches of the search's size; those
+    beyond the last one begin again with the first; None takes all of them once. Batch norm normalises by the batch.
     """
 
     def __init__(self, task: SearchTask, state: SearchState):
@@ -129,7 +140,8 @@ class Scores:
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
-        task, size = self._task, self._task.run.batch_size
+        # Made at the first score: compiled for batches of another size than the evaluation of an epoch.
+        task = self._task
         return Evaluator(
             task.program.model,
             task.program.held_out,
@@ -137,27 +149,38 @@ class Scores:
             task.run,
             where=task.where,
             searcher=task.searcher,
-            batch_size=size,
+            batch_size=task.run.batch_size,
             batch_statistics=True,
         )
 
     def __call__(self, weights: Mapping[str, np.ndarray], batches: range | None) -> float:
-        # Whole ones: padding would be normalised with the rest.
+        # Whole batches only: padding would enter the statistics by which batch norm normalises.
         count = len(self._task.program.held_out) // self._task.run.batch_size
         numbers = [number % count for number in batches or range(count)]
-        placed = {name: self._task.where.place(value) for name, value in weights.items()}
-        return self._evaluator({**self._state.variables, "alphas": placed}, batches=numbers)["top1"]
+
+        # A searcher without alphas takes the weights in their place.
+        place = self._task.where.place
+        placed = {name: place(value) for name, value in weights.items()}
+        variables = {**self._state.variables, "alphas": placed}
+        result = self._evaluator(variables, batches=numbers)
+        return result["top1"]
 
 
 def write_history(workdir: WorkDir, state: SearchState, epoch: int) -> None:
-    """alphas.npz: alpha before the first and after each epoch, and the validation accuracies in %, NaN where there is none."""
+    """Writes alphas.npz, on the first process alone.
+
+    One array for each cell, (epochs + 1, 14, types): alpha before the first and after each epoch until `epoch`. "valid_top1":
+    (epochs,), the validation accuracies in %, NaN where there is none.
+    """
     if not hosts.is_first():
         return
     valid_top1 = np.asarray(state.valid_top1[: epoch + 1])
+    # -inf of epochs without validation is a mark inside a state only.
     valid_top1 = np.where(np.isfinite(valid_top1), valid_top1, np.nan)
-    history = {name: np.asarray(rows[: epoch + 2]) for name, rows in state.history.items()}
+    arrays: dict[str, Any] = {"valid_top1": valid_top1}
+    for name, rows in state.history.items():
+        arrays[name] = np.asarray(rows[: epoch + 2])
     with whole(workdir / HISTORY) as part:
-        arrays: dict[str, Any] = {**history, "valid_top1": valid_top1}
         np.savez(part, **arrays)
 
 

@@ -1,4 +1,4 @@
-"""Everything that a run is at a step: what a checkpoint holds and a resumed run goes on from."""
+"""The state of a run at a step: all that its next steps depend on, which a checkpoint saves and a resumed run begins with."""
 
 import dataclasses
 import functools
@@ -26,31 +26,37 @@ class Sums(struct.PyTreeNode):
     @classmethod
     def zeros(cls, dtype) -> "Sums":
         """Before the first example."""
-        return cls(*(jnp.zeros((), dtype) for _ in range(3)))
+        # Three arrays, not one: a step donates its buffers, and none may be donated twice.
+        loss, correct, examples = (jnp.zeros((), dtype) for _ in range(3))
+        return cls(loss=loss, correct=correct, examples=examples)
 
     def add(self, loss, correct, examples) -> "Sums":
-        """loss: mean over the batch; correct, examples: counts."""
-        return Sums(self.loss + loss * examples, self.correct + correct, self.examples + examples)
+        """With those of a batch. loss: mean over the batch; correct, examples: numbers of examples."""
+        return Sums(
+            loss=self.loss + loss * examples,
+            correct=self.correct + correct,
+            examples=self.examples + examples,
+        )
 
 
 class TrainState(struct.PyTreeNode):
-    """The final training.
-
-    seed: of what its steps draw. test_top1: (epochs,), top-1 in % after each epoch, NaN where it is still to come.
-    """
+    """The state of the final training."""
 
     step: jax.Array
+    # Of everything that is drawn in the steps, uint32.
     seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    # Of the epoch so far.
     sums: Sums
+    # [epochs], top-1 in % after each epoch, NaN where it is still to come.
     test_top1: jax.Array
     guard: Guard | None = None
 
     @property
     def variables(self) -> dict:
-        """What is evaluated."""
+        """What the network is evaluated with."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
@@ -60,11 +66,7 @@ class TrainState(struct.PyTreeNode):
 
 
 class SearchState(struct.PyTreeNode):
-    """The search.
-
-    seed: of what its steps draw. history: alpha before the first and after each epoch, (epochs + 1, 14, types) each.
-    valid_top1: (epochs,) in %, NaN where it is still to come, -inf where no images are held out.
-    """
+    """The state of the search; fields as in `TrainState`, and those of alpha."""
 
     step: jax.Array
     seed: jax.Array
@@ -72,15 +74,18 @@ class SearchState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     sums: Sums
+    # {"normal", "reduce"}, [14, types] each; {} for a searcher without alphas.
     alphas: Any
     alphas_opt_state: Any
+    # Alpha before the first and after each epoch, [epochs + 1, 14, types] each.
     history: Any
+    # [epochs] in %, NaN where it is still to come, -inf where no images are held out.
     valid_top1: jax.Array
     guard: Guard | None = None
 
     @property
     def variables(self) -> dict:
-        """What is evaluated."""
+        """What the supernet is evaluated with."""
         return {"params": self.params, "batch_stats": self.batch_stats, "alphas": self.alphas}
 
     @property
@@ -89,7 +94,7 @@ class SearchState(struct.PyTreeNode):
         return self.valid_top1
 
 
-# What keys are for. Those of images are folds by the number of an epoch (`data.pipeline`), which is never as large.
+# What a key is used for. Keys of images are folded with the number of an epoch (`data.pipeline`), which is never as large.
 PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES = range(2**30, 2**30 + 5)
 
 
@@ -104,16 +109,19 @@ def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int)
     return _initialise(model, tuple(image_shape), run_key(seed, PARAMETERS))
 
 
-# Under jit the forward pass is not computed, as its result is not asked for.
+# Under jit XLA leaves the forward pass out, as nothing uses its result.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> dict:
     # Operations in their plain forms are traced faster, and draw the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
-    images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
+    images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)  # [1, H, W, C]
     if isinstance(model, Supernet):
+        # By the method that calls every layer type, so that all of them get parameters.
         variables = model.init(key, model.even_mixture(), images, train=False, method="mixture")
     else:
         variables = model.init(key, images, train=False)
+
+    # As the released code does before the first forward pass.
     return {
         "params": project_params(variables["params"], model.scheme.latents),
         "batch_stats": variables.get("batch_stats", {}),
@@ -136,7 +144,7 @@ def train_state_of(
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         sums=Sums.zeros(dtype),
-        test_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
+        test_top1=jnp.full((num_epochs,), jnp.nan, dtype=jnp.float32),
         guard=Guard.create(variables["params"]),
     )
 
@@ -154,7 +162,8 @@ def search_state_of(
     """A new search that begins with {"params", "batch_stats"} and alpha. dtype: of its sums."""
 
     def history(alpha):
-        return jnp.zeros((num_epochs + 1, *alpha.shape), alpha.dtype).at[0].set(alpha)
+        rows = jnp.zeros((num_epochs + 1, *alpha.shape), alpha.dtype)
+        return rows.at[0].set(alpha)
 
     return SearchState(
         step=jnp.zeros((), jnp.int32),
@@ -166,6 +175,6 @@ def search_state_of(
         alphas=alphas,
         alphas_opt_state=alphas_optimizer.init(alphas),
         history=jax.tree.map(history, alphas),
-        valid_top1=jnp.full((num_epochs,), jnp.nan, jnp.float32),
+        valid_top1=jnp.full((num_epochs,), jnp.nan, dtype=jnp.float32),
         guard=Guard.create(variables["params"]),
     )

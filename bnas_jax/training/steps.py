@@ -70,49 +70,65 @@ class TrainStep:
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
         """The state of a new training. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
-        variables = initial_variables(self.network, image_shape, seed)
+        variables = initial_variables(self.network, image_shape, seed=seed)
         dtype = self.network.arithmetic.dtype
         return train_state_of(variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype)
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
-        results = accumulate(
-            lambda part, number: self._gradient(state, part, number), batch, self.microbatches
-        )
+        # Forward and backward, microbatch by microbatch, and the mean over the devices.
+        gradient = lambda part, number: self._gradient(state, part, number)
+        results = accumulate(gradient, batch, parts=self.microbatches)
         batch_stats, grads, loss, correct = average(results, self.axis)
 
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        # The update; latent weights are projected by the last link of the optimizer's chain.
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, params=state.params)
+        step = state.step + 1
+        params = optax.apply_updates(state.params, updates)
+
+        # What is noted of the step: sums for the epoch's record, and the sizes of the gradients.
+        sums = _add(
+            state.sums,
+            loss=loss,
+            correct=correct,
+            batch=batch,
+            microbatches=self.microbatches,
+            axis=self.axis,
+        )
+        guard = state.guard
+        if guard is not None:
+            guard = watch(guard, grads=grads, step=state.step)
         return state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            step=step,
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            sums=_add(
-                state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis
-            ),
-            guard=None if state.guard is None else watch(state.guard, grads, state.step),
+            sums=sums,
+            guard=guard,
         )
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
-        """(batch statistics, gradients, loss, hits) of a microbatch."""
+        """(batch statistics, gradients, loss, hits) of a microbatch. number: of the microbatch in the batch."""
         options = self._random_options(state, number)
+        labels = batch["label"]  # [N]
 
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             mutable = ["batch_stats", "auxiliary"]
-            logits, new = self.network.apply(
+            logits, new = self.network.apply(  # [N, classes]
                 variables, batch["image"], train=True, mutable=mutable, **options
             )
-            loss = jnp.mean(cross_entropy(logits, batch["label"], self.label_smoothing))
+            loss = jnp.mean(cross_entropy(logits, labels, smoothing=self.label_smoothing))
+
             # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
             for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
-                loss += self.auxiliary_weight * jnp.mean(
-                    cross_entropy(auxiliary, batch["label"], self.label_smoothing)
-                )
-            return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
+                extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
+                loss += self.auxiliary_weight * jnp.mean(extra)
 
-        (loss, (batch_stats, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
-        )
+            correct = jnp.sum(hits(logits, labels))
+            return loss, (new.get("batch_stats", {}), correct)
+
+        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (batch_stats, correct)), grads = value_and_grad(state.params)
         return batch_stats, grads, loss, correct
 
     def _random_options(self, state: TrainState, number) -> dict:
@@ -120,14 +136,17 @@ class TrainStep:
 
         That grows linearly with the epoch, from 0 (methods.md D).
         """
+        # A key for each step and, where there are several, each microbatch.
         key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         if self.drop_path == 0:
             return {"rngs": {"dropout": key}}
+        # The rate is constant within an epoch.
         epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
         # Whoever makes more steps than the training has keeps its last rate.
-        rate = jnp.minimum(self.drop_path * epoch / self.num_epochs, self.drop_path)
+        rate = self.drop_path * epoch / self.num_epochs
+        rate = jnp.minimum(rate, self.drop_path)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}
 
 
@@ -161,8 +180,9 @@ class SearchStep:
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
         """The state of a new search. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
         dtype = self.supernet.arithmetic.dtype
+        # Alpha and the weights are drawn by different keys.
         alphas = self.searcher.init(run_key(seed, state_lib.ALPHAS), dtype)
-        variables = initial_variables(self.supernet, image_shape, seed)
+        variables = initial_variables(self.supernet, image_shape, seed=seed)
         return search_state_of(
             variables,
             alphas,
@@ -179,52 +199,67 @@ class SearchStep:
         return state
 
     def stage(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> SearchState:
-        """The state after the stage of that number. batches: at least those that it takes."""
+        """The state after the stage of that number. batches: at least those that the stage takes."""
         stage = self.searcher.stages[index]
         batch = batches[stage.batches[0]]
+
+        # A searcher may have another gradient at alpha than that of the loss, such as the second order of DARTS.
         gradients: dict[str, Any] = {}
         if ALPHAS in stage.moves:
-            gradients = self._own_gradient(
-                index, state, {name: batches[name] for name in stage.batches}
-            )
+            stage_batches = {name: batches[name] for name in stage.batches}
+            gradients = self._searcher_gradient(index, state, batches=stage_batches)
+
+        # The gradients of the loss at the rest of what the stage moves, all by one backward pass.
         ordinary = (stage.moves | stage.beside) - set(gradients)
         if ordinary:
-            results = self._mean(
-                lambda part, number: self._gradient(index, state, part, number, ordinary), batch
+            gradient = lambda part, number: self._gradient(
+                index, state, batch=part, number=number, names=ordinary
             )
-            batch_stats, found, loss, correct = results
+            batch_stats, found, loss, correct = self._mean(gradient, batch)
             state = state.replace(batch_stats=batch_stats)
             gradients = gradients | found
         gradients = self.searcher.clip(gradients)
 
         if ALPHAS in stage.moves:
             updates, opt_state = self.alphas.update(
-                gradients[ALPHAS], state.alphas_opt_state, state.alphas
+                gradients[ALPHAS], state.alphas_opt_state, params=state.alphas
             )
-            state = state.replace(
-                alphas=optax.apply_updates(state.alphas, updates), alphas_opt_state=opt_state
-            )
+            alphas = optax.apply_updates(state.alphas, updates)
+            state = state.replace(alphas=alphas, alphas_opt_state=opt_state)
+
         if WEIGHTS in stage.moves:
             updates, opt_state = self.weights.update(
-                gradients[WEIGHTS], state.opt_state, state.params
+                gradients[WEIGHTS], state.opt_state, params=state.params
             )
+            params = optax.apply_updates(state.params, updates)
+
+            # As in training: sums for the epoch's record, and the sizes of the gradients.
+            sums = _add(
+                state.sums,
+                loss=loss,
+                correct=correct,
+                batch=batch,
+                microbatches=self.microbatches,
+                axis=self.axis,
+            )
+            guard = state.guard
+            if guard is not None:
+                guard = watch(guard, grads=gradients[WEIGHTS], step=state.step)
             state = state.replace(
-                params=optax.apply_updates(state.params, updates),
+                params=params,
                 opt_state=opt_state,
-                sums=_add(
-                    state.sums, loss, correct, batch, microbatches=self.microbatches, axis=self.axis
-                ),
-                guard=None
-                if state.guard is None
-                else watch(state.guard, gradients[WEIGHTS], state.step),
+                sums=sums,
+                guard=guard,
             )
+
+        # A step ends with its last stage.
         if index == len(self.searcher.stages) - 1:
             state = state.replace(step=state.step + 1)
         return state
 
     def _mean(self, function: Callable, batch: Batch) -> Any:
         """The mean of `function(part, number)` over the microbatches of all devices."""
-        return average(accumulate(function, batch, self.microbatches), self.axis)
+        return average(accumulate(function, batch, parts=self.microbatches), self.axis)
 
     def _gradient(
         self, index: int, state: SearchState, batch: Batch, number, names: frozenset[str]
@@ -234,29 +269,33 @@ class SearchStep:
         moves_alphas = ALPHAS in self.searcher.stages[index].moves
 
         def objective(at):
-            params, alphas = at.get(WEIGHTS, state.params), at.get(ALPHAS, state.alphas)
+            # What is not in `names` enters as a constant.
+            params = at.get(WEIGHTS, state.params)
+            alphas = at.get(ALPHAS, state.alphas)
             forward = self._forward(index, state, batch, number, supernet=self.supernet)
             loss, aside = forward(params, alphas)
+            # The record's loss is the cross-entropy alone.
             total = loss
             if moves_alphas:
                 total = loss + self._added(index, state, alphas)
             return total, (loss, *aside)
 
+        # In the order of their names, which a set does not keep: the compiled program must not depend on it.
         at = {name: position[name] for name in sorted(names)}
         gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
         return batch_stats, gradients, loss, correct
 
-    def _own_gradient(
+    def _searcher_gradient(
         self, index: int, state: SearchState, batches: Mapping[str, Batch]
     ) -> dict[str, Any]:
-        """{"alphas": the searcher's own gradient at alpha}, {} where it has none. Nothing else is computed beside it."""
+        """{"alphas": the gradient that the searcher itself defines at alpha}, {} where it defines none."""
         supernet = self.supernet
         if self.searcher.second_order:
             # The sums of signs are integers elsewhere, which carry no derivative.
-            supernet = supernet.clone(
-                arithmetic=dataclasses.replace(supernet.arithmetic, plain=True)
-            )
+            plain = dataclasses.replace(supernet.arithmetic, plain=True)
+            supernet = supernet.clone(arithmetic=plain)
 
+        # The mean over a batch's microbatches of `function`, which is given the loss as a function of (weights, alphas).
         def mean(function, name):
             def of_part(part, number):
                 forward = self._forward(index, state, part, number, supernet=supernet)
@@ -264,32 +303,38 @@ class SearchStep:
 
             return self._mean(of_part, batches[name])
 
+        # Where the next step would bring the weights: second-order DARTS differentiates there.
         def virtual(params, gradients):
             optimizer = getattr(self.weights, "unclipped", self.weights)
             updates, _ = optimizer.update(gradients, state.opt_state, params)
             return optax.apply_updates(params, updates)
 
-        own = self.searcher.gradient(mean, virtual, state.params, state.alphas)
-        if own is None:
+        gradient = self.searcher.gradient(mean, virtual, state.params, state.alphas)
+        if gradient is None:
             return {}
-        added = jax.grad(lambda alphas: self._added(index, state, alphas))(state.alphas)
-        return {ALPHAS: jax.tree.map(jnp.add, own, added)}
+        # And what the objective adds to the loss, as for any gradient at alpha.
+        addition = lambda alphas: self._added(index, state, alphas)
+        added = jax.grad(addition)(state.alphas)
+        return {ALPHAS: jax.tree.map(jnp.add, gradient, added)}
 
     def _forward(
         self, index: int, state: SearchState, batch: Batch, number, *, supernet: Supernet
     ) -> Callable:
         """(params, alphas) -> (mean cross-entropy, (batch statistics, hits)) of a microbatch."""
         options = self._drop_path_options(index, state, number)
+        labels = batch["label"]  # [N]
 
         def forward(params, alphas):
             variables = {"params": params, "batch_stats": state.batch_stats}
             mixture = self._mixture(index, state, alphas)
-            scalars = self.searcher.scalars(
-                alphas, self._key(STEPS, state, index), self._progress(state)
-            )
+
+            # What some searchers add to all outputs of an edge.
+            key = self._key(STEPS, state, index)
+            scalars = self.searcher.scalars(alphas, key, self._progress(state))
             if scalars is not None:
                 options["scalars"] = scalars
-            logits, new = supernet.apply(
+
+            logits, new = supernet.apply(  # [N, classes]
                 variables,
                 mixture,
                 batch["image"],
@@ -298,33 +343,41 @@ class SearchStep:
                 method="mixture",
                 **options,
             )
-            loss = jnp.mean(cross_entropy(logits, batch["label"]))
-            return loss, (new.get("batch_stats", {}), jnp.sum(hits(logits, batch["label"])))
+            loss = jnp.mean(cross_entropy(logits, labels))
+            correct = jnp.sum(hits(logits, labels))
+            return loss, (new.get("batch_stats", {}), correct)
 
         return forward
 
     def _mixture(self, index: int, state: SearchState, alphas) -> dict[str, jax.Array]:
         """The weights of the layer types: what is drawn is the same on all devices and for all microbatches."""
         key = self._key(STEPS, state, index)
-        return self.searcher.weights(alphas, key, self._progress(state))
+        progress = self._progress(state)
+        return self.searcher.weights(alphas, key, progress)
 
     def _added(self, index: int, state: SearchState, alphas) -> jax.Array:
         """What the searcher's objective adds to the cross-entropy."""
-        regularizer = self.searcher.regularizer(alphas, self._progress(state))
-        return regularizer + self.searcher.resources(self._mixture(index, state, alphas))
+        progress = self._progress(state)
+        regularizer = self.searcher.regularizer(alphas, progress)
+        mixture = self._mixture(index, state, alphas)
+        return regularizer + self.searcher.resources(mixture)
 
     def _progress(self, state: SearchState) -> Progress:
-        return Progress(state.step // self.steps_per_epoch, self.num_epochs)
+        epoch = state.step // self.steps_per_epoch
+        return Progress(epoch=epoch, num_epochs=self.num_epochs)
 
     def _key(self, use: int, state: SearchState, index: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(run_key(state.seed, use), state.step), index)
+        """The key of a stage of a step, so that a resumed run draws what an uninterrupted one draws."""
+        of_step = jax.random.fold_in(run_key(state.seed, use), state.step)
+        return jax.random.fold_in(of_step, index)
 
     def _drop_path_options(self, index: int, state: SearchState, number) -> dict:
-        """{} where no edges are dropped."""
+        """The supernet's options to drop edges at random; {} where the searcher drops none."""
         rate = self.searcher.drop_path_rate
         if rate == 0:
             return {}
         key = self._key(state_lib.DROPPED, state, index)
+        # Each microbatch drops other edges; a batch in one piece is drawn for by the key of the step.
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key}}
@@ -334,7 +387,7 @@ class SearchStep:
 class EvaluationStep:
     """Sums over a batch whose padding has weight 0, over all devices: `step(variables, batch)` -> `Evaluation`.
 
-    model: a network, or a supernet, whose variables hold "alphas" besides; the searcher makes its mixture of them.
+    model: a network, or a supernet, whose variables also have "alphas", of which the searcher makes its mixture.
     batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to add up over.
     batch_statistics: batch norm normalises by the batch, as in training, not by its running statistics.
     """
@@ -345,13 +398,19 @@ class EvaluationStep:
     batch_statistics: bool = False
 
     def __call__(self, variables: Mapping[str, Any], batch: Batch) -> "Evaluation":
-        logits = self._logits(dict(variables), batch["image"])
-        labels, weight = batch["label"], batch["weight"].astype(logits.dtype)
-        weighted = lambda values: jnp.sum(jnp.where(weight > 0, values * weight, 0))
+        logits = self._logits(dict(variables), batch["image"])  # [N, classes]
+        labels = batch["label"]  # [N]
+        weight = batch["weight"].astype(logits.dtype)  # [N], 0 for padding
+
+        # `where`, as 0 * NaN is NaN: padding must not spoil the sums.
+        def weighted(values: jax.Array) -> jax.Array:
+            values = jnp.where(weight > 0, values * weight, 0)
+            return jnp.sum(values)
+
         sums = Evaluation(
             loss=weighted(cross_entropy(logits, labels)),
             top1=weighted(hits(logits, labels)),
-            top5=weighted(hits(logits, labels, min(5, logits.shape[-1]))),
+            top5=weighted(hits(logits, labels, k=min(5, logits.shape[-1]))),
             examples=jnp.sum(weight),
         )
         return total(sums, self.axis)
@@ -359,10 +418,12 @@ class EvaluationStep:
     def _logits(self, variables: dict, images):
         if self.searcher is None:
             return self.model.apply(variables, images, train=False)
+        # Without a key or progress: the mixture of evaluation draws nothing and is not annealed.
         mixture = self.searcher.weights(variables.pop("alphas"), None, None)
         options: dict[str, Any] = {"train": False, "method": "mixture"}
         if not self.batch_statistics:
             return self.model.apply(variables, mixture, images, **options)
+        # As in training, with the new running statistics thrown away.
         options |= {"train": True, "mutable": ["batch_stats"]}
         logits, _ = self.model.apply(variables, mixture, images, **options)
         return logits
@@ -380,24 +441,39 @@ class Evaluation(struct.PyTreeNode):
 def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     """The mean of the results of `function(part, number)`, called for each of `parts` equal parts of a batch in turn.
 
-    Running statistics among the results begin for each part as they were, so that their mean is moved once.
+    batch: a tree of arrays (N, ...), N divisible by `parts`. Every part starts from the same running statistics, so that the
+    mean of the statistics among the results is one update of them.
     """
     if parts == 1:
         return function(batch, 0)
-    divided = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    in_parts = lambda x: x.reshape(parts, -1, *x.shape[1:])
+    divided = jax.tree.map(in_parts, batch)  # [parts, N / parts, ...]
     numbers = jnp.arange(parts)
-    first = jax.tree.map(lambda x: x[0], (divided, numbers))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, *first))
 
+    # Zeros of the result's shapes, which are found without computing anything.
+    first = jax.tree.map(lambda x: x[0], (divided, numbers))
+    shapes = jax.eval_shape(function, *first)
+    zero = lambda s: jnp.zeros(s.shape, s.dtype)
+    zeros = jax.tree.map(zero, shapes)
+
+    # A scan holds the activations of one part at a time, which is what microbatches are for.
     def add(sums, numbered):
         return jax.tree.map(jnp.add, sums, function(*numbered)), None
 
-    sums, _ = jax.lax.scan(add, zeros, (divided, numbers))
+    sums, _ = jax.lax.scan(add, init=zeros, xs=(divided, numbers))
     return jax.tree.map(lambda s: s / parts, sums)
 
 
 def _add(sums: Sums, loss, correct, batch: Batch, *, microbatches: int, axis: str | None) -> Sums:
-    """loss, correct: means over microbatches and devices."""
-    devices = jax.lax.axis_size(axis) if axis else 1
+    """The epoch's sums with those of a batch. loss, correct: means over microbatches and devices."""
+    devices = 1
+    if axis is not None:
+        devices = jax.lax.axis_size(axis)
     examples = batch["label"].shape[0] * devices
-    return sums.add(loss, jnp.round(correct * microbatches * devices), examples)
+    # A mean of counts, back to the count, which is whole.
+    correct = jnp.round(correct * microbatches * devices)
+    return sums.add(
+        loss=loss,
+        correct=correct,
+        examples=examples,
+    )

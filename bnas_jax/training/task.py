@@ -1,4 +1,4 @@
-"""What search and train have in common: a task, which the loop drives from its first state to its summary."""
+"""What a search and a training have in common: a task, which the loop drives from its first state to its summary."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -26,14 +26,14 @@ class Task:
     """A run in a work directory: a new one, or one that goes on from the newest checkpoint there.
 
     run: its settings. where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with
-    other settings. A subclass says how its program is built, what the end of an epoch is, and what its summary holds.
+    other settings. A subclass builds the program of its kind of run, ends its epochs, and makes its summary.
 
     Raises `UserError` for data, sizes and a work directory that do not fit, before anything is written.
     """
 
-    # What an epoch is evaluated on, in the names of its record.
+    # The images that an epoch is evaluated on, by which fields of its record are named: `test` or `valid`.
     split: ClassVar[str]
-    # Those of the subclass's task.
+    # Of the types of the subclass.
     run: Any
     program: Any
     evaluator: Any
@@ -41,15 +41,17 @@ class Task:
     def __init__(
         self, run: Settings, workdir: WorkDir, *, where: Devices | None = None, change: bool = False
     ):
-        self.run, self.workdir = run, workdir
+        self.run = run
+        self.workdir = workdir
         self.where = where or devices.configure(run)
         self.where.check_batch(run)
 
         self.data, facts = load_run_data(run, workdir, change=change)
         self.program = self.build(self.data)
-        self.shapes = jax.eval_shape(
-            self.program.create, 0
-        )  # refuses an image size that the network cannot take
+        # Tracing the first state refuses an image size that the network cannot take.
+        self.shapes = jax.eval_shape(self.program.create, 0)
+
+        # All checks are behind: from here on files are written.
         self.open(facts, change=change)
         zero = optimizers.kernels_always_zero(self.shapes.params, run.scheme)
         if zero:
@@ -58,7 +60,10 @@ class Task:
                 "they put out nothing and never learn, as in XNOR-Net's codes; False leaves them uncentred"
             )
 
-        self.checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint, self.where)
+        self.checkpoints = Checkpoints(
+            workdir.checkpoints, settings=run.checkpoint, where=self.where
+        )
+        # Checkpoints from before a change may be of another precision or number of epochs.
         self.changed = change or bool(workdir.changed())
         self.steps = self.where.compile_steps(*self.program.stages)
         self.evaluator = self.build_evaluator()
@@ -68,7 +73,7 @@ class Task:
         raise NotImplementedError
 
     def build_evaluator(self) -> Evaluator | None:
-        """What evaluates the end of an epoch, None where there is nothing to evaluate on."""
+        """The evaluation at the end of an epoch, None where there are no images for it."""
         return Evaluator(
             self.program.model,
             self.program.held_out,
@@ -78,16 +83,16 @@ class Task:
         )
 
     def open(self, facts: Facts, *, change: bool) -> None:
-        """Takes the work directory."""
+        """Opens the work directory: writes its files for a new run, or checks them."""
         self.workdir.open(self.run, facts, change=change)
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of steps."""
+        """The number of steps in an epoch."""
         return self.program.steps_per_epoch
 
     def begin(self) -> Any:
-        """The newest state that was saved, or the first one."""
+        """The newest state that was saved, or else the first one."""
         return self.checkpoints.restore_state(self.shapes, self.changed) or self.first_state()
 
     def first_state(self) -> Any:
@@ -95,49 +100,50 @@ class Task:
         return self.where.create(self.program.create, np.uint32(self.run.seed))
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles what calls of steps and the evaluation need, without making them."""
+        """Compiles the programs of those calls and of the evaluation, without running them."""
 
         def needed() -> Iterator[Call]:
             for call in calls:
-                yield from self.steps.calls(state, [self.program.feeds(step) for step in call])
+                feeds = [self.program.feeds(step) for step in call]
+                yield from self.steps.calls(state, feeds)
             if self.evaluator is not None:
                 yield self.evaluator.call(state.variables)
 
         compile_together(needed())
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers, which make one call."""
-        return self.steps(state, [self.program.feeds(step) for step in steps])
+        """The state after the steps of those numbers, which are one call of a compiled program."""
+        feeds = [self.program.feeds(step) for step in steps]
+        return self.steps(state, feeds)
 
     def finish_epoch(
         self, state, epoch: int, between_batches: BetweenBatches
     ) -> tuple[Any, dict, float]:
-        """(the state to go on with, the record of the epoch, the accuracy in % by which checkpoints are compared)."""
+        """Evaluates: (the state to go on with, the epoch's record, top-1 in %, by which checkpoints are compared)."""
         raise NotImplementedError
 
     def summary(self, state) -> dict:
-        """summary.json of a run that has ended."""
+        """The contents of summary.json, for a run that has ended."""
         raise NotImplementedError
 
     def record(self, state, epoch: int, result: dict) -> dict:
-        """A record of metrics.jsonl: means of the epoch's training, and the result of its evaluation."""
+        """A line of metrics.jsonl: means over the epoch's training examples, and the result of its evaluation."""
         examples = float(state.sums.examples)
-        evaluated = {
-            f"{self.split}_{name}": value
-            for name, value in result.items()
-            if name != "num_examples"
-        }
-        return {
+        record = {
             "epoch": epoch,
             "step": int(state.step),
             "train_loss": float(state.sums.loss) / examples,
             "train_top1": 100 * float(state.sums.correct) / examples,
-            **evaluated,
         }
+        for name, value in result.items():
+            # The same in every epoch.
+            if name != "num_examples":
+                record[f"{self.split}_{name}"] = value
+        return record
 
 
 def run_task(task: Task) -> dict:
-    """Brings a task to its end; its summary, which is also written."""
+    """Brings a task to its end. Returns its summary, which is also written to summary.json."""
     state = loop.run(task, task.run, task.workdir, task.checkpoints, where=task.where)
     summary = task.summary(state)
     write_json(task.workdir / "summary.json", summary)

@@ -46,16 +46,21 @@ class TrainTask(Task):
         super().__init__(run, workdir, **options)
 
     def build(self, data: Dataset) -> Program:
-        return build.training(self.run, data, self.where)
+        return build.training(self.run, data, where=self.where)
 
     def open(self, facts: Facts, *, change: bool) -> None:
-        self._origin = fine_tune.origin(self.workdir, self._init, self.run, facts.known())
+        # Before the directory is made: weights that do not fit must leave nothing behind.
+        self._origin = fine_tune.origin(
+            self.workdir, init=self._init, run=self.run, facts=facts.known()
+        )
         self.workdir.open(self.run, facts, change=change, init=self._origin)
 
     def first_state(self) -> TrainState:
         state = super().first_state()
         if self._origin is None:
             return state
+
+        # `--init`: the weights of another run take the place of those that were drawn.
         self.workdir.say(fine_tune.describe(self._origin))
         image_shape = self.data.train.image_shape
         return fine_tune.begin(state, self._origin, self.run, image_shape, where=self.where)
@@ -64,12 +69,18 @@ class TrainTask(Task):
         result = self.evaluator(state.variables, between_batches=between_batches)
         self._result = result
         top1 = result["top1"]
-        record = self.record(state, epoch, result)
-        sums = Sums.zeros(self.program.model.arithmetic.dtype)
-        return state.replace(sums=sums, test_top1=state.test_top1.at[epoch].set(top1)), record, top1
+        record = self.record(state, epoch, result=result)
+
+        # The sums begin again with the next epoch.
+        state = state.replace(
+            sums=Sums.zeros(self.program.model.arithmetic.dtype),
+            test_top1=state.test_top1.at[epoch].set(top1),
+        )
+        return state, record, top1
 
     def summary(self, state: TrainState) -> dict:
-        result = self._result or self.evaluator(state.variables)  # of a run that had ended before
+        # A run that had ended before is evaluated here; otherwise its last epoch was just now.
+        result = self._result or self.evaluator(state.variables)
         best = int(jnp.nanargmax(state.test_top1))
         summary: dict[str, Any] = {
             **result,

@@ -1,8 +1,8 @@
-"""Which parameters of a trained network another one begins with, where their schemes differ: float twin and binary network.
+"""Which parameters of a trained network another one begins with, where their schemes differ, such as float and binary.
 
-Both are networks of the same settings, so that their modules have the same names. A weight of the name `kernel` in one may be
-`latent` in the other. What the other lacks begins as initialised: parameters that a scheme has of its own, and a batch
-norm that its blocks have in another place.
+Both are networks of the same settings but for the scheme, so that their modules have the same names. A weight of the name
+`kernel` in one may be `latent` in the other. Parameters that the trained network lacks begin as initialised: those that only
+the other scheme has, and a batch norm that its blocks have in another place.
 """
 
 from collections import Counter
@@ -15,34 +15,42 @@ from bnas_jax.core.errors import UserError
 
 # The two names of a convolution's weights: binarized and float.
 _TWINS = {"latent": "kernel", "kernel": "latent"}
-# Where the classes are in a network: the classifier, and one that only training has.
+# The modules whose shapes depend on the number of classes: the classifier, and an auxiliary one that only training has.
 HEADS = ("classifier", "auxiliary_head")
 
 Path = tuple[str, ...]
 
 
 class Transfer(NamedTuple):
-    """taken: a leaf of ours to the leaf of theirs that it begins with. initialised: leaves of ours that they lack.
-    left_out: leaves of theirs that are of no use here. All are paths such as ("params", "stem", "conv", "kernel")."""
+    """Parameters of a new network (ours) and of a trained one (theirs), by paths such as ("params", "stem", "conv", "kernel").
+
+    taken: {path of ours: path of theirs} of those that begin with a trained value. initialised: paths of ours that have none in
+    theirs. left_out: paths of theirs that ours has no use for.
+    """
 
     taken: dict[Path, Path]
     initialised: list[Path]
     left_out: list[Path]
 
     def summary(self) -> dict[str, Any]:
-        """What became of the weights, as run.json has it: counts by the names of the parameters."""
-        renamed = Counter(ours[-1] for ours, theirs in self.taken.items() if ours[-1] != theirs[-1])
+        """What became of the weights, as run.json notes it: how many parameters of each name."""
+        renamed: Counter[str] = Counter()
+        for ours, theirs in self.taken.items():
+            if ours[-1] != theirs[-1]:
+                renamed[ours[-1]] += 1
+        initialised = Counter(path[-1] for path in self.initialised)
+        left_out = Counter(path[-1] for path in self.left_out)
         return {
             "renamed": dict(renamed),
-            "initialised": dict(Counter(path[-1] for path in self.initialised)),
-            "left_out": dict(Counter(path[-1] for path in self.left_out)),
+            "initialised": dict(initialised),
+            "left_out": dict(left_out),
         }
 
 
 def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Transfer:
     """How a network of the variables `ours` begins with `theirs`: {"params", "batch_stats"}, arrays or their shapes.
 
-    new_heads: for other classes, so that what is theirs of `HEADS` stays out. source: where theirs are, for errors.
+    new_heads: the classes are others, so that the trained `HEADS` are left out. source: the directory of `theirs`, for errors.
     `UserError` for the first weight of ours that theirs lack, and for the first leaf in another shape.
     """
     ours, theirs = _leaves(ours, new_heads), _leaves(theirs, new_heads)
@@ -50,27 +58,43 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
     initialised = []
     for path, leaf in ours.items():
         name = "/".join(path)
-        twin = (*path[:-1], _TWINS.get(path[-1], path[-1]))
-        found = next((p for p in (path, twin) if p in theirs), None)
+        shape = tuple(leaf.shape)
+
+        # By its name, or by that which the other kind of scheme gives a convolution's weights.
+        *module, leaf_name = path
+        twin = (*module, _TWINS.get(leaf_name, leaf_name))
+        found = None
+        if path in theirs:
+            found = path
+        elif twin in theirs:
+            found = twin
+
+        # A network must not begin with some of its weights untrained; other parameters have a neutral start.
         if found is None and path[-1] in _TWINS:
-            shape = tuple(leaf.shape)
             raise UserError(
                 f"--init={source} lacks {name}, {shape} here; leave --init out, or name a run that has it"
             )
         if found is None:
             initialised.append(path)
             continue
-        shape = tuple(theirs[found].shape)
-        if shape != tuple(leaf.shape):
+
+        their_shape = tuple(theirs[found].shape)
+        if their_shape != shape:
             raise UserError(
-                f"--init={source} has {'/'.join(found)} in another shape: {shape} there, {tuple(leaf.shape)} for {name} here;"
+                f"--init={source} has {'/'.join(found)} in another shape: {their_shape} there, {shape} for {name} here;"
                 " leave --init out, or name a run of the same shapes"
             )
         taken[path] = found
+
+    # In the order of the trained network.
     used = set(taken.values())
-    return Transfer(taken, initialised, [path for path in theirs if path not in used])
+    left_out = [path for path in theirs if path not in used]
+    return Transfer(taken=taken, initialised=initialised, left_out=left_out)
 
 
 def _leaves(variables: Mapping, new_heads: bool) -> dict[Path, Any]:
-    found = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
-    return {path: leaf for path, leaf in found.items() if not (new_heads and path[1] in HEADS)}
+    """The leaves of "params" and "batch_stats" by their paths, without the heads where those are new."""
+    leaves = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
+    if not new_heads:
+        return leaves
+    return {path: leaf for path, leaf in leaves.items() if path[1] not in HEADS}

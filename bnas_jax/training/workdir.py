@@ -1,4 +1,4 @@
-"""A run's directory while the run writes it: its lock, config.json and run.json, metrics.jsonl, TensorBoard events, log.txt."""
+"""A run's directory while the run writes it: its lock, config.json, run.json, metrics.jsonl, TensorBoard events and log.txt."""
 
 import contextlib
 import errno
@@ -36,7 +36,8 @@ def write_json(path: pathlib.Path, value) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware that a figure belongs to."""
+    """The versions and the hardware of this process, which a run notes beside its results."""
+    # All devices of a run are of one kind.
     device = jax.devices()[0]
     return {
         "bnas_jax": __version__,
@@ -48,14 +49,15 @@ def environment() -> dict[str, str]:
 
 
 class WorkDir(RunDirectory):
-    """One run's directory. `open` makes it or, for the same settings, goes on in it.
+    """The directory of one run. `open` makes it or, for the same settings, goes on in it.
 
-    extensions: files of the user's own entries, as a new run notes them: {"file", "sha256"} each.
+    extensions: the files of extensions that a new run notes, {"file", "sha256"} each.
     """
 
     def __init__(self, path: str | os.PathLike, *, extensions: Sequence[Mapping] = ()):
         super().__init__(path)
         self._extensions = [dict(extension) for extension in extensions]
+        # The descriptor of the lock's file while this process has the lock.
         self._held: int | None = None
         self._changes: list[Difference] = []
 
@@ -66,25 +68,28 @@ class WorkDir(RunDirectory):
 
         change: settings of a run that goes on may differ, see `changes.check`; `note_changes` writes them down. init: the
         weights that a new run begins with, see `fine_tune.origin`.
-        `UserError` where another run lives, or goes on, or nothing can be written, or the data is not that of the run.
+        `UserError` where the directory has another run, or one that is under way, or cannot be written, and for other data.
         """
+        # The other processes wait, and get the same error.
         hosts.on_first(lambda: self._open(run, facts, change, init))
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
-        """The facts of the run that lives here, those that it does not know as given; all as given where none lives here.
+        """The facts of the directory's run, completed by those given; `facts` as given where there is no run yet.
 
-        `UserError` where another run lives here, or its data was other data. change: see `open`.
+        `UserError` for a directory of a run with other settings or other data. change: see `open`.
         """
         if self.exists():
             step = max(Checkpoints(self.checkpoints).steps(), default=0)
-            # What a setting that is new since then is without being set.
+            # By way of the settings: a config of an older version lacks those that are new since.
             before = settings.to_dict(settings.from_config(self.config()))
-            self._changes = changes.check(
-                settings.to_dict(run), before, self.path, change=change, step=step
-            )
+            now = settings.to_dict(run)
+            self._changes = changes.check(now, before, self.path, change=change, step=step)
+
             then = self.facts()
             _check_data(facts, facts_lib.from_dict(then))
             return facts_lib.from_dict({**facts.known(), **then})
+
+        # Someone has deleted config.json, or begun to copy the directory.
         if self.checkpoints.exists():
             raise UserError(
                 f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir"
@@ -97,34 +102,43 @@ class WorkDir(RunDirectory):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.exists():
-                begun: dict[str, Any] = {"init": dict(init)} if init else {}
-                if self._extensions:
-                    begun["extensions"] = self._extensions
-                write_json(
-                    self / "run.json",
-                    {"format": FORMAT, **facts.known(), "environment": environment(), **begun},
-                )
-                write_json(self / "config.json", settings.to_dict(run))
-            elif facts.known().keys() - self.facts().keys():  # an imported network is trained on
+                self._begin(run, facts, init)
+            elif facts.known().keys() - self.facts().keys():
+                # An imported network, of whose data nothing was known, is trained on.
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
         except OSError as error:
             raise UserError(
                 f"cannot write to the work directory {self.path} ({error.strerror}); choose another"
             ) from None
 
-    def _lock(self) -> None:
-        """Holds the directory for this process until it ends, however it ends, or until `close`.
+    def _begin(self, run: Settings, facts: Facts, init: Mapping | None) -> None:
+        """Writes the files of a new run."""
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            **facts.known(),
+            "environment": environment(),
+        }
+        if init:
+            record["init"] = dict(init)
+        if self._extensions:
+            record["extensions"] = self._extensions
+        write_json(self / "run.json", record)
+        # The last of the two, as a directory with a config.json is taken for a run (`exists`).
+        write_json(self / "config.json", settings.to_dict(run))
 
-        The file stays: whoever waits for a file that is then removed would lock nothing.
+    def _lock(self) -> None:
+        """Locks the directory for this process until it ends, however it ends, or until `close`.
+
+        The file is never removed: a process that waits for a file which is then removed would lock nothing.
         """
         if self._held is None:
             self._held = os.open(self / "lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            owner = (
-                os.pread(self._held, 200, 0).decode(errors="replace").strip() or "another process"
-            )
+            owner = os.pread(self._held, 200, 0).decode(errors="replace").strip()
+            if not owner:
+                owner = "another process"
             self.close()
             raise UserError(
                 f"{self.path} is in use by {owner}; wait for it to end, or choose another --workdir"
@@ -133,8 +147,11 @@ class WorkDir(RunDirectory):
             if error.errno not in _NO_LOCKS:
                 raise
             self._warn_of_no_locks(error)
+
+        # Who has it, for the error of the next one.
         os.truncate(self._held, 0)
-        os.pwrite(self._held, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        owner = f"process {os.getpid()} on {platform.node()}\n"
+        os.pwrite(self._held, owner.encode(), 0)
 
     def _warn_of_no_locks(self, error: OSError) -> None:
         warning = (
@@ -147,32 +164,32 @@ class WorkDir(RunDirectory):
     def note(self, text: str) -> None:
         """A line of log.txt, with clock (UTC), host and process."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        # A full disk must not end a run for the sake of its log.
+        line = f"{clock} {platform.node()} {os.getpid()} {text}\n"
         with convenience("log.txt"):
-            append(self / "log.txt", f"{clock} {platform.node()} {os.getpid()} {text}\n")
+            append(self / "log.txt", line)
 
     def say(self, text: str) -> None:
-        """The same on stderr, too, on the first process."""
+        """A line of log.txt that is also printed to stderr, by the first process alone."""
         if hosts.is_first():
             self.note(text)
             print(f"bnas_jax: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Lets go of the directory."""
+        """Gives the lock up."""
         if self._held is not None:
             os.close(self._held)
             self._held = None
 
     def note_changes(self, run: Settings, step: int) -> list[dict]:
-        """Writes the settings that `open` found changed into config.json, as of `step`, and returns what was added there.
+        """Writes the settings that `open` found changed into config.json, as changed at `step`; returns their entries there.
 
-        Results of the run as it was are removed: summary.json.
+        summary.json is removed: it has the results of the run before its change.
         """
         added = changes.records(self._changes, step)
         if added:
-            write_json(
-                self / "config.json",
-                {**settings.to_dict(run), "changed": [*self.changed(), *added]},
-            )
+            config = {**settings.to_dict(run), "changed": [*self.changed(), *added]}
+            write_json(self / "config.json", config)
             (self / "summary.json").unlink(missing_ok=True)
         self._changes = []
         return added
@@ -189,9 +206,9 @@ def _check_data(now: Facts, then: Facts) -> None:
 
 
 class Log:
-    """metrics.jsonl and TensorBoard, one record an epoch, and log.txt, what was said and when. The first process alone writes.
+    """metrics.jsonl and TensorBoard, with a record for each epoch, and log.txt. The first process alone writes.
 
-    Records after the step that a run resumes from are cut off; log.txt goes on.
+    Records behind `step`, from which a run goes on, are cut off; log.txt is not.
     """
 
     def __init__(self, workdir: WorkDir, step: int):
@@ -199,14 +216,19 @@ class Log:
         self._tensorboard = None
         if not hosts.is_first():
             return
+
+        # Epochs that a crash has undone are run again, and would have two records.
         self._path = workdir / "metrics.jsonl"
-        records = [r for r in workdir.read_metrics() if r["step"] <= step]
+        lines = []
+        for record in workdir.read_metrics():
+            if record["step"] <= step:
+                lines.append(json.dumps(record) + "\n")
         with whole(self._path) as part:
-            part.write_text("".join(json.dumps(r) + "\n" for r in records))
+            part.write_text("".join(lines))
         self._tensorboard = TensorBoard(workdir / "tensorboard", step + 1)
 
     def write(self, record: Mapping) -> None:
-        """`UserError`, and no part of the record, where there is no room for it."""
+        """Adds an epoch's record. `UserError`, and nothing of the record, where there is no room for it."""
         if self._tensorboard is None:
             return
         with room(self._path):
@@ -226,7 +248,7 @@ class Log:
 class TensorBoard:
     """Events for TensorBoard, written at once; without room for them the run goes on, with a warning.
 
-    tensorboardX's own writer does it in a thread, which ends on a full disk, and the run then waits for it without end.
+    The writer of tensorboardX is not used: it writes in a thread, which ends on a full disk, and the run then waits forever.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
@@ -238,25 +260,25 @@ class TensorBoard:
             folder.mkdir(exist_ok=True)
             name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
             self._file = RecordWriter(str(folder / name))
+        # The first event of every file.
         self._add([{"file_version": "brain.Event:2"}])
-        # What another process wrote from that step on is to be forgotten.
+        # By this event TensorBoard drops what an earlier process wrote from that step on.
         self._add([{"step": first_step, "session_log": SessionLog(status=SessionLog.START)}])
 
     def write(self, record: Mapping) -> None:
         """The numbers of a record as scalars at its step."""
         from tensorboardX.summary import scalar
 
-        numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
-        self._add(
-            [
-                {"step": record["step"], "summary": scalar(name, value)}
-                for name, value in numbers.items()
-            ]
-        )
+        events = []
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name != "step":
+                events.append({"step": record["step"], "summary": scalar(name, value)})
+        self._add(events)
 
     def _add(self, events: list[dict]) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
+        # Without room from the beginning, or after an error.
         if self._file is None:
             return
         with convenience("TensorBoard events"):
@@ -265,7 +287,8 @@ class TensorBoard:
                     self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
                 self._file.flush()
             except OSError:
-                with contextlib.suppress(OSError):  # what it still holds cannot be written
+                # Closing writes the rest of the buffer, which fails, too.
+                with contextlib.suppress(OSError):
                     self.close()
                 raise
 

@@ -1,6 +1,5 @@
-"""A run's directory, for those who read it: config.json, run.json, metrics.jsonl, alphas.npz, summary.json, checkpoints/."""
+"""A run's directory, for reading: config.json, run.json, metrics.jsonl, alphas.npz, summary.json, checkpoints/."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -9,13 +8,15 @@ from bnas_jax import __version__
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
-# Of the settings and the checkpoints in a work directory; 1 had other names and no number, the states of 2 no seed.
+# The format of the settings and the checkpoints in a work directory. In 1 settings had other names, and there was no number
+# of the format; in 2 states had no seed.
 FORMAT = 3
+# The release of this package that reads each older one.
 _VERSIONS = {1: "0.1.0", 2: "0.2.0"}
 
 
 class RunDirectory:
-    """What a run left in its directory. Raises `UserError` where that is no work directory, damaged or of another version."""
+    """The files that a run has written. Raises `UserError` for a directory of none, a damaged one, or another version's."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = paths.local(path, "--workdir").absolute()
@@ -29,15 +30,20 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def exists(self) -> bool:
+        """Whether a run has begun here."""
         return (self / "config.json").is_file()
 
     def config(self) -> dict:
         """The run's resolved settings; `UserError` where there are none."""
         self._check_format()
-        return {key: value for key, value in self._read("config.json").items() if key != "changed"}
+        values = self._read("config.json")
+        # The history of changes is no setting.
+        values.pop("changed", None)
+        return values
 
     def _check_format(self) -> None:
         """`UserError` for a directory of a version whose settings and parameters have other names."""
+        # A config.json alone has no version; what is wrong with it is noticed when it is read.
         if not (self / "run.json").is_file():
             return
         found = self._read("run.json").get("format", 1)
@@ -52,11 +58,12 @@ class RunDirectory:
         return self._read("config.json").get("changed", [])
 
     def facts(self) -> dict:
-        """What `open` noted of the run: the values of `data.facts.Facts` that are known, the environment, and perhaps init."""
+        """run.json: the values of `data.facts.Facts` that are known, "environment", and perhaps "init" and "extensions"."""
         values = self._read("run.json")
-        if not isinstance(values.get("num_classes"), int) or not isinstance(
-            values.get("image_shape"), list
-        ):
+        # Every run knows at least these two.
+        has_classes = isinstance(values.get("num_classes"), int)
+        has_shape = isinstance(values.get("image_shape"), list)
+        if not has_classes or not has_shape:
             raise UserError(
                 f"{self / 'run.json'} lacks num_classes or image_shape; restore it or choose another --workdir"
             )
@@ -70,6 +77,7 @@ class RunDirectory:
                 f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
             ) from None
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            # Without the words of Python that a user cannot mend.
             reason = str(error)
             if isinstance(error, OSError):
                 reason = error.strerror or reason
@@ -86,10 +94,16 @@ class RunDirectory:
 
     def read_metrics(self) -> list[dict]:
         """The records of metrics.jsonl; a line that a stop cut short or that is damaged is left out."""
-        if not (self / "metrics.jsonl").is_file():
+        path = self / "metrics.jsonl"
+        if not path.is_file():
             return []
         records = []
-        for line in (self / "metrics.jsonl").read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            # Half a line may be valid JSON, such as a number.
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+        return records

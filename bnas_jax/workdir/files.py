@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and records that a run can do without."""
+"""Files that are written whole or not at all, and files that a run can do without."""
 
 import contextlib
 import json
@@ -17,14 +17,16 @@ def write_whole(path: pathlib.Path, value) -> None:
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path):
-    """Gives the file to write in place of `path`, which it becomes at the end; nothing of it stays where that fails.
+    """A context that gives a file to write in place of `path`, which it becomes at the end, or not at all after an error.
 
-    `UserError` where the disk is full or does not take it.
+    `UserError` where the disk is full or refuses the file.
     """
+    # In the same folder, as a file cannot be renamed into another file system.
     part = path.with_name("part." + path.name)
     try:
         with room(path):
             yield part
+            # In one piece: a reader, or a crash, finds the old file or the new one.
             os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
@@ -33,7 +35,7 @@ def whole(path: pathlib.Path):
 
 @contextlib.contextmanager
 def room(path: pathlib.Path):
-    """A file that cannot be written is a `UserError`."""
+    """A context that turns an error of writing `path` into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -44,12 +46,14 @@ def room(path: pathlib.Path):
 
 
 def append(path: pathlib.Path, line: str) -> None:
-    """Adds a line, or nothing."""
+    """Adds a line to a file, or nothing where there is no room for all of it."""
+    # Unbuffered, so that a failure is noticed here and not at the end.
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         data = line.encode()
         try:
-            while data:  # a disk that becomes full takes a part
+            # A disk that becomes full takes a part.
+            while data:
                 data = data[file.write(data) :]
         except OSError:
             file.truncate(size)
@@ -58,7 +62,7 @@ def append(path: pathlib.Path, line: str) -> None:
 
 @contextlib.contextmanager
 def convenience(what: str):
-    """A run goes on without what it does not need; a warning says so."""
+    """A context for writing what a run can do without: an error is a warning, and the run goes on. what: for the warning."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The history of alpha that a search keeps in alphas.npz, for those who read it."""
+"""The history of alpha that a search writes to alphas.npz, for reading."""
 
 import zipfile
 
@@ -11,15 +11,16 @@ HISTORY = "alphas.npz"
 
 
 def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
-    """What a search, ended or under way, has left of its alphas.
+    """The history of alpha of a search that has ended, or is under way.
 
-    By the names of alpha, such as `normal` and `reduce`: alpha before the first and after each
-    epoch, (epochs + 1, 14, types) each; `valid_top1`: the supernet's validation accuracies in %,
-    (epochs,), NaN where no images are held out. `UserError` where no epoch has ended, or the file is damaged.
+    One array for each cell, such as `normal` and `reduce`: alpha before the first and after each epoch,
+    (epochs + 1, 14, types). `valid_top1`: the supernet's validation accuracies in %, (epochs,), NaN where no images are held
+    out. `UserError` where no epoch has ended, or the file is damaged.
     """
     path = directory / HISTORY
     try:
         with np.load(path, allow_pickle=False) as stored:
+            # `valid_top1` is named, so that a file without it is damaged.
             return {name: stored[name] for name in {*stored.files, "valid_top1"}}
     except FileNotFoundError:
         missing = f"{directory.path} has no {HISTORY} yet: no epoch of its search has ended"

@@ -21,7 +21,8 @@ from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.encoded import Encoded, ReadOptions, hold
 from bnas_jax.data.images import Box
 from bnas_jax.data.pipeline import EvalSource, TrainSource
-from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource, random_box
+from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
+from bnas_jax.data.stream_items import random_box
 
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
 CROPS = Augmentation((0.4,) * 3, (0.2,) * 3, flip=True, min_area=0.08, jitter=(0.4, 0.4, 0.4, 0.2))

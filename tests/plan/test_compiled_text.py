@@ -4,7 +4,6 @@
 
 import textwrap
 
-import numpy as np
 import pytest
 
 from bnas_jax.plan import compiled_text, movement
@@ -16,6 +15,37 @@ PROGRAM = textwrap.dedent(
 
     %fused (param_0: f32[16,32,32,36]) -> f32[16,32,32,36] {
       ROOT %inner = f32[16,32,32,36]{3,2,1,0:T(8,128)} negate(%param_0), metadata={op_name="jit(step)/jvp(Network)/no/neg"}
+    }
+
+    %sliced (param_0: f32[1000,3], param_1: s32[4]) -> f32[4,3] {
+      %param_0 = f32[1000,3]{1,0} parameter(0)
+      %param_1 = s32[4]{0} parameter(1)
+      %same = f32[1000,3]{1,0} bitcast(%param_0)
+      %taken = f32[4,3]{1,0} gather(%same, %param_1), offset_dims={1}
+      ROOT %negated = f32[4,3]{1,0} negate(%taken)
+    }
+
+    %updated (param_0: f32[1000,3], param_1: f32[2,3]) -> f32[1000,3] {
+      %param_0 = f32[1000,3]{1,0} parameter(0)
+      %param_1 = f32[2,3]{1,0} parameter(1)
+      %zero = s32[] constant(0)
+      ROOT %update = f32[1000,3]{1,0} dynamic-update-slice(%param_0, %param_1, %zero, %zero)
+    }
+
+    %begun (param_0: f32[8]) -> (f32[8], f32[64]) {
+      %param_0 = f32[8]{0} parameter(0)
+      %inside = f32[64]{0} all-gather(%param_0), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}
+      ROOT %begin = (f32[8]{0}, f32[64]{0}) custom-call(%param_0, %inside), custom_call_target="AsyncCollectiveStart"
+    }
+
+    %small (param_0: f32[8]) -> f32[8] {
+      %param_0 = f32[8]{0} parameter(0)
+      ROOT %one = f32[8]{0} negate(%param_0)
+    }
+
+    %large (param_0: f32[8]) -> f32[800] {
+      %param_0 = f32[8]{0} parameter(0)
+      ROOT %many = f32[800]{0} broadcast(%param_0), dimensions={}
     }
 
     %body (state: (s32[], f32[256])) -> (s32[], f32[256]) {
@@ -43,21 +73,37 @@ PROGRAM = textwrap.dedent(
 
 
 @pytest.fixture(scope="module")
-def program():
-    return compiled_text.instructions(PROGRAM)
+def moves():
+    return movement.moves(compiled_text.read(PROGRAM))
 
 
-def test_instructions_are_those_that_run(program):
+@pytest.fixture(scope="module")
+def run(moves):
+    """Name -> instruction of those that run."""
+    return {move.instruction.name: move.instruction for move in moves}
+
+
+def entry(*lines: str) -> str:
+    """The program with other lines in its first computation."""
+    before = PROGRAM[: PROGRAM.index("ENTRY")]
+    return before + "ENTRY %main () -> f32[] {\n  " + "\n  ".join(lines) + "\n}\n"
+
+
+def moved(*lines: str) -> dict[str, int]:
+    """Name -> bytes that each instruction of `entry` moves."""
+    found = movement.moves(compiled_text.read(entry(*lines)))
+    return {move.instruction.name: move.bytes for move in found}
+
+
+def test_instructions_are_those_that_run(run):
     """The fusion's inside is not listed, the loop's body is, with its trips."""
-    trips = {instruction.name: instruction.trips for instruction in program}
-
-    assert "inner" not in trips
-    assert trips["fusion.5"] == trips["loop"] == 1
-    assert trips["twice"] == 5
+    assert "inner" not in run
+    assert run["fusion.5"].trips == run["loop"].trips == 1
+    assert run["twice"].trips == 5
 
 
-def test_bytes_have_the_padding_of_tiles(program):
-    fusion = next(each for each in program if each.name == "fusion.5")
+def test_bytes_have_the_padding_of_tiles(run):
+    fusion = run["fusion.5"]
 
     assert fusion.opcode == "fusion"
     assert fusion.operands == ("x", "near")
@@ -66,10 +112,8 @@ def test_bytes_have_the_padding_of_tiles(program):
     assert fusion.layer == "cell0/layer1/bn"
 
 
-def test_a_copy_belongs_to_the_layer_that_made_the_array(program):
-    copy = next(each for each in program if each.name == "unnamed")
-
-    assert copy.layer == "cell0/layer1/bn"
+def test_a_copy_belongs_to_the_layer_that_made_the_array(run):
+    assert run["unnamed"].layer == "cell0/layer1/bn"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +122,12 @@ def test_a_copy_belongs_to_the_layer_that_made_the_array(program):
         ("f32[16,32,32,36]{3,0,2,1:T(8,128)}", 32 * 32 * 16 * 128 * 4, 16 * 32 * 32 * 36 * 4),
         ("bf16[10,36]{0,1:T(8,128)(2,1)}", 40 * 128 * 2, 10 * 36 * 2),
         ("pred[7]{0:T(1024)}", 1024, 7),
+        ("f32[36]{0:T(8,128)}", 8 * 128 * 4, 36 * 4),
         ("f32[]{:T(128)}", 4, 4),
         ("f32[5,5]{1,0}", 100, 100),
         ("(s8[3]{0}, u32[2]{0})", 11, 11),
+        ("f8e4m3fn[3]{0}", 3, 3),
+        ("token[]", 0, 0),
         ("f32[8,128]{1,0:T(8,128)S(1)}", 0, 8 * 128 * 4),
     ],
 )
@@ -88,7 +135,6 @@ def test_arrays_as_they_lie_in_memory(text, padded, useful):
     found = compiled_text.arrays(text)
 
     assert sum(array.bytes for array in found) == padded
-    assert all(array.on_chip == (array.bytes == 0) for array in found)
     assert sum(array.useful for array in found) == useful
 
 
@@ -101,6 +147,7 @@ def test_layers_are_modules_of_the_network():
     assert of("jit(step)/jvp(Network)/cell1/skip/skip._convolve/conv/jit(_where)/select_n") == (
         "cell1/skip/conv"
     )
+    assert of("jit(step)/jvp(Network)/cell1/conv/branch_0_fun/nhwi,io->nhwo/dot") == "cell1/conv"
     twice = (
         "transpose(jvp(Network))/cell4/conv/transpose(transpose(jvp(Network)))/cell4/conv/jvp()/x"
     )
@@ -108,32 +155,55 @@ def test_layers_are_modules_of_the_network():
     assert of("jit(step)/shard_map/psum") == ""
 
 
-def test_what_moves_is_counted_with_padding_and_trips(program):
+def test_what_moves_is_counted_with_padding_and_trips(moves):
     array, vector = 16 * 32 * 32 * 128 * 4, 256 * 4
 
-    layers = movement.by_layer(program)
+    layers = movement.by_layer(moves)
 
     # The fusion reads one and writes one; its copy reads that, and writes ten floats.
     assert layers["cell0/layer1/bn"] == 3 * array + 40
-    # Reads the same twice, as two operands, and writes once, five times.
-    assert layers["cell1/bn"] == 5 * 3 * vector
-    # One copy onto the chip, and a part that is padded to a tile.
+    # Reads one, which is both operands, and writes one, five times.
+    assert layers["cell1/bn"] == 5 * 2 * vector
+    # A copy onto the chip, and a part that is padded to a tile.
     others = vector + vector + 1024 * 4 + 8 * 10 * 4 + (array + 8)
     assert layers[movement.OUTSIDE] == others
-    assert movement.useful(program) < sum(layers.values())
+    assert sum(move.useful for move in moves) < sum(layers.values())
 
 
-def test_repeats_are_those_of_loops(program):
-    once = sum(movement.moved(program))
-    every = sum(movement.by_layer(program).values())
+def test_of_what_is_indexed_the_part_that_is_taken_moves():
+    far = "%far = f32[1000,3]{1,0} parameter(0)"
+    rows, new = "%rows = s32[4]{0} parameter(1)", "%new = f32[2,3]{1,0} parameter(2)"
+    found = moved(
+        far,
+        rows,
+        new,
+        "%slice = f32[5,3]{1,0} slice(%far), slice={[0:5], [0:3]}",
+        "%gather = f32[4,3]{1,0} gather(%far, %rows), offset_dims={1}",
+        "%update = f32[1000,3]{1,0} dynamic-update-slice(%far, %new, %zero, %zero)",
+        "%fused = f32[4,3]{1,0} fusion(%far, %rows), kind=kLoop, calls=%sliced",
+        "%in_place = f32[1000,3]{1,0} fusion(%far, %new), kind=kLoop, calls=%updated",
+    )
 
-    assert movement.repeats(program) == pytest.approx(every / once)
-    assert every - once == 4 * 3 * 256 * 4
+    assert found["slice"] == 2 * 5 * 3 * 4
+    assert found["gather"] == 2 * 4 * 3 * 4 + 4 * 4
+    assert found["update"] == 2 * 2 * 3 * 4
+    assert found["fused"] == 2 * 4 * 3 * 4 + 4 * 4
+    assert found["in_place"] == 2 * 2 * 3 * 4
 
 
-def test_messages_with_their_groups(program):
+def test_of_a_condition_the_smaller_branch_moves():
+    lines = (
+        "%x = f32[8]{0} parameter(0)",
+        "%result = f32[8]{0} conditional(%p, %x, %x), branch_computations={%large, %small}",
+    )
+
+    assert moved(*lines)["one"] == 2 * 4 * 8
+    assert "many" not in moved(*lines)
+
+
+def test_messages_with_their_groups(moves):
     reduced, gathered = sorted(
-        movement.messages(program, chips=8, chips_per_host=4), key=lambda each: each.group
+        movement.messages(moves, chips=8, chips_per_host=4), key=lambda each: each.group
     )
 
     assert (reduced.kind, reduced.number, reduced.group) == ("all-reduce", 1, 4)
@@ -145,14 +215,40 @@ def test_messages_with_their_groups(program):
     assert gathered.between_hosts
 
 
-def test_groups_in_xlas_short_form():
-    groups = movement._groups("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", 8)
+def test_a_switch_that_adds_is_sent_each_part_once(moves):
+    reduced, _ = sorted(
+        movement.messages(moves, chips=8, chips_per_host=8, switch_adds=True),
+        key=lambda each: each.group,
+    )
 
-    np.testing.assert_array_equal(groups, [[0, 4], [1, 5], [2, 6], [3, 7]])
+    assert reduced.bytes == 3 / 4 * 4000
 
 
-def test_largest_buffers_come_first(program):
-    first, second = movement.largest_buffers(program, 2)
+def test_messages_that_are_begun_within_a_fusion_or_by_themselves():
+    lines = (
+        "%x = f32[8]{0} parameter(0)",
+        "%beside = (f32[8]{0}, f32[64]{0}) fusion(%x), kind=kCustom, calls=%begun",
+        "%pair = (f32[8]{0}, f32[64]{0}) all-gather-start(%x), replica_groups=[1,8]<=[8], dimensions={0}",
+        "%hop = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}",
+    )
+    found = movement.moves(compiled_text.read(entry(*lines)))
+    gathered, sent = movement.messages(found, chips=8, chips_per_host=1)
+
+    assert (gathered.kind, gathered.number) == ("all-gather", 2)
+    assert gathered.bytes == 2 * 7 / 8 * 64 * 4
+    assert (sent.kind, sent.number, sent.bytes, sent.group) == ("collective-permute", 1, 32, 2)
+
+
+def test_groups_in_xlas_short_form_and_of_unequal_size():
+    short = movement._groups("replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", 8)
+
+    assert short == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert movement._groups("replica_groups={{0,1,2},{3}}", 4) == [[0, 1, 2], [3]]
+    assert movement._groups("replica_groups={}", 3) == [[0, 1, 2]]
+
+
+def test_largest_buffers_come_first(moves):
+    first, second = movement.largest_buffers(moves, 2)
 
     assert first.bytes == second.bytes == 16 * 32 * 32 * 128 * 4
     assert {first.layer, second.layer} == {"argument", "cell0/layer1/bn"}

@@ -20,6 +20,7 @@ from bnas_jax.plan.machines import machine, names_of
         ("h100x8", 8, 1, ""),
         ("gpu:a100x1", 1, 1, ""),
         ("H200x16", 16, 2, ""),
+        ("h100x24", 24, 3, ""),
     ],
 )
 def test_a_name_says_chips_and_hosts(name, chips, hosts, shape):
@@ -44,9 +45,13 @@ def test_every_name_means_a_machine_of_its_chip():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v4-12", "no machine has that size; write one of v4-8, v4-16"),
-        ("v4-9", "no machine has that size"),
-        ("h100x3", "no machine has that size; write one of h100x1, h100x2"),
+        ("v4-12", "a machine of that size is not planned for; write one of v4-8, v4-16"),
+        ("v4-9", "a machine of that size is not planned for"),
+        ("h100x12", "a machine of that size is not planned for; write one of h100x1, h100x2"),
+        ("v4x8", "is no machine; write for instance v4-8"),
+        ("h100-8", "is no machine; write for instance h100x8"),
+        ("v5e-٨", "is no machine"),
+        ("v5e-" + 5000 * "9", "is no machine"),
         ("v4", "is no machine; write for instance v4-"),
         ("v9-8", "there is no chip 'v9' here"),
         ("gpu:v4-8", "v4 is a TPU; leave the prefix out"),

@@ -11,9 +11,13 @@ import pytest
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
+from bnas_jax.cli import plan as plan_command
 from bnas_jax.plan import request as request_lib
 from bnas_jax.plan.blank_data import SIZES, BlankReader, data_for_plan
+from bnas_jax.plan.compile import Plan, bytes_needed
+from bnas_jax.plan.machines import machine
 from bnas_jax.plan.request import Request
+from bnas_jax.plan.summary import markdown, summary, table
 from configs import train as train_configs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -124,7 +128,7 @@ def test_a_table_of_plans_takes_those_that_are_kept(result, cache, planned):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--on=v5e-9"], "no machine has that size; write one of v5e-1"),
+        (["--on=v5e-9"], "a machine of that size is not planned for; write one of v5e-1"),
         (["--on="], "--on is missing; write --on=MACHINE, such as v4-8"),
         (["--on=v5e-8", "--of=search"], "--of takes step or evaluate, got 'search'"),
         (["--on=h100x8"], "the compiler for h100x8 is not installed: pip install 'jax[cuda12]=="),
@@ -160,6 +164,35 @@ def test_pmap_makes_the_program_of_shard_map():
 
     assert counts["pmap"] == counts["shard_map"]
     assert counts["pmap"]["stablehlo.all_reduce"] == 1
+
+
+def test_a_step_that_does_not_fit():
+    """By the bytes that the compiler names, and the program's own."""
+    full = "Ran out of memory in memory space hbm. Used 34.20G of 15.75G hbm. Exceeded"
+    assert bytes_needed(full) == round(34.2 * 2**30)
+    assert (
+        bytes_needed("Ran out of memory in memory space vmem. Used 17.05M of 16.00M vmem") is None
+    )
+
+    plan = Plan(
+        programs=(),
+        too_large=bytes_needed(full),
+        devices=8,
+        batch_size=64,
+        images=64,
+        steps=22,
+        seconds=1.0,
+    )
+    digits = settings.from_config(train_configs.get_config("digits"))
+    result = summary(digits, plan, machine("v5e-8"), of="step")
+
+    assert not result["fits"]
+    assert result["memory_bytes"] == round(34.2 * 2**30)
+    assert "34.20 GiB of 16.00 GiB (213.8 %): DOES NOT FIT" in table(result)
+    advice = plan_command._advice({**result, "microbatches_that_fit": 4})
+    assert advice.endswith("with --config.microbatches=4 it does")
+    row = markdown({"a v5e-8": {**result, "date": "today", "versions": {}}}).splitlines()[-1]
+    assert "does not fit" in row
 
 
 def test_blank_data_has_the_size_of_the_real_one():

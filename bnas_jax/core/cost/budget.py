@@ -19,17 +19,19 @@ def fit_budget(
     max_channels: int | None = None,
     cells: Iterable[int] = (),
 ) -> nn.Module:
-    """The network whose counted FLOPs come nearest to a budget without exceeding it; the rest of it as in `network`.
+    """The network whose FLOPs come nearest to a budget without exceeding it; all but its size is as in `network`.
 
-    flops: the budget. min_channels, max_channels: inclusive bounds on the width, which is even in the ImageNet form; without
-    max_channels there is no upper one. cells: numbers of cells to choose from, such as range(5, 21), by default that of
-    `network` alone; of equally good ones the first. Raises `UserError` if the smallest network is above the budget.
+    flops: the budget. image_shape: (H, W, C). min_channels, max_channels: inclusive bounds on the width, which is even in the
+    ImageNet form; without max_channels there is no upper one. cells: numbers of cells to choose from, such as range(5, 21),
+    by default that of `network` alone; of equally good ones the first. Raises `UserError` if the smallest network is above
+    the budget.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
     >>> bnas.fit_budget(network, 1e5, image_shape=(8, 8, 1)).channels
     13
     """
+    # The smallest width that the network can have and the caller wants.
     step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step
     if not 0 < flops < math.inf:
@@ -39,18 +41,26 @@ def fit_budget(
             f"max_channels must be at least {least}, the smallest width asked for, got {max_channels}"
         )
 
+    # For each number of cells the widest network within the budget; of these the one with the most FLOPs.
     best: tuple[Fraction, nn.Module] | None = None
     needed: float = math.inf
-    walked: dict = {}
+    walked: dict = {}  # cells that all of these networks share, see `cost`
     for num_cells in tuple(cells) or (network.num_cells,):
         quadratic = _Quadratic(
-            network.clone(num_cells=num_cells), least, step, image_shape=image_shape, walked=walked
+            network.clone(num_cells=num_cells),
+            least=least,
+            step=step,
+            image_shape=image_shape,
+            walked=walked,
         )
-        needed = min(needed, float(quadratic(least)))
-        if quadratic(least) <= flops:
-            channels = quadratic.widest(flops, limit=max_channels)
-            if best is None or quadratic(channels) > best[0]:
-                best = quadratic(channels), quadratic.network.clone(channels=channels)
+        smallest = quadratic(least)
+        needed = min(needed, float(smallest))
+        if smallest > flops:
+            continue
+        channels = quadratic.widest(flops, limit=max_channels)
+        found = quadratic(channels)
+        if best is None or found > best[0]:
+            best = found, quadratic.network.clone(channels=channels)
     if best is None:
         raise UserError(
             f"budget of {flops:g} FLOPs is too small; write at least {math.ceil(needed)}, or fewer cells or smaller images"
@@ -59,32 +69,47 @@ def fit_budget(
 
 
 class _Quadratic:
-    """The FLOPs of a network by its channels, from three widths, as each convolution is a product of two widths."""
+    """The FLOPs of a network as a function of its channels, a quadratic, since each convolution is a product of two widths.
 
-    def __init__(self, network: nn.Module, least: int, step: int, *, image_shape, walked: dict):
+    It is interpolated from the three smallest widths, in fractions, so that it is exact for all others.
+    """
+
+    def __init__(self, network: nn.Module, *, least: int, step: int, image_shape, walked: dict):
         self.network, self._least, self._step = network, least, step
-        first, second, third = (
-            Fraction(
-                cost(
-                    network.clone(channels=least + n * step), image_shape=image_shape, walked=walked
-                ).total.flops
-            )
-            for n in range(3)
-        )
-        self._start, self._slope, self._bend = first, second - first, third - 2 * second + first
+        values = []
+        for index in range(3):
+            sized = network.clone(channels=least + index * step)
+            total = cost(sized, image_shape=image_shape, walked=walked).total
+            values.append(Fraction(total.flops))
+        first, second, third = values
+        # Newton's forward differences.
+        self._start = first
+        self._slope = second - first
+        self._bend = third - 2 * second + first
 
     def __call__(self, channels: int) -> Fraction:
         steps = (channels - self._least) // self._step
-        return self._start + steps * self._slope + Fraction(steps * (steps - 1), 2) * self._bend
+        pairs = Fraction(steps * (steps - 1), 2)
+        return self._start + steps * self._slope + pairs * self._bend
 
     def widest(self, flops: float, *, limit: int | None) -> int:
         """The most channels within the budget and the limit: double until it is too much, then halve the interval."""
-        fits = lambda steps: self(self._least + steps * self._step) <= flops
         low, high = 0, 1
-        while fits(high):
+        while self._after(high) <= flops:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
+            if self._after(middle) <= flops:
+                low = middle
+            else:
+                high = middle
+
+        # `limit` need not be a multiple of the step.
         widest = self._least + low * self._step
-        return widest if limit is None else min(widest, limit // self._step * self._step)
+        if limit is None:
+            return widest
+        return min(widest, limit // self._step * self._step)
+
+    def _after(self, steps: int) -> Fraction:
+        """The FLOPs of a network that is so many steps wider than the smallest."""
+        return self(self._least + steps * self._step)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 
-BINARY_OPS_PER_FLOP = 64
+BINARY_OPS_PER_FLOP = 64  # what one xnor and one popcount of a 64-bit word do
 FLOAT_BITS = 32
 
 
@@ -27,7 +27,7 @@ class Counts:
 
     @property
     def params(self) -> int:
-        """The number of parameters, of either kind."""
+        """The number of all parameters, binary and float."""
         return self.float_params + self.binary_params
 
     @property
@@ -63,6 +63,7 @@ class Cost:
 
     def table(self) -> str:
         """A plain-text table, one line a row, with the totals and the formulas they come from."""
+        # Imported here, as `table` imports this module.
         from bnas_jax.core.cost.table import table
 
         return table(self)
@@ -71,8 +72,10 @@ class Cost:
 def add(counts: Iterable[Counts]) -> Counts:
     """The sums of all counts."""
     counts = tuple(counts)
-    names = [field.name for field in dataclasses.fields(Counts)]
-    return Counts(**{name: sum(getattr(one, name) for one in counts) for name in names})
+    sums = {}
+    for field in dataclasses.fields(Counts):
+        sums[field.name] = sum(getattr(one, field.name) for one in counts)
+    return Counts(**sums)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Ratios:
 
 
 def ratios(ours: Cost, reference: Cost) -> Ratios:
-    """Speed-up and memory saving of a network over a reference; both are counted, neither is measured."""
+    """Speed-up and memory saving of a network over a reference; both computed, none measured."""
     binary, other = ours.total, reference.total
     return Ratios(
         speedup=other.flops / binary.flops,

@@ -1,5 +1,7 @@
 """The table of costs as plain text."""
 
+from collections.abc import Sequence
+
 from bnas_jax.core.cost.counts import BINARY_OPS_PER_FLOP, FLOAT_BITS, Cost, Counts
 
 HEAD = (
@@ -13,16 +15,19 @@ HEAD = (
     "float params",
     "of them BN",
 )
+NAMES = 3  # of the columns, those in front of the numbers
 
 
 def table(cost: Cost) -> str:
     """One line a row, with the totals and the formulas they come from."""
+    # The heading, a line for each row, the totals, and an empty line before the formulas.
+    lines: list[tuple[str, ...]] = [HEAD]
+    for row in cost.rows:
+        shape = "x".join(map(str, row.out_shape))
+        lines.append((row.name, row.kind, shape, *_numbers(row)))
     total = cost.total
-    body = [
-        (row.name, row.kind, "x".join(map(str, row.out_shape)), *_numbers(row)) for row in cost.rows
-    ]
-    lines = _aligned([HEAD, *body, ("total", "", "", *_numbers(total))])
-    return "\n".join([*lines, "", *_formulas(total)])
+    lines.append(("total", "", "", *_numbers(total)))
+    return "\n".join([*_aligned(lines), "", *_formulas(total)])
 
 
 def _numbers(counts: Counts) -> tuple[str, ...]:
@@ -37,12 +42,16 @@ def _numbers(counts: Counts) -> tuple[str, ...]:
     return tuple(f"{number:,.0f}" for number in numbers)
 
 
-def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
+def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns of one width each: names to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligns = "<<<" + ">" * (len(widths) - 3)
-    fields = [f"{{:{align}{width}}}" for align, width in zip(aligns, widths, strict=True)]
-    return ["  ".join(fields).format(*line).rstrip() for line in lines]
+    aligned = []
+    for line in lines:
+        fields = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        for place in range(NAMES):
+            fields[place] = line[place].ljust(widths[place])
+        aligned.append("  ".join(fields).rstrip())
+    return aligned
 
 
 def _formulas(total: Counts) -> list[str]:

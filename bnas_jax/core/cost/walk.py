@@ -20,10 +20,11 @@ def cost(
 ) -> Cost:
     """The cost of one image of the shape (H, W, C) through a network or a supernet, without computing anything.
 
-    A module is counted if it has parameters or a method `macs(x, y)`, which gives its (binary, float) multiply-accumulates
+    A module has a row if it has parameters or a method `macs(x, y)`, which gives its (binary, float) multiply-accumulates
     from its input and output. Parameters of names that begin with `latent` are one bit, all others 32.
 
-    walked: cells that were walked before, of networks of the same scheme, which are not walked again; it is added to.
+    walked: {} or that of an earlier call for a network of the same scheme and arithmetic, whose cells are not walked again;
+    the cells of this call are added to it.
 
     Raises `UserError` for an image size that the model cannot take, and for a module that has kernels but no `macs`.
 
@@ -35,9 +36,12 @@ def cost(
     # An auxiliary head is of use in training alone.
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)
-    # Without popcount and gradients of its own an operation is traced faster, and it costs the same.
+    # Without popcount and custom gradients an operation is traced faster, and it costs the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
-    walk = _Walk({} if walked is None else walked)
+    if walked is None:
+        walked = {}
+    # Shapes alone flow through the model.
+    walk = _Walk(walked)
     with nn.intercept_methods(walk.intercept):
         jax.eval_shape(lambda: _initialise(model, image_shape))
     return Cost(tuple(walk.rows))
@@ -49,16 +53,18 @@ def float_twin(model: nn.Module) -> nn.Module:
 
 
 def _initialise(model: nn.Module, image_shape: tuple[int, int, int]):
+    key = jax.random.key(0)
     images = jnp.zeros((1, *image_shape))
     if isinstance(model, Supernet):
-        return model.init(
-            jax.random.key(0), model.even_mixture(), images, train=False, method="mixture"
-        )
-    return model.init(jax.random.key(0), images, train=False)
+        return model.init(key, model.even_mixture(), images, train=False, method="mixture")
+    return model.init(key, images, train=False)
 
 
 class _Walk:
-    """Collects the rows of the modules that are called. Equal cells are walked once."""
+    """Collects the rows of the modules that are called. Equal cells are walked once.
+
+    cells: {fields and input shapes of a cell: (its output's shape, its path, its rows)}.
+    """
 
     def __init__(self, cells: dict):
         self.rows: list[Row] = []
@@ -66,48 +72,57 @@ class _Walk:
         self._called: set[tuple[str, ...]] = set()
 
     def intercept(self, call, args, kwargs, context: nn.module.InterceptorContext):
+        """What `nn.intercept_methods` calls in place of each method of a module."""
         module = context.module
         if context.method_name != "__call__":
             return call(*args, **kwargs)
-        if not isinstance(module, FinalCell | MixedCell):
-            y = call(*args, **kwargs)
-            self.rows += self._rows_of(module, args, y)
-            return y
-        return self._cell(module, call, args, kwargs)
+        if isinstance(module, FinalCell | MixedCell):
+            return self._cell(module, call=call, args=args, kwargs=kwargs)
+        return self._module(module, call=call, args=args, kwargs=kwargs)
 
-    def _cell(self, module, call, args, kwargs):
-        key = (_fields(module), tuple(leaf.shape for leaf in jax.tree.leaves(args)))
+    def _module(self, module, *, call, args, kwargs):
+        y = call(*args, **kwargs)
+        self.rows += self._rows_of(module, args=args, y=y)
+        return y
+
+    def _cell(self, module, *, call, args, kwargs):
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(args))
+        key = (_fields(module), shapes)
         prefix = "/".join(module.path)
+
+        # The first of equal cells runs.
         if key not in self._cells:
             first = len(self.rows)
-            y = call(*args, **kwargs)
-            self.rows += self._rows_of(module, args, y)
-            self._cells[key] = (jax.eval_shape(lambda: y), prefix, self.rows[first:])
+            y = self._module(module, call=call, args=args, kwargs=kwargs)
+            output = jax.eval_shape(lambda: y)
+            self._cells[key] = (output, prefix, self.rows[first:])
             return y
+
+        # The others have its rows under their path, and zeros for an output.
         output, walked, rows = self._cells[key]
-        self.rows += [
-            dataclasses.replace(row, name=prefix + row.name.removeprefix(walked)) for row in rows
-        ]
+        for row in rows:
+            name = prefix + row.name.removeprefix(walked)
+            self.rows.append(dataclasses.replace(row, name=name))
         return jnp.zeros(output.shape, output.dtype)
 
-    def _rows_of(self, module, args, y) -> list[Row]:
-        """The rows of a call; the parameters of a module that was called before are counted already."""
-        rows = _rows(module, args, y)
+    def _rows_of(self, module, *, args, y) -> list[Row]:
+        """The rows of a call. A module that was called before has its parameters in the rows of that call."""
+        rows = _rows(module, args=args, y=y)
         if module.path in self._called:
-            rows = [
-                dataclasses.replace(row, binary_params=0, float_params=0, bn_params=0)
-                for row in rows
-            ]
+            for index, row in enumerate(rows):
+                rows[index] = dataclasses.replace(row, binary_params=0, float_params=0, bn_params=0)
         self._called.add(module.path)
         return rows
 
 
 def _fields(module: nn.Module) -> tuple:
-    """A cell's fields, with all places behind the first cell, and all skips that are no convolution, taken as one."""
+    """A cell's fields, equal for cells of equal cost: all places behind the first cell, and all kinds of a skip that has no
+    convolution, are taken as one."""
     fields = {}
     for field in dataclasses.fields(module):
         if field.name not in ("parent", "name"):
             fields[field.name] = getattr(module, field.name)
+    # The first cell alone has no skip.
     place = fields["place"]
     fields["place"] = dataclasses.replace(place, index=min(place.index, 1))
     if not place.reduction:
@@ -115,35 +130,47 @@ def _fields(module: nn.Module) -> tuple:
     return (type(module), *fields.items())
 
 
-def _rows(module: nn.Module, args: tuple, y) -> list[Row]:
-    """The module's row, if it has weights or MACs of its own."""
+def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
+    """The module's row, if it has weights or MACs beside those of the modules in it."""
+    # Parameters of modules in it are dictionaries, which have no shape.
     params = module.variables.get("params", {})
-    own = {name: value for name, value in params.items() if hasattr(value, "shape")}
+    arrays = {name: value for name, value in params.items() if hasattr(value, "shape")}
     has_macs = hasattr(module, "macs")
-    if not own and not has_macs:
+    if not arrays and not has_macs:
         return []
 
-    name = "/".join(module.path) or type(module).__name__
-    if not has_macs and any(value.ndim > 1 for value in own.values()):
+    kind = type(module).__name__
+    # The model itself has no path. A vector is a bias or belongs to a BN, and multiplies no activations.
+    name = "/".join(module.path) or kind
+    if not has_macs and any(value.ndim > 1 for value in arrays.values()):
         raise UserError(
-            f"{name} ({type(module).__name__}) has kernels but no method macs(x, y), so that its cost is not known; "
+            f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost is not known; "
             "add one that gives its (binary, float) multiply-accumulates"
         )
-    binary_macs, float_macs = module.macs(args[0], y) if has_macs else (0, 0)
-    if not own and not binary_macs and not float_macs:
+    binary_macs = float_macs = 0
+    if has_macs:
+        binary_macs, float_macs = module.macs(args[0], y)
+    if not arrays and not binary_macs and not float_macs:
         return []
-    binary = sum(value.size for key, value in own.items() if is_latent(key))
-    floats = sum(value.size for value in own.values()) - binary
+
+    binary = floats = 0
+    for key, value in arrays.items():
+        if is_latent(key):
+            binary += value.size
+        else:
+            floats += value.size
+    output = jax.tree.leaves(y)[0]
     row = Row(
         name=name,
-        kind=type(module).__name__,
-        out_shape=tuple(jax.tree.leaves(y)[0].shape[1:]),
+        kind=kind,
+        out_shape=tuple(output.shape[1:]),
         binary_macs=int(binary_macs),
         float_macs=int(float_macs),
         binary_params=binary,
         float_params=floats,
         bn_params=floats if isinstance(module, BatchNorm) else 0,
     )
+    # A scheme can change the cost of its convolutions.
     scheme = getattr(module, "scheme", None)
     if scheme is None or not has_macs:
         return [row]

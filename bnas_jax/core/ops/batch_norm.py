@@ -1,7 +1,11 @@
-"""Batch normalization without scale and shift, over one device or all devices of a mapped axis."""
+"""Batch normalization without scale and shift, over one device or all devices of a mapped axis.
+
+A "group" is a set of examples that are normalised together, a "part" the examples of a group that lie in one device.
+"""
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +15,7 @@ from bnas_jax.core.errors import UserError
 
 EPSILON = 1e-5
 MOMENTUM = 0.9  # PyTorch's 0.1, from the other side
+PIXELS = (0, 1, 2)  # the axes of (N, H, W, C) that statistics are taken over
 
 
 def initial_statistics(shape: tuple[int, ...], dtype) -> dict[str, jax.Array]:
@@ -30,31 +35,38 @@ def batch_norm(
 ):
     """(x normalised, running statistics after it), as in PyTorch: the running variance is unbiased.
 
-    x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x have statistics of
-    their own: those are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
+    x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x keep statistics
+    apart: all are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
     epsilon: what is added to the variance. momentum: the share that the running statistics keep.
     normalized: what `normalize` made of x, for a batch norm of the same epsilon; None computes it.
     arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
     afterwards, as a step does, since a group of `bn_examples` may lie in one device alone.
     """
+    # By the running statistics, of each copy: (N, H, W, *copies, C).
     if not train:
+        *image, channels = x.shape
         copies = (1,) * (running["mean"].ndim - 1)
-        x = x.reshape(x.shape[:-1] + copies + x.shape[-1:])
-        return (x - running["mean"]) * jax.lax.rsqrt(running["var"] + epsilon), running
-    if normalized is not None:
-        y, mean, var = normalized
-    elif arithmetic.plain:
-        y, mean, var = plain_normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
-    else:
-        y, mean, var = normalize(x, arithmetic.bn_axis, arithmetic.bn_examples, epsilon)
-    part, parts_of_group = _division(len(x), arithmetic.bn_axis, arithmetic.bn_examples)
-    count = part * parts_of_group * x.shape[1] * x.shape[2]
+        x = x.reshape(*image, *copies, channels)
+        centred = x - running["mean"]
+        return centred * jax.lax.rsqrt(running["var"] + epsilon), running
+
+    # By those of the batch.
+    axis_name, examples = arithmetic.bn_axis, arithmetic.bn_examples
+    if normalized is None:
+        form: Callable = normalize
+        if arithmetic.plain:
+            form = plain_normalize
+        normalized = form(x, axis_name=axis_name, examples=examples, epsilon=epsilon)
+    y, mean, var = normalized
+
+    # The running variance is the unbiased one, of as many values as a group has.
+    part, parts_of_group = _division(len(x), axis_name=axis_name, examples=examples)
+    _, height, width, _ = x.shape
+    count = part * parts_of_group * height * width
     unbiased = var * (count / max(count - 1, 1))
-    new = {
-        "mean": momentum * running["mean"] + (1 - momentum) * mean,
-        "var": momentum * running["var"] + (1 - momentum) * unbiased,
-    }
-    return y, new
+    new_mean = momentum * running["mean"] + (1 - momentum) * mean
+    new_var = momentum * running["var"] + (1 - momentum) * unbiased
+    return y, {"mean": new_mean, "var": new_var}
 
 
 def plain_normalize(
@@ -64,23 +76,29 @@ def plain_normalize(
 
     `UserError` for groups that do not lie whole in one device.
     """
-    if examples is not None:
-        if len(x) % examples:
-            raise UserError(
-                f"the plain form normalises groups that lie in one device: write a config.bn_examples that"
-                f" divides its {len(x)} examples of a microbatch, got {examples}"
-            )
-        groups = x.reshape(-1, examples, *x.shape[1:])
-        y, mean, var = jax.vmap(lambda group: plain_normalize(group, epsilon=epsilon))(groups)
-        return y.reshape(x.shape), jnp.mean(mean, axis=0), jnp.mean(var, axis=0)
-    mean = _batch_mean(x, axis_name)
-    var = _batch_mean(jnp.square(x - mean), axis_name)
-    return (x - mean) * jax.lax.rsqrt(var + epsilon), mean, var
+    # One group of all.
+    if examples is None:
+        mean = _batch_mean(x, axis_name)
+        var = _batch_mean(jnp.square(x - mean), axis_name)
+        return (x - mean) * jax.lax.rsqrt(var + epsilon), mean, var
+
+    if len(x) % examples:
+        raise UserError(
+            f"the plain form normalises groups that lie in one device: write a config.bn_examples that"
+            f" divides its {len(x)} examples of a microbatch, got {examples}"
+        )
+    groups = x.reshape(-1, examples, *x.shape[1:])  # (groups, examples, H, W, C)
+    normalize_groups = jax.vmap(lambda group: plain_normalize(group, epsilon=epsilon))
+    y, mean, var = normalize_groups(groups)
+    return y.reshape(x.shape), jnp.mean(mean, axis=0), jnp.mean(var, axis=0)
 
 
-def _batch_mean(x, axis_name):
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    return jax.lax.pmean(mean, axis_name) if axis_name else mean
+def _batch_mean(x, axis_name: str | None):
+    """The mean of each channel, (C,), over all devices of the axis where there is one."""
+    mean = jnp.mean(x, axis=PIXELS)
+    if axis_name is None:
+        return mean
+    return jax.lax.pmean(mean, axis_name)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -94,59 +112,85 @@ def normalize(
     one group of all. mean and var, (C,), are the averages over the groups in which this
     device has examples. `UserError` unless `examples` divides the batch.
 
-    The gradient is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps more
-    and sums four times; mean and var are for the running statistics and have none.
+    The gradient at x is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps
+    more and sums four times; mean and var are for the running statistics and have no gradient.
     """
     return _normalize_forward(x, axis_name, examples, epsilon)[0]
 
 
 def _normalize_forward(x, axis_name, examples, epsilon):
-    part, parts_of_group = _division(len(x), axis_name, examples)
-    origin, mean, var = _per_part(_moments, part, (x,))
+    # The moments of each of this device's parts, (P, C), then those of the groups that the parts belong to.
+    part, parts_of_group = _division(len(x), axis_name=axis_name, examples=examples)
+    origin, mean, var = _per_part(_moments, part=part, arrays=(x,))
     if parts_of_group > 1:
-        moments = jnp.stack([origin, mean, var], axis=1)
-        mean, var = _combined(origin, _of_group(moments, parts_of_group, axis_name))
+        moments = jnp.stack([origin, mean, var], axis=1)  # (P, 3, C)
+        of_group = _of_group(moments, parts_of_group, axis_name=axis_name)
+        mean, var = _combined(origin, of_group)
+
     factor = jax.lax.rsqrt(var + epsilon)
-    y = _per_part(_standardize, part, (x,), (origin, mean, factor)).reshape(x.shape)
+    y = _per_part(
+        _standardize,
+        part=part,
+        arrays=(x,),
+        values=(origin, mean, factor),
+    )
+    y = y.reshape(x.shape)
     averages = jnp.mean(origin + mean, axis=0), jnp.mean(var, axis=0)
     return (y, *averages), (y, factor)
 
 
 def _moments(x):
-    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is counted from the origin, as is what deviates from it.
+    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is relative to the origin.
 
     The origin is the mean but for rounding: beside a large mean, float32 has few digits for it.
     """
     x = _wide(x)
-    origin = jnp.mean(x, axis=(0, 1, 2))
+    origin = jnp.mean(x, axis=PIXELS)
     shifted = x - origin
-    mean = jnp.mean(shifted, axis=(0, 1, 2))
-    return origin, mean, jnp.mean(jnp.square(shifted), axis=(0, 1, 2)) - jnp.square(mean)
+    mean = jnp.mean(shifted, axis=PIXELS)
+    var = jnp.mean(jnp.square(shifted), axis=PIXELS) - jnp.square(mean)
+    return origin, mean, var
 
 
 def _standardize(x, origin, mean, factor):
-    return (((_wide(x) - origin) - mean) * factor).astype(x.dtype)
+    # Both differences by themselves: origin + mean would round the mean away again.
+    y = ((_wide(x) - origin) - mean) * factor
+    return y.astype(x.dtype)
 
 
 def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
     del epsilon
     y, factor = residuals
     gradient = gradients[0]
-    part, parts_of_group = _division(len(gradient), axis_name, examples)
-    mean, along = _per_part(_gradient_means, part, (gradient, y))
+
+    # The means of the gradient and of gradient * y over each group.
+    part, parts_of_group = _division(len(gradient), axis_name=axis_name, examples=examples)
+    mean, along = _per_part(_gradient_means, part=part, arrays=(gradient, y))
     if parts_of_group > 1:
-        of_group = _of_group(jnp.stack([mean, along], axis=1), parts_of_group, axis_name)
+        means = jnp.stack([mean, along], axis=1)  # (P, 2, C)
+        of_group = _of_group(means, parts_of_group, axis_name=axis_name)
         mean, along = jnp.unstack(jnp.mean(of_group, axis=1), axis=1)
-    to_x = _per_part(_gradient_at_x, part, (gradient, y), (mean, along, factor))
+
+    values = (mean, along, factor)
+    to_x = _per_part(
+        _gradient_at_x,
+        part=part,
+        arrays=(gradient, y),
+        values=values,
+    )
     return (to_x.reshape(gradient.shape),)
 
 
 def _gradient_means(gradient, y):
+    """The means of g and of g * y over the pixels, (C,) each, with g the gradient at y."""
     gradient, y = _wide(gradient), _wide(y)
-    return jnp.mean(gradient, axis=(0, 1, 2)), jnp.mean(gradient * y, axis=(0, 1, 2))
+    mean = jnp.mean(gradient, axis=PIXELS)
+    along = jnp.mean(gradient * y, axis=PIXELS)
+    return mean, along
 
 
 def _gradient_at_x(gradient, y, mean, along, factor):
+    """g without what moves mean and variance, which the normalisation takes away: factor * (g - mean - y * along)."""
     to_x = factor * (_wide(gradient) - mean - _wide(y) * along)
     return to_x.astype(gradient.dtype)
 
@@ -156,14 +200,15 @@ def _wide(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _per_part(function, part: int, arrays: tuple, values: tuple = ()):
+def _per_part(function, *, part: int, arrays: tuple, values: tuple = ()):
     """The function of each part of a device's examples: results (P, ...).
 
     arrays: (N, H, W, C), of which a part has `part` examples. values: (P, C), one for each part.
     """
     if part == len(arrays[0]):
         # As without parts: with an axis more, XLA's CPU compiler makes a search step twice as slow.
-        result = function(*arrays, *(value[0] for value in values))
+        single = [value[0] for value in values]
+        result = function(*arrays, *single)
         return jax.tree.map(lambda leaf: leaf[None], result)
     divided = [array.reshape(-1, part, *array.shape[1:]) for array in arrays]
     return jax.vmap(function)(*divided, *values)
@@ -172,38 +217,43 @@ def _per_part(function, part: int, arrays: tuple, values: tuple = ()):
 normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _division(size: int, axis_name: str | None, examples: int | None) -> tuple[int, int]:
+def _division(size: int, *, axis_name: str | None, examples: int | None) -> tuple[int, int]:
     """(examples of a part, parts of a group): a device's `size` examples in parts, each of which lies in a single group."""
-    total = size * (jax.lax.axis_size(axis_name) if axis_name else 1)
+    devices = jax.lax.axis_size(axis_name) if axis_name else 1
+    total = devices * size
     group = examples or total
     if total % group:
         raise UserError(
             f"batch norm over {group} examples: a batch of {total} cannot be divided into such groups"
         )
+    # The largest part that fits both into a device and into a group.
     part = math.gcd(size, group)
     return part, group // part
 
 
-def _of_group(values, parts_of_group: int, axis_name: str):
+def _of_group(values, parts_of_group: int, *, axis_name: str):
     """(P, ...) -> (P, parts of a group, ...): for each of the device's parts, the values of all parts of its group.
 
     In one message, as latency is what small ones cost.
     """
-    groups = jax.lax.all_gather(values, axis_name, tiled=True).reshape(
-        -1, parts_of_group, *values.shape[1:]
-    )
+    everything = jax.lax.all_gather(values, axis_name, tiled=True)  # (all devices' P, ...)
+    groups = everything.reshape(-1, parts_of_group, *values.shape[1:])
     if len(groups) == 1:
         return groups
-    own = jax.lax.axis_index(axis_name) * len(values) + jnp.arange(len(values))
-    return groups[own // parts_of_group]
+    # Numbers of this device's parts among all.
+    first = jax.lax.axis_index(axis_name) * len(values)
+    parts = first + jnp.arange(len(values))
+    return groups[parts // parts_of_group]
 
 
 def _combined(origin, moments):
     """(mean, var) of groups, (P, C) each, from (origin, mean, var) of their parts, (P, parts of a group, 3, C).
 
-    Means count from an origin, here each part's own. Squares are of differences of means, and none is subtracted.
+    Means count from an origin, (P, C), that of each part in this device: `_moments` of another part count from another.
+    Variances are summed from squares of differences of means, never as a difference of squares, which would cancel.
     """
-    origins, means, variances = jnp.unstack(moments, axis=2)
+    origins, means, variances = jnp.unstack(moments, axis=2)  # (P, parts of a group, C) each
     means = origins - origin[:, None] + means
     mean = jnp.mean(means, axis=1)
-    return mean, jnp.mean(variances + jnp.square(means - mean[:, None]), axis=1)
+    between = jnp.square(means - mean[:, None])
+    return mean, jnp.mean(variances + between, axis=1)

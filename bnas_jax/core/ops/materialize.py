@@ -8,7 +8,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 def materialize(x):
     """Identity. Makes XLA store x, an array or a tree of arrays, once instead of recomputing it in every consumer.
 
-    The same holds for its gradient. XLA's CPU compiler fuses cheap operations into each of their consumers. Along the
+    It does the same to its gradient. XLA's CPU compiler fuses cheap operations into each of their consumers. Along the
     inter-cell skips such a chain is as long as the network: without this, every layer of the first cell recomputed
     the gradient of the outputs of all later cells.
     """
@@ -17,7 +17,15 @@ def materialize(x):
     )
 
 
-materialize.defvjp(lambda x: (materialize(x), None), lambda _, gradient: (materialize(gradient),))
+def _forward(x):
+    return materialize(x), None
+
+
+def _backward(_, gradient):
+    return (materialize(gradient),)
+
+
+materialize.defvjp(_forward, _backward)
 
 
 def recompute(function):
@@ -34,8 +42,10 @@ def recompute(function):
         return function(*inputs), inputs
 
     def backward(inputs, gradient):
+        # Together, so that the inputs are not read before the gradient is there.
         gradient, inputs = materialize((gradient, inputs))
-        return jax.vjp(function, *inputs)[1](gradient)
+        _, vjp = jax.vjp(function, *inputs)
+        return vjp(gradient)
 
     recomputed.defvjp(forward, backward)
     return recomputed

@@ -1,10 +1,14 @@
-"""3x3 poolings with a border of one pixel. (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), C)."""
+"""3x3 poolings with a border of one pixel: (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C)."""
 
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+KERNEL = (3, 3)
+BORDER = ((1, 1), (1, 1))  # of one pixel at each side: PyTorch's `padding=1`
+TAPS = KERNEL[0] * KERNEL[1]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -19,53 +23,74 @@ def max_pool(x, stride: int):
 
 def plain_max_pool(x, stride: int):
     """`max_pool` as Flax has it, with XLA's own gradient."""
-    return nn.max_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)))
+    return nn.max_pool(x, KERNEL, strides=(stride, stride), padding=BORDER)
 
 
 def avg_pool(x, stride: int):
     """3x3 average pooling over the pixels that exist, as in the released code."""
-    return nn.avg_pool(x, (3, 3), (stride, stride), ((1, 1), (1, 1)), count_include_pad=False)
+    return nn.avg_pool(
+        x,
+        KERNEL,
+        strides=(stride, stride),
+        padding=BORDER,
+        count_include_pad=False,
+    )
 
 
-def _windows(x, size, stride, fill):
-    """The nine values under each window of a `size` output: x, padded by one pixel, shifted."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
-    return [
-        x[:, i : i + size[0] : stride, j : j + size[1] : stride] for i in range(3) for j in range(3)
-    ]
+def _windows(x, *, image: tuple[int, int], stride: int, fill) -> list:
+    """The nine values under each window of an (H, W) image: x, padded by one pixel, shifted. (N, H', W', C) each."""
+    height, width = image
+    x = jnp.pad(x, ((0, 0), *BORDER, (0, 0)), constant_values=fill)
+    shifted = []
+    for row in range(KERNEL[0]):
+        for column in range(KERNEL[1]):
+            rows = slice(row, row + height, stride)
+            columns = slice(column, column + width, stride)
+            shifted.append(x[:, rows, columns])
+    return shifted
 
 
 def _max_pool_forward(x, stride):
-    values = _windows(x, x.shape[1:3], stride, -jnp.inf)
-    best, tap = values[0], jnp.zeros(values[0].shape, jnp.int8)
+    image = x.shape[1:3]
+    values = _windows(x, image=image, stride=stride, fill=-jnp.inf)
+
+    # The largest value so far and which of the nine it was. Only a larger one replaces it, so the first of equal ones stays;
+    # a NaN always does, as in PyTorch.
+    best = values[0]
+    tap = jnp.zeros(best.shape, jnp.int8)
     for index, value in enumerate(values[1:], 1):
         better = (value > best) | jnp.isnan(value)
         best = jnp.where(better, value, best)
         tap = jnp.where(better, jnp.int8(index), tap)
-    return best, (tap, x.shape[1:3])
+    return best, (tap, image)
 
 
 def _max_pool_backward(stride, residuals, gradient):
-    tap, size = residuals
+    tap, (height, width) = residuals
     zero = jnp.zeros((), gradient.dtype)
     if stride > 1:
         # As at stride 1, where the windows in between took nothing.
+        _, rows, columns, _ = tap.shape
         spread = [
             (0, 0, 0),
-            *(_spread(n, m, stride) for n, m in zip(size, tap.shape[1:3], strict=True)),
+            _spread(height, rows, stride=stride),
+            _spread(width, columns, stride=stride),
             (0, 0, 0),
         ]
-        tap = jax.lax.pad(tap, jnp.int8(-1), spread)
-        gradient = jax.lax.pad(gradient, zero, spread)
+        tap = jax.lax.pad(tap, jnp.int8(-1), padding_config=spread)
+        gradient = jax.lax.pad(gradient, zero, padding_config=spread)
+
     # A pixel is tap k of the window that lies as far to the other side: the order of the windows backwards.
-    taps, gradients = _windows(tap, size, 1, -1), _windows(gradient, size, 1, 0)
-    parts = [
-        jnp.where(t == 8 - k, g, zero) for k, (t, g) in enumerate(zip(taps, gradients, strict=True))
-    ]
+    image = (height, width)
+    taps = _windows(tap, image=image, stride=1, fill=-1)
+    gradients = _windows(gradient, image=image, stride=1, fill=0)
+    parts = []
+    for index, (taken, part) in enumerate(zip(taps, gradients, strict=True)):
+        parts.append(jnp.where(taken == TAPS - 1 - index, part, zero))
     return (sum(parts),)
 
 
-def _spread(size: int, windows: int, stride: int) -> tuple[int, int, int]:
+def _spread(size: int, windows: int, *, stride: int) -> tuple[int, int, int]:
     """`lax.pad`'s (low, high, interior) that puts `windows` values `stride` apart into `size` places."""
     return 0, size - (windows - 1) * stride - 1, stride - 1
 

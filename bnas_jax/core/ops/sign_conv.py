@@ -27,8 +27,9 @@ def sign_conv(
     inside the products, one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding, and so is the
     gradient of a ReLU behind it.
 
-    Gradients are first order: the sums carry no derivative of their own.
+    Gradients are first order: the sums have no derivative.
     """
+    # Positional, in the order of the custom gradient: first what is no array.
     return _sign_conv(after, geometry, one_bit, dtype, x, w, tuple(operands))
 
 
@@ -43,18 +44,21 @@ def _sign_conv(after, geometry, one_bit, dtype, x, w, operands):
 
 
 def _forward(after, geometry, one_bit, dtype, x, w, operands):
-    sums = integer_sums(x, w, geometry, one_bit=one_bit, dtype=dtype)
-    return after(sums.astype(x.dtype), *operands), (x, w, sums, operands)
+    sums = integer_sums(x, w, geometry=geometry, one_bit=one_bit, dtype=dtype)
+    y = after(sums.astype(x.dtype), *operands)
+    return y, (x, w, sums, operands)
 
 
 def _backward(after, geometry, one_bit, dtype, residuals, gradient):
     x, w, sums, operands = residuals
     # Otherwise XLA makes floats of the sums in the forward pass already, and stores those.
     gradient, sums = materialize((gradient, sums))
-    to_sums, *to_operands = jax.vjp(after, sums.astype(x.dtype), *operands)[1](gradient)
+    _, after_vjp = jax.vjp(after, sums.astype(x.dtype), *operands)
+    to_sums, *to_operands = after_vjp(gradient)
 
     # A convolution is linear in x and in w.
-    to_x, to_w = jax.vjp(lambda x, w: conv(x, w, geometry, dtype=dtype), x, w)[1](to_sums)
+    _, conv_vjp = jax.vjp(lambda x, w: conv(x, w, geometry=geometry, dtype=dtype), x, w)
+    to_x, to_w = conv_vjp(to_sums)
     return to_x, to_w, tuple(to_operands)
 
 
@@ -63,8 +67,11 @@ _sign_conv.defvjp(_forward, _backward)
 
 def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
     """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W', O). dtype: of the products."""
-    fits = np.prod(w.shape[:3]) <= np.iinfo(np.int16).max
-    integer = jnp.int16 if fits else jnp.int32
+    # No sum is larger than the number of its terms, kh * kw * C / groups.
+    largest = np.prod(w.shape[:3])
+    integer = jnp.int32
+    if largest <= np.iinfo(np.int16).max:
+        integer = jnp.int16
     products = dtype or x.dtype
 
     def convolved(x, w):
@@ -73,16 +80,17 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         sums = fast_conv(
             x.astype(products),
             w.astype(products),
-            geometry,
+            geometry=geometry,
             accumulate=x.dtype,
             precision=precision,
         )
         return sums.astype(integer)
 
-    def counted(x, w):
+    def by_popcount(x, w):
         # Stored, or XLA would count again for all who read the sums.
-        return materialize(sums_of_signs(x, w, geometry).astype(integer))
+        sums = sums_of_signs(x, w, geometry=geometry)
+        return materialize(sums.astype(integer))
 
     if one_bit and pays(w.shape, geometry):
-        return jax.lax.platform_dependent(x, w, cpu=counted, default=convolved)
+        return jax.lax.platform_dependent(x, w, cpu=by_popcount, default=convolved)
     return convolved(x, w)

@@ -13,7 +13,7 @@ from bnas_jax.core.ops.conv import conv
 from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
 from bnas_jax.core.schemes.straight_through import straight_through
 
-# Of the number of weights, added to the diagonal of the normal equations: bases that are equal have no single solution.
+# This share of the number of weights is added to the diagonal of the normal equations: equal bases have no single solution.
 RIDGE = 1e-6
 
 
@@ -43,16 +43,16 @@ class AbcNet(Scheme):
     shift: float = 0.0
     spread: float = 0.5
 
+    # Bases multiply the channels and images of a convolution, and their shifts are its parameters.
     joins: ClassVar[bool] = False
     plain_signs: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("weight_bases", "activation_bases"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"config.scheme.{name} must be at least 1, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"config.scheme.{name} must be at least 1, got {value}")
         if not 0 <= self.spread < np.inf:
             raise UserError(f"config.scheme.spread must be 0 or more, got {self.spread}")
         if not np.isfinite(self.shift):
@@ -63,18 +63,24 @@ class AbcNet(Scheme):
         bases, alpha = self.weights(module.latent(x))
         x, beta = self._activations(module, x)
         # The basis is the minor index of the channels, so that those of a group lie together.
-        w = bases.reshape(*bases.shape[:3], -1)
-        return convolve_module(module, x, w, (alpha, beta))
+        w = bases.reshape(*bases.shape[:3], -1)  # (kh, kw, ci, co * M)
+        return convolve_module(module, x, w=w, operands=(alpha, beta))
 
     def convolve_float(self, module, x):
         """The bases of the activations with a float kernel."""
         kernel = module.float_kernel(x)
         x, beta = self._activations(module, x)
-        arithmetic = module.arithmetic
-        y = conv(x, kernel, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-        return finish(
-            self, self.after(y, jnp.ones((1, 1), y.dtype), beta), None, activation=module.activation
+        dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
+        y = conv(
+            x,
+            kernel,
+            geometry=module.geometry,
+            dtype=dtype,
+            plain=plain,
         )
+        # As with a single basis of the weights, and its alpha 1.
+        y = self.after(y, alpha=jnp.ones((1, 1), y.dtype), beta=beta)
+        return finish(self, y, scale=None, activation=module.activation)
 
     def _activations(self, module, x):
         """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as it is and 1 where it stays float."""
@@ -83,34 +89,46 @@ class AbcNet(Scheme):
             return x, jnp.ones((1,), dtype)
         shift = module.param("shift", self._first_shifts, dtype)
         beta = module.param("beta", nn.initializers.ones, (self.activation_bases,), dtype)
+        # x + v >= 0.5, as a sign.
         real = jnp.concatenate([x + v - 0.5 for v in shift])
-        return straight_through(real, half_clip, self.sign_of_zero), beta
+        signs = straight_through(real, window=half_clip, sign_of_zero=self.sign_of_zero)
+        return signs, beta
 
     def weights(self, latent):
         """(B, (kh, kw, ci, co, M); alpha, (1 or co, M))."""
+        # B_m, with mean and deviation as constants.
         constant = jax.lax.stop_gradient(latent)
-        offsets = offsets_of(self.weight_bases) * jnp.std(constant)
-        real = (latent - jnp.mean(constant))[..., None] + offsets.astype(latent.dtype)
-        bases = straight_through(real, everywhere, self.sign_of_zero)
-        return bases, fit(constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel)
+        offsets = offsets_of(self.weight_bases) * jnp.std(constant)  # (M,)
+        centred = latent - jnp.mean(constant)
+        real = centred[..., None] + offsets.astype(latent.dtype)
+        bases = straight_through(real, window=everywhere, sign_of_zero=self.sign_of_zero)
+
+        # alpha of least squares, a constant too.
+        alpha = fit(constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel)
+        return bases, alpha
 
     def after(self, sums, alpha, beta):
-        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,)."""
-        size, bases = sums.shape[1:3], alpha.shape[-1]
-        sums = sums.reshape(len(beta), -1, *size, sums.shape[-1] // bases, bases)
-        return jnp.sum(jnp.sum(sums * alpha, axis=-1) * beta[:, None, None, None, None], axis=0)
+        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,). Returns (images, H', W', co)."""
+        _, height, width, channels = sums.shape
+        bases = alpha.shape[-1]
+        sums = sums.reshape(len(beta), -1, height, width, channels // bases, bases)
+        over_weights = jnp.sum(sums * alpha, axis=-1)  # (N, images, H', W', co)
+        return jnp.sum(over_weights * beta[:, None, None, None, None], axis=0)
 
     def cost(self, row):
         """M * N times the binary products, M times the bits."""
+        pairs = self.weight_bases * self.activation_bases
         return dataclasses.replace(
             row,
-            binary_macs=row.binary_macs * self.weight_bases * self.activation_bases,
+            binary_macs=row.binary_macs * pairs,
             binary_params=row.binary_params * self.weight_bases,
         )
 
     def _first_shifts(self, key, dtype):
+        """v at the start, (N,)."""
         del key
-        return (self.shift + self.spread * offsets_of(self.activation_bases)).astype(dtype)
+        shifts = self.shift + self.spread * offsets_of(self.activation_bases)
+        return shifts.astype(dtype)
 
 
 def offsets_of(bases: int) -> np.ndarray:
@@ -121,20 +139,25 @@ def offsets_of(bases: int) -> np.ndarray:
 
 
 def fit(latent, bases, *, per_channel: bool):
-    """alpha of least squares, by the normal equations: (1, M), or (co, M) where each output channel has its own.
+    """alpha of least squares, by the normal equations: (1, M), or (co, M) for each output channel.
 
     latent: (kh, kw, ci, co); bases: (kh, kw, ci, co, M).
     """
     channels, count = bases.shape[-2:]
     bases = bases.reshape(-1, channels, count).swapaxes(0, 1)  # (co, weights, M)
     latent = latent.reshape(-1, channels).T  # (co, weights)
+    # Of the whole kernel: as if it were a single channel.
     if not per_channel:
         bases, latent = bases.reshape(1, -1, count), latent.reshape(1, -1)
+
+    # (B^T B) alpha = B^T W. The full precision, as accelerators round to fewer digits than a solution needs.
     products = {"preferred_element_type": latent.dtype, "precision": jax.lax.Precision.HIGHEST}
     gram = jnp.einsum("cwm,cwn->cmn", bases, bases, **products)
-    gram = gram + RIDGE * latent.shape[-1] * jnp.eye(count, dtype=latent.dtype)
+    ridge = RIDGE * latent.shape[-1]
+    gram = gram + ridge * jnp.eye(count, dtype=latent.dtype)
     along = jnp.einsum("cwm,cw->cm", bases, latent, **products)
-    return jnp.linalg.solve(gram, along[..., None])[..., 0]
+    solution = jnp.linalg.solve(gram, along[..., None])  # (co, M, 1)
+    return solution[..., 0]
 
 
 def everywhere(x):

@@ -10,8 +10,7 @@ from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 
 @dataclasses.dataclass(frozen=True)
 class BinaryNet(Scheme):
-    """y = conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co), whole
-    numbers.
+    """y = conv(sign x, sign W), a whole number: (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
 
     Gradients: that at sign x times 1[|x| <= 1] (Eq. 4), that at sign W times 1[|W| <= 1]. W is
     clipped to [-1, 1] after each update (Algorithm 1).
@@ -23,12 +22,14 @@ class BinaryNet(Scheme):
     """
 
     def signs(self, x):
-        return straight_through(x, closed_clip, self.sign_of_zero)
+        return straight_through(x, window=closed_clip, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        return straight_through(latent, closed_clip, self.sign_of_zero), ()
+        signs = straight_through(latent, window=closed_clip, sign_of_zero=self.sign_of_zero)
+        return signs, ()
 
     def after(self, sums):
+        # No scale: the BN in front of the next sign takes its place.
         return sums
 
     @property
@@ -38,4 +39,4 @@ class BinaryNet(Scheme):
 
 def clip(latent):
     """Latent weights clipped to [-1, 1]."""
-    return jnp.clip(latent, -1, 1)
+    return jnp.clip(latent, min=-1, max=1)

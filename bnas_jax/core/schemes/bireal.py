@@ -37,6 +37,7 @@ class BiReal(Scheme):
     activation: str = "none"
     weight_gradient: str = "paper"
 
+    # Its shortcuts carry real values around each convolution, and lose them in a binary one.
     block: ClassVar[str] = "bireal"
     float_shortcut: ClassVar[bool] = True
 
@@ -49,12 +50,16 @@ class BiReal(Scheme):
             )
 
     def signs(self, x):
-        return straight_through(x, triangle, self.sign_of_zero)
+        return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        window = closed_clip if self.weight_gradient == "paper" else clip_without_beta
-        signs = straight_through(latent, window, self.sign_of_zero)
-        return signs, (jax.lax.stop_gradient(beta(latent)),)
+        # The gradient at the signs comes with a factor beta from `after`, which `torch` has not.
+        window = closed_clip
+        if self.weight_gradient == "torch":
+            window = clip_without_beta
+        signs = straight_through(latent, window=window, sign_of_zero=self.sign_of_zero)
+        scale = jax.lax.stop_gradient(beta(latent))
+        return signs, (scale,)
 
     def after(self, sums, beta):
         return sums * beta
@@ -64,5 +69,7 @@ def clip_without_beta(latent):
     """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the gradient at sign W.
     (kh, kw, ci, co)."""
     scale = beta(latent)
-    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    # Nothing is divided by 0, not even in the branch that is not taken, whose gradient would be NaN.
+    divisor = jnp.where(scale > 0, scale, 1)
+    inverse = jnp.where(scale > 0, 1 / divisor, 0)
     return closed_clip(latent) * inverse

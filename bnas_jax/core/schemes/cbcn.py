@@ -37,6 +37,7 @@ class Cbcn(Scheme):
 
     orientations: bool = True
 
+    # Its latent weights have another shape.
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
     float_shortcut: ClassVar[bool] = True
@@ -46,31 +47,36 @@ class Cbcn(Scheme):
         return TURNS if self.orientations else 1
 
     def signs(self, x):
-        return straight_through(x, triangle, self.sign_of_zero)
+        return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
     def convolve(self, module, x):
-        latent = module.latent(x, self._features(module, x))
-        w = self._turned(straight_through(latent, triangle, self.sign_of_zero))
+        latent = module.latent(x, self._features(module, x))  # (kh, kw, ci, features)
+        signs = straight_through(latent, window=triangle, sign_of_zero=self.sign_of_zero)
+        w = self._turned(signs)
         if module.binary_input:
             x = self.signs(x)
-        return convolve_module(module, x, w, (scale(latent),))
+        return convolve_module(module, x, w=w, operands=(scale(latent),))
 
     def convolve_float(self, module, x):
         """In the first of two stages the float kernels are turned, too."""
+        # One that stays float in both stages is an ordinary convolution.
         if not module.binary_weights:
             return super().convolve_float(module, x)
-        w = self._turned(module.float_kernel(x, self._features(module, x)))
+        kernel = module.float_kernel(x, self._features(module, x))
+        w = self._turned(kernel)
         if module.binary_input:
             x = self.signs(x)
-        arithmetic = module.arithmetic
-        y = conv(x, w, module.geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-        return finish(self, self.after(y, 1), None, activation=module.activation)
+        dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
+        y = conv(x, w, geometry=module.geometry, dtype=dtype, plain=plain)
+        y = self.after(y, scale=1)
+        return finish(self, y, scale=None, activation=module.activation)
 
     def after(self, sums, scale):
         y = sums * scale
         if self.orientations:
             return y
-        return jnp.mean(nn.relu(y).reshape(*y.shape[:3], -1, TURNS), axis=-1)
+        of_turns = nn.relu(y).reshape(*y.shape[:3], -1, TURNS)  # (N, H', W', O, 4)
+        return jnp.mean(of_turns, axis=-1)
 
     def cost(self, row):
         """Products are those of the turned kernels, bits those of W."""
@@ -83,23 +89,29 @@ class Cbcn(Scheme):
         if not self.orientations:
             return module.features
         groups, inputs = module.geometry.groups, module.kernel_shape(x)[2]
-        _check_multiple(module, "output", module.features, groups=1 if inputs == 1 else groups)
-        if inputs > 1:
-            _check_multiple(module, "input", x.shape[-1], groups=groups)
+        # Depthwise kernels meet a single orientation, so that groups may divide a feature.
+        if inputs == 1:
+            _check_multiple(module, side="output", channels=module.features, groups=1)
+        else:
+            _check_multiple(module, side="output", channels=module.features, groups=groups)
+            _check_multiple(module, side="input", channels=x.shape[-1], groups=groups)
         return module.features // TURNS
 
     def _turned(self, w):
         """All turns of W (kh, kw, ci, co), the turn as the minor index of the outputs: (kh, kw, ci, 4 co)."""
         oriented = self.orientations and w.shape[2] > 1
         turns = [turn(w, quarters, oriented=oriented) for quarters in range(TURNS)]
-        return jnp.stack(turns, axis=-1).reshape(*w.shape[:3], -1)
+        stacked = jnp.stack(turns, axis=-1)  # (kh, kw, ci, co, 4)
+        return stacked.reshape(*w.shape[:3], -1)
 
 
-def _check_multiple(module, side: str, channels: int, *, groups: int) -> None:
+def _check_multiple(module, *, side: str, channels: int, groups: int) -> None:
     """`UserError` unless the channels of a group are whole features."""
     if channels % (TURNS * groups) == 0:
         return
-    of_groups = "" if groups == 1 else f" in each of its {groups} groups"
+    of_groups = ""
+    if groups > 1:
+        of_groups = f" in each of its {groups} groups"
     raise UserError(
         f"{'/'.join(module.path)} has {channels} {side} channels, and the scheme cbcn needs a multiple of {TURNS}{of_groups}: "
         f"one for each orientation of a feature; write another width, or config.scheme.orientations=False"
@@ -109,14 +121,19 @@ def _check_multiple(module, side: str, channels: int, *, groups: int) -> None:
 def turn(w, quarters: int, *, oriented: bool):
     """W (kh, kw, ci, co) turned by quarters * 90 degrees clockwise and, where `oriented`, its input orientations shifted."""
     kh, kw, inputs, features = w.shape
+    # The taps; `rot90` turns against the clock.
     if kh == kw:
-        w = jnp.rot90(w, -quarters, axes=(0, 1))
+        w = jnp.rot90(w, k=-quarters, axes=(0, 1))
     if not oriented:
         return w
+
+    # The orientations of the inputs.
     by_orientation = w.reshape(kh, kw, inputs // TURNS, TURNS, features)
-    return jnp.roll(by_orientation, quarters, axis=3).reshape(w.shape)
+    shifted = jnp.roll(by_orientation, shift=quarters, axis=3)
+    return shifted.reshape(w.shape)
 
 
 def scale(latent):
-    """mean |W| of the whole layer, with a gradient of 0 at 0, as in PyTorch."""
-    return jnp.mean(latent * jax.lax.stop_gradient(jnp.sign(latent)))
+    """mean |W| of the whole layer, a scalar, with a gradient of 0 at 0, as in PyTorch."""
+    magnitude = latent * jax.lax.stop_gradient(jnp.sign(latent))
+    return jnp.mean(magnitude)

@@ -36,5 +36,6 @@ class Float(Scheme):
                 f" leave config.scheme.activation={self.activation} out"
             )
 
+    # `convolve_float` convolves what this returns.
     def signs(self, x):
         return x

@@ -23,7 +23,7 @@ class Pcnn(Scheme):
 
     C are the kernels (kh, kw, ci, co / J), W_j, j = 1 to J, the parameter `planes`, (J, kh, kw), that all kernels share. The
     J projections Q_j lie side by side on the output channels, so that J divides co. The parameter `latent` has as many
-    channels: J equal copies of C, of which the optimizer keeps the first, so that its gradient holds each delta_j.
+    channels: J equal copies of C, of which the optimizer keeps the first, so that its gradient has each delta_j.
 
     Gradients. With delta_j = dL/dQ_j of the classification loss L, which `latent` gets, learning rate r of C, W_j repeated
     along the channels, mask M_j = 1[|W_j C| <= 1] and E_j = W_j (C + r delta_j) - Q_j, the optimizer (`latents`) makes
@@ -45,6 +45,7 @@ class Pcnn(Scheme):
     projection_loss: float = 1e-4
     plane_rate: float = 1.0
 
+    # The planes belong to one convolution.
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "pcnn"
     float_shortcut: ClassVar[bool] = True
@@ -54,16 +55,24 @@ class Pcnn(Scheme):
         if self.planes < 1:
             raise UserError(f"config.scheme.planes must be at least 1, got {self.planes}")
         for name in ("projection_loss", "plane_rate"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(
-                    f"config.scheme.{name} must be 0 or more, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if not 0 <= value < np.inf:
+                raise UserError(f"config.scheme.{name} must be 0 or more, got {value}")
 
     @property
     def latents(self) -> LatentRule:
+        # A single projection has no copies to hold together.
+        project = None
+        if self.planes > 1:
+            project = SharedKernels(self.planes)
+        gradients = ClosedForms(
+            planes=self.planes,
+            projection_loss=self.projection_loss,
+            sign_of_zero=self.sign_of_zero,
+        )
         return LatentRule(
-            project=SharedKernels(self.planes) if self.planes > 1 else None,
-            gradients=ClosedForms(self.planes, self.projection_loss, self.sign_of_zero),
+            project=project,
+            gradients=gradients,
             rates={PLANES: self.plane_rate},
         )
 
@@ -79,10 +88,11 @@ class Pcnn(Scheme):
             )
         shape = (self.planes, *module.kernel)
         planes = module.param(PLANES, nn.initializers.ones, shape, module.arithmetic.dtype)
-        signs, scale = projected(module.latent(x), planes, self.sign_of_zero)
+        latent = module.latent(x)  # (kh, kw, ci, co)
+        signs, scale = projected(latent, planes, sign_of_zero=self.sign_of_zero)
         if module.binary_input:
             x = self.signs(x)
-        return convolve_module(module, x, signs, (scale,))
+        return convolve_module(module, x, w=signs, operands=(scale,))
 
     def after(self, sums, scale):
         return sums * scale
@@ -98,14 +108,14 @@ def projected(latent, planes, sign_of_zero: int):
 
     Backward, `latent` gets delta_j itself, and `planes` the sum over the channels of delta_j M_j C.
     """
-    kernels = kernels_of(latent, len(planes))
-    means = jnp.mean(planes, axis=(1, 2))
+    kernels = kernels_of(latent, len(planes))  # (kh, kw, ci, co / J)
+    means = jnp.mean(planes, axis=(1, 2))  # (J,)
     signs = [sign(mean * kernels, sign_of_zero) for mean in means]
     return jnp.concatenate(signs, axis=-1), jnp.mean(jnp.abs(kernels))
 
 
 def _forward(latent, planes, sign_of_zero):
-    signs, scale = projected(latent, planes, sign_of_zero)
+    signs, scale = projected(latent, planes, sign_of_zero=sign_of_zero)
     return (signs, scale), (latent, planes, scale)
 
 
@@ -113,13 +123,17 @@ def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, planes, scale = residuals
     # What arrives at the signs is a * delta, as the sums are multiplied by a afterwards.
-    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
-    deltas = gradients[0] * inverse
+    divisor = jnp.where(scale > 0, scale, 1)
+    inverse = jnp.where(scale > 0, 1 / divisor, 0)
+    deltas = gradients[0] * inverse  # (kh, kw, ci, co)
+
+    # Of each W_j the sum over the channels of delta_j M_j C.
     kernels = kernels_of(latent, len(planes))
-    by_plane = zip(jnp.split(deltas, len(planes), axis=-1), planes, strict=True)
-    to_planes = [
-        jnp.sum(delta * mask(plane, kernels) * kernels, axis=(2, 3)) for delta, plane in by_plane
-    ]
+    by_plane = jnp.split(deltas, len(planes), axis=-1)
+    to_planes = []
+    for delta, plane in zip(by_plane, planes, strict=True):
+        passed = delta * mask(plane, kernels) * kernels
+        to_planes.append(jnp.sum(passed, axis=(2, 3)))
     return deltas, jnp.stack(to_planes)
 
 
@@ -133,7 +147,8 @@ def kernels_of(latent, planes: int):
 
 def mask(plane, kernels):
     """M_j = 1[|W_j C| <= 1]. plane: (kh, kw); kernels: (kh, kw, ci, co / J)."""
-    return (jnp.abs(plane[..., None, None] * kernels) <= 1).astype(kernels.dtype)
+    passes = jnp.abs(plane[..., None, None] * kernels) <= 1
+    return passes.astype(kernels.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,18 +170,23 @@ class ClosedForms:
     sign_of_zero: int
 
     def __call__(self, params: Mapping, gradients: Mapping, rate) -> dict:
+        # C, and Q_j and delta_j of each projection: (kh, kw, ci, co / J).
         latent, planes = params["latent"], params[PLANES]
         kernels = kernels_of(latent, self.planes)
-        signs, scale = projected(latent, planes, self.sign_of_zero)
+        signs, scale = projected(latent, planes, sign_of_zero=self.sign_of_zero)
         projections = jnp.split(scale * signs, self.planes, axis=-1)
         deltas = jnp.split(gradients["latent"], self.planes, axis=-1)
 
         to_kernels, to_planes = jnp.zeros_like(kernels), []
         for index, (projection, delta) in enumerate(zip(projections, deltas, strict=True)):
             plane = planes[index][..., None, None]
+            # lambda E_j, the gradient of the projection loss.
             ahead = kernels + rate * delta
             pull = self.projection_loss * (plane * ahead - projection)
-            to_kernels = to_kernels + (delta * mask(planes[index], kernels) + pull) * plane
-            to_planes.append(gradients[PLANES][index] + jnp.sum(pull * ahead, axis=(2, 3)))
+            passed = delta * mask(planes[index], kernels)
+            to_kernels = to_kernels + (passed + pull) * plane
+            pulled = jnp.sum(pull * ahead, axis=(2, 3))
+            to_planes.append(gradients[PLANES][index] + pulled)
+        # All J copies alike.
         to_latent = jnp.concatenate([to_kernels] * self.planes, axis=-1)
         return {**gradients, "latent": to_latent, PLANES: jnp.stack(to_planes)}

@@ -28,10 +28,12 @@ class ReActNet(BiReal):
 
     weight_gradient: str = "torch"
 
+    # The shift belongs to one convolution.
     joins: ClassVar[bool] = False
     block: ClassVar[str] = "reactnet"
     plain_signs: ClassVar[bool] = False
 
+    # RSign is Bi-Real's sign behind the shift, so that Bi-Real's convolutions do the rest.
     def convolve(self, module, x):
         return super().convolve(module, _shifted(module, x))
 
@@ -43,4 +45,5 @@ def _shifted(module, x):
     """x + b0 where its signs are taken."""
     if not module.binary_input:
         return x
-    return x + module.param("shift", nn.initializers.zeros, x.shape[-1:], module.arithmetic.dtype)
+    shape, dtype = x.shape[-1:], module.arithmetic.dtype
+    return x + module.param("shift", nn.initializers.zeros, shape, dtype)

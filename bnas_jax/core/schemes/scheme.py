@@ -21,16 +21,17 @@ from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
 
 def clip(y):
-    """y within [-1, 1], beyond it -1 and 1: of the last float network before Bi-Real's binary one."""
-    return jnp.clip(y, -1, 1)
+    """y within [-1, 1], beyond it -1 and 1: of the last float network that Bi-Real Net's training goes through."""
+    return jnp.clip(y, min=-1, max=1)
 
 
 def leaky_clip(y):
-    """y within [-1, 1], a tenth of its slope beyond: of the float network before that."""
-    return jnp.where(jnp.abs(y) <= 1, y, 0.1 * y + 0.9 * jnp.sign(y))
+    """y within [-1, 1], a tenth of its slope beyond: of the float network before that one."""
+    within = jnp.abs(y) <= 1
+    return jnp.where(within, y, 0.1 * y + 0.9 * jnp.sign(y))
 
 
-# What follows the sums. PReLU has a parameter of its own, which `modules.Convolution` adds.
+# What follows the sums. A PReLU has a parameter, so that `modules.Convolution` adds it and nothing is done here.
 ACTIVATIONS = {
     "relu": nn.relu,
     "none": lambda y: y,
@@ -90,6 +91,7 @@ class Scheme:
     # Whether `signs` alone makes the signs of activations, without parameters of a convolution.
     plain_signs: ClassVar[bool] = True
 
+    # Subclasses that check further settings call this first.
     def __post_init__(self):
         if self.sign_of_zero not in (0, 1):
             raise UserError(f"config.scheme.sign_of_zero must be 0 or 1, got {self.sign_of_zero}")
@@ -120,7 +122,7 @@ class Scheme:
 
     @property
     def order(self) -> str:
-        """Of BN, convolution and activation: one of `ORDERS`. Signs need a BN in front of them."""
+        """The order of BN, convolution and activation, one of `ORDERS`. Signs need a BN in front of them."""
         return BN_FIRST
 
     @property
@@ -130,19 +132,20 @@ class Scheme:
 
     @property
     def width_step(self) -> int:
-        """Of which number the widths of a network are multiples."""
+        """The number that the widths of a network have to be multiples of."""
         return 1
 
     def signs(self, x):
         """The signs of normalised activations, (N, H, W, C), with their gradient: -1, 1 or, without `one_bit`, 0."""
-        return straight_through(x, open_clip, self.sign_of_zero)
+        return straight_through(x, window=open_clip, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent) -> tuple[jax.Array, tuple]:
         """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients. operands: what `after` needs."""
         raise NotImplementedError
 
     def after(self, sums, *operands):
-        """The output, before the activation, from the sums of signs (N, H', W', O) and the operands."""
+        """The output, before the activation, from the sums of signs (N, H', W', O) and the operands, which are those of
+        `weights`, then those of `parameters`."""
         raise NotImplementedError
 
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
@@ -151,7 +154,7 @@ class Scheme:
         return None
 
     def cost(self, row):
-        """A convolution's row of the cost table (`cost.counts.Row`), with what the scheme adds to it."""
+        """A convolution's row of the cost table (`cost.counts.Row`), changed to what the scheme needs of it."""
         return row
 
     def parameters(self, module: nn.Module, output_shape: tuple[int, ...]) -> tuple:
@@ -168,7 +171,9 @@ class Scheme:
         A scheme whose signs have parameters, or whose latent weights have another shape, overrides this, makes what it needs
         by `module.param`, and sets `joins = False`.
         """
-        convolve = binary_conv if module.binary_input else float_input_conv
+        convolve = binary_conv
+        if not module.binary_input:
+            convolve = float_input_conv
         return convolve(
             x,
             module.latent(x),
@@ -196,12 +201,14 @@ class Scheme:
 
 
 def finish(scheme: Scheme, y, scale, *, activation: bool):
-    """Times the input scale, where there is one, then the scheme's activation, where wanted.
+    """Times the input scale, where there is one, then the scheme's activation, where wanted. Returns the shape of y.
 
     scale: (N, H', W', ..., 1), or (N, H', W', groups, 1) for y (N, H', W', O).
     """
+    # A scale for each group of output channels, or one for all.
     if scale is not None and scale.ndim > y.ndim:
-        y = (y.reshape(*scale.shape[:-1], -1) * scale).reshape(y.shape)
+        groups = y.reshape(*scale.shape[:-1], -1)  # (N, H', W', groups, O / groups)
+        y = (groups * scale).reshape(y.shape)
     elif scale is not None:
         y = y * scale
     if not activation:
@@ -217,9 +224,8 @@ class _After:
     activation: bool
 
     def __call__(self, sums, scale, *operands):
-        return finish(
-            self.scheme, self.scheme.after(sums, *operands), scale, activation=self.activation
-        )
+        y = self.scheme.after(sums, *operands)
+        return finish(self.scheme, y, scale=scale, activation=self.activation)
 
 
 def binary_conv(
@@ -236,13 +242,14 @@ def binary_conv(
 
     x: normalised activations (N, H, W, C); latent: (kh, kw, C / groups, O); parameters: those of `Scheme.parameters`.
     """
-    scale = scheme.input_scale(x, latent.shape[:2], geometry)
+    scale = scheme.input_scale(x, kernel=latent.shape[:2], geometry=geometry)
     signs, operands = scheme.weights(latent)
+    # All factors are operands of `after`, so that the products are of signs alone.
     return convolve_signs(
         _After(scheme, activation),
-        scheme.signs(x),
-        signs,
-        (scale, *operands, *parameters),
+        x=scheme.signs(x),
+        w=signs,
+        operands=(scale, *operands, *parameters),
         scheme=scheme,
         geometry=geometry,
         arithmetic=arithmetic,
@@ -259,11 +266,18 @@ def convolve_signs(
     geometry: Geometry,
     arithmetic: Arithmetic,
 ):
-    """`sign_conv` of the signs x and w in the given arithmetic."""
+    """`sign_conv` of the signs x, (N, H, W, C), and w, (kh, kw, C / groups, O), in the given arithmetic: what `after` makes
+    of the sums."""
     if arithmetic.plain:
-        return plain_sign_conv(after, geometry, x, w, operands)
+        return plain_sign_conv(after, geometry, x=x, w=w, operands=operands)
     return sign_conv(
-        after, geometry, x, w, operands, one_bit=scheme.one_bit, dtype=arithmetic.conv_dtype
+        after,
+        geometry,
+        x=x,
+        w=w,
+        operands=operands,
+        one_bit=scheme.one_bit,
+        dtype=arithmetic.conv_dtype,
     )
 
 
@@ -272,14 +286,23 @@ def convolve_module(module: Any, x, w, operands: tuple):
 
     x: (N, H, W, C), signs where `module.binary_input`. operands: those of the scheme's `after`.
     """
-    scheme, geometry, arithmetic = module.scheme, module.geometry, module.arithmetic
+    scheme, arithmetic = module.scheme, module.arithmetic
     after = _After(scheme, module.activation)
+    # No input scale.
     operands = (None, *operands)
     if module.binary_input:
         return convolve_signs(
-            after, x, w, operands, scheme=scheme, geometry=geometry, arithmetic=arithmetic
+            after,
+            x=x,
+            w=w,
+            operands=operands,
+            scheme=scheme,
+            geometry=module.geometry,
+            arithmetic=arithmetic,
         )
-    sums = conv(x, w, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
+
+    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
+    sums = conv(x, w, geometry=module.geometry, dtype=dtype, plain=plain)
     return after(sums, *operands)
 
 
@@ -295,8 +318,11 @@ def float_input_conv(
 ):
     """x as it is with signs of the latent weights: one of the inter-cell skips (`reduction_skip="binary_weight"`)."""
     signs, operands = scheme.weights(latent)
-    sums = conv(x, signs, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-    return finish(scheme, scheme.after(sums, *operands, *parameters), None, activation=activation)
+    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
+    # The factors of the weights apply to sums of floats, too; K, which scales signs of x, does not.
+    sums = conv(x, signs, geometry=geometry, dtype=dtype, plain=plain)
+    y = scheme.after(sums, *operands, *parameters)
+    return finish(scheme, y, scale=None, activation=activation)
 
 
 def float_weight_conv(
@@ -310,9 +336,11 @@ def float_weight_conv(
     activation: bool = True,
 ):
     """A float kernel on signs of x, as the released code's index error leaves some, or on x as it is."""
-    if not binary_input:
-        y = conv(x, kernel, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-        return finish(scheme, y, None, activation=activation)
-    scale = scheme.input_scale(x, kernel.shape[:2], geometry)
-    y = conv(scheme.signs(x), kernel, geometry, dtype=arithmetic.conv_dtype, plain=arithmetic.plain)
-    return finish(scheme, y, scale, activation=activation)
+    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
+    # K scales signs of x; x as it is needs none.
+    scale = None
+    if binary_input:
+        scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
+        x = scheme.signs(x)
+    y = conv(x, kernel, geometry=geometry, dtype=dtype, plain=plain)
+    return finish(scheme, y, scale=scale, activation=activation)

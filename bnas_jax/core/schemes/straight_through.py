@@ -1,4 +1,4 @@
-"""Signs, and the straight-through estimators that stand in for their gradient."""
+"""Signs, and the straight-through estimators that replace their gradient."""
 
 import functools
 
@@ -15,9 +15,9 @@ def sign(x, sign_of_zero: int = 1):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def straight_through(x, window, sign_of_zero: int = 1):
-    """Forward sign(x); backward gradient * window(x).
+    """Forward sign(x); backward gradient * window(x). Of any shape.
 
-    window: a function of x, one of those below or your own. Example: `straight_through(x, open_clip)`.
+    window: a function of x, one of those below or any other of an array. Example: `straight_through(x, open_clip)`.
     """
     return sign(x, sign_of_zero)
 
@@ -25,10 +25,11 @@ def straight_through(x, window, sign_of_zero: int = 1):
 def _forward(x, window, sign_of_zero):
     # By itself, so that a second derivative goes straight through, too. x is stored anyway, for the gradient of the batch
     # normalization that it comes from.
-    return straight_through(x, window, sign_of_zero), x
+    return straight_through(x, window=window, sign_of_zero=sign_of_zero), x
 
 
 def _backward(window, sign_of_zero, x, gradient):
+    # The window can be booleans, or a slope.
     return (gradient * window(x).astype(gradient.dtype),)
 
 

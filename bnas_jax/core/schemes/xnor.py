@@ -38,6 +38,7 @@ class Xnor(Scheme):
     never learn (methods.md A2, "Trap").
     """
 
+    # What the paper describes; `core.conventions` has those of the released code.
     weight_gradient: str = "bnas"
     activation_scale: bool = True
     depthwise_center: bool = False
@@ -52,16 +53,18 @@ class Xnor(Scheme):
 
     @property
     def latents(self) -> LatentRule:
-        scaled = self.weight_gradient in SCALED_GRADIENTS
+        factor, project = factor_of_centred, center_and_clip_unless_depthwise
         if self.depthwise_center:
-            return LatentRule(factor=gradient_factor if scaled else None, project=center_and_clip)
-        return LatentRule(
-            factor=factor_of_centred if scaled else None, project=center_and_clip_unless_depthwise
-        )
+            factor, project = gradient_factor, center_and_clip
+        if self.weight_gradient not in SCALED_GRADIENTS:
+            return LatentRule(project=project)
+        return LatentRule(factor=factor, project=project)
 
     def weights(self, latent):
+        # The chain rule: beta is an operand, which gets the gradient of its sum.
         if self.weight_gradient == "bnas":
-            return straight_through(latent, closed_clip, self.sign_of_zero), (beta(latent),)
+            signs = straight_through(latent, window=closed_clip, sign_of_zero=self.sign_of_zero)
+            return signs, (beta(latent),)
         signs, scale = _signs_and_beta(latent, self.sign_of_zero)
         return signs, (scale,)
 
@@ -71,11 +74,10 @@ class Xnor(Scheme):
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
         if not self.activation_scale:
             return None
-        if geometry.groups == 1:
-            return mean_magnitude(x, kernel, geometry)
-        # Of the channels that a group sees.
-        groups = x.reshape(*x.shape[:3], geometry.groups, -1)
-        return mean_magnitude(groups, kernel, geometry)
+        # Of the channels that a group sees: (N, H, W, groups, C / groups).
+        if geometry.groups > 1:
+            x = x.reshape(*x.shape[:3], geometry.groups, -1)
+        return mean_magnitude(x, kernel=kernel, geometry=geometry)
 
 
 def beta(latent):
@@ -101,7 +103,10 @@ def _backward(sign_of_zero, residuals, gradients):
     latent, scale = residuals
     # What arrives at the signs is beta * G, as the sums are multiplied by beta afterwards.
     at_signs = gradients[0]
-    at_binary = jnp.where(scale > 0, at_signs / jnp.where(scale > 0, scale, 1), 0)
+    divisor = jnp.where(scale > 0, scale, 1)
+    at_binary = jnp.where(scale > 0, at_signs / divisor, 0)
+
+    # G * (beta * 1[|W| < 1] + 1 / n)
     size = latent.size // latent.shape[-1]
     return (at_signs * (jnp.abs(latent) < 1) + at_binary / size,)
 
@@ -111,13 +116,14 @@ _signs_and_beta.defvjp(_forward, _backward)
 
 def center_and_clip(latent):
     """Latent weights, mean-centred over the input channels of each tap and clipped to [-1, 1]. latent: (kh, kw, ci, co)."""
-    return jnp.clip(latent - jnp.mean(latent, axis=2, keepdims=True), -1, 1)
+    centred = latent - jnp.mean(latent, axis=2, keepdims=True)
+    return jnp.clip(centred, min=-1, max=1)
 
 
 def center_and_clip_unless_depthwise(latent):
     """`center_and_clip`, but kernels of a single input channel, of which centring leaves nothing, are clipped alone."""
     if latent.shape[2] == 1:
-        return jnp.clip(latent, -1, 1)
+        return jnp.clip(latent, min=-1, max=1)
     return center_and_clip(latent)
 
 
@@ -129,23 +135,28 @@ def gradient_factor(shape: tuple[int, ...]) -> float:
 
 def factor_of_centred(shape: tuple[int, ...]) -> float:
     """`gradient_factor`, or 1 for kernels of a single input channel, which are not centred and whose factor would be 0."""
-    return 1.0 if shape[2] == 1 else gradient_factor(shape)
+    if shape[2] == 1:
+        return 1.0
+    return gradient_factor(shape)
 
 
 def mean_magnitude(x, kernel: Pair, geometry: Geometry):
     """K of Eq. (1): the mean magnitude of the inputs under the kernel, borders counting as 0, without a gradient.
 
-    x: (N, H, W, ..., C); returns (N, H', W', ..., 1).
+    x: (N, H, W, ..., C); kernel: (rows, columns). Returns (N, H', W', ..., 1).
     """
+    # Over the channels first, so that the window runs over a single one.
     magnitude = jnp.mean(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
+    rows, columns = geometry.padding
     rest = x.ndim - 3
+    ones = (1,) * rest
     total = jax.lax.reduce_window(
         magnitude,
-        np.zeros((), x.dtype)[()],
+        np.zeros((), x.dtype)[()],  # NumPy's, as of a traced 0 JAX would not see that this is a sum
         jax.lax.add,
-        window_dimensions=(1, *kernel) + (1,) * rest,
-        window_strides=(1, *geometry.stride) + (1,) * rest,
-        padding=((0, 0), *((pad, pad) for pad in geometry.padding)) + ((0, 0),) * rest,
-        window_dilation=(1, *geometry.dilation) + (1,) * rest,
+        window_dimensions=(1, *kernel, *ones),
+        window_strides=(1, *geometry.stride, *ones),
+        padding=((0, 0), (rows, rows), (columns, columns)) + ((0, 0),) * rest,
+        window_dilation=(1, *geometry.dilation, *ones),
     )
     return total / (kernel[0] * kernel[1])

@@ -12,7 +12,7 @@ from bnas_jax.core.schemes.scheme import Scheme, finish, float_weight_conv
 from bnas_jax.core.schemes.straight_through import closed_clip, open_clip, straight_through
 from bnas_jax.core.schemes.xnor import beta
 
-# Of each case: Gamma's factors, and which axes of an output (H', W', co) each has.
+# Of each case of section 3.2: Gamma's factors, and which axes of an output (H', W', co) each has.
 CASES: dict[int, dict[str, tuple[int, ...]]] = {
     1: {"alpha": (2,)},
     2: {"alpha": (0, 1, 2)},
@@ -51,6 +51,7 @@ class XnorPlusPlus(Scheme):
     analytic_scale: bool = False
     closed_window: bool = False
 
+    # Gamma belongs to one convolution.
     joins: ClassVar[bool] = False
     float_shortcut: ClassVar[bool] = True
 
@@ -61,12 +62,13 @@ class XnorPlusPlus(Scheme):
             raise UserError(f"config.scheme.case must be one of {known}, got {self.case}")
 
     def signs(self, x):
-        return straight_through(x, self._window, self.sign_of_zero)
+        return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
+        # Centring is part of the function, so that it is differentiated, too.
         if self.center:
             latent = latent - jnp.mean(latent, axis=2, keepdims=True)
-        signs = straight_through(latent, self._window, self.sign_of_zero)
+        signs = straight_through(latent, window=self._window, sign_of_zero=self.sign_of_zero)
         if not self.analytic_scale:
             return signs, ()
         return signs, (beta(latent),)
@@ -80,9 +82,11 @@ class XnorPlusPlus(Scheme):
         factors = []
         for name, axes in CASES[self.case].items():
             shape = tuple(sizes[axis] for axis in axes)
-            _check_shape(module, name, shape)
+            _check_shape(module, name=name, shape=shape)
             factor = module.param(name, nn.initializers.ones, shape, module.arithmetic.dtype)
-            factors.append(jnp.expand_dims(factor, [axis for axis in range(3) if axis not in axes]))
+            # As an array of three axes, which multiplies an output.
+            missing = [axis for axis in range(3) if axis not in axes]
+            factors.append(jnp.expand_dims(factor, missing))
         return tuple(factors)
 
     def convolve_float(self, module, x):
@@ -98,16 +102,17 @@ class XnorPlusPlus(Scheme):
             binary_input=True,
             activation=False,
         )
-        y = self.after(sums, *self.parameters(module, module.output_shape(x)))
-        return finish(self, y, None, activation=module.activation)
+        gamma = self.parameters(module, module.output_shape(x))
+        y = self.after(sums, *gamma)
+        return finish(self, y, scale=None, activation=module.activation)
 
     @property
     def _window(self):
         return closed_clip if self.closed_window else open_clip
 
 
-def _check_shape(module, name: str, shape: tuple[int, ...]) -> None:
-    """`UserError` where the variables hold a factor of Gamma for images of another size."""
+def _check_shape(module, *, name: str, shape: tuple[int, ...]) -> None:
+    """`UserError` where the variables have a factor of Gamma for images of another size."""
     if not module.has_variable("params", name):
         return
     found = module.get_variable("params", name).shape

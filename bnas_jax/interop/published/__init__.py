@@ -29,8 +29,8 @@ def load_published(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modu
     """A model and its variables from the arrays of a published network.
 
     name: of the network, such as "kuangliu_resnet18". arrays: its state_dict's names, with or without "state." before
-    them, to NumPy arrays (kernels OIHW); what else is there is left alone. Raises `UserError` for a name that no family
-    knows and for an array that is missing or has another shape.
+    them, to NumPy arrays (kernels OIHW); arrays that the network does not need are ignored. Raises `UserError` for a name that
+    no family knows and for an array that is missing or has another shape.
 
     Example: `model, variables = load_published("kuangliu_resnet18", arrays)`, then
     `model.apply(variables, images, train=False)` with images NHWC gives the logits.
@@ -38,4 +38,6 @@ def load_published(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modu
     fitting = [known for known in LOADERS if name == known or name.startswith(known + "_")]
     if not fitting:
         raise UserError(f"no published network {name!r}; known: {', '.join(sorted(LOADERS))}")
-    return LOADERS[max(fitting, key=len)](name, arrays)
+    # Where one name begins with another, the longer one is meant.
+    loader = LOADERS[max(fitting, key=len)]
+    return loader(name, arrays)

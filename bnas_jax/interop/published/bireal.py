@@ -20,12 +20,15 @@ Names = dict[str, str]
 
 
 def batch_norm(ours: str, theirs: str) -> Names:
-    """Our leaves of a batch norm to theirs."""
-    return {f"{ours}/{leaf}": f"{theirs}.{name}" for leaf, name in BATCH_NORM.items()}
+    """Our leaves of a batch norm to theirs. ours, theirs: the paths of the module."""
+    names = {}
+    for leaf, name in BATCH_NORM.items():
+        names[f"{ours}/{leaf}"] = f"{theirs}.{name}"
+    return names
 
 
-def rprelu(ours: str, moves: tuple[str, str], prelu: str) -> Names:
-    """Our leaves of an RPReLU to theirs."""
+def rprelu(ours: str, *, moves: tuple[str, str], prelu: str) -> Names:
+    """Our leaves of an RPReLU to theirs, whose shifts and slope are modules of their names `moves` and `prelu`."""
     before, after = moves
     return {
         f"{ours}/before": f"{before}.bias",
@@ -45,22 +48,26 @@ REACTNET_UNIT = {
     **BIREAL_UNIT,
     "conv/kernel": "binary_conv.weight",
     "conv/shift": "move0.bias",
-    **rprelu("rprelu", ("move1", "move2"), "prelu"),
+    **rprelu("rprelu", moves=("move1", "move2"), prelu="prelu"),
 }
 MOBILE_BLOCK = {
+    # The 3x3 half.
     "conv3/latent": "binary_3x3.weight",
     "conv3/kernel": "binary_3x3.weight",
     "conv3/shift": "move11.bias",
     **batch_norm("bn3", "bn1"),
-    **rprelu("rprelu3", ("move12", "move13"), "prelu1"),
+    **rprelu("rprelu3", moves=("move12", "move13"), prelu="prelu1"),
+    # The 1x1 half.
     "conv1/latent": "binary_pw.weight",
     "conv1/kernel": "binary_pw.weight",
     "conv1/shift": "move21.bias",
     **batch_norm("bn1", "bn2"),
-    **rprelu("rprelu1", ("move22", "move23"), "prelu2"),
+    **rprelu("rprelu1", moves=("move22", "move23"), prelu="prelu2"),
 }
 STEM = {"conv/kernel": "conv1.weight", **batch_norm("bn", "bn1")}
 CLASSIFIER = {"kernel": "weight", "bias": "bias"}
+# Of the images to make the variables with, whose shapes do not depend on it.
+IMAGE_SHAPE = (32, 32, 3)
 
 # Their binary convolutions: the batch norm behind each, which has as many channels, and the size of
 # the kernel.
@@ -75,13 +82,15 @@ BINARY_CONVS = {
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     """One of these networks, with the scheme of the authors' code: see `load_published`."""
+    # Both codes take PyTorch's sign, whose sign of 0 is 0.
     if name.startswith("bireal"):
-        return load_resnet(arrays, BiReal(weight_gradient="torch", sign_of_zero=0), BIREAL_UNIT)
+        bireal = BiReal(weight_gradient="torch", sign_of_zero=0)
+        return load_resnet(arrays, scheme=bireal, unit=BIREAL_UNIT)
     stage = "activations" if name.endswith("_step1") else "all"
     scheme = ReActNet(sign_of_zero=0, stage=stage)
     if name.startswith("reactnet_mobilenet"):
         return load_mobilenet(arrays, scheme)
-    return load_resnet(arrays, scheme, REACTNET_UNIT)
+    return load_resnet(arrays, scheme=scheme, unit=REACTNET_UNIT)
 
 
 # Their names here.
@@ -94,12 +103,18 @@ def load_resnet(
 ) -> tuple[nn.Module, dict]:
     """A ResNet: two of their units, `layerL.I`, are one of our blocks."""
     arrays = in_usual_shapes(arrays)
-    stages = [f"layer{number}" for number in range(1, 5)]
+    # (stage, index) of each unit.
     units = {tuple(name.split(".")[:2]) for name in arrays}
-    counts = [sum(stage == theirs for theirs, *_ in units) for stage in stages]
+    blocks, widths = [], []
+    for number in range(1, 5):
+        stage = f"layer{number}"
+        count = sum(stage == theirs for theirs, *_ in units)
+        blocks.append(count // 2)
+        scale = array_of(arrays, f"{stage}.0.bn1.weight")
+        widths.append(len(scale))
     model = ResNet(
-        blocks=tuple(count // 2 for count in counts),
-        widths=tuple(len(array_of(arrays, f"{stage}.0.bn1.weight")) for stage in stages),
+        blocks=tuple(blocks),
+        widths=tuple(widths),
         num_classes=len(array_of(arrays, "fc.bias")),
         scheme=scheme,
         imagenet=True,
@@ -111,21 +126,27 @@ def load_resnet(
             return f"fc.{CLASSIFIER[inner[0]]}"
         if module == "stem":
             return STEM["/".join(inner)]
+        # stageS_blockB/unitU, our stages from 0 and theirs from 1.
         stage, block = module.removeprefix("stage").split("_block")
-        index = 2 * int(block) + int(inner[0].removeprefix("unit"))
-        return f"layer{int(stage) + 1}.{index}." + unit["/".join(inner[1:])]
+        number = inner[0].removeprefix("unit")
+        index = 2 * int(block) + int(number)
+        name = unit["/".join(inner[1:])]
+        return f"layer{int(stage) + 1}.{index}.{name}"
 
-    return model, variables_of(model, arrays, counterpart, image_shape=(32, 32, 3))
+    variables = variables_of(model, arrays, counterpart, image_shape=IMAGE_SHAPE)
+    return model, variables
 
 
 def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn.Module, dict]:
     """ReActNet's MobileNet: `feature.0` is the stem, the others are blocks."""
     arrays = with_one_pointwise(in_usual_shapes(arrays))
-    count = len({name.split(".")[1] for name in arrays if name.startswith("feature.")})
-    blocks = [f"feature.{number}" for number in range(1, count)]
+    numbers = {name.split(".")[1] for name in arrays if name.startswith("feature.")}
+    blocks = [f"feature.{number}" for number in range(1, len(numbers))]
+    # The last BN of the stem and of each block has as many channels as its output.
     norms = ["feature.0.bn1", *(f"{block}.bn2" for block in blocks)]
+    widths = [len(array_of(arrays, f"{norm}.weight")) for norm in norms]
     model = MobileNet(
-        widths=tuple(len(array_of(arrays, f"{norm}.weight")) for norm in norms),
+        widths=tuple(widths),
         num_classes=len(array_of(arrays, "fc.bias")),
         scheme=scheme,
     )
@@ -135,11 +156,14 @@ def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn
         if module == "classifier":
             return f"fc.{CLASSIFIER[inner[0]]}"
         if module == "stem":
-            return "feature.0." + STEM["/".join(inner)]
+            name = STEM["/".join(inner)]
+            return f"feature.0.{name}"
         index = int(module.removeprefix("block"))
-        return f"{blocks[index]}." + MOBILE_BLOCK["/".join(inner)]
+        name = MOBILE_BLOCK["/".join(inner)]
+        return f"{blocks[index]}.{name}"
 
-    return model, variables_of(model, arrays, counterpart, image_shape=(32, 32, 3))
+    variables = variables_of(model, arrays, counterpart, image_shape=IMAGE_SHAPE)
+    return model, variables
 
 
 def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -147,18 +171,22 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     found = {}
     theirs = states(arrays)
     for name, value in theirs.items():
+        # BLOCK.MODULE.LEAF
         place, _, leaf = name.rpartition(".")
         block, _, module = place.rpartition(".")
         if module.startswith("move"):
             value = value.ravel()
         if leaf == "weights" and module in BINARY_CONVS:
+            # A flat kernel says nothing of its channels; the BN behind it does.
             bn, size = BINARY_CONVS[module]
-            channels = len(array_of(theirs, f"{block}.{bn}.weight"))
+            scale = array_of(theirs, f"{block}.{bn}.weight")
+            channels = len(scale)
             if value.size % (channels * size * size):
                 raise UserError(
                     f"{name} has {value.size} numbers, no kernels of {channels} channels"
                 )
-            name, value = f"{place}.weight", value.reshape(channels, -1, size, size)
+            name = f"{place}.weight"
+            value = value.reshape(channels, -1, size, size)
         found[name] = value
     return found
 
@@ -166,11 +194,17 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The two 1x1 convolutions and batch norms of a block that doubles its channels as one."""
     found = dict(arrays)
-    halves = {"binary_pw_down1": ("binary_pw_down2", "binary_pw"), "bn2_1": ("bn2_2", "bn2")}
+    # Of the first of two: (the second, both as one).
+    pairs = {"binary_pw_down1": ("binary_pw_down2", "binary_pw"), "bn2_1": ("bn2_2", "bn2")}
     for name, first in arrays.items():
-        block, module, leaf = name.rsplit(".", 2) if name.count(".") > 2 else ("", "", "")
-        if module in halves and first.ndim:
-            second, both = halves[module]
-            other = array_of(arrays, f"{block}.{second}.{leaf}")
-            found[f"{block}.{both}.{leaf}"] = np.concatenate([first, other])
+        # feature.INDEX.MODULE.LEAF; a BN's counter of batches is a scalar.
+        if name.count(".") < 3 or first.ndim == 0:
+            continue
+        block, module, leaf = name.rsplit(".", 2)
+        if module not in pairs:
+            continue
+        second, both = pairs[module]
+        other = array_of(arrays, f"{block}.{second}.{leaf}")
+        joined = f"{block}.{both}.{leaf}"
+        found[joined] = np.concatenate([first, other])
     return found

@@ -4,6 +4,7 @@ The three share their names: `cells.C.preprocessI.op.1` of ReLU, convolution and
 layer, `convs.I` or `conv_1` and `conv_2` of a factorized reduce.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,44 +19,58 @@ from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Float
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, states, variables_of
 
-# SNAS's cell with all of its edges, as SNAS's code derives it; no named cell of ours.
+# SNAS's cell with all of its edges, as SNAS's code derives it, which is no named cell.
+# "TYPE,INPUT" for each edge in the order of `EDGES`.
 _MILD_EDGE_ALL = {
     "normal": "s3,0 s3,1 sk,0 d3,1 no,2 sk,0 sk,1 no,3 no,2 sk,0 s3,1 no,4 no,3 no,2",
     "reduce": "mp,0 mp,1 no,0 mp,1 sk,2 no,0 mp,1 sk,2 no,3 mp,0 d5,2 no,1 no,3 no,4",
 }
 _SHORT = {
-    **{"s3": "sep_conv_3x3", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5"},
-    **{"sk": "skip_connect", "mp": "max_pool_3x3", "no": "none"},
+    "s3": "sep_conv_3x3",
+    "d3": "dil_conv_3x3",
+    "d5": "dil_conv_5x5",
+    "sk": "skip_connect",
+    "mp": "max_pool_3x3",
+    "no": "none",
 }
 
 
 def _spelled_out(cell: str) -> Any:
-    pairs = (pair.split(",") for pair in cell.split())
-    return [(_SHORT[name], int(source)) for name, source in pairs]
+    """The (layer type, input) pairs of a cell in the short form."""
+    pairs = []
+    for pair in cell.split():
+        short, source = pair.split(",")
+        pairs.append((_SHORT[short], int(source)))
+    return pairs
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     """A final network of the family in `name`, as darts_net_ARCH, snas_net_ARCH or gdas_f1_net; see `load_published`."""
     arrays = states(arrays)
+    form = "snas" if name.startswith("snas") else "darts"
     model = Network(
         genotype=_genotype(name),
-        form="snas" if name.startswith("snas") else "darts",
+        form=form,
         skip=False,
         auxiliary=any(key.startswith("auxiliary_head.") for key in arrays),
         scheme=Float(order="relu_first"),
         **sizes(arrays),
     )
-    image = (32, 32, 3) if model.auxiliary else (16, 16, 3)
-    return model, variables_of(
-        model, arrays, lambda path: in_network(arrays, path), image_shape=image
-    )
+    # The auxiliary head takes features of 8x8 alone; without it smaller images make the same variables.
+    size = 32 if model.auxiliary else 16
+    counterpart = functools.partial(in_network, arrays)
+    variables = variables_of(model, arrays, counterpart, image_shape=(size, size, 3))
+    return model, variables
 
 
 def _genotype(name: str) -> Genotype:
+    """The genotype that a network's name says; `UserError` where it says none."""
     if name.startswith("gdas_f1"):
         return genotypes.load("gdas_f1")
     if "edge_all" in name:
-        return Genotype(**{kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()})
+        cells = {kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()}
+        return Genotype(**cells)
+    # The longest that fits, as the names of some cells begin with those of others.
     known = [cell for cell in genotypes.named() if cell in name.lower()]
     if not known:
         raise UserError(
@@ -71,13 +86,18 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             raise UserError(
                 f"the published weights lack {name}; load them by the name of their network"
             )
-    indices = [
-        int(found[1]) for found in (re.match(r"cells\.(\d+)\.", name) for name in arrays) if found
-    ]
+    num_cells = 0
+    for name in arrays:
+        found = re.match(r"cells\.(\d+)\.", name)
+        if found:
+            num_cells = max(num_cells, int(found[1]) + 1)
+    # The stem has three times the channels of the first cell's nodes.
+    stem, classifier = arrays["stem.0.weight"], arrays["classifier.weight"]
+    # All else is the form's.
     return {
-        "num_cells": max(indices, default=-1) + 1,
-        "channels": arrays["stem.0.weight"].shape[0] // 3,
-        "num_classes": arrays["classifier.weight"].shape[0],
+        "num_cells": num_cells,
+        "channels": len(stem) // 3,
+        "num_classes": len(classifier),
     }
 
 
@@ -86,34 +106,40 @@ def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
-        return around_cells(top, modules, name)
+        return around_cells(top, modules=modules, name=name)
     cell = f"cells.{top.removeprefix('cell')}"
     part, *inner = modules
     if part.startswith("layer"):
-        return in_layer(arrays, f"{cell}._ops.{part.removeprefix('layer')}", inner, name)
-    return beside_edges(arrays, cell, modules, name)
+        layer = f"{cell}._ops.{part.removeprefix('layer')}"
+        return in_layer(arrays, layer, modules=inner, name=name)
+    return beside_edges(arrays, cell, modules=modules, name=name)
 
 
-def around_cells(top: str, modules: list[str], name: str) -> str:
+def around_cells(top: str, *, modules: list[str], name: str) -> str:
     """The published name of an array of the stem, the classifiers or the last BN. name: the last part of it."""
     if top == "stem":
-        return f"stem.{('conv', 'bn').index(modules[0])}.{name}"
+        index = _STEM[modules[0]]
+        return f"stem.{index}.{name}"
     if top == "last_bn":
         return f"lastact.0.{name}"
     if modules and modules[0] in _AUXILIARY:
-        return f"auxiliary_head.features.{_AUXILIARY[modules[0]]}.{name}"
+        index = _AUXILIARY[modules[0]]
+        return f"auxiliary_head.features.{index}.{name}"
+    # The classifiers have the same names.
     return ".".join((top, *modules, name))
 
 
+# Places of our modules in their `nn.Sequential`s. The stem: convolution, BN.
+_STEM = {"conv": 0, "bn": 1}
+# The auxiliary head: ReLU, pooling, convolution, BN, ReLU, convolution, BN.
 _AUXILIARY = {"conv0": 2, "bn0": 3, "conv1": 5, "bn1": 6}
 # The fixed reduction: ReLU, across, down, BN, ReLU, pointwise, BN.
 _FIXED: dict[tuple[str, ...], int] = {
-    **{
-        ("crossed", "across", "conv"): 1,
-        ("crossed", "down", "conv"): 2,
-        ("crossed", "down", "bn"): 3,
-    },
-    **{("pointwise", "conv"): 5, ("pointwise", "bn"): 6},
+    ("crossed", "across", "conv"): 1,
+    ("crossed", "down", "conv"): 2,
+    ("crossed", "down", "bn"): 3,
+    ("pointwise", "conv"): 5,
+    ("pointwise", "bn"): 6,
 }
 
 
@@ -121,16 +147,18 @@ def beside_edges(arrays: Mapping[str, np.ndarray], cell: str, modules: list[str]
     """The published name of an array of a cell's preprocessing, or of GDAS's fixed reduction cell. cell: "cells.INDEX"."""
     part, *inner = modules
     if part == "preprocess":
-        return in_layer(
-            arrays, f"{cell}.preprocess{inner[0].removeprefix('input')}", inner[1:], name
-        )
+        number = inner[0].removeprefix("input")
+        layer = f"{cell}.preprocess{number}"
+        return in_layer(arrays, layer, modules=inner[1:], name=name)
+    # `poolI` and `crossedI`, `pointwiseI` of input I of the fixed reduction.
     kind, index = part[:-1], part[-1]
     if kind == "pool":
         return f"{cell}.ops2.{index}.1.{name}"
-    return f"{cell}.ops1.{index}.{_FIXED[kind, *inner]}.{name}"
+    place = _FIXED[kind, *inner]
+    return f"{cell}.ops1.{index}.{place}.{name}"
 
 
-# The modules of a layer and how the three codes name them; which of these it is, the arrays say.
+# The modules of a layer and how the three codes name them; whichever of these is among the arrays is the one.
 _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("conv",): ("op.1",),
     ("bn",): ("op.2", "bn", "op.1", "1"),
@@ -145,7 +173,11 @@ _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 
 
-def in_layer(arrays: Mapping[str, np.ndarray], layer: str, modules: list[str], name: str) -> str:
+def in_layer(arrays: Mapping[str, np.ndarray], layer: str, *, modules: list[str], name: str) -> str:
     """The published name of an array of a layer. layer: what its names begin with; name: what they end with."""
     names = [f"{layer}.{part}.{name}" for part in _LAYER[tuple(modules)]]
-    return next((known for known in names if known in arrays), names[0])
+    for known in names:
+        if known in arrays:
+            return known
+    # For the message that says what is missing.
+    return names[0]

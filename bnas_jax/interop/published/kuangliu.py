@@ -21,7 +21,7 @@ from bnas_jax.interop.published.torch_arrays import (
 IMAGE_SHAPE = (32, 32, 3)
 STAGES = r"layer(\d)\.(\d+)\."
 
-# Our stages count from 0, theirs from 1.
+# Rules of `torch_arrays.by_module`, from our modules to theirs. Our stages are numbered from 0, theirs from 1.
 OUTSIDE = (
     (r"^stem/conv$", "conv1"),
     (r"^stem/bn$", "bn1"),
@@ -29,12 +29,14 @@ OUTSIDE = (
     (r"^classifier$", "linear"),
     *((rf"^stage{stage}_block(\d+)", rf"layer{stage + 1}/\1") for stage in range(4)),
 )
+# ResNets and ResNeXts.
 POST_ACTIVATION = (
     *OUTSIDE,
     *((rf"unit{index}/(output_)?(conv|bn)$", rf"\g<2>{index + 1}") for index in range(3)),
     (r"shortcut/conv$", "shortcut/0"),
     (r"shortcut/bn$", "shortcut/1"),
 )
+# SENets.
 PRE_ACTIVATION = (
     *OUTSIDE,
     # The later one first, or both would become it.
@@ -46,6 +48,7 @@ PRE_ACTIVATION = (
     (r"gate/squeeze$", "fc1"),
     (r"gate/excite$", "fc2"),
 )
+# DenseNets, whose layers are pre-activation ones.
 DENSE = (
     *((rf"^stage{stage}_layer(\d+)", rf"dense{stage + 1}/\1") for stage in range(4)),
     *((rf"^transition{stage}/", f"trans{stage + 1}/") for stage in range(3)),
@@ -59,7 +62,12 @@ def load_resnet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module,
     del name
     arrays = states(arrays)
     blocks = blocks_of(arrays, STAGES)
-    model = ResNet(blocks, widths(arrays, blocks), num_classes=classes(arrays), scheme=Float())
+    model = ResNet(
+        blocks=blocks,
+        widths=widths(arrays, blocks),
+        num_classes=classes(arrays),
+        scheme=Float(),
+    )
     return model, variables_of(model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE)
 
 
@@ -68,9 +76,14 @@ def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, 
     del name
     arrays = states(arrays)
     blocks = blocks_of(arrays, STAGES)
+    # The squeeze, (hidden, width, 1, 1).
     hidden, width = array_of(arrays, "layer1.0.fc1.weight").shape[:2]
     model = SENet(
-        blocks, widths(arrays, blocks), width // hidden, num_classes=classes(arrays), scheme=Float()
+        blocks=blocks,
+        widths=widths(arrays, blocks),
+        gate=width // hidden,
+        num_classes=classes(arrays),
+        scheme=Float(),
     )
     return model, variables_of(model, arrays, by_module(PRE_ACTIVATION), image_shape=IMAGE_SHAPE)
 
@@ -79,6 +92,7 @@ def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module
     """`ResNeXt29_2x64d` and its like."""
     del name
     arrays = states(arrays)
+    # The grouped convolution, (width, width / groups, 3, 3).
     width, group_width = array_of(arrays, "layer1.0.conv2.weight").shape[:2]
     model = ResNeXt(
         stem=len(array_of(arrays, "conv1.weight")),
@@ -95,6 +109,7 @@ def load_densenet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modul
     """`DenseNet121`, `densenet_cifar` and their like."""
     del name
     arrays = states(arrays)
+    # The last convolution of a layer makes the channels that it adds.
     model = DenseNet(
         growth=len(array_of(arrays, "dense1.0.conv2.weight")),
         blocks=blocks_of(arrays, r"dense(\d)\.(\d+)\."),
@@ -106,9 +121,8 @@ def load_densenet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modul
 
 def widths(arrays: Mapping[str, np.ndarray], blocks: tuple[int, ...]) -> tuple[int, ...]:
     """The channels of each stage."""
-    return tuple(
-        len(array_of(arrays, f"layer{stage + 1}.0.conv1.weight")) for stage in range(len(blocks))
-    )
+    firsts = [f"layer{stage + 1}.0.conv1.weight" for stage in range(len(blocks))]
+    return tuple(len(array_of(arrays, first)) for first in firsts)
 
 
 def classes(arrays: Mapping[str, np.ndarray]) -> int:

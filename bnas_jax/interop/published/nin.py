@@ -11,7 +11,7 @@ from bnas_jax.core.schemes import Xnor
 from bnas_jax.interop.published.torch_arrays import array_of, by_module, states, variables_of
 from bnas_jax.training.optimizers import project_params
 
-# Where the layers stand among the modules of its `xnor`.
+# The index of each layer among the modules of its `xnor`.
 LAYERS = (3, 4, 6, 7, 8, 10, 11)
 RULES = (
     (r"^stem$", "xnor/0"),
@@ -25,19 +25,30 @@ RULES = (
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """With dropout, as it is trained.
+    """The network with dropout, as it is trained: see `load_published`.
 
     Latent weights are projected, and scales of batch norms clamped, as the code does before each forward pass.
     """
     del name
     arrays = states(arrays)
-    sizes = [
-        len(array_of(arrays, f"xnor.{module}.weight")) for module in ("0", "3.conv", "4.conv", "13")
-    ]
     scheme = Xnor(activation_scale=False, sign_of_zero=0)
+
+    # All widths are those of the stem, the first two layers and the classifier.
+    sizes = []
+    for module in ("0", "3.conv", "4.conv", "13"):
+        kernel = array_of(arrays, f"xnor.{module}.weight")
+        sizes.append(len(kernel))
     wide, second, third, classes = sizes
-    model = Nin((wide, second, third), dropout=0.5, num_classes=classes, scheme=scheme)
+    widths = (wide, second, third)
+    model = Nin(
+        widths=widths,
+        dropout=0.5,
+        num_classes=classes,
+        scheme=scheme,
+    )
     variables = variables_of(model, arrays, by_module(RULES), image_shape=(32, 32, 3))
+
+    # What the code does before each forward pass.
     params = project_params(variables["params"], scheme.latents)
     for index in range(len(LAYERS)):
         bn = params[f"layer{index}"]["bn"]

@@ -1,5 +1,6 @@
 """PyTorch's arrays by name, brought into the variables of a Flax model."""
 
+import collections
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,11 +15,11 @@ from bnas_jax.core.errors import UserError
 
 # Our names of a batch norm's leaves, and PyTorch's.
 BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# And of all leaves.
+# The same of all leaves.
 LEAVES = {**BATCH_NORM, "kernel": "weight", "latent": "weight"}
 
 Path = tuple[str, ...]
-# A path such as ("params", "stem", "conv", "kernel") -> the array's name there, or (name, array -> our array).
+# A path such as ("params", "stem", "conv", "kernel") -> the array's name in PyTorch, or (name, array -> our array).
 Counterpart = Callable[[Path], str | tuple[str, Callable[[np.ndarray], np.ndarray]]]
 
 
@@ -34,20 +35,22 @@ def variables_of(
     image_shape: (H, W, C) of images that the model takes.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return fill(
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images),
-        arrays,
-        counterpart,
-    )
+    create = lambda x: model.init(jax.random.key(0), x, train=False)
+    shapes = jax.eval_shape(create, images)
+    return fill(shapes, arrays=arrays, counterpart=counterpart)
 
 
 def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counterpart) -> dict:
     """A tree like `shapes`, each leaf from the array that `counterpart` names."""
     arrays = states(arrays)
     flat: dict[Path, Any] = {}
-    for path, leaf in traverse_util.flatten_dict(dict(shapes)).items():
+    paths = traverse_util.flatten_dict(dict(shapes))
+    for path, leaf in paths.items():
         found = counterpart(path)
-        name, convert = (found, from_torch) if isinstance(found, str) else found
+        # A name alone has the usual conversion.
+        if isinstance(found, str):
+            found = (found, from_torch)
+        name, convert = found
         array = convert(array_of(arrays, name))
         if array.shape != leaf.shape:
             raise UserError(
@@ -67,46 +70,58 @@ def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
-    """The `Counterpart` of a network whose modules' names follow each other in ours by rules of `re.sub`.
+    """The `Counterpart` of a network whose published names of modules come from ours by rules of `re.sub`.
 
     rules: (pattern, replacement) pairs for the names of the modules that lead to a leaf, joined by "/"; all are applied,
     one after the other. Leaves have PyTorch's usual names.
     """
 
     def counterpart(path: Path) -> str:
-        module = "/".join(path[1:-1])
+        _, *modules, leaf = path
+        module = "/".join(modules)
         for pattern, replacement in rules:
             module = re.sub(pattern, replacement, module)
-        return f"{module.replace('/', '.')}.{LEAVES[path[-1]]}"
+        module = module.replace("/", ".")
+        return f"{module}.{LEAVES[leaf]}"
 
     return counterpart
 
 
 def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
     """The number of blocks of each stage. stages: a pattern with two groups, the numbers of the stage and of the block."""
-    found = filter(None, (re.match(stages, name) for name in arrays))
-    blocks = {(int(match[1]), int(match[2])) for match in found}
+    blocks = set()
+    for name in arrays:
+        found = re.match(stages, name)
+        if found:
+            stage, block = found.groups()
+            blocks.add((int(stage), int(block)))
+    # Stages are numbered from 0 or from 1.
     numbers = sorted({stage for stage, _ in blocks})
     if not numbers:
         raise UserError(
             "the published weights have no blocks of this network; load them by the name of their network"
         )
-    return tuple(sum(stage == number for stage, _ in blocks) for number in numbers)
+    counts = collections.Counter(stage for stage, _ in blocks)
+    return tuple(counts[number] for number in numbers)
 
 
 def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a state_dict by their plain names: those behind "state." where names begin so, without that prefix, and
-    without the "module." of a network that several GPUs shared."""
+    """The arrays of a state_dict by their plain names.
+
+    Where some names begin with "state.", as in our reference files, only those, without that prefix; always without the
+    "module." of PyTorch's DataParallel.
+    """
+    # Reference files hold more than a state_dict.
     prefix = "state."
-    if any(name.startswith(prefix) for name in arrays):
-        arrays = {
-            name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)
-        }
+    prefixed = [name for name in arrays if name.startswith(prefix)]
+    if prefixed:
+        arrays = {name.removeprefix(prefix): arrays[name] for name in prefixed}
     return {name.removeprefix("module."): array for name, array in arrays.items()}
 
 
 def from_torch(array: np.ndarray) -> np.ndarray:
-    """Kernels OIHW to HWIO, matrices transposed, the rest as it is."""
+    """Kernels (O, I, H, W) to (H, W, I, O), matrices (O, I) to (I, O), all else as it is."""
+    # A transposition of two axes would exchange rows and columns, too.
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     if array.ndim == 2:
@@ -115,7 +130,7 @@ def from_torch(array: np.ndarray) -> np.ndarray:
 
 
 def to_torch(array: np.ndarray) -> np.ndarray:
-    """The other way round."""
+    """The inverse of `from_torch`."""
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
     if array.ndim == 2:

@@ -15,6 +15,7 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
+# Rules of `torch_arrays.by_module`, from our modules to theirs; first what both codes name alike.
 INSIDE = (
     (r"^stem$", "conv1"),
     (r"^bn$", "bn1"),
@@ -39,15 +40,20 @@ MELIKETOY = (
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """Which of the two codes it is, its arrays' names say."""
+    """A wide ResNet: see `load_published`. The names of the arrays say from which of the two codes it is."""
     del name
     arrays = states(arrays)
+    # xternalz calls its classifier `fc`.
     meliketoy = "fc.weight" not in arrays
     rules, stage, classifier = XTERNALZ, "block{}.layer", "fc.weight"
     if meliketoy:
         rules, stage, classifier = MELIKETOY, "layer{}", "linear.weight"
+
+    # Sizes from the shapes of the arrays, OIHW.
     blocks = blocks_of(arrays, stage.format(r"(\d)") + r"\.(\d+)\.")
-    firsts = [f"{stage.format(number + 1)}.0.conv1.weight" for number in range(len(blocks))]
+    firsts = []
+    for number in range(1, len(blocks) + 1):
+        firsts.append(f"{stage.format(number)}.0.conv1.weight")
     model = WideResNet(
         stem=len(array_of(arrays, "conv1.weight")),
         blocks=blocks,

@@ -1,0 +1,166 @@
+"""Batches of a stream, read and decoded ahead by Grain: in threads, or in processes that end with this one."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data.encoded import Encoded
+from bnas_jax.data.images import BadImage
+from bnas_jax.data.stream_items import Item
+
+# More items than any run reads.
+FOREVER = 2**60
+
+
+class ReadAhead:
+    """Batches of items by number, made ahead in the order of their numbers.
+
+    load: (number of an item) -> the item. examples: those that it reads. size: items in a batch. The number after the last one
+    costs no more than waiting for the batch, and the last one nothing; any other starts the pipeline anew there.
+    period: the number of batches after which the numbers begin again with 0, as evaluation follows evaluation.
+    """
+
+    def __init__(
+        self, load: Callable[[int], Item], examples: Encoded, size: int, period: int = FOREVER
+    ):
+        self._load = load
+        self._examples = examples
+        self._size = size
+        self._period = period
+
+        # The last batch, and the number that the pipeline is ready for.
+        self._number = -1
+        self._items: Item | None = None
+        self._next = -1
+
+        # The iterator, if there is one: in a list, which `_end` empties without this object.
+        self._running: list[Any] = []
+        self._close: Callable[[], Any] = lambda: None
+        self._bad: set[int] = set()
+        _OPEN.add(self)
+
+    def close(self) -> None:
+        """Ends the processes and threads that read; the next batch starts others."""
+        self._close()
+        self._next = -1
+
+    def get(self, number: int) -> Item:
+        """The batch of that number: arrays with a leading axis of `size`, by the names of an item."""
+        if self._items is None or number != self._number:
+            self._items = self._read(number)
+            self._number = number
+        return self._items
+
+    def _read(self, number: int) -> Item:
+        if number != self._next:
+            self._close()
+            self._running = [self._start(number)]
+            # When this object goes, or else at the end of the program and before multiprocessing's own clearing up: the
+            # workers end, and their shared memory is freed.
+            self._close = weakref.finalize(self, _end, self._running)
+            atexit.register(self._close)
+
+        try:
+            items = next(self._running[0])
+        except (RuntimeError, OSError) as error:
+            reason = str(error).partition(".")[0]
+            # The kernel ends a process that writes to memory which it cannot have by SIGBUS.
+            if reason.endswith(f"exit code {-signal.SIGBUS}"):
+                raise UserError(
+                    f"reading {self._examples.name} stopped: shared memory (/dev/shm) is full; make it larger, as by"
+                    " `docker run --shm-size=8g`, or write --config.dataset.workers=0; the same command goes on"
+                ) from error
+            raise UserError(
+                f"reading {self._examples.name} stopped ({reason}); the same command goes on"
+            ) from error
+
+        if self._examples.options.workers:
+            # Out of shared memory, which Grain frees with the array. What lives until the program ends, it would not free.
+            items = {name: np.array(value) for name, value in items.items()}
+        self._next = (number + 1) % self._period
+
+        for example in map(int, items["bad"]):
+            if example >= 0 and example not in self._bad:
+                self._report(example)
+        return items
+
+    def _start(self, number: int) -> Any:
+        """An iterator of batches from that number on."""
+        import grain
+        from absl import flags
+
+        # Grain's workers read absl's global flags, which nothing else here uses or parses.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+
+        items = grain.MapDataset.range(number * self._size, FOREVER)
+        dataset = items.map(self._load).batch(self._size)
+
+        # Each thread makes a batch; one more batch than threads is kept ready.
+        workers = self._examples.options.workers
+        threads = os.cpu_count() or 1
+        if workers:
+            threads = 1
+        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+        batches = dataset.to_iter_dataset(reading)
+        if workers:
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            batches = batches.mp_prefetch(options, worker_init_fn=_follow_parent)
+        return iter(batches)
+
+    def _report(self, example: int) -> None:
+        """Reads an example again in this process, where errors keep their types: raises, or counts a skipped image."""
+        self._bad.add(example)
+        try:
+            self._examples.example(example)
+        except BadImage as error:
+            if not self._examples.options.skip_bad:
+                raise
+            count = len(self._bad)
+            print(f"{self._examples.name}: {count} left out: {error}", file=sys.stderr)
+            return
+        # It was no bad image, and now it can be read: a file system that failed for a moment.
+        raise UserError(
+            f"{self._examples.name}: example {example} could not be read, and now can; start again to go on"
+        )
+
+
+# All that a program has, so that it can end them where it ends without Python's own clearing up.
+_OPEN: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
+
+
+def close_all() -> None:
+    """Ends the threads and processes of all streams of this program; their shared memory is freed."""
+    for batches in list(_OPEN):
+        batches.close()
+
+
+def _end(running: list[Any]) -> None:
+    """Ends an iterator of Grain's and drops the last reference to it: later, Grain would miss its own modules."""
+    running.pop().close()
+
+
+def _follow_parent(worker: int, workers: int) -> None:
+    """Begins a worker process, which ends with its parent, however that ends, and leaves signals to it.
+
+    A Ctrl-C reaches all processes of a terminal, and a run that stops on it may need one more batch before it saves.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
