@@ -96,7 +96,7 @@ def test_ratios_are_those_of_the_pairs_and_none_where_nothing_can_be_compared():
         "temp_memory_mib": 4.0,
     }
     times = {"ours": [1.0, 2.0, 4.0], "plain": [2.0, 6.0, 4.0]}
-    ratios = step._ratios({**figures, "compiling_seconds": 6.0}, figures, times)
+    ratios = step._ratios(theirs={**figures, "compiling_seconds": 6.0}, ours=figures, times=times)
     assert ratios == {
         "step_seconds": {"median": 2, "lowest": 1, "highest": 3},
         "tracing_seconds": 1,
@@ -104,7 +104,9 @@ def test_ratios_are_those_of_the_pairs_and_none_where_nothing_can_be_compared():
         "temp_memory_mib": 1,
     }
     ratios = step._ratios(
-        {**figures, "programs_from_cache": 1}, {**figures, "temp_memory_mib": None}, times
+        theirs={**figures, "programs_from_cache": 1},
+        ours={**figures, "temp_memory_mib": None},
+        times=times,
     )
     assert ratios["compiling_seconds"] is ratios["temp_memory_mib"] is None
 
