@@ -77,7 +77,10 @@ _MOVES = {
     "transpose",
     "tuple",
 }
-_MODEL = re.compile(r"(?:^|[/(])(?:Network|Supernet|[A-Z]\w*)\)+/")
+# The network, perhaps with its method and within transformations: "jvp(Network)/", "transpose(jvp(Supernet.mixture))/".
+_MODEL = re.compile(r"(?:^|[/(])[A-Z][\w.]*\)*/")
+# A derivative, which names the network once more.
+_AGAIN = re.compile(r"\w+\(.*[A-Z].*\)")
 
 
 class Array(NamedTuple):
@@ -243,8 +246,8 @@ def layer_of(name: str) -> str:
         return ""
     parts = []
     for part in name[found.end() :].split("/")[:-1]:
-        if _MODEL.match(f"{part}/") or part.startswith("transpose(transpose"):
-            break  # a derivative names the module once more
+        if _AGAIN.fullmatch(part):
+            break
         if not _NO_MODULE.fullmatch(part):
             parts.append(part)
     return "/".join(parts)

@@ -152,6 +152,8 @@ def test_layers_are_modules_of_the_network():
         "transpose(jvp(Network))/cell4/conv/transpose(transpose(jvp(Network)))/cell4/conv/jvp()/x"
     )
     assert of(f"jit(step)/{twice}") == "cell4/conv"
+    assert of("jit(step)/jvp(Supernet.mixture)/cell2/state0/conv/mul") == "cell2/state0/conv"
+    assert of("jit(evaluation)/shard_map/Network/cell0/Mine_0/bn/mul") == "cell0/Mine_0/bn"
     assert of("jit(step)/shard_map/psum") == ""
 
 
