@@ -34,9 +34,12 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
 def _table(
     arguments: list[str], presets: list[str], machines: list[str], loaded: Loaded
 ) -> dict[str, Any]:
-    """Prints a table of all pairs. What is wrong with one pair stands in its row."""
+    """Prints a table of all pairs. What is wrong with one pair stands in its row, and with a machine's name is an error."""
+    from bnas_jax.plan.machines import machine
     from bnas_jax.plan.summary import markdown
 
+    for on in machines:
+        machine(on)
     results: dict[str, dict] = {}
     for name in presets or [""]:
         given = arguments

@@ -23,7 +23,6 @@ from bnas_jax.training.optimizers import check_latents
 from bnas_jax.training.state import (
     STEPS,
     SearchState,
-    Sums,
     TrainState,
     initial_variables,
     run_key,
@@ -85,25 +84,13 @@ class TrainStep:
         step = state.step + 1
         params = optax.apply_updates(state.params, updates)
 
-        # What is noted of the step: sums for the epoch's record, and the sizes of the gradients.
-        sums = _add(
-            state.sums,
-            loss=loss,
-            correct=correct,
-            batch=batch,
-            microbatches=self.microbatches,
-            axis=self.axis,
-        )
-        guard = state.guard
-        if guard is not None:
-            guard = watch(guard, grads=grads, step=state.step)
+        noted = _noted(self, state, grads=grads, loss=loss, correct=correct, batch=batch)
         return state.replace(
             step=step,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            sums=sums,
-            guard=guard,
+            **noted,
         )
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
@@ -233,24 +220,10 @@ class SearchStep:
             )
             params = optax.apply_updates(state.params, updates)
 
-            # As in training: sums for the epoch's record, and the sizes of the gradients.
-            sums = _add(
-                state.sums,
-                loss=loss,
-                correct=correct,
-                batch=batch,
-                microbatches=self.microbatches,
-                axis=self.axis,
+            noted = _noted(
+                self, state, grads=gradients[WEIGHTS], loss=loss, correct=correct, batch=batch
             )
-            guard = state.guard
-            if guard is not None:
-                guard = watch(guard, grads=gradients[WEIGHTS], step=state.step)
-            state = state.replace(
-                params=params,
-                opt_state=opt_state,
-                sums=sums,
-                guard=guard,
-            )
+            state = state.replace(params=params, opt_state=opt_state, **noted)
 
         # A step ends with its last stage.
         if index == len(self.searcher.stages) - 1:
@@ -464,16 +437,27 @@ def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     return jax.tree.map(lambda s: s / parts, sums)
 
 
-def _add(sums: Sums, loss, correct, batch: Batch, *, microbatches: int, axis: str | None) -> Sums:
-    """The epoch's sums with those of a batch. loss, correct: means over microbatches and devices."""
+def _noted(
+    step: TrainStep | SearchStep,
+    state: TrainState | SearchState,
+    *,
+    grads: Any,
+    loss: jax.Array,
+    correct: jax.Array,
+    batch: Batch,
+) -> dict[str, Any]:
+    """What a state notes of a step of the weights: sums for the epoch's record, and the sizes of the gradients.
+
+    loss, correct: means over microbatches and devices.
+    """
     devices = 1
-    if axis is not None:
-        devices = jax.lax.axis_size(axis)
+    if step.axis is not None:
+        devices = jax.lax.axis_size(step.axis)
     examples = batch["label"].shape[0] * devices
     # A mean of counts, back to the count, which is whole.
-    correct = jnp.round(correct * microbatches * devices)
-    return sums.add(
-        loss=loss,
-        correct=correct,
-        examples=examples,
-    )
+    correct = jnp.round(correct * step.microbatches * devices)
+    sums = state.sums.add(loss=loss, correct=correct, examples=examples)
+    guard = state.guard
+    if guard is not None:
+        guard = watch(guard, grads=grads, step=state.step)
+    return {"sums": sums, "guard": guard}
