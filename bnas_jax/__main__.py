@@ -132,7 +132,7 @@ def _set_up() -> None:
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from bnas_jax.runtime.devices import use_compilation_cache
+    from bnas_jax.runtime.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
 

@@ -6,7 +6,8 @@ import flax.linen as nn
 
 from bnas_jax.baselines.units import ConvUnit
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.modules import BatchNorm, FloatConv
+from bnas_jax.core.modules import FloatConv
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Scheme
 
 

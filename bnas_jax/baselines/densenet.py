@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from bnas_jax.baselines.units import Baseline, Normalized, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.modules import BatchNorm, Classifier, FloatConv
+from bnas_jax.core.modules import Classifier, FloatConv
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Scheme
 
 # How much wider than its result the first convolution of a layer is.

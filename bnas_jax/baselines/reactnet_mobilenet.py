@@ -13,7 +13,8 @@ from bnas_jax.baselines.reactnet_block import RPRelu
 from bnas_jax.baselines.units import Baseline, Stem, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BatchNorm, Classifier
+from bnas_jax.core.modules import Classifier
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Scheme
 
 # Of ReActNet-A: the channels of the stem and of each block.

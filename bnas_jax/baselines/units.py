@@ -8,8 +8,9 @@ import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BatchNorm, Convolution, FloatConv, PRelu
+from bnas_jax.core.modules import Convolution, FloatConv, PRelu
 from bnas_jax.core.networks import NetworkSettings
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.schemes import Scheme
 from bnas_jax.core.schemes.scheme import ACTIVATIONS

@@ -17,7 +17,8 @@ from bnas_jax.baselines.preact_block import PreactBlock
 from bnas_jax.baselines.units import Baseline, block_places, check_image_size, convolution, doubling
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BatchNorm, Classifier
+from bnas_jax.core.modules import Classifier
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.batch_norm import MOMENTUM
 from bnas_jax.core.schemes import Scheme
 

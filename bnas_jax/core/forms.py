@@ -10,7 +10,8 @@ import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BatchNorm, Classifier, FloatConv
+from bnas_jax.core.modules import Classifier, FloatConv
+from bnas_jax.core.normalization import BatchNorm
 
 
 class CifarStem(nn.Module):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import BatchNorm, BinaryConv
+from bnas_jax.core.modules import BinaryConv
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes.scheme import Scheme
 
 

@@ -1,7 +1,6 @@
 """The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,13 +9,7 @@ import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.batch_norm import (
-    EPSILON,
-    MOMENTUM,
-    batch_norm,
-    initial_statistics,
-    normalize,
-)
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
@@ -38,97 +31,6 @@ def bias_init(fan_in: int) -> Callable:
         return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
     return init
-
-
-class Shared(NamedTuple):
-    """A tensor that several layers read, with what their batch norms have in common in training, computed once.
-
-    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result, in this arithmetic and with the usual epsilon. Over
-    several devices the layers then have one message forward and one backward between them.
-    """
-
-    value: jax.Array
-    normalized: tuple
-    arithmetic: Arithmetic
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of `value`."""
-        return self.value.shape
-
-
-def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
-    """x for layers that begin with a batch norm of it: `Shared` in training, x itself where nothing is in common."""
-    if not train or arithmetic.plain or scheme.order != BN_FIRST:
-        return x
-    normalized = normalize(x, axis_name=arithmetic.bn_axis, examples=arithmetic.bn_examples)
-    return Shared(value=x, normalized=normalized, arithmetic=arithmetic)
-
-
-def value_of(x):
-    """The tensor itself, of one that may be `Shared`."""
-    if isinstance(x, Shared):
-        return x.value
-    return x
-
-
-class BatchNorm(nn.Module):
-    """Batch normalization with its running statistics, and scale and shift where `affine`: (N, H, W, C) to the same shape.
-
-    epsilon, momentum: see `ops.batch_norm`. least_scale: the scale is clipped to this from below, straight through: the
-    gradient passes as if it were not.
-    """
-
-    arithmetic: Arithmetic
-    affine: bool = True
-    epsilon: float = EPSILON
-    momentum: float = MOMENTUM
-    least_scale: float | None = None
-
-    @nn.compact
-    def __call__(self, x, *, train: bool):
-        """x: (N, H, W, C), or `Shared`."""
-        normalized = None
-        if isinstance(x, Shared):
-            x, normalized, arithmetic = x
-            # What was shared is of another batch norm than this one.
-            if self.epsilon != EPSILON or arithmetic != self.arithmetic:
-                normalized = None
-        dtype, channels = self.arithmetic.dtype, x.shape[-1]
-
-        # Running statistics, at first those of no batch.
-        start = initial_statistics((channels,), dtype)
-        running = {}
-        for name, value in start.items():
-            running[name] = self.variable("batch_stats", name, lambda value=value: value)
-        values = {name: variable.value for name, variable in running.items()}
-
-        y, new = batch_norm(
-            x,
-            values,
-            arithmetic=self.arithmetic,
-            train=train,
-            epsilon=self.epsilon,
-            momentum=self.momentum,
-            normalized=normalized,
-        )
-        # Not kept where an evaluation takes the batch's statistics, which it does with `batch_stats` immutable.
-        if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-            for name, variable in running.items():
-                variable.value = new[name]
-        # Scale and shift, from 1 and 0.
-        if self.affine:
-            y = y * self._scale(channels)
-            y = y + self.param("bias", nn.initializers.zeros, (channels,), dtype)
-        return self.arithmetic.between_layers(y)
-
-    def _scale(self, channels: int):
-        scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
-        if self.least_scale is None:
-            return scale
-        # The value of the maximum, the gradient of the scale.
-        missing = jnp.maximum(scale, self.least_scale) - scale
-        return scale + jax.lax.stop_gradient(missing)
 
 
 class PRelu(nn.Module):

@@ -7,11 +7,13 @@ import flax.linen as nn
 import jax
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import FinalCell, FixedReduction, drop_path, num_convs, num_layers
+from bnas_jax.core.cell import FinalCell, num_convs, num_layers
+from bnas_jax.core.cell_parts import drop_path
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import AuxiliaryHead, classify, form_of
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, Genotype
-from bnas_jax.core.modules import share, value_of
+from bnas_jax.core.normalization import share, value_of
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 
@@ -20,7 +22,7 @@ class Network(nn.Module):
     """The final network: `apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
     num_cells, channels: Table 5; channels are those of the first cell's nodes. form: what differs beside the cells, a name
-    of `forms.FORMS`. skip: the inter-cell skips; reduction_skip: their convolution, see `cell.ReductionSkip`. float_head:
+    of `forms.FORMS`. skip: the inter-cell skips; reduction_skip: their convolution, see `cell_parts.ReductionSkip`. float_head:
     leave the last convolutions float, as the released code does, see `float_convs`.
     auxiliary: a second classifier behind the second reduction, in training alone; its logits are sown as `logits` of the
     collection `auxiliary`.

@@ -6,8 +6,9 @@ from typing import ClassVar
 import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import REDUCTION_SKIPS, check_groups
+from bnas_jax.core.cell_parts import REDUCTION_SKIPS
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.fixed_reduction import check_groups
 from bnas_jax.core.forms import form_of
 from bnas_jax.core.genotype import FIXED_REDUCTION, Genotype
 from bnas_jax.core.network import Network

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import FixedReduction, InterCellSkip, Preprocess, drop_path
+from bnas_jax.core.cell_parts import InterCellSkip, Preprocess, drop_path
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import Form, classify, form_of
 from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION

@@ -20,7 +20,7 @@ from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.plan.blank_data import SIZES
 from bnas_jax.plan.machines import machine
-from bnas_jax.runtime.devices import user_cache
+from bnas_jax.runtime.compilation_cache import user_cache
 from bnas_jax.settings import SearchSettings, TrainSettings
 
 _PACKAGE = pathlib.Path(__file__).parent.parent

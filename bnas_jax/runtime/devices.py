@@ -1,4 +1,4 @@
-"""The only file that knows about devices: arithmetic, compilation and its cache, and how a step is spread over devices.
+"""The devices that a run has, and how a step is spread over them: nothing else knows how many there are.
 
 A step is written for one device and its shard of the batch, with the name of an axis to average over. `Devices` runs it on
 one device, or on many by pmap or shard_map; between steps the state is one replicated array a leaf in all three.
@@ -6,10 +6,6 @@ one device, or on many by pmap or shard_map; between steps the state is one repl
 
 import dataclasses
 import functools
-import os
-import pathlib
-import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
 from bnas_jax.runtime import hosts, memory
-from bnas_jax.runtime.compiling import Call, Program
+from bnas_jax.runtime.compiling import Program
+from bnas_jax.runtime.steps import Steps, scanned_steps, step_options
 from bnas_jax.settings import RunSettings, Settings
 
 AXIS = "devices"
@@ -68,36 +65,6 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
     # Each process's side by side, so that its part of a batch is one piece.
     by_process = lambda device: (device.process_index, device.id)
     return Devices(parallel, devices=tuple(sorted(available, key=by_process)))
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX has another one set: a second start is much faster.
-
-    Where that cannot be written to, or there is no home directory, programs are compiled anew, with a warning.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return
-    try:
-        cache = user_cache() / "bnas_jax" / "xla"
-        cache.mkdir(parents=True, exist_ok=True)
-        # JAX would only warn of each program that it cannot write.
-        tempfile.TemporaryFile(dir=cache).close()
-    except (OSError, RuntimeError) as error:
-        warnings.warn(
-            f"compiled programs are not kept ({error}); set XDG_CACHE_HOME to a directory for them",
-            stacklevel=2,
-        )
-        return
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-
-
-def user_cache() -> pathlib.Path:
-    """The user's directory for files that can be made again; `OSError` or `RuntimeError` without a home directory."""
-    if os.environ.get("XDG_CACHE_HOME"):
-        return pathlib.Path(os.environ["XDG_CACHE_HOME"])
-    # Strict: a home that is missing is not made.
-    home = pathlib.Path.home().resolve(strict=True)
-    return home / ".cache"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,19 +193,19 @@ class Devices:
             return created
         return jax.tree.map(self.place, created)
 
-    def compile_steps(self, *stages: Callable, tuned: bool = True) -> "Steps":
+    def compile_steps(self, *stages: Callable, tuned: bool = True) -> Steps:
         """From the stages of a step, `stage(state, feed) -> state` each, the compiled steps.
 
         tuned: with the options of XLA that make them fast.
         """
         options = None
         if tuned:
-            options = _step_options()
+            options = step_options()
         # The old state's buffers are given away, as two states of a large network may not fit.
         programs = [self._program(stage, donate=(0,), options=options) for stage in stages]
 
         def scanned(structure, differing: list[int]) -> Program:
-            return self._program(_scanned(stages, structure, differing), donate=(0,))
+            return self._program(scanned_steps(stages, structure, differing), donate=(0,))
 
         return Steps(programs, scanned)
 
@@ -322,88 +289,6 @@ class Devices:
 
 # The default device alone.
 ONE = Devices()
-
-
-class Steps:
-    """Compiled steps: (state, [feeds of a step, ...]) -> state. The old state's buffers are reused.
-
-    A step's feeds are one for each stage; several steps are made by one call of one program. Stages are separate programs:
-    XLA's work grows faster than the program that it is given (a search step as two programs loads in 0.4 of the time).
-    programs: one for each stage. scanned: see `_scanned`, (structure, differing) -> the program of several steps.
-    """
-
-    def __init__(self, programs: list[Program], scanned: Callable[[Any, list[int]], Program]):
-        self._programs = programs
-        self._scanned = scanned
-        # Made at the first call of several steps.
-        self._several: Program | None = None
-
-    def calls(self, state, feeds: list[tuple]) -> list[Call]:
-        """The programs that a call runs, for `compile_together`."""
-        if len(feeds) == 1:
-            programs = zip(self._programs, feeds[0], strict=True)
-            return [(program, (state, feed)) for program, feed in programs]
-
-        # Arrays that every step shares, such as the whole data set, are passed once.
-        leaves = [jax.tree.leaves(feed) for feed in feeds]
-        differing = []
-        for position, leaf in enumerate(leaves[0]):
-            if any(other[position] is not leaf for other in leaves[1:]):
-                differing.append(position)
-        if self._several is None:
-            self._several = self._scanned(jax.tree.structure(feeds[0]), differing)
-        of_steps = [[of_step[position] for position in differing] for of_step in leaves]
-        return [(self._several, (state, leaves[0], of_steps))]
-
-    def __call__(self, state, feeds: list[tuple]):
-        # Stage by stage, each with the state of the one before.
-        for program, (_, *feed) in self.calls(state, feeds):
-            state = program(state, *feed)
-        return state
-
-
-@functools.cache
-def _step_options() -> dict | None:
-    """Options of XLA for steps.
-
-    On CPU, its new library YNNPACK takes twice as long as Eigen for gradients of kernels with few channels (64x32x32x36,
-    3x3: 62 ms and 23), so that convolutions are taken from it: 4.8 s a BNAS-A step with, 3.4 s without.
-    """
-    options = {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    }
-    if jax.default_backend() != "cpu":
-        return None
-    # Other versions of XLA may not have the option, which one sees by compiling anything.
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return options
-
-
-def _scanned(stages: Sequence[Callable], structure, differing: list[int]) -> Callable:
-    """Several steps as one function: (state, leaves of the first feeds, leaves of each step) -> the state after all steps.
-
-    structure: of a step's feeds. differing: the positions of the leaves that differ between steps.
-    """
-
-    def steps(state, leaves, of_steps):
-        def body(state, values):
-            # The feeds of this step: shared leaves, with those that differ in their places.
-            mine = dict(zip(differing, values, strict=True))
-            of_step = [mine.get(position, leaf) for position, leaf in enumerate(leaves)]
-            feeds = jax.tree.unflatten(structure, of_step)
-            for stage, feed in zip(stages, feeds, strict=True):
-                state = stage(state, feed)
-            return state, None
-
-        # [steps, ...] for each leaf that differs.
-        stacked = [jnp.stack(values) for values in zip(*of_steps, strict=True)]
-        state, _ = jax.lax.scan(body, init=state, xs=stacked)
-        return state
-
-    return steps
 
 
 def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:

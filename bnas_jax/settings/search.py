@@ -3,7 +3,8 @@
 import dataclasses
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import REDUCTION_SKIPS, check_groups
+from bnas_jax.core.cell_parts import REDUCTION_SKIPS
+from bnas_jax.core.fixed_reduction import check_groups
 from bnas_jax.core.forms import form_of
 from bnas_jax.core.layers import LAYERS
 from bnas_jax.core.schemes import Scheme

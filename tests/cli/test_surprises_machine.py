@@ -30,7 +30,7 @@ from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.convert import convert, read_records
 from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.stream import StreamTrainSource
-from bnas_jax.runtime.devices import use_compilation_cache
+from bnas_jax.runtime.compilation_cache import use_compilation_cache
 from bnas_jax.training.workdir import Log, WorkDir, whole, write_json
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from bnas_jax.core import genotype
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import REDUCTION_SKIPS
+from bnas_jax.core.cell_parts import REDUCTION_SKIPS
 from bnas_jax.core.conventions import conventions
 from bnas_jax.core.cost import cost, fit_budget, float_twin, ratios
 from bnas_jax.core.errors import UserError

@@ -9,7 +9,8 @@ import pytest
 from arrays import normal, relative_error
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.modules import BatchNorm, BinaryConv, Classifier, Convolution, Shared, share
+from bnas_jax.core.modules import BinaryConv, Classifier, Convolution
+from bnas_jax.core.normalization import BatchNorm, Shared, share
 from bnas_jax.core.ops.conv import conv, square
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude

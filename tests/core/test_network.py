@@ -9,15 +9,13 @@ from flax import traverse_util
 from bnas_jax.core import genotype
 from bnas_jax.core import network as networks
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import (
+from bnas_jax.core.cell import FinalCell, num_convs, num_layers
+from bnas_jax.core.cell_parts import (
     REDUCTION_SKIPS,
-    FinalCell,
     InterCellSkip,
     Preprocess,
     ReductionSkip,
     drop_path,
-    num_convs,
-    num_layers,
 )
 from bnas_jax.core.conventions import CONVENTIONS, conventions
 from bnas_jax.core.cost import cost

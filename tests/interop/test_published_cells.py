@@ -9,8 +9,8 @@ import pytest
 from arrays import nhwc
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell import FixedReduction
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import FORMS
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.stack import Place

@@ -10,7 +10,7 @@ from bnas_jax.core.cell import FinalCell
 from bnas_jax.core.cost.counts import Cost, Row
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import is_latent
-from bnas_jax.core.modules import BatchNorm
+from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.supernet import MixedCell, Supernet
 

@@ -1,0 +1,149 @@
+"""What all cells have beside their edges: preprocessing, the inter-cell skip and drop-path (section 4.2, Figure 5b)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import BinaryConv, Convolution, FactorizedReduce
+from bnas_jax.core.normalization import BatchNorm, value_of
+from bnas_jax.core.ops.conv import square
+from bnas_jax.core.ops.materialize import materialize
+from bnas_jax.core.schemes.scheme import Scheme
+from bnas_jax.core.stack import Place
+
+# The kinds of `ReductionSkip`.
+REDUCTION_SKIPS = ("float", "binary_weight", "binary", "binary_bn")
+
+
+class Preprocess(nn.Module):
+    """Brings the outputs of the two cells before to this cell's channels and size.
+
+    (N, 2H or H, 2W or W, C1) and (N, H, W, C2) to two input states (N, H, W, channels).
+
+    binary_weights: of its two convolutions. affine: of their two BN. binary_input: False keeps the activations float.
+    factorized: see `forms.Form`.
+    """
+
+    place: Place
+    scheme: Scheme
+    arithmetic: Arithmetic
+    binary_weights: tuple[bool, bool] = (True, True)
+    affine: tuple[bool, bool] = (True, True)
+    binary_input: bool = True
+    factorized: bool = False
+
+    @nn.compact
+    def __call__(self, before, previous, *, train: bool):
+        # The output of the cell before the previous one has twice the size where the previous one is a reduction.
+        if self.place.halved and self.factorized:
+            first = self._input(FactorizedReduce, index=0)
+        elif self.place.halved:
+            first = self._input(BinaryConv, index=0, kernel=3, stride=2)
+        else:
+            first = self._input(BinaryConv, index=0, kernel=1)
+        second = self._input(BinaryConv, index=1, kernel=1)
+        return first(before, train=train), second(previous, train=train)
+
+    def _input(self, module: type[nn.Module], *, index: int, **sizes) -> nn.Module:
+        return module(
+            **sizes,
+            features=self.place.channels,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=self.binary_weights[index],
+            binary_input=self.binary_input,
+            affine=self.affine[index],
+            name=f"input{index}",
+        )
+
+
+class ReductionSkip(nn.Module):
+    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2, (N, H, W, C) to (N, H / 2, W / 2, features).
+
+    kind, one of `REDUCTION_SKIPS`:
+
+    - `float`, the released code's: BN, float convolution with bias.
+    - `binary_weight`: the same with binary weights.
+    - `binary`: BN, sign, binary convolution.
+    - `binary_bn`, the default: the same and a BN, which keeps the sum of skip and cell in range.
+
+    `UserError` for another one.
+    """
+
+    kind: str
+    features: int
+    scheme: Scheme
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        if self.kind not in REDUCTION_SKIPS:
+            known = ", ".join(REDUCTION_SKIPS)
+            raise UserError(
+                f"config.network.reduction_skip must be one of {known}, got {self.kind!r}"
+            )
+        binary = self.kind in ("binary", "binary_bn")
+        x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
+        conv = Convolution(
+            features=self.features,
+            kernel=(2, 2),
+            geometry=square(2, stride=2, padding=0),
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=self.kind != "float",
+            binary_input=binary,
+            activation=False,  # what is added has both signs
+            bias=not binary,
+            name="conv",
+        )
+        y = conv(x)  # (N, H / 2, W / 2, features)
+        if self.kind == "binary_bn":
+            y = BatchNorm(self.arithmetic, name="bn_after")(y, train=train)
+        return y
+
+
+class InterCellSkip(nn.Module):
+    """Adds the output of the previous cell to this one's; across a reduction cell through a `ReductionSkip` (Figure 5b)."""
+
+    reduction: bool
+    kind: str
+    scheme: Scheme
+    arithmetic: Arithmetic
+
+    @nn.compact
+    def __call__(self, output, previous, *, train: bool):
+        # Half the size and twice the channels need a convolution.
+        if self.reduction:
+            skip = ReductionSkip(
+                kind=self.kind,
+                features=output.shape[-1],
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                name="reduction",
+            )
+            previous = skip(previous, train=train)
+        # The sum runs through the whole network, and every cell reads it.
+        total = output + value_of(previous)
+        if self.arithmetic.plain:
+            return total
+        return materialize(total)
+
+
+def drop_path(
+    key, rate, *, cells: int, layers: int, batch: int, arithmetic: Arithmetic
+) -> jax.Array:
+    """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, layers, N).
+
+    0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What is drawn for an example does not
+    depend on how many devices `Arithmetic.batch_axis` divides the batch over. batch: N, the examples of this device.
+    """
+    axis, dtype = arithmetic.batch_axis, arithmetic.dtype
+    # Drawn for the whole batch, of which a device takes its part.
+    shards = jax.lax.axis_size(axis) if axis else 1
+    keep = jax.random.bernoulli(key, p=1 - rate, shape=(cells, layers, shards * batch))
+    if axis:
+        first = jax.lax.axis_index(axis) * batch
+        keep = jax.lax.dynamic_slice_in_dim(keep, first, slice_size=batch, axis=2)
+    return jnp.where(keep, 1 / jnp.asarray(1 - rate, dtype), jnp.zeros((), dtype))

@@ -1,0 +1,122 @@
+"""The reduction cell of GDAS that is not searched."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.cell_parts import InterCellSkip, Preprocess
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.forms import Form
+from bnas_jax.core.genotype import FIXED_REDUCTION
+from bnas_jax.core.layer_modules import Crossed, Pooling
+from bnas_jax.core.layers import MAX_POOL
+from bnas_jax.core.modules import BinaryConv
+from bnas_jax.core.schemes.scheme import Scheme
+from bnas_jax.core.stack import Place
+
+
+class FixedReduction(nn.Module):
+    """GDAS's hand-made reduction cell (arXiv 1910.04465; `genotype.FIXED_REDUCTION`).
+
+    Each preprocessed input goes through a 1x3 and a 3x1 convolution in 8 groups, each strided along its axis, and a 1x1 one;
+    and through a 3x3 max pooling of stride 2 with a BN behind it. The output joins both convolutions, then both poolings:
+    (N, H / 2, W / 2, 4 * channels). `UserError` where the groups do not divide the channels.
+
+    search: in the supernet, where BN has no scale and shift and the preprocessing stays float unless `binary_preprocess`.
+    """
+
+    # Of both crossed convolutions; and what drop-path drops: two chains of convolutions and two poolings.
+    GROUPS: ClassVar[int] = 8
+    LAYERS: ClassVar[int] = 4
+
+    place: Place
+    form: Form
+    scheme: Scheme
+    arithmetic: Arithmetic
+    search: bool
+    skip: bool = True
+    reduction_skip: str = "binary_bn"
+    binary_preprocess: bool = True
+
+    @nn.compact
+    def __call__(self, before, previous, *, train: bool, factors=None):
+        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`; factors: None or `drop_path`, (at least 4,
+        N)."""
+        check_groups(self.place.channels)
+        affine = not self.search
+        affine_resize = self.form.affine_resize or not self.place.halved
+
+        # Both inputs: (N, H, W, channels).
+        preprocess = Preprocess(
+            place=self.place,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            binary_weights=(self.binary_preprocess, self.binary_preprocess),
+            affine=(affine and affine_resize, affine),
+            binary_input=self.binary_preprocess,
+            factorized=self.form.factorized,
+            name="preprocess",
+        )
+        states = preprocess(before, previous, train=train)
+
+        # Two convolutions, then two poolings: (N, H / 2, W / 2, channels) each.
+        outputs = []
+        for index, state in enumerate(states):
+            outputs.append(self._convs(index, state, train=train))
+        for index, state in enumerate(states):
+            pooling = Pooling(
+                function=MAX_POOL.form(self.arithmetic),
+                stride=2,
+                arithmetic=self.arithmetic,
+                batch_norm=True,
+                affine=affine,
+                name=f"pool{index}",
+            )
+            outputs.append(pooling(state, train=train))
+        # There are as many factors as the cell with the most layers needs.
+        if factors is not None:
+            for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
+                outputs[index] = self.arithmetic.between_layers(y * factor[:, None, None, None])
+        output = jnp.concatenate(outputs, axis=-1)
+
+        if self.skip and self.place.follows_a_cell:
+            skip = InterCellSkip(
+                reduction=True,
+                kind=self.reduction_skip,
+                scheme=self.scheme,
+                arithmetic=self.arithmetic,
+                name="skip",
+            )
+            output = skip(output, previous, train=train)
+        return output
+
+    def _convs(self, index: int, x, *, train: bool):
+        """1x3 and 3x1, then 1x1: (N, H, W, channels) to (N, H / 2, W / 2, channels)."""
+        common: dict[str, Any] = {
+            "features": self.place.channels,
+            "scheme": self.scheme,
+            "arithmetic": self.arithmetic,
+            "binary_weights": True,
+            "affine": not self.search,
+        }
+        crossed = Crossed(
+            kernel=3,
+            stride=2,
+            groups=self.GROUPS,
+            name=f"crossed{index}",
+            **common,
+        )
+        pointwise = BinaryConv(kernel=1, name=f"pointwise{index}", **common)
+        return pointwise(crossed(x, train=train), train=train)
+
+
+def check_groups(channels: int) -> None:
+    """`UserError` unless the groups of GDAS's fixed reduction divide the channels of its nodes."""
+    groups = FixedReduction.GROUPS
+    if channels % groups:
+        raise UserError(
+            f"the reduction cell {FIXED_REDUCTION!r} has convolutions in {groups} groups, which do not divide its {channels}"
+            f" channels; write a multiple of {groups // 2} for config.network.channels, half of those of the first reduction"
+        )
