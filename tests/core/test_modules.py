@@ -9,9 +9,11 @@ import pytest
 from arrays import normal, relative_error
 
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.layer_modules import Pooling
 from bnas_jax.core.modules import BinaryConv, Classifier, Convolution
 from bnas_jax.core.normalization import BatchNorm, Shared, share
 from bnas_jax.core.ops.conv import conv, square
+from bnas_jax.core.ops.pool import avg_pool
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.core.schemes.xnor import beta, mean_magnitude
 
@@ -316,3 +318,36 @@ def test_nothing_is_shared_where_nothing_is_in_common():
     relu_first = Float(order="relu_first")
     assert share(x, scheme=relu_first, arithmetic=FLOAT32, train=True) is x
     assert share(x, scheme=PAPER, arithmetic=Arithmetic(plain=True), train=True) is x
+
+
+@pytest.mark.parametrize(
+    "other",
+    [BatchNorm(FLOAT32, epsilon=0.1), BatchNorm(Arithmetic(bn_examples=1))],
+    ids=["epsilon", "groups"],
+)
+def test_a_batch_norm_of_another_kind_does_not_take_what_is_shared(other):
+    x = normal(2, 4, 4, 3)
+    shared = share(x, scheme=PAPER, arithmetic=FLOAT32, train=True)
+    variables = other.init(jax.random.key(0), x, train=True)
+
+    given, alone = (
+        other.apply(variables, state, train=True, mutable=["batch_stats"])[0]
+        for state in (shared, x)
+    )
+
+    np.testing.assert_array_equal(given, alone)
+    usual = BatchNorm(FLOAT32).apply(variables, x, train=True, mutable=["batch_stats"])[0]
+    assert relative_error(usual, alone) > 1e-3
+
+
+def test_batch_norm_and_pooling_hand_on_what_is_rounded():
+    x = normal(2, 4, 4, 3)
+    short = Arithmetic(activations=jnp.bfloat16)
+    layers = [
+        BatchNorm(short),
+        Pooling(function=avg_pool, stride=1, arithmetic=short, batch_norm=False),
+    ]
+
+    for layer in layers:
+        y, _ = layer.init_with_output(jax.random.key(0), x, train=True)
+        assert y.dtype == jnp.bfloat16
