@@ -12,9 +12,11 @@ from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.load import Dataset
+from bnas_jax.data.pipeline import TrainSource
 from bnas_jax.data.sources import train_source
+from bnas_jax.data.stream import StreamTrainSource
 from bnas_jax.runtime.devices import Devices
-from bnas_jax.search.searcher import TRAIN, VALID
+from bnas_jax.search.searcher import TRAIN, VALID, Searcher
 from bnas_jax.settings import OptimizerSettings, SearchSettings, Settings, TrainSettings
 from bnas_jax.training import optimizers, schedules
 from bnas_jax.training.schedules import Schedule
@@ -118,35 +120,9 @@ def search(
         model = supernet(run, num_classes=data.train.num_classes, axis=where.axis)
     searcher = run.searcher.for_supernet(model, data.train.image_shape)
 
-    # The training set, divided as the searcher says: images for the weights, and images held out for alpha.
-    parts = {TRAIN: data.train}
-    if searcher.train_share < 1:
-        parts[TRAIN], parts[VALID] = split_half(
-            data.train, run.seed, run.dataset.search_split, share=searcher.train_share
-        )
-
-    def source_of(name: str, use: int, *, fresh: bool):
-        if name not in parts:
-            # Only a user's searcher can be so: those of the package hold images out where a stage takes some.
-            raise UserError(
-                "a stage of the searcher takes held-out images: its train_share must be below 1"
-            )
-        return train_source(
-            parts[name],
-            batch_size=run.batch_size,
-            seed=image_seed(run, use),
-            augmentation=data.augmentation,
-            dtype=model.arithmetic.dtype,
-            placement=where.placement(run.microbatches),
-            fresh=fresh,
-        )
-
-    # One source of batches for each part that the step takes images of.
-    sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
-    # A searcher without alphas scores its candidates on held-out images at the end of the search.
-    takes_valid = any(VALID in stage.batches for stage in searcher.stages)
-    if takes_valid or not searcher.has_alphas:
-        sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
+    sources, held_out = _search_sources(
+        run, data, where, searcher=searcher, dtype=model.arithmetic.dtype
+    )
 
     # An epoch is one pass over the images for the weights.
     steps_per_epoch = sources[TRAIN].steps_per_epoch
@@ -190,8 +166,43 @@ def search(
         stages=tuple(stage_of(index) for index in range(len(stages))),
         feeds=feeds,
         steps_per_epoch=steps_per_epoch,
-        held_out=parts.get(VALID),
+        held_out=held_out,
     )
+
+
+def _search_sources(
+    run: SearchSettings, data: Dataset, where: Devices, *, searcher: Searcher, dtype: Any
+) -> tuple[dict[str, TrainSource | StreamTrainSource], Arrays | Encoded | None]:
+    """(a source of batches for each part of the training set that a step takes images of, the images held out, if any)."""
+    # Images for the weights, and images held out for alpha.
+    parts = {TRAIN: data.train}
+    if searcher.train_share < 1:
+        parts[TRAIN], parts[VALID] = split_half(
+            data.train, run.seed, run.dataset.search_split, share=searcher.train_share
+        )
+
+    def source_of(name: str, use: int, *, fresh: bool):
+        if name not in parts:
+            # Only a user's searcher can be so: those of the package hold images out where a stage takes some.
+            raise UserError(
+                "a stage of the searcher takes held-out images: its train_share must be below 1"
+            )
+        return train_source(
+            parts[name],
+            batch_size=run.batch_size,
+            seed=image_seed(run, use),
+            augmentation=data.augmentation,
+            dtype=dtype,
+            placement=where.placement(run.microbatches),
+            fresh=fresh,
+        )
+
+    sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
+    # A searcher without alphas scores its candidates on held-out images at the end of the search.
+    takes_valid = any(VALID in stage.batches for stage in searcher.stages)
+    if takes_valid or not searcher.has_alphas:
+        sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
+    return sources, parts.get(VALID)
 
 
 def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:

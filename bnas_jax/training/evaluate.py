@@ -24,8 +24,8 @@ from bnas_jax.search import Searcher
 from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
 from bnas_jax.training import build
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.evaluation_step import EvaluationStep
 from bnas_jax.training.state import initial_variables
-from bnas_jax.training.steps import EvaluationStep
 from bnas_jax.training.workdir import WorkDir
 
 

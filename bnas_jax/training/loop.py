@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,7 +14,9 @@ from bnas_jax.runtime.devices import Devices
 from bnas_jax.runtime.stops import Interrupted, Stopped, Stops
 from bnas_jax.settings import SearchSettings, Settings, from_config
 from bnas_jax.training import changes, divergence
+from bnas_jax.training.calls import Saves, calls_of, crossed, next_call
 from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
+from bnas_jax.training.progress import ProgressBar, line_of
 from bnas_jax.training.workdir import Log, WorkDir, environment
 
 # A mean cross-entropy from which no training comes back: the right class has a probability of exp(-10000).
@@ -127,8 +128,8 @@ class _Loop:
         self.last = settings.num_epochs * work.steps_per_epoch
 
         self.watchdog = hosts.Watchdog(settings.distributed.timeout_seconds)
-        self.progress = _Progress(self.step, self.last)
-        self.saves = _Saves(settings)
+        self.progress = ProgressBar(self.step, self.last)
+        self.saves = Saves(settings)
         self.started = time.monotonic()
         log.note(
             f"starts at step {self.step} of {self.last} on {environment()['device']}, {hosts.count()} processes"
@@ -165,7 +166,7 @@ class _Loop:
         self.saves.done()
 
     def _compile(self) -> None:
-        calls = _calls(
+        calls = calls_of(
             self.step,
             last=self.last,
             steps_per_epoch=self.work.steps_per_epoch,
@@ -178,7 +179,7 @@ class _Loop:
 
     def call(self) -> None:
         """Runs the steps of one call, and what is due after them: an epoch's end, a save, a check of the loss."""
-        steps = _next_call(
+        steps = next_call(
             self.step,
             steps_per_epoch=self.work.steps_per_epoch,
             steps_per_call=self.settings.steps_per_call,
@@ -188,7 +189,7 @@ class _Loop:
         self.progress.show(self.step)
 
         # Steps run ahead of Python. Only a wait for a result shows whether the other processes are alive.
-        if hosts.count() > 1 and _crossed(steps, hosts.WAIT_EVERY):
+        if hosts.count() > 1 and crossed(steps, hosts.WAIT_EVERY):
             jax.block_until_ready(self.state.step)
             self.watchdog.beat(self.step)
 
@@ -199,7 +200,7 @@ class _Loop:
         elif signal or self.saves.due(steps):
             self._check_whole()
             self._save()
-        elif _crossed(steps, self.settings.log_every_steps):
+        elif crossed(steps, self.settings.log_every_steps):
             self._check_finite()
 
         # By now the state is saved.
@@ -226,8 +227,8 @@ class _Loop:
 
         # The record comes before the save: after a crash between the two it is cut off and written again.
         self.log.write(record)
-        self.progress.say(_line(record))
-        self.log.note(_line(record))
+        self.progress.say(line_of(record))
+        self.log.note(line_of(record))
         self._save(top1)
 
     def _between_batches(self) -> None:
@@ -317,91 +318,3 @@ def _finishing(checkpoints: Checkpoints):
             checkpoints.close()
         raise
     checkpoints.close()
-
-
-def _next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
-    """The steps of the call that begins at `step`.
-
-    Calls end at the same steps wherever a run was stopped, and none goes beyond an epoch's end: a resumed run makes the same
-    calls as an uninterrupted one, and its results have the same bits.
-    """
-    # Positions within the epoch.
-    index = step % steps_per_epoch
-    end = min((index // steps_per_call + 1) * steps_per_call, steps_per_epoch)
-    return range(step, step - index + end)
-
-
-def _calls(step: int, last: int, steps_per_epoch: int, steps_per_call: int) -> list[range]:
-    """A call of each length, in steps, that the run has still to make: each is a program to compile."""
-    calls: dict[int, range] = {}
-    # Two epochs are enough: the rest of this one, and a whole one, which has all lengths that there are.
-    end = min(last, step + 2 * steps_per_epoch)
-    while step < end:
-        steps = _next_call(step, steps_per_epoch=steps_per_epoch, steps_per_call=steps_per_call)
-        calls.setdefault(len(steps), steps)
-        step = steps.stop
-    return list(calls.values())
-
-
-def _crossed(steps: range, every: int) -> bool:
-    """Whether a multiple of `every` lies in (start, stop]."""
-    return steps.stop // every > steps.start // every
-
-
-class _Saves:
-    """When a checkpoint is due within an epoch: by steps and by the clock."""
-
-    def __init__(self, settings: Settings):
-        self._steps = settings.checkpoint_every_steps
-        self._seconds = None
-        if settings.checkpoint_every_minutes is not None:
-            self._seconds = 60 * settings.checkpoint_every_minutes
-        self.done()
-
-    def done(self) -> None:
-        self._last = time.monotonic()
-
-    def due(self, steps: range) -> bool:
-        """Whether to save after these steps. The answer is the same on every process."""
-        if self._steps is not None and _crossed(steps, self._steps):
-            return True
-        if self._seconds is None:
-            return False
-        now = time.monotonic() - self._last >= self._seconds
-        if hosts.count() == 1:
-            return now
-        # The clocks of processes differ: the first one's decides. Sending it costs time, so only every few steps.
-        return _crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)
-
-
-def _line(record: dict) -> str:
-    """A record in one line of text, without what is nested in it, such as the genotype."""
-    shown = []
-    for name, value in record.items():
-        if isinstance(value, dict):
-            continue
-        # Four digits; whole numbers as they are.
-        if isinstance(value, float):
-            value = f"{value:.4g}"
-        shown.append(f"{name} {value}")
-    return "  ".join(shown)
-
-
-class _Progress:
-    """A bar on a terminal, plain lines elsewhere; both on stderr."""
-
-    def __init__(self, step: int, last: int):
-        # Imported where it is used: the commands that show no bar start faster.
-        from tqdm import tqdm
-
-        hidden = not (hosts.is_first() and sys.stderr.isatty())
-        self._bar = tqdm(total=last, initial=step, unit="step", disable=hidden, file=sys.stderr)
-
-    def show(self, step: int) -> None:
-        # A hidden bar keeps no position to count from.
-        if not self._bar.disable:
-            self._bar.update(step - self._bar.n)
-
-    def say(self, text: str) -> None:
-        if hosts.is_first():
-            self._bar.write(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The steps of training, search and evaluation: frozen dataclasses, called as `step(state, batches)` under `jax.jit`.
+"""The steps of training and search: frozen dataclasses, called as `step(state, batches)` under `jax.jit`.
 
 A step is written for one device and its part of the batch, with the name of a mapped axis to average over.
 """
@@ -11,12 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
 from bnas_jax.training import state as state_lib
-from bnas_jax.training.collectives import average, total
+from bnas_jax.training.collectives import average
 from bnas_jax.training.divergence import watch
 from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.optimizers import check_latents
@@ -354,61 +353,6 @@ class SearchStep:
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key}}
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationStep:
-    """Sums over a batch whose padding has weight 0, over all devices: `step(variables, batch)` -> `Evaluation`.
-
-    model: a network, or a supernet, whose variables also have "alphas", of which the searcher makes its mixture.
-    batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to add up over.
-    batch_statistics: batch norm normalises by the batch, as in training, not by its running statistics.
-    """
-
-    model: nn.Module
-    searcher: Searcher | None = None
-    axis: str | None = None
-    batch_statistics: bool = False
-
-    def __call__(self, variables: Mapping[str, Any], batch: Batch) -> "Evaluation":
-        logits = self._logits(dict(variables), batch["image"])  # [N, classes]
-        labels = batch["label"]  # [N]
-        weight = batch["weight"].astype(logits.dtype)  # [N], 0 for padding
-
-        # `where`, as 0 * NaN is NaN: padding must not spoil the sums.
-        def weighted(values: jax.Array) -> jax.Array:
-            values = jnp.where(weight > 0, values * weight, 0)
-            return jnp.sum(values)
-
-        sums = Evaluation(
-            loss=weighted(cross_entropy(logits, labels)),
-            top1=weighted(hits(logits, labels)),
-            top5=weighted(hits(logits, labels, k=min(5, logits.shape[-1]))),
-            examples=jnp.sum(weight),
-        )
-        return total(sums, self.axis)
-
-    def _logits(self, variables: dict, images):
-        if self.searcher is None:
-            return self.model.apply(variables, images, train=False)
-        # Without a key or progress: the mixture of evaluation draws nothing and is not annealed.
-        mixture = self.searcher.weights(variables.pop("alphas"), None, None)
-        options: dict[str, Any] = {"train": False, "method": "mixture"}
-        if not self.batch_statistics:
-            return self.model.apply(variables, mixture, images, **options)
-        # As in training, with the new running statistics thrown away.
-        options |= {"train": True, "mutable": ["batch_stats"]}
-        logits, _ = self.model.apply(variables, mixture, images, **options)
-        return logits
-
-
-class Evaluation(struct.PyTreeNode):
-    """Sums over the examples of weight 1."""
-
-    loss: jax.Array
-    top1: jax.Array
-    top5: jax.Array
-    examples: jax.Array
 
 
 def accumulate(function: Callable, batch: Any, parts: int) -> Any:

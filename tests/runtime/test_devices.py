@@ -21,7 +21,7 @@ from work_directories import CELL, arrays, largest_difference
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.runtime.devices import ONE, Devices, configure
-from bnas_jax.training.loop import _next_call
+from bnas_jax.training.calls import next_call
 from bnas_jax.training.workdir import WorkDir
 from configs import train as train_configs
 
@@ -500,7 +500,7 @@ def test_a_microbatch_holds_the_same_examples_on_any_number_of_devices():
 
 
 def test_calls_of_several_steps_start_at_the_same_steps_wherever_a_run_was_stopped():
-    call = functools.partial(_next_call, steps_per_epoch=5, steps_per_call=2)
+    call = functools.partial(next_call, steps_per_epoch=5, steps_per_call=2)
     assert [call(step) for step in (0, 1, 2, 4, 5)] == [
         range(0, 2),
         range(1, 2),

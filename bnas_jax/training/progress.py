@@ -1,0 +1,38 @@
+"""What a run shows on stderr: a bar, and a line for each record."""
+
+import sys
+
+from bnas_jax.runtime import hosts
+
+
+def line_of(record: dict) -> str:
+    """A record in one line of text, without what is nested in it, such as the genotype."""
+    shown = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            continue
+        # Four digits; whole numbers as they are.
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        shown.append(f"{name} {value}")
+    return "  ".join(shown)
+
+
+class ProgressBar:
+    """A bar on a terminal, plain lines elsewhere; both on stderr."""
+
+    def __init__(self, step: int, last: int):
+        # Imported where it is used: the commands that show no bar start faster.
+        from tqdm import tqdm
+
+        hidden = not (hosts.is_first() and sys.stderr.isatty())
+        self._bar = tqdm(total=last, initial=step, unit="step", disable=hidden, file=sys.stderr)
+
+    def show(self, step: int) -> None:
+        # A hidden bar keeps no position to count from.
+        if not self._bar.disable:
+            self._bar.update(step - self._bar.n)
+
+    def say(self, text: str) -> None:
+        if hosts.is_first():
+            self._bar.write(text, file=sys.stderr)
