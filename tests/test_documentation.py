@@ -17,6 +17,7 @@ from bnas_jax.cli import configs as command_line
 from bnas_jax.cli import study as study_command
 from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
+from bnas_jax.plan import absent
 from bnas_jax.plan.machines import machine
 from bnas_jax.settings import entries
 from bnas_jax.settings.recipes import RECIPES
@@ -134,8 +135,17 @@ def check(words: list[str]) -> None:
     if "study" in given:
         check_study(given["study"])
     if command == "plan":
-        for name in given["on"].split(","):
-            machine(name)
+        check_plan(options, on=given["on"].split(","), of=given.get("of", "step"))
+
+
+def check_plan(options: list[str], *, on: list[str], of: str) -> None:
+    """Every batch can be divided over the chips of every machine."""
+    (presets,) = [word for word in options if word.startswith(("--presets=", "--config="))]
+    settings_given = [word for word in options if spelling.is_setting(word)]
+    for preset in presets.partition("=")[2].split(","):
+        run, _ = command_line.configured([f"--config={preset}", *settings_given], "plan")
+        for name in on:
+            absent.check(run, machine(name), of=of)
 
 
 def check_study(name: str) -> None:
