@@ -47,9 +47,10 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   data      check NAME --path=DIR                                read everything, count, and name what cannot be read
   benchmark search --config=configs/search.py:cifar10            time of a step, compiling, memory; also: benchmark train
   benchmark search --config=... --against=plain                  the same beside the step as one writes it first, in turns
+  benchmark train --config=baselines:resnet18 --against=torch    the step of XNOR-Net's ResNet18 beside PyTorch's, in turns
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
-  study     --study=configs/studies.py:schemes --workdir=DIR     many runs over seeds, and their table; goes on where it was
+  study     --study=configs/studies.py:layers --workdir=DIR      many runs over seeds, and their table; goes on where it was
   plan      --config=configs/train.py:a --on=v4-8                what a step needs, moves and takes at least on a machine that
             [--of=evaluate] [--again]                            is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
             [--presets=train:a,search:digits] [--on=v4-8,v5e-8]  a table of all pairs; goes on where it was

@@ -69,6 +69,8 @@ HEAVY = {
     "cv2",
     "tensorboardX",
 }
+# The one module that is of such a library; it is imported where used itself.
+OF_TORCH = "bnas_jax.benchmarks.torch_resnet18"
 # core is pure functions and Flax modules: no other library, and no files or flags from the standard one.
 CORE_LIBRARIES = {"jax", "flax", "numpy", "chex"}
 CORE_FORBIDDEN = {"argparse", "io", "json", "os", "pathlib", "shutil", "tempfile"}
@@ -205,7 +207,10 @@ def test_a_count_is_plain_numbers(module):
 
 @pytest.mark.parametrize("module", modules())
 def test_heavy_libraries_are_imported_where_used(module):
-    assert not {found.library for found in imports(module) if found.at_top} & HEAVY
+    at_top = [found for found in imports(module) if found.at_top]
+    assert not [found for found in at_top if found.name.startswith(OF_TORCH)]
+    if module != "benchmarks/torch_resnet18.py":
+        assert not {found.library for found in at_top} & HEAVY
 
 
 @pytest.mark.parametrize("module", modules())

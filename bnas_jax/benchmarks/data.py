@@ -12,9 +12,9 @@ import numpy as np
 
 from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.programs import noise, program_of, size_of
-from bnas_jax.data import folder, images
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.encoded import ReadOptions
+from bnas_jax.data.readers import folder, images
+from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.data.sources import train_source
 from bnas_jax.data.stream import StreamTrainSource
 from bnas_jax.data.stream_items import random_box

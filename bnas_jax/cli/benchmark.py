@@ -42,7 +42,7 @@ def _benchmark_data(arguments: list[str]) -> dict:
 
 
 def _benchmark_step(kind: type, arguments: list[str]) -> dict:
-    from bnas_jax.benchmarks import grow, step
+    from bnas_jax.benchmarks import against_torch, grow, step
 
     task, variant = "train", "a"
     if kind is SearchSettings:
@@ -52,14 +52,17 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
     run = task_of(run, kind=kind, command=command, example=f"configs/{task}.py:{variant}")
 
     # One comparison, and measuring alone, exclude each other.
-    if values.against not in (None, "plain"):
+    if values.against not in (None, "plain", "torch"):
         raise UserError(
-            f"--against takes plain, the step without what makes it fast; got {values.against!r}"
+            "--against takes plain, the step without what makes it fast, or torch, XNOR-Net's ResNet18 in PyTorch; "
+            f"got {values.against!r}"
         )
     if values.against and values.grow:
         raise UserError("--grow measures our step alone; leave out --against")
     if values.grow:
         return grow.benchmark(run, **sizes)
+    if values.against == "torch":
+        return against_torch.benchmark(run, **sizes)
     return step.benchmark(run, **sizes, against_plain=bool(values.against))
 
 

@@ -10,8 +10,8 @@ from bnas_jax.core.errors import UserError
 
 def data(arguments: list[str], loaded: Loaded) -> dict:
     """Prepares, converts or checks a data set on disk."""
-    from bnas_jax.data import check, convert, prepare
-    from bnas_jax.data.encoded import ReadOptions
+    from bnas_jax.data.readers.encoded import ReadOptions
+    from bnas_jax.data.tools import check, convert, prepare
 
     del loaded
     actions = ("prepare", "convert", "check")

@@ -8,8 +8,8 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.encoded import Encoded, Renumbered
 from bnas_jax.data.load import Dataset, Statistics
+from bnas_jax.data.readers.encoded import Encoded, Renumbered
 
 Examples = Arrays | Encoded
 

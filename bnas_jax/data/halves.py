@@ -7,7 +7,7 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.encoded import Encoded
+from bnas_jax.data.readers.encoded import Encoded
 
 
 def split_half(

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import folder, order
+from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.encoded import Encoded, ReadOptions, hold
 from bnas_jax.data.halves import split_test
-from bnas_jax.data.images import BadImage
+from bnas_jax.data.readers import folder
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions, hold
+from bnas_jax.data.readers.images import BadImage
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
 _TFDS = "tfds:"
@@ -153,7 +154,7 @@ def open_encoded(
             f"there is no dataset {name!r}: set config.dataset.name to one of {', '.join(NAMES)}"
         )
     # Not at the top: it needs libraries that arrays alone do not.
-    from bnas_jax.data import tfds_examples
+    from bnas_jax.data.readers import tfds_examples
 
     return tfds_examples.read(tfds_name, path, options), options
 

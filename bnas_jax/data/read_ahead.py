@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data.encoded import Encoded
-from bnas_jax.data.images import BadImage
+from bnas_jax.data.readers.encoded import Encoded
+from bnas_jax.data.readers.images import BadImage
 from bnas_jax.data.stream_items import Item
 
 # More items than any run reads.

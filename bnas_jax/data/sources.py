@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.pipeline import EvalSource, Place, TrainSource
+from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 
 

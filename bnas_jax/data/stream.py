@@ -20,7 +20,6 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import order
 from bnas_jax.data.augment import Augmentation, augmented
-from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.pipeline import (
     Batch,
     Feed,
@@ -31,6 +30,7 @@ from bnas_jax.data.pipeline import (
     step_key,
 )
 from bnas_jax.data.read_ahead import FOREVER, ReadAhead
+from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.data.stream_items import EvalItem, TrainItem
 
 

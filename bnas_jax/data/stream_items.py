@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bnas_jax.data import order
-from bnas_jax.data.encoded import ChooseBox, Encoded
-from bnas_jax.data.images import Box
+from bnas_jax.data.readers.encoded import ChooseBox, Encoded
+from bnas_jax.data.readers.images import Box
 
 # Random orders that a worker keeps: more fresh ones than batches that are read at once, and those of this epoch and the next.
 _FRESH_KEPT = 256

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.load import Dataset, with_defaults
+from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.settings import DatasetSettings
 from bnas_jax.training.evaluate import data_of_parts, load_data, read_options
 

@@ -9,10 +9,10 @@ import optax
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.encoded import Encoded
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.load import Dataset
 from bnas_jax.data.pipeline import TrainSource
+from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.data.sources import train_source
 from bnas_jax.data.stream import StreamTrainSource
 from bnas_jax.runtime.devices import Devices

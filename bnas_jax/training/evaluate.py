@@ -13,9 +13,9 @@ from bnas_jax.data import facts as facts_lib
 from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.encoded import Encoded, ReadOptions
 from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset, Statistics, TestSet
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 from bnas_jax.data.sources import eval_source
 from bnas_jax.runtime import devices
 from bnas_jax.runtime.compiling import Call

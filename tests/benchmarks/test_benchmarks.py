@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 from fractions import Fraction
 
 import jax
@@ -275,12 +276,21 @@ def test_the_first_call_does_not_count():
         (["--against=pytorch"], "--against takes plain, .* got 'pytorch'"),
         (["--against="], "--against takes plain"),
         (["--against=plain", "--grow"], "leave out --against"),
+        (["--against=torch"], "knows one network: --config=configs/baselines.py:resnet18"),
     ],
 )
 def test_what_cannot_be_compared_is_said(capfd, arguments, said):
     assert run(["benchmark", "train", "--config=configs/train.py:a", *arguments]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(said, line)
+
+
+def test_a_comparison_with_pytorch_says_what_to_install(capfd, monkeypatch):
+    # As where it is not installed.
+    monkeypatch.setitem(sys.modules, "torch", None)
+    config = "--config=configs/baselines.py:resnet18"
+    assert run(["benchmark", "train", config, "--against=torch"]) == 2
+    assert "pip install torch" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.convert import convert, read_records
-from bnas_jax.data.encoded import ReadOptions
+from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.data.stream import StreamTrainSource
+from bnas_jax.data.tools.convert import convert, read_records
 from bnas_jax.runtime.compilation_cache import use_compilation_cache
 from bnas_jax.training.workdir import Log, WorkDir, whole, write_json
 
@@ -376,7 +376,7 @@ READS = """
 if __name__ == "__main__":
     from bnas_jax.data import load
     from bnas_jax.data.augment import Augmentation
-    from bnas_jax.data.encoded import ReadOptions
+    from bnas_jax.data.readers.encoded import ReadOptions
     from bnas_jax.data.stream import StreamTrainSource
 
     images = load.load("folder", "images", ReadOptions(image_size=16, in_memory_mib=0, workers=1)).train

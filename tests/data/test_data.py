@@ -11,11 +11,12 @@ from tfds_files import write_dataset
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
-from bnas_jax.data import order, tfds_directory
+from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation, crop, draw, draw_centres, hide, normalize
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
+from bnas_jax.data.readers import tfds_directory
 
 PLAIN = Augmentation(mean=(0.0,), std=(1.0,), scale=1.0)
 

@@ -14,12 +14,12 @@ from tfds_files import write_dataset
 
 from bnas_jax.__main__ import run
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import convert
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.encoded import Encoded, ReadOptions
 from bnas_jax.data.halves import split_half
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
+from bnas_jax.data.tools import convert
 
 
 def photos(size: int, seed: int = 0) -> Arrays:

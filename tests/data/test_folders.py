@@ -9,10 +9,11 @@ from PIL import Image
 
 from bnas_jax.__main__ import run
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import halves, images, order
+from bnas_jax.data import halves, order
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers import images
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 
 SIZES = {"train/cat": 3, "train/dog": 4, "test/cat": 1, "test/dog": 2}
 

@@ -18,9 +18,9 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import color
 from bnas_jax.data import load as loading
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.encoded import Encoded, ReadOptions, hold
-from bnas_jax.data.images import Box
 from bnas_jax.data.pipeline import EvalSource, TrainSource
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions, hold
+from bnas_jax.data.readers.images import Box
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 from bnas_jax.data.stream_items import random_box
 
@@ -295,7 +295,7 @@ def test_in_a_stream_an_image_that_does_not_decode_is_named_or_left_out(tmp_path
 
 
 def opened_unread(folder, skip_bad=False) -> list[Encoded]:
-    from bnas_jax.data import folder as folders
+    from bnas_jax.data.readers import folder as folders
 
     parts = folders.read(folder, ReadOptions(image_size=16, in_memory_mib=0, skip_bad=skip_bad))
     return [parts["train"], parts["test"]]

@@ -23,10 +23,11 @@ from bnas_jax.__main__ import run as command
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
-from bnas_jax.data import folder, load
+from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.encoded import ReadOptions
 from bnas_jax.data.facts import Facts
+from bnas_jax.data.readers import folder
+from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.interop.reference import build, shapes, to_reference
 from bnas_jax.settings import DatasetSettings
 from bnas_jax.training.evaluate import load_data, load_run_data

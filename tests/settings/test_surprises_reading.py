@@ -15,12 +15,12 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotypes
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import folder as folders
-from bnas_jax.data import images
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.encoded import Encoded, ReadOptions
 from bnas_jax.data.load import Dataset
+from bnas_jax.data.readers import folder as folders
+from bnas_jax.data.readers import images
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 from configs import train as train_configs
 
 # ml_collections loads a config's file so.

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import tfds_directory, tfds_examples
+from bnas_jax.data.readers import tfds_directory, tfds_examples
 
 # In the names of files, and as TFDS names the formats.
 _SUFFIX, _NEW_SUFFIX = "tfrecord", "array_record"

@@ -8,7 +8,7 @@ import urllib.parse
 from typing import Any
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import roots, tfds_directory
+from bnas_jax.data.readers import roots, tfds_directory
 
 
 def prepare(name: str, out: str | None) -> dict:

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import images
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.digest import digest_of
-from bnas_jax.data.images import BadImage, Box, UnknownScale
+from bnas_jax.data.readers import images
+from bnas_jax.data.readers.images import BadImage, Box, UnknownScale
 
 # (height, width) of an image -> the part to take.
 ChooseBox = Callable[[int, int], Box]

@@ -12,9 +12,10 @@ import numpy as np
 from etils import epath
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import images, order, roots, walk
+from bnas_jax.data import order
 from bnas_jax.data.digest import digest_of
-from bnas_jax.data.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers import images, roots, walk
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 
 # Names of the folders of a part, in any case; the first that is there is taken.
 _PARTS = {

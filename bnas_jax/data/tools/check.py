@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import images, load
-from bnas_jax.data.encoded import Encoded, ReadOptions
+from bnas_jax.data import load
+from bnas_jax.data.readers import images
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 
 # Examples that are handed to the threads at once: all results of a large set would wait in memory.
 _CHUNK = 1024

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import tfds_directory
 from bnas_jax.data.digest import digest_of
-from bnas_jax.data.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers import tfds_directory
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 
 # Examples whose labels are read at once.
 _CHUNK = 1024

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.data import roots
+from bnas_jax.data.readers import roots
 
 # The data directory that TFDS takes where none is given, and the file that each version has.
 DEFAULT = "~/tensorflow_datasets"

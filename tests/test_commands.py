@@ -1,0 +1,121 @@
+"""The commands of README and docs/ run, in the order of each document: small networks, one epoch, data that the test writes.
+
+The tutorials have tests of their own (test_tutorials.py), and so have what is left out here.
+"""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from documents import DOCUMENTS, README, commands
+from image_files import write_folder
+from tfds_files import write_dataset
+
+from bnas_jax.__main__ import run
+from bnas_jax.data.arrays import Arrays
+
+pytestmark = [
+    # ml_collections loads a config's file so.
+    pytest.mark.filterwarnings(
+        r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
+    ),
+    pytest.mark.usefixtures("quick_compilation"),
+]
+
+# What is left out, and where it is run.
+ELSEWHERE = {
+    "import": "reads a file of PyTorch's (tests/interop)",
+    "study": "takes hours at any size of its networks (tests/study)",
+    "plan": "compiles for other machines (tests/plan)",
+    "data prepare": "downloads (tests/data)",
+}
+# Networks of cells, as small as they can be; the paper's searches have three kinds of cells.
+CELLS = {"search": 3, "train": 2, "cost": 2, "benchmark": 3}
+# What makes training on a baseline small.
+NARROW = ["--config.network.width=2", "--config.network.blocks=1,1"]
+FEW_TYPES = "--config.network.layer_types=none,bin_conv_3x3"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> pathlib.Path:
+    """The work directory of a search."""
+    folder = tmp_path_factory.mktemp("searched") / "search"
+    words = ["search", "--config=configs/search.py:digits", f"--workdir={folder}"]
+    assert run([*words, *additions(words)]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> pathlib.Path:
+    """A current folder with the data that the documents name."""
+    monkeypatch.chdir(tmp_path)
+    write_folder(
+        tmp_path / "photos", {f"{part}/{name}": 4 for part in ("train", "test") for name in "ab"}
+    )
+    pixels = np.zeros((4, 32, 32, 3), np.uint8)
+    arrays = Arrays(images=pixels, labels=np.arange(4), num_classes=10, name="cifar10")
+    old = tmp_path / "OLD" / "cifar10" / "3.0.2"
+    write_dataset(old, {"train": arrays, "test": arrays}, file_format="tfrecord")
+    return tmp_path
+
+
+def additions(words: list[str]) -> list[str]:
+    """What makes a command take seconds."""
+    command = words[0]
+    if command not in CELLS or "--config" not in " ".join(words):
+        return []
+    added = []
+    if "baselines" in " ".join(words):
+        added += NARROW
+    else:
+        added += ["--config.network.channels=2", f"--config.network.num_cells={CELLS[command]}"]
+    if command == "benchmark":
+        return [*added, "--config.batch_size=8", "--image_size=8", "--repeats=1"]
+    if command == "cost":
+        return added
+    if command == "search":
+        added.append(FEW_TYPES)
+    return [
+        *added,
+        "--config.num_epochs=1",
+        "--config.batch_size=240",
+        "--config.dataset.name=digits",
+    ]
+
+
+def is_elsewhere(words: list[str]) -> bool:
+    """Whether another test runs it."""
+    return words[0] in ELSEWHERE or " ".join(words[:2]) in ELSEWHERE
+
+
+def follow(document: pathlib.Path, capfd) -> list[dict]:
+    """Runs the commands of a document; the JSON objects that they end with."""
+    ended = []
+    for words in commands(document):
+        if is_elsewhere(words):
+            continue
+        assert run([*words, *additions(words)]) == 0, f"{words}: {capfd.readouterr().err}"
+        ended.append(json.loads(capfd.readouterr().out.splitlines()[-1]))
+    return ended
+
+
+@pytest.mark.long
+def test_the_commands_of_the_readme(folder, capfd):
+    follow(README, capfd)
+    assert (folder / "runs" / "cell.svg").is_file()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if document != README and document.parent.name == "docs"],
+    ids=lambda document: document.stem,
+)
+def test_the_commands_of_the_documents(document, folder, searched, capfd):
+    if not any(
+        words[0] == "search" and "--workdir=runs/search" in words for words in commands(document)
+    ):
+        shutil.copytree(searched, folder / "runs" / "search")
+    follow(document, capfd)
