@@ -33,8 +33,8 @@ class Sign(torch.autograd.Function):
 class XnorConv(nn.Conv2d):
     """K * beta * conv(sign x, sign W), Eq. (1). activation: a ReLU behind it; input_scale: whether it has the factor K.
 
-    beta is within the kernel, as usual in PyTorch. Where signs add up to 0, its rounding then decides the ReLU's gradient; but for
-    that, outputs and gradients are ours.
+    beta is within the kernel, as usual in PyTorch. Where signs add up to 0, its rounding then decides the ReLU's gradient; but
+    for that, outputs and gradients are ours.
     """
 
     def __init__(self, *sizes: int, activation: bool, input_scale: bool, **geometry: int):
