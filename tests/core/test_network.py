@@ -143,22 +143,27 @@ def test_a_cell_with_a_layer_type_that_is_none_is_refused():
 NAMED = (*(name for name in genotype.named() if not name.startswith("latest")),)
 
 
-@pytest.mark.parametrize(
-    "scheme", [Xnor(), Float(order="relu_first"), Float()], ids=["binary", "relu first", "bn first"]
-)
-def test_the_cells_of_other_searches_are_networks(scheme):
-    """Each under a binary scheme and in float, with and without the inter-cell skips."""
-    for name in NAMED:
-        for skip in (True, False):
-            net = network(
-                genotype.load(name), 3, channels=4, form="darts", skip=skip, scheme=scheme
-            )
-            _, variables = variables_of(net, (1, 8, 8, 3))
-            leaves = {path[-1] for path in variables if path[0] == "params" and "conv" in path}
-            assert leaves == (
-                {"latent", "kernel"} if scheme.binary else {"kernel"}
-            )  # the stem's stays
-            assert bool(skips(variables)) == skip
+@pytest.mark.parametrize("name", NAMED)
+def test_the_cells_of_other_searches_are_networks(name):
+    net = network(genotype.load(name), 3, channels=4, form="darts")
+    _, variables = variables_of(net, (1, 8, 8, 3))
+    assert conv_leaves(variables) == {"latent", "kernel"}  # the stem's stays
+    assert skips(variables)
+
+
+@pytest.mark.parametrize("scheme", [Float(order="relu_first"), Float()], ids=["relu", "bn"])
+def test_the_cells_of_other_searches_are_float_networks(scheme):
+    """Without skips. The two have pooling, identities, separable and dilated convolutions, and the fixed reduction."""
+    for name in ("gdas_f1", "snas_moderate"):
+        net = network(genotype.load(name), 3, channels=4, form="darts", skip=False, scheme=scheme)
+        _, variables = variables_of(net, (1, 8, 8, 3))
+        assert conv_leaves(variables) == {"kernel"}
+        assert not skips(variables)
+
+
+def conv_leaves(variables):
+    """The last names of the parameters of convolutions."""
+    return {path[-1] for path in variables if path[0] == "params" and "conv" in path}
 
 
 def test_forms_differ_beside_the_cells():
