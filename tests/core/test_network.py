@@ -1,5 +1,7 @@
 """The final network: its shapes, its parts, and what it refuses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -260,7 +262,8 @@ def test_an_identity_is_not_dropped():
             jax.eval_shape(lambda m=module: m.init(jax.random.key(0), x, x, train=False))
         )
         whole, without = (
-            module.apply(variables, x, x, train=False, factors=f) for f in (None, jnp.zeros((8, 2)))
+            jax.jit(functools.partial(module.apply, train=False))(variables, x, x, factors=factors)
+            for factors in (None, jnp.zeros((8, 2)))
         )
         assert (
             np.std(whole) > 0
@@ -345,7 +348,7 @@ def test_the_skip_across_a_reduction(kind, scaled):
     params, statistics = variables["params"], variables["batch_stats"]
     if "latent" in params["conv"]:
         params["conv"]["latent"] -= 0.5
-    y = skip.apply(variables, x, train=False)
+    y = jax.jit(functools.partial(skip.apply, train=False))(variables, x)
     assert y.shape == (2, 2, 2, 5)
 
     z, geometry = normalised(x, params["bn"], statistics["bn"]), square(2, stride=2, padding=0)
@@ -461,9 +464,12 @@ def test_cells_of_any_number_of_edges_are_built_and_their_layers_dropped():
     ]  # pools have none
     assert num_convs(model.genotype.reduce, model.places[0]) == 2 + 7
 
-    options = {"train": True, "mutable": ["batch_stats"], "rngs": {"drop_path": jax.random.key(0)}}
-    kept, _ = model.apply(variables, x, drop_path_rate=0.0, **options)
-    dropped, _ = model.apply(variables, x, drop_path_rate=0.5, **options)
+    @jax.jit
+    def logits(rate):
+        options = {"mutable": ["batch_stats"], "rngs": {"drop_path": jax.random.key(0)}}
+        return model.apply(variables, x, train=True, drop_path_rate=rate, **options)[0]
+
+    kept, dropped = logits(0.0), logits(0.5)
     assert np.std(kept) > 0 and not np.allclose(kept, dropped, atol=1e-3)
 
 
@@ -501,7 +507,8 @@ def test_nodes_of_zeroise_alone_are_zero():
     )
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
-    assert np.allclose(model.apply(variables, x), variables["params"]["classifier"]["bias"])
+    logits = jax.jit(model.apply)(variables, x)
+    assert np.allclose(logits, variables["params"]["classifier"]["bias"])
 
 
 @pytest.mark.parametrize("num_cells", [4, 10, 20])
