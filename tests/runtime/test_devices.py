@@ -269,13 +269,8 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     """The second is told to stop; both save the same step and end; started again, they end where one device ends."""
     at, _ = on
     workdir = tmp_path / "run"
-    command = [
-        "train",
-        *arguments("train", tmp_path),
-        f"--workdir={workdir}",
-        "--config.checkpoint_every_steps=1",
-    ]
-    pair = Pair(*command)
+    command = ["train", *arguments("train", tmp_path), f"--workdir={workdir}"]
+    pair = Pair(*command, "--config.checkpoint_every_steps=1")
     pair.signal_after(workdir / "checkpoints" / "2", signal.SIGTERM, which=1)
     stopped = pair.wait()
     assert [code for code, _, _ in stopped] == [143, 143], stopped
