@@ -1,5 +1,6 @@
 """Random arrays, the reference files' layouts in ours, and how far numbers are apart."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +26,20 @@ def nhwc(array):
 def hwio(array):
     """A kernel of the reference files, which are OIHW."""
     return jnp.asarray(array.transpose(2, 3, 1, 0))
+
+
+def with_gradients(function, gradient, *inputs):
+    """(the output of a function, its gradients at the inputs for a gradient at the output), all in one program.
+
+    gradient: an array, or a function that makes one from the output.
+    """
+
+    @jax.jit
+    def both(*inputs):
+        y, vjp = jax.vjp(function, *inputs)
+        return y, vjp(gradient(y) if callable(gradient) else gradient)
+
+    return both(*inputs)
 
 
 def relative_error(ours, theirs) -> float:

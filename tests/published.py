@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import nhwc, relative_error
+from arrays import nhwc, relative_error, with_gradients
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.modules import Convolution
@@ -35,10 +35,8 @@ def through_layer(
         scheme=scheme,
         arithmetic=Arithmetic(plain=plain),
     )
-    y, vjp = jax.vjp(
-        lambda params, x: layer.apply({"params": params}, x), params, nhwc(theirs["x"])
-    )
-    to_params, to_x = vjp(nhwc(theirs["grad_y"]))
+    apply = lambda params, x: layer.apply({"params": params}, x)
+    y, (to_params, to_x) = with_gradients(apply, nhwc(theirs["grad_y"]), params, nhwc(theirs["x"]))
     return y, to_x, to_params
 
 

@@ -209,7 +209,8 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
         "import bnas_jax\nbnas_jax.SCHEMES['two'] = bnas_jax.SCHEMES['one']\n"
     )
     one, two = tmp_path / "one.py", tmp_path / "two.py"
-    cost = ["cost", "--config=configs/train.py:digits", "--config.scheme.name=two"]
+    sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
+    cost = ["cost", "--config=configs/train.py:digits", *sizes, "--config.scheme.name=two"]
     for options in (
         [f"--extensions={one},{two}"],
         [f"--extensions={one}", "--extensions", str(two)],

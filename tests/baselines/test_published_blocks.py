@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from arrays import nhwc, relative_error
+from arrays import nhwc, relative_error, with_gradients
 from published import numbers, with_prefix
 
 from bnas_jax.baselines.bireal_block import BiRealUnit
@@ -63,10 +63,15 @@ def test_blocks(reference, place):
         )
         return y, after["batch_stats"]
 
-    y, vjp, after = jax.vjp(jax.jit(train), variables["params"], x, has_aux=True)
-    to_params, to_x = vjp(gradient)
+    @jax.jit
+    def compute(params, x):
+        y, vjp, after = jax.vjp(train, params, x, has_aux=True)
+        y_eval = module.apply({"params": params, **statistics}, x, train=False)
+        return y, *vjp(gradient), after, y_eval
+
+    y, to_params, to_x, after, y_eval = compute(variables["params"], x)
     for ours, name in (
-        (module.apply(variables, x, train=False), "y_eval"),
+        (y_eval, "y_eval"),
         (y, "y_train"),
         (to_x, "grad_x"),
     ):
@@ -101,9 +106,10 @@ def test_rprelu(reference):
         }
         return RPRelu(Arithmetic()).apply({"params": params}, x)
 
-    y, vjp = jax.vjp(run, in_our_layout("state"), nhwc(theirs["x"]))
+    y, (to_values, to_x) = with_gradients(
+        run, nhwc(theirs["grad_y"]), in_our_layout("state"), nhwc(theirs["x"])
+    )
     assert relative_error(y, nhwc(theirs["y_train"])) < 1e-6
-    to_values, to_x = vjp(nhwc(theirs["grad_y"]))
     assert relative_error(to_x, nhwc(theirs["grad_x"])) < 1e-6
     for name, gradient in in_our_layout("grad").items():
         assert relative_error(to_values[name], gradient) < 1e-5, name

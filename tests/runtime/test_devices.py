@@ -49,6 +49,8 @@ SEARCHERS = {
     "search_darts_second": [],
     "search_random": ["--config.searcher.candidates=5", "--config.searcher.score_batches=2"],
 }
+# A reduction cell. Quicker than three, and as good here: alphas of normal cells, without a gradient then, go the same way.
+ONE_CELL = ["--config.network.num_cells=1"]
 SEARCHED = {task: [("none", 1), ("shard_map", 4), ("pmap", 2)] for task in SEARCHERS}
 
 
@@ -133,16 +135,16 @@ def environment(devices: int) -> dict[str, str]:
 def on(tmp_path_factory, request):
     """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
     folder = tmp_path_factory.mktemp("runs")
-    places = SHORT | GROUPS
+    places, smaller = SHORT | GROUPS, {"search": ONE_CELL}
     if request.config.getoption("--long"):
-        places = LONG | SEARCHED | GROUPS | BASELINES
+        places, smaller = LONG | SEARCHED | GROUPS | BASELINES, {}
     runs = [(task, how, count) for task, of_task in places.items() for how, count in of_task]
     at = lambda task, how, count: folder / f"{task}-{how}-{count}"
     specs = [
         {
             "task": kind(t),
             "workdir": str(at(t, how, n)),
-            "arguments": arguments(t, folder),
+            "arguments": [*arguments(t, folder), *smaller.get(t, [])],
             "parallel": how,
             "devices": n,
         }
@@ -183,7 +185,7 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(t
     across, which some day one of them will: then gradients differ visibly, and are as good. None does in this batch.
     """
     places = LONG if request.config.getoption("--long") else {"train": SHORT["train"]}
-    single = ["--config.precision=float32", "--config.network.num_cells=1"]
+    single = ["--config.precision=float32", *ONE_CELL]
     specs = [
         {
             "task": task,
@@ -267,13 +269,8 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     """The second is told to stop; both save the same step and end; started again, they end where one device ends."""
     at, _ = on
     workdir = tmp_path / "run"
-    command = [
-        "train",
-        *arguments("train", tmp_path),
-        f"--workdir={workdir}",
-        "--config.checkpoint_every_steps=1",
-    ]
-    pair = Pair(*command)
+    command = ["train", *arguments("train", tmp_path), f"--workdir={workdir}"]
+    pair = Pair(*command, "--config.checkpoint_every_steps=1")
     pair.signal_after(workdir / "checkpoints" / "2", signal.SIGTERM, which=1)
     stopped = pair.wait()
     assert [code for code, _, _ in stopped] == [143, 143], stopped

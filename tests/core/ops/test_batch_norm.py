@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import normal
+from arrays import normal, with_gradients
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -27,14 +27,14 @@ def test_the_gradient_of_normalisation_is_that_of_its_steps(dtype):
     with jax.enable_x64(dtype is np.float64):
         x, gradient = (jnp.asarray(normal(4, 3, 3, 2, seed=seed), dtype) for seed in (0, 1))
 
-        steps = lambda x: plain_normalize(x)[0]
-        (ours, pull), (theirs, plain_pull) = (
-            jax.vjp(lambda x: normalize(x)[0], x),
-            jax.vjp(steps, x),
+        (ours, (pulled,)), (theirs, (plain_pulled,)) = (
+            with_gradients(lambda x: form(x)[0], gradient, x)
+            for form in (normalize, plain_normalize)
         )
+
         tolerance = 1e-5 if dtype is np.float32 else 1e-13
         assert np.allclose(ours, theirs, atol=tolerance)
-        assert np.allclose(pull(gradient)[0], plain_pull(gradient)[0], atol=tolerance)
+        assert np.allclose(pulled, plain_pulled, atol=tolerance)
 
 
 @pytest.mark.parametrize("examples", [None, 2])
@@ -43,7 +43,8 @@ def test_the_plain_form_updates_the_same_statistics(examples):
         x = jnp.asarray(3 * normal(4, 3, 3, 2) + 1, jnp.float64)
         running = initial_statistics((2,), jnp.float64)
         arithmetic = [Arithmetic(plain=plain, bn_examples=examples) for plain in (False, True)]
-        forms = [batch_norm(x, running, arithmetic=of_form, train=True) for of_form in arithmetic]
+        compute = lambda of_form: batch_norm(x, running, arithmetic=of_form, train=True)
+        forms = [jax.jit(compute, static_argnums=0)(of_form) for of_form in arithmetic]
         for one, other in zip(*map(jax.tree.leaves, forms), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
 
@@ -115,15 +116,17 @@ def test_groups_hold_the_same_examples_on_any_number_of_devices(examples):
     with jax.enable_x64(True):
         x, gradient = (jnp.asarray(normal(24, 2, 3, 4, seed=seed), jnp.float64) for seed in (0, 1))
         scale = 1 + jnp.arange(24.0)[:, None, None, None]
-        (y, *statistics), pull = jax.vjp(lambda x: plain_groups(x, examples or 24), scale * x)
-        expected = (y, *statistics, *pull((gradient, *jax.tree.map(jnp.zeros_like, statistics))))
+        at_y = lambda results: (gradient, *map(jnp.zeros_like, results[1:]))
+        groups = lambda x: plain_groups(x, examples or 24)
+        results, pulled = with_gradients(groups, at_y, scale * x)
+        expected = (*results, *pulled)
         for devices in (1, 2, 4):
             for one, other in zip(
                 on_devices(scale * x, devices, examples, gradient), expected, strict=True
             ):
                 np.testing.assert_allclose(one, other, atol=1e-12)
-        (alone, *_), _ = jax.vjp(lambda x: normalize(x, None, examples), scale * x)
-        np.testing.assert_allclose(alone, y, atol=1e-12)
+        (alone, *_), _ = with_gradients(lambda x: normalize(x, None, examples), at_y, scale * x)
+        np.testing.assert_allclose(alone, results[0], atol=1e-12)
 
 
 def test_groups_that_do_not_divide_the_batch_are_refused():

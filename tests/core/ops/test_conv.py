@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import normal, of_bfloat16, relative_error
+from arrays import normal, of_bfloat16, relative_error, with_gradients
 
 from bnas_jax.core.ops.conv import (
     Geometry,
@@ -66,8 +66,8 @@ def test_depthwise_and_grouped_convolutions_and_their_gradients(kernel, geometry
     gradient = normal(2, *geometry.output_size((7, 8), kernel), features, seed=2)
 
     def numbers(function):
-        y, vjp = jax.vjp(lambda x, w: function(x, w, geometry), x, w)
-        return y, *vjp(gradient)
+        y, gradients = with_gradients(lambda x, w: function(x, w, geometry), gradient, x, w)
+        return y, *gradients
 
     for ours, expected in zip(numbers(conv), numbers(plain_conv), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
@@ -90,7 +90,7 @@ def test_every_form_of_a_convolution_gives_its_sums(kernel, size, geometry):
         return
     x, w = normal(2, size, size, 3), normal(kernel, kernel, 3, 4, seed=1)
     geometry = square(kernel, **geometry)
-    ours = conv(jnp.asarray(x), jnp.asarray(w), geometry)
+    ours = jax.jit(lambda x, w: conv(x, w, geometry))(x, w)
     assert ours.shape[1:3] == geometry.output_size((size, size), (kernel, kernel))
     pad, dilation, stride = geometry.padding[0], geometry.dilation[0], geometry.stride[0]
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -105,11 +105,13 @@ def test_every_form_of_a_convolution_gives_its_sums(kernel, size, geometry):
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 def test_a_1x1_convolution_is_a_matrix_product(dtype):
     x, kernel = np.sign(normal(2, 5, 5, 8)), np.sign(normal(1, 1, 8, 3, seed=1))
-    y, pull = jax.vjp(lambda x, w: conv(x, w, dtype=dtype), x, kernel)
-    expected, plain_pull = jax.vjp(lambda x, w: conv(x, w, plain=True), x, kernel)
+    integers = lambda y: np.round(normal(*y.shape, seed=2))
+
+    y, gradients = with_gradients(lambda x, w: conv(x, w, dtype=dtype), integers, x, kernel)
+    expected, plain = with_gradients(lambda x, w: conv(x, w, plain=True), integers, x, kernel)
+
     assert np.array_equal(y, expected)
-    integers = np.round(normal(*y.shape, seed=2))
-    for ours, theirs in zip(pull(integers), plain_pull(integers), strict=True):
+    for ours, theirs in zip(gradients, plain, strict=True):
         assert np.array_equal(ours, theirs)
     lowered = jax.jit(fast_conv, static_argnums=2).lower(x, kernel, square(1)).as_text()
     assert "dot_general" in lowered and "stablehlo.convolution" not in lowered

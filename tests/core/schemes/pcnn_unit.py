@@ -46,11 +46,14 @@ def relative_errors(
         )
         return y, new["batch_stats"]
 
-    x = nhwc(theirs["x"])
-    y, vjp, after = jax.vjp(lambda params, x: run(params, x, True), params, x, has_aux=True)
-    to_params, to_x = vjp(nhwc(theirs["grad_y"]))
+    @jax.jit
+    def compute(params, x, grad_y):
+        y, vjp, after = jax.vjp(lambda params, x: run(params, x, True), params, x, has_aux=True)
+        return y, *vjp(grad_y), after, run(params, x, False)[0]
+
+    y, to_params, to_x, after, y_eval = compute(params, nhwc(theirs["x"]), nhwc(theirs["grad_y"]))
     outputs = {
-        "y_eval": run(params, x, False)[0],
+        "y_eval": y_eval,
         "y_train": y,
         "grad_x": to_x,
     }

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import hwio, nhwc, normal, relative_error
+from arrays import hwio, nhwc, normal, relative_error, with_gradients
 from one_layer import layer, row_of
 
 from bnas_jax.core.errors import UserError
@@ -51,8 +51,8 @@ def by_hand(scheme, params, x, groups=1):
 def test_the_output_is_the_sum_over_all_pairs_of_bases(scheme, groups):
     x = normal(2, 6, 6, 16)
     model = layer(scheme, features=6, stride=2, groups=groups)
-    params = moved(model.init(jax.random.key(0), x)["params"])
-    y = model.apply({"params": params}, x)
+    params = moved(jax.jit(model.init)(jax.random.key(0), x)["params"])
+    y = jax.jit(model.apply)({"params": params}, x)
     assert relative_error(y, np.asarray(by_hand(scheme, params, x, groups))) < 1e-5
 
 
@@ -75,12 +75,15 @@ def straight(scheme, params, x):
 def test_gradients_are_those_of_the_clip_and_of_each_basis(plain):
     x = normal(2, 6, 6, 16)
     model = layer(SEVERAL, features=6, stride=2, plain=plain)
-    params = moved(model.init(jax.random.key(0), x)["params"])
+    params = moved(jax.jit(model.init)(jax.random.key(0), x)["params"])
     gradient = normal(2, 3, 3, 6, seed=3)
-    y, vjp = jax.vjp(lambda params, x: model.apply({"params": params}, x), params, x)
-    expected, of_formulas = jax.vjp(lambda params, x: straight(SEVERAL, params, x), params, x)
+    apply = lambda params, x: model.apply({"params": params}, x)
+    formulas = lambda params, x: straight(SEVERAL, params, x)
+
+    y, ours = with_gradients(apply, gradient, params, x)
+    expected, theirs = with_gradients(formulas, gradient, params, x)
+
     assert relative_error(y, np.asarray(expected)) < 1e-5
-    ours, theirs = vjp(gradient), of_formulas(gradient)
     assert set(ours[0]) == {"latent", "shift", "beta"}
     for name in ours[0]:
         assert np.all(np.asarray(ours[0][name]) != 0), name
@@ -91,9 +94,9 @@ def test_gradients_are_those_of_the_clip_and_of_each_basis(plain):
 def test_float_inputs_meet_the_sum_of_the_weights_bases():
     x = normal(2, 6, 6, 16)
     model = layer(SEVERAL, features=6, stride=2, binary_input=False)
-    params = model.init(jax.random.key(0), x)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     assert set(params) == {"latent"}
-    bases, alpha = SEVERAL.weights(params["latent"])
+    bases, alpha = jax.jit(SEVERAL.weights)(params["latent"])
     expected = plain_conv(x, jnp.sum(bases * alpha, axis=-1), square(3, stride=2))
     assert relative_error(model.apply({"params": params}, x), np.asarray(expected)) < 1e-5
 
@@ -103,12 +106,12 @@ def test_float_inputs_meet_the_sum_of_the_weights_bases():
 def test_a_kernel_of_equal_weights_gives_finite_numbers(scheme, value):
     """Its bases are all the same, and the normal equations singular; of zeros nothing remains."""
     x, model = normal(1, 6, 6, 16), layer(scheme, features=6)
-    params = model.init(jax.random.key(0), x)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     params["latent"] = jnp.full_like(params["latent"], value)
-    y, vjp = jax.vjp(lambda params: model.apply({"params": params}, x), params)
-    (gradients,) = vjp(jnp.ones_like(y))
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((y, gradients)))
-    bases, alpha = scheme.weights(params["latent"])
+    apply = lambda params: model.apply({"params": params}, x)
+    numbers = with_gradients(apply, jnp.ones_like, params)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers))
+    bases, alpha = jax.jit(scheme.weights)(params["latent"])
     np.testing.assert_allclose(jnp.sum(bases * alpha, axis=-1), params["latent"], atol=1e-5)
 
 
@@ -123,7 +126,7 @@ def test_a_third_partys_bases_and_their_sum(reference, name):
     }
     count, features, _, size, _ = theirs["bases"].shape
     scheme = AbcNet(weight_bases=count, sign_of_zero=0)
-    bases, _ = scheme.weights(hwio(theirs["latent_clamped"]))
+    bases, _ = jax.jit(scheme.weights)(hwio(theirs["latent_clamped"]))
     assert np.array_equal(
         np.moveaxis(np.asarray(bases), -1, 0), np.stack([hwio(b) for b in theirs["bases"]])
     )

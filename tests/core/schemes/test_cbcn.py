@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import hwio, nhwc, normal, relative_error
+from arrays import hwio, nhwc, normal, relative_error, with_gradients
 from one_layer import layer, row_of
 from pcnn_unit import relative_errors
 from published import numbers, through_layer
@@ -44,11 +44,11 @@ def test_what_sees_a_turned_image_gives_its_output_turned(kernel, options):
     """The meaning of the scheme: a quarter turn of the input is one of the output, with orientations one further."""
     model = layer(PLAIN, **{"features": 16, "kernel": kernel, **options})
     x = normal(2, 7, 7, 8)
-    params = model.init(jax.random.key(0), x)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     features = options.get("features", 16) // 4
     assert params["latent"].shape == (kernel, kernel, 8 // options.get("groups", 1), features)
     y, of_turned = (
-        np.asarray(model.apply({"params": params}, images)) for images in (x, turned(x))
+        np.asarray(jax.jit(model.apply)({"params": params}, images)) for images in (x, turned(x))
     )
     assert relative_error(of_turned, turned(y)) < 1e-6
     assert relative_error(y, turned(y)) > 0.1
@@ -56,7 +56,7 @@ def test_what_sees_a_turned_image_gives_its_output_turned(kernel, options):
 
 def test_without_orientations_an_output_is_the_mean_of_four_rectified_planes():
     x, model = normal(2, 6, 6, 5), layer(SIMPLE, features=3)
-    params = model.init(jax.random.key(0), x)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     latent = np.asarray(params["latent"])
     assert latent.shape == (3, 3, 5, 3)
     kernel, signs = np.sign(latent) * np.abs(latent).mean(), np.sign(x)
@@ -67,14 +67,13 @@ def test_without_orientations_an_output_is_the_mean_of_four_rectified_planes():
 @pytest.mark.parametrize("scheme", [PLAIN, SIMPLE])
 def test_the_plain_form_gives_the_same_output_and_gradients(scheme):
     x = normal(2, 6, 6, 8)
-    params = layer(scheme, features=8).init(jax.random.key(0), x)["params"]
+    params = jax.jit(layer(scheme, features=8).init)(jax.random.key(0), x)["params"]
     results = []
     for plain in (False, True):
         model = layer(scheme, features=8, plain=plain)
-        y, vjp = jax.vjp(
-            lambda params, x, model=model: model.apply({"params": params}, x), params, x
-        )
-        results.append((y, vjp(normal(*y.shape, seed=1))))
+        apply = lambda params, x: model.apply({"params": params}, x)
+        gradient = lambda y: normal(*y.shape, seed=1)
+        results.append(with_gradients(apply, gradient, params, x))
     for ours, plain in zip(*map(jax.tree.leaves, results), strict=True):
         assert relative_error(ours, np.asarray(plain)) < 1e-5
         assert np.any(np.asarray(ours))
@@ -158,10 +157,10 @@ def test_a_network_of_such_widths_is_refused_by_the_layers_name():
 
 def test_in_the_first_of_two_stages_the_float_kernel_is_turned():
     x, model = normal(2, 6, 6, 8), layer(Cbcn(stage="activations", activation="none"), features=8)
-    params = model.init(jax.random.key(0), x)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     assert params["kernel"].shape == (3, 3, 8, 2)
     y, of_turned = (
-        np.asarray(model.apply({"params": params}, images)) for images in (x, turned(x))
+        np.asarray(jax.jit(model.apply)({"params": params}, images)) for images in (x, turned(x))
     )
     assert relative_error(of_turned, turned(y)) < 1e-5
     assert relative_error(y, turned(y)) > 0.1

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import normal, relative_error
+from arrays import normal, relative_error, with_gradients
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cost import cost
@@ -41,16 +41,20 @@ def gradients(scheme, *, plain: bool):
     layer = BinaryConv(
         features=8, kernel=3, stride=2, scheme=scheme, arithmetic=Arithmetic(plain=plain)
     )
-    x = normal(4, 8, 8, 8)
-    variables = layer.init(jax.random.key(0), x, train=True)
-    weights = normal(4, 4, 4, 8, seed=1)
+    x, weights = normal(4, 8, 8, 8), normal(4, 4, 4, 8, seed=1)
 
-    def loss(params, x):
-        y, _ = layer.apply({**variables, "params": params}, x, train=True, mutable=list(variables))
-        return jnp.sum(y * weights), y
+    @jax.jit
+    def compute(x):
+        variables = layer.init(jax.random.key(0), x, train=True)
 
-    to_all, y = jax.grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], x)
-    return y, to_all
+        def run(params, x):
+            given = {**variables, "params": params}
+            return layer.apply(given, x, train=True, mutable=list(variables))[0]
+
+        y, vjp = jax.vjp(run, variables["params"], x)
+        return y, vjp(weights)
+
+    return compute(x)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -89,15 +93,14 @@ def test_edges_side_by_side_are_the_sum_over_edges(name):
         scheme=FORMS[name],
         arithmetic=Arithmetic(),
     )
-    variables = edges.init(jax.random.key(0), x, weights, train=True)
+    variables = jax.jit(functools.partial(edges.init, train=True))(jax.random.key(0), x, weights)
 
     def numbers_of(form: str):
         layer = edges.clone(edges=form)
         run = lambda params: layer.apply(
             {**variables, "params": params}, x, weights, train=True, mutable=["batch_stats"]
         )[0]
-        y, vjp = jax.vjp(run, variables["params"])
-        return y, vjp(normal(*y.shape, seed=2))
+        return with_gradients(run, lambda y: normal(*y.shape, seed=2), variables["params"])
 
     (y, (to_params,)), (expected, (expected_params,)) = numbers_of("shared"), numbers_of("plain")
     assert relative_error(y, np.asarray(expected)) < 1e-5

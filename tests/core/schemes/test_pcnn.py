@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import hwio, normal, relative_error, signs
+from arrays import hwio, normal, relative_error, signs, with_gradients
 from one_layer import layer, row_of
 from pcnn_unit import relative_errors
 from published import numbers
@@ -47,13 +47,12 @@ def side_by_side(parts):
 def closed(scheme, c, w, deltas):
     """(gradient of C, gradients of W_j) that the optimizer gets, from what the layer's own gradients are."""
     params = {"latent": side_by_side([c] * len(w)), "planes": w}
-    _, vjp = jax.vjp(
-        lambda latent, planes: projected(latent, planes, 1)[0], params["latent"], params["planes"]
-    )
     at_signs = side_by_side(deltas) * np.abs(c).mean()
-    gradients = dict(zip(("latent", "planes"), vjp(at_signs), strict=True))
+    of_planes = lambda latent, planes: projected(latent, planes, 1)[0]
+    _, both = with_gradients(of_planes, at_signs, params["latent"], params["planes"])
+    gradients = dict(zip(("latent", "planes"), both, strict=True))
     np.testing.assert_allclose(gradients["latent"], side_by_side(deltas), rtol=1e-5)
-    new = scheme.latents.gradients(params, gradients, RATE)
+    new = jax.jit(scheme.latents.gradients)(params, gradients, RATE)
     copies = jnp.split(new["latent"], len(w), axis=-1)
     assert all(np.array_equal(copies[0], copy) for copy in copies)
     return np.asarray(copies[0]), np.asarray(new["planes"])
@@ -73,7 +72,7 @@ def test_the_closed_forms_are_the_gradients_of_both_losses(scheme):
         ahead = w[:, :, :, None, None] * (c + RATE * deltas)
         return jnp.sum(deltas * jnp.clip(product, -1, 1)) + PULL / 2 * jnp.sum((q - ahead) ** 2)
 
-    expected = jax.grad(loss, argnums=(0, 1))(c, w)
+    expected = jax.jit(jax.grad(loss, argnums=(0, 1)))(c, w)
     for ours, theirs in zip(closed(scheme, c, w, deltas), expected, strict=True):
         assert relative_error(ours, np.asarray(theirs)) < 1e-5
 
@@ -105,14 +104,15 @@ def test_a_layer_is_a_convolution_with_the_projections_and_has_delta_for_a_gradi
     x, model = signs(2, 6, 6, 8) / 2, layer(scheme, features=6, stride=2, plain=plain)
     c, w, _ = example(scheme.planes, channels=8, kernels=6 // scheme.planes)
     params = {"latent": side_by_side([c] * scheme.planes), "planes": w}
-    y, vjp = jax.vjp(lambda params, x: model.apply({"params": params}, x), params, x)
+    gradient = lambda y: normal(*y.shape, seed=3)
+    of_params = lambda params, x: model.apply({"params": params}, x)
     of_kernel = lambda kernel, x: plain_conv(x, kernel, square(3, stride=2))
-    expected, to_kernel = jax.vjp(
-        of_kernel, side_by_side(projections(c, w)).astype(np.float32), np.sign(x)
-    )
+    kernel = side_by_side(projections(c, w)).astype(np.float32)
+
+    y, (to_params, to_x) = with_gradients(of_params, gradient, params, x)
+    expected, (delta, to_signs) = with_gradients(of_kernel, gradient, kernel, np.sign(x))
+
     assert relative_error(y, np.asarray(expected)) < 1e-5
-    gradient = normal(*y.shape, seed=3)
-    (to_params, to_x), (delta, to_signs) = vjp(gradient), to_kernel(gradient)
     assert relative_error(to_params["latent"], np.asarray(delta)) < 1e-5
     assert relative_error(to_x, np.asarray(to_signs)) < 1e-5
     masked = (
@@ -125,10 +125,11 @@ def test_a_layer_is_a_convolution_with_the_projections_and_has_delta_for_a_gradi
 
 def test_a_kernel_of_zeros_gives_finite_numbers():
     x, model = normal(1, 4, 4, 8), layer(SEVERAL, features=4)
-    params = model.init(jax.random.key(0), x)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     params["latent"] = jnp.zeros_like(params["latent"])
-    y, vjp = jax.vjp(lambda params: model.apply({"params": params}, x), params)
-    gradients = SEVERAL.latents.gradients(params, vjp(jnp.ones_like(y))[0], RATE)
+    apply = lambda params: model.apply({"params": params}, x)
+    y, (at_params,) = with_gradients(apply, jnp.ones_like, params)
+    gradients = jax.jit(SEVERAL.latents.gradients)(params, at_params, RATE)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((y, gradients)))
 
 
@@ -154,9 +155,9 @@ def test_training_moves_kernels_and_planes_at_their_own_rates():
     optimizer = latent_sgd(lambda step: jnp.array(rates)[step], momentum=0.0, scheme=scheme)
     state, expected = optimizer.init(params), params
     for rate in rates:
-        updates, state = optimizer.update(grads, state, params)
+        updates, state = jax.jit(optimizer.update)(grads, state, params)
         params = jax.tree.map(jnp.add, params, updates)
-        of_module = scheme.latents.gradients(expected["conv"], grads["conv"], rate)
+        of_module = jax.jit(scheme.latents.gradients)(expected["conv"], grads["conv"], rate)
         expected = {
             "conv": {
                 "latent": expected["conv"]["latent"] - rate * of_module["latent"],
@@ -189,7 +190,7 @@ def test_a_step_of_training_follows_the_closed_forms():
     """From equal copies of the kernels to equal copies, with the gradients of the network's own loss."""
     scheme = Pcnn(planes=2, projection_loss=PULL)
     step = TrainStep(network=Small(scheme), optimizer=latent_sgd(RATE, momentum=0.0, scheme=scheme))
-    state = step.init(image_shape=(5, 5, 8))
+    state = jax.jit(lambda: step.init(image_shape=(5, 5, 8)))()
     batch = {"image": normal(6, 5, 5, 8), "label": np.arange(6) % 3}
 
     def loss(params):

@@ -4,7 +4,7 @@ rounding."""
 import jax
 import numpy as np
 import pytest
-from arrays import hwio, nhwc, relative_error
+from arrays import hwio, nhwc, relative_error, with_gradients
 from published import binarized, numbers, through_layer
 
 from bnas_jax.core.ops.conv import plain_conv, square
@@ -96,19 +96,18 @@ def test_weights_of_bireal_and_reactnet(reference, file, kernel):
     latent = hwio(theirs["latent"])
     assert 1 in np.abs(latent) and np.max(np.abs(latent)) > 1
     scheme = BiReal(weight_gradient="torch", **TORCH)
-    signs, (scale,) = scheme.weights(latent)
+    signs, (scale,) = jax.jit(scheme.weights)(latent)
     assert relative_error(signs * scale, hwio(theirs["binarized"])) < CLOSE
 
     function = lambda x, latent: scheme.after(
         plain_conv(x, scheme.weights(latent)[0], square(latent.shape[0])), scale
     )
-    y, vjp = jax.vjp(function, nhwc(theirs["x"]), latent)
+    y, (to_x, _) = with_gradients(function, nhwc(theirs["grad_y"]), nhwc(theirs["x"]), latent)
     assert relative_error(y, nhwc(theirs["y"])) < CLOSE
     # The file's gradient at the latent weights is for a gradient at the kernel of its own.
-    assert relative_error(vjp(nhwc(theirs["grad_y"]))[0], nhwc(theirs["grad_x"])) < CLOSE
-    to_latent = jax.vjp(lambda latent: scheme.weights(latent)[0] * scale, latent)[1](
-        hwio(theirs["grad_binarized"])
-    )[0]
+    assert relative_error(to_x, nhwc(theirs["grad_x"])) < CLOSE
+    of_latent = lambda latent: scheme.weights(latent)[0] * scale
+    _, (to_latent,) = with_gradients(of_latent, hwio(theirs["grad_binarized"]), latent)
     assert relative_error(to_latent, np.asarray(hwio(theirs["grad_latent"]))) < CLOSE
 
 
@@ -118,11 +117,14 @@ def test_the_rules_of_xnor(reference, kernel):
     as much."""
     theirs = {name: hwio(array) for name, array in numbers(reference, "xnor_rules", kernel).items()}
     scheme = Xnor(sign_of_zero=0, depthwise_center=True)
-    latent = scheme.latents.project(theirs["latent"])
+    latent = jax.jit(scheme.latents.project)(theirs["latent"])
     assert relative_error(latent, theirs["latent_projected"]) < CLOSE
-    binary, vjp = jax.vjp(lambda latent: binarized(scheme, latent), theirs["latent_projected"])
+    of_latent = lambda latent: binarized(scheme, latent)
+    binary, (gradient,) = with_gradients(
+        of_latent, theirs["grad_binarized"], theirs["latent_projected"]
+    )
     assert relative_error(binary, theirs["binarized"]) < CLOSE
-    to_latent = scheme.latents.factor(latent.shape) * vjp(theirs["grad_binarized"])[0]
+    to_latent = scheme.latents.factor(latent.shape) * gradient
     for name, times in (("cifar", 1), ("mnist", 1), ("imagenet", 1e9)):
         assert (
             relative_error(times * to_latent, np.asarray(theirs[f"grad_latent_{name}"])) < CLOSE

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arrays import hwio, normal, relative_error, signs
+from arrays import hwio, normal, relative_error, signs, with_gradients
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -61,8 +61,8 @@ def example(shape=(3, 3, 4, 5)):
 @pytest.mark.parametrize("sign_of_zero", [0, 1])
 def test_gradient_rules_have_their_closed_forms(rule, sign_of_zero):
     latent, gradient = example()
-    _, vjp = jax.vjp(lambda w: binarized(w, rule, sign_of_zero), latent)
-    ours = as_the_optimizer_sees(rule, vjp(gradient)[0])
+    _, (at_latent,) = with_gradients(lambda w: binarized(w, rule, sign_of_zero), gradient, latent)
+    ours = as_the_optimizer_sees(rule, at_latent)
     assert relative_error(ours, expected_gradient(rule, latent, gradient)) < 1e-6
 
 
@@ -72,17 +72,16 @@ def test_a_binary_convolution_hands_the_rule_the_gradient_at_the_binary_weights(
     x, geometry = signs(2, 6, 6, 8), square(3)
     scheme = Xnor(weight_gradient=rule, activation_scale=False, activation="none")
     ours = lambda w: binary_conv(x, w, scheme=scheme, geometry=geometry, arithmetic=Arithmetic())
-    y, vjp = jax.vjp(ours, latent)
-    expected, at_binary = jax.vjp(lambda binary: plain_conv(x, binary, geometry), binarized(latent))
+    of_binary = lambda binary: plain_conv(x, binary, geometry)
+    gradient = lambda y: normal(*y.shape, seed=1)
+
+    y, (to_latent,) = with_gradients(ours, gradient, latent)
+    expected, (at_binary,) = with_gradients(of_binary, gradient, binarized(latent))
+
     assert relative_error(y, np.asarray(expected)) < 1e-6
-    gradient = normal(*y.shape, seed=1)
-    received = as_the_optimizer_sees(rule, vjp(gradient)[0])
-    assert (
-        relative_error(
-            received, expected_gradient(rule, latent, np.asarray(at_binary(gradient)[0]))
-        )
-        < 1e-5
-    )
+    received = as_the_optimizer_sees(rule, to_latent)
+    of_rule = expected_gradient(rule, latent, np.asarray(at_binary))
+    assert relative_error(received, of_rule) < 1e-5
 
 
 def test_the_rules_are_those_tested_here():
@@ -146,9 +145,10 @@ def test_an_output_channel_of_zeros_gives_zeros_and_finite_gradients(rule, chann
     function = lambda x, w: binary_conv(
         x, w, scheme=scheme, geometry=square(3), arithmetic=Arithmetic()
     )
-    y, vjp = jax.vjp(function, normal(1, 4, 4, channels), latent)
+    y, (to_x, to_latent) = with_gradients(
+        function, jnp.ones_like, normal(1, 4, 4, channels), latent
+    )
     assert not np.any(y[..., 2]) and np.any(y)
-    to_x, to_latent = vjp(jnp.ones_like(y))
     assert np.all(np.isfinite(to_x)) and np.all(np.isfinite(to_latent))
     assert not np.any(to_latent[..., 2]), "a ReLU stands behind a sum of 0"
 
@@ -241,7 +241,7 @@ def mean_magnitude_by_loops(x, kernel, stride, padding, dilation):
 def test_activation_scale_is_the_mean_magnitude_under_the_kernel(kernel, stride, dilation):
     x = np.random.default_rng(2).normal(size=(2, 7, 8, 3)).astype(np.float32)
     geometry = square(kernel, stride=stride, dilation=dilation)
-    scale = mean_magnitude(x, (kernel, kernel), geometry)
+    scale = jax.jit(lambda x: mean_magnitude(x, (kernel, kernel), geometry))(x)
     expected = mean_magnitude_by_loops(x, kernel, stride, geometry.padding[0], dilation)
     assert scale.shape == expected.shape
     assert np.allclose(scale, expected, rtol=1e-5)
