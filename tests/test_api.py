@@ -33,6 +33,7 @@ FILES = {module_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 WITH_EXAMPLES = [name for name, file in FILES.items() if ">>>" in file.read_text()]
 
 
+@pytest.mark.long
 def test_the_pages_are_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "docs.api", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -48,24 +48,35 @@ class Steps:
         return state
 
 
-@functools.cache
-def step_options() -> dict | None:
-    """Options of XLA for steps.
+# On CPU, XLA's new library YNNPACK takes twice as long as Eigen for gradients of kernels with few channels (64x32x32x36, 3x3:
+# 62 ms and 23), so that convolutions are taken from it: 4.8 s a BNAS-A step with, 3.4 s without. LLVM's level 2 in place of 3
+# compiles a search step in four fifths of the processor time, and the step takes as long.
+_LEVEL = "xla_backend_optimization_level"
+_ON_CPU = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+    _LEVEL: 2,
+}
 
-    On CPU, its new library YNNPACK takes twice as long as Eigen for gradients of kernels with few channels (64x32x32x36,
-    3x3: 62 ms and 23), so that convolutions are taken from it: 4.8 s a BNAS-A step with, 3.4 s without.
-    """
-    options = {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    }
-    if jax.default_backend() != "cpu":
+
+def step_options() -> dict | None:
+    """Options of XLA for steps, None for its own."""
+    if jax.default_backend() != "cpu" or not _are_known():
         return None
-    # Other versions of XLA may not have the option, which one sees by compiling anything.
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return None
+    options = dict(_ON_CPU)
+    # Who turned optimizations off asked for a level of their own.
+    if jax.config.values["jax_disable_most_optimizations"]:
+        del options[_LEVEL]
     return options
+
+
+@functools.cache
+def _are_known() -> bool:
+    """Whether this version of XLA has the options for CPU, which one sees by compiling anything."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_ON_CPU).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def scanned_steps(stages: Sequence[Callable], structure, differing: list[int]) -> Callable:

@@ -372,13 +372,12 @@ def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
 
 
 def test_cost_takes_a_network_without_a_config(capfd, tmp_path):
-    sizes = ["--num_cells=10", "--channels=24", "--image_size=32", "--num_classes=10"]
+    sizes = ["--num_cells=4", "--channels=24", "--image_size=32", "--num_classes=10"]
     named = summary(
         capfd, "cost", "--genotype=latest_cell_zeroise", *sizes, "--conventions=release"
     )
-    assert named == summary(
-        capfd, "cost", "--config=configs/train.py:mini", "--config.conventions=release"
-    )
+    mini = ["--config=configs/train.py:mini", "--config.network.num_cells=4"]
+    assert named == summary(capfd, "cost", *mini, "--config.conventions=release")
     (tmp_path / "cell.json").write_text(json.dumps(CELL))
     own = summary(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
     assert own["compared_with"] == "float network of the same cell, counted" and own["speedup"] > 1
@@ -421,26 +420,20 @@ def test_cost_takes_a_search(capfd):
 
 
 def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
-    cell = [
-        "--genotype=latest_cell_zeroise",
-        "--image_size=32",
-        "--num_classes=10",
-        "--channels=1",
-        "--num_cells=10",
-    ]
-    fitted = summary(capfd, "cost", *cell, "--budget=1e7")
-    wider = [
-        c if not c.startswith("--channels") else f"--channels={fitted['channels'] + 1}"
-        for c in cell
-    ]
-    assert (
-        fitted["num_cells"] == 10
-        and fitted["flops"] <= 1e7 < summary(capfd, "cost", *wider)["flops"]
-    )
-    free = summary(capfd, "cost", *cell, "--budget=1e7", "--cells=9-10")
-    assert 9 <= free["num_cells"] <= 10 and fitted["flops"] <= free["flops"] <= 1e7
-    one = summary(capfd, "cost", *cell, "--budget=1e7", "--cells=9")
-    assert one["num_cells"] == 9
+    cell = ["--genotype=latest_cell_zeroise", "--image_size=32", "--num_classes=10"]
+    four = [*cell, "--num_cells=4", "--channels=1"]
+    fitted = summary(capfd, "cost", *four, "--budget=1e7")
+    assert fitted["num_cells"] == 4 and fitted["flops"] <= 1e7
+
+    # One channel more is too much.
+    wider = [*cell, "--num_cells=4", f"--channels={fitted['channels'] + 1}"]
+    assert summary(capfd, "cost", *wider)["flops"] > 1e7
+
+    # Over several numbers of cells.
+    free = summary(capfd, "cost", *four, "--budget=1e7", "--cells=3-4")
+    assert 3 <= free["num_cells"] <= 4 and fitted["flops"] <= free["flops"] <= 1e7
+    one = summary(capfd, "cost", *four, "--budget=1e7", "--cells=3")
+    assert one["num_cells"] == 3
 
 
 @pytest.mark.parametrize(
