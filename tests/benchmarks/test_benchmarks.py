@@ -205,6 +205,7 @@ def test_the_plain_step_is_one_program():
     assert (len(plain.stages), len(plain.feeds(0))) == (1, 1)
 
 
+@pytest.mark.long
 def test_cost_grows_with_each_size_by_itself(capfd, network, monkeypatch):
     for name, factors in {"channels": (1,), "cells": (1,), "batch": (Fraction(1, 2), 1)}.items():
         monkeypatch.setitem(grow.FACTORS, name, factors)

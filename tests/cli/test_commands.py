@@ -349,7 +349,7 @@ def network(conventions: str = "paper", **fields) -> Network:
     return Network(num_classes=10, scheme=Xnor(**chosen.scheme), **chosen.network, **fields)
 
 
-@pytest.mark.parametrize("conventions", ["release", "meant"])
+@pytest.mark.parametrize("conventions", ["release", pytest.param("meant", marks=pytest.mark.long)])
 def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
     ours = network(
         conventions, genotype=genotype.load("latest_cell_zeroise"), num_cells=10, channels=24

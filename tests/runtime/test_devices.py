@@ -343,6 +343,7 @@ def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
     assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.long
 def test_processes_that_stream_read_their_own_rows_and_train_like_one(tmp_path):
     sizes = {
         f"{part}/{name}": count
