@@ -68,7 +68,7 @@ class DatasetSettings:
     resize: int | None = None
     # 1 or 3.
     channels: int | None = None
-    # The number that is white in images of more than 8 bits, see `data.images`.
+    # The number that is white in images of more than 8 bits, see `data.readers.images`.
     white_level: float | None = None
 
     # The share of a set without test images that becomes its test set, drawn by a seed that is not the run's: all runs

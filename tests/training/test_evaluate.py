@@ -1,7 +1,9 @@
 """Evaluation, and the network of a work directory."""
 
+import contextlib
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -20,9 +22,12 @@ from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.facts import Facts
 from bnas_jax.training.evaluate import Evaluator, load_data
 from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.state import initial_variables
+from bnas_jax.training.workdir import WorkDir
+from configs import search as search_configs
 from configs import train as train_configs
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -69,20 +74,32 @@ def test_load_gives_the_network_that_evaluate_evaluates(whole):
     assert not same(earlier, variables)
 
 
-def test_load_takes_no_search_and_nothing_that_is_no_work_directory(whole, tmp_path):
+@pytest.fixture
+def a_search(tmp_path) -> pathlib.Path:
+    """The work directory of a search that has just begun."""
+    folder = tmp_path / "search"
+    run = settings.from_config(search_configs.get_config("digits"))
+    with contextlib.closing(WorkDir(folder)) as workdir:
+        workdir.open(run, Facts(num_classes=10, image_shape=(8, 8, 1)))
+    return folder
+
+
+def test_load_takes_no_search_and_nothing_that_is_no_work_directory(whole, a_search, tmp_path):
     with pytest.raises(
         UserError, match="holds a search; load takes the work directory of a training"
     ):
-        bnas_jax.load(whole("search")[0])
+        bnas_jax.load(a_search)
     with pytest.raises(UserError, match="is no work directory"):
         bnas_jax.load(tmp_path)
     with pytest.raises(UserError, match="no checkpoint of step 3"):
         bnas_jax.load(whole("train")[0], step="3")
 
 
-def test_evaluate_takes_no_search_and_nothing_that_is_no_work_directory(whole, tmp_path, capfd):
+def test_evaluate_takes_no_search_and_nothing_that_is_no_work_directory(
+    whole, a_search, tmp_path, capfd
+):
     for workdir, message in (
-        (whole("search")[0], "holds a search"),
+        (a_search, "holds a search"),
         (tmp_path, "is no work directory"),
         (tmp_path / "nowhere", "is no work directory"),
     ):
