@@ -32,7 +32,7 @@ from configs import baselines, search, train
 
 SEARCHERS = ("bnas", "darts", "snas", "gdas", "random")
 RANDOM_CELLS = 20
-# Of the trainings of all studies: half of what the digits presets have.
+# Of the trainings of all studies but `digits`: half of what the digits presets have.
 EPOCHS = 20
 
 

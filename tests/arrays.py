@@ -37,7 +37,10 @@ def with_gradients(function, gradient, *inputs):
     @jax.jit
     def both(*inputs):
         y, vjp = jax.vjp(function, *inputs)
-        return y, vjp(gradient(y) if callable(gradient) else gradient)
+        at_output = gradient
+        if callable(gradient):
+            at_output = gradient(y)
+        return y, vjp(at_output)
 
     return both(*inputs)
 

@@ -43,7 +43,9 @@ def own_compilation_cache(tmp_path_factory):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--long", action="store_true", help="every number of devices, whole supernets, fifty kills"
+        "--long",
+        action="store_true",
+        help="also every number of devices, whole supernets, the commands of the documents, ...",
     )
 
 

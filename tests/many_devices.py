@@ -24,5 +24,5 @@ for spec in json.loads(sys.argv[1]):
     if spec["task"] == "train":
         train(run, workdir, where)
     else:
-        # What `search` does, which refuses the few cells that do here.
+        # What `search` does, without its check of the number of cells: one is enough here.
         run_task(SearchTask(run, workdir, where=where))

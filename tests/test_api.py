@@ -30,7 +30,7 @@ def module_of(file: pathlib.Path) -> str:
 
 
 FILES = {module_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
-# Of PyTorch, which is installed for its benchmark alone.
+# It imports PyTorch, which need not be installed.
 del FILES["bnas_jax.benchmarks.torch_resnet18"]
 WITH_EXAMPLES = [name for name, file in FILES.items() if ">>>" in file.read_text()]
 

@@ -5,13 +5,17 @@ sign -> convolution), float shortcuts, a float first convolution, SGD with momen
 Signs are multiplied as floats: PyTorch has no other convolution of them. The augmentation of images is left out.
 """
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from bnas_jax.baselines.resnet import ResNet18
+from bnas_jax.baselines.units import block_places
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.schemes.xnor import gradient_factor
 
@@ -33,8 +37,8 @@ class Sign(torch.autograd.Function):
 class XnorConv(nn.Conv2d):
     """K * beta * conv(sign x, sign W), Eq. (1). activation: a ReLU behind it; input_scale: whether it has the factor K.
 
-    beta is within the kernel, as usual in PyTorch. Where signs add up to 0, its rounding then decides the ReLU's gradient; but
-    for that, outputs and gradients are ours.
+    beta multiplies the kernel, as is usual in PyTorch. Where the signs add up to 0, rounding then decides the ReLU's gradient;
+    apart from that, outputs and gradients equal ours.
     """
 
     def __init__(self, *sizes: int, activation: bool, input_scale: bool, **geometry: int):
@@ -61,66 +65,80 @@ class Block(nn.Module):
         common: dict[str, Any] = {"padding": 1, "input_scale": input_scale}
         first = XnorConv(width, features, 3, stride=stride, activation=True, **common)
         second = XnorConv(features, features, 3, activation=False, **common)
-        self.units = nn.Sequential(nn.BatchNorm2d(width), first, nn.BatchNorm2d(features), second)
+        self.unit0 = named(bn=nn.BatchNorm2d(width), conv=first)
+        self.unit1 = named(bn=nn.BatchNorm2d(features), conv=second)
         self.shortcut = nn.Sequential()
         if stride != 1 or width != features:
             conv = nn.Conv2d(width, features, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(features))
+            self.shortcut = named(conv=conv, bn=nn.BatchNorm2d(features))
 
     def forward(self, x):
-        return self.shortcut(x) + self.units(x)
+        return self.shortcut(x) + self.unit1(self.unit0(x))
+
+
+def named(**modules: nn.Module) -> nn.Sequential:
+    """One module after the other, by these names."""
+    return nn.Sequential(OrderedDict(modules))
 
 
 def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
-    """Images (N, 3, H, W) to logits (N, num_classes)."""
+    """Images (N, 3, H, W) to logits (N, num_classes). Its modules have the names of `baselines.resnet.ResNet`."""
     width = settings.width
     stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-    layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU()]
-    for stage, count in enumerate(settings.blocks):
-        features = settings.width * 2**stage
-        for index in range(count):
-            stride = 1
-            if stage > 0 and index == 0:
-                stride = 2
-            layers.append(Block(width, features, stride, input_scale=scheme.activation_scale))
-            width = features
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)]
-    return nn.Sequential(*layers, *head)
+    modules: dict[str, nn.Module] = {
+        "stem": named(conv=stem, bn=nn.BatchNorm2d(width), relu=nn.ReLU())
+    }
+    for place in block_places(settings.blocks):
+        features = settings.width * 2**place.stage
+        block = Block(width, features, place.stride, input_scale=scheme.activation_scale)
+        modules[place.name] = block
+        width = features
+    modules |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return named(**modules, classifier=nn.Linear(width, num_classes))
 
 
 class TorchStep:
-    """Steps of SGD on images of seeded noise, one after the other.
-
-    parameters: how many the network has, its classifier and batch norms included.
-    """
+    """Steps of SGD, one after the other, on the same images: (N, H, W, 3), normalised; labels: (N,)."""
 
     def __init__(
         self,
         settings: ResNet18,
         scheme: Xnor,
         *,
-        batch_size: int,
-        image_size: int,
         num_classes: int,
+        images: np.ndarray,
+        labels: np.ndarray,
     ):
-        torch.manual_seed(0)
-        # What makes PyTorch fast on a CPU: three and one and a half times, of ResNet18 on an AMD EPYC.
+        # Both make PyTorch faster on a CPU: denormals as 0 about three times, channels last one and a half (AMD EPYC).
         torch.set_flush_denormal(True)
         layout = torch.channels_last
         self.network = network(settings, scheme, num_classes).train().to(memory_format=layout)
-        self.parameters = sum(p.numel() for p in self.network.parameters())
         self._latents = [m.weight for m in self.network.modules() if isinstance(m, XnorConv)]
         self._optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.05, momentum=0.9, weight_decay=3e-6
         )
-        images = torch.randn(batch_size, 3, image_size, image_size)
-        self._images = images.contiguous(memory_format=layout)
-        self._labels = torch.randint(0, num_classes, (batch_size,))
+        nchw = torch.tensor(images.transpose(0, 3, 1, 2))
+        self._images = nchw.contiguous(memory_format=layout)
+        self._labels = torch.tensor(labels, dtype=torch.long)
+
+    @torch.no_grad()
+    def load(self, params: Mapping[tuple[str, ...], np.ndarray]) -> None:
+        """Takes our parameters: (names of the modules, name of the array) -> array. All of both have to be there."""
+        ours = dict(params)
+        for name, theirs in self.network.named_parameters():
+            *modules, kind = name.split(".")
+            (found,) = [path for path in ours if list(path[:-1]) == modules and _is(kind, path[-1])]
+            theirs.copy_(torch.tensor(_to_torch(ours.pop(found))))
+        assert not ours, f"PyTorch's network lacks {sorted(ours)}"
+
+    def loss(self) -> torch.Tensor:
+        """The cross-entropy of the images, with the batch's statistics."""
+        return F.cross_entropy(self.network(self._images), self._labels)
 
     def step(self) -> None:
         """Makes a step; PyTorch on CPU returns when it is done."""
         self._optimizer.zero_grad()
-        F.cross_entropy(self.network(self._images), self._labels).backward()
+        self.loss().backward()
         self._scale_gradients()
         self._optimizer.step()
         self._project()
@@ -135,3 +153,15 @@ class TorchStep:
     def _project(self) -> None:
         for weight in self._latents:
             weight.sub_(weight.mean(1, keepdim=True)).clamp_(-1, 1)
+
+
+def _is(kind: str, ours: str) -> bool:
+    """Whether an array of ours is PyTorch's `weight` or `bias` of the same module."""
+    return (ours == "bias") == (kind == "bias")
+
+
+def _to_torch(array: np.ndarray) -> np.ndarray:
+    """A kernel (kh, kw, ci, co) as (co, ci, kh, kw), a matrix (inputs, outputs) transposed."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    return array.T

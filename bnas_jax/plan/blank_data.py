@@ -51,7 +51,7 @@ def data_for_plan(dataset: DatasetSettings) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class BlankReader:
-    """A `encoded.Reader` of black images; their labels are 0, 1, ... over and over."""
+    """An `encoded.Reader` of black images; their labels are 0, 1, ... over and over."""
 
     count: int
     side: int

@@ -59,21 +59,21 @@ _ON_CPU = {
 
 
 def step_options() -> dict | None:
-    """Options of XLA for steps, None for its own."""
-    if jax.default_backend() != "cpu" or not _are_known():
+    """Options of XLA for steps, None for XLA's defaults."""
+    if jax.default_backend() != "cpu":
         return None
-    options = dict(_ON_CPU)
-    # Who turned optimizations off asked for a level of their own.
+    options = {name: value for name, value in _ON_CPU.items() if _is_known(name, value)}
+    # This option of JAX sets level 0, which a level given here would override.
     if jax.config.values["jax_disable_most_optimizations"]:
-        del options[_LEVEL]
+        options.pop(_LEVEL, None)
     return options
 
 
 @functools.cache
-def _are_known() -> bool:
-    """Whether this version of XLA has the options for CPU, which one sees by compiling anything."""
+def _is_known(name: str, value: str | int) -> bool:
+    """Whether this version of XLA has the option, which one sees by compiling anything."""
     try:
-        jax.jit(lambda: 0, compiler_options=_ON_CPU).lower().compile()
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True

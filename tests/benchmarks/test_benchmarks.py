@@ -277,13 +277,32 @@ def test_the_first_call_does_not_count():
         (["--against=pytorch"], "--against takes plain, .* got 'pytorch'"),
         (["--against="], "--against takes plain"),
         (["--against=plain", "--grow"], "leave out --against"),
-        (["--against=torch"], "knows one network: --config=configs/baselines.py:resnet18"),
+        (["--against=torch"], "write benchmark train --config=configs/baselines.py:resnet18"),
     ],
 )
 def test_what_cannot_be_compared_is_said(capfd, arguments, said):
     assert run(["benchmark", "train", "--config=configs/train.py:a", *arguments]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(said, line)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "network.name=resnet34",
+        "network.float_shortcut=False",
+        "scheme.sign_of_zero=0",
+        "scheme.activation=none",
+        "scheme.stage=activations",
+        "precision=bfloat16",
+        "microbatches=2",
+        "optimizer.name=adam",
+    ],
+)
+def test_pytorch_has_no_other_step(capfd, setting):
+    config = ["--config=configs/baselines.py:resnet18", f"--config.{setting}"]
+    assert run(["benchmark", "train", *config, "--against=torch"]) == 2
+    assert "--against=torch compares one training alone" in capfd.readouterr().err
 
 
 def test_a_comparison_with_pytorch_says_what_to_install(capfd, monkeypatch):

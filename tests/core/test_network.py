@@ -147,20 +147,36 @@ NAMED = (*(name for name in genotype.named() if not name.startswith("latest")),)
 
 @pytest.mark.parametrize("name", NAMED)
 def test_the_cells_of_other_searches_are_networks(name):
+    """Binary, with the skips between cells."""
     net = network(genotype.load(name), 3, channels=4, form="darts")
     _, variables = variables_of(net, (1, 8, 8, 3))
     assert conv_leaves(variables) == {"latent", "kernel"}  # the stem's stays
     assert skips(variables)
 
 
-@pytest.mark.parametrize("scheme", [Float(order="relu_first"), Float()], ids=["relu", "bn"])
-def test_the_cells_of_other_searches_are_float_networks(scheme):
-    """Without skips. The two have pooling, identities, separable and dilated convolutions, and the fixed reduction."""
-    for name in ("gdas_f1", "snas_moderate"):
-        net = network(genotype.load(name), 3, channels=4, form="darts", skip=False, scheme=scheme)
-        _, variables = variables_of(net, (1, 8, 8, 3))
-        assert conv_leaves(variables) == {"kernel"}
-        assert not skips(variables)
+def test_the_cells_of_other_searches_are_networks_without_skips():
+    net = network(genotype.load("snas_moderate"), 3, channels=4, form="darts", skip=False)
+    _, variables = variables_of(net, (1, 8, 8, 3))
+    assert conv_leaves(variables) == {"latent", "kernel"}
+    assert not skips(variables)
+
+
+@pytest.mark.parametrize(
+    ("order", "name", "skip"),
+    [
+        ("relu_first", "gdas_f1", False),
+        ("relu_first", "snas_moderate", True),
+        ("bn_first", "gdas_f1", True),
+        ("bn_first", "snas_moderate", False),
+    ],
+)
+def test_the_cells_of_other_searches_are_float_networks(order, name, skip):
+    """Of two cells that together have pooling, identities, separable and dilated convolutions and GDAS's fixed reduction."""
+    cells = genotype.load(name)
+    net = network(cells, 3, channels=4, form="darts", skip=skip, scheme=Float(order=order))
+    _, variables = variables_of(net, (1, 8, 8, 3))
+    assert conv_leaves(variables) == {"kernel"}
+    assert bool(skips(variables)) == skip
 
 
 def conv_leaves(variables):
