@@ -23,7 +23,7 @@ is a narrow form for the embedded digits (digits_resnet18: 87 s on 2 busy CPU co
 
 The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling behind its first convolution, and those of
 wrn22 are unexplained. It does not state how it trained them: here as BNAS-A and, on ImageNet, BNAS-D, see train.py
-(methods.md D); `small_cnn` for 50 epochs (section 4.1.2). What the blocks, shortcuts and first convolutions are under each
+(docs/recipes.md); `small_cnn` for 50 epochs (section 4.1.2). What the blocks, shortcuts and first convolutions are under each
 scheme: `bnas_jax/baselines`, one file a family.
 """
 

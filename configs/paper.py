@@ -13,7 +13,7 @@
 
 --config.scheme.name=float is the float network. All set `depthwise_center`: XNOR-Net's published codes centre
 depthwise kernels, too, which makes them zero. That alone gives 10 % for separable layers, whose only way
-leads through them; whether it was the cause in the paper is our inference (methods.md A2).
+leads through them; whether it was the cause in the paper is our inference (docs/schemes.md).
 --config.scheme.depthwise_center=False leaves such kernels as they are.
 
 Our choice, where the paper is silent: the sizes of both networks (LeNet-5's with three layers; BNAS-A's 20

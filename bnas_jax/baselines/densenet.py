@@ -1,6 +1,6 @@
 """DenseNet121 (arXiv 1608.06993), in kuangliu's form for CIFAR: new features come first in each concatenation.
 
-Code: github.com/kuangliu/pytorch-cifar, models/densenet.py. Of its forms this one has the FLOPs of Table 6 (methods.md B).
+Code: github.com/kuangliu/pytorch-cifar, models/densenet.py. Of its forms this one has the FLOPs of Table 6 (docs/networks.md).
 """
 
 import dataclasses

@@ -86,7 +86,7 @@ class ResNet18(Baseline):
 
     block: one of `blocks.BLOCKS`, None is the one that is usual with the scheme. float_shortcut: whether the convolutions of
     the shortcuts stay float. None is True on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper
-    of the scheme, `Scheme.float_shortcut` (methods.md B).
+    of the scheme, `Scheme.float_shortcut` (docs/networks.md).
     """
 
     width: int = 64

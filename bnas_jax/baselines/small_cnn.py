@@ -1,6 +1,6 @@
 """The small networks of Tables 1 and 12: three layers of one type, each with a max-pooling behind it, and three dense ones.
 
-The paper does not state their sizes; they are those of LeNet-5 with three layers (methods.md F). The three layers are
+The paper does not state their sizes; they are those of LeNet-5 with three layers (docs/networks.md). The three layers are
 binary under a binary scheme, the dense ones are float.
 """
 

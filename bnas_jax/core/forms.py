@@ -52,7 +52,7 @@ class DartsStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """Three float 3x3 convolutions of stride 2: outputs at a quarter and an eighth of the image (methods.md D)."""
+    """Three float 3x3 convolutions of stride 2: outputs at a quarter and an eighth of the image (docs/conventions.md)."""
 
     channels: int
     arithmetic: Arithmetic
@@ -102,7 +102,7 @@ class Form:
     last_bn: bool = False
 
 
-# cifar, imagenet: the BNAS authors' code (section 5.1). darts, snas, gdas: the codes of these searches (methods.md C).
+# cifar, imagenet: the BNAS authors' code (section 5.1). darts, snas, gdas: the codes of these searches (docs/searchers.md).
 FORMS: dict[str, Form] = {
     "cifar": Form(stem=CifarStem, affine_resize=False),
     "imagenet": Form(stem=ImageNetStem, halved=True, channel_step=2),

@@ -322,7 +322,7 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
     gamma: divides the probability of Zeroise (Eq. 4), so larger values pick it less often; must be > 0.
     keep_zeroise: False leaves Zeroise out, as published float searches do.
     Each node keeps its two edges with the largest probability over all candidate layer types (Zeroise among them where it
-    is kept), strongest first, and on each the most probable type (methods.md D; DARTS section 2.4).
+    is kept), strongest first, and on each the most probable type (docs/conventions.md; DARTS section 2.4).
 
     The released code divides all layer types of edge 0 by gamma instead. That edge leads into the first node, which keeps both
     of its edges, and its strongest type stays the same: at most the two pairs swap places, so no setting has it.

@@ -92,7 +92,7 @@ class BinaryConvType:
 
 @dataclasses.dataclass(frozen=True)
 class PoolingType:
-    """3x3 pooling, in the search with a BN behind it (methods.md C).
+    """3x3 pooling, in the search with a BN behind it (docs/searchers.md).
 
     function: of (x, stride). plain: the same for `Arithmetic.plain`, where the function has a custom gradient.
     """

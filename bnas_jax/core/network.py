@@ -151,7 +151,7 @@ def float_convs(network: Network) -> list[int]:
     """For each cell, how many of its last convolutions the released code leaves float by an index error (`float_head`).
 
     It has the number of the convolutions that it means to binarize, but walks over all of them, the skips' included, so the
-    last ones fall out: as many as there are skips (methods.md D, "Binarized set"). `UserError` for a genotype with
+    last ones fall out: as many as there are skips (docs/conventions.md). `UserError` for a genotype with
     `FIXED_REDUCTION`, which the released code cannot build.
     """
     if not network.float_head:

@@ -1,4 +1,4 @@
-"""What each layer type costs on each edge of a supernet, by `core.cost`, and SNAS's resource loss of it (methods.md C)."""
+"""What each layer type costs on each edge of a supernet, by `core.cost`, and SNAS's resource loss of it (docs/searchers.md)."""
 
 import functools
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """GDAS (arXiv 1910.04465): one layer type an edge is drawn for each step, by hard Gumbel samples with a soft gradient.
 
-Formulas and numbers are those of its authors' code for the search space of DARTS (methods.md C).
+Formulas and numbers are those of its authors' code for the search space of DARTS (docs/searchers.md).
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """SNAS (arXiv 1812.09926): alpha and weights by one gradient of a loss whose mixtures are drawn, at a falling temperature.
 
-Formulas and numbers are those of its authors' code (methods.md C).
+Formulas and numbers are those of its authors' code (docs/searchers.md).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Optimizers, as chains in which every rule of the method is one link (methods.md A2, D).
+"""Optimizers, as chains in which every rule of the method is one link (docs/schemes.md, docs/conventions.md).
 
 Latent weights, the parameters that `layers.is_latent` knows by name, have separate links, as the `LatentRule` of their scheme
 says: a factor of the gradient, gradients in closed form, rates, and the projection after each update. None touches the forward
@@ -165,7 +165,7 @@ def with_decay(
 def decays(path: tuple, leaf: jax.Array) -> bool:
     """Whether weight decay of `kernels` includes a parameter: not BN, biases, the slopes of PReLUs and dense layers.
 
-    That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (methods.md A8).
+    That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (docs/schemes.md).
     """
     return path[-1].key not in ("scale", "bias", "slope") and leaf.ndim != 2
 

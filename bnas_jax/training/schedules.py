@@ -1,4 +1,4 @@
-"""Learning rates and momenta as functions of the step (section 5.1; methods.md D)."""
+"""Learning rates and momenta as functions of the step (section 5.1; docs/conventions.md)."""
 
 from collections.abc import Callable, Sequence
 

@@ -120,7 +120,7 @@ class TrainStep:
     def _random_options(self, state: TrainState, number) -> dict:
         """What a network's random numbers come from, and the rate of drop-path, where there is any.
 
-        That grows linearly with the epoch, from 0 (methods.md D).
+        That grows linearly with the epoch, from 0 (docs/conventions.md).
         """
         # A key for each step and, where there are several, each microbatch.
         key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)

@@ -53,7 +53,7 @@ def test_parameters_and_multiply_adds_are_those_of_the_authors_code(name):
 
 
 def test_what_is_float_are_the_stem_the_shortcuts_and_the_classifier():
-    """Which gives Bi-Real's 1.64e8 FLOPs (methods.md E)."""
+    """Which gives Bi-Real's 1.64e8 FLOPs (docs/networks.md)."""
     assert counted("bireal18").flops == pytest.approx(1.64e8, rel=0.01)
     shortcuts = sum(28 * 28 // 4**stage * 2 ** (2 * stage) * 64 * 128 for stage in range(3))
     stem, classifier = 112 * 112 * 49 * 3 * 64, 512 * 1000

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 PLAIN = Arithmetic(plain=True)
 
 # (network, its settings): its name in the counts of the published code, and FLOPs of its binary form in 1e8 where the whole
-# is known, with float shortcuts on CIFAR and binary ones on ImageNet (methods.md E; those of WRN22 are not the paper's).
+# is known, with float shortcuts on CIFAR and binary ones on ImageNet (docs/networks.md; those of WRN22 are not the paper's).
 COUNTED = {
     ("resnet18", ()): ("ResNet18", 0.166),
     ("resnet34", ()): ("ResNet34", 0.261),

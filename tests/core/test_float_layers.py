@@ -302,7 +302,7 @@ def test_a_bias_stands_where_the_bn_has_no_scale_and_shift():
     assert biased("sep_conv_3x3", False) == biased("skip_connect", False) == []
 
 
-# The trap of depthwise kernels (methods.md A2)
+# The trap of depthwise kernels (docs/schemes.md)
 def network_of(name, scheme, **options):
     """A network of one cell, a reduction cell, whose layers are all of one type."""
     cell = tuple((name, source) for source in (0, 1)) * 4

@@ -200,7 +200,7 @@ ABBREVIATIONS = {
     "s3": "sep_conv_3x3", "s5": "sep_conv_5x5", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5", "sk": "skip_connect",
     "mp": "max_pool_3x3", "ap": "avg_pool_3x3", "no": "none", "c3": "bin_conv_3x3", "dc3": "bin_dil_conv_3x3",
 }  # fmt: skip
-# As methods.md C prints them.
+# As their authors print them.
 PRINTED = {
     "darts_v1": (
         "s3,1 s3,0|sk,0 s3,1|sk,0 s3,1|s3,0 sk,2",
@@ -256,7 +256,7 @@ def test_the_named_cells_are_those_printed():
     [("darts_v2", 0.625), ("snas_mild", 0.375), ("gdas_f1", 0.375), ("gdas_v1", 0.5)],
 )
 def test_separable_share_of_normal_cells(name, share):
-    """Shares of Figure 2, by which methods.md C tells which of the published cells the paper means."""
+    """Shares of Figure 2, by which one tells which of the published cells the paper means."""
     assert (
         np.mean([layer.startswith("sep_conv") for layer, _ in pairs(genotypes.load(name).normal)])
         == share

@@ -386,7 +386,7 @@ def test_every_recipe_resolves_for_the_hand_crafted_networks_but_for_drop_path(r
         )
 
 
-# The numbers of methods.md, by recipe.
+# The numbers of docs/recipes.md, by recipe.
 RECIPE_NUMBERS = {
     "darts": {
         "num_epochs": 600,

@@ -27,7 +27,7 @@ def moved(params):
 
 
 def by_hand(scheme, params, x, groups=1):
-    """The formulas of methods.md A5 with NumPy's own least squares."""
+    """The formulas of docs/schemes.md with NumPy's own least squares."""
     w = np.asarray(params["latent"], np.float64)
     offsets = [0.0] if scheme.weight_bases == 1 else np.linspace(-1, 1, scheme.weight_bases)
     bases = [np.where(w - w.mean() + u * w.std() >= 0, 1.0, -1.0) for u in offsets]
