@@ -142,7 +142,7 @@ def digits(config) -> None:
     config.dataset.name = "digits"
     config.num_epochs = 15
     config.batch_size = 64
-    config.network.num_cells = 5
+    config.network.num_cells = 4
     config.network.channels = 4
     config.alphas.learning_rate = 3e-3
     if config.searcher.name in ("bnas", "darts"):

@@ -413,7 +413,7 @@ def test_a_genotype_is_taken_as_a_search_writes_it(capfd, tmp_path):
 def test_cost_takes_a_search(capfd):
     """Its network beside the same one in floats."""
     result = summary(capfd, "cost", SEARCH)
-    assert (result["num_cells"], result["channels"], result["params"]) == (5, 4, 644_184)
+    assert (result["num_cells"], result["channels"], result["params"]) == (4, 4, 583_640)
     assert result["compared_with"] == "float network of the same size, counted"
     wider = summary(capfd, "cost", SEARCH, "--channels=8")
     assert wider["channels"] == 8 and wider["flops"] > result["flops"]
