@@ -42,7 +42,7 @@ def test_the_pages_are_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "bnas_jax.html").read_text()
     assert not [name for name in bnas.__all__ if f'id="{name}"' not in page]
-    for module in ("bnas_jax.core.schemes", "bnas_jax.training.steps", "bnas_jax.networks"):
+    for module in ("bnas_jax.core.schemes", "bnas_jax.training.train_step", "bnas_jax.networks"):
         assert (tmp_path / f"{module.replace('.', '/')}.html").exists()
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell_parts import InterCellSkip, Preprocess
+from bnas_jax.core.cell_parts import Preprocess, with_skip
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import Form
 from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
@@ -91,18 +91,7 @@ class FinalCell(nn.Module):
             states.append(total)
             shared |= self._shared([total], train=train, first=len(states) - 1)
         output = jnp.concatenate(states[INPUTS:], axis=-1)
-
-        # The skip of section 4.2 over the whole cell.
-        if self.skip and self.place.follows_a_cell:
-            skip = InterCellSkip(
-                reduction=self.place.reduction,
-                kind=self.reduction_skip,
-                scheme=self.scheme,
-                arithmetic=self.arithmetic,
-                name="skip",
-            )
-            output = skip(output, previous, train=train)
-        return output
+        return with_skip(self, output, previous, train=train)
 
     def _preprocess(self, num_binary: int) -> Preprocess:
         return Preprocess(

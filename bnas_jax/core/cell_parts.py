@@ -1,5 +1,7 @@
 """What all cells have beside their edges: preprocessing, the inter-cell skip and drop-path (section 4.2, Figure 5b)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -129,6 +131,24 @@ class InterCellSkip(nn.Module):
         if self.arithmetic.plain:
             return total
         return materialize(total)
+
+
+def with_skip(cell: Any, output, previous, *, train: bool):
+    """The output of a cell with the skip of section 4.2 over the whole cell; as it is where the cell has none.
+
+    cell: the module whose `__call__` this is part of, with the fields `place`, `skip`, `reduction_skip`, `scheme` and
+    `arithmetic`. output: its own, (N, H, W, 4 * channels); previous: that of the cell before it.
+    """
+    if not cell.skip or not cell.place.follows_a_cell:
+        return output
+    skip = InterCellSkip(
+        reduction=cell.place.reduction,
+        kind=cell.reduction_skip,
+        scheme=cell.scheme,
+        arithmetic=cell.arithmetic,
+        name="skip",
+    )
+    return skip(output, previous, train=train)
 
 
 def drop_path(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell_parts import InterCellSkip, Preprocess
+from bnas_jax.core.cell_parts import Preprocess, with_skip
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.forms import Form
 from bnas_jax.core.genotype import FIXED_REDUCTION
@@ -80,17 +80,7 @@ class FixedReduction(nn.Module):
             for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
                 outputs[index] = self.arithmetic.between_layers(y * factor[:, None, None, None])
         output = jnp.concatenate(outputs, axis=-1)
-
-        if self.skip and self.place.follows_a_cell:
-            skip = InterCellSkip(
-                reduction=True,
-                kind=self.reduction_skip,
-                scheme=self.scheme,
-                arithmetic=self.arithmetic,
-                name="skip",
-            )
-            output = skip(output, previous, train=train)
-        return output
+        return with_skip(self, output, previous, train=train)
 
     def _convs(self, index: int, x, *, train: bool):
         """1x3 and 3x1, then 1x1: (N, H, W, channels) to (N, H / 2, W / 2, channels)."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.cell_parts import InterCellSkip, Preprocess, drop_path
+from bnas_jax.core.cell_parts import Preprocess, drop_path, with_skip
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import Form, classify, form_of
@@ -221,18 +221,7 @@ class MixedCell(nn.Module):
                     edge_output = edge_output + scalars[edge]
                 nodes[node] = nodes[node] + edge_output
         output = jnp.concatenate(nodes, axis=-1)
-
-        # The skip of section 4.2 over the whole cell.
-        if self.skip and self.place.follows_a_cell:
-            skip = InterCellSkip(
-                reduction=self.place.reduction,
-                kind=self.reduction_skip,
-                scheme=self.scheme,
-                arithmetic=self.arithmetic,
-                name="skip",
-            )
-            output = skip(output, previous, train=train)
-        return output
+        return with_skip(self, output, previous, train=train)
 
     def _edges_from(self, source: int) -> "MixedEdges":
         return MixedEdges(

@@ -20,7 +20,8 @@ from bnas_jax.search.searcher import TRAIN, VALID, Searcher
 from bnas_jax.settings import OptimizerSettings, SearchSettings, Settings, TrainSettings
 from bnas_jax.training import optimizers, schedules
 from bnas_jax.training.schedules import Schedule
-from bnas_jax.training.steps import SearchStep, TrainStep
+from bnas_jax.training.search_step import SearchStep
+from bnas_jax.training.train_step import TrainStep
 
 # The streams of images of a run, each with random numbers of its own; see `image_seed`.
 TRAINING, ALPHA, VALIDATION = range(3)

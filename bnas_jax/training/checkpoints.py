@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import pathlib
 import re
 import shutil
@@ -21,10 +20,10 @@ from bnas_jax.runtime import devices, hosts
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import refit
+from bnas_jax.training.checkpoint_folder import METRIC, CheckpointFolder, say
 
 # The variables are a separate item of a checkpoint, so that evaluation restores them alone.
 VARIABLES = ("params", "batch_stats", "alphas")
-_METRIC = "top1"
 
 
 def _split(state) -> tuple[dict, dict]:
@@ -38,7 +37,7 @@ def _split(state) -> tuple[dict, dict]:
 
 
 def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
-    metric = lambda metrics: metrics[_METRIC]
+    metric = lambda metrics: metrics[METRIC]
     kept = [policies.LatestN(n=keep.keep_last)]
     if keep.keep_best:
         # Checkpoints within an epoch have no accuracy: they are kept as the last ones only.
@@ -57,7 +56,7 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-class Checkpoints:
+class Checkpoints(CheckpointFolder):
     """The checkpoints of one work directory; without settings, to read only."""
 
     def __init__(
@@ -66,7 +65,7 @@ class Checkpoints:
         settings: CheckpointSettings | None = None,
         where: Devices = devices.ONE,
     ):
-        self.directory = directory
+        super().__init__(directory)
         self._where = where
         self._keep = settings
         self._manager = None
@@ -95,7 +94,7 @@ class Checkpoints:
 
         # Orbax refuses to save a step twice, and deleting the old one first would leave nothing after a crash.
         if step in manager.all_steps():
-            hosts.on_first(lambda: self._put_by(step))
+            hosts.on_first(lambda: self._make_way(step))
             manager.reload()
 
         # A copy, as the next step reuses the state's buffers.
@@ -108,7 +107,7 @@ class Checkpoints:
             # NaN has no place in an order.
             if not math.isfinite(top1):
                 top1 = -math.inf
-            metrics = {_METRIC: top1}
+            metrics = {METRIC: top1}
 
         def write() -> None:
             manager.save(step, args=items, metrics=metrics)
@@ -133,6 +132,10 @@ class Checkpoints:
             # The new checkpoint is complete: the one that it replaces can go.
             if self._manager and hosts.is_first():
                 self._put_back()
+
+    def _make_way(self, step: int) -> None:
+        with self._room():
+            self._put_by(step)
 
     def last_before(self, step: int) -> int | None:
         """The newest checkpoint before a step, or None; those from that step on, of a run that diverged, are set aside."""
@@ -164,35 +167,6 @@ class Checkpoints:
                 f"cannot save a checkpoint in {self.directory} ({_first_line(error)}); make room there or mend it, the same"
                 f" command goes on from step {max(self.steps(), default=0)}"
             ) from error
-
-    @property
-    def _replaced(self) -> pathlib.Path:
-        """Where a checkpoint waits until the one that replaces it is on disk."""
-        return self.directory.with_name("checkpoints_replaced")
-
-    def _put_by(self, step: int) -> None:
-        with self._room():
-            self._replaced.mkdir(exist_ok=True)
-            current = self.directory / str(step)
-            os.rename(current, self._replaced / str(step))
-
-    def _put_back(self) -> None:
-        """Deletes checkpoints that have been replaced, and puts back those whose replacement was not finished."""
-        if not self._replaced.is_dir():
-            return
-        for path in self._replaced.iterdir():
-            replacement = self.directory / path.name
-            # Deleting comes after the new one is complete: a crash at any point leaves one of the two.
-            if replacement.exists():
-                shutil.rmtree(path)
-            else:
-                os.rename(path, replacement)
-        self._replaced.rmdir()
-
-    def steps(self) -> list[int]:
-        """The steps of all finished checkpoints, sorted; until a save has ended its folder has another name."""
-        names = [path.name for path in self.directory.glob("*")]
-        return sorted(int(name) for name in names if name.isdigit())
 
     def restore_state(self, shapes, changed: bool = False) -> Any | None:
         """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s.
@@ -233,25 +207,6 @@ class Checkpoints:
         assert restored is not None
         step, saved = restored
         return step, self._where.restored(saved["variables"])
-
-    def find(self, which: str) -> int:
-        """The step of the checkpoint that `which` names: `last`, `best` or a step. `UserError` where there is none."""
-        steps = self.steps()
-        if not steps:
-            raise UserError(
-                f"no checkpoint in {self.directory}; run train with this --workdir first"
-            )
-        if which == "best":
-            return self._best(steps)
-        if which == "last":
-            return steps[-1]
-        # The number of a step.
-        if not which.isdigit() or int(which) not in steps:
-            have = ", ".join(map(str, steps))
-            raise UserError(
-                f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}"
-            )
-        return int(which)
 
     def _check_disk(self, shapes) -> None:
         """`UserError` where the checkpoints that a run keeps will not fit on the disk."""
@@ -301,32 +256,6 @@ class Checkpoints:
                     f" there and {here} here; take the settings it was saved with, or another --workdir"
                 )
 
-    def _best(self, steps: list[int]) -> int:
-        """The step of the highest accuracy, the last of equals."""
-        scored = []
-        for step in steps:
-            score = self._score(step)
-            if score is not None:
-                scored.append((score, step))
-        if not scored:
-            raise UserError(
-                f"no checkpoint in {self.directory} has an accuracy yet; write last instead of best"
-            )
-        # Tuples compare by the accuracy, then by the step.
-        _, best = max(scored)
-        return best
-
-    def _score(self, step: int) -> float | None:
-        """The accuracy of a checkpoint, None where it has none that can be read."""
-        try:
-            metrics = json.loads(self._score_file(step).read_text())
-            return float(metrics[_METRIC])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _score_file(self, step: int) -> pathlib.Path:
-        return self.directory / str(step) / "metrics" / "metrics"
-
     def _newest(
         self, shapes: dict, steps: list[int], set_aside: bool, changed: bool = False
     ) -> tuple[int, dict] | None:
@@ -345,7 +274,7 @@ class Checkpoints:
                         self._manager.reload()
                 return step, restored
             damaged.append(step)
-            _say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
+            say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
         if not damaged:
             return None
         # All are damaged: beginning anew would lose a run that can perhaps be mended.
@@ -378,35 +307,6 @@ class Checkpoints:
         saved = refit.as_saved(wanted=shapes, saved=reader.metadata(folder).item_metadata.tree)
         restored = reader.restore(folder, self._where.restorable(saved))
         return refit.restructured(restored, wanted=shapes)
-
-    def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
-        """Moves checkpoints out of the way of those to come, deleting nothing."""
-        for step in steps:
-            checkpoint = self.directory / str(step)
-            target = self._move_aside(checkpoint, name=str(step))
-            _say(f"moved the {kind} checkpoint of step {step} to {target}")
-
-    def _set_scores_aside(self) -> None:
-        """Moves away accuracies that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
-        for step in self.steps():
-            if self._score_file(step).is_file() and self._score(step) is None:
-                target = self._move_aside(self._score_file(step), f"{step}.metrics")
-                _say(
-                    f"the accuracy noted with the checkpoint of step {step} cannot be read; moved it to {target}"
-                )
-
-    def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
-        """Moves a file or folder beside the checkpoints, under `name` or, where that is taken, with a number behind it."""
-        folder = self.directory.with_name("checkpoints_damaged")
-        folder.mkdir(exist_ok=True)
-        target = folder / name
-        number = 0
-        # The same step may have been damaged before.
-        while target.exists():
-            number += 1
-            target = folder / f"{name}.{number}"
-        os.rename(path, target)
-        return target
 
 
 def _expect_late_answers() -> None:
@@ -458,7 +358,3 @@ def _first_line(error: Exception) -> str:
     if not lines or re.search(r"<(bound|built-in|function|class|module|\S+ object)\b", lines[0]):
         return "its files cannot be read"
     return lines[0][:160]
-
-
-def _say(text: str) -> None:
-    print(f"bnas_jax: {text}", file=sys.stderr, flush=True)

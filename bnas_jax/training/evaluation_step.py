@@ -12,7 +12,7 @@ from flax import struct
 from bnas_jax.search.searcher import Searcher
 from bnas_jax.training.collectives import total
 from bnas_jax.training.losses import cross_entropy, hits
-from bnas_jax.training.steps import Batch
+from bnas_jax.training.step_parts import Batch
 
 
 @dataclasses.dataclass(frozen=True)

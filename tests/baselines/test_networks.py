@@ -14,7 +14,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes import SCHEMES, BiReal, Float, ReActNet, Xnor, XnorPlusPlus
 from bnas_jax.networks import NETWORKS
 from bnas_jax.training.optimizers import latent_sgd
-from bnas_jax.training.steps import TrainStep
+from bnas_jax.training.train_step import TrainStep
 from configs import baselines
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -20,8 +20,8 @@ from bnas_jax.interop import load_published
 from bnas_jax.search import Darts, Gdas, Random, Snas, gumbel
 from bnas_jax.search.costs import Costs
 from bnas_jax.training.optimizers import alphas_adam, latent_sgd
+from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import search_state_of
-from bnas_jax.training.steps import SearchStep
 
 pytestmark = pytest.mark.long
 

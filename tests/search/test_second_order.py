@@ -16,7 +16,7 @@ from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Darts, darts
 from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.optimizers import latent_sgd, on_latents, project_params
-from bnas_jax.training.steps import SearchStep
+from bnas_jax.training.search_step import SearchStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

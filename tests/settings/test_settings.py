@@ -21,7 +21,8 @@ from bnas_jax.search import SEARCHERS, Progress, Searcher
 from bnas_jax.settings import entries, recipes, template
 from bnas_jax.settings.schema import TASKS
 from bnas_jax.training import build
-from bnas_jax.training.steps import SearchStep, TrainStep
+from bnas_jax.training.search_step import SearchStep
+from bnas_jax.training.train_step import TrainStep
 from configs import ablations, baselines, search, train
 
 CONVENTIONS = ("paper", "release", "meant")

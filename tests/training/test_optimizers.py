@@ -16,7 +16,8 @@ from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas
 from bnas_jax.training import build, optimizers
 from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd, on_latent_modules
-from bnas_jax.training.steps import SearchStep, TrainStep
+from bnas_jax.training.search_step import SearchStep
+from bnas_jax.training.train_step import TrainStep
 from configs import search, train
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.3

@@ -10,7 +10,7 @@ from bnas_jax.baselines.nin import LEAST_SCALE
 from bnas_jax.interop.published import load_published
 from bnas_jax.training.optimizers import latent_adam
 from bnas_jax.training.state import train_state_of
-from bnas_jax.training.steps import TrainStep
+from bnas_jax.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -20,8 +20,9 @@ from bnas_jax.search import Bnas, Darts, Gdas, Random, Searcher, Snas, Stage
 from bnas_jax.search.searcher import ALPHAS, TRAIN, VALID, WEIGHTS
 from bnas_jax.training.evaluation_step import EvaluationStep
 from bnas_jax.training.losses import cross_entropy, hits
+from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import SearchState, Sums, TrainState, train_state_of
-from bnas_jax.training.steps import SearchStep, TrainStep
+from bnas_jax.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

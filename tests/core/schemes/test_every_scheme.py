@@ -19,8 +19,9 @@ from bnas_jax.core.shared_edges import joins
 from bnas_jax.data.batches import load_data
 from bnas_jax.settings import from_config, template
 from bnas_jax.training import build
+from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import Sums
-from bnas_jax.training.steps import SearchStep, TrainStep
+from bnas_jax.training.train_step import TrainStep
 from configs import search, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

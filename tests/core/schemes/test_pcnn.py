@@ -18,7 +18,7 @@ from bnas_jax.core.schemes import Pcnn
 from bnas_jax.core.schemes.pcnn import ClosedForms, SharedKernels, projected
 from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.optimizers import latent_sgd
-from bnas_jax.training.steps import TrainStep
+from bnas_jax.training.train_step import TrainStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

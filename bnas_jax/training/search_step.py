@@ -1,13 +1,12 @@
-"""The steps of training and search: frozen dataclasses, called as `step(state, batches)` under `jax.jit`.
+"""The step of the search: a frozen dataclass, called as `step(state, batches)` under `jax.jit`.
 
-A step is written for one device and its part of the batch, with the name of a mapped axis to average over.
+It is written for one device and its part of the batches, with the name of a mapped axis to average over.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,124 +15,16 @@ from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
 from bnas_jax.training import state as state_lib
 from bnas_jax.training.collectives import average
-from bnas_jax.training.divergence import watch
 from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.optimizers import check_latents
 from bnas_jax.training.state import (
     STEPS,
     SearchState,
-    TrainState,
     initial_variables,
     run_key,
     search_state_of,
-    train_state_of,
 )
-
-Batch = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainStep:
-    """One step of the final network: `step(state, batch) -> state`, batch {"image": NHWC, "label": (N,)}.
-
-    optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
-    label_smoothing: see `losses.cross_entropy`. drop_path: the rate of the last epoch, to which it grows linearly.
-    auxiliary_weight: of the loss at an auxiliary classifier, where the network has one (DARTS).
-    num_epochs, steps_per_epoch: of the training.
-    microbatches: equal parts of the batch that go through the network one after the other; their gradients are averaged.
-    axis: the mapped axis of several devices, to average over.
-
-    Raises `UserError` for an optimizer that would leave latent weights unprojected.
-
-    >>> genotype = bnas.load_genotype("latest_cell")
-    >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
-    >>> step = bnas.TrainStep(network, bnas.latent_sgd(0.1))
-    >>> initial = jax.eval_shape(lambda: step.init(image_shape=(8, 8, 1)))
-    >>> initial.params["classifier"]["kernel"].shape
-    (128, 10)
-    """
-
-    network: nn.Module
-    optimizer: optax.GradientTransformation
-    label_smoothing: float = 0.0
-    drop_path: float = 0.0
-    auxiliary_weight: float = 0.4
-    num_epochs: int = 1
-    steps_per_epoch: int = 1
-    microbatches: int = 1
-    axis: str | None = None
-
-    def __post_init__(self):
-        check_latents(self.optimizer, self.network.scheme)
-
-    def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
-        """The state of a new training. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
-        variables = initial_variables(self.network, image_shape, seed=seed)
-        dtype = self.network.arithmetic.dtype
-        return train_state_of(variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype)
-
-    def __call__(self, state: TrainState, batch: Batch) -> TrainState:
-        # Forward and backward, microbatch by microbatch, and the mean over the devices.
-        gradient = lambda part, number: self._gradient(state, part, number)
-        results = accumulate(gradient, batch, parts=self.microbatches)
-        batch_stats, grads, loss, correct = average(results, self.axis)
-
-        # The update; latent weights are projected by the last link of the optimizer's chain.
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, params=state.params)
-        step = state.step + 1
-        params = optax.apply_updates(state.params, updates)
-
-        noted = _noted(self, state, grads=grads, loss=loss, correct=correct, batch=batch)
-        return state.replace(
-            step=step,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            **noted,
-        )
-
-    def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
-        """(batch statistics, gradients, loss, hits) of a microbatch. number: of the microbatch in the batch."""
-        options = self._random_options(state, number)
-        labels = batch["label"]  # [N]
-
-        def loss_of(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            mutable = ["batch_stats", "auxiliary"]
-            logits, new = self.network.apply(  # [N, classes]
-                variables, batch["image"], train=True, mutable=mutable, **options
-            )
-            loss = jnp.mean(cross_entropy(logits, labels, smoothing=self.label_smoothing))
-
-            # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
-            for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
-                extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
-                loss += self.auxiliary_weight * jnp.mean(extra)
-
-            correct = jnp.sum(hits(logits, labels))
-            return loss, (new.get("batch_stats", {}), correct)
-
-        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (batch_stats, correct)), grads = value_and_grad(state.params)
-        return batch_stats, grads, loss, correct
-
-    def _random_options(self, state: TrainState, number) -> dict:
-        """What a network's random numbers come from, and the rate of drop-path, where there is any.
-
-        That grows linearly with the epoch, from 0 (docs/conventions.md).
-        """
-        # A key for each step and, where there are several, each microbatch.
-        key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
-        if self.microbatches > 1:
-            key = jax.random.fold_in(key, number)
-        if self.drop_path == 0:
-            return {"rngs": {"dropout": key}}
-        # The rate is constant within an epoch.
-        epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
-        # Whoever makes more steps than the training has keeps its last rate.
-        rate = self.drop_path * epoch / self.num_epochs
-        rate = jnp.minimum(rate, self.drop_path)
-        return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}
+from bnas_jax.training.step_parts import Batch, accumulate, noted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,10 +110,10 @@ class SearchStep:
             )
             params = optax.apply_updates(state.params, updates)
 
-            noted = _noted(
+            aside = noted(
                 self, state, grads=gradients[WEIGHTS], loss=loss, correct=correct, batch=batch
             )
-            state = state.replace(params=params, opt_state=opt_state, **noted)
+            state = state.replace(params=params, opt_state=opt_state, **aside)
 
         # A step ends with its last stage.
         if index == len(self.searcher.stages) - 1:
@@ -353,55 +244,3 @@ class SearchStep:
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key}}
-
-
-def accumulate(function: Callable, batch: Any, parts: int) -> Any:
-    """The mean of the results of `function(part, number)`, called for each of `parts` equal parts of a batch in turn.
-
-    batch: a tree of arrays (N, ...), N divisible by `parts`. Every part starts from the same running statistics, so that the
-    mean of the statistics among the results is one update of them.
-    """
-    if parts == 1:
-        return function(batch, 0)
-    in_parts = lambda x: x.reshape(parts, -1, *x.shape[1:])
-    divided = jax.tree.map(in_parts, batch)  # [parts, N / parts, ...]
-    numbers = jnp.arange(parts)
-
-    # Zeros of the result's shapes, which are found without computing anything.
-    first = jax.tree.map(lambda x: x[0], (divided, numbers))
-    shapes = jax.eval_shape(function, *first)
-    zero = lambda s: jnp.zeros(s.shape, s.dtype)
-    zeros = jax.tree.map(zero, shapes)
-
-    # A scan holds the activations of one part at a time, which is what microbatches are for.
-    def add(sums, numbered):
-        return jax.tree.map(jnp.add, sums, function(*numbered)), None
-
-    sums, _ = jax.lax.scan(add, init=zeros, xs=(divided, numbers))
-    return jax.tree.map(lambda s: s / parts, sums)
-
-
-def _noted(
-    step: TrainStep | SearchStep,
-    state: TrainState | SearchState,
-    *,
-    grads: Any,
-    loss: jax.Array,
-    correct: jax.Array,
-    batch: Batch,
-) -> dict[str, Any]:
-    """What a state notes of a step of the weights: sums for the epoch's record, and the sizes of the gradients.
-
-    loss, correct: means over microbatches and devices.
-    """
-    devices = 1
-    if step.axis is not None:
-        devices = jax.lax.axis_size(step.axis)
-    examples = batch["label"].shape[0] * devices
-    # A mean of counts, back to the count, which is whole.
-    correct = jnp.round(correct * step.microbatches * devices)
-    sums = state.sums.add(loss=loss, correct=correct, examples=examples)
-    guard = state.guard
-    if guard is not None:
-        guard = watch(guard, grads=grads, step=state.step)
-    return {"sums": sums, "guard": guard}

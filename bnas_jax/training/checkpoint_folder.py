@@ -1,0 +1,130 @@
+"""The folder of a run's checkpoints as files: which steps it has, which is best, and what is moved out of the way."""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+from bnas_jax.core.errors import UserError
+
+METRIC = "top1"
+
+
+class CheckpointFolder:
+    """DIRECTORY/STEP for each checkpoint that is finished, as Orbax lays them out. Nothing here reads their arrays.
+
+    Damaged checkpoints go to `checkpoints_damaged` beside the directory; one that is being replaced waits in
+    `checkpoints_replaced` until the new one is complete.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+
+    def steps(self) -> list[int]:
+        """The steps of all finished checkpoints, sorted; until a save has ended its folder has another name."""
+        names = [path.name for path in self.directory.glob("*")]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def find(self, which: str) -> int:
+        """The step of the checkpoint that `which` names: `last`, `best` or a step. `UserError` where there is none."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(
+                f"no checkpoint in {self.directory}; run train with this --workdir first"
+            )
+        if which == "best":
+            return self._best(steps)
+        if which == "last":
+            return steps[-1]
+        # The number of a step.
+        if not which.isdigit() or int(which) not in steps:
+            have = ", ".join(map(str, steps))
+            raise UserError(
+                f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}"
+            )
+        return int(which)
+
+    def _best(self, steps: list[int]) -> int:
+        """The step of the highest accuracy, the last of equals."""
+        scored = []
+        for step in steps:
+            score = self._score(step)
+            if score is not None:
+                scored.append((score, step))
+        if not scored:
+            raise UserError(
+                f"no checkpoint in {self.directory} has an accuracy yet; write last instead of best"
+            )
+        # Tuples compare by the accuracy, then by the step.
+        _, best = max(scored)
+        return best
+
+    def _score(self, step: int) -> float | None:
+        """The accuracy of a checkpoint, None where it has none that can be read."""
+        try:
+            metrics = json.loads(self._score_file(step).read_text())
+            return float(metrics[METRIC])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _score_file(self, step: int) -> pathlib.Path:
+        return self.directory / str(step) / "metrics" / "metrics"
+
+    @property
+    def _replaced(self) -> pathlib.Path:
+        """Where a checkpoint waits until the one that replaces it is on disk."""
+        return self.directory.with_name("checkpoints_replaced")
+
+    def _put_by(self, step: int) -> None:
+        """Moves a checkpoint out of the way of the one that will replace it."""
+        self._replaced.mkdir(exist_ok=True)
+        current = self.directory / str(step)
+        os.rename(current, self._replaced / str(step))
+
+    def _put_back(self) -> None:
+        """Deletes checkpoints that have been replaced, and puts back those whose replacement was not finished."""
+        if not self._replaced.is_dir():
+            return
+        for path in self._replaced.iterdir():
+            replacement = self.directory / path.name
+            # Deleting comes after the new one is complete: a crash at any point leaves one of the two.
+            if replacement.exists():
+                shutil.rmtree(path)
+            else:
+                os.rename(path, replacement)
+        self._replaced.rmdir()
+
+    def _set_aside(self, steps: list[int], kind: str = "damaged") -> None:
+        """Moves checkpoints out of the way of those to come, deleting nothing."""
+        for step in steps:
+            checkpoint = self.directory / str(step)
+            target = self._move_aside(checkpoint, name=str(step))
+            say(f"moved the {kind} checkpoint of step {step} to {target}")
+
+    def _set_scores_aside(self) -> None:
+        """Moves away accuracies that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
+        for step in self.steps():
+            if self._score_file(step).is_file() and self._score(step) is None:
+                target = self._move_aside(self._score_file(step), f"{step}.metrics")
+                say(
+                    f"the accuracy noted with the checkpoint of step {step} cannot be read; moved it to {target}"
+                )
+
+    def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
+        """Moves a file or folder beside the checkpoints, under `name` or, where that is taken, with a number behind it."""
+        folder = self.directory.with_name("checkpoints_damaged")
+        folder.mkdir(exist_ok=True)
+        target = folder / name
+        number = 0
+        # The same step may have been damaged before.
+        while target.exists():
+            number += 1
+            target = folder / f"{name}.{number}"
+        os.rename(path, target)
+        return target
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(f"bnas_jax: {text}", file=sys.stderr, flush=True)
