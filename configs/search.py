@@ -4,7 +4,7 @@
 
 | variant | data | cost | result |
 |---|---|---|---|
-| digits | embedded, 8x8 | two minutes on 2 CPU cores | a cell that trains to about 99 % (see docs/results.md) |
+| digits | embedded, 8x8 | three minutes on 2 CPU cores | a cell that trains to about 99 % (see docs/results.md) |
 | cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
 | digits_SEARCHER, cifar10_SEARCHER | as above | not measured | none measured |
 
@@ -138,7 +138,7 @@ SEARCHERS: dict[str, Callable] = {
 
 
 def digits(config) -> None:
-    """A search that a laptop ends in a minute or two: fewer, narrower cells and epochs, faster alphas."""
+    """A search that a laptop ends in a few minutes: fewer, narrower cells and epochs, faster alphas."""
     config.dataset.name = "digits"
     config.num_epochs = 15
     config.batch_size = 64

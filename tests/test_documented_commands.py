@@ -5,6 +5,7 @@ test_tutorials.py. Commands in `ELSEWHERE` are only parsed (test_documentation.p
 named there.
 """
 
+import json
 import pathlib
 import shutil
 
@@ -38,6 +39,18 @@ CELLS = {"search": 3, "train": 2, "cost": 2}
 # What makes training on a baseline small.
 NARROW = ["--config.network.width=2", "--config.network.blocks=1,1"]
 FEW_TYPES = "--config.network.layer_types=none,bin_conv_3x3"
+
+
+# What the object of a command tells, among other things.
+TOLD = {
+    "search": "genotype",
+    "derive": "genotype",
+    "draw": "out",
+    "train": "top1",
+    "evaluate": "top1",
+    "cost": "flops",
+    "data": "num_examples",
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +119,24 @@ def commands_here(document: pathlib.Path) -> list[list[str]]:
     return [words for words in commands(document) if not is_elsewhere(words)]
 
 
-def follow(document: pathlib.Path, capfd) -> None:
-    """Runs the commands of a document."""
+def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
+    """Runs the commands of a document; (command, the JSON object that it ends with) of each."""
+    ended = []
     for words in commands_here(document):
         # A folder that hosts share is one of the test's.
         here = [word.replace("=/shared/", "=shared/") for word in words]
-        assert run([*here, *additions(words)]) == 0, f"{words}: {capfd.readouterr().err}"
+        code, printed = run([*here, *additions(words)]), capfd.readouterr()
+        assert code == 0, f"{words}: {printed.err}"
+        ended.append((words[0], json.loads(printed.out.splitlines()[-1])))
+    return ended
 
 
 @pytest.mark.long
 def test_the_commands_of_the_readme(folder, capfd):
-    follow(README, capfd)
+    ended = follow(README, capfd)
+    assert [command for command, _ in ended] == ["search", "draw", "train", "evaluate", "cost"]
+    results = dict(ended)
+    assert results["evaluate"]["top1"] == results["train"]["top1"]
     assert (folder / "runs" / "cell.svg").is_file()
 
 
@@ -135,4 +155,5 @@ def test_the_commands_of_the_documents(document, folder, searched, capfd):
         words[0] == "search" and "--workdir=runs/search" in words for words in commands(document)
     ):
         shutil.copytree(searched, folder / "runs" / "search")
-    follow(document, capfd)
+    for command, result in follow(document, capfd):
+        assert TOLD[command] in result, (command, result)

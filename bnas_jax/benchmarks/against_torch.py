@@ -28,8 +28,8 @@ def benchmark(
 ) -> dict:
     """Both steps' times in seconds and, under "ratio", PyTorch's over ours in each turn, on noise of this size.
 
-    From the same weights both have to have the same loss, or there is an AssertionError. Raises `UserError` for a run that was
-    not written in PyTorch, and where PyTorch is not installed.
+    Before that, both compute the loss of the same images with the same weights; it is an AssertionError if the losses differ.
+    Raises `UserError` for a run that was not written in PyTorch, and where PyTorch is not installed.
     """
     network, scheme = _known(run)
     # Known to be there now.
@@ -72,8 +72,8 @@ def _known(run: SearchSettings | TrainSettings) -> tuple[ResNet18, Xnor]:
     if type(network) is not ResNet18 or type(scheme) is not Xnor or not _is_known(run):
         raise UserError(
             "--against=torch compares one training alone: write benchmark train --config=configs/baselines.py:resnet18 "
-            "--against=torch, on a CPU; of its settings config.batch_size, config.network.width and "
-            "config.scheme.activation_scale may change"
+            "--against=torch, on a CPU; of its settings config.batch_size, config.network.width, "
+            "config.network.blocks and config.scheme.activation_scale may change"
         )
     if importlib.util.find_spec("torch") is None:
         raise UserError("--against=torch needs PyTorch: pip install torch")

@@ -51,10 +51,10 @@ class Steps:
 # On CPU, XLA's new library YNNPACK takes twice as long as Eigen for gradients of kernels with few channels (64x32x32x36, 3x3:
 # 62 ms and 23), so that convolutions are taken from it: 4.8 s a BNAS-A step with, 3.4 s without. LLVM's level 2 in place of 3
 # compiles a search step in four fifths of the processor time, and the step takes as long.
-_LEVEL = "xla_backend_optimization_level"
-_ON_CPU = {
+LEVEL = "xla_backend_optimization_level"
+ON_CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-    _LEVEL: 2,
+    LEVEL: 2,
 }
 
 
@@ -62,10 +62,10 @@ def step_options() -> dict | None:
     """Options of XLA for steps, None for XLA's defaults."""
     if jax.default_backend() != "cpu":
         return None
-    options = {name: value for name, value in _ON_CPU.items() if _is_known(name, value)}
+    options = {name: value for name, value in ON_CPU.items() if _is_known(name, value)}
     # This option of JAX sets level 0, which a level given here would override.
     if jax.config.values["jax_disable_most_optimizations"]:
-        options.pop(_LEVEL, None)
+        options.pop(LEVEL, None)
     return options
 
 
