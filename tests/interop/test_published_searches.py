@@ -1,7 +1,7 @@
 """Steps of searches against those of the published codes, on their supernets, with the noise that they drew.
 
-Operation by operation but for the second order, as compiling a supernet of DARTS's layer types takes longer than the step. Numbers were computed in
-double precision; ours in float32 lie within 1e-4 of the largest entry.
+Operation by operation but for the second order, as compiling a supernet of DARTS's layer types takes longer than the step.
+Numbers were computed in double precision; ours in float32 lie within 1e-4 of the largest entry.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ def second_order(request, reference):
     arrays = arrays_of(reference, "darts_second_order_c4_l3")
     model, variables = load_published("darts_second_order_c4_l3", arrays)
 
-    # As one program: the difference of the case `decay` lies beside a kink, from which rounding in single operations leads away.
+    # As one program: the difference in the case `decay` lies so near a kink that the rounding of single operations crosses it.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def stage(state, decay, batches):
         return second_order_step(arrays, model, request.param, decay).stage(0, state, batches)
