@@ -30,7 +30,7 @@ from bnas_jax.settings import template
 from bnas_jax.study import Row, Study
 from configs import baselines, search, train
 
-SEARCHERS = ("bnas", "darts", "snas", "gdas", "random")
+SEARCHERS = ("bnas", "darts", "snas", "gdas", "random", "random_trained")
 RANDOM_CELLS = 20
 # Of the trainings of all studies but `digits`: half of what the digits presets have.
 EPOCHS = 20

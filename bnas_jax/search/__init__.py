@@ -4,6 +4,7 @@ from bnas_jax.search.bnas import Bnas
 from bnas_jax.search.darts import Darts
 from bnas_jax.search.gdas import Gdas
 from bnas_jax.search.random import Random
+from bnas_jax.search.random_trained import RandomTrained
 from bnas_jax.search.searcher import Progress, Searcher, Stage
 from bnas_jax.search.snas import Snas
 
@@ -13,6 +14,18 @@ SEARCHERS: dict[str, type[Searcher]] = {
     "snas": Snas,
     "gdas": Gdas,
     "random": Random,
+    "random_trained": RandomTrained,
 }
 
-__all__ = ["SEARCHERS", "Bnas", "Darts", "Gdas", "Progress", "Random", "Searcher", "Snas", "Stage"]
+__all__ = [
+    "SEARCHERS",
+    "Bnas",
+    "Darts",
+    "Gdas",
+    "Progress",
+    "Random",
+    "RandomTrained",
+    "Searcher",
+    "Snas",
+    "Stage",
+]

@@ -108,6 +108,14 @@ class Searcher:
         return 0.0
 
     @property
+    def restart_epochs(self) -> int | None:
+        """After so many epochs, again and again, weights begin anew and `init` draws another alpha. None: never.
+
+        Such a search is validated at the end of each of these periods, and the learning rate falls within each.
+        """
+        return None
+
+    @property
     def second_order(self) -> bool:
         """Whether `gradient` takes second derivatives, so that it needs the losses of the plain arithmetic."""
         return False

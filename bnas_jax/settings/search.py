@@ -160,6 +160,14 @@ class SearchSettings(RunSettings):
         )
         require(self.network.edges != "chosen" or searcher.one_layer, message)
 
+        period = searcher.restart_epochs or 1
+        nearest = period * max(round(self.num_epochs / period), 1)
+        message = (
+            f"config.num_epochs={self.num_epochs} must be a multiple of the {period} epochs after which the searcher begins"
+            f" anew: write config.num_epochs={nearest}"
+        )
+        require(self.num_epochs % period == 0, message)
+
         # Without validation no epoch is the best.
         validated = searcher.has_alphas and searcher.train_share < 1
         instead = ""

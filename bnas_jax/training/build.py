@@ -305,11 +305,12 @@ def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
         )
         return rate
 
-    # A search anneals its rate by half a cosine, constant within each epoch.
+    # A search anneals its rate by half a cosine, constant within each epoch; where weights begin anew, so does the rate.
     weights = run.weights
+    num_epochs = run.searcher.restart_epochs or run.num_epochs
     rate = schedules.cosine(
         high=weights.learning_rate,
         low=weights.min_learning_rate,
-        steps=run.num_epochs * steps_per_epoch,
+        steps=num_epochs * steps_per_epoch,
     )
     return schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)

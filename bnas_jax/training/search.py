@@ -20,7 +20,7 @@ from bnas_jax.training import build
 from bnas_jax.training.build import Program
 from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
-from bnas_jax.training.state import CANDIDATES, SearchState, Sums, run_key
+from bnas_jax.training.state import ALPHAS, CANDIDATES, SearchState, Sums, run_key
 from bnas_jax.training.task import BetweenBatches, Task, run_task
 from bnas_jax.training.workdir import WorkDir, whole, write_json
 from bnas_jax.workdir.history import HISTORY
@@ -68,10 +68,15 @@ class SearchTask(Task):
         )
 
     def finish_epoch(self, state: SearchState, epoch: int, between_batches: BetweenBatches):
+        # What restarts is compared at the end of each of its periods.
+        period = self.searcher.restart_epochs
+        period_ends = period is not None and (epoch + 1) % period == 0
+        is_validated = self.evaluator is not None and (period is None or period_ends)
+
         valid: dict[str, Any] = {"top1": None}
         # An epoch that is not validated has ended, too: -inf, as NaN marks one that is still to come.
         top1 = -math.inf
-        if self.evaluator is not None:
+        if is_validated:
             valid = self.evaluator(state.variables, epoch=epoch, between_batches=between_batches)
             top1 = valid["top1"]
         record = self.record(state, epoch, result=valid)
@@ -87,7 +92,20 @@ class SearchTask(Task):
             valid_top1=state.valid_top1.at[epoch].set(top1),
         )
         write_history(self.workdir, state, epoch)
+        if period_ends and epoch + 1 < self.run.num_epochs:
+            state = self._restarted(state, number=(epoch + 1) // period)
         return state, record, valid["top1"]
+
+    def _restarted(self, state: SearchState, *, number: int) -> SearchState:
+        """The state with the run's first weights and another alpha. number: of the restart, from 1 on."""
+        first = self.first_state()
+        key = jax.random.fold_in(run_key(self.run.seed, ALPHAS), number)
+        return state.replace(
+            params=first.params,
+            batch_stats=first.batch_stats,
+            opt_state=first.opt_state,
+            alphas=self.searcher.init(key, self.program.model.arithmetic.dtype),
+        )
 
     def _describe(self, state: SearchState, epoch: int) -> dict[str, Any]:
         """The part of an epoch's record that only a search has: of alpha, and the temperature of the epoch."""

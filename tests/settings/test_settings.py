@@ -90,7 +90,14 @@ def value_at(run, name: str):
 def test_the_presets_are_those_promised():
     assert set(train.VARIANTS) == {"digits", *CIFAR, *IMAGENET}
     assert set(ablations.ABLATIONS) == set(ABLATED)
-    assert set(search.SEARCHERS) == {"darts", "darts_second", "snas", "gdas", "random"}
+    assert set(search.SEARCHERS) == {
+        "darts",
+        "darts_second",
+        "snas",
+        "gdas",
+        "random",
+        "random_trained",
+    }
 
 
 @pytest.mark.parametrize("preset", PRESETS)

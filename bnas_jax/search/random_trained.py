@@ -1,0 +1,64 @@
+"""Random search by training: the best of a few random cells, each trained for a few epochs from fresh weights.
+
+The baseline of DARTS's comparison (arXiv 1806.09055, Table 1), which took 24 cells and 100 epochs each.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.alphas import Alphas
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.layers import learnable_share
+from bnas_jax.search.random import genotype_of, sample
+from bnas_jax.search.searcher import TRAIN, WEIGHTS, Progress, Searcher, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomTrained(Searcher):
+    """Trains one random cell after the other, and validates each at the end of its training.
+
+    candidate_epochs: of each training. A search of `num_epochs` trains num_epochs / candidate_epochs cells, all from the same
+    first weights, each with the whole schedule of the learning rate.
+
+    alpha is what `random.sample` draws, 1 at the two edges of each node and 0 elsewhere: the weights of the cell that is
+    trained. No step moves it; after each training the next cell takes its place.
+    """
+
+    candidate_epochs: int = 5
+
+    stages: ClassVar[tuple[Stage, ...]] = (Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),)
+    one_layer: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.candidate_epochs < 1:
+            raise UserError(
+                f"config.searcher.candidate_epochs must be at least 1, got {self.candidate_epochs}"
+            )
+
+    @property
+    def restart_epochs(self) -> int:
+        """A cell is trained for that long."""
+        return self.candidate_epochs
+
+    def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
+        """The weights of a random cell, shapes as alpha of other searchers."""
+        drawn = sample(key, len(self.layer_types))
+        return {name: drawn[name].astype(dtype) for name in self.searched}
+
+    def weights(self, alphas: Alphas, key, progress: Progress | None) -> dict[str, jax.Array]:
+        """Those of the cell that is trained: nothing is relaxed."""
+        del key, progress
+        return dict(alphas)
+
+    def derive(self, alphas: Alphas) -> Genotype:
+        """The genotype of the cell that was trained."""
+        return genotype_of(alphas, self.layer_types)
+
+    def record(self, alphas: Alphas) -> dict:
+        """The cell that was trained."""
+        genotype = self.derive(alphas)
+        return {"learnable_share": learnable_share(genotype), "genotype": genotype.to_dict()}

@@ -1,0 +1,135 @@
+"""Random search that trains each candidate: whole runs, whose weights begin anew between epochs."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from counted_runs import same
+from small_runs import DRAWN, SIZES, read, records
+from work_directories import arrays
+
+from bnas_jax import settings
+from bnas_jax.__main__ import run as command
+from bnas_jax.core.errors import UserError
+from bnas_jax.search import RandomTrained
+from bnas_jax.search.random import genotype_of, sample
+from bnas_jax.training import build
+from bnas_jax.training.state import initial_variables
+from configs import search as presets
+
+STEPS = 14  # an epoch: half of 1,437 examples in batches of 50
+TYPES = ("none", "bin_conv_3x3")
+
+
+def arguments(workdir) -> list[str]:
+    """Two candidates of one epoch each, with a save in the middle of the second."""
+    return [
+        "search",
+        "--config=search:digits_random_trained",
+        f"--workdir={workdir}",
+        *SIZES,
+        *DRAWN,
+        "--config.network.num_cells=3",
+        f"--config.network.layer_types={TYPES}",
+        "--config.batch_size=50",
+        "--config.searcher.candidate_epochs=1",
+        "--config.checkpoint_every_steps=10",
+        "--config.checkpoint.keep_last=4",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, quick_compilation, own_compilation_cache):
+    """The work directory of a search."""
+    workdir = tmp_path_factory.mktemp("random") / "run"
+    assert command(arguments(workdir)) == 0
+    return workdir
+
+
+def test_each_candidate_is_validated_after_its_training_and_the_best_is_taken(finished):
+    with np.load(finished / "alphas.npz") as stored:
+        history = {name: stored[name] for name in ("normal", "reduce")}
+        valid_top1 = stored["valid_top1"]
+
+    # Row 0 is the first candidate before its epoch, row 1 after it.
+    assert np.array_equal(history["normal"][0], history["normal"][1])
+    assert not np.array_equal(history["normal"][1], history["normal"][2])
+
+    # Each epoch's record has its cell, and the best of them is that of the search.
+    written = records(finished)
+    assert np.allclose(valid_top1, [record["valid_top1"] for record in written])
+    for epoch, record in enumerate(written):
+        weights = {name: rows[epoch + 1] for name, rows in history.items()}
+        assert record["genotype"] == genotype_of(weights, TYPES).to_dict()
+    best = written[int(np.argmax(valid_top1))]
+    found = read(finished / "genotype.json")
+    assert {name: found[name] for name in ("normal", "reduce")} == best["genotype"]
+
+
+def test_the_next_candidate_begins_with_the_first_weights_and_trains(finished):
+    run = settings.from_config(read(finished / "config.json"))
+    model = build.supernet(run, num_classes=10)
+    first = jax.device_get(initial_variables(model, (8, 8, 1), seed=run.seed))
+
+    between = arrays(finished, STEPS)
+    assert same(between["variables"]["params"], first["params"])
+    assert same(between["variables"]["batch_stats"], first["batch_stats"])
+    moments = jax.tree.leaves(between["rest"]["opt_state"])
+    assert not any(np.any(value) for value in moments)
+
+    last = arrays(finished, 2 * STEPS)
+    assert not same(last["variables"]["params"], first["params"])
+
+
+def test_a_search_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    # As if it had been killed after its first save, before the first candidate had ended.
+    saved = {path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert saved == {"10", "14", "20", "28"}
+    for path in (workdir / "checkpoints").iterdir():
+        if path.name != "10":
+            shutil.rmtree(path)
+    for name in ("summary.json", "genotype.json", "alphas.npz", "metrics.jsonl"):
+        (workdir / name).unlink()
+
+    assert command(arguments(workdir)) == 0
+
+    assert same(arrays(workdir, 2 * STEPS), arrays(finished, 2 * STEPS))
+    assert records(workdir) == records(finished)
+    assert read(workdir / "genotype.json") == read(finished / "genotype.json")
+
+
+def test_the_learning_rate_falls_within_each_training():
+    config = presets.get_config("digits_random_trained")
+    long = settings.from_config(config)
+    config.num_epochs = config.searcher.candidate_epochs
+    short = settings.from_config(config)
+    steps = np.arange(3 * 7)
+    expected = [float(build.learning_rate(short, 7)(step)) for step in steps]
+    found = [float(build.learning_rate(long, 7)(step)) for step in steps]
+    assert found == expected and found[0] > found[7] > found[14]
+
+
+def test_a_candidate_is_a_cell_of_the_grammar_whose_weights_no_relaxation_changes():
+    searcher = RandomTrained(layer_types=TYPES)
+    alphas = searcher.init(jax.random.key(3), jnp.float32)
+    drawn = sample(jax.random.key(3), len(TYPES))
+    assert all(np.array_equal(alphas[name], drawn[name]) for name in ("normal", "reduce"))
+    assert searcher.weights(alphas, None, None) == alphas
+    assert searcher.derive(alphas) == genotype_of(drawn, TYPES)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"candidate_epochs": 0}, "config.searcher.candidate_epochs must be at least 1, got 0"),
+        ({"candidate_epochs": 4}, "write config.num_epochs=16"),
+    ],
+)
+def test_epochs_that_do_not_fit_are_refused(changed, message):
+    config = presets.get_config("digits_random_trained")
+    config.searcher.update(changed)
+    with pytest.raises(UserError, match=message):
+        settings.from_config(config)
