@@ -69,14 +69,13 @@ class SearchTask(Task):
 
     def finish_epoch(self, state: SearchState, epoch: int, between_batches: BetweenBatches):
         # What restarts is compared at the end of each of its periods.
-        period = self.searcher.restart_epochs
-        period_ends = period is not None and (epoch + 1) % period == 0
-        is_validated = self.evaluator is not None and (period is None or period_ends)
+        period = self.searcher.restart_epochs or 1
+        period_ends = (epoch + 1) % period == 0
 
         valid: dict[str, Any] = {"top1": None}
         # An epoch that is not validated has ended, too: -inf, as NaN marks one that is still to come.
         top1 = -math.inf
-        if is_validated:
+        if self.evaluator is not None and period_ends:
             valid = self.evaluator(state.variables, epoch=epoch, between_batches=between_batches)
             top1 = valid["top1"]
         record = self.record(state, epoch, result=valid)
@@ -92,7 +91,8 @@ class SearchTask(Task):
             valid_top1=state.valid_top1.at[epoch].set(top1),
         )
         write_history(self.workdir, state, epoch)
-        if period_ends and epoch + 1 < self.run.num_epochs:
+        # After the last epoch, too: the run may go on with more of them.
+        if self.searcher.restart_epochs is not None and period_ends:
             state = self._restarted(state, number=(epoch + 1) // period)
         return state, record, valid["top1"]
 
