@@ -16,6 +16,7 @@ from bnas_jax.plan import compiled_text, movement
 from bnas_jax.plan.absent import AbsentDevices, check, devices_of
 from bnas_jax.plan.machines import Machine
 from bnas_jax.plan.movement import Buffer, Message, Move
+from bnas_jax.plan.products import products
 from bnas_jax.plan.roofline import Work
 from bnas_jax.runtime.compiling import Call
 from bnas_jax.settings import SearchSettings, TrainSettings
@@ -50,8 +51,8 @@ class Memory:
 class Compiled:
     """One program for one chip of the machine.
 
-    work: operations by XLA's count, which has each loop once; bytes moved in the main memory and sent. accessed: bytes by XLA's
-    count, on-chip memory included. useful: bytes moved without padding. kernels: kind of instruction -> how often it runs.
+    work: operations, by XLA's count or those of products alone (`products`), whichever is more; bytes moved in the main memory
+    and sent. accessed: bytes by XLA's count, on-chip memory included. useful: bytes moved without padding. kernels: kind of instruction -> how often it runs.
     """
 
     memory: Memory
@@ -175,7 +176,8 @@ def _compiled(
     """One of the calls, compiled and read."""
     program, arguments = call
     try:
-        compiled = program.lower(*arguments).compile()
+        traced = program.trace(*arguments)
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         needed = bytes_needed(str(error))
         if needed is not None:
@@ -195,10 +197,10 @@ def _compiled(
     )
     layers = movement.by_layer(moves)
 
-    # What XLA counts. The compiler for GPUs counts nothing.
+    # XLA counts a loop once, and its compiler for GPUs counts nothing.
     counts = compiled.cost_analysis() or {}
     work = Work(
-        operations=counts.get("flops", 0.0),
+        operations=max(counts.get("flops", 0.0), products(traced.jaxpr.jaxpr)),
         moved=sum(layers.values()),
         sent=sum(message.bytes for message in messages),
     )

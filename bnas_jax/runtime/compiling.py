@@ -18,8 +18,13 @@ class Program:
         self._jitted = jitted
         self._made: dict[Any, tuple[Any, tuple]] = {}
 
+    def trace(self, *arguments) -> jax.stages.Traced:
+        """The program traced for these arguments, or for their shapes. A `pmap` cannot only be traced."""
+        jitted, first = self._for(arguments)
+        return jitted.trace(*first, *arguments)
+
     def lower(self, *arguments) -> jax.stages.Lowered:
-        """The program traced for these arguments, or for their shapes."""
+        """The program traced for these arguments, or for their shapes, and lowered."""
         jitted, first = self._for(arguments)
         return jitted.lower(*first, *arguments)
 

@@ -94,6 +94,21 @@ def test_the_table_says_the_same(planned):
     assert planned.stderr == ""
 
 
+def test_a_batch_of_the_evaluation_is_planned_too(result, cache):
+    """It moves no gradients and needs fewer operations; of 360 test images the last batch is filled up."""
+    done = command(
+        *TINY, "--on=v5e-8", "--of=evaluate", "--config.eval_batch_size=100", cache=cache
+    )
+
+    assert done.returncode == 0, done.stderr
+    evaluated = json.loads(done.stdout.splitlines()[-1])
+    assert (evaluated["of"], evaluated["fits"]) == ("evaluate", True)
+    assert evaluated["batch_size"] == 104 and evaluated["batch_per_device"] == 13
+    assert evaluated["steps_per_epoch"] == 4
+    of_image = lambda plan: plan["operations"] / plan["batch_per_device"]
+    assert 0 < of_image(evaluated) < of_image(result) / 2
+
+
 def test_a_plan_is_kept_by_settings(result, cache, planned):
     """The same plan once more is the same, compile time and all; other settings have another place."""
     again = command(*TINY, "--on=v5e-8", "--config.batch_size=64", cache=cache)

@@ -1,0 +1,97 @@
+"""Operations of a program's products, counted in what JAX traced: two for a product and its sum.
+
+XLA counts each loop once, and its compiler for GPUs gives no count. Here a loop counts as often as it runs, of branches the
+dearest counts, and products with padding or with the zeros of a dilated operand do not count, so that it is a lower bound.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+
+def products(jaxpr: core.Jaxpr) -> float:
+    """The operations of all convolutions and matrix products of a traced program, on one device.
+
+    >>> traced = jax.jit(lambda a, b: a @ b).trace(jnp.ones((2, 3)), jnp.ones((3, 4)))
+    >>> products(traced.jaxpr.jaxpr)
+    48.0
+    """
+    return float(sum(_of_equation(equation) for equation in jaxpr.eqns))
+
+
+def _of_equation(equation: Any) -> float:
+    name = equation.primitive.name
+    if name == "dot_general":
+        return _matrix_product(equation)
+    if name == "conv_general_dilated":
+        return _convolution(equation)
+
+    # What an equation calls: a loop's body, branches, a function that is jitted or has a gradient of its own.
+    inner = [products(jaxpr) for jaxpr in _inner(equation.params)]
+    if name == "scan":
+        return equation.params["length"] * sum(inner)
+    if name == "cond":
+        return max(inner, default=0.0)
+    return sum(inner)
+
+
+def _inner(params: dict) -> Iterator[core.Jaxpr]:
+    """The programs among the parameters of an equation."""
+    for value in params.values():
+        listed = value if isinstance(value, (tuple, list)) else (value,)
+        for each in listed:
+            if isinstance(each, core.ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, core.Jaxpr):
+                yield each
+
+
+def _matrix_product(equation: Any) -> float:
+    ((contracting, _), _) = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    terms = math.prod(left[axis] for axis in contracting)
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * terms
+
+
+def _convolution(equation: Any) -> float:
+    params = equation.params
+    axes = params["dimension_numbers"]
+    images, kernel = (variable.aval.shape for variable in equation.invars)
+    out = equation.outvars[0].aval.shape
+
+    # Of each axis of an image, how many pairs of an output and a tap of the kernel meet an input.
+    pairs = 1
+    for number, (low, _) in enumerate(params["padding"]):
+        pairs *= _pairs(
+            inputs=images[axes.lhs_spec[2 + number]],
+            taps=kernel[axes.rhs_spec[2 + number]],
+            outputs=out[axes.out_spec[2 + number]],
+            stride=params["window_strides"][number],
+            low=low,
+            input_dilation=params["lhs_dilation"][number],
+            tap_dilation=params["rhs_dilation"][number],
+        )
+    examples, features = out[axes.out_spec[0]], out[axes.out_spec[1]]
+    input_features = kernel[axes.rhs_spec[1]]  # of a group
+    return 2.0 * examples * features * input_features * pairs
+
+
+def _pairs(
+    *,
+    inputs: int,
+    taps: int,
+    outputs: int,
+    stride: int,
+    low: int,
+    input_dilation: int,
+    tap_dilation: int,
+) -> int:
+    """How many (output, tap) meet an input, along one axis. low: padding before the first input."""
+    starts = np.arange(outputs)[:, None] * stride - low
+    places = starts + np.arange(taps) * tap_dilation  # [outputs, taps], among the dilated inputs
+    last = (inputs - 1) * input_dilation
+    met = (places >= 0) & (places <= last) & (places % input_dilation == 0)
+    return int(met.sum())
