@@ -30,7 +30,6 @@ training --config.network.genotype=DIR/genotype.json.
 """
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.settings import template
 from configs import search, train
 
@@ -63,7 +62,8 @@ def get_config(variant: str = "train_no_skip_a"):
         )
 
     config = {"search": search, "train": train}[task].get_config(rest)
-    for name in ablations:
+    # `float` chooses other layer types, which the rest changes, whatever their order in the name.
+    for name in sorted(ablations, key=lambda name: name != "float"):
         change = ABLATIONS[name] if task == "search" else TRAININGS.get(name, ask_for_cell)
         change(config)
     return config
@@ -96,12 +96,15 @@ def diversity(config) -> None:
 
 def no_dilated(config) -> None:
     """A search without dilated convolutions."""
-    config.network.layer_types = tuple(name for name in TABLE_3 if "dil" not in name)
+    types = config.network.layer_types
+    config.network.layer_types = tuple(name for name in types if "dil" not in name)
 
 
 def separable(config) -> None:
     """A search that has separable convolutions, too."""
-    config.network.layer_types = (*TABLE_3, *SEPARABLE)
+    types = config.network.layer_types
+    added = [name for name in SEPARABLE if name not in types]
+    config.network.layer_types = (*types, *added)
 
 
 def floats(config) -> None:

@@ -9,8 +9,9 @@
 | digits_SEARCHER, cifar10_SEARCHER | as above | not measured | none measured |
 
 SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and epochs for CIFAR-10, in the search
-space and template of this paper, so that searchers alone differ. In their domain of floats: `float` of ablations.py. The
-genotype is that of the last epoch, as in their codes.
+space and template of this paper, so that searchers alone differ. For the same reason --config.conventions decides how alpha's
+batches are drawn and where the schedule begins, as for BNAS; `release` has DARTS's batches with replacement. In their domain of
+floats: `float` of ablations.py. The genotype of darts, snas and gdas is that of the last epoch, as in their codes.
 
 - darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of batches of 64. Weights on one half: SGD
   .025 to .001 (cosine), momentum .9, decay 3e-4, clipped to 5. alpha on the other: Adam 3e-4 (.5, .999), decay 1e-3.
@@ -112,7 +113,9 @@ def gdas(config) -> None:
     config.batch_size = 256
     config.network.num_cells = 6
     config.network.edges = "chosen"
-    config.network.float_head = False  # which has no part of an edge, in any convention
+    config.network.float_head = (
+        False  # `chosen` runs edges of one kind; `release` would give float ones
+    )
     config.weights.update({"weight_decay": 5e-4, "nesterov": True, "clip_norm": None})
     config.searcher.update({"tau_max": 10.0, "tau_min": 0.1, "clip_norm": 5.0})
 
@@ -127,7 +130,9 @@ def random_trained(config) -> None:
     """Ten random cells, five epochs each."""
     _published(config, "random_trained")
     config.network.edges = "chosen"
-    config.network.float_head = False  # which has no part of an edge, in any convention
+    config.network.float_head = (
+        False  # `chosen` runs edges of one kind; `release` would give float ones
+    )
     config.searcher.candidate_epochs = 5
     config.select = "best"
 

@@ -84,7 +84,7 @@ def searchers() -> Study:
         rows.append(
             Row(name, train=_searched_cell, search=functools.partial(_search, preset=preset))
         )
-    return Study("Cells of five searchers and random cells", tuple(rows), baseline="random cells")
+    return Study("Cells of the searchers and random cells", tuple(rows), baseline="random cells")
 
 
 def objective() -> Study:

@@ -49,10 +49,10 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
     """The settings of the run's searcher that --gamma and --keep_zeroise change; `UserError` where it has no such setting."""
     gamma = number(values, "gamma", kind=float)
-    # `not >`, as NaN is refused, too.
-    if gamma is not None and not gamma > 0:
+    # Written so that NaN is refused, too.
+    if gamma is not None and not 0 < gamma < float("inf"):
         raise UserError(
-            f"--gamma must be greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect"
+            f"--gamma must be a finite number greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect"
         )
     given: dict[str, Any] = {}
     if gamma is not None:

@@ -58,7 +58,7 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
         return side_by_side(given, zeroise=values.zeroise, skip=values.skip)
 
     # The epochs of a search.
-    count = number(values, "strip", kind=int, least=1)
+    count = number(values, "strip", kind=int, least=2)
     if len(given) > 1:
         raise UserError("--strip draws the epochs of one search; write --genotype once")
     run_directory = _search(given[0])

@@ -52,7 +52,8 @@ class Compiled:
     """One program for one chip of the machine.
 
     work: operations, by XLA's count or those of products alone (`products`), whichever is more; bytes moved in the main memory
-    and sent. accessed: bytes by XLA's count, on-chip memory included. useful: bytes moved without padding. kernels: kind of instruction -> how often it runs.
+    and sent. accessed: bytes by XLA's count, on-chip memory included. useful: bytes moved without padding. kernels: kind of
+    instruction -> how often it runs.
     """
 
     memory: Memory

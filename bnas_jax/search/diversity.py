@@ -9,6 +9,9 @@ from bnas_jax.core.alphas import ENTROPIES, Alphas
 from bnas_jax.core.errors import UserError
 from bnas_jax.search.searcher import Progress, Searcher
 
+# In epochs; far smaller ones are 0 in float32.
+LEAST_TAU = 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class Diverse(Searcher):
@@ -29,9 +32,9 @@ class Diverse(Searcher):
             raise UserError(
                 f"{prefix}.diversity must be a finite number at least 0, got {self.diversity}"
             )
-        if not self.tau > 0:
+        if not self.tau >= LEAST_TAU:
             raise UserError(
-                f"{prefix}.tau must be greater than 0, got {self.tau}; {prefix}.diversity=0 is off"
+                f"{prefix}.tau must be at least {LEAST_TAU:g}, got {self.tau}; {prefix}.diversity=0 is off"
             )
         if self.entropy not in ENTROPIES:
             raise UserError(

@@ -53,7 +53,7 @@ class Gdas(Searcher):
     one_layer: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_rates(self, "tau_max", "tau_min")
+        check_rates(self, "tau_max", "tau_min", least=gumbel.LEAST_TEMPERATURE)
         if self.tau_min > self.tau_max:
             prefix = "config.searcher"
             raise UserError(
@@ -102,7 +102,8 @@ class Gdas(Searcher):
         # Of a search of a single epoch tau_max.
         last = max(progress.num_epochs - 1, 1)
         share = jnp.minimum(progress.epoch / last, 1.0)
-        return self.tau_max - (self.tau_max - self.tau_min) * share
+        # In this form exactly tau_min at the end.
+        return self.tau_min + (self.tau_max - self.tau_min) * (1 - share)
 
     def clip(self, gradients):
         """Both together in the stage of the weights; the stage of alpha is not clipped."""

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+# Divided by much less, logits of float32 become infinite.
+LEAST_TEMPERATURE = 1e-6
+
 
 def draw(key, logits: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Gumbel noise in the shapes of the logits: {"normal", "reduce"}, (14, layer types) each, as far as they are there."""

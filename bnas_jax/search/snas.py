@@ -58,7 +58,7 @@ class Snas(Searcher):
     def __post_init__(self):
         prefix = "config.searcher"
         # The temperature of the Gumbel softmax.
-        check_rates(self, "temperature_start", "temperature_end")
+        check_rates(self, "temperature_start", "temperature_end", least=gumbel.LEAST_TEMPERATURE)
         if self.temperature_end > self.temperature_start:
             raise UserError(
                 f"{prefix}.temperature_end={self.temperature_end} must be at most {prefix}.temperature_start="
@@ -112,7 +112,7 @@ class Snas(Searcher):
         share = jnp.minimum((progress.epoch + 1) / epochs, 1.0)
         # Reaches its end in the last of these epochs, and stays there.
         fall = self.temperature_start - self.temperature_end
-        return self.temperature_start - fall * share
+        return self.temperature_end + fall * (1 - share)
 
     def resources(self, weights) -> jax.Array:
         """eta times the resource loss."""

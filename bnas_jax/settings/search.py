@@ -160,13 +160,7 @@ class SearchSettings(RunSettings):
         )
         require(self.network.edges != "chosen" or searcher.one_layer, message)
 
-        period = searcher.restart_epochs or 1
-        nearest = period * max(round(self.num_epochs / period), 1)
-        message = (
-            f"config.num_epochs={self.num_epochs} must be a multiple of the {period} epochs after which the searcher begins"
-            f" anew: write config.num_epochs={nearest}"
-        )
-        require(self.num_epochs % period == 0, message)
+        self._check_restarts(searcher.restart_epochs)
 
         # Without validation no epoch is the best.
         validated = searcher.has_alphas and searcher.train_share < 1
@@ -175,3 +169,16 @@ class SearchSettings(RunSettings):
             instead = ", or config.searcher.train_share=0.9, which holds a part of the data out"
         message = f"config.select=best is for searchers whose epochs are validated: write config.select=last{instead}"
         require(validated or self.select == "last", message)
+
+    def _check_restarts(self, period: int | None) -> None:
+        """`UserError` where a search that begins anew after `period` epochs would end within one, or forget its best."""
+        if period is None:
+            return
+        nearest = period * max(round(self.num_epochs / period), 1)
+        message = (
+            f"config.num_epochs={self.num_epochs} must be a multiple of the {period} epochs after which the searcher begins"
+            f" anew: write config.num_epochs={nearest}, or change these with config.searcher"
+        )
+        require(self.num_epochs % period == 0, message)
+        message = "config.select=last would take the last candidate, whatever its accuracy: write config.select=best"
+        require(self.select == "best", message)

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+# Student's t-test of differences between runs of the same seed, and the test of two samples of unequal deviations.
+PAIRED, WELCH = "paired t", "Welch"
+
 
 def figures(accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None) -> dict:
     """{"rows": one for each name that has runs}, with a baseline that has runs also {"baseline": its name}.
@@ -61,13 +64,13 @@ def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> 
         if np.ptp(np.subtract(ours, theirs)) == 0:
             return unknown
         p = float(stats.ttest_rel(ours, theirs).pvalue)
-        return {"difference": difference, "p": p, "test": "paired t"}
+        return {"difference": difference, "p": p, "test": PAIRED}
 
     # Else means of samples whose deviations may differ.
     if np.ptp([*ours, *theirs]) == 0:
         return unknown
     p = float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
-    return {"difference": difference, "p": p, "test": "Welch t"}
+    return {"difference": difference, "p": p, "test": WELCH}
 
 
 def markdown(result: Mapping) -> str:
@@ -93,7 +96,7 @@ def markdown(result: Mapping) -> str:
         # Empty in the row of the baseline.
         if compared:
             line.append(_number(row.get("difference"), "+.2f"))
-            line.append(_number(row.get("p"), ".2g"))
+            line.append(_p(row))
         if shared:
             line.append(_number(row.get("early_learnable_share"), ".0%"))
         lines.append(line)
@@ -105,6 +108,14 @@ def markdown(result: Mapping) -> str:
         failed += f"\n\nFailed: {name}: {message}"
     title = result.get("title", "")
     return f"{title}\n\n{table}{failed}\n"
+
+
+def _p(row: Mapping) -> str:
+    """p and, where seeds were not paired, the test's name."""
+    p = _number(row.get("p"), ".2g")
+    if row.get("test") == WELCH:
+        p += f" ({WELCH})"
+    return p
 
 
 def _number(value: float | None, form: str) -> str:

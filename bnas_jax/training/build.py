@@ -305,7 +305,7 @@ def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
         )
         return rate
 
-    # A search anneals its rate by half a cosine, constant within each epoch; where weights begin anew, so does the rate.
+    # A search anneals its rate by half a cosine, constant within each epoch.
     weights = run.weights
     num_epochs = run.searcher.restart_epochs or run.num_epochs
     rate = schedules.cosine(
@@ -313,4 +313,9 @@ def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
         low=weights.min_learning_rate,
         steps=num_epochs * steps_per_epoch,
     )
-    return schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)
+    of_step = schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)
+    if run.searcher.restart_epochs is None:
+        return of_step
+    # Where weights begin anew, so does the rate. The optimizer's own steps do, too, but not the numbers of the run's.
+    period = num_epochs * steps_per_epoch
+    return lambda step: of_step(step % period)

@@ -39,9 +39,11 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     valid_top1 = np.asarray(history["valid_top1"])  # [epochs]
     epoch = _epoch(rule.epoch, valid_top1)
 
-    # Row 0 is alpha before the first epoch.
-    row = epoch
-    if rule.as_of == "after":
+    # Row 0 is alpha before the first epoch. Where alpha is drawn anew between epochs, that before an epoch may be another one.
+    row, as_of = epoch, rule.as_of
+    if searcher.restart_epochs is not None:
+        as_of = "after"
+    if as_of == "after":
         row += 1
     alphas = {}
     for name, rows in history.items():
@@ -52,7 +54,7 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     record = {
         **genotype.to_dict(),
         "select": rule.epoch,
-        "alphas_as_of": rule.as_of,
+        "alphas_as_of": as_of,
         "epoch": epoch,
     }
     # Settings that only some searchers derive by.
@@ -75,9 +77,7 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     count = len(valid_top1)
     if wanted == "best":
         if not np.isfinite(valid_top1).any():
-            raise UserError(
-                "no epoch of this search is the best, as it holds no images out: write last, or a number"
-            )
+            raise UserError("no epoch of this search was validated: write last, or a number")
         # The first of equals; -inf, of epochs without validation, is never the best.
         return int(np.nanargmax(valid_top1))
     if wanted == "last":

@@ -41,8 +41,11 @@ class Work(Protocol):
 
     def finish_epoch(
         self, state, epoch: int, between_batches: Callable[[], None]
-    ) -> tuple[Any, dict, float]:
-        """(the state to go on with, the epoch's record, top-1 in %). between_batches: to call between two batches."""
+    ) -> tuple[Any, dict, float | None]:
+        """(the state to go on with, the epoch's record, top-1 in % of that state or None).
+
+        between_batches: to call between two batches.
+        """
 
 
 def run(

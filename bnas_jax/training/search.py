@@ -68,7 +68,7 @@ class SearchTask(Task):
         )
 
     def finish_epoch(self, state: SearchState, epoch: int, between_batches: BetweenBatches):
-        # What restarts is compared at the end of each of its periods.
+        # Where the search begins anew, a candidate is validated after the last epoch of its training.
         period = self.searcher.restart_epochs or 1
         period_ends = (epoch + 1) % period == 0
 
@@ -91,9 +91,10 @@ class SearchTask(Task):
             valid_top1=state.valid_top1.at[epoch].set(top1),
         )
         write_history(self.workdir, state, epoch)
-        # After the last epoch, too: the run may go on with more of them.
+        # After the last epoch, too: the run may go on with more of them. The accuracy is not that of the new state.
         if self.searcher.restart_epochs is not None and period_ends:
             state = self._restarted(state, number=(epoch + 1) // period)
+            return state, record, None
         return state, record, valid["top1"]
 
     def _restarted(self, state: SearchState, *, number: int) -> SearchState:

@@ -118,8 +118,8 @@ class Task:
 
     def finish_epoch(
         self, state, epoch: int, between_batches: BetweenBatches
-    ) -> tuple[Any, dict, float]:
-        """Evaluates: (the state to go on with, the epoch's record, top-1 in %, by which checkpoints are compared)."""
+    ) -> tuple[Any, dict, float | None]:
+        """Evaluates: (the state to go on with, the epoch's record, top-1 in %, by which checkpoints are compared, or None)."""
         raise NotImplementedError
 
     def summary(self, state) -> dict:

@@ -308,11 +308,11 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         ),
         (
             ["search", SEARCH, "--config.searcher.gamma=0.0"],
-            "config.searcher.gamma must be greater than 0, got 0.0; 1 leaves",
+            "config.searcher.gamma must be a finite number greater than 0, got 0.0; 1 leaves",
         ),
         (
             ["search", SEARCH, "--config.searcher.gamma=-3.0"],
-            "config.searcher.gamma must be greater than 0, got -3.0",
+            "config.searcher.gamma must be a finite number greater than 0, got -3.0",
         ),
         (
             ["train", TRAIN, "--config.network.form=imagenet"],

@@ -250,7 +250,7 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
             ["--out=c.svg", "--genotype=.", "--strip=3"],
             "is no work directory: it has no config.json",
         ),
-        (["--out=c.svg", "--genotype=.", "--strip=0"], "--strip must be at least 1, got 0"),
+        (["--out=c.svg", "--genotype=.", "--strip=1"], "--strip must be at least 2, got 1"),
         (["--out=c.svg", "--genotype=.", "--strip=two"], "--strip=two: write a whole number"),
         (["--out=c.svg", "--genotype=.", "--genotype=.", "--strip=2"], "write --genotype once"),
         (["--out=c.svg", "--genotype=train", "--strip=2"], "train holds no search"),

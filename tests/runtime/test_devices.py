@@ -49,6 +49,7 @@ SEARCHERS = {
     "search_gdas": [],
     "search_darts_second": [],
     "search_random": ["--config.searcher.candidates=5", "--config.searcher.score_batches=2"],
+    "search_random_trained": ["--config.searcher.candidate_epochs=1"],
 }
 # A reduction cell alone compiles faster than three cells. Alphas of normal cells get no gradient then; --long has three cells.
 ONE_CELL = ["--config.network.num_cells=1"]

@@ -16,7 +16,10 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.search import RandomTrained
 from bnas_jax.search.random import genotype_of, sample
 from bnas_jax.training import build
+from bnas_jax.training.derive import Rule, taken
 from bnas_jax.training.state import initial_variables
+from bnas_jax.workdir import RunDirectory
+from bnas_jax.workdir.history import read_history
 from configs import search as presets
 
 STEPS = 14  # an epoch: half of 1,437 examples in batches of 50
@@ -83,6 +86,7 @@ def test_the_next_candidate_begins_with_the_first_weights_and_trains(finished):
     assert not same(within["variables"]["params"], first["params"])
 
 
+@pytest.mark.long
 def test_a_search_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     # As if it had been killed after its first save, before the first candidate had ended.
@@ -106,10 +110,18 @@ def test_the_learning_rate_falls_within_each_training():
     long = settings.from_config(config)
     config.num_epochs = config.searcher.candidate_epochs
     short = settings.from_config(config)
-    steps = np.arange(3 * 7)
-    expected = [float(build.learning_rate(short, 7)(step)) for step in steps]
-    found = [float(build.learning_rate(long, 7)(step)) for step in steps]
-    assert found == expected and found[0] > found[7] > found[14]
+    expected = [float(build.learning_rate(short, 7)(step)) for step in range(3 * 7)]
+    # Of all steps of the run, as a change of the settings tells it.
+    found = [float(build.learning_rate(long, 7)(step)) for step in range(5 * 3 * 7)]
+    assert found == 5 * expected and found[0] > found[7] > found[14]
+
+
+def test_alpha_before_an_epoch_may_be_that_of_another_candidate(finished):
+    """So that the cell which is taken is the one that was validated, whatever `alphas_as_of` says."""
+    history = read_history(RunDirectory(finished))
+    searcher = RandomTrained(layer_types=TYPES, candidate_epochs=1)
+    found = [taken(searcher, Rule(epoch=1, as_of=of), history) for of in ("before", "after")]
+    assert found[0] == found[1] and found[0]["normal"] == records(finished)[1]["genotype"]["normal"]
 
 
 def test_a_candidate_is_a_cell_of_the_grammar_whose_weights_no_relaxation_changes():
@@ -124,12 +136,16 @@ def test_a_candidate_is_a_cell_of_the_grammar_whose_weights_no_relaxation_change
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"candidate_epochs": 0}, "config.searcher.candidate_epochs must be at least 1, got 0"),
-        ({"candidate_epochs": 4}, "write config.num_epochs=16"),
+        (
+            {"searcher.candidate_epochs": 0},
+            "config.searcher.candidate_epochs must be at least 1, got 0",
+        ),
+        ({"searcher.candidate_epochs": 4}, "write config.num_epochs=16"),
+        ({"select": "last"}, "config.select=last would take the last candidate"),
     ],
 )
-def test_epochs_that_do_not_fit_are_refused(changed, message):
+def test_what_does_not_fit_is_refused(changed, message):
     config = presets.get_config("digits_random_trained")
-    config.searcher.update(changed)
+    config.update_from_flattened_dict(changed)
     with pytest.raises(UserError, match=message):
         settings.from_config(config)

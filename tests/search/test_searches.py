@@ -237,7 +237,7 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
     [
         (
             ["--config.searcher.tau_min=0.0"],
-            "config.searcher.tau_min must be a finite number greater than 0, got 0.0",
+            "config.searcher.tau_min must be a finite number at least 1e-06, got 0.0",
         ),
         (
             ["--config.searcher.gamma=3.0"],

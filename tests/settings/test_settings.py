@@ -579,6 +579,21 @@ def test_several_ablations_stand_one_behind_the_other():
     assert run.searcher.keep_zeroise and run.searcher.diversity == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "preset", "types"),
+    [
+        ("separable", "no_dilated", "cifar10", {"sep_conv_3x3", "sep_conv_5x5", "bin_conv_5x5"}),
+        ("float", "no_dilated", "cifar10_darts", {"sep_conv_3x3", "sep_conv_5x5", "skip_connect"}),
+    ],
+)
+def test_ablations_of_the_layer_types_add_up_in_any_order(one, other, preset, types):
+    found = ablations.get_config(f"search_{one}_{other}_{preset}").network.layer_types
+
+    reverse = ablations.get_config(f"search_{other}_{one}_{preset}").network.layer_types
+    assert found == reverse
+    assert types < set(found) and not any("dil" in name for name in found)
+
+
 @pytest.mark.parametrize("ablation", ["no_diversity", "no_dilated"])
 def test_an_ablation_without_a_published_cell_asks_for_one(ablation):
     with pytest.raises(
@@ -788,14 +803,15 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "alphas.weight_decay", -1.0, "at least 0"),
         ("search:digits", "searcher.diversity", -1.0, "at least 0"),
         ("search:digits", "searcher.entropy", "half", "one of all, released"),
-        ("search:digits", "searcher.tau", 0.0, r"greater than 0.*config\.searcher\.diversity=0"),
+        ("search:digits", "searcher.tau", 0.0, r"at least 1e-06.*config\.searcher\.diversity=0"),
+        ("search:digits", "searcher.tau", 1e-50, "at least 1e-06"),
         ("search:digits", "searcher.gamma", 0.0, "greater than 0"),
         ("search:digits", "searcher.gamma", -3.0, "greater than 0"),
         ("search:digits", "select", "first", "one of best, last"),
         ("search:digits", "searcher.gamma", math.inf, "greater than 0"),
         ("search:digits_darts", "searcher.unrolled", "twice", "one of none, difference, exact"),
-        ("search:digits_darts", "searcher.tau", -1.0, "greater than 0"),
-        ("search:digits_snas", "searcher.temperature_end", 0.0, "finite number greater than 0"),
+        ("search:digits_darts", "searcher.tau", -1.0, "at least 1e-06"),
+        ("search:digits_snas", "searcher.temperature_end", 1e-8, "finite number at least 1e-06"),
         (
             "search:digits_snas",
             "searcher.temperature_end",
@@ -813,7 +829,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
             "best",
             r"config\.select=last, or config\.searcher\.train_share=0\.9",
         ),
-        ("search:digits_gdas", "searcher.tau_min", 0.0, "finite number greater than 0"),
+        ("search:digits_gdas", "searcher.tau_min", 0.0, "finite number at least 1e-06"),
         (
             "search:digits_gdas",
             "searcher.tau_min",

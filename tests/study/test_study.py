@@ -37,7 +37,7 @@ def test_rows_of_other_seeds_are_compared_as_two_samples():
     rows = figures({"a": SAME, "b": dict(enumerate([95.0, 97.0, 96.0, 98.0, 94.0]))}, baseline="a")[
         "rows"
     ]
-    assert rows[1]["test"] == "Welch t" and 0 < rows[1]["p"] < 1
+    assert rows[1]["test"] == "Welch" and 0 < rows[1]["p"] < 1
 
 
 def test_rows_that_do_not_differ_have_no_probability():

@@ -107,9 +107,12 @@ def test_no_accelerator_is_started(workdir, tmp_path):
     [
         (["--out="], "--out is missing; write --out=..."),
         (["--workdir="], "--workdir is missing"),
-        (["--gamma=0"], "--gamma must be greater than 0, got 0; 1 leaves Eq. 4 without effect"),
-        (["--gamma=-1"], "--gamma must be greater than 0, got -1"),
-        (["--gamma=nan"], "--gamma must be greater than 0, got nan"),
+        (
+            ["--gamma=0"],
+            "--gamma must be a finite number greater than 0, got 0; 1 leaves Eq. 4 without effect",
+        ),
+        (["--gamma=-1"], "--gamma must be a finite number greater than 0, got -1"),
+        (["--gamma=nan"], "--gamma must be a finite number greater than 0, got nan"),
         (["--gamma=much"], "--gamma=much: write a number: 0.1 or 1e-3"),
         (
             ["--epoch=3"],
