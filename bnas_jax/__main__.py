@@ -83,6 +83,9 @@ def run(arguments: list[str]) -> int:
             elif command.startswith("-"):
                 state = "is no command, which comes first"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
+        if "--help" in rest or "-h" in rest:
+            print(usage_of(command), file=sys.stderr)
+            return 0
 
         # Modules are imported as late as possible: --help and a mistake in the command take no second.
         if command not in WITHOUT_JAX:
@@ -112,6 +115,21 @@ def run(arguments: list[str]) -> int:
         if lacking is None:
             raise
         return _fail(error, code=2, debug=debug, message=lacking)
+
+
+def usage_of(command: str) -> str:
+    """The lines of USAGE about a command, and those about all of them."""
+    head, *lines = USAGE.splitlines()
+    commands, always = lines[: lines.index("", 1)], lines[lines.index("", 1) :]
+    found = []
+    of_command = False
+    for line in commands:
+        # What belongs to the line before begins further to the right.
+        if line.startswith("  ") and not line.startswith("   "):
+            of_command = line.split()[0] == command
+        if of_command:
+            found.append(line)
+    return "\n".join([head, "", *found, *always])
 
 
 def _fail(error: BaseException, code: int, debug: bool, message: str | None = None) -> int:

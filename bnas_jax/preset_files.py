@@ -1,5 +1,6 @@
 """Finding config files: those of the user, those in the project's folder, or those that were installed with the package."""
 
+import difflib
 import pathlib
 import sys
 
@@ -28,7 +29,7 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
             candidates.append(root / "configs" / f"{name}.py")
     found = [path for path in candidates if path.is_file()]
     if not found:
-        raise UserError(f"no config file {name}; write {option}={example}")
+        raise UserError(f"no config file {name}; {_instead(name, option, example=example)}")
     path = found[0]
 
     # A file in configs/ imports its neighbours as `configs.NAME`. The user's come first.
@@ -39,3 +40,13 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
         if str(root) not in sys.path:
             sys.path.append(str(root))
     return path
+
+
+def _instead(name: str, option: str, *, example: str) -> str:
+    """The advice for a file that is not there: a preset of a similar name, or an example and the names of all presets."""
+    known = sorted({path.stem for root in _ROOTS for path in (root / "configs").glob("*.py")})
+    stem = pathlib.PurePath(name).stem
+    close = difflib.get_close_matches(stem, known, n=1)
+    if close and close[0] != stem:
+        return f"did you mean {option}={close[0]}:VARIANT?"
+    return f"write {option}={example}; presets are {', '.join(known)}"

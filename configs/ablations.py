@@ -16,7 +16,7 @@ top-1 on CIFAR-10 in %, none of them measured here:
 | no_dilated | a search without dilated convolutions | 92.22 | | | 10 |
 | separable | a search with separable convolutions (A with a dagger) | 89.66 | | | 11 |
 
-and of DARTS, in floats:
+and of DARTS, without binarization:
 
 | | what changes | top-1 | table |
 |---|---|---|---|
@@ -24,13 +24,15 @@ and of DARTS, in floats:
 | float_zeroise of cifar10_darts | Zeroise may stand in the derived cell | 94.43 | 2 |
 | float_diversity of cifar10_darts | a search with Eq. 5 | 96.73 | 4 |
 
-`float` is the domain of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer types, no skips between cells; the cells
-that they publish, binarized, give 10.01, 41.72 and 43.19 (Table 11). Cells that come from a search of their own: give the
-training --config.network.genotype=DIR/genotype.json.
+`float` is the setting of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer types, no skips between cells; the cells
+that they publish, binarized, give 10.01, 41.72 and 43.19 (Table 11). For an ablation without a published cell, search first,
+then train with --config.network.genotype=DIR/genotype.json. no_zeroise, zeroise, no_diversity and diversity are for bnas and
+darts.
 """
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.settings import template
+from bnas_jax.search import SEARCHERS
+from bnas_jax.settings import entries, template
 from configs import search, train
 
 # The search space of DARTS (section 3.1.1), and what `separable` adds to ours.
@@ -64,9 +66,21 @@ def get_config(variant: str = "train_no_skip_a"):
     config = {"search": search, "train": train}[task].get_config(rest)
     # `float` chooses other layer types, which the rest changes, whatever their order in the name.
     for name in sorted(ablations, key=lambda name: name != "float"):
+        if task == "search":
+            _check_searcher(name, config)
         change = ABLATIONS[name] if task == "search" else TRAININGS.get(name, ask_for_cell)
         change(config)
     return config
+
+
+def _check_searcher(ablation: str, config) -> None:
+    """`UserError` for an ablation of what the searcher does not have."""
+    setting = SEARCHER_SETTINGS.get(ablation)
+    searcher = config.searcher.name
+    if setting is not None and setting not in entries.settings_of(SEARCHERS[searcher]):
+        raise UserError(
+            f"the ablation {ablation} is for bnas and darts: {searcher} has no searcher.{setting}"
+        )
 
 
 def no_skip(config) -> None:
@@ -108,7 +122,7 @@ def separable(config) -> None:
 
 
 def floats(config) -> None:
-    """The domain of the searches that BNAS is compared with, in the form that their codes have."""
+    """No binarization, as in the searches that BNAS is compared with, in the form that their codes have."""
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
     config.scheme.bias = config.searcher.name == "gdas"
@@ -148,3 +162,10 @@ ABLATIONS = {
     "float": floats,
 }
 TRAININGS = {"no_skip": no_skip, "no_zeroise": without_zeroise, "float": float_training}
+# The setting of a searcher that an ablation changes.
+SEARCHER_SETTINGS = {
+    "no_zeroise": "keep_zeroise",
+    "zeroise": "keep_zeroise",
+    "no_diversity": "diversity",
+    "diversity": "diversity",
+}

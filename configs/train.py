@@ -13,15 +13,17 @@
 Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on two V100 by the authors' log; ImageNet
 250 epochs, their time not stated.
 
-channels is C, the width of the first cell's layers. Table 5 calls its "# Chn." the outputs of the first convolution, which
-has 3 C of them on CIFAR and C / 2 on ImageNet; with "# Chn." for C, as in the authors' code, the FLOPs are the printed ones.
+channels is C, the width of the first cell's layers. It is "# Chn." of Table 5, as in the authors' code: with it the FLOPs are
+the printed ones. The table's text calls it the outputs of the first convolution, but those are 3 C on CIFAR and C / 2 on
+ImageNet.
 
 f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 says gamma = 1: with it they count 2.49e8 and
-6.31e8 FLOPs, where the table prints 2.49e8 to 6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would 1.98e8 and 4.68e8.
+6.31e8 FLOPs, where the table prints 2.49e8 to 6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would count 1.98e8 and
+4.68e8.
 
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
 named cell, a search's genotype.json or work directory, or a text that the DARTS family prints. Each setting that the
-paper's text and its code give differently stands below as `paper` and `release`; `meant` is `release` without the
+paper's text and its code give differently is in `config.paper` and `config.release` below; `meant` is `release` without the
 code's index error, which leaves as many of the last convolutions float as there are skip convolutions
 (`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail;
 the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing

@@ -150,9 +150,7 @@ def check_plan(options: list[str], *, on: list[str], of: str) -> None:
 
 def check_study(name: str) -> None:
     """Its rows have settings that resolve."""
-    name, _, variant = name.partition(":")
-    study = study_command._python_file(name).get_study(variant)
-    for row in study.rows:
+    for row in study_command.study_of(name).rows:
         config = row.train(0)
         if row.search is None:
             assert settings.from_config(config).task == "train"

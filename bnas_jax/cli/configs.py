@@ -41,6 +41,10 @@ def configured(
     read_flags(values, arguments, command)
 
     if values.config is None:
+        if last(arguments, "--config=") is not None:
+            raise UserError(
+                "get_config() of --config returns nothing; its last line is `return config`"
+            )
         _refuse_settings(arguments)
         return None, values
     if not isinstance(values.config, ConfigDict):

@@ -18,7 +18,10 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     action, *rest = second_word("data", words=actions, arguments=arguments)
     if action == "convert":
         values = options(rest, "data convert", "source", "out")
-        return convert.convert(required(values, "source"), required(values, "out"))
+        return convert.convert(
+            required(values, "source", example="DIR, a prepared data set"),
+            required(values, "out", example="DATA_DIR, a directory for the new one"),
+        )
 
     # The others take the name of a set.
     if not rest or rest[0].startswith("-"):

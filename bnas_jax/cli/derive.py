@@ -27,8 +27,10 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     )
     read_flags(values, arguments, "derive")
 
-    workdir = workdir_of(required(values, "workdir"), loaded)
-    out = required(values, "out")
+    workdir = workdir_of(
+        required(values, "workdir", example="DIR, the directory of a search"), loaded
+    )
+    out = required(values, "out", example="FILE, such as genotype.json")
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
         raise UserError(

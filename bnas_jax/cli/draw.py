@@ -32,7 +32,7 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     read_flags(values, arguments, "draw")
 
     # The path is checked before anything is computed or drawn.
-    out = required(values, "out")
+    out = required(values, "out", example="FILE.svg or FILE.png")
     path = _picture_file(out)
     with style():
         _save(_picture(values, loaded), path)

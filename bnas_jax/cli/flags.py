@@ -12,10 +12,10 @@ from bnas_jax.core.errors import UserError
 
 
 @contextlib.contextmanager
-def mistakes(file: str | pathlib.Path | None = None):
+def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_config"):
     """Turns whatever a user's mistake raises into a `UserError`.
 
-    file: a file of Python that is run inside; the message then has its line.
+    file: a file of Python that is run inside; the message then has its line. function: of that file, which is called.
     """
     try:
         yield
@@ -28,9 +28,21 @@ def mistakes(file: str | pathlib.Path | None = None):
         if file is not None:
             line = extensions.line_of(cause, pathlib.Path(file))
             message = f"{file}{line}: {type(cause).__name__}: {message}"
-            if not line and "'get_config'" in message:
-                message = f"{file} has no function get_config(); configs/train.py shows one"
+            if not line:
+                message = _about(function, file=file, message=message)
         raise UserError(message or type(cause).__name__) from error
+
+
+def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
+    """What is wrong with a file whose function cannot be called; else the message as it is."""
+    if f"'{function}'" in message:
+        shown = {"get_config": "train", "get_study": "studies"}[function]
+        return f"{file} has no function {function}(); configs/{shown}.py shows one"
+    if f"{function}() takes 0 positional arguments" in message:
+        return f"{function}() of {file} takes no variant; leave out what follows the colon"
+    if f"{function}() missing 1 required positional argument" in message:
+        return f"{function}() of {file} takes a variant; write it behind a colon, {file}:VARIANT"
+    return message
 
 
 def _cause(error: Exception) -> BaseException:
@@ -135,11 +147,11 @@ def _allowed(values: flags.FlagValues, name: str) -> str | None:
     return None
 
 
-def required(values: flags.FlagValues, name: str) -> str:
-    """The value of a flag; `UserError` where it is not given."""
+def required(values: flags.FlagValues, name: str, *, example: str) -> str:
+    """The value of a flag; `UserError` where it is not given, with an example of one."""
     value = values[name].value
     if not value:
-        raise UserError(f"--{name} is missing; write --{name}=...")
+        raise UserError(f"--{name} is missing; write --{name}={example}")
     return str(value)
 
 

@@ -40,8 +40,14 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
         example="configs/train.py:d",
     )
 
-    with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
-        arrays = checkpoint_files.read(required(values, "checkpoint"))
+    with contextlib.closing(
+        workdir_of(
+            required(values, "workdir", example="DIR, a directory for what the run writes"), loaded
+        )
+    ) as workdir:
+        arrays = checkpoint_files.read(
+            required(values, "checkpoint", example="FILE, the authors' weights")
+        )
         # The file does not say on which images the network was trained.
         sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(run.dataset)
         shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])

@@ -19,6 +19,8 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
 
     presets = _words(last(arguments, "--presets="))
     machines = _words(last(arguments, "--on="))
+    if presets and last(arguments, "--config=") is not None:
+        raise UserError("--presets names the configs of a table; leave --config or --presets out")
     if not machines:
         raise UserError("--on is missing; write --on=MACHINE, such as v4-8, v5e-16 or h100x8")
     if not presets and len(machines) == 1:
@@ -34,17 +36,21 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
 def _table(
     arguments: list[str], presets: list[str], machines: list[str], loaded: Loaded
 ) -> dict[str, Any]:
-    """Prints a table of all pairs. What is wrong with one pair stands in its row, and with a machine's name is an error."""
+    """Prints a table of all pairs. What is wrong with one pair alone is written in its row; all else is an error."""
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.summary import markdown
 
     for on in machines:
         machine(on)
+    of_presets = {"": arguments}
+    if presets:
+        of_presets = {name: [*arguments, f"--config={name}"] for name in presets}
+    # Before the first of them is compiled.
+    for given in of_presets.values():
+        _asked(given)
+
     results: dict[str, dict] = {}
-    for name in presets or [""]:
-        given = arguments
-        if name:
-            given = [*arguments, f"--config={name}"]
+    for name, given in of_presets.items():
         for on in machines:
             pair = f"{name} {on}".strip()
             print(f"bnas_jax: {pair}", file=sys.stderr)
@@ -62,15 +68,7 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.request import Request, planned
 
-    run, values = configured(arguments, "plan", on=None, of="step", presets=None, again=False)
-    run = task_of(
-        run,
-        kind=(SearchSettings, TrainSettings),
-        command="plan",
-        example="configs/train.py:a",
-    )
-    if values.of not in _OF:
-        raise UserError(f"--of takes {' or '.join(_OF)}, got {values.of!r}")
+    run, values = _asked(arguments)
     there = machine(on)
     check(run, there, of=values.of)
     request = Request(
@@ -80,6 +78,20 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
         extensions=tuple(extension.file for extension in loaded),
     )
     return planned(request, again=values.again)
+
+
+def _asked(arguments: list[str]) -> tuple[Any, Any]:
+    """(the settings of --config, the flags); `UserError` for what cannot be planned on any machine."""
+    run, values = configured(arguments, "plan", on=None, of="step", presets=None, again=False)
+    run = task_of(
+        run,
+        kind=(SearchSettings, TrainSettings),
+        command="plan",
+        example="configs/train.py:a",
+    )
+    if values.of not in _OF:
+        raise UserError(f"--of takes {' or '.join(_OF)}, got {values.of!r}")
+    return run, values
 
 
 def _words(text: str | None) -> list[str]:

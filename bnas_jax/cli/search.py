@@ -24,7 +24,11 @@ def search(arguments: list[str], loaded: Loaded) -> dict:
     # Now that the command is known to be right: this takes seconds.
     from bnas_jax.training.search import search
 
-    with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
+    with contextlib.closing(
+        workdir_of(
+            required(values, "workdir", example="DIR, a directory for what the run writes"), loaded
+        )
+    ) as workdir:
         found = search(run, workdir, change=values.change)
         # Only once the search has ended: its genotype.json is there.
         _leave_picture(workdir)

@@ -1,13 +1,17 @@
 """`study`: many runs over seeds, and the table of their results."""
 
 import importlib.util
-from typing import Any
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 from bnas_jax import preset_files
 from bnas_jax.cli.configs import Loaded
 from bnas_jax.cli.flags import mistakes, options, required
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from bnas_jax.study import Study
 
 EXAMPLE = "configs/studies.py:VARIANT"
 
@@ -18,19 +22,34 @@ def study(arguments: list[str], loaded: Loaded) -> dict:
 
     del loaded
     values = options(arguments, "study", "study", "workdir", "rows")
-    name, _, variant = required(values, "study").partition(":")
-    # A user's file, which may raise anything.
-    with mistakes():
-        chosen = _python_file(name).get_study(variant)
+    chosen = study_of(required(values, "study", example=EXAMPLE))
     written = (values.rows or "").split(",")
     rows = tuple(row for row in written if row)
-    folder = paths.local(required(values, "workdir"), "--workdir").absolute()
+    if values.rows is not None and not rows:
+        raise UserError("--rows names no row; write names between commas, or leave it out for all")
+    folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
     return run_study(chosen, folder, only=rows)
 
 
-def _python_file(name: str) -> Any:
-    """The module in a file of configs/."""
+def study_of(given: str) -> "Study":
+    """The study of FILE.py:VARIANT; `UserError` for a file that gives none."""
+    from bnas_jax.study import Study
+
+    name, _, variant = given.partition(":")
     path = preset_files.find(name, "--study", example=EXAMPLE)
+    # A user's file, which may raise anything.
+    with mistakes(path, function="get_study"):
+        chosen = _module(path, name).get_study(variant)
+    if not isinstance(chosen, Study):
+        found = type(chosen).__name__
+        raise UserError(
+            f"get_study({variant!r}) of {path} gives a {found}, not a bnas_jax.study.Study"
+        )
+    return chosen
+
+
+def _module(path: pathlib.Path, name: str) -> Any:
+    """The module in a file of Python. name: of the file as it was given, for the error."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(f"--study={name} is no file of Python; write --study={EXAMPLE}")

@@ -34,5 +34,9 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
         init = Init(workdir=values.init, which=values.init_step or "last")
         # The source may have layer types of an extension, too.
         extensions.check(paths.local(init.workdir, "--init"), loaded)
-    with contextlib.closing(workdir_of(required(values, "workdir"), loaded)) as workdir:
+    with contextlib.closing(
+        workdir_of(
+            required(values, "workdir", example="DIR, a directory for what the run writes"), loaded
+        )
+    ) as workdir:
         return train(run, workdir, change=values.change, init=init)

@@ -224,8 +224,13 @@ _NOTES = (
 def from_dict(value) -> Genotype:
     """The genotype in a parsed JSON object, {"normal", "reduce", ...}; `UserError` for what is missing, unknown or not built
     here."""
-    if not isinstance(value, Mapping) or not {"normal", "reduce"} <= set(value):
+    if not isinstance(value, Mapping):
         raise UserError('genotype: expected a JSON object with the keys "normal" and "reduce"')
+    missing = [name for name in ("normal", "reduce") if name not in value]
+    if missing:
+        raise UserError(
+            f"genotype: it lacks {' and '.join(missing)}; a genotype has normal and reduce, a cell each"
+        )
     known = ("normal", "reduce", *_CONCATENATIONS, *_NOTES)
     for key in value:
         if key not in known:

@@ -25,7 +25,11 @@ def parse(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"genotype: not valid JSON ({error}), nor {_FORM}") from None
+        # Without the words of Python's parser.
+        place = "nested too deeply"
+        if isinstance(error, json.JSONDecodeError):
+            place = f"see line {error.lineno}, column {error.colno}"
+        raise UserError(f"genotype: not valid JSON ({place}), nor {_FORM}") from None
 
 
 def _printed(text: str) -> dict:
@@ -71,7 +75,11 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
         limits = [ast.literal_eval(argument) for argument in node.args]
         return range(*limits)
-    return ast.literal_eval(node)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        # Python's message names an object of its parser.
+        raise ValueError(f"{ast.unparse(node)[:40]!r} is no list of names and numbers") from None
 
 
 def _each_once(pairs: Iterable[tuple[str | None, Any]]) -> dict:

@@ -40,6 +40,15 @@ class Row:
     search: Config | None = None
     seeds: int = 5
 
+    def __post_init__(self):
+        for field, function in (("train", self.train), ("search", self.search)):
+            if function is not None and not callable(function):
+                raise UserError(
+                    f"{field} of the row {self.name!r} must be a function from a seed to a config, got {function!r}"
+                )
+        if self.seeds < 1:
+            raise UserError(f"seeds of the row {self.name!r} must be at least 1, got {self.seeds}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -50,6 +59,17 @@ class Study:
     rows: tuple[Row, ...]
     baseline: str | None = None
 
+    def __post_init__(self):
+        names = [row.name for row in self.rows]
+        for name in names:
+            # It is the name of the row's folder.
+            if names.count(name) > 1:
+                raise UserError(f"the study has two rows of the name {name!r}; write another one")
+        if self.baseline is not None and self.baseline not in names:
+            raise UserError(
+                f"baseline={self.baseline!r} is no row of the study; write one of {', '.join(names)}"
+            )
+
 
 def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ()) -> dict:
     """Makes all runs that are not finished; writes folder/study.json and study.md, after each row anew.
@@ -59,10 +79,14 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
     `UserError` for a name in `only` that no row has.
     """
     _check_names(study, only)
+    rows = [row for row in study.rows if not only or row.name in only]
+    # A mistake in the last row shows now, not after hours.
+    for row in rows:
+        _check_configs(row)
+    folder.mkdir(parents=True, exist_ok=True)
+
     failed: dict[str, str] = {}
-    for row in study.rows:
-        if only and row.name not in only:
-            continue
+    for row in rows:
         for seed in range(row.seeds):
             path = folder / row.name / str(seed)
             # A run that fails does not stop the others.
@@ -85,6 +109,35 @@ def _check_names(study: Study, only: tuple[str, ...]) -> None:
     for name in only:
         if name not in names:
             raise UserError(f"the study has no row {name!r}; write one of {', '.join(names)}")
+
+
+def _check_configs(row: Row) -> None:
+    """`UserError` for a row whose first configs are no settings of a run."""
+    config = _config(row, row.train, seed=0)
+    if row.search is not None:
+        _settings(_config(row, row.search, seed=0), seed=0, kind=SearchSettings)
+        # Stands in for the cell that is yet to be found.
+        config.network.genotype = "latest_cell"
+    _settings(config, seed=0, kind=TrainSettings)
+
+
+def _config(row: Row, function: Config, seed: int) -> ConfigDict:
+    """The config that a function of the row gives for a seed."""
+    try:
+        config = function(seed)
+    except UserError:
+        raise
+    # A user's function, which may raise anything.
+    except Exception as error:
+        raise UserError(
+            f"the function of the row {row.name!r} ended with {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"the function of the row {row.name!r} gives a {type(config).__name__}, not a config such as"
+            " train.get_config('digits')"
+        )
+    return config
 
 
 def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
@@ -148,12 +201,12 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
 
 def _run(row: Row, *, seed: int, folder: pathlib.Path) -> float:
     """Top-1 in % of a row's training with that seed, after its search; what is finished is not run again."""
-    config = row.train(seed)
+    config = _config(row, row.train, seed)
 
     # The search, whose work directory is the genotype of the training.
     if row.search is not None:
         found = folder / "search"
-        run = _settings(row.search(seed), seed=seed, kind=SearchSettings)
+        run = _settings(_config(row, row.search, seed), seed=seed, kind=SearchSettings)
         if not _is_finished(run, found):
             with contextlib.closing(WorkDir(found)) as workdir:
                 search(run, workdir)

@@ -86,6 +86,16 @@ def test_a_mistake_ends_with_exit_code_2_and_one_line_on_stderr(tmp_path):
 # In general
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_is_its_lines(command, capsys):
+    assert run([command, "--help"]) == run([command, "-h"]) == 0
+
+    lines = capsys.readouterr().err.splitlines()
+    named = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    assert set(named) == {command}
+    assert lines[0].startswith("usage: ") and any("--config.KEY=VALUE" in line for line in lines)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
 def test_help_names_every_command(capfd, arguments):
     assert run(arguments) == 0

@@ -78,7 +78,7 @@ def test_what_is_no_cell_is_refused(cell, expected):
         ('{"normal":\n\n oh', "not valid JSON"),
         ("", "not valid JSON"),
         ("[]", 'expected a JSON object with the keys "normal" and "reduce"'),
-        ('{"normal": []}', 'expected a JSON object with the keys "normal" and "reduce"'),
+        ('{"normal": []}', "it lacks reduce; a genotype has normal and reduce"),
         ('{"normal": null, "reduce": []}', "the normal cell needs 8"),
     ],
 )

@@ -163,6 +163,21 @@ def test_mistakes_are_answered_in_one_line(arguments, said, capsys, own_compilat
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--presets=train:digits,train:zz"], "no training preset 'zz'"),
+        (["--presets=train:digits", "--batch_size=3"], "Unknown command line flag 'batch_size'"),
+        (["--presets=train:digits", "--config=train:a"], "leave --config or --presets out"),
+    ],
+)
+def test_a_mistake_in_a_table_is_found_before_anything_is_compiled(arguments, said, capsys):
+    assert run(["plan", "--on=v5e-8", *arguments]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
 def test_pmap_makes_the_program_of_shard_map():
     """So that a plan, which is compiled by shard_map, holds for both."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)}

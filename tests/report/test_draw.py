@@ -210,7 +210,7 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--genotype=latest_cell"], "--out is missing; write --out=..."),
+        (["--genotype=latest_cell"], "--out is missing; write --out=FILE.svg or FILE.png"),
         (
             ["--out=c.svg"],
             "--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: darts_v1",

@@ -95,6 +95,40 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     assert "config.batch_size is 512 now and 256 there" in failed["trained/0"]
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Row("a", train=3), "must be a function from a seed to a config, got 3"),
+        (lambda: Row("a", train=trained, seeds=0), "must be at least 1, got 0"),
+        (lambda: Study("t", (Row("a", train=trained),) * 2), "two rows of the name 'a'"),
+        (
+            lambda: Study("t", (Row("a", train=trained),), baseline="b"),
+            "baseline='b' is no row of the study; write one of a",
+        ),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(made, message):
+    with pytest.raises(UserError, match=message):
+        made()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda seed: 3, "the row 'wrong' gives a int, not a config"),
+        (lambda seed: seed.missing, "the row 'wrong' ended with AttributeError"),
+        (searched, "`train` of a row needs a config such as configs/train.py:digits"),
+    ],
+)
+def test_a_mistake_in_the_last_row_shows_before_the_first_run(tmp_path, function, message):
+    rows = (Row("right", train=trained), Row("wrong", train=function))
+
+    with pytest.raises(UserError, match=message):
+        run_study(Study("t", rows), tmp_path / "new")
+
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.long
 def test_a_row_with_a_search_trains_the_cell_that_it_finds(tmp_path):
     run_study(Study("tiny", (Row("searched", train=trained, search=searched, seeds=1),)), tmp_path)

@@ -105,7 +105,7 @@ def test_no_accelerator_is_started(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--out="], "--out is missing; write --out=..."),
+        (["--out="], "--out is missing; write --out=FILE, such as genotype.json"),
         (["--workdir="], "--workdir is missing"),
         (
             ["--gamma=0"],
