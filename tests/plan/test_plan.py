@@ -94,6 +94,7 @@ def test_the_table_says_the_same(planned):
     assert planned.stderr == ""
 
 
+@pytest.mark.long
 def test_a_batch_of_the_evaluation_is_planned_too(result, cache):
     """It moves no gradients and needs fewer operations; of 360 test images the last batch is filled up."""
     done = command(

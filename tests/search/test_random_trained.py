@@ -38,6 +38,8 @@ def arguments(workdir) -> list[str]:
         f"--config.network.layer_types={TYPES}",
         "--config.batch_size=50",
         "--config.searcher.candidate_epochs=1",
+        # Traced faster than `chosen`.
+        "--config.network.edges=shared",
         "--config.checkpoint_every_steps=10",
         "--config.checkpoint.keep_last=4",
     ]
