@@ -15,7 +15,7 @@ from jax.extend import core
 def products(jaxpr: core.Jaxpr) -> float:
     """The operations of all convolutions and matrix products of a traced program, on one device.
 
-    >>> traced = jax.jit(lambda a, b: a @ b).trace(jnp.ones((2, 3)), jnp.ones((3, 4)))
+    >>> traced = jax.jit(lambda a, b: a @ b).trace(np.ones((2, 3)), np.ones((3, 4)))
     >>> products(traced.jaxpr.jaxpr)
     48.0
     """
