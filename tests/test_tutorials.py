@@ -93,6 +93,7 @@ def test_search_on_your_own_images(tmp_path, monkeypatch, capfd):
     assert ended["cost"]["params"] > 0
 
 
+@pytest.mark.long
 def test_change_one_idea(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     ended = follow("new_idea", capfd, smaller={}, without=("study",))

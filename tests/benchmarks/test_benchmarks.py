@@ -72,6 +72,7 @@ def test_a_step_is_timed_with_what_it_needs(capfd, network, task):
     assert "plain" not in result and "ratio" not in result
 
 
+@pytest.mark.long
 def test_the_plain_step_is_timed_in_the_same_run(capfd, network):
     result = figures(capfd, "search", *network["search"], "--against=plain")
     plain, ratio = result["plain"], result["ratio"]

@@ -501,9 +501,9 @@ def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(tmp_path, 
     monkeypatch.setenv("HOME", str(tmp_path))
     assert WorkDir("~/runs/x").path == tmp_path / "runs" / "x"
     (tmp_path / "g.json").write_text("{}")
-    assert "keys" in error(
-        capfd, "cost", "--config=configs/train.py:a", "--genotype=~/g.json"
-    )  # it was found
+    # It was found, and read.
+    message = error(capfd, "cost", "--config=configs/train.py:a", "--genotype=~/g.json")
+    assert "it lacks normal and reduce" in message
     with pytest.raises(
         UserError, match="--workdir=~nobody-has-this-name/x: there is no such home directory"
     ):

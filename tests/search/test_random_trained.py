@@ -53,6 +53,7 @@ def finished(tmp_path_factory, quick_compilation, own_compilation_cache):
     return workdir
 
 
+@pytest.mark.long
 def test_each_candidate_is_validated_after_its_training_and_the_best_is_taken(finished):
     with np.load(finished / "alphas.npz") as stored:
         history = {name: stored[name] for name in ("normal", "reduce")}
@@ -73,6 +74,7 @@ def test_each_candidate_is_validated_after_its_training_and_the_best_is_taken(fi
     assert {name: found[name] for name in ("normal", "reduce")} == best["genotype"]
 
 
+@pytest.mark.long
 def test_the_next_candidate_begins_with_the_first_weights_and_trains(finished):
     run = settings.from_config(read(finished / "config.json"))
     model = build.supernet(run, num_classes=10)
@@ -118,6 +120,7 @@ def test_the_learning_rate_falls_within_each_training():
     assert found == 5 * expected and found[0] > found[7] > found[14]
 
 
+@pytest.mark.long
 def test_alpha_before_an_epoch_may_be_that_of_another_candidate(finished):
     """So that the cell which is taken is the one that was validated, whatever `alphas_as_of` says."""
     history = read_history(RunDirectory(finished))

@@ -88,7 +88,7 @@ def whole(tmp_path_factory):
     return searched
 
 
-@pytest.mark.parametrize("name", ["snas", "random", *LONG])
+@pytest.mark.parametrize("name", ["snas", pytest.param("random", marks=pytest.mark.long), *LONG])
 def test_a_search_leaves_its_records(name, whole):
     check_records(name, whole(name))
 
