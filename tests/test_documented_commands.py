@@ -42,7 +42,7 @@ FEW_TYPES = "--config.network.layer_types=none,bin_conv_3x3"
 
 
 # What the object of a command tells, among other things.
-TOLD = {
+PROMISED = {
     "search": "genotype",
     "derive": "genotype",
     "draw": "out",
@@ -156,4 +156,4 @@ def test_the_commands_of_the_documents(document, folder, searched, capfd):
     ):
         shutil.copytree(searched, folder / "runs" / "search")
     for command, result in follow(document, capfd):
-        assert TOLD[command] in result, (command, result)
+        assert PROMISED[command] in result, (command, result)

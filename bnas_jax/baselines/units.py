@@ -69,8 +69,9 @@ def check_image_size(shape: tuple[int, ...], times: int) -> None:
             # The next smaller one that fits.
             near = max(steps, size // steps * steps)
             raise UserError(
-                f"images of {size} pixels cannot be halved {times} times, as this network does; give the network fewer stages, "
-                f"or, where the images are scaled, set config.dataset.image_size to a multiple of {steps}, for instance {near}"
+                f"images of {size} pixels cannot be halved {times} times, as this network does; give the network fewer stages,"
+                " or, for a data set whose images are resized, set config.dataset.image_size to a multiple of"
+                f" {steps}, for instance {near}"
             )
 
 

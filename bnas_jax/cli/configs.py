@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bnas_jax import extensions, preset_files, settings, spelling
-from bnas_jax.cli.flags import mistakes, read_flags
+from bnas_jax.cli.flags import mistakes, read_flags, required
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.extensions import Extension
@@ -42,9 +42,7 @@ def configured(
 
     if values.config is None:
         if last(arguments, "--config=") is not None:
-            raise UserError(
-                "get_config() of --config returns nothing; its last line is `return config`"
-            )
+            raise UserError("get_config() of --config returns nothing; end it with: return config")
         _refuse_settings(arguments)
         return None, values
     if not isinstance(values.config, ConfigDict):
@@ -145,6 +143,12 @@ def preset_of(variant: str) -> ConfigDict:
     )
     read_flags(values, arguments=[f"--config={path}:{variant}"], command="import")
     return values.config
+
+
+def workdir_to_write(values: flags.FlagValues, loaded: Loaded) -> "WorkDir":
+    """The work directory of --workdir, for a command that writes a run there."""
+    example = "DIR, a directory for what the run writes"
+    return workdir_of(required(values, "workdir", example=example), loaded)
 
 
 def workdir_of(path: str, loaded: Loaded) -> "WorkDir":

@@ -5,7 +5,7 @@ import contextlib
 from absl import flags
 
 from bnas_jax import settings
-from bnas_jax.cli.configs import Loaded, define_config, last, preset_of, task_of, workdir_of
+from bnas_jax.cli.configs import Loaded, define_config, last, preset_of, task_of, workdir_to_write
 from bnas_jax.cli.flags import read_flags, required
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import TrainSettings
@@ -40,11 +40,7 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
         example="configs/train.py:d",
     )
 
-    with contextlib.closing(
-        workdir_of(
-            required(values, "workdir", example="DIR, a directory for what the run writes"), loaded
-        )
-    ) as workdir:
+    with contextlib.closing(workdir_to_write(values, loaded)) as workdir:
         arrays = checkpoint_files.read(
             required(values, "checkpoint", example="FILE, the authors' weights")
         )

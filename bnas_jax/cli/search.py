@@ -4,8 +4,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from bnas_jax.cli import draw
-from bnas_jax.cli.configs import Loaded, configured, task_of, workdir_of
-from bnas_jax.cli.flags import required
+from bnas_jax.cli.configs import Loaded, configured, task_of, workdir_to_write
 from bnas_jax.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -24,11 +23,7 @@ def search(arguments: list[str], loaded: Loaded) -> dict:
     # Now that the command is known to be right: this takes seconds.
     from bnas_jax.training.search import search
 
-    with contextlib.closing(
-        workdir_of(
-            required(values, "workdir", example="DIR, a directory for what the run writes"), loaded
-        )
-    ) as workdir:
+    with contextlib.closing(workdir_to_write(values, loaded)) as workdir:
         found = search(run, workdir, change=values.change)
         # Only once the search has ended: its genotype.json is there.
         _leave_picture(workdir)

@@ -3,8 +3,7 @@
 import contextlib
 
 from bnas_jax import extensions
-from bnas_jax.cli.configs import Loaded, configured, task_of, workdir_of
-from bnas_jax.cli.flags import required
+from bnas_jax.cli.configs import Loaded, configured, task_of, workdir_to_write
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import TrainSettings
@@ -34,9 +33,5 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
         init = Init(workdir=values.init, which=values.init_step or "last")
         # The source may have layer types of an extension, too.
         extensions.check(paths.local(init.workdir, "--init"), loaded)
-    with contextlib.closing(
-        workdir_of(
-            required(values, "workdir", example="DIR, a directory for what the run writes"), loaded
-        )
-    ) as workdir:
+    with contextlib.closing(workdir_to_write(values, loaded)) as workdir:
         return train(run, workdir, change=values.change, init=init)

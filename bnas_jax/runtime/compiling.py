@@ -19,7 +19,7 @@ class Program:
         self._made: dict[Any, tuple[Any, tuple]] = {}
 
     def trace(self, *arguments) -> jax.stages.Traced:
-        """The program traced for these arguments, or for their shapes. A `pmap` cannot only be traced."""
+        """The program traced for these arguments, or for their shapes. Not for `pmap`, which has no such form."""
         jitted, first = self._for(arguments)
         return jitted.trace(*first, *arguments)
 

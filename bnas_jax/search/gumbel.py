@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-# Divided by much less, logits of float32 become infinite.
+# Far smaller ones are 0 in float32, and logits are divided by it.
 LEAST_TEMPERATURE = 1e-6
 
 

@@ -176,8 +176,8 @@ class SearchSettings(RunSettings):
             return
         nearest = period * max(round(self.num_epochs / period), 1)
         message = (
-            f"config.num_epochs={self.num_epochs} must be a multiple of the {period} epochs after which the searcher begins"
-            f" anew: write config.num_epochs={nearest}, or change these with config.searcher"
+            f"config.num_epochs={self.num_epochs} must be a multiple of {period}, the epochs after which this searcher begins"
+            f" anew (a setting of config.searcher): write config.num_epochs={nearest}"
         )
         require(self.num_epochs % period == 0, message)
         message = "config.select=last would take the last candidate, whatever its accuracy: write config.select=best"

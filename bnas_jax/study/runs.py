@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import from_dict
+from bnas_jax.core.layers import learnable_share
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study.table import figures, markdown
 from bnas_jax.training.search import search
@@ -149,11 +151,14 @@ def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dic
     found = figures(accuracies, baseline=study.baseline)
     result: dict[str, Any] = {"title": study.title, "failed": failed, **found}
 
-    # Of rows with searches, section 4.3's share of layers that learn.
+    # The shares of layers with weights: of the searches' first epochs (section 4.3), and of the cells that were trained.
     for line in result["rows"]:
-        share = _learnable_share(folder / line["name"])
-        if share is not None:
-            line["early_learnable_share"] = share
+        of_row = folder / line["name"]
+        shares = {
+            "early_learnable_share": _mean(map(early_learnable_share, of_row.glob("*/search"))),
+            "learnable_share": _mean(map(_cell_share, of_row.glob("*/train"))),
+        }
+        line.update({name: share for name, share in shares.items() if share is not None})
 
     # Written beside their places and renamed, so that nobody reads half of one.
     write_whole(folder / "study.json", result)
@@ -172,16 +177,22 @@ def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
     return found
 
 
-def _learnable_share(folder: pathlib.Path) -> float | None:
-    """The mean of `early_learnable_share` over the searches of a row, None where there is none."""
-    known = []
-    for path in sorted(folder.glob("*/search")):
-        share = early_learnable_share(path)
-        if share is not None:
-            known.append(share)
+def _mean(shares: Iterable[float | None]) -> float | None:
+    """The mean of those that are known, None where none is."""
+    known = [share for share in shares if share is not None]
     if not known:
         return None
     return float(np.mean(known))
+
+
+def _cell_share(path: pathlib.Path) -> float | None:
+    """The share of layers with weights in the cells of a training that has ended, None of a network without cells."""
+    if _summary(path) is None:
+        return None
+    genotype = RunDirectory(path).config()["network"].get("genotype")
+    if genotype is None:
+        return None
+    return learnable_share(from_dict(genotype))
 
 
 def early_learnable_share(path: pathlib.Path) -> float | None:
@@ -194,9 +205,7 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
     # At least one epoch of a short search.
     count = max(1, round(EARLY * len(shares)))
     early = shares[:count]
-    if not early:
-        return None
-    return float(np.mean(early))
+    return _mean(early)
 
 
 def _run(row: Row, *, seed: int, folder: pathlib.Path) -> float:

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Student's t-test of differences between runs of the same seed, and the test of two samples of unequal deviations.
-PAIRED, WELCH = "paired t", "Welch"
-
 
 def figures(accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None) -> dict:
     """{"rows": one for each name that has runs}, with a baseline that has runs also {"baseline": its name}.
 
     accuracies: of each row, seed -> top-1 in %. A row has name, top1 by seed, mean, deviation (of a sample, None for a single
-    run), min, max. All but the baseline have the difference of the means and `p`, the probability of one at least as large if
-    the rows did not differ: by Student's paired t-test where both have the same seeds, else by Welch's.
+    run), min, max. All but the baseline have the difference of the means and two probabilities of one at least as large if the
+    rows did not differ: `p` by Student's paired t-test over the seeds that both have, `p_welch` by Welch's over all runs. None
+    where the runs are too few, or do not vary.
     """
     # Rows without a finished run are left out.
     rows = [_row(name, values) for name, values in accuracies.items() if values]
@@ -45,32 +43,34 @@ def _row(name: str, values: Mapping[int, float]) -> dict:
 
 
 def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> dict:
-    """difference, p and the test's name; None for both where the values have no spread to compare the difference with."""
+    """difference, p and p_welch of a row beside the baseline, see `figures`."""
+    ours, theirs = np.array(list(values.values())), np.array(list(reference.values()))
+    both = sorted(set(values) & set(reference))
+    pairs = np.array([(values[seed], reference[seed]) for seed in both]).reshape(-1, 2)
+    return {
+        "difference": float(ours.mean() - theirs.mean()),
+        "p": _paired(pairs),
+        "p_welch": _welch(ours, theirs),
+    }
+
+
+def _paired(pairs: np.ndarray) -> float | None:
+    """Student's paired t-test. pairs: (seeds, 2)."""
     # Imported here, as loading it takes long.
     from scipy import stats
 
-    ours = list(values.values())
-    theirs = list(reference.values())
-    difference = float(np.mean(ours) - np.mean(theirs))
-    unknown = {"difference": difference, "p": None, "test": None}
-    if len(ours) < 2 or len(theirs) < 2:
-        return unknown
+    if len(pairs) < 2 or np.ptp(pairs[:, 0] - pairs[:, 1]) == 0:
+        return None
+    return float(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
 
-    # With the same seeds, runs of the same seed are compared with each other.
-    if set(values) == set(reference):
-        seeds = sorted(values)
-        ours = [values[seed] for seed in seeds]
-        theirs = [reference[seed] for seed in seeds]
-        if np.ptp(np.subtract(ours, theirs)) == 0:
-            return unknown
-        p = float(stats.ttest_rel(ours, theirs).pvalue)
-        return {"difference": difference, "p": p, "test": PAIRED}
 
-    # Else means of samples whose deviations may differ.
-    if np.ptp([*ours, *theirs]) == 0:
-        return unknown
-    p = float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
-    return {"difference": difference, "p": p, "test": WELCH}
+def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
+    """Welch's t-test of two samples whose deviations may differ."""
+    from scipy import stats
+
+    if min(len(ours), len(theirs)) < 2 or np.ptp([*ours, *theirs]) == 0:
+        return None
+    return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 
 
 def markdown(result: Mapping) -> str:
@@ -80,9 +80,13 @@ def markdown(result: Mapping) -> str:
     head = ["", "runs", "top-1, %: mean", "deviation", "min to max"]
     if compared:
         head += [f"less {result['baseline']}", "p"]
+    # Runs without a partner enter Welch's test alone.
+    welch = compared and len({tuple(row["top1"]) for row in result["rows"]}) > 1
+    if welch:
+        head.append("p, Welch")
     shared = any("early_learnable_share" in row for row in result["rows"])
     if shared:
-        head.append("learnable, first 40 % of epochs")
+        head += ["learnable, first 40 % of epochs", "learnable, cell"]
 
     lines = [head, ["---"] * len(head)]
     for row in result["rows"]:
@@ -96,9 +100,12 @@ def markdown(result: Mapping) -> str:
         # Empty in the row of the baseline.
         if compared:
             line.append(_number(row.get("difference"), "+.2f"))
-            line.append(_p(row))
+            line.append(_number(row.get("p"), ".2g"))
+        if welch:
+            line.append(_number(row.get("p_welch"), ".2g"))
         if shared:
             line.append(_number(row.get("early_learnable_share"), ".0%"))
+            line.append(_number(row.get("learnable_share"), ".0%"))
         lines.append(line)
 
     rows = ["| " + " | ".join(line) + " |" for line in lines]
@@ -108,14 +115,6 @@ def markdown(result: Mapping) -> str:
         failed += f"\n\nFailed: {name}: {message}"
     title = result.get("title", "")
     return f"{title}\n\n{table}{failed}\n"
-
-
-def _p(row: Mapping) -> str:
-    """p and, where seeds were not paired, the test's name."""
-    p = _number(row.get("p"), ".2g")
-    if row.get("test") == WELCH:
-        p += f" ({WELCH})"
-    return p
 
 
 def _number(value: float | None, form: str) -> str:

@@ -20,7 +20,7 @@ from bnas_jax.training import build
 from bnas_jax.training.build import Program
 from bnas_jax.training.derive import rule_of, taken
 from bnas_jax.training.evaluate import Evaluator
-from bnas_jax.training.state import ALPHAS, CANDIDATES, SearchState, Sums, run_key
+from bnas_jax.training.state import CANDIDATES, SearchState, Sums, run_key
 from bnas_jax.training.task import BetweenBatches, Task, run_task
 from bnas_jax.training.workdir import WorkDir, whole, write_json
 from bnas_jax.workdir.history import HISTORY
@@ -93,20 +93,10 @@ class SearchTask(Task):
         write_history(self.workdir, state, epoch)
         # After the last epoch, too: the run may go on with more of them. The accuracy is not that of the new state.
         if self.searcher.restart_epochs is not None and period_ends:
-            state = self._restarted(state, number=(epoch + 1) // period)
+            number = (epoch + 1) // period
+            state = self.program.step.restarted(state, first=self.first_state(), number=number)
             return state, record, None
         return state, record, valid["top1"]
-
-    def _restarted(self, state: SearchState, *, number: int) -> SearchState:
-        """The state with the run's first weights and another alpha. number: of the restart, from 1 on."""
-        first = self.first_state()
-        key = jax.random.fold_in(run_key(self.run.seed, ALPHAS), number)
-        return state.replace(
-            params=first.params,
-            batch_stats=first.batch_stats,
-            opt_state=first.opt_state,
-            alphas=self.searcher.init(key, self.program.model.arithmetic.dtype),
-        )
 
     def _describe(self, state: SearchState, epoch: int) -> dict[str, Any]:
         """The part of an epoch's record that only a search has: of alpha, and the temperature of the epoch."""

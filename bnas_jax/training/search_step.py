@@ -120,6 +120,19 @@ class SearchStep:
             state = state.replace(step=state.step + 1)
         return state
 
+    def restarted(self, state: SearchState, first: SearchState, *, number: int) -> SearchState:
+        """A search that begins anew: the weights of its first state, and an alpha of its own for each restart.
+
+        first: what `init` gave. number: of the restart, from 1 on. Steps, history and accuracies go on.
+        """
+        key = jax.random.fold_in(run_key(state.seed, state_lib.ALPHAS), number)
+        return state.replace(
+            params=first.params,
+            batch_stats=first.batch_stats,
+            opt_state=first.opt_state,
+            alphas=self.searcher.init(key, self.supernet.arithmetic.dtype),
+        )
+
     def _mean(self, function: Callable, batch: Batch) -> Any:
         """The mean of `function(part, number)` over the microbatches of all devices."""
         return average(accumulate(function, batch, parts=self.microbatches), self.axis)

@@ -48,6 +48,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("errors")
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("hello\n")
+    (folder / "nothing.py").write_text("def get_config():\n    return None\n")
     (folder / "raises.py").write_text("def get_config():\n    return int('many')\n")
 
     pairs = [["none", 0]] * 8

@@ -5,11 +5,13 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from counted_runs import same
 from small_runs import DRAWN, SIZES, read, records
 from work_directories import arrays
 
+import bnas_jax as bnas
 from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
@@ -107,6 +109,28 @@ def test_a_search_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
     assert same(arrays(workdir, 2 * STEPS), arrays(finished, 2 * STEPS))
     assert records(workdir) == records(finished)
     assert read(workdir / "genotype.json") == read(finished / "genotype.json")
+
+
+def test_a_restart_takes_the_first_weights_and_draws_another_alpha_each_time():
+    step = bnas.SearchStep(
+        bnas.Supernet(num_cells=3, channels=2, num_classes=10, layer_types=TYPES),
+        RandomTrained(),
+        weights=bnas.latent_sgd(0.1, momentum=0.9),
+        alphas=optax.sgd(0.1),
+        num_epochs=3,
+    )
+    shapes = jax.eval_shape(lambda: step.init(image_shape=(8, 8, 1)))
+    first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    later = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), first)
+
+    found = [step.restarted(later, first, number=number) for number in (1, 2, 2)]
+
+    for state in found:
+        for name in ("params", "batch_stats", "opt_state"):
+            assert same(getattr(state, name), getattr(first, name))
+        assert state.step == 1 and same(state.history, later.history)
+    assert same(found[1].alphas, found[2].alphas)
+    assert not same(found[0].alphas, found[1].alphas)
 
 
 def test_the_learning_rate_falls_within_each_training():

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 
 from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.layers import learnable_share
 from bnas_jax.study import Row, Study, run_study
 from bnas_jax.study.table import figures, markdown
-from configs import search, train
+from configs import baselines, search, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,7 +38,11 @@ def test_rows_of_other_seeds_are_compared_as_two_samples():
     rows = figures({"a": SAME, "b": dict(enumerate([95.0, 97.0, 96.0, 98.0, 94.0]))}, baseline="a")[
         "rows"
     ]
-    assert rows[1]["test"] == "Welch" and 0 < rows[1]["p"] < 1
+    assert 0 < rows[1]["p_welch"] < 1
+    # Those of the same seeds are compared with each other, too.
+    ours = [95.0, 97.0, 96.0]
+    pairs = figures({"a": SAME, "b": dict(enumerate(ours))}, baseline="a")["rows"]
+    assert rows[1]["p"] == pairs[1]["p"] != rows[1]["p_welch"]
 
 
 def test_rows_that_do_not_differ_have_no_probability():
@@ -129,10 +134,18 @@ def test_a_mistake_in_the_last_row_shows_before_the_first_run(tmp_path, function
     assert not (tmp_path / "new").exists()
 
 
+def test_a_row_with_a_search_needs_a_training_of_cells(tmp_path):
+    row = Row("a", train=lambda seed: baselines.get_config("digits_nin"), search=searched)
+    with pytest.raises(UserError, match="genotype is no setting of"):
+        run_study(Study("t", (row,)), tmp_path)
+
+
 @pytest.mark.long
 def test_a_row_with_a_search_trains_the_cell_that_it_finds(tmp_path):
-    run_study(Study("tiny", (Row("searched", train=trained, search=searched, seeds=1),)), tmp_path)
+    row = Row("searched", train=trained, search=searched, seeds=1)
+    result = run_study(Study("tiny", (row,)), tmp_path)
     workdir = tmp_path / "searched/0"
     config = json.loads((workdir / "train/config.json").read_text())
     found = genotype.load(str(workdir / "search"))
     assert genotype.from_dict(config["network"]["genotype"]) == found
+    assert result["rows"][0]["learnable_share"] == learnable_share(found)
