@@ -20,8 +20,6 @@ from bnas_jax.search.random import genotype_of, sample
 from bnas_jax.training import build
 from bnas_jax.training.derive import Rule, taken
 from bnas_jax.training.state import initial_variables
-from bnas_jax.workdir import RunDirectory
-from bnas_jax.workdir.history import read_history
 from configs import search as presets
 
 STEPS = 14  # an epoch: half of 1,437 examples in batches of 50
@@ -144,13 +142,20 @@ def test_the_learning_rate_falls_within_each_training():
     assert found == 5 * expected and found[0] > found[7] > found[14]
 
 
-@pytest.mark.long
-def test_alpha_before_an_epoch_may_be_that_of_another_candidate(finished):
+def test_alpha_before_an_epoch_may_be_that_of_another_candidate():
     """So that the cell which is taken is the one that was validated, whatever `alphas_as_of` says."""
-    history = read_history(RunDirectory(finished))
+    drawn = [sample(jax.random.key(number), len(TYPES)) for number in (0, 0, 1)]
+    history = {name: np.stack([cell[name] for cell in drawn]) for name in ("normal", "reduce")}
+    history["valid_top1"] = np.array([10.0, 20.0])
     searcher = RandomTrained(layer_types=TYPES, candidate_epochs=1)
-    found = [taken(searcher, Rule(epoch=1, as_of=of), history) for of in ("before", "after")]
-    assert found[0] == found[1] and found[0]["normal"] == records(finished)[1]["genotype"]["normal"]
+
+    found = [taken(searcher, Rule(epoch="best", as_of=of), history) for of in ("before", "after")]
+
+    second = genotype_of(drawn[2], TYPES).to_dict()
+    assert found[0] == found[1] and found[0]["epoch"] == 1
+    assert (
+        found[0]["normal"] == second["normal"] != genotype_of(drawn[1], TYPES).to_dict()["normal"]
+    )
 
 
 def test_a_candidate_is_a_cell_of_the_grammar_whose_weights_no_relaxation_changes():

@@ -222,6 +222,15 @@ def test_a_temperature_ends_where_it_is_told_and_stays_there(searcher, last):
     assert 0 < at(0, 1) <= 10
 
 
+@pytest.mark.parametrize(
+    "searcher", [Gdas(tau_min=1e-6), Snas(temperature_end=1e-6)], ids=["gdas", "snas"]
+)
+def test_the_least_temperature_is_reached_and_is_not_0(searcher):
+    """The difference of two numbers near the first temperature would be a multiple of 1e-6."""
+    last = searcher.temperature(Progress(jnp.array(14), 15))
+    assert float(last) == np.float32(1e-6)
+
+
 # The resource loss of SNAS
 
 
