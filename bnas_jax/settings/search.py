@@ -17,6 +17,9 @@ from bnas_jax.settings.run import RunSettings
 SELECT = ("best", "last")
 AS_OF = ("after", "before")
 
+# The values of `alphas.optimizer`.
+ALPHA_OPTIMIZERS = ("adam", "sgd")
+
 
 @dataclasses.dataclass(frozen=True)
 class SupernetSettings:
@@ -112,7 +115,7 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha, with L2 regularisation (DARTS)."""
+    """Adam on alpha with L2 regularisation (DARTS), or gradient descent (SNAS on one GPU)."""
 
     learning_rate: float
     beta1: float
@@ -120,9 +123,12 @@ class AlphaSettings:
     weight_decay: float
     # The norm to which the gradient is clipped, None: not.
     clip_norm: float | None = None
+    # `adam`, or `sgd` without momentum, which reads neither beta.
+    optimizer: str = "adam"
 
     def __post_init__(self):
         prefix = "config.alphas"
+        choice(f"{prefix}.optimizer", self.optimizer, choices=ALPHA_OPTIMIZERS)
         rates(prefix, self, "learning_rate")
         rates(prefix, self, "weight_decay", least=0)
         shares(prefix, self, "beta1", "beta2")

@@ -245,8 +245,14 @@ def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.Gradi
 
 
 def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
-    """Adam on alpha."""
+    """Adam or gradient descent on alpha."""
     # Alpha is no latent weight, so that no scheme treats it.
+    if run.alphas.optimizer == "sgd":
+        return optimizers.alphas_sgd(
+            run.alphas.learning_rate,
+            weight_decay=run.alphas.weight_decay,
+            clip_norm=run.alphas.clip_norm,
+        )
     return optimizers.alphas_adam(
         run.alphas.learning_rate,
         beta1=run.alphas.beta1,

@@ -46,7 +46,7 @@ def network(tmp_path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("task", ["search", "train"])
+@pytest.mark.parametrize("task", [pytest.param("search", marks=pytest.mark.long), "train"])
 def test_a_step_is_timed_with_what_it_needs(capfd, network, task):
     result = figures(capfd, task, *network[task])
     times = result["step_seconds"]
@@ -139,7 +139,7 @@ def stepped(program):
     return state
 
 
-@pytest.mark.parametrize("task", ["search", "train"])
+@pytest.mark.parametrize("task", [pytest.param("search", marks=pytest.mark.long), "train"])
 def test_the_plain_step_is_the_same_function_of_the_same_variables(task):
     """In float64, as one flipped sign would move everything behind it."""
     run, data = tiny(task), programs.noise(16, 8, 5)

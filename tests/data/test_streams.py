@@ -391,7 +391,7 @@ def test_a_network_trains_on_a_streamed_folder_with_workers_and_is_evaluated(
     command = [sys.executable, "-m", "bnas_jax"]
     data = [f"--config.dataset.path={folder}", "--config.dataset.workers=1"]
     network = [
-        "--config.network.num_cells=3",
+        "--config.network.num_cells=1",
         "--config.network.channels=2",
         "--config.num_epochs=1",
         "--config.batch_size=8",

@@ -11,7 +11,8 @@ from bnas_jax.interop.published import load_published
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NAMES = ("bireal_resnet18", "reactnet_resnet18", "reactnet_mobilenet")
+MOBILENET = pytest.param("reactnet_mobilenet", marks=pytest.mark.long)
+NAMES = ("bireal_resnet18", "reactnet_resnet18", MOBILENET)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -34,6 +34,7 @@ def test_numbers_of_the_published_code(reference, name):
     check_network(whole_network(reference, name))
 
 
+@pytest.mark.long
 def test_densenet(reference):
     """Without gradients, for which its 58 layers compile for a minute."""
     arrays = dict(np.load(reference / "schemes" / "kuangliu_densenet121_k4.npz"))

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from bnas_jax.interop import load_published
 from bnas_jax.search import Darts, Gdas, Random, Snas, gumbel
 from bnas_jax.search.costs import Costs
-from bnas_jax.training.optimizers import alphas_adam, latent_sgd
+from bnas_jax.training.optimizers import alphas_adam, alphas_sgd, latent_sgd
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import search_state_of
 
@@ -191,7 +191,15 @@ class FedSnas(Snas):
         return {name: gumbel.soft(alpha, self.noise[name], 1.0) for name, alpha in alphas.items()}
 
 
-def test_three_steps_of_snas_are_those_of_its_code(reference):
+# On several GPUs SNAS's code has Adam with decay, on one plain gradient descent, whose weights are not kept.
+SNAS_RULES = [
+    ("distributed", alphas_adam(3e-4, clip_norm=10.0)),
+    ("single", alphas_sgd(3e-4, clip_norm=10.0)),
+]
+
+
+@pytest.mark.parametrize(("case", "rule"), SNAS_RULES, ids=["adam", "sgd"])
+def test_three_steps_of_snas_are_those_of_its_code(reference, case, rule):
     """Its resource loss, by its own costs, divides by 6 normal cells where there are 3: three others cost nothing."""
     name = "snas_supernet_c4_l5"
     arrays = arrays_of(reference, name)
@@ -210,7 +218,7 @@ def test_three_steps_of_snas_are_those_of_its_code(reference):
         resource_weight=float(arrays["settings.resource_lambda"]),
         costs=Costs(kinds, *parts),
     )
-    step = SearchStep(model, searcher, weights=weights, alphas=alphas_adam(3e-4, clip_norm=10.0))
+    step = SearchStep(model, searcher, weights=weights, alphas=rule)
     states = [begun(model, variables, of_cells(arrays, "{}_log_alpha"), step)]
     for number in range(3):
         noise = {
@@ -219,13 +227,17 @@ def test_three_steps_of_snas_are_those_of_its_code(reference):
         }
         fed = dataclasses.replace(step, searcher=dataclasses.replace(step.searcher, noise=noise))
         states.append(fed(states[-1], {"train": batch(arrays, "")}))
-    assert losses_of(states) == pytest.approx(arrays["distributed.losses"][:, 0].tolist(), rel=1e-4)
-    for after, state in (("distributed.after1.", states[1]), ("distributed.after3.", states[3])):
-        assert (
-            apart(moved(state, states[0]), moved_to(arrays, f"{after}{{}}_log_alpha", states[0]))
-            < 2e-2
-        )
-        assert moved_apart(state, variables["params"], *expected_params(name, arrays, after)) < 1e-3
+    if f"{case}.losses" in arrays:
+        expected = arrays[f"{case}.losses"][:, 0].tolist()
+        assert losses_of(states) == pytest.approx(expected, rel=1e-4)
+    for after, state in ((f"{case}.after1.", states[1]), (f"{case}.after3.", states[3])):
+        way = moved_to(arrays, f"{after}{{}}_log_alpha", states[0])
+        assert apart(moved(state, states[0]), way) < 2e-2
+        if case == "distributed":
+            assert (
+                moved_apart(state, variables["params"], *expected_params(name, arrays, after))
+                < 1e-3
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -801,6 +801,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "alphas.beta1", 1.0, "from 0 to below 1"),
         ("search:digits", "alphas.beta2", -0.1, "from 0 to below 1"),
         ("search:digits", "alphas.weight_decay", -1.0, "at least 0"),
+        ("search:digits", "alphas.optimizer", "rmsprop", "one of adam, sgd"),
         ("search:digits", "searcher.diversity", -1.0, "at least 0"),
         ("search:digits", "searcher.entropy", "half", "one of all, released"),
         ("search:digits", "searcher.tau", 0.0, r"at least 1e-06.*config\.searcher\.diversity=0"),

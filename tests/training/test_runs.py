@@ -264,7 +264,7 @@ def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatc
     ("epoch", "task"),
     [
         (0, "train"),
-        (1, "search"),
+        pytest.param(1, "search", marks=pytest.mark.long),
         pytest.param(1, "train", marks=pytest.mark.long),
         pytest.param(0, "search", marks=pytest.mark.long),
     ],
