@@ -65,9 +65,8 @@ def get_config(variant: str = "cifar10"):
     config.weights.update(
         {"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "nesterov": False}
     )
-    config.alphas.update(
-        {"learning_rate": 3e-4, "beta1": 0.5, "beta2": 0.999, "weight_decay": 1e-3}
-    )
+    config.alphas.update({"optimizer": "adam", "beta1": 0.5, "beta2": 0.999})
+    config.alphas.update({"learning_rate": 3e-4, "weight_decay": 1e-3})
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": None, "first_epoch": 0},
         "searcher": {"entropy": "all"},
