@@ -23,7 +23,11 @@ def arrays(workdir: pathlib.Path, step: int) -> dict:
 
 
 def largest_difference(one: dict, other: dict) -> float:
-    """Over all leaves; NaN equals NaN."""
+    """Over all leaves, booleans among them; NaN equals NaN."""
     assert jax.tree.structure(one) == jax.tree.structure(other)
-    apart = lambda a, b: float(np.max(np.abs(np.nan_to_num(a) - np.nan_to_num(b)), initial=0.0))
+
+    def apart(a, b) -> float:
+        differences = np.nan_to_num(a).astype(float) - np.nan_to_num(b).astype(float)
+        return float(np.max(np.abs(differences), initial=0.0))
+
     return max(jax.tree.leaves(jax.tree.map(apart, one, other)))

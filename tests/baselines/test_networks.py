@@ -112,7 +112,20 @@ def of_preset(name, scheme):
     return run.network.build(num_classes=7, scheme=scheme, arithmetic=PLAIN)
 
 
-@pytest.mark.parametrize(("name", "scheme"), PAIRS)
+# Of those that take longest one scheme, without --long.
+DEEP = ("densenet", "resnext29", "wrn22", "wrn40", "resnet34")
+
+
+def pairs() -> list:
+    """`PAIRS`, some of them for --long."""
+    found = []
+    for name, scheme in PAIRS:
+        long = name in DEEP and scheme != "xnor"
+        found.append(pytest.param(name, scheme, marks=pytest.mark.long if long else ()))
+    return found
+
+
+@pytest.mark.parametrize(("name", "scheme"), pairs())
 def test_all_convolutions_but_the_first_the_gates_and_the_shortcuts_are_binary(name, scheme):
     network = of_preset(name, SCHEMES[scheme]())
     images = jnp.zeros((2, 8, 8, 1))

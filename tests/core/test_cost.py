@@ -95,7 +95,14 @@ def to_the_digits_of(expected, value):
     return round(value, len(expected.partition(".")[2]))
 
 
-@pytest.mark.parametrize("name", SIZES)
+# The others are as large as these, or larger, and take longer to walk.
+SHORT_SIZES = ("Mini", "A", "A without Zeroise", "B", "D")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SHORT_SIZES else pytest.param(name, marks=pytest.mark.long) for name in SIZES],
+)
 def test_sizes_of_the_paper_are_those_counted_by_hand_and_by_walking(name, cells):
     (net, image_shape), params, *flops = SIZES[name]
     for convention, expected in zip(("paper", "meant", "release"), flops, strict=True):
@@ -448,6 +455,7 @@ def test_fit_budget_may_use_the_budget_up():
     assert fitted(budget - 0.01).channels == 12
 
 
+@pytest.mark.long
 def test_fit_budget_finds_the_width_of_the_paper():
     """Table 7 prints 1.48e8 FLOPs for D, which Table 5 gives 12 cells of 64 channels."""
     net, image_shape = D

@@ -166,13 +166,13 @@ def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():
 
 def products(layer, shape, *, gradient: bool, **call) -> list[tuple[str, str]]:
     """(precision, types of the factors and the sums) of each product of floats in a layer, or in it and its gradient, as a
-    GPU's compiler is given it."""
+    TPU's compiler is given it; for GPUs see tests/core/ops."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     variables = jax.eval_shape(lambda key, x: layer.init(key, x, **call), jax.random.key(0), x)
     loss = lambda variables, x: jnp.sum(layer.apply(variables, x, **call) ** 2)
     function = jax.grad(loss, argnums=(0, 1)) if gradient else loss
     with jax.default_matmul_precision("highest"):
-        text = jax.jit(function).trace(variables, x).lower(lowering_platforms=("cuda",)).as_text()
+        text = jax.jit(function).trace(variables, x).lower(lowering_platforms=("tpu",)).as_text()
     lines = [
         line
         for line in text.splitlines()

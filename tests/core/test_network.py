@@ -143,9 +143,14 @@ def test_a_cell_with_a_layer_type_that_is_none_is_refused():
 
 
 NAMED = (*(name for name in genotype.named() if not name.startswith("latest")),)
+# Of each kind one is for every day.
+LONG_NAMED = ("gdas_v1", "snas_moderate", "snas_aggressive", "darts_v1")
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.long) if n in LONG_NAMED else n for n in NAMED],
+)
 def test_the_cells_of_other_searches_are_networks(name):
     """Binary, with the skips between cells."""
     net = network(genotype.load(name), 3, channels=4, form="darts")

@@ -168,7 +168,7 @@ def check_state(run, state) -> None:
 
 # Tracing takes seconds: whole steps for one preset of each kind, with three cells, and states for all others; those that
 # differ from another in size alone are for --long.
-SIZES_ALONE = ("b", "f", "release_f", "release_g", "release_h")
+SIZES_ALONE = ("b", "c", "e", "f", "g", "release_f", "release_g", "release_h")
 STEPS = [
     *(
         ("train:digits", "paper"),

@@ -99,17 +99,37 @@ def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None
 
     accumulate: dtype of the sums and the result, None is x's. precision: None is JAX's setting.
     """
-    return jax.lax.conv_general_dilated(
+    return _convolved(
         x,
         kernel,
+        accumulate=accumulate,
         window_strides=geometry.stride,
         padding=[(pad, pad) for pad in geometry.padding],
         rhs_dilation=geometry.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=geometry.groups,
-        preferred_element_type=accumulate,
         precision=precision,
     )
+
+
+def _convolved(x, kernel, *, accumulate, **how):
+    """XLA's convolution of NHWC images and HWIO kernels, with sums and result of the type `accumulate`; None is x's.
+
+    On GPUs, short factors give a result as short, which is then made longer: cuDNN sums in float32 and rounds at the end.
+    XLA would otherwise multiply in float32 there, which it brings to the order NCHW and back around each call.
+    """
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"), **how
+    )
+
+    def long(x, kernel):
+        return convolve(x, kernel, preferred_element_type=accumulate)
+
+    def short(x, kernel):
+        return convolve(x, kernel).astype(accumulate)
+
+    if accumulate is None or accumulate == x.dtype:
+        return long(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cuda=short, default=long)
 
 
 def fast_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None):
@@ -271,16 +291,15 @@ def input_gradient(gradient, kernel, image_size: Pair, geometry: Geometry, *, ac
         before = reach - pad
         after = image_size[axis] - 1 - spread + pad
         padding.append((before, after))
-    return jax.lax.conv_general_dilated(
+    return _convolved(
         gradient,
         turned,
+        accumulate=accumulate,
         window_strides=(1, 1),
         padding=padding,
         lhs_dilation=geometry.stride,
         rhs_dilation=geometry.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
-        preferred_element_type=accumulate,
     )
 
 
@@ -303,14 +322,13 @@ def kernel_gradient(x, gradient, kernel_size: Pair, geometry: Geometry, *, accum
         end = read - x.shape[1 + axis] - begin
         padding.append((begin, end))
     # Channels as images and images as channels; stride and dilation exchange their places.
-    y = jax.lax.conv_general_dilated(
+    y = _convolved(
         x.transpose(3, 1, 2, 0),  # (C, H, W, N)
         gradient.transpose(1, 2, 0, 3),  # (H', W', N, O)
+        accumulate=accumulate,
         window_strides=geometry.dilation,
         padding=padding,
         rhs_dilation=geometry.stride,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         batch_group_count=geometry.groups,
-        preferred_element_type=accumulate,
     )
     return y.transpose(1, 2, 0, 3)  # (kh, kw, C / groups, O)

@@ -11,6 +11,9 @@ from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, plain_conv
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.popcount import pays, sums_of_signs
 
+# Up to here float16 holds every integer; of such factors cuDNN has convolutions in the order NHWC, which sum in float32.
+LARGEST_OF_HALF = 2048
+
 
 def sign_conv(
     after: Callable, geometry: Geometry, x, w, operands=(), *, one_bit: bool = True, dtype=None
@@ -74,14 +77,14 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         integer = jnp.int16
     products = dtype or x.dtype
 
-    def convolved(x, w):
+    def convolved(x, w, products=products, accumulate=x.dtype):
         # A single pass on any accelerator: bfloat16 or TF32, to which it rounds factors, both hold signs.
         precision = jax.lax.Precision.DEFAULT
         sums = fast_conv(
             x.astype(products),
             w.astype(products),
             geometry=geometry,
-            accumulate=x.dtype,
+            accumulate=accumulate,
             precision=precision,
         )
         return sums.astype(integer)
@@ -91,6 +94,11 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         sums = sums_of_signs(x, w, geometry=geometry)
         return materialize(sums.astype(integer))
 
+    # The fastest exact form of each platform.
+    forms = {}
     if one_bit and pays(w.shape, geometry):
-        return jax.lax.platform_dependent(x, w, cpu=by_popcount, default=convolved)
-    return convolved(x, w)
+        forms["cpu"] = by_popcount
+    if largest <= LARGEST_OF_HALF:
+        half = jnp.float16
+        forms["cuda"] = functools.partial(convolved, products=half, accumulate=half)
+    return jax.lax.platform_dependent(x, w, **forms, default=convolved)

@@ -1,5 +1,7 @@
 """Convolutions in their fast forms, and their gradients, in short types too."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +147,17 @@ def test_bfloat16_is_close_to_float32(geometry):
     exact, short = (conv(x, w, geometry, dtype=dtype) for dtype in (None, jnp.bfloat16))
     assert short.dtype == jnp.float32
     assert 0 < relative_error(short, exact) < 1e-2
+
+
+@pytest.mark.parametrize(("platform", "results"), [("cuda", "bf16"), ("tpu", "f32")])
+def test_short_factors_give_short_results_on_gpus_alone(platform, results):
+    """Forward, and at the image and the kernel: cuDNN has no convolution of short factors with a longer result."""
+    x, w = normal(2, 8, 8, 4), normal(3, 3, 4, 6, seed=1)
+
+    def loss(x, w):
+        return jnp.sum(conv(x, w, square(3), dtype=jnp.bfloat16) ** 2)
+
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, w)
+    text = gradients.lower(lowering_platforms=(platform,)).as_text()
+    convolutions = re.findall(r"stablehlo\.convolution.*-> tensor<\S*x(\w+)>", text)
+    assert convolutions == 3 * [results]

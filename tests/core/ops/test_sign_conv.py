@@ -1,5 +1,7 @@
 """The convolution of signs against the composition that JAX differentiates: its value, and every gradient."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,12 @@ from arrays import normal, of_bfloat16, relative_error, signs
 
 from bnas_jax.core.ops.conv import Geometry, plain_conv, square
 from bnas_jax.core.ops.popcount import pays
-from bnas_jax.core.ops.sign_conv import integer_sums, plain_sign_conv, sign_conv
+from bnas_jax.core.ops.sign_conv import (
+    LARGEST_OF_HALF,
+    integer_sums,
+    plain_sign_conv,
+    sign_conv,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -157,3 +164,17 @@ def test_counting_changes_no_bit(dtype):
     )
     for ours, theirs in zip(counted, convolved, strict=True):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("terms", "products"), [(2048, "f16"), (2049, "f32")])
+def test_on_gpus_the_factors_are_halves_as_long_as_every_sum_is_one(terms, products):
+    x, w = signs(1, 2, 2, terms), signs(1, 1, terms, 2, seed=1)
+    sums = jax.jit(lambda x, w: integer_sums(x, w, square(1), one_bit=True))
+    text = sums.trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
+    (product,) = re.findall(r"stablehlo\.dot_general .*", text)
+    assert product.count(f"x{products}>") == 3
+
+
+def test_a_half_holds_every_sum_that_is_left_to_it():
+    every = np.arange(-LARGEST_OF_HALF, LARGEST_OF_HALF + 1)
+    assert (every.astype(np.float16).astype(int) == every).all()
