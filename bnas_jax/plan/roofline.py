@@ -20,18 +20,27 @@ class Work(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """seconds: at least. by: what takes that long."""
+    """times: seconds that computing, moving and sending take at least, each by itself."""
 
-    seconds: float
-    by: str
+    times: dict[str, float]
+
+    @property
+    def by(self) -> str:
+        """What takes longest."""
+        return max(self.times, key=lambda name: self.times[name])
+
+    @property
+    def seconds(self) -> float:
+        """The least time: that of what takes longest."""
+        return self.times[self.by]
 
 
 def bound(work: Work, chip: Chip, *, precision: str) -> Bound:
     """The least time for the work. precision: of its products, see `Chip.peak`."""
-    times = {
-        COMPUTING: work.operations / chip.peak(precision),
-        MOVING: work.moved / chip.bandwidth,
-        SENDING: work.sent / chip.link,
-    }
-    by = max(times, key=lambda name: times[name])
-    return Bound(times[by], by)
+    return Bound(
+        {
+            COMPUTING: work.operations / chip.peak(precision),
+            MOVING: work.moved / chip.bandwidth,
+            SENDING: work.sent / chip.link,
+        }
+    )

@@ -10,7 +10,7 @@ from bnas_jax.plan.chips import GIB
 from bnas_jax.plan.compile import EVALUATE, Plan
 from bnas_jax.plan.machines import Machine
 from bnas_jax.plan.movement import OUTSIDE
-from bnas_jax.plan.roofline import bound
+from bnas_jax.plan.roofline import SENDING, bound
 from bnas_jax.settings import SearchSettings, TrainSettings
 
 _SHOWN = 10
@@ -76,6 +76,7 @@ def _times(
         bound(program.work, machine.chip, precision=run.precision) for program in plan.programs
     ]
     seconds = sum(each.seconds for each in bounds)
+    parts = {name: sum(each.times[name] for each in bounds) for name in bounds[0].times}
     epoch = seconds * plan.steps
     epochs = 1 if of == EVALUATE else run.num_epochs
     hours = epoch * epochs / 3600
@@ -83,6 +84,7 @@ def _times(
     return {
         "step_seconds_at_least": seconds,
         "bound_by": max(bounds, key=lambda each: each.seconds).by,
+        "seconds_of_each_at_least": dict(parts),
         "steps_per_epoch": plan.steps,
         "epoch_seconds_at_least": epoch,
         "hours_at_least": hours,
@@ -133,7 +135,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
             cells += [
                 _operations(result),
                 f"{_gb(result['bytes_moved'])} ({_accessed(result)})",
-                str(result["collectives"]),
+                _collectives(result),
                 f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}",
             ]
         else:
@@ -166,8 +168,10 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     kernels = [f"{number} {kind}" for kind, number in list(result["kernels"].items())[:_SHOWN]]
     rows.append(("kernels", ", ".join(kernels)))
     seconds = result["step_seconds_at_least"]
+    parts = result["seconds_of_each_at_least"]
     rows += [
         (f"a {what} takes at least", f"{1000 * seconds:.3g} ms, by {result['bound_by']}"),
+        *[(f"  {name}", f"{1000 * least:.3g} ms") for name, least in parts.items()],
         ("an epoch at least", f"{result['epoch_seconds_at_least']:.3g} s"),
         (
             "all of it at least",
@@ -183,6 +187,13 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _operations(result: Mapping[str, Any]) -> str:
     return f"{result['operations'] / 1e9:.3g} G"
+
+
+def _collectives(result: Mapping[str, Any]) -> str:
+    if not result["collectives"]:
+        return "0"
+    sending = 1000 * result["seconds_of_each_at_least"][SENDING]
+    return f"{result['collectives']}, {sending:.3g} ms"
 
 
 def _accessed(result: Mapping[str, Any]) -> str:

@@ -80,6 +80,7 @@ def test_the_least_time_is_a_roofline(result):
     seconds = result["step_seconds_at_least"]
 
     assert seconds > 0
+    assert seconds == max(result["seconds_of_each_at_least"].values())
     assert seconds >= result["operations"] / 197e12
     assert seconds >= result["bytes_moved"] / 819e9
     assert result["steps_per_epoch"] == 1437 // 64
@@ -91,6 +92,7 @@ def test_the_table_says_the_same(planned):
     assert "v5e-8: 8 chips" in planned.stdout
     assert ": fits" in planned.stdout
     assert "all-reduce" in planned.stdout
+    assert "  links between chips" in planned.stdout
     assert planned.stderr == ""
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,7 @@ def _convolved(x, kernel, *, accumulate, **how):
     On GPUs, short factors give a result as short, which is then made longer: cuDNN sums in float32 and rounds at the end.
     XLA would otherwise multiply in float32 there, which it brings to the order NCHW and back around each call.
     """
-    convolve = functools.partial(
+    convolve: Callable = functools.partial(
         jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"), **how
     )
 
