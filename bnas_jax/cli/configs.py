@@ -11,7 +11,7 @@ from bnas_jax.cli.flags import mistakes, read_flags, required
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.extensions import Extension
-from bnas_jax.settings import Settings, template
+from bnas_jax.settings import Settings, entries, template
 
 if TYPE_CHECKING:
     from bnas_jax.training.workdir import WorkDir
@@ -117,7 +117,7 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
             settings.refuse_old_name(".".join(parts[:end]))
 
     # Entries before their settings, in whatever order they are written.
-    for group in template.GROUPS:
+    for group in entries.GROUPS:
         entry = last(arguments, f"{spelling.PREFIX}{group}.name=")
         if entry and "name" in config.get(group, ()):
             template.choose(config, name=group, entry=entry)

@@ -17,6 +17,14 @@ TABLES: dict[Any, Mapping[str, type]] = {
     NetworkSettings: NETWORKS,
 }
 
+# The groups of a config that have a name, the table that it chooses from, and the entry that a config begins with.
+GROUPS: dict[str, Mapping[str, type]] = {
+    "scheme": SCHEMES,
+    "searcher": SEARCHERS,
+    "network": NETWORKS,
+}
+USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
+
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
     """The fields of an entry that are settings: all but those with the metadata {"setting": False}."""

@@ -18,7 +18,6 @@ from typing import Any
 
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.conventions import CONVENTIONS
-from bnas_jax.core.schemes import SCHEMES
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
@@ -96,9 +95,9 @@ def _defaults(cls: type) -> dict:
 def _fill_network(values: dict, conventions: str) -> None:
     """Fills in the convention's values of the scheme and the network, as far as those have such settings."""
     convention = CONVENTIONS[conventions]
-    _fill_group(values, "scheme", table=SCHEMES, usual="xnor", defaults=convention.scheme)
+    _fill_group(values, "scheme", defaults=convention.scheme)
     if values.get("task") != "search":
-        _fill_group(values, "network", table=NETWORKS, usual="cells", defaults=convention.network)
+        _fill_group(values, "network", defaults=convention.network)
         return
     # A supernet is no entry of the table.
     supernet = {field.name for field in dataclasses.fields(SupernetSettings)}
@@ -106,12 +105,10 @@ def _fill_network(values: dict, conventions: str) -> None:
     fill(group, _among(convention.network, supernet), prefix="config.network.")
 
 
-def _fill_group(
-    values: dict, key: str, *, table: Mapping[str, type], usual: str, defaults: Mapping
-) -> None:
-    """Fills in a group that names an entry of a table. usual: the entry where none is named."""
-    group = _group(values, key)
-    name = group.get("name") or usual
+def _fill_group(values: dict, key: str, *, defaults: Mapping) -> None:
+    """Fills in a group that names an entry of a table, the usual one where none is named."""
+    group, table = _group(values, key), entries.GROUPS[key]
+    name = group.get("name") or entries.USUAL[key]
     group["name"] = name
     choice(f"config.{key}.name", name, choices=tuple(table))
     known = set(entries.settings_of(table[name]))

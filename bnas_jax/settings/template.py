@@ -11,21 +11,9 @@ from ml_collections import ConfigDict, config_dict
 
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.genotype import Genotype
-from bnas_jax.core.schemes import SCHEMES
-from bnas_jax.networks import NETWORKS
-from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries
 from bnas_jax.settings.parse import field_types
 from bnas_jax.settings.schema import TASKS
-
-# The groups of a config that have a name, and the table that it chooses from.
-GROUPS: dict[str, Mapping[str, type]] = {
-    "scheme": SCHEMES,
-    "searcher": SEARCHERS,
-    "network": NETWORKS,
-}
-# The entry of each of them that a config begins with.
-USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
 
 
 def settings(task: str) -> ConfigDict:
@@ -48,7 +36,7 @@ def _with_defaults(cls: type, task: str) -> ConfigDict:
         name, kind = field.name, types[field.name]
         default = None if field.default is dataclasses.MISSING else field.default
         if kind in entries.TABLES:
-            config[name] = group(name, USUAL[name])
+            config[name] = group(name, entries.USUAL[name])
         elif field.default_factory is not dataclasses.MISSING:
             config[name] = _with_defaults(kind, task)
         elif dataclasses.is_dataclass(kind):
@@ -68,9 +56,9 @@ def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
 
 
 def group(name: str, entry: str) -> ConfigDict:
-    """The settings of one of `GROUPS` with the name of the entry that is chosen."""
+    """The settings of one of `entries.GROUPS` with the name of the entry that is chosen."""
     config = ConfigDict({"name": entry})
-    for cls in GROUPS[name].values():
+    for cls in entries.GROUPS[name].values():
         known = entries.settings_of(cls)
         types = {}
         for key, kind in field_types(cls).items():
@@ -82,9 +70,9 @@ def group(name: str, entry: str) -> ConfigDict:
 
 
 def choose(config: ConfigDict, name: str, entry: str) -> None:
-    """Sets the entry of one of `GROUPS`, and removes the config's values of settings that this entry does not have."""
-    if entry in GROUPS[name]:
-        known = entries.settings_of(GROUPS[name][entry])
+    """Sets the entry of one of `entries.GROUPS`, and removes the config's values of settings that this entry does not have."""
+    if entry in entries.GROUPS[name]:
+        known = entries.settings_of(entries.GROUPS[name][entry])
         # In the config and in its blocks, from which None would be filled in again.
         blocks = [config.get(block) or {} for block in ("preset", *CONVENTIONS)]
         for values in (config, *blocks):
