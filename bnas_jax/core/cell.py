@@ -13,7 +13,7 @@ from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, ZEROISE, Cell, edges
 from bnas_jax.core.layer_modules import Identity
 from bnas_jax.core.layers import BinaryConvType, layer_module, layer_type
 from bnas_jax.core.modules import BinaryConv
-from bnas_jax.core.normalization import share
+from bnas_jax.core.normalization import share_all
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.stack import Place
 
@@ -125,13 +125,21 @@ class FinalCell(nn.Module):
         for edge in edges(self.cell):
             if type(layer_type(edge.layer_type)) is BinaryConvType:
                 readers.append(edge.source)
-        found = {}
-        for number, state in enumerate(states, first):
-            # A single reader has nothing in common with another.
-            if readers.count(number) > 1:
-                state = share(state, scheme=self.scheme, arithmetic=self.arithmetic, train=train)
-            found[number] = state
-        return found
+        # A single reader has nothing in common with another; but states that are there at once have messages in common.
+        least = 2
+        if len(states) > 1 and self.arithmetic.bn_axis:
+            least = 1
+        found = dict(enumerate(states, first))
+        chosen = [number for number in found if readers.count(number) >= least]
+        if not chosen:
+            return found
+        shared = share_all(
+            [found[number] for number in chosen],
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            train=train,
+        )
+        return found | dict(zip(chosen, shared, strict=True))
 
     def _zeros(self, state):
         """A node whose edges are all zeroise. state: an input state of the cell."""

@@ -1,5 +1,6 @@
 """Batch norm as a module, and what layers that read the same state have in common of it. Images are NHWC."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from bnas_jax.core.ops.batch_norm import (
     MOMENTUM,
     batch_norm,
     initial_statistics,
-    normalize,
+    normalize_all,
 )
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
@@ -36,10 +37,18 @@ class Shared(NamedTuple):
 
 def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
     """x for layers that begin with a batch norm of it: `Shared` in training, x itself where nothing is in common."""
+    return share_all([x], scheme=scheme, arithmetic=arithmetic, train=train)[0]
+
+
+def share_all(xs: Sequence, *, scheme: Scheme, arithmetic: Arithmetic, train: bool) -> list:
+    """`share` of each, with the same messages for all."""
     if not train or arithmetic.plain or scheme.order != BN_FIRST:
-        return x
-    normalized = normalize(x, axis_name=arithmetic.bn_axis, examples=arithmetic.bn_examples)
-    return Shared(value=x, normalized=normalized, arithmetic=arithmetic)
+        return list(xs)
+    normalized = normalize_all(tuple(xs), arithmetic.bn_axis, arithmetic.bn_examples)
+    shared = []
+    for x, of_x in zip(xs, normalized, strict=True):
+        shared.append(Shared(value=x, normalized=of_x, arithmetic=arithmetic))
+    return shared
 
 
 def value_of(x):

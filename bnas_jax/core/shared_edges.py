@@ -23,7 +23,7 @@ from bnas_jax.core.layers import (
     PoolingType,
     layer_type,
 )
-from bnas_jax.core.ops.batch_norm import batch_norm
+from bnas_jax.core.ops.batch_norm import batch_norm, normalize_all
 from bnas_jax.core.ops.conv import Geometry, conv, square
 from bnas_jax.core.ops.materialize import recompute
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme, convolve_signs, finish
@@ -123,15 +123,20 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     running: the statistics `bn` of the convolutions' input and `pool_bn` of the poolings, see `supernet.MixedEdges`.
     """
     outputs: dict[str, jax.Array] = {}
-    new: dict[str, dict[str, jax.Array]] = {}
-    normalize = functools.partial(batch_norm, arithmetic=spec.arithmetic, train=train)
     column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
 
-    # All poolings behind each other on the channels, with one BN.
+    # All poolings behind each other on the channels, with one BN, and the input of all convolutions.
+    inputs = {}
     if spec.pools:
         y = jnp.concatenate([spec.pool(name, x) for name in spec.pools], axis=-1)
         if spec.bn_of_pools:
-            y, new["pool_bn"] = normalize(y, running["pool_bn"])
+            inputs["pool_bn"] = y
+    if spec.convs:
+        inputs["bn"] = x
+    normal, new = _normalized(inputs, running, arithmetic=spec.arithmetic, train=train)
+
+    if spec.pools:
+        y = normal.get("pool_bn", y)
         y = y.reshape(*y.shape[:3], -1, y.shape[-1])  # (N, H', W', 1 or E, types * C)
         of_pools = jnp.split(y, len(spec.pools), axis=-1)
         weigh = recompute(lambda y, weights: y * weights[:, None])
@@ -141,13 +146,12 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     # All convolutions of the same normalised state: (N, H, W, C), or (N, H, W, types, E, C) where each edge and type has
     # running statistics, in evaluation.
     if spec.convs:
-        normal, new["bn"] = normalize(x, running["bn"])
-        signs = spec.scheme.signs(normal)
+        signs = spec.scheme.signs(normal["bn"])
         for position, name in enumerate(spec.convs):
-            type_signs, type_normal = signs, normal
-            if normal.ndim > 4:
+            type_signs, type_normal = signs, normal["bn"]
+            if signs.ndim > 4:
                 type_signs = signs[..., position, :, :]
-                type_normal = normal[..., position, :, :]
+                type_normal = type_normal[..., position, :, :]
             outputs[name] = _convs(
                 type_signs,
                 type_normal,
@@ -163,6 +167,23 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
         if name in outputs:
             total = total + outputs[name]
     return total, new
+
+
+def _normalized(inputs: dict, running: dict, *, arithmetic: Arithmetic, train: bool):
+    """({name: the input behind its batch norm}, {name: running statistics after it}), of inputs by name.
+
+    Over several devices they have their messages in common.
+    """
+    together: list = [None] * len(inputs)
+    if inputs and train and arithmetic.bn_axis and not arithmetic.plain:
+        values = tuple(inputs.values())
+        together = list(normalize_all(values, arithmetic.bn_axis, arithmetic.bn_examples))
+    normal, new = {}, {}
+    for (name, x), normalized in zip(inputs.items(), together, strict=True):
+        normal[name], new[name] = batch_norm(
+            x, running[name], arithmetic=arithmetic, train=train, normalized=normalized
+        )
+    return normal, new
 
 
 def _convs(signs, normal, *, name: str, kernels: dict, weights, spec: EdgeSpec):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
@@ -101,7 +102,6 @@ def _batch_mean(x, axis_name: str | None):
     return jax.lax.pmean(mean, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def normalize(
     x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON
 ):
@@ -115,28 +115,45 @@ def normalize(
     The gradient at x is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps
     more and sums four times; mean and var are for the running statistics and have no gradient.
     """
-    return _normalize_forward(x, axis_name, examples, epsilon)[0]
+    return normalize_all((x,), axis_name, examples, epsilon)[0]
 
 
-def _normalize_forward(x, axis_name, examples, epsilon):
-    # The moments of each of this device's parts, (P, C), then those of the groups that the parts belong to.
-    part, parts_of_group = _division(len(x), axis_name=axis_name, examples=examples)
-    origin, mean, var = _per_part(_moments, part=part, arrays=(x,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def normalize_all(
+    xs: tuple,
+    axis_name: str | None = None,
+    examples: int | None = None,
+    epsilon: float = EPSILON,
+) -> tuple:
+    """`normalize` of each of several x of the same examples, with one message forward and one backward for all of them."""
+    return _normalize_forward(xs, axis_name, examples, epsilon)[0]
+
+
+def _normalize_forward(xs, axis_name, examples, epsilon):
+    # The moments of each of this device's parts, then those of the groups that the parts belong to: (P, C) each.
+    part, parts_of_group = _division(len(xs[0]), axis_name=axis_name, examples=examples)
+    moments = [_per_part(_moments, part=part, arrays=(x,)) for x in xs]
     if parts_of_group > 1:
-        moments = jnp.stack([origin, mean, var], axis=1)  # (P, 3, C)
-        of_group = _of_group(moments, parts_of_group, axis_name=axis_name)
-        mean, var = _combined(origin, of_group)
+        stacked = [jnp.stack(three, axis=1) for three in moments]  # (P, 3, C)
+        of_groups = _of_group(stacked, parts_of_group, axis_name=axis_name)
+        combined = []
+        for (origin, _, _), of_group in zip(moments, of_groups, strict=True):
+            combined.append((origin, *_combined(origin, of_group)))
+        moments = combined
 
-    factor = jax.lax.rsqrt(var + epsilon)
-    y = _per_part(
-        _standardize,
-        part=part,
-        arrays=(x,),
-        values=(origin, mean, factor),
-    )
-    y = y.reshape(x.shape)
-    averages = jnp.mean(origin + mean, axis=0), jnp.mean(var, axis=0)
-    return (y, *averages), (y, factor)
+    results, residuals = [], []
+    for x, (origin, mean, var) in zip(xs, moments, strict=True):
+        factor = jax.lax.rsqrt(var + epsilon)
+        y = _per_part(
+            _standardize,
+            part=part,
+            arrays=(x,),
+            values=(origin, mean, factor),
+        )
+        y = y.reshape(x.shape)
+        results.append((y, jnp.mean(origin + mean, axis=0), jnp.mean(var, axis=0)))
+        residuals.append((y, factor))
+    return tuple(results), tuple(residuals)
 
 
 def _moments(x):
@@ -160,25 +177,28 @@ def _standardize(x, origin, mean, factor):
 
 def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
     del epsilon
-    y, factor = residuals
-    gradient = gradients[0]
+    gradients = [of_result[0] for of_result in gradients]
 
-    # The means of the gradient and of gradient * y over each group.
-    part, parts_of_group = _division(len(gradient), axis_name=axis_name, examples=examples)
-    mean, along = _per_part(_gradient_means, part=part, arrays=(gradient, y))
+    # The means of each gradient and of gradient * y over each group.
+    part, parts_of_group = _division(len(gradients[0]), axis_name=axis_name, examples=examples)
+    means = []
+    for gradient, (y, _) in zip(gradients, residuals, strict=True):
+        means.append(_per_part(_gradient_means, part=part, arrays=(gradient, y)))
     if parts_of_group > 1:
-        means = jnp.stack([mean, along], axis=1)  # (P, 2, C)
-        of_group = _of_group(means, parts_of_group, axis_name=axis_name)
-        mean, along = jnp.unstack(jnp.mean(of_group, axis=1), axis=1)
+        stacked = [jnp.stack(two, axis=1) for two in means]  # (P, 2, C)
+        of_groups = _of_group(stacked, parts_of_group, axis_name=axis_name)
+        means = [jnp.unstack(jnp.mean(of_group, axis=1), axis=1) for of_group in of_groups]
 
-    values = (mean, along, factor)
-    to_x = _per_part(
-        _gradient_at_x,
-        part=part,
-        arrays=(gradient, y),
-        values=values,
-    )
-    return (to_x.reshape(gradient.shape),)
+    to_xs = []
+    for gradient, (y, factor), (mean, along) in zip(gradients, residuals, means, strict=True):
+        to_x = _per_part(
+            _gradient_at_x,
+            part=part,
+            arrays=(gradient, y),
+            values=(mean, along, factor),
+        )
+        to_xs.append(to_x.reshape(gradient.shape))
+    return (tuple(to_xs),)
 
 
 def _gradient_means(gradient, y):
@@ -214,7 +234,7 @@ def _per_part(function, *, part: int, arrays: tuple, values: tuple = ()):
     return jax.vmap(function)(*divided, *values)
 
 
-normalize.defvjp(_normalize_forward, _normalize_backward)
+normalize_all.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _division(size: int, *, axis_name: str | None, examples: int | None) -> tuple[int, int]:
@@ -231,19 +251,22 @@ def _division(size: int, *, axis_name: str | None, examples: int | None) -> tupl
     return part, group // part
 
 
-def _of_group(values, parts_of_group: int, *, axis_name: str):
-    """(P, ...) -> (P, parts of a group, ...): for each of the device's parts, the values of all parts of its group.
+def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
+    """(P, n, C) -> (P, parts of a group, n, C), of each: for each of the device's parts, the values of all parts of its group.
 
     In one message, as latency is what small ones cost.
     """
-    everything = jax.lax.all_gather(values, axis_name, tiled=True)  # (all devices' P, ...)
-    groups = everything.reshape(-1, parts_of_group, *values.shape[1:])
-    if len(groups) == 1:
-        return groups
-    # Numbers of this device's parts among all.
-    first = jax.lax.axis_index(axis_name) * len(values)
-    parts = first + jnp.arange(len(values))
-    return groups[parts // parts_of_group]
+    channels = [value.shape[-1] for value in values]
+    together = jnp.concatenate(values, axis=-1)  # (P, n, sum of C)
+    everything = jax.lax.all_gather(together, axis_name, tiled=True)  # (all devices' P, ...)
+    groups = everything.reshape(-1, parts_of_group, *together.shape[1:])
+    if len(groups) > 1:
+        # Numbers of this device's parts among all.
+        first = jax.lax.axis_index(axis_name) * len(together)
+        parts = first + jnp.arange(len(together))
+        groups = groups[parts // parts_of_group]
+    ends = np.cumsum(channels)[:-1]
+    return jnp.split(groups, ends, axis=-1)
 
 
 def _combined(origin, moments):

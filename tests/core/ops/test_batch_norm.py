@@ -16,6 +16,7 @@ from bnas_jax.core.ops.batch_norm import (
     batch_norm,
     initial_statistics,
     normalize,
+    normalize_all,
     plain_normalize,
 )
 
@@ -160,3 +161,31 @@ def test_batch_norm_over_devices_sends_one_message_each_way_or_none(examples, me
     forward = lambda x: normalize(x, "device", examples)[0]
     assert collectives(forward, x) == messages
     assert collectives(jax.grad(lambda x: forward(x).sum()), x) == 2 * messages
+
+
+@pytest.mark.parametrize("examples", [None, 8, 3])
+def test_several_tensors_share_messages_and_nothing_else(examples):
+    """Of other sizes and channels: each has the result and the gradient that it has alone, bit for bit."""
+    tensors = (normal(24, 2, 3, 4), 5 + normal(24, 4, 1, 2, seed=1))
+    gradients = (normal(24, 2, 3, 4, seed=2), normal(24, 4, 1, 2, seed=3))
+
+    def results(function, xs, gradients):
+        found, pull = jax.vjp(function, xs)
+        zeros = [jax.tree.map(jnp.zeros_like, of_x[1:]) for of_x in found]
+        pulled = pull(tuple((g, *rest) for g, rest in zip(gradients, zeros, strict=True)))
+        return found, pulled
+
+    def one(xs, gradients):
+        together = lambda xs: normalize_all(xs, "device", examples)
+        alone = lambda xs: tuple(normalize(x, "device", examples) for x in xs)
+        return results(together, xs, gradients), results(alone, xs, gradients)
+
+    shards = jax.tree.map(
+        lambda x: jnp.asarray(x).reshape(4, 6, *x.shape[1:]), (tensors, gradients)
+    )
+    together, alone = jax.jit(jax.vmap(one, axis_name="device"))(*shards)
+    jax.tree.map(np.testing.assert_array_equal, together, alone)
+
+    shard = jax.tree.map(lambda x: x[0], shards[0])
+    messages = collectives(lambda xs: normalize_all(xs, "device", examples), shard)
+    assert messages == (0 if examples == 3 else 1)
