@@ -18,8 +18,9 @@ floats: `float` of ablations.py. The genotype of darts, snas and gdas is that of
 - darts_second: alpha's gradient after a virtual step, by a finite difference. With signs that is unstable, and
   --config.searcher.unrolled=exact is not.
 - snas (arXiv 1812.09926; its code at 9a43adb): weights as DARTS's, 150 epochs of the whole training set, drop-path .3. alpha by
-  the same gradient, clipped to 10; temperature 1 to .03; resource loss 1.5e-3, of our counts. Its code takes Adam on several
-  GPUs, as here, and on one --config.alphas.optimizer=sgd with --config.alphas.weight_decay=0.
+  the same gradient, clipped to 10; temperature 1 to .03; resource loss 1.5e-3, of our counts. On several GPUs
+  its code moves alpha by Adam, as this preset does, on one by plain gradient descent: --config.alphas.optimizer=sgd
+  --config.alphas.weight_decay=0.
 - gdas (arXiv 1910.04465; its code at f46486e): 6 cells, 250 epochs of batches of 256, Nesterov's momentum, decay 5e-4; weights
   first, clipped together with alpha; tau 10 to .1.
 - random (arXiv 1902.07638; its code at 6513a0a): weights as DARTS's, of one random cell a step; the best of 1000 cells with
@@ -96,7 +97,7 @@ def darts(config, *, unrolled: str = "none") -> None:
 
 
 def snas(config) -> None:
-    """SNAS: train_search.py with the settings of its README."""
+    """SNAS: train_search.py with the settings of its README, and Adam on alpha, as on several GPUs."""
     _published(config, "snas")
     config.num_epochs = 150
     config.alphas.clip_norm = 10.0

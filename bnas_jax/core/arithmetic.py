@@ -12,6 +12,7 @@ class Arithmetic:
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
     conv_dtype: of the factors of products in convolutions, which accumulate in `dtype`, such as bfloat16; None is `dtype`.
+        On NVIDIA's GPUs results are rounded to it, too.
     activations: type of what a convolution, a batch norm or a pooling hands on, and of sums of such; None is `dtype`. They
         compute in `dtype` within.
     bn_axis: the mapped axis over which batch statistics are taken; None keeps them per device.

@@ -125,12 +125,12 @@ class FinalCell(nn.Module):
         for edge in edges(self.cell):
             if type(layer_type(edge.layer_type)) is BinaryConvType:
                 readers.append(edge.source)
-        # A single reader has nothing in common with another; but states that are there at once have messages in common.
-        least = 2
+        # Over several devices, states that exist at the same time share their messages, with a single reader each, too.
+        least_readers = 2
         if len(states) > 1 and self.arithmetic.bn_axis:
-            least = 1
+            least_readers = 1
         found = dict(enumerate(states, first))
-        chosen = [number for number in found if readers.count(number) >= least]
+        chosen = [number for number in found if readers.count(number) >= least_readers]
         if not chosen:
             return found
         shared = share_all(

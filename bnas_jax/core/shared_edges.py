@@ -125,7 +125,7 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     outputs: dict[str, jax.Array] = {}
     column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}
 
-    # All poolings behind each other on the channels, with one BN, and the input of all convolutions.
+    # What has a batch norm: the poolings, side by side on the channels, and the state that the convolutions read.
     inputs = {}
     if spec.pools:
         y = jnp.concatenate([spec.pool(name, x) for name in spec.pools], axis=-1)

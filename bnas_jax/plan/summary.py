@@ -84,7 +84,7 @@ def _times(
     return {
         "step_seconds_at_least": seconds,
         "bound_by": max(bounds, key=lambda each: each.seconds).by,
-        "seconds_of_each_at_least": dict(parts),
+        "seconds_of_each_at_least": parts,
         "steps_per_epoch": plan.steps,
         "epoch_seconds_at_least": epoch,
         "hours_at_least": hours,

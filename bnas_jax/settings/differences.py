@@ -40,6 +40,8 @@ CHANGEABLE = (
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
 )
+# But for these, which decide what an optimizer keeps from step to step.
+_OF_THE_STATE = ("optimizer.name", "alphas.optimizer")
 
 
 class Difference(NamedTuple):
@@ -58,7 +60,7 @@ class Difference(NamedTuple):
     @property
     def is_changeable(self) -> bool:
         """Whether `--change` may change the setting in the middle of a run."""
-        return _is_among(self.key, CHANGEABLE)
+        return _is_among(self.key, CHANGEABLE) and self.key not in _OF_THE_STATE
 
     def __str__(self) -> str:
         # Long lists, such as the names of classes, would hide the rest of the message.

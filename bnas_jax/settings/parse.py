@@ -47,16 +47,24 @@ def build(cls, values: Any, name: str):
 
     built = {}
     for key, field in known.items():
-        if key in values:
+        # None is no value, where it is none of the type's.
+        given = key in values
+        if given and values[key] is None and not _takes_none(hints[key]):
+            given = not entries.has_default(field)
+        if given:
             built[key] = _convert(hints[key], value=values[key], name=f"{name}.{key}")
         else:
             require(entries.has_default(field), f"{name}.{key} is missing")
     return cls(**built)
 
 
+def _takes_none(hint) -> bool:
+    return type(None) in typing.get_args(hint)
+
+
 def _convert(hint, value, name: str):
     """A value as a field of that type needs it. hint: the type; name: of the setting, for errors."""
-    if value is None and type(None) in typing.get_args(hint):
+    if value is None and _takes_none(hint):
         return None
     hint = _without_none(hint)
 

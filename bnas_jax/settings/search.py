@@ -115,7 +115,7 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam on alpha with L2 regularisation (DARTS), or gradient descent (SNAS on one GPU)."""
+    """Adam (DARTS) or gradient descent (SNAS on one GPU) on alpha, each with L2 regularisation."""
 
     learning_rate: float
     beta1: float

@@ -369,7 +369,7 @@ def alphas_adam(
 def alphas_sgd(
     learning_rate: float, *, weight_decay: float = 0.0, clip_norm: float | None = None
 ) -> optax.GradientTransformation:
-    """Gradient descent without momentum, as SNAS's code moves alpha on one GPU. The rest as of `alphas_adam`."""
+    """Gradient descent without momentum or decay, as SNAS's code moves alpha on one GPU. clip_norm: see `alphas_adam`."""
     rule = optax.sgd(learning_rate)
     return _regularized(rule, weight_decay=weight_decay, clip_norm=clip_norm)
 

@@ -444,6 +444,24 @@ def test_float_edges_are_the_last_ones():
     assert float_edges(net.clone(float_head=False))[4] == ((0,) * 4,) * 5
 
 
+def test_over_devices_the_edges_of_a_state_have_one_message_each_way():
+    """For the batch norm of the convolutions' input and that of the poolings."""
+    own = Arithmetic(bn_axis="device")
+    edges = MixedEdges(channels=4, stride=2, layer_types=TABLE_3, scheme=Xnor(), arithmetic=own)
+    images, weights = jnp.ones((2, 8, 8, 4)), jnp.full((3, len(TABLE_3)), 0.2)
+    variables = edges.clone(arithmetic=Arithmetic()).init(
+        jax.random.key(0), images, weights, train=False
+    )
+
+    def total(images):
+        y, _ = edges.apply(variables, images, weights, train=True, mutable=["batch_stats"])
+        return y.sum()
+
+    for function, messages in ((total, 1), (jax.grad(total), 2)):
+        jaxpr = jax.make_jaxpr(function, axis_env=[("device", 2)])(images)
+        assert str(jaxpr).count("= all_gather[") == messages
+
+
 def test_a_mixture_takes_the_weights_themselves():
     net = supernet(2, 2, layer_types=NO_DILATED)
     alphas, images = alphas_of(net), IMAGES.astype(np.float32)

@@ -96,6 +96,13 @@ def test_the_table_says_the_same(planned):
     assert planned.stderr == ""
 
 
+def test_a_row_of_the_table_has_the_time_of_its_collectives(result):
+    row = markdown({"train:digits v5e-8": result}).splitlines()[-1]
+
+    sending = 1000 * result["seconds_of_each_at_least"]["links between chips"]
+    assert f"| {result['collectives']}, {sending:.3g} ms |" in row
+
+
 @pytest.mark.long
 def test_a_batch_of_the_evaluation_is_planned_too(result, cache):
     """It moves no gradients and needs fewer operations; of 360 test images the last batch is filled up."""

@@ -901,6 +901,17 @@ def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
         resolved("train:digits", bn_examples=32, sync_bn=False)
 
 
+def test_what_a_config_leaves_open_has_its_default():
+    """A config file that was written before a setting existed."""
+    config = search.get_config("digits")
+    config.alphas.optimizer = None
+    config.weights.nesterov = None
+
+    run = settings.from_config(config)
+
+    assert (run.alphas.optimizer, run.weights.nesterov) == ("adam", False)
+
+
 @pytest.mark.parametrize("name", settings.OLD_NAMES)
 def test_an_old_name_is_answered_with_the_new_one(name):
     stored = settings.to_dict(resolved("search:digits"))

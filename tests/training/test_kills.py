@@ -1,6 +1,6 @@
 """Runs that are killed at random moments, with saves in flight, end bit for bit where an undisturbed run ends.
 
-For `--long`: thirty kills of a training and ten of a search. `test_runs` kills one of each.
+For `--long`: thirty kills of a training and ten of a search. `test_runs` kills a training once.
 """
 
 import json

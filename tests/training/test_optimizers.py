@@ -1,5 +1,7 @@
 """The optimizers, link by link: what happens to latent weights alone, in which order, against SGD and Adam in NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -473,6 +475,19 @@ def test_the_search_starts_at_its_rate_with_its_decay_and_clips_where_told(clip_
         gradient = gradient * clip_norm / norm_of(grads)
     after = one_step(build.supernet_optimizer(run, 10), tree, grads)["classifier"]["kernel"]
     assert np.allclose(after, kernel - 0.025 * (gradient + 3e-4 * kernel), atol=1e-6)
+
+
+def test_alphas_follow_gradient_descent_with_clipping_and_l2():
+    run = settings.from_config(search.get_config("cifar10"))
+    chosen = dataclasses.replace(
+        run.alphas, optimizer="sgd", learning_rate=0.5, weight_decay=0.1, clip_norm=2.0
+    )
+    chain = build.alphas_optimizer(dataclasses.replace(run, alphas=chosen))
+    alphas, gradient = {"normal": jnp.ones(4)}, {"normal": jnp.full(4, 3.0)}
+    updates, state = chain.update(gradient, chain.init(alphas), alphas)
+    # A gradient of norm 6 is divided by 3.
+    assert np.allclose(updates["normal"], -0.5 * (1.0 + 0.1))
+    assert not jax.tree.leaves(state), "nothing is kept from step to step"
 
 
 def test_alphas_follow_adam_with_l2():

@@ -110,6 +110,15 @@ def again(counted: Counting, change: bool = True, **new) -> Counting:
     return opened
 
 
+def test_another_kind_of_optimizer_is_no_change_that_a_run_goes_on_with(tmp_path):
+    """It would not find what the other one kept."""
+    counted = Counting(tmp_path, num_epochs=1)
+    counted.start()
+    adam = dataclasses.replace(counted.run.optimizer, name="adam")
+    with pytest.raises(UserError, match=r"config\.optimizer\.name"):
+        again(counted, optimizer=adam)
+
+
 def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(tmp_path):
     """14.13: each change is noted with its step; settings of checkpoints, too."""
     counted = Counting(tmp_path, num_epochs=1)

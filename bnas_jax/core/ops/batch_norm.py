@@ -125,7 +125,7 @@ def normalize_all(
     examples: int | None = None,
     epsilon: float = EPSILON,
 ) -> tuple:
-    """`normalize` of each of several x of the same examples, with one message forward and one backward for all of them."""
+    """`normalize` of each of several x of one type and of the same examples, with one message forward and one backward."""
     return _normalize_forward(xs, axis_name, examples, epsilon)[0]
 
 

@@ -78,8 +78,9 @@ POINT = Geometry()
 def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = False):
     """The convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N, H', W', O) in x's dtype.
 
-    dtype: such as bfloat16, to which the factors of all products are rounded, those of the gradients too; sums have x's
-    dtype. None rounds nothing. plain: XLA's convolution, whatever the kernel.
+    dtype: such as bfloat16, to which the factors of all products are rounded, those of the gradients too; None rounds
+    nothing. Sums have x's dtype; on NVIDIA's GPUs they were rounded to the short type first (see `_convolved`).
+    plain: XLA's convolution, whatever the kernel.
     """
     if plain and dtype is None:
         return plain_conv(x, kernel, geometry)
@@ -115,7 +116,7 @@ def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None
 def _convolved(x, kernel, *, accumulate, **how):
     """XLA's convolution of NHWC images and HWIO kernels, with sums and result of the type `accumulate`; None is x's.
 
-    On GPUs, short factors give a result as short, which is then made longer: cuDNN sums in float32 and rounds at the end.
+    On NVIDIA's GPUs short factors give a result as short, which is then made longer: cuDNN sums in float32, rounds at the end.
     XLA would otherwise multiply in float32 there, which it brings to the order NCHW and back around each call.
     """
     convolve: Callable = functools.partial(

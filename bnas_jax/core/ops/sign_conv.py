@@ -11,7 +11,7 @@ from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, plain_conv
 from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.popcount import pays, sums_of_signs
 
-# Up to here float16 holds every integer; of such factors cuDNN has convolutions in the order NHWC, which sum in float32.
+# Up to here float16 holds every integer. Of float16 factors cuDNN has convolutions in the order NHWC, which sum in float32.
 LARGEST_OF_HALF = 2048
 
 
@@ -79,26 +79,30 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
 
     def convolved(x, w, products=products, accumulate=x.dtype):
         # A single pass on any accelerator: bfloat16 or TF32, to which it rounds factors, both hold signs.
-        precision = jax.lax.Precision.DEFAULT
-        sums = fast_conv(
+        return fast_conv(
             x.astype(products),
             w.astype(products),
             geometry=geometry,
             accumulate=accumulate,
-            precision=precision,
+            precision=jax.lax.Precision.DEFAULT,
         )
-        return sums.astype(integer)
+
+    def in_general(x, w):
+        return convolved(x, w).astype(integer)
 
     def by_popcount(x, w):
         # Stored, or XLA would count again for all who read the sums.
         sums = sums_of_signs(x, w, geometry=geometry)
         return materialize(sums.astype(integer))
 
-    # The fastest exact form of each platform.
-    forms = {}
+    def by_cudnn(x, w):
+        # Short factors would give short sums there.
+        short = jnp.float16 if largest <= LARGEST_OF_HALF else x.dtype
+        # Some of cuDNN's algorithms come near an integer only.
+        sums = convolved(x, w, products=short, accumulate=short)
+        return jnp.rint(sums).astype(integer)
+
+    forms = {"cuda": by_cudnn}
     if one_bit and pays(w.shape, geometry):
         forms["cpu"] = by_popcount
-    if largest <= LARGEST_OF_HALF:
-        half = jnp.float16
-        forms["cuda"] = functools.partial(convolved, products=half, accumulate=half)
-    return jax.lax.platform_dependent(x, w, **forms, default=convolved)
+    return jax.lax.platform_dependent(x, w, **forms, default=in_general)

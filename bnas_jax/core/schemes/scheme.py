@@ -140,7 +140,8 @@ class Scheme:
         return straight_through(x, window=open_clip, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent) -> tuple[jax.Array, tuple]:
-        """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients. operands: what `after` needs."""
+        """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients. signs: -1, 1 or 0. operands: what `after`
+        needs."""
         raise NotImplementedError
 
     def after(self, sums, *operands):

@@ -166,15 +166,20 @@ def test_counting_changes_no_bit(dtype):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("terms", "products"), [(2048, "f16"), (2049, "f32")])
-def test_on_gpus_the_factors_are_halves_as_long_as_every_sum_is_one(terms, products):
-    x, w = signs(1, 2, 2, terms), signs(1, 1, terms, 2, seed=1)
-    sums = jax.jit(lambda x, w: integer_sums(x, w, square(1), one_bit=True))
-    text = sums.trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
-    (product,) = re.findall(r"stablehlo\.dot_general .*", text)
-    assert product.count(f"x{products}>") == 3
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "channels", "products"),
+    [(1, 2048, "f16"), (3, 224, "f16"), (1, 2049, "f32"), (3, 256, "f32")],
+)
+def test_on_gpus_sums_are_halves_as_long_as_a_half_holds_them(dtype, kernel, channels, products):
+    """Never of bfloat16, which holds integers up to 256 alone."""
+    x, w = signs(1, 4, 4, channels), signs(kernel, kernel, channels, 2, seed=1)
+    sums = lambda x, w: integer_sums(x, w, square(kernel), one_bit=True, dtype=dtype)
+    text = jax.jit(sums).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
+    (product,) = re.findall(r"stablehlo\.(?:dot_general|convolution).*", text)
+    assert re.findall(r"x([a-z]+\d+)>", product.rpartition(" : ")[2]) == 3 * [products]
 
 
-def test_a_half_holds_every_sum_that_is_left_to_it():
+def test_halves_give_every_sum_that_is_left_to_them():
     every = np.arange(-LARGEST_OF_HALF, LARGEST_OF_HALF + 1)
     assert (every.astype(np.float16).astype(int) == every).all()
