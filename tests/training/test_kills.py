@@ -1,6 +1,6 @@
 """Runs that are killed at random moments, with saves in flight, end bit for bit where an undisturbed run ends.
 
-For `--long`: thirty kills of a training and ten of a search. `test_runs` kills a training once.
+For `--long`: fifteen kills of a training and five of a search. `test_runs` kills a training once.
 """
 
 import json
@@ -79,7 +79,7 @@ def kill_at_random(process: subprocess.Popen, workdir: pathlib.Path, draw: rando
 @pytest.mark.long
 def test_however_often_it_is_killed_a_run_ends_bit_for_bit_as_if_it_were_not(tmp_path):
     # A search takes longer to begin again.
-    for task, kills in (("train", 30), ("search", 10)):
+    for task, kills in (("train", 15), ("search", 5)):
         assert disturb(task, tmp_path / task, wanted=kills) > 0
 
 
