@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.settings import entries
 from bnas_jax.settings.checks import require
@@ -47,14 +48,18 @@ def build(cls, values: Any, name: str):
 
     built = {}
     for key, field in known.items():
-        # None is no value, where it is none of the type's.
-        given = key in values
-        if given and values[key] is None and not _takes_none(hints[key]):
-            given = not entries.has_default(field)
-        if given:
-            built[key] = _convert(hints[key], value=values[key], name=f"{name}.{key}")
-        else:
-            require(entries.has_default(field), f"{name}.{key} is missing")
+        setting = f"{name}.{key}"
+        if key not in values:
+            require(entries.has_default(field), f"{setting} is missing")
+            continue
+        # A config that was written before the setting existed leaves it open.
+        simple = field.default is not dataclasses.MISSING and not _takes_none(hints[key])
+        if values[key] is None and simple:
+            kind = _without_none(hints[key]).__name__
+            raise UserError(
+                f"{setting} must be of type {kind}, got None; write {setting}={field.default!r}, its default, for instance"
+            )
+        built[key] = _convert(hints[key], value=values[key], name=setting)
     return cls(**built)
 
 
