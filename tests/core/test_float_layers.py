@@ -311,7 +311,7 @@ def network_of(name, scheme, **options):
     )
 
 
-@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("center", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_centring_makes_depthwise_kernels_zero_and_the_network_blind(center):
     """With it the latent weights are projected to exactly 0, and every image has the same logits: 10 % of ten classes."""
     scheme = Xnor(depthwise_center=center)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NETWORKS = (
     "darts_net_c4_l5_DARTS_V2",
-    "darts_net_c4_l5_DARTS_V1_auxiliary",
+    pytest.param("darts_net_c4_l5_DARTS_V1_auxiliary", marks=pytest.mark.long),
     "snas_net_c4_l5_SNAS_mild_edge_all",
     "gdas_f1_net_c4_l5",
 )

@@ -24,9 +24,9 @@ NIN = "xnor_cifar_nin"
     "name",
     [
         "kuangliu_resnet18",
-        "kuangliu_senet18",
-        "kuangliu_resnext29_2x4d",
-        "wrn22_i4_xternalz",
+        pytest.param("kuangliu_senet18", marks=pytest.mark.long),
+        pytest.param("kuangliu_resnext29_2x4d", marks=pytest.mark.long),
+        pytest.param("wrn22_i4_xternalz", marks=pytest.mark.long),
         "wrn22_i4_meliketoy",
     ],
 )
