@@ -50,8 +50,13 @@ from bnas_jax.settings import template
 # Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
 IMAGENET = {
-    **{"d": (12, 64), "e": (12, 68), "f": (12, 84), "g": (16, 128)},
-    **{"release_f": (15, 68), "release_g": (11, 74), "release_h": (16, 128)},
+    "d": (12, 64),
+    "e": (12, 68),
+    "f": (12, 84),
+    "g": (16, 128),
+    "release_f": (15, 68),
+    "release_g": (11, 74),
+    "release_h": (16, 128),
 }
 VARIANTS = ("digits", *CIFAR, *IMAGENET)
 
@@ -87,8 +92,12 @@ def cifar(config, num_cells: int, channels: int) -> None:
         "num_epochs": 600,
         "batch_size": 256,
         "optimizer": {
-            **{"schedule": "one_cycle", "learning_rate": 0.05, "tail": 0.1, "weight_decay": 3e-6},
-            **{"label_smoothing": 0.0, "drop_path": 0.2},
+            "schedule": "one_cycle",
+            "learning_rate": 0.05,
+            "tail": 0.1,
+            "weight_decay": 3e-6,
+            "label_smoothing": 0.0,
+            "drop_path": 0.2,
         },
     }
     config.paper = {
@@ -97,8 +106,10 @@ def cifar(config, num_cells: int, channels: int) -> None:
     config.release = {
         "bn_examples": 128,
         "optimizer": {
-            **{"low_learning_rate": 0.0025, "min_learning_rate": 2.5e-5},
-            **{"momentum": 0.95, "momentum_low": 0.85},
+            "low_learning_rate": 0.0025,
+            "min_learning_rate": 2.5e-5,
+            "momentum": 0.95,
+            "momentum_low": 0.85,
         },
     }
 
@@ -117,13 +128,12 @@ def imagenet(config, num_cells: int, channels: int) -> None:
     config.preset = {
         "num_epochs": 250,
         "optimizer": {
-            **{
-                "schedule": "cosine_restarts",
-                "cycle_epochs": 50,
-                "momentum": 0.9,
-                "weight_decay": 3e-5,
-            },
-            **{"label_smoothing": 0.1, "drop_path": 0.0},
+            "schedule": "cosine_restarts",
+            "cycle_epochs": 50,
+            "momentum": 0.9,
+            "weight_decay": 3e-5,
+            "label_smoothing": 0.1,
+            "drop_path": 0.0,
         },
     }
     config.paper = {

@@ -78,8 +78,12 @@ def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
         (loss, (logits, after)), (to_params, to_images) = gradients(params, images)
         logits_eval = model.apply({**variables, "params": params}, images, train=False)
         return {
-            **{"logits_eval": logits_eval, "logits_train": logits, "loss_train": loss},
-            **{"after": after, "grad": to_params, "grad_x": to_images},
+            "logits_eval": logits_eval,
+            "logits_train": logits,
+            "loss_train": loss,
+            "after": after,
+            "grad": to_params,
+            "grad_x": to_images,
         }
 
     def in_our_layout(kind: str) -> dict:

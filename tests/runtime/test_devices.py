@@ -240,13 +240,11 @@ class Pair:
                     f"--config.distributed.process_id={i}",
                     *more[i],
                 ],
-                **{
-                    "cwd": ROOT,
-                    "env": environment(2),
-                    "stdout": subprocess.PIPE,
-                    "stderr": subprocess.PIPE,
-                    "text": True,
-                },
+                cwd=ROOT,
+                env=environment(2),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             for i in range(2)
         ]

@@ -83,15 +83,16 @@ def test_flags_of_cost_without_an_effect_are_refused(capfd, more, message):
 
 
 SET = {
-    **{
-        "path": "/data",
-        "min_area": 0.5,
-        "image_size": 16,
-        "resize": 20,
-        "channels": 3,
-        "white_level": 4095.0,
-    },
-    **{"split": 0.1, "in_memory_mib": 5, "bad_images": "skip", "workers": 2},
+    "path": "/data",
+    "min_area": 0.5,
+    "image_size": 16,
+    "resize": 20,
+    "channels": 3,
+    "white_level": 4095.0,
+    "split": 0.1,
+    "in_memory_mib": 5,
+    "bad_images": "skip",
+    "workers": 2,
 }
 OF_DIGITS = {"pad": 1, "flip": True, "jitter": (0.1, 0.1, 0.0, 0.0), "search_split": "stratified"}
 
