@@ -1,4 +1,4 @@
-"""BNAS in JAX: search, train and ship 1-bit convolutional networks.
+"""BNAS in JAX: search, train and count 1-bit convolutional networks.
 
 Examples begin with `import jax, optax` and `import bnas_jax as bnas`.
 """

@@ -72,7 +72,7 @@ def folder(tmp_path, monkeypatch):
     """A current folder with the files that the documents name: a search's cell, and the blocks that are files."""
     monkeypatch.chdir(tmp_path)
     cell = pathlib.Path(genotype.__file__).parent / "genotypes" / "latest_cell.json"
-    for name in ("search", "photos/search", "mine/search"):
+    for name in ("search", "photos/search", "mine/search", "c10_search", "no_diversity"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         shutil.copy(cell, tmp_path / "runs" / name / "genotype.json")
     for document in DOCUMENTS:

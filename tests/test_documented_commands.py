@@ -125,7 +125,11 @@ def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
     for words in commands_here(document):
         # A folder that hosts share is one of the test's.
         here = [word.replace("=/shared/", "=shared/") for word in words]
-        code, printed = run([*here, *additions(words)]), capfd.readouterr()
+        added = additions(words)
+        if "--config.dataset.name=digits" in added:
+            # The digits lie nowhere.
+            here = [word for word in here if not word.startswith("--config.dataset.path=")]
+        code, printed = run([*here, *added]), capfd.readouterr()
         assert code == 0, f"{words}: {printed.err}"
         ended.append((words[0], json.loads(printed.out.splitlines()[-1])))
     return ended

@@ -7,7 +7,8 @@ from bnas_jax.cli.configs import Loaded, configured, last, task_of
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SearchSettings, TrainSettings
 
-_OF = ("step", "evaluate")
+_EVALUATE = "evaluate"
+_OF = ("step", _EVALUATE)
 
 
 def plan(arguments: list[str], loaded: Loaded) -> dict:
@@ -101,6 +102,11 @@ def _words(text: str | None) -> list[str]:
 
 def _advice(result: dict) -> str:
     """What to write where a step does not fit."""
+    if result["of"] == _EVALUATE:
+        return (
+            f"a batch of the evaluation does not fit a chip of {result['machine']};"
+            " lower --config.eval_batch_size, or take a machine with more chips"
+        )
     name = f"this step does not fit a chip of {result['machine']}"
     number = result.get("microbatches_that_fit")
     if number:

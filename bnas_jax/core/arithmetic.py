@@ -19,8 +19,8 @@ class Arithmetic:
     bn_examples: how many examples are normalised together, neighbours in the batch over all devices; None is all of them.
     batch_axis: the mapped axis over which the batch is divided; random numbers that are drawn for an example are then the
         same on any number of devices.
-    plain: every operation as one writes it first, differentiated by JAX, to compare the fast forms with. Sums of signs
-        are floats then, and have derivatives of any order.
+    plain: every operation as one writes it first, differentiated by JAX (but for float convolutions with a `conv_dtype`),
+        to compare the fast forms with. Sums of signs are floats then, and have derivatives of any order.
     """
 
     dtype: Any = jnp.float32

@@ -125,7 +125,7 @@ class FinalCell(nn.Module):
         for edge in edges(self.cell):
             if type(layer_type(edge.layer_type)) is BinaryConvType:
                 readers.append(edge.source)
-        # Over several devices, states that exist at the same time share their messages, with a single reader each, too.
+        # Over several devices one collective gathers the statistics of all these states: that pays for a single reader, too.
         least_readers = 2
         if len(states) > 1 and self.arithmetic.bn_axis:
             least_readers = 1

@@ -107,7 +107,7 @@ def plain_edges(x, weights, params: list[Params], stats: list[Statistics], *, ed
 
 
 def chosen_edges(x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges):
-    """`plain_edges` where each row of weights has a single entry that is not 0; only the layer of that one runs (GDAS).
+    """`plain_edges` where each row of weights has at most one entry that is not 0; only the layer of that one runs (GDAS).
 
     The output is w_k * layer_k(x), with k the largest weight of an edge; the other weights get no gradient, and statistics of
     other layers do not move. Shapes are those of `plain_edges`. `UserError` where some edges have float weights and others

@@ -289,7 +289,7 @@ class MixedEdges(nn.Module):
         return edge, part
 
     def _keeps_statistics(self, train: bool) -> bool:
-        # As in `modules.BatchNorm`.
+        # As in `normalization.BatchNorm`.
         return train and not self.is_initializing() and self.is_mutable_collection("batch_stats")
 
     def _kernels(self, channels: int, edges: int) -> dict:

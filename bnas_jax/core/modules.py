@@ -101,7 +101,7 @@ class Convolution(nn.Module):
 
     @property
     def has_latent(self) -> bool:
-        """Whether its weights are stored as one bit."""
+        """Whether its weights are binarized: the parameter is `latent`, in floating point, in place of `kernel`."""
         return self.binary_weights and self.scheme.binary_weights
 
     def output_shape(self, x) -> tuple[int, ...]:

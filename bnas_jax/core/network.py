@@ -21,7 +21,8 @@ from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 class Network(nn.Module):
     """The final network: `apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    num_cells, channels: Table 5; channels are those of the first cell's nodes. form: what differs beside the cells, a name
+    num_cells, channels: of Table 5. channels is the width C of the nodes in front of the first reduction; Table 5 says "of the
+    first convolution", but the stem has 3 C, in the form imagenet C / 2. form: what differs beside the cells, a name
     of `forms.FORMS`. skip: the inter-cell skips; reduction_skip: their convolution, see `cell_parts.ReductionSkip`. float_head:
     leave the last convolutions float, as the released code does, see `float_convs`.
     auxiliary: a second classifier behind the second reduction, in training alone; its logits are sown as `logits` of the

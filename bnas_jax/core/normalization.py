@@ -22,7 +22,7 @@ class Shared(NamedTuple):
     """A tensor that several layers read, with what their batch norms have in common in training, computed once.
 
     value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result, in this arithmetic and with the usual epsilon. Over
-    several devices the layers then have one message forward and one backward between them.
+    several devices all of them then take one collective in the forward and one in the backward pass.
     """
 
     value: jax.Array

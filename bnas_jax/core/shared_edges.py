@@ -120,7 +120,7 @@ def shared_edges(x, weights, kernels: dict, running: dict, *, spec: EdgeSpec, tr
     x: the state, (N, H, W, C). weights: (E, types).
     kernels: `latent_TYPE` and `kernel_TYPE`, (k, k, C, edges * C): those of the first edges, binary, and of the last ones,
         which stay float (`supernet.float_edges`).
-    running: the statistics `bn` of the convolutions' input and `pool_bn` of the poolings, see `supernet.MixedEdges`.
+    running: the statistics `bn` of the convolutions' input and `pool_bn` of the poolings, see `mixed_edges.MixedEdges`.
     """
     outputs: dict[str, jax.Array] = {}
     column = {name: weights[:, index] for index, name in enumerate(spec.layer_types)}

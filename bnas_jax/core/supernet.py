@@ -1,7 +1,7 @@
 """The search's network: every edge a mixture of all layer types, weighted by the relaxed alphas (DARTS Eq. 2).
 
-`edge_by_edge.plain_edges` is the mixture as one reads it; `shared_edges` computes the same with a quarter of the operations;
-of weights that choose one layer an edge, `edge_by_edge.chosen_edges` runs that alone.
+`edge_by_edge.plain_edges` is the mixture as one reads it; `shared_edges` computes the same by a quarter of XLA's operations,
+with as many products; of weights that choose one layer an edge, `edge_by_edge.chosen_edges` runs that alone.
 """
 
 from typing import Any

@@ -39,12 +39,12 @@ def data_for_plan(dataset: DatasetSettings) -> Dataset:
     parts = {}
     for part, count in (("train", size.train), ("test", size.test)):
         parts[part] = Encoded(
-            BlankReader(count=count, side=size.side, classes=size.classes),
-            np.arange(count),
-            tuple(str(label) for label in range(size.classes)),
-            dataset.name,
-            dataset.channels or 3,
-            options,
+            reader=BlankReader(count=count, side=size.side, classes=size.classes),
+            rows=np.arange(count),
+            classes=tuple(str(label) for label in range(size.classes)),
+            name=dataset.name,
+            channels=dataset.channels or 3,
+            options=options,
         )
     return data_of_parts(dataset, parts)
 

@@ -116,7 +116,8 @@ def compile_for(
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
     start = time.perf_counter()
-    asked = (_evaluation if of == EVALUATE else _step)(run, data, where)
+    calls_of = _evaluation if of == EVALUATE else _step
+    asked = calls_of(run, data, where)
     programs: list[Compiled] = []
     too_large = None
     try:

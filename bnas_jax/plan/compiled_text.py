@@ -312,10 +312,13 @@ def _padded(shape: tuple[int, ...], order: str, layout: str) -> list[int]:
     tile = _TILE.search(layout)
     if tile is None:
         return sizes
+    # A scalar has no tiles.
+    if not sizes:
+        return sizes
     # The first tile is of the last dimensions, of which an array may have fewer; tiles within it (of packed types) add nothing.
     of_tile = [int(size) for size in tile[1].split(",")]
-    if sizes:
-        sizes = [1] * (len(of_tile) - len(sizes)) + sizes
-    for back, size in enumerate(reversed(of_tile[-len(sizes) :] if sizes else []), 1):
-        sizes[-back] = -(-sizes[-back] // size) * size
+    sizes = [1] * (len(of_tile) - len(sizes)) + sizes
+    first = len(sizes) - len(of_tile)
+    for axis, size in enumerate(of_tile, first):
+        sizes[axis] = -(-sizes[axis] // size) * size
     return sizes

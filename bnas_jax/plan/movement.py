@@ -244,8 +244,12 @@ def messages(
 def _sent(kind: str, instruction: Instruction, group: int, *, switch_adds: bool) -> float:
     """Bytes that each chip of a group has to send, at least.
 
-    An all-reduce is a reduce-scatter and an all-gather, of which each sends all parts but its own; where the switch between
-    the chips adds, each sends its part once.
+    With n the bytes of the result and g the chips of the group:
+
+    - all-reduce: 2 n (g - 1) / g, or n (g - 1) / g where the switch between the chips adds (`switch_adds`);
+    - reduce-scatter: n (g - 1), or n with such a switch;
+    - collective-permute, collective-broadcast: n;
+    - all-gather, all-to-all: n (g - 1) / g.
     """
     size = sum(array.useful for array in _results(instruction))
     share = (group - 1) / group

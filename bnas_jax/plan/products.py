@@ -1,7 +1,8 @@
 """Operations of a program's products, counted in what JAX traced: two for a product and its sum.
 
-XLA counts each loop once, and its compiler for GPUs gives no count. Here a loop counts as often as it runs, of branches the
-dearest counts, and products with padding or with the zeros of a dilated operand do not count, so that it is a lower bound.
+XLA counts each loop once, and its compiler for GPUs gives no count. Here a `scan` counts as often as it runs, a `while` loop
+once, and of the branches of a `cond` the one with the most operations. Products with padding or with the zeros of a dilated
+operand do not count. It is a lower bound where those branches are taken.
 """
 
 import math

@@ -194,9 +194,9 @@ class Devices:
         return jax.tree.map(self.place, created)
 
     def compile_steps(self, *stages: Callable, tuned: bool = True) -> Steps:
-        """From the stages of a step, `stage(state, feed) -> state` each, the compiled steps.
+        """The steps of these stages, `stage(state, feed) -> state` each. A program is compiled at its first call.
 
-        tuned: with the options of XLA that make them fast.
+        tuned: programs of one step take `step_options`; those of several steps in a call, and pmap, take no options.
         """
         options = None
         if tuned:

@@ -126,7 +126,8 @@ def _counts(
     rows = cost(layer, image_shape=shape).rows
     size = sum(row.memory_bits for row in rows) / FLOAT_BITS
     flops = float(sum(row.flops for row in rows))
-    # What each of its convolutions reads is what the one before has written.
+    # Counted as a chain, in which a convolution reads what the one before has written. The second of a factorized reduction
+    # reads the layer's input instead, and is counted too low.
     shapes = [shape, *(row.out_shape for row in rows)]
     values = [float(np.prod(one)) for one in shapes]
     read, written = sum(values[:-1]), sum(values[1:])

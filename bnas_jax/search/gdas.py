@@ -36,7 +36,8 @@ class Gdas(Searcher):
     other_scalars: add the weights of the layer types that were not chosen to an edge's output, as its authors' code for another
     search space does: they are 0, but give all of alpha a gradient.
 
-    Only the chosen layer of an edge runs. Weights that were never chosen do not decay.
+    Only the chosen layer of an edge runs where the supernet has edges="chosen"; else all run, the others times 0. As in its
+    code, weights that were never chosen should not decay: an optimizer with decayed="moved", which `search` uses.
     """
 
     tau_max: float = 10.0

@@ -72,7 +72,7 @@ class Random(Searcher):
         """
         cells = [self._candidate(key, number) for number in range(self.candidates)]
 
-        # All candidates, each on other batches.
+        # Each candidate on the next batches, from the first one again where they run out.
         listed = []
         for number, cell in enumerate(cells):
             first = number * self.score_batches

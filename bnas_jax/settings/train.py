@@ -62,7 +62,7 @@ class OptimizerSettings:
     clip_norm: float | None = None
 
     label_smoothing: float = 0.0
-    # The rate of the last epoch, to which it grows linearly.
+    # The rate of epoch e, from 0, is drop_path * e / num_epochs.
     drop_path: float = 0.0
     # Of the loss at an auxiliary classifier, where the network has one.
     auxiliary_weight: float = 0.4

@@ -31,7 +31,7 @@ class CheckpointFolder:
         steps = self.steps()
         if not steps:
             raise UserError(
-                f"no checkpoint in {self.directory}; run train with this --workdir first"
+                f"no checkpoint in {self.directory}; run train with --workdir={self.directory.parent} first"
             )
         if which == "best":
             return self._best(steps)

@@ -66,7 +66,7 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
 
 
 def number_or_none(accuracy) -> float | None:
-    """An accuracy in %; None for one of an epoch without images held out, which is NaN or infinite."""
+    """An accuracy in %; None for one of an epoch that was not validated, which is NaN or infinite."""
     if not np.isfinite(accuracy):
         return None
     return float(accuracy)

@@ -73,7 +73,7 @@ def describe(guard: Guard | None, params) -> str:
     step = int(guard.step)
     if step >= 0:
         name = names[int(guard.leaf)]
-        return f"; the gradient of {name} was the first to go, at step {step}"
+        return f"; gradients stopped being finite at step {step}, probably that of {name} first"
 
     # All gradients were finite, so that the largest one is the best guess.
     largest = int(jnp.argmax(guard.sizes))

@@ -1,4 +1,4 @@
-"""The step of an evaluation, written for one device and its part of the batch, as those of `steps` are."""
+"""The step of an evaluation, written for one device and its part of the batch, as `TrainStep` and `SearchStep` are."""
 
 import dataclasses
 from collections.abc import Mapping

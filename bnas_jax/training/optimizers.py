@@ -188,7 +188,8 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
             rate = ", rate=rate"
         raise UserError(
             f"the optimizer does not treat latent weights as {name} does; "
-            f"write for_latents(optimizer, scheme{rate}) with the network's scheme, or latent_sgd(rate, scheme=scheme)"
+            f"write latent_sgd(rate, scheme=scheme) with the network's scheme, or for_latents(inner, scheme{rate}) with"
+            " an optax optimizer inside"
         )
 
 
@@ -269,8 +270,9 @@ def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
 
 
 def on_latent_modules(function, tree, *rest):
-    """A tree of parameters with `function` applied to the dict of each module that has latent weights; the rest as it is.
+    """A tree of parameters with `function` applied to the dict of each module with a parameter `latent`; the rest as it is.
 
+    Joined edges of a supernet (`latent_TYPE`) stay as they are: a scheme with `gradients` or `rates` has joins = False.
     rest: trees of the same structure, whose dicts are further arguments.
     """
     if not isinstance(tree, Mapping):
@@ -369,7 +371,10 @@ def alphas_adam(
 def alphas_sgd(
     learning_rate: float, *, weight_decay: float = 0.0, clip_norm: float | None = None
 ) -> optax.GradientTransformation:
-    """Gradient descent without momentum or decay, as SNAS's code moves alpha on one GPU. clip_norm: see `alphas_adam`."""
+    """Gradient descent without momentum, as SNAS's code moves alpha on one GPU, there without decay.
+
+    weight_decay: of L2 regularisation. clip_norm: see `alphas_adam`.
+    """
     rule = optax.sgd(learning_rate)
     return _regularized(rule, weight_decay=weight_decay, clip_norm=clip_norm)
 

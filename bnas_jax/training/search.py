@@ -29,7 +29,11 @@ from bnas_jax.workdir.history import HISTORY
 def search(
     run: SearchSettings, workdir: WorkDir, where: Devices | None = None, *, change: bool = False
 ) -> dict:
-    """Searches, or goes on from the newest checkpoint there is. Returns the genotype taken: summary.json.
+    """Searches, or goes on from the newest checkpoint in `workdir`; writes genotype.json and summary.json.
+
+    Returns summary.json: {"genotype", "valid_top1" (in %, or None), "epoch" (from 0, whose genotype was taken), "steps"}.
+    Raises `Stopped` after a signal, with the state saved, and `UserError` for what the user can mend, a divergence too.
+
 
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     """

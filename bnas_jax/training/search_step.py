@@ -63,9 +63,9 @@ class SearchStep:
         return search_state_of(
             variables,
             alphas,
-            self.weights,
-            self.alphas,
-            self.num_epochs,
+            optimizer=self.weights,
+            alphas_optimizer=self.alphas,
+            num_epochs=self.num_epochs,
             seed=seed,
             dtype=dtype,
         )

@@ -79,7 +79,7 @@ class SearchState(struct.PyTreeNode):
     alphas_opt_state: Any
     # Alpha before the first and after each epoch, [epochs + 1, 14, types] each.
     history: Any
-    # [epochs] in %, NaN where it is still to come, -inf where no images are held out.
+    # [epochs] in %, NaN for an epoch still to come, -inf for one that was not validated.
     valid_top1: jax.Array
     guard: Guard | None = None
 

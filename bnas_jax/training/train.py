@@ -24,7 +24,11 @@ def train(
     change: bool = False,
     init: Init | None = None,
 ) -> dict:
-    """Trains, or goes on from the newest checkpoint there is. Returns the test accuracy of the last epoch: summary.json.
+    """Trains, or goes on from the newest checkpoint in `workdir`; writes summary.json.
+
+    Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the test images), "loss", "num_examples", "steps",
+    "best_top1", "best_epoch"}, with `init` also "init". Raises as `search` does.
+
 
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     init: the checkpoint of another run that a new one begins with.

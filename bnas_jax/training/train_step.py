@@ -22,13 +22,14 @@ class TrainStep:
     """One step of the final network: `step(state, batch) -> state`, batch {"image": NHWC, "label": (N,)}.
 
     optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
-    label_smoothing: see `losses.cross_entropy`. drop_path: the rate of the last epoch, to which it grows linearly.
+    label_smoothing: see `losses.cross_entropy`. drop_path: the rate of epoch e, from 0, is drop_path * e / num_epochs.
     auxiliary_weight: of the loss at an auxiliary classifier, where the network has one (DARTS).
     num_epochs, steps_per_epoch: of the training.
     microbatches: equal parts of the batch that go through the network one after the other; their gradients are averaged.
     axis: the mapped axis of several devices, to average over.
 
-    Raises `UserError` for an optimizer that would leave latent weights unprojected.
+    Raises `UserError` for an optimizer that treats latent weights otherwise than the network's scheme does: `latent_sgd(0.1)`,
+    which follows `Xnor`, for a network of `BiReal`.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)

@@ -14,8 +14,8 @@ def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
     """The history of alpha of a search that has ended, or is under way.
 
     One array for each cell, such as `normal` and `reduce`: alpha before the first and after each epoch,
-    (epochs + 1, 14, types). `valid_top1`: the supernet's validation accuracies in %, (epochs,), NaN where no images are held
-    out. `UserError` where no epoch has ended, or the file is damaged.
+    (epochs + 1, 14, types). `valid_top1`: the supernet's validation accuracies in %, (epochs,), NaN for an epoch that was
+    not validated. `UserError` where no epoch has ended, or the file is damaged.
     """
     path = directory / HISTORY
     try:

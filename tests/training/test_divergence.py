@@ -23,18 +23,21 @@ def after(*steps: dict) -> str:
 @pytest.mark.parametrize(
     ("steps", "text"),
     [
-        ([gradients(), gradients(cell2=INF)], "cell2/conv/latent was the first to go, at step 1"),
+        (
+            [gradients(), gradients(cell2=INF)],
+            "being finite at step 1, probably that of cell2/conv/latent first",
+        ),
         (
             [gradients(cell2=INF, stem=NAN), gradients(classifier=NAN)],
-            "cell2/conv/latent was the first to go, at step 0",
+            "being finite at step 0, probably that of cell2/conv/latent first",
         ),
         (
             [gradients(cell10=INF, cell2=NAN, stem=NAN)],
-            "cell10/conv/latent was the first to go, at step 0",
+            "being finite at step 0, probably that of cell10/conv/latent first",
         ),
         (
             [gradients(cell2=50), gradients(NAN, NAN, NAN, NAN)],
-            "cell2/conv/latent was the first to go, at step 1",
+            "being finite at step 1, probably that of cell2/conv/latent first",
         ),
         (
             [gradients(), gradients(stem=-70)],

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from counted_runs import same
+from documents import README, blocks
 from small_runs import STEPS, read
 from work_directories import CELL
 
@@ -55,14 +56,18 @@ def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(w
 
 
 def test_load_gives_the_network_that_evaluate_evaluates(whole):
-    """Its logits of the test images, normalised as run.json says."""
+    """Its logits of the test images, by the lines of the README."""
     workdir, _ = whole("train")
-    summary, noted = read(workdir / "summary.json"), read(workdir / "run.json")
-    model, variables = bnas_jax.load(workdir)
-    assert set(variables) == {"params", "batch_stats"} and model.channels == 2
-
+    summary = read(workdir / "summary.json")
     test = load_data(settings.from_config(read(workdir / "config.json")).dataset).test
-    images = (test.images / 16 - np.array(noted["mean"])) / np.array(noted["std"])
+    (lines,) = [block.text for block in blocks(README) if "bnas.load(" in block.text]
+    names: dict = {"bnas": bnas_jax, "pixels": test.images, "white": 16}
+    exec(lines.replace("runs/train", str(workdir)), names)
+    model, variables, images = names["model"], names["variables"], names["images"]
+    assert set(variables) == {"params", "batch_stats"} and model.channels == 2
+    top1 = 100 * np.mean(names["classes"] == test.labels)
+    assert top1 == pytest.approx(summary["top1"])
+
     apply = jax.jit(lambda images: model.apply(variables, images, train=False))
     logits = apply(jnp.asarray(images, jnp.float32))
     assert float(jnp.mean(cross_entropy(logits, test.labels))) == pytest.approx(

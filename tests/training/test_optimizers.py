@@ -283,7 +283,7 @@ def steps_with(optimizer, scheme) -> list:
 def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_to_write(
     optimizer, scheme
 ):
-    advice = rf"as {type(scheme).__name__} does; write for_latents\(optimizer, scheme\)"
+    advice = rf"as {type(scheme).__name__} does; write latent_sgd.* or for_latents\(inner, scheme\)"
     for make in steps_with(optimizer, scheme):
         with pytest.raises(UserError, match=advice) as caught:
             make()
@@ -301,7 +301,8 @@ def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(
     scheme = Pcnn()
     for make in steps_with(optimizer, scheme):
         with pytest.raises(
-            UserError, match=r"as Pcnn does; write for_latents\(optimizer, scheme, rate=rate\)"
+            UserError,
+            match=r"as Pcnn does; write latent_sgd.* or for_latents\(inner, scheme, rate=rate\)",
         ):
             make()
     with pytest.raises(

@@ -21,7 +21,8 @@ def cost(
     """The cost of one image of the shape (H, W, C) through a network or a supernet, without computing anything.
 
     A module has a row if it has parameters or a method `macs(x, y)`, which gives its (binary, float) multiply-accumulates
-    from its input and output. Parameters of names that begin with `latent` are one bit, all others 32.
+    from its input and output. The parameters `latent`, and `latent_TYPE` of edges side by side, are one bit, all
+    others 32.
 
     walked: {} or that of an earlier call for a network of the same scheme and arithmetic, whose cells are not walked again;
     the cells of this call are added to it.

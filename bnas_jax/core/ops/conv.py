@@ -80,7 +80,7 @@ def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = Fal
 
     dtype: such as bfloat16, to which the factors of all products are rounded, those of the gradients too; None rounds
     nothing. Sums have x's dtype; on NVIDIA's GPUs they were rounded to the short type first (see `_convolved`).
-    plain: XLA's convolution, whatever the kernel.
+    plain: XLA's convolution with JAX's gradients, whatever the kernel; without effect where `dtype` is given.
     """
     if plain and dtype is None:
         return plain_conv(x, kernel, geometry)

@@ -26,9 +26,11 @@ def sign_conv(
     dtype: to which the factors of all products are rounded, None is x's. The sums are exact integers in any.
 
     Gradients go to x, w and every operand. Stored for them are x, w and the sums as small integers; everything in `after` is
-    computed again. Signs are multiplied before any factor, so that a sum of 0 is 0 in every order of summation: with beta
-    inside the products, one in ten outputs of a 3x3 convolution of 6 channels is 0 but for rounding, and so is the
-    gradient of a ReLU behind it.
+    computed again.
+
+    Signs are multiplied before any factor, so that sums are exact integers, and 0 is 0 in every order of summation. With beta
+    inside the products, such a sum (one in ten for a 3x3 convolution of 6 channels) becomes a tiny number of either sign, and
+    rounding decides whether a ReLU behind it passes the gradient.
 
     Gradients are first order: the sums have no derivative.
     """

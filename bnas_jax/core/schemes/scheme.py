@@ -107,7 +107,7 @@ class Scheme:
 
     @property
     def binary_weights(self) -> bool:
-        """Whether weights are stored as one bit."""
+        """Whether the scheme binarizes weights, which are latent in floating point while they are trained."""
         return self.binary and self.stage == "all"
 
     @property

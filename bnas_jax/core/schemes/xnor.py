@@ -29,9 +29,13 @@ class Xnor(Scheme):
     weight_gradient: the rule for the gradient at the latent weights W. With G the gradient at beta * sign(W) and n = kh * kw
     * ci, masks and means over the kernel of an output channel:
 
-    - `bnas`: beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G), the chain rule; the BNAS release (docs/schemes.md).
-    - `paper`: G * (beta * 1[|W| < 1] + 1 / n), as printed in XNOR-Net section 3.1.
-    - `allenai`: the same times the factor c below, as in XNOR-Net's Torch code.
+    - `bnas`: c * (beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G)), the chain rule times c; the BNAS release
+      (docs/schemes.md).
+    - `paper`: G * (beta * 1[|W| < 1] + 1 / n), as printed in XNOR-Net section 3.1, without c.
+    - `allenai`: the rule `paper` times c, as in XNOR-Net's Torch code.
+
+    c = (1 - 1 / ci) * n, and 1 for depthwise kernels that are not centred. The optimizer multiplies by it (`latents`), so that
+    `jax.grad` gives these rules without c.
 
     activation_scale: multiply by K, the mean magnitude of the inputs under the kernel. No gradient flows through it.
     depthwise_center: also centre kernels of a single input channel, as the codes do. That makes them zero, so that they
