@@ -73,19 +73,31 @@ class Study:
             )
 
 
+def _make(folder: pathlib.Path) -> None:
+    """Makes a study's folder; `UserError` for one that cannot be made, or that a single run has."""
+    if WorkDir(folder).exists():
+        raise UserError(f"{folder} holds a single run; choose another --workdir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the work directory {folder} ({error.strerror}); choose another"
+        ) from error
+
+
 def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ()) -> dict:
     """Makes all runs that are not finished; writes folder/study.json and study.md, after each row anew.
 
     folder: for a work directory of each run, ROW/SEED/train and ROW/SEED/search. only: names of rows to run; () is all of
     them. The table has every run that is finished, and names those that failed. Returns the content of study.json. Raises
-    `UserError` for a name in `only` that no row has.
+    `UserError` for a name in `only` that no row has, and for a folder that cannot be one of a study.
     """
     _check_names(study, only)
     rows = [row for row in study.rows if not only or row.name in only]
     # A mistake in the last row shows now, not after hours.
     for row in rows:
         _check_configs(row)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
 
     failed: dict[str, str] = {}
     for row in rows:

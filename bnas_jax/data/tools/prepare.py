@@ -10,12 +10,18 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.readers import roots, tfds_directory
 
+# Data sets that are not made by TFDS.
+_READY = ("digits", "folder")
+
 
 def prepare(name: str, out: str | None) -> dict:
     """Prepares `name` (NAME or NAME/CONFIG) in ArrayRecord format in the data directory `out`, by default that of TFDS.
 
-    Raises `UserError` without TensorFlow, and where files cannot be downloaded: it names them and where to put them.
+    Raises `UserError` for what needs no preparation, without TensorFlow, and where files cannot be downloaded:
+    it names them, and where to put them.
     """
+    if name in _READY:
+        raise UserError(f"{name} needs no preparation; write --config.dataset.name={name}")
     root = roots.root(out or tfds_directory.DEFAULT, "--out")
     _check_tensorflow(name)
     import tensorflow_datasets as tfds
@@ -49,8 +55,8 @@ def _check_tensorflow(name: str) -> None:
         importlib.import_module("importlib_resources")
     except ImportError as error:
         raise UserError(
-            f"preparing {name} needs TensorFlow ({error}): pip install 'bnas-jax[tfds]', or pip install tensorflow-cpu"
-            " importlib_resources; or copy a prepared TFDS directory here (`data convert` reads TFRecord without TensorFlow)"
+            f"preparing {name} needs TensorFlow ({error}): pip install tensorflow-cpu importlib_resources;"
+            " or copy a prepared TFDS directory here (`data convert` reads TFRecord without TensorFlow)"
         ) from error
 
 
