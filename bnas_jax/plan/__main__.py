@@ -3,8 +3,10 @@
 import dataclasses
 import datetime
 import json
+import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +27,7 @@ _TRIES = 3
 
 def main() -> None:
     asked, answered = map(pathlib.Path, sys.argv[1:])
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     # Programs for other machines cannot be loaded here, so that keeping them is of no use.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
@@ -36,6 +39,13 @@ def main() -> None:
         reason = str(error).splitlines()[0]
         result = {"error": f"the compiler does not work with this version of JAX: {reason}"}
     answered.write_text(json.dumps(result))
+
+
+def _end_with_stdin() -> None:
+    """Ends this process when the one that holds the other end of stdin is gone, even by SIGKILL."""
+    # Not by `sys.stdin`, whose lock would be held while Python shuts down.
+    os.read(0, 1)
+    os._exit(1)
 
 
 def plan(request: Mapping[str, Any]) -> dict[str, Any]:

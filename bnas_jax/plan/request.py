@@ -107,12 +107,14 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
         paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         command = [sys.executable, "-m", "bnas_jax.plan", str(asked), str(answered)]
-        process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
-        try:
-            code = process.wait()
-        finally:
-            # Whoever stops this process stops the other, too.
-            process.kill()
+        # Whoever stops this process stops the other, too, which ends when its stdin is closed.
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=sys.stderr
+        ) as process:
+            try:
+                code = process.wait()
+            finally:
+                process.kill()
         if not answered.is_file():
             raise UserError(
                 f"the process that compiles for {request['machine']} ended with {code} before it was done;"

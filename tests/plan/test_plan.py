@@ -6,6 +6,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -101,6 +103,36 @@ def test_a_row_of_the_table_has_the_time_of_its_collectives(result):
 
     sending = 1000 * result["seconds_of_each_at_least"]["links between chips"]
     assert f"| {result['collectives']}, {sending:.3g} ms |" in row
+
+
+def test_the_compiler_ends_with_a_command_that_is_killed(tmp_path):
+    """Compiling would take minutes."""
+    network = ["--config=configs/train.py:a", "--on=v5litepod-8"]
+    words = [sys.executable, "-m", "bnas_jax", "plan", *network]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    started = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    children = pathlib.Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    wait_for(lambda: children.read_text() != "", seconds=60)
+    (compiler,) = children.read_text().split()
+    started.kill()
+    started.wait()
+    wait_for(lambda: not is_running(compiler), seconds=10)
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(process: str) -> bool:
+    """Whether there is such a process that has not ended: one whose end nobody has asked for is a zombie."""
+    try:
+        state = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.long
