@@ -5,10 +5,8 @@ from typing import Any
 
 from bnas_jax.cli.configs import Loaded, configured, last, task_of
 from bnas_jax.core.errors import UserError
+from bnas_jax.plan import EVALUATE, STEP
 from bnas_jax.settings import SearchSettings, TrainSettings
-
-_EVALUATE = "evaluate"
-_OF = ("step", _EVALUATE)
 
 
 def plan(arguments: list[str], loaded: Loaded) -> dict:
@@ -83,15 +81,15 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
 
 def _asked(arguments: list[str]) -> tuple[Any, Any]:
     """(the settings of --config, the flags); `UserError` for what cannot be planned on any machine."""
-    run, values = configured(arguments, "plan", on=None, of="step", presets=None, again=False)
+    run, values = configured(arguments, "plan", on=None, of=STEP, presets=None, again=False)
     run = task_of(
         run,
         kind=(SearchSettings, TrainSettings),
         command="plan",
         example="configs/train.py:a",
     )
-    if values.of not in _OF:
-        raise UserError(f"--of takes {' or '.join(_OF)}, got {values.of!r}")
+    if values.of not in (STEP, EVALUATE):
+        raise UserError(f"--of takes {STEP} or {EVALUATE}, got {values.of!r}")
     return run, values
 
 
@@ -102,7 +100,7 @@ def _words(text: str | None) -> list[str]:
 
 def _advice(result: dict) -> str:
     """What to write where a step does not fit."""
-    if result["of"] == _EVALUATE:
+    if result["of"] == EVALUATE:
         return (
             f"a batch of the evaluation does not fit a chip of {result['machine']};"
             " lower --config.eval_batch_size, or take a machine with more chips"

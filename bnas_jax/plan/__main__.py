@@ -14,8 +14,9 @@ import jax
 
 from bnas_jax import extensions, settings
 from bnas_jax.core.errors import UserError
+from bnas_jax.plan import STEP
 from bnas_jax.plan.blank_data import data_for_plan
-from bnas_jax.plan.compile import STEP, compile_for
+from bnas_jax.plan.compile import compile_for
 from bnas_jax.plan.machines import machine
 from bnas_jax.plan.request import versions
 from bnas_jax.plan.summary import summary

@@ -12,7 +12,7 @@ import jax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.load import Dataset
-from bnas_jax.plan import compiled_text, movement
+from bnas_jax.plan import EVALUATE, STEP, compiled_text, movement
 from bnas_jax.plan.absent import AbsentDevices, check, devices_of
 from bnas_jax.plan.machines import Machine
 from bnas_jax.plan.movement import Buffer, Message, Move
@@ -24,7 +24,6 @@ from bnas_jax.training import build
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import initial_variables
 
-STEP, EVALUATE = "step", "evaluate"
 # What the compiler for TPUs says when a program needs more than the main memory. (Of the memory on the chip it says "vmem".)
 _FULL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from bnas_jax.plan import EVALUATE
 from bnas_jax.plan.chips import GIB
-from bnas_jax.plan.compile import EVALUATE, Plan
+from bnas_jax.plan.compile import Plan
 from bnas_jax.plan.machines import Machine
 from bnas_jax.plan.movement import OUTSIDE
 from bnas_jax.plan.roofline import SENDING, bound

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -106,28 +107,35 @@ def test_a_row_of_the_table_has_the_time_of_its_collectives(result):
 
 
 def test_the_compiler_ends_with_a_command_that_is_killed(tmp_path):
-    """Compiling would take minutes."""
+    """Even by SIGKILL; compiling would take minutes."""
     network = ["--config=configs/train.py:a", "--on=v5litepod-8"]
     words = [sys.executable, "-m", "bnas_jax", "plan", *network]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     children = pathlib.Path(f"/proc/{started.pid}/task/{started.pid}/children")
-    wait_for(lambda: children.read_text() != "", seconds=60)
+    assert becomes_true(lambda: children.read_text() != "", seconds=60)
     (compiler,) = children.read_text().split()
+
     started.kill()
     started.wait()
-    wait_for(lambda: not is_running(compiler), seconds=10)
+    ended = becomes_true(lambda: not is_running(compiler), seconds=10)
+    if not ended:
+        os.kill(int(compiler), signal.SIGKILL)
+    assert ended
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+def becomes_true(condition: Callable[[], bool], *, seconds: float) -> bool:
+    """Whether the condition holds within that time."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
+    while time.monotonic() < end:
+        if condition():
+            return True
         time.sleep(0.05)
+    return condition()
 
 
 def is_running(process: str) -> bool:
-    """Whether there is such a process that has not ended: one whose end nobody has asked for is a zombie."""
+    """Whether the process has not ended. A zombie (Z) has: its parent has not asked for its exit code yet."""
     try:
         state = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:
@@ -263,6 +271,8 @@ def test_a_step_that_does_not_fit():
     assert "34.20 GiB of 16.00 GiB (213.8 %): DOES NOT FIT" in table(result)
     advice = plan_command._advice({**result, "microbatches_that_fit": 4})
     assert advice.endswith("with --config.microbatches=4 it does")
+    advice = plan_command._advice({**result, "of": "evaluate"})
+    assert "lower --config.eval_batch_size" in advice
     row = markdown({"a v5e-8": {**result, "date": "today", "versions": {}}}).splitlines()[-1]
     assert "does not fit" in row
 

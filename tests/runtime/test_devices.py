@@ -153,7 +153,7 @@ def on(tmp_path_factory, request):
         for t, how, n in runs
     ]
     script = [sys.executable, str(ROOT / "tests" / "many_devices.py"), json.dumps(specs)]
-    # Compiling takes far longer than running: half of an hour for all searchers.
+    # Compiling takes far longer than running: with optimizations, 20 minutes for all searchers.
     quick = {**environment(8), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(script, cwd=ROOT, env=quick, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
