@@ -69,11 +69,14 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
 
     run, values = _asked(arguments)
     there = machine(on)
+    if values.quick and there.platform == "gpu":
+        raise UserError(f"--quick is for TPUs; leave it out to plan for {there.name}")
     check(run, there, of=values.of)
     request = Request(
         run=run,
         machine=there.name,
         of=values.of,
+        quick=values.quick,
         extensions=tuple(extension.file for extension in loaded),
     )
     return planned(request, again=values.again)
@@ -81,7 +84,15 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
 
 def _asked(arguments: list[str]) -> tuple[Any, Any]:
     """(the settings of --config, the flags); `UserError` for what cannot be planned on any machine."""
-    run, values = configured(arguments, "plan", on=None, of=STEP, presets=None, again=False)
+    run, values = configured(
+        arguments,
+        "plan",
+        on=None,
+        of=STEP,
+        presets=None,
+        quick=False,
+        again=False,
+    )
     run = task_of(
         run,
         kind=(SearchSettings, TrainSettings),

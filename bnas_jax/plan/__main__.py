@@ -58,7 +58,8 @@ def plan(request: Mapping[str, Any]) -> dict[str, Any]:
     data = data_for_plan(run.dataset)
 
     def planned(run) -> dict[str, Any]:
-        return summary(run, compile_for(run, data, on, of=of), on, of=of)
+        compiled = compile_for(run, data, on, of=of, quick=request["quick"])
+        return summary(run, compiled, on, of=of)
 
     result = planned(run)
     if not result["fits"] and of == STEP:

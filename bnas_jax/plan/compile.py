@@ -71,7 +71,7 @@ class Plan:
 
     too_large: the bytes that a program needs, by the compiler, which does not make it; None where all were made.
     batch_size: images that a program takes, on all devices. images: that a step reads, which a search does for each of its
-    parts. steps: of an epoch, or batches of the evaluation. seconds: of tracing and compiling.
+    parts. steps: of an epoch, or batches of the evaluation. seconds: of tracing and compiling. quick: see `compile_for`.
     """
 
     programs: tuple[Compiled, ...]
@@ -81,6 +81,7 @@ class Plan:
     images: int
     steps: int
     seconds: float
+    quick: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -104,9 +105,17 @@ class _TooLarge(Exception):
 
 
 def compile_for(
-    run: SearchSettings | TrainSettings, data: Dataset, machine: Machine, *, of: str = STEP
+    run: SearchSettings | TrainSettings,
+    data: Dataset,
+    machine: Machine,
+    *,
+    of: str = STEP,
+    quick: bool = False,
 ) -> Plan:
     """Compiles what `run` would run on the machine. of: `step` or `evaluate`.
+
+    quick: with XLA's least effort. Memory and messages are nearly those of the program that would run, but it keeps little on
+    the chip, so that what it moves is of no use for a bound.
 
     `UserError` where the batch cannot be divided over the devices, the compiler is missing, or it refuses the program.
     """
@@ -114,6 +123,8 @@ def compile_for(
     where = devices_of(machine, run.parallel)
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
+    if quick:
+        jax.config.update("jax_optimization_level", "O0")
     start = time.perf_counter()
     calls_of = _evaluation if of == EVALUATE else _step
     asked = calls_of(run, data, where)
@@ -132,6 +143,7 @@ def compile_for(
         images=asked.images,
         steps=asked.steps,
         seconds=time.perf_counter() - start,
+        quick=quick,
     )
 
 

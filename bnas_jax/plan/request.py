@@ -46,11 +46,13 @@ _WITHOUT_A_GPU = "--xla_gpu_autotune_level=0"
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be compiled. of: `step` or `evaluate`. extensions: files that the run was loaded with."""
+    """What is to be compiled. of: `step` or `evaluate`. quick: see `compile.compile_for`. extensions: files that the run was
+    loaded with."""
 
     run: SearchSettings | TrainSettings
     machine: str
     of: str
+    quick: bool = False
     extensions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Request:
             "settings": settings.to_dict(self.run),
             "machine": machine(self.machine).name,
             "of": self.of,
+            "quick": self.quick,
             "extensions": list(self.extensions),
         }
 

@@ -34,6 +34,10 @@ class Bound(NamedTuple):
         """The least time: that of what takes longest."""
         return self.times[self.by]
 
+    def without(self, name: str) -> "Bound":
+        """The bound by the others alone."""
+        return Bound({other: time for other, time in self.times.items() if other != name})
+
 
 def bound(work: Work, chip: Chip, *, precision: str) -> Bound:
     """The least time for the work. precision: of its products, see `Chip.peak`."""

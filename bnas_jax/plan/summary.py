@@ -11,7 +11,7 @@ from bnas_jax.plan.chips import GIB
 from bnas_jax.plan.compile import Plan
 from bnas_jax.plan.machines import Machine
 from bnas_jax.plan.movement import OUTSIDE
-from bnas_jax.plan.roofline import SENDING, bound
+from bnas_jax.plan.roofline import MOVING, SENDING, bound
 from bnas_jax.settings import SearchSettings, TrainSettings
 
 _SHOWN = 10
@@ -25,6 +25,7 @@ def summary(
     result: dict[str, Any] = {
         "machine": machine.name,
         "of": of,
+        "quick": plan.quick,
         "devices": plan.devices,
         "hosts": machine.hosts,
         "batch_size": plan.batch_size,
@@ -76,6 +77,9 @@ def _times(
     bounds = [
         bound(program.work, machine.chip, precision=run.precision) for program in plan.programs
     ]
+    # The program that would run moves less than one made with little effort.
+    if plan.quick:
+        bounds = [each.without(MOVING) for each in bounds]
     seconds = sum(each.seconds for each in bounds)
     parts = {name: sum(each.times[name] for each in bounds) for name in bounds[0].times}
     epoch = seconds * plan.steps
@@ -108,7 +112,7 @@ def table(result: Mapping[str, Any]) -> str:
         rows.append((f"  {name}", _gib(size)))
     if result["fits"]:
         rows += _rows_of_work(result)
-    rows.append(("compiled in", f"{result['compile_seconds']:.0f} s"))
+    rows.append(("compiled in", _compiled_in(result)))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {text}" for name, text in rows]
     if result["fits"]:
@@ -141,7 +145,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         else:
             cells += ["does not fit", "", "", ""]
-        cells += [f"{result['compile_seconds']:.0f} s", f"{result['date']}, {versions}"]
+        cells += [_compiled_in(result), f"{result['date']}, {versions}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -158,7 +162,7 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     what = "batch" if result["of"] == EVALUATE else "step"
     rows = [
         (f"operations a chip and {what}", _operations(result)),
-        ("bytes moved", f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
+        (_moved(result), f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
         ("bytes accessed, XLA's count", _accessed(result)),
         ("collectives", f"{result['collectives']}, {_gb(result['bytes_sent'])} sent"),
     ]
@@ -184,6 +188,17 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     return rows
+
+
+def _moved(result: Mapping[str, Any]) -> str:
+    if result["quick"]:
+        return "bytes moved if compiled so"
+    return "bytes moved"
+
+
+def _compiled_in(result: Mapping[str, Any]) -> str:
+    quickly = ", --quick" if result["quick"] else ""
+    return f"{result['compile_seconds']:.0f} s{quickly}"
 
 
 def _operations(result: Mapping[str, Any]) -> str:

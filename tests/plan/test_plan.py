@@ -159,6 +159,24 @@ def test_a_batch_of_the_evaluation_is_planned_too(result, cache):
     assert 0 < of_image(evaluated) < of_image(result) / 2
 
 
+def test_a_quick_plan_has_the_memory_and_the_messages(result, cache):
+    """Not what moves, so that the memory's bandwidth gives no bound."""
+    done = command(*TINY, "--on=v5e-8", "--config.batch_size=64", "--quick", cache=cache)
+
+    assert done.returncode == 0, done.stderr
+    quick = json.loads(done.stdout.splitlines()[-1])
+    assert (quick["quick"], result["quick"]) == (True, False)
+    assert quick["memory_bytes"] == pytest.approx(result["memory_bytes"], rel=0.3)
+    assert quick["bytes_sent"] == result["bytes_sent"]
+    assert quick["collectives"] == result["collectives"]
+    assert quick["bytes_moved"] > result["bytes_moved"]
+    times = quick["seconds_of_each_at_least"]
+    assert set(times) == {"operations", "links between chips"}
+    assert quick["step_seconds_at_least"] == max(times.values())
+    assert "bytes moved if compiled so" in done.stdout
+    assert ", --quick |" in markdown({"quick": quick})
+
+
 def test_a_plan_is_kept_by_settings(result, cache, planned):
     """The same plan once more is the same, compile time and all; other settings have another place."""
     again = command(*TINY, "--on=v5e-8", "--config.batch_size=64", cache=cache)
@@ -168,12 +186,13 @@ def test_a_plan_is_kept_by_settings(result, cache, planned):
     places = {
         request_lib._kept(Request(run=digits, machine="v5e-8", of="step")),
         request_lib._kept(Request(run=digits, machine="v5e-8", of="evaluate")),
+        request_lib._kept(Request(run=digits, machine="v5e-8", of="step", quick=True)),
         request_lib._kept(Request(run=digits, machine="v4-8", of="step")),
         request_lib._kept(
             Request(run=dataclasses.replace(digits, seed=1), machine="v4-8", of="step")
         ),
     }
-    assert len(places) == 4
+    assert len(places) == 5
 
 
 def test_a_table_of_plans_takes_those_that_are_kept(result, cache, planned):
