@@ -39,7 +39,7 @@ OPTIONS = {
     "derive": {"workdir", "out", "gamma", "keep_zeroise", "epoch", "as_of"},
     "evaluate": {"workdir", "step"},
     "draw": {"genotype", "out", "strip", "template", "zeroise", "skip"},
-    "plan": {"on", "of", "presets", "again"},
+    "plan": {"on", "of", "presets", "quick", "again"},
     "study": {"study", "workdir", "rows"},
     "import": {"checkpoint", "preset", "workdir"},
     "data": {"out", "source", "path", "split", "white_level"},

@@ -1,11 +1,13 @@
 """The scripts of launch/: what they would do, and that they have none of the usual faults. `test_devices` runs one for real."""
 
+import json
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
 
+import jax
 import pytest
 
 LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
@@ -35,7 +37,7 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize(
-    "script", ["multi_process.sh", "slurm.sh", "tpu_vm.sh", "gke.sh", "sweep.sh"]
+    "script", ["multi_process.sh", "slurm.sh", "tpu_vm.sh", "gke.sh", "sweep.sh", "measure.sh"]
 )
 @pytest.mark.parametrize("arguments", [[], ["--no-such-option"]])
 def test_a_wrong_call_is_answered_with_one_line(script, arguments):
@@ -128,3 +130,57 @@ def test_a_sweep_runs_each_line_leaves_out_what_is_done_and_lists_what_failed(tm
     runs.write_text("same --config.seed=1\nsame --config.seed=2\n")
     refused = launch("sweep.sh", str(runs), str(tmp_path / "out"), *command)
     assert refused.returncode == 2 and "names same twice" in refused.stderr
+
+
+def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path):
+    lines = dry("measure.sh", str(tmp_path), "--repeats=1")
+    assert all(words[:4] == [sys.executable, "-m", "bnas_jax", "benchmark"] for words in lines)
+    assert all(words[-2:] == ["--repeats=100", "--repeats=1"] for words in lines)
+    last = "train-a-64-float32"
+    assert lines[-1][4:7] == ["train", "--config=configs/train.py:a", "--config.batch_size=64"]
+
+    # All but one are there.
+    of_gpu = {
+        "step_seconds": {"median": 0.02, "lowest": 0.019, "highest": 0.03},
+        "images_per_second": 12800.0,
+        "hours_of_all_steps": 0.65,
+        "gpu_busy_percent": 97.0,
+        "bound": {
+            "step_seconds_at_least": 0.01,
+            "bound_by": "memory bandwidth",
+            "share_of_the_bound_percent": 50.0,
+        },
+        "compiling_seconds": 40.0,
+        "peak_memory_mib": 2048,
+        "conditions": {"device": "1 x H100", "jax": "1.2"},
+    }
+    names = [name for name in _measured() if name != last]
+    assert len(names) == len(lines) - 1
+    for name in names:
+        (tmp_path / f"{name}.json").write_text(json.dumps(of_gpu))
+    tiny = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.batch_size=8"]
+    done = launch("measure.sh", str(tmp_path), *tiny, "--image_size=8", "--repeats=1")
+
+    assert done.returncode == 0, done.stderr
+    assert f"{names[0]} is done" in done.stderr.splitlines()
+    assert done.stderr.splitlines()[-1] == last
+    assert json.loads((tmp_path / f"{last}.json").read_text())["batch_size"] == 8
+    rows = {line.split(" | ")[0].strip("| "): line for line in done.stdout.splitlines()}
+    assert rows[names[0]] == (
+        f"| {names[0]} | 20 ms (19 to 30) | 12,800 | 0.65 h | 10 ms (50 %), memory bandwidth | 97 % | 40 s |"
+        " 2.00 GiB | 1 x H100, jax 1.2 |"
+    )
+    assert rows[last].endswith(f"jax {jax.__version__} |")
+
+    # No time is left for the one that is missing now.
+    (tmp_path / f"{names[0]}.json").unlink()
+    done = launch("measure.sh", "--minutes=0", str(tmp_path))
+    assert done.returncode == 0 and names[0] not in done.stdout + done.stderr
+
+
+def _measured() -> list[str]:
+    """The names in launch/measure.sh."""
+    text = (LAUNCH / "measure.sh").read_text()
+    _, _, text = text.partition("rows=(")
+    text, _, _ = text.partition("\n)")
+    return [line.strip().strip('"').split()[0] for line in text.splitlines() if line]

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "training": MODELS | {"data", "runtime", "workdir"},
     "report": {"core", "workdir"},  # and no jax, so that a picture takes no longer than it must
     "interop": RUNS,
-    "benchmarks": RUNS,
+    "benchmarks": RUNS | {"plan"},
     "study": RUNS,
     "plan": RUNS | {"extensions"},
     # Of the command line.

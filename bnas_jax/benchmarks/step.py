@@ -1,14 +1,17 @@
 """What a step of search or training costs: time, compiling, memory, and how much of the machine it uses."""
 
+import math
 import resource
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnas_jax.benchmarks import measure
+from bnas_jax.benchmarks import bound, measure
+from bnas_jax.benchmarks.busy import busy
 from bnas_jax.benchmarks.programs import noise, plain_program_of, program_of, size_of
 from bnas_jax.benchmarks.stepper import Stepper
+from bnas_jax.plan.blank_data import SIZES
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
@@ -26,7 +29,8 @@ def benchmark(
 ) -> dict:
     """All figures of the steps that `search` or `train` would make on colour images of seeded noise.
 
-    against_plain: also those of the plain form, in turns with ours, and how they compare.
+    against_plain: also those of the plain form, in turns with ours, and how they compare. On a chip whose rates are known, also
+    the bound of `plan`; on NVIDIA's GPUs, also the share of the time in which they computed.
     """
     where = devices.configure(run)
     where.check_batch(run)
@@ -46,7 +50,8 @@ def benchmark(
         steppers["plain"] = Stepper(plain, where, tuned=False)
         steppers["plain"].step()
     steps = [stepper.step for stepper in steppers.values()]
-    measured = measure.in_turns(steps, repeats)
+    with busy() as found:
+        measured = measure.in_turns(steps, repeats)
     times = dict(zip(steppers, measured, strict=True))
 
     # Ours are at the top of the result, those of the plain form under its name.
@@ -63,9 +68,21 @@ def benchmark(
         "peak_memory_mib": peak_memory,
         "dispatch_seconds": measure.summary(dispatch),
         "dispatch_percent": measure.short(100 * share_of_dispatch),
+        "gpu_busy_percent": found.percent,
+        "hours_of_all_steps": _hours(run, float(np.median(times["ours"]))),
         **figures,
         "conditions": measure.conditions(),
     }
+    chip = bound.chip_here()
+    if chip is not None:
+        result["bound"] = bound.figures(
+            ours.calls(),
+            ours.compiled,
+            where=where,
+            chip=chip,
+            precision=run.precision,
+            step_seconds=float(np.median(times["ours"])),
+        )
     # XLA counts operations of one device.
     if where.axis is None:
         result |= _flop_figures(program, times=times["ours"], repeats=repeats)
@@ -83,6 +100,18 @@ def _figures(stepper: Stepper, *, times: list[float], batch_size: int) -> dict:
         "temp_memory_mib": stepper.temp_memory_mib,
         "state_leaves": stepper.state_leaves,
     }
+
+
+def _hours(run: SearchSettings | TrainSettings, step_seconds: float) -> float | None:
+    """Of all the run's steps on its own data set; None where the size of that is not known by its name."""
+    size = SIZES.get(run.dataset.name)
+    if size is None:
+        return None
+    images = size.train
+    if isinstance(run, SearchSettings):
+        images = math.ceil(run.searcher.train_share * images)
+    steps = run.num_epochs * (images // run.batch_size)
+    return measure.short(steps * step_seconds / 3600)
 
 
 def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:

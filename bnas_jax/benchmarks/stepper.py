@@ -7,7 +7,7 @@ import jax
 
 from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.compile_times import compile_times
-from bnas_jax.runtime.compiling import compile_together
+from bnas_jax.runtime.compiling import Call, compile_together
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.training.build import Program
 
@@ -17,7 +17,7 @@ class Stepper:
 
     compiling: how long that took, see `CompileTimes.figures`. temp_memory_mib: of the temporary arrays by XLA's analysis, for
     the stage that has most of them; None where the backend does not report it. state_leaves: the number of arrays that a call
-    takes and returns.
+    takes and returns. compiled: the programs of a step, see `calls`.
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
@@ -34,9 +34,8 @@ class Stepper:
 
         # Stages are compiled side by side, as a run does it.
         def first_step() -> None:
-            calls = self._call.calls(self._state, [self._feeds(0)])
-            compiled = compile_together(calls)
-            self.temp_memory_mib = _temp_memory(compiled)
+            self.compiled = compile_together(self.calls())
+            self.temp_memory_mib = _temp_memory(self.compiled)
             self.step()
 
         # As a run's loop begins.
@@ -53,6 +52,10 @@ class Stepper:
     def step(self) -> None:
         """Makes a step and waits for its results."""
         self._advance(self._call)
+
+    def calls(self) -> list[Call]:
+        """The programs of the next step, with what it calls them with."""
+        return self._call.calls(self._state, [self._feeds(self._done)])
 
     def idle_step(self) -> None:
         """The same calls, with the same arguments and results, of programs that compute nothing."""

@@ -5,6 +5,7 @@ Sources, read in 2026: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; t
 """
 
 import dataclasses
+import re
 
 GIB = 2**30
 TERA, GIGA = 1e12, 1e9
@@ -104,3 +105,25 @@ CHIPS = {
         _gpu("h200", memory_gib=141, gigabytes=4800, **_HOPPER),
     )
 }
+
+# JAX's names of TPUs. A device of a v2 or v3 is half a chip, and they are not planned for.
+_TPU_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+}
+_GPU_KIND = re.compile(r"\b[AH]\d00\b")
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that JAX calls so, None for one that is not among these.
+
+    `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. Cards with less memory or for PCIe have lower rates than these.
+    """
+    name = _TPU_KINDS.get(device_kind)
+    found = _GPU_KIND.search(device_kind)
+    if found is not None:
+        name = found[0].lower()
+    return CHIPS.get(name) if name else None

@@ -12,12 +12,12 @@ import jax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.load import Dataset
-from bnas_jax.plan import EVALUATE, STEP, compiled_text, movement
+from bnas_jax.plan import EVALUATE, STEP, movement
 from bnas_jax.plan.absent import AbsentDevices, check, devices_of
 from bnas_jax.plan.machines import Machine
 from bnas_jax.plan.movement import Buffer, Message, Move
-from bnas_jax.plan.products import products
 from bnas_jax.plan.roofline import Work
+from bnas_jax.plan.work import read
 from bnas_jax.runtime.compiling import Call
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training import build
@@ -50,9 +50,8 @@ class Memory:
 class Compiled:
     """One program for one chip of the machine.
 
-    work: operations, by XLA's count or those of products alone (`products`), whichever is more; bytes moved in the main memory
-    and sent. accessed: bytes by XLA's count, on-chip memory included. useful: bytes moved without padding. kernels: kind of
-    instruction -> how often it runs.
+    work, messages: see `work.read`. accessed: bytes by XLA's count, on-chip memory included. useful: bytes moved without
+    padding. kernels: kind of instruction -> how often it runs.
     """
 
     memory: Memory
@@ -200,23 +199,14 @@ def _compiled(
             f"the compiler for {machine.name} refuses this program: {reason}"
         ) from error
 
-    # What the text says.
-    moves = movement.moves(compiled_text.read(compiled.as_text() or ""))
-    messages = movement.messages(
-        moves,
+    work, moves, messages = read(
+        compiled,
+        traced.jaxpr.jaxpr,
         chips=where.count,
         chips_per_host=machine.chips_per_host,
         switch_adds=machine.chip.switch_adds,
     )
-    layers = movement.by_layer(moves)
-
-    # XLA counts a loop once, and its compiler for GPUs counts nothing.
     counts = compiled.cost_analysis() or {}
-    work = Work(
-        operations=max(counts.get("flops", 0.0), products(traced.jaxpr.jaxpr)),
-        moved=sum(layers.values()),
-        sent=sum(message.bytes for message in messages),
-    )
     others = _bytes_beside(arguments, [other for _, other in calls])
     return Compiled(
         memory=_memory(compiled.memory_analysis(), others=others),
@@ -225,7 +215,7 @@ def _compiled(
         useful=sum(move.useful for move in moves),
         messages=tuple(messages),
         buffers=tuple(movement.largest_buffers(moves)),
-        layers=layers,
+        layers=movement.by_layer(moves),
         kernels=_kernels(moves),
     )
 

@@ -1,0 +1,57 @@
+"""The least time that a measured step can take on the chip that made it, to be read beside the measurement."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from bnas_jax.benchmarks import measure
+from bnas_jax.plan.chips import Chip, chip_of
+from bnas_jax.plan.roofline import bound
+from bnas_jax.plan.work import read
+from bnas_jax.runtime.compiling import Call
+from bnas_jax.runtime.devices import Devices
+
+
+def chip_here() -> Chip | None:
+    """The chip of JAX's first device; None where its rates are not known, as those of a CPU."""
+    return chip_of(jax.local_devices()[0].device_kind)
+
+
+def figures(
+    calls: Sequence[Call],
+    compiled: Sequence[jax.stages.Compiled],
+    *,
+    where: Devices,
+    chip: Chip,
+    precision: str,
+    step_seconds: float,
+) -> dict[str, Any]:
+    """The bound of a step, as `plan` gives it, and the share of it in the measured time.
+
+    calls: the programs of the step with what they are called with. compiled: the same programs. step_seconds: measured.
+    """
+    bounds = []
+    for (program, arguments), made in zip(calls, compiled, strict=True):
+        # `pmap` does not give what it traced.
+        traced = None
+        if where.parallel != "pmap":
+            traced = program.trace(*arguments).jaxpr.jaxpr
+        work, _, _ = read(
+            made,
+            traced,
+            chips=where.count,
+            chips_per_host=jax.local_device_count(),
+            switch_adds=chip.switch_adds,
+        )
+        bounds.append(bound(work, chip, precision=precision))
+
+    # The stages of a step run one after the other.
+    seconds = sum(each.seconds for each in bounds)
+    slowest = max(bounds, key=lambda each: each.seconds)
+    return {
+        "chip": chip.name,
+        "step_seconds_at_least": measure.short(seconds),
+        "bound_by": slowest.by,
+        "share_of_the_bound_percent": measure.short(100 * seconds / step_seconds),
+    }
