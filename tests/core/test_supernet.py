@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compile_options import short
 from flax import traverse_util
 
 from bnas_jax.core.alphas import relax
@@ -88,7 +89,7 @@ def largest(tree):
 
 def compiled(function):
     """The jitted function, compiled in two thirds of the time."""
-    return jax.jit(function, compiler_options={"xla_cpu_use_fusion_emitters": False})
+    return jax.jit(function, compiler_options=short())
 
 
 def check_near(ours, theirs):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compile_options import short
 from flax import traverse_util
 
 from bnas_jax.core import genotype
@@ -121,10 +122,8 @@ def run(request, reference):
     if isinstance(model, Supernet):
         alphas = {kind: jnp.asarray(arrays[f"alphas_{kind}"]) for kind in ("normal", "reduce")}
     theirs = {key.removeprefix(f"{mode}."): array for key, array in arrays.items()}
-    # The option takes a third off the time to compile.
-    options = {"xla_cpu_use_fusion_emitters": False}
     compute = jax.jit(
-        functools.partial(numbers_of, model, variables["batch_stats"]), compiler_options=options
+        functools.partial(numbers_of, model, variables["batch_stats"]), compiler_options=short()
     )
     result = Run(model, variables, alphas, theirs, {}, compute)
     return result._replace(ours=compute(variables["params"], alphas, *result.batch()))

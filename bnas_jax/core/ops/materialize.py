@@ -52,7 +52,7 @@ def recompute(function):
 
 
 def _uninlined_barrier(x):
-    # XLA's CPU compiler removes a barrier before it fuses, but it never fuses across a call.
+    # XLA's CPU compiler of jax 0.10 removes a barrier before it fuses, but it never fuses across a call.
     with set_xla_metadata(inlineable="false"):
         return _barrier(x)
 

@@ -39,11 +39,7 @@ def sums_in_memory(function, dtype) -> int:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.int16])
 def test_what_is_materialized_is_written_once(dtype):
     assert sums_in_memory(materialize, dtype) == 3
-    assert (
-        sums_in_memory(lambda x: x, dtype)
-        == sums_in_memory(jax.lax.optimization_barrier, dtype)
-        == 0
-    )
+    assert sums_in_memory(lambda x: x, dtype) == 0
 
 
 def test_what_is_computed_again_keeps_its_inputs_alone():
