@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures steps of search and training at the paper's sizes on this machine's GPUs or TPUs, one benchmark after the other, what
 # matters most first, and prints a table. Started again it leaves out what is measured and goes on with the rest.
-# Usage: launch/measure.sh [--dry-run] [--minutes=N] DIR [--repeats=100 --config.KEY=VALUE ...]
+# Usage: launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=100 --config.KEY=VALUE ...]
 # Results are DIR/NAME.json, and what a benchmark says meanwhile DIR/NAME.log. --minutes: after so many nothing more is begun, and
 # what runs is stopped. Further options go to every benchmark.
 set -euo pipefail
@@ -23,19 +23,20 @@ rows=(
     "train-a-64-float32 train --config=configs/train.py:a --config.batch_size=64"
 )
 
-dry_run='' minutes=''
-while (($#)); do
-    case $1 in
+dry_run='' minutes='' folder='' further=()
+for word in "$@"; do
+    case $word in
         --dry-run) dry_run=1 ;;
-        --minutes=*) minutes=${1#*=} ;;
-        *) break ;;
+        --minutes=*) minutes=${word#*=} ;;
+        -*) further+=("$word") ;;
+        *)
+            [[ -z $folder ]] || refuse "one DIR is enough, got $folder and $word; options are written --name=value"
+            folder=$word
+            ;;
     esac
-    shift
 done
 [[ -z $minutes || $minutes =~ ^[0-9]+$ ]] || refuse "--minutes=$minutes is no whole number; write for instance --minutes=30"
-(($#)) && [[ $1 != -* ]] || refuse "write launch/measure.sh [--dry-run] [--minutes=N] DIR [--repeats=100 ...]; see the head of $0"
-folder=$1
-shift
+[[ -n $folder ]] || refuse "write launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=100 ...]; see the head of $0"
 [[ $folder == /* ]] || folder=$PWD/$folder
 
 if [[ -n $dry_run ]]; then
@@ -52,7 +53,7 @@ failed=()
 for row in "${rows[@]}"; do
     read -r name options <<<"$row"
     read -ra options <<<"$options"
-    words=("$python" -m bnas_jax benchmark "${options[@]}" --repeats=100 "$@")
+    words=("$python" -m bnas_jax benchmark "${options[@]}" --repeats=100 ${further[@]+"${further[@]}"})
     if [[ -n $dry_run ]]; then
         quoted "${words[@]}"
         continue
@@ -67,6 +68,11 @@ for row in "${rows[@]}"; do
     timeout "$seconds" "${words[@]}" >"$folder/$name.part" 2>"$folder/$name.log" || code=$?
     case $code in
         0) tail -n 1 "$folder/$name.part" >"$folder/$name.json" ;;
+        2) # A mistake in the options: all others would end so.
+            cat "$folder/$name.log" >&2
+            rm -f "$folder/$name.part"
+            exit 2
+            ;;
         124) say "$name was stopped after --minutes=$minutes" ;;
         130 | 143) exit "$code" ;;
         *) failed+=("$name ($code), see $folder/$name.log") ;;

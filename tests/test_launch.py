@@ -174,8 +174,15 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path):
 
     # No time is left for the one that is missing now.
     (tmp_path / f"{names[0]}.json").unlink()
-    done = launch("measure.sh", "--minutes=0", str(tmp_path))
+    done = launch("measure.sh", str(tmp_path), "--minutes=0")
     assert done.returncode == 0 and names[0] not in done.stdout + done.stderr
+
+    # A mistake is answered once.
+    done = launch("measure.sh", str(tmp_path / "other"), "--repeats=none")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == names[0]
+    assert done.stderr.splitlines()[1].startswith("bnas_jax: error: ")
+    assert len(done.stderr.splitlines()) == 2
 
 
 def _measured() -> list[str]:
