@@ -52,7 +52,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   study     --study=configs/studies.py:layers --workdir=DIR      many runs over seeds, and their table; goes on where it was
   plan      --config=configs/train.py:a --on=v4-8                what a step needs, moves and takes at least on a machine that
-            [--of=evaluate] [--again]                            is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
+            [--of=evaluate] [--quick] [--again]                  is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
             [--presets=train:a,search:digits] [--on=v4-8,v5e-8]  a table of all pairs; goes on where it was
   benchmark data                                                 images per second, and the cost of augmentation
 

@@ -23,11 +23,15 @@ rows=(
     "train-a-64-float32 train --config=configs/train.py:a --config.batch_size=64"
 )
 
+usage="write launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=100 ...]; see the head of $0"
 dry_run='' minutes='' folder='' further=()
 for word in "$@"; do
     case $word in
         --dry-run) dry_run=1 ;;
         --minutes=*) minutes=${word#*=} ;;
+        --config.batch_size=* | --config.precision=* | --config.activations=*)
+            refuse "the benchmarks differ in ${word%%=*}; write python -m bnas_jax benchmark to measure another one"
+            ;;
         -*) further+=("$word") ;;
         *)
             [[ -z $folder ]] || refuse "one DIR is enough, got $folder and $word; options are written --name=value"
@@ -35,51 +39,72 @@ for word in "$@"; do
             ;;
     esac
 done
-[[ -z $minutes || $minutes =~ ^[0-9]+$ ]] || refuse "--minutes=$minutes is no whole number; write for instance --minutes=30"
-[[ -n $folder ]] || refuse "write launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=100 ...]; see the head of $0"
+[[ -z $minutes || $minutes =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--minutes=$minutes is no whole number; write for instance --minutes=30"
+[[ -n $folder ]] || refuse "$usage"
 [[ $folder == /* ]] || folder=$PWD/$folder
 
+cd "$root"
 if [[ -n $dry_run ]]; then
     python=${BNAS_PYTHON:-$python}
 else
     choose_python
+    platform=$("$python" -c 'import jax; print(jax.default_backend())') || exit
+    [[ $platform != cpu || ${JAX_PLATFORMS-} == cpu ]] ||
+        refuse "JAX finds no GPU or TPU here; see docs/devices.md, or write JAX_PLATFORMS=cpu in front to measure the CPU"
     mkdir -p "$folder"
 fi
-cd "$root"
-# Seconds that are left; none means for ever, to `timeout`.
-left() { [[ -z $minutes ]] && echo 0 || echo $((60 * minutes - SECONDS)); }
 
-failed=()
+# Ends with the benchmark that runs.
+child=''
+stop() {
+    [[ -z $child ]] || kill "$child" 2>/dev/null || true
+    exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+failed=() missing=0
 for row in "${rows[@]}"; do
     read -r name options <<<"$row"
     read -ra options <<<"$options"
     words=("$python" -m bnas_jax benchmark "${options[@]}" --repeats=100 ${further[@]+"${further[@]}"})
-    if [[ -n $dry_run ]]; then
-        quoted "${words[@]}"
-        continue
-    elif [[ -f $folder/$name.json ]]; then
+    if [[ -s $folder/$name.json ]]; then
         say "$name is done"
         continue
+    elif [[ -n $dry_run ]]; then
+        quoted "${words[@]}"
+        continue
     fi
-    seconds=$(left)
-    [[ -z $minutes ]] || ((seconds > 0)) || break
+    # To `timeout`, 0 seconds are no limit.
+    seconds=0
+    if [[ -n $minutes ]]; then
+        seconds=$((60 * minutes - SECONDS))
+        if ((seconds <= 0)); then
+            ((missing += 1))
+            continue
+        fi
+    fi
     say "$name"
     code=0
-    timeout "$seconds" "${words[@]}" >"$folder/$name.part" 2>"$folder/$name.log" || code=$?
-    case $code in
-        0) tail -n 1 "$folder/$name.part" >"$folder/$name.json" ;;
-        2) # A mistake in the options: all others would end so.
-            cat "$folder/$name.log" >&2
-            rm -f "$folder/$name.part"
-            exit 2
-            ;;
-        124) say "$name was stopped after --minutes=$minutes" ;;
-        130 | 143) exit "$code" ;;
-        *) failed+=("$name ($code), see $folder/$name.log") ;;
-    esac
+    timeout --foreground --kill-after=30 "$seconds" "${words[@]}" >"$folder/$name.part" 2>"$folder/$name.log" &
+    child=$!
+    wait "$child" || code=$?
+    child=''
+    result=$(tail -n 1 "$folder/$name.part")
     rm -f "$folder/$name.part"
+    if [[ $code == 0 && $result == '{'* ]]; then
+        # In one step, so that a result is whole or not there.
+        printf '%s\n' "$result" >"$folder/$name.part"
+        mv "$folder/$name.part" "$folder/$name.json"
+    elif [[ $code == 124 || $code == 137 ]] && [[ -n $minutes ]]; then
+        ((missing += 1))
+    else
+        failed+=("$name ($code): $(tail -n 1 "$folder/$name.log")")
+    fi
 done
-[[ -n $dry_run ]] || "$python" -m bnas_jax.benchmarks.rows "$folder"
+[[ -z $dry_run ]] || exit 0
+"$python" -m bnas_jax.benchmarks.rows "$folder"
+((missing == 0)) || say "$missing of ${#rows[@]} are not measured for want of time; the same command goes on with them"
 if ((${#failed[@]})); then
     printf 'Failed, with exit code: %s\n' "${failed[@]}" >&2
     exit 1

@@ -1,11 +1,14 @@
 """The scripts of launch/: what they would do, and that they have none of the usual faults. `test_devices` runs one for real."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -148,9 +151,10 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path):
         "bound": {
             "step_seconds_at_least": 0.01,
             "bound_by": "memory bandwidth",
-            "share_of_the_bound_percent": 50.0,
+            "percent_of_the_step": 50.0,
         },
         "compiling_seconds": 40.0,
+        "programs_from_cache": 0,
         "peak_memory_mib": 2048,
         "conditions": {"device": "1 x H100", "jax": "1.2"},
     }
@@ -158,16 +162,17 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path):
     assert len(names) == len(lines) - 1
     for name in names:
         (tmp_path / f"{name}.json").write_text(json.dumps(of_gpu))
-    tiny = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.batch_size=8"]
-    done = launch("measure.sh", str(tmp_path), *tiny, "--image_size=8", "--repeats=1")
+    tiny = ["--config.network.num_cells=1", "--config.network.channels=2", "--image_size=8"]
+    assert len(dry("measure.sh", str(tmp_path), *tiny)) == 1
+    done = launch("measure.sh", str(tmp_path), *tiny, "--repeats=1")
 
     assert done.returncode == 0, done.stderr
     assert f"{names[0]} is done" in done.stderr.splitlines()
     assert done.stderr.splitlines()[-1] == last
-    assert json.loads((tmp_path / f"{last}.json").read_text())["batch_size"] == 8
+    assert json.loads((tmp_path / f"{last}.json").read_text())["batch_size"] == 64
     rows = {line.split(" | ")[0].strip("| "): line for line in done.stdout.splitlines()}
     assert rows[names[0]] == (
-        f"| {names[0]} | 20 ms (19 to 30) | 12,800 | 0.65 h | 10 ms (50 %), memory bandwidth | 97 % | 40 s |"
+        f"| {names[0]} | 20 ms (19 to 30) | 12,800 | 0.65 | 10 ms (50 %), memory bandwidth | 97 % | 40 s |"
         " 2.00 GiB | 1 x H100, jax 1.2 |"
     )
     assert rows[last].endswith(f"jax {jax.__version__} |")
@@ -175,14 +180,41 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path):
     # No time is left for the one that is missing now.
     (tmp_path / f"{names[0]}.json").unlink()
     done = launch("measure.sh", str(tmp_path), "--minutes=0")
-    assert done.returncode == 0 and names[0] not in done.stdout + done.stderr
+    assert done.returncode == 0
+    assert "1 of 8 are not measured for want of time" in done.stderr
+    assert names[0] not in done.stdout + done.stderr
 
-    # A mistake is answered once.
-    done = launch("measure.sh", str(tmp_path / "other"), "--repeats=none")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[0] == names[0]
-    assert done.stderr.splitlines()[1].startswith("bnas_jax: error: ")
-    assert len(done.stderr.splitlines()) == 2
+    # What failed is said with the reason, and the table has the others.
+    done = launch("measure.sh", str(tmp_path), "--repeats=none")
+    assert done.returncode == 1
+    failed = f"Failed, with exit code: {names[0]} (2): bnas_jax: error: --repeats "
+    assert done.stderr.splitlines()[-1].startswith(failed)
+    assert names[1] in done.stdout
+
+
+def test_a_benchmark_ends_with_the_script_that_measures(tmp_path):
+    environment = {**os.environ, "BNAS_PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    command = [LAUNCH / "measure.sh", str(tmp_path / "out"), "--config.network.num_cells=19"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as script:
+        assert script.stderr is not None and "train-a-256" in script.stderr.readline()
+
+        script.send_signal(signal.SIGTERM)
+
+        assert script.wait(timeout=60) == 143
+    end = time.monotonic() + 30
+    while _runs("num_cells=19") and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not _runs("num_cells=19")
+    assert not list(tmp_path.glob("out/*.json"))
+
+
+def _runs(word: str) -> bool:
+    """Whether a process has this in its command line."""
+    for file in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word in file.read_text():
+                return True
+    return False
 
 
 def _measured() -> list[str]:

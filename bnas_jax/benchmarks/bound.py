@@ -7,7 +7,7 @@ import jax
 
 from bnas_jax.benchmarks import measure
 from bnas_jax.plan.chips import Chip, chip_of
-from bnas_jax.plan.roofline import bound
+from bnas_jax.plan.roofline import COMPUTING, bound
 from bnas_jax.plan.work import read
 from bnas_jax.runtime.compiling import Call
 from bnas_jax.runtime.devices import Devices
@@ -27,13 +27,13 @@ def figures(
     precision: str,
     step_seconds: float,
 ) -> dict[str, Any]:
-    """The bound of a step, as `plan` gives it, and the share of it in the measured time.
+    """The least time of a step by operations, memory and messages, and how many percent of the measured time it is.
 
     calls: the programs of the step with what they are called with. compiled: the same programs. step_seconds: measured.
+    Operations are left out by `pmap`, which does not give what it traced.
     """
     bounds = []
     for (program, arguments), made in zip(calls, compiled, strict=True):
-        # `pmap` does not give what it traced.
         traced = None
         if where.parallel != "pmap":
             traced = program.trace(*arguments).jaxpr.jaxpr
@@ -44,14 +44,18 @@ def figures(
             chips_per_host=jax.local_device_count(),
             switch_adds=chip.switch_adds,
         )
-        bounds.append(bound(work, chip, precision=precision))
+        of_program = bound(work, chip, precision=precision)
+        if traced is None:
+            of_program = of_program.without(COMPUTING)
+        bounds.append(of_program)
 
     # The stages of a step run one after the other.
     seconds = sum(each.seconds for each in bounds)
-    slowest = max(bounds, key=lambda each: each.seconds)
+    parts = {name: sum(each.times[name] for each in bounds) for name in bounds[0].times}
     return {
         "chip": chip.name,
         "step_seconds_at_least": measure.short(seconds),
-        "bound_by": slowest.by,
-        "share_of_the_bound_percent": measure.short(100 * seconds / step_seconds),
+        "bound_by": max(bounds, key=lambda each: each.seconds).by,
+        "seconds_of_each_at_least": {name: measure.short(part) for name, part in parts.items()},
+        "percent_of_the_step": measure.short(100 * seconds / step_seconds),
     }

@@ -10,12 +10,12 @@ _HEAD = (
     "benchmark",
     "step, median (lowest to highest)",
     "images a second",
-    "all steps",
-    "at least, by",
+    "hours of all steps",
+    "least time (percent of the median), bound by",
     "GPU busy",
     "compiling",
     "memory",
-    "device, versions",
+    "device, version",
 )
 
 
@@ -29,29 +29,46 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _cells(result: Mapping[str, Any]) -> list[str]:
     step, conditions = result["step_seconds"], result["conditions"]
-    times = [f"{1000 * step[which]:.4g}" for which in ("median", "lowest", "highest")]
-    hours, busy, bound = (
-        result.get(name) for name in ("hours_of_all_steps", "gpu_busy_percent", "bound")
+    median, lowest, highest = (
+        f"{1000 * step[which]:.4g}" for which in ("median", "lowest", "highest")
     )
-    at_least = ""
-    if bound is not None:
-        seconds, share = bound["step_seconds_at_least"], bound["share_of_the_bound_percent"]
-        at_least = f"{1000 * seconds:.4g} ms ({share:.3g} %), {bound['bound_by']}"
+    hours, busy = result["hours_of_all_steps"], result["gpu_busy_percent"]
+    compiling = f"{result['compiling_seconds']:.0f} s"
+    if result["programs_from_cache"]:
+        compiling = "from the cache"
     return [
-        f"{times[0]} ms ({times[1]} to {times[2]})",
+        f"{median} ms ({lowest} to {highest})",
         f"{result['images_per_second']:,.0f}",
-        "" if hours is None else f"{hours:.3g} h",
-        at_least,
+        "" if hours is None else f"{hours:.3g}",
+        _least_time(result.get("bound")),
         "" if busy is None else f"{busy:.3g} %",
-        f"{result['compiling_seconds']:.0f} s",
+        compiling,
         f"{result['peak_memory_mib'] / 1024:.2f} GiB",
         f"{conditions['device']}, jax {conditions['jax']}",
     ]
 
 
+def _least_time(bound: Mapping[str, Any] | None) -> str:
+    if bound is None:
+        return ""
+    time = f"{1000 * bound['step_seconds_at_least']:.4g} ms"
+    return f"{time} ({bound['percent_of_the_step']:.3g} %), {bound['bound_by']}"
+
+
 def main() -> None:
-    files = sorted(pathlib.Path(sys.argv[1]).glob("*.json"))
-    print(markdown({file.stem: json.loads(file.read_text()) for file in files}))
+    results = {}
+    for file in sorted(pathlib.Path(sys.argv[1]).glob("*.json")):
+        try:
+            result = json.loads(file.read_text())
+            _cells(result)
+        except (OSError, ValueError, LookupError, TypeError):
+            print(
+                f"bnas_jax: {file} is no benchmark of a step and left out of the table",
+                file=sys.stderr,
+            )
+            continue
+        results[file.stem] = result
+    print(markdown(results))
 
 
 if __name__ == "__main__":

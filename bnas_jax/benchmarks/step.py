@@ -11,6 +11,7 @@ from bnas_jax.benchmarks import bound, measure
 from bnas_jax.benchmarks.busy import busy
 from bnas_jax.benchmarks.programs import noise, plain_program_of, program_of, size_of
 from bnas_jax.benchmarks.stepper import Stepper
+from bnas_jax.data.load import Dataset
 from bnas_jax.plan.blank_data import SIZES
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
@@ -50,7 +51,11 @@ def benchmark(
         steppers["plain"] = Stepper(plain, where, tuned=False)
         steppers["plain"].step()
     steps = [stepper.step for stepper in steppers.values()]
-    with busy() as found:
+    # Of steps that are made in turns with others, nothing would be known.
+    gpus = 0
+    if jax.default_backend() == "gpu" and not against_plain:
+        gpus = jax.local_device_count() if where.axis else 1
+    with busy(gpus) as found:
         measured = measure.in_turns(steps, repeats)
     times = dict(zip(steppers, measured, strict=True))
 
@@ -69,12 +74,12 @@ def benchmark(
         "dispatch_seconds": measure.summary(dispatch),
         "dispatch_percent": measure.short(100 * share_of_dispatch),
         "gpu_busy_percent": found.percent,
-        "hours_of_all_steps": _hours(run, float(np.median(times["ours"]))),
+        "hours_of_all_steps": _hours(run, data, float(np.median(times["ours"]))),
         **figures,
         "conditions": measure.conditions(),
     }
     chip = bound.chip_here()
-    if chip is not None:
+    if chip is not None and chip.peak(run.precision):
         result["bound"] = bound.figures(
             ours.calls(),
             ours.compiled,
@@ -102,10 +107,12 @@ def _figures(stepper: Stepper, *, times: list[float], batch_size: int) -> dict:
     }
 
 
-def _hours(run: SearchSettings | TrainSettings, step_seconds: float) -> float | None:
-    """Of all the run's steps on its own data set; None where the size of that is not known by its name."""
+def _hours(run: SearchSettings | TrainSettings, data: Dataset, step_seconds: float) -> float | None:
+    """Of all steps of the run, without evaluations; None where its data set is none of `SIZES`, or of other images or classes
+    than those that are measured."""
     size = SIZES.get(run.dataset.name)
-    if size is None:
+    measured = (*data.train.image_shape[:2], data.train.num_classes)
+    if size is None or measured != (size.side, size.side, size.classes):
         return None
     images = size.train
     if isinstance(run, SearchSettings):

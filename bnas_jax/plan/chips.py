@@ -20,7 +20,7 @@ class Chip:
     add up what they send.
 
     bfloat16, float32, float64: operations a second of products; 0 where it has none. Those of float32 are with factors that are
-    shortened (to bfloat16 on TPUs, to TF32 on GPUs): products of signs are exact so, whatever `config.matmul_precision`
+    shortened (to bfloat16 on TPUs, to float16 on GPUs): products of signs are exact so, whatever `config.matmul_precision`
     says of others. host_chips: chips that one host has at most.
     """
 
@@ -65,10 +65,9 @@ def _gpu(
     gigabytes: float,
     link_gigabytes: float,
     bfloat16: float,
-    tf32: float,
     float64: float,
 ) -> Chip:
-    """A GPU of eight to a host; rates in teraflops."""
+    """A GPU of eight to a host; rates in teraflops. That of bfloat16 is also its float16's."""
     return Chip(
         name=name,
         platform="gpu",
@@ -76,14 +75,14 @@ def _gpu(
         bandwidth=gigabytes * GIGA,
         link=link_gigabytes * GIGA,
         bfloat16=bfloat16 * TERA,
-        float32=tf32 * TERA,
+        float32=bfloat16 * TERA,
         float64=float64 * TERA,
         host_chips=8,
         switch_adds=True,
     )
 
 
-_HOPPER = {"link_gigabytes": 450, "bfloat16": 989, "tf32": 495, "float64": 67}
+_HOPPER = {"link_gigabytes": 450, "bfloat16": 989, "float64": 67}
 
 CHIPS = {
     chip.name: chip
@@ -98,7 +97,6 @@ CHIPS = {
             gigabytes=2039,
             link_gigabytes=300,
             bfloat16=312,
-            tf32=156,
             float64=19.5,
         ),
         _gpu("h100", memory_gib=80, gigabytes=3350, **_HOPPER),
@@ -114,13 +112,14 @@ _TPU_KINDS = {
     "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
 }
-_GPU_KIND = re.compile(r"\b[AH]\d00\b")
+_GPU_KIND = re.compile(r"\b[AH]\d00\b(?!.*\b(?:NVL|MIG)\b)")
 
 
 def chip_of(device_kind: str) -> Chip | None:
     """The chip that JAX calls so, None for one that is not among these.
 
-    `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. Cards with less memory or for PCIe have lower rates than these.
+    `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. Cards for PCIe have lower rates than these, as has a part of a
+    card (MIG); the H100 NVL's memory has a higher one.
     """
     name = _TPU_KINDS.get(device_kind)
     found = _GPU_KIND.search(device_kind)

@@ -115,8 +115,10 @@ def table(result: Mapping[str, Any]) -> str:
     rows.append(("compiled in", _compiled_in(result)))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {text}" for name, text in rows]
+    if result["fits"] and not result["quick"]:
+        lines += ["", *_layer_lines(result)]
     if result["fits"]:
-        lines += ["", *_layer_lines(result), "", *_buffer_lines(result)]
+        lines += ["", *_buffer_lines(result)]
     return "\n".join(lines)
 
 
@@ -139,9 +141,9 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
         if result["fits"]:
             cells += [
                 _operations(result),
-                f"{_gb(result['bytes_moved'])} ({_accessed(result)})",
+                _moved(result),
                 _collectives(result),
-                f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}",
+                _least_time(result),
             ]
         else:
             cells += ["does not fit", "", "", ""]
@@ -158,12 +160,10 @@ def _memory_text(result: Mapping[str, Any]) -> str:
 
 
 def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    padding = 1 - result["bytes_moved_without_padding"] / max(result["bytes_moved"], 1)
     what = "batch" if result["of"] == EVALUATE else "step"
     rows = [
         (f"operations a chip and {what}", _operations(result)),
-        (_moved(result), f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
-        ("bytes accessed, XLA's count", _accessed(result)),
+        *_rows_of_bytes(result),
         ("collectives", f"{result['collectives']}, {_gb(result['bytes_sent'])} sent"),
     ]
     for message in result["messages"]:
@@ -190,10 +190,25 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _rows_of_bytes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if result["quick"]:
+        return [("bytes moved", "not known with --quick")]
+    padding = 1 - result["bytes_moved_without_padding"] / max(result["bytes_moved"], 1)
+    return [
+        ("bytes moved", f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
+        ("bytes accessed, XLA's count", _accessed(result)),
+    ]
+
+
 def _moved(result: Mapping[str, Any]) -> str:
     if result["quick"]:
-        return "bytes moved if compiled so"
-    return "bytes moved"
+        return "not known"
+    return f"{_gb(result['bytes_moved'])} ({_accessed(result)})"
+
+
+def _least_time(result: Mapping[str, Any]) -> str:
+    beside = "; bytes moved not known" if result["quick"] else ""
+    return f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}{beside}"
 
 
 def _compiled_in(result: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ def step_options() -> dict | None:
     """Options of XLA for steps, None for XLA's defaults."""
     if jax.default_backend() != "cpu":
         return None
-    options = {name: value for name, value in ON_CPU.items() if is_known(name, value)}
+    options = {name: value for name, value in ON_CPU.items() if takes_option(name, value)}
     # This option of JAX sets level 0, which a level given here would override.
     if jax.config.values["jax_disable_most_optimizations"]:
         options.pop(LEVEL, None)
@@ -70,7 +70,7 @@ def step_options() -> dict | None:
 
 
 @functools.cache
-def is_known(name: str, value: str | int) -> bool:
+def takes_option(name: str, value: str | int) -> bool:
     """Whether this version of XLA has the option, which one sees by compiling anything."""
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
