@@ -184,7 +184,7 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "images a second and host",
-            f"{result['images_per_second_and_host_needed']:.3g} needed for that",
+            f"{result['images_per_second_and_host_needed']:,.0f} needed for that",
         ),
     ]
     return rows
@@ -217,7 +217,8 @@ def _compiled_in(result: Mapping[str, Any]) -> str:
 
 
 def _operations(result: Mapping[str, Any]) -> str:
-    return f"{result['operations'] / 1e9:.3g} G"
+    rounded = float(f"{result['operations'] / 1e9:.3g}")
+    return f"{rounded:,g} G"
 
 
 def _collectives(result: Mapping[str, Any]) -> str:
