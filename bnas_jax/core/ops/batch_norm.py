@@ -258,9 +258,16 @@ def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
     """
     channels = [value.shape[-1] for value in values]
     together = jnp.concatenate(values, axis=-1)  # (P, n, sum of C)
-    everything = jax.lax.all_gather(together, axis_name, tiled=True)  # (all devices' P, ...)
-    groups = everything.reshape(-1, parts_of_group, *together.shape[1:])
-    if len(groups) > 1:
+    devices = jax.lax.axis_size(axis_name)
+    if len(together) == 1 and parts_of_group < devices:
+        # A group is some whole devices, which send to each other alone.
+        neighbours = np.arange(devices).reshape(-1, parts_of_group).tolist()
+        group = jax.lax.all_gather(together, axis_name, axis_index_groups=neighbours, tiled=True)
+        groups = group[None]
+    else:
+        everything = jax.lax.all_gather(together, axis_name, tiled=True)  # (all devices' P, ...)
+        groups = everything.reshape(-1, parts_of_group, *together.shape[1:])
+    if len(together) > 1:
         # Numbers of this device's parts among all.
         first = jax.lax.axis_index(axis_name) * len(together)
         parts = first + jnp.arange(len(together))

@@ -1,7 +1,12 @@
 """Batch normalization as a function: its closed gradient, its groups of examples, and its messages between devices."""
 
 import functools
+import itertools
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -93,41 +98,63 @@ def plain_groups(x, examples):
     return y.reshape(x.shape), mean.mean((0, 1, 2, 3)), var.mean((0, 1, 2, 3))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def on_devices(x, devices, examples, gradient):
-    """(y, mean, var, the gradient of x) where each of several devices has its part of x."""
-
-    def one(x, gradient):
-        results, pull = jax.vjp(lambda x: normalize(x, "device", examples), x)
-        statistics = [jax.lax.pmean(result, "device") for result in results[1:]]
-        return (
-            results[0],
-            *statistics,
-            *pull((gradient, *jax.tree.map(jnp.zeros_like, results[1:]))),
-        )
-
-    shards = [v.reshape(devices, -1, *v.shape[1:]) for v in (x, gradient)]
-    y, mean, var, pulled = jax.vmap(one, axis_name="device")(*shards)
-    return y.reshape(x.shape), mean[-1], var[-1], pulled.reshape(x.shape)
+# Of the two tests that divide a batch over devices: images, examples of a group, and numbers of devices.
+SCALED, FAR = "scaled", "far from zero"
+GROUPS = {SCALED: (None, 3, 8, 12), FAR: (None, 16)}
+DEVICES = {SCALED: (1, 2, 4), FAR: (1, 8)}
 
 
-@pytest.mark.parametrize("examples", [None, 3, 8, 12])
-def test_groups_hold_the_same_examples_on_any_number_of_devices(examples):
-    """Of 24 examples each device has 24, 12 or 6: groups of 8 lie across devices, within one alone, or both."""
+def images(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(x, the gradient at y): in float64, every example of another scale; or in float32, with a mean of 1000 deviations."""
+    if name == FAR:
+        return 1000 + normal(32, 4, 4, 3), normal(32, 4, 4, 3, seed=1)
+    x, gradient = (normal(24, 2, 3, 4, seed=seed).astype(np.float64) for seed in (0, 1))
+    return (1 + np.arange(24.0)[:, None, None, None]) * x, gradient
+
+
+@pytest.fixture(scope="module")
+def on_devices(tmp_path_factory):
+    """(images, devices, examples) -> (y, mean, var, the gradient of x), each device having its part of x."""
+    folder = tmp_path_factory.mktemp("devices")
+    arrays = {}
+    for name in GROUPS:
+        x, gradient = images(name)
+        for devices, examples in itertools.product(DEVICES[name], GROUPS[name]):
+            case = f"{name} {devices} {examples}"
+            arrays[f"{case}.x"], arrays[f"{case}.gradient"] = x, gradient
+            arrays[f"{case}.sizes"] = np.array([devices, examples or 0])
+    np.savez(folder / "cases.npz", **arrays)
+    script = pathlib.Path(__file__).with_name("normalize_on_devices.py")
+    root = str(script.parents[3])
+    subprocess.run(
+        [sys.executable, script, folder / "cases.npz", folder / "results.npz"],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": root},
+        check=True,
+    )
+    results = np.load(folder / "results.npz")
+
+    def found(name: str, devices: int, examples: int | None) -> list[np.ndarray]:
+        case = f"{name} {devices} {examples}"
+        return [results[f"{case}.{part}"] for part in ("y", "mean", "var", "pulled")]
+
+    return found
+
+
+@pytest.mark.parametrize("examples", GROUPS[SCALED])
+def test_groups_hold_the_same_examples_on_any_number_of_devices(examples, on_devices):
+    """Of 24 examples each device has 24, 12 or 6: groups of 8 lie across devices, within one alone, or both; those
+    of 12 are two devices of 6."""
+    x, gradient = images(SCALED)
     with jax.enable_x64(True):
-        x, gradient = (jnp.asarray(normal(24, 2, 3, 4, seed=seed), jnp.float64) for seed in (0, 1))
-        scale = 1 + jnp.arange(24.0)[:, None, None, None]
-        at_y = lambda results: (gradient, *map(jnp.zeros_like, results[1:]))
-        groups = lambda x: plain_groups(x, examples or 24)
-        results, pulled = with_gradients(groups, at_y, scale * x)
-        expected = (*results, *pulled)
-        for devices in (1, 2, 4):
-            for one, other in zip(
-                on_devices(scale * x, devices, examples, gradient), expected, strict=True
-            ):
-                np.testing.assert_allclose(one, other, atol=1e-12)
-        (alone, *_), _ = with_gradients(lambda x: normalize(x, None, examples), at_y, scale * x)
-        np.testing.assert_allclose(alone, results[0], atol=1e-12)
+        x = jnp.asarray(x)
+        at_y = lambda results: (jnp.asarray(gradient), *map(jnp.zeros_like, results[1:]))
+        results, pulled = with_gradients(lambda x: plain_groups(x, examples or 24), at_y, x)
+        (alone, *_), _ = with_gradients(lambda x: normalize(x, None, examples), at_y, x)
+    np.testing.assert_allclose(alone, results[0], atol=1e-12)
+    for devices in DEVICES[SCALED]:
+        found = on_devices(SCALED, devices, examples)
+        for one, other in zip(found, (*results, *pulled), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-12)
 
 
 def test_groups_that_do_not_divide_the_batch_are_refused():
@@ -137,12 +164,12 @@ def test_groups_that_do_not_divide_the_batch_are_refused():
         normalize(jnp.ones((12, 2, 2, 1)), None, 5)
 
 
-@pytest.mark.parametrize("examples", [None, 16])
-def test_a_mean_a_thousand_times_the_deviation_loses_no_digits_over_devices(examples):
-    x, gradient = 1000 + normal(32, 4, 4, 3), normal(32, 4, 4, 3, seed=1)
+@pytest.mark.parametrize("examples", GROUPS[FAR])
+def test_a_mean_a_thousand_times_the_deviation_loses_no_digits_over_devices(examples, on_devices):
+    x, _ = images(FAR)
     with jax.enable_x64(True):
         whole = np.asarray(plain_groups(jnp.asarray(x, jnp.float64), examples or 32)[0])
-    one, several = (on_devices(jnp.asarray(x), devices, examples, gradient) for devices in (1, 8))
+    one, several = (on_devices(FAR, devices, examples) for devices in DEVICES[FAR])
     for apart in (several[0] - one[0], one[0] - whole, several[3] - one[3]):
         assert np.abs(apart).max() < 1e-5
     for name in (1, 2):
@@ -161,6 +188,15 @@ def test_batch_norm_over_devices_sends_one_message_each_way_or_none(examples, me
     forward = lambda x: normalize(x, "device", examples)[0]
     assert collectives(forward, x) == messages
     assert collectives(jax.grad(lambda x: forward(x).sum()), x) == 2 * messages
+
+
+def test_groups_of_whole_devices_send_to_each_other_alone():
+    """Of 4 devices with 4 examples each, groups of 8 are the first two and the last two."""
+    x = jnp.ones((4, 2, 2, 3))
+    forward = lambda x: normalize(x, "device", 8)[0].sum()
+    text = str(jax.make_jaxpr(jax.grad(forward), axis_env=[("device", 4)])(x))
+
+    assert text.count("all_gather[") == text.count("axis_index_groups=((0, 1), (2, 3))") == 2
 
 
 @pytest.mark.parametrize("examples", [None, 8, 3])
