@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from bnas_jax.runtime import hosts
+
 
 class Program:
     """A jitted function that is made for its first arguments: how they are spread over devices decides how it is mapped.
@@ -47,7 +49,7 @@ Call = tuple[Program, tuple]
 def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
     """Compiles the programs of these calls without running them; the calls then find them compiled.
 
-    In threads: alone, XLA leaves cores idle half of the time.
+    In threads: alone, XLA leaves cores idle half of the time. Several processes go on together.
     """
     # Tracing makes millions of objects that live; looking for dead ones among them takes a fifth of its time.
     gc.disable()
@@ -60,4 +62,6 @@ def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
                 compiling.append(pool.submit(lowered.compile))
         finally:
             gc.enable()
-        return [compiled.result() for compiled in compiling]
+        programs = [compiled.result() for compiled in compiling]
+    hosts.meet()
+    return programs

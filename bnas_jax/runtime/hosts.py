@@ -178,6 +178,16 @@ def _from_all(text: str, size: int = 400) -> list[str]:
     return [bytes(row).decode(errors="ignore").strip() for row in rows]
 
 
+def meet() -> None:
+    """Waits until every process has come here.
+
+    Processes may take very different times to compile: where each has a cache of its own, the first may find everything
+    there, as JAX lets it alone write. It would otherwise begin a step, and give up while the others still compile.
+    """
+    if count() > 1:
+        multihost_utils.sync_global_devices("bnas_jax")
+
+
 def on_first(action: Callable[[], None]) -> None:
     """Calls `action` on the first process while the others wait; its `UserError` is raised on all of them."""
     error = ""

@@ -312,6 +312,24 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     )
 
 
+def test_a_process_that_has_compiled_waits_for_the_other():
+    """Which has nothing in its cache, for instance. CPUs give up after 30 seconds within a first step."""
+    script, coordinator = ROOT / "tests" / "runtime" / "meeting.py", f"localhost:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, coordinator, str(number), str(seconds)],
+            env=environment(2),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number, seconds in enumerate((0, 4))
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+
+    first, second = (float(text.splitlines()[-1]) for text in said)
+    assert first > 3 > second
+
+
 @pytest.mark.long
 def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path):
     at, _ = on
