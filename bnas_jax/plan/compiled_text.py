@@ -236,8 +236,12 @@ def arrays(text: str) -> tuple[Array, ...]:
     return tuple(_arrays(text))
 
 
+# Such as batch norms that the cells behind it share.
+NETWORK = "the network between its cells"
+
+
 def layer_of(name: str) -> str:
-    """The module of the network in an instruction's name, "" where there is none.
+    """The module of the network in an instruction's name, `NETWORK` of what it does between its modules, "" of all else.
 
     `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")` is "cell0/layer1/bn".
     """
@@ -250,7 +254,7 @@ def layer_of(name: str) -> str:
             break
         if not _NO_MODULE.fullmatch(part):
             parts.append(part)
-    return "/".join(parts)
+    return "/".join(parts) or NETWORK
 
 
 def _instruction(line: str) -> Instruction | None:

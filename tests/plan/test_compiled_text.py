@@ -155,6 +155,8 @@ def test_layers_are_modules_of_the_network():
     assert of("jit(step)/jvp(Supernet.mixture)/cell2/state0/conv/mul") == "cell2/state0/conv"
     assert of("jit(evaluation)/shard_map/Network/cell0/Mine_0/bn/mul") == "cell0/Mine_0/bn"
     assert of("jit(step)/shard_map/psum") == ""
+    between = "jit(step)/transpose(jvp(Network))/Network._shared/reduce_sum"
+    assert of(between) == compiled_text.NETWORK
 
 
 def test_what_moves_is_counted_with_padding_and_trips(moves):
