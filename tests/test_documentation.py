@@ -122,7 +122,7 @@ def check(words: list[str]) -> None:
     given = dict(option.removeprefix("--").partition("=")[::2] for option in options)
     if "config" in given:
         names = {
-            name: False if name in ("change", "grow", "again") else None
+            name: False if name in ("change", "grow", "again", "quick") else None
             for name in OPTIONS[command]
         }
         run, _ = command_line.configured(options, command, **names)
