@@ -54,10 +54,12 @@ else
     mkdir -p "$folder"
 fi
 
-# Ends with the benchmark that runs.
-child=''
+# A signal ends the benchmark that runs, too: with `set -m` it and its `timeout` are a process group, and are told together.
+set -m
 stop() {
-    [[ -z $child ]] || kill "$child" 2>/dev/null || true
+    local group
+    group=$(jobs -p)
+    [[ -z $group ]] || kill -- "-$group" 2>/dev/null || true
     exit "$1"
 }
 trap 'stop 130' INT
@@ -87,9 +89,7 @@ for row in "${rows[@]}"; do
     say "$name"
     code=0
     timeout --foreground --kill-after=30 "$seconds" "${words[@]}" >"$folder/$name.part" 2>"$folder/$name.log" &
-    child=$!
-    wait "$child" || code=$?
-    child=''
+    wait $! || code=$?
     result=$(tail -n 1 "$folder/$name.part")
     rm -f "$folder/$name.part"
     if [[ $code == 0 && $result == '{'* ]]; then

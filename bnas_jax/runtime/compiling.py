@@ -49,7 +49,7 @@ Call = tuple[Program, tuple]
 def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
     """Compiles the programs of these calls without running them; the calls then find them compiled.
 
-    In threads: alone, XLA leaves cores idle half of the time. Several processes go on together.
+    In threads: alone, XLA leaves cores idle half of the time. Of several processes, each waits for all.
     """
     # Tracing makes millions of objects that live; looking for dead ones among them takes a fifth of its time.
     gc.disable()

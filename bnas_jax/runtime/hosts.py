@@ -181,8 +181,8 @@ def _from_all(text: str, size: int = 400) -> list[str]:
 def meet() -> None:
     """Waits until every process has come here.
 
-    Processes may take very different times to compile: where each has a cache of its own, the first may find everything
-    there, as JAX lets it alone write. It would otherwise begin a step, and give up while the others still compile.
+    Processes may take very different times to compile: JAX lets the first alone write its cache, so that it may find there
+    what the others compile for minutes. A message of a step, for which it would wait otherwise, gives up after 30 s on CPUs.
     """
     if count() > 1:
         multihost_utils.sync_global_devices("bnas_jax")
