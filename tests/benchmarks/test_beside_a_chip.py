@@ -137,7 +137,8 @@ def test_hours_are_those_of_all_steps():
     assert step._hours(digits, data, 0.1) is None
 
 
-@pytest.mark.parametrize("parallel", ["none", pytest.param("pmap", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["none", "pmap"])
 def test_a_benchmark_on_a_known_chip_has_its_bound_in_the_table(parallel, monkeypatch):
     """On a CPU taken for a v4. Operations are not known of pmap."""
     monkeypatch.setattr(bound, "chip_here", lambda: CHIPS["v4"])

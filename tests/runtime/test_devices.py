@@ -322,12 +322,12 @@ def test_a_process_that_has_compiled_waits_for_the_other():
             stdout=subprocess.PIPE,
             text=True,
         )
-        for number, seconds in enumerate((0, 4))
+        for number, seconds in enumerate((0, 2))
     ]
     said = [process.communicate(timeout=120)[0] for process in processes]
 
     first, second = (float(text.splitlines()[-1]) for text in said)
-    assert first > 3 > second
+    assert first > 1 > second
 
 
 @pytest.mark.long
