@@ -51,11 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is marked `long`, without the flag."""
+    """Leaves out what is marked `long`, without the flag, and puts modules with slow fixtures first: a process of pytest-xdist
+    takes tests from the end of another's, and would make the fixtures of a module that it divides once more."""
     if not config.getoption("--long"):
         left_out = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: item.path.name not in ("test_reference.py", "test_devices.py"))
 
 
 def pytest_collection_finish() -> None:
