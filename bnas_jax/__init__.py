@@ -35,6 +35,8 @@ _MODULES = {
     "load": "training.load",
     "load_data": "data.batches",
     "load_genotype": "core.genotype",
+    "load_packed": "deploy.load",
+    "pack": "deploy.pack",
 }
 
 __all__ = sorted(_MODULES)

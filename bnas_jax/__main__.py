@@ -23,11 +23,13 @@ COMMANDS = {
     "benchmark": "benchmark",
     "study": "study",
     "plan": "plan",
+    "export": "export",
+    "predict": "predict",
 }
 # Commands for which JAX is not set up, as it takes seconds to load.
 WITHOUT_JAX = ("draw",)
 # Commands that are planned: an error for them says so.
-LATER = ("export", "predict", "report", "reproduce")
+LATER = ("report", "reproduce")
 
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
@@ -41,6 +43,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer; a search's, too
   draw      --genotype=NAME|FILE|DIR --out=FILE.svg|.png         draw both cells; --genotype twice: side by side; also
             [--zeroise=False] [--skip=False]; --strip=10: the epochs of the search in DIR; --template: how cells follow
+  export    --workdir=DIR --out=FILE [--step=best|last|N]        one file with one bit for each binary weight
+  predict   --model=FILE --input=IMAGES.npy|FILE|DIR             classify images by that file; [--out=FILE.csv|.npz]
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
   data      prepare NAME [--out=DATA_DIR]                        download and prepare a TFDS data set
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord
@@ -50,6 +54,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark train --config=baselines:resnet18 --against=torch    the step of XNOR-Net's ResNet18 beside PyTorch's, in turns
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
+  benchmark packed --config=configs/train.py:a [--batch_size=1]  a packed network beside its float twin, layer by layer
   study     --study=configs/studies.py:layers --workdir=DIR      many runs over seeds, and their table; goes on where it was
   plan      --config=configs/train.py:a --on=v4-8                what a step needs, moves and takes at least on a machine that
             [--of=evaluate] [--quick] [--again]                  is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...

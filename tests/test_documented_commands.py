@@ -30,6 +30,7 @@ pytestmark = [
 ELSEWHERE = {
     "import": "reads a file of PyTorch's (tests/interop)",
     "study": "takes hours at any size of its networks (tests/study)",
+    "predict": "needs a file of the documents' reader (tests/deploy)",
     "benchmark": "measures, and compiles everything anew (tests/benchmarks)",
     "plan": "compiles for other machines (tests/plan)",
     "data prepare": "downloads (tests/data)",
@@ -49,6 +50,7 @@ PROMISED = {
     "train": "top1",
     "evaluate": "top1",
     "cost": "flops",
+    "export": "bytes",
     "data": "num_examples",
 }
 
@@ -138,7 +140,9 @@ def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
 @pytest.mark.long
 def test_the_commands_of_the_readme(folder, capfd):
     ended = follow(README, capfd)
-    assert [command for command, _ in ended] == ["search", "draw", "train", "evaluate", "cost"]
+    assert [command for command, _ in ended] == [
+        *("search", "draw", "train", "evaluate", "cost", "export"),
+    ]
     results = dict(ended)
     assert results["evaluate"]["top1"] == results["train"]["top1"]
     assert (folder / "runs" / "cell.svg").is_file()

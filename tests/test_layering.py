@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "workdir": {"core"},  # of which errors and paths alone, too
     "training": MODELS | {"data", "runtime", "workdir"},
     "report": {"core", "workdir"},  # and no jax, so that a picture takes no longer than it must
+    "deploy": RUNS,
     "interop": RUNS,
-    "benchmarks": RUNS | {"plan"},
+    "benchmarks": RUNS | {"plan", "deploy"},
     "study": RUNS,
     "plan": RUNS | {"extensions"},
     # Of the command line.
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     | {
         "report",
         "study",
+        "deploy",
         "interop",
         "benchmarks",
         "plan",

@@ -1,4 +1,4 @@
-"""`benchmark`: times the steps of a search or a training, reading data, or saving a checkpoint."""
+"""`benchmark`: times the steps of a search or a training, reading data, saving a checkpoint, or a packed network."""
 
 import functools
 from collections.abc import Callable
@@ -76,6 +76,16 @@ def _benchmark_save(arguments: list[str]) -> dict:
     return save.benchmark(run, **sizes)
 
 
+def _benchmark_packed(arguments: list[str]) -> dict:
+    from bnas_jax.benchmarks import packed
+
+    command = "benchmark packed"
+    run, sizes, values = _on_noise(arguments, command, batch_size=None)
+    run = task_of(run, kind=TrainSettings, command=command, example="configs/train.py:a")
+    batch_size = number(values, "batch_size", kind=int, least=1) or 1
+    return packed.benchmark(run, **sizes, batch_size=batch_size)
+
+
 def _on_noise(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
@@ -104,4 +114,5 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
     "search": functools.partial(_benchmark_step, SearchSettings),
     "train": functools.partial(_benchmark_step, TrainSettings),
     "save": _benchmark_save,
+    "packed": _benchmark_packed,
 }

@@ -1,4 +1,4 @@
-"""`evaluate`: restores a checkpoint and evaluates it."""
+"""`evaluate`: restores a checkpoint, or reads a packed network, and evaluates it."""
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -14,12 +14,20 @@ EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel"
 
 
 def evaluate(arguments: list[str], loaded: Loaded) -> dict:
-    """Evaluates the checkpoint in a work directory."""
+    """Evaluates the checkpoint in a work directory, or the network of a file that `export` wrote."""
+    from bnas_jax.deploy import evaluate as deployed
+    from bnas_jax.deploy import load
     from bnas_jax.training.evaluate import evaluate
 
     # The settings of the run are the defaults of this command's settings.
-    workdir = workdir_of(_workdir_argument(arguments), loaded)
-    resolved = workdir.config()
+    file = last(arguments, "--model=")
+    if file:
+        _refuse_both(arguments)
+        packed = load.read(file)
+        resolved = settings.to_dict(packed.run)
+    else:
+        workdir = workdir_of(_workdir_argument(arguments), loaded)
+        resolved = workdir.config()
     open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
     open_settings.distributed = template.fields(
         settings.DistributedSettings, resolved.get("distributed")
@@ -30,9 +38,13 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     values = flags.FlagValues()
     define_config(values, config=open_settings, arguments=arguments, command="evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
+    flags.DEFINE_string("model", None, "file that export wrote", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     read_flags(values, arguments=arguments, command="evaluate")
     run = settings.from_config({**resolved, **parse.plain(open_settings)})
+    if file:
+        assert isinstance(run, settings.TrainSettings)  # as in the file
+        return deployed.evaluate(packed, run)
     return evaluate(workdir, run, which=values.step)
 
 
@@ -42,6 +54,13 @@ def _for_source(dataset: dict, arguments: list[str]) -> dict:
     if name:
         return settings.for_data(dataset, name)
     return dataset
+
+
+def _refuse_both(arguments: list[str]) -> None:
+    """`UserError` for options of a work directory beside --model."""
+    for option in ("--workdir=", "--step="):
+        if last(arguments, option) is not None:
+            raise UserError(f"--model is a network by itself; leave {option.rstrip('=')} out")
 
 
 def _workdir_argument(arguments: list[str]) -> str:

@@ -13,6 +13,9 @@ from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
 from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
+# The collection of variables that a packed network has in place of latent weights; see `Convolution.binarized`.
+PACKED = "packed"
+
 
 def uniform_fan_in(key, shape, dtype):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers.
@@ -80,6 +83,15 @@ class Convolution(nn.Module):
             init = bias_init(fan_in)
             y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
         return self.arithmetic.between_layers(y)
+
+    def binarized(self, x) -> tuple:
+        """(signs, operands) of its weights: `Scheme.kernel`'s, or those of a packed network. Called within `__call__`."""
+        if self.has_variable(PACKED, "kernel"):
+            stored: tuple = tuple(
+                self.get_variable(PACKED, name) for name in ("kernel", "operands")
+            )
+            return stored
+        return self.scheme.kernel(self, x)
 
     def float_kernel(self, x, features: int | None = None):
         """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""

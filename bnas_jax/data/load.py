@@ -181,6 +181,13 @@ def known_statistics(name: str) -> Statistics | None:
     return known.mean, known.std
 
 
+def white(name: str) -> float:
+    """The number that is white in arrays of pixels of a data set: 16 in the digits, else 255."""
+    if name in _KNOWN:
+        return round(1 / _KNOWN[name].scale)
+    return 255
+
+
 def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
     """The training and the test set; `config.dataset.split` makes a test set where there is none, and only there."""
     train = parts.get("train", parts.get("all"))

@@ -201,17 +201,8 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
             f"{workdir.path} holds a search; evaluate takes the work directory of a training"
         )
     where = devices.configure(run)
-
-    # The test images, as the network was trained to see them.
     facts = facts_lib.from_dict(workdir.facts())
-    data = load_test_data(run.dataset, facts.statistics)
-    channels = facts.image_shape[2]
-    if data.test.image_shape[2] != channels:
-        raise UserError(
-            f"the network takes {channels} channels, {data.test.name} has {data.test.image_shape[2]}; set"
-            f" config.dataset.channels={channels} where the data set can be read so"
-        )
-    test = facts_lib.with_labels(data.test, facts)
+    test, augmentation = evaluation_images(run.dataset, facts)
 
     # The network, and its variables from the checkpoint.
     model = build.network(run, facts.num_classes)
@@ -222,6 +213,20 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
         step, variables = checkpoints.restore_variables(shapes, which)
-    evaluator = Evaluator(model, test, data.augmentation, run, where=where)
+    evaluator = Evaluator(model, test, augmentation, run, where=where)
     result = evaluator({"params": variables["params"], "batch_stats": variables["batch_stats"]})
     return {**result, "step": step}
+
+
+def evaluation_images(
+    dataset: DatasetSettings, facts: Facts
+) -> tuple[Arrays | Encoded, Augmentation]:
+    """The test split with the labels, and the normalisation, of the run whose facts these are. For errors see `evaluate`."""
+    data = load_test_data(dataset, facts.statistics)
+    channels = facts.image_shape[2]
+    if data.test.image_shape[2] != channels:
+        raise UserError(
+            f"the network takes {channels} channels, {data.test.name} has {data.test.image_shape[2]}; set"
+            f" config.dataset.channels={channels} where the data set can be read so"
+        )
+    return facts_lib.with_labels(data.test, facts), data.augmentation

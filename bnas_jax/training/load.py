@@ -1,7 +1,8 @@
-"""The network of a work directory with its weights, for a notebook."""
+"""The network of a work directory with its weights, for a notebook and for `export`."""
 
 import contextlib
 import os
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,11 +10,22 @@ import jax
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
+from bnas_jax.data.facts import Facts
 from bnas_jax.settings import Settings, TrainSettings
 from bnas_jax.training import build
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
+
+
+class Restored(NamedTuple):
+    """A network with the variables of a checkpoint, and what its work directory says about it."""
+
+    model: nn.Module
+    variables: dict
+    run: TrainSettings
+    facts: Facts
+    step: int
 
 
 def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Module, dict]:
@@ -23,22 +35,28 @@ def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Mo
     directory's run.json. Raises `UserError` where there is no such directory or checkpoint, or it is a search's.
     Example: `model, variables = bnas_jax.load("runs/train")`.
     """
-    directory = WorkDir(workdir)
+    restored = restore(WorkDir(workdir), step=str(step))
+    return restored.model, restored.variables
+
+
+def restore(directory: WorkDir, *, step: str) -> Restored:
+    """The network of a training or an imported network. step and errors: see `load`."""
     run = _settings(directory)
     if not isinstance(run, TrainSettings):
-        raise UserError(
-            f"{directory.path} holds a search; load takes the work directory of a training"
-        )
+        raise UserError(f"{directory.path} holds a search; name the work directory of a training")
 
     # The network of the settings, for the classes and images that the run was trained on.
     facts = facts_lib.from_dict(directory.facts())
     model = build.network(run, facts.num_classes)
 
+    if not directory.checkpoints.is_dir():
+        raise UserError(f"no checkpoint in {directory.path}; run train with this --workdir first")
+
     # Its variables; the shapes are traced, nothing is initialised.
     shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, seed=0))
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
-        _, variables = checkpoints.restore_variables(shapes, str(step))
-    return model, variables
+        found, variables = checkpoints.restore_variables(shapes, step)
+    return Restored(model, variables, run=run, facts=facts, step=found)
 
 
 def _settings(directory: WorkDir) -> Settings:

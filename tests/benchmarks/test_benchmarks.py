@@ -257,6 +257,23 @@ def test_a_save_is_timed_until_it_is_on_disk(capfd, network, task):
     )
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_packed_network_is_timed_beside_its_float_twin(capfd, network):
+    words = [*network["train"], "--config.network.channels=8", "--batch_size=2"]
+    result = figures(capfd, "packed", *words)
+    assert (
+        set(result["seconds"]) == {"packed", "latent", "float"} == set(result["compiling_seconds"])
+    )
+    for times in result["seconds"].values():
+        assert 0 < times["lowest"] <= times["median"] <= times["highest"]
+    # Two preprocessing convolutions and four edges of a 3x3 convolution, by their sizes.
+    layers = {(layer["image"], layer["kernel"]): layer["count"] for layer in result["layers"]}
+    assert layers == {("8x8x24", "1x1x24x16"): 2, ("8x8x16", "3x3x16x16"): 4}
+    for layer in result["layers"]:
+        ratio = layer["float_seconds"] / layer["packed_seconds"]
+        assert layer["float_over_packed"] == pytest.approx(ratio, rel=1e-2)
+
+
 def test_noise_is_the_same_every_time_and_fits_its_classes():
     one, other = (programs.noise(16, 8, 5) for _ in range(2))
     assert (one.train.images == other.train.images).all() and one.train.image_shape == (8, 8, 3)

@@ -90,9 +90,7 @@ def a_search(tmp_path) -> pathlib.Path:
 
 
 def test_load_takes_no_search_and_nothing_that_is_no_work_directory(whole, a_search, tmp_path):
-    with pytest.raises(
-        UserError, match="holds a search; load takes the work directory of a training"
-    ):
+    with pytest.raises(UserError, match="holds a search; name the work directory of a training"):
         bnas_jax.load(a_search)
     with pytest.raises(UserError, match="is no work directory"):
         bnas_jax.load(tmp_path)

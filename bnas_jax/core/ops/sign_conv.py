@@ -9,7 +9,8 @@ import numpy as np
 
 from bnas_jax.core.ops.conv import Geometry, conv, fast_conv, plain_conv
 from bnas_jax.core.ops.materialize import materialize
-from bnas_jax.core.ops.popcount import pays, sums_of_signs
+from bnas_jax.core.ops.packed import Kernel, signs_of
+from bnas_jax.core.ops.popcount import pays, sums_of_signs, sums_of_words
 
 # Up to here float16 holds every integer. Of float16 factors cuDNN has convolutions in the order NHWC, which sum in float32.
 LARGEST_OF_HALF = 2048
@@ -40,7 +41,22 @@ def sign_conv(
 
 def plain_sign_conv(after: Callable, geometry: Geometry, x, w, operands=()):
     """`sign_conv` as a composition that JAX differentiates, with sums of floats."""
-    return after(plain_conv(x, w, geometry), *operands)
+    return after(plain_conv(x, signs_of(w, x.dtype), geometry), *operands)
+
+
+def packed_sign_conv(
+    after: Callable,
+    geometry: Geometry,
+    x,
+    w: Kernel,
+    operands=(),
+    *,
+    one_bit: bool = True,
+    dtype=None,
+):
+    """`sign_conv` with a kernel of one bit a weight. It has no gradients: nothing is stored for them."""
+    sums = integer_sums(x, w, geometry=geometry, one_bit=one_bit, dtype=dtype)
+    return after(sums.astype(x.dtype), *operands)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -71,7 +87,10 @@ _sign_conv.defvjp(_forward, _backward)
 
 
 def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
-    """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W', O). dtype: of the products."""
+    """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W', O).
+
+    w: (kh, kw, C / groups, O), or the same packed. dtype: of the products.
+    """
     # No sum is larger than the number of its terms, kh * kw * C / groups.
     largest = np.prod(w.shape[:3])
     integer = jnp.int32
@@ -83,7 +102,7 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
         # A single pass on any accelerator: bfloat16 or TF32, to which it rounds factors, both hold signs.
         return fast_conv(
             x.astype(products),
-            w.astype(products),
+            signs_of(w, products).astype(products),
             geometry=geometry,
             accumulate=accumulate,
             precision=jax.lax.Precision.DEFAULT,
@@ -94,7 +113,10 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
 
     def by_popcount(x, w):
         # Stored, or XLA would count again for all who read the sums.
-        sums = sums_of_signs(x, w, geometry=geometry)
+        if isinstance(w, Kernel):
+            sums = sums_of_words(x, w.words, w.shape, geometry=geometry)
+        else:
+            sums = sums_of_signs(x, w, geometry=geometry)
         return materialize(sums.astype(integer))
 
     def by_cudnn(x, w):

@@ -58,12 +58,16 @@ class AbcNet(Scheme):
         if not np.isfinite(self.shift):
             raise UserError(f"config.scheme.shift must be a finite number, got {self.shift}")
 
+    def kernel(self, module, x):
+        """The bases as output channels, (kh, kw, ci, co * M)."""
+        bases, alpha = self.weights(module.latent(x))
+        # The basis is the minor index of the channels, so that those of a group lie together.
+        return bases.reshape(*bases.shape[:3], -1), (alpha,)
+
     def convolve(self, module, x):
         """All bases run as one: those of the activations as further images, those of the weights as output channels."""
-        bases, alpha = self.weights(module.latent(x))
+        w, (alpha,) = module.binarized(x)
         x, beta = self._activations(module, x)
-        # The basis is the minor index of the channels, so that those of a group lie together.
-        w = bases.reshape(*bases.shape[:3], -1)  # (kh, kw, ci, co * M)
         return convolve_module(module, x, w=w, operands=(alpha, beta))
 
     def convolve_float(self, module, x):

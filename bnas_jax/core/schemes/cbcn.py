@@ -49,13 +49,17 @@ class Cbcn(Scheme):
     def signs(self, x):
         return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
-    def convolve(self, module, x):
+    def kernel(self, module, x):
+        """All turns of W."""
         latent = module.latent(x, self._features(module, x))  # (kh, kw, ci, features)
         signs = straight_through(latent, window=triangle, sign_of_zero=self.sign_of_zero)
-        w = self._turned(signs)
+        return self._turned(signs), (scale(latent),)
+
+    def convolve(self, module, x):
+        w, operands = module.binarized(x)
         if module.binary_input:
             x = self.signs(x)
-        return convolve_module(module, x, w=w, operands=(scale(latent),))
+        return convolve_module(module, x, w=w, operands=operands)
 
     def convolve_float(self, module, x):
         """In the first of two stages the float kernels are turned, too."""

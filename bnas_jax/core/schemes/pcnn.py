@@ -80,7 +80,7 @@ class Pcnn(Scheme):
     def width_step(self) -> int:
         return self.planes
 
-    def convolve(self, module, x):
+    def kernel(self, module, x):
         if module.features % self.planes:
             raise UserError(
                 f"{'/'.join(module.path)} has {module.features} output channels, which config.scheme.planes={self.planes} does "
@@ -90,9 +90,13 @@ class Pcnn(Scheme):
         planes = module.param(PLANES, nn.initializers.ones, shape, module.arithmetic.dtype)
         latent = module.latent(x)  # (kh, kw, ci, co)
         signs, scale = projected(latent, planes, sign_of_zero=self.sign_of_zero)
+        return signs, (scale,)
+
+    def convolve(self, module, x):
+        w, operands = module.binarized(x)
         if module.binary_input:
             x = self.signs(x)
-        return convolve_module(module, x, w=signs, operands=(scale,))
+        return convolve_module(module, x, w=w, operands=operands)
 
     def after(self, sums, scale):
         return sums * scale

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import Geometry, Pair, conv
-from bnas_jax.core.ops.sign_conv import plain_sign_conv, sign_conv
+from bnas_jax.core.ops.packed import Kernel, signs_of
+from bnas_jax.core.ops.sign_conv import packed_sign_conv, plain_sign_conv, sign_conv
 from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
 
@@ -166,18 +167,26 @@ class Scheme:
         del module, output_shape
         return ()
 
+    def kernel(self, module: Any, x) -> tuple[jax.Array, tuple]:
+        """(signs, operands) of a `modules.Convolution`: `weights` of its latent weights.
+
+        A scheme whose latent weights have another shape, or that makes several kernels of them, overrides this; the signs are
+        what is multiplied, (kh, kw, C / groups, outputs). They depend on parameters alone: a packed network stores them.
+        """
+        return self.weights(module.latent(x))
+
     def convolve(self, module: Any, x):
         """The binary convolution of a `modules.Convolution`, (N, H, W, C) to (N, H', W', features), without its bias.
 
-        A scheme whose signs have parameters, or whose latent weights have another shape, overrides this, makes what it needs
-        by `module.param`, and sets `joins = False`.
+        A scheme whose signs have parameters overrides this, makes what it needs by `module.param`, and sets `joins = False`.
+        The signs of its weights it takes from `module.binarized`.
         """
-        convolve = binary_conv
+        convolve = convolve_kernel
         if not module.binary_input:
             convolve = float_input_conv
         return convolve(
             x,
-            module.latent(x),
+            *module.binarized(x),
             scheme=self,
             geometry=module.geometry,
             arithmetic=module.arithmetic,
@@ -243,13 +252,40 @@ def binary_conv(
 
     x: normalised activations (N, H, W, C); latent: (kh, kw, C / groups, O); parameters: those of `Scheme.parameters`.
     """
-    scale = scheme.input_scale(x, kernel=latent.shape[:2], geometry=geometry)
     signs, operands = scheme.weights(latent)
+    return convolve_kernel(
+        x,
+        signs,
+        operands,
+        scheme=scheme,
+        geometry=geometry,
+        arithmetic=arithmetic,
+        parameters=parameters,
+        activation=activation,
+    )
+
+
+def convolve_kernel(
+    x,
+    kernel,
+    operands: tuple,
+    *,
+    scheme: Scheme,
+    geometry: Geometry,
+    arithmetic: Arithmetic,
+    parameters: tuple = (),
+    activation: bool = True,
+):
+    """`binary_conv` with what `Scheme.weights` makes of the latent weights.
+
+    kernel: signs (kh, kw, C / groups, O), perhaps packed.
+    """
+    scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
     # All factors are operands of `after`, so that the products are of signs alone.
     return convolve_signs(
         _After(scheme, activation),
         x=scheme.signs(x),
-        w=signs,
+        w=kernel,
         operands=(scale, *operands, *parameters),
         scheme=scheme,
         geometry=geometry,
@@ -268,10 +304,13 @@ def convolve_signs(
     arithmetic: Arithmetic,
 ):
     """`sign_conv` of the signs x, (N, H, W, C), and w, (kh, kw, C / groups, O), in the given arithmetic: what `after` makes
-    of the sums."""
+    of the sums. w may be packed."""
     if arithmetic.plain:
         return plain_sign_conv(after, geometry, x=x, w=w, operands=operands)
-    return sign_conv(
+    convolve: Callable = sign_conv
+    if isinstance(w, Kernel):
+        convolve = packed_sign_conv
+    return convolve(
         after,
         geometry,
         x=x,
@@ -283,9 +322,9 @@ def convolve_signs(
 
 
 def convolve_module(module: Any, x, w, operands: tuple):
-    """The output of a `modules.Convolution` whose scheme makes the signs w, (kh, kw, C / groups, O), by itself.
+    """The output of a `modules.Convolution` whose scheme makes the signs of x by itself.
 
-    x: (N, H, W, C), signs where `module.binary_input`. operands: those of the scheme's `after`.
+    x: (N, H, W, C), signs where `module.binary_input`. w, operands: (kh, kw, C / groups, O), and those of the scheme's `after`.
     """
     scheme, arithmetic = module.scheme, module.arithmetic
     after = _After(scheme, module.activation)
@@ -303,13 +342,15 @@ def convolve_module(module: Any, x, w, operands: tuple):
         )
 
     dtype, plain = arithmetic.conv_dtype, arithmetic.plain
-    sums = conv(x, w, geometry=module.geometry, dtype=dtype, plain=plain)
+    signs = signs_of(w, x.dtype)
+    sums = conv(x, signs, geometry=module.geometry, dtype=dtype, plain=plain)
     return after(sums, *operands)
 
 
 def float_input_conv(
     x,
-    latent,
+    kernel,
+    operands: tuple,
     *,
     scheme: Scheme,
     geometry: Geometry,
@@ -317,8 +358,11 @@ def float_input_conv(
     parameters: tuple = (),
     activation: bool = True,
 ):
-    """x as it is with signs of the latent weights: one of the inter-cell skips (`reduction_skip="binary_weight"`)."""
-    signs, operands = scheme.weights(latent)
+    """x as it is with signs of the weights: one of the inter-cell skips (`reduction_skip="binary_weight"`).
+
+    kernel, operands: see `convolve_kernel`.
+    """
+    signs = signs_of(kernel, x.dtype)
     dtype, plain = arithmetic.conv_dtype, arithmetic.plain
     # The factors of the weights apply to sums of floats, too; K, which scales signs of x, does not.
     sums = conv(x, signs, geometry=geometry, dtype=dtype, plain=plain)

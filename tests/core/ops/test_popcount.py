@@ -79,4 +79,4 @@ def test_signs_are_counted_on_cpu_where_one_bit_holds_them():
     assert not counted(16, "cpu", binary_input=False), "not signs"
     assert not counted(16, "cpu", binary_weights=False), "not signs"
     assert not counted(4, "cpu"), "too few to fill words"
-    assert not counted(512, "cpu"), "too many to compile"
+    assert not counted(1024, "cpu"), "too many to compile"

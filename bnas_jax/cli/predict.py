@@ -1,0 +1,47 @@
+"""`predict`: runs a packed network on images."""
+
+import sys
+
+from bnas_jax.cli.configs import Loaded
+from bnas_jax.cli.flags import number, options, required
+from bnas_jax.core.errors import UserError
+
+# So many predictions are shown where no file is written.
+_SHOWN = 10
+
+
+def predict(arguments: list[str], loaded: Loaded) -> dict:
+    """Classifies images by the network of a file."""
+    from bnas_jax.deploy import load, predict
+    from bnas_jax.deploy.export import file_to_write
+
+    del loaded
+    values = options(arguments, "predict", "model", "input", "out", "batch_size")
+    model = required(values, "model", example="FILE, which export wrote")
+    given = required(values, "input", example="IMAGES.npy, an image or a folder of images")
+    batch_size = number(values, "batch_size", kind=int, least=1) or 64
+    # Before anything is computed.
+    out = None
+    if values.out is not None:
+        out = file_to_write(values.out)
+        if out.suffix not in predict.FORMATS:
+            raise UserError(f"--out={values.out} must end in {' or '.join(predict.FORMATS)}")
+
+    network = load.read(model)
+    images = predict.read_images(given, network)
+    predictions = predict.predict(network, images, batch_size=batch_size)
+    result: dict = {"num_examples": len(predictions.names)}
+    if out is not None:
+        predict.write(out, predictions)
+        result["out"] = values.out
+        return result
+
+    # Without a file, those of the first images.
+    rows = list(predictions.rows())[:_SHOWN]
+    result["predictions"] = [
+        {"image": name, "class": label, "probability": round(share, 4)}
+        for name, label, share in rows
+    ]
+    if len(rows) < len(predictions.names):
+        print(f"these are the first {_SHOWN} images; --out=FILE.csv writes all", file=sys.stderr)
+    return result

@@ -1,0 +1,145 @@
+"""The file of a packed network: .safetensors, whose header has the settings, the facts about the data and the shapes as JSON.
+
+Arrays, by the path of their module: `params/...` and `batch_stats/...` as they are trained; of each binary convolution
+`packed/.../bits`, one bit a weight (1 is -1) in the order of (kh, kw, C / groups, O), the first weight lowest in its byte; and
+`packed/.../operand0` and so on, what its scheme makes of the latent weights. Nothing in a file is run.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bnas_jax import __version__
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.modules import PACKED
+from bnas_jax.core.ops.packed import Kernel, pack, signs_of
+from bnas_jax.workdir.files import whole
+
+FORMAT = 1
+# The entry of the header.
+_HEADER = "bnas_jax_packed"
+
+
+class PackedFile(NamedTuple):
+    """What is in a file.
+
+    settings: of the training, as `settings.to_dict` gives them. facts: of its data, see `data.facts`. variables: as `pack`
+    makes them. extensions: the files of a user's entries that the network needs, {"file", "sha256"} each.
+    """
+
+    settings: Mapping
+    facts: Mapping
+    variables: Mapping
+    extensions: tuple[Mapping, ...] = ()
+
+
+def write(path: pathlib.Path, content: PackedFile) -> int:
+    """Writes the file, whole or not at all; its size in bytes."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, np.ndarray] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for keys, value in flatten_dict(dict(content.variables)).items():
+        *module, leaf = keys
+        name = "/".join(module)
+        if isinstance(value, Kernel):
+            signs = np.asarray(signs_of(value, np.int8))
+            arrays[f"{name}/bits"] = np.packbits(signs.ravel() < 0, bitorder="little")
+            shapes[name] = value.shape
+        elif leaf == "operands":
+            for number, operand in enumerate(value):
+                arrays[f"{name}/operand{number}"] = np.asarray(operand)
+        else:
+            arrays[f"{name}/{leaf}"] = np.asarray(value)
+
+    header = {
+        "format": FORMAT,
+        "bnas_jax": __version__,
+        "settings": content.settings,
+        "facts": content.facts,
+        "extensions": list(content.extensions),
+        "shapes": shapes,
+    }
+    with whole(path) as part:
+        save_file(arrays, part, metadata={_HEADER: json.dumps(header)})
+    return path.stat().st_size
+
+
+def read(path: pathlib.Path) -> PackedFile:
+    """What is in a file. Raises `UserError` for one that `export` did not write, a damaged one, or a newer version's."""
+    header, arrays = _parts(path)
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has the format {header.get('format')} of bnas-jax {header.get('bnas_jax')}; this is {__version__}, which"
+            f" reads format {FORMAT}: use that version, or export it anew"
+        )
+    try:
+        return PackedFile(
+            settings=header["settings"],
+            facts=header["facts"],
+            variables=_variables(arrays, header["shapes"]),
+            extensions=tuple(header["extensions"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); export it anew"
+        ) from None
+
+
+def _parts(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(the header, the arrays by name)."""
+    # Imported where it is used: a run needs none of it.
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(
+            f"there is no file {path}; write one by: python -m bnas_jax export --workdir=DIR --out={path}"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is no whole file of a packed network ({error}); export it anew"
+        ) from None
+    if _HEADER not in metadata:
+        raise UserError(
+            f"{path} is no packed network of this package, but other arrays; write one by export, or load it by import"
+        )
+    try:
+        return json.loads(metadata[_HEADER]), arrays
+    except ValueError as error:
+        raise UserError(f"the header of {path} is damaged ({error}); export it anew") from None
+
+
+def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
+    """The variables of a packed network from the arrays of its file. shapes: {module: shape of its kernel}."""
+    leaves: dict[tuple[str, ...], Any] = {}
+    operands: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
+    for name, array in arrays.items():
+        *module, leaf = name.split("/")
+        path = tuple(module)
+        if path[0] != PACKED:
+            leaves[(*path, leaf)] = array
+        elif leaf == "bits":
+            shape = tuple(shapes["/".join(module)])
+            leaves[(*path, "kernel")] = _kernel(array, shape)
+            operands.setdefault(path, {})
+        else:
+            number = int(leaf.removeprefix("operand"))
+            operands.setdefault(path, {})[number] = array
+    for path, numbered in operands.items():
+        leaves[(*path, "operands")] = tuple(numbered[number] for number in sorted(numbered))
+    return {"batch_stats": {}, **unflatten_dict(leaves)}
+
+
+def _kernel(bits: np.ndarray, shape: tuple[int, ...]) -> Kernel:
+    """A kernel of that shape from its bits, as they are in the file."""
+    negative = np.unpackbits(bits, count=int(np.prod(shape)), bitorder="little")
+    signs = 1 - 2 * negative.astype(np.int8)
+    return pack(signs.reshape(shape))
