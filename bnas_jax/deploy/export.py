@@ -13,7 +13,7 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.deploy import packed_file
-from bnas_jax.deploy.pack import pack
+from bnas_jax.deploy.pack import QUICKLY, pack
 from bnas_jax.deploy.packed_file import PackedFile
 from bnas_jax.training.load import restore
 from bnas_jax.training.workdir import WorkDir
@@ -81,8 +81,13 @@ def _difference(model: nn.Module, variables: dict, packed: dict, image_shape: tu
     An AssertionError where it is more than rounding, which would be a mistake of this package.
     """
     images = jax.random.normal(jax.random.key(0), (_IMAGES, *image_shape))
-    apply = jax.jit(lambda variables: model.apply(variables, images, train=False))
-    ours, theirs = apply(packed), apply(variables)
+
+    def logits(variables):
+        return model.apply(variables, images, train=False)
+
+    ours, theirs = [
+        jax.jit(logits).lower(given).compile(QUICKLY)(given) for given in (packed, variables)
+    ]
     largest = jnp.maximum(jnp.max(jnp.abs(theirs)), jnp.finfo(theirs.dtype).tiny)
     difference = float(jnp.max(jnp.abs(ours - theirs)) / largest)
     assert difference < _TOLERANCE, f"the packed network's logits differ by a share of {difference}"

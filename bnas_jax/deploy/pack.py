@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bnas_jax.core.errors import UserError
@@ -14,6 +15,8 @@ from bnas_jax.core.layers import is_latent
 from bnas_jax.core.modules import PACKED, Convolution
 from bnas_jax.core.ops import packed
 
+# How programs are compiled that run once.
+QUICKLY: dict = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # What a training alone has.
 _AUXILIARY = "auxiliary_head"
 
@@ -36,9 +39,11 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
 
     packs: dict[tuple[str, ...], Any] = {}
     for path, (signs, operands) in binarized.items():
+        # By NumPy: for each shape JAX would compile every operation.
+        signs = np.asarray(signs)
         _check_signs(signs, "/".join(path))
         params.pop((*path, "latent"), None)
-        packs[(*path, "kernel")] = packed.pack(signs)
+        packs[(*path, "kernel")] = jax.device_put(packed.pack(signs))
         packs[(*path, "operands")] = operands
 
     # Only a user's scheme or module can leave some.
@@ -68,7 +73,6 @@ def _binarized(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
 
     # Under jit XLA leaves out all that the weights do not need: no image is convolved.
-    @jax.jit
     def run(variables):
         found = {}
 
@@ -83,11 +87,12 @@ def _binarized(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...
             model.apply(variables, images, train=False)
         return found
 
-    return run(dict(variables))
+    given = dict(variables)
+    return jax.jit(run).lower(given).compile(QUICKLY)(given)
 
 
-def _check_signs(signs, name: str) -> None:
-    zeros = int(jnp.sum(signs == 0))
+def _check_signs(signs: np.ndarray, name: str) -> None:
+    zeros = int(np.sum(signs == 0))
     if zeros:
         raise UserError(
             f"{zeros} weights of {name} are exactly 0, and with config.scheme.sign_of_zero=0 so are their signs, which one bit"

@@ -39,7 +39,7 @@ class PackedFile(NamedTuple):
 
 def write(path: pathlib.Path, content: PackedFile) -> int:
     """Writes the file, whole or not at all; its size in bytes."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -47,7 +47,8 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
         *module, leaf = keys
         name = "/".join(module)
         if isinstance(value, Kernel):
-            signs = np.asarray(signs_of(value, np.int8))
+            on_host = value.replace(words=np.asarray(value.words))
+            signs = signs_of(on_host, np.int8)
             arrays[f"{name}/bits"] = np.packbits(signs.ravel() < 0, bitorder="little")
             shapes[name] = value.shape
         elif leaf == "operands":
@@ -65,7 +66,7 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
         "shapes": shapes,
     }
     with whole(path) as part:
-        save_file(arrays, part, metadata={_HEADER: json.dumps(header)})
+        part.write_bytes(save(arrays, metadata={_HEADER: json.dumps(header)}))
     return path.stat().st_size
 
 

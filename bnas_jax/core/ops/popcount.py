@@ -65,7 +65,7 @@ def sums_of_words(x, words, kernel_shape: tuple[int, ...], geometry: Geometry):
     taps = inside.sum(axis=(2, 3), dtype=np.int32)
     products = channels * taps[:, :, None]  # (H', W', 1)
     ones = np.repeat(inside, image.shape[-1], axis=-1) * _all_ones(width)
-    mask = _joined(ones, width, pad=np.pad)  # (H', W', rows, words)
+    mask = _joined(ones, width)  # (H', W', rows, words)
 
     # A single sum over all words is one loop to XLA, which keeps the sum in a register.
     differences = []
@@ -139,14 +139,17 @@ def _packed(bits, width: int):
     return _together(_filled(bits, width), count=width, width=1)
 
 
-def _joined(words, width: int, pad: Callable = jnp.pad):
-    """(..., n) words of `width` bits as words of 32 bits; zeros fill up. pad: `np.pad` for constants."""
+def _joined(words, width: int):
+    """(..., n) words of `width` bits as words of 32 bits; zeros fill up."""
     count = WORD // width
-    return _together(_filled(words, count, pad), count=count, width=width)
+    return _together(_filled(words, count), count=count, width=width)
 
 
-def _filled(values, multiple: int, pad: Callable = jnp.pad):
-    """(..., n), with zeros behind so that n is a multiple."""
+def _filled(values, multiple: int):
+    """(..., n), with zeros behind so that n is a multiple. NumPy's arrays stay such, so that constants are not traced."""
+    pad: Callable = jnp.pad
+    if isinstance(values, np.ndarray):
+        pad = np.pad
     widths = [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % multiple)]
     return pad(values, widths)
 
