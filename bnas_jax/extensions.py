@@ -10,6 +10,7 @@ import json
 import pathlib
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bnas_jax.core import paths
@@ -75,13 +76,20 @@ def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
 
     A file that has changed since is taken, with a warning on stderr.
     """
-    for file, digest in _noted(workdir):
+    compare(workdir, _noted(workdir), given)
+
+
+def compare(
+    made: pathlib.Path, noted: Sequence[tuple[str, str]], given: tuple[Extension, ...]
+) -> None:
+    """`check` of what was noted: (file, sha256) of each extension. made: the directory or file that was made with them."""
+    for file, digest in noted:
         # By the name alone, as a directory may have been copied to another machine.
         same = [extension for extension in given if _name(extension.file) == _name(file)]
         if not same:
-            raise UserError(f"{workdir} was made with {OPTION}={file}; give it again")
+            raise UserError(f"{made} was made with {OPTION}={file}; give it again")
         if all(extension.sha256 != digest for extension in same):
-            changed = f"{same[0].file} has changed since the run in {workdir} began with it"
+            changed = f"{same[0].file} has changed since {made} was made with it"
             print(f"bnas_jax: warning: {changed}", file=sys.stderr, flush=True)
 
 

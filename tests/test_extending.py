@@ -147,6 +147,14 @@ def check_training(
     evaluated = summary(capfd, "evaluate", f"--workdir={workdir}")
     assert evaluated["top1"] == trained["top1"] and evaluated["num_examples"] == 360
 
+    # It is packed as any other, and its file asks for the extension.
+    packed = workdir.with_name("net.bnas")
+    summary(capfd, "export", f"--workdir={workdir}", f"--out={packed}")
+    of_file = summary(capfd, "evaluate", f"--model={packed}")
+    assert of_file["top1"] == evaluated["top1"]
+    asked = f"{packed} was made with --extensions={EXAMPLE.name}; give it again"
+    assert asked in error(capfd, "evaluate", f"--model={packed}")
+
     _, variables = bnas.load(workdir)
     counted = summary(capfd, "cost", *train)
     assert counted["params"] == number_of(variables["params"]) and counted["binary_macs"] > 0
@@ -197,9 +205,7 @@ def test_an_extension_that_has_moved_or_changed_is_taken(searched, tmp_path, cap
     ]
     assert run(arguments) == 0
     (line,) = capfd.readouterr().err.splitlines()
-    assert (
-        line == f"bnas_jax: warning: {other} has changed since the run in {searched} began with it"
-    )
+    assert line == f"bnas_jax: warning: {other} has changed since {searched} was made with it"
 
 
 def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):

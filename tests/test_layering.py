@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "workdir": {"core"},  # of which errors and paths alone, too
     "training": MODELS | {"data", "runtime", "workdir"},
     "report": {"core", "workdir"},  # and no jax, so that a picture takes no longer than it must
-    "deploy": RUNS,
+    "deploy": RUNS | {"extensions"},
     "interop": RUNS,
     "benchmarks": RUNS | {"plan", "deploy"},
     "study": RUNS,

@@ -15,8 +15,8 @@ from bnas_jax.benchmarks.programs import size_of
 from bnas_jax.core.cost.walk import float_twin
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Convolution
-from bnas_jax.core.ops import packed
 from bnas_jax.core.ops.conv import Geometry, fast_conv
+from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.core.ops.sign_conv import packed_sign_conv
 from bnas_jax.deploy.pack import pack
 from bnas_jax.runtime import devices
@@ -124,7 +124,7 @@ def _layer(conv: Conv, count: int, repeats: int) -> dict:
         return fast_conv(x, kernel, conv.geometry)
 
     runs = {
-        "packed": _compiled(binary, x, packed.pack(kernel))[0],
+        "packed": _compiled(binary, x, pack_signs(kernel))[0],
         "float": _compiled(floating, x, kernel)[0],
     }
     times = _in_turns(runs, repeats)

@@ -21,9 +21,9 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
 
     # The settings of the run are the defaults of this command's settings.
     file = last(arguments, "--model=")
-    if file:
+    if file is not None:
         _refuse_both(arguments)
-        packed = load.read(file)
+        packed = load.read(file, loaded)
         resolved = settings.to_dict(packed.run)
     else:
         workdir = workdir_of(_workdir_argument(arguments), loaded)
@@ -42,7 +42,7 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     read_flags(values, arguments=arguments, command="evaluate")
     run = settings.from_config({**resolved, **parse.plain(open_settings)})
-    if file:
+    if file is not None:
         assert isinstance(run, settings.TrainSettings)  # as in the file
         return deployed.evaluate(packed, run)
     return evaluate(workdir, run, which=values.step)

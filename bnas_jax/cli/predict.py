@@ -14,8 +14,8 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
     """Classifies images by the network of a file."""
     from bnas_jax.deploy import load, predict
     from bnas_jax.deploy.export import file_to_write
+    from bnas_jax.runtime import devices
 
-    del loaded
     values = options(arguments, "predict", "model", "input", "out", "batch_size")
     model = required(values, "model", example="FILE, which export wrote")
     given = required(values, "input", example="IMAGES.npy, an image or a folder of images")
@@ -24,10 +24,11 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
     out = None
     if values.out is not None:
         out = file_to_write(values.out)
-        if out.suffix not in predict.FORMATS:
+        if out.suffix.lower() not in predict.FORMATS:
             raise UserError(f"--out={values.out} must end in {' or '.join(predict.FORMATS)}")
 
-    network = load.read(model)
+    network = load.read(model, loaded)
+    devices.configure_alone(network.run)
     images = predict.read_images(given, network)
     predictions = predict.predict(network, images, batch_size=batch_size)
     result: dict = {"num_examples": len(predictions.names)}

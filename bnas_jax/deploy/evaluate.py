@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from bnas_jax.deploy.load import PackedNetwork
+from bnas_jax.deploy.load import PackedNetwork, model_of
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import build
 from bnas_jax.training.evaluate import Evaluator, evaluation_images
 
 
@@ -18,7 +17,7 @@ def evaluate(network: PackedNetwork, run: TrainSettings) -> dict:
     """
     where = devices.configure(run)
     test, augmentation = evaluation_images(run.dataset, network.facts)
-    model = build.network(run, network.facts.num_classes)
+    model = model_of(network, run)
 
     def in_precision(leaf):
         # Bits have none.
@@ -26,5 +25,6 @@ def evaluate(network: PackedNetwork, run: TrainSettings) -> dict:
             return leaf.astype(model.arithmetic.dtype)
         return leaf
 
+    variables = where.settle(jax.tree.map(in_precision, network.variables))
     evaluator = Evaluator(model, test, augmentation, run, where=where)
-    return evaluator(jax.tree.map(in_precision, network.variables))
+    return evaluator(variables)

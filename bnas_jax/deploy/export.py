@@ -1,5 +1,6 @@
 """`export`: the network of a checkpoint into one file, at one bit for each binary weight."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
@@ -12,16 +13,19 @@ from bnas_jax import settings
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
+from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
-from bnas_jax.deploy.pack import QUICKLY, pack
+from bnas_jax.deploy.pack import pack
 from bnas_jax.deploy.packed_file import PackedFile
-from bnas_jax.training.load import restore
+from bnas_jax.runtime import devices
+from bnas_jax.settings import TrainSettings
+from bnas_jax.training.load import restore, run_of
 from bnas_jax.training.workdir import WorkDir
 
-# Images of noise on which both networks are compared, and by which share of the largest logit theirs may differ: the factors
-# of the weights are rounded in another program.
+# Random images on which both networks are compared, and by which share of the largest logit theirs may differ: factors are
+# rounded in another program, which can turn the sign of an activation.
 _IMAGES = 4
-_TOLERANCE = 1e-3
+_TOLERANCE = 0.1
 
 
 def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
@@ -29,19 +33,25 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
 
     step: `last`, `best` or a number. Before anything is written, the packed network's logits are compared with those of the
     network: "largest_difference", as a share of the largest.
-    Raises `UserError` as `training.load.restore` and `pack` do, and where the file cannot be written.
+    Raises `UserError` as `training.load.restore` and `pack` do, for weights that are not finite, and where the file cannot be
+    written.
     """
     path = file_to_write(out)
+    devices.configure_alone(run_of(workdir))
     restored = restore(workdir, step=step)
     model, variables, facts = restored.model, restored.variables, restored.facts
+    if not devices.all_finite(variables):
+        raise UserError(
+            f"the weights of step {restored.step} in {workdir.path} are not all finite; choose another --step"
+        )
 
     packed = pack(model, variables, image_shape=facts.image_shape)
     difference = _difference(model, variables, packed, image_shape=facts.image_shape)
     content = PackedFile(
-        settings=settings.to_dict(restored.run),
-        facts=facts.known(),
+        settings=_shipped(restored.run),
+        facts=_facts(facts),
         variables=packed,
-        extensions=tuple(workdir.facts().get("extensions", ())),
+        extensions=_extensions(workdir),
     )
     size = packed_file.write(path, content)
     binary, floats = numbers(packed)
@@ -59,6 +69,9 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
 def file_to_write(out: str) -> pathlib.Path:
     """The file of the option `--out`; `UserError` where its folder is not there."""
     path = paths.local(out, "--out")
+    # What a link leads to is written, not the link.
+    if path.is_symlink():
+        path = path.resolve()
     if path.is_dir():
         raise UserError(f"{path} is a folder; write --out=FILE")
     if not path.parent.is_dir():
@@ -75,8 +88,31 @@ def numbers(variables: Mapping) -> tuple[int, int]:
     return binary, floats
 
 
-def _difference(model: nn.Module, variables: dict, packed: dict, image_shape: tuple) -> float:
-    """The largest difference of both networks' logits for images of noise, as a share of the largest logit.
+def _shipped(run: TrainSettings) -> dict:
+    """The settings, without where the data lay and which machines there were."""
+    dataset = dataclasses.replace(run.dataset, path=None)
+    distributed = settings.DistributedSettings()
+    return settings.to_dict(dataclasses.replace(run, dataset=dataset, distributed=distributed))
+
+
+def _facts(facts: Facts) -> dict:
+    """What a network needs to know about its data, not which images these were."""
+    kept = dataclasses.replace(facts, num_train=None, digest=None, test_digest=None)
+    return kept.known()
+
+
+def _extensions(workdir: WorkDir) -> tuple[dict, ...]:
+    """Of the files of a user's entries the names, without the folder, and the hashes."""
+    found = []
+    for entry in workdir.facts().get("extensions", ()):
+        found.append({**entry, "file": pathlib.PurePath(entry["file"]).name})
+    return tuple(found)
+
+
+def _difference(
+    model: nn.Module, variables: dict, packed: dict, image_shape: tuple[int, ...]
+) -> float:
+    """The largest difference of both networks' logits for random images, as a share of the largest logit.
 
     An AssertionError where it is more than rounding, which would be a mistake of this package.
     """
@@ -85,9 +121,7 @@ def _difference(model: nn.Module, variables: dict, packed: dict, image_shape: tu
     def logits(variables):
         return model.apply(variables, images, train=False)
 
-    ours, theirs = [
-        jax.jit(logits).lower(given).compile(QUICKLY)(given) for given in (packed, variables)
-    ]
+    ours, theirs = devices.ONE.create(logits, packed), devices.ONE.create(logits, variables)
     largest = jnp.maximum(jnp.max(jnp.abs(theirs)), jnp.finfo(theirs.dtype).tiny)
     difference = float(jnp.max(jnp.abs(ours - theirs)) / largest)
     assert difference < _TOLERANCE, f"the packed network's logits differ by a share of {difference}"

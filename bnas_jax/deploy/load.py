@@ -1,30 +1,39 @@
 """A packed network from its file, as a model and variables of it."""
 
 import os
-from typing import NamedTuple
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+from flax.traverse_util import flatten_dict
 
-from bnas_jax import settings
+from bnas_jax import extensions, settings
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
+from bnas_jax.deploy.pack import shapes_of
+from bnas_jax.deploy.packed_file import PackedFile
+from bnas_jax.extensions import Extension
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build
+from bnas_jax.training.state import initial_variables
 
 
 class PackedNetwork(NamedTuple):
-    """A network of a file: `model.apply(variables, images, train=False)`.
+    """What a file says of a network. `model_of` makes its model: `model.apply(variables, images, train=False)`.
 
     run: the settings that it was trained with. facts: about the data that it was trained on.
     """
 
-    model: nn.Module
-    variables: dict
+    file: pathlib.Path
     run: TrainSettings
     facts: Facts
+    variables: dict
 
 
 def load_packed(path: str | os.PathLike) -> tuple[nn.Module, dict]:
@@ -33,28 +42,62 @@ def load_packed(path: str | os.PathLike) -> tuple[nn.Module, dict]:
     Binary weights stay at one bit each. Images are NHWC floats, normalised as for `load`. Raises `UserError` for another file.
     Example: `model, variables = bnas.load_packed("digits.bnas")`.
     """
-    network = read(path)
-    return network.model, network.variables
+    file = paths.local(path, "load_packed")
+    network = _network(file, packed_file.read(file))
+    return model_of(network, network.run), network.variables
 
 
-def read(path: str | os.PathLike, option: str = "--model") -> PackedNetwork:
-    """The network of a file, with what is known about it. option: the one that names the file, for messages."""
-    file = paths.local(path, option)
+def read(path: str, loaded: Sequence[Extension]) -> PackedNetwork:
+    """The network of the option `--model`. loaded: the extensions that were given.
+
+    Raises `UserError` for another file, and for one that was made with an extension that is not given.
+    """
+    file = paths.local(path, "--model")
     content = packed_file.read(file)
+    noted = [(str(entry.get("file")), str(entry.get("sha256"))) for entry in content.extensions]
+    extensions.compare(file, noted, tuple(loaded))
+    return _network(file, content)
+
+
+def model_of(network: PackedNetwork, run: TrainSettings) -> nn.Module:
+    """The model, in the precision of `run`; `UserError` where the file lacks an array of it, or has one of another shape."""
+    model = build.network(run, network.facts.num_classes)
+    _check(network.file, network.variables, model, image_shape=network.facts.image_shape)
+    return model
+
+
+def _network(file: pathlib.Path, content: PackedFile) -> PackedNetwork:
     try:
         run = settings.from_config(dict(content.settings))
     except UserError as error:
-        if not content.extensions:
-            raise UserError(f"the settings in {file} are not understood: {error}") from None
-        names = ", ".join(str(extension.get("file")) for extension in content.extensions)
-        raise UserError(
-            f"{error}; {file} needs the extension {names}: add --extensions={names}"
-        ) from None
+        names = ", ".join(str(entry.get("file")) for entry in content.extensions)
+        advice = "export it anew"
+        if names:
+            advice = f"import the extension {names} first"
+        raise UserError(f"the settings in {file} are not understood ({error}); {advice}") from None
     if not isinstance(run, TrainSettings):
-        raise UserError(
-            f"{file} holds a search; export it anew from the work directory of a training"
-        )
-
+        raise UserError(f"{file} holds a search; export the work directory of a training")
     facts = facts_lib.from_dict(content.facts)
-    model = build.network(run, facts.num_classes)
-    return PackedNetwork(model, dict(content.variables), run=run, facts=facts)
+    return PackedNetwork(file, run=run, facts=facts, variables=dict(content.variables))
+
+
+def _check(
+    file: pathlib.Path, variables: Mapping, model: nn.Module, image_shape: tuple[int, ...]
+) -> None:
+    """`UserError` unless the file has the arrays of the model, all of their shapes."""
+    initial = jax.eval_shape(lambda: initial_variables(model, image_shape, seed=0))
+    expected = shapes_of(model, initial, image_shape)
+    found = {path: _shape(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
+    for path in sorted({*expected, *found}):
+        if found.get(path) != expected.get(path):
+            raise UserError(
+                f"{file} is damaged: {'/'.join(path)} has the shape {found.get(path)}, in the network of its settings"
+                f" {expected.get(path)}; export it anew"
+            )
+
+
+def _shape(leaf: Any) -> tuple:
+    """Of an array or a kernel, or those of all operands."""
+    if isinstance(leaf, tuple) and not isinstance(leaf, Kernel):
+        return tuple(operand.shape for operand in leaf)
+    return tuple(leaf.shape)

@@ -1,7 +1,7 @@
 """From latent weights to one bit a weight: the variables of a packed network."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,12 +13,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import is_latent
 from bnas_jax.core.modules import PACKED, Convolution
-from bnas_jax.core.ops import packed
+from bnas_jax.core.ops.packed import pack_signs
+from bnas_jax.runtime import devices
 
-# How programs are compiled that run once.
-QUICKLY: dict = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-# What a training alone has.
+# The module of a network's second classifier, which training alone has.
 _AUXILIARY = "auxiliary_head"
+
+Path = tuple[str, ...]
 
 
 def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) -> dict:
@@ -27,52 +28,81 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
     Each binary convolution has, in place of latent weights, its signs at one bit each and the factors that the scheme makes
     of the latent weights, such as beta (Eq. 1). variables: {"params", "batch_stats"}; image_shape: (H, W, C).
 
-    Raises `UserError` for a network without latent weights, and for weights that are 0, which one bit does not hold.
+    Raises `UserError` for a network without latent weights, a packed one, and weights whose signs are not -1 or 1.
+
     Example: `logits = model.apply(bnas.pack(model, variables, image_shape=(32, 32, 3)), images, train=False)`.
     """
-    params = _in_evaluation(variables["params"])
-    binarized = _binarized(model, variables, image_shape)
-    if not binarized:
+    if PACKED in variables:
+        raise UserError("these are the variables of a packed network already; use them as they are")
+    found = devices.ONE.create(_binarized(model, image_shape), dict(variables))
+    if not found:
         raise UserError(
             "this network has no binary weights that could be packed; train one with a binary config.scheme.name"
         )
 
-    packs: dict[tuple[str, ...], Any] = {}
-    for path, (signs, operands) in binarized.items():
+    packs: dict[Path, Any] = {}
+    for path, (signs, operands) in found.items():
         # By NumPy: for each shape JAX would compile every operation.
         signs = np.asarray(signs)
         _check_signs(signs, "/".join(path))
-        params.pop((*path, "latent"), None)
-        packs[(*path, "kernel")] = jax.device_put(packed.pack(signs))
+        packs[(*path, "kernel")] = jax.device_put(pack_signs(signs))
         packs[(*path, "operands")] = operands
-
-    # Only a user's scheme or module can leave some.
-    left = ["/".join(path) for path in params if is_latent(path[-1])]
-    if left:
-        raise UserError(
-            f"{left[0]} cannot be packed: its module takes its signs from elsewhere than `Convolution.binarized`; make them in"
-            " `Scheme.kernel`"
-        )
     return {
-        "params": unflatten_dict(params),
-        "batch_stats": unflatten_dict(_in_evaluation(variables["batch_stats"])),
+        "params": unflatten_dict(params_left(model, variables["params"], found)),
+        "batch_stats": unflatten_dict(_in_evaluation(model, variables.get("batch_stats", {}))),
         PACKED: unflatten_dict(packs),
     }
 
 
-def _in_evaluation(tree: Mapping) -> dict[tuple[str, ...], Any]:
-    """The leaves by path, without those of the auxiliary head."""
+def shapes_of(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]) -> dict:
+    """{path: shape} of the arrays of `pack`'s result, and of the kernels, not of their words; nothing is computed.
+
+    variables: `ShapeDtypeStruct`s of {"params", "batch_stats"}.
+    """
+    found = jax.eval_shape(_binarized(model, image_shape), dict(variables))
+    shapes: dict[Path, tuple] = {}
+    for path, (signs, operands) in found.items():
+        shapes[(PACKED, *path, "kernel")] = tuple(signs.shape)
+        shapes[(PACKED, *path, "operands")] = tuple(operand.shape for operand in operands)
+    parts = {
+        "params": params_left(model, variables["params"], found),
+        "batch_stats": _in_evaluation(model, variables["batch_stats"]),
+    }
+    for part, leaves in parts.items():
+        for path, leaf in leaves.items():
+            shapes[(part, *path)] = tuple(leaf.shape)
+    return shapes
+
+
+def params_left(model: nn.Module, params: Mapping, found: Mapping[Path, Any]) -> dict[Path, Any]:
+    """The parameters that a packed network keeps, by path. found: the paths of the convolutions that are packed."""
+    left = _in_evaluation(model, params)
+    for path in found:
+        left.pop((*path, "latent"), None)
+    # Only a user's scheme or module can leave some.
+    latents = ["/".join(path) for path in left if is_latent(path[-1])]
+    if latents:
+        raise UserError(
+            f"{latents[0]} cannot be packed: evaluation does not use it, or its scheme overrides `convolve` and takes the signs"
+            " of the weights from elsewhere than `module.binarized(x)`"
+        )
+    return left
+
+
+def _in_evaluation(model: nn.Module, tree: Mapping) -> dict[Path, Any]:
+    """The leaves by path, without those of a second classifier that training alone has."""
     leaves = flatten_dict(dict(tree))
+    if not getattr(model, "auxiliary", False):
+        return leaves
     return {path: leaf for path, leaf in leaves.items() if path[0] != _AUXILIARY}
 
 
-def _binarized(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]) -> dict:
-    """{path: (signs, operands)} of all convolutions whose weights are binarized."""
+def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
+    """A function of the variables that gives {path: (signs, operands)} of all convolutions whose weights are binarized."""
     # In the plain form an operation is traced faster, and the weights are the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
-    images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
 
-    # Under jit XLA leaves out all that the weights do not need: no image is convolved.
+    # Compiled, XLA leaves out all that the weights do not need: no image is convolved.
     def run(variables):
         found = {}
 
@@ -83,18 +113,24 @@ def _binarized(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...
                 found[module.path] = result
             return result
 
+        images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
         with nn.intercept_methods(intercept):
             model.apply(variables, images, train=False)
         return found
 
-    given = dict(variables)
-    return jax.jit(run).lower(given).compile(QUICKLY)(given)
+    return run
 
 
 def _check_signs(signs: np.ndarray, name: str) -> None:
+    """`UserError` unless all are -1 or 1."""
     zeros = int(np.sum(signs == 0))
     if zeros:
         raise UserError(
             f"{zeros} weights of {name} are exactly 0, and with config.scheme.sign_of_zero=0 so are their signs, which one bit"
             " does not hold; train with config.scheme.sign_of_zero=1"
+        )
+    if not np.all(np.abs(signs) == 1):
+        raise UserError(
+            f"the scheme's signs of {name} are not all -1 or 1, and one bit holds no others; return signs from `weights`, and"
+            " factors as its operands"
         )

@@ -6,6 +6,7 @@ Arrays, by the path of their module: `params/...` and `batch_stats/...` as they 
 """
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bnas_jax import __version__
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import PACKED
-from bnas_jax.core.ops.packed import Kernel, pack, signs_of
+from bnas_jax.core.ops.packed import Kernel, pack_signs, signs_of
 from bnas_jax.workdir.files import whole
 
 FORMAT = 1
@@ -71,31 +72,70 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
 
 
 def read(path: pathlib.Path) -> PackedFile:
-    """What is in a file. Raises `UserError` for one that `export` did not write, a damaged one, or a newer version's."""
+    """What is in a file. Raises `UserError` for one that `export` did not write, a damaged one, or a newer version's.
+
+    Whether its arrays are those of the network is seen by `load.model_of`, which builds that.
+    """
     header, arrays = _parts(path)
-    if header.get("format") != FORMAT:
+    if isinstance(header, dict) and header.get("format") != FORMAT:
         raise UserError(
             f"{path} has the format {header.get('format')} of bnas-jax {header.get('bnas_jax')}; this is {__version__}, which"
             f" reads format {FORMAT}: use that version, or export it anew"
         )
     try:
+        _check_header(header)
         return PackedFile(
             settings=header["settings"],
             facts=header["facts"],
             variables=_variables(arrays, header["shapes"]),
             extensions=tuple(header["extensions"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); export it anew"
-        ) from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({message}); export it anew") from None
 
 
-def _parts(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _check_header(header: Any) -> None:
+    """ValueError for a header that lacks something, or has a value of another kind."""
+    kinds = {"settings": dict, "facts": dict, "shapes": dict, "extensions": list}
+    for name, kind in kinds.items():
+        _require(isinstance(header, dict) and isinstance(header.get(name), kind), name)
+    _require(all(isinstance(entry, dict) for entry in header["extensions"]), "extensions")
+
+    # What `predict` and `evaluate` rely on.
+    facts = header["facts"]
+    classes, shape = facts.get("num_classes"), facts.get("image_shape")
+    _require(isinstance(classes, int) and classes > 0, "num_classes")
+    _require(_is_list(shape, int, 3) and min(shape) > 0, "image_shape")
+    for name in ("mean", "std"):
+        _require(name not in facts or _is_list(facts[name], float, shape[2]), name)
+    _require(
+        "class_names" not in facts or _is_list(facts["class_names"], str, classes), "class_names"
+    )
+
+
+def _require(fits: bool, name: str) -> None:
+    if not fits:
+        raise ValueError(f"its header has no {name} that fits")
+
+
+def _is_list(value: Any, kind: type, length: int) -> bool:
+    """Whether it is a list of that length; whole numbers may stand for others."""
+    kinds = (int, float) if kind is float else kind
+    return (
+        isinstance(value, list)
+        and len(value) == length
+        and all(isinstance(item, kinds) for item in value)
+    )
+
+
+def _parts(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     """(the header, the arrays by name)."""
     # Imported where it is used: a run needs none of it.
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the file that export wrote")
     if not path.is_file():
         raise UserError(
             f"there is no file {path}; write one by: python -m bnas_jax export --workdir=DIR --out={path}"
@@ -115,7 +155,7 @@ def _parts(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         return json.loads(metadata[_HEADER]), arrays
     except ValueError as error:
-        raise UserError(f"the header of {path} is damaged ({error}); export it anew") from None
+        raise UserError(f"{path} is damaged ({error}); export it anew") from None
 
 
 def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
@@ -141,6 +181,11 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
 
 def _kernel(bits: np.ndarray, shape: tuple[int, ...]) -> Kernel:
     """A kernel of that shape from its bits, as they are in the file."""
-    negative = np.unpackbits(bits, count=int(np.prod(shape)), bitorder="little")
+    size = math.prod(shape)
+    if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
+        raise ValueError(
+            f"{size} weights of a kernel need {-(-size // 8)} bytes, got {bits.dtype} {bits.shape}"
+        )
+    negative = np.unpackbits(bits, count=size, bitorder="little")
     signs = 1 - 2 * negative.astype(np.int8)
-    return pack(signs.reshape(shape))
+    return pack_signs(signs.reshape(shape))

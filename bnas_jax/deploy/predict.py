@@ -2,7 +2,7 @@
 
 import csv
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,8 @@ from bnas_jax.data import load as load_data
 from bnas_jax.data.augment import Augmentation, normalize
 from bnas_jax.data.readers import images as images_lib
 from bnas_jax.data.readers import walk
-from bnas_jax.deploy.load import PackedNetwork
+from bnas_jax.data.readers.encoded import ReadOptions
+from bnas_jax.deploy.load import PackedNetwork, model_of
 from bnas_jax.training.evaluate import read_options
 from bnas_jax.workdir.files import whole
 
@@ -42,36 +43,39 @@ class Predictions(NamedTuple):
 
 
 class Images(NamedTuple):
-    """names: N; pixels: uint8 (N, H, W, C); white: the number that is white in them."""
+    """names: N. read: (first, last) -> pixels uint8 (last - first, H, W, C). white: the number that is white in them."""
 
     names: tuple[str, ...]
-    pixels: np.ndarray
+    read: Callable[[int, int], np.ndarray]
     white: float
 
 
 def predict(network: PackedNetwork, images: Images, *, batch_size: int = 64) -> Predictions:
-    """The logits of all images, computed in batches of one size."""
+    """The logits of all images, which are read and computed batch by batch.
+
+    Raises `UserError` for a network that does not say how pixels are normalised.
+    """
     facts = network.facts
-    statistics = facts.statistics
-    if statistics is None:
+    if facts.statistics is None:
         raise UserError(
-            "the file does not say how pixels are normalised; export it anew from a work directory that does"
+            f"{network.file} does not say how pixels are normalised: its network was trained on images that nothing is known of"
         )
-    mean, std = statistics
+    mean, std = facts.statistics
     augmentation = Augmentation(mean, std, scale=1 / images.white)
-    dtype = network.model.arithmetic.dtype
+    model = model_of(network, network.run)
 
     @jax.jit
     def logits_of(variables, pixels):
-        inputs = normalize(pixels, augmentation, dtype)
-        return network.model.apply(variables, inputs, train=False)
+        inputs = normalize(pixels, augmentation, model.arithmetic.dtype)
+        return model.apply(variables, inputs, train=False)
 
     # The weights are on the device once; the last batch is filled up, so that one program does for all.
     variables = jax.device_put(network.variables)
-    batch_size = min(batch_size, len(images.pixels))
+    number = len(images.names)
+    batch_size = min(batch_size, number)
     found = []
-    for start in range(0, len(images.pixels), batch_size):
-        batch = images.pixels[start : start + batch_size]
+    for first in range(0, number, batch_size):
+        batch = images.read(first, min(first + batch_size, number))
         filled = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
         found.append(np.asarray(logits_of(variables, filled))[: len(batch)])
     classes = facts.class_names or tuple(map(str, range(facts.num_classes)))
@@ -89,68 +93,90 @@ def read_images(given: str, network: PackedNetwork) -> Images:
         names, others = walk.images(path)
         if not names:
             known = ", ".join(suffix[1:] for suffix in walk.SUFFIXES)
-            raise UserError(f"{path} holds no image ({known}), but {others.total()} other files")
+            raise UserError(
+                f"{path} holds no image ({known}) and {others.total()} other files; name a folder of images"
+            )
         return _of_files(path, names, network)
     if not path.is_file():
         raise UserError(
             f"there is no {path}; write --input=IMAGES.npy, an image file or a folder of images"
         )
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _of_array(path, network)
     return _of_files(path.parent, [path.name], network)
 
 
 def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
-    shape = network.facts.image_shape
+    shape, white = network.facts.image_shape, load_data.white(network.run.dataset.name)
     try:
         pixels = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        raise UserError(
-            f"{path} is no whole .npy file of numbers; save it anew by numpy.save"
-        ) from None
-    expected = f"uint8 (N, {', '.join(map(str, shape))})"
-    # A single image, and gray ones without an axis of channels.
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error})") from None
+    except (ValueError, EOFError):
+        pixels = None
+    if not isinstance(pixels, np.ndarray):
+        raise UserError(f"{path} is no whole .npy file of numbers; save it anew by numpy.save")
+
+    # Gray images may lack the axis of channels, and a single image that of images.
+    found = f"{pixels.dtype} {pixels.shape}"
+    if shape[2] == 1 and pixels.shape[-2:] == shape[:2]:
+        pixels = pixels[..., None]
     if pixels.shape == shape:
         pixels = pixels[None]
-    if shape[2] == 1 and pixels.shape[1:] == shape[:2]:
-        pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != shape or not len(pixels):
+    fits = pixels.dtype == np.uint8 and pixels.shape[1:] == shape and len(pixels) > 0
+    if not fits or pixels.max() > white:
+        if fits:
+            found += f" with numbers up to {pixels.max()}"
+        expected = f"uint8 (N, {', '.join(map(str, shape))}) from 0 to {white:g}"
         raise UserError(
-            f"{path} is {pixels.dtype} {pixels.shape}; the network takes pixels {expected}, as they are before normalisation"
+            f"{path} is {found}; the network takes pixels {expected}, as they are before normalisation"
         )
     names = tuple(f"{path.name}[{number}]" for number in range(len(pixels)))
-    return Images(names, pixels, white=load_data.white(network.run.dataset.name))
+    return Images(names, read=lambda first, last: pixels[first:last], white=white)
 
 
 def _of_files(folder: pathlib.Path, names: Sequence[str], network: PackedNetwork) -> Images:
-    height, width, channels = network.facts.image_shape
-    options = load_data.with_defaults(network.run.dataset.name, read_options(network.run.dataset))
-    pixels = []
-    for name in names:
-        try:
-            picture = images_lib.read_header((folder / name).read_bytes(), options.white_level)
-            decoded = images_lib.decode(picture, channels)
-        except images_lib.BadImage as error:
-            raise UserError(
-                f"{folder / name} {error}; replace the image, or take it away"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot read {folder / name} ({error.strerror or error})") from None
-        # Square images are brought to the network's size; a set of one size is taken as it is.
-        if decoded.shape[:2] != (height, width):
-            if height != width:
-                raise UserError(
-                    f"{folder / name} is {decoded.shape[0]}x{decoded.shape[1]}, the network takes {height}x{width}; resize it"
-                )
-            decoded = images_lib.centre(decoded, side=height, resize=options.resize or height)
-        pixels.append(decoded)
-    return Images(tuple(names), np.stack(pixels), white=255)
+    dataset = network.run.dataset
+    options = load_data.with_defaults(dataset.name, read_options(dataset))
+
+    def read(first: int, last: int) -> np.ndarray:
+        found = []
+        for name in names[first:last]:
+            found.append(_pixels(folder / name, options, network.facts.image_shape))
+        return np.stack(found)
+
+    return Images(tuple(names), read=read, white=255)
+
+
+def _pixels(path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]) -> np.ndarray:
+    """An image file as uint8 of the network's shape (H, W, C), as `Encoded.example` gives it in an evaluation."""
+    height, width, channels = shape
+    try:
+        picture = images_lib.read_header(path.read_bytes(), options.white_level)
+        pixels = images_lib.decode(picture, channels)
+    except images_lib.UnknownScale:
+        raise UserError(
+            f"{path} has more than 8 bits a channel, and does not say which number is white; save it with 8 bits"
+        ) from None
+    except images_lib.BadImage as error:
+        raise UserError(f"{path} {error}; replace the image, or take it away") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error})") from None
+
+    # Without a size that was set, the network was trained on images as they are.
+    if options.image_size is None and pixels.shape[:2] == (height, width):
+        return pixels
+    if height != width:
+        raise UserError(
+            f"{path} is {pixels.shape[0]}x{pixels.shape[1]}, the network takes {height}x{width}; resize it"
+        )
+    return images_lib.centre(pixels, side=height, resize=options.resize or height)
 
 
 def write(path: pathlib.Path, predictions: Predictions) -> None:
     """Writes predictions: .csv has a line for each image, .npz names, classes and logits."""
     with whole(path) as part:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with part.open("wb") as file:
                 np.savez(
                     file,
@@ -159,7 +185,8 @@ def write(path: pathlib.Path, predictions: Predictions) -> None:
                     logits=predictions.logits,
                 )
             return
-        with part.open("w", newline="") as text:
+        # Names of files need not be UTF-8; they are written as the bytes that they are.
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
             table = csv.writer(text)
             table.writerow(("image", "class", "probability"))
             for name, label, probability in predictions.rows():

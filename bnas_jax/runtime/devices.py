@@ -19,7 +19,7 @@ from bnas_jax.data.sources import Placement
 from bnas_jax.runtime import hosts, memory
 from bnas_jax.runtime.compiling import Program
 from bnas_jax.runtime.steps import Steps, scanned_steps, step_options
-from bnas_jax.settings import RunSettings, Settings
+from bnas_jax.settings import DistributedSettings, RunSettings, Settings
 
 AXIS = "devices"
 _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
@@ -43,6 +43,13 @@ def configure(run: Settings) -> "Devices":
     if jax.default_backend() == "cpu" and where.count == 1:
         memory.keep_heap()
     return where
+
+
+def configure_alone(run: Settings) -> None:
+    """`configure` for what one process does with a network of the run, on its default device: the run's precision, whatever
+    devices and hosts it had."""
+    alone = dataclasses.replace(run, parallel="none", distributed=DistributedSettings())
+    configure(alone)
 
 
 def keep_to_host() -> None:

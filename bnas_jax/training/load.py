@@ -41,9 +41,7 @@ def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Mo
 
 def restore(directory: WorkDir, *, step: str) -> Restored:
     """The network of a training or an imported network. step and errors: see `load`."""
-    run = _settings(directory)
-    if not isinstance(run, TrainSettings):
-        raise UserError(f"{directory.path} holds a search; name the work directory of a training")
+    run = run_of(directory)
 
     # The network of the settings, for the classes and images that the run was trained on.
     facts = facts_lib.from_dict(directory.facts())
@@ -57,6 +55,14 @@ def restore(directory: WorkDir, *, step: str) -> Restored:
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
         found, variables = checkpoints.restore_variables(shapes, step)
     return Restored(model, variables, run=run, facts=facts, step=found)
+
+
+def run_of(directory: WorkDir) -> TrainSettings:
+    """The settings of a training or an imported network; `UserError` for a search's directory."""
+    run = _settings(directory)
+    if not isinstance(run, TrainSettings):
+        raise UserError(f"{directory.path} holds a search; name the work directory of a training")
+    return run
 
 
 def _settings(directory: WorkDir) -> Settings:

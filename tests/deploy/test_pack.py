@@ -134,5 +134,5 @@ def test_a_scheme_that_hides_its_signs_is_named():
             return y
 
     model = Both()
-    with pytest.raises(UserError, match=r"hiding/conv/latent cannot be packed.*Scheme.kernel"):
+    with pytest.raises(UserError, match=r"hiding/conv/latent cannot be packed.*module.binarized"):
         pack(model, variables_of(model), image_shape=SHAPE)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from arrays import signs
 from counted_runs import same
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.ops.packed import pack
+from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.deploy.packed_file import PackedFile, read, write
 
+FACTS = {"num_classes": 3, "image_shape": [8, 8, 1], "mean": [0.5], "std": [1]}
 SHAPES = {"one": (3, 3, 36, 5), "two": (1, 1, 7, 3)}
 
 
@@ -21,7 +23,10 @@ SHAPES = {"one": (3, 3, 36, 5), "two": (1, 1, 7, 3)}
 def content() -> PackedFile:
     packed = {
         name: {
-            "conv": {"kernel": pack(signs(*shape)), "operands": (np.ones(shape[3], np.float32),)}
+            "conv": {
+                "kernel": pack_signs(signs(*shape)),
+                "operands": (np.ones(shape[3], np.float32),),
+            }
         }
         for name, shape in SHAPES.items()
     }
@@ -32,7 +37,7 @@ def content() -> PackedFile:
         "batch_stats": {"stem": {"mean": np.zeros(3, np.float32)}},
         "packed": packed,
     }
-    return PackedFile(settings={"task": "train"}, facts={"num_classes": 3}, variables=variables)
+    return PackedFile(settings={"task": "train"}, facts=FACTS, variables=variables)
 
 
 def test_what_is_written_is_read(content, tmp_path):
@@ -67,16 +72,12 @@ def damage(path, content):
         arrays, path, metadata={"bnas_jax_packed": json.dumps({"format": 9, "bnas_jax": "9.0"})}
     )
     newer = path.read_bytes()
-    del arrays["packed/one/conv/bits"]
-    header = {"format": 1, "settings": {}, "facts": {}, "extensions": [], "shapes": {}}
-    save_file(arrays, path, metadata={"bnas_jax_packed": json.dumps(header)})
     return {
         "cut": whole[: len(whole) // 2],
         "text": b"no network",
         "empty": b"",
         "other": other,
         "newer": newer,
-        "without shapes": path.read_bytes(),
     }
 
 
@@ -86,7 +87,6 @@ MESSAGES = {
     "empty": "is no whole file of a packed network",
     "other": "is no packed network of this package",
     "newer": "has the format 9 of bnas-jax 9.0",
-    "without shapes": "is damaged",
 }
 
 
@@ -97,6 +97,52 @@ def test_another_file_is_refused_in_one_line(name, content, tmp_path):
     with pytest.raises(UserError, match=MESSAGES[name]) as error:
         read(path)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+HEADERS = {
+    "list": [],
+    "null": None,
+    "settings": {"settings": []},
+    "facts": {"facts": {}},
+    "num_classes": {"facts": {**FACTS, "num_classes": "ten"}},
+    "class_names": {"facts": {**FACTS, "class_names": ["a", "b"]}},
+    "image_shape": {"facts": {**FACTS, "image_shape": [8, 8]}},
+    "mean": {"facts": {**FACTS, "mean": ["a"]}},
+    "std": {"facts": {**FACTS, "std": [1, 1]}},
+    "extensions": {"extensions": [1]},
+    "shapes": {"shapes": {}},
+    "a shape": {"shapes": {"packed/one/conv": [3, 3, 36, 6], "packed/two/conv": [1, 1, 7, 3]}},
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_of_other_values_is_damaged(name, content, tmp_path):
+    path = tmp_path / "net.bnas"
+    write(path, content)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["bnas_jax_packed"])
+    changed = HEADERS[name]
+    if isinstance(changed, dict):
+        changed = header | changed
+    save_file(load_file(path), path, metadata={"bnas_jax_packed": json.dumps(changed)})
+    with pytest.raises(UserError, match=r"net.bnas is damaged .*; export it anew"):
+        read(path)
+
+
+@pytest.mark.parametrize("bits", [np.zeros(3, np.uint8), np.zeros((203, 1), np.uint8)])
+def test_bits_that_are_too_few_are_damaged(bits, content, tmp_path):
+    path = tmp_path / "net.bnas"
+    write(path, content)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(load_file(path) | {"packed/one/conv/bits": bits}, path, metadata=metadata)
+    with pytest.raises(UserError, match="1620 weights of a kernel need 203 bytes"):
+        read(path)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(UserError, match="is a folder; name the file that export wrote"):
+        read(tmp_path)
 
 
 def test_a_file_that_is_missing_is_named(tmp_path):

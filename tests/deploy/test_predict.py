@@ -1,18 +1,26 @@
 """`export` and `predict` on a real run: the packed file classifies as the work directory's checkpoint does."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from small_runs import STEPS, arguments, read
 from work_directories import CELL
 
 import bnas_jax
 from bnas_jax.__main__ import run as command
 from bnas_jax.data.load import load
+from bnas_jax.data.readers import images
+from bnas_jax.deploy import export as export_module
+from bnas_jax.deploy.load import read as read_model
+from bnas_jax.deploy.predict import read_images
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
 
@@ -104,6 +112,9 @@ def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd)
     arrays = result(capfd, "predict", f"--model={exported}", f"--input={tmp_path / 'same.npy'}")
     of_files = [row["class"] for row in found["predictions"]]
     assert of_files[:3] == [row["class"] for row in arrays["predictions"]]
+    # The large one is the third digit, four times as wide.
+    assert of_files[3] == of_files[2]
+    assert found["predictions"][3] != found["predictions"][2], "resized, it is not quite the same"
     single = result(capfd, "predict", f"--model={exported}", f"--input={folder / '1.png'}")
     assert single["predictions"][0]["class"] == of_files[1]
 
@@ -115,11 +126,96 @@ def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd)
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
 
 
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+def test_a_precision_of_another_run(workdir, exported, precision, capfd):
+    """Evaluated in it, the file gives what the checkpoint gives."""
+    option = f"--config.precision={precision}"
+    try:
+        of_file = result(capfd, "evaluate", f"--model={exported}", option)
+        of_checkpoint = result(capfd, "evaluate", f"--workdir={workdir}", option)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert {**of_file, "step": STEPS} == pytest.approx(of_checkpoint, rel=1e-5)
+
+
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_a_packed_network_is_evaluated_on_mapped_devices(exported, parallel, capfd):
+    model = f"--model={exported}"
+    mapped = result(capfd, "evaluate", model, f"--config.parallel={parallel}")
+    assert mapped == pytest.approx(result(capfd, "evaluate", model))
+
+
+def test_a_gray_image_needs_no_axes(exported, tmp_path, capfd):
+    pixels = load("digits").test.images[3, ..., 0]
+    np.save(tmp_path / "IMAGE.NPY", pixels)
+    (tmp_path / "IMAGE.NPY.npy").rename(tmp_path / "IMAGE.NPY")
+    np.save(tmp_path / "images.npy", pixels[None, ..., None])
+    single, several = (
+        result(capfd, "predict", f"--model={exported}", f"--input={tmp_path / name}")
+        for name in ("IMAGE.NPY", "images.npy")
+    )
+    assert single["predictions"][0]["class"] == several["predictions"][0]["class"]
+
+
+def test_a_size_that_was_set_is_the_centre_of_a_larger_one(exported, tmp_path):
+    """As `Encoded.example` makes it in an evaluation, for images of the network's size, too."""
+    network = read_model(str(exported), ())
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(tmp_path / "a.png")
+    (as_it_is,) = read_images(str(tmp_path / "a.png"), network).read(0, 1)
+    dataset = dataclasses.replace(network.run.dataset, name="folder", image_size=8, resize=16)
+    zoomed = network._replace(run=dataclasses.replace(network.run, dataset=dataset))
+    (centre,) = read_images(str(tmp_path / "a.png"), zoomed).read(0, 1)
+    assert np.array_equal(centre, images.centre(as_it_is, side=8, resize=16))
+    assert not np.array_equal(centre, as_it_is)
+
+
+def test_arrays_that_the_network_has_not_are_named(exported, tmp_path, capfd):
+    path = tmp_path / "net.bnas"
+    with safe_open(exported, framework="numpy") as file:
+        metadata = file.metadata()
+    arrays = load_file(exported)
+    operand = next(name for name in arrays if name.endswith("operand0"))
+    image = f"--input={tmp_path / 'image.npy'}"
+    np.save(tmp_path / "image.npy", load("digits").test.images[:1])
+    for name, changed in {operand: arrays[operand][:1], "params/stem/more": np.ones(2)}.items():
+        save_file(arrays | {name: changed}, path, metadata=metadata)
+        message = error(capfd, "predict", f"--model={path}", image)
+        assert f"{path} is damaged: {name.replace('operand0', 'operands')} has the shape" in message
+    del arrays[operand]
+    save_file(arrays, path, metadata=metadata)
+    assert "is damaged" in error(capfd, "evaluate", f"--model={path}")
+
+
+def test_the_file_says_nothing_of_the_machine(exported):
+    with safe_open(exported, framework="numpy") as file:
+        header = json.loads(file.metadata()["bnas_jax_packed"])
+    assert header["settings"]["dataset"].get("path") is None
+    assert set(header["facts"]) == {"num_classes", "image_shape", "mean", "std", "class_names"}
+    assert str(exported.parent) not in json.dumps(header)
+
+
+def test_weights_that_are_not_finite_are_refused(workdir, tmp_path, capfd, monkeypatch):
+    restore = export_module.restore
+
+    def with_nan(directory, *, step):
+        found = restore(directory, step=step)
+        spoiled = jax.tree.map(lambda leaf: leaf * np.nan, found.variables)
+        return found._replace(variables=spoiled)
+
+    monkeypatch.setattr(export_module, "restore", with_nan)
+    message = error(capfd, "export", f"--workdir={workdir}", f"--out={tmp_path / 'x.bnas'}")
+    assert "are not all finite; choose another --step" in message
+
+
 def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
     model, out = f"--model={exported}", f"--out={tmp_path / 'x.bnas'}"
     np.save(tmp_path / "float.npy", np.zeros((2, 8, 8, 1), np.float32))
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "white.npy", np.full((2, 8, 8, 1), 255, np.uint8))
+    np.savez(tmp_path / "archive.npz", np.zeros(3))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "deep.png")
     cases = {
         ("export", out): "--workdir is missing",
         ("export", f"--workdir={workdir}"): "--out is missing",
@@ -135,6 +231,9 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
         ("predict", model, f"--input={tmp_path / 'float.npy'}"): "takes pixels uint8 (N, 8, 8, 1)",
         ("predict", model, f"--input={tmp_path / 'text.png'}"): "does not decode",
         ("predict", model, f"--input={tmp_path / 'empty'}"): "holds no image",
+        ("predict", model, f"--input={tmp_path / 'white.npy'}"): "numbers up to 255",
+        ("predict", model, f"--input={tmp_path / 'archive.npy'}"): "is no whole .npy file",
+        ("predict", model, f"--input={tmp_path / 'deep.png'}"): "deep.png has more than 8 bits",
         ("predict", model, "--input=a.npy", "--out=a.txt"): "must end in .csv or .npz",
         ("predict", model, "--input=a.npy", "--batch_size=0"): "at least 1",
     }

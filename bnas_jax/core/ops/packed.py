@@ -16,7 +16,7 @@ class Kernel(struct.PyTreeNode):
     shape: tuple[int, ...] = struct.field(pytree_node=False)
 
 
-def pack(signs) -> Kernel:
+def pack_signs(signs) -> Kernel:
     """The kernel of the signs (kh, kw, C / groups, O): one bit each, so that 0 is taken as 1."""
     return Kernel(words=pack_kernel(signs), shape=tuple(signs.shape))
 
