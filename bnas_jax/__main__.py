@@ -25,11 +25,12 @@ COMMANDS = {
     "plan": "plan",
     "export": "export",
     "predict": "predict",
+    "report": "report",
 }
 # Commands for which JAX is not set up, as it takes seconds to load.
-WITHOUT_JAX = ("draw",)
+WITHOUT_JAX = ("draw", "report")
 # Commands that are planned: an error for them says so.
-LATER = ("report", "reproduce")
+LATER = ("reproduce",)
 
 USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
@@ -45,6 +46,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
             [--zeroise=False] [--skip=False]; --strip=10: the epochs of the search in DIR; --template: how cells follow
   export    --workdir=DIR --out=FILE [--step=best|last|N]        one file with one bit for each binary weight
   predict   --model=FILE --input=IMAGES.npy|FILE|DIR             classify images by that file; [--out=FILE.csv|.npz]
+  report    --workdir=DIR [--out=FILE.html]                      one HTML page: result, curves, cells, settings
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
   data      prepare NAME [--out=DATA_DIR]                        download and prepare a TFDS data set
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord

@@ -39,6 +39,7 @@ OPTIONS = {
     "derive": {"workdir", "out", "gamma", "keep_zeroise", "epoch", "as_of"},
     "evaluate": {"workdir", "step", "model"},
     "export": {"workdir", "out", "step"},
+    "report": {"workdir", "out"},
     "predict": {"model", "input", "out", "batch_size"},
     "draw": {"genotype", "out", "strip", "template", "zeroise", "skip"},
     "plan": {"on", "of", "presets", "quick", "again"},

@@ -51,6 +51,7 @@ PROMISED = {
     "evaluate": "top1",
     "cost": "flops",
     "export": "bytes",
+    "report": "out",
     "data": "num_examples",
 }
 
@@ -141,7 +142,7 @@ def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
 def test_the_commands_of_the_readme(folder, capfd):
     ended = follow(README, capfd)
     assert [command for command, _ in ended] == [
-        *("search", "draw", "train", "evaluate", "cost", "export"),
+        *("search", "draw", "train", "evaluate", "cost", "report", "export"),
     ]
     results = dict(ended)
     assert results["evaluate"]["top1"] == results["train"]["top1"]

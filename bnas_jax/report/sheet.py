@@ -5,6 +5,7 @@ of an SVG are texts, which can be searched and copied.
 """
 
 import contextlib
+import io
 import itertools
 import logging
 import pathlib
@@ -195,6 +196,10 @@ class Sheet:
             **_OPTIONS[suffix],
         )
 
+    def svg(self) -> str:
+        """The sheet as the element `svg` of a page."""
+        return svg_of(self._figure)
+
     def _path(self, vertices, codes, *, pen: Pen, name: str | None) -> None:
         """A line of several pieces. codes: matplotlib's, one for each vertex."""
         from matplotlib.patches import PathPatch
@@ -239,6 +244,15 @@ class Sheet:
         artist.set_gid(name)
         artist.set_transform(self._points)
         self._figure.add_artist(artist)
+
+
+def svg_of(figure) -> str:
+    """A matplotlib figure as the element `svg`, without what stands before it in a file of its
+    own."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", **_OPTIONS[".svg"])
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]
 
 
 def printable(text: str) -> str:

@@ -57,6 +57,12 @@ class RunDirectory:
         """The changes of the run's settings so far, the first one first: {"step", "key", "from", "to"} each."""
         return self._read("config.json").get("changed", [])
 
+    def summary(self) -> dict | None:
+        """summary.json, the result of a run; None where the run has not ended."""
+        if not (self / "summary.json").is_file():
+            return None
+        return self._read("summary.json")
+
     def facts(self) -> dict:
         """run.json: the values of `data.facts.Facts` that are known, "environment", and perhaps "init" and "extensions"."""
         values = self._read("run.json")

@@ -1,0 +1,65 @@
+"""The charts of a run: losses and accuracies by epoch, and how alpha moved."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from bnas_jax.report.charts import Line, chart
+
+# The parts of a data set, as records name them, and as a legend does.
+_PARTS = {"train": "training", "valid": "validation", "test": "test"}
+
+
+def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
+    """SVGs of the losses and the accuracies in the records of metrics.jsonl that end an epoch; none where there are none."""
+    epochs = [record for record in records if isinstance(record.get("epoch"), int)]
+    found = []
+    for measure, title in (("loss", "loss"), ("top1", "accuracy (top-1) in %")):
+        lines = []
+        for part, name in _PARTS.items():
+            points = _points(epochs, f"{part}_{measure}")
+            if points:
+                lines.append(Line(name, points))
+        if lines:
+            found.append(chart(title, lines))
+    return found
+
+
+def _points(records: Iterable[Mapping], name: str) -> list[tuple[int, float | None]]:
+    """(epoch, value) of the records that have it."""
+    found = []
+    for record in records:
+        if name not in record:
+            continue
+        value = record[name]
+        # What was not finite is None or a text.
+        number = value if isinstance(value, int | float) else None
+        found.append((record["epoch"], number))
+    return found
+
+
+def charts_of_alphas(history: Mapping[str, np.ndarray], layer_types: Sequence[str]) -> list[str]:
+    """SVGs of the mean weight of each layer type, one for each cell that has a history.
+
+    The softmax of alpha, averaged over the edges, before the first and after each epoch. history: see `history.read_history`.
+    """
+    found = []
+    for cell in ("normal", "reduce"):
+        alphas = history.get(cell)
+        if alphas is None or alphas.ndim != 3 or alphas.shape[-1] != len(layer_types):
+            continue
+        means = _softmax(alphas).mean(axis=1)  # (epochs + 1, types)
+        lines = []
+        for number, name in enumerate(layer_types):
+            # Row 0 is before epoch 0.
+            lines.append(Line(name, [(row - 1, mean) for row, mean in enumerate(means[:, number])]))
+        title = {"normal": "normal cell", "reduce": "reduction cell"}[cell]
+        found.append(chart(f"{title}: softmax of alpha, mean over the edges", lines))
+    return found
+
+
+def _softmax(alphas: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    # The largest becomes 1, so that nothing overflows.
+    weights = np.exp(alphas - alphas.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)

@@ -1,0 +1,192 @@
+"""The command `report`: what its page has of a run, and that it is one file of well-formed HTML."""
+
+import html
+import json
+import math
+import pathlib
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from bnas_jax import settings
+from bnas_jax.__main__ import run
+from bnas_jax.core.genotype import TABLE_3
+from bnas_jax.workdir import FORMAT
+from configs import search as search_configs
+from configs import train as train_configs
+
+ROOT = pathlib.Path(__file__).parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
+FACTS = {
+    "format": FORMAT,
+    "num_classes": 2,
+    "image_shape": [8, 8, 1],
+    "class_names": ["<b>cats", "dogs"],
+    "mean": [0.5],
+    "std": [0.25],
+    "environment": {"jax": "0.0.1", "device": "1 x cpu"},
+}
+
+
+def write_run(folder: pathlib.Path, config, *, records, **files) -> pathlib.Path:
+    """A work directory with these files, as runs write them."""
+    folder.mkdir()
+    config = settings.to_dict(settings.from_config(config))
+    contents = {"config": config, "run": FACTS, **files}
+    for name, value in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "metrics.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def training(tmp_path) -> pathlib.Path:
+    records = [
+        {
+            "step": 22,
+            "epoch": 0,
+            "train_loss": 2.0,
+            "test_loss": 3.0,
+            "test_top1": 40.0,
+            "seconds": 1,
+        },
+        {"step": 30, "train_loss": 9.0},
+        {
+            "step": 44,
+            "epoch": 1,
+            "train_loss": 1.0,
+            "test_loss": None,
+            "test_top1": 60.0,
+            "seconds": 2,
+        },
+    ]
+    summary = {"top1": 60.123456789, "loss": 1.5, "steps": 44}
+    config = train_configs.get_config("digits")
+    return write_run(tmp_path / "run", config, records=records, summary=summary)
+
+
+@pytest.fixture
+def search(tmp_path) -> pathlib.Path:
+    """A search under way, whose edges are all of the first layer type in the end."""
+    records = [{"step": 9, "epoch": 0, "train_loss": 2.0, "valid_loss": 2.5, "valid_top1": 20.0}]
+    config = search_configs.get_config("digits")
+    folder = write_run(tmp_path / "search", config, records=records)
+    alphas = np.zeros((2, 14, len(TABLE_3)))
+    alphas[1, :, 0] = 9
+    np.savez(folder / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(1))
+    return folder
+
+
+def page_of(capfd, folder: pathlib.Path, *options: str) -> tuple[str, list[ElementTree.Element]]:
+    """(the page, its pictures)."""
+    capfd.readouterr()
+    assert run(["report", f"--workdir={folder}", *options]) == 0
+    out = json.loads(capfd.readouterr().out.splitlines()[-1])["out"]
+    text = pathlib.Path(out).read_text()
+    pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    return text, [ElementTree.fromstring(picture) for picture in pictures]
+
+
+def texts(picture: ElementTree.Element) -> list[str]:
+    return [element.text for element in picture.iter(f"{SVG}text")]
+
+
+def rows(page: str) -> dict[str, str]:
+    found = re.findall("<tr><th>(.*?)</th><td>(.*?)</td></tr>", page)
+    return {html.unescape(name): html.unescape(value) for name, value in found}
+
+
+def heights(picture: ElementTree.Element) -> list[list[float]]:
+    """The y of the points of each line of a chart; those of the grid and the axes have two points and are left out."""
+    found = []
+    for path in picture.iter(f"{SVG}path"):
+        numbers = re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path.get("d", ""))
+        style = path.get("style", "")
+        if "stroke-width: 1.5" in style and "fill: none" in style:
+            found.append([float(y) for _, y in numbers])
+    return found
+
+
+def test_the_page_of_a_training_has_its_result_its_curves_its_cell_and_its_settings(
+    capfd, training
+):
+    page, pictures = page_of(capfd, training)
+    found = rows(page)
+    assert found["state"] == "ended" and found["test accuracy (top-1) in %"] == "60.123"
+    assert found["seconds of the epochs that are recorded"] == "3"
+    config = json.loads((training / "config.json").read_text())
+    assert found["config.num_epochs"] == str(config["num_epochs"])
+    assert found["jax"] == "0.0.1" and found["their names"] == "<b>cats, dogs"
+    assert "<b>cats" not in page, "names are no HTML"
+
+    losses, accuracies, cell = pictures
+    assert {"loss", "training", "test", "epoch"} <= set(texts(losses))
+    assert {"accuracy (top-1) in %", "test"} <= set(texts(accuracies))
+    assert "training" not in texts(accuracies), "no record has it"
+    assert "run: normal cell" in texts(cell)
+    # The training loss falls; the test's second is not known, so that a single point is left.
+    falling = [line for line in heights(losses) if len(line) >= 2]
+    assert any(line[-1] > line[0] for line in falling)
+
+
+def test_the_page_of_a_search_under_way_says_how_far_it_is_and_how_alpha_moved(capfd, search):
+    page, pictures = page_of(capfd, search)
+    epochs = search_configs.get_config("digits").num_epochs
+    assert rows(page)["state"] == f"not ended: 1 of {epochs} epochs are recorded"
+    assert len(pictures) == 4 and "Cells" not in page, (
+        "two of the metrics, two of alpha, no cell yet"
+    )
+    normal, reduction = pictures[2:]
+    assert "normal cell: softmax of alpha, mean over the edges" in texts(normal)
+    assert "reduction cell: softmax of alpha, mean over the edges" in texts(reduction)
+    assert set(TABLE_3) <= set(texts(normal))
+    # Zeroise, the first type, rises to 1, and the others fall; y grows downwards.
+    lines = [line for line in heights(normal) if len(line) >= 2]
+    rising = [line for line in lines if line[1] < line[0] - 1]
+    assert len(rising) >= 1 and any(line[1] > line[0] for line in lines)
+    assert math.isclose(lines[0][0], lines[1][0]), "all begin with equal weights"
+
+
+def test_a_search_that_has_ended_shows_its_cell(capfd, search):
+    cell = [["bin_conv_3x3", 0], ["max_pool_3x3", 1]] * 4
+    genotype = {"normal": cell, "reduce": cell}
+    (search / "summary.json").write_text(json.dumps({"genotype": genotype, "valid_top1": 20.0}))
+    page, pictures = page_of(capfd, search)
+    assert "search: normal cell" in texts(pictures[-1]) and len(pictures) == 5
+    assert "bin_conv_3x3" not in rows(page).values(), "it is drawn, not written"
+
+
+def test_a_run_without_epochs_and_a_change_of_settings(capfd, training, tmp_path):
+    (training / "metrics.jsonl").unlink()
+    config = json.loads((training / "config.json").read_text())
+    change = {"step": 22, "key": "config.num_epochs", "from": 2, "to": 4}
+    (training / "config.json").write_text(json.dumps({**config, "changed": [change]}))
+    page, pictures = page_of(capfd, training, f"--out={tmp_path / 'other.html'}")
+    assert "No epoch has ended yet." in page and len(pictures) == 1
+    assert rows(page)["config.num_epochs"] == "2 to 4, at step 22"
+    assert not (training / "report.html").exists()
+
+
+def test_the_same_run_gives_the_same_page_without_jax(training):
+    """As a process: the page needs no accelerator, and no other file."""
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "bnas_jax",
+        "report",
+        f"--workdir={training}",
+    ]
+    pages = []
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert not re.search(r"\| +jax$", done.stderr, flags=re.MULTILINE)
+        pages.append((training / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+    assert not re.search(rb"(src|href)=|<script", re.sub(rb'xlink:href="#', b"", pages[0]))
