@@ -51,10 +51,9 @@ def charts_of_alphas(history: Mapping[str, np.ndarray], layer_types: Sequence[st
         means = _softmax(alphas).mean(axis=1)  # (epochs + 1, types)
         lines = []
         for number, name in enumerate(layer_types):
-            # Row 0 is before epoch 0.
-            lines.append(Line(name, [(row - 1, mean) for row, mean in enumerate(means[:, number])]))
+            lines.append(Line(name, list(enumerate(means[:, number]))))
         title = {"normal": "normal cell", "reduce": "reduction cell"}[cell]
-        found.append(chart(f"{title}: softmax of alpha, mean over the edges", lines))
+        found.append(chart(f"{title}: mean softmax of alpha", lines, x="epochs that have ended"))
     return found
 
 

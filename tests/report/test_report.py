@@ -142,8 +142,8 @@ def test_the_page_of_a_search_under_way_says_how_far_it_is_and_how_alpha_moved(c
         "two of the metrics, two of alpha, no cell yet"
     )
     normal, reduction = pictures[2:]
-    assert "normal cell: softmax of alpha, mean over the edges" in texts(normal)
-    assert "reduction cell: softmax of alpha, mean over the edges" in texts(reduction)
+    assert "normal cell: mean softmax of alpha" in texts(normal)
+    assert "reduction cell: mean softmax of alpha" in texts(reduction)
     assert set(TABLE_3) <= set(texts(normal))
     # Zeroise, the first type, rises to 1, and the others fall; y grows downwards.
     lines = [line for line in heights(normal) if len(line) >= 2]
