@@ -91,6 +91,9 @@ def test_search_on_your_own_images(tmp_path, monkeypatch, capfd):
         and ended["evaluate"]["top1"] == ended["train"]["top1"]
     )
     assert ended["cost"]["params"] > 0
+    assert ended["predict"]["num_examples"] == 180
+    assert (tmp_path / "classes.csv").read_text().count("\n") == 181
+    assert (tmp_path / "runs/photos/train/report.html").is_file()
 
 
 @pytest.mark.long
