@@ -37,6 +37,7 @@ _MODULES = {
     "load_genotype": "core.genotype",
     "load_packed": "deploy.load",
     "pack": "deploy.pack",
+    "packed_facts": "deploy.load",
 }
 
 __all__ = sorted(_MODULES)

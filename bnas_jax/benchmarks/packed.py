@@ -18,7 +18,7 @@ from bnas_jax.core.modules import Convolution
 from bnas_jax.core.ops.conv import Geometry, fast_conv
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.core.ops.sign_conv import packed_sign_conv
-from bnas_jax.deploy.pack import pack
+from bnas_jax.deploy.pack import float_weights, pack
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build
@@ -45,12 +45,12 @@ def benchmark(
     signs of its input included, beside a float one of the same sizes.
     Raises `UserError` for a network without binary weights.
     """
-    if not run.scheme.binary_weights:
-        raise UserError(
-            "benchmark packed needs a network of binary weights; leave config.scheme as it is"
-        )
     devices.configure(run)
     model = build.network(run, num_classes)
+    if not run.scheme.binary_weights:
+        raise UserError(
+            f"benchmark packed needs a network of binary weights: {float_weights(model)}"
+        )
     image = (image_size, image_size, 3)
     latent = initial_variables(model, image, seed=0)
     twin = float_twin(model)

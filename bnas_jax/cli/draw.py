@@ -16,7 +16,7 @@ from bnas_jax.extensions import Extension
 from bnas_jax.report import cells, template
 from bnas_jax.report.sheet import FORMATS, Sheet, style
 from bnas_jax.workdir import RunDirectory
-from bnas_jax.workdir.files import whole
+from bnas_jax.workdir.files import file_to_write, whole
 from bnas_jax.workdir.history import read_history
 
 
@@ -33,7 +33,7 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
 
     # The path is checked before anything is computed or drawn.
     out = required(values, "out", example="FILE.svg or FILE.png")
-    path = _picture_file(out)
+    path = file_to_write(out, FORMATS)
     with style():
         _save(_picture(values, loaded), path)
     return {"out": out}
@@ -128,21 +128,6 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
         alphas = {name: rows[row] for name, rows in history.items() if name != "valid_top1"}
         frames.append((when, searcher.derive(alphas)))
     return frames
-
-
-def _picture_file(out: str) -> pathlib.Path:
-    """The path of --out; `UserError` where no picture can be written there."""
-    path = paths.local(out, "--out")
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"--out={out} must end in {' or '.join(FORMATS)}")
-    # Folders are not made: a mistyped path would leave some behind.
-    if not path.parent.is_dir():
-        raise UserError(
-            f"--out={out}: there is no folder {path.parent}; make it, or choose another --out"
-        )
-    if path.is_dir():
-        raise UserError(f"--out={out} is a folder; write the name of a file")
-    return path
 
 
 def _save(sheet: Sheet, path: pathlib.Path) -> None:

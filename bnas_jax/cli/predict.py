@@ -4,7 +4,7 @@ import sys
 
 from bnas_jax.cli.configs import Loaded
 from bnas_jax.cli.flags import number, options, required
-from bnas_jax.core.errors import UserError
+from bnas_jax.workdir.files import file_to_write
 
 # So many predictions are shown where no file is written.
 _SHOWN = 10
@@ -13,7 +13,6 @@ _SHOWN = 10
 def predict(arguments: list[str], loaded: Loaded) -> dict:
     """Classifies images by the network of a file."""
     from bnas_jax.deploy import load, predict
-    from bnas_jax.deploy.export import file_to_write
     from bnas_jax.runtime import devices
 
     values = options(arguments, "predict", "model", "input", "out", "batch_size")
@@ -23,9 +22,7 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
     # Before anything is computed.
     out = None
     if values.out is not None:
-        out = file_to_write(values.out)
-        if out.suffix.lower() not in predict.FORMATS:
-            raise UserError(f"--out={values.out} must end in {' or '.join(predict.FORMATS)}")
+        out = file_to_write(values.out, predict.FORMATS)
 
     network = load.read(model, loaded)
     devices.configure_alone(network.run)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax import settings
-from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.data.facts import Facts
@@ -21,6 +20,7 @@ from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.load import restore, run_of
 from bnas_jax.training.workdir import WorkDir
+from bnas_jax.workdir.files import file_to_write
 
 # Random images on which both networks are compared, and by which share of the largest logit theirs may differ: factors are
 # rounded in another program, which can turn the sign of an activation.
@@ -33,8 +33,8 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
 
     step: `last`, `best` or a number. Before anything is written, the packed network's logits are compared with those of the
     network: "largest_difference", as a share of the largest.
-    Raises `UserError` as `training.load.restore` and `pack` do, for weights that are not finite, and where the file cannot be
-    written.
+    Raises `UserError` as `training.load.restore` and `pack` do, for weights that are not finite, for logits that differ, and
+    where the file cannot be written.
     """
     path = file_to_write(out)
     devices.configure_alone(run_of(workdir))
@@ -47,6 +47,11 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
 
     packed = pack(model, variables, image_shape=facts.image_shape)
     difference = _difference(model, variables, packed, image_shape=facts.image_shape)
+    if not difference < _TOLERANCE:
+        raise UserError(
+            f"the packed network's logits differ by {difference:.2g} of the largest, so that nothing was written; its scheme"
+            " must make signs and operands of parameters alone: in `kernel`, x is there for its shape"
+        )
     content = PackedFile(
         settings=_shipped(restored.run),
         facts=_facts(facts),
@@ -54,7 +59,7 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
         extensions=_extensions(workdir),
     )
     size = packed_file.write(path, content)
-    binary, floats = numbers(packed)
+    binary, floats = count_stored(packed)
     return {
         "bytes": size,
         "float_bytes": 4 * (binary + floats),
@@ -66,20 +71,7 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
     }
 
 
-def file_to_write(out: str) -> pathlib.Path:
-    """The file of the option `--out`; `UserError` where its folder is not there."""
-    path = paths.local(out, "--out")
-    # What a link leads to is written, not the link.
-    if path.is_symlink():
-        path = path.resolve()
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; write --out=FILE")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}; make it, or write another --out")
-    return path
-
-
-def numbers(variables: Mapping) -> tuple[int, int]:
+def count_stored(variables: Mapping) -> tuple[int, int]:
     """(binary weights, floating-point numbers) of the variables of a packed network."""
     is_kernel = lambda leaf: isinstance(leaf, Kernel)
     leaves = jax.tree.leaves(dict(variables), is_leaf=is_kernel)
@@ -112,10 +104,7 @@ def _extensions(workdir: WorkDir) -> tuple[dict, ...]:
 def _difference(
     model: nn.Module, variables: dict, packed: dict, image_shape: tuple[int, ...]
 ) -> float:
-    """The largest difference of both networks' logits for random images, as a share of the largest logit.
-
-    An AssertionError where it is more than rounding, which would be a mistake of this package.
-    """
+    """The largest difference of both networks' logits for random images, as a share of the largest logit."""
     images = jax.random.normal(jax.random.key(0), (_IMAGES, *image_shape))
 
     def logits(variables):
@@ -123,6 +112,4 @@ def _difference(
 
     ours, theirs = devices.ONE.create(logits, packed), devices.ONE.create(logits, variables)
     largest = jnp.maximum(jnp.max(jnp.abs(theirs)), jnp.finfo(theirs.dtype).tiny)
-    difference = float(jnp.max(jnp.abs(ours - theirs)) / largest)
-    assert difference < _TOLERANCE, f"the packed network's logits differ by a share of {difference}"
-    return difference
+    return float(jnp.max(jnp.abs(ours - theirs)) / largest)

@@ -14,6 +14,7 @@ from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.data import facts as facts_lib
+from bnas_jax.data import load as load_data
 from bnas_jax.data.facts import Facts
 from bnas_jax.deploy import packed_file
 from bnas_jax.deploy.pack import shapes_of
@@ -39,12 +40,26 @@ class PackedNetwork(NamedTuple):
 def load_packed(path: str | os.PathLike) -> tuple[nn.Module, dict]:
     """(model, variables) of a file that `export` wrote: `model.apply(variables, images, train=False)`.
 
-    Binary weights stay at one bit each. Images are NHWC floats, normalised as for `load`. Raises `UserError` for another file.
+    Binary weights stay at one bit each. Images are NHWC floats, normalised as `packed_facts` says. Raises `UserError` for
+    another file.
+
     Example: `model, variables = bnas.load_packed("digits.bnas")`.
     """
     file = paths.local(path, "load_packed")
     network = _network(file, packed_file.read(file))
     return model_of(network, network.run), network.variables
+
+
+def packed_facts(path: str | os.PathLike) -> dict:
+    """What a file that `export` wrote says of the images: "num_classes", "image_shape", and as far as they are known "mean" and
+    "std" of each channel and "class_names"; and "white", the number that is white in arrays of pixels.
+
+    The network takes (pixels / white - mean) / std. Raises `UserError` for another file.
+    Example: `bnas.packed_facts("digits.bnas")["class_names"]`.
+    """
+    file = paths.local(path, "packed_facts")
+    network = _network(file, packed_file.read(file))
+    return {**network.facts.known(), "white": load_data.white(network.run.dataset.name)}
 
 
 def read(path: str, loaded: Sequence[Extension]) -> PackedNetwork:

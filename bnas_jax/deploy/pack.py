@@ -37,7 +37,7 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
     found = devices.ONE.create(_binarized(model, image_shape), dict(variables))
     if not found:
         raise UserError(
-            "this network has no binary weights that could be packed; train one with a binary config.scheme.name"
+            f"this network has no binary weights that could be packed: {float_weights(model)}"
         )
 
     packs: dict[Path, Any] = {}
@@ -48,10 +48,19 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
         packs[(*path, "kernel")] = jax.device_put(pack_signs(signs))
         packs[(*path, "operands")] = operands
     return {
-        "params": unflatten_dict(params_left(model, variables["params"], found)),
-        "batch_stats": unflatten_dict(_in_evaluation(model, variables.get("batch_stats", {}))),
+        "params": unflatten_dict(params_kept(model, variables["params"], found)),
+        "batch_stats": unflatten_dict(_without_auxiliary(model, variables.get("batch_stats", {}))),
         PACKED: unflatten_dict(packs),
     }
+
+
+def float_weights(model: nn.Module) -> str:
+    """What to do where a network has no binary weights, as part of a sentence."""
+    scheme = getattr(model, "scheme", None)
+    advice = "choose a binary config.scheme.name, and config.scheme.stage=all"
+    if scheme is None:
+        return advice
+    return f"its scheme is {type(scheme).__name__} with stage={scheme.stage}; {advice}"
 
 
 def shapes_of(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]) -> dict:
@@ -65,8 +74,8 @@ def shapes_of(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]
         shapes[(PACKED, *path, "kernel")] = tuple(signs.shape)
         shapes[(PACKED, *path, "operands")] = tuple(operand.shape for operand in operands)
     parts = {
-        "params": params_left(model, variables["params"], found),
-        "batch_stats": _in_evaluation(model, variables["batch_stats"]),
+        "params": params_kept(model, variables["params"], found),
+        "batch_stats": _without_auxiliary(model, variables["batch_stats"]),
     }
     for part, leaves in parts.items():
         for path, leaf in leaves.items():
@@ -74,9 +83,9 @@ def shapes_of(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]
     return shapes
 
 
-def params_left(model: nn.Module, params: Mapping, found: Mapping[Path, Any]) -> dict[Path, Any]:
+def params_kept(model: nn.Module, params: Mapping, found: Mapping[Path, Any]) -> dict[Path, Any]:
     """The parameters that a packed network keeps, by path. found: the paths of the convolutions that are packed."""
-    left = _in_evaluation(model, params)
+    left = _without_auxiliary(model, params)
     for path in found:
         left.pop((*path, "latent"), None)
     # Only a user's scheme or module can leave some.
@@ -89,7 +98,7 @@ def params_left(model: nn.Module, params: Mapping, found: Mapping[Path, Any]) ->
     return left
 
 
-def _in_evaluation(model: nn.Module, tree: Mapping) -> dict[Path, Any]:
+def _without_auxiliary(model: nn.Module, tree: Mapping) -> dict[Path, Any]:
     """The leaves by path, without those of a second classifier that training alone has."""
     leaves = flatten_dict(dict(tree))
     if not getattr(model, "auxiliary", False):

@@ -76,7 +76,7 @@ def read(path: pathlib.Path) -> PackedFile:
 
     Whether its arrays are those of the network is seen by `load.model_of`, which builds that.
     """
-    header, arrays = _parts(path)
+    header, arrays = _header_and_arrays(path)
     if isinstance(header, dict) and header.get("format") != FORMAT:
         raise UserError(
             f"{path} has the format {header.get('format')} of bnas-jax {header.get('bnas_jax')}; this is {__version__}, which"
@@ -129,7 +129,7 @@ def _is_list(value: Any, kind: type, length: int) -> bool:
     )
 
 
-def _parts(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
+def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     """(the header, the arrays by name)."""
     # Imported where it is used: a run needs none of it.
     from safetensors import SafetensorError, safe_open

@@ -13,7 +13,7 @@ _PARTS = {"train": "training", "valid": "validation", "test": "test"}
 def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
     """SVGs of the losses and the accuracies in the records of metrics.jsonl that end an epoch; none where there are none."""
     epochs = [record for record in records if isinstance(record.get("epoch"), int)]
-    found = []
+    charts = []
     for measure, title in (("loss", "loss"), ("top1", "accuracy (top-1) in %")):
         lines = []
         for part, name in _PARTS.items():
@@ -21,8 +21,8 @@ def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
             if points:
                 lines.append(Line(name, points))
         if lines:
-            found.append(chart(title, lines))
-    return found
+            charts.append(chart(title, lines))
+    return charts
 
 
 def _points(records: Iterable[Mapping], name: str) -> list[tuple[int, float | None]]:
@@ -42,11 +42,16 @@ def charts_of_alphas(history: Mapping[str, np.ndarray], layer_types: Sequence[st
     """SVGs of the mean weight of each layer type, one for each cell that has a history.
 
     The softmax of alpha, averaged over the edges, before the first and after each epoch. history: see `history.read_history`.
+    There is none of a searcher that samples whole cells.
     """
     found = []
     for cell in ("normal", "reduce"):
         alphas = history.get(cell)
         if alphas is None or alphas.ndim != 3 or alphas.shape[-1] != len(layer_types):
+            continue
+        # Not those of a searcher whose history holds the weights of sampled cells, 0 and 1.
+        fits = np.issubdtype(alphas.dtype, np.floating) and np.isfinite(alphas).any()
+        if not fits or (np.isin(alphas[-1], (0, 1)).all() and alphas[-1].any()):
             continue
         means = _softmax(alphas).mean(axis=1)  # (epochs + 1, types)
         lines = []

@@ -1,10 +1,12 @@
 """One HTML page about a run: its result, its curves, its cells, its settings. It reads the work directory and nothing else."""
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bnas_jax import __version__
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import from_dict
 from bnas_jax.report import cells
 from bnas_jax.report.curves import charts_of_alphas, charts_of_metrics
@@ -20,7 +22,8 @@ table { border-collapse: collapse; } th { font-weight: 600; } td { overflow-wrap
 td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top; max-width: 36rem; }
 svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; overflow-x: auto; }
 """
-# Of the metrics of a summary, in words.
+_TASKS = {"search": "search of a cell", "train": "training of a network"}
+# What a summary holds, in words; its genotype is drawn, and what a run began with stands elsewhere.
 _NAMES = {
     "top1": "test accuracy (top-1) in %",
     "top5": "test accuracy (top-5) in %",
@@ -29,9 +32,12 @@ _NAMES = {
     "steps": "steps",
     "best_top1": "the best epoch's, chosen on the test images, in %",
     "best_epoch": "the best epoch, from 0",
-    "valid_top1": "validation accuracy (top-1) of the supernet in %",
+    "valid_top1": "validation accuracy (top-1) of the search in %",
     "epoch": "the epoch whose genotype was taken, from 0",
 }
+_ELSEWHERE = ("genotype", "init")
+# So many names of classes are written out.
+_MOST_CLASSES = 30
 
 Rows = Sequence[tuple[str, Any]]
 
@@ -44,67 +50,72 @@ class Run(NamedTuple):
     facts: dict
     records: list[dict]
     summary: dict | None
+    changed: list
 
 
-def page(path: str) -> str:
-    """The page of the run in a work directory, HTML that needs no other file.
-
-    Raises `UserError` where there is no run, or one of its files is damaged.
-    """
+def read_run(path: str) -> Run:
+    """The run in a work directory; `UserError` where there is none, or one of its files of JSON is damaged."""
     directory = RunDirectory(path)
-    config = directory.config()
-    run = Run(
+    return Run(
         directory=directory,
-        config=config,
+        config=directory.config(),
         facts=directory.facts(),
         records=directory.read_metrics(),
         summary=directory.summary(),
+        changed=_of_kind(directory.changed(), list),
     )
+
+
+def page(run: Run) -> str:
+    """The page of a run, HTML that needs no other file. What is damaged is named in its place."""
+    sections: list[tuple[str, Callable[[Run], str]]] = [
+        ("Result", lambda run: _table(_result(run))),
+        ("Curves", lambda run: _figures(charts_of_metrics(run.records))),
+        ("How alpha moved", lambda run: _figures(_alphas(run))),
+        ("Cells", lambda run: _figures(_cells(run))),
+        ("Data", lambda run: _table(_data(run))),
+        ("Made with", lambda run: _table(_environment(run))),
+        ("Settings", lambda run: _table(_written(run.config))),
+        ("Changes on the way", lambda run: _table(_changes(run))),
+    ]
+    body = ""
     with style():
-        sections = [
-            ("Result", _table(_result(run))),
-            ("Curves", _figures(charts_of_metrics(run.records), "No epoch has ended yet.")),
-            ("How alpha moved", _figures(_alphas(run), "")),
-            ("Cells", _figures(_cells(run), "")),
-            ("Data", _table(_data(run))),
-            ("Made with", _table(_environment(run))),
-            ("Settings", _table(list(_flat(config)))),
-            ("Changes on the way", _table(_changes(directory))),
-        ]
-    task = config.get("task", "run")
-    title = f"{directory.path.name}: {_TASKS.get(task, task)}"
-    body = "".join(
-        f"<section><h2>{heading}</h2>{content}</section>\n"
-        for heading, content in sections
-        if content
-    )
+        for heading, content_of in sections:
+            try:
+                content = content_of(run)
+            except UserError as error:
+                content = f"<p>{_text(error)}</p>"
+            # Nothing is said of what a run has not.
+            if content:
+                body += f"<section><h2>{heading}</h2>{content}</section>\n"
+    task = str(run.config.get("task"))
+    title = _text(f"{run.directory.path.name}: {_TASKS.get(task, task)}")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>{_text(title)}</h1>\n{body}"
+        f"<title>{title}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{title}</h1>\n{body}"
         f"<p>Written by bnas-jax {__version__}.</p></body></html>\n"
     )
-
-
-_TASKS = {"search": "search of a cell", "train": "training of a network"}
 
 
 def _result(run: Run) -> Rows:
     """What the run came to, or how far it is."""
     epochs = [record["epoch"] for record in run.records if isinstance(record.get("epoch"), int)]
+    if run.summary is None and not epochs:
+        return [("state", "no epoch is recorded: it has just begun, or its weights were imported")]
     if run.summary is None:
-        done, planned = max(epochs, default=-1) + 1, run.config.get("num_epochs", "?")
-        return [("state", f"not ended: {done} of {planned} epochs are recorded")]
+        planned = run.config.get("num_epochs", "?")
+        return [("state", f"not ended: {max(epochs) + 1} of {planned} epochs are recorded")]
+
     rows: list[tuple[str, Any]] = [("state", "ended")]
     for name, value in run.summary.items():
-        # It is drawn.
-        if name != "genotype":
-            rows.append((_NAMES.get(name, name), value))
+        if name not in _ELSEWHERE:
+            rows.append((_NAMES.get(name, name), "not known" if value is None else _short(value)))
     seconds = [record.get("seconds") for record in run.records]
     known = [value for value in seconds if isinstance(value, int | float)]
     if known:
-        rows.append(("seconds of the epochs that are recorded", round(sum(known), 1)))
+        rows.append(("seconds of the epochs that are recorded", _short(sum(known))))
     return rows
 
 
@@ -112,64 +123,79 @@ def _alphas(run: Run) -> list[str]:
     """Charts of a search that has alphas."""
     if run.config.get("task") != "search" or not (run.directory / HISTORY).is_file():
         return []
-    layer_types = run.config.get("network", {}).get("layer_types", ())
-    return charts_of_alphas(read_history(run.directory), layer_types)
+    layer_types = _of_kind(_network(run).get("layer_types"), list)
+    return charts_of_alphas(read_history(run.directory), [str(name) for name in layer_types])
 
 
 def _cells(run: Run) -> list[str]:
     """The picture of the cells that a search found, or that a network is made of."""
-    given: Any = run.config.get("network", {}).get("genotype")
+    given: Any = _network(run).get("genotype")
     if run.config.get("task") == "search":
         given = (run.summary or {}).get("genotype")
     # A hand-made network, or a search under way.
     if not isinstance(given, Mapping):
         return []
-    skip = bool(run.config.get("network", {}).get("skip", True))
+    skip = bool(_network(run).get("skip", True))
     named = [(run.directory.path.name, from_dict(given))]
     return [cells.genotypes(named, skip=[skip]).svg()]
 
 
+def _network(run: Run) -> dict:
+    return _of_kind(run.config.get("network"), dict)
+
+
 def _data(run: Run) -> Rows:
     """The images that the run learned from."""
-    shape = run.facts.get("image_shape", ())
+    names = [f'"{name}"' for name in _of_kind(run.facts.get("class_names"), list)]
+    more = len(names) - _MOST_CLASSES
+    if more > 0:
+        names = [*names[:_MOST_CLASSES], f"and {more} more"]
+    shape = _of_kind(run.facts.get("image_shape"), list)
     rows: list[tuple[str, Any]] = [
-        ("data set", run.config.get("dataset", {}).get("name")),
+        ("data set", _of_kind(run.config.get("dataset"), dict).get("name")),
         ("images", " x ".join(map(str, shape))),
         ("training images", run.facts.get("num_train")),
         ("classes", run.facts.get("num_classes")),
-        ("their names", ", ".join(map(str, run.facts.get("class_names", ())))),
-        ("mean and deviation of the channels", _pair(run.facts)),
+        ("their names", ", ".join(names)),
+        ("mean of the channels", _short(run.facts.get("mean"))),
+        ("deviation of the channels", _short(run.facts.get("std"))),
     ]
     return [(name, value) for name, value in rows if value not in (None, "")]
 
 
-def _pair(facts: Mapping) -> str | None:
-    if "mean" not in facts or "std" not in facts:
-        return None
-    return f"{facts['mean']} and {facts['std']}"
-
-
 def _environment(run: Run) -> Rows:
     """Versions and hardware, the weights that a run began with, and a user's extensions."""
-    rows = list(run.facts.get("environment", {}).items())
-    if "init" in run.facts:
-        rows.append(("began with the weights of", run.facts["init"]))
-    for extension in run.facts.get("extensions", ()):
-        rows.append(("extension", extension.get("file")))
+    rows = list(_of_kind(run.facts.get("environment"), dict).items())
+    init = _of_kind(run.facts.get("init"), dict)
+    if init:
+        rows.append(
+            ("began with the weights of", f"{init.get('workdir')}, step {init.get('step')}")
+        )
+    for extension in _of_kind(run.facts.get("extensions"), list):
+        rows.append(("extension", _of_kind(extension, dict).get("file")))
     return rows
 
 
-def _changes(directory: RunDirectory) -> Rows:
+def _changes(run: Run) -> Rows:
     """Settings that were changed while the run was under way."""
     rows = []
-    for change in directory.changed():
-        text = f"{change.get('from')} to {change.get('to')}, at step {change.get('step')}"
-        rows.append((str(change.get("key")), text))
+    for change in run.changed:
+        values = _of_kind(change, dict)
+        text = f"{values.get('from')} to {values.get('to')}, at step {values.get('step')}"
+        rows.append((str(values.get("key")), text))
+    return rows
+
+
+def _written(config: Mapping) -> Rows:
+    """The settings that have a value, with all of its digits; a genotype is drawn instead."""
+    rows = []
+    for name, value in _flat(config):
+        rows.append((name, value if isinstance(value, str) else json.dumps(value)))
     return rows
 
 
 def _flat(values: Mapping, prefix: str = "config.") -> Iterator[tuple[str, Any]]:
-    """(setting, value) of all settings that have one, as they are written on a command line; a genotype is drawn instead."""
+    """(name, value) of each setting, named as on a command line."""
     for name, value in values.items():
         if name == "genotype" or value is None:
             continue
@@ -177,6 +203,22 @@ def _flat(values: Mapping, prefix: str = "config.") -> Iterator[tuple[str, Any]]
             yield from _flat(value, prefix=f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _of_kind(value: Any, kind: type) -> Any:
+    """The value, or an empty one in place of what is missing or of another kind."""
+    if isinstance(value, kind):
+        return value
+    return kind()
+
+
+def _short(value: Any) -> Any:
+    """With five digits, numbers of lists too."""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list):
+        return ", ".join(str(_short(item)) for item in value)
+    return value
 
 
 def _table(rows: Rows) -> str:
@@ -187,15 +229,10 @@ def _table(rows: Rows) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def _figures(pictures: Sequence[str], without: str) -> str:
-    """Pictures one below the other. without: what stands in their place where there are none."""
-    if not pictures:
-        return f"<p>{without}</p>" if without else ""
+def _figures(pictures: Sequence[str]) -> str:
+    """Pictures one below the other."""
     return "".join(f"<figure>{svg}</figure>" for svg in pictures)
 
 
 def _text(value: Any) -> str:
-    # More digits than anyone reads.
-    if isinstance(value, float):
-        value = f"{value:.5g}"
     return html.escape(printable(str(value)))

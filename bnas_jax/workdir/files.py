@@ -5,7 +5,9 @@ import json
 import os
 import pathlib
 import warnings
+from collections.abc import Sequence
 
+from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
 
@@ -13,6 +15,27 @@ def write_whole(path: pathlib.Path, value) -> None:
     """Writes a file of JSON whole or not at all."""
     with whole(path) as part:
         part.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
+    """The file of the option `--out`. endings: one of which it must have, in any case; any will do without.
+
+    `UserError` where no file can be written there.
+    """
+    path = paths.local(out, "--out")
+    if endings and path.suffix.lower() not in endings:
+        raise UserError(f"--out={out} must end in {' or '.join(endings)}")
+    # What a link leads to is written, not the link.
+    if path.is_symlink():
+        path = path.resolve()
+    # Folders are not made: a mistyped path would leave some behind.
+    if not path.parent.is_dir():
+        raise UserError(
+            f"--out={out}: there is no folder {path.parent}; make it, or choose another --out"
+        )
+    if path.is_dir():
+        raise UserError(f"--out={out} is a folder; write the name of a file")
+    return path
 
 
 @contextlib.contextmanager

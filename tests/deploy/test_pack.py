@@ -13,7 +13,7 @@ from bnas_jax.core.modules import PACKED, BinaryConv
 from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.core.schemes import SCHEMES, AbcNet, BinaryNet, Cbcn, Float, Pcnn, Scheme, Xnor
 from bnas_jax.core.schemes.scheme import binary_conv
-from bnas_jax.deploy.export import numbers
+from bnas_jax.deploy.export import count_stored
 from bnas_jax.deploy.pack import pack
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -80,7 +80,7 @@ def test_weights_and_numbers_are_counted():
     binary = 3 * 3 * 8 * 8 + 8 * 8 + 3 * 3 * 8
     # The float kernel, four numbers a channel for each of four BN, and beta of three layers.
     floats = 8 * 8 + 4 * 4 * 8 + 3 * 8
-    assert numbers(packed) == (binary, floats)
+    assert count_stored(packed) == (binary, floats)
 
 
 def test_the_bits_decide():

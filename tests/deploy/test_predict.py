@@ -88,7 +88,8 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
 
     # By the functions of the package, too.
     model, variables = bnas_jax.load_packed(exported)
-    facts = read(workdir / "run.json")
+    facts = bnas_jax.packed_facts(exported)
+    assert facts["mean"] == read(workdir / "run.json")["mean"] and facts["white"] == 16
     images = (test.images[:3] / 16 - np.array(facts["mean"])) / np.array(facts["std"])
     logits = model.apply(variables, images.astype(np.float32), train=False)
     assert np.array_equal(logits.argmax(-1), classes[:3].astype(int))

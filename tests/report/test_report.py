@@ -15,6 +15,8 @@ import pytest
 from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
+from bnas_jax.report.charts import Line, chart
+from bnas_jax.report.sheet import style
 from bnas_jax.workdir import FORMAT
 from configs import search as search_configs
 from configs import train as train_configs
@@ -121,7 +123,7 @@ def test_the_page_of_a_training_has_its_result_its_curves_its_cell_and_its_setti
     assert found["seconds of the epochs that are recorded"] == "3"
     config = json.loads((training / "config.json").read_text())
     assert found["config.num_epochs"] == str(config["num_epochs"])
-    assert found["jax"] == "0.0.1" and found["their names"] == "<b>cats, dogs"
+    assert found["jax"] == "0.0.1" and found["their names"] == '"<b>cats", "dogs"'
     assert "<b>cats" not in page, "names are no HTML"
 
     losses, accuracies, cell = pictures
@@ -167,7 +169,7 @@ def test_a_run_without_epochs_and_a_change_of_settings(capfd, training, tmp_path
     change = {"step": 22, "key": "config.num_epochs", "from": 2, "to": 4}
     (training / "config.json").write_text(json.dumps({**config, "changed": [change]}))
     page, pictures = page_of(capfd, training, f"--out={tmp_path / 'other.html'}")
-    assert "No epoch has ended yet." in page and len(pictures) == 1
+    assert "Curves" not in page and len(pictures) == 1
     assert rows(page)["config.num_epochs"] == "2 to 4, at step 22"
     assert not (training / "report.html").exists()
 
@@ -190,3 +192,42 @@ def test_the_same_run_gives_the_same_page_without_jax(training):
         pages.append((training / "report.html").read_bytes())
     assert pages[0] == pages[1]
     assert not re.search(rb"(src|href)=|<script", re.sub(rb'xlink:href="#', b"", pages[0]))
+
+
+def test_what_is_damaged_or_of_another_kind_is_left_out_or_named(capfd, search):
+    """The rest of the page is there."""
+    facts = {**FACTS, "class_names": None, "environment": [], "extensions": ["x.py"]}
+    (search / "run.json").write_text(json.dumps(facts))
+    with (search / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 18, "epoch": 1, "train_loss": 10**400}) + "\n")
+        file.write(json.dumps({"step": 27, "epoch": 2, "train_loss": None}) + "\n")
+    (search / "alphas.npz").write_bytes(b"PK")
+    page, pictures = page_of(capfd, search)
+    assert "alphas.npz cannot be read" in page and len(pictures) == 2
+    assert rows(page)["state"].startswith("not ended: 3 of")
+
+
+def test_sampled_cells_are_no_alphas(capfd, search):
+    alphas = np.eye(len(TABLE_3))[None, [0] * 14].repeat(2, axis=0)
+    np.savez(search / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(1))
+    page, pictures = page_of(capfd, search)
+    assert "How alpha moved" not in page and len(pictures) == 2
+
+
+def test_any_name_is_in_the_legend():
+    names = ["_private", "a$^$b", "x" * 100]
+    with style():
+        picture = ElementTree.fromstring(
+            chart("$title$", [Line(name, [(0, 1.0)]) for name in names])
+        )
+    found = texts(picture)
+    assert {"$title$", "_private", "a$^$b"} <= set(found)
+    assert any(text.startswith("xxxx") and len(text) == 32 for text in found)
+
+
+def test_settings_have_all_their_digits(capfd, training):
+    config = json.loads((training / "config.json").read_text())
+    config["optimizer"]["learning_rate"] = 0.012345678
+    (training / "config.json").write_text(json.dumps(config))
+    page, _ = page_of(capfd, training)
+    assert rows(page)["config.optimizer.learning_rate"] == "0.012345678"

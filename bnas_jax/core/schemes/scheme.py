@@ -171,8 +171,8 @@ class Scheme:
         """(signs, operands) of a `modules.Convolution`: `weights` of its latent weights.
 
         A scheme whose latent weights have another shape, or that makes several kernels of them, overrides this; the signs are
-        what is multiplied, (kh, kw, C / groups, outputs). They depend on parameters alone, and operands is a tuple of
-        arrays: a packed network stores both.
+        what is multiplied, (kh, kw, C / groups, outputs). They depend on parameters alone (x is there for its
+        shape), and operands is a tuple of arrays: a packed network stores both.
         """
         return self.weights(module.latent(x))
 
