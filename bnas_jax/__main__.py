@@ -40,7 +40,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   train     --config=configs/train.py:digits --workdir=DIR       train a final network
             --change: go on in DIR with other settings of optimizer, precision, num_epochs or checkpoints; search, too
             --init=DIR2 [--init_step=best]: begin with the weights of another run, for the same or other classes
-  evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it
+  evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it; --model=FILE: of export
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer; a search's, too
   draw      --genotype=NAME|FILE|DIR --out=FILE.svg|.png         draw both cells; --genotype twice: side by side; also
             [--zeroise=False] [--skip=False]; --strip=10: the epochs of the search in DIR; --template: how cells follow

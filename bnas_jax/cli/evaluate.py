@@ -21,6 +21,8 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
 
     # The settings of the run are the defaults of this command's settings.
     file = last(arguments, "--model=")
+    if file == "":
+        raise UserError("--model is missing; write --model=FILE, which export wrote")
     if file is not None:
         _refuse_both(arguments)
         packed = load.read(file, loaded)
