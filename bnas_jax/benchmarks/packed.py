@@ -91,11 +91,13 @@ def _convolutions(model: nn.Module, image: Shape, batch_size: int) -> list[tuple
 
     def intercept(call, args, kwargs, context):
         module = context.module
-        called = isinstance(module, Convolution) and context.method_name == "__call__"
-        if called and module.has_latent and module.binary_input:
-            x = args[0]
-            found[Conv(tuple(x.shape), module.kernel_shape(x), module.geometry)] += 1
-        return call(*args, **kwargs)
+        result = call(*args, **kwargs)
+        called = isinstance(module, Convolution) and context.method_name == "binarized"
+        # The kernel that is multiplied, of which a scheme may make several out of one.
+        if called and module.binary_input:
+            signs, _ = result
+            found[Conv(tuple(args[0].shape), tuple(signs.shape), module.geometry)] += 1
+        return result
 
     with nn.intercept_methods(intercept):
         images = jnp.zeros((batch_size, *image))
