@@ -1,7 +1,9 @@
 """`predict`: what a packed network says about images, of an array or of files."""
 
 import csv
+import itertools
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,17 +45,16 @@ class Predictions(NamedTuple):
 
 
 class Images(NamedTuple):
-    """names: N. read: (first, last) -> pixels uint8 (last - first, H, W, C). white: the number that is white in them."""
+    """batches: (size) -> names and pixels, uint8 (size or less, H, W, C), batch by batch. white: the number that is white."""
 
-    names: tuple[str, ...]
-    read: Callable[[int, int], np.ndarray]
+    batches: Callable[[int], Iterator[tuple[list[str], np.ndarray]]]
     white: float
 
 
 def predict(network: PackedNetwork, images: Images, *, batch_size: int = 64) -> Predictions:
     """The logits of all images, which are read and computed batch by batch.
 
-    Raises `UserError` for a network that does not say how pixels are normalised.
+    Raises `UserError` for a network that does not say how pixels are normalised, and where no image could be read.
     """
     facts = network.facts
     if facts.statistics is None:
@@ -71,15 +72,19 @@ def predict(network: PackedNetwork, images: Images, *, batch_size: int = 64) -> 
 
     # The weights are on the device once; the last batch is filled up, so that one program does for all.
     variables = jax.device_put(network.variables)
-    number = len(images.names)
-    batch_size = min(batch_size, number)
-    found = []
-    for first in range(0, number, batch_size):
-        batch = images.read(first, min(first + batch_size, number))
-        filled = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
-        found.append(np.asarray(logits_of(variables, filled))[: len(batch)])
+    names: list[str] = []
+    found: list[np.ndarray] = []
+    for of_batch, pixels in images.batches(batch_size):
+        # The first batch is a full one, or all there is.
+        size = len(found[0]) if found else len(pixels)
+        filled = np.pad(pixels, ((0, size - len(pixels)), (0, 0), (0, 0), (0, 0)))
+        logits = np.asarray(logits_of(variables, filled))
+        found.append(logits[: len(pixels)])
+        names += of_batch
+    if not found:
+        raise UserError("none of the images could be read; replace them, or name others")
     classes = facts.class_names or tuple(map(str, range(facts.num_classes)))
-    return Predictions(names=images.names, classes=classes, logits=np.concatenate(found))
+    return Predictions(names=tuple(names), classes=classes, logits=np.concatenate(found))
 
 
 def read_images(given: str, network: PackedNetwork) -> Images:
@@ -131,25 +136,42 @@ def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
         raise UserError(
             f"{path} is {found}; the network takes pixels {expected}, as they are before normalisation"
         )
-    names = tuple(f"{path.name}[{number}]" for number in range(len(pixels)))
-    return Images(names, read=lambda first, last: pixels[first:last], white=white)
+
+    def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        for first in range(0, len(pixels), size):
+            part = pixels[first : first + size]
+            yield [f"{path.name}[{first + number}]" for number in range(len(part))], part
+
+    return Images(batches, white=white)
 
 
 def _of_files(folder: pathlib.Path, names: Sequence[str], network: PackedNetwork) -> Images:
     dataset = network.run.dataset
     options = load_data.with_defaults(dataset.name, read_options(dataset))
 
-    def read(first: int, last: int) -> np.ndarray:
-        found = []
-        for name in names[first:last]:
-            found.append(_pixels(folder / name, options, network.facts.image_shape))
-        return np.stack(found)
+    def readable() -> Iterator[tuple[str, np.ndarray]]:
+        for name in names:
+            try:
+                yield name, _pixels(folder / name, options, network.facts.image_shape)
+            except images_lib.BadImage as error:
+                if not options.skip_bad:
+                    raise
+                print(f"left out: {error}", file=sys.stderr)
 
-    return Images(tuple(names), read=read, white=255)
+    def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        rest = readable()
+        while batch := list(itertools.islice(rest, size)):
+            of_batch, pixels = zip(*batch, strict=True)
+            yield list(of_batch), np.stack(pixels)
+
+    return Images(batches, white=255)
 
 
 def _pixels(path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]) -> np.ndarray:
-    """An image file as uint8 of the network's shape (H, W, C), as `Encoded.example` gives it in an evaluation."""
+    """An image file as uint8 of the network's shape (H, W, C), as `Encoded.example` gives it in an evaluation.
+
+    Raises `BadImage` for one that does not decode.
+    """
     height, width, channels = shape
     try:
         picture = images_lib.read_header(path.read_bytes(), options.white_level)
@@ -159,7 +181,7 @@ def _pixels(path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]) ->
             f"{path} has more than 8 bits a channel, and does not say which number is white; save it with 8 bits"
         ) from None
     except images_lib.BadImage as error:
-        raise UserError(f"{path} {error}; replace the image, or take it away") from None
+        raise images_lib.BadImage(f"{path} {error}; replace the image, or take it away") from None
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from None
 

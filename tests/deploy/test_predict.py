@@ -16,11 +16,12 @@ from work_directories import CELL
 
 import bnas_jax
 from bnas_jax.__main__ import run as command
+from bnas_jax.core.errors import UserError
 from bnas_jax.data.load import load
 from bnas_jax.data.readers import images
 from bnas_jax.deploy import export as export_module
 from bnas_jax.deploy.load import read as read_model
-from bnas_jax.deploy.predict import read_images
+from bnas_jax.deploy.predict import predict, read_images
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
 
@@ -41,6 +42,11 @@ def exported(workdir) -> pathlib.Path:
     out = workdir.parent / "digits.bnas"
     assert command(["export", f"--workdir={workdir}", f"--out={out}"]) == 0
     return out
+
+
+def pixels_of(path: pathlib.Path, network) -> np.ndarray:
+    ((_, pixels),) = read_images(str(path), network).batches(1)
+    return pixels
 
 
 def result(capfd, *words: str) -> dict:
@@ -162,12 +168,34 @@ def test_a_size_that_was_set_is_the_centre_of_a_larger_one(exported, tmp_path):
     """As `Encoded.example` makes it in an evaluation, for images of the network's size, too."""
     network = read_model(str(exported), ())
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(tmp_path / "a.png")
-    (as_it_is,) = read_images(str(tmp_path / "a.png"), network).read(0, 1)
+    (as_it_is,) = pixels_of(tmp_path / "a.png", network)
     dataset = dataclasses.replace(network.run.dataset, name="folder", image_size=8, resize=16)
     zoomed = network._replace(run=dataclasses.replace(network.run, dataset=dataset))
-    (centre,) = read_images(str(tmp_path / "a.png"), zoomed).read(0, 1)
+    (centre,) = pixels_of(tmp_path / "a.png", zoomed)
     assert np.array_equal(centre, images.centre(as_it_is, side=8, resize=16))
     assert not np.array_equal(centre, as_it_is)
+
+
+def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
+    exported, tmp_path, capfd
+):
+    digits = load("digits").test.images[..., 0]
+    for number in range(5):
+        Image.fromarray(digits[number] * 15).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
+    network = read_model(str(exported), ())
+    with pytest.raises(UserError, match=r"2.png does not decode .*; replace the image"):
+        predict(network, read_images(str(tmp_path), network))
+
+    dataset = dataclasses.replace(network.run.dataset, name="folder", bad_images="skip")
+    lenient = network._replace(run=dataclasses.replace(network.run, dataset=dataset))
+    capfd.readouterr()
+    # Batches of two: the bad one does not leave a gap.
+    found = predict(lenient, read_images(str(tmp_path), lenient), batch_size=2)
+    assert found.names == ("0.png", "1.png", "3.png", "4.png") and found.logits.shape == (4, 10)
+    assert "left out:" in capfd.readouterr().err
+    whole = predict(lenient, read_images(str(tmp_path / "3.png"), lenient))
+    np.testing.assert_allclose(whole.logits[0], found.logits[2], rtol=1e-5)
 
 
 def test_arrays_that_the_network_has_not_are_named(exported, tmp_path, capfd):
