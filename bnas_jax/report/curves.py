@@ -53,7 +53,7 @@ def charts_of_alphas(history: Mapping[str, np.ndarray], layer_types: Sequence[st
         fits = np.issubdtype(alphas.dtype, np.floating) and np.isfinite(alphas).any()
         if not fits or (np.isin(alphas[-1], (0, 1)).all() and alphas[-1].any()):
             continue
-        means = _softmax(alphas).mean(axis=1)  # (epochs + 1, types)
+        means = mean_weights(alphas)
         lines = []
         for number, name in enumerate(layer_types):
             lines.append(Line(name, list(enumerate(means[:, number]))))
@@ -62,8 +62,9 @@ def charts_of_alphas(history: Mapping[str, np.ndarray], layer_types: Sequence[st
     return found
 
 
-def _softmax(alphas: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+def mean_weights(alphas: np.ndarray) -> np.ndarray:
+    """The softmax of alpha (epochs + 1, edges, types) over the types, averaged over the edges: (epochs + 1, types)."""
     # The largest becomes 1, so that nothing overflows.
     weights = np.exp(alphas - alphas.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    shares = weights / weights.sum(axis=-1, keepdims=True)
+    return shares.mean(axis=1)

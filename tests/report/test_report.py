@@ -16,6 +16,7 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.report.charts import Line, chart
+from bnas_jax.report.curves import mean_weights
 from bnas_jax.report.sheet import style
 from bnas_jax.workdir import FORMAT
 from configs import search as search_configs
@@ -205,6 +206,12 @@ def test_what_is_damaged_or_of_another_kind_is_left_out_or_named(capfd, search):
     page, pictures = page_of(capfd, search)
     assert "alphas.npz cannot be read" in page and len(pictures) == 2
     assert rows(page)["state"].startswith("not ended: 3 of")
+
+
+def test_the_weights_of_layer_types_are_the_mean_of_their_softmax_over_the_edges():
+    alphas = np.log([[[1.0, 3.0], [1.0, 1.0]], [[9.0, 1.0], [1.0, 4.0]]])
+    expected = [[(0.25 + 0.5) / 2, (0.75 + 0.5) / 2], [(0.9 + 0.2) / 2, (0.1 + 0.8) / 2]]
+    np.testing.assert_allclose(mean_weights(alphas + 1000), expected)
 
 
 def test_sampled_cells_are_no_alphas(capfd, search):
