@@ -142,7 +142,7 @@ def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
 def test_the_commands_of_the_readme(folder, capfd):
     ended = follow(README, capfd)
     assert [command for command, _ in ended] == [
-        *("search", "draw", "train", "evaluate", "cost", "report", "export"),
+        *("search", "draw", "train", "evaluate", "cost", "report", "export", "evaluate"),
     ]
     results = dict(ended)
     assert results["evaluate"]["top1"] == results["train"]["top1"]

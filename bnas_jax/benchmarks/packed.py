@@ -14,11 +14,10 @@ from bnas_jax.benchmarks import measure
 from bnas_jax.benchmarks.programs import size_of
 from bnas_jax.core.cost.walk import float_twin
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import Convolution
 from bnas_jax.core.ops.conv import Geometry, fast_conv
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.core.ops.sign_conv import packed_sign_conv
-from bnas_jax.deploy.pack import float_weights, pack
+from bnas_jax.deploy.pack import each_binarized, float_weights, pack
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build
@@ -89,17 +88,13 @@ def _convolutions(model: nn.Module, image: Shape, batch_size: int) -> list[tuple
     """The different binary convolutions of a network, and how many of each; those with the most products first."""
     found: Counter[Conv] = Counter()
 
-    def intercept(call, args, kwargs, context):
-        module = context.module
-        result = call(*args, **kwargs)
-        called = isinstance(module, Convolution) and context.method_name == "binarized"
+    def note(module, x, binarized):
         # The kernel that is multiplied, of which a scheme may make several out of one.
-        if called and module.binary_input:
-            signs, _ = result
-            found[Conv(tuple(args[0].shape), tuple(signs.shape), module.geometry)] += 1
-        return result
+        signs, _ = binarized
+        if module.binary_input:
+            found[Conv(tuple(x.shape), tuple(signs.shape), module.geometry)] += 1
 
-    with nn.intercept_methods(intercept):
+    with each_binarized(note):
         images = jnp.zeros((batch_size, *image))
         jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     return sorted(found.items(), key=lambda item: -item[1] * _products(item[0]))

@@ -53,10 +53,10 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
             " must make signs and operands of parameters alone: in `kernel`, x is there for its shape"
         )
     content = PackedFile(
-        settings=_shipped(restored.run),
-        facts=_facts(facts),
+        settings=_settings_of(restored.run),
+        facts=_facts_of(facts),
         variables=packed,
-        extensions=_extensions(workdir),
+        extensions=_extensions_of(workdir),
     )
     size = packed_file.write(path, content)
     binary, floats = count_stored(packed)
@@ -80,20 +80,20 @@ def count_stored(variables: Mapping) -> tuple[int, int]:
     return binary, floats
 
 
-def _shipped(run: TrainSettings) -> dict:
+def _settings_of(run: TrainSettings) -> dict:
     """The settings, without where the data lay and which machines there were."""
     dataset = dataclasses.replace(run.dataset, path=None)
     distributed = settings.DistributedSettings()
     return settings.to_dict(dataclasses.replace(run, dataset=dataset, distributed=distributed))
 
 
-def _facts(facts: Facts) -> dict:
+def _facts_of(facts: Facts) -> dict:
     """What a network needs to know about its data, not which images these were."""
     kept = dataclasses.replace(facts, num_train=None, digest=None, test_digest=None)
     return kept.known()
 
 
-def _extensions(workdir: WorkDir) -> tuple[dict, ...]:
+def _extensions_of(workdir: WorkDir) -> tuple[dict, ...]:
     """Of the files of a user's entries the names, without the folder, and the hashes."""
     found = []
     for entry in workdir.facts().get("extensions", ()):

@@ -115,19 +115,28 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
     def run(variables):
         found = {}
 
-        def intercept(call, args, kwargs, context):
-            result = call(*args, **kwargs)
-            module = context.module
-            if isinstance(module, Convolution) and context.method_name == "binarized":
-                found[module.path] = result
-            return result
+        def note(module, x, binarized):
+            del x
+            found[module.path] = binarized
 
         images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
-        with nn.intercept_methods(intercept):
+        with each_binarized(note):
             model.apply(variables, images, train=False)
         return found
 
     return run
+
+
+def each_binarized(note: Callable[[Convolution, Any, tuple], None]):
+    """A context in which `note(module, x, (signs, operands))` is called for each convolution whose weights are binarized."""
+
+    def intercept(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if isinstance(context.module, Convolution) and context.method_name == "binarized":
+            note(context.module, args[0], result)
+        return result
+
+    return nn.intercept_methods(intercept)
 
 
 def _check_signs(signs: np.ndarray, name: str) -> None:

@@ -17,6 +17,7 @@ from work_directories import CELL
 import bnas_jax
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.ops.packed import Kernel
 from bnas_jax.data.load import load
 from bnas_jax.data.readers import images
 from bnas_jax.deploy import export as export_module
@@ -221,6 +222,21 @@ def test_the_file_says_nothing_of_the_machine(exported):
     assert header["settings"]["dataset"].get("path") is None
     assert set(header["facts"]) == {"num_classes", "image_shape", "mean", "std", "class_names"}
     assert str(exported.parent) not in json.dumps(header)
+
+
+def test_a_packed_network_of_other_logits_is_not_written(workdir, tmp_path, capfd, monkeypatch):
+    """Here one with all bits turned."""
+    pack = export_module.pack
+
+    def turned(*arguments, **options):
+        is_kernel = lambda leaf: isinstance(leaf, Kernel)
+        turn = lambda leaf: leaf.replace(words=~leaf.words) if is_kernel(leaf) else leaf
+        return jax.tree.map(turn, pack(*arguments, **options), is_leaf=is_kernel)
+
+    monkeypatch.setattr(export_module, "pack", turned)
+    message = error(capfd, "export", f"--workdir={workdir}", f"--out={tmp_path / 'x.bnas'}")
+    assert "logits differ by" in message and "nothing was written" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_are_not_finite_are_refused(workdir, tmp_path, capfd, monkeypatch):

@@ -93,9 +93,9 @@ def unpack_kernel(words, kernel_shape: tuple[int, ...], dtype):
     width = _width(channels)
     of_tap = -(-channels // width)
     joined = words.swapaxes(1, 2)  # (kh, O, words)
-    row = _apart(joined, count=WORD // width, width=width)[..., : columns * of_tap]
+    row = _separated(joined, count=WORD // width, width=width)[..., : columns * of_tap]
     taps = row.reshape(rows, features, columns, of_tap)
-    bits = _apart(taps, count=width, width=1)[..., :channels]  # (kh, O, kw, C)
+    bits = _separated(taps, count=width, width=1)[..., :channels]  # (kh, O, kw, C)
     return 1 - 2 * bits.transpose(0, 2, 3, 1).astype(dtype)
 
 
@@ -136,16 +136,16 @@ def _inside(shape: tuple[int, int], *, size: int, geometry: Geometry) -> np.ndar
 
 def _packed(bits, width: int):
     """(..., C) booleans as (..., C / width) words; zeros fill up the channels."""
-    return _together(_filled(bits, width), count=width, width=1)
+    return _combined(_padded(bits, width), count=width, width=1)
 
 
 def _joined(words, width: int):
     """(..., n) words of `width` bits as words of 32 bits; zeros fill up."""
     count = WORD // width
-    return _together(_filled(words, count), count=count, width=width)
+    return _combined(_padded(words, count), count=count, width=width)
 
 
-def _filled(values, multiple: int):
+def _padded(values, multiple: int):
     """(..., n), with zeros behind so that n is a multiple. NumPy's arrays stay such, so that constants are not traced."""
     pad: Callable = jnp.pad
     if isinstance(values, np.ndarray):
@@ -154,7 +154,7 @@ def _filled(values, multiple: int):
     return pad(values, widths)
 
 
-def _together(values, *, count: int, width: int):
+def _combined(values, *, count: int, width: int):
     """`count` values of `width` bits as one number: (..., n) to (..., n / count).
 
     They lie n / count apart, not side by side: the words are neighbours in memory then, and made by one instruction.
@@ -165,8 +165,8 @@ def _together(values, *, count: int, width: int):
     return (parts << shifts[:, None]).sum(axis=-2, dtype=dtype)
 
 
-def _apart(numbers, *, count: int, width: int):
-    """What `_together` took: (..., n / count) to (..., n)."""
+def _separated(numbers, *, count: int, width: int):
+    """What `_combined` took: (..., n / count) to (..., n)."""
     shifts = np.arange(0, count * width, width, dtype=numbers.dtype)
     ones = numbers.dtype.type(2**width - 1)
     parts = numbers[..., None, :] >> shifts[:, None] & ones  # (..., count, n / count)

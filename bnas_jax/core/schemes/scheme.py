@@ -239,31 +239,13 @@ class _After:
         return finish(self.scheme, y, scale=scale, activation=self.activation)
 
 
-def binary_conv(
-    x,
-    latent,
-    *,
-    scheme: Scheme,
-    geometry: Geometry,
-    arithmetic: Arithmetic,
-    parameters: tuple = (),
-    activation: bool = True,
-):
+def binary_conv(x, latent, *, scheme: Scheme, **options: Any):
     """Signs of x with signs of the latent weights, and what the scheme does after the sums.
 
-    x: normalised activations (N, H, W, C); latent: (kh, kw, C / groups, O); parameters: those of `Scheme.parameters`.
+    x: normalised activations (N, H, W, C); latent: (kh, kw, C / groups, O). options: the other arguments of `convolve_kernel`.
     """
     signs, operands = scheme.weights(latent)
-    return convolve_kernel(
-        x,
-        signs,
-        operands,
-        scheme=scheme,
-        geometry=geometry,
-        arithmetic=arithmetic,
-        parameters=parameters,
-        activation=activation,
-    )
+    return convolve_kernel(x, signs, operands, scheme=scheme, **options)
 
 
 def convolve_kernel(
@@ -279,7 +261,7 @@ def convolve_kernel(
 ):
     """`binary_conv` with what `Scheme.weights` makes of the latent weights.
 
-    kernel: signs (kh, kw, C / groups, O), perhaps packed.
+    kernel: signs (kh, kw, C / groups, O), perhaps packed. parameters: those of `Scheme.parameters`.
     """
     scale = scheme.input_scale(x, kernel=kernel.shape[:2], geometry=geometry)
     # All factors are operands of `after`, so that the products are of signs alone.
