@@ -26,13 +26,12 @@ COMMANDS = {
     "export": "export",
     "predict": "predict",
     "report": "report",
+    "reproduce": "reproduce",
 }
 # Commands for which JAX is not set up, as it takes seconds to load.
 WITHOUT_JAX = ("draw", "report")
-# Commands that are planned: an error for them says so.
-LATER = ("reproduce",)
 
-USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
+USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
 
   search    --config=configs/search.py:digits --workdir=DIR      search a cell; writes DIR/genotype.json
   derive    --workdir=DIR [--gamma=3] --out=FILE                 another genotype of the same alphas; also
@@ -57,6 +56,8 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark search --config=... --grow                           time and memory over channels, cells and batch
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   benchmark packed --config=configs/train.py:a [--batch_size=1]  a packed network beside its float twin, layer by layer
+  reproduce --table=8 --scale=smoke|paper --workdir=DIR          a table of the paper, ours beside the paper's; --figure=4: a
+            [--rows="NAME;NAME"] [--seeds=N] [--count]             figure; --count: what can be counted, nothing is run
   study     --study=configs/studies.py:layers --workdir=DIR      many runs over seeds, and their table; goes on where it was
   plan      --config=configs/train.py:a --on=v4-8                what a step needs, moves and takes at least on a machine that
             [--of=evaluate] [--quick] [--again]                  is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...
@@ -65,7 +66,7 @@ USAGE = f"""usage: python -m bnas_jax COMMAND [--option=value ...]
 
 --config=train:digits is short for configs/train.py:digits. Any setting of a config: --config.KEY=VALUE.
 --extensions=FILE.py, on every command: layer types, schemes, searchers and networks of one's own.
---debug shows the traceback of an error, --version the version. Not yet: {", ".join(LATER)}."""
+--debug shows the traceback of an error, --version the version."""
 
 
 def run(arguments: list[str]) -> int:
@@ -85,9 +86,7 @@ def run(arguments: list[str]) -> int:
             return 0
         if command not in COMMANDS:
             state = "is not a command"
-            if command in LATER:
-                state = "is not available in this version"
-            elif command.startswith("-"):
+            if command.startswith("-"):
                 state = "is no command, which comes first"
             raise UserError(f"{command!r} {state}; write one of {', '.join(COMMANDS)}")
         if "--help" in rest or "-h" in rest:

@@ -32,7 +32,14 @@ ImageShape = tuple[int, int, int]
 
 
 def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
-    """Prints the table of a network's cost; returns the totals.
+    """Prints the table of a network's cost; returns the totals. Arguments and errors: see `counts`."""
+    counted, totals = counts(run, options)
+    print(counted.table())
+    return totals
+
+
+def counts(run: Settings | None, options: Mapping[str, Any]) -> tuple[cost_lib.Cost, dict]:
+    """(the cost of a network layer by layer, its totals and how many times less it takes than a float one).
 
     run: the settings of --config, None without one. options: the value of each of `OPTIONS`, None where it is not given.
     Raises `UserError` for options that contradict each other, or lack something.
@@ -52,12 +59,11 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
 
     counted = cost_lib.cost(model, image_shape=image_shape)
     compared = _compared(model, counted, options, image_shape=image_shape)
-    print(counted.table())
     total = counted.total
 
     # Networks of published depths have no such fields.
     sizes = {name: getattr(model, name) for name in NETWORK_SIZES if hasattr(model, name)}
-    return {
+    totals = {
         **sizes,
         "flops": total.flops,
         "binary_macs": total.binary_macs,
@@ -66,6 +72,7 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
         "params": total.params,
         **compared,
     }
+    return counted, totals
 
 
 def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:

@@ -39,7 +39,7 @@ def study_of(given: str) -> "Study":
     path = preset_files.find(name, "--study", example=EXAMPLE)
     # A user's file, which may raise anything.
     with mistakes(path, function="get_study"):
-        chosen = _module(path, name).get_study(variant)
+        chosen = module_of(path, name).get_study(variant)
     if not isinstance(chosen, Study):
         found = type(chosen).__name__
         raise UserError(
@@ -48,7 +48,7 @@ def study_of(given: str) -> "Study":
     return chosen
 
 
-def _module(path: pathlib.Path, name: str) -> Any:
+def module_of(path: pathlib.Path, name: str) -> Any:
     """The module in a file of Python. name: of the file as it was given, for the error."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:

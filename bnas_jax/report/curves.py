@@ -12,12 +12,11 @@ _PARTS = {"train": "training", "valid": "validation", "test": "test"}
 
 def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
     """SVGs of the losses and the accuracies in the records of metrics.jsonl that end an epoch; none where there are none."""
-    epochs = [record for record in records if isinstance(record.get("epoch"), int)]
     charts = []
     for measure, title in (("loss", "loss"), ("top1", "accuracy (top-1) in %")):
         lines = []
         for part, name in _PARTS.items():
-            points = _points(epochs, f"{part}_{measure}")
+            points = points_of(records, f"{part}_{measure}")
             if points:
                 lines.append(Line(name, points))
         if lines:
@@ -25,11 +24,11 @@ def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
     return charts
 
 
-def _points(records: Iterable[Mapping], name: str) -> list[tuple[int, float | None]]:
-    """(epoch, value) of the records that have it."""
+def points_of(records: Iterable[Mapping], name: str) -> list[tuple[int, float | None]]:
+    """(epoch, value) of the records that end an epoch and have the value."""
     found = []
     for record in records:
-        if name not in record:
+        if name not in record or not isinstance(record.get("epoch"), int):
             continue
         value = record[name]
         # What was not finite is None or a text.

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -35,12 +35,14 @@ class Row:
     """A row of a study's table: a training for each seed; with `search`, of a cell that is searched for it before.
 
     name: of its folder, too. train, search: functions from a seed to the config of a run. seeds: how many, 0, 1, 2, ...
+    searched_as: the name of the search's folder, by default the row's own; rows that give the same one share the search.
     """
 
     name: str
     train: Config
     search: Config | None = None
     seeds: int = 5
+    searched_as: str | None = None
 
     def __post_init__(self):
         for field, function in (("train", self.train), ("search", self.search)):
@@ -50,6 +52,14 @@ class Row:
                 )
         if self.seeds < 1:
             raise UserError(f"seeds of the row {self.name!r} must be at least 1, got {self.seeds}")
+
+    def training_in(self, folder: pathlib.Path, seed: int) -> pathlib.Path:
+        """The work directory of its training with that seed, in the study's folder."""
+        return folder / self.name / str(seed) / "train"
+
+    def search_in(self, folder: pathlib.Path, seed: int) -> pathlib.Path:
+        """The work directory of its search with that seed, in the study's folder."""
+        return folder / (self.searched_as or self.name) / str(seed) / "search"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Study:
             )
 
 
-def _make(folder: pathlib.Path) -> None:
+def make_folder(folder: pathlib.Path) -> None:
     """Makes a study's folder; `UserError` for one that cannot be made, or that a single run has."""
     if WorkDir(folder).exists():
         raise UserError(f"{folder} holds a single run; choose another --workdir")
@@ -94,18 +104,29 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
     """
     _check_names(study, only)
     rows = [row for row in study.rows if not only or row.name in only]
+    write = lambda failed: _write(study, folder=folder, failed=failed)
+    return write(run_rows(rows, folder, write=write))
+
+
+def run_rows(
+    rows: Sequence[Row], folder: pathlib.Path, *, write: Callable[[dict[str, str]], Any]
+) -> dict[str, str]:
+    """Makes all runs of the rows that are not finished; returns {ROW/SEED: message} of those that failed.
+
+    folder: see `run_study`. write: called with the same after each row, to write a table of what is finished. Raises `UserError`
+    before the first run for a config that is no run's, and for a folder that cannot be one of a study.
+    """
     # A mistake in the last row shows now, not after hours.
     for row in rows:
         _check_configs(row)
-    _make(folder)
+    make_folder(folder)
 
     failed: dict[str, str] = {}
     for row in rows:
         for seed in range(row.seeds):
-            path = folder / row.name / str(seed)
             # A run that fails does not stop the others.
             try:
-                top1 = _run(row, seed=seed, folder=path)
+                top1 = _run(row, seed=seed, folder=folder)
             except UserError as error:
                 failed[f"{row.name}/{seed}"] = str(error)
                 _say(f"{row.name}, seed {seed} failed: {error}")
@@ -113,8 +134,8 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
                 _say(f"{row.name}, seed {seed}: {top1:.2f} %")
         # What the next row needs is compiled anew; what this one did would stay in memory.
         jax.clear_caches()
-        _write(study, folder=folder, failed=failed)
-    return _write(study, folder=folder, failed=failed)
+        write(failed)
+    return failed
 
 
 def _check_names(study: Study, only: tuple[str, ...]) -> None:
@@ -159,16 +180,20 @@ def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dic
     # Of all rows, whichever are run this time.
     accuracies = {}
     for row in study.rows:
-        accuracies[row.name] = _accuracies(row, folder / row.name)
+        accuracies[row.name] = _accuracies(row, folder)
     found = figures(accuracies, baseline=study.baseline)
     result: dict[str, Any] = {"title": study.title, "failed": failed, **found}
 
     # The shares of layers with weights: of the searches' first epochs (section 4.3), and of the cells that were trained.
+    rows = {row.name: row for row in study.rows}
     for line in result["rows"]:
-        of_row = folder / line["name"]
+        row = rows[line["name"]]
+        seeds = range(row.seeds)
+        searches = [row.search_in(folder, seed) for seed in seeds]
+        trainings = [row.training_in(folder, seed) for seed in seeds]
         shares = {
-            "early_learnable_share": _mean(map(early_learnable_share, of_row.glob("*/search"))),
-            "learnable_share": _mean(map(_cell_share, of_row.glob("*/train"))),
+            "early_learnable_share": _mean(map(early_learnable_share, searches)),
+            "learnable_share": _mean(map(_cell_share, trainings)),
         }
         line.update({name: share for name, share in shares.items() if share is not None})
 
@@ -183,7 +208,7 @@ def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
     """Seed -> top-1 in % of the trainings that are finished."""
     found = {}
     for seed in range(row.seeds):
-        summary = _summary(folder / str(seed) / "train")
+        summary = _summary(row.training_in(folder, seed))
         if summary is not None:
             found[seed] = summary["top1"]
     return found
@@ -222,25 +247,35 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
 
 def _run(row: Row, *, seed: int, folder: pathlib.Path) -> float:
     """Top-1 in % of a row's training with that seed, after its search; what is finished is not run again."""
-    config = _config(row, row.train, seed)
-
-    # The search, whose work directory is the genotype of the training.
     if row.search is not None:
-        found = folder / "search"
-        run = _settings(_config(row, row.search, seed), seed=seed, kind=SearchSettings)
-        if not _is_finished(run, found):
+        found = row.search_in(folder, seed)
+        of_search = search_settings(row, seed=seed)
+        if not is_finished(of_search, found):
             with contextlib.closing(WorkDir(found)) as workdir:
-                search(run, workdir)
-        config.network.genotype = str(found)
+                search(of_search, workdir)
 
-    trained = folder / "train"
-    run = _settings(config, seed=seed, kind=TrainSettings)
-    if not _is_finished(run, trained):
+    run = training_settings(row, folder=folder, seed=seed)
+    trained = row.training_in(folder, seed)
+    if not is_finished(run, trained):
         with contextlib.closing(WorkDir(trained)) as workdir:
             train(run, workdir)
     summary = _summary(trained)
     assert summary is not None, "a run that has ended leaves one"
     return summary["top1"]
+
+
+def search_settings(row: Row, *, seed: int) -> SearchSettings:
+    """The settings of a row's search."""
+    assert row.search is not None, f"{row.name} has none"
+    return _settings(_config(row, row.search, seed), seed=seed, kind=SearchSettings)
+
+
+def training_settings(row: Row, *, folder: pathlib.Path, seed: int) -> TrainSettings:
+    """The settings of a row's training. Its search, where it has one, must have ended: its work directory is the genotype."""
+    config = _config(row, row.train, seed)
+    if row.search is not None:
+        config.network.genotype = str(row.search_in(folder, seed))
+    return _settings(config, seed=seed, kind=TrainSettings)
 
 
 def _settings(config: ConfigDict, *, seed: int, kind: type) -> Any:
@@ -255,7 +290,7 @@ def _settings(config: ConfigDict, *, seed: int, kind: type) -> Any:
     return run
 
 
-def _is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
+def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     """Whether a run has ended there; `UserError` for one of other settings."""
     if _summary(path) is None:
         return False

@@ -1,0 +1,143 @@
+"""The paper's figures: functions of a reproduction and its folder, which give an SVG, None where there is nothing to draw yet.
+
+Curves and gradients are those of seed 0.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core.errors import UserError
+from bnas_jax.report import cells as cells_lib
+from bnas_jax.report import template as template_lib
+from bnas_jax.report.charts import Line, Points, chart, scatter
+from bnas_jax.report.curves import points_of
+from bnas_jax.reproduce import quantization
+from bnas_jax.reproduce.columns import Made
+from bnas_jax.reproduce.reproduction import Reproduction
+from bnas_jax.reproduce.table import lines_of
+from bnas_jax.study import Row
+from bnas_jax.training.gradients import gradients_of_run
+from bnas_jax.workdir import RunDirectory
+from bnas_jax.workdir.files import write_whole
+
+
+def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | None:
+    """Figure 1: top-1 over FLOPs, ours and the paper's; of a table that has both columns."""
+    ours, paper = [], []
+    for line in lines_of(wanted, folder)[0]:
+        for found, numbers in ((ours, line["ours"]), (paper, line["paper"])):
+            point = numbers.get("flops"), numbers.get("top1")
+            if None not in point:
+                found.append((line["name"], point))
+    groups = []
+    for name, found in (("ours", ours), ("the paper's", paper)):
+        names = [name for name, _ in found]
+        points = [point for _, point in found]
+        if found:
+            groups.append(Points(name, points=points, labels=names))
+    if not ours:
+        return None
+    return scatter("accuracy over FLOPs", groups, x="FLOPs, 1e8", y="top-1, %", log=True)
+
+
+def test_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
+    """Figures 2 and 9b: accuracy on the test images by epoch, a line for each training."""
+    return _curves(wanted, folder, part="test")
+
+
+def train_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
+    """Figures 4 and 9a: accuracy on the training images by epoch, a line for each training."""
+    return _curves(wanted, folder, part="train")
+
+
+def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | None:
+    lines = []
+    for row, training in _trainings(wanted, folder):
+        points = points_of(training.read_metrics(), f"{part}_top1")
+        if points:
+            lines.append(Line(row.name, points))
+    if not lines:
+        return None
+    return chart(f"{part} accuracy (top-1) in %", lines)
+
+
+def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
+    """Figures 4 and 10: the sum of |gradient| at each convolution after training, a line for each training.
+
+    The numbers, and those before the first step, stand in gradients.json beside each training.
+    """
+    lines = []
+    for row, training in _trainings(wanted, folder):
+        path = training.path.parent / "gradients.json"
+        if not path.is_file():
+            write_whole(path, gradients_of_run(training.path))
+        sums = json.loads(path.read_text())["last"]
+        lines.append(Line(row.name, list(enumerate(sums, start=1))))
+    if not lines:
+        return None
+    title = "sum of |gradient| of each convolution after training"
+    return chart(title, lines, x="convolution, from the first one", log=True)
+
+
+def _trainings(wanted: Reproduction, folder: pathlib.Path) -> Iterator[tuple[Row, RunDirectory]]:
+    """The rows whose training with seed 0 has ended."""
+    for row in wanted.rows:
+        # Runs of other settings are named under the table.
+        try:
+            training = Made(row, folder=folder, seed=0).training
+        except UserError:
+            continue
+        if training is not None:
+            yield row, training
+
+
+def quantization_errors(wanted: Reproduction, folder: pathlib.Path) -> str:
+    """Figure 3: float and binary outputs of random convolutions, by which of 0 and the binary one is nearer."""
+    del wanted, folder
+    windows = quantization.random_windows()
+    nearer = windows.zeroise_is_nearer
+    points = np.stack([windows.floats, windows.binary], axis=1)
+    chosen = quantization.example(windows)
+    share = 100 * nearer.mean()
+    groups = [
+        Points("the binary one is nearer", points=points[~nearer].tolist()),
+        Points(f"Zeroise is nearer: {share:.0f} %", points=points[nearer].tolist()),
+        Points(
+            "the case of Figure 3",
+            points=[points[chosen].tolist()],
+            labels=[f"{windows.floats[chosen]:.2f} and {windows.binary[chosen]:.1f}"],
+        ),
+    ]
+    title = "3x3 convolutions of 16 channels, normal weights and inputs"
+    return scatter(title, groups, x="float output", y="binary output (Eq. 1)")
+
+
+def cell_template(wanted: Reproduction, folder: pathlib.Path) -> str:
+    """Figure 5: how cells follow each other."""
+    del wanted, folder
+    return template_lib.template().svg()
+
+
+def named_cells(
+    wanted: Reproduction, folder: pathlib.Path, *, names: Sequence[str], skip: Sequence[bool]
+) -> str | None:
+    """Figures 6 to 8 and 11: genotypes side by side.
+
+    names: of named genotypes, or of rows with a search, whose genotype is drawn once it has ended. skip: of each, whether its
+    network has inter-cell skips.
+    """
+    searched = {row.name: row for row in wanted.rows if row.search is not None}
+    named = []
+    for name in names:
+        given = name
+        if name in searched:
+            found = Made(searched[name], folder=folder, seed=0).search
+            if found is None:
+                return None
+            given = str(found.path)
+        named.append((name, genotype_lib.load(given)))
+    return cells_lib.genotypes(named, skip=skip).svg()

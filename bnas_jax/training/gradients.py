@@ -1,0 +1,98 @@
+"""How large the gradient is at each convolution of a network: where it vanishes, early layers no longer learn.
+
+The paper's Figures 4 and 10 show it for networks without inter-cell skips.
+"""
+
+import os
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bnas_jax.core.cost import cost
+from bnas_jax.data.batches import Batches
+from bnas_jax.training.evaluate import load_run_data
+from bnas_jax.training.load import Restored, restore
+from bnas_jax.training.losses import cross_entropy
+from bnas_jax.training.state import initial_variables
+from bnas_jax.training.step_parts import Batch
+from bnas_jax.training.workdir import WorkDir
+
+# What a convolution's parameters are: (kh, kw, inputs, outputs).
+_KERNEL_NDIM = 4
+
+
+def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict[str, list]:
+    """The sums of `gradient_sums` on the first batch of a training, before its first step and at a checkpoint.
+
+    Returns {"layers": names, "first": sums, "last": sums}, layers in the order of the forward pass. Raises `UserError` as
+    `load` does.
+
+    >>> sums = gradients_of_run("runs/train")  # doctest: +SKIP
+    >>> sums["layers"][0]  # doctest: +SKIP
+    'stem0/conv'
+    """
+    directory = WorkDir(workdir)
+    restored = restore(directory, step=step)
+    batch, image_shape = _first_batch(restored, directory)
+
+    # The variables of the first step are drawn anew from the seed of the run.
+    first = initial_variables(restored.model, image_shape, seed=restored.run.seed)
+    sums = jax.jit(lambda variables: gradient_sums(restored.model, variables, batch))
+    before, after = sums(first), sums(restored.variables)
+    layers = _in_order(restored.model, image_shape, found=set(after))
+    return {
+        "layers": layers,
+        "first": [float(before[name]) for name in layers],
+        "last": [float(after[name]) for name in layers],
+    }
+
+
+def gradient_sums(model: nn.Module, variables: dict, batch: Batch) -> dict[str, jax.Array]:
+    """The sum of |dL / dW| over the kernel of each convolution, by the path of its module; L is the mean cross-entropy.
+
+    variables: {"params", "batch_stats"}. batch: {"image": NHWC, "label": (N,)}. W are the latent weights of a binary convolution.
+    Dropout and drop-path are off, batch norm takes the statistics of the batch.
+
+    >>> network = bnas.Network(bnas.load_genotype("latest_cell"), num_cells=3, channels=2, num_classes=10)
+    >>> batch = {"image": jnp.ones((2, 8, 8, 1)), "label": jnp.zeros(2, int)}
+    >>> shapes = jax.eval_shape(network.init, jax.random.key(0), batch["image"])
+    >>> sums = jax.eval_shape(lambda variables: gradient_sums(network, variables, batch), shapes)
+    >>> sums["stem/conv"].shape
+    ()
+    """
+    labels = batch["label"]  # [N]
+
+    def loss_of(params):
+        logits, _ = model.apply(
+            {**variables, "params": params},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats", "auxiliary"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        return jnp.mean(cross_entropy(logits, labels))
+
+    gradients = jax.grad(loss_of)(variables["params"])
+    sums: dict[str, jax.Array] = {}
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        if gradient.ndim != _KERNEL_NDIM:
+            continue
+        module = "/".join(entry.key for entry in path[:-1])
+        sums[module] = sums.get(module, 0.0) + jnp.sum(jnp.abs(gradient))
+    return sums
+
+
+def _first_batch(restored: Restored, directory: WorkDir) -> tuple[Batch, tuple[int, int, int]]:
+    """(the first batch of a run's training, the shape (H, W, C) of its images)."""
+    data, _ = load_run_data(restored.run, directory)
+    batches = Batches(data, batch_size=restored.run.batch_size, seed=restored.run.seed)
+    return batches.train_batch(0), data.train.image_shape
+
+
+def _in_order(model: nn.Module, image_shape: tuple[int, int, int], found: set[str]) -> list[str]:
+    """The names of the convolutions in the order of the forward pass."""
+    rows = [row.name for row in cost(model, image_shape=image_shape).rows]
+    named = [name for name in dict.fromkeys(rows) if name in found]
+    # A layer that the walk does not name comes last.
+    return [*named, *sorted(found - set(named))]
