@@ -41,18 +41,9 @@ from bnas_jax.settings import template
 from bnas_jax.study import Row
 from configs import ablations, baselines, paper, search, train
 
-# Of the scale `smoke`: epochs of a training and of a search, and cells and channels of each size.
-EPOCHS, SEARCH_EPOCHS = 5, 2
-SMOKE = {
-    "mini": (3, 2),
-    "a": (5, 4),
-    "b": (3, 6),
-    "c": (4, 8),
-    "d": (3, 6),
-    "e": (3, 7),
-    "f": (3, 8),
-    "g": (4, 10),
-}
+# Of the scale `smoke`: epochs of a training and of a search, the cells of all networks, and the channels of each size.
+EPOCHS, SEARCH_EPOCHS, SMOKE_CELLS = 5, 2, 3
+SMOKE = {"mini": 2, "a": 4, "b": 6, "c": 8, "d": 6, "e": 7, "f": 8, "g": 10}
 # Layer types with depthwise kernels.
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "mobinet_3x3", "mobinet_k4_3x3")
 # The names of ablations in those of rows.
@@ -131,7 +122,7 @@ def darts(scale: str, *, change: str = "") -> Row:
 
     name = "DARTS"
     if change:
-        name = f"DARTS, {change}"
+        name = f"DARTS {change}"
     return Row(name, train=config_of, search=search_of, seeds=1)
 
 
@@ -188,20 +179,20 @@ def three_layers(layer_type: str, scheme: str, scale: str, *, centred: bool = Tr
             config.num_epochs = EPOCHS
         return config
 
-    return Row(_centred_name(f"{layer_type}, {domain}", centred), train=config_of, seeds=1)
+    return Row(_centred_name(f"{layer_type} {domain}", centred), train=config_of, seeds=1)
 
 
 def _centred_name(name: str, centred: bool) -> str:
     if centred:
         return name
-    return f"{name}, uncentred"
+    return f"{name} uncentred"
 
 
 def _bnas_name(size: str, ablation: str) -> str:
     letter = size.capitalize()
     if not ablation:
         return f"BNAS-{letter}"
-    return f"BNAS-{letter}, {NAMES.get(ablation, ablation)}"
+    return f"BNAS-{letter} {NAMES.get(ablation, ablation)}"
 
 
 def _trained(size: str, scale: str, *, ablation: str = "") -> ConfigDict:
@@ -214,8 +205,7 @@ def _trained(size: str, scale: str, *, ablation: str = "") -> ConfigDict:
     else:
         config = train.get_config(preset)
     if scale == "smoke":
-        num_cells, channels = SMOKE[size]
-        config.network.update({"num_cells": num_cells, "channels": channels})
+        config.network.update({"num_cells": SMOKE_CELLS, "channels": SMOKE[size]})
         config.num_epochs = EPOCHS
         # Those of ImageNet have the other released cell.
         if size in train.IMAGENET:
@@ -224,7 +214,7 @@ def _trained(size: str, scale: str, *, ablation: str = "") -> ConfigDict:
 
 
 def _small_search(config: ConfigDict) -> ConfigDict:
-    config.network.update({"num_cells": 3, "channels": 2})
+    config.network.update({"num_cells": SMOKE_CELLS, "channels": 2})
     config.num_epochs = SEARCH_EPOCHS
     return config
 
@@ -296,7 +286,7 @@ def table_6(scale: str) -> Reproduction:
     """All networks on CIFAR-10."""
     of = functools.partial(hand_crafted, scale=scale)
     lines = [
-        _line(of("PCNN (WRN22, i = 16)", "wrn22", "pcnn", width=16), 0.04, 89.16),
+        _line(of("PCNN (WRN22 i=16)", "wrn22", "pcnn", width=16), 0.04, 89.16),
         _line(bnas("mini", scale), 0.04, 90.12),
         _line(of("XNOR-Net (ResNet18)", "resnet18", "xnor"), 0.16, 88.82),
         _line(of("XNOR-Net (DenseNet)", "densenet", "xnor"), 0.16, 85.16),
@@ -306,11 +296,11 @@ def table_6(scale: str) -> Reproduction:
         _line(bnas("a", scale), 0.16, 92.70),
         _line(of("XNOR-Net (ResNet34)", "resnet34", "xnor"), 0.27, 88.54),
         _line(of("XNOR-Net (WRN40)", "wrn40", "xnor"), 0.27, 91.58),
-        _line(of("PCNN (WRN22, i = 64)", "wrn22", "pcnn", width=64), 0.27, 94.31),
+        _line(of("PCNN (WRN22 i=64)", "wrn22", "pcnn", width=64), 0.27, 94.31),
         _line(bnas("b", scale), 0.27, 93.76),
         _line(of("XNOR-Net (ResNext29-64)", "resnext29", "xnor"), 0.90, 84.27),
         _line(bnas("c", scale), 0.90, 94.43),
-        _line(of("ResNet18, float", "resnet18", "float"), 1.41, 94.73),
+        _line(of("ResNet18 float", "resnet18", "float"), 1.41, 94.73),
     ]
     remark = "The paper's FLOPs are classes that its networks fall into."
     columns = ("flops", "top1")
@@ -332,7 +322,7 @@ def table_7(scale: str) -> Reproduction:
         _line(of("XNOR-Net++", "xnor_pp"), 1.63, 57.10, 79.90),
         _line(of("PCNN", "pcnn"), 1.63, 57.30, 80.00),
         _line(bnas("e", scale), 1.63, 58.76, 80.61),
-        _line(of("ResNet18, float", "float"), 18.25, 69.76, 89.08),
+        _line(of("ResNet18 float", "float"), 18.25, 69.76, 89.08),
     ]
     remark = (
         "The paper's FLOPs are classes. It quotes all networks but BNAS-D and E from their papers, where Bi-Real, PCNN and ABC-Net"
@@ -408,7 +398,7 @@ def _binarized(scale: str, *, centred: bool = True) -> list[Line]:
     }
     lines = []
     for genotype, (name, top1, separable) in printed.items():
-        row = published(f"{name}, binarized", genotype, scale, centred=centred)
+        row = published(f"{name} binarized", genotype, scale, centred=centred)
         numbers = {"top1": top1, "separable": separable}
         lines.append(Line(row, numbers if centred else {}))
     return lines

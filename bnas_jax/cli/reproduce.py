@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from bnas_jax import preset_files, spelling
 from bnas_jax.cli.configs import Loaded, override
 from bnas_jax.cli.flags import mistakes, number, read_flags, required
-from bnas_jax.cli.study import module_of
+from bnas_jax.cli.study import module_of, row_names
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
@@ -45,7 +45,7 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
     settings = [argument for argument in arguments if spelling.is_setting(argument)]
     wanted = wanted.changed(lambda row: _changed(row, settings, seeds=seeds))
     result = reproduce(
-        wanted, folder, name=name, scale=scale, only=_names(values.rows), count=values.count
+        wanted, folder, name=name, scale=scale, only=row_names(values.rows), count=values.count
     )
     print(markdown(result))
     return result
@@ -75,16 +75,6 @@ def _reproduction(name: str, scale: str) -> "Reproduction":
         )
     with mistakes(path, function="get_reproduction"):
         return module.get_reproduction(name, scale)
-
-
-def _names(rows: str | None) -> Sequence[str]:
-    """The names of --rows, which may hold commas: they are divided by semicolons."""
-    if rows is None:
-        return ()
-    names = [name.strip() for name in rows.split(";")]
-    if not any(names):
-        raise UserError("--rows names no row; write names between semicolons, or leave it out")
-    return [name for name in names if name]
 
 
 def _changed(row: "Row", arguments: Sequence[str], *, seeds: int | None) -> "Row":

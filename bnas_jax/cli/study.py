@@ -23,12 +23,19 @@ def study(arguments: list[str], loaded: Loaded) -> dict:
     del loaded
     values = options(arguments, "study", "study", "workdir", "rows")
     chosen = study_of(required(values, "study", example=EXAMPLE))
-    written = (values.rows or "").split(",")
-    rows = tuple(row for row in written if row)
-    if values.rows is not None and not rows:
-        raise UserError("--rows names no row; write names between commas, or leave it out for all")
+    rows = row_names(values.rows)
     folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
     return run_study(chosen, folder, only=rows)
+
+
+def row_names(given: str | None) -> tuple[str, ...]:
+    """The names of --rows, divided by commas; () without it, which is all rows."""
+    if given is None:
+        return ()
+    rows = tuple(row for row in given.split(",") if row)
+    if not rows:
+        raise UserError("--rows names no row; write names between commas, or leave it out for all")
+    return rows
 
 
 def study_of(given: str) -> "Study":
