@@ -14,7 +14,8 @@
 | resnext29 | xnor | 1.05, ~.90 | 84.27 |
 | small_cnn | xnor; float | - | Table 1: 46.15; 61.78 with bin_conv_3x3 |
 | imagenet_resnet18 | binarynet, abc_net, xnor | 1.45, ~1.48 | 42.20 (67.10), 42.70 (67.60), 51.20 (73.20) |
-| imagenet_resnet18 | bireal, xnor_pp, pcnn | 1.64, ~1.63 | 56.40 (79.50), 57.10 (79.90), 57.30 (80.00) |
+| imagenet_resnet18 | bireal, xnor_pp | 1.64, ~1.63 | 56.40 (79.50), 57.10 (79.90) |
+| imagenet_resnet18 | pcnn | 2.22, ~1.63 | 57.30 (80.00) |
 | imagenet_resnet18 | float | 18.14, ~18.25 | 69.76 (89.08) |
 | reactnet_mobilenet | reactnet | - | not in the paper |
 
@@ -23,9 +24,10 @@ is a narrow form for the embedded digits: 40 epochs take 22 s (digits_small_cnn)
 cores of an AMD EPYC, compiling included, by the time of three epochs.
 
 The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling behind its first convolution, and those of
-wrn22 are unexplained. It does not state how it trained them: here as BNAS-A and, on ImageNet, BNAS-D, see train.py
-(docs/recipes.md); `small_cnn` for 50 epochs (section 4.1.2). What the blocks, shortcuts and first convolutions are under each
-scheme: `bnas_jax/baselines`, one file a family.
+wrn22 are unexplained. PCNN's published shortcut has its float 1x1 convolution before the pooling, where it costs four times as
+much. The paper does not state how it trained them: here as BNAS-A and, on ImageNet, BNAS-D, see train.py (docs/recipes.md);
+`small_cnn` for 50 epochs (section 4.1.2). What the blocks, shortcuts and first convolutions are under each scheme:
+`bnas_jax/baselines`, one file a family.
 """
 
 from typing import Any

@@ -24,13 +24,15 @@
 A row has one name wherever it stands, so that tables and figures in one DIR share their runs. `smoke` is every row as a tiny
 network on the embedded digits for `EPOCHS` epochs: it shows that a table runs, and nothing else.
 
-Our choice, where the paper is silent: as configs/paper.py, baselines.py and ablations.py name it. Cells are the released ones but
-for the ablations of a search, which have no published cell. DARTS is trained as BNAS-A, in float. Table 6 and 7 print FLOPs as
-classes. Table 7 quotes all but the BNAS networks from their papers, some of them pretrained: here they are trained from scratch.
+Our choice, where the paper is silent: as configs/paper.py, baselines.py and ablations.py name it. Cells are the released ones
+but for the ablations of a search, which have no published cell. DARTS is trained as BNAS-A, in float. Tables 6 and 7 print
+FLOPs as classes. Table 7 quotes all but the BNAS networks from their papers, some of them pretrained: here they are trained
+from scratch.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -260,7 +262,7 @@ def table_4(scale: str) -> Reproduction:
         Line(searched("a", scale, ablation="no_diversity"), {"top1": 90.95}),
         Line(searched("a", scale), {"top1": 92.70}),
     ]
-    remark = "Section 4.3 gives the regularizer 16 % more learnable layers in the first 20 epochs, relative to a search without."
+    remark = "With the regularizer, section 4.3 says, 16 % more learnable layers (relative) are picked in the first 20 epochs."
     columns = ("top1", "early_learnable")
     return _table("Table 4: the diversity regularizer", columns, lines, remark=remark)
 
@@ -325,8 +327,8 @@ def table_7(scale: str) -> Reproduction:
         _line(of("ResNet18 float", "float"), 18.25, 69.76, 89.08),
     ]
     remark = (
-        "The paper's FLOPs are classes. It quotes all networks but BNAS-D and E from their papers, where Bi-Real, PCNN and ABC-Net"
-        " are pretrained; here each is trained from scratch, as BNAS-D."
+        "The paper's FLOPs are classes. It quotes all networks but BNAS-D and E from their papers, where some are"
+        " pretrained; here each is trained from scratch, as BNAS-D."
     )
     columns = ("flops", "top1", "top5")
     return _table("Table 7: networks on ImageNet", columns, lines, remark=remark)
@@ -360,8 +362,8 @@ def table_9(scale: str) -> Reproduction:
         Line(bnas("a", scale), with_it),
     ]
     remark = (
-        "Savings and speed-up are counted against the float network without Zeroise. The paper does not say whether its memory holds"
-        " batch norm's parameters; its numbers are near ours without them."
+        "Savings and speed-up are counted against the float network without Zeroise. The paper does not say whether its"
+        " memory holds batch norm's parameters; its numbers are near ours without them."
     )
     columns = ("memory_saving", ratio, "flops", "speedup", "top1")
     return _table("Table 9: BNAS-A with and without Zeroise", columns, lines, remark=remark)
@@ -414,7 +416,10 @@ def table_12(scale: str) -> Reproduction:
         Line(three_layers("sep_conv_3x3", "xnor", scale, centred=False), {}),
         Line(three_layers("mobinet_3x3", "xnor", scale, centred=False), {}),
     ]
-    remark = "The paper has one MoBiNet layer; here are two, whose depthwise outputs see one input and four. " + TRAP
+    remark = (
+        "The paper has one MoBiNet layer; here are two, whose depthwise outputs see one input and four. "
+        + TRAP
+    )
     return _table("Table 12: MoBiNet's separable layers", ("top1",), lines, remark=remark)
 
 
@@ -427,8 +432,8 @@ def table_13(scale: str) -> Reproduction:
         Line(bnas("g", scale), {"flops": 6.39, "top1": 63.51, "top5": 83.91}),
     ]
     remark = (
-        "The paper quotes CBCN and estimates its FLOPs as 2.49e8 to 6.39e8. CBCN's accuracies here are BNAS-G's less the differences"
-        " that appendix E.2 states. No accuracy of BNAS-F is given."
+        "The paper quotes CBCN and estimates its FLOPs as 2.49e8 to 6.39e8. CBCN's accuracies here are BNAS-G's less the"
+        " differences that appendix E.2 states. No accuracy of BNAS-F is given."
     )
     columns = ("flops", "top1", "top5")
     return _table("Table 13: BNAS-F and G, and CBCN", columns, lines, remark=remark)
@@ -546,22 +551,15 @@ def _cells(title: str, **chosen: bool) -> Reproduction:
 
 
 def _as_figure(
-    table: Reproduction, title: str, drawn: dict[str, Callable[..., str | None]]
+    table: Reproduction, title: str, drawn: Mapping[str, Callable[..., str | None]]
 ) -> Reproduction:
     """The rows of a table with pictures."""
-    return Reproduction(
-        title,
-        rows=table.rows,
-        columns=table.columns,
-        paper=table.paper,
-        pictures=drawn,
-        remark=table.remark,
-    )
+    return dataclasses.replace(table, title=title, pictures=drawn)
 
 
 TRAP = (
-    "Separable layers are centred as in XNOR-Net's codes, which makes depthwise kernels zero (docs/schemes.md); whether that was so"
-    " in the paper is our inference. Rows `uncentred` leave them as they are; the paper has no such rows."
+    "Separable layers are centred as in XNOR-Net's codes, which makes depthwise kernels zero (docs/schemes.md); whether that"
+    " was so in the paper is our inference. Rows `uncentred` leave them as they are; the paper has no such rows."
 )
 
 REPRODUCTIONS: dict[str, Callable[[str], Reproduction]] = {

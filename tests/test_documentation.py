@@ -44,6 +44,7 @@ OPTIONS = {
     "draw": {"genotype", "out", "strip", "template", "zeroise", "skip"},
     "plan": {"on", "of", "presets", "quick", "again"},
     "study": {"study", "workdir", "rows"},
+    "reproduce": {"table", "figure", "scale", "workdir", "rows", "seeds", "count"},
     "import": {"checkpoint", "preset", "workdir"},
     "data": {"out", "source", "path", "split", "white_level"},
     "benchmark": {

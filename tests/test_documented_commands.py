@@ -30,6 +30,7 @@ pytestmark = [
 ELSEWHERE = {
     "import": "reads a file of PyTorch's (tests/interop)",
     "study": "takes hours at any size of its networks (tests/study)",
+    "reproduce": "makes a table's networks, each compiled by itself (tests/reproduce)",
     "predict": "needs a file of the documents' reader (tests/deploy)",
     "benchmark": "measures, and compiles everything anew (tests/benchmarks)",
     "plan": "compiles for other machines (tests/plan)",

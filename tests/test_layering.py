@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "interop": RUNS,
     "benchmarks": RUNS | {"plan", "deploy"},
     "study": RUNS,
+    "reproduce": RUNS | {"study", "report", "counting"},
     "plan": RUNS | {"extensions"},
     # Of the command line.
     "machine": set(),
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     | {
         "report",
         "study",
+        "reproduce",
         "deploy",
         "interop",
         "benchmarks",

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from bnas_jax import preset_files, spelling
-from bnas_jax.cli.configs import Loaded, override
+from bnas_jax.cli.configs import Loaded, last, override
 from bnas_jax.cli.flags import mistakes, number, read_flags, required
 from bnas_jax.cli.study import module_of, row_names
 from bnas_jax.core import paths
@@ -35,14 +35,20 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
         flags.DEFINE_string(name, None, name, flag_values=values)
     flags.DEFINE_enum("scale", None, list(SCALES), "size of the runs", flag_values=values)
     flags.DEFINE_boolean("count", False, "runs nothing", flag_values=values)
-    read_flags(values, [a for a in arguments if not spelling.is_setting(a)], "reproduce")
+    settings = [argument for argument in arguments if spelling.is_setting(argument)]
+    others = [argument for argument in arguments if argument not in settings]
+    if last(others, "--config") is not None:
+        raise UserError(
+            "reproduce takes no --config=FILE; its runs stand in configs/reproduce.py, and settings are written"
+            f" {spelling.PREFIX}KEY=VALUE"
+        )
+    read_flags(values, others, "reproduce")
 
     name = _chosen(values)
     scale = required(values, "scale", example=" or ".join(SCALES))
     wanted = _reproduction(name, scale)
     folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
     seeds = number(values, "seeds", kind=int, least=1)
-    settings = [argument for argument in arguments if spelling.is_setting(argument)]
     wanted = wanted.changed(lambda row: _changed(row, settings, seeds=seeds))
     result = reproduce(
         wanted, folder, name=name, scale=scale, only=row_names(values.rows), count=values.count

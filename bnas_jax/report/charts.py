@@ -99,7 +99,8 @@ def _plot(title: str, *, x: str):
 
 
 def _add_legend(figure, drawn: Sequence, names: Sequence[str]) -> None:
-    """A legend beside the lines, so that it hides none. With handles of its own: a name that begins with "_" would be left out."""
+    """A legend beside the lines, so that it hides none."""
+    # With handles of its own: a name that begins with "_" would be left out.
     legend = figure.legend(
         drawn,
         [_short(name) for name in names],

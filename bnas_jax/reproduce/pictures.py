@@ -27,12 +27,13 @@ from bnas_jax.workdir.files import write_whole
 
 def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | None:
     """Figure 1: top-1 over FLOPs, ours and the paper's; of a table that has both columns."""
-    ours, paper = [], []
+    ours: list[tuple[str, tuple[float, float]]] = []
+    paper: list[tuple[str, tuple[float, float]]] = []
     for line in lines_of(wanted, folder)[0]:
         for found, numbers in ((ours, line["ours"]), (paper, line["paper"])):
-            point = numbers.get("flops"), numbers.get("top1")
-            if None not in point:
-                found.append((line["name"], point))
+            flops, top1 = numbers.get("flops"), numbers.get("top1")
+            if flops is not None and top1 is not None:
+                found.append((line["name"], (flops, top1)))
     groups = []
     for name, found in (("ours", ours), ("the paper's", paper)):
         names = [name for name, _ in found]
@@ -79,7 +80,7 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
         lines.append(Line(row.name, list(enumerate(sums, start=1))))
     if not lines:
         return None
-    title = "sum of |gradient| of each convolution after training"
+    title = "sum of |gradient| after training"
     return chart(title, lines, x="convolution, from the first one", log=True)
 
 
@@ -104,15 +105,15 @@ def quantization_errors(wanted: Reproduction, folder: pathlib.Path) -> str:
     chosen = quantization.example(windows)
     share = 100 * nearer.mean()
     groups = [
-        Points("the binary one is nearer", points=points[~nearer].tolist()),
-        Points(f"Zeroise is nearer: {share:.0f} %", points=points[nearer].tolist()),
+        Points("binary is nearer", points=points[~nearer].tolist()),
+        Points(f"Zeroise is nearer, {share:.0f} %", points=points[nearer].tolist()),
         Points(
-            "the case of Figure 3",
+            "as in Figure 3",
             points=[points[chosen].tolist()],
             labels=[f"{windows.floats[chosen]:.2f} and {windows.binary[chosen]:.1f}"],
         ),
     ]
-    title = "3x3 convolutions of 16 channels, normal weights and inputs"
+    title = "random 3x3 convolutions, 16 channels"
     return scatter(title, groups, x="float output", y="binary output (Eq. 1)")
 
 

@@ -1,7 +1,7 @@
 """A table of the paper with our numbers beside the printed ones."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def _numbers(runs: Sequence[Made], columns: Sequence[str]) -> dict[str, dict]:
     return {"ours": ours, "deviation": deviation}
 
 
-def markdown(result: dict) -> str:
+def markdown(result: Mapping) -> str:
     """The table as Markdown: for each column our number and the paper's. result: as `run.reproduce` gives it."""
     columns = result["columns"]
     printed = {name for line in result["rows"] for name in line["paper"]}

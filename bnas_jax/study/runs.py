@@ -113,8 +113,8 @@ def run_rows(
 ) -> dict[str, str]:
     """Makes all runs of the rows that are not finished; returns {ROW/SEED: message} of those that failed.
 
-    folder: see `run_study`. write: called with the same after each row, to write a table of what is finished. Raises `UserError`
-    before the first run for a config that is no run's, and for a folder that cannot be one of a study.
+    folder: see `run_study`. write: called with the same after each row, to write a table of what is finished.
+    Raises `UserError` before the first run for a config that is no run's, and for a folder that cannot be one of a study.
     """
     # A mistake in the last row shows now, not after hours.
     for row in rows:

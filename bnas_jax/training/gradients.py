@@ -51,8 +51,8 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict[
 def gradient_sums(model: nn.Module, variables: dict, batch: Batch) -> dict[str, jax.Array]:
     """The sum of |dL / dW| over the kernel of each convolution, by the path of its module; L is the mean cross-entropy.
 
-    variables: {"params", "batch_stats"}. batch: {"image": NHWC, "label": (N,)}. W are the latent weights of a binary convolution.
-    Dropout and drop-path are off, batch norm takes the statistics of the batch.
+    variables: {"params", "batch_stats"}. batch: {"image": NHWC, "label": (N,)}. W are the latent weights of a binary
+    convolution. Drop-path is off, batch norm takes the statistics of the batch.
 
     >>> network = bnas.Network(bnas.load_genotype("latest_cell"), num_cells=3, channels=2, num_classes=10)
     >>> batch = {"image": jnp.ones((2, 8, 8, 1)), "label": jnp.zeros(2, int)}

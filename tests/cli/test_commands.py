@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bnas_jax.__main__ import COMMANDS, LATER, run
+from bnas_jax.__main__ import COMMANDS, run
 from bnas_jax.core import cost, genotype
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.network import Network
@@ -120,8 +120,6 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
     assert (
         error(capfd, "serach") == f"'serach' is not a command; write one of {', '.join(COMMANDS)}"
     )
-    for name in LATER:
-        assert "is not available in this version; write one of search" in error(capfd, name)
 
 
 @pytest.mark.parametrize(
