@@ -85,6 +85,17 @@ def override(config, words: list[str]) -> None:
         _set(config, key=key, text=text, switched_off=name.startswith(_OFF))
 
 
+def is_known(config, word: str) -> bool:
+    """Whether the setting of a word of the command line is one of the config's."""
+    name = word.partition("=")[0]
+    *groups, last = name.removeprefix(_OFF).removeprefix(PREFIX).split(".")
+    for group in groups:
+        if group not in config or not hasattr(config[group], "get_type"):
+            return False
+        config = config[group]
+    return last in config
+
+
 def is_setting(word: str) -> bool:
     """Whether a word of the command line is about a setting of the config."""
     return word.startswith((PREFIX, _OFF))

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "deploy": RUNS | {"extensions"},
     "interop": RUNS,
     "benchmarks": RUNS | {"plan", "deploy"},
-    "study": RUNS,
+    "study": RUNS | {"machine"},
     "reproduce": RUNS | {"study", "report", "counting"},
     "plan": RUNS | {"extensions"},
     # Of the command line.

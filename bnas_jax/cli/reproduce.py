@@ -18,43 +18,61 @@ if TYPE_CHECKING:
     from bnas_jax.reproduce import Reproduction
     from bnas_jax.study import Row
 
+_FILE = "configs/reproduce.py"
 # Tables of which nothing is to be run.
 _DESCRIBED = {
     "table3": "Table 3 is the list of layer types, bnas_jax.core.genotype.TABLE_3; write --table=1 for how they compare",
 }
+# What a row says by itself: its seeds are counted, and its cell is the one that it is about.
+_OF_A_ROW = ("config.seed", "config.network.genotype")
 
 
 def reproduce(arguments: list[str], loaded: Loaded) -> dict:
     """Makes the runs of a table or figure that are not finished yet, and writes it."""
-    from bnas_jax.reproduce.run import SCALES, reproduce
-    from bnas_jax.reproduce.table import markdown
+    from bnas_jax.reproduce import run, table
 
     del loaded
+    settings = [argument for argument in arguments if spelling.is_setting(argument)]
+    values = _options(
+        [argument for argument in arguments if argument not in settings], list(run.SCALES)
+    )
+    name = _chosen(values)
+    scale = required(values, "scale", example=" or ".join(run.SCALES))
+    wanted = _reproduction(name, scale)
+    folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
+
+    seeds = number(values, "seeds", kind=int, least=1)
+    only = row_names(values.rows)
+    _check_rows(wanted, name=name, given=bool(only or settings or seeds), scale=scale)
+    wanted = _changed(wanted, settings, only=only, seeds=seeds)
+    result = run.reproduce(
+        wanted,
+        folder,
+        name=name,
+        scale=scale,
+        only=only,
+        count=values.count,
+        settings=settings,
+    )
+    if wanted.rows:
+        print(table.markdown(result))
+    return result
+
+
+def _options(arguments: list[str], scales: Sequence[str]) -> flags.FlagValues:
+    """The options but for settings."""
     values = flags.FlagValues()
     for name in ("table", "figure", "workdir", "rows", "seeds"):
         flags.DEFINE_string(name, None, name, flag_values=values)
-    flags.DEFINE_enum("scale", None, list(SCALES), "size of the runs", flag_values=values)
+    flags.DEFINE_enum("scale", None, list(scales), "size of the runs", flag_values=values)
     flags.DEFINE_boolean("count", False, "runs nothing", flag_values=values)
-    settings = [argument for argument in arguments if spelling.is_setting(argument)]
-    others = [argument for argument in arguments if argument not in settings]
-    if last(others, "--config") is not None:
+    if last(arguments, "--config") is not None:
         raise UserError(
-            "reproduce takes no --config=FILE; its runs stand in configs/reproduce.py, and settings are written"
+            f"reproduce takes no --config=FILE; its runs stand in {_FILE}, and settings are written"
             f" {spelling.PREFIX}KEY=VALUE"
         )
-    read_flags(values, others, "reproduce")
-
-    name = _chosen(values)
-    scale = required(values, "scale", example=" or ".join(SCALES))
-    wanted = _reproduction(name, scale)
-    folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
-    seeds = number(values, "seeds", kind=int, least=1)
-    wanted = wanted.changed(lambda row: _changed(row, settings, seeds=seeds))
-    result = reproduce(
-        wanted, folder, name=name, scale=scale, only=row_names(values.rows), count=values.count
-    )
-    print(markdown(result))
-    return result
+    read_flags(values, arguments, "reproduce")
+    return values
 
 
 def _chosen(values: flags.FlagValues) -> str:
@@ -62,39 +80,81 @@ def _chosen(values: flags.FlagValues) -> str:
     given = [name for name in ("table", "figure") if values[name].value]
     if len(given) != 1:
         raise UserError("reproduce makes a table or a figure; write --table=8 or --figure=4")
-    number = str(values[given[0]].value)
-    return given[0] + number.upper()
+    return given[0] + str(values[given[0]].value)
 
 
 def _reproduction(name: str, scale: str) -> "Reproduction":
     """What configs/reproduce.py has of that name; `UserError` for one that it has not."""
     if name in _DESCRIBED:
         raise UserError(_DESCRIBED[name])
-    path = preset_files.find("reproduce", "--table", example="8")
-    module = module_of(path, "reproduce")
-    if name not in module.REPRODUCTIONS:
-        kind = "figure" if name.startswith("figure") else "table"
-        known = [other for other in module.REPRODUCTIONS if other.startswith(kind)]
-        numbers = ", ".join(other.removeprefix(kind) for other in known)
-        raise UserError(
-            f"the paper has no {kind} {name.removeprefix(kind)} to make; write --{kind}= one of {numbers}"
-        )
+    path = preset_files.find(_FILE, "--table", example="8")
     with mistakes(path, function="get_reproduction"):
+        module = module_of(path, _FILE, option="--table")
+        known = list(module.REPRODUCTIONS)
+        if name not in known:
+            kind = "figure" if name.startswith("figure") else "table"
+            numbers = ", ".join(n.removeprefix(kind) for n in known if n.startswith(kind))
+            raise UserError(
+                f"the paper has no {kind} {name.removeprefix(kind)} to make; write --{kind}= one of {numbers}"
+            )
         return module.get_reproduction(name, scale)
 
 
-def _changed(row: "Row", arguments: Sequence[str], *, seeds: int | None) -> "Row":
-    """A row whose runs have the settings of the command line. seeds: how many, None for the row's own number."""
+def _check_rows(wanted: "Reproduction", *, name: str, given: bool, scale: str) -> None:
+    """`UserError` for options about rows of a figure that has none, and for a scale that says nothing."""
+    if given and not wanted.rows:
+        raise UserError(f"{name} has no runs; leave --rows, --seeds and {spelling.PREFIX}KEY out")
+    if wanted.rows and not wanted.measures and scale != "paper":
+        raise UserError(f"{name} is counted, which says something at one size; write --scale=paper")
 
-    def with_settings(function: Callable[[int], ConfigDict]) -> Callable[[int], ConfigDict]:
-        def config_of(seed: int) -> ConfigDict:
-            config = function(seed)
-            with mistakes():
-                override(config, list(arguments))
-            return config
 
-        return config_of
+def _changed(
+    wanted: "Reproduction", settings: Sequence[str], *, only: Sequence[str], seeds: int | None
+) -> "Reproduction":
+    """The same, where the rows of --rows, or all, have the settings of the command line. seeds: None is each row's own."""
+    from bnas_jax.study.runs import chosen_rows
 
-    search = None if row.search is None else with_settings(row.search)
-    train = with_settings(row.train)
-    return dataclasses.replace(row, train=train, search=search, seeds=seeds or row.seeds)
+    chosen = chosen_rows(wanted.rows, only)
+    names = [row.name for row in chosen]
+    for setting in settings:
+        _check_setting(setting, chosen)
+
+    def change(row: "Row") -> "Row":
+        if seeds:
+            row = dataclasses.replace(row, seeds=seeds)
+        if row.name not in names:
+            return row
+        search = None if row.search is None else _with_settings(row.search, settings)
+        return dataclasses.replace(row, train=_with_settings(row.train, settings), search=search)
+
+    return wanted.changed(change)
+
+
+def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
+    """`UserError` for a setting that none of the runs has, or that a row says by itself."""
+    name = setting.removeprefix("--no").removeprefix("--").partition("=")[0]
+    if name in _OF_A_ROW:
+        raise UserError(
+            f"{name} is what a row is about; leave it out, --seeds=N makes N runs of each"
+        )
+    configs = []
+    for row in rows:
+        configs += [function(0) for function in (row.train, row.search) if function is not None]
+    if not any(spelling.is_known(config, setting) for config in configs):
+        # What is wrong with it, and what was meant.
+        with mistakes():
+            override(configs[0], [setting])
+
+
+def _with_settings(
+    function: Callable[[int], ConfigDict], settings: Sequence[str]
+) -> Callable[[int], ConfigDict]:
+    """A function from a seed to a config that has those of the settings that it knows."""
+
+    def config_of(seed: int) -> ConfigDict:
+        config = function(seed)
+        with mistakes():
+            override(config, [word for word in settings if spelling.is_known(config, word)])
+        return config
+
+    return config_of

@@ -32,7 +32,7 @@ def row_names(given: str | None) -> tuple[str, ...]:
     """The names of --rows, divided by commas; () without it, which is all rows."""
     if given is None:
         return ()
-    rows = tuple(row for row in given.split(",") if row)
+    rows = tuple(row.strip() for row in given.split(",") if row.strip())
     if not rows:
         raise UserError("--rows names no row; write names between commas, or leave it out for all")
     return rows
@@ -55,11 +55,11 @@ def study_of(given: str) -> "Study":
     return chosen
 
 
-def module_of(path: pathlib.Path, name: str) -> Any:
-    """The module in a file of Python. name: of the file as it was given, for the error."""
+def module_of(path: pathlib.Path, name: str, *, option: str = "--study") -> Any:
+    """The module in a file of Python. name: of the file as it was given to the option, for the error."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--study={name} is no file of Python; write --study={EXAMPLE}")
+        raise UserError(f"{option}={name} is no file of Python; write {option}={EXAMPLE}")
     # By its path, as configs/ is no package.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -53,8 +53,23 @@ def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = Fa
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log:
         axes.set_yscale("log")
+        _mark_zeros(axes, lines)
     _add_legend(figure, drawn, [line.name for line in lines])
     return svg_of(figure)
+
+
+def _mark_zeros(axes, lines: Sequence[Line]) -> None:
+    """Crosses at the lower edge for the zeros, which a logarithmic axis has no place for."""
+    for number, line in enumerate(lines):
+        places = [x for x, y in line.points if y == 0]
+        axes.plot(
+            places,
+            [0.0] * len(places),
+            "x",
+            color=_COLORS[number % len(_COLORS)],
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+        )
 
 
 def scatter(title: str, groups: Sequence[Points], *, x: str, y: str, log: bool = False) -> str:

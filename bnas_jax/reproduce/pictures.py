@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core.errors import UserError
 from bnas_jax.report import cells as cells_lib
 from bnas_jax.report import template as template_lib
 from bnas_jax.report.charts import Line, Points, chart, scatter
 from bnas_jax.report.curves import points_of
 from bnas_jax.reproduce import quantization
-from bnas_jax.reproduce.columns import Made
 from bnas_jax.reproduce.reproduction import Reproduction
+from bnas_jax.reproduce.row_run import RowRun
 from bnas_jax.reproduce.table import lines_of
 from bnas_jax.study import Row
 from bnas_jax.training.gradients import gradients_of_run
@@ -29,7 +28,7 @@ def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | Non
     """Figure 1: top-1 over FLOPs, ours and the paper's; of a table that has both columns."""
     ours: list[tuple[str, tuple[float, float]]] = []
     paper: list[tuple[str, tuple[float, float]]] = []
-    for line in lines_of(wanted, folder)[0]:
+    for line in lines_of(wanted, folder):
         for found, numbers in ((ours, line["ours"]), (paper, line["paper"])):
             flops, top1 = numbers.get("flops"), numbers.get("top1")
             if flops is not None and top1 is not None:
@@ -69,11 +68,12 @@ def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | N
 def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
     """Figures 4 and 10: the sum of |gradient| at each convolution after training, a line for each training.
 
-    The numbers, and those before the first step, stand in gradients.json beside each training.
+    The numbers, and those before the first step, stand in gradients.json of each training. A convolution without any gradient
+    is a cross at the lower edge.
     """
     lines = []
     for row, training in _trainings(wanted, folder):
-        path = training.path.parent / "gradients.json"
+        path = training / "gradients.json"
         if not path.is_file():
             write_whole(path, gradients_of_run(training.path))
         sums = json.loads(path.read_text())["last"]
@@ -87,11 +87,7 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
 def _trainings(wanted: Reproduction, folder: pathlib.Path) -> Iterator[tuple[Row, RunDirectory]]:
     """The rows whose training with seed 0 has ended."""
     for row in wanted.rows:
-        # Runs of other settings are named under the table.
-        try:
-            training = Made(row, folder=folder, seed=0).training
-        except UserError:
-            continue
+        training = RowRun(row, folder=folder, seed=0).training
         if training is not None:
             yield row, training
 
@@ -136,7 +132,7 @@ def named_cells(
     for name in names:
         given = name
         if name in searched:
-            found = Made(searched[name], folder=folder, seed=0).search
+            found = RowRun(searched[name], folder=folder, seed=0).search
             if found is None:
                 return None
             given = str(found.path)

@@ -45,8 +45,8 @@ class Reproduction:
 
     @property
     def measures(self) -> bool:
-        """Whether it takes runs: not where all columns are counted, and no picture is of a run."""
-        return bool(self.pictures) or any(COLUMNS[name].measured for name in self.columns)
+        """Whether a column takes runs: not where all of them are counted."""
+        return any(COLUMNS[name].measured for name in self.columns)
 
     def changed(self, change: Callable[[Row], Row]) -> "Reproduction":
         """The same with other rows. change: of each row; their names must stay."""

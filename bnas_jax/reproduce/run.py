@@ -8,8 +8,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.report.sheet import style
 from bnas_jax.reproduce.reproduction import Reproduction
 from bnas_jax.reproduce.table import lines_of, markdown
-from bnas_jax.study import Row
-from bnas_jax.study.runs import make_folder, run_rows
+from bnas_jax.study.runs import check_configs, chosen_rows, make_folder, run_rows
 from bnas_jax.workdir.files import whole, write_whole
 
 # Of a file with a picture; the element `svg` alone is for pages.
@@ -30,55 +29,53 @@ def reproduce(
     scale: str,
     only: Sequence[str] = (),
     count: bool = False,
+    settings: Sequence[str] = (),
 ) -> dict:
     """Makes the runs that are not finished; writes folder/NAME.json, NAME.md and the pictures, NAME_PICTURE.svg.
 
     folder: for all tables and figures of one scale, which share their runs: ROW/SEED/train and ROW/SEED/search. only: names of
-    rows to run; () is all of them. count: runs nothing, and shows what is finished and what can be counted; so it is where all
-    columns are counted. The table is written after each row.
+    rows to run; () is all of them. count: runs and draws nothing, the table has what is finished and what can be counted.
+    Nothing is run, either, where all columns are counted. settings: what was changed in the rows, for the table to say. The
+    table is written after each row.
 
-    Returns {"title", "scale", "columns", "rows" (see `table.lines_of`), "failed", "out" (the files)}. Raises `UserError` for a
-    name in `only` that no row has, for a folder that cannot be written, and where runs failed and none has ended.
+    Returns {"title", "scale", "columns", "rows" (see `table.lines_of`), "failed", "out" (the files)}, of a figure without rows
+    {"title", "out"}. Raises `UserError` for a name in `only` that no row has, for a folder that cannot be written, and where
+    runs failed and none has ended.
     """
-    rows = _chosen(wanted.rows, only)
-    if count or not rows or not wanted.measures:
+    if not wanted.rows:
         make_folder(folder)
-        failed: dict[str, str] = {}
-    else:
-        write = lambda failed: _write(_result(wanted, folder, scale, failed), folder, name=name)
-        failed = run_rows(rows, folder, write=write)
+        return {"title": wanted.title, "out": _draw(wanted, folder, name=name, failed={})}
 
-    result = _result(wanted, folder, scale, failed)
-    if _is_empty(result):
-        run, message = next(iter(result["failed"].items()))
-        raise UserError(f"none of the runs could be made; {run}: {message}")
-    out = _write(result, folder, name=name) + _draw(wanted, folder, name=name)
-    return result | {"out": out}
-
-
-def _chosen(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
-    """The rows of these names, or all; `UserError` for a name that no row has."""
-    names = [row.name for row in rows]
-    for name in only:
-        if name not in names:
-            raise UserError(f"no row {name!r}; write some of {', '.join(names)}")
-    return [row for row in rows if not only or row.name in only]
-
-
-def _result(
-    wanted: Reproduction, folder: pathlib.Path, scale: str, failed: Mapping[str, str]
-) -> dict[str, Any]:
-    """The content of the table's files. failed: {ROW/SEED: message} of runs that were tried."""
-    lines, foreign = lines_of(wanted, folder)
-    return {
+    about = {
         "title": wanted.title,
         "scale": scale,
         "scale_means": SCALES[scale],
+        "settings": list(settings),
         "remark": wanted.remark,
         "columns": list(wanted.columns),
-        "rows": lines,
-        "failed": {**foreign, **failed},
     }
+
+    def write(failed: Mapping[str, str]) -> dict:
+        result = {**about, "rows": lines_of(wanted, folder), "failed": dict(failed)}
+        if not _is_empty(result):
+            write_whole(folder / f"{name}.json", result)
+            with whole(folder / f"{name}.md") as part:
+                part.write_text(markdown(result))
+        return result
+
+    failed: dict[str, str] = {}
+    drawn: list[str] = []
+    rows = chosen_rows(wanted.rows, only)
+    if count or not wanted.measures:
+        for row in rows:
+            check_configs(row)
+        make_folder(folder)
+    else:
+        failed = run_rows(rows, folder, write=write)
+        drawn = _draw(wanted, folder, name=name, failed=failed)
+    result = write(failed)
+    _refuse_empty(result)
+    return result | {"out": [str(folder / f"{name}.json"), str(folder / f"{name}.md"), *drawn]}
 
 
 def _is_empty(result: Mapping) -> bool:
@@ -86,22 +83,25 @@ def _is_empty(result: Mapping) -> bool:
     return bool(result["failed"]) and not any(line["runs"] for line in result["rows"])
 
 
-def _write(result: Mapping, folder: pathlib.Path, *, name: str) -> list[str]:
-    """Writes the table, unless it would be empty; returns its files."""
+def _refuse_empty(result: Mapping) -> None:
+    """`UserError` where no run of several could be made."""
     if _is_empty(result):
-        return []
-    write_whole(folder / f"{name}.json", result)
-    with whole(folder / f"{name}.md") as part:
-        part.write_text(markdown(result))
-    return [str(folder / f"{name}.json"), str(folder / f"{name}.md")]
+        name, message = next(iter(result["failed"].items()))
+        raise UserError(f"none of the runs could be made; {name}: {message}")
 
 
-def _draw(wanted: Reproduction, folder: pathlib.Path, *, name: str) -> list[str]:
-    """Draws the pictures that can be drawn; returns their files."""
+def _draw(
+    wanted: Reproduction, folder: pathlib.Path, *, name: str, failed: dict[str, Any]
+) -> list[str]:
+    """Draws the pictures that can be drawn; returns their files, and adds to `failed` why one cannot."""
     files = []
     for picture, draw in wanted.pictures.items():
-        with style():
-            svg = draw(wanted, folder)
+        try:
+            with style():
+                svg = draw(wanted, folder)
+        except UserError as error:
+            failed[f"{name}_{picture}.svg"] = str(error)
+            continue
         if svg is None:
             continue
         path = folder / f"{name}_{picture}.svg"

@@ -6,43 +6,42 @@ from typing import Any
 
 import numpy as np
 
-from bnas_jax.core.errors import UserError
-from bnas_jax.reproduce.columns import COLUMNS, Made
+from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.reproduce.reproduction import Reproduction
+from bnas_jax.reproduce.row_run import RowRun
 
 
-def lines_of(wanted: Reproduction, folder: pathlib.Path) -> tuple[list[dict], dict[str, str]]:
-    """(a line for each row, {ROW/SEED: message} of runs that are not those of these settings).
+def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
+    """A line for each row.
 
-    A line has name, runs (trainings that have ended), `ours` (column -> mean over seeds, None where nothing is known),
-    `deviation` (column -> that of a sample, None of fewer than two) and `paper` (column -> what the paper prints).
+    It has name, runs (trainings that have ended), `ours` (column -> mean over seeds, None where nothing is known), `deviation`
+    (column -> that of a sample, None of fewer than two and of what is counted), `paper` (column -> what the paper prints) and
+    `foreign` (seed -> why a run in the folder is none of this row).
     """
-    lines, foreign = [], {}
+    lines = []
     for row in wanted.rows:
-        runs = []
-        for seed in range(row.seeds):
-            made = Made(row, folder=folder, seed=seed)
-            # A run of other settings is named, and nothing of it is shown.
-            try:
-                runs.append((made, made.training is not None))
-            except UserError as error:
-                foreign[f"{row.name}/{seed}"] = str(error)
-        line: dict[str, Any] = {"name": row.name, "runs": sum(ended for _, ended in runs)}
-        line |= _numbers([made for made, _ in runs], wanted.columns)
-        line["paper"] = dict(wanted.paper.get(row.name, {}))
+        runs = [RowRun(row, folder=folder, seed=seed) for seed in range(row.seeds)]
+        line: dict[str, Any] = {
+            "name": row.name,
+            "runs": sum(run.training is not None for run in runs),
+            **_numbers(runs, wanted.columns),
+            "paper": dict(wanted.paper.get(row.name, {})),
+            "foreign": {str(run.seed): run.foreign for run in runs if run.foreign},
+        }
         lines.append(line)
-    return lines, foreign
+    return lines
 
 
-def _numbers(runs: Sequence[Made], columns: Sequence[str]) -> dict[str, dict]:
+def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
     """Means and deviations of each column over runs."""
     ours: dict[str, float | None] = {}
     deviation: dict[str, float | None] = {}
     for name in columns:
-        found = [COLUMNS[name].of(made) for made in runs]
+        found = [COLUMNS[name].of(run) for run in runs]
         known = [number for number in found if number is not None]
         ours[name] = float(np.mean(known)) if known else None
-        deviation[name] = float(np.std(known, ddof=1)) if len(known) > 1 else None
+        varies = COLUMNS[name].measured and len(known) > 1
+        deviation[name] = float(np.std(known, ddof=1)) if varies else None
     return {"ours": ours, "deviation": deviation}
 
 
@@ -65,20 +64,30 @@ def markdown(result: Mapping) -> str:
                 cells.append(_printed(row["paper"].get(name)))
         lines.append(cells)
 
-    parts = [result["title"], result["scale_means"], result["remark"]]
-    if result["rows"]:
-        parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
-    for name, message in result["failed"].items():
-        parts.append(f"Failed: {name}: {message}")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    parts = [result["title"], *_remarks(result)]
+    parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+    for row in result["rows"]:
+        parts += [f"Not shown: {row['name']}/{seed}: {why}" for seed, why in row["foreign"].items()]
+    parts += [f"Failed: {name}: {message}" for name, message in result["failed"].items()]
+    return "\n\n".join(parts) + "\n"
 
 
-def _ours(row: dict, name: str) -> str:
+def _remarks(result: Mapping) -> list[str]:
+    """What stands above the table."""
+    remarks = [result["scale_means"]]
+    if result["settings"]:
+        listed = ", ".join(f"`{setting}`" for setting in result["settings"])
+        remarks.append(f"Of the command line, for the rows that were run with it: {listed}.")
+    if result["remark"]:
+        remarks.append(result["remark"])
+    return remarks
+
+
+def _ours(row: Mapping, name: str) -> str:
     """Our number, with its deviation where there are several seeds."""
     text = _text(row["ours"][name], COLUMNS[name].form)
     deviation = row["deviation"][name]
-    # What is counted is the same for all seeds.
-    if deviation:
+    if deviation is not None:
         text += f" ± {_text(deviation, COLUMNS[name].form)}"
     return text
 

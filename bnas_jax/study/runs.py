@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bnas_jax import settings
+from bnas_jax import machine, settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import from_dict
 from bnas_jax.core.layers import learnable_share
@@ -102,8 +102,7 @@ def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ())
     them. The table has every run that is finished, and names those that failed. Returns the content of study.json. Raises
     `UserError` for a name in `only` that no row has, and for a folder that cannot be one of a study.
     """
-    _check_names(study, only)
-    rows = [row for row in study.rows if not only or row.name in only]
+    rows = chosen_rows(study.rows, only)
     write = lambda failed: _write(study, folder=folder, failed=failed)
     return write(run_rows(rows, folder, write=write))
 
@@ -118,18 +117,21 @@ def run_rows(
     """
     # A mistake in the last row shows now, not after hours.
     for row in rows:
-        _check_configs(row)
+        check_configs(row)
     make_folder(folder)
 
     failed: dict[str, str] = {}
     for row in rows:
         for seed in range(row.seeds):
-            # A run that fails does not stop the others.
+            # A run that fails does not stop the others, where the user or the machine is why.
             try:
                 top1 = _run(row, seed=seed, folder=folder)
-            except UserError as error:
-                failed[f"{row.name}/{seed}"] = str(error)
-                _say(f"{row.name}, seed {seed} failed: {error}")
+            except Exception as error:
+                message = str(error) if isinstance(error, UserError) else machine.explain(error)
+                if message is None or hasattr(error, "exit_code"):
+                    raise
+                failed[f"{row.name}/{seed}"] = message
+                _say(f"{row.name}, seed {seed} failed: {message}")
             else:
                 _say(f"{row.name}, seed {seed}: {top1:.2f} %")
         # What the next row needs is compiled anew; what this one did would stay in memory.
@@ -138,15 +140,16 @@ def run_rows(
     return failed
 
 
-def _check_names(study: Study, only: tuple[str, ...]) -> None:
-    """`UserError` for a name that no row of the study has."""
-    names = [row.name for row in study.rows]
+def chosen_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
+    """The rows of these names, all without any; `UserError` for a name that no row has."""
+    names = [row.name for row in rows]
     for name in only:
         if name not in names:
             raise UserError(f"the study has no row {name!r}; write one of {', '.join(names)}")
+    return [row for row in rows if not only or row.name in only]
 
 
-def _check_configs(row: Row) -> None:
+def check_configs(row: Row) -> None:
     """`UserError` for a row whose first configs are no settings of a run."""
     config = _config(row, row.train, seed=0)
     if row.search is not None:

@@ -10,15 +10,26 @@ from ml_collections import ConfigDict
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
+from bnas_jax.cli import reproduce as reproduce_command
+from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.networks import Cells
+from bnas_jax.core.schemes import Float, Xnor
+from bnas_jax.data.batches import Batches
 from bnas_jax.reproduce import Reproduction, pictures
-from bnas_jax.reproduce.columns import COLUMNS, Made
+from bnas_jax.reproduce.columns import COLUMNS
+from bnas_jax.reproduce.row_run import RowRun
 from bnas_jax.reproduce.run import SCALES, reproduce
+from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study import Row
 from bnas_jax.study.runs import early_learnable_share
+from bnas_jax.training import build
+from bnas_jax.training.evaluate import load_data
+from bnas_jax.training.gradients import gradient_sums, gradients_of_run
+from bnas_jax.training.load import load
 from bnas_jax.workdir import RunDirectory
-from configs import ablations, search, train
+from configs import search, train
 from configs.reproduce import REPRODUCTIONS, get_reproduction
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -74,8 +85,8 @@ def counted(what: str) -> dict[str, dict]:
     wanted = get_reproduction(what, "paper")
     found = {}
     for row in wanted.rows:
-        made = Made(row, folder=NOWHERE, seed=0)
-        numbers = {name: COLUMNS[name].of(made) for name in wanted.columns}
+        of_row = RowRun(row, folder=NOWHERE, seed=0)
+        numbers = {name: COLUMNS[name].of(of_row) for name in wanted.columns}
         found[row.name] = {name: number for name, number in numbers.items() if number is not None}
     return found
 
@@ -101,17 +112,134 @@ def test_darts_s_normal_cell_is_five_eighths_separable():
     assert found["BNAS-A separable"] == {}
 
 
-def test_the_ablation_of_a_row_reaches_its_run():
+# What each row is at the paper's scale: network, scheme, and what sets it apart.
+ROWS = {
+    "BNAS-A": "cells latest_cell_zeroise 20/36 xnor",
+    "BNAS-Mini": "cells latest_cell_zeroise 10/24 xnor",
+    "BNAS-D": "cells latest_cell 12/64 xnor",
+    "BNAS-B no skip": "cells latest_cell_zeroise 12/64 xnor no skip",
+    "BNAS-B no Zeroise": "cells latest_cell 12/64 xnor",
+    "BNAS-C no diversity": "cells found 16/108 xnor",
+    "BNAS-A separable": "cells found 20/36 xnor centred",
+    "BNAS-A separable uncentred": "cells found 20/36 xnor",
+    "DARTS": "cells found 20/36 float no skip recipe darts cutout",
+    "DARTS zeroise": "cells found 20/36 float no skip recipe darts cutout",
+    "DARTS without cutout": "cells found 20/36 float no skip recipe darts",
+    "DARTS binarized": "cells darts_v2 20/36 xnor centred no skip",
+    "SNAS binarized": "cells snas_mild 20/36 xnor centred no skip",
+    "GDAS binarized uncentred": "cells gdas_f1 20/36 xnor no skip",
+    "PCNN (WRN22 i=16)": "wrn22 16 pcnn",
+    "PCNN (WRN22 i=64)": "wrn22 64 pcnn",
+    "BinaryNet (ResNet18)": "resnet18 64 binarynet",
+    "XNOR-Net (SENet)": "senet18 64 xnor",
+    "ResNet18 float": "resnet18 64 float",
+    "Bi-Real (ImageNet)": "imagenet_resnet18 64 bireal",
+    "XNOR-Net++ (ImageNet)": "imagenet_resnet18 64 xnor_pp",
+    "ABC-Net (ImageNet)": "imagenet_resnet18 64 abc_net",
+    "CBCN (ImageNet)": "imagenet_resnet18 64 cbcn",
+    "bin_conv_3x3 float": "small_cnn bin_conv_3x3 float",
+    "sep_conv_5x5 binary": "small_cnn sep_conv_5x5 xnor centred",
+    "sep_conv_5x5 binary uncentred": "small_cnn sep_conv_5x5 xnor",
+    "mobinet_k4_3x3 binary": "small_cnn mobinet_k4_3x3 xnor centred",
+}
+
+
+def described(row: Row) -> str:
+    """A row as in `ROWS`."""
+    config = row.train(0)
+    if row.search is not None:
+        config.network.genotype = "latest_cell"
+    found = settings.from_config(config)
+    assert isinstance(found, TrainSettings)
+    network, values = found.network, settings.to_dict(found)
+    words = [values["network"]["name"]]
+    if isinstance(network, Cells):
+        named = {genotype.load(name): name for name in genotype.named()}
+        words.append("found" if row.search is not None else named[network.genotype])
+        words.append(f"{network.num_cells}/{network.channels}")
+    else:
+        words.append(str(getattr(network, "layer_type", None) or network.width))
+    words.append(values["scheme"]["name"])
+    if getattr(found.scheme, "depthwise_center", False):
+        words.append("centred")
+    if isinstance(network, Cells) and not network.skip:
+        words.append("no skip")
+    if found.recipe != "none":
+        words.append(f"recipe {found.recipe}")
+    if found.dataset.cutout:
+        words.append("cutout")
+    return " ".join(words)
+
+
+def test_rows_are_the_networks_of_the_paper():
     rows = {row.name: row for row in rows_of("paper")}
-    run_of = lambda name: settings.from_config(rows[name].train(0))
-    assert run_of("BNAS-B").network.skip and not run_of("BNAS-B no skip").network.skip
-    without = run_of("BNAS-B no Zeroise").network.genotype
-    assert "none" not in json.dumps(without.to_dict())
-    assert "none" in json.dumps(run_of("BNAS-B").network.genotype.to_dict())
-    search_of = rows["BNAS-A no diversity"].search
-    assert search_of is not None and settings.from_config(search_of(0)).searcher.diversity == 0
-    expected = ablations.get_config("train_no_skip_b")
-    assert settings.from_config(expected) == run_of("BNAS-B no skip")
+    assert {name: described(rows[name]) for name in ROWS} == ROWS
+
+
+def test_rows_are_trained_as_long_as_the_paper_says():
+    epochs: dict[str, set[int]] = {}
+    for row in rows_of("paper"):
+        config = row.train(0)
+        if row.search is not None:
+            config.network.genotype = "latest_cell"
+        run = settings.from_config(config)
+        is_small = settings.to_dict(run)["network"]["name"] == "small_cnn"
+        kind = "small" if is_small else run.dataset.name
+        epochs.setdefault(kind, set()).add(run.num_epochs)
+    assert epochs == {"small": {50}, "cifar10": {600}, "imagenet2012": {250}}
+
+
+def test_searches_are_the_ablations_of_their_rows():
+    searches = {}
+    for row in rows_of("paper"):
+        if row.search is not None:
+            searches[row.name] = settings.from_config(row.search(0))
+    assert searches["BNAS-A no diversity"].searcher.diversity == 0
+    assert searches["BNAS-A searched"].searcher.diversity == 1
+    assert "bin_dil_conv_3x3" not in searches["BNAS-A no dilated"].network.layer_types
+    assert "sep_conv_3x3" in searches["BNAS-A separable"].network.layer_types
+    assert searches["BNAS-A separable"].scheme.depthwise_center
+    assert not searches["BNAS-A separable uncentred"].scheme.depthwise_center
+    assert searches["DARTS zeroise"].searcher.keep_zeroise
+    assert not searches["DARTS"].searcher.keep_zeroise
+    assert isinstance(searches["DARTS"].scheme, Float) and not searches["DARTS"].network.skip
+    assert searches["DARTS diversity without cutout"].searcher.diversity == 1
+
+
+# The lines of the paper's tables, as they are printed.
+PRINTED = {
+    "table1": "61.78 46.15 60.14 42.53 56.97 41.02 55.17 37.68 56.38 10.00 57.00 10.00",
+    "table2": "99.18 97.45 35.64 94.43 93.41 89.47 97.46 92.70",
+    "table4": "96.53 96.73 90.95 92.70",
+    "table6": "89.16 90.12 88.82 85.16 86.28 88.12 89.95 92.70 88.54 91.58 94.31 93.76 84.27 94.43 94.73",
+    "table7": "42.20 67.10 42.70 67.60 51.20 73.20 57.69 79.89 56.40 79.50 57.10 79.90 57.30 80.00 58.76"
+    " 80.61 69.76 89.08",
+    "table8": "92.70 61.23 89.47 90.95 93.76 67.15 91.69 91.55 94.43 70.58 88.74 92.66",
+    "table9": "31.79 0.36 58.01 89.47 91.06 0.14 149.14 92.70",
+    "table10": "88.82 92.22 92.70",
+    "table11": "10.01 62.50 41.72 36.75 43.19 36.75 89.66 12.50 92.70 0.00",
+    "tableD": "13.91 20.85 14.51 21.15",
+}
+
+
+@pytest.mark.parametrize("what", PRINTED)
+def test_the_paper_s_numbers_are_as_printed(what):
+    wanted = get_reproduction(what, "paper")
+    found = []
+    for row in wanted.rows:
+        numbers = wanted.paper[row.name]
+        # FLOPs of Tables 6, 7 and 10 are classes.
+        if what in ("table6", "table7", "table10"):
+            numbers = {name: value for name, value in numbers.items() if name != "flops"}
+        found += [f"{value:.2f}" for value in numbers.values()]
+    assert " ".join(found) == PRINTED[what]
+
+
+def test_figure_1_has_what_table_6_has_of_xnor_net_s_scheme():
+    figure = get_reproduction("figure1", "paper")
+    assert len(figure.rows) == 11
+    for row in figure.rows:
+        assert isinstance(settings.from_config(row.train(0)).scheme, Xnor)
 
 
 # Real runs.
@@ -204,11 +332,34 @@ def test_what_is_finished_is_not_run_again_and_other_settings_are_not_shown(made
 
     # The same folder for longer runs: nothing of what stands there is taken for one of them.
     other = wanted.changed(lambda row: dataclasses.replace(row, train=longer))
-    with pytest.raises(
-        UserError, match=r"none of the runs .* config.num_epochs is 3 now and 2 there"
-    ):
-        reproduce(other, folder, name="table1", scale="smoke", count=True)
-    assert not (folder / "table1.json").exists()
+    longer_result = reproduce(other, folder, name="table1", scale="smoke", count=True)
+    (line,) = longer_result["rows"]
+    assert line["runs"] == 0 and line["ours"]["top1"] is None and line["ours"]["flops"] > 0
+    assert set(line["foreign"]) == {"0", "1"}
+    assert "config.num_epochs is 3 now and 2 there" in line["foreign"]["0"]
+    assert "Not shown: tiny/1: " in (folder / "table1.md").read_text()
+
+
+def test_a_run_that_fails_is_named_beside_those_that_ended(made, wanted):
+    folder, _ = made
+
+    def failing(seed: int) -> ConfigDict:
+        config = tiny(seed)
+        config.dataset.path = "/nowhere"
+        config.dataset.name = "folder"
+        return config
+
+    rows = (*wanted.rows, Row("lost", train=failing, seeds=1))
+    both = dataclasses.replace(wanted, rows=rows, pictures={})
+    result = reproduce(both, folder, name="table2", scale="smoke")
+    assert [line["runs"] for line in result["rows"]] == [2, 0]
+    assert "/nowhere" in result["failed"]["lost/0"]
+    assert "Failed: lost/0: " in (folder / "table2.md").read_text()
+    # Where none has ended there is no table, but an error.
+    alone = dataclasses.replace(both, rows=rows[1:], paper={})
+    with pytest.raises(UserError, match=r"none of the runs could be made; lost/0: .*/nowhere"):
+        reproduce(alone, folder, name="table3", scale="smoke")
+    assert not (folder / "table3.json").exists()
 
 
 def test_count_runs_nothing(wanted, tmp_path):
@@ -219,12 +370,27 @@ def test_count_runs_nothing(wanted, tmp_path):
     assert [pathlib.Path(name).suffix for name in result["out"]] == [".json", ".md"]
 
 
-def test_the_first_sum_of_gradients_is_of_the_weights_that_the_run_began_with(made):
+def test_gradients_are_those_of_the_run_s_weights_on_its_first_batch(made):
     folder, _ = made
-    sums = json.loads((folder / "tiny/0/gradients.json").read_text())
-    assert sums["layers"][0] == "stem/conv" and len(sums["layers"]) == len(sums["last"])
-    assert all(number >= 0 for number in sums["first"] + sums["last"])
-    assert sums["first"] != sums["last"]
+    path = folder / "tiny/1/train"
+    (folder / "tiny/1/train/gradients.json").unlink(missing_ok=True)
+    sums = gradients_of_run(path)
+    assert sums["layers"] == [
+        "stem/conv",
+        "cell0/preprocess/input0/conv",
+        "cell0/preprocess/input1/conv",
+    ]
+    # The run's own step, whose first batch is the same one.
+    found = settings.from_config(RunDirectory(path).config())
+    assert isinstance(found, TrainSettings)
+    program = build.training(found, load_data(found.dataset), devices.ONE)
+    state = program.create(found.seed)
+    data = Batches(load_data(found.dataset), batch_size=found.batch_size, seed=found.seed)
+    first = gradient_sums(program.model, state.variables, data.train_batch(0))
+    assert sums["first"] == pytest.approx([float(first[name]) for name in sums["layers"]], rel=1e-4)
+    model, variables = load(path)
+    last = gradient_sums(model, variables, data.train_batch(0))
+    assert sums["last"] == pytest.approx([float(last[name]) for name in sums["layers"]], rel=1e-4)
 
 
 @pytest.mark.long
@@ -254,7 +420,7 @@ def test_rows_share_the_search_of_one_name(tmp_path):
 @pytest.mark.parametrize(
     ("made_of", "message"),
     [
-        ({"columns": ("top2",)}, "no column 'top2'; write one of top1, top5"),
+        ({"columns": ("top2",)}, "no column 'top2'; write one of top1, best_top1"),
         ({"paper": {"b": {}}}, "the paper's numbers of 'b' belong to no row; rows are a"),
         (
             {"paper": {"a": {"top5": 1.0}}, "columns": ("top1",)},
@@ -280,10 +446,33 @@ def test_a_table_of_counts_by_the_command(capfd, tmp_path):
 def test_settings_of_the_command_line_reach_every_run(capfd, tmp_path):
     words = ["reproduce", "--table=9", "--scale=paper", f"--workdir={tmp_path}", "--count"]
     assert run([*words, "--rows=BNAS-A", "--config.dataset.name=imagenet2012"]) == 0
-    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    printed = capfd.readouterr().out
+    result = json.loads(printed.splitlines()[-1])
     flops = {line["name"]: line["ours"]["flops"] for line in result["rows"]}
     # The same network on images of 224 pixels, 49 times as many; the classifier is another.
     assert 45 < flops["BNAS-A"] / 0.152 < 53
+    # Rows that are not run with it stay as they are, and the table says what was changed.
+    assert flops["BNAS-A no Zeroise"] == pytest.approx(0.3648, rel=1e-3)
+    assert "`--config.dataset.name=imagenet2012`" in printed
+
+
+def test_a_setting_reaches_the_runs_that_have_it(capfd, tmp_path):
+    words = ["reproduce", "--table=4", "--scale=paper", f"--workdir={tmp_path}", "--count"]
+    assert run([*words, "--config.searcher.tau=5", "--config.optimizer.learning_rate=0.01"]) == 0
+    changed = with_settings(["--config.searcher.tau=5", "--config.optimizer.momentum=0.5"])
+    (row,) = [row for row in changed.rows if row.name == "BNAS-A no diversity"]
+    assert row.search is not None
+    assert row.search(0).searcher.tau == 5 and row.train(0).optimizer.momentum == 0.5
+
+
+def with_settings(words: list[str]) -> Reproduction:
+    """Table 4 as the command changes it."""
+    table = get_reproduction("table4", "paper")
+    return reproduce_command._changed(table, words, only=(), seeds=3)
+
+
+def test_seeds_are_of_every_row():
+    assert {row.seeds for row in with_settings([]).rows} == {3}
 
 
 @pytest.mark.parametrize("figure", ["3", "5", "6", "7", "8"])
