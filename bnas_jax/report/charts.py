@@ -11,10 +11,11 @@ from bnas_jax.report.sheet import printable, svg_of
 _SIZE = (6.4, 2.9)
 _TITLE_SIZE, _TEXT_SIZE = 10, 8
 _LONGEST_NAME = 32  # letters
-_POINT_SIZE, _LABEL_SIZE, _LABEL_OFFSET = 12, 6, (3, 2)
+_POINT_SIZE, _LABEL_SIZE, _LABEL_OFFSET = 16, 7, (4, 3)
 # Of Paul Tol's scheme "bright", whose lines colour-blind readers can tell apart; more lines are dashed.
 _COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#888888")
 _DASHES = ("solid", "dashed", "dotted")
+_MARKERS = ("o", "s", "^")
 
 
 class Line(NamedTuple):
@@ -25,11 +26,16 @@ class Line(NamedTuple):
 
 
 class Points(NamedTuple):
-    """name: in the legend. points: (x, y) each. labels: a text beside each point, or none."""
+    """Points of one colour. points: (x, y) each. name: in the legend, none without one. labels: a text beside each, or none.
+
+    style: its number among colours and markers, by default its place among the groups. hollow: whether they are rings.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     labels: Sequence[str] = ()
+    style: int | None = None
+    hollow: bool = False
 
 
 def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = False) -> str:
@@ -40,8 +46,11 @@ def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = Fa
     drawn = []
     for number, line in enumerate(lines):
         places, values = _numbers(line.points)
-        # A single point would be no line.
-        marker = "o" if len(places) == 1 else None
+        if log:
+            # They have no place there, and are marked apart.
+            values = [math.nan if value == 0 else value for value in values]
+        # A single point would be no line, and neither would one between two zeros.
+        marker = "o" if len(places) == 1 or log else None
         drawn += axes.plot(
             places,
             values,
@@ -49,6 +58,7 @@ def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = Fa
             linestyle=_DASHES[number // len(_COLORS) % len(_DASHES)],
             linewidth=1.5,
             marker=marker,
+            markersize=3 if log else None,
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log:
@@ -73,29 +83,45 @@ def _mark_zeros(axes, lines: Sequence[Line]) -> None:
 
 
 def scatter(title: str, groups: Sequence[Points], *, x: str, y: str, log: bool = False) -> str:
-    """An SVG of points, those of a group in one colour. x, y: what the axes count. log: whether x is logarithmic."""
+    """An SVG of points. x, y: what the axes count. log: whether x is logarithmic."""
     figure, axes = _plot(title, x=x)
     axes.set_ylabel(y, size=_TEXT_SIZE)
-    drawn = []
+    drawn, names = [], []
     for number, group in enumerate(groups):
-        places = [point[0] for point in group.points]
-        values = [point[1] for point in group.points]
-        color = _COLORS[number % len(_COLORS)]
-        drawn.append(axes.scatter(places, values, color=color, s=_POINT_SIZE, linewidths=0))
-        for point, label in zip(group.points, group.labels, strict=False):
-            axes.annotate(
-                _short(label),
-                point,
-                xytext=_LABEL_OFFSET,
-                textcoords="offset points",
-                size=_LABEL_SIZE,
-                color=color,
-                parse_math=False,
-            )
+        style = number if group.style is None else group.style
+        color = _COLORS[style % len(_COLORS)]
+        points = axes.scatter(
+            [place for place, _ in group.points],
+            [value for _, value in group.points],
+            s=_POINT_SIZE,
+            marker=_MARKERS[style // len(_COLORS) % len(_MARKERS)],
+            facecolors="none" if group.hollow else color,
+            edgecolors=color,
+            linewidths=1.0 if group.hollow else 0.0,
+        )
+        if group.name:
+            drawn.append(points)
+            names.append(group.name)
+        _label(axes, group, color=color)
     if log:
         axes.set_xscale("log")
-    _add_legend(figure, drawn, [group.name for group in groups])
+    _add_legend(figure, drawn, names)
     return svg_of(figure)
+
+
+def _label(axes, group: Points, *, color: str) -> None:
+    """The texts beside the points of a group, on a ground of their own."""
+    for point, label in zip(group.points, group.labels, strict=False):
+        axes.annotate(
+            _short(label),
+            point,
+            xytext=_LABEL_OFFSET,
+            textcoords="offset points",
+            size=_LABEL_SIZE,
+            color=color,
+            parse_math=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        )
 
 
 def _plot(title: str, *, x: str):

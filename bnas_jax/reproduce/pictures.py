@@ -25,23 +25,18 @@ from bnas_jax.workdir.files import write_whole
 
 
 def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figure 1: top-1 over FLOPs, ours and the paper's; of a table that has both columns."""
-    ours: list[tuple[str, tuple[float, float]]] = []
-    paper: list[tuple[str, tuple[float, float]]] = []
-    for line in lines_of(wanted, folder):
-        for found, numbers in ((ours, line["ours"]), (paper, line["paper"])):
+    """Figure 1: top-1 over FLOPs, ours filled and the paper's as rings; of a table that has both columns."""
+    groups = []
+    for number, line in enumerate(lines_of(wanted, folder)):
+        for numbers, hollow in ((line["ours"], False), (line["paper"], True)):
             flops, top1 = numbers.get("flops"), numbers.get("top1")
             if flops is not None and top1 is not None:
-                found.append((line["name"], (flops, top1)))
-    groups = []
-    for name, found in (("ours", ours), ("the paper's", paper)):
-        names = [name for name, _ in found]
-        points = [point for _, point in found]
-        if found:
-            groups.append(Points(name, points=points, labels=names))
-    if not ours:
+                name = "" if hollow else line["name"]
+                groups.append(Points(name, [(flops, top1)], style=number, hollow=hollow))
+    if all(group.hollow for group in groups):
         return None
-    return scatter("accuracy over FLOPs", groups, x="FLOPs, 1e8", y="top-1, %", log=True)
+    title = "accuracy over FLOPs; rings: the paper's"
+    return scatter(title, groups, x="FLOPs, 1e8", y="top-1, %", log=True)
 
 
 def test_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:

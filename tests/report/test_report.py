@@ -15,7 +15,7 @@ import pytest
 from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
-from bnas_jax.report.charts import Line, chart
+from bnas_jax.report.charts import Line, Points, chart, scatter
 from bnas_jax.report.curves import mean_weights
 from bnas_jax.report.sheet import style
 from bnas_jax.workdir import FORMAT
@@ -238,3 +238,28 @@ def test_settings_have_all_their_digits(capfd, training):
     (training / "config.json").write_text(json.dumps(config))
     page, _ = page_of(capfd, training)
     assert rows(page)["config.optimizer.learning_rate"] == "0.012345678"
+
+
+def test_a_logarithmic_chart_marks_zeros_and_draws_no_line_to_them():
+    lines = [Line("a", [(1, 1.0), (2, 10.0), (3, 0.0), (4, 100.0), (5, 10.0)])]
+    with style():
+        picture = ElementTree.fromstring(chart("t", lines, log=True))
+    found = heights(picture)[0]
+    # Four numbers, and equal steps for equal factors.
+    assert len(found) == 4
+    assert found[0] - found[1] == pytest.approx(found[1] - found[2], rel=1e-3)
+    # The cross stands at the lower edge.
+    cross = [use for use in picture.iter(f"{SVG}use") if "stroke: #4477aa" in use.get("style", "")]
+    assert max(float(use.get("y", 0)) for use in cross) > max(found)
+
+
+def test_points_have_the_colour_of_their_group_and_rings_are_hollow():
+    groups = [
+        Points("first", [(1.0, 2.0), (2.0, 3.0)], labels=["one", "<two>"]),
+        Points("", [(3.0, 1.0)], style=0, hollow=True),
+    ]
+    with style():
+        svg = scatter("t", groups, x="x", y="y")
+    picture = ElementTree.fromstring(svg)
+    assert {"one", "<two>", "first", "x", "y", "t"} <= set(texts(picture))
+    assert "fill: none; stroke: #4477aa" in svg and "fill: #4477aa" in svg
