@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "predict",
     "report": "report",
     "reproduce": "reproduce",
+    "gradients": "gradients",
 }
 # Commands for which JAX is not set up, as it takes seconds to load.
 WITHOUT_JAX = ("draw", "report")
@@ -46,6 +47,7 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
   export    --workdir=DIR --out=FILE [--step=best|last|N]        one file with one bit for each binary weight
   predict   --model=FILE --input=IMAGES.npy|FILE|DIR             classify images by that file; [--out=FILE.csv|.npz]
   report    --workdir=DIR [--out=FILE.html]                      one HTML page: result, curves, cells, settings
+  gradients --workdir=DIR [--step=best|last|N]                   sum of |gradient| of each convolution, for the page of report
   import    --checkpoint=FILE --preset=d --workdir=DIR           the authors' weights into a work directory
   data      prepare NAME [--out=DATA_DIR]                        download and prepare a TFDS data set
   data      convert --source=DIR --out=DATA_DIR                  a prepared TFRecord directory into ArrayRecord

@@ -40,6 +40,7 @@ OPTIONS = {
     "evaluate": {"workdir", "step", "model"},
     "export": {"workdir", "out", "step"},
     "report": {"workdir", "out"},
+    "gradients": {"workdir", "step"},
     "predict": {"model", "input", "out", "batch_size"},
     "draw": {"genotype", "out", "strip", "template", "zeroise", "skip"},
     "plan": {"on", "of", "presets", "quick", "again"},

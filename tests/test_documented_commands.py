@@ -53,6 +53,7 @@ PROMISED = {
     "cost": "flops",
     "export": "bytes",
     "report": "out",
+    "gradients": "layers",
     "data": "num_examples",
 }
 

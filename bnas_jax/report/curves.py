@@ -37,6 +37,15 @@ def points_of(records: Iterable[Mapping], name: str) -> list[tuple[int, float | 
     return found
 
 
+def chart_of_gradients(found: Mapping) -> str:
+    """An SVG of the sum of |gradient| at each convolution, in the order of the forward pass. found: as gradients.json."""
+    lines = []
+    for name, key in (("before the first step", "first"), (f"at step {found.get('step')}", "last")):
+        lines.append(Line(name, list(enumerate(found[key], start=1))))
+    title = "sum of |gradient| of the loss"
+    return chart(title, lines, x="convolution, from the first one", log=True)
+
+
 def charts_of_alphas(history: Mapping[str, np.ndarray], layer_types: Sequence[str]) -> list[str]:
     """SVGs of the mean weight of each layer type, one for each cell that has a history.
 

@@ -9,7 +9,7 @@ from bnas_jax import __version__
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import from_dict
 from bnas_jax.report import cells
-from bnas_jax.report.curves import charts_of_alphas, charts_of_metrics
+from bnas_jax.report.curves import chart_of_gradients, charts_of_alphas, charts_of_metrics
 from bnas_jax.report.sheet import printable, style
 from bnas_jax.workdir.directory import RunDirectory
 from bnas_jax.workdir.history import HISTORY, read_history
@@ -71,6 +71,7 @@ def page(run: Run) -> str:
     sections: list[tuple[str, Callable[[Run], str]]] = [
         ("Result", lambda run: _table(_result(run))),
         ("Curves", lambda run: _figures(charts_of_metrics(run.records))),
+        ("Gradients", lambda run: _figures(_gradients(run))),
         ("How alpha moved", lambda run: _figures(_alphas(run))),
         ("Cells", lambda run: _figures(_cells(run))),
         ("Data", lambda run: _table(_data(run))),
@@ -117,6 +118,15 @@ def _result(run: Run) -> Rows:
     if known:
         rows.append(("seconds of the epochs that are recorded", _short(sum(known))))
     return rows
+
+
+def _gradients(run: Run) -> list[str]:
+    """The chart of gradients.json, where the command `gradients` has written one."""
+    found = run.directory.gradients() or {}
+    # Not of a file that something else wrote.
+    if not isinstance(found.get("first"), list) or not isinstance(found.get("last"), list):
+        return []
+    return [chart_of_gradients(found)]
 
 
 def _alphas(run: Run) -> list[str]:

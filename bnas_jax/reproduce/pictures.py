@@ -3,7 +3,6 @@
 Curves and gradients are those of seed 0.
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -19,9 +18,9 @@ from bnas_jax.reproduce.reproduction import Reproduction
 from bnas_jax.reproduce.row_run import RowRun
 from bnas_jax.reproduce.table import lines_of
 from bnas_jax.study import Row
-from bnas_jax.training.gradients import gradients_of_run
+from bnas_jax.training.gradients import write_gradients
+from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir import RunDirectory
-from bnas_jax.workdir.files import write_whole
 
 
 def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | None:
@@ -68,10 +67,11 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
     """
     lines = []
     for row, training in _trainings(wanted, folder):
-        path = training / "gradients.json"
-        if not path.is_file():
-            write_whole(path, gradients_of_run(training.path))
-        sums = json.loads(path.read_text())["last"]
+        found = training.gradients()
+        # One that was written while the training was under way is of another step.
+        if found is None or found.get("step") != (training.summary() or {}).get("steps"):
+            found = write_gradients(WorkDir(training.path))
+        sums = found["last"]
         lines.append(Line(row.name, list(enumerate(sums, start=1))))
     if not lines:
         return None

@@ -11,22 +11,33 @@ import jax.numpy as jnp
 
 from bnas_jax.core.cost import cost
 from bnas_jax.data.batches import Batches
+from bnas_jax.runtime import devices
 from bnas_jax.training.evaluate import load_run_data
-from bnas_jax.training.load import Restored, restore
+from bnas_jax.training.load import Restored, restore, run_of
 from bnas_jax.training.losses import cross_entropy
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.step_parts import Batch
 from bnas_jax.training.workdir import WorkDir
+from bnas_jax.workdir.directory import GRADIENTS
+from bnas_jax.workdir.files import write_whole
 
 # What a convolution's parameters are: (kh, kw, inputs, outputs).
 _KERNEL_NDIM = 4
 
 
-def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict[str, list]:
+def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
+    """Writes `gradients_of_run` as gradients.json of the work directory; returns it."""
+    devices.configure_alone(run_of(workdir))
+    found = gradients_of_run(workdir.path, step=step)
+    write_whole(workdir / GRADIENTS, found)
+    return found
+
+
+def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     """The sums of `gradient_sums` on the first batch of a training, before its first step and at a checkpoint.
 
-    Returns {"layers": names, "first": sums, "last": sums}, layers in the order of the forward pass. Raises `UserError` as
-    `load` does.
+    step: of the checkpoint, `last`, `best` or a number. Returns {"layers": names, "first": sums, "last": sums at the checkpoint,
+    "step": its step}, layers in the order of the forward pass. Raises `UserError` as `load` does.
 
     >>> sums = gradients_of_run("runs/train")  # doctest: +SKIP
     >>> sums["layers"][0]  # doctest: +SKIP
@@ -45,6 +56,7 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict[
         "layers": layers,
         "first": [float(before[name]) for name in layers],
         "last": [float(after[name]) for name in layers],
+        "step": restored.step,
     }
 
 

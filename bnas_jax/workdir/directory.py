@@ -11,6 +11,8 @@ from bnas_jax.core.errors import UserError
 # The format of the settings and the checkpoints in a work directory. In 1 settings had other names, and there was no number
 # of the format; in 2 states had no seed.
 FORMAT = 3
+# The file of the command `gradients`.
+GRADIENTS = "gradients.json"
 # The release of this package that reads each older one.
 _VERSIONS = {1: "0.1.0", 2: "0.2.0"}
 
@@ -62,6 +64,12 @@ class RunDirectory:
         if not (self / "summary.json").is_file():
             return None
         return self._read("summary.json")
+
+    def gradients(self) -> dict | None:
+        """gradients.json, see `training.gradients`; None where there is none."""
+        if not (self / GRADIENTS).is_file():
+            return None
+        return self._read(GRADIENTS)
 
     def facts(self) -> dict:
         """run.json: the values of `data.facts.Facts` that are known, "environment", and perhaps "init" and "extensions"."""

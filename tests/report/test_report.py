@@ -263,3 +263,15 @@ def test_points_have_the_colour_of_their_group_and_rings_are_hollow():
     picture = ElementTree.fromstring(svg)
     assert {"one", "<two>", "first", "x", "y", "t"} <= set(texts(picture))
     assert "fill: none; stroke: #4477aa" in svg and "fill: #4477aa" in svg
+
+
+def test_the_page_shows_gradients_where_they_were_written(capfd, training):
+    _, before = page_of(capfd, training)
+    sums = {"layers": ["a", "b"], "first": [1.0, 2.0], "last": [0.5, 0.0], "step": 44}
+    (training / "gradients.json").write_text(json.dumps(sums))
+    page, after = page_of(capfd, training)
+    assert "<h2>Gradients</h2>" in page and len(after) == len(before) + 1
+    shown = [set(texts(picture)) for picture in after]
+    assert any({"before the first step", "at step 44"} <= words for words in shown)
+    (training / "gradients.json").write_text('{"first": 3}')
+    assert "<h2>Gradients</h2>" not in page_of(capfd, training)[0]

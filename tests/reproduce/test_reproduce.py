@@ -372,8 +372,8 @@ def test_count_runs_nothing(wanted, tmp_path):
 def test_gradients_are_those_of_the_run_s_weights_on_its_first_batch(made):
     folder, _ = made
     path = folder / "tiny/1/train"
-    (folder / "tiny/1/train/gradients.json").unlink(missing_ok=True)
     sums = gradients_of_run(path)
+    assert sums["step"] == RunDirectory(path).summary()["steps"]
     assert sums["layers"] == [
         "stem/conv",
         "cell0/preprocess/input0/conv",
@@ -390,6 +390,16 @@ def test_gradients_are_those_of_the_run_s_weights_on_its_first_batch(made):
     model, variables = load(path)
     last = gradient_sums(model, variables, data.train_batch(0))
     assert sums["last"] == pytest.approx([float(last[name]) for name in sums["layers"]], rel=1e-4)
+
+
+def test_gradients_of_another_step_are_computed_anew(capfd, made, wanted):
+    folder, _ = made
+    path = folder / "tiny/0/train"
+    assert run(["gradients", f"--workdir={path}", "--step=5"]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert result["step"] == 5 and json.loads((path / "gradients.json").read_text()) == result
+    pictures.gradients(wanted, folder)
+    assert json.loads((path / "gradients.json").read_text())["step"] == 10
 
 
 @pytest.mark.long
