@@ -36,8 +36,8 @@ def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
 def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     """The sums of `gradient_sums` on the first batch of a training, before its first step and at a checkpoint.
 
-    step: of the checkpoint, `last`, `best` or a number. Returns {"layers": names, "first": sums, "last": sums at the checkpoint,
-    "step": its step}, layers in the order of the forward pass. Raises `UserError` as `load` does.
+    step: of the checkpoint, `last`, `best` or a number. Returns {"layers": names in the order of the forward pass, "first":
+    sums before the first step, "last": at the checkpoint, "step": its step}. Raises `UserError` as `load` does.
 
     >>> sums = gradients_of_run("runs/train")  # doctest: +SKIP
     >>> sums["layers"][0]  # doctest: +SKIP
