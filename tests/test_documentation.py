@@ -198,6 +198,7 @@ def names_of(settings_class: type, prefix: str = "") -> list[str]:
         "weights": settings.WeightSettings,
         "alphas": settings.AlphaSettings,
         "optimizer": settings.OptimizerSettings,
+        "teacher": settings.TeacherSettings,
     }
     if settings_class is settings.SearchSettings:
         groups["network"] = settings.SupernetSettings

@@ -90,6 +90,7 @@ def _is_known(run: Any) -> bool:
         and run.precision == "float32"
         and run.microbatches == 1
         and run.optimizer.name == "sgd"
+        and run.teacher.workdir is None
         and jax.default_backend() == "cpu"
     )
 

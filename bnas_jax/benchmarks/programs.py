@@ -10,7 +10,7 @@ from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.load import Dataset
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import SearchSettings, TrainSettings
-from bnas_jax.training import build
+from bnas_jax.training import build, teacher
 from bnas_jax.training.build import Program
 
 # As for CIFAR-10, so that a step has the usual augmentation in it.
@@ -41,7 +41,7 @@ def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Device
     """The steps that `search` or `train` would make."""
     if isinstance(run, SearchSettings):
         return build.search(run, data, where)
-    return build.training(run, data, where)
+    return build.training(run, data, where, teacher=teacher.drawn(run, data, where))
 
 
 def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
@@ -57,7 +57,8 @@ def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: 
         program = build.search(run, data, where, model=in_plain_form(supernet))
     else:
         network = build.network(run, num_classes, where.axis)
-        program = build.training(run, data, where, model=in_plain_form(network))
+        of_run = teacher.drawn(run, data, where)
+        program = build.training(run, data, where, model=in_plain_form(network), teacher=of_run)
     return in_one(program)
 
 

@@ -81,10 +81,14 @@ def count_stored(variables: Mapping) -> tuple[int, int]:
 
 
 def _settings_of(run: TrainSettings) -> dict:
-    """The settings, without where the data lay and which machines there were."""
-    dataset = dataclasses.replace(run.dataset, path=None)
-    distributed = settings.DistributedSettings()
-    return settings.to_dict(dataclasses.replace(run, dataset=dataset, distributed=distributed))
+    """The settings, without where the data and a teacher lay and which machines there were."""
+    without = dataclasses.replace(
+        run,
+        dataset=dataclasses.replace(run.dataset, path=None),
+        distributed=settings.DistributedSettings(),
+        teacher=settings.TeacherSettings(),
+    )
+    return settings.to_dict(without)
 
 
 def _facts_of(facts: Facts) -> dict:

@@ -20,7 +20,7 @@ from bnas_jax.plan.roofline import Work
 from bnas_jax.plan.work import read
 from bnas_jax.runtime.compiling import Call
 from bnas_jax.settings import SearchSettings, TrainSettings
-from bnas_jax.training import build
+from bnas_jax.training import build, teacher
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import initial_variables
 
@@ -154,7 +154,8 @@ def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
         searcher = run.searcher
         parts = len({name for stage in searcher.stages for name in stage.batches})
     else:
-        program = build.training(run, data, where)
+        of_run = teacher.drawn(run, data, where)
+        program = build.training(run, data, where, teacher=of_run)
     state = where.create(program.create, 0)
     steps = where.compile_steps(*program.stages, tuned=False)
     return _Calls(

@@ -130,9 +130,12 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(request: Request) -> pathlib.Path | None:
-    """Where the plan is kept; None without a directory for it, and of data on disk, which may change."""
+    """Where the plan is kept; None without a directory for it, and of data or a teacher on disk, which may change."""
     dataset = request.run.dataset.name
     if dataset not in SIZES and dataset != "digits":
+        return None
+    teacher = getattr(request.run, "teacher", None)
+    if teacher is not None and teacher.workdir is not None:
         return None
     try:
         folder = user_cache() / "bnas_jax" / "plans"

@@ -174,13 +174,16 @@ def _data(run: Run) -> Rows:
 
 
 def _environment(run: Run) -> Rows:
-    """Versions and hardware, the weights that a run began with, and a user's extensions."""
+    """Versions and hardware, the weights that a run began with, its teacher, and a user's extensions."""
     rows = list(_of_kind(run.facts.get("environment"), dict).items())
     init = _of_kind(run.facts.get("init"), dict)
     if init:
         rows.append(
             ("began with the weights of", f"{init.get('workdir')}, step {init.get('step')}")
         )
+    teacher = _of_kind(run.facts.get("teacher"), dict)
+    if teacher:
+        rows.append(("learned from", f"{teacher.get('workdir')}, step {teacher.get('step')}"))
     for extension in _of_kind(run.facts.get("extensions"), list):
         rows.append(("extension", _of_kind(extension, dict).get("file")))
     return rows

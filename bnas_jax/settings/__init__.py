@@ -14,7 +14,7 @@ from bnas_jax.settings.search import (
     SupernetSettings,
     WeightSettings,
 )
-from bnas_jax.settings.train import OptimizerSettings, TrainSettings
+from bnas_jax.settings.train import OptimizerSettings, TeacherSettings, TrainSettings
 
 __all__ = [
     "AS_OF",
@@ -31,6 +31,7 @@ __all__ = [
     "SearchSettings",
     "Settings",
     "SupernetSettings",
+    "TeacherSettings",
     "TrainSettings",
     "WeightSettings",
     "differences",

@@ -109,8 +109,8 @@ def bireal() -> dict[str, Any]:
 def reactnet() -> dict[str, Any]:
     """ReActNet's ResNet18 on ImageNet, the second of its two steps: all binary, no weight decay [C].
 
-    Its code has only the loss of distillation from a float ResNet34. Here it is cross-entropy, with the label smoothing of
-    Bi-Real's code by the same author [D].
+    Its code has only the loss of distillation from a float ResNet34: `config.teacher`. Without a teacher it is cross-entropy,
+    with the label smoothing of Bi-Real's code by the same author [D].
     """
     return {
         "num_epochs": 128,

@@ -115,6 +115,34 @@ class OptimizerSettings:
         require(not self.nesterov or self.momentum > 0, message)
 
 
+@dataclasses.dataclass(frozen=True)
+class TeacherSettings:
+    """A trained network that the training learns from, see `training.teacher`; none without a work directory."""
+
+    # Of its training or import, and its checkpoint: `best`, `last` or a step.
+    workdir: str | None = None
+    step: str = "last"
+    # How much of the loss is the cross-entropy with the teacher's probabilities; the rest is that with the labels.
+    share: float = 1.0
+    # Divides the logits of both networks there; that part of the loss is multiplied by its square.
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        prefix = "config.teacher"
+        rates(prefix, self, "share", "temperature")
+        require(self.share <= 1, f"{prefix}.share must be at most 1, got {self.share}")
+        # Above it the two networks' logits are matched in any case, and the loss, which has its square, is huge.
+        message = f"{prefix}.temperature must be at most 20, got {self.temperature}"
+        require(self.temperature <= 20, message)
+        if self.workdir is not None:
+            return
+        for name, default in (("step", "last"), ("share", 1.0), ("temperature", 1.0)):
+            message = (
+                f"{prefix}.{name} has no effect without a teacher; write {prefix}.workdir=DIR, too"
+            )
+            require(getattr(self, name) == default, message)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings(RunSettings):
     """The settings of the training of a final network."""
@@ -122,6 +150,7 @@ class TrainSettings(RunSettings):
     # An entry of `networks.NETWORKS`.
     network: NetworkSettings
     optimizer: OptimizerSettings
+    teacher: TeacherSettings = dataclasses.field(default_factory=TeacherSettings)
     # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
     # The type of the numbers that layers hand on, which are most of what accelerators store and move: float32, or bfloat16,

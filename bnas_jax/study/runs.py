@@ -298,7 +298,8 @@ def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     if _summary(path) is None:
         return False
     # A finished run of other settings is not overwritten.
-    stored = RunDirectory(path).config()
+    # By way of the settings: a config of an older version lacks those that are new since.
+    stored = settings.to_dict(settings.from_config(RunDirectory(path).config()))
     difference = settings.first_difference(settings.to_dict(run), stored)
     if difference is not None:
         raise UserError(f"{path} belongs to another run: {difference}; choose another --workdir")

@@ -1,7 +1,7 @@
 """From settings to the objects of a run, once: model, optimizers, step, and the batches that the step takes."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import optax
@@ -22,6 +22,9 @@ from bnas_jax.training import optimizers, schedules
 from bnas_jax.training.schedules import Schedule
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.train_step import TrainStep
+
+if TYPE_CHECKING:
+    from bnas_jax.training.teacher import Teacher
 
 # The streams of images of a run, each with random numbers of its own; see `image_seed`.
 TRAINING, ALPHA, VALIDATION = range(3)
@@ -67,9 +70,14 @@ def image_seed(run: Settings, use: int) -> int:
 
 
 def training(
-    run: TrainSettings, data: Dataset, where: Devices, *, model: nn.Module | None = None
+    run: TrainSettings,
+    data: Dataset,
+    where: Devices,
+    *,
+    model: nn.Module | None = None,
+    teacher: "Teacher | None" = None,
 ) -> Program:
-    """The training of a final network. model: by default `network`'s, the one of the settings."""
+    """The training of a final network. model: by default `network`'s, the one of the settings. teacher: see `teacher.load`."""
     if model is None:
         model = network(run, num_classes=data.train.num_classes, axis=where.axis)
 
@@ -85,6 +93,8 @@ def training(
         network=model,
         optimizer=training_optimizer(run, source.steps_per_epoch),
         label_smoothing=run.optimizer.label_smoothing,
+        soft_share=run.teacher.share,
+        temperature=run.teacher.temperature,
         drop_path=run.optimizer.drop_path,
         auxiliary_weight=run.optimizer.auxiliary_weight,
         num_epochs=run.num_epochs,
@@ -93,9 +103,14 @@ def training(
         axis=where.axis,
     )
 
+    # The teacher's variables are part of each feed: constants of the step would become part of the program.
+    of_teacher = {"teacher": teacher.variables} if teacher else {}
+
     # Batches are made inside the compiled step: from a feed, which is small, by the data on the device.
     def train_stage(state, feed):
         batch = where.batch(source, feed, microbatches=run.microbatches)
+        if teacher is not None:
+            batch = teacher.add_targets(batch, feed["teacher"], parts=run.microbatches)
         return step(state, batch)
 
     return Program(
@@ -103,7 +118,7 @@ def training(
         step=step,
         create=lambda seed: step.init(seed=seed, image_shape=data.train.image_shape),
         stages=(train_stage,),
-        feeds=lambda number: (source.feed(number),),
+        feeds=lambda number: ({**source.feed(number), **of_teacher},),
         steps_per_epoch=source.steps_per_epoch,
         held_out=data.test,
     )

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,6 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
 from bnas_jax.settings import Settings, TrainSettings
-from bnas_jax.training import build
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
@@ -42,19 +41,24 @@ def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Mo
 def restore(directory: WorkDir, *, step: str) -> Restored:
     """The network of a training or an imported network. step and errors: see `load`."""
     run = run_of(directory)
-
-    # The network of the settings, for the classes and images that the run was trained on.
     facts = facts_lib.from_dict(directory.facts())
-    model = build.network(run, facts.num_classes)
+    model, shapes = restored_model(run, facts)
 
     if not directory.checkpoints.is_dir():
         raise UserError(f"no checkpoint in {directory.path}; run train with this --workdir first")
-
-    # Its variables; the shapes are traced, nothing is initialised.
-    shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, seed=0))
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
         found, variables = checkpoints.restore_variables(shapes, step)
     return Restored(model, variables, run=run, facts=facts, step=found)
+
+
+def restored_model(run: TrainSettings, facts: Facts) -> tuple[nn.Module, Any]:
+    """(the network of a training's settings, for the classes and images of the facts; the shapes of its variables)."""
+    model = run.network.build(
+        num_classes=facts.num_classes, scheme=run.scheme, arithmetic=run.arithmetic()
+    )
+    # Traced, nothing is initialised.
+    shapes = jax.eval_shape(lambda: initial_variables(model, facts.image_shape, seed=0))
+    return model, shapes
 
 
 def run_of(directory: WorkDir) -> TrainSettings:

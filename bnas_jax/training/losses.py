@@ -16,6 +16,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     return (1 - smoothing) * hard - smoothing * jnp.mean(log_p, axis=-1)
 
 
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross-entropy with probabilities of all classes. logits, targets: (N, classes); returns (N,)."""
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
 def hits(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     """1 where the label is among the k classes of the highest scores, else 0. Shapes as `cross_entropy`.
 

@@ -8,7 +8,7 @@ from bnas_jax.data.facts import Facts
 from bnas_jax.data.load import Dataset
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import build, fine_tune
+from bnas_jax.training import build, fine_tune, teacher
 from bnas_jax.training.build import Program
 from bnas_jax.training.fine_tune import Init
 from bnas_jax.training.state import Sums, TrainState
@@ -46,18 +46,23 @@ class TrainTask(Task):
     ):
         self._init = init
         self._origin: dict | None = None
+        self._teacher: dict | None = None
         self._result: dict[str, float] | None = None
         super().__init__(run, workdir, **options)
 
     def build(self, data: Dataset) -> Program:
-        return build.training(self.run, data, where=self.where)
+        self._teacher = teacher.note(self.run, self.workdir)
+        loaded = teacher.load(self.run, data, self.where, workdir=self.workdir)
+        return build.training(self.run, data, where=self.where, teacher=loaded)
 
     def open(self, facts: Facts, *, change: bool) -> None:
         # Before the directory is made: weights that do not fit must leave nothing behind.
         self._origin = fine_tune.origin(
             self.workdir, init=self._init, run=self.run, facts=facts.known()
         )
-        self.workdir.open(self.run, facts, change=change, init=self._origin)
+        entries = {"init": self._origin, "teacher": self._teacher}
+        self.workdir.open(self.run, facts, change=change, entries=entries)
+        teacher.keep(self.run, self.workdir)
 
     def first_state(self) -> TrainState:
         state = super().first_state()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from bnas_jax.training.collectives import average
-from bnas_jax.training.losses import cross_entropy, hits
+from bnas_jax.training.losses import cross_entropy, hits, soft_cross_entropy
 from bnas_jax.training.optimizers import check_latents
 from bnas_jax.training.state import STEPS, TrainState, initial_variables, run_key, train_state_of
 from bnas_jax.training.step_parts import Batch, accumulate, noted
@@ -20,6 +20,10 @@ from bnas_jax.training.step_parts import Batch, accumulate, noted
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
     """One step of the final network: `step(state, batch) -> state`, batch {"image": NHWC, "label": (N,)}.
+
+    A batch may have "targets", too, probabilities (N, classes) such as a teacher's. The loss is then (1 - soft_share) times the
+    cross-entropy with the labels plus soft_share * temperature^2 times that with the targets, there of logits that are divided
+    by the temperature (arXiv 1503.02531, section 2).
 
     optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
     label_smoothing: see `losses.cross_entropy`. drop_path: the rate of epoch e, from 0, is drop_path * e / num_epochs.
@@ -42,6 +46,8 @@ class TrainStep:
     network: nn.Module
     optimizer: optax.GradientTransformation
     label_smoothing: float = 0.0
+    soft_share: float = 1.0
+    temperature: float = 1.0
     drop_path: float = 0.0
     auxiliary_weight: float = 0.4
     num_epochs: int = 1
@@ -89,7 +95,7 @@ class TrainStep:
             logits, new = self.network.apply(  # [N, classes]
                 variables, batch["image"], train=True, mutable=mutable, **options
             )
-            loss = jnp.mean(cross_entropy(logits, labels, smoothing=self.label_smoothing))
+            loss = jnp.mean(self._losses(logits, batch))
 
             # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
             for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
@@ -102,6 +108,14 @@ class TrainStep:
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (batch_stats, correct)), grads = value_and_grad(state.params)
         return batch_stats, grads, loss, correct
+
+    def _losses(self, logits: jax.Array, batch: Batch) -> jax.Array:
+        """The loss of each example, (N,)."""
+        hard = cross_entropy(logits, batch["label"], smoothing=self.label_smoothing)
+        if "targets" not in batch:
+            return hard
+        soft = soft_cross_entropy(logits / self.temperature, batch["targets"])
+        return (1 - self.soft_share) * hard + self.soft_share * self.temperature**2 * soft
 
     def _random_options(self, state: TrainState, number) -> dict:
         """What a network's random numbers come from, and the rate of drop-path, where there is any.

@@ -62,16 +62,16 @@ class WorkDir(RunDirectory):
         self._changes: list[Difference] = []
 
     def open(
-        self, run: Settings, facts: Facts, *, change: bool = False, init: Mapping | None = None
+        self, run: Settings, facts: Facts, *, change: bool = False, entries: Mapping | None = None
     ) -> None:
         """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
 
-        change: settings of a run that goes on may differ, see `changes.check`; `note_changes` writes them down. init: the
-        weights that a new run begins with, see `fine_tune.origin`.
+        change: settings of a run that goes on may differ, see `changes.check`; `note_changes` writes them down.
+        entries: what else a new run's run.json has: "init", the weights that it begins with, and "teacher", None for none.
         `UserError` where the directory has another run, or one that is under way, or cannot be written, and for other data.
         """
         # The other processes wait, and get the same error.
-        hosts.on_first(lambda: self._open(run, facts, change, init))
+        hosts.on_first(lambda: self._open(run, facts, change, entries or {}))
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
         """The facts of the directory's run, completed by those given; `facts` as given where there is no run yet.
@@ -96,13 +96,13 @@ class WorkDir(RunDirectory):
             )
         return facts
 
-    def _open(self, run: Settings, facts: Facts, change: bool, init: Mapping | None) -> None:
+    def _open(self, run: Settings, facts: Facts, change: bool, entries: Mapping) -> None:
         facts = self.check(run, facts, change=change)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.exists():
-                self._begin(run, facts, init)
+                self._begin(run, facts, entries)
             elif facts.known().keys() - self.facts().keys():
                 # An imported network, of whose data nothing was known, is trained on.
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
@@ -111,15 +111,16 @@ class WorkDir(RunDirectory):
                 f"cannot write to the work directory {self.path} ({error.strerror}); choose another"
             ) from None
 
-    def _begin(self, run: Settings, facts: Facts, init: Mapping | None) -> None:
+    def _begin(self, run: Settings, facts: Facts, entries: Mapping) -> None:
         """Writes the files of a new run."""
         record: dict[str, Any] = {
             "format": FORMAT,
             **facts.known(),
             "environment": environment(),
         }
-        if init:
-            record["init"] = dict(init)
+        for name, value in entries.items():
+            if value:
+                record[name] = dict(value)
         if self._extensions:
             record["extensions"] = self._extensions
         write_json(self / "run.json", record)

@@ -72,7 +72,7 @@ class RunDirectory:
         return self._read(GRADIENTS)
 
     def facts(self) -> dict:
-        """run.json: the values of `data.facts.Facts` that are known, "environment", and perhaps "init" and "extensions"."""
+        """run.json: the values of `data.facts.Facts` that are known, "environment", perhaps "init", "teacher", "extensions"."""
         values = self._read("run.json")
         # Every run knows at least these two.
         has_classes = isinstance(values.get("num_classes"), int)

@@ -89,6 +89,13 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     with pytest.raises(UserError, match="no row 'other'; write one of trained"):
         run_study(study, tmp_path, only=("other",))
 
+    # So it is where its config lacks a setting that is newer than it.
+    path = tmp_path / "trained/1/train/config.json"
+    older = json.loads(path.read_text())
+    del older["teacher"]
+    path.write_text(json.dumps(older))
+    assert run_study(study, tmp_path) == result
+
     # Rows that are left out this time keep their place; a run of other settings is not taken for this one.
     further = Study("tiny", (*study.rows, Row("further", train=shorter, seeds=1)))
     assert [row["name"] for row in run_study(further, tmp_path, only=("further",))["rows"]] == [

@@ -20,7 +20,7 @@ class ReActNet(BiReal):
 
     RPReLU, the shifts around a PReLU behind the shortcut (Eq. 2), belongs to ReActNet's block
     (`baselines`). In searched cells the shift alone is learned. The paper's distillation from a
-    float network is not part of this.
+    float network is a setting of the training, `config.teacher`.
 
     How sure: agrees with the authors' published code. It is not among the methods that the BNAS
     paper compares with.

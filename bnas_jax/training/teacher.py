@@ -1,0 +1,192 @@
+"""Learning from a trained network: its class probabilities are targets beside the labels (distillation, arXiv 1503.02531).
+
+ReActNet (arXiv 2003.03488, section 4.3) trains binary networks so, from a float ResNet34. A run keeps a copy of its teacher in
+its own work directory, so that it goes on with the same one, whatever becomes of the original.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from bnas_jax.core import paths
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import facts as facts_lib
+from bnas_jax.data.facts import Facts
+from bnas_jax.data.load import Dataset
+from bnas_jax.runtime import hosts
+from bnas_jax.runtime.devices import Devices
+from bnas_jax.settings import TrainSettings
+from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.load import restored_model, run_of
+from bnas_jax.training.state import initial_variables
+from bnas_jax.training.step_parts import Batch
+from bnas_jax.training.workdir import WorkDir
+from bnas_jax.workdir.files import room
+
+_SETTING = "config.teacher.workdir"
+# In the student's work directory: settings, facts and one checkpoint of the teacher.
+_COPY = "teacher"
+# Of a checkpoint, the optimizer's state and the like, which no teacher needs.
+_REST = "rest"
+
+
+class Teacher(NamedTuple):
+    """A trained network. variables: on all devices of the student's run. temperature: see `TeacherSettings`."""
+
+    model: nn.Module
+    variables: dict
+    temperature: float
+
+    def add_targets(self, batch: Batch, variables: dict, *, parts: int = 1) -> Batch:
+        """The batch with "targets", the probabilities (N, classes) of its images.
+
+        variables: those above, as a step gets them. parts: equal parts of the batch that go through the network one after the
+        other, to save memory.
+        """
+
+        def probabilities(images):
+            logits: Any = self.model.apply(variables, images, train=False)
+            return jax.nn.softmax(logits / self.temperature)
+
+        images = batch["image"]
+        if parts == 1:
+            return {**batch, "targets": probabilities(images)}
+        divided = images.reshape(parts, -1, *images.shape[1:])  # [parts, N / parts, H, W, C]
+        targets = jax.lax.map(probabilities, divided)
+        return {**batch, "targets": targets.reshape(len(images), -1)}
+
+
+def note(run: TrainSettings, workdir: WorkDir) -> dict | None:
+    """What run.json notes of a run's teacher, {"workdir", "step"}: the step that `best` or `last` stood for when the run began.
+
+    None for a run without one. Raises `UserError` for a directory of no training, and where it has no such checkpoint.
+    """
+    if run.teacher.workdir is None:
+        return None
+    if workdir.exists():
+        return workdir.facts().get("teacher")
+    directory = _directory(run.teacher.workdir)
+    step = Checkpoints(directory.checkpoints).find(run.teacher.step)
+    # A teacher may be in training: the processes must not disagree.
+    step = int(hosts.from_first(str(step)))
+    return {"workdir": str(directory.path), "step": step}
+
+
+def load(
+    run: TrainSettings, data: Dataset, where: Devices, *, workdir: WorkDir | None = None
+) -> Teacher | None:
+    """The teacher of a run, None where it has none. workdir: of the student, whose copy of the teacher is taken if there.
+
+    Raises `UserError` for a directory of no training, and for a network of other classes, images or statistics than the data's.
+    """
+    if run.teacher.workdir is None:
+        return None
+    directory, step = _source(run, workdir)
+    facts = facts_lib.from_dict(directory.facts())
+    _check_data(facts, data, directory)
+
+    model, shapes = restored_model(_settings_of(directory, run), facts)
+    with contextlib.closing(Checkpoints(directory.checkpoints, where=where)) as checkpoints:
+        _, variables = checkpoints.restore_variables(shapes, step)
+    placed = jax.tree.map(where.place, variables)
+    return Teacher(model, placed, temperature=run.teacher.temperature)
+
+
+def _source(run: TrainSettings, workdir: WorkDir | None) -> tuple[WorkDir, str]:
+    """(the work directory that a teacher is read from, its step)."""
+    assert run.teacher.workdir is not None, "a run with a teacher"
+    if workdir is None:
+        return _directory(run.teacher.workdir), run.teacher.step
+    noted = note(run, workdir)
+    step = run.teacher.step if noted is None else str(noted["step"])
+    kept = WorkDir(workdir / _COPY)
+    if kept.exists():
+        return kept, step
+    return _directory(run.teacher.workdir), step
+
+
+def keep(run: TrainSettings, workdir: WorkDir) -> None:
+    """Copies the teacher into the student's work directory, where that has no copy yet; `UserError` where there is no room."""
+    if run.teacher.workdir is not None:
+        # The other processes wait.
+        hosts.on_first(lambda: _copy(run, workdir))
+
+
+def _copy(run: TrainSettings, workdir: WorkDir) -> None:
+    target = workdir / _COPY
+    if target.exists():
+        return
+    source, step = _source(run, workdir)
+    part = workdir / f"part.{_COPY}"
+    with room(target):
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(
+            source.checkpoints / step,
+            part / "checkpoints" / step,
+            ignore=shutil.ignore_patterns(_REST),
+        )
+        for name in ("run.json", "config.json"):
+            shutil.copy(source / name, part / name)
+        # In one piece: what a stop cut short is made anew.
+        os.replace(part, target)
+
+
+def drawn(run: TrainSettings, data: Dataset, where: Any) -> Teacher | None:
+    """The same for images of other data and with weights that are drawn: what a benchmark times, and a plan compiles.
+
+    where: devices of a run, or those of a plan.
+    """
+    if run.teacher.workdir is None:
+        return None
+    facts = Facts(num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    model, _ = restored_model(_settings_of(_directory(run.teacher.workdir), run), facts)
+    first = lambda: initial_variables(model, facts.image_shape, seed=0)
+    return Teacher(model, where.create(first), temperature=run.teacher.temperature)
+
+
+def _directory(given: str) -> WorkDir:
+    """The work directory of a training, or of an import; `UserError` that names the setting for anything else."""
+    directory = WorkDir(paths.local(given, _SETTING))
+    if not directory.exists():
+        raise UserError(
+            f"{_SETTING}={given} is no work directory of train or import; write the one that holds the teacher"
+        )
+    if directory.config().get("task") != "train":
+        raise UserError(
+            f"{_SETTING}={given} holds a search; write the work directory of a training"
+        )
+    return directory
+
+
+def _settings_of(directory: WorkDir, run: TrainSettings) -> TrainSettings:
+    """The settings of the teacher, with the student's types of numbers."""
+    theirs = run_of(directory)
+    return dataclasses.replace(theirs, precision=run.precision, activations=run.activations)
+
+
+def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
+    """`UserError` unless the teacher takes the student's images as they are, and knows its classes."""
+    ours = {
+        "num_classes": data.train.num_classes,
+        "image_shape": tuple(data.train.image_shape),
+        "class_names": data.train.classes,
+        "mean": data.augmentation.mean,
+        "std": data.augmentation.std,
+    }
+    for name, here in ours.items():
+        there = getattr(theirs, name)
+        # An imported network does not know all of it.
+        if here is None or there is None or here == there:
+            continue
+        advice = "choose a teacher that was trained on the same data"
+        if name in ("mean", "std"):
+            written = [",".join(map(str, values or ())) for values in (theirs.mean, theirs.std)]
+            advice = f"write --config.dataset.mean={written[0]} --config.dataset.std={written[1]}, as it was trained"
+        raise UserError(
+            f"the teacher in {directory.path} has {name} {there}, this data has {here}; {advice}"
+        )
