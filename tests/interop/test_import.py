@@ -251,7 +251,11 @@ def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its
         ({}, ["--config.network.num_cells=6"], "; check "),
         ({}, ["--config.network.genotype=latest_cell"], "the checkpoint lacks cells."),
         ({}, ["--config.conventions=paper"], "the checkpoint lacks cells."),
-        ({}, ["--config.searcher.gamma=1"], "unknown setting --config.searcher; known there: "),
+        (
+            {},
+            ["--config.searcher.gamma=1"],
+            "unknown setting --config.searcher; did you mean --config.teacher?",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(
