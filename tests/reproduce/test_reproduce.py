@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -91,7 +92,7 @@ def counted(what: str) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.parametrize("what", ["table9", "tableD", "table13"])
+@pytest.mark.parametrize("what", ["table9", "tableD"])
 def test_what_is_counted_is_within_a_tenth_of_the_paper_s(what):
     paper = get_reproduction(what, "paper").paper
     compared = 0
@@ -391,14 +392,14 @@ def test_gradients_are_those_of_the_run_s_weights_on_its_first_batch(made):
     # The run's own step, whose first batch is the same one.
     found = settings.from_config(RunDirectory(path).config())
     assert isinstance(found, TrainSettings)
-    program = build.training(found, load_data(found.dataset), devices.ONE)
-    state = program.create(found.seed)
-    data = Batches(load_data(found.dataset), batch_size=found.batch_size, seed=found.seed)
-    first = gradient_sums(program.model, state.variables, data.train_batch(0))
-    assert sums["first"] == pytest.approx([float(first[name]) for name in sums["layers"]], rel=1e-4)
-    model, variables = load(path)
-    last = gradient_sums(model, variables, data.train_batch(0))
-    assert sums["last"] == pytest.approx([float(last[name]) for name in sums["layers"]], rel=1e-4)
+    dataset = load_data(found.dataset)
+    program = build.training(found, dataset, devices.ONE)
+    batch = Batches(dataset, batch_size=found.batch_size, seed=found.seed).train_batch(0)
+    of = jax.jit(lambda variables: gradient_sums(program.model, variables, batch))
+    first, last = of(program.create(found.seed).variables), of(load(path)[1])
+    for name, expected in (("first", first), ("last", last)):
+        numbers = [float(expected[layer]) for layer in sums["layers"]]
+        assert sums[name] == pytest.approx(numbers, rel=1e-4)
 
 
 def test_gradients_of_another_step_are_computed_anew(capfd, made, wanted):
