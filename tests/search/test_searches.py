@@ -93,7 +93,9 @@ def test_a_search_leaves_its_records(name, whole):
     check_records(name, whole(name))
 
 
-@pytest.mark.parametrize("name", ["snas", pytest.param("random", marks=pytest.mark.long), *LONG])
+# Those of BNAS, which all of them share the loop with, are in tests/training/test_runs.py.
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["snas", "random", *LONG])
 def test_a_search_goes_on_bit_for_bit(name, whole, tmp_path):
     """From the last checkpoint but one, within the second epoch."""
     steps = sorted(int(path.name) for path in (whole(name) / "checkpoints").iterdir())
