@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.arithmetic import Arithmetic
-from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes.scheme import Scheme
@@ -113,12 +112,16 @@ class Crossed(nn.Module):
         return down(y, train=train)
 
 
+def _largest_divisor(number: int, *, at_most: int) -> int:
+    return max(n for n in range(1, at_most + 1) if number % n == 0)
+
+
 class MobiNet(nn.Module):
-    """h = s(x) + conv(x), whose outputs see `inputs` channels each through k x k kernels, then d(h) + pointwise(h).
+    """h = s(x) + conv(x), whose outputs see up to `inputs` channels each through k x k kernels, then d(h) + pointwise(h).
 
     s: the identity, or an average pooling where strided. d: the identity, or the channels repeated until there are as many as
     features; left out where those are no multiple. Both convolutions are `BinaryConv`s. copies: as for `Separable`.
-    `UserError` where `inputs` does not divide the channels.
+    Where `inputs` does not divide the channels, outputs see as many as the largest number below it that does.
     """
 
     features: int
@@ -134,12 +137,7 @@ class MobiNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         channels = x.shape[-1]
-        of_copy = channels // self.copies
-        if of_copy % self.inputs:
-            raise UserError(
-                f"a convolution whose outputs see {self.inputs} channels each needs a multiple of them;"
-                f" it has {of_copy}: change config.network.channels"
-            )
+        seen = _largest_divisor(channels // self.copies, at_most=self.inputs)
         conv = functools.partial(
             BinaryConv,
             scheme=self.scheme,
@@ -151,7 +149,7 @@ class MobiNet(nn.Module):
             features=channels,
             kernel=self.kernel,
             stride=self.stride,
-            groups=channels // self.inputs,  # so that each output sees `inputs` channels
+            groups=channels // seen,
             name="spatial",
         )
         pointwise = conv(

@@ -231,7 +231,8 @@ class SkipType:
 class MobiNetType:
     """MoBiNet's separable block (arXiv 1907.12629), each of its convolutions with a shortcut.
 
-    inputs: K of the K-dependency, how many channels an output of the k x k convolution sees; 1 is depthwise.
+    inputs: K of the K-dependency, how many channels an output of the k x k convolution sees; 1 is depthwise. Where K does not
+    divide the channels, as of a colour image, the largest number below it that does.
     How sure: weak. The paper has no code, and only its abstract and descriptions by others were available; the form is our
     reading (`MobiNet`).
     """

@@ -250,8 +250,12 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
         UserError, match="4 groups of a convolution do not divide its 6 input and 6 output channels"
     ):
         jax.eval_shape(lambda: conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)), train=False))
+
+
+@pytest.mark.parametrize(("channels", "seen"), [(8, 4), (6, 3), (3, 3), (5, 1), (1, 1)])
+def test_outputs_of_mobinet_see_as_many_channels_as_divide_them(channels, seen):
     block = MobiNetType(kernel=3, inputs=4).module(
-        features=6,
+        features=channels,
         stride=1,
         scheme=Xnor(),
         arithmetic=Arithmetic(),
@@ -259,10 +263,9 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
         binary_weights=True,
         name=None,
     )
-    with pytest.raises(
-        UserError, match="outputs see 4 channels each needs a multiple of them; it has 6"
-    ):
-        jax.eval_shape(lambda: block.init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)), train=False))
+    images = jnp.zeros((1, 8, 8, channels))
+    shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), images, train=False))
+    assert shapes["params"]["spatial"]["conv"]["latent"].shape == (3, 3, seen, channels)
 
 
 @pytest.mark.parametrize(

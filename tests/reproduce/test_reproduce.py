@@ -113,6 +113,14 @@ def test_the_sizes_of_table_5_are_those_of_the_presets():
         assert network.channels == table.paper[row.name]["channels"]
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_network_of_three_layers_can_be_built(scale):
+    for what in ("table1", "table12"):
+        for row in get_reproduction(what, scale).rows:
+            counted_row = RowRun(row, folder=NOWHERE, seed=0).counted
+            assert counted_row is not None and counted_row["params"] > 0, row.name
+
+
 def test_darts_s_normal_cell_is_five_eighths_separable():
     found = counted("table11")
     paper = get_reproduction("table11", "paper").paper
