@@ -59,7 +59,7 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
   benchmark save --config=configs/train.py:a                     how long saving a checkpoint blocks the steps
   benchmark packed --config=configs/train.py:a [--batch_size=1]  a packed network beside its float twin, layer by layer
   reproduce --table=8 --scale=smoke|paper --workdir=DIR          a table of the paper, ours beside the paper's; --figure=4: a
-            [--rows=NAME,NAME]   [--seeds=N] [--count]             figure; --count: what can be counted, nothing is run
+            [--rows=NAME,NAME] [--seeds=N] [--count]             figure; --count: what can be counted, nothing is run
   study     --study=configs/studies.py:layers --workdir=DIR      many runs over seeds, and their table; goes on where it was
   plan      --config=configs/train.py:a --on=v4-8                what a step needs, moves and takes at least on a machine that
             [--of=evaluate] [--quick] [--again]                  is not there: v4-32, v5e-16, v5p-8, v6e-8, h100x8, ...

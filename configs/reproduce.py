@@ -22,8 +22,8 @@
 | figures 3, 5 to 8 | quantization errors, cells | none |
 | figures 4, 9, 10 | networks without inter-cell skips: curves, gradients (B.1) | 1, 3, 3 |
 
-A row has one name wherever it stands, so that tables and figures in one DIR share their runs. `smoke` is every row as a tiny
-network on the embedded digits for `EPOCHS` epochs: it shows that a table runs, and nothing else.
+A row has one name wherever it stands, so that tables and figures in one DIR share their runs; rows.py makes them. `smoke` is
+every row as a tiny network on the embedded digits for five epochs: it shows that a table runs, and nothing else.
 
 Our choice, where the paper is silent: as configs/paper.py, baselines.py and ablations.py name it. Cells are the released ones
 but for the ablations of a search, which have no published cell; the search of `DARTS zeroise` is one of its own, too. Tables 6
@@ -34,24 +34,25 @@ are trained from scratch.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
+from typing import NamedTuple
 
 from bnas_jax.reproduce import Reproduction, pictures
-from bnas_jax.settings import template
 from bnas_jax.study import Row
-from configs import ablations, baselines, paper, search, train
-from configs.ablations import SEPARABLE
+from configs.rows import bnas, darts, hand_crafted, published, searched, three_layers
 
-# Of the scale `smoke`: epochs of a training and of a search, the cells of all networks, and the channels of each size.
-EPOCHS, SEARCH_EPOCHS, SMOKE_CELLS = 5, 2, 3
-SMOKE = {"mini": 2, "a": 4, "b": 6, "c": 8, "d": 6, "e": 7, "f": 8, "g": 10}
-# Layer types with depthwise kernels.
-DEPTHWISE = (*SEPARABLE, "mobinet_3x3", "mobinet_k4_3x3")
-# The names of ablations in those of rows.
-NAMES = {"no_skip": "no skip", "no_zeroise": "no Zeroise", "no_diversity": "no diversity"}
-NAMES |= {"no_dilated": "no dilated", "separable": "separable"}
+COLLAPSE = (
+    "The paper says that networks without inter-cell skips, and SNAS's and GDAS's, collapse during training. Its numbers of"
+    " them are higher than those of collapsed networks; of which epoch they are it does not say. The best epoch is chosen on"
+    " the test images."
+)
+RECIPE_OF_DARTS = (
+    "DARTS is trained by its own recipe, in Table 2 with cutout and the auxiliary classifier: that this is why the paper prints"
+    " 97.45 there and 96.53 in Table 4 is our inference."
+)
+CENTRING = (
+    "Separable layers are centred as in XNOR-Net's codes, which makes depthwise kernels zero (docs/schemes.md); whether that"
+    " was so in the paper is our inference. Rows `uncentred` leave them as they are; the paper has no such rows."
+)
 
 
 class Printed(NamedTuple):
@@ -71,167 +72,6 @@ def _table(title: str, columns: tuple[str, ...], lines: list[Printed], **options
     rows = tuple(line.row for line in lines)
     numbers = {line.row.name: line.numbers for line in lines}
     return Reproduction(title, rows=rows, columns=columns, paper=numbers, **options)
-
-
-# The rows.
-
-
-def bnas(size: str, scale: str, *, ablation: str = "") -> Row:
-    """BNAS of a size of Table 5, with a released cell. ablation: of ablations.py, that has a released cell, too."""
-
-    def config_of(seed: int) -> ConfigDict:
-        del seed
-        return _trained(size, scale, ablation=ablation)
-
-    return Row(_bnas_name(size, ablation), train=config_of, seeds=1)
-
-
-def searched(size: str, scale: str, *, ablation: str = "", centred: bool = False) -> Row:
-    """BNAS of a size, with the cell of a search of one's own, which all sizes share. centred: see `published`."""
-    data = {"smoke": "digits", "paper": "cifar10"}[scale]
-    name = _bnas_name(size, ablation or "searched")
-    found = f"search {ablation}".strip()
-    if ablation == "separable":
-        name, found = _centred_name(name, centred), _centred_name(found, centred)
-
-    def config_of(seed: int) -> ConfigDict:
-        del seed
-        config = _trained(size, scale, ablation=ablation)
-        config.scheme.depthwise_center = centred
-        return config
-
-    def search_of(seed: int) -> ConfigDict:
-        del seed
-        if ablation:
-            config = ablations.get_config(f"search_{ablation}_{data}")
-        else:
-            config = search.get_config(data)
-        config.scheme.depthwise_center = centred
-        return _small_search(config) if scale == "smoke" else config
-
-    return Row(name, train=config_of, search=search_of, searched_as=found, seeds=1)
-
-
-def darts(scale: str, *, change: str = "", plain: bool = False) -> Row:
-    """DARTS in float, searched and trained by its own recipe. change: of its search, `zeroise` or `diversity`.
-
-    plain: without cutout and the auxiliary classifier, which are left out at the scale `smoke`, too.
-    """
-    data = {"smoke": "digits", "paper": "cifar10"}[scale]
-    ablation = f"float_{change}".strip("_")
-
-    def config_of(seed: int) -> ConfigDict:
-        del seed
-        config = _trained("a", scale, ablation="float")
-        config.recipe = "darts"
-        if scale == "paper" and not plain:
-            config.dataset.cutout = 16
-            config.network.auxiliary = True
-        return config
-
-    def search_of(seed: int) -> ConfigDict:
-        del seed
-        config = ablations.get_config(f"search_{ablation}_{data}_darts")
-        return _small_search(config) if scale == "smoke" else config
-
-    found = f"search DARTS {change}".strip()
-    name = f"DARTS {change}".strip()
-    if plain:
-        name += " without cutout"
-    return Row(name, train=config_of, search=search_of, searched_as=found, seeds=1)
-
-
-def published(name: str, genotype: str, scale: str, *, centred: bool = True) -> Row:
-    """A published cell of floats, binarized: in the network of BNAS-A, without inter-cell skips (Figure 2).
-
-    centred: whether depthwise kernels are, as in XNOR-Net's codes.
-    """
-
-    def config_of(seed: int) -> ConfigDict:
-        del seed
-        config = _trained("a", scale)
-        config.network.genotype = paper.FIGURE_2[genotype]
-        config.network.skip = False
-        config.scheme.depthwise_center = centred
-        return config
-
-    return Row(_centred_name(name, centred), train=config_of, seeds=1)
-
-
-def hand_crafted(name: str, network: str, scheme: str, scale: str, **sizes: Any) -> Row:
-    """A network of baselines.py under a scheme. sizes: settings of the network, at the paper's scale."""
-
-    def config_of(seed: int) -> ConfigDict:
-        del seed
-        if scale == "smoke":
-            config = baselines.get_config(f"digits_{network.removeprefix('imagenet_')}")
-            config.num_epochs = EPOCHS
-        else:
-            config = baselines.get_config(network)
-            config.network.update(sizes)
-        template.choose(config, "scheme", scheme)
-        return config
-
-    return Row(name, train=config_of, seeds=1)
-
-
-def three_layers(layer_type: str, scheme: str, scale: str, *, centred: bool = True) -> Row:
-    """The network of Tables 1 and 12: three layers of a type, three dense ones. centred: see `published`."""
-    domain = {"float": "float", "xnor": "binary"}[scheme]
-
-    def config_of(seed: int) -> ConfigDict:
-        del seed
-        name = "small_cnn"
-        if scale == "smoke":
-            name = "digits_small_cnn"
-        config = baselines.get_config(name)
-        config.network.layer_type = layer_type
-        template.choose(config, "scheme", scheme)
-        # Not of the others, whose first layer sees a single channel of the digits.
-        if scheme == "xnor" and layer_type in DEPTHWISE:
-            config.scheme.depthwise_center = centred
-        if scale == "smoke":
-            config.num_epochs = EPOCHS
-        return config
-
-    return Row(_centred_name(f"{layer_type} {domain}", centred), train=config_of, seeds=1)
-
-
-def _centred_name(name: str, centred: bool) -> str:
-    if centred:
-        return name
-    return f"{name} uncentred"
-
-
-def _bnas_name(size: str, ablation: str) -> str:
-    letter = size.capitalize()
-    if not ablation:
-        return f"BNAS-{letter}"
-    return f"BNAS-{letter} {NAMES.get(ablation, ablation)}"
-
-
-def _trained(size: str, scale: str, *, ablation: str = "") -> ConfigDict:
-    """The training of a size of Table 5."""
-    preset = size
-    if scale == "smoke":
-        preset = "digits"
-    if ablation:
-        config = ablations.get_config(f"train_{ablation}_{preset}")
-    else:
-        config = train.get_config(preset)
-    if scale == "smoke":
-        config.network.update({"num_cells": SMOKE_CELLS, "channels": SMOKE[size]})
-        config.num_epochs = EPOCHS
-        # Those of ImageNet have the other released cell.
-        if size in train.IMAGENET:
-            config.network.genotype = "latest_cell"
-    return config
-
-
-def _small_search(config: ConfigDict) -> ConfigDict:
-    config.network.update({"num_cells": SMOKE_CELLS, "channels": 2})
-    config.num_epochs = SEARCH_EPOCHS
-    return config
 
 
 # The tables.
@@ -265,7 +105,7 @@ def table_2(scale: str) -> Reproduction:
         Printed(bnas("a", scale), {"train_top1": 97.46, "top1": 92.70}),
     ]
     columns = ("train_top1", "top1")
-    return _table("Table 2: Zeroise in the derived cell", columns, lines, remark=DARTS_REMARK)
+    return _table("Table 2: Zeroise in the derived cell", columns, lines, remark=RECIPE_OF_DARTS)
 
 
 def table_4(scale: str) -> Reproduction:
@@ -278,7 +118,7 @@ def table_4(scale: str) -> Reproduction:
     ]
     remark = (
         "With the regularizer, section 4.3 says, 16 % more learnable layers (relative) are picked in the first 20 epochs. "
-        + DARTS_REMARK
+        + RECIPE_OF_DARTS
     )
     columns = ("top1", "early_learnable")
     return _table("Table 4: the diversity regularizer", columns, lines, remark=remark)
@@ -587,19 +427,6 @@ def _as_figure(
 
 # What Figures 4, 9 and 10 tell beside their pictures.
 CURVES = ("train_top1", "top1", "best_top1")
-COLLAPSE = (
-    "The paper says that networks without inter-cell skips, and SNAS's and GDAS's, collapse during training. Its numbers of"
-    " them are higher than those of collapsed networks; of which epoch they are it does not say. The best epoch is chosen on"
-    " the test images."
-)
-DARTS_REMARK = (
-    "DARTS is trained by its own recipe, in Table 2 with cutout and the auxiliary classifier: that this is why the paper prints"
-    " 97.45 there and 96.53 in Table 4 is our inference."
-)
-CENTRING = (
-    "Separable layers are centred as in XNOR-Net's codes, which makes depthwise kernels zero (docs/schemes.md); whether that"
-    " was so in the paper is our inference. Rows `uncentred` leave them as they are; the paper has no such rows."
-)
 
 REPRODUCTIONS: dict[str, Callable[[str], Reproduction]] = {
     "table1": table_1,

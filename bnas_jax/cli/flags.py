@@ -36,7 +36,8 @@ def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_con
 def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
     """What is wrong with a file whose function cannot be called; else the message as it is."""
     if f"'{function}'" in message:
-        shown = {"get_config": "train", "get_study": "studies"}.get(function, "reproduce")
+        examples = {"get_config": "train", "get_study": "studies", "get_reproduction": "reproduce"}
+        shown = examples[function]
         return f"{file} has no function {function}(); configs/{shown}.py shows one"
     if f"{function}() takes 0 positional arguments" in message:
         return f"{function}() of {file} takes no variant; leave out what follows the colon"

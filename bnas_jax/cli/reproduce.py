@@ -29,15 +29,15 @@ _OF_A_ROW = ("config.seed", "config.network.genotype")
 
 def reproduce(arguments: list[str], loaded: Loaded) -> dict:
     """Makes the runs of a table or figure that are not finished yet, and writes it."""
-    from bnas_jax.reproduce import run, table
+    from bnas_jax.reproduce import reproduction, run, table
 
     del loaded
     settings = [argument for argument in arguments if spelling.is_setting(argument)]
     values = _options(
-        [argument for argument in arguments if argument not in settings], list(run.SCALES)
+        [argument for argument in arguments if argument not in settings], list(reproduction.SCALES)
     )
     name = _chosen(values)
-    scale = required(values, "scale", example=" or ".join(run.SCALES))
+    scale = required(values, "scale", example=" or ".join(reproduction.SCALES))
     wanted = _reproduction(name, scale)
     folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
 
@@ -127,7 +127,7 @@ def _changed(
         search = None if row.search is None else _with_settings(row.search, settings)
         return dataclasses.replace(row, train=_with_settings(row.train, settings), search=search)
 
-    return wanted.changed(change)
+    return dataclasses.replace(wanted, rows=tuple(map(change, wanted.rows)))
 
 
 def _check_setting(setting: str, rows: Sequence["Row"]) -> None:

@@ -134,8 +134,7 @@ def _kept(request: Request) -> pathlib.Path | None:
     dataset = request.run.dataset.name
     if dataset not in SIZES and dataset != "digits":
         return None
-    teacher = getattr(request.run, "teacher", None)
-    if teacher is not None and teacher.workdir is not None:
+    if isinstance(request.run, TrainSettings) and request.run.teacher.workdir is not None:
         return None
     try:
         folder = user_cache() / "bnas_jax" / "plans"

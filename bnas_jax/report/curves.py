@@ -41,7 +41,9 @@ def chart_of_gradients(found: Mapping) -> str:
     """An SVG of the sum of |gradient| at each convolution, in the order of the forward pass. found: as gradients.json."""
     lines = []
     for name, key in (("before the first step", "first"), (f"at step {found.get('step')}", "last")):
-        lines.append(Line(name, list(enumerate(found[key], start=1))))
+        # A run that began with other weights than its own has no first ones.
+        if found.get(key):
+            lines.append(Line(name, list(enumerate(found[key], start=1))))
     title = "sum of |gradient| of the loss"
     return chart(title, lines, x="convolution, from the first one", log=True)
 

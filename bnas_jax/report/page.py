@@ -124,7 +124,9 @@ def _gradients(run: Run) -> list[str]:
     """The chart of gradients.json, where the command `gradients` has written one."""
     found = run.directory.gradients() or {}
     # Not of a file that something else wrote.
-    if not isinstance(found.get("first"), list) or not isinstance(found.get("last"), list):
+    if not all(isinstance(found.get(key) or [], list) for key in ("first", "last")):
+        return []
+    if not found.get("last"):
         return []
     return [chart_of_gradients(found)]
 

@@ -2,11 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.reproduce.columns import COLUMNS
 from bnas_jax.study import Row
+
+# What each scale means, for a reader of the table.
+SCALES = {
+    "smoke": "Ours at the scale `smoke`: tiny networks, five epochs on 8x8 digits. It shows that all runs,"
+    " and says nothing about the paper's numbers.",
+    "paper": "Ours at the paper's scale. What the paper leaves open is our choice, named in configs/reproduce.py.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +53,3 @@ class Reproduction:
     def measures(self) -> bool:
         """Whether a column takes runs: not where all of them are counted."""
         return any(COLUMNS[name].measured for name in self.columns)
-
-    def changed(self, change: Callable[[Row], Row]) -> "Reproduction":
-        """The same with other rows. change: of each row; their names must stay."""
-        changes: dict[str, Any] = {"rows": tuple(change(row) for row in self.rows)}
-        return dataclasses.replace(self, **changes)

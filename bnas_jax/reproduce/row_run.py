@@ -38,7 +38,7 @@ class RowRun:
         return self._of_training[0]
 
     @property
-    def foreign(self) -> str:
+    def not_shown(self) -> str:
         """What is wrong with a run of other settings that stands in the place of one of these; empty without one."""
         return self._of_search[1] or self._of_training[1]
 

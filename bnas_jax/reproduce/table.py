@@ -4,11 +4,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from bnas_jax.reproduce.columns import COLUMNS
-from bnas_jax.reproduce.reproduction import Reproduction
+from bnas_jax.reproduce.reproduction import SCALES, Reproduction
 from bnas_jax.reproduce.row_run import RowRun
+from bnas_jax.study.table import deviation_of, mean_of
 
 
 def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
@@ -16,7 +15,7 @@ def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
 
     It has name, runs (trainings that have ended), `ours` (column -> mean over seeds, None where nothing is known), `deviation`
     (column -> that of a sample, None of fewer than two and of what is counted), `paper` (column -> what the paper prints) and
-    `foreign` (seed -> why a run in the folder is none of this row).
+    `not_shown` (seed -> why a run that stands in the place of this one is none of this row's).
     """
     lines = []
     for row in wanted.rows:
@@ -26,7 +25,7 @@ def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
             "runs": sum(run.training is not None for run in runs),
             **_numbers(runs, wanted.columns),
             "paper": dict(wanted.paper.get(row.name, {})),
-            "foreign": {str(run.seed): run.foreign for run in runs if run.foreign},
+            "not_shown": {str(run.seed): run.not_shown for run in runs if run.not_shown},
         }
         lines.append(line)
     return lines
@@ -39,9 +38,9 @@ def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
     for name in columns:
         found = [COLUMNS[name].of(run) for run in runs]
         known = [number for number in found if number is not None]
-        ours[name] = float(np.mean(known)) if known else None
-        varies = COLUMNS[name].measured and len(known) > 1
-        deviation[name] = float(np.std(known, ddof=1)) if varies else None
+        ours[name] = mean_of(known)
+        # What is counted is the same for all seeds.
+        deviation[name] = deviation_of(known) if COLUMNS[name].measured else None
     return {"ours": ours, "deviation": deviation}
 
 
@@ -67,14 +66,16 @@ def markdown(result: Mapping) -> str:
     parts = [result["title"], *_remarks(result)]
     parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
     for row in result["rows"]:
-        parts += [f"Not shown: {row['name']}/{seed}: {why}" for seed, why in row["foreign"].items()]
+        parts += [
+            f"Not shown: {row['name']}/{seed}: {why}" for seed, why in row["not_shown"].items()
+        ]
     parts += [f"Failed: {name}: {message}" for name, message in result["failed"].items()]
     return "\n\n".join(parts) + "\n"
 
 
 def _remarks(result: Mapping) -> list[str]:
     """What stands above the table."""
-    remarks = [result["scale_means"]]
+    remarks = [SCALES[result["scale"]]]
     if result["settings"]:
         listed = ", ".join(f"`{setting}`" for setting in result["settings"])
         remarks.append(f"Of the command line, for the rows that were run with it: {listed}.")

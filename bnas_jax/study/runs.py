@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from bnas_jax import machine, settings
@@ -17,7 +16,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import from_dict
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.settings import SearchSettings, TrainSettings
-from bnas_jax.study.table import figures, markdown
+from bnas_jax.study.table import figures, markdown, mean_of
 from bnas_jax.training.search import search
 from bnas_jax.training.train import train
 from bnas_jax.training.workdir import WorkDir
@@ -200,11 +199,15 @@ def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dic
         }
         line.update({name: share for name, share in shares.items() if share is not None})
 
-    # Written beside their places and renamed, so that nobody reads half of one.
-    write_whole(folder / "study.json", result)
-    with whole(folder / "study.md") as part:
-        part.write_text(markdown(result))
+    write_table(folder, "study", result=result, text=markdown(result))
     return result
+
+
+def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> None:
+    """Writes folder/NAME.json and NAME.md, beside their places and renamed, so that nobody reads half of one."""
+    write_whole(folder / f"{name}.json", result)
+    with whole(folder / f"{name}.md") as part:
+        part.write_text(text)
 
 
 def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
@@ -219,10 +222,7 @@ def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
 
 def _mean(shares: Iterable[float | None]) -> float | None:
     """The mean of those that are known, None where none is."""
-    known = [share for share in shares if share is not None]
-    if not known:
-        return None
-    return float(np.mean(known))
+    return mean_of([share for share in shares if share is not None])
 
 
 def _cell_share(path: pathlib.Path) -> float | None:

@@ -1,6 +1,6 @@
 """Figures of a study: mean and deviation over seeds, and whether a difference means anything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,21 +24,27 @@ def figures(accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | No
     return {"rows": rows, "baseline": baseline}
 
 
+def mean_of(values: Sequence[float]) -> float | None:
+    """The mean, None of none."""
+    return float(np.mean(values)) if len(values) else None
+
+
+def deviation_of(values: Sequence[float]) -> float | None:
+    """The deviation of a sample, None of fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
 def _row(name: str, values: Mapping[int, float]) -> dict:
     """What a row says by itself. values: seed -> top-1 in %."""
-    found = np.array(list(values.values()))
-    # A single run has none.
-    deviation = None
-    if len(found) > 1:
-        deviation = float(found.std(ddof=1))
+    found = list(values.values())
     # As study.json has it, whose keys are texts.
     return {
         "name": name,
         "top1": {str(seed): value for seed, value in values.items()},
-        "mean": float(found.mean()),
-        "deviation": deviation,
-        "min": float(found.min()),
-        "max": float(found.max()),
+        "mean": mean_of(found),
+        "deviation": deviation_of(found),
+        "min": float(min(found)),
+        "max": float(max(found)),
     }
 
 

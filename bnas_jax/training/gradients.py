@@ -37,27 +37,28 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     """The sums of `gradient_sums` on the first batch of a training, before its first step and at a checkpoint.
 
     step: of the checkpoint, `last`, `best` or a number. Returns {"layers": names in the order of the forward pass, "first":
-    sums before the first step, "last": at the checkpoint, "step": its step}. Raises `UserError` as `load` does.
+    sums before the first step, None of a run that began with other weights than its own, "last": at the checkpoint, "step": its
+    step}. Raises `UserError` as `load` does.
 
     >>> sums = gradients_of_run("runs/train")  # doctest: +SKIP
     >>> sums["layers"][0]  # doctest: +SKIP
-    'stem0/conv'
+    'stem/conv'
     """
     directory = WorkDir(workdir)
     restored = restore(directory, step=step)
     batch, image_shape = _first_batch(restored, directory)
 
-    # The variables of the first step are drawn anew from the seed of the run.
-    first = initial_variables(restored.model, image_shape, seed=restored.run.seed)
-    sums = jax.jit(lambda variables: gradient_sums(restored.model, variables, batch))
-    before, after = sums(first), sums(restored.variables)
-    layers = _in_order(restored.model, image_shape, found=set(after))
-    return {
-        "layers": layers,
-        "first": [float(before[name]) for name in layers],
-        "last": [float(after[name]) for name in layers],
-        "step": restored.step,
-    }
+    sums_of = jax.jit(lambda variables: gradient_sums(restored.model, variables, batch))
+    last = sums_of(restored.variables)
+    layers = _in_order(restored.model, image_shape, found=set(last))
+    listed = lambda sums: [float(sums[name]) for name in layers]
+
+    # What a run began with is drawn anew from its seed, unless it was given by `--init`.
+    first = None
+    if "init" not in directory.facts():
+        drawn = initial_variables(restored.model, image_shape, seed=restored.run.seed)
+        first = listed(sums_of(drawn))
+    return {"layers": layers, "first": first, "last": listed(last), "step": restored.step}
 
 
 def gradient_sums(model: nn.Module, variables: dict, batch: Batch) -> dict[str, jax.Array]:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -61,15 +62,16 @@ class Teacher(NamedTuple):
         return {**batch, "targets": targets.reshape(len(images), -1)}
 
 
-def note(run: TrainSettings, workdir: WorkDir) -> dict | None:
-    """What run.json notes of a run's teacher, {"workdir", "step"}: the step that `best` or `last` stood for when the run began.
+def origin(run: TrainSettings, workdir: WorkDir) -> dict | None:
+    """Where a run's teacher comes from, as run.json notes it: {"workdir", "step"}; None for a run without one.
 
-    None for a run without one. Raises `UserError` for a directory of no training, and where it has no such checkpoint.
+    The step is the one that `best` or `last` stood for when the run began. Raises `UserError` for a directory of no training,
+    and where it has no such checkpoint.
     """
     if run.teacher.workdir is None:
         return None
-    if workdir.exists():
-        return workdir.facts().get("teacher")
+    if workdir.exists() and "teacher" in workdir.facts():
+        return workdir.facts()["teacher"]
     directory = _directory(run.teacher.workdir)
     step = Checkpoints(directory.checkpoints).find(run.teacher.step)
     # A teacher may be in training: the processes must not disagree.
@@ -78,50 +80,45 @@ def note(run: TrainSettings, workdir: WorkDir) -> dict | None:
 
 
 def load(
-    run: TrainSettings, data: Dataset, where: Devices, *, workdir: WorkDir | None = None
-) -> Teacher | None:
-    """The teacher of a run, None where it has none. workdir: of the student, whose copy of the teacher is taken if there.
+    began: Mapping, run: TrainSettings, data: Dataset, where: Devices, *, workdir: WorkDir
+) -> Teacher:
+    """The teacher that `origin` names. workdir: of the student, whose copy is taken if there is one.
 
     Raises `UserError` for a directory of no training, and for a network of other classes, images or statistics than the data's.
     """
-    if run.teacher.workdir is None:
-        return None
-    directory, step = _source(run, workdir)
+    directory = _source(began, workdir)
     facts = facts_lib.from_dict(directory.facts())
     _check_data(facts, data, directory)
 
     model, shapes = restored_model(_settings_of(directory, run), facts)
     with contextlib.closing(Checkpoints(directory.checkpoints, where=where)) as checkpoints:
-        _, variables = checkpoints.restore_variables(shapes, step)
+        _, variables = checkpoints.restore_variables(shapes, str(began["step"]))
     placed = jax.tree.map(where.place, variables)
     return Teacher(model, placed, temperature=run.teacher.temperature)
 
 
-def _source(run: TrainSettings, workdir: WorkDir | None) -> tuple[WorkDir, str]:
-    """(the work directory that a teacher is read from, its step)."""
-    assert run.teacher.workdir is not None, "a run with a teacher"
-    if workdir is None:
-        return _directory(run.teacher.workdir), run.teacher.step
-    noted = note(run, workdir)
-    step = run.teacher.step if noted is None else str(noted["step"])
+def _source(began: Mapping, workdir: WorkDir) -> WorkDir:
+    """The work directory that a teacher is read from: the student's copy, or the original."""
     kept = WorkDir(workdir / _COPY)
     if kept.exists():
-        return kept, step
-    return _directory(run.teacher.workdir), step
+        return kept
+    return _directory(began["workdir"])
 
 
-def keep(run: TrainSettings, workdir: WorkDir) -> None:
-    """Copies the teacher into the student's work directory, where that has no copy yet; `UserError` where there is no room."""
-    if run.teacher.workdir is not None:
-        # The other processes wait.
-        hosts.on_first(lambda: _copy(run, workdir))
+def keep(began: Mapping, workdir: WorkDir) -> None:
+    """Copies the teacher that `origin` names into the student's work directory, where that has no copy yet.
+
+    Raises `UserError` where there is no room.
+    """
+    # The other processes wait.
+    hosts.on_first(lambda: _copy(began, workdir))
 
 
-def _copy(run: TrainSettings, workdir: WorkDir) -> None:
+def _copy(began: Mapping, workdir: WorkDir) -> None:
     target = workdir / _COPY
     if target.exists():
         return
-    source, step = _source(run, workdir)
+    source, step = _directory(began["workdir"]), str(began["step"])
     part = workdir / f"part.{_COPY}"
     with room(target):
         shutil.rmtree(part, ignore_errors=True)
@@ -137,9 +134,9 @@ def _copy(run: TrainSettings, workdir: WorkDir) -> None:
 
 
 def drawn(run: TrainSettings, data: Dataset, where: Any) -> Teacher | None:
-    """The same for images of other data and with weights that are drawn: what a benchmark times, and a plan compiles.
+    """The teacher's network for images of other data, with weights that are drawn: what a benchmark times, and a plan compiles.
 
-    where: devices of a run, or those of a plan.
+    None for a run without a teacher. where: devices of a run, or those of a plan.
     """
     if run.teacher.workdir is None:
         return None

@@ -51,8 +51,10 @@ class TrainTask(Task):
         super().__init__(run, workdir, **options)
 
     def build(self, data: Dataset) -> Program:
-        self._teacher = teacher.note(self.run, self.workdir)
-        loaded = teacher.load(self.run, data, self.where, workdir=self.workdir)
+        self._teacher = teacher.origin(self.run, self.workdir)
+        loaded = None
+        if self._teacher is not None:
+            loaded = teacher.load(self._teacher, self.run, data, self.where, workdir=self.workdir)
         return build.training(self.run, data, where=self.where, teacher=loaded)
 
     def open(self, facts: Facts, *, change: bool) -> None:
@@ -62,7 +64,8 @@ class TrainTask(Task):
         )
         entries = {"init": self._origin, "teacher": self._teacher}
         self.workdir.open(self.run, facts, change=change, entries=entries)
-        teacher.keep(self.run, self.workdir)
+        if self._teacher is not None:
+            teacher.keep(self._teacher, self.workdir)
 
     def first_state(self) -> TrainState:
         state = super().first_state()

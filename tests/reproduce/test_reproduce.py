@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import pytest
@@ -17,10 +18,13 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.networks import Cells
 from bnas_jax.core.schemes import Float, Xnor
 from bnas_jax.data.batches import Batches
+from bnas_jax.report.curves import chart_of_gradients
+from bnas_jax.report.sheet import style
 from bnas_jax.reproduce import Reproduction, pictures
 from bnas_jax.reproduce.columns import COLUMNS
+from bnas_jax.reproduce.reproduction import SCALES
 from bnas_jax.reproduce.row_run import RowRun
-from bnas_jax.reproduce.run import SCALES, reproduce
+from bnas_jax.reproduce.run import reproduce
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study import Row
@@ -348,12 +352,12 @@ def test_what_is_finished_is_not_run_again_and_other_settings_are_not_shown(made
     assert (folder / "tiny/0/train/metrics.jsonl").read_text() == records
 
     # The same folder for longer runs: nothing of what stands there is taken for one of them.
-    other = wanted.changed(lambda row: dataclasses.replace(row, train=longer))
+    other = dataclasses.replace(wanted, rows=(dataclasses.replace(wanted.rows[0], train=longer),))
     longer_result = reproduce(other, folder, name="table1", scale="smoke", count=True)
     (line,) = longer_result["rows"]
     assert line["runs"] == 0 and line["ours"]["top1"] is None and line["ours"]["flops"] > 0
-    assert set(line["foreign"]) == {"0", "1"}
-    assert "config.num_epochs is 3 now and 2 there" in line["foreign"]["0"]
+    assert set(line["not_shown"]) == {"0", "1"}
+    assert "config.num_epochs is 3 now and 2 there" in line["not_shown"]["0"]
     assert "Not shown: tiny/1: " in (folder / "table1.md").read_text()
 
 
@@ -408,6 +412,17 @@ def test_gradients_are_those_of_the_run_s_weights_on_its_first_batch(made):
     for name, expected in (("first", first), ("last", last)):
         numbers = [float(expected[layer]) for layer in sums["layers"]]
         assert sums[name] == pytest.approx(numbers, rel=1e-4)
+
+
+def test_a_run_that_began_with_other_weights_has_no_first_gradients(made, tmp_path):
+    folder, _ = made
+    path = shutil.copytree(folder / "tiny/1/train", tmp_path / "run")
+    facts = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps({**facts, "init": {"workdir": "runs/other"}}))
+    sums = gradients_of_run(path)
+    assert sums["first"] is None and len(sums["last"]) == len(sums["layers"])
+    with style():
+        assert "before the first step" not in chart_of_gradients(sums)
 
 
 def test_gradients_of_another_step_are_computed_anew(capfd, made, wanted):

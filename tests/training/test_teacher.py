@@ -74,6 +74,14 @@ def test_at_a_high_temperature_it_matches_logits():
 # A step
 
 
+def load_teacher(run: TrainSettings) -> teacher.Teacher:
+    """The teacher of a run that has no work directory yet."""
+    nowhere = WorkDir("/nowhere")
+    began = teacher.origin(run, nowhere)
+    assert began is not None
+    return teacher.load(began, run, load_data(run.dataset), devices.ONE, workdir=nowhere)
+
+
 @pytest.fixture(scope="module")
 def trained(whole) -> pathlib.Path:
     """The work directory of a training of two epochs: the teacher."""
@@ -92,7 +100,7 @@ def test_the_loss_of_a_step_is_of_the_teacher_s_probabilities_of_the_same_images
     given = TeacherSettings(workdir=str(trained), share=share, temperature=temperature)
     run = dataclasses.replace(run_of(cell), teacher=given, microbatches=parts)
     data = load_data(run.dataset)
-    taught = teacher.load(run, data, devices.ONE)
+    taught = load_teacher(run)
     program = build.training(run, data, devices.ONE, teacher=taught)
     state = program.create(run.seed)
     ((feed,), (stage,)) = program.feeds(0), program.stages
@@ -130,9 +138,7 @@ def test_microbatches_save_the_teacher_s_memory_too(cell, trained):
 
     def largest(parts: int) -> int:
         part = dataclasses.replace(run, microbatches=parts)
-        data = load_data(part.dataset)
-        taught = teacher.load(part, data, devices.ONE)
-        assert taught is not None
+        taught = load_teacher(part)
         batch = {"image": jnp.zeros((run.batch_size, 8, 8, 1))}
         traced = jax.make_jaxpr(lambda b, v: taught.add_targets(b, v, parts=parts)["targets"])
         text = str(traced(batch, taught.variables))
@@ -145,8 +151,7 @@ def test_microbatches_save_the_teacher_s_memory_too(cell, trained):
 
 def test_a_teacher_computes_in_the_student_s_types(cell, trained, tmp_path):
     run = run_of(cell, f"--config.teacher.workdir={trained}", "--config.precision=bfloat16")
-    taught = teacher.load(run, load_data(run.dataset), devices.ONE)
-    assert taught is not None
+    taught = load_teacher(run)
     assert taught.model.arithmetic == build.network(run, 10).arithmetic
     # With float64 there is no `activations`, whatever the teacher had.
     other = shutil.copytree(trained, tmp_path / "teacher")
@@ -224,7 +229,7 @@ def test_what_a_student_ships_and_shows(student, tmp_path, capfd):
 def test_the_step_is_the_one_that_the_run_began_with(cell, trained, tmp_path):
     moved = shutil.copytree(trained, tmp_path / "teacher")
     run = run_of(cell, f"--config.teacher.workdir={moved}")
-    first = teacher.note(run, WorkDir(tmp_path / "new"))
+    first = teacher.origin(run, WorkDir(tmp_path / "new"))
     assert first == {"workdir": str(moved), "step": 2 * STEPS}
     # Trained on, before the student has copied it: a directory of a run that notes the step.
     shutil.copytree(moved / "checkpoints" / str(2 * STEPS), moved / "checkpoints/900")
@@ -234,9 +239,9 @@ def test_the_step_is_the_one_that_the_run_began_with(cell, trained, tmp_path):
         shutil.copy(trained / name, began / name)
     facts = json.loads((began / "run.json").read_text())
     (began / "run.json").write_text(json.dumps({**facts, "teacher": first}))
-    teacher.keep(run, WorkDir(began))
+    teacher.keep(first, WorkDir(began))
     assert [path.name for path in (began / "teacher/checkpoints").iterdir()] == [str(2 * STEPS)]
-    assert teacher.note(run, WorkDir(tmp_path / "new")) == {**first, "step": 900}
+    assert teacher.origin(run, WorkDir(tmp_path / "new")) == {**first, "step": 900}
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,7 @@ def test_a_teacher_of_other_data_is_refused(cell, trained, tmp_path, fact, messa
     (other / "run.json").write_text(json.dumps({**facts, **fact}))
     run = run_of(cell, f"--config.teacher.workdir={other}")
     with pytest.raises(UserError, match=message):
-        teacher.load(run, load_data(run.dataset), devices.ONE)
+        load_teacher(run)
 
 
 @pytest.mark.long
