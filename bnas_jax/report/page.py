@@ -124,9 +124,8 @@ def _gradients(run: Run) -> list[str]:
     """The chart of gradients.json, where the command `gradients` has written one."""
     found = run.directory.gradients() or {}
     # Not of a file that something else wrote.
-    if not all(isinstance(found.get(key) or [], list) for key in ("first", "last")):
-        return []
-    if not found.get("last"):
+    first, last = found.get("first") or [], found.get("last")
+    if not isinstance(first, list) or not isinstance(last, list):
         return []
     return [chart_of_gradients(found)]
 
