@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 
 from bnas_jax import __version__, machine, spelling
 from bnas_jax.core.errors import UserError
@@ -72,7 +73,7 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command and returns the exit code: 0; 2 for what the user can mend; 130 or 143 after a signal."""
+    """Runs one command; returns the exit code: that of its result; 2 for what the user can mend; 130 or 143 after a signal."""
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
@@ -106,10 +107,7 @@ def run(arguments: list[str]) -> int:
         result = perform(words, loaded)
         print(json.dumps(result))
         machine.check_stdout()
-        # A plan that does not fit its machine, so that a launch can stop there.
-        if result.get("fits") is False:
-            return 1
-        return 0
+        return exit_code_of(result)
     except UserError as error:
         return _fail(error, code=2, debug=debug)
     except KeyboardInterrupt as error:
@@ -123,6 +121,26 @@ def run(arguments: list[str]) -> int:
         if lacking is None:
             raise
         return _fail(error, code=2, debug=debug, message=lacking)
+
+
+def exit_code_of(result: Mapping) -> int:
+    """The exit code of a command that came to its end.
+
+    1 for a plan that does not fit its machine, and for a table some of whose runs failed, so that a script stops there; 0
+    otherwise. result: what the command prints as JSON.
+
+    >>> exit_code_of({"top1": 97.8}), exit_code_of({"fits": False}), exit_code_of({"failed": {"xnor/0": "no such folder"}})
+    (0, 1, 1)
+    """
+    failed = result.get("failed")
+    if failed:
+        print(
+            f"bnas_jax: failed runs: {', '.join(failed)}; the same command tries them again",
+            file=sys.stderr,
+        )
+    if failed or result.get("fits") is False:
+        return 1
+    return 0
 
 
 def usage_of(command: str) -> str:

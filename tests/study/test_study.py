@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bnas_jax.__main__ import run
 from bnas_jax.core import genotype
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import learnable_share
@@ -13,7 +14,7 @@ from bnas_jax.study import Row, Study, run_study
 from bnas_jax.study.table import figures, markdown
 from configs import baselines, search, train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "own_compilation_cache")
 
 SAME = {0: 97.0, 1: 98.0, 2: 99.0}
 
@@ -105,6 +106,30 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     changed = Study("tiny", (Row("trained", train=shorter, seeds=1),))
     failed = run_study(changed, tmp_path)["failed"]
     assert "config.batch_size is 512 now and 256 there" in failed["trained/0"]
+
+
+STUDY = """
+from bnas_jax.study import Row, Study
+from configs import train
+
+def lost(seed):
+    config = train.get_config("digits")
+    config.dataset.name, config.dataset.path = "folder", "/nowhere"
+    return config
+
+def get_study(variant):
+    return Study("of lost images", (Row("lost", train=lost, seeds=1),))
+"""
+
+
+def test_the_exit_code_says_that_runs_failed(tmp_path, capsys):
+    (tmp_path / "lost.py").write_text(STUDY)
+    code = run(["study", f"--study={tmp_path}/lost.py:any", f"--workdir={tmp_path}/study"])
+    out, err = capsys.readouterr()
+    assert code == 1 and "/nowhere" in json.loads(out.splitlines()[-1])["failed"]["lost/0"]
+    assert (
+        err.splitlines()[-1] == "bnas_jax: failed runs: lost/0; the same command tries them again"
+    )
 
 
 @pytest.mark.parametrize(
