@@ -18,7 +18,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data.sources import Placement
 from bnas_jax.runtime import hosts, memory
 from bnas_jax.runtime.compiling import Program
-from bnas_jax.runtime.steps import Steps, scanned_steps, step_options
+from bnas_jax.runtime.steps import Steps, once_options, scanned_steps, step_options
 from bnas_jax.settings import DistributedSettings, RunSettings, Settings
 
 AXIS = "devices"
@@ -191,11 +191,7 @@ class Devices:
 
     def create(self, function: Callable, *arguments):
         """The result of `function(*arguments)`, jitted, on all devices."""
-        # It runs once, and drawing many parameters takes longest to compile, so that is kept short.
-        options: dict | None = None
-        if jax.default_backend() == "cpu":
-            options = {"xla_backend_optimization_level": 0}
-        created = jax.jit(function, compiler_options=options)(*arguments)
+        created = jax.jit(function, compiler_options=once_options())(*arguments)
         if self.parallel == "none":
             return created
         return jax.tree.map(self.place, created)

@@ -69,6 +69,14 @@ def step_options() -> dict | None:
     return options
 
 
+def once_options() -> dict | None:
+    """Options of XLA for a program that runs once: compiled as quickly as can be, None for XLA's defaults."""
+    # Drawing many parameters takes longest to compile: 25 s at LLVM's usual level and 7 s at this one, for a search on digits.
+    if jax.default_backend() == "cpu":
+        return {LEVEL: 0}
+    return None
+
+
 @functools.cache
 def takes_option(name: str, value: str | int) -> bool:
     """Whether this version of XLA has the option, which one sees by compiling anything."""

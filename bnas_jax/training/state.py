@@ -1,7 +1,6 @@
 """The state of a run at a step: all that its next steps depend on, which a checkpoint saves and a resumed run begins with."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import optax
 from flax import struct
 
 from bnas_jax.core.supernet import Supernet
+from bnas_jax.runtime.steps import once_options
 from bnas_jax.training.divergence import Guard
 from bnas_jax.training.optimizers import project_params
 
@@ -106,11 +106,14 @@ def run_key(seed: Any, use: int) -> jax.Array:
 
 def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
     """{"params", "batch_stats"}, the latent weights projected as the scheme says. image_shape: (H, W, C)."""
-    return _initialise(model, tuple(image_shape), run_key(seed, PARAMETERS))
+    key = run_key(seed, PARAMETERS)
+    # Within another program it has the options of that.
+    options = None if isinstance(key, jax.core.Tracer) else once_options()
+    # Under jit XLA leaves the forward pass out, as nothing uses its result.
+    initialise = jax.jit(_initialise, static_argnums=(0, 1), compiler_options=options)
+    return initialise(model, tuple(image_shape), key)
 
 
-# Under jit XLA leaves the forward pass out, as nothing uses its result.
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> dict:
     # Operations in their plain forms are traced faster, and draw the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))

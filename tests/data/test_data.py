@@ -18,6 +18,8 @@ from bnas_jax.data.halves import split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 from bnas_jax.data.readers import tfds_directory
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PLAIN = Augmentation(mean=(0.0,), std=(1.0,), scale=1.0)
 
 

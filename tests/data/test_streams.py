@@ -24,6 +24,8 @@ from bnas_jax.data.readers.images import Box
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 from bnas_jax.data.stream_items import random_box
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
 CROPS = Augmentation((0.4,) * 3, (0.2,) * 3, flip=True, min_area=0.08, jitter=(0.4, 0.4, 0.4, 0.2))
 

@@ -128,6 +128,8 @@ def environment(devices: int) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
+        # Compiling takes far longer than running: with optimizations, 20 minutes for all searchers.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": str(ROOT),
     }
@@ -153,9 +155,7 @@ def on(tmp_path_factory, request):
         for t, how, n in runs
     ]
     script = [sys.executable, str(ROOT / "tests" / "many_devices.py"), json.dumps(specs)]
-    # Compiling takes far longer than running: with optimizations, 20 minutes for all searchers.
-    quick = {**environment(8), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run(script, cwd=ROOT, env=quick, capture_output=True, text=True)
+    done = subprocess.run(script, cwd=ROOT, env=environment(8), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return at, runs
 
