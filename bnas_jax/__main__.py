@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import math
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from typing import Any
 
 from bnas_jax import __version__, machine, spelling
 from bnas_jax.core.errors import UserError
@@ -105,13 +107,13 @@ def run(arguments: list[str]) -> int:
         module = importlib.import_module(f"bnas_jax.cli.{name}")
         perform = getattr(module, name)
         result = perform(words, loaded)
-        print(json.dumps(result))
+        print(json.dumps(_finite(result), allow_nan=False))
         machine.check_stdout()
         return exit_code_of(result)
     except UserError as error:
         return _fail(error, code=2, debug=debug)
     except KeyboardInterrupt as error:
-        return _fail(error, code=130, debug=debug)
+        return _fail(error, code=130, debug=debug, message="stopped by Ctrl-C")
     except Exception as error:
         # `stops.Stopped`, which may not be imported here without JAX.
         if hasattr(error, "exit_code"):
@@ -141,6 +143,17 @@ def exit_code_of(result: Mapping) -> int:
     if failed or result.get("fits") is False:
         return 1
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return value
 
 
 def usage_of(command: str) -> str:

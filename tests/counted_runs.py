@@ -65,6 +65,7 @@ class Counting:
         self.finished: list[int] = []
         self.before = lambda step, state: state  # for a test to interfere
         self.evaluating = lambda between_batches: None  # the same
+        self.concluding = lambda between_batches: None
 
     def start(self, top1=lambda epoch: 50.0):
         self.top1 = top1
@@ -87,6 +88,9 @@ class Counting:
         self.evaluating(between_batches)
         state = state.replace(test_top1=state.test_top1.at[epoch].set(50.0))
         return state, {"epoch": epoch, "step": int(state.step)}, self.top1(epoch)
+
+    def conclude(self, state, between_batches):
+        self.concluding(between_batches)
 
     def saved(self) -> list[int]:
         return sorted(int(p.name) for p in self.workdir.checkpoints.iterdir() if p.name.isdigit())

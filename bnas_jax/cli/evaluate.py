@@ -1,5 +1,7 @@
 """`evaluate`: restores a checkpoint, or reads a packed network, and evaluates it."""
 
+import dataclasses
+
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -31,9 +33,9 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
         workdir = workdir_of(_workdir_argument(arguments), loaded)
         resolved = workdir.config()
     open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
-    open_settings.distributed = template.fields(
-        settings.DistributedSettings, resolved.get("distributed")
-    )
+    # The defaults, not those of the run: its other processes are gone.
+    alone = dataclasses.asdict(settings.DistributedSettings())
+    open_settings.distributed = template.fields(settings.DistributedSettings, alone)
     dataset = _for_source(resolved.get("dataset") or {}, arguments)
     open_settings.dataset = template.fields(settings.DatasetSettings, dataset)
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from bnas_jax import preset_files, spelling
 from bnas_jax.cli.configs import Loaded, last, override
 from bnas_jax.cli.flags import mistakes, number, read_flags, required
-from bnas_jax.cli.study import module_of, row_names
+from bnas_jax.cli.study import module_of, opening, row_names
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
@@ -31,7 +31,6 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
     """Makes the runs of a table or figure that are not finished yet, and writes it."""
     from bnas_jax.reproduce import reproduction, run, table
 
-    del loaded
     settings = [argument for argument in arguments if spelling.is_setting(argument)]
     values = _options(
         [argument for argument in arguments if argument not in settings], list(reproduction.SCALES)
@@ -53,6 +52,7 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
         only=only,
         count=values.count,
         settings=settings,
+        open_workdir=opening(loaded),
     )
     if wanted.rows:
         print(table.markdown(result))

@@ -2,16 +2,18 @@
 
 import importlib.util
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bnas_jax import preset_files
-from bnas_jax.cli.configs import Loaded
+from bnas_jax.cli.configs import Loaded, workdir_of
 from bnas_jax.cli.flags import mistakes, options, required
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from bnas_jax.study import Study
+    from bnas_jax.training.workdir import WorkDir
 
 EXAMPLE = "configs/studies.py:VARIANT"
 
@@ -20,12 +22,16 @@ def study(arguments: list[str], loaded: Loaded) -> dict:
     """Makes the runs of a study that are not finished yet, and its table."""
     from bnas_jax.study import run_study
 
-    del loaded
     values = options(arguments, "study", "study", "workdir", "rows")
     chosen = study_of(required(values, "study", example=EXAMPLE))
     rows = row_names(values.rows)
     folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
-    return run_study(chosen, folder, only=rows)
+    return run_study(chosen, folder, only=rows, open_workdir=opening(loaded))
+
+
+def opening(loaded: Loaded) -> Callable[[pathlib.Path], "WorkDir"]:
+    """How a run's work directory is opened: with the extensions that it is to note."""
+    return lambda path: workdir_of(str(path), loaded)
 
 
 def row_names(given: str | None) -> tuple[str, ...]:

@@ -7,7 +7,16 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.report.sheet import style
 from bnas_jax.reproduce.reproduction import Reproduction
 from bnas_jax.reproduce.table import lines_of, markdown
-from bnas_jax.study.runs import check_configs, chosen_rows, make_folder, run_rows, write_table
+from bnas_jax.runtime import hosts
+from bnas_jax.study.runs import (
+    Open,
+    check_configs,
+    chosen_rows,
+    make_folder,
+    run_rows,
+    write_table,
+)
+from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import whole
 
 # Of a file with a picture; the element `svg` alone is for pages.
@@ -23,13 +32,14 @@ def reproduce(
     only: Sequence[str] = (),
     count: bool = False,
     settings: Sequence[str] = (),
+    open_workdir: Open = WorkDir,
 ) -> dict:
     """Makes the runs that are not finished; writes folder/NAME.json, NAME.md and the pictures, NAME_PICTURE.svg.
 
     folder: for all tables and figures of one scale, which share their runs: ROW/SEED/train and ROW/SEED/search. only: names of
-    rows to run; () is all of them. count: runs and draws nothing, the table has what is finished and what can be counted.
-    Nothing is run, either, where all columns are counted. settings: what was changed in the rows, for the table to say. The
-    table is written after each row.
+    rows to run; () is all of them. count: runs nothing, the table has what is finished and what can be counted.
+    Nothing is run, either, where all columns are counted. settings: what was changed in the rows, for the table to say.
+    open_workdir: see `run_study`. The table is written after each row.
 
     Returns {"title", "scale", "settings", "remark", "columns", "rows" (see `table.lines_of`), "failed", "out"}, of a figure
     without rows {"title", "failed", "out"}; out: the files. Raises `UserError` for a name in `only` that no row has, for a
@@ -61,7 +71,7 @@ def reproduce(
             check_configs(row)
         make_folder(folder)
     else:
-        failed = run_rows(rows, folder, write=write)
+        failed = run_rows(rows, folder, write=write, open_workdir=open_workdir)
         drawn, undrawn = _draw(wanted, folder, name=name)
         failed |= undrawn
     result = write(failed)
@@ -94,7 +104,7 @@ def _draw(
         except UserError as error:
             failed[path.name] = str(error)
             continue
-        if svg is None:
+        if svg is None or not hosts.is_first():
             continue
         with whole(path) as part:
             part.write_text(_FILE_HEAD + svg, encoding="utf-8")

@@ -48,7 +48,9 @@ def configure(run: Settings) -> "Devices":
 def configure_alone(run: Settings) -> None:
     """`configure` for what one process does with a network of the run, on its default device: the run's precision, whatever
     devices and hosts it had."""
-    alone = dataclasses.replace(run, parallel="none", distributed=DistributedSettings())
+    # One process, on a machine of a cluster, too: without a number it would wait for the others there.
+    one = DistributedSettings(num_processes=1)
+    alone = dataclasses.replace(run, parallel="none", distributed=one)
     configure(alone)
 
 

@@ -27,6 +27,8 @@ from bnas_jax.settings import DistributedSettings, Settings
 LOST = 75
 # Steps between two waits for their results where there are several processes: so often a hanging one is noticed.
 WAIT_EVERY = 10
+# The settings in which the processes of a run may differ.
+OF_A_PROCESS = ("distributed.", "dataset.path", "dataset.workers")
 
 
 def count() -> int:
@@ -136,24 +138,39 @@ def agree(run: Settings) -> None:
     }
     ours = {"config": settings.to_dict(run), "versions": versions}
     theirs = json.loads(from_first(json.dumps(ours)))
-    difference = settings.first_difference(ours["config"], theirs["config"])
+    difference = _other_setting(ours["config"], theirs["config"])
     if not difference:
-        difference = _difference(versions, theirs["versions"])
+        difference = _other_version(versions, theirs["versions"])
 
     # All processes hear of all differences, so that all of them end.
-    differences = [text for text in _from_all(difference or "") if text]
+    differences = [text for text in from_all(difference) if text]
     if differences:
         raise UserError(
-            f"the processes disagree: {differences[0]} in the first one; start all with the same code and settings"
+            f"the processes disagree: {differences[0]}; start all with the same code and settings"
         )
 
 
-def _difference(ours: Mapping, theirs: Mapping) -> str | None:
-    """The first version in which two processes differ, as part of a sentence."""
+def _other_setting(ours: Mapping, theirs: Mapping) -> str:
+    """The first setting that no process may have for itself and in which this one differs from the first; empty for none.
+
+    It has the settings, too, that may change from one start of a run to the next: if processes saved at different steps,
+    each would wait for the others.
+    """
+    for found in settings.differences(ours, theirs):
+        if not found.key.startswith(OF_A_PROCESS):
+            return (
+                f"config.{found.key} is {found.ours!r} on process {jax.process_index()} and"
+                f" {found.theirs!r} on the first"
+            )
+    return ""
+
+
+def _other_version(ours: Mapping, theirs: Mapping) -> str:
+    """The first version in which this process differs from the first; empty for none."""
     for name, version in ours.items():
         if version != theirs.get(name):
-            return f"{name} is {version} here and {theirs.get(name)}"
-    return None
+            return f"{name} is {version} on process {jax.process_index()} and {theirs.get(name)} on the first"
+    return ""
 
 
 def from_first(text: str) -> str:
@@ -170,8 +187,10 @@ def from_first(text: str) -> str:
     return bytes(received).decode()
 
 
-def _from_all(text: str, size: int = 400) -> list[str]:
+def from_all(text: str, size: int = 400) -> list[str]:
     """The texts of all processes, on every process; each is cut to `size` bytes."""
+    if count() == 1:
+        return [text]
     fitted = text.encode()[:size].ljust(size)
     mine = np.frombuffer(fitted, np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(mine))  # [processes, size]
@@ -189,16 +208,21 @@ def meet() -> None:
 
 
 def on_first(action: Callable[[], None]) -> None:
-    """Calls `action` on the first process while the others wait; its `UserError` is raised on all of them."""
-    error = ""
+    """Calls `action` on the first process while the others wait; what it raises there ends them, too, with a `UserError`."""
+    failure: Exception | None = None
     if is_first():
         try:
             action()
-        except UserError as raised:
-            error = str(raised)
-    error = from_first(error)
-    if error:
-        raise UserError(error)
+        except Exception as error:
+            failure = error
+    message = ""
+    if failure is not None:
+        message = str(failure) or type(failure).__name__
+    message = from_first(message)
+    if failure is not None:
+        raise failure
+    if message:
+        raise UserError(message)
 
 
 def first_says(answer: bool) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from bnas_jax import machine, settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import from_dict
 from bnas_jax.core.layers import learnable_share
+from bnas_jax.runtime import hosts
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study.table import figures, markdown, mean_of
 from bnas_jax.training.search import search
@@ -25,6 +25,8 @@ from bnas_jax.workdir.files import whole, write_whole
 
 # A seed -> the config of a run; `config.seed` is set afterwards.
 Config = Callable[[int], ConfigDict]
+# How the work directory of a run is opened.
+Open = Callable[[pathlib.Path], WorkDir]
 # Section 4.3 looks at the first 20 of 50 epochs.
 EARLY = 0.4
 
@@ -94,24 +96,37 @@ def make_folder(folder: pathlib.Path) -> None:
         ) from error
 
 
-def run_study(study: Study, folder: pathlib.Path, *, only: tuple[str, ...] = ()) -> dict:
+def run_study(
+    study: Study,
+    folder: pathlib.Path,
+    *,
+    only: tuple[str, ...] = (),
+    open_workdir: Open = WorkDir,
+) -> dict:
     """Makes all runs that are not finished; writes folder/study.json and study.md, after each row anew.
 
     folder: for a work directory of each run, ROW/SEED/train and ROW/SEED/search. only: names of rows to run; () is all of
-    them. The table has every run that is finished, and names those that failed. Returns the content of study.json. Raises
-    `UserError` for a name in `only` that no row has, and for a folder that cannot be one of a study.
+    them. open_workdir: opens such a directory, with the extensions that its run is to note, for instance.
+
+    The table has every run that is finished; it names those that failed, and runs of other settings that stand in the place
+    of one. Returns the content of study.json. Raises `UserError` for a name in `only` that no row has, and for a folder that
+    cannot be one of a study.
     """
     rows = chosen_rows(study.rows, only)
     write = lambda failed: _write(study, folder=folder, failed=failed)
-    return write(run_rows(rows, folder, write=write))
+    return write(run_rows(rows, folder, write=write, open_workdir=open_workdir))
 
 
 def run_rows(
-    rows: Sequence[Row], folder: pathlib.Path, *, write: Callable[[dict[str, str]], Any]
+    rows: Sequence[Row],
+    folder: pathlib.Path,
+    *,
+    write: Callable[[dict[str, str]], Any],
+    open_workdir: Open = WorkDir,
 ) -> dict[str, str]:
     """Makes all runs of the rows that are not finished; returns {ROW/SEED: message} of those that failed.
 
-    folder: see `run_study`. write: called with the same after each row, to write a table of what is finished.
+    folder, open_workdir: see `run_study`. write: called with the same after each row, to write a table of what is finished.
     Raises `UserError` before the first run for a config that is no run's, and for a folder that cannot be one of a study.
     """
     # A mistake in the last row shows now, not after hours.
@@ -124,7 +139,7 @@ def run_rows(
         for seed in range(row.seeds):
             # A run that fails does not stop the others, where the user or the machine is why.
             try:
-                top1 = _run(row, seed=seed, folder=folder)
+                top1 = _run(row, seed=seed, folder=folder, open_workdir=open_workdir)
             except Exception as error:
                 message = str(error) if isinstance(error, UserError) else machine.explain(error)
                 if message is None or hasattr(error, "exit_code"):
@@ -180,17 +195,34 @@ def _config(row: Row, function: Config, seed: int) -> ConfigDict:
 def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
     """The table of all runs that are finished, as study.json and study.md."""
     # Of all rows, whichever are run this time.
-    accuracies = {}
+    accuracies: dict[str, dict[int, float]] = {}
+    not_shown = {}
     for row in study.rows:
-        accuracies[row.name] = _accuracies(row, folder)
+        accuracies[row.name] = {}
+        for seed in range(row.seeds):
+            try:
+                summary = result_of(row, folder=folder, seed=seed)
+            # Its accuracy is none of this row's.
+            except UserError as error:
+                not_shown[f"{row.name}/{seed}"] = str(error)
+                continue
+            if summary is not None:
+                accuracies[row.name][seed] = summary["top1"]
     found = figures(accuracies, baseline=study.baseline)
-    result: dict[str, Any] = {"title": study.title, "failed": failed, **found}
+    # Those that were to be run now have failed for the same reason.
+    not_shown = {name: why for name, why in not_shown.items() if name not in failed}
+    result: dict[str, Any] = {
+        "title": study.title,
+        "failed": failed,
+        "not_shown": not_shown,
+        **found,
+    }
 
     # The shares of layers with weights: of the searches' first epochs (section 4.3), and of the cells that were trained.
     rows = {row.name: row for row in study.rows}
     for line in result["rows"]:
         row = rows[line["name"]]
-        seeds = range(row.seeds)
+        seeds = accuracies[row.name]
         searches = [row.search_in(folder, seed) for seed in seeds]
         trainings = [row.training_in(folder, seed) for seed in seeds]
         shares = {
@@ -204,20 +236,27 @@ def _write(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dic
 
 
 def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> None:
-    """Writes folder/NAME.json and NAME.md, beside their places and renamed, so that nobody reads half of one."""
+    """Writes folder/NAME.json and NAME.md, whole or not at all, on the first process alone."""
+    if not hosts.is_first():
+        return
     write_whole(folder / f"{name}.json", result)
     with whole(folder / f"{name}.md") as part:
         part.write_text(text)
 
 
-def _accuracies(row: Row, folder: pathlib.Path) -> dict[int, float]:
-    """Seed -> top-1 in % of the trainings that are finished."""
-    found = {}
-    for seed in range(row.seeds):
-        summary = _summary(row.training_in(folder, seed))
-        if summary is not None:
-            found[seed] = summary["top1"]
-    return found
+def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
+    """summary.json of a row's training with that seed, None where it, or its search, has not ended.
+
+    Raises `UserError` where a run of other settings stands in the place of one of them.
+    """
+    if row.search is not None:
+        found = row.search_in(folder, seed)
+        if not is_finished(search_settings(row, seed=seed), found):
+            return None
+    trained = row.training_in(folder, seed)
+    if not is_finished(training_settings(row, folder=folder, seed=seed), trained):
+        return None
+    return RunDirectory(trained).summary()
 
 
 def _mean(shares: Iterable[float | None]) -> float | None:
@@ -226,9 +265,7 @@ def _mean(shares: Iterable[float | None]) -> float | None:
 
 
 def _cell_share(path: pathlib.Path) -> float | None:
-    """The share of layers with weights in the cells of a training that has ended, None of a network without cells."""
-    if _summary(path) is None:
-        return None
+    """The share of layers with weights in the cells of a training, None of a network without cells."""
     genotype = RunDirectory(path).config()["network"].get("genotype")
     if genotype is None:
         return None
@@ -248,21 +285,21 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
     return _mean(early)
 
 
-def _run(row: Row, *, seed: int, folder: pathlib.Path) -> float:
+def _run(row: Row, *, seed: int, folder: pathlib.Path, open_workdir: Open) -> float:
     """Top-1 in % of a row's training with that seed, after its search; what is finished is not run again."""
     if row.search is not None:
         found = row.search_in(folder, seed)
         of_search = search_settings(row, seed=seed)
         if not is_finished(of_search, found):
-            with contextlib.closing(WorkDir(found)) as workdir:
+            with contextlib.closing(open_workdir(found)) as workdir:
                 search(of_search, workdir)
 
     run = training_settings(row, folder=folder, seed=seed)
     trained = row.training_in(folder, seed)
     if not is_finished(run, trained):
-        with contextlib.closing(WorkDir(trained)) as workdir:
+        with contextlib.closing(open_workdir(trained)) as workdir:
             train(run, workdir)
-    summary = _summary(trained)
+    summary = RunDirectory(trained).summary()
     assert summary is not None, "a run that has ended leaves one"
     return summary["top1"]
 
@@ -295,7 +332,7 @@ def _settings(config: ConfigDict, *, seed: int, kind: type) -> Any:
 
 def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     """Whether a run has ended there; `UserError` for one of other settings."""
-    if _summary(path) is None:
+    if RunDirectory(path).summary() is None:
         return False
     # A finished run of other settings is not overwritten.
     # By way of the settings: a config of an older version lacks those that are new since.
@@ -304,14 +341,6 @@ def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     if difference is not None:
         raise UserError(f"{path} belongs to another run: {difference}; choose another --workdir")
     return True
-
-
-def _summary(workdir: pathlib.Path) -> dict | None:
-    """summary.json, which a run writes at its end; None before that."""
-    path = workdir / "summary.json"
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text())
 
 
 def _say(text: str) -> None:

@@ -116,11 +116,13 @@ def markdown(result: Mapping) -> str:
 
     rows = ["| " + " | ".join(line) + " |" for line in lines]
     table = "\n".join(rows)
-    failed = ""
+    below = ""
     for name, message in result.get("failed", {}).items():
-        failed += f"\n\nFailed: {name}: {message}"
+        below += f"\n\nFailed: {name}: {message}"
+    for name, message in result.get("not_shown", {}).items():
+        below += f"\n\nNot shown: {name}: {message}"
     title = result.get("title", "")
-    return f"{title}\n\n{table}{failed}\n"
+    return f"{title}\n\n{table}{below}\n"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -274,6 +274,11 @@ class Checkpoints(CheckpointFolder):
                         self._manager.reload()
                 return step, restored
             damaged.append(step)
+            if steps == [step] != self.steps():
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.directory} is damaged ({why}); take another step, `last` is the"
+                    " newest whole one"
+                )
             say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
         if not damaged:
             return None
@@ -287,16 +292,21 @@ class Checkpoints(CheckpointFolder):
     def _restore(self, step: int, shapes: dict, changed: bool) -> tuple[dict | None, str]:
         """(items, "") of a checkpoint, or (None, what is wrong with it)."""
         folder = self.directory / str(step)
-        restored = {}
+        restored, why = {}, ""
         try:
             with ocp.StandardCheckpointer() as reader:
                 for name, item in shapes.items():
                     restored[name] = self._read(reader, folder / name, shapes=item, changed=changed)
-        except MemoryError:
-            raise
         # What Orbax raises for damaged files has no class in common.
         except Exception as error:
-            return None, _first_line(error)
+            # For want of memory, XLA's included, a good checkpoint cannot be read, either.
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            why = _first_line(error)
+        # What one process cannot read none takes, or they would go on from different steps.
+        why = next(filter(None, hosts.from_all(why)), "")
+        if why:
+            return None, why
         return restored, ""
 
     def _read(self, reader: ocp.StandardCheckpointer, folder: pathlib.Path, shapes, changed: bool):

@@ -82,15 +82,22 @@ def describe(guard: Guard | None, params) -> str:
 
 
 def _depths(params) -> list[float]:
-    """How late in the network each parameter comes: the stem (-1), the cells by their number, then the rest (infinity)."""
+    """How late in the network each parameter comes, by the name of its part.
 
-    def depth(name: str) -> float:
-        number = re.fullmatch(r"cell(\d+)", name)
-        if number:
-            return float(number[1])
-        if name == "stem":
-            return -1
-        return math.inf
-
+    First the stem (-1), then parts with numbers in their order (cell2 before cell10, stage0_block1 before stage1_block0), then
+    the rest (infinity), such as the classifier.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [depth(path[0].key) for path, _ in leaves]
+    parts = [path[0].key for path, _ in leaves]
+    numbers = [tuple(map(int, re.findall(r"\d+", part))) for part in parts]
+    order = sorted(set(numbers))
+
+    depths: list[float] = []
+    for part, number in zip(parts, numbers, strict=True):
+        depth = math.inf
+        if part == "stem":
+            depth = -1
+        elif number:
+            depth = order.index(number)
+        depths.append(depth)
+    return depths

@@ -18,6 +18,7 @@ from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build, transfer
 from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.load import source_step
 from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.transfer import Transfer
 from bnas_jax.training.workdir import WorkDir
@@ -65,7 +66,7 @@ def origin(workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mappi
     began = {
         "workdir": str(source.path),
         "which": init.which,
-        "step": Checkpoints(source.checkpoints).find(init.which),
+        "step": source_step(source, init.which),
         "classifier": classifier,
     }
     return began | _scheme(began, source, run, facts)

@@ -11,7 +11,9 @@ from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
 from bnas_jax.data.facts import Facts
+from bnas_jax.runtime import hosts
 from bnas_jax.settings import Settings, TrainSettings
+from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
@@ -81,3 +83,10 @@ def _settings(directory: WorkDir) -> Settings:
         raise UserError(
             f"{error}; the run was made with the extension {files}: import that first"
         ) from None
+
+
+def source_step(source: WorkDir, which: str) -> int:
+    """The step that `best`, `last` or a number stands for in another run's directory, the same on every process."""
+    step = CheckpointFolder(source.checkpoints).find(which)
+    # The run there may be going on, so that the processes would find different ones.
+    return int(hosts.from_first(str(step)))

@@ -47,6 +47,9 @@ class Work(Protocol):
         between_batches: to call between two batches.
         """
 
+    def conclude(self, state, between_batches: Callable[[], None]) -> None:
+        """Computes what the run's result needs besides, after the last epoch; see `finish_epoch`."""
+
 
 def run(
     work: Work,
@@ -99,6 +102,7 @@ def run(
                     loop.end_epoch()
                 while loop.step < loop.last:
                     loop.call()
+                loop.conclude()
         return loop.state
 
 
@@ -234,6 +238,13 @@ class _Loop:
         self.log.note(line_of(record))
         self._save(top1)
 
+    def conclude(self) -> None:
+        """What the result needs besides. It is not saved: after a signal the next start computes it anew."""
+        try:
+            self.work.conclude(self.state, between_batches=self._between_batches)
+        except Interrupted as interrupted:
+            raise self._stopped(interrupted.number) from None
+
     def _between_batches(self) -> None:
         # An evaluation may take longer than the watchdog's patience.
         self.watchdog.beat(self.step)
@@ -285,6 +296,8 @@ class _Loop:
         )
 
     def _stopped(self, signal: int) -> Stopped:
+        """The end of a run after a signal, once the state is on disk; `UserError` where it could not be saved."""
+        self.checkpoints.finish()
         stopped = Stopped(signal, self.step)
         self.log.note(str(stopped))
         return stopped

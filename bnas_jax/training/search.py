@@ -34,7 +34,6 @@ def search(
     Returns summary.json: {"genotype", "valid_top1" (in %, or None), "epoch" (from 0, whose genotype was taken), "steps"}.
     Raises `Stopped` after a signal, with the state saved, and `UserError` for what the user can mend, a divergence too.
 
-
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     """
     _check_cells(run.network.num_cells)
@@ -45,6 +44,8 @@ class SearchTask(Task):
     """The search of a cell."""
 
     split = "valid"
+    # The contents of genotype.json, of a searcher that chooses among candidates at the end.
+    _chosen: dict[str, Any] | None = None
 
     def build(self, data: Dataset) -> Program:
         return build.search(self.run, data, where=self.where)
@@ -113,7 +114,7 @@ class SearchTask(Task):
 
     def summary(self, state: SearchState) -> dict:
         # A searcher without alphas chooses among candidates; the others have one derived from the history of alpha.
-        record = self._finished(state)
+        record = self._chosen
         if record is None:
             history = {**state.history, "valid_top1": state.valid_top1}
             record = taken(self.searcher, rule=rule_of(self.run), history=history)
@@ -126,15 +127,14 @@ class SearchTask(Task):
             "steps": int(state.step),
         }
 
-    def _finished(self, state: SearchState) -> dict | None:
-        """genotype.json of a searcher that scores candidates at the end, whose list is candidates.json; None for others."""
+    def conclude(self, state: SearchState, between_batches: BetweenBatches) -> None:
+        # A searcher may score candidates at the end, by the weights of the last epoch.
         key = run_key(self.run.seed, CANDIDATES)
-        finished = self.searcher.finish(key, Scores(self, state))
+        finished = self.searcher.finish(key, Scores(self, state, between_batches=between_batches))
         if finished is None:
-            return None
+            return
         write_json(self.workdir / "candidates.json", finished.candidates)
-        # The weights are those of the last epoch.
-        return {
+        self._chosen = {
             **finished.genotype.to_dict(),
             "epoch": self.run.num_epochs - 1,
             "valid_top1": finished.top1,
@@ -146,10 +146,12 @@ class Scores:
 
     weights: of the layer types, {"normal", "reduce"}, (14, types) each. batches: numbers of batches of the search's size; those
     beyond the last one begin again with the first; None takes all of them once. Batch norm normalises by the batch.
+    between_batches: is called between two batches; what it raises ends the scoring.
     """
 
-    def __init__(self, task: SearchTask, state: SearchState):
+    def __init__(self, task: SearchTask, state: SearchState, *, between_batches: BetweenBatches):
         self._task, self._state = task, state
+        self._between_batches = between_batches
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
@@ -175,7 +177,7 @@ class Scores:
         place = self._task.where.place
         placed = {name: place(value) for name, value in weights.items()}
         variables = {**self._state.variables, "alphas": placed}
-        result = self._evaluator(variables, batches=numbers)
+        result = self._evaluator(variables, batches=numbers, between_batches=self._between_batches)
         return result["top1"]
 
 

@@ -122,6 +122,9 @@ class Task:
         """Evaluates: (the state to go on with, the epoch's record, top-1 in %, by which checkpoints are compared, or None)."""
         raise NotImplementedError
 
+    def conclude(self, state, between_batches: BetweenBatches) -> None:
+        """Computes what the summary needs besides, after the last epoch."""
+
     def summary(self, state) -> dict:
         """The contents of summary.json, for a run that has ended."""
         raise NotImplementedError

@@ -23,7 +23,7 @@ from bnas_jax.runtime import hosts
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.load import restored_model, run_of
+from bnas_jax.training.load import restored_model, run_of, source_step
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.step_parts import Batch
 from bnas_jax.training.workdir import WorkDir
@@ -73,9 +73,7 @@ def origin(run: TrainSettings, workdir: WorkDir) -> dict | None:
     if workdir.exists() and "teacher" in workdir.facts():
         return workdir.facts()["teacher"]
     directory = _directory(run.teacher.workdir)
-    step = Checkpoints(directory.checkpoints).find(run.teacher.step)
-    # A teacher may be in training: the processes must not disagree.
-    step = int(hosts.from_first(str(step)))
+    step = source_step(directory, run.teacher.step)
     return {"workdir": str(directory.path), "step": step}
 
 

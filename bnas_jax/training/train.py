@@ -29,7 +29,6 @@ def train(
     Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the test images), "loss", "num_examples", "steps",
     "best_top1", "best_epoch"}, with `init` also "init". Raises as `search` does.
 
-
     where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
     init: the checkpoint of another run that a new one begins with.
     """
@@ -90,12 +89,16 @@ class TrainTask(Task):
         )
         return state, record, top1
 
-    def summary(self, state: TrainState) -> dict:
+    def conclude(self, state: TrainState, between_batches: BetweenBatches) -> None:
         # A run that had ended before is evaluated here; otherwise its last epoch was just now.
-        result = self._result or self.evaluator(state.variables)
+        if self._result is None:
+            self._result = self.evaluator(state.variables, between_batches=between_batches)
+
+    def summary(self, state: TrainState) -> dict:
+        assert self._result is not None, "of `conclude`"
         best = int(jnp.nanargmax(state.test_top1))
         summary: dict[str, Any] = {
-            **result,
+            **self._result,
             "steps": int(state.step),
             "best_top1": float(state.test_top1[best]),
             "best_epoch": best,

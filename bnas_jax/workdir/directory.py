@@ -13,8 +13,6 @@ from bnas_jax.core.errors import UserError
 FORMAT = 3
 # The file of the command `gradients`.
 GRADIENTS = "gradients.json"
-# The release of this package that reads each older one.
-_VERSIONS = {1: "0.1.0", 2: "0.2.0"}
 
 
 class RunDirectory:
@@ -51,8 +49,8 @@ class RunDirectory:
         found = self._read("run.json").get("format", 1)
         if found != FORMAT:
             raise UserError(
-                f"{self.path} has the format {found} of bnas-jax {_VERSIONS.get(found, 'newer than this')}, which reads it; "
-                f"this is {__version__}: use that version for it, or choose another --workdir"
+                f"{self.path} was written by another version of bnas-jax, in the format {found}; {__version__} reads {FORMAT}:"
+                " choose another --workdir"
             )
 
     def changed(self) -> list[dict]:

@@ -104,8 +104,15 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
         "further",
     ]
     changed = Study("tiny", (Row("trained", train=shorter, seeds=1),))
-    failed = run_study(changed, tmp_path)["failed"]
-    assert "config.batch_size is 512 now and 256 there" in failed["trained/0"]
+    result = run_study(changed, tmp_path)
+    assert "config.batch_size is 512 now and 256 there" in result["failed"]["trained/0"]
+    # Nor are its numbers shown, where it is not to be run either.
+    assert not result["rows"] and not result["not_shown"]
+    both = Study("tiny", (*changed.rows, further.rows[1]))
+    result = run_study(both, tmp_path, only=("further",))
+    assert [row["name"] for row in result["rows"]] == ["further"]
+    assert "config.batch_size is 512 now and 256 there" in result["not_shown"]["trained/0"]
+    assert "Not shown: trained/0: " in (tmp_path / "study.md").read_text()
 
 
 STUDY = """

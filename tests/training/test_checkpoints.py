@@ -147,6 +147,17 @@ def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
     assert tree_of(saved.parent) == before
 
 
+def test_a_checkpoint_is_not_called_damaged_for_want_of_memory(saved, monkeypatch):
+    def read(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(Checkpoints, "_read", read)
+    before = tree_of(saved.parent)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        restored(saved)
+    assert tree_of(saved.parent) == before
+
+
 def test_a_damaged_score_costs_the_score_alone(saved, capfd):
     flip(saved / "2" / "metrics" / "metrics")
     assert Checkpoints(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
@@ -182,7 +193,9 @@ def test_without_an_accuracy_none_is_the_best(tmp_path):
 
 def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged(saved):
     flip(arrays_file(saved / "2"))
-    with pytest.raises(UserError, match="damaged are steps 2"):
+    with pytest.raises(
+        UserError, match=r"is damaged .*; take another step, `last` is the newest whole one"
+    ):
         Checkpoints(saved).restore_variables(variables_of(SHAPES), "2")
 
 

@@ -49,5 +49,13 @@ def test_the_gradient_that_went_first_is_named(steps, text):
     assert text in after(*steps)
 
 
+def test_parts_of_other_networks_come_in_the_order_of_their_numbers():
+    names = ("classifier", "stage0_block1", "stage1_block0", "stage10_block0", "stem")
+    parts = {name: {"bias": jnp.zeros(2)} for name in names}
+    broken = {name: {"bias": jnp.array([NAN, 0])} for name in names[1:4]}
+    guard = watch(Guard.create(parts), parts | broken, 7)
+    assert "at step 7, probably that of stage10_block0/bias first" in describe(guard, parts)
+
+
 def test_nothing_is_said_where_nothing_is_known():
     assert describe(None, gradients()) == ""

@@ -55,6 +55,15 @@ def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(w
     assert odd == pytest.approx(expected)
 
 
+def test_a_run_of_several_processes_is_evaluated_by_one(whole, tmp_path, capfd):
+    workdir, _ = whole("train")
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["distributed"] |= {"coordinator": "gone:1", "num_processes": 2, "process_id": 0}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert evaluated(capfd, f"--workdir={copy}")["step"] == 2 * STEPS
+
+
 def test_load_gives_the_network_that_evaluate_evaluates(whole):
     """Its logits of the test images, by the lines of the README."""
     workdir, _ = whole("train")

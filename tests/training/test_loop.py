@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 import signal
 import threading
 
@@ -168,6 +169,45 @@ def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path
     assert sorted(p.name for p in whole.workdir.path.iterdir()) == sorted(
         p.name for p in counted.workdir.path.iterdir()
     )
+
+
+def test_a_signal_while_the_run_concludes_stops_it_and_the_next_start_concludes(tmp_path):
+    counted = Counting(tmp_path)
+
+    def interrupt(between_batches):
+        os.kill(os.getpid(), signal.SIGTERM)
+        between_batches()
+        pytest.fail("the signal was not noticed")
+
+    counted.concluding = interrupt
+    for _ in range(2):
+        with pytest.raises(Stopped, match="stopped by SIGTERM at step 10; the same command goes"):
+            counted.start()
+    concluded = []
+    counted.concluding = concluded.append
+    assert same(counted.start(), counting(10)) and len(concluded) == 1
+    assert counted.made == list(range(10)) and counted.records() == RECORDS
+
+
+def test_a_stop_whose_state_cannot_be_saved_is_an_error(tmp_path):
+    """The size of files is limited, as by a full disk: what a stop promises is not on disk."""
+    counted = Counting(tmp_path, checkpoint_every_steps=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def stop(step, state):
+        if step == 3:
+            counted.checkpoints.finish()
+            os.kill(os.getpid(), signal.SIGTERM)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        return state
+
+    counted.before = stop
+    try:
+        with pytest.raises(UserError, match=r"cannot save a checkpoint in .* goes on from step 2"):
+            counted.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert counted.saved() == [2]
 
 
 def with_loss(state, loss: float):

@@ -50,12 +50,12 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
     )  # nothing that is trained hangs on these
 
 
-def test_a_work_directory_of_an_older_format_is_refused_by_the_version_that_reads_it(tmp_path):
+def test_a_work_directory_of_an_older_format_is_refused(tmp_path):
     Counting(tmp_path)
     noted = read(tmp_path / "run.json")
     assert noted.pop("format") == FORMAT
     (tmp_path / "run.json").write_text(json.dumps(noted))
-    older = r"^.* has the format 1 of bnas-jax 0\.1\.0, which reads it; .*use that version for it, or choose another --workdir$"
+    older = r"^.* written by another version of bnas-jax, in the format 1; .*: choose another --workdir$"
     for reads in (
         lambda: Counting(tmp_path),
         lambda: WorkDir(tmp_path).config(),

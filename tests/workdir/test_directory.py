@@ -35,12 +35,9 @@ def test_reading_needs_no_jax(tmp_path):
     assert done.stdout == "3 10 [5, 10]\n"
 
 
-@pytest.mark.parametrize(("found", "version"), [(1, "0.1.0"), (2, "0.2.0"), (4, "newer than this")])
-def test_a_directory_of_another_format_is_refused_with_the_version_that_reads_it(
-    tmp_path, found, version
-):
+@pytest.mark.parametrize("found", [1, 2, 4])
+def test_a_directory_of_another_format_is_refused(tmp_path, found):
     run = RunDirectory(directory(tmp_path, format=found))
-    with pytest.raises(
-        UserError, match=f"has the format {found} of bnas-jax {version}, which reads it"
-    ):
+    message = f"by another version of bnas-jax, in the format {found}; .* reads 3: choose another"
+    with pytest.raises(UserError, match=message):
         run.config()
