@@ -14,7 +14,7 @@ import optax
 from bnas_jax.cli.configs import configured
 from bnas_jax.runtime import devices
 from bnas_jax.training import build
-from bnas_jax.training.evaluate import load_data
+from bnas_jax.training.run_data import dataset_of
 
 PROGRAMS = {"train": build.training, "search": build.search}
 
@@ -23,7 +23,7 @@ def gradients(spec: dict) -> dict[str, list[np.ndarray]]:
     """What momentum holds after a step, having begun at 0: the gradient with its weight decay, or with Adam a part of it."""
     run, _ = configured(spec["arguments"], spec["task"])
     where = devices.choose(spec["parallel"], jax.devices()[: spec["devices"]])
-    program = PROGRAMS[spec["task"]](run, load_data(run.dataset), where)
+    program = PROGRAMS[spec["task"]](run, dataset_of(run.dataset), where)
     state = where.compile_steps(*program.stages)(
         where.create(program.create, 0), [program.feeds(0)]
     )

@@ -10,6 +10,7 @@ from bnas_jax.cli.configs import Loaded, workdir_of
 from bnas_jax.cli.flags import number, read_flags, required
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SELECT, SearchSettings
+from bnas_jax.workdir.files import file_to_write
 
 
 def derive(arguments: list[str], loaded: Loaded) -> dict:
@@ -30,7 +31,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     workdir = workdir_of(
         required(values, "workdir", example="DIR, the directory of a search"), loaded
     )
-    out = required(values, "out", example="FILE, such as genotype.json")
+    out = file_to_write(required(values, "out", example="FILE, such as genotype.json"))
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
         raise UserError(

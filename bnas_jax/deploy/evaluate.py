@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from bnas_jax.deploy.load import PackedNetwork, model_of
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training.evaluate import Evaluator, evaluation_images
+from bnas_jax.training.evaluate import Evaluator
+from bnas_jax.training.run_data import evaluation_images
 
 
 def evaluate(network: PackedNetwork, run: TrainSettings) -> dict:

@@ -18,7 +18,7 @@ from bnas_jax.data.readers import images as images_lib
 from bnas_jax.data.readers import walk
 from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.deploy.load import PackedNetwork, model_of
-from bnas_jax.training.evaluate import read_options
+from bnas_jax.training.run_data import read_options
 from bnas_jax.workdir.files import whole
 
 # Of files with predictions.

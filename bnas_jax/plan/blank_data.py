@@ -9,7 +9,7 @@ import numpy as np
 from bnas_jax.data.load import Dataset, with_defaults
 from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.settings import DatasetSettings
-from bnas_jax.training.evaluate import data_of_parts, load_data, read_options
+from bnas_jax.training.run_data import data_of_parts, dataset_of, read_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ def data_for_plan(dataset: DatasetSettings) -> Dataset:
     """The data set of these settings: blank images where its size is known by its name, else the one on disk."""
     size = SIZES.get(dataset.name)
     if size is None:
-        return load_data(dataset)
+        return dataset_of(dataset)
     options = with_defaults(dataset.name, read_options(dataset))
     parts = {}
     for part, count in (("train", size.train), ("test", size.test)):

@@ -12,11 +12,14 @@ _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7")
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """title: of the table's column, with the unit. of: its number for a row and seed, None where it is not known yet. form: of
-    Python's format. measured: whether that takes a run."""
+    """A column of a table.
+
+    title: its head, with the unit. value: the number of a row's run, None while it is unknown. form: how `format` writes it.
+    measured: whether it needs a finished run; otherwise it is counted.
+    """
 
     title: str
-    of: Callable[[RowRun], float | None]
+    value: Callable[[RowRun], float | None]
     form: str = ".2f"
     measured: bool = True
 

@@ -36,7 +36,7 @@ def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
     ours: dict[str, float | None] = {}
     deviation: dict[str, float | None] = {}
     for name in columns:
-        found = [COLUMNS[name].of(run) for run in runs]
+        found = [COLUMNS[name].value(run) for run in runs]
         known = [number for number in found if number is not None]
         ours[name] = mean_of(known)
         # What is counted is the same for all seeds.

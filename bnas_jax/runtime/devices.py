@@ -237,7 +237,8 @@ class Devices:
         return Program(mapped)
 
     def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
-        # The averages in the step replicate what it returns; checked replication would change what gradients of them mean.
+        # The step averages over the axis itself, so that its outputs are replicated. With the check on, JAX would also sum the
+        # gradients of replicated inputs over it.
         mapped = jax.shard_map(
             step, mesh=self._mesh, in_specs=specs, out_specs=_REPLICATED, check_vma=False
         )

@@ -14,9 +14,9 @@ from bnas_jax.runtime import hosts
 T = TypeVar("T")
 
 # Seconds between two looks at whether a signal has come, where something is waited for.
-_LOOK_EVERY = 0.2
+_POLL_SECONDS = 0.2
 # More looks than any wait has: five hours of them.
-_LOOKS = 100_000
+_MAX_POLLS = 100_000
 
 
 class Stopped(Exception):
@@ -48,7 +48,7 @@ class Stops:
         self._signal: int | None = None
         self._several = hosts.count() > 1
         # Of several processes: how often the service has been asked, and whether it has said to stop.
-        self._asked = 0
+        self._polled = 0
         self._agreed = False
         # The handlers to put back: {number: handler}.
         self._previous: dict = {}
@@ -68,20 +68,20 @@ class Stops:
     def wanted(self) -> int | None:
         """The signal to stop by, None where there was none.
 
-        Every process asks this equally often: the service has all of them stop at the next question of the process that has
-        asked most.
+        It is polled equally often on every process: JAX's service has all of them stop at the next poll of the process that
+        has polled most.
         """
         if not self._several:
             return self._signal
         if not self._agreed:
-            self._asked += 1
-            self._agreed = multihost_utils.reached_preemption_sync_point(self._asked)
+            self._polled += 1
+            self._agreed = multihost_utils.reached_preemption_sync_point(self._polled)
         if not self._agreed:
             return None
         return self._signal or signal.SIGTERM
 
     def check(self) -> None:
-        """Raises `Interrupted` where a stop is wanted; asks as `wanted` does."""
+        """Raises `Interrupted` where a stop is wanted; polls as `wanted` does."""
         number = self.wanted()
         if number is not None:
             raise Interrupted(number)
@@ -95,20 +95,20 @@ class Stops:
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         thread = threading.Thread(target=_fulfil, args=(done, work), daemon=True)
         thread.start()
-        last = self._asked + _LOOKS
+        last = self._polled + _MAX_POLLS
         while not done.done():
-            concurrent.futures.wait([done], timeout=_LOOK_EVERY)
+            concurrent.futures.wait([done], timeout=_POLL_SECONDS)
             try:
-                if self._asked < last:
+                if self._polled < last:
                     self.check()
             except Interrupted:
                 # By this name the command line knows that it must not wait for it.
                 thread.name = "given up"
                 raise
         result = done.result()
-        # Some processes look more often than others. Each asks all the questions that they may have agreed to stop at, so
-        # that all of them go on, or none does, and all have asked equally often.
-        while self._several and self._asked < last:
+        # Meanwhile the processes have polled a different number of times. Each goes on to the same number, past any poll at
+        # which they may have agreed to stop, so that all of them stop, or none does.
+        while self._several and self._polled < last:
             self.check()
         return result
 

@@ -63,7 +63,8 @@ class DatasetSettings:
     jitter: tuple[float, ...] | None = None
     cutout: int | None = None
 
-    # The side in pixels to which images are brought; `resize`: the side of which it is the centre.
+    # Images become image_size x image_size pixels. With `resize` the shorter side is first scaled to that, and the centre is
+    # cut out.
     image_size: int | None = None
     resize: int | None = None
     # 1 or 3.

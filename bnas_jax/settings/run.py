@@ -39,7 +39,7 @@ class DistributedSettings:
     num_processes=1 is one process even there.
     """
 
-    # HOST:PORT of the first process, the number of all, and the number of this one: all three or none.
+    # HOST:PORT of the first process; the number of processes; the index of this one, from 0. All three or none.
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
@@ -73,7 +73,7 @@ class RunSettings:
 
     # A key of `schema.TASKS`.
     task: str
-    # Of everything that is drawn, but the test set that `dataset.split` draws.
+    # Of all random numbers of the run. The test set that `dataset.split` draws has a seed of its own.
     seed: int = 0
     # Whose details are followed: `paper`, `release` or `meant`, see `core.conventions`.
     conventions: str = "paper"
@@ -87,14 +87,14 @@ class RunSettings:
 
     # How steps are spread over devices, see `runtime.devices.choose`.
     parallel: str = "auto"
-    # Batch norm over all devices, instead of over the examples of each.
+    # Whether batch norm normalises over the examples of all devices, or over those of each device by themselves.
     sync_bn: bool = True
-    # How many examples, that follow each other in the batch, it normalises together, on any number of devices. None without
-    # a value of the convention is all of a microbatch.
+    # Batch norm normalises groups of so many consecutive examples, on any number of devices. None: the convention's number,
+    # else the whole microbatch.
     bn_examples: int | None = None
 
     num_epochs: int
-    # Over all devices.
+    # Examples in a step, on all devices together.
     batch_size: int
     eval_batch_size: int = 256
     # Parts of a batch that go through the network one after the other, their gradients averaged; batch norm sees one at a

@@ -32,7 +32,7 @@ class OptimizerSettings:
     # `sgd` with momentum, or `adam`; both as in PyTorch.
     name: str = "sgd"
 
-    # Of the schedules above.
+    # What the schedules above are made of; each reads its own.
     low_learning_rate: float = 0.0
     min_learning_rate: float = 0.0
     tail: float = 0.0
@@ -45,7 +45,7 @@ class OptimizerSettings:
     schedule_by: str = "step"
     first_epoch: int = 0
 
-    # Of SGD. momentum_low: at the top of the cycle, None keeps `momentum`.
+    # Of SGD. momentum_low: the momentum where a one-cycle rate is highest; None keeps `momentum` throughout.
     momentum: float = 0.9
     momentum_low: float | None = None
     nesterov: bool = False
@@ -55,16 +55,17 @@ class OptimizerSettings:
     beta2: float = 0.999
     eps: float = 1e-8
 
-    # Added to the gradient; `decayed`: of which parameters, see `training.optimizers.with_decay`.
+    # weight_decay times the parameter is added to the gradient of the parameters that `decayed` names, see
+    # `training.optimizers.with_decay`.
     weight_decay: float = 0.0
     decayed: str = "all"
-    # The norm to which gradients are clipped, None: not.
+    # Gradients of a larger global norm are scaled to it; None does not clip.
     clip_norm: float | None = None
 
     label_smoothing: float = 0.0
     # The rate of epoch e, from 0, is drop_path * e / num_epochs.
     drop_path: float = 0.0
-    # Of the loss at an auxiliary classifier, where the network has one.
+    # The factor of the loss at an auxiliary classifier, where the network has one.
     auxiliary_weight: float = 0.4
 
     def __post_init__(self):
@@ -119,19 +120,19 @@ class OptimizerSettings:
 class TeacherSettings:
     """A trained network that the training learns from, see `training.teacher`; none without a work directory."""
 
-    # Of its training or import, and its checkpoint: `best`, `last` or a step.
+    # The work directory of its training or import, and which checkpoint: `best`, `last` or a step.
     workdir: str | None = None
     step: str = "last"
     # How much of the loss is the cross-entropy with the teacher's probabilities; the rest is that with the labels.
     share: float = 1.0
-    # Divides the logits of both networks there; that part of the loss is multiplied by its square.
+    # Divides the logits of both networks in that part of the loss, which is multiplied by its square.
     temperature: float = 1.0
 
     def __post_init__(self):
         prefix = "config.teacher"
         rates(prefix, self, "share", "temperature")
         require(self.share <= 1, f"{prefix}.share must be at most 1, got {self.share}")
-        # Above it the two networks' logits are matched in any case, and the loss, which has its square, is huge.
+        # At high temperatures the loss approaches the squared difference of the logits, and the factor makes it huge.
         message = f"{prefix}.temperature must be at most 20, got {self.temperature}"
         require(self.temperature <= 20, message)
         if self.workdir is not None:

@@ -33,10 +33,12 @@ EARLY = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a study's table: a training for each seed; with `search`, of a cell that is searched for it before.
+    """A row of a study's table: one training for each seed. With `search`, each seed first searches a cell, which its
+    training then uses.
 
-    name: of its folder, too. train, search: functions from a seed to the config of a run. seeds: how many, 0, 1, 2, ...
-    searched_as: the name of the search's folder, by default the row's own; rows that give the same one share the search.
+    name: of the row and of its folder. train, search: functions from a seed to the config of a run. seeds: their number; they
+    are 0, 1, 2, ... searched_as: the name of the search's folder, by default the row's own; rows of the same one share it.
+    Example: `Row("xnor", train=lambda seed: train.get_config("digits"), seeds=3)`.
     """
 
     name: str

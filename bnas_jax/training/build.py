@@ -337,6 +337,7 @@ def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
     of_step = schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)
     if run.searcher.restart_epochs is None:
         return of_step
-    # Where weights begin anew, so does the rate. The optimizer's own steps do, too, but not the numbers of the run's.
+    # A restart begins the schedule anew. The optimizer's count of steps is reset with its state, but the run's steps, by
+    # which rates are looked up as well, go on.
     period = num_epochs * steps_per_epoch
     return lambda step: of_step(step % period)

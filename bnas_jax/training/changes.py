@@ -31,9 +31,8 @@ def check(
     if fixed and change:
         allowed = ", ".join(f"config.{name}" for name in CHANGEABLE)
         raise UserError(
-            f"{path} belongs to another run: {fixed[0]}, which --change cannot change (it can: {allowed};"
-            " no other kind of optimizer, which would not find what this one kept);"
-            " choose another --workdir"
+            f"{path} belongs to another run: {fixed[0]}, which --change cannot change (it can: {allowed}, but no optimizer's"
+            " name, as the saved state of one optimizer is of no use to another); choose another --workdir"
         )
     if fixed:
         raise UserError(f"{path} belongs to another run: {fixed[0]}; choose another --workdir")

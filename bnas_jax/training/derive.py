@@ -1,11 +1,11 @@
 """Genotypes from the history of alpha that a search writes to alphas.npz: of any epoch, before or after it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
-from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.search import Searcher
 from bnas_jax.settings import SearchSettings
@@ -39,7 +39,8 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
     valid_top1 = np.asarray(history["valid_top1"])  # [epochs]
     epoch = _epoch(rule.epoch, valid_top1)
 
-    # Row 0 is alpha before the first epoch. Where alpha is drawn anew between epochs, that before an epoch may be another one.
+    # Row 0 is alpha before the first epoch. After a restart the row before an epoch is of the candidate before, so that only
+    # alpha after the epoch can be taken.
     row, as_of = epoch, rule.as_of
     if searcher.restart_epochs is not None:
         as_of = "after"
@@ -57,10 +58,10 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
         "alphas_as_of": as_of,
         "epoch": epoch,
     }
-    # Settings that only some searchers derive by.
-    for name in ("gamma", "keep_zeroise"):
-        if hasattr(searcher, name):
-            record[name] = getattr(searcher, name)
+    # The settings that this searcher derives by.
+    for field in dataclasses.fields(searcher):
+        if field.metadata.get("derivation"):
+            record[field.name] = getattr(searcher, field.name)
     record["valid_top1"] = number_or_none(valid_top1[epoch])
     return record
 
@@ -91,7 +92,7 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     return int(wanted)
 
 
-def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dict:
+def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: pathlib.Path) -> dict:
     """Writes the genotype that the rule takes from a search's work directory into the file `out`; returns what is printed.
 
     Raises `UserError` for a search without alphas, an epoch that is not there, and a file that cannot be written.
@@ -101,19 +102,11 @@ def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: str) -> dic
             f"{workdir.path} holds a search without alphas, of which nothing is derived: its cell is that of its genotype.json"
         )
     record = taken(searcher, rule=rule, history=read_history(workdir))
-    # A name such as gs://... is refused: files are written on this machine.
-    path = paths.local(out, "--out")
-    if path.is_dir():
-        raise UserError(f"--out={out} is a folder; write the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, record)
-    except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from None
+    write_whole(out, record)
 
     # As in the file, with the two cells in one entry.
     printed = {"genotype": {name: record[name] for name in ("normal", "reduce")}}
     for name, value in record.items():
         if name not in ("normal", "reduce", "select"):
             printed[name] = value
-    return {**printed, "out": out}
+    return {**printed, "out": str(out)}

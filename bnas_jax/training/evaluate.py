@@ -1,7 +1,6 @@
 """Accuracy of a network on a data set, every example once; and the evaluation of a work directory's checkpoint."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,100 +9,20 @@ import jax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import facts as facts_lib
-from bnas_jax.data import load
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.facts import Facts
-from bnas_jax.data.load import Dataset, Statistics, TestSet
-from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.data.sources import eval_source
 from bnas_jax.runtime import devices
 from bnas_jax.runtime.compiling import Call
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.search import Searcher
-from bnas_jax.settings import DatasetSettings, RunSettings, Settings, TrainSettings
-from bnas_jax.training import build
+from bnas_jax.settings import RunSettings, Settings, TrainSettings
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluation_step import EvaluationStep
-from bnas_jax.training.state import initial_variables
+from bnas_jax.training.load import restored_model
+from bnas_jax.training.run_data import evaluation_images
 from bnas_jax.training.workdir import WorkDir
-
-
-def load_data(dataset: DatasetSettings) -> Dataset:
-    """The data of a run, augmented and normalised as its settings say."""
-    data = load.load(
-        dataset.name,
-        path=dataset.path,
-        options=read_options(dataset),
-        statistics=_statistics(dataset),
-    )
-    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
-
-
-def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Dataset:
-    """As `load_data`, of a data set with these parts, "train" and "test", in place of its files."""
-    options = load.with_defaults(dataset.name, read_options(dataset))
-    data = load.from_parts(
-        dataset.name, parts=parts, options=options, statistics=_statistics(dataset)
-    )
-    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
-
-
-def load_test_data(dataset: DatasetSettings, statistics: Statistics | None) -> Dataset | TestSet:
-    """The data that evaluation needs. statistics: see `data.load.load_test`; those of the settings take precedence."""
-    statistics = _statistics(dataset) or statistics
-    # Without the training images, where the statistics are known.
-    data = load.load_test(
-        dataset.name,
-        path=dataset.path,
-        options=read_options(dataset),
-        statistics=statistics,
-    )
-    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
-
-
-def _statistics(dataset: DatasetSettings) -> Statistics | None:
-    """(mean, std) of the settings, None where they are not set."""
-    if dataset.mean is None or dataset.std is None:
-        return None
-    return dataset.mean, dataset.std
-
-
-def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
-    """The data set's augmentation with what the settings change in it."""
-    changes: dict[str, Any] = {}
-    for name in ("pad", "flip", "min_area", "jitter", "cutout"):
-        value = getattr(dataset, name)
-        if value is not None:
-            changes[name] = value
-    return dataclasses.replace(augmentation, **changes)
-
-
-def load_run_data(
-    run: Settings, workdir: WorkDir, *, change: bool = False
-) -> tuple[Dataset, Facts]:
-    """The data of a run, and the facts about them: learned now for a new run, else as they were when it began.
-
-    `UserError` where the work directory belongs to a run with other settings or other data. change: see `WorkDir.open`.
-    """
-    data = load_data(run.dataset)
-    # A search does not look at the test images.
-    test = None
-    if isinstance(run, TrainSettings):
-        test = data.test
-    facts = workdir.check(run, facts_lib.learn(data, test), change=change)
-    return facts_lib.with_statistics(data, facts), facts
-
-
-def read_options(dataset: DatasetSettings) -> ReadOptions:
-    """How the files of a data set are read, as its settings say."""
-    # Settings have the names of the options, but for `bad_images`.
-    settings = {field.name for field in dataclasses.fields(dataset)}
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(ReadOptions):
-        if field.name in settings:
-            values[field.name] = getattr(dataset, field.name)
-    return ReadOptions(skip_bad=dataset.bad_images == "skip", **values)
 
 
 class Evaluator:
@@ -170,7 +89,8 @@ class Evaluator:
         sums: list[Any] = []
         for batch in batches or range(len(self._source)):
             if sums:
-                # No more than two batches are under way, or `between_batches` would run long before its batch.
+                # A call returns before its batch is computed. By waiting for the batch before the last, no more than two are
+                # under way, and `between_batches` runs about when it says.
                 jax.block_until_ready(sums[-2:-1])
                 between_batches()
             program, arguments = self.call(variables, batch=batch, epoch=epoch)
@@ -205,10 +125,7 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     test, augmentation = evaluation_images(run.dataset, facts)
 
     # The network, and its variables from the checkpoint.
-    model = build.network(run, facts.num_classes)
-    shapes = jax.eval_shape(lambda: initial_variables(model, test.image_shape, seed=0))
-    if not workdir.checkpoints.is_dir():
-        raise UserError(f"no checkpoint in {workdir.path}; run train with this --workdir first")
+    model, shapes = restored_model(run, facts)
     # To read only: nothing is moved or deleted.
     checkpoints = Checkpoints(workdir.checkpoints, where=where)
     with contextlib.closing(checkpoints):
@@ -216,17 +133,3 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     evaluator = Evaluator(model, test, augmentation, run, where=where)
     result = evaluator({"params": variables["params"], "batch_stats": variables["batch_stats"]})
     return {**result, "step": step}
-
-
-def evaluation_images(
-    dataset: DatasetSettings, facts: Facts
-) -> tuple[Arrays | Encoded, Augmentation]:
-    """The test split with the labels, and the normalisation, of the run whose facts these are. For errors see `evaluate`."""
-    data = load_test_data(dataset, facts.statistics)
-    channels = facts.image_shape[2]
-    if data.test.image_shape[2] != channels:
-        raise UserError(
-            f"the network takes {channels} channels, {data.test.name} has {data.test.image_shape[2]}; set"
-            f" config.dataset.channels={channels} where the data set can be read so"
-        )
-    return facts_lib.with_labels(data.test, facts), data.augmentation

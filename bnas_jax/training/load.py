@@ -46,8 +46,6 @@ def restore(directory: WorkDir, *, step: str) -> Restored:
     facts = facts_lib.from_dict(directory.facts())
     model, shapes = restored_model(run, facts)
 
-    if not directory.checkpoints.is_dir():
-        raise UserError(f"no checkpoint in {directory.path}; run train with this --workdir first")
     with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
         found, variables = checkpoints.restore_variables(shapes, step)
     return Restored(model, variables, run=run, facts=facts, step=found)

@@ -177,6 +177,8 @@ class Scores:
         place = self._task.where.place
         placed = {name: place(value) for name, value in weights.items()}
         variables = {**self._state.variables, "alphas": placed}
+        # An evaluation by a single batch has nothing between two.
+        self._between_batches()
         result = self._evaluator(variables, batches=numbers, between_batches=self._between_batches)
         return result["top1"]
 

@@ -15,7 +15,8 @@ from bnas_jax.settings import Settings
 from bnas_jax.training import loop, optimizers
 from bnas_jax.training.build import Program
 from bnas_jax.training.checkpoints import Checkpoints
-from bnas_jax.training.evaluate import Evaluator, load_run_data
+from bnas_jax.training.evaluate import Evaluator
+from bnas_jax.training.run_data import load_run_data
 from bnas_jax.training.workdir import WorkDir, write_json
 
 # Called between two batches of an evaluation; what it raises ends the evaluation.

@@ -118,10 +118,8 @@ class TrainStep:
         return (1 - self.soft_share) * hard + self.soft_share * self.temperature**2 * soft
 
     def _random_options(self, state: TrainState, number) -> dict:
-        """What a network's random numbers come from, and the rate of drop-path, where there is any.
-
-        That grows linearly with the epoch, from 0 (docs/conventions.md).
-        """
+        """The keys of dropout and drop-path, and the rate of drop-path, which grows linearly with the epoch from 0
+        (docs/conventions.md)."""
         # A key for each step and, where there are several, each microbatch.
         key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
         if self.microbatches > 1:
@@ -130,7 +128,7 @@ class TrainStep:
             return {"rngs": {"dropout": key}}
         # The rate is constant within an epoch.
         epoch = (state.step // self.steps_per_epoch).astype(jnp.float32)
-        # Whoever makes more steps than the training has keeps its last rate.
+        # Steps beyond the training's end keep its last rate.
         rate = self.drop_path * epoch / self.num_epochs
         rate = jnp.minimum(rate, self.drop_path)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key, "dropout": key}}

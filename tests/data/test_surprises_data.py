@@ -30,7 +30,7 @@ from bnas_jax.data.readers import folder
 from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.interop.reference import build, shapes, to_reference
 from bnas_jax.settings import DatasetSettings
-from bnas_jax.training.evaluate import load_data, load_run_data
+from bnas_jax.training.run_data import dataset_of, load_run_data
 from bnas_jax.training.workdir import WorkDir
 from configs import search as search_configs
 from configs import train as train_configs
@@ -172,9 +172,9 @@ def test_mean_and_deviation_by_hand(tmp_path, memory):
         image_size=8,
         in_memory_mib=memory,
     )
-    found = load_data(by_hand).augmentation
+    found = dataset_of(by_hand).augmentation
     assert (found.mean, found.std, found.scale) == ((0.1, 0.2, 0.3), (1.0, 0.5, 0.25), 1 / 255)
-    digits = load_data(DatasetSettings("digits", mean=(0.5,), std=(0.5,))).augmentation
+    digits = dataset_of(DatasetSettings("digits", mean=(0.5,), std=(0.5,))).augmentation
     assert (digits.mean, digits.std, digits.scale) == ((0.5,), (0.5,), 1 / 16)
 
 

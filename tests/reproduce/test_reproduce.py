@@ -30,9 +30,9 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study import Row
 from bnas_jax.study.runs import early_learnable_share
 from bnas_jax.training import build
-from bnas_jax.training.evaluate import load_data
 from bnas_jax.training.gradients import gradient_sums, gradients_of_run
 from bnas_jax.training.load import load
+from bnas_jax.training.run_data import dataset_of
 from bnas_jax.workdir import RunDirectory
 from configs import search, train
 from configs.reproduce import REPRODUCTIONS, get_reproduction
@@ -404,7 +404,7 @@ def test_gradients_are_those_of_the_run_s_weights_on_its_first_batch(made):
     # The run's own step, whose first batch is the same one.
     found = settings.from_config(RunDirectory(path).config())
     assert isinstance(found, TrainSettings)
-    dataset = load_data(found.dataset)
+    dataset = dataset_of(found.dataset)
     program = build.training(found, dataset, devices.ONE)
     batch = Batches(dataset, batch_size=found.batch_size, seed=found.seed).train_batch(0)
     of = jax.jit(lambda variables: gradient_sums(program.model, variables, batch))

@@ -24,8 +24,9 @@ from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
-from bnas_jax.training.evaluate import Evaluator, load_data
+from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.losses import cross_entropy, hits
+from bnas_jax.training.run_data import dataset_of
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 from configs import search as search_configs
@@ -68,7 +69,7 @@ def test_load_gives_the_network_that_evaluate_evaluates(whole):
     """Its logits of the test images, by the lines of the README."""
     workdir, _ = whole("train")
     summary = read(workdir / "summary.json")
-    test = load_data(settings.from_config(read(workdir / "config.json")).dataset).test
+    test = dataset_of(settings.from_config(read(workdir / "config.json")).dataset).test
     (lines,) = [block.text for block in blocks(README) if "bnas.load(" in block.text]
     names: dict = {"bnas": bnas_jax, "pixels": test.images, "white": 16}
     exec(lines.replace("runs/train", str(workdir)), names)

@@ -115,7 +115,7 @@ def test_another_kind_of_optimizer_is_no_change_that_a_run_goes_on_with(tmp_path
     counted = Counting(tmp_path, num_epochs=1)
     counted.start()
     adam = dataclasses.replace(counted.run.optimizer, name="adam")
-    with pytest.raises(UserError, match=r"config\.optimizer\.name is .*no other kind of optimizer"):
+    with pytest.raises(UserError, match=r"config\.optimizer\.name is .*but no optimizer's name"):
         again(counted, optimizer=adam)
 
 

@@ -27,9 +27,9 @@ from bnas_jax.plan.request import Request
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TeacherSettings, TrainSettings
 from bnas_jax.training import build, teacher
-from bnas_jax.training.evaluate import load_data
 from bnas_jax.training.load import load
 from bnas_jax.training.losses import cross_entropy, soft_cross_entropy
+from bnas_jax.training.run_data import dataset_of
 from bnas_jax.training.workdir import WorkDir
 
 pytestmark = [
@@ -79,7 +79,7 @@ def load_teacher(run: TrainSettings) -> teacher.Teacher:
     nowhere = WorkDir("/nowhere")
     began = teacher.origin(run, nowhere)
     assert began is not None
-    return teacher.load(began, run, load_data(run.dataset), devices.ONE, workdir=nowhere)
+    return teacher.load(began, run, dataset_of(run.dataset), devices.ONE, workdir=nowhere)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_loss_of_a_step_is_of_the_teacher_s_probabilities_of_the_same_images
     share, temperature, parts = 0.25, 2.0, 2
     given = TeacherSettings(workdir=str(trained), share=share, temperature=temperature)
     run = dataclasses.replace(run_of(cell), teacher=given, microbatches=parts)
-    data = load_data(run.dataset)
+    data = dataset_of(run.dataset)
     taught = load_teacher(run)
     program = build.training(run, data, devices.ONE, teacher=taught)
     state = program.create(run.seed)
@@ -179,7 +179,7 @@ def test_a_plan_counts_the_teacher(cell, trained):
     for name, given in (("alone", TeacherSettings()), ("taught", TeacherSettings(str(trained)))):
         asked = dataclasses.replace(run, teacher=given)
         where = AbsentDevices("none", tuple(jax.devices()))
-        calls = plan_compile._step(asked, load_data(run.dataset), where)
+        calls = plan_compile._step(asked, dataset_of(run.dataset), where)
         of_step[name] = len(jax.tree.leaves([arguments for _, arguments in calls.calls]))
     assert of_step["taught"] > of_step["alone"]
     # Its files may change, so that no plan of it is kept.
