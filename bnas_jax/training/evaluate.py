@@ -1,6 +1,5 @@
 """Accuracy of a network on a data set, every example once; and the evaluation of a work directory's checkpoint."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from bnas_jax.runtime.compiling import Call
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.search import Searcher
 from bnas_jax.settings import RunSettings, Settings, TrainSettings
-from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.evaluation_step import EvaluationStep
 from bnas_jax.training.load import restored_model
 from bnas_jax.training.run_data import evaluation_images
@@ -126,10 +125,8 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
 
     # The network, and its variables from the checkpoint.
     model, shapes = restored_model(run, facts)
-    # To read only: nothing is moved or deleted.
-    checkpoints = Checkpoints(workdir.checkpoints, where=where)
-    with contextlib.closing(checkpoints):
-        step, variables = checkpoints.restore_variables(shapes, which)
+    checkpoints = CheckpointReader(workdir.checkpoints, where)
+    step, variables = checkpoints.restore_variables(shapes, which)
     evaluator = Evaluator(model, test, augmentation, run, where=where)
     result = evaluator({"params": variables["params"], "batch_stats": variables["batch_stats"]})
     return {**result, "step": step}

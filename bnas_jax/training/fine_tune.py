@@ -1,6 +1,5 @@
 """Beginning a training with the weights of another one, for the same classes or for others (`train --init`)."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from bnas_jax.runtime import devices
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build, transfer
-from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.load import source_step
 from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.transfer import Transfer
@@ -212,9 +211,8 @@ def begin(
         num_classes=facts["num_classes"],
         image_shape=facts["image_shape"],
     )
-    checkpoints = Checkpoints(directory.checkpoints, where=where)
-    with contextlib.closing(checkpoints):
-        _, theirs = checkpoints.restore_variables(shapes, str(source["step"]))
+    checkpoints = CheckpointReader(directory.checkpoints, where)
+    _, theirs = checkpoints.restore_variables(shapes, str(source["step"]))
 
     # By the same scheme they are projected already.
     project = None

@@ -1,6 +1,5 @@
 """The network of a work directory with its weights, for a notebook and for `export`."""
 
-import contextlib
 import os
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from bnas_jax.data.facts import Facts
 from bnas_jax.runtime import hosts
 from bnas_jax.settings import Settings, TrainSettings
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
-from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
@@ -46,8 +45,7 @@ def restore(directory: WorkDir, *, step: str) -> Restored:
     facts = facts_lib.from_dict(directory.facts())
     model, shapes = restored_model(run, facts)
 
-    with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
-        found, variables = checkpoints.restore_variables(shapes, step)
+    found, variables = CheckpointReader(directory.checkpoints).restore_variables(shapes, step)
     return Restored(model, variables, run=run, facts=facts, step=found)
 
 

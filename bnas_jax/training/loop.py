@@ -15,7 +15,8 @@ from bnas_jax.runtime.stops import Interrupted, Stopped, Stops
 from bnas_jax.settings import SearchSettings, Settings, from_config
 from bnas_jax.training import changes, divergence
 from bnas_jax.training.calls import Saves, calls_of, crossed, next_call
-from bnas_jax.training.checkpoints import VARIABLES, Checkpoints
+from bnas_jax.training.checkpoint_reader import VARIABLES
+from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.progress import ProgressBar, line_of
 from bnas_jax.training.workdir import Log, WorkDir, environment
 

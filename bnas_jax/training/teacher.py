@@ -4,7 +4,6 @@ ReActNet (arXiv 2003.03488, section 4.3) trains binary networks so, from a float
 its own work directory, so that it goes on with the same one, whatever becomes of the original.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -22,7 +21,7 @@ from bnas_jax.data.load import Dataset
 from bnas_jax.runtime import hosts
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.load import restored_model, run_of, source_step
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.step_parts import Batch
@@ -89,8 +88,8 @@ def load(
     _check_data(facts, data, directory)
 
     model, shapes = restored_model(_settings_of(directory, run), facts)
-    with contextlib.closing(Checkpoints(directory.checkpoints, where=where)) as checkpoints:
-        _, variables = checkpoints.restore_variables(shapes, str(began["step"]))
+    checkpoints = CheckpointReader(directory.checkpoints, where)
+    _, variables = checkpoints.restore_variables(shapes, str(began["step"]))
     placed = jax.tree.map(where.place, variables)
     return Teacher(model, placed, temperature=run.teacher.temperature)
 

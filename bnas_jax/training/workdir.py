@@ -21,7 +21,7 @@ from bnas_jax.data.facts import Facts
 from bnas_jax.runtime import hosts
 from bnas_jax.settings import Difference, Settings
 from bnas_jax.training import changes
-from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.workdir.directory import FORMAT, RunDirectory
 from bnas_jax.workdir.files import append, convenience, room, whole, write_whole
 
@@ -79,7 +79,7 @@ class WorkDir(RunDirectory):
         `UserError` for a directory of a run with other settings or other data. change: see `open`.
         """
         if self.exists():
-            step = max(Checkpoints(self.checkpoints).steps(), default=0)
+            step = max(CheckpointFolder(self.checkpoints).steps(), default=0)
             # By way of the settings: a config of an older version lacks those that are new since.
             before = settings.to_dict(settings.from_config(self.config()))
             now = settings.to_dict(run)

@@ -17,7 +17,7 @@ from bnas_jax.__main__ import run
 from bnas_jax.core.errors import UserError
 from bnas_jax.interop import checkpoint_files
 from bnas_jax.training import build
-from bnas_jax.training.checkpoints import Checkpoints
+from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.state import initial_variables
 from bnas_jax.training.workdir import WorkDir
 
@@ -74,8 +74,7 @@ def variables_in(workdir: pathlib.Path, image_shape=(16, 16, 3)):
         settings.from_config(directory.config()), directory.facts()["num_classes"]
     )
     shapes = jax.eval_shape(lambda: initial_variables(model, image_shape, 0))
-    with contextlib.closing(Checkpoints(directory.checkpoints)) as checkpoints:
-        step, variables = checkpoints.restore_variables(shapes, "last")
+    step, variables = CheckpointReader(directory.checkpoints).restore_variables(shapes, "last")
     assert step == 0
     return model, variables
 

@@ -22,6 +22,7 @@ from counted_runs import (
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CheckpointSettings
+from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.checkpoints import Checkpoints
 
 
@@ -126,7 +127,7 @@ def test_a_checkpoint_is_replaced_by_another_of_its_step_and_lost_at_no_moment(s
     checkpoints.save(3, changed, 70.0)
     checkpoints.close()
     assert same(restored(saved), changed) and not before.exists()
-    assert Checkpoints(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    assert CheckpointReader(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
     before.mkdir()
     (saved / "3").rename(before / "3")  # as a kill leaves it before the new one is on disk
     assert same(restored(saved), changed) and not before.exists()
@@ -143,7 +144,7 @@ def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
     ):
         restored(saved)
     with pytest.raises(UserError, match="no whole checkpoint"):
-        Checkpoints(saved).restore_variables(variables_of(SHAPES), "last")
+        CheckpointReader(saved).restore_variables(variables_of(SHAPES), "last")
     assert tree_of(saved.parent) == before
 
 
@@ -160,7 +161,7 @@ def test_a_checkpoint_is_not_called_damaged_for_want_of_memory(saved, monkeypatc
 
 def test_a_damaged_score_costs_the_score_alone(saved, capfd):
     flip(saved / "2" / "metrics" / "metrics")
-    assert Checkpoints(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    assert CheckpointReader(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
     assert same(restored(saved), counting(3))
     assert "accuracy noted with the checkpoint of step 2 cannot be read" in capfd.readouterr().err
     assert (saved / "2" / "variables").is_dir()
@@ -170,7 +171,7 @@ def test_a_damaged_score_costs_the_score_alone(saved, capfd):
 def test_variables_are_restored_alone_from_the_checkpoint_asked_for(saved, which, step):
     shutil.rmtree(saved / str(step) / "rest")
     before = tree_of(saved)
-    found, variables = Checkpoints(saved).restore_variables(variables_of(SHAPES), which)
+    found, variables = CheckpointReader(saved).restore_variables(variables_of(SHAPES), which)
     assert found == step and same(variables, variables_of(counting(step)))
     assert tree_of(saved) == before
 
@@ -180,7 +181,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(saved, wh
     with pytest.raises(
         UserError, match=r"no checkpoint of step .*write best, last or one of 1, 2, 3"
     ):
-        Checkpoints(saved).restore_variables(variables_of(SHAPES), which)
+        CheckpointReader(saved).restore_variables(variables_of(SHAPES), which)
 
 
 def test_without_an_accuracy_none_is_the_best(tmp_path):
@@ -188,7 +189,7 @@ def test_without_an_accuracy_none_is_the_best(tmp_path):
     checkpoints.save(1, counting(1))
     checkpoints.close()
     with pytest.raises(UserError, match="has an accuracy yet; write last instead of best"):
-        Checkpoints(tmp_path).restore_variables(variables_of(SHAPES), "best")
+        CheckpointReader(tmp_path).restore_variables(variables_of(SHAPES), "best")
 
 
 def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged(saved):
@@ -196,12 +197,12 @@ def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged
     with pytest.raises(
         UserError, match=r"is damaged .*; take another step, `last` is the newest whole one"
     ):
-        Checkpoints(saved).restore_variables(variables_of(SHAPES), "2")
+        CheckpointReader(saved).restore_variables(variables_of(SHAPES), "2")
 
 
 def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_differs(saved):
     before = tree_of(saved)
-    checkpoints = Checkpoints(saved)
+    checkpoints = Checkpoints(saved, CheckpointSettings())
     wide = SHAPES.replace(
         params={
             "layer": {**SHAPES.params["layer"], "latent": jax.ShapeDtypeStruct((2, 5), jnp.float32)}

@@ -23,6 +23,7 @@ from counted_runs import (
 from bnas_jax.core.errors import UserError
 from bnas_jax.runtime.stops import Stopped
 from bnas_jax.settings import CheckpointSettings
+from bnas_jax.training.checkpoint_reader import CheckpointReader
 from bnas_jax.training.checkpoints import Checkpoints
 
 NAN, INF = float("nan"), float("inf")
@@ -163,7 +164,9 @@ def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path
     for run in (whole, counted):
         assert run.saved() == [5, 10] and same(restored(run.workdir.checkpoints), counting(10))
         assert (
-            Checkpoints(run.workdir.checkpoints).restore_variables(variables_of(SHAPES), "best")[0]
+            CheckpointReader(run.workdir.checkpoints).restore_variables(
+                variables_of(SHAPES), "best"
+            )[0]
             == 10
         )
     assert sorted(p.name for p in whole.workdir.path.iterdir()) == sorted(
@@ -271,7 +274,7 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
     counted.start(top1=scores.__getitem__)
     assert counted.saved() == [10, 25, 30]  # a score that is no number is never the best
     which = functools.partial(
-        Checkpoints(counted.workdir.checkpoints).restore_variables, variables_of(SHAPES)
+        CheckpointReader(counted.workdir.checkpoints).restore_variables, variables_of(SHAPES)
     )
     assert which("best")[0] == 10 and which("last")[0] == 30
     again = Counting(

@@ -1,0 +1,195 @@
+"""Reading a run's checkpoints, by Orbax: the newest whole one, or the one that was asked for."""
+
+import json
+import logging
+import pathlib
+import re
+import sys
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.runtime import devices, hosts
+from bnas_jax.runtime.devices import Devices
+from bnas_jax.training import refit
+from bnas_jax.training.checkpoint_folder import CheckpointFolder, say
+
+# The variables are a separate item of a checkpoint, so that evaluation restores them alone.
+VARIABLES = ("params", "batch_stats", "alphas")
+
+
+def split(state) -> tuple[dict, dict]:
+    """The fields of a state: (those that evaluation needs, the rest)."""
+    variables: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name in state.__dataclass_fields__:
+        part = variables if name in VARIABLES else rest
+        part[name] = getattr(state, name)
+    return variables, rest
+
+
+class CheckpointReader(CheckpointFolder):
+    """The checkpoints of a work directory, for reading: nothing is moved or deleted. where: the devices to restore to."""
+
+    def __init__(self, directory: pathlib.Path, where: Devices = devices.ONE):
+        super().__init__(directory)
+        self._where = where
+        _expect_late_answers()
+
+    def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
+        """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none.
+
+        shapes: {"params", "batch_stats"} of `ShapeDtypeStruct`s, perhaps of another number type than those saved.
+        """
+        found = self.find(which)
+        # Where the last one is damaged, one before it will do; a checkpoint that was named must be that one.
+        steps = [found]
+        if which == "last":
+            steps = self.steps()
+        items = {"variables": shapes}
+        self._check_same(found, items, dtypes=False)
+        restored = self._newest(items, steps)
+        assert restored is not None
+        step, saved, _ = restored
+        return step, self._where.restored(saved["variables"])
+
+    def _check_same(
+        self, step: int, items: dict, dtypes: bool = True, changed: bool = False
+    ) -> None:
+        """`UserError` naming the first leaf whose shape or type differs in a checkpoint; Orbax would cast silently.
+
+        items: {name of an item: tree of `ShapeDtypeStruct`s}. dtypes: whether number types are compared.
+        changed: see `Checkpoints.restore_state`.
+        """
+        saved = {}
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                for name in items:
+                    folder = self.directory / str(step) / name
+                    saved[name] = reader.metadata(folder).item_metadata.tree
+        except Exception:
+            # Damaged, which is dealt with when it is restored.
+            return
+
+        ours = _by_name(items, links=not changed)
+        theirs = _by_name(saved, links=not changed)
+        for name in [*ours, *sorted(theirs.keys() - ours.keys())]:
+            # Rows for epochs may be more or fewer after a change.
+            if changed and name.split("/")[0] in refit.PER_EPOCH:
+                continue
+            here = _kind(ours.get(name), dtypes)
+            there = _kind(theirs.get(name), dtypes)
+            if here != there:
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.directory} is of another network or optimizer: {name} is {there}"
+                    f" there and {here} here; take the settings it was saved with, or another --workdir"
+                )
+
+    def _newest(
+        self, shapes: dict, steps: list[int], changed: bool = False
+    ) -> tuple[int, dict, list[int]] | None:
+        """(step, items, steps of damaged ones behind it) of the newest of these checkpoints that can be read.
+
+        None where there are no checkpoints, `UserError` where all are damaged. changed: see `Checkpoints.restore_state`.
+        """
+        damaged: list[int] = []
+        for step in reversed(steps):
+            restored, why = self._restore(step, shapes, changed=changed)
+            if restored is not None:
+                return step, restored, damaged
+            damaged.append(step)
+            if steps == [step] != self.steps():
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.directory} is damaged ({why}); take another step, `last` is the"
+                    " newest whole one"
+                )
+            say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
+        if not damaged:
+            return None
+        # Beginning anew would lose a run that can perhaps be mended.
+        numbers = ", ".join(map(str, reversed(damaged)))
+        raise UserError(
+            f"no whole checkpoint in {self.directory}: damaged are steps {numbers}; nothing was deleted; "
+            "put a good copy there or choose another --workdir"
+        )
+
+    def _restore(self, step: int, shapes: dict, changed: bool) -> tuple[dict | None, str]:
+        """(items, "") of a checkpoint, or (None, what is wrong with it)."""
+        folder = self.directory / str(step)
+        restored, why = {}, ""
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                for name, item in shapes.items():
+                    restored[name] = self._read(reader, folder / name, shapes=item, changed=changed)
+        # What Orbax raises for damaged files has no class in common.
+        except Exception as error:
+            # For want of memory, XLA's included, a good checkpoint cannot be read, either.
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            why = first_line(error)
+        # What one process cannot read none takes, or they would go on from different steps.
+        why = next(filter(None, hosts.from_all(why)), "")
+        if why:
+            return None, why
+        return restored, ""
+
+    def _read(self, reader: ocp.StandardCheckpointer, folder: pathlib.Path, shapes, changed: bool):
+        """One item of a checkpoint. changed: see `Checkpoints.restore_state`; all rows for epochs that were saved are kept."""
+        if not changed:
+            return reader.restore(folder, self._where.restorable(shapes))
+        # Orbax restores the structure that was saved; it is brought into ours afterwards.
+        saved = refit.as_saved(wanted=shapes, saved=reader.metadata(folder).item_metadata.tree)
+        restored = reader.restore(folder, self._where.restorable(saved))
+        return refit.restructured(restored, wanted=shapes)
+
+
+def _expect_late_answers() -> None:
+    """Silences the tracebacks that a failed restore leaves behind.
+
+    Orbax gives up its event loop while other reads still run; for each of them Python would print a traceback.
+    """
+    previous = sys.unraisablehook
+    if getattr(previous, "expects_late_answers", False):
+        return
+
+    def hook(unraisable) -> None:
+        # The code of a coroutine; other objects have none.
+        code = getattr(unraisable.object, "cr_code", None)
+        from_orbax = code is not None and "orbax" in code.co_filename
+        if not from_orbax and str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    hook.expects_late_answers = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "never retrieved" not in record.getMessage()
+    )
+
+
+def _by_name(items: dict, links: bool) -> dict[str, Any]:
+    """The leaves of {item: tree}, in one dict; see `refit.by_name`."""
+    leaves = {}
+    for tree in items.values():
+        leaves.update(refit.by_name(tree, links))
+    return leaves
+
+
+def _kind(leaf, dtypes: bool) -> str:
+    """The number type and the shape of a leaf, as an error names them."""
+    if leaf is None:
+        return "missing"
+    kind = "an array"
+    if dtypes:
+        kind = leaf.dtype
+    return f"{kind} {tuple(leaf.shape)}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of Orbax, where it is a sentence and not the text of a Python object."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, (UnicodeError, json.JSONDecodeError)):
+        return "what describes it cannot be read"
+    if not lines or re.search(r"<(bound|built-in|function|class|module|\S+ object)\b", lines[0]):
+        return "its files cannot be read"
+    return lines[0][:160]

@@ -1,0 +1,109 @@
+"""The data of a run, read, normalised and augmented as its settings say."""
+
+import dataclasses
+from typing import Any
+
+from bnas_jax.core.errors import UserError
+from bnas_jax.data import facts as facts_lib
+from bnas_jax.data import load
+from bnas_jax.data.arrays import Arrays
+from bnas_jax.data.augment import Augmentation
+from bnas_jax.data.facts import Facts
+from bnas_jax.data.load import Dataset, Statistics, TestSet
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.settings import DatasetSettings, Settings, TrainSettings
+from bnas_jax.training.workdir import WorkDir
+
+
+def dataset_of(dataset: DatasetSettings) -> Dataset:
+    """The data of a run, augmented and normalised as its settings say."""
+    data = load.load(
+        dataset.name,
+        path=dataset.path,
+        options=read_options(dataset),
+        statistics=_statistics(dataset),
+    )
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Dataset:
+    """As `dataset_of`, of a data set with these parts, "train" and "test", in place of its files."""
+    options = load.with_defaults(dataset.name, read_options(dataset))
+    data = load.from_parts(
+        dataset.name, parts=parts, options=options, statistics=_statistics(dataset)
+    )
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def load_test_data(dataset: DatasetSettings, statistics: Statistics | None) -> Dataset | TestSet:
+    """The data that evaluation needs. statistics: see `data.load.load_test`; those of the settings take precedence."""
+    statistics = _statistics(dataset) or statistics
+    # Without the training images, where the statistics are known.
+    data = load.load_test(
+        dataset.name,
+        path=dataset.path,
+        options=read_options(dataset),
+        statistics=statistics,
+    )
+    return data._replace(augmentation=_augmentation(data.augmentation, dataset))
+
+
+def _statistics(dataset: DatasetSettings) -> Statistics | None:
+    """(mean, std) of the settings, None where they are not set."""
+    if dataset.mean is None or dataset.std is None:
+        return None
+    return dataset.mean, dataset.std
+
+
+def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augmentation:
+    """The data set's augmentation with what the settings change in it."""
+    changes: dict[str, Any] = {}
+    for name in ("pad", "flip", "min_area", "jitter", "cutout"):
+        value = getattr(dataset, name)
+        if value is not None:
+            changes[name] = value
+    return dataclasses.replace(augmentation, **changes)
+
+
+def load_run_data(
+    run: Settings, workdir: WorkDir, *, change: bool = False
+) -> tuple[Dataset, Facts]:
+    """The data of a run, and the facts about them: learned now for a new run, else as they were when it began.
+
+    `UserError` where the work directory belongs to a run with other settings or other data. change: see `WorkDir.open`.
+    """
+    data = dataset_of(run.dataset)
+    # A search does not look at the test images.
+    test = None
+    if isinstance(run, TrainSettings):
+        test = data.test
+    facts = workdir.check(run, facts_lib.learn(data, test), change=change)
+    return facts_lib.with_statistics(data, facts), facts
+
+
+def read_options(dataset: DatasetSettings) -> ReadOptions:
+    """How the files of a data set are read, as its settings say."""
+    # Settings have the names of the options, but for `bad_images`.
+    settings = {field.name for field in dataclasses.fields(dataset)}
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(ReadOptions):
+        if field.name in settings:
+            values[field.name] = getattr(dataset, field.name)
+    return ReadOptions(skip_bad=dataset.bad_images == "skip", **values)
+
+
+def evaluation_images(
+    dataset: DatasetSettings, facts: Facts
+) -> tuple[Arrays | Encoded, Augmentation]:
+    """The test images with the labels, and the normalisation, of the run whose facts these are.
+
+    Raises `UserError` for images with other channels, and for classes that the run did not have.
+    """
+    data = load_test_data(dataset, facts.statistics)
+    channels = facts.image_shape[2]
+    if data.test.image_shape[2] != channels:
+        raise UserError(
+            f"the network takes {channels} channels, {data.test.name} has {data.test.image_shape[2]}; set"
+            f" config.dataset.channels={channels} where the data set can be read so"
+        )
+    return facts_lib.with_labels(data.test, facts), data.augmentation
