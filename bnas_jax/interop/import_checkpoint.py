@@ -13,7 +13,7 @@ from bnas_jax.data.load import Statistics
 from bnas_jax.interop.reference import load_variables, plain_names
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
-from bnas_jax.training import build
+from bnas_jax.training import build, build_optimizers
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import train_state_of
 from bnas_jax.training.workdir import WorkDir
@@ -57,7 +57,7 @@ def import_checkpoint(
 
     # The state of a training before its first step.
     variables = load_variables(model, arrays)
-    optimizer = build.training_optimizer(run, steps_per_epoch=1)
+    optimizer = build_optimizers.training_optimizer(run, steps_per_epoch=1)
     dtype = model.arithmetic.dtype
     state = train_state_of(variables, optimizer, run.num_epochs, seed=run.seed, dtype=dtype)
 

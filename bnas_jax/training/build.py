@@ -1,10 +1,9 @@
 """From settings to the objects of a run, once: model, optimizers, step, and the batches that the step takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
-import optax
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.supernet import Supernet
@@ -17,9 +16,8 @@ from bnas_jax.data.sources import train_source
 from bnas_jax.data.stream import StreamTrainSource
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.search.searcher import TRAIN, VALID, Searcher
-from bnas_jax.settings import OptimizerSettings, SearchSettings, Settings, TrainSettings
-from bnas_jax.training import optimizers, schedules
-from bnas_jax.training.schedules import Schedule
+from bnas_jax.settings import SearchSettings, Settings, TrainSettings
+from bnas_jax.training import build_optimizers
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.train_step import TrainStep
 
@@ -91,7 +89,7 @@ def training(
     )
     step = TrainStep(
         network=model,
-        optimizer=training_optimizer(run, source.steps_per_epoch),
+        optimizer=build_optimizers.training_optimizer(run, source.steps_per_epoch),
         label_smoothing=run.optimizer.label_smoothing,
         soft_share=run.teacher.share,
         temperature=run.teacher.temperature,
@@ -145,45 +143,53 @@ def search(
     step = SearchStep(
         supernet=model,
         searcher=searcher,
-        weights=supernet_optimizer(run, steps_per_epoch),
-        alphas=alphas_optimizer(run),
+        weights=build_optimizers.supernet_optimizer(run, steps_per_epoch),
+        alphas=build_optimizers.alphas_optimizer(run),
         num_epochs=run.num_epochs,
         steps_per_epoch=steps_per_epoch,
         microbatches=run.microbatches,
         axis=where.axis,
     )
-    stages = step.searcher.stages
-
     # One function a stage, each compiled by itself: XLA's work grows faster than the size of a program.
-    def stage_of(index: int) -> Callable:
-        def search_stage(state, feeds):
-            batches = {}
-            for name, feed in feeds.items():
-                batches[name] = where.batch(sources[name], feed, microbatches=run.microbatches)
-            return step.stage(index, state, batches)
-
-        return search_stage
-
-    # Stages that take the same images get the same batch, whose feed is made once.
-    used = sorted({name for stage in stages for name in stage.batches})
-
-    def feeds(number: int) -> tuple:
-        of_step = {name: sources[name].feed(number) for name in used}
-        of_stages = []
-        for stage in stages:
-            of_stages.append({name: of_step[name] for name in stage.batches})
-        return tuple(of_stages)
+    stages = []
+    for index in range(len(searcher.stages)):
+        stages.append(_search_stage(step, index, where=where, sources=sources))
 
     # `held_out` is what epochs are evaluated on: the test set is not touched.
     return Program(
         model=model,
         step=step,
         create=lambda seed: step.init(seed=seed, image_shape=data.train.image_shape),
-        stages=tuple(stage_of(index) for index in range(len(stages))),
-        feeds=feeds,
+        stages=tuple(stages),
+        feeds=lambda number: _search_feeds(step, sources, number),
         steps_per_epoch=steps_per_epoch,
         held_out=held_out,
     )
+
+
+def _search_stage(step: SearchStep, index: int, *, where: Devices, sources: Mapping) -> Callable:
+    """The stage of that number: (state, feeds of the images that it takes, by their name) -> the state after it."""
+
+    def search_stage(state, feeds):
+        batches = {}
+        for name, feed in feeds.items():
+            batches[name] = where.batch(sources[name], feed, microbatches=step.microbatches)
+        return step.stage(index, state, batches)
+
+    return search_stage
+
+
+def _search_feeds(step: SearchStep, sources: Mapping, number: int) -> tuple[dict[str, Any], ...]:
+    """The feeds of each stage of the step of that number."""
+    stages = step.searcher.stages
+    # Stages that take the same images get the same batch, whose feed is made once.
+    used = sorted({name for stage in stages for name in stage.batches})
+    of_step = {name: sources[name].feed(number) for name in used}
+
+    of_stages = []
+    for stage in stages:
+        of_stages.append({name: of_step[name] for name in stage.batches})
+    return tuple(of_stages)
 
 
 def _search_sources(
@@ -219,125 +225,3 @@ def _search_sources(
     if takes_valid or not searcher.has_alphas:
         sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")
     return sources, parts.get(VALID)
-
-
-def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of the final network's weights."""
-    settings = run.optimizer
-    rate, momentum = training_schedules(
-        settings, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
-    )
-    # Of both optimizers alike.
-    shared: dict[str, Any] = {
-        "weight_decay": settings.weight_decay,
-        "decayed": settings.decayed,
-        "clip_norm": settings.clip_norm,
-        "scheme": run.scheme,
-    }
-    if settings.name == "adam":
-        return optimizers.latent_adam(
-            rate,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            eps=settings.eps,
-            **shared,
-        )
-    return optimizers.latent_sgd(rate, momentum=momentum, nesterov=settings.nesterov, **shared)
-
-
-def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD on the supernet's weights."""
-    # The convention or the searcher decides which weights decay.
-    return optimizers.latent_sgd(
-        learning_rate(run, steps_per_epoch),
-        momentum=run.weights.momentum,
-        weight_decay=run.weights.weight_decay,
-        clip_norm=run.weights.clip_norm,
-        nesterov=run.weights.nesterov,
-        decayed=run.searcher.decayed,
-        scheme=run.scheme,
-    )
-
-
-def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
-    """Adam or gradient descent on alpha."""
-    # Alpha is no latent weight, so that no scheme treats it.
-    if run.alphas.optimizer == "sgd":
-        return optimizers.alphas_sgd(
-            run.alphas.learning_rate,
-            weight_decay=run.alphas.weight_decay,
-            clip_norm=run.alphas.clip_norm,
-        )
-    return optimizers.alphas_adam(
-        run.alphas.learning_rate,
-        beta1=run.alphas.beta1,
-        beta2=run.alphas.beta2,
-        weight_decay=run.alphas.weight_decay,
-        clip_norm=run.alphas.clip_norm,
-    )
-
-
-def training_schedules(
-    settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int
-) -> tuple[Schedule, Schedule]:
-    """(learning rate, momentum) of the final training, as functions of the step."""
-    steps = num_epochs * steps_per_epoch
-    highest, lowest = settings.learning_rate, settings.min_learning_rate
-    momentum = settings.momentum
-
-    # One cycle moves the momentum, too, against the learning rate.
-    if settings.schedule == "one_cycle":
-        rate = schedules.one_cycle(
-            low=settings.low_learning_rate,
-            high=highest,
-            last=lowest,
-            steps=steps,
-            tail=settings.tail,
-        )
-        momentum_low = settings.momentum_low
-        if momentum_low is None:
-            momentum_low = momentum
-        momenta = schedules.one_cycle(
-            low=momentum, high=momentum_low, last=momentum, steps=steps, tail=settings.tail
-        )
-        return rate, momenta
-
-    if settings.schedule == "cosine_restarts":
-        cycle = settings.cycle_epochs * steps_per_epoch
-        rate = schedules.cosine_restarts(high=highest, low=lowest, steps=cycle)
-    elif settings.schedule == "steps":
-        boundaries = [epoch * steps_per_epoch for epoch in settings.decay_epochs]
-        rate = schedules.decays(high=highest, factor=settings.decay_factor, steps=boundaries)
-    elif settings.schedule == "linear":
-        rate = schedules.linear(high=highest, low=lowest, steps=steps)
-    else:
-        rate = schedules.cosine(high=highest, low=lowest, steps=steps)
-
-    if settings.schedule_by == "epoch":
-        rate = schedules.by_epoch(rate, steps_per_epoch, first_epoch=settings.first_epoch)
-    return rate, schedules.constant(momentum)
-
-
-def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
-    """The learning rate of the weights of a search or a training, as a function of the step."""
-    if isinstance(run, TrainSettings):
-        rate, _ = training_schedules(
-            run.optimizer, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
-        )
-        return rate
-
-    # A search anneals its rate by half a cosine, constant within each epoch.
-    weights = run.weights
-    num_epochs = run.searcher.restart_epochs or run.num_epochs
-    rate = schedules.cosine(
-        high=weights.learning_rate,
-        low=weights.min_learning_rate,
-        steps=num_epochs * steps_per_epoch,
-    )
-    of_step = schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)
-    if run.searcher.restart_epochs is None:
-        return of_step
-    # A restart begins the schedule anew. The optimizer's count of steps is reset with its state, but the run's steps, by
-    # which rates are looked up as well, go on.
-    period = num_epochs * steps_per_epoch
-    return lambda step: of_step(step % period)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import CHANGEABLE, Difference, Settings
-from bnas_jax.training.build import learning_rate
+from bnas_jax.training.build_optimizers import learning_rate
 
 
 def check(

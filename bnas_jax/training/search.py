@@ -29,12 +29,16 @@ from bnas_jax.workdir.history import HISTORY
 def search(
     run: SearchSettings, workdir: WorkDir, where: Devices | None = None, *, change: bool = False
 ) -> dict:
-    """Searches, or goes on from the newest checkpoint in `workdir`; writes genotype.json and summary.json.
+    """Searches a cell, or goes on from the newest checkpoint in `workdir`; writes genotype.json and summary.json.
+
+    run: the settings. workdir: the directory of the run, which holds everything it writes. where: the devices to use, once JAX
+    is configured; None is those of the settings. change: goes on with other settings.
 
     Returns summary.json: {"genotype", "valid_top1" (in %, or None), "epoch" (from 0, whose genotype was taken), "steps"}.
     Raises `Stopped` after a signal, with the state saved, and `UserError` for what the user can mend, a divergence too.
 
-    where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
+    Example: `search(settings.from_config(search_configs.get_config("digits")), WorkDir("runs/search"))`, where
+    `search_configs` is configs/search.py.
     """
     _check_cells(run.network.num_cells)
     return run_task(SearchTask(run, workdir, where=where, change=change))

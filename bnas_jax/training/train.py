@@ -24,13 +24,18 @@ def train(
     change: bool = False,
     init: Init | None = None,
 ) -> dict:
-    """Trains, or goes on from the newest checkpoint in `workdir`; writes summary.json.
+    """Trains a network, or goes on from the newest checkpoint in `workdir`; writes summary.json.
+
+    run: the settings. workdir: the directory of the run, which holds everything it writes. where: the devices to use, once JAX
+    is configured; None is those of the settings. change: goes on with other settings. init: the checkpoint of another run
+    that a new one begins with.
 
     Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the test images), "loss", "num_examples", "steps",
-    "best_top1", "best_epoch"}, with `init` also "init". Raises as `search` does.
+    "best_top1", "best_epoch"}, with `init` also "init". Raises `Stopped` after a signal, with the state saved, and `UserError`
+    for what the user can mend, a divergence too.
 
-    where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with other settings.
-    init: the checkpoint of another run that a new one begins with.
+    Example: `train(settings.from_config(train_configs.get_config("digits")), WorkDir("runs/train"))`, where `train_configs`
+    is configs/train.py.
     """
     return run_task(TrainTask(run, workdir, where=where, change=change, init=init))
 

@@ -17,7 +17,7 @@ from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
 from bnas_jax.search import RandomTrained
 from bnas_jax.search.random import genotype_of, sample
-from bnas_jax.training import build
+from bnas_jax.training import build, build_optimizers
 from bnas_jax.training.derive import Rule, taken
 from bnas_jax.training.state import initial_variables
 from configs import search as presets
@@ -136,9 +136,9 @@ def test_the_learning_rate_falls_within_each_training():
     long = settings.from_config(config)
     config.num_epochs = config.searcher.candidate_epochs
     short = settings.from_config(config)
-    expected = [float(build.learning_rate(short, 7)(step)) for step in range(3 * 7)]
+    expected = [float(build_optimizers.learning_rate(short, 7)(step)) for step in range(3 * 7)]
     # Of all steps of the run, as a change of the settings tells it.
-    found = [float(build.learning_rate(long, 7)(step)) for step in range(5 * 3 * 7)]
+    found = [float(build_optimizers.learning_rate(long, 7)(step)) for step in range(5 * 3 * 7)]
     assert found == 5 * expected and found[0] > found[7] > found[14]
 
 

@@ -20,7 +20,7 @@ from bnas_jax.core.schemes import SCHEMES
 from bnas_jax.search import SEARCHERS, Progress, Searcher
 from bnas_jax.settings import entries, recipes, template
 from bnas_jax.settings.schema import TASKS
-from bnas_jax.training import build
+from bnas_jax.training import build, build_optimizers
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.train_step import TrainStep
 from configs import ablations, baselines, search, train
@@ -130,7 +130,7 @@ def training_of(run):
     image, classes = DATA[run.dataset.name]
     step = TrainStep(
         network=build.network(run, classes),
-        optimizer=build.training_optimizer(run, 10),
+        optimizer=build_optimizers.training_optimizer(run, 10),
         label_smoothing=run.optimizer.label_smoothing,
         drop_path=run.optimizer.drop_path,
         num_epochs=run.num_epochs,
@@ -144,8 +144,8 @@ def search_of(run):
     step = SearchStep(
         supernet=build.supernet(run, classes),
         searcher=run.searcher,
-        weights=build.supernet_optimizer(run, 10),
-        alphas=build.alphas_optimizer(run),
+        weights=build_optimizers.supernet_optimizer(run, 10),
+        alphas=build_optimizers.alphas_optimizer(run),
         num_epochs=run.num_epochs,
         steps_per_epoch=10,
     )

@@ -16,7 +16,7 @@ from bnas_jax.core.schemes import Float, Pcnn, Xnor
 from bnas_jax.core.schemes.xnor import center_and_clip, gradient_factor
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas
-from bnas_jax.training import build, optimizers
+from bnas_jax.training import build_optimizers, optimizers
 from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd, on_latent_modules
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.train_step import TrainStep
@@ -427,7 +427,7 @@ def test_an_optimizer_of_a_recipe_is_built_from_its_settings():
     tree, grads = params(), gradients(1)
     by_hand = latent_adam(0.01, weight_decay=1e-5, scheme=run.scheme)
     assert close(
-        one_step(build.training_optimizer(run, 10), tree, grads),
+        one_step(build_optimizers.training_optimizer(run, 10), tree, grads),
         one_step(by_hand, tree, grads),
         rtol=0,
         atol=0,
@@ -437,7 +437,7 @@ def test_an_optimizer_of_a_recipe_is_built_from_its_settings():
     run = settings.from_config(config)
     by_hand = latent_sgd(0.1, nesterov=True, weight_decay=5e-4, scheme=run.scheme)
     assert close(
-        one_step(build.training_optimizer(run, 10), tree, grads),
+        one_step(build_optimizers.training_optimizer(run, 10), tree, grads),
         one_step(by_hand, tree, grads),
         rtol=0,
         atol=0,
@@ -449,11 +449,11 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     config.conventions = "release"
     run = settings.from_config(config)
     tree, grads = params(), gradients(1)
-    rate, momentum = build.training_schedules(run.optimizer, run.num_epochs, 10)
+    rate, momentum = build_optimizers.training_schedules(run.optimizer, run.num_epochs, 10)
     by_hand = latent_sgd(
         rate, momentum=momentum, weight_decay=3e-5, clip_norm=5.0, scheme=run.scheme
     )
-    built = build.training_optimizer(run, 10)
+    built = build_optimizers.training_optimizer(run, 10)
     assert close(one_step(built, tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
     norm = norm_of(grads)
     assert (
@@ -474,7 +474,9 @@ def test_the_search_starts_at_its_rate_with_its_decay_and_clips_where_told(clip_
     kernel, gradient = tree["classifier"]["kernel"], grads["classifier"]["kernel"]
     if clip_norm is not None:
         gradient = gradient * clip_norm / norm_of(grads)
-    after = one_step(build.supernet_optimizer(run, 10), tree, grads)["classifier"]["kernel"]
+    after = one_step(build_optimizers.supernet_optimizer(run, 10), tree, grads)["classifier"][
+        "kernel"
+    ]
     assert np.allclose(after, kernel - 0.025 * (gradient + 3e-4 * kernel), atol=1e-6)
 
 
@@ -483,7 +485,7 @@ def test_alphas_follow_gradient_descent_with_clipping_and_l2():
     chosen = dataclasses.replace(
         run.alphas, optimizer="sgd", learning_rate=0.5, weight_decay=0.1, clip_norm=2.0
     )
-    chain = build.alphas_optimizer(dataclasses.replace(run, alphas=chosen))
+    chain = build_optimizers.alphas_optimizer(dataclasses.replace(run, alphas=chosen))
     alphas, gradient = {"normal": jnp.ones(4)}, {"normal": jnp.full(4, 3.0)}
     updates, state = chain.update(gradient, chain.init(alphas), alphas)
     # A gradient of norm 6 is divided by 3.
@@ -493,7 +495,7 @@ def test_alphas_follow_gradient_descent_with_clipping_and_l2():
 
 def test_alphas_follow_adam_with_l2():
     run = settings.from_config(search.get_config("cifar10"))
-    chain = build.alphas_optimizer(run)
+    chain = build_optimizers.alphas_optimizer(run)
     alphas = {"normal": jnp.linspace(-1, 1, 6), "reduce": jnp.ones(3)}
     state = chain.init(alphas)
     draw = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnas_jax import settings
-from bnas_jax.training import build, schedules
+from bnas_jax.training import build_optimizers, schedules
 from configs import search, train
 
 
@@ -35,7 +35,7 @@ def released(reference):
 
 
 def test_one_cycle_is_the_released_one(released):
-    rate, momentum = build.training_schedules(
+    rate, momentum = build_optimizers.training_schedules(
         training("a", "release"), num_epochs=10, steps_per_epoch=20
     )
     assert np.allclose(curve(rate, np.arange(200)), released["one_cycle_lr"], rtol=1e-5, atol=1e-9)
@@ -44,7 +44,7 @@ def test_one_cycle_is_the_released_one(released):
 
 def test_cosine_restarts_are_the_released_ones(released):
     expected = released["cosine_restart_lr_quarter_epochs"]
-    rate, momentum = build.training_schedules(
+    rate, momentum = build_optimizers.training_schedules(
         training("d", "paper"), num_epochs=250, steps_per_epoch=4
     )
     assert len(expected) == 250 * 4
@@ -53,7 +53,7 @@ def test_cosine_restarts_are_the_released_ones(released):
 
 
 def test_one_cycle_of_the_paper_goes_from_4e_4_to_5e_2_and_back():
-    rate, momentum = build.training_schedules(
+    rate, momentum = build_optimizers.training_schedules(
         training("a", "paper"), num_epochs=600, steps_per_epoch=195
     )
     steps = 600 * 195
@@ -63,7 +63,7 @@ def test_one_cycle_of_the_paper_goes_from_4e_4_to_5e_2_and_back():
 
 
 def test_one_cycle_of_the_release_ends_at_its_minimum_with_high_momentum():
-    rate, momentum = build.training_schedules(
+    rate, momentum = build_optimizers.training_schedules(
         training("a", "release"), num_epochs=600, steps_per_epoch=195
     )
     steps = 600 * 195
@@ -86,7 +86,7 @@ def test_one_cycle_of_a_single_step_is_finite():
 
 
 def test_cosine_goes_down_once_over_the_whole_training():
-    rate, _ = build.training_schedules(
+    rate, _ = build_optimizers.training_schedules(
         training("d", "paper", schedule="cosine"), num_epochs=10, steps_per_epoch=7
     )
     steps = np.arange(70)
@@ -125,7 +125,7 @@ EPOCH = STEPS // 3
 def test_schedules_by_step_and_by_epoch_follow_their_formulas(options, expected):
     """The rates of PyTorch's LambdaLR, CosineAnnealingLR and MultiStepLR, times .1."""
     chosen = settings.OptimizerSettings(learning_rate=0.1, **options)
-    rate, momentum = build.training_schedules(chosen, num_epochs=20, steps_per_epoch=3)
+    rate, momentum = build_optimizers.training_schedules(chosen, num_epochs=20, steps_per_epoch=3)
     assert np.allclose(curve(rate, STEPS), 0.1 * expected, rtol=1e-5, atol=1e-8)
     assert np.all(curve(momentum, STEPS) == np.float32(0.9))
 
@@ -135,7 +135,7 @@ def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
     chosen = settings.OptimizerSettings(
         learning_rate=0.1, min_learning_rate=0.02, schedule=schedule
     )
-    rate, _ = build.training_schedules(chosen, num_epochs=2, steps_per_epoch=3)
+    rate, _ = build_optimizers.training_schedules(chosen, num_epochs=2, steps_per_epoch=3)
     assert np.allclose(curve(rate, [6, 7, 60]), 0.02)
 
 
@@ -144,7 +144,7 @@ def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
 )
 def test_the_search_follows_half_a_cosine_epoch_by_epoch(conventions, minimum, first):
     """The release steps its scheduler before each epoch, so that its first epoch stands at 1 on the cosine."""
-    rate = build.learning_rate(searching(conventions), steps_per_epoch=3)
+    rate = build_optimizers.learning_rate(searching(conventions), steps_per_epoch=3)
     epoch = np.arange(150) // 3 + first
     expected = minimum + (0.025 - minimum) * (1 + np.cos(np.pi * epoch / 50)) / 2
     assert np.allclose(curve(rate, np.arange(150)), expected, rtol=1e-5, atol=1e-9)
@@ -152,7 +152,7 @@ def test_the_search_follows_half_a_cosine_epoch_by_epoch(conventions, minimum, f
 
 def test_the_search_ends_at_the_minimum_in_the_release_alone():
     last = {
-        name: curve(build.learning_rate(searching(name), 3), [0, 149])
+        name: curve(build_optimizers.learning_rate(searching(name), 3), [0, 149])
         for name in ("paper", "release")
     }
     assert last["paper"][0] == np.float32(0.025) > last["release"][0]
@@ -161,6 +161,6 @@ def test_the_search_ends_at_the_minimum_in_the_release_alone():
 
 def test_the_rate_of_a_training_is_that_of_its_schedules():
     run = settings.from_config(train.get_config("a"))
-    rate, _ = build.training_schedules(run.optimizer, run.num_epochs, 3)
+    rate, _ = build_optimizers.training_schedules(run.optimizer, run.num_epochs, 3)
     steps = np.linspace(0, 3 * run.num_epochs - 1, 20).astype(int)
-    assert np.array_equal(curve(build.learning_rate(run, 3), steps), curve(rate, steps))
+    assert np.array_equal(curve(build_optimizers.learning_rate(run, 3), steps), curve(rate, steps))

@@ -21,7 +21,7 @@ from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.facts import Facts
 from bnas_jax.settings import CheckpointSettings
-from bnas_jax.training import build, changes, fine_tune, optimizers
+from bnas_jax.training import build, build_optimizers, changes, fine_tune, optimizers
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.fine_tune import Init
 from bnas_jax.training.state import SearchState, initial_variables, train_state_of
@@ -295,8 +295,8 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
     out, err = capfd.readouterr()
     before, after = (settings.from_config(WorkDir(path).config()) for path in (finished, workdir))
     rates = (
-        float(build.learning_rate(before, STEPS)(2 * STEPS - 1)),
-        float(build.learning_rate(after, STEPS)(2 * STEPS)),
+        float(build_optimizers.learning_rate(before, STEPS)(2 * STEPS - 1)),
+        float(build_optimizers.learning_rate(after, STEPS)(2 * STEPS)),
     )
     seam = (
         f"changed at step {2 * STEPS}: config.num_epochs from 2 to 3; "
@@ -325,7 +325,7 @@ def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_end
     run = settings.from_config(config)
     longer = dataclasses.replace(run, num_epochs=2 * run.num_epochs)
     end = run.num_epochs * 7
-    old, new = build.learning_rate(run, 7), build.learning_rate(longer, 7)
+    old, new = build_optimizers.learning_rate(run, 7), build_optimizers.learning_rate(longer, 7)
     assert changes.rates(run, longer, end, 7) == (float(old(end - 1)), float(new(end)))
     assert changes.rates(run, longer, 3, 7) == (float(old(3)), float(new(3)))
 
@@ -374,7 +374,10 @@ def test_a_run_for_other_classes_begins_with_the_backbone_of_another(
 
 def of_zeros(run, num_classes: int, image_shape: tuple[int, ...]):
     """A state whose leaves are zeros."""
-    network, optimizer = build.network(run, num_classes), build.training_optimizer(run, 1)
+    network, optimizer = (
+        build.network(run, num_classes),
+        build_optimizers.training_optimizer(run, 1),
+    )
     create = lambda: train_state_of(
         initial_variables(network, image_shape, 0), optimizer, run.num_epochs
     )

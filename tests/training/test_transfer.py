@@ -16,7 +16,7 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes.xnor import center_and_clip
-from bnas_jax.training import build, fine_tune, transfer
+from bnas_jax.training import build, build_optimizers, fine_tune, transfer
 from bnas_jax.training.fine_tune import Init
 from bnas_jax.training.state import initial_variables, train_state_of
 from bnas_jax.training.workdir import WorkDir
@@ -165,7 +165,7 @@ def test_the_weights_are_those_of_the_twin_projected_and_all_else_down_to_the_bi
     facts = {"num_classes": 10, "image_shape": [8, 8, 1]}
     origin = fine_tune.origin(WorkDir(tmp_path), Init(str(float_run)), run, facts)
     assert list(origin["scheme"]["initialised"]) == ["slope"]
-    network, optimizer = build.network(run, 10), build.training_optimizer(run, 1)
+    network, optimizer = build.network(run, 10), build_optimizers.training_optimizer(run, 1)
     create = lambda: train_state_of(
         initial_variables(network, (8, 8, 1), 0), optimizer, run.num_epochs
     )

@@ -18,7 +18,7 @@ from bnas_jax.core.schemes import SCHEMES, BiReal, XnorPlusPlus
 from bnas_jax.core.shared_edges import joins
 from bnas_jax.data.batches import load_data
 from bnas_jax.settings import from_config, template
-from bnas_jax.training import build
+from bnas_jax.training import build, build_optimizers
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import Sums
 from bnas_jax.training.train_step import TrainStep
@@ -140,7 +140,9 @@ def check_cost(model, params):
 def test_a_network_of_cells_is_trained_and_counted(name):
     run = settings_of(train, name, num_cells=2)
     model = build.network(run, num_classes=10)
-    step = TrainStep(network=model, optimizer=build.training_optimizer(run, steps_per_epoch=1))
+    step = TrainStep(
+        network=model, optimizer=build_optimizers.training_optimizer(run, steps_per_epoch=1)
+    )
     state = jax.eval_shape(functools.partial(step.init, image_shape=IMAGES))
     after = jax.eval_shape(step, state, batch())
     assert jax.tree.map(lambda leaf: leaf.shape, after.params) == jax.tree.map(
@@ -160,8 +162,8 @@ def test_a_supernet_is_searched_and_counted(name):
     step = SearchStep(
         model,
         run.searcher,
-        weights=build.supernet_optimizer(run, steps_per_epoch=1),
-        alphas=build.alphas_optimizer(run),
+        weights=build_optimizers.supernet_optimizer(run, steps_per_epoch=1),
+        alphas=build_optimizers.alphas_optimizer(run),
     )
     state = jax.eval_shape(functools.partial(step.init, image_shape=IMAGES))
     names = set(state.params["cell0"]["state0"])
@@ -197,7 +199,7 @@ def test_a_network_learns_the_digits(name, tmp_path):
     model = build.network(run, num_classes=10)
     step = TrainStep(
         network=model,
-        optimizer=build.training_optimizer(run, STEPS),
+        optimizer=build_optimizers.training_optimizer(run, STEPS),
         num_epochs=EPOCHS,
         steps_per_epoch=STEPS,
     )

@@ -1,0 +1,131 @@
+"""The optimizers and schedules that the settings of a run ask for."""
+
+from typing import Any
+
+import optax
+
+from bnas_jax.settings import OptimizerSettings, SearchSettings, Settings, TrainSettings
+from bnas_jax.training import optimizers, schedules
+from bnas_jax.training.schedules import Schedule
+
+
+def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of the final network's weights."""
+    settings = run.optimizer
+    rate, momentum = training_schedules(
+        settings, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    # Of both optimizers alike.
+    shared: dict[str, Any] = {
+        "weight_decay": settings.weight_decay,
+        "decayed": settings.decayed,
+        "clip_norm": settings.clip_norm,
+        "scheme": run.scheme,
+    }
+    if settings.name == "adam":
+        return optimizers.latent_adam(
+            rate,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            eps=settings.eps,
+            **shared,
+        )
+    return optimizers.latent_sgd(rate, momentum=momentum, nesterov=settings.nesterov, **shared)
+
+
+def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD on the supernet's weights."""
+    # The convention or the searcher decides which weights decay.
+    return optimizers.latent_sgd(
+        learning_rate(run, steps_per_epoch),
+        momentum=run.weights.momentum,
+        weight_decay=run.weights.weight_decay,
+        clip_norm=run.weights.clip_norm,
+        nesterov=run.weights.nesterov,
+        decayed=run.searcher.decayed,
+        scheme=run.scheme,
+    )
+
+
+def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
+    """Adam or gradient descent on alpha."""
+    # Alpha is no latent weight, so that no scheme treats it.
+    if run.alphas.optimizer == "sgd":
+        return optimizers.alphas_sgd(
+            run.alphas.learning_rate,
+            weight_decay=run.alphas.weight_decay,
+            clip_norm=run.alphas.clip_norm,
+        )
+    return optimizers.alphas_adam(
+        run.alphas.learning_rate,
+        beta1=run.alphas.beta1,
+        beta2=run.alphas.beta2,
+        weight_decay=run.alphas.weight_decay,
+        clip_norm=run.alphas.clip_norm,
+    )
+
+
+def training_schedules(
+    settings: OptimizerSettings, num_epochs: int, steps_per_epoch: int
+) -> tuple[Schedule, Schedule]:
+    """(learning rate, momentum) of the final training, as functions of the step."""
+    steps = num_epochs * steps_per_epoch
+    highest, lowest = settings.learning_rate, settings.min_learning_rate
+    momentum = settings.momentum
+
+    # One cycle moves the momentum, too, against the learning rate.
+    if settings.schedule == "one_cycle":
+        rate = schedules.one_cycle(
+            low=settings.low_learning_rate,
+            high=highest,
+            last=lowest,
+            steps=steps,
+            tail=settings.tail,
+        )
+        momentum_low = settings.momentum_low
+        if momentum_low is None:
+            momentum_low = momentum
+        momenta = schedules.one_cycle(
+            low=momentum, high=momentum_low, last=momentum, steps=steps, tail=settings.tail
+        )
+        return rate, momenta
+
+    if settings.schedule == "cosine_restarts":
+        cycle = settings.cycle_epochs * steps_per_epoch
+        rate = schedules.cosine_restarts(high=highest, low=lowest, steps=cycle)
+    elif settings.schedule == "steps":
+        boundaries = [epoch * steps_per_epoch for epoch in settings.decay_epochs]
+        rate = schedules.decays(high=highest, factor=settings.decay_factor, steps=boundaries)
+    elif settings.schedule == "linear":
+        rate = schedules.linear(high=highest, low=lowest, steps=steps)
+    else:
+        rate = schedules.cosine(high=highest, low=lowest, steps=steps)
+
+    if settings.schedule_by == "epoch":
+        rate = schedules.by_epoch(rate, steps_per_epoch, first_epoch=settings.first_epoch)
+    return rate, schedules.constant(momentum)
+
+
+def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
+    """The learning rate of the weights of a search or a training, as a function of the step."""
+    if isinstance(run, TrainSettings):
+        rate, _ = training_schedules(
+            run.optimizer, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
+        )
+        return rate
+
+    # A search anneals its rate by half a cosine, constant within each epoch.
+    weights = run.weights
+    num_epochs = run.searcher.restart_epochs or run.num_epochs
+    rate = schedules.cosine(
+        high=weights.learning_rate,
+        low=weights.min_learning_rate,
+        steps=num_epochs * steps_per_epoch,
+    )
+    of_step = schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)
+    if run.searcher.restart_epochs is None:
+        return of_step
+    # A restart begins the schedule anew. The optimizer's count of steps is reset with its state, but the run's steps, by
+    # which rates are looked up as well, go on.
+    period = num_epochs * steps_per_epoch
+    return lambda step: of_step(step % period)
