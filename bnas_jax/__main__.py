@@ -41,7 +41,8 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
   derive    --workdir=DIR [--gamma=3] --out=FILE                 another genotype of the same alphas; also
             [--keep_zeroise=False] [--epoch=N|best|last] [--as_of=before|after]
   train     --config=configs/train.py:digits --workdir=DIR       train a final network
-            --change: go on in DIR with other settings of optimizer, precision, num_epochs or checkpoints; search, too
+            --change: go on in DIR with other values of optimizer, recipe, precision, activations or num_epochs; of search,
+            too: there weights and alphas in place of optimizer and recipe; docs/usage.md says which must stay
             --init=DIR2 [--init_step=best]: begin with the weights of another run, for the same or other classes
   evaluate  --workdir=DIR [--step=best|last|N]                   restore a checkpoint and evaluate it; --model=FILE: of export
   cost      --config=configs/train.py:a [--budget=FLOPS]         count FLOPs, bits and parameters of each layer; a search's, too

@@ -30,7 +30,8 @@ floats: `float` of ablations.py. The genotype of darts, snas and gdas is that of
   DARTS's own comparison had 24 cells of 100 epochs: --config.num_epochs=2400 --config.searcher.candidate_epochs=100.
 
 The values of every setting that the paper's text and its code give differently stand below as `paper` and `release`;
---config.conventions chooses. `meant` is the code without its index errors: `release` but for what stands below as `meant`.
+--config.conventions chooses. `meant` is the code without the two index errors that change a result (docs/conventions.md):
+`release` but for `config.network.float_head` and what stands below as `meant`.
 The released entropy (Eq. 5) adds the reduction cell's last edge fourteen times, so that its other 13 edges have no term; the
 released gamma (Eq. 4) divides all layer types of edge 0, which changes no choice (see `genotype.derive`).
 Where the text is silent the code decides: no affine BN, float preprocessing convolutions, Adam on alpha (DARTS), best epoch

@@ -23,11 +23,11 @@ f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 s
 
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
 named cell, a search's genotype.json or work directory, or a text that the DARTS family prints. Each setting that the
-paper's text and its code give differently is in `config.paper` and `config.release` below; `meant` is `release` without the
-code's index error, which leaves as many of the last convolutions float as there are skip convolutions
-(`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in the tail;
-the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing
-and augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the
+paper's text and its code give differently is in `config.paper` and `config.release` below; `meant` is `release` without
+the one of the code's index errors that a training meets: it leaves as many of the last convolutions float as there are skip
+convolutions (`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in
+the tail; the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label
+smoothing and augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the
 factor c of the weights' gradient; there it acted before the chain rule through the binarization, too.
 
 --config.recipe=NAME trains as another paper does, whatever the preset and the convention say of num_epochs, batch_size,

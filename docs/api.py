@@ -14,7 +14,7 @@ import bnas_jax
 # What is used from Python or changed: not the commands and how they run.
 MODULES = (
     *("core", "search", "baselines", "networks", "training", "data", "interop"),
-    *("settings", "study", "extensions"),
+    *("deploy", "report", "reproduce", "settings", "study", "extensions"),
 )
 
 

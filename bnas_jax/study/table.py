@@ -85,14 +85,17 @@ def markdown(result: Mapping) -> str:
     compared = "baseline" in result
     head = ["", "runs", "top-1, %: mean", "deviation", "min to max"]
     if compared:
-        head += [f"less {result['baseline']}", "p"]
+        head += [f"difference to {result['baseline']}, points", "p"]
     # Runs without a partner enter Welch's test alone.
     welch = compared and len({tuple(row["top1"]) for row in result["rows"]}) > 1
     if welch:
         head.append("p, Welch")
     shared = any("early_learnable_share" in row for row in result["rows"])
     if shared:
-        head += ["learnable, first 40 % of epochs", "learnable, cell"]
+        head += [
+            "layers with weights, first 40 % of epochs",
+            "layers with weights in the cell",
+        ]
 
     lines = [head, ["---"] * len(head)]
     for row in result["rows"]:
