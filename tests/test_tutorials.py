@@ -81,6 +81,7 @@ def additions(command: str, words: list[str]) -> list[str]:
     return [*SEARCH, FEW_TYPES]
 
 
+@pytest.mark.long
 def test_search_on_your_own_images(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     ended = follow("own_images", capfd, smaller={"range(200)": "range(60)"})

@@ -75,6 +75,11 @@ def training(model, variables, x, labels):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
 
+@pytest.mark.parametrize(
+    "published",
+    [NETWORKS[0], *(pytest.param(name, marks=pytest.mark.long) for name in NETWORKS[1:])],
+    indirect=True,
+)
 def test_training_gives_their_loss_gradients_and_statistics(published):
     arrays, model, variables = published
     (loss, (logits, moved)), gradients = training(
