@@ -1,6 +1,6 @@
 """Where the paper's text and the authors' code differ in a network: three conventions by name.
 
-`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index error (docs/conventions.md).
+`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index errors (docs/conventions.md).
 """
 
 import dataclasses
