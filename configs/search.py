@@ -115,10 +115,9 @@ def gdas(config) -> None:
     config.num_epochs = 250
     config.batch_size = 256
     config.network.num_cells = 6
+    # `chosen` runs edges of one kind; the convention `release` would leave some float.
     config.network.edges = "chosen"
-    config.network.float_head = (
-        False  # `chosen` runs edges of one kind; `release` would give float ones
-    )
+    config.network.float_head = False
     config.weights.update({"weight_decay": 5e-4, "nesterov": True, "clip_norm": None})
     config.searcher.update({"tau_max": 10.0, "tau_min": 0.1, "clip_norm": 5.0})
 
@@ -132,10 +131,9 @@ def random(config) -> None:
 def random_trained(config) -> None:
     """Ten random cells, five epochs each."""
     _published(config, "random_trained")
+    # `chosen` runs edges of one kind; the convention `release` would leave some float.
     config.network.edges = "chosen"
-    config.network.float_head = (
-        False  # `chosen` runs edges of one kind; `release` would give float ones
-    )
+    config.network.float_head = False
     config.searcher.candidate_epochs = 5
     config.select = "best"
 
@@ -166,9 +164,11 @@ def digits(config) -> None:
     config.network.channels = 4
     config.alphas.learning_rate = 3e-3
     if config.searcher.name in ("bnas", "darts"):
-        config.searcher.tau = 2.3  # the same share of the search as 7.7 of 50 epochs
+        # The same share of the search as 7.7 of 50 epochs.
+        config.searcher.tau = 2.3
     if config.searcher.name == "snas":
-        config.num_epochs = 8  # of twice as many steps, as nothing is held out
+        # Of twice as many steps, as nothing is held out.
+        config.num_epochs = 8
     if config.searcher.name == "random":
         config.searcher.update({"candidates": 50, "score_batches": 4, "finalists": 5})
     if config.searcher.name == "random_trained":
