@@ -33,6 +33,8 @@ class LayerType(Protocol):
     - `COPIES`: as one module, `module(copies=E)`, which reads and writes E times the channels; the edges share nothing.
     - None: a module for each edge, which always works.
 
+    An entry may have a `channel_step`, see `channel_step_of`.
+
     >>> bnas.LAYERS["bin_dil_conv_5x5"]
     BinaryConvType(kernel=5, dilation=2)
     >>> bnas.LAYERS["bin_dil_conv_5x5"].num_convs(stride=1)
@@ -242,6 +244,11 @@ class MobiNetType:
     learnable: ClassVar[bool] = True
     joins: ClassVar[str | None] = COPIES
 
+    @property
+    def channel_step(self) -> int:
+        """K, as it is used only where it divides the channels."""
+        return self.inputs
+
     def num_convs(self, stride: int) -> int:
         """Two."""
         del stride
@@ -293,6 +300,14 @@ def layer_type(name: str) -> LayerType:
     return LAYERS[name]
 
 
+def channel_step_of(name: str) -> int:
+    """The number of which channels are a multiple where the layer type has the same groups at every width; by default 1.
+
+    Its cost is then a quadratic of the width. Other numbers of channels work, too.
+    """
+    return getattr(layer_type(name), "channel_step", 1)
+
+
 def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Module:
     """The module of an edge of the layer type `name`; `UserError` where there is none of that name.
 
@@ -309,7 +324,9 @@ def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Mo
 # Read by the cost walk and the optimizer, which know a parameter by its name alone.
 def is_latent(name: str) -> bool:
     """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of edges side by side."""
-    return name == "latent" or name.removeprefix("latent_") in LAYERS
+    if name == "latent":
+        return True
+    return name.startswith("latent_") and name.removeprefix("latent_") in LAYERS
 
 
 def learnable_share(genotype: Genotype) -> float:

@@ -10,7 +10,7 @@ from flax.core import unfreeze
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.edge_by_edge import Edges, chosen_edges, plain_edges
-from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, layer_type
+from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, is_latent, layer_type
 from bnas_jax.core.modules import uniform_fan_in
 from bnas_jax.core.ops.batch_norm import initial_statistics
 from bnas_jax.core.schemes import Scheme
@@ -74,7 +74,7 @@ class MixedEdges(nn.Module):
                 continue
             _, height, width, *_ = y.shape
             count = height * width * kernel.size
-            if name.startswith("latent"):
+            if is_latent(name):
                 binary += count
             else:
                 floats += count
