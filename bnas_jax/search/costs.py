@@ -12,6 +12,7 @@ import numpy as np
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cost import cost
 from bnas_jax.core.cost.counts import FLOAT_BITS
+from bnas_jax.core.forms import form_of
 from bnas_jax.core.genotype import EDGES, INPUTS
 from bnas_jax.core.layers import NOTHING, layer_type
 from bnas_jax.core.schemes import Scheme
@@ -34,7 +35,9 @@ class Costs(NamedTuple):
 
 def costs(supernet, image_shape: Shape) -> Costs:
     """The costs of a supernet's edges. image_shape: (H, W, C) of its images."""
-    rows, columns = image_shape[:2]
+    # What the first cell reads; rounded up, as by the stem's convolutions.
+    stride = form_of(supernet.form).image_stride
+    rows, columns = (-(-size // stride) for size in image_shape[:2])
     of_cells = []
     for place in supernet.places:
         # Edges from the cell's inputs see the size in front of it, those between nodes the size behind it.

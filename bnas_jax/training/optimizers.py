@@ -208,13 +208,10 @@ def on_latents(function, tree, *rest):
 
 
 def kernels_always_zero(params, scheme: Scheme) -> list[str]:
-    """The paths of latent weights that the scheme's projection makes zero (`Xnor.depthwise_center`), in a tree of shapes."""
-    if not getattr(scheme, "depthwise_center", False):
-        return []
+    """The paths of latent weights that the scheme's projection makes zero (`Scheme.always_zero`), in a tree of shapes."""
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        # Depthwise: one input channel, whose mean is the kernel itself.
-        if is_latent(path[-1].key) and leaf.shape[2] == 1:
+        if is_latent(path[-1].key) and scheme.always_zero(leaf.shape):
             found.append("/".join(part.key for part in path))
     return found
 

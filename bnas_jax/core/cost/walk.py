@@ -175,4 +175,4 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
     scheme = getattr(module, "scheme", None)
     if scheme is None or not has_macs:
         return [row]
-    return [scheme.cost(row)]
+    return [scheme.cost(row, module)]

@@ -119,13 +119,16 @@ class AbcNet(Scheme):
         over_weights = jnp.sum(sums * alpha, axis=-1)  # (N, images, H', W', co)
         return jnp.sum(over_weights * beta[:, None, None, None, None], axis=0)
 
-    def cost(self, row):
-        """M * N times the binary products, M times the bits."""
-        pairs = self.weight_bases * self.activation_bases
+    def cost(self, row, module):
+        """N times the products where the inputs are binary, M times the products and the bits where the weights are."""
+        weight_bases = self.weight_bases if module.has_latent else 1
+        activation_bases = self.activation_bases if module.binary_input else 1
+        pairs = weight_bases * activation_bases
         return dataclasses.replace(
             row,
             binary_macs=row.binary_macs * pairs,
-            binary_params=row.binary_params * self.weight_bases,
+            float_macs=row.float_macs * pairs,
+            binary_params=row.binary_params * weight_bases,
         )
 
     def _first_shifts(self, key, dtype):

@@ -82,11 +82,16 @@ class Cbcn(Scheme):
         of_turns = nn.relu(y).reshape(*y.shape[:3], -1, TURNS)  # (N, H', W', O, 4)
         return jnp.mean(of_turns, axis=-1)
 
-    def cost(self, row):
+    def cost(self, row, module):
         """Products are those of the turned kernels, bits those of W."""
-        if self.orientations:
+        # With orientations the turns are outputs of their own; without weights to binarize nothing is turned.
+        if self.orientations or not module.binary_weights:
             return row
-        return dataclasses.replace(row, binary_macs=row.binary_macs * TURNS)
+        return dataclasses.replace(
+            row,
+            binary_macs=row.binary_macs * TURNS,
+            float_macs=row.float_macs * TURNS,
+        )
 
     def _features(self, module, x) -> int:
         """The output channels of W; `UserError` where the orientations do not fit."""

@@ -101,8 +101,9 @@ class Pcnn(Scheme):
     def after(self, sums, scale):
         return sums * scale
 
-    def cost(self, row):
+    def cost(self, row, module):
         """The bits of C: its J projections differ in sign alone."""
+        del module
         return dataclasses.replace(row, binary_params=row.binary_params // self.planes)
 
 

@@ -116,6 +116,11 @@ class Scheme:
         """What the optimizer does to the latent weights."""
         return LatentRule()
 
+    def always_zero(self, shape: tuple[int, ...]) -> bool:
+        """Whether the projection of `latents` makes all kernels of this shape, (kh, kw, ci, co), zero."""
+        del shape
+        return False
+
     @property
     def one_bit(self) -> bool:
         """Whether all signs are -1 or 1, so that popcount may multiply them; False where some are 0."""
@@ -155,8 +160,13 @@ class Scheme:
         del x, kernel, geometry
         return None
 
-    def cost(self, row):
-        """A convolution's row of the cost table (`cost.counts.Row`), changed to what the scheme needs of it."""
+    def cost(self, row, module: Any):
+        """A convolution's row of the cost table (`cost.counts.Row`), changed to what the scheme makes of it.
+
+        module: the `modules.Convolution`, which says whether its inputs and weights are binary; or the edges of a supernet
+        that are computed together, `mixed_edges.MixedEdges`.
+        """
+        del module
         return row
 
     def parameters(self, module: nn.Module, output_shape: tuple[int, ...]) -> tuple:

@@ -64,6 +64,9 @@ class Xnor(Scheme):
             return LatentRule(project=project)
         return LatentRule(factor=factor, project=project)
 
+    def always_zero(self, shape: tuple[int, ...]) -> bool:
+        return self.depthwise_center and shape[2] == 1
+
     def weights(self, latent):
         # The chain rule: beta is an operand, which gets the gradient of its sum.
         if self.weight_gradient == "bnas":

@@ -37,8 +37,9 @@ class XnorPlusPlus(Scheme):
     |x| < 1 and |W| < 1, as in the author's library; with `closed_window` where they are <= 1, as in
     the benchmark BiBench. W is not projected.
 
-    center: binarize W minus its mean over the input channels of each tap. analytic_scale: multiply
-    by mean |W| of each output channel, too. Both are differentiated; with case 1 they are the
+    center: binarize W minus its mean over the input channels of each tap; depthwise kernels, of a
+    single input channel, stay as they are. analytic_scale: multiply by mean |W| of each output
+    channel, too. Both are differentiated; with case 1 they are the
     recipe of that name in the author's library.
 
     How sure: formulas from memory of the paper; cases 1 and 2 and the recipe agree with the
@@ -65,8 +66,8 @@ class XnorPlusPlus(Scheme):
         return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # Centring is part of the function, so that it is differentiated, too.
-        if self.center:
+        # Centring is part of the function, so that it is differentiated, too. Of a single channel nothing would be left.
+        if self.center and latent.shape[2] > 1:
             latent = latent - jnp.mean(latent, axis=2, keepdims=True)
         signs = straight_through(latent, window=self._window, sign_of_zero=self.sign_of_zero)
         if not self.analytic_scale:

@@ -1,5 +1,7 @@
 """ABC-Net: sums of bases against their formulas in NumPy, gradients against autodiff, and a third party's bases."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,6 +153,16 @@ def test_costs_are_those_of_all_bases():
     assert (single.float_params, several.float_params) == (2, 4), (
         "a shift and a beta for each basis of the activations"
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "binary_input", "times"),
+    [("activations", True, 2), ("all", False, 3), ("activations", False, 1)],
+)
+def test_costs_are_of_the_bases_of_one_side_where_the_other_is_float(stage, binary_input, times):
+    scheme = dataclasses.replace(SEVERAL, stage=stage)
+    row = row_of(layer(scheme, features=6, binary_input=binary_input), (8, 8, 4))
+    assert (row.binary_macs, row.float_macs) == (0, times * 8 * 8 * 6 * 9 * 4)
 
 
 @pytest.mark.parametrize(
