@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES
 
 Alphas = Mapping[str, jax.Array]
@@ -32,8 +33,10 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     cells, as far as they are searched.
 
     edges: `all`; or `released`, the authors' loop over the reduction cell, which adds its last edge fourteen times, so
-    that its other edges have no term.
+    that its other edges have no term. `UserError` for another word.
     """
+    if edges not in ENTROPIES:
+        raise UserError(f"edges must be one of {', '.join(ENTROPIES)}, got {edges!r}")
     # Two readings of the sum over the edges of the reduction cell.
     values = dict(alphas)
     if edges == "released" and "reduce" in values:

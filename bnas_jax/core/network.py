@@ -54,7 +54,7 @@ class Network(nn.Module):
         """images: (N, H, W, channels of an image). drop_path_rate: None or a scalar, of use in training alone; needs the rng
         `drop_path`. `UserError` for a size of images that cannot be halved at each reduction."""
         images = images.astype(self.arithmetic.dtype)
-        # Of each cell, (layers, N).
+        # One for each cell: (layers, N).
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
             factors = self._drop_path(drop_path_rate, batch=len(images))

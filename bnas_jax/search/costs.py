@@ -140,7 +140,7 @@ def _counts(
 
 def _moved(kind, *, shape: Shape, stride: int) -> float:
     """How many values a layer type without weights reads and writes; 0 for Zeroise."""
-    if kind.joins == NOTHING:
+    if kind.batching == NOTHING:
         return 0.0
     return float(np.prod(shape)) * (1 + 1 / stride**2)
 

@@ -269,7 +269,7 @@ def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
 def on_latent_modules(function, tree, *rest):
     """A tree of parameters with `function` applied to the dict of each module with a parameter `latent`; the rest as it is.
 
-    Joined edges of a supernet (`latent_TYPE`) stay as they are: a scheme with `gradients` or `rates` has joins = False.
+    Edges computed together (`latent_TYPE`) stay as they are: a scheme with `gradients` or `rates` has batches_edges = False.
     rest: trees of the same structure, whose dicts are further arguments.
     """
     if not isinstance(tree, Mapping):
