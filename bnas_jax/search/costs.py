@@ -71,6 +71,12 @@ def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
 
     The logarithm of an edge's cost is (log size + log FLOPs + log access) / 3, each of the sum over layer types of
     weight * cost, or of 1 where that is less. weights: {"normal", "reduce"}, (14, layer types) each. Returns a scalar.
+
+    >>> from bnas_jax.search.costs import costs, resource_loss
+    >>> supernet = bnas.Supernet(num_cells=2, channels=4, num_classes=10)
+    >>> counted = costs(supernet, image_shape=(8, 8, 1))
+    >>> float(resource_loss(supernet.even_mixture(), counted)) > 0
+    True
     """
     total = jnp.zeros(())
     # In a fixed order, as sums of floats depend on it.

@@ -56,6 +56,12 @@ class LatentRule:
     gradients: (the parameters of a module that has latent weights, their gradients, the learning rate) to the gradients that
         the optimizer is given, all by name.
     rates: names of further parameters of such a module to their learning rates, in units of the others'.
+
+    XNOR-Net's, for a kernel of 3x3 with 64 inputs, and a rule that clips alone:
+
+    >>> bnas.Xnor().latents.factor((3, 3, 64, 64))
+    567.0
+    >>> rule = bnas.LatentRule(project=lambda latent: latent.clip(-1, 1))
     """
 
     factor: Callable[[tuple[int, ...]], float] | None = None
