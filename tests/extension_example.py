@@ -41,7 +41,7 @@ class ShiftedConv(nn.Module):
 
 class ShiftedConvType:
     learnable = True
-    joins = None
+    batching = None
 
     def num_convs(self, stride):
         return 1
@@ -57,7 +57,7 @@ bnas.LAYERS["shifted_conv_1x1"] = ShiftedConvType()
 @dataclasses.dataclass(frozen=True)
 class Gain(bnas.Xnor):
     gain: float = 1.0
-    joins: ClassVar[bool] = False
+    batches_edges: ClassVar[bool] = False
 
     def parameters(self, module, output_shape):
         start = nn.initializers.constant(self.gain)

@@ -7,9 +7,8 @@ import flax.linen as nn
 
 from bnas_jax.baselines.block import Block, Projection
 from bnas_jax.baselines.units import convolution
-from bnas_jax.core.modules import PRelu
+from bnas_jax.core.modules import activated
 from bnas_jax.core.normalization import BatchNorm
-from bnas_jax.core.schemes.scheme import ACTIVATIONS
 
 
 class BiRealUnit(Block):
@@ -25,15 +24,9 @@ class BiRealUnit(Block):
     def __call__(self, x, *, train: bool):
         y = x
         if not self.scheme.binary:
-            y = self._in_place_of_the_sign(x)
+            y = activated(x, self.scheme.activation, arithmetic=self.arithmetic)
         y = self.normalized(y, train=train)
         return y + self.shortcut(x, train=train)
-
-    def _in_place_of_the_sign(self, x):
-        # The one activation that learns.
-        if self.scheme.activation == "prelu":
-            return PRelu(self.arithmetic, name="prelu")(x)
-        return ACTIVATIONS[self.scheme.activation](x)
 
     def normalized(self, x, *, train: bool):
         """The convolution with its sign, and BN: (N, H / stride, W / stride, features)."""

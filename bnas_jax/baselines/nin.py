@@ -17,14 +17,13 @@ import jax.numpy as jnp
 from bnas_jax.baselines.units import Baseline, check_image_size, convolution
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import Convolution, PRelu, bias_init
+from bnas_jax.core.modules import Convolution, activated, bias_init
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
-from bnas_jax.core.schemes.scheme import ACTIVATIONS
 
-# Of its batch norms, as in that code: what is added to the variance, and the smallest scale.
+# As in that code: what its batch norms add to the variance, and the smallest of their scales.
 EPSILON = 1e-4
 LEAST_SCALE = 0.01
 
@@ -84,9 +83,7 @@ class NinLayer(nn.Module):
         # The published order, convolution -> ReLU, whatever `config.scheme.activation` says of a float network.
         if not self.scheme.binary:
             return nn.relu(y)
-        if self.scheme.activation == "prelu":
-            return PRelu(self.arithmetic, name="prelu")(y)
-        return ACTIVATIONS[self.scheme.activation](y)
+        return activated(y, self.scheme.activation, arithmetic=self.arithmetic)
 
 
 def keep_factors(key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithmetic) -> jax.Array:
@@ -124,7 +121,8 @@ class Nin(nn.Module):
         check_image_size(images.shape, 2)
         wide, second, third = self.widths
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
-        # Of three blocks of a large kernel and two of 1x1, but for the very first, the stem, and the very last, the classifier.
+        # Three blocks of a large kernel and two of 1x1, without the very first convolution, the stem, and the very last
+        # one, the classifier.
         layers = [
             NinLayer(second, kernel=1, name="layer0", **common),
             NinLayer(third, kernel=1, name="layer1", **common),
@@ -190,7 +188,8 @@ class NinSettings(Baseline):
         # Dropout comes between the sign and the convolution, which only `Scheme.signs` lets it do.
         if self.dropout > 0 and not (scheme.plain_signs and scheme.stage == "all"):
             raise UserError(
-                "signs cannot drop out where they have parameters or weights are float; write config.network.dropout=0"
+                "config.network.dropout sets signs to 0, which a scheme whose signs have parameters and"
+                " config.scheme.stage=activations do not allow; write config.network.dropout=0"
             )
         wide, second, third = self.widths
         return Nin(

@@ -17,7 +17,7 @@ from bnas_jax.core.modules import Classifier
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.schemes import Scheme
 
-# Of ReActNet-A: the channels of the stem and of each block.
+# ReActNet-A's channels: of the stem, then of each block.
 WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 
 
@@ -125,7 +125,7 @@ class ReActNetMobileNet(Baseline):
 
     def __post_init__(self):
         self.check_at_least(1, "widths")
-        for before, after in zip(self.widths, self.widths[1:], strict=False):
+        for before, after in itertools.pairwise(self.widths):
             if after not in (before, 2 * before):
                 raise UserError(
                     f"config.network.widths: each must be the one before or twice as many, as "

@@ -8,12 +8,11 @@ import flax.linen as nn
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.modules import Convolution, FloatConv, PRelu
+from bnas_jax.core.modules import Convolution, FloatConv, activated
 from bnas_jax.core.networks import NetworkSettings
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.schemes import Scheme
-from bnas_jax.core.schemes.scheme import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +137,7 @@ class ConvUnit(nn.Module):
             normal = BatchNorm(self.arithmetic, name="bn")(x, train=train)
             return conv(normal)
 
-        # In another place it has another name, so that `train --init` does not take one for the other.
+        # Not named `bn`, as it normalises another tensor: `train --init` copies parameters by their names.
         y = BatchNorm(self.arithmetic, name="output_bn")(conv(x), train=train)
         if self.activation:
             y = nn.relu(y)
@@ -182,7 +181,4 @@ class Stem(nn.Module):
             name="conv",
         )
         x = BatchNorm(self.arithmetic, name="bn")(conv(images), train=train)
-        # The one activation that learns.
-        if self.activation == "prelu":
-            return PRelu(self.arithmetic, name="prelu")(x)
-        return ACTIVATIONS[self.activation](x)
+        return activated(x, self.activation, arithmetic=self.arithmetic)

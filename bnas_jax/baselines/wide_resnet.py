@@ -23,7 +23,7 @@ from bnas_jax.core.ops.batch_norm import MOMENTUM
 from bnas_jax.core.schemes import Scheme
 
 CODES = ("xternalz", "meliketoy")
-# Of the last batch norm in meliketoy's code; PyTorch's 0.9, from the other side.
+# The last batch norm's in meliketoy's code: the share of the old value that is kept; PyTorch's `momentum` is 1 minus it.
 FAST_MOMENTUM = 0.1
 
 

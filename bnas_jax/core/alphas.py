@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES
 
 Alphas = Mapping[str, jax.Array]
@@ -23,7 +24,12 @@ def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
 
 
 def relax(alphas: Alphas) -> dict[str, jax.Array]:
-    """The softmax over the layer types of each edge (DARTS Eq. 2); shapes as alpha."""
+    """The softmax over the layer types of each edge (DARTS Eq. 2); shapes as alpha.
+
+    >>> from bnas_jax.core.alphas import relax
+    >>> relax({"normal": jax.numpy.zeros((14, 4))})["normal"][0].tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
     return {name: jax.nn.softmax(value, axis=-1) for name, value in alphas.items()}
 
 
@@ -32,8 +38,15 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     cells, as far as they are searched.
 
     edges: `all`; or `released`, the authors' loop over the reduction cell, which adds its last edge fourteen times, so
-    that its other edges have no term.
+    that its other edges have no term. `UserError` for another word.
+
+    >>> from bnas_jax.core.alphas import entropy
+    >>> even = {"normal": jax.numpy.zeros((14, 7)), "reduce": jax.numpy.zeros((14, 7))}
+    >>> round(float(entropy(even)), 4)  # the logarithm of 7
+    1.9459
     """
+    if edges not in ENTROPIES:
+        raise UserError(f"edges must be one of {', '.join(ENTROPIES)}, got {edges!r}")
     # Two readings of the sum over the edges of the reduction cell.
     values = dict(alphas)
     if edges == "released" and "reduce" in values:
@@ -50,6 +63,11 @@ def diversity(alphas: Alphas, epoch, *, weight: float, tau: float, edges: str = 
     """The term that Eq. (5) adds to the search loss, a scalar: -lambda * H(alpha) * exp(-epoch / tau).
 
     epoch: from 0. weight: lambda. tau: in epochs. edges: see `entropy`.
+
+    >>> from bnas_jax.core.alphas import diversity
+    >>> even = {"normal": jax.numpy.zeros((14, 7)), "reduce": jax.numpy.zeros((14, 7))}
+    >>> [round(float(diversity(even, epoch, weight=1.0, tau=7.7)), 4) for epoch in (0, 10, 50)]
+    [-1.9459, -0.531, -0.0029]
     """
     fading = jnp.exp(-epoch / tau)
     return -weight * entropy(alphas, edges=edges) * fading

@@ -11,16 +11,20 @@ class Arithmetic:
     """Types of numbers, and the mapped axes of several devices.
 
     dtype: of parameters, batch statistics and losses: float32, or float64 for exact checks.
-    conv_dtype: of the factors of products in convolutions, which accumulate in `dtype`, such as bfloat16; None is `dtype`.
-        On NVIDIA's GPUs results are rounded to it, too.
-    activations: type of what a convolution, a batch norm or a pooling hands on, and of sums of such; None is `dtype`. They
-        compute in `dtype` within.
+    conv_dtype: to which convolutions round their inputs and kernels, such as bfloat16; they accumulate in `dtype`. None is
+        `dtype`. On NVIDIA's GPUs results are rounded to it, too.
+    activations: dtype of the tensors between layers, such as bfloat16; layers compute in `dtype` within. None is `dtype`.
     bn_axis: the mapped axis over which batch statistics are taken; None keeps them per device.
     bn_examples: how many examples are normalised together, neighbours in the batch over all devices; None is all of them.
     batch_axis: the mapped axis over which the batch is divided; random numbers that are drawn for an example are then the
         same on any number of devices.
-    plain: every operation as one writes it first, differentiated by JAX (but for float convolutions with a `conv_dtype`),
-        to compare the fast forms with. Sums of signs are floats then, and have derivatives of any order.
+    plain: plain JAX operations and JAX's own gradients, the reference for the fast ones; needed for second derivatives. Only
+        float convolutions with a `conv_dtype` keep their gradient.
+
+    Convolutions that multiply in bfloat16 and sum in float32:
+
+    >>> arithmetic = bnas.Arithmetic(conv_dtype=jax.numpy.bfloat16)
+    >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10, arithmetic=arithmetic)
     """
 
     dtype: Any = jnp.float32
@@ -32,5 +36,5 @@ class Arithmetic:
     plain: bool = False
 
     def between_layers(self, x):
-        """What a layer hands on: x, rounded as `activations` says."""
+        """x, the output of a layer, in the dtype that `activations` says."""
         return x.astype(self.activations or self.dtype)

@@ -1,5 +1,7 @@
 """The cell of a final network: the edges into each of its nodes, between preprocessing and skip (section 4.2, Figure 5b)."""
 
+import functools
+import operator
 from typing import Any
 
 import flax.linen as nn
@@ -56,42 +58,52 @@ class FinalCell(nn.Module):
         (layers, N)."""
         # The first convolutions are binary, the last ones may stay float.
         num_binary = num_convs(self.cell, self.place) - self.float_convs
+        binary = self._binary_layers(num_binary)
         preprocess = self._preprocess(num_binary)
         states = list(preprocess(before, previous, train=train))
         shared = self._shared(states, train=train)
 
-        # Each node adds up its edges. Layers are numbered through the cell, convolutions from the preprocessing on.
-        position, conv_index = 0, INPUTS
+        # Each node adds up its edges, whose layers are numbered through the cell.
+        position = 0
         for node in self.cell:
-            total = None
+            outputs = []
             for name, source in node:
                 if name != ZEROISE:
                     layer = self._layer(
                         name,
                         source=source,
                         position=position,
-                        binary_weights=conv_index < num_binary,
+                        binary_weights=binary[position],
                     )
-                    x = states[source]
                     # A subclass may do something else with what it is given.
-                    if type(layer) is BinaryConv:
-                        x = shared[source]
+                    x = shared[source] if type(layer) is BinaryConv else states[source]
                     y = layer(x, train=train)
                     # As in DARTS's code, an identity is never dropped.
                     if factors is not None and not isinstance(layer, Identity):
-                        y = self.arithmetic.between_layers(
-                            y * factors[position][:, None, None, None]
-                        )
-                    total = _added(total, y)
+                        factor = factors[position][:, None, None, None]
+                        y = self.arithmetic.between_layers(y * factor)
+                    outputs.append(y)
                 # A zeroise layer has a number, too, as in the authors' code.
                 position += 1
-                conv_index += layer_type(name).num_convs(self.place.stride(source))
-            if total is None:
-                total = self._zeros(states[0])
-            states.append(total)
-            shared |= self._shared([total], train=train, first=len(states) - 1)
+            states.append(self._node(outputs, states[0]))
+            shared |= self._shared(states[-1:], train=train, first=len(states) - 1)
         output = jnp.concatenate(states[INPUTS:], axis=-1)
         return with_skip(self, output, previous, train=train)
+
+    def _binary_layers(self, num_binary: int) -> list[bool]:
+        """Whether the weights of each layer are binary: those of the cell's first `num_binary` convolutions are."""
+        binary, conv = [], INPUTS  # the preprocessing's come first
+        for edge in edges(self.cell):
+            binary.append(conv < num_binary)
+            conv += layer_type(edge.layer_type).num_convs(self.place.stride(edge.source))
+        return binary
+
+    def _node(self, outputs: list, state):
+        """The sum of a node's layers, and zeros where all of them are zeroise. state: an input state of the cell."""
+        if outputs:
+            return functools.reduce(operator.add, outputs)
+        stride = self.place.stride(0)
+        return jnp.zeros_like(state[:, ::stride, ::stride])
 
     def _preprocess(self, num_binary: int) -> Preprocess:
         return Preprocess(
@@ -140,15 +152,3 @@ class FinalCell(nn.Module):
             train=train,
         )
         return found | dict(zip(chosen, shared, strict=True))
-
-    def _zeros(self, state):
-        """A node whose edges are all zeroise. state: an input state of the cell."""
-        stride = self.place.stride(0)
-        return jnp.zeros_like(state[:, ::stride, ::stride])
-
-
-def _added(total, y):
-    """A sum with one more summand. total: None where y is the first."""
-    if total is None:
-        return y
-    return total + y

@@ -19,7 +19,7 @@ from bnas_jax.core.ops.batch_norm import batch_norm
 from bnas_jax.core.schemes.scheme import binary_conv, float_weight_conv
 from bnas_jax.core.shared_edges import EdgeSpec
 
-# Of one edge, {layer type: its parameters} and {layer type: its running statistics}.
+# What one edge has: {layer type: parameters} and {layer type: running statistics}.
 Params = dict[str, Any]
 Statistics = dict[str, Any]
 
@@ -40,9 +40,9 @@ class Edges:
         self, name: str, x, params: Params, stats: Statistics
     ) -> tuple[jax.Array, Statistics]:
         """(a layer type's output for an edge, (N, H', W', C); the edge's running statistics after it)."""
-        how = self.spec.how(name)
+        how = self.spec.batching(name)
         # Layers that run from their part of the arrays that all edges share.
-        if name == ZEROISE or how == NOTHING:
+        if how == NOTHING:
             stride = self.spec.stride
             return jnp.zeros_like(x[:, ::stride, ::stride]), stats
         if how == CONVOLUTION:
@@ -93,7 +93,7 @@ def plain_edges(x, weights, params: list[Params], stats: list[Statistics], *, ed
         # DARTS Eq. 2.
         total = jnp.zeros((), x.dtype)
         for column, name in enumerate(edges.spec.layer_types):
-            if edges.spec.how(name) == NOTHING:
+            if edges.spec.batching(name) == NOTHING:
                 continue
             y, of_edge = edges.layer(name, x, params=params[edge], stats=of_edge)
             total = total + weights[edge, column] * y
@@ -109,9 +109,9 @@ def plain_edges(x, weights, params: list[Params], stats: list[Statistics], *, ed
 def chosen_edges(x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges):
     """`plain_edges` where each row of weights has at most one entry that is not 0; only the layer of that one runs (GDAS).
 
-    The output is w_k * layer_k(x), with k the largest weight of an edge; the other weights get no gradient, and statistics of
-    other layers do not move. Shapes are those of `plain_edges`. `UserError` where some edges have float weights and others
-    binary ones.
+    The output of an edge is w_k * layer_k(x), where k is the layer type of its largest weight. The other weights get no
+    gradient, and the running statistics of the other layers stay as they are. Shapes are those of `plain_edges`. `UserError`
+    where some edges have float weights and others binary ones, as one loop runs all edges.
     """
     for of_edge in params:
         if any(set(of_edge[name]) != set(params[0][name]) for name in of_edge):
@@ -151,10 +151,11 @@ def _of_index(tree, index: int):
 
 
 def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
-    """`run(choice, x, params, stats)`: `layers[choice](x, params, stats)`, and no other, forwards and backwards.
+    """A function `run(choice, x, params, stats)` that computes `layers[choice](x, params, stats)` and no other layer.
 
-    Left to itself JAX would store for the gradient what each of the layers needs, zeros for those that did not run. So the
-    gradient chooses for itself and computes the chosen layer again. plain: without that, for derivatives of any order.
+    JAX's own gradient of `lax.switch` stores the intermediate values of all layers, with zeros for those that did not run.
+    Here the backward pass stores the inputs alone and computes the chosen layer again. plain: JAX's own gradient, which has
+    derivatives of any order.
     """
 
     def switch(choice, x, params, stats):
@@ -173,7 +174,7 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
     def backward(residuals, gradient):
         choice, *inputs = residuals
-        # Of the output alone: running statistics have no gradient, nor has the choice.
+        # Running statistics have no gradient, nor has the choice.
         of_output, _ = gradient
         to_x, to_params = jax.lax.switch(choice, gradients, *inputs, of_output)
         return None, to_x, to_params, None
@@ -183,7 +184,7 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
 
 def _gradient(layer: Callable, x, params, stats, gradient):
-    """The gradients of a layer's output at x and at its parameters."""
+    """The gradients with respect to x and to a layer's parameters, from that with respect to its output."""
 
     def output(x, params):
         y, _ = layer(x, params, stats)

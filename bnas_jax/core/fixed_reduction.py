@@ -27,8 +27,9 @@ class FixedReduction(nn.Module):
     search: in the supernet, where BN has no scale and shift and the preprocessing stays float unless `binary_preprocess`.
     """
 
-    # Of both crossed convolutions; and what drop-path drops: two chains of convolutions and two poolings.
+    # The groups of both crossed convolutions.
     GROUPS: ClassVar[int] = 8
+    # What drop-path drops: two chains of convolutions and two poolings.
     LAYERS: ClassVar[int] = 4
 
     place: Place
@@ -108,5 +109,5 @@ def check_groups(channels: int) -> None:
     if channels % groups:
         raise UserError(
             f"the reduction cell {FIXED_REDUCTION!r} has convolutions in {groups} groups, which do not divide its {channels}"
-            f" channels; write a multiple of {groups // 2} for config.network.channels, half of those of the first reduction"
+            f" channels; write a multiple of {groups // 2} for config.network.channels, which the first reduction doubles"
         )

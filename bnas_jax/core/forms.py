@@ -85,6 +85,7 @@ class Form:
     """What differs between networks of cells, see `FORMS`.
 
     stem: its module. halved: whether it gives the first cell two sizes, as if a reduction lay between them.
+    image_stride: by which number the stem divides the size of images.
     channel_step: of which number the channels are a multiple.
     factorized: whether the larger of a cell's inputs is halved by a `FactorizedReduce`, else by a 3x3 convolution of stride 2.
     affine_resize: whether the BN of that has scale and shift in the final network.
@@ -94,6 +95,7 @@ class Form:
 
     stem: type[CifarStem | DartsStem | ImageNetStem]
     halved: bool = False
+    image_stride: int = 1
     channel_step: int = 1
     factorized: bool = False
     affine_resize: bool = True
@@ -105,7 +107,7 @@ class Form:
 # cifar, imagenet: the BNAS authors' code (section 5.1). darts, snas, gdas: the codes of these searches (docs/searchers.md).
 FORMS: dict[str, Form] = {
     "cifar": Form(stem=CifarStem, affine_resize=False),
-    "imagenet": Form(stem=ImageNetStem, halved=True, channel_step=2),
+    "imagenet": Form(stem=ImageNetStem, halved=True, image_stride=8, channel_step=2),
     "darts": Form(stem=DartsStem, factorized=True),
     "snas": Form(stem=DartsStem, factorized=True, bn_of_pools=True),
     "gdas": Form(stem=DartsStem, factorized=True, bn_of_pools_in_search=False, last_bn=True),

@@ -331,6 +331,13 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
 
     The released code divides all layer types of edge 0 by gamma instead. That edge leads into the first node, which keeps both
     of its edges, and its strongest type stays the same: at most the two pairs swap places, so no setting has it.
+
+    `UserError` for another shape, and for a gamma that is not greater than 0.
+
+    >>> from bnas_jax.core.genotype import derive
+    >>> weights = jax.numpy.full((14, 2), 0.5).at[:, 1].add(0.1)
+    >>> derive(weights, layer_types=("none", "bin_conv_3x3"))[0]
+    (('bin_conv_3x3', 0), ('bin_conv_3x3', 1))
     """
     if not gamma > 0:
         raise UserError(f"gamma must be greater than 0, got {gamma}; 1 leaves Eq. 4 without effect")
@@ -359,12 +366,6 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
             pairs.append((layer_types[int(best[edge])], source))
         cell.append(tuple(pairs))
     return tuple(cell)
-
-
-def derive_genotype(weights: Mapping, **options) -> Genotype:
-    """`derive` for both cells of {"normal": (14, types), "reduce": (14, types)}; see `of_cells` for one alone."""
-    cells = {name: derive(of_cell, **options) for name, of_cell in weights.items()}
-    return of_cells(cells)
 
 
 def of_cells(cells: Mapping[str, Cell]) -> Genotype:

@@ -14,7 +14,7 @@ from bnas_jax.core.schemes.scheme import Scheme
 
 
 class Separable(nn.Module):
-    """A depthwise and a pointwise convolution, `times` in a row, the first depthwise one strided.
+    """A depthwise and a pointwise convolution (section 4.1.2, Eq. 3), `times` in a row, the first depthwise one strided.
 
     Each of them is BN -> sign -> convolution -> activation; in a float scheme's order `relu_first` each pair is
     ReLU -> depthwise -> pointwise -> BN.

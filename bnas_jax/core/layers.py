@@ -18,20 +18,23 @@ from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes.scheme import Scheme
 
-# How all edges of a state that have the same type can run as one (`shared_edges`).
+# How the edges that leave one state are computed together, those of one layer type at a time (`LayerType.batching`).
 CONVOLUTION, POOLING, NOTHING, COPIES = "convolution", "pooling", "nothing", "copies"
 
 
 class LayerType(Protocol):
     """An entry of `LAYERS`.
 
-    learnable: whether it has weights to learn (section 4.3). joins: how `shared_edges` runs its edges side by side:
+    learnable: whether it has weights to learn (section 4.3). batching: how the edges that leave one state are computed
+    together in a supernet, if all are of this type (`shared_edges`):
 
     - `CONVOLUTION`: as one convolution with the channels of all edges; its module is `BinaryConvType`'s.
     - `POOLING`: as one pooling, whose output each edge weights; its module is `PoolingType`'s.
     - `NOTHING`: not at all, as its output is zeros.
     - `COPIES`: as one module, `module(copies=E)`, which reads and writes E times the channels; the edges share nothing.
-    - None: a module for each edge, which always works.
+    - None: not together; each edge has a module of its own, which always works.
+
+    An entry may have a `channel_step`, see `channel_step_of`.
 
     >>> bnas.LAYERS["bin_dil_conv_5x5"]
     BinaryConvType(kernel=5, dilation=2)
@@ -43,7 +46,7 @@ class LayerType(Protocol):
     def learnable(self) -> bool: ...
 
     @property
-    def joins(self) -> str | None: ...
+    def batching(self) -> str | None: ...
 
     def num_convs(self, stride: int) -> int:
         """The number of its convolutions with weights."""
@@ -73,7 +76,7 @@ class BinaryConvType:
     kernel: int
     dilation: int = 1
     learnable: ClassVar[bool] = True
-    joins: ClassVar[str | None] = CONVOLUTION
+    batching: ClassVar[str | None] = CONVOLUTION
 
     def num_convs(self, stride: int) -> int:
         """One."""
@@ -100,7 +103,7 @@ class PoolingType:
     function: Callable[[jax.Array, int], jax.Array]
     plain: Callable[[jax.Array, int], jax.Array] | None = None
     learnable: ClassVar[bool] = False
-    joins: ClassVar[str | None] = POOLING
+    batching: ClassVar[str | None] = POOLING
 
     def num_convs(self, stride: int) -> int:
         """None."""
@@ -134,7 +137,7 @@ class ZeroiseType:
     """Zeros, whatever comes in (section 4.1.3)."""
 
     learnable: ClassVar[bool] = False
-    joins: ClassVar[str | None] = NOTHING
+    batching: ClassVar[str | None] = NOTHING
 
     def num_convs(self, stride: int) -> int:
         """None."""
@@ -157,7 +160,7 @@ class SeparableType:
     dilation: int = 1
     times: int = 2
     learnable: ClassVar[bool] = True
-    joins: ClassVar[str | None] = COPIES
+    batching: ClassVar[str | None] = COPIES
 
     def num_convs(self, stride: int) -> int:
         """Two for each time."""
@@ -183,7 +186,7 @@ class CrossedType:
 
     kernel: int
     learnable: ClassVar[bool] = True
-    joins: ClassVar[str | None] = COPIES
+    batching: ClassVar[str | None] = COPIES
 
     def num_convs(self, stride: int) -> int:
         """Two."""
@@ -207,7 +210,7 @@ class SkipType:
 
     # As the identity is; only where it is strided it has weights.
     learnable: ClassVar[bool] = False
-    joins: ClassVar[str | None] = COPIES
+    batching: ClassVar[str | None] = COPIES
 
     def num_convs(self, stride: int) -> int:
         """The two of a factorized reduce, or none."""
@@ -233,14 +236,19 @@ class MobiNetType:
 
     inputs: K of the K-dependency, how many channels an output of the k x k convolution sees; 1 is depthwise. Where K does not
     divide the channels, as of a colour image, the largest number below it that does.
-    How sure: weak. The paper has no code, and only its abstract and descriptions by others were available; the form is our
-    reading (`MobiNet`).
+    The BNAS paper compares with it (appendix E.1, Table 12).
+    How sure: weak. No code was published; the form follows the paper's abstract and the BNAS paper's description (`MobiNet`).
     """
 
     kernel: int
     inputs: int = 1
     learnable: ClassVar[bool] = True
-    joins: ClassVar[str | None] = COPIES
+    batching: ClassVar[str | None] = COPIES
+
+    @property
+    def channel_step(self) -> int:
+        """K, as it is used only where it divides the channels."""
+        return self.inputs
 
     def num_convs(self, stride: int) -> int:
         """Two."""
@@ -293,6 +301,14 @@ def layer_type(name: str) -> LayerType:
     return LAYERS[name]
 
 
+def channel_step_of(name: str) -> int:
+    """The number of which channels are a multiple where the layer type has the same groups at every width; by default 1.
+
+    Its cost is then a quadratic of the width. Other numbers of channels work, too.
+    """
+    return getattr(layer_type(name), "channel_step", 1)
+
+
 def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Module:
     """The module of an edge of the layer type `name`; `UserError` where there is none of that name.
 
@@ -301,7 +317,7 @@ def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Mo
     """
     kind = layer_type(name)
     # An argument that poolings alone take.
-    if kind.joins == POOLING:
+    if kind.batching == POOLING:
         fields["batch_norm"] = bn_of_pools
     return kind.module(name=layer, **fields)
 
@@ -309,7 +325,9 @@ def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Mo
 # Read by the cost walk and the optimizer, which know a parameter by its name alone.
 def is_latent(name: str) -> bool:
     """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of edges side by side."""
-    return name == "latent" or name.removeprefix("latent_") in LAYERS
+    if name == "latent":
+        return True
+    return name.startswith("latent_") and name.removeprefix("latent_") in LAYERS
 
 
 def learnable_share(genotype: Genotype) -> float:

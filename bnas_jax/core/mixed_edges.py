@@ -1,4 +1,7 @@
-"""All edges that leave one state of the search's network, with their variables in one layout for every form of edges."""
+"""All edges that leave one state of the search's network: their variables, and the choice among the forms that compute them.
+
+The variables are the same whatever the form (`Supernet.edges`), so that a checkpoint fits all of them.
+"""
 
 import functools
 from typing import Any
@@ -10,7 +13,7 @@ from flax.core import unfreeze
 
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.edge_by_edge import Edges, chosen_edges, plain_edges
-from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, layer_type
+from bnas_jax.core.layers import CONVOLUTION, COPIES, POOLING, is_latent, layer_type
 from bnas_jax.core.modules import uniform_fan_in
 from bnas_jax.core.ops.batch_norm import initial_statistics
 from bnas_jax.core.schemes import Scheme
@@ -21,7 +24,8 @@ class MixedEdges(nn.Module):
     """All edges that leave one state: each the weighted sum of its layer types' outputs.
 
     Kernels of all edges lie side by side in one array a type, (k, k, C, E * C); so do all variables of layer types that
-    run in `COPIES`, in a module of the type's name. Layer types that do not join have a module for each edge, `edgeE_TYPE`.
+    run in `COPIES`, in a module of the type's name. Layer types whose edges are not computed together have a module for each
+    edge, `edgeE_TYPE`.
     float_edges: for each convolution of `layer_types`, how many of the last edges have float weights.
     The other fields are those of `supernet.Supernet`.
     """
@@ -74,7 +78,7 @@ class MixedEdges(nn.Module):
                 continue
             _, height, width, *_ = y.shape
             count = height * width * kernel.size
-            if name.startswith("latent"):
+            if is_latent(name):
                 binary += count
             else:
                 floats += count
@@ -92,7 +96,7 @@ class MixedEdges(nn.Module):
 
         # All others, which are modules.
         for index, name in enumerate(self.layer_types):
-            how = spec.how(name)
+            how = spec.batching(name)
             column = weights[:, index]
             if how == COPIES:
                 # One module for all edges, each of which reads its copy of the state and writes its part.
@@ -121,7 +125,7 @@ class MixedEdges(nn.Module):
         # Modules made here for their fields, and unbound, as they run on parts of the variables.
         modules = {}
         for name in self.layer_types:
-            if spec.how(name) in (COPIES, None):
+            if spec.batching(name) in (COPIES, None):
                 bound = self._module(name, name=f"one_{name}")
                 modules[name] = bound.clone(parent=None, name=None)
         edges = Edges(spec=spec, modules=modules, train=train)
@@ -157,7 +161,7 @@ class MixedEdges(nn.Module):
         stats: list[dict] = [{} for _ in range(count)]
         for edge in range(count):
             for name in self.layer_types:
-                how = self.spec.how(name)
+                how = self.spec.batching(name)
                 # Parts of arrays that this module has itself.
                 if how == CONVOLUTION:
                     params[edge][name] = self._kernel(
@@ -186,7 +190,7 @@ class MixedEdges(nn.Module):
     def _of_module(self, collection: str, *, name: str, edge: int, count: int) -> dict:
         """An edge's part of the variables of a layer type that runs as a module."""
         variables: Any = unfreeze(dict(self.variables)).get(collection, {})
-        if self.spec.how(name) is None:
+        if self.spec.batching(name) is None:
             return variables.get(f"edge{edge}_{name}", {})
         # Modules without such variables are not in the collection.
         side_by_side = variables.get(name, {})
@@ -229,7 +233,7 @@ class MixedEdges(nn.Module):
 
         # In the modules of layer types.
         for name in self.layer_types:
-            how = spec.how(name)
+            how = spec.batching(name)
             if how == COPIES and new[0][name]:
                 of_edges = [of_edge[name] for of_edge in new]
                 together = jax.tree.map(_side_by_side, *of_edges)

@@ -11,7 +11,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
-from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
+from bnas_jax.core.schemes.scheme import ACTIVATIONS, BN_FIRST, Scheme
 
 # The collection of variables that a packed network has in place of latent weights; see `Convolution.binarized`.
 PACKED = "packed"
@@ -49,6 +49,14 @@ class PRelu(nn.Module):
         return jnp.where(x > 0, x, slope * x)
 
 
+def activated(x, activation: str, *, arithmetic: Arithmetic):
+    """x behind an activation, one of `scheme.ACTIVATIONS`. Called within a module's `__call__`, whose part a PReLU becomes."""
+    # The one activation that learns.
+    if activation == "prelu":
+        return PRelu(arithmetic, name="prelu")(x)
+    return ACTIVATIONS[activation](x)
+
+
 class Convolution(nn.Module):
     """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
 
@@ -76,6 +84,7 @@ class Convolution(nn.Module):
             y = self.scheme.convolve(self, x)
         else:
             y = self.scheme.convolve_float(self, x)
+        # All other activations are part of what the scheme computed.
         if self.activation and self.scheme.activation == "prelu":
             y = PRelu(self.arithmetic, name="prelu")(y)
         if self.bias:
@@ -265,7 +274,7 @@ class FactorizedReduce(nn.Module):
         padded = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
         shifted = padded[:, 1:, 1:]
 
-        # Of an odd number of features the second convolution has one more.
+        # If the number of features is odd, the second convolution has one more.
         features = self.features // self.copies
         first = features // 2
         convolutions = (("conv0", x, first), ("conv1", shifted, features - first))

@@ -12,7 +12,8 @@ from bnas_jax.core.cell_parts import drop_path
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.fixed_reduction import FixedReduction
 from bnas_jax.core.forms import AuxiliaryHead, classify, form_of
-from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, Genotype
+from bnas_jax.core.genotype import FIXED_REDUCTION, INPUTS, Genotype, edges
+from bnas_jax.core.layers import channel_step_of
 from bnas_jax.core.normalization import share, value_of
 from bnas_jax.core.schemes import Scheme, Xnor
 from bnas_jax.core.stack import Place, check_image_size, reductions, stack
@@ -53,7 +54,7 @@ class Network(nn.Module):
         """images: (N, H, W, channels of an image). drop_path_rate: None or a scalar, of use in training alone; needs the rng
         `drop_path`. `UserError` for a size of images that cannot be halved at each reduction."""
         images = images.astype(self.arithmetic.dtype)
-        # Of each cell, (layers, N).
+        # One for each cell: (layers, N).
         factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
             factors = self._drop_path(drop_path_rate, batch=len(images))
@@ -138,9 +139,15 @@ class Network(nn.Module):
 
     @property
     def channel_step(self) -> int:
-        """The number that `channels` has to be a multiple of."""
-        # Of what the form and of what the scheme needs.
-        return math.lcm(form_of(self.form).channel_step, self.scheme.width_step)
+        """The number that `channels` has to be a multiple of, so that all convolutions have whole groups."""
+        steps = [form_of(self.form).channel_step, self.scheme.width_step]
+        if self.genotype.reduce == FIXED_REDUCTION:
+            # The first reduction doubles the channels, and each of its groups needs what the scheme does.
+            steps.append(FixedReduction.GROUPS // 2 * self.scheme.width_step)
+        for reduction in (False, True):
+            for edge in edges(self.genotype.cell(reduction)):
+                steps.append(channel_step_of(edge.layer_type))
+        return math.lcm(*steps)
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -69,9 +69,10 @@ class Cells(NetworkSettings):
             if value < 1:
                 raise UserError(f"config.network.{name} must be at least 1, got {value}")
         # What only some forms and cells need of the width.
-        if self.form == "imagenet" and self.channels % 2:
+        step = form_of(self.form).channel_step
+        if self.channels % step:
             raise UserError(
-                f"the ImageNet stem halves config.network.channels; use an even number, got {self.channels}"
+                f"config.network.channels must be a multiple of {step} in the form {self.form}, got {self.channels}"
             )
         # The first reduction cell doubles it.
         if self.genotype.reduce == FIXED_REDUCTION:

@@ -44,19 +44,19 @@ class EdgeSpec:
     arithmetic: Arithmetic
     bn_of_pools: bool = True
 
-    def how(self, name: str) -> str | None:
-        """How all edges of a layer type run as one under the scheme: see `joins`."""
-        return joins(name, self.scheme)
+    def batching(self, name: str) -> str | None:
+        """How the edges of a layer type are computed together under the scheme: see the function `batching`."""
+        return batching(name, self.scheme)
 
     @property
     def convs(self) -> list[str]:
         """The layer types that run as one convolution."""
-        return [name for name in self.layer_types if self.how(name) == CONVOLUTION]
+        return [name for name in self.layer_types if self.batching(name) == CONVOLUTION]
 
     @property
     def pools(self) -> list[str]:
         """The layer types that are poolings."""
-        return [name for name in self.layer_types if self.how(name) == POOLING]
+        return [name for name in self.layer_types if self.batching(name) == POOLING]
 
     def geometry(self, name: str, groups: int = 1) -> Geometry:
         """How a convolution's kernel moves. groups: 1, or the number of edges where each reads other input channels."""
@@ -83,15 +83,15 @@ class EdgeSpec:
         return kind.form(self.arithmetic)(x, self.stride)
 
 
-def joins(name: str, scheme: Scheme) -> str | None:
-    """How all edges of a layer type run as one under a scheme, `LayerType.joins`, or None where they cannot."""
-    how = layer_type(name).joins
+def batching(name: str, scheme: Scheme) -> str | None:
+    """`LayerType.batching` of a layer type, or None where its edges cannot be computed together under the scheme."""
+    how = layer_type(name).batching
     # Edges share the normalised state only where BN comes first.
     if how == CONVOLUTION and scheme.order != BN_FIRST:
         return None
     # Parameters of a scheme belong to one convolution, not to several side by side.
-    joinable = scheme.joins and not has_parameters(scheme)
-    if how in (CONVOLUTION, COPIES) and not joinable:
+    together = scheme.batches_edges and not has_parameters(scheme)
+    if how in (CONVOLUTION, COPIES) and not together:
         return None
     return how
 
@@ -104,11 +104,11 @@ def has_parameters(scheme: Scheme) -> bool:
 
 
 def _check_module(name: str, kind: LayerType, usual: type[BinaryConvType | PoolingType]) -> None:
-    """`UserError` for a layer type whose edges would run as one although it defines another module."""
+    """`UserError` for a layer type whose edges would be computed together although it defines another module than `usual`."""
     if not isinstance(kind, usual) or type(kind).module is not usual.module:
         raise UserError(
-            f"the layer type {name!r} has a module of its own, which edges that run side by side would not call; "
-            "write joins = None in its class"
+            f"the layer type {name!r} has a module of its own, which edges that are computed together would not call; "
+            "write batching = None in its class"
         )
 
 

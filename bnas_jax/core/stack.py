@@ -71,6 +71,6 @@ def check_image_size(shape: tuple[int, ...], num_cells: int) -> None:
             near = max(steps, size // steps * steps)
             raise UserError(
                 f"images of {size} pixels at the first cell cannot be halved by {times} reduction cells; "
-                f"use a multiple of {steps} there, for instance {near}; the images have that side, "
-                "or 8 times it in the form imagenet"
+                f"use a multiple of {steps}, for instance {near}; in the form imagenet, whose stem divides "
+                "the side by 8, images of 8 times that"
             )

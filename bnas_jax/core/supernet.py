@@ -1,7 +1,8 @@
 """The search's network: every edge a mixture of all layer types, weighted by the relaxed alphas (DARTS Eq. 2).
 
-`edge_by_edge.plain_edges` is the mixture as one reads it; `shared_edges` computes the same by a quarter of XLA's operations,
-with as many products; of weights that choose one layer an edge, `edge_by_edge.chosen_edges` runs that alone.
+Three functions compute the edges that leave a state (`Supernet.edges`). `edge_by_edge.plain_edges` is the formula as the paper
+prints it. `shared_edges.shared_edges` gives the same with a quarter of the operations to compile, and as many products.
+`edge_by_edge.chosen_edges` runs the layer with the largest weight of each edge alone, for weights that are 0 but for that one.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ from bnas_jax.core.genotype import EDGES, INPUTS, NODES, TABLE_3, leaving
 from bnas_jax.core.layers import CONVOLUTION
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.schemes import Scheme, Xnor
-from bnas_jax.core.shared_edges import joins
+from bnas_jax.core.shared_edges import batching
 from bnas_jax.core.stack import Place, check_image_size, stack
 
 # What `edges` of a supernet may be.
@@ -76,10 +77,13 @@ class Supernet(nn.Module):
 
     @nn.compact
     def mixture(self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None):
-        """Logits from the weights of the layer types, {"normal", "reduce"}, each (14, layer types).
+        """Logits (N, num_classes) of images (N, H, W, C), with the mixture weights given instead of alpha (DARTS Eq. 2).
 
+        weights: of the layer types on each edge, {"normal", "reduce"}, each (14, layer types).
         drop_path_rate: None or that of whole edges, of use in training alone; needs the rng `drop_path`.
         scalars: None or what is added to all outputs of an edge, {"normal", "reduce"}, each (14,).
+
+        `UserError` as for the supernet; an `AssertionError` for weights of another shape.
         """
         shape = (len(EDGES), len(self.layer_types))
         chex.assert_shape(list(weights.values()), shape)
@@ -92,17 +96,10 @@ class Supernet(nn.Module):
         before, previous = stem(images, train=train)  # (N, H, W, 3 * channels) each
         check_image_size(previous.shape, self.num_cells)
 
-        # Of each cell, (14, N).
-        factors: list | jax.Array = [None] * self.num_cells  # not in an evaluation
+        # One for each cell: (14, N), or None in an evaluation.
+        factors: list | jax.Array = [None] * self.num_cells
         if train and drop_path_rate is not None:
-            factors = drop_path(
-                self.make_rng("drop_path"),
-                drop_path_rate,
-                cells=self.num_cells,
-                layers=len(EDGES),
-                batch=images.shape[0],
-                arithmetic=self.arithmetic,
-            )
+            factors = self._drop_path(drop_path_rate, batch=len(images))
 
         # Each cell reads the outputs of the two cells before.
         left_float = float_edges(self)
@@ -112,9 +109,7 @@ class Supernet(nn.Module):
                 output = self._fixed(place)(before, previous, train=in_cells)
             else:
                 cell = self._mixed(place, left_float=left_float[place.index])
-                added = None
-                if scalars is not None:
-                    added = scalars[place.kind]
+                added = None if scalars is None else scalars[place.kind]
                 output = cell(
                     before,
                     previous,
@@ -130,6 +125,17 @@ class Supernet(nn.Module):
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
             train=train,
+        )
+
+    def _drop_path(self, rate, *, batch: int) -> jax.Array:
+        """The factors of all edges, (cells, 14, N)."""
+        return drop_path(
+            self.make_rng("drop_path"),
+            rate,
+            cells=self.num_cells,
+            layers=len(EDGES),
+            batch=batch,
+            arithmetic=self.arithmetic,
         )
 
     def _mixed(self, place: Place, *, left_float: tuple) -> "MixedCell":
@@ -243,9 +249,9 @@ def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
 
     The released index error again (`network.float_convs`): here the float convolutions that shift the count are those of
     the skips and of the preprocessing, and those left over are the last ones in the order of edges, then types.
-    Layer types that do not join are left out: theirs stay binary.
+    Layer types whose edges are not computed together are left out: theirs stay binary.
     """
-    types = [name for name in net.layer_types if joins(name, net.scheme) == CONVOLUTION]
+    types = [name for name in net.layer_types if batching(name, net.scheme) == CONVOLUTION]
 
     # How many convolutions are left over: as many as there are of skips and of the preprocessing.
     left = 0

@@ -253,8 +253,8 @@ def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], le
     """The arrays of the edges that leave a state, which lie side by side in ours (`core.mixed_edges`)."""
     edges = leaving(state)
     types = model.layer_types
-    convs = [layer for layer in types if layer_type(layer).joins == CONVOLUTION]
-    pools = [layer for layer in types if layer_type(layer).joins == POOLING]
+    convs = [layer for layer in types if layer_type(layer).batching == CONVOLUTION]
+    pools = [layer for layer in types if layer_type(layer).batching == POOLING]
 
     def layer_of(edge: int, layer: str) -> str:
         return f"_ops.{edge}._ops.{types.index(layer)}"

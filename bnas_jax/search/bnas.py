@@ -14,7 +14,14 @@ from bnas_jax.search.searcher import DERIVATION
 @dataclasses.dataclass(frozen=True)
 class Bnas(Diverse):
     """The paper's search. gamma, keep_zeroise: see `genotype.derive` (Eq. 4, section 4.1.3). diversity, tau, entropy: see
-    `Diverse` (Eq. 5)."""
+    `Diverse` (Eq. 5).
+
+    >>> searcher = bnas.Bnas(gamma=3.0)
+    >>> alphas = searcher.init(jax.random.key(0))
+    >>> genotype = searcher.derive(alphas)
+    >>> len(genotype.normal), len(genotype.reduce)
+    (4, 4)
+    """
 
     # Both are of the derivation alone, so that a search can be derived again with others.
     gamma: float = dataclasses.field(default=1.0, metadata=DERIVATION)

@@ -12,6 +12,7 @@ import numpy as np
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cost import cost
 from bnas_jax.core.cost.counts import FLOAT_BITS
+from bnas_jax.core.forms import form_of
 from bnas_jax.core.genotype import EDGES, INPUTS
 from bnas_jax.core.layers import NOTHING, layer_type
 from bnas_jax.core.schemes import Scheme
@@ -34,7 +35,9 @@ class Costs(NamedTuple):
 
 def costs(supernet, image_shape: Shape) -> Costs:
     """The costs of a supernet's edges. image_shape: (H, W, C) of its images."""
-    rows, columns = image_shape[:2]
+    # What the first cell reads; rounded up, as by the stem's convolutions.
+    stride = form_of(supernet.form).image_stride
+    rows, columns = (-(-size // stride) for size in image_shape[:2])
     of_cells = []
     for place in supernet.places:
         # Edges from the cell's inputs see the size in front of it, those between nodes the size behind it.
@@ -68,6 +71,12 @@ def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
 
     The logarithm of an edge's cost is (log size + log FLOPs + log access) / 3, each of the sum over layer types of
     weight * cost, or of 1 where that is less. weights: {"normal", "reduce"}, (14, layer types) each. Returns a scalar.
+
+    >>> from bnas_jax.search.costs import costs, resource_loss
+    >>> supernet = bnas.Supernet(num_cells=2, channels=4, num_classes=10)
+    >>> counted = costs(supernet, image_shape=(8, 8, 1))
+    >>> float(resource_loss(supernet.even_mixture(), counted)) > 0
+    True
     """
     total = jnp.zeros(())
     # In a fixed order, as sums of floats depend on it.
@@ -137,7 +146,7 @@ def _counts(
 
 def _moved(kind, *, shape: Shape, stride: int) -> float:
     """How many values a layer type without weights reads and writes; 0 for Zeroise."""
-    if kind.joins == NOTHING:
+    if kind.batching == NOTHING:
         return 0.0
     return float(np.prod(shape)) * (1 + 1 / stride**2)
 

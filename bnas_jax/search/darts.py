@@ -21,7 +21,7 @@ DISTANCE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Darts(Diverse):
-    """DARTS's bilevel search. unrolled: how the gradient at alpha is taken:
+    """DARTS's bilevel search. unrolled: how the gradient with respect to alpha is taken:
 
     - `none`: first order, at the present weights.
     - `difference`: second order, at the weights after a virtual step (DARTS Eq. 6 to 8), whose derivative is a central
@@ -61,7 +61,7 @@ class Darts(Diverse):
         at_weights = mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)
         ahead, through_step = jax.vjp(lambda grads: virtual(params, grads), at_weights)
 
-        # The gradients of the validation loss at w' and at alpha.
+        # The gradients of the validation loss with respect to w' and to alpha.
         both = (0, 1)
         to_ahead, first_term = mean(lambda loss: jax.grad(loss, both)(ahead, alphas), VALID)
 
@@ -83,7 +83,8 @@ class Darts(Diverse):
 
 
 def exact_product(mean, vector, params, alphas):
-    """The gradient at alpha of <the training gradient at the weights, vector>, the second term of DARTS Eq. 7.
+    """The gradient with respect to alpha of <the training gradient with respect to the weights, vector>, the second term of
+    DARTS Eq. 7.
 
     mean: see `searcher.Mean`. vector, params: trees of the weights' shapes. Returns a tree of alpha's shapes.
     """
@@ -99,13 +100,14 @@ def exact_product(mean, vector, params, alphas):
 
 
 def difference_product(mean, vector, params, alphas):
-    """`exact_product` by the training gradients at alpha of the weights moved to both sides along the vector (DARTS Eq. 8)."""
+    """`exact_product` by a central difference: the training gradients with respect to alpha, with the weights moved to both
+    sides along the vector (DARTS Eq. 8)."""
     # A vector of zeros has no length to divide by.
     size = optax.tree_utils.tree_norm(vector)
     epsilon = DISTANCE / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
     def at_alphas(sign):
-        """The gradient at alpha of the training loss at w + sign * epsilon * vector."""
+        """The gradient with respect to alpha of the training loss at w + sign * epsilon * vector."""
         moved = jax.tree.map(lambda w, v: w + sign * epsilon * v, params, vector)
         return mean(lambda loss: jax.grad(loss, argnums=1)(moved, alphas), TRAIN)
 

@@ -29,10 +29,12 @@ from bnas_jax.search.searcher import (
 
 @dataclasses.dataclass(frozen=True)
 class Gdas(Searcher):
-    """tau_max, tau_min: the temperature of the first and of the last epoch, linear between them.
+    """GDAS's search: each step draws one layer type for each edge by a hard Gumbel softmax with the soft one's gradient;
+    weights move first, then alpha.
 
-    clip_norm: the norm that the gradients at weights and alpha together are clipped to before the weights move; None does not
-    clip.
+    tau_max, tau_min: the temperature of the first and of the last epoch, linear between them.
+    clip_norm: the norm to which the gradients of weights and alpha, taken together, are clipped before the weights move; None
+    does not clip.
     other_scalars: add the weights of the layer types that were not chosen to an edge's output, as its authors' code for another
     search space does: they are 0, but give all of alpha a gradient.
 
@@ -45,7 +47,7 @@ class Gdas(Searcher):
     clip_norm: float | None = 5.0
     other_scalars: bool = False
 
-    # Weights first, as in its authors' code, with the gradient at alpha for the norm of the clipping.
+    # Weights first, as in its authors' code, with alpha's gradient for the norm of the clipping.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
         Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
@@ -100,7 +102,7 @@ class Gdas(Searcher):
 
     def temperature(self, progress: Progress) -> jax.Array:
         """tau, linear from epoch to epoch."""
-        # Of a search of a single epoch tau_max.
+        # A search of a single epoch has tau_max.
         last = max(progress.num_epochs - 1, 1)
         share = jnp.minimum(progress.epoch / last, 1.0)
         # In this form exactly tau_min at the end.

@@ -32,7 +32,8 @@ class Stage(NamedTuple):
     """A part of a step.
 
     batches: which it takes, of `TRAIN` and `VALID`; the objective is the loss of the first. moves: what it updates, of
-    `WEIGHTS` and `ALPHAS`. beside: what it takes gradients at without moving it, for `Searcher.clip`.
+    `WEIGHTS` and `ALPHAS`. beside: parameters whose gradient is computed but not applied, because `clip` needs its norm
+    (GDAS).
     """
 
     batches: tuple[str, ...]
@@ -51,7 +52,7 @@ class Progress(NamedTuple):
 Loss = Callable[[Any, Alphas], jax.Array]
 # (function, name of a batch) -> the mean of `function(loss)` over the parts of that batch: microbatches and devices.
 Mean = Callable[[Callable[[Loss], Any], str], Any]
-# (params, gradients at them) -> params after one update of the weights' optimizer, without clipping; its state stays as it is.
+# (params, their gradients) -> params after one update of the weights' optimizer, without clipping; its state stays as it is.
 Virtual = Callable[[Any, Any], Any]
 
 
@@ -168,21 +169,24 @@ class Searcher:
         return None
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """What the objective of a stage that moves alpha adds to the cross-entropy, a scalar."""
+        """What is added to the loss of a stage that moves alpha, such as the diversity of Eq. (5). A scalar."""
         del alphas, progress
         return jnp.zeros(())
 
     def resources(self, weights: Mapping[str, jax.Array]) -> jax.Array:
-        """What that objective adds besides, a scalar of the step's `weights`, such as a cost."""
+        """A cost of the mixture weights, added to the loss like `regularizer` (SNAS's resource loss). A scalar.
+
+        weights: those that the step has drawn, see `weights`.
+        """
         del weights
         return jnp.zeros(())
 
     def gradient(self, mean: Mean, virtual: Virtual, params, alphas: Alphas) -> Any | None:
-        """A custom gradient of the loss at alpha, or None for the ordinary one.
+        """A custom gradient of the loss with respect to alpha, or None for the ordinary one.
 
-        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient at the weights of the training batch, over
-        all microbatches and devices; any function that is linear in the loss can be averaged like that. Running statistics
-        stay as they are. The gradient of `regularizer` and `resources` is added to what this returns.
+        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient of the training loss with respect to the
+        weights, averaged over all microbatches and devices; any function that is linear in the loss can be averaged like
+        that. Running statistics stay as they are. The gradient of `regularizer` and `resources` is added to what this returns.
         """
         del mean, virtual, params, alphas
         return None

@@ -89,7 +89,8 @@ class Snas(Searcher):
 
     def init(self, key, dtype=jnp.float32):
         """N(1, .01^2) in the shapes of alpha, as in SNAS's code."""
-        drawn = super().init(key, dtype=dtype)  # 1e-3 N(0, 1)
+        # DARTS's 1e-3 N(0, 1), ten times as wide.
+        drawn = super().init(key, dtype=dtype)
         return {name: 1 + 10 * value for name, value in drawn.items()}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):

@@ -208,13 +208,10 @@ def on_latents(function, tree, *rest):
 
 
 def kernels_always_zero(params, scheme: Scheme) -> list[str]:
-    """The paths of latent weights that the scheme's projection makes zero (`Xnor.depthwise_center`), in a tree of shapes."""
-    if not getattr(scheme, "depthwise_center", False):
-        return []
+    """The paths of latent weights that the scheme's projection makes zero (`Scheme.always_zero`), in a tree of shapes."""
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        # Depthwise: one input channel, whose mean is the kernel itself.
-        if is_latent(path[-1].key) and leaf.shape[2] == 1:
+        if is_latent(path[-1].key) and scheme.always_zero(leaf.shape):
             found.append("/".join(part.key for part in path))
     return found
 
@@ -272,7 +269,7 @@ def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
 def on_latent_modules(function, tree, *rest):
     """A tree of parameters with `function` applied to the dict of each module with a parameter `latent`; the rest as it is.
 
-    Joined edges of a supernet (`latent_TYPE`) stay as they are: a scheme with `gradients` or `rates` has joins = False.
+    Edges computed together (`latent_TYPE`) stay as they are: a scheme with `gradients` or `rates` has batches_edges = False.
     rest: trees of the same structure, whose dicts are further arguments.
     """
     if not isinstance(tree, Mapping):

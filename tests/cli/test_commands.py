@@ -478,7 +478,7 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
         ),
         (
             ["--config=configs/train.py:d", "--channels=7"],
-            "the ImageNet stem halves config.network.channels",
+            "config.network.channels must be a multiple of 2 in the form imagenet",
         ),
         (
             ["--config=configs/train.py:a", "--budget=little"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bnas_jax.core import alphas
+from bnas_jax.core.errors import UserError
 
 NORMAL = np.random.default_rng(0).normal(size=(14, 7)).astype(np.float32)
 REDUCE = np.random.default_rng(1).normal(size=(14, 7)).astype(np.float32)
@@ -90,6 +91,11 @@ def test_the_diversity_term_is_the_same_for_a_traced_epoch():
     assert float(traced(jnp.int32(11))) == pytest.approx(
         float(alphas.diversity(BOTH, 11, weight=1.0, tau=7.7)), rel=1e-6
     )
+
+
+def test_another_word_for_the_edges_is_refused():
+    with pytest.raises(UserError, match="edges must be one of all, released, got 'every'"):
+        alphas.diversity(BOTH, 0, weight=1.0, tau=7.7, edges="every")
 
 
 def test_a_descent_step_on_the_term_raises_the_entropy():

@@ -18,7 +18,7 @@ from bnas_jax.core.cost import cost, fit_budget, float_twin, ratios
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, Genotype
 from bnas_jax.core.network import Network
-from bnas_jax.core.schemes import Float, Xnor
+from bnas_jax.core.schemes import Cbcn, Float, Xnor
 from bnas_jax.core.supernet import Supernet
 
 ZEROISED = genotype.load("latest_cell_zeroise")
@@ -504,6 +504,28 @@ def test_fit_budget_of_the_imagenet_form_has_even_widths():
         assert fit_budget(net, flops(channels), image_shape=shape).channels == channels
         assert fit_budget(net, flops(channels + 2) - 1, image_shape=shape).channels == channels
     assert fit_budget(net, 1e9, image_shape=shape, min_channels=5, max_channels=7).channels == 6
+
+
+MOBINET = Genotype(normal=(("mobinet_k4_3x3", 0), ("mobinet_k4_3x3", 1)) * 4, reduce=WITHOUT.reduce)
+
+
+@pytest.mark.parametrize(
+    ("cells", "scheme", "step"),
+    [
+        # GDAS's fixed reduction has convolutions in 8 groups, of twice the channels.
+        (genotype.load("gdas_f1"), Xnor(), 4),
+        (genotype.load("gdas_f1"), Cbcn(), 16),
+        # Each output sees 4 channels where 4 divides them.
+        (MOBINET, Xnor(), 4),
+    ],
+)
+def test_fit_budget_is_right_where_groups_depend_on_the_width(cells, scheme, step):
+    net = TINY.clone(genotype=cells, scheme=scheme, num_cells=3)
+    flops = lambda channels: cost(net.clone(channels=channels), image_shape=SHAPE).total.flops
+    # Wider than the three widths that the others follow from.
+    channels = 4 * step
+    for budget in (flops(channels), flops(channels + step) - 1):
+        assert fit_budget(net, budget, image_shape=SHAPE).channels == channels
 
 
 def test_table_shows_each_module_the_totals_and_the_formulas(small):

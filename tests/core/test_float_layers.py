@@ -188,7 +188,7 @@ def latents_of(module, x):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", [name for name, kind in LAYERS.items() if kind.joins == COPIES])
+@pytest.mark.parametrize("name", [name for name, kind in LAYERS.items() if kind.batching == COPIES])
 def test_under_a_binary_scheme_each_of_them_has_as_many_latent_kernels(name, stride):
     x = jnp.zeros((1, 8, 8, 4))
     module = module_of(name, stride=stride, scheme=Xnor())

@@ -16,7 +16,6 @@ from bnas_jax.core.genotype import (
     ZEROISE,
     Genotype,
     derive,
-    derive_genotype,
     edges,
 )
 
@@ -286,7 +285,8 @@ def test_derivations_of_the_released_code(reference):
     assert len(pairs) == len(expected) == 50
     for (normal, reduce), derived in zip(pairs, expected, strict=True):
         weights = alphas_lib.relax({"normal": normal, "reduce": reduce})
-        assert derive_genotype(weights) == genotypes.from_dict(derived)
+        cells = {name: derive(value) for name, value in weights.items()}
+        assert genotypes.of_cells(cells) == genotypes.from_dict(derived)
 
 
 def probabilities(seed, types=TABLE_3):
@@ -402,11 +402,3 @@ def test_alphas_of_another_shape_are_refused():
     ) as caught:
         derive(probabilities(0), layer_types=TABLE_3[:5])
     message_of(caught)
-
-
-def test_both_cells_are_derived_alike():
-    weights = {"normal": probabilities(0), "reduce": probabilities(1)}
-    genotype = derive_genotype(weights, gamma=2.0)
-    assert genotype == Genotype(
-        derive(weights["normal"], gamma=2.0), derive(weights["reduce"], gamma=2.0)
-    )

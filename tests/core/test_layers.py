@@ -13,7 +13,7 @@ from bnas_jax.core import genotype as genotypes
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, ZEROISE
-from bnas_jax.core.layers import LAYERS, BinaryConvType, layer_type, learnable_share
+from bnas_jax.core.layers import LAYERS, BinaryConvType, is_latent, layer_type, learnable_share
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes import Xnor
 
@@ -196,3 +196,17 @@ def test_the_learnable_share_is_that_of_the_picked_layers():
     assert learnable_share(genotypes.load("latest_cell")) == 11 / 16
     assert learnable_share(genotypes.load("latest_cell_zeroise")) == 2 / 16
     assert learnable_share(genotypes.load("darts_v2")) == 6 / 16
+
+
+def test_latent_weights_are_known_by_their_names_alone():
+    assert is_latent("latent") and is_latent("latent_bin_conv_3x3")
+    # A layer type by itself is a module's name.
+    for name in (
+        "kernel",
+        "kernel_bin_conv_3x3",
+        "bin_conv_3x3",
+        "skip_connect",
+        "latent_",
+        "latent_x",
+    ):
+        assert not is_latent(name), name

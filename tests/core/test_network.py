@@ -108,7 +108,10 @@ def settings(**changes):
         ),
         ({"channels": 0}, "network.channels must be at least 1, got 0"),
         ({"num_cells": 0}, "network.num_cells must be at least 1, got 0"),
-        ({"form": "imagenet", "channels": 5}, "use an even number, got 5"),
+        (
+            {"form": "imagenet", "channels": 5},
+            "config.network.channels must be a multiple of 2 in the form imagenet, got 5",
+        ),
         (
             {"reduction_skip": "none"},
             "reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'",

@@ -270,6 +270,9 @@ def test_costs_are_our_counts_of_each_edge():
         16 + 4
     )
 
+    # ImageNet's stem leaves an eighth of the size to the cells.
+    assert costs(supernet.clone(form="imagenet"), (64, 64, 3)) == counted
+
     searcher = Snas(resource_weight=0.5, layer_types=types)
     weights = {name: np.full((14, 3), 1 / 3, np.float32) for name in CELLS}
     with pytest.raises(UserError, match=r"searcher\.for_supernet\(supernet, image_shape\)"):

@@ -32,6 +32,7 @@ from bnas_jax.__main__ import run as command
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.layers import learnable_share
+from bnas_jax.search import Bnas
 from bnas_jax.training.evaluate import Evaluator
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -105,9 +106,7 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     assert np.allclose(valid_top1, [record["valid_top1"] for record in written])
     for epoch, record in enumerate(written):
         alphas = {name: jnp.asarray(value[epoch + 1]) for name, value in history.items()}
-        derived = genotype_lib.derive_genotype(
-            alphas_lib.relax(alphas), layer_types=("none", "bin_conv_3x3")
-        )
+        derived = Bnas(layer_types=("none", "bin_conv_3x3")).derive(alphas)
         assert record["genotype"] == derived.to_dict()
         assert record["alpha_entropy"] == pytest.approx(float(alphas_lib.entropy(alphas)))
         assert record["learnable_share"] == learnable_share(derived)
@@ -136,11 +135,9 @@ def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tm
     ]
     assert command(arguments("search", workdir, cell, *rules, "--config.alphas_as_of=before")) == 0
     with np.load(workdir / "alphas.npz") as stored:
-        weights = alphas_lib.relax(
-            {name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")}
-        )
-    options = {"layer_types": ("none", "bin_conv_3x3"), "keep_zeroise": False}
-    expected = genotype_lib.derive_genotype(weights, **options).to_dict()
+        alphas = {name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")}
+    searcher = Bnas(layer_types=("none", "bin_conv_3x3"), keep_zeroise=False)
+    expected = searcher.derive(alphas).to_dict()
     genotype = read(workdir / "genotype.json")
     assert {name: genotype[name] for name in ("normal", "reduce")} == expected
     rule = {

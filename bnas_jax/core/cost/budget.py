@@ -21,10 +21,10 @@ def fit_budget(
 ) -> nn.Module:
     """The network whose FLOPs come nearest to a budget without exceeding it; all but its size is as in `network`.
 
-    flops: the budget. image_shape: (H, W, C). min_channels, max_channels: inclusive bounds on the width, which is even in the
-    ImageNet form; without max_channels there is no upper one. cells: numbers of cells to choose from, such as range(5, 21),
-    by default that of `network` alone; of equally good ones the first. Raises `UserError` if the smallest network is above
-    the budget.
+    flops: the budget. image_shape: (H, W, C). min_channels, max_channels: inclusive bounds on the width, which is a multiple
+    of `Network.channel_step`; without max_channels there is no upper one. cells: numbers of cells to choose from, such as
+    range(5, 21), by default that of `network` alone; of equally good ones the first. Raises `UserError` if the smallest
+    network is above the budget.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -69,7 +69,8 @@ def fit_budget(
 
 
 class _Quadratic:
-    """The FLOPs of a network as a function of its channels, a quadratic, since each convolution is a product of two widths.
+    """The FLOPs of a network as a function of its channels, a quadratic, since each convolution is a product of two widths,
+    with the same groups at all multiples of `step`.
 
     It is interpolated from the three smallest widths, in fractions, so that it is exact for all others.
     """

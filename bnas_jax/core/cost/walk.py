@@ -117,8 +117,11 @@ class _Walk:
 
 
 def _fields(module: nn.Module) -> tuple:
-    """A cell's fields, equal for cells of equal cost: all places behind the first cell, and all kinds of a skip that has no
-    convolution, are taken as one."""
+    """The fields that a cell's cost depends on, so that cells with equal ones cost the same.
+
+    Of a cell's index it matters whether it is the first, which has no skip; of `reduction_skip` in reduction cells alone, as
+    other skips have no convolution.
+    """
     fields = {}
     for field in dataclasses.fields(module):
         if field.name not in ("parent", "name"):
@@ -175,4 +178,4 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
     scheme = getattr(module, "scheme", None)
     if scheme is None or not has_macs:
         return [row]
-    return [scheme.cost(row)]
+    return [scheme.cost(row, module)]

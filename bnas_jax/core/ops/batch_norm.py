@@ -15,7 +15,7 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 
 EPSILON = 1e-5
-MOMENTUM = 0.9  # PyTorch's 0.1, from the other side
+MOMENTUM = 0.9  # the share of the old value that is kept; PyTorch's `momentum` is 1 minus it
 PIXELS = (0, 1, 2)  # the axes of (N, H, W, C) that statistics are taken over
 
 
@@ -112,8 +112,8 @@ def normalize(
     one group of all. mean and var, (C,), are the averages over the groups in which this
     device has examples. `UserError` unless `examples` divides the batch.
 
-    The gradient at x is the closed form, which keeps the result alone and sums twice where differentiating the steps keeps
-    more and sums four times; mean and var are for the running statistics and have no gradient.
+    The gradient with respect to x is the closed form, which keeps the result alone and sums twice where differentiating the
+    steps keeps more and sums four times; mean and var are for the running statistics and have no gradient.
     """
     return normalize_all((x,), axis_name, examples, epsilon)[0]
 
@@ -202,7 +202,7 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
 
 
 def _gradient_means(gradient, y):
-    """The means of g and of g * y over the pixels, (C,) each, with g the gradient at y."""
+    """The means of g and of g * y over the pixels, (C,) each, with g the gradient with respect to y."""
     gradient, y = _wide(gradient), _wide(y)
     mean = jnp.mean(gradient, axis=PIXELS)
     along = jnp.mean(gradient * y, axis=PIXELS)

@@ -26,15 +26,15 @@ class AbcNet(Scheme):
     `per_channel` it does so for each output channel, (co, M). A kernel of zeros has alpha 0.
     activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter `shift`, beta the parameter `beta`, (N,).
 
-    Gradients: to W from each B_m as if that were W; mean, deviation and alpha are constants. Through A_n where 0 <= x + v_n <=
-    1, to x and, summed, to v. beta has its ordinary one. W is not projected.
+    Gradients: to W from each B_m as if that were W; mean, deviation and alpha are constants. Through A_n where
+    0 <= x + v_n <= 1, to x and, summed, to v. beta has its ordinary one. W is not projected.
 
     shift, spread: v begins evenly from shift - spread to shift + spread; a single one at `shift`. Equal ones would stay
     equal, as they get equal gradients. beta begins at 1. Inputs that are left float meet the sum of alpha_m B_m.
 
-    How sure: formulas from memory of the paper, and from a published notebook, which fits alpha by descent; the bases agree
-    with a third party's code. `spread` is our choice: the notebook begins with 0. The BNAS paper compares M = N = 1. The
-    paper begins with a trained float network.
+    How sure: the formulas follow a third party's notebook, which fits alpha by descent; the bases agree with the code of
+    another. `spread` is our choice: the notebook begins with 0. The BNAS paper compares
+    M = N = 1. The paper begins with a trained float network.
     """
 
     weight_bases: int = 1
@@ -44,7 +44,7 @@ class AbcNet(Scheme):
     spread: float = 0.5
 
     # Bases multiply the channels and images of a convolution, and their shifts are its parameters.
-    joins: ClassVar[bool] = False
+    batches_edges: ClassVar[bool] = False
     plain_signs: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -60,7 +60,7 @@ class AbcNet(Scheme):
 
     def kernel(self, module, x):
         """The bases as output channels, (kh, kw, ci, co * M)."""
-        bases, alpha = self.weights(module.latent(x))
+        bases, alpha = self.bases(module.latent(x))
         # The basis is the minor index of the channels, so that those of a group lie together.
         return bases.reshape(*bases.shape[:3], -1), (alpha,)
 
@@ -98,8 +98,8 @@ class AbcNet(Scheme):
         signs = straight_through(real, window=half_clip, sign_of_zero=self.sign_of_zero)
         return signs, beta
 
-    def weights(self, latent):
-        """(B, (kh, kw, ci, co, M); alpha, (1 or co, M))."""
+    def bases(self, latent):
+        """(B_1 to B_M, (kh, kw, ci, co, M); alpha, (1 or co, M))."""
         # B_m, with mean and deviation as constants.
         constant = jax.lax.stop_gradient(latent)
         offsets = offsets_of(self.weight_bases) * jnp.std(constant)  # (M,)
@@ -119,13 +119,16 @@ class AbcNet(Scheme):
         over_weights = jnp.sum(sums * alpha, axis=-1)  # (N, images, H', W', co)
         return jnp.sum(over_weights * beta[:, None, None, None, None], axis=0)
 
-    def cost(self, row):
-        """M * N times the binary products, M times the bits."""
-        pairs = self.weight_bases * self.activation_bases
+    def cost(self, row, module):
+        """N times the products where the inputs are binary, M times the products and the bits where the weights are."""
+        weight_bases = self.weight_bases if module.has_latent else 1
+        activation_bases = self.activation_bases if module.binary_input else 1
+        pairs = weight_bases * activation_bases
         return dataclasses.replace(
             row,
             binary_macs=row.binary_macs * pairs,
-            binary_params=row.binary_params * self.weight_bases,
+            float_macs=row.float_macs * pairs,
+            binary_params=row.binary_params * weight_bases,
         )
 
     def _first_shifts(self, key, dtype):
@@ -150,7 +153,7 @@ def fit(latent, bases, *, per_channel: bool):
     channels, count = bases.shape[-2:]
     bases = bases.reshape(-1, channels, count).swapaxes(0, 1)  # (co, weights, M)
     latent = latent.reshape(-1, channels).T  # (co, weights)
-    # Of the whole kernel: as if it were a single channel.
+    # One fit for the whole kernel, as if it were a single channel.
     if not per_channel:
         bases, latent = bases.reshape(1, -1, count), latent.reshape(1, -1)
 

@@ -2,9 +2,7 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme
+from bnas_jax.core.schemes.scheme import LatentRule, Scheme, clip
 from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 
 
@@ -12,11 +10,11 @@ from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 class BinaryNet(Scheme):
     """y = conv(sign x, sign W), a whole number: (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
 
-    Gradients: that at sign x times 1[|x| <= 1] (Eq. 4), that at sign W times 1[|W| <= 1]. W is
-    clipped to [-1, 1] after each update (Algorithm 1).
+    Gradients: that with respect to sign x times 1[|x| <= 1] (Eq. 4), that with respect to sign W
+    times 1[|W| <= 1]. W is clipped to [-1, 1] after each update (Algorithm 1).
 
-    How sure: the formulas from memory of the paper, and agreeing with a layer of the benchmark
-    BiBench. The paper's order is convolution, pooling, BN, sign, without a ReLU; here the blocks
+    How sure: agrees with a layer of the benchmark BiBench; not checked against the authors' code.
+    The paper's order is convolution, pooling, BN, sign, without a ReLU; here the blocks
     are those of the other schemes (BN, sign, convolution, ReLU), so that the scheme alone differs:
     that is our choice.
     """
@@ -35,8 +33,3 @@ class BinaryNet(Scheme):
     @property
     def latents(self) -> LatentRule:
         return LatentRule(project=clip)
-
-
-def clip(latent):
-    """Latent weights clipped to [-1, 1]."""
-    return jnp.clip(latent, min=-1, max=1)

@@ -5,9 +5,9 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
+from bnas_jax.core.schemes.scales import inverse
 from bnas_jax.core.schemes.scheme import Scheme
 from bnas_jax.core.schemes.straight_through import closed_clip, straight_through, triangle
 from bnas_jax.core.schemes.xnor import beta
@@ -20,11 +20,11 @@ class BiReal(Scheme):
     """y = beta * conv(sign x, sign W), with beta = mean |W| for each output channel, taken as a
     constant.
 
-    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient at sign x is multiplied by
-    2 - 2|x| where |x| < 1, else by 0 (section 3.2). W is not projected. No activation follows by
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient with respect to sign x is multiplied
+    by 2 - 2|x| where |x| < 1, else by 0 (section 3.2). W is not projected. No activation follows by
     default, as in the paper's blocks, whose nonlinearity is the sign.
 
-    weight_gradient: with G the gradient at beta * sign(W),
+    weight_gradient: with G the gradient with respect to beta * sign(W),
 
     - `paper`: beta * 1[|W| <= 1] * G, as in section 3.3.
     - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks the mask,
@@ -53,7 +53,7 @@ class BiReal(Scheme):
         return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # The gradient at the signs comes with a factor beta from `after`, which `torch` has not.
+        # The gradient with respect to the signs comes with a factor beta from `after`, which `torch` has not.
         window = closed_clip
         if self.weight_gradient == "torch":
             window = clip_without_beta
@@ -66,10 +66,6 @@ class BiReal(Scheme):
 
 
 def clip_without_beta(latent):
-    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the gradient at sign W.
-    (kh, kw, ci, co)."""
-    scale = beta(latent)
-    # Nothing is divided by 0, not even in the branch that is not taken, whose gradient would be NaN.
-    divisor = jnp.where(scale > 0, scale, 1)
-    inverse = jnp.where(scale > 0, 1 / divisor, 0)
-    return closed_clip(latent) * inverse
+    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the gradient with
+    respect to sign W. (kh, kw, ci, co)."""
+    return closed_clip(latent) * inverse(beta(latent))

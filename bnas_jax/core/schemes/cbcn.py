@@ -4,12 +4,12 @@ import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import conv
-from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
+from bnas_jax.core.schemes.scales import kernel_scale
+from bnas_jax.core.schemes.scheme import Scheme, finish
 from bnas_jax.core.schemes.straight_through import straight_through, triangle
 
 TURNS = 4  # of 90 degrees each
@@ -19,11 +19,12 @@ TURNS = 4  # of 90 degrees each
 class Cbcn(Scheme):
     """y = s * conv(sign x, turned sign W), with s = mean |W| of the whole layer: (N, H, W, C) to (N, H', W', O).
 
-    Features come in 4 orientations, the minor index of the channels: index = feature * 4 + orientation. So C and O are
-    multiples of 4, and W is (kh, kw, C, O / 4). Orientation k of an output feature has its kernel turned by k * 90 degrees
-    clockwise, with the orientations of the inputs shifted by k: what input orientation i meets in W, i + k meets in the turned
-    one (modulo 4). Depthwise kernels, (kh, kw, 1, O / 4), meet the orientation that they make, and are turned alone. Kernels
-    that are not square are not turned, their orientations are shifted alone.
+    A feature is 4 neighbouring channels, one for each orientation: channel = 4 * feature + orientation. So C and O are
+    multiples of 4, and W is (kh, kw, C, O / 4). For orientation k of an output feature, its kernel in W is turned clockwise
+    by k * 90 degrees, and its weights of input orientation i move to input orientation i + k (modulo 4).
+
+    Kernels that are not square are not turned: only their input orientations are shifted. Depthwise kernels,
+    (kh, kw, 1, O / 4), read one orientation and give the same: they are only turned.
 
     Gradients pass through signs, of x and of W, times 2 - 2|.| where that is positive; s is differentiated. W gets the sum
     of what its four turns get, and is not projected.
@@ -38,7 +39,7 @@ class Cbcn(Scheme):
     orientations: bool = True
 
     # Its latent weights have another shape.
-    joins: ClassVar[bool] = False
+    batches_edges: ClassVar[bool] = False
     block: ClassVar[str] = "cbcn"
     float_shortcut: ClassVar[bool] = True
 
@@ -53,13 +54,7 @@ class Cbcn(Scheme):
         """All turns of W."""
         latent = module.latent(x, self._features(module, x))  # (kh, kw, ci, features)
         signs = straight_through(latent, window=triangle, sign_of_zero=self.sign_of_zero)
-        return self._turned(signs), (scale(latent),)
-
-    def convolve(self, module, x):
-        w, operands = module.binarized(x)
-        if module.binary_input:
-            x = self.signs(x)
-        return convolve_module(module, x, w=w, operands=operands)
+        return self._turned(signs), (kernel_scale(latent),)
 
     def convolve_float(self, module, x):
         """In the first of two stages the float kernels are turned, too."""
@@ -82,11 +77,16 @@ class Cbcn(Scheme):
         of_turns = nn.relu(y).reshape(*y.shape[:3], -1, TURNS)  # (N, H', W', O, 4)
         return jnp.mean(of_turns, axis=-1)
 
-    def cost(self, row):
+    def cost(self, row, module):
         """Products are those of the turned kernels, bits those of W."""
-        if self.orientations:
+        # With orientations the turns are outputs of their own; without weights to binarize nothing is turned.
+        if self.orientations or not module.binary_weights:
             return row
-        return dataclasses.replace(row, binary_macs=row.binary_macs * TURNS)
+        return dataclasses.replace(
+            row,
+            binary_macs=row.binary_macs * TURNS,
+            float_macs=row.float_macs * TURNS,
+        )
 
     def _features(self, module, x) -> int:
         """The output channels of W; `UserError` where the orientations do not fit."""
@@ -135,9 +135,3 @@ def turn(w, quarters: int, *, oriented: bool):
     by_orientation = w.reshape(kh, kw, inputs // TURNS, TURNS, features)
     shifted = jnp.roll(by_orientation, shift=quarters, axis=3)
     return shifted.reshape(w.shape)
-
-
-def scale(latent):
-    """mean |W| of the whole layer, a scalar, with a gradient of 0 at 0, as in PyTorch."""
-    magnitude = latent * jax.lax.stop_gradient(jnp.sign(latent))
-    return jnp.mean(magnitude)

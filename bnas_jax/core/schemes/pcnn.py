@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.schemes.scheme import LatentRule, Scheme, convolve_module
+from bnas_jax.core.schemes.scales import inverse
+from bnas_jax.core.schemes.scheme import LatentRule, Scheme
 from bnas_jax.core.schemes.straight_through import sign
 
 PLANES = "planes"
@@ -21,9 +22,11 @@ PLANES = "planes"
 class Pcnn(Scheme):
     """y = conv(sign x, Q), Q_j = a * sign(mean(W_j) * C), a = mean |C| over the layer: (N, H, W, ci) to (N, H', W', co).
 
-    C are the kernels (kh, kw, ci, co / J), W_j, j = 1 to J, the parameter `planes`, (J, kh, kw), that all kernels share. The
-    J projections Q_j lie side by side on the output channels, so that J divides co. The parameter `latent` has as many
-    channels: J equal copies of C, of which the optimizer keeps the first, so that its gradient has each delta_j.
+    C are the kernels (kh, kw, ci, co / J). All of them share the parameter `planes`, (J, kh, kw), whose entries are W_1 to
+    W_J. The J projections Q_j are concatenated on the output channels, so that J must divide co.
+
+    The parameter `latent`, (kh, kw, ci, co), holds J equal copies of C, so that its gradient has the part delta_j of each
+    projection. After each update the optimizer copies the first of them over the others.
 
     Gradients. With delta_j = dL/dQ_j of the classification loss L, which `latent` gets, learning rate r of C, W_j repeated
     along the channels, mask M_j = 1[|W_j C| <= 1] and E_j = W_j (C + r delta_j) - Q_j, the optimizer (`latents`) makes
@@ -31,14 +34,15 @@ class Pcnn(Scheme):
     - of C: sum over j of delta_j M_j W_j + projection_loss * E_j W_j;
     - of W_j: sum over the channels of delta_j M_j C + projection_loss * E_j (C + r delta_j).
 
-    The terms with E_j are the gradient of projection_loss / 2 * sum of |Q_j - W_j (C + r delta_j)|^2 for constant delta_j. At
-    x the gradient passes where |x| < 1. C is not projected, W_j begins at 1. A layer whose C is all 0 learns nothing.
+    The terms with E_j are the gradient of projection_loss / 2 * sum of |Q_j - W_j (C + r delta_j)|^2 for constant delta_j.
+    With respect to x the gradient passes where |x| < 1. C is not projected, W_j begins at 1. A layer whose C is all 0 learns
+    nothing.
 
     planes: J. projection_loss: lambda. plane_rate: the learning rate of W_j, in units of that of C.
 
     How sure: formulas of the paper and of a later book by its authors; the output, with C on the signs already, agrees with
-    their published test code. They published no code of the training. W_j's first value, its rate and the gradient at x are
-    our choice. The paper binarizes step by step, and the BNAS paper quotes J = 1.
+    their published test code. They published no code of the training. W_j's first value, its rate and the gradient with respect
+    to x are our choice. The paper binarizes step by step, and the BNAS paper quotes J = 1.
     """
 
     planes: int = 1
@@ -46,7 +50,7 @@ class Pcnn(Scheme):
     plane_rate: float = 1.0
 
     # The planes belong to one convolution.
-    joins: ClassVar[bool] = False
+    batches_edges: ClassVar[bool] = False
     block: ClassVar[str] = "pcnn"
     float_shortcut: ClassVar[bool] = True
 
@@ -92,17 +96,12 @@ class Pcnn(Scheme):
         signs, scale = projected(latent, planes, sign_of_zero=self.sign_of_zero)
         return signs, (scale,)
 
-    def convolve(self, module, x):
-        w, operands = module.binarized(x)
-        if module.binary_input:
-            x = self.signs(x)
-        return convolve_module(module, x, w=w, operands=operands)
-
     def after(self, sums, scale):
         return sums * scale
 
-    def cost(self, row):
+    def cost(self, row, module):
         """The bits of C: its J projections differ in sign alone."""
+        del module
         return dataclasses.replace(row, binary_params=row.binary_params // self.planes)
 
 
@@ -127,11 +126,9 @@ def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, planes, scale = residuals
     # What arrives at the signs is a * delta, as the sums are multiplied by a afterwards.
-    divisor = jnp.where(scale > 0, scale, 1)
-    inverse = jnp.where(scale > 0, 1 / divisor, 0)
-    deltas = gradients[0] * inverse  # (kh, kw, ci, co)
+    deltas = gradients[0] * inverse(scale)  # (kh, kw, ci, co)
 
-    # Of each W_j the sum over the channels of delta_j M_j C.
+    # The gradient of each W_j is the sum over the channels of delta_j M_j C.
     kernels = kernels_of(latent, len(planes))
     by_plane = jnp.split(deltas, len(planes), axis=-1)
     to_planes = []

@@ -13,9 +13,9 @@ class ReActNet(BiReal):
     """y = beta * conv(sign(x + b0), sign W): RSign (Eq. 1) and Bi-Real's weights with the gradient
     `torch`.
 
-    b0, the parameter `shift` of shape (C,), begins at 0; -b0 is the threshold. The gradient at the
-    sign is multiplied by 2 - 2|x + b0| where that is positive, and goes to x and, summed over
-    images and places, to b0. (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The shift is
+    b0, the parameter `shift` of shape (C,), begins at 0; -b0 is the threshold. The gradient with
+    respect to the sign is multiplied by 2 - 2|x + b0| where that is positive, and goes to x and,
+    summed over images and places, to b0. (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The shift is
     there with `stage="activations"`, too, the first of the paper's two stages.
 
     RPReLU, the shifts around a PReLU behind the shortcut (Eq. 2), belongs to ReActNet's block
@@ -29,7 +29,7 @@ class ReActNet(BiReal):
     weight_gradient: str = "torch"
 
     # The shift belongs to one convolution.
-    joins: ClassVar[bool] = False
+    batches_edges: ClassVar[bool] = False
     block: ClassVar[str] = "reactnet"
     plain_signs: ClassVar[bool] = False
 

@@ -22,12 +22,12 @@ from bnas_jax.core.schemes.straight_through import open_clip, straight_through
 
 
 def clip(y):
-    """y within [-1, 1], beyond it -1 and 1: of the last float network that Bi-Real Net's training goes through."""
+    """y clipped to [-1, 1]: the activation of Bi-Real Net's float pretraining, last stage (any shape)."""
     return jnp.clip(y, min=-1, max=1)
 
 
 def leaky_clip(y):
-    """y within [-1, 1], a tenth of its slope beyond: of the float network before that one."""
+    """`clip` with slope 0.1 outside [-1, 1]: that pretraining's second stage (any shape)."""
     within = jnp.abs(y) <= 1
     return jnp.where(within, y, 0.1 * y + 0.9 * jnp.sign(y))
 
@@ -40,7 +40,7 @@ ACTIVATIONS = {
     "clip": clip,
     "leaky_clip": leaky_clip,
 }
-# Of a training in two stages: the first has binary activations and float weights, the second binarizes both.
+# `activations`: binary activations with float weights, the first stage of two-stage training; `all`: both binary.
 STAGES = ("all", "activations")
 
 # BN -> convolution -> activation, or ReLU -> convolution -> BN; see `modules.BinaryConv`.
@@ -56,6 +56,12 @@ class LatentRule:
     gradients: (the parameters of a module that has latent weights, their gradients, the learning rate) to the gradients that
         the optimizer is given, all by name.
     rates: names of further parameters of such a module to their learning rates, in units of the others'.
+
+    XNOR-Net's, for a kernel of 3x3 with 64 inputs, and a rule that clips alone:
+
+    >>> bnas.Xnor().latents.factor((3, 3, 64, 64))
+    567.0
+    >>> rule = bnas.LatentRule(project=lambda latent: latent.clip(-1, 1))
     """
 
     factor: Callable[[tuple[int, ...]], float] | None = None
@@ -66,10 +72,13 @@ class LatentRule:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """The base of all schemes: straight-through signs of activations and weights, and no scale.
+    """The base of all schemes: signs of activations, whose gradient passes where |x| < 1.
+
+    A scheme adds at least the signs of its weights (`weights`) and what follows the sums of products of signs (`after`);
+    all other methods have a default.
 
     sign_of_zero: 1, so that one bit stores it, or 0 as in PyTorch. activation: after the convolution, of `ACTIVATIONS`.
-    stage: `all`, or `activations`, which binarizes these alone: the first stage of a training in two.
+    stage: `activations`: binary activations with float weights, the first stage of two-stage training; `all`: both binary.
 
     >>> scheme = bnas.SCHEMES["bireal"](stage="activations")
     >>> scheme.binary_weights
@@ -82,9 +91,9 @@ class Scheme:
 
     # Whether it binarizes at all.
     binary: ClassVar[bool] = True
-    # Whether the convolutions of all edges that leave a state can run as one with more output channels. Not where `after`
-    # has parameters that belong to one convolution.
-    joins: ClassVar[bool] = True
+    # Whether the convolutions of all edges that leave a state can be computed as one with more output channels. Not where
+    # a convolution has parameters of the scheme, as these belong to one edge.
+    batches_edges: ClassVar[bool] = True
     # The block of a ResNet that is usual with the scheme, one of `baselines.blocks.BLOCKS`.
     block: ClassVar[str] = "xnor"
     # Whether its paper leaves the shortcuts of ImageNet's ResNet float.
@@ -116,6 +125,11 @@ class Scheme:
         """What the optimizer does to the latent weights."""
         return LatentRule()
 
+    def always_zero(self, shape: tuple[int, ...]) -> bool:
+        """Whether the projection of `latents` makes all kernels of this shape, (kh, kw, ci, co), zero."""
+        del shape
+        return False
+
     @property
     def one_bit(self) -> bool:
         """Whether all signs are -1 or 1, so that popcount may multiply them; False where some are 0."""
@@ -141,13 +155,17 @@ class Scheme:
         return straight_through(x, window=open_clip, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent) -> tuple[jax.Array, tuple]:
-        """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients. signs: -1, 1 or 0. operands: what `after`
-        needs."""
+        """(signs, operands) of latent weights (kh, kw, ci, co), with their gradients; each scheme has its own.
+
+        signs: -1, 1 or 0, in the same shape. operands: what `after` needs. A scheme that overrides `kernel` can do without.
+        """
         raise NotImplementedError
 
     def after(self, sums, *operands):
-        """The output, before the activation, from the sums of signs (N, H', W', O) and the operands, which are those of
-        `weights`, then those of `parameters`."""
+        """The output, before the activation, from the sums (N, H', W', O) of products of signs; each scheme has its own.
+
+        operands: those of `weights`, then those of `parameters`.
+        """
         raise NotImplementedError
 
     def input_scale(self, x, kernel: Pair, geometry: Geometry):
@@ -155,14 +173,19 @@ class Scheme:
         del x, kernel, geometry
         return None
 
-    def cost(self, row):
-        """A convolution's row of the cost table (`cost.counts.Row`), changed to what the scheme needs of it."""
+    def cost(self, row, module: Any):
+        """A convolution's row of the cost table (`cost.counts.Row`), changed to what the scheme makes of it.
+
+        module: the `modules.Convolution`, which says whether its inputs and weights are binary; or the edges of a supernet
+        that are computed together, `mixed_edges.MixedEdges`.
+        """
+        del module
         return row
 
     def parameters(self, module: nn.Module, output_shape: tuple[int, ...]) -> tuple:
         """Further operands of `after` that are learned: made by `module.param(name, init, shape, dtype)`.
 
-        output_shape: (N, H', W', O) of the convolution. A scheme that has any sets `joins = False`.
+        output_shape: (N, H', W', O) of the convolution. A scheme that has any sets `batches_edges = False`.
         """
         del module, output_shape
         return ()
@@ -179,7 +202,8 @@ class Scheme:
     def convolve(self, module: Any, x):
         """The binary convolution of a `modules.Convolution`, (N, H, W, C) to (N, H', W', features), without its bias.
 
-        A scheme whose signs have parameters overrides this, makes what it needs by `module.param`, and sets `joins = False`.
+        A scheme whose signs have parameters overrides this, makes what it needs by `module.param`, and sets `batches_edges =
+        False`.
         The signs of its weights it takes from `module.binarized`.
         """
         convolve = convolve_kernel
@@ -309,25 +333,16 @@ def convolve_module(module: Any, x, w, operands: tuple):
 
     x: (N, H, W, C), signs where `module.binary_input`. w, operands: (kh, kw, C / groups, O), and those of the scheme's `after`.
     """
-    scheme, arithmetic = module.scheme, module.arithmetic
-    after = _After(scheme, module.activation)
-    # No input scale.
-    operands = (None, *operands)
-    if module.binary_input:
-        return convolve_signs(
-            after,
-            x=x,
-            w=w,
-            operands=operands,
-            scheme=scheme,
-            geometry=module.geometry,
-            arithmetic=arithmetic,
-        )
-
-    dtype, plain = arithmetic.conv_dtype, arithmetic.plain
-    signs = signs_of(w, x.dtype)
-    sums = conv(x, signs, geometry=module.geometry, dtype=dtype, plain=plain)
-    return after(sums, *operands)
+    common: dict[str, Any] = {
+        "scheme": module.scheme,
+        "geometry": module.geometry,
+        "arithmetic": module.arithmetic,
+    }
+    if not module.binary_input:
+        return float_input_conv(x, w, operands, activation=module.activation, **common)
+    after = _After(module.scheme, module.activation)
+    # Without an input scale.
+    return convolve_signs(after, x=x, w=w, operands=(None, *operands), **common)
 
 
 def float_input_conv(

@@ -1,4 +1,4 @@
-"""XNOR-Net, "Sign + Scale" (arXiv 1603.05279), the scheme of BNAS (section 3).
+"""XNOR-Net, "Sign + Scale" (arXiv 1603.05279), the scheme of BNAS (section 4.1.1).
 
 Eq. (1): sign(x) * sign(W), scaled by beta and K.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import Geometry, Pair
+from bnas_jax.core.schemes.scales import inverse, kernel_scale
 from bnas_jax.core.schemes.scheme import LatentRule, Scheme
 from bnas_jax.core.schemes.straight_through import closed_clip, sign, straight_through
 
@@ -24,10 +25,10 @@ SCALED_GRADIENTS = ("bnas", "allenai")
 
 @dataclasses.dataclass(frozen=True)
 class Xnor(Scheme):
-    """y = K * beta * conv(sign x, sign W), with beta = mean |W| for each output channel (Eq. 1).
+    """y = K * beta * conv(sign x, sign W), with beta = mean |W| for each output channel (section 4.1.1, Eq. 1).
 
-    weight_gradient: the rule for the gradient at the latent weights W. With G the gradient at beta * sign(W) and n = kh * kw
-    * ci, masks and means over the kernel of an output channel:
+    weight_gradient: the rule for the gradient with respect to the latent weights W. With G the gradient with respect to
+    beta * sign(W) and n = kh * kw * ci, masks and means over the kernel of an output channel:
 
     - `bnas`: c * (beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G)), the chain rule times c; the BNAS release
       (docs/schemes.md).
@@ -40,6 +41,10 @@ class Xnor(Scheme):
     activation_scale: multiply by K, the mean magnitude of the inputs under the kernel. No gradient flows through it.
     depthwise_center: also centre kernels of a single input channel, as the codes do. That makes them zero, so that they
     never learn (docs/schemes.md).
+
+    >>> signs, (beta,) = bnas.Xnor().weights(jax.numpy.array([0.5, -0.25]).reshape(1, 1, 2, 1))
+    >>> signs.ravel().tolist(), beta.tolist()
+    ([1.0, -1.0], [0.375])
     """
 
     # What the paper describes; `core.conventions` has those of the released code.
@@ -64,6 +69,9 @@ class Xnor(Scheme):
             return LatentRule(project=project)
         return LatentRule(factor=factor, project=project)
 
+    def always_zero(self, shape: tuple[int, ...]) -> bool:
+        return self.depthwise_center and shape[2] == 1
+
     def weights(self, latent):
         # The chain rule: beta is an operand, which gets the gradient of its sum.
         if self.weight_gradient == "bnas":
@@ -86,9 +94,7 @@ class Xnor(Scheme):
 
 def beta(latent):
     """mean |W| for each output channel (Eq. 1). latent: (kh, kw, ci, co); returns (co,)."""
-    # |W| with a gradient of 0 at 0, as in PyTorch; that of `jnp.abs` is 1 there.
-    magnitude = latent * jax.lax.stop_gradient(jnp.sign(latent))
-    return jnp.mean(magnitude, axis=KERNEL_AXES)
+    return kernel_scale(latent, axes=KERNEL_AXES)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -107,8 +113,7 @@ def _backward(sign_of_zero, residuals, gradients):
     latent, scale = residuals
     # What arrives at the signs is beta * G, as the sums are multiplied by beta afterwards.
     at_signs = gradients[0]
-    divisor = jnp.where(scale > 0, scale, 1)
-    at_binary = jnp.where(scale > 0, at_signs / divisor, 0)
+    at_binary = at_signs * inverse(scale)
 
     # G * (beta * 1[|W| < 1] + 1 / n)
     size = latent.size // latent.shape[-1]

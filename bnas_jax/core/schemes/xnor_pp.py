@@ -12,7 +12,7 @@ from bnas_jax.core.schemes.scheme import Scheme, finish, float_weight_conv
 from bnas_jax.core.schemes.straight_through import closed_clip, open_clip, straight_through
 from bnas_jax.core.schemes.xnor import beta
 
-# Of each case of section 3.2: Gamma's factors, and which axes of an output (H', W', co) each has.
+# {case of section 3.2: {factor of Gamma: which axes of an output (H', W', co) it has}}.
 CASES: dict[int, dict[str, tuple[int, ...]]] = {
     1: {"alpha": (2,)},
     2: {"alpha": (0, 1, 2)},
@@ -33,16 +33,17 @@ class XnorPlusPlus(Scheme):
     - 3: `alpha` (co,) times `beta` (H', W');
     - 4: `alpha` (co,) times `beta` (H',) times `gamma` (W',), the paper's best.
 
-    All but case 1 tie a network to its size of images. Gradients: those at the signs pass where
-    |x| < 1 and |W| < 1, as in the author's library; with `closed_window` where they are <= 1, as in
-    the benchmark BiBench. W is not projected.
+    All but case 1 tie a network to its size of images. Gradients: those with respect to
+    the signs pass where |x| < 1 and |W| < 1, as in the author's library; with `closed_window` where
+    they are <= 1, as in the benchmark BiBench. W is not projected.
 
-    center: binarize W minus its mean over the input channels of each tap. analytic_scale: multiply
-    by mean |W| of each output channel, too. Both are differentiated; with case 1 they are the
+    center: binarize W minus its mean over the input channels of each tap; depthwise kernels, of a
+    single input channel, stay as they are. analytic_scale: multiply by mean |W| of each output
+    channel, too. Both are differentiated; with case 1 they are the
     recipe of that name in the author's library.
 
-    How sure: formulas from memory of the paper; cases 1 and 2 and the recipe agree with the
-    author's library, case 4 with BiBench. No code of case 3 is published. The ReLU is the other
+    How sure: cases 1 and 2 and the recipe agree with the author's library, case 4 with BiBench. No
+    code of case 3 is published; it follows section 3.2. The ReLU is the other
     schemes', our choice.
     """
 
@@ -52,7 +53,7 @@ class XnorPlusPlus(Scheme):
     closed_window: bool = False
 
     # Gamma belongs to one convolution.
-    joins: ClassVar[bool] = False
+    batches_edges: ClassVar[bool] = False
     float_shortcut: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -65,8 +66,8 @@ class XnorPlusPlus(Scheme):
         return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # Centring is part of the function, so that it is differentiated, too.
-        if self.center:
+        # Centring is part of the function, so that it is differentiated, too. Of a single channel nothing would be left.
+        if self.center and latent.shape[2] > 1:
             latent = latent - jnp.mean(latent, axis=2, keepdims=True)
         signs = straight_through(latent, window=self._window, sign_of_zero=self.sign_of_zero)
         if not self.analytic_scale:

@@ -1,5 +1,7 @@
 """ABC-Net: sums of bases against their formulas in NumPy, gradients against autodiff, and a third party's bases."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,7 @@ def straight(scheme, params, x):
     """As `by_hand`, differentiable: each basis passes its gradient on, alpha is a constant."""
     sg = jax.lax.stop_gradient
     w = params["latent"]
-    bases, alpha = SEVERAL.weights(sg(w))
+    bases, alpha = SEVERAL.bases(sg(w))
     passing = sg(bases) + (w - sg(w))[..., None]
     y = 0
     for v, beta in zip(params["shift"], params["beta"], strict=True):
@@ -96,7 +98,7 @@ def test_float_inputs_meet_the_sum_of_the_weights_bases():
     model = layer(SEVERAL, features=6, stride=2, binary_input=False)
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     assert set(params) == {"latent"}
-    bases, alpha = jax.jit(SEVERAL.weights)(params["latent"])
+    bases, alpha = jax.jit(SEVERAL.bases)(params["latent"])
     expected = plain_conv(x, jnp.sum(bases * alpha, axis=-1), square(3, stride=2))
     assert relative_error(model.apply({"params": params}, x), np.asarray(expected)) < 1e-5
 
@@ -111,7 +113,7 @@ def test_a_kernel_of_equal_weights_gives_finite_numbers(scheme, value):
     apply = lambda params: model.apply({"params": params}, x)
     numbers = with_gradients(apply, jnp.ones_like, params)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers))
-    bases, alpha = jax.jit(scheme.weights)(params["latent"])
+    bases, alpha = jax.jit(scheme.bases)(params["latent"])
     np.testing.assert_allclose(jnp.sum(bases * alpha, axis=-1), params["latent"], atol=1e-5)
 
 
@@ -126,7 +128,7 @@ def test_a_third_partys_bases_and_their_sum(reference, name):
     }
     count, features, _, size, _ = theirs["bases"].shape
     scheme = AbcNet(weight_bases=count, sign_of_zero=0)
-    bases, _ = jax.jit(scheme.weights)(hwio(theirs["latent_clamped"]))
+    bases, _ = jax.jit(scheme.bases)(hwio(theirs["latent_clamped"]))
     assert np.array_equal(
         np.moveaxis(np.asarray(bases), -1, 0), np.stack([hwio(b) for b in theirs["bases"]])
     )
@@ -151,6 +153,16 @@ def test_costs_are_those_of_all_bases():
     assert (single.float_params, several.float_params) == (2, 4), (
         "a shift and a beta for each basis of the activations"
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "binary_input", "times"),
+    [("activations", True, 2), ("all", False, 3), ("activations", False, 1)],
+)
+def test_costs_are_of_the_bases_of_one_side_where_the_other_is_float(stage, binary_input, times):
+    scheme = dataclasses.replace(SEVERAL, stage=stage)
+    row = row_of(layer(scheme, features=6, binary_input=binary_input), (8, 8, 4))
+    assert (row.binary_macs, row.float_macs) == (0, times * 8 * 8 * 6 * 9 * 4)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """CBCN: turned kernels against what turning means, and layers, gradients and blocks against the published code."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,16 @@ def test_costs_are_the_products_of_the_turned_kernel_and_the_bits_of_the_latent_
     assert (row.binary_macs, row.binary_params) == (8 * 8 * 9 * 8 * 16, 9 * 8 * 4)
     row = row_of(layer(SIMPLE, features=16), (8, 8, 8))
     assert (row.binary_macs, row.binary_params) == (4 * 8 * 8 * 9 * 8 * 16, 9 * 8 * 16)
+
+
+def test_float_kernels_are_turned_in_the_costs_too():
+    products = 8 * 8 * 9 * 8 * 16
+    first_stage = dataclasses.replace(SIMPLE, stage="activations")
+    assert row_of(layer(first_stage, features=16), (8, 8, 8)).float_macs == 4 * products
+    skip = layer(SIMPLE, features=16, binary_input=False)
+    assert row_of(skip, (8, 8, 8)).float_macs == 4 * products
+    ordinary = layer(SIMPLE, features=16, binary_weights=False)
+    assert row_of(ordinary, (8, 8, 8)).float_macs == products
 
 
 @pytest.mark.parametrize(

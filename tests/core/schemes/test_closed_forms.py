@@ -222,3 +222,15 @@ def test_the_first_of_two_stages_has_float_kernels_and_the_learned_parameters():
         UserError, match=r"config\.scheme\.stage must be one of all, activations, got 'weights'"
     ):
         BiReal(stage="weights")
+
+
+def test_xnor_pp_centres_no_depthwise_kernel():
+    """Of a single input channel the mean is the kernel itself, and nothing would be left of it."""
+    _, latent, _ = example()
+    depthwise = latent[:, :, :1]
+    centred, plain = (
+        XnorPlusPlus(case=1, center=center, analytic_scale=True).weights(depthwise)
+        for center in (True, False)
+    )
+    np.testing.assert_array_equal(centred[0], plain[0])
+    np.testing.assert_array_equal(centred[1][0], plain[1][0])

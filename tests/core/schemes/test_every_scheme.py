@@ -15,7 +15,7 @@ from bnas_jax.core.cost import cost
 from bnas_jax.core.mixed_edges import MixedEdges
 from bnas_jax.core.modules import BinaryConv
 from bnas_jax.core.schemes import SCHEMES, BiReal, XnorPlusPlus
-from bnas_jax.core.shared_edges import joins
+from bnas_jax.core.shared_edges import batching
 from bnas_jax.data.batches import load_data
 from bnas_jax.settings import from_config, template
 from bnas_jax.training import build, build_optimizers
@@ -81,7 +81,9 @@ def test_the_first_of_two_stages_has_no_latent_weights(name):
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(params))
 
 
-JOINED = [name for name, scheme in FORMS.items() if scheme.binary and joins("bin_conv_3x3", scheme)]
+JOINED = [
+    name for name, scheme in FORMS.items() if scheme.binary and batching("bin_conv_3x3", scheme)
+]
 
 
 @pytest.mark.parametrize("name", JOINED)
