@@ -148,12 +148,7 @@ esac
 refuse_address gke.sh "$@"
 know_slice "$type"
 [[ $accelerator != - ]] || refuse "launch/gke.sh does not know $type; write launch/tpu_vm.sh --type=$type $1 ..."
-lost="what a pod writes elsewhere than into a bucket is lost with it"
-[[ -n $bucket ]] || refuse "$lost; write --bucket=BUCKET $1 ... --workdir=bucket/NAME"
-for word; do
-    [[ $word != --workdir=* || $word == --workdir=bucket/* ]] ||
-        refuse "$lost; write --workdir=bucket/NAME, got ${word#*=}"
-done
+refuse_lost "a pod" "$@"
 if [[ -n $dry_run ]]; then
     if [[ -n $plan ]]; then plan_first "$type" "$@" >&2; fi
     cluster create configmap "$name-code" --from-file=bnas.tar.gz
