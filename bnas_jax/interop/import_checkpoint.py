@@ -31,12 +31,13 @@ def import_checkpoint(
 
     arrays: those of the authors' checkpoint by their names, see `reference`. run: the settings of the network.
     image_shape: (H, W, C). statistics: (mean, std) by which the network's images are normalised. Returns the number of
-    parameters and of classes, and the path. Raises `UserError` where the work directory has a run, and where arrays and
-    settings do not belong together.
+    parameters and of classes, and the path. Raises `UserError` where the work directory has a checkpoint, and where arrays
+    and settings do not belong together.
     """
     # What can be said before anything is written.
     devices.configure(run)
-    if workdir.exists():
+    # By its checkpoints: an import that a full disk has ended may be done again.
+    if Checkpoints(workdir.checkpoints).steps():
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
     mean, std = statistics
     if len(mean) != image_shape[2]:
