@@ -40,7 +40,7 @@ done
 (($#)) || refuse "no command; write for instance:" \
     "launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train --config=configs/train.py:a --workdir=bucket/a"
 [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || refuse "--name takes small letters, digits and -, got $name"
-[[ $restarts =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--restarts takes a whole number, got $restarts"
+check_whole --restarts "$restarts"
 for word in "$bucket" "$account" "$image"; do
     # They are written into the manifest as they are.
     [[ $word =~ ^[A-Za-z0-9._/:@-]*$ ]] || refuse "--bucket, --account and --image take names, got $word"
