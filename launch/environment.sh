@@ -26,6 +26,14 @@ refuse() {
     exit 2
 }
 
+# Refuses what is no whole number from 0 on: the value $2 of the option $1.
+check_whole() { [[ $2 =~ ^(0|[1-9][0-9]*)$ ]] || refuse "$1 takes a whole number, got $2"; }
+
+# Writes into the file $1, whole or not at all, the command $2 that a result beside it is of.
+note() { printf '%s\n' "$2" >"$1.part" && mv "$1.part" "$1"; }
+# Whether the file $1 notes that command. A result without a note is an older version's, and taken as it is.
+noted() { [[ ! -e $1 || $(<"$1") == "$2" ]]; }
+
 # Ask the interpreter: a name on the PATH, or a link in an environment, may lead nowhere.
 runs() { "$1" -c '' 2>/dev/null; }
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -43,8 +51,10 @@ mark() { [[ ! -s $lock ]] || echo "$1" >"$lock"; }
 make_environment() {
     local base
     if grep -qs unfinished "$lock" || ! runs "$python"; then
-        if [[ ! -s $lock && ! -f $venv/pyvenv.cfg && -n $(ls -A "$venv" 2>/dev/null) ]]; then
-            fail "$venv is no virtual environment; set BNAS_VENV to one, or to a folder that does not exist yet"
+        # Only what was made here is made anew: anything else is the user's, such as an environment of another host's Python.
+        if [[ ! -s $lock && -n $(ls -A "$venv" 2>/dev/null) ]]; then
+            fail "$venv is no virtual environment whose Python runs here;" \
+                "set BNAS_VENV to one, or to a folder that does not exist yet"
             return
         fi
         base=$(find_python) || return

@@ -40,7 +40,7 @@ done
 (($#)) || refuse "no command; write for instance:" \
     "launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train --config=configs/train.py:a --workdir=bucket/a"
 [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] || refuse "--name takes small letters, digits and -, got $name"
-[[ $restarts =~ ^(0|[1-9][0-9]*)$ ]] || refuse "--restarts takes a whole number, got $restarts"
+check_whole --restarts "$restarts"
 for word in "$bucket" "$account" "$image"; do
     # They are written into the manifest as they are.
     [[ $word =~ ^[A-Za-z0-9._/:@-]*$ ]] || refuse "--bucket, --account and --image take names, got $word"
@@ -148,12 +148,7 @@ esac
 refuse_address gke.sh "$@"
 know_slice "$type"
 [[ $accelerator != - ]] || refuse "launch/gke.sh does not know $type; write launch/tpu_vm.sh --type=$type $1 ..."
-lost="what a pod writes elsewhere than into a bucket is lost with it"
-[[ -n $bucket ]] || refuse "$lost; write --bucket=BUCKET $1 ... --workdir=bucket/NAME"
-for word; do
-    [[ $word != --workdir=* || $word == --workdir=bucket/* ]] ||
-        refuse "$lost; write --workdir=bucket/NAME, got ${word#*=}"
-done
+refuse_lost "a pod" "$@"
 if [[ -n $dry_run ]]; then
     if [[ -n $plan ]]; then plan_first "$type" "$@" >&2; fi
     cluster create configmap "$name-code" --from-file=bnas.tar.gz

@@ -2,8 +2,8 @@
 # Measures steps of search and training at the paper's sizes on this machine's GPUs or TPUs, one benchmark after the other, what
 # matters most first, and prints a table. Started again it leaves out what is measured and goes on with the rest.
 # Usage: launch/measure.sh [--dry-run] DIR [--minutes=N] [--repeats=100 --config.KEY=VALUE ...]
-# Results are DIR/NAME.json, and what a benchmark says meanwhile DIR/NAME.log. --minutes: after so many nothing more is begun, and
-# what runs is stopped. Further options go to every benchmark.
+# Results are DIR/NAME.json, with the command in DIR/NAME.txt, and what a benchmark says meanwhile DIR/NAME.log. --minutes: after so
+# many nothing more is begun, and what runs is stopped. Further options go to every benchmark; other ones need another DIR.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -69,8 +69,12 @@ failed=() missing=0
 for row in "${rows[@]}"; do
     read -r name options <<<"$row"
     read -ra options <<<"$options"
-    words=("$python" -m bnas_jax benchmark "${options[@]}" --repeats=100 ${further[@]+"${further[@]}"})
+    words=(benchmark "${options[@]}" --repeats=100 ${further[@]+"${further[@]}"})
+    told=$(quoted "${words[@]}")
+    words=("$python" -m bnas_jax "${words[@]}")
     if [[ -s $folder/$name.json ]]; then
+        noted "$folder/$name.txt" "$told" ||
+            refuse "$folder/$name.json is of $(<"$folder/$name.txt"); write the same options, or another DIR"
         say "$name is done"
         continue
     elif [[ -n $dry_run ]]; then
@@ -87,16 +91,17 @@ for row in "${rows[@]}"; do
         fi
     fi
     say "$name"
-    code=0
+    code=0 begun=$SECONDS
     timeout --foreground --kill-after=30 "$seconds" "${words[@]}" >"$folder/$name.part" 2>"$folder/$name.log" &
     wait $! || code=$?
     result=$(tail -n 1 "$folder/$name.part")
     rm -f "$folder/$name.part"
     if [[ $code == 0 && $result == '{'* ]]; then
-        # In one step, so that a result is whole or not there.
-        printf '%s\n' "$result" >"$folder/$name.part"
-        mv "$folder/$name.part" "$folder/$name.json"
-    elif [[ $code == 124 || $code == 137 ]] && [[ -n $minutes ]]; then
+        # Both whole or not there, the result last.
+        note "$folder/$name.txt" "$told"
+        note "$folder/$name.json" "$result"
+    # By the time, as 137 is also the kernel's, where memory is short.
+    elif [[ -n $minutes ]] && ((SECONDS - begun >= seconds)); then
         ((missing += 1))
     else
         failed+=("$name ($code): $(tail -n 1 "$folder/$name.log")")

@@ -3,7 +3,7 @@
 # many hosts do.
 # Usage: launch/multi_process.sh [OPTIONS] COMMAND [--config=... --workdir=...]
 #   --processes=N  how many (default 2)
-#   --cpu=D        CPU only, D devices in each process; without it process I gets GPU I
+#   --cpu=D        CPU only, D devices in each process; without it process I gets GPU I, or entry I of CUDA_VISIBLE_DEVICES
 #   --restarts=K   start all of them again, up to K times, when one is lost (default 0)
 #   --port=P       where they meet (default: a free one)
 #   --dry-run      print what would be started
@@ -26,9 +26,16 @@ while (($#)); do
     esac
     shift
 done
-for number in "$processes" "${cpu:-1}" "${port:-1}" $((restarts + 1)); do
+for number in "$processes" "${cpu:-1}" "${port:-1}"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || refuse "--processes, --cpu and --port take whole numbers from 1 on, got $number"
 done
+check_whole --restarts "$restarts"
+gpus=()
+if [[ -z $cpu && -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+    ((processes <= ${#gpus[@]})) || refuse "$processes processes need as many GPUs, CUDA_VISIBLE_DEVICES has" \
+        "${#gpus[@]} ($CUDA_VISIBLE_DEVICES); write a smaller --processes, or more GPUs there"
+fi
 (($#)) || refuse "no command; write for instance: launch/multi_process.sh train --config=configs/train.py:digits --workdir=runs/two"
 
 # The environment and the command of process $1, in the array `words`.
@@ -37,7 +44,7 @@ command_of() {
     if [[ -n $cpu ]]; then
         words+=(JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$cpu")
     else
-        words+=("CUDA_VISIBLE_DEVICES=$1")
+        words+=("CUDA_VISIBLE_DEVICES=${gpus[$1]-$1}")
     fi
     words+=("$python" -m bnas_jax "${arguments[@]}" "--config.distributed.coordinator=localhost:${port:-PORT}")
     words+=("--config.distributed.num_processes=$processes" "--config.distributed.process_id=$1")
@@ -58,13 +65,16 @@ cd "$root"
 free_port() { "$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
 
 pids=()
-hand_on() { for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done; }
+hand_on() {
+    local pid
+    for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
+}
 trap 'hand_on TERM' TERM
 trap 'hand_on INT' INT
 
 # Starts all processes and waits for them; gives the code of the first that fails, and ends the others then.
 run_all() {
-    local code=0 ended
+    local code=0 ended i pid
     local -A running=()
     pids=()
     for ((i = 0; i < processes; i++)); do
@@ -79,7 +89,6 @@ run_all() {
         running[$!]=1
     done
     while ((${#running[@]})); do
-        ended=0
         for pid in "${!running[@]}"; do
             kill -0 "$pid" 2>/dev/null && continue
             ended=0

@@ -6,6 +6,8 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+[[ $# -le 1 && ${1-} != -* ]] || refuse "launch/quickstart.sh takes one folder and no options, got $*; write for instance" \
+    "launch/quickstart.sh runs/quickstart"
 out=${1:-$root/runs/quickstart}
 [[ $out == /* ]] || out=$PWD/$out
 started=$SECONDS

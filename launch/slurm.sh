@@ -39,7 +39,12 @@ tasks=${gpus##*:}
 if [[ -z $kind && $gpus == *:* ]]; then kind=${gpus%%:*}; fi
 [[ $nodes-$tasks =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] ||
     refuse "--nodes and --gpus take whole numbers from 1 on, or --gpus=KIND:G, got $nodes and $gpus"
+check_whole --restarts "$restarts"
 [[ -z $plan || -n $kind ]] || refuse "--plan needs the kind of GPU; write for instance --plan=h100"
+
+if [[ -n $plan ]] && ((nodes > 1 && tasks != 8)); then
+    say "The plan takes the $((nodes * tasks)) GPUs as hosts of 8; between $nodes nodes of $tasks, messages take longer"
+fi
 
 job_script() {
     echo '#!/usr/bin/env bash'

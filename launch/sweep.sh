@@ -4,7 +4,8 @@
 # Usage: launch/sweep.sh [--dry-run] FILE DIR COMMAND [--config=... --config.KEY=VALUE ...]
 # A line of FILE is a name and settings, divided by spaces: the run of `seed1 --config.seed=1` lives in DIR/seed1.
 # Quotes and backslashes mean what they mean to a shell (--config.dataset.path='/data/my images'); nothing else does: variables
-# and commands in a line are plain text. With --change in the line or the command, what is done is run again.
+# and commands in a line are plain text. With --change in the line or the command, what is done is run again; without it, a
+# line or a command that differs from those of its result (noted in DIR/NAME/sweep.txt) fails.
 # Empty lines and those that begin with # are left out. What fails is listed at the end; the others run all the same.
 set -euo pipefail
 
@@ -64,8 +65,17 @@ for ((i = 0; i < ${#names[@]}; i++)); do
     own=()
     [[ -z ${settings[i]} ]] || mapfile -t own <<<"${settings[i]}"
     words=("$python" -m bnas_jax "$@" ${own[@]+"${own[@]}"} "--workdir=$folder/$name")
-    if [[ -f $folder/$name/summary.json && " ${words[*]} " != *' --change '* ]]; then
-        say "$name is done"
+    # --change says nothing of the result.
+    told="$(quoted "$@" ${own[@]+"${own[@]}"}) "
+    told=${told/ --change / }
+    result=$folder/$name/summary.json beside=$folder/$name/sweep.txt
+    if [[ -f $result && " ${words[*]} " != *' --change '* ]]; then
+        if noted "$beside" "${told% }"; then
+            say "$name is done"
+        else
+            fail "$name is done, but by $(<"$beside"); write another name for its line in $file, or add --change to it" ||
+                failed+=("$name ($?)")
+        fi
     elif [[ -n $dry_run ]]; then
         quoted "${words[@]}"
     else
@@ -73,7 +83,7 @@ for ((i = 0; i < ${#names[@]}; i++)); do
         code=0
         "${words[@]}" || code=$?
         case $code in
-            0) ;;
+            0) [[ ! -f $result ]] || note "$beside" "${told% }" ;;
             130 | 143) exit "$code" ;;
             *) failed+=("$name ($code)") ;;
         esac

@@ -69,6 +69,16 @@ install_code+='install_requirements requirements.txt && "$python" -m pip install
 # A checkpoint is written beside its place and renamed; gcsfuse renames no folder of files unless it is allowed to.
 most_renamed=200000
 
+# Refuses a run that would write where nothing lasts: in $1, of which the command behind it is.
+refuse_lost() {
+    local word lost="what $1 writes elsewhere than into a bucket is lost with it"
+    [[ -n $bucket ]] || refuse "$lost; write --bucket=BUCKET $2 ... --workdir=bucket/NAME"
+    for word in "${@:2}"; do
+        [[ $word != --workdir=* || $word == --workdir=bucket/* ]] ||
+            refuse "$lost; write --workdir=bucket/NAME, got ${word#*=}"
+    done
+}
+
 # Refuses an address as the work directory, before anything is created for a run that could not write.
 # The script $1, then its command.
 refuse_address() {

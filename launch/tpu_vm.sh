@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Runs a command of bnas_jax on a Cloud TPU VM or a slice of several hosts, with gcloud: creates the TPU or uses the one of that
 # name, copies the code, installs, starts on all hosts, and follows the log. When the TPU is preempted or a run is
-# lost, it makes the TPU anew and starts again; the run goes on from its last checkpoint.
+# lost, it makes the TPU anew where that is gone, and starts again: from the last checkpoint where --workdir is in a bucket.
+# What lies on the TPU's own disk goes with the TPU.
 # Usage: launch/tpu_vm.sh [OPTIONS] COMMAND [--config=... --workdir=...]
 #        launch/tpu_vm.sh [OPTIONS] stop | log | delete     ends the run, saved; shows its log; deletes the TPU
 #   --name=NAME (default bnas)    --zone=ZONE (default: gcloud's)   --project=PROJECT (default: gcloud's)
-#   --type=TYPE (default v4-8)    --version=SOFTWARE (default: that of the type)    --spot
+#   --type=TYPE (default v4-8)    --version=SOFTWARE (default: that of the type)
+#   --spot           a TPU that may be preempted; needs --bucket
 #   --queued         asks for the TPU through Google's queue, and waits there; write it with `delete` too
 #   --wait=SECONDS   for a TPU at most, in the queue or where there is no capacity (default 86400; then exit code 75)
 #   --poll=SECONDS   between two looks at its state (default 30)
@@ -51,6 +53,9 @@ if [[ -z $version ]]; then
     [[ $version != - ]] || refuse "$type is not had as a TPU VM; write launch/gke.sh --type=$type --bucket=BUCKET $1 ..."
 fi
 [[ -n $dry_run ]] || command -v gcloud >/dev/null || refuse "there is no gcloud here; install the Google Cloud CLI"
+
+# The options by which this script finds the same TPU again.
+again="--name=$name${place[*]+ ${place[*]}}${queued:+ --queued}"
 
 # gcloud compute tpus KIND VERB NAME ..., or what it would be; a kind is tpu-vm or queued-resources.
 cloud() {
@@ -116,46 +121,58 @@ show() {
 }
 
 # Until the TPU is READY: asks for it, and asks again where it was preempted, suspended, or failed for want of capacity.
-# 75 where it was not had in time, 1 where it never will be.
-known=''
+# 75 where it was not had in time, 1 where it never will be, 2 where it is for the user to decide. Only what is lost anyway
+# is deleted: any other TPU of that name may hold a run on its disk.
+known='' # the last state that gcloud could tell
+remove_what_is_lost() { remove && known=NONE; }
 make_ready() {
     local now before='' problem began=$SECONDS
     while ((SECONDS - began <= wait)); do
         now=$(state)
         if [[ $now != "$before" ]]; then say "The TPU $name ($type) is $now after $((SECONDS - began)) s"; fi
         before=$now
-        [[ $now == UNKNOWN ]] || known=1
+        [[ $now == UNKNOWN ]] || known=$now
         case $now in
             READY) return ;;
             NONE)
-                problem=$(create 2>&1 | show) && continue
+                problem=$(create 2>&1 | show) && known=CREATING && continue
                 lacks_capacity "$problem" || return 1
                 ;;
             FAILED)
                 problem=$(field queued-resources state.failedData.error.message)
                 say "$problem"
-                remove || true
+                remove_what_is_lost || true
                 lacks_capacity "$problem" || { fail "the request for $type failed and is deleted" || return 1; }
                 ;;
-            CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING | SUSPENDING | DELETING) ;;
+            CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) ;;
+            STARTING | RESTARTING | REPAIRING | REIMAGING | STOPPING | SUSPENDING | DELETING) ;;
             UNKNOWN) [[ -n $known ]] || return 1 ;; # where it never could tell: no login, or no such zone
-            *) remove && continue ;;
+            PREEMPTED | TERMINATED | SUSPENDED | LOST) remove_what_is_lost && continue ;;
+            STOPPED)
+                fail "the TPU $name is stopped; write" \
+                    "gcloud compute tpus tpu-vm start $name ${place[*]-} and then the same command" || return
+                ;;
+            *) fail "the TPU $name is $now; write another --name, or $0 $again delete, which deletes its disk" || return ;;
         esac
         sleep "$poll"
     done
-    if [[ $now != NONE ]]; then remove || true; fi
+    case $known in
+        NONE) ;;
+        # It was never ready, so nothing is on it.
+        CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) remove || true ;;
+        *)
+            fail "the TPU $name was not ready in $wait s, but $known, and is kept;" \
+                "write a larger --wait, or $0 $again delete, which deletes its disk" || return 75
+            ;;
+    esac
     fail "there was no $type in $wait s, and nothing is asked for any more;" \
         "write a larger --wait or another --zone" || return 75
 }
 
 copy_and_install() {
-    local mount archive=bnas.tar.gz
-    if [[ -z $dry_run ]]; then
-        archive=$(mktemp --suffix=.tar.gz)
-        pack_code "$archive" || return
-    fi
+    local mount
+    [[ -n $dry_run ]] || pack_code "$archive" || return
     tpu scp "$archive" "$name:bnas.tar.gz" --worker=all || return
-    [[ -n $dry_run ]] || rm "$archive"
     on_all "mkdir -p bnas && tar -xzf bnas.tar.gz -C bnas && cd bnas && bash -c '$install_code'" || return
     if [[ -n $bucket ]]; then
         mount="gcsfuse --implicit-dirs --rename-dir-limit=$most_renamed $(quoted "$bucket") bucket"
@@ -164,11 +181,12 @@ copy_and_install() {
     fi
 }
 
+# Whether the run that was started last goes on there. An old number may be another program's by now.
+# shellcheck disable=SC2016  # expanded there
+it_runs='pid=$(cat run.pid 2>/dev/null) && grep -qs bnas_jax "/proc/$pid/cmdline"'
 # A process that outlived the connection to it holds the TPU; it saves its state as far as it can.
 # shellcheck disable=SC2016  # expanded there
-end_leftover='if pid=$(cat run.pid 2>/dev/null) && grep -qs bnas_jax "/proc/$pid/cmdline"; then '
-# shellcheck disable=SC2016  # expanded there
-end_leftover+='kill -TERM "$pid"; timeout 60 tail -f --pid="$pid" /dev/null || kill -KILL "$pid"; fi'
+end_leftover="if $it_runs; then "'kill -TERM "$pid"; timeout 60 tail -f --pid="$pid" /dev/null || kill -KILL "$pid"; fi'
 
 # On every host at once, followed through the connection; each keeps its log in bnas/run.log.
 start() {
@@ -183,7 +201,7 @@ case $1 in
     stop)
         # On all: a slice stops after one step, whichever of its hosts is told.
         # shellcheck disable=SC2016  # expanded there
-        on_all 'kill -TERM "$(cat bnas/run.pid)"'
+        on_all "cd bnas && if $it_runs; then "'kill -TERM "$pid"; else echo "no run goes on here" >&2; exit 1; fi'
         exit
         ;;
     log)
@@ -196,13 +214,17 @@ case $1 in
         ;;
 esac
 
+if ((${#spot[@]})); then refuse_lost "a TPU of --spot" "$@"; fi
 if [[ -n $plan ]]; then plan_first "$type" "$@" || exit; fi
+archive=bnas.tar.gz
 if [[ -n $dry_run ]]; then
     create
     copy_and_install
     start "$@"
     exit
 fi
+archive=$(mktemp --suffix=.tar.gz)
+trap 'rm -f "$archive"' EXIT
 for ((attempt = 0; ; attempt++)); do
     make_ready || exit
     code=0

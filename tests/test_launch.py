@@ -17,8 +17,10 @@ LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
 COMMAND = ["train", "--config=configs/train.py:digits", "--workdir=/runs/a b"]
 
 
-def launch(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "BNAS_PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+def launch(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """variables: of the environment, but for `python`, the interpreter."""
+    python = variables.pop("python", sys.executable)
+    environment = {**os.environ, "BNAS_PYTHON": python, "JAX_PLATFORMS": "cpu", **variables}
     return subprocess.run(
         [LAUNCH / script, *arguments], env=environment, capture_output=True, text=True
     )
@@ -62,6 +64,49 @@ def test_multi_process_starts_each_process_with_its_number_and_its_devices():
         "CUDA_VISIBLE_DEVICES=0",
         "CUDA_VISIBLE_DEVICES=1",
     ]
+
+
+def test_processes_take_the_gpus_that_the_user_has_left_visible():
+    started = lambda mask, *options: launch(
+        "multi_process.sh", "--dry-run", *options, *COMMAND, CUDA_VISIBLE_DEVICES=mask
+    )
+    lines = started("3,GPU-a").stdout.splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "CUDA_VISIBLE_DEVICES=3",
+        "CUDA_VISIBLE_DEVICES=GPU-a",
+    ]
+    refused = started("3,GPU-a", "--processes=3")
+    assert refused.returncode == 2 and "CUDA_VISIBLE_DEVICES has 2 (3,GPU-a)" in refused.stderr
+    assert started("3", "--cpu=1").returncode == 0
+
+
+@pytest.mark.parametrize("script", ["multi_process.sh", "slurm.sh", "gke.sh"])
+@pytest.mark.parametrize("number", ["abc", "08", "-1"])
+def test_restarts_are_a_whole_number(script, number):
+    done = launch(script, "--dry-run", f"--restarts={number}", *COMMAND)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.endswith(f"--restarts takes a whole number, got {number}")
+
+
+def test_quickstart_takes_no_option():
+    done = launch("quickstart.sh", "--help")
+    assert done.returncode == 2 and "one folder and no options, got --help" in done.stderr
+
+
+def test_an_environment_that_was_not_made_here_is_never_cleared(tmp_path):
+    """Such as one of another host's Python, which does not run here."""
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "pyvenv.cfg").write_text("home = /elsewhere\n")
+    script = "source environment.sh; install_requirements requirements.txt"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=LAUNCH,
+        env={**os.environ, "BNAS_VENV": str(tmp_path / "env")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "set BNAS_VENV to one, or to a folder" in done.stderr
+    assert (tmp_path / "env" / "pyvenv.cfg").is_file()
 
 
 def test_slurm_submits_a_task_for_each_gpu_that_is_told_before_it_is_stopped():
@@ -133,6 +178,50 @@ def test_a_sweep_runs_each_line_leaves_out_what_is_done_and_lists_what_failed(tm
     runs.write_text("same --config.seed=1\nsame --config.seed=2\n")
     refused = launch("sweep.sh", str(runs), str(tmp_path / "out"), *command)
     assert refused.returncode == 2 and "names same twice" in refused.stderr
+
+
+def test_a_sweep_does_not_take_a_result_of_other_settings_for_done(tmp_path):
+    runs, out = tmp_path / "runs.txt", tmp_path / "out"
+    (out / "one").mkdir(parents=True)
+    python = _python(tmp_path, f'echo {{}} >"{out}/one/summary.json"')
+    sweep = lambda *words: launch("sweep.sh", str(runs), str(out), *words, python=python)
+    runs.write_text("one --config.seed=1 --config.name='a b'\n")
+    assert sweep("train").returncode == 0
+    assert sweep("train").stderr == "one is done\n"
+    edited = sweep("train", "--config.x=2")
+    assert edited.returncode == 1
+    assert "one is done, but by train --config.seed=1" in edited.stderr
+    assert "write another name for its line" in edited.stderr
+    assert sweep("train", "--config.x=2", "--change").stderr == "one (1 of 1)\n"
+    assert sweep("train", "--config.x=2").stderr == "one is done\n"
+
+
+def test_a_measurement_with_other_options_needs_another_folder(tmp_path):
+    measured = lambda *words: launch(
+        "measure.sh", str(tmp_path / "out"), *words, python=_python(tmp_path, "echo {}")
+    )
+    assert measured().returncode == 0
+    assert measured().stderr.splitlines() == [f"{name} is done" for name in _measured()]
+    refused = measured("--repeats=5")
+    assert refused.returncode == 2 and "write the same options, or another DIR" in refused.stderr
+
+
+def test_a_benchmark_that_the_kernel_ends_has_failed_and_not_run_out_of_time(tmp_path):
+    python = _python(tmp_path, "kill -KILL $$")
+    done = launch("measure.sh", str(tmp_path / "out"), "--minutes=10", python=python)
+    assert done.returncode == 1 and "want of time" not in done.stderr
+    assert f"{_measured()[0]} (137)" in done.stderr
+
+
+def _python(folder: pathlib.Path, command: str) -> str:
+    """A Python whose `-m bnas_jax` is a shell's command; what it runs else ends well, and JAX has a CPU."""
+    path = folder / "python"
+    words = (
+        f'[ "$2" = bnas_jax ] || {{ [ "$1" = - ] && exec {sys.executable} "$@"; echo cpu; exit; }}'
+    )
+    path.write_text(f"#!/bin/sh\n{words}\n{command}\n")
+    path.chmod(0o755)
+    return str(path)
 
 
 @pytest.mark.parametrize("measured", [0, pytest.param(1, marks=pytest.mark.long)])

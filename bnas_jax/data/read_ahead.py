@@ -19,6 +19,7 @@ from bnas_jax.data.stream_items import Item
 
 # More items than any run reads.
 FOREVER = 2**60
+_AGAIN = "run the same command again: it continues from the last checkpoint"
 
 
 class ReadAhead:
@@ -45,7 +46,8 @@ class ReadAhead:
         # The iterator, if there is one: in a list, which `_end` empties without this object.
         self._running: list[Any] = []
         self._close: Callable[[], Any] = lambda: None
-        self._bad: set[int] = set()
+        # Examples that were left out, and have been reported.
+        self._skipped: set[int] = set()
         _OPEN.add(self)
 
     def close(self) -> None:
@@ -69,6 +71,8 @@ class ReadAhead:
             self._close = weakref.finalize(self, _end, self._running)
             atexit.register(self._close)
 
+        # After an error the pipeline starts anew: this batch would be missing in it.
+        self._next = -1
         try:
             items = next(self._running[0])
         except (RuntimeError, OSError) as error:
@@ -77,20 +81,19 @@ class ReadAhead:
             if reason.endswith(f"exit code {-signal.SIGBUS}"):
                 raise UserError(
                     f"reading {self._examples.name} stopped: shared memory (/dev/shm) is full; make it larger, as by"
-                    " `docker run --shm-size=8g`, or write --config.dataset.workers=0; the same command goes on"
+                    f" `docker run --shm-size=8g`, or write --config.dataset.workers=0, and {_AGAIN}"
                 ) from error
             raise UserError(
-                f"reading {self._examples.name} stopped ({reason}); the same command goes on"
+                f"reading {self._examples.name} stopped ({reason}); {_AGAIN}"
             ) from error
 
         if self._examples.options.workers:
             # Out of shared memory, which Grain frees with the array. What lives until the program ends, it would not free.
             items = {name: np.array(value) for name, value in items.items()}
-        self._next = (number + 1) % self._period
-
         for example in map(int, items["bad"]):
-            if example >= 0 and example not in self._bad:
+            if example >= 0 and example not in self._skipped:
                 self._report(example)
+        self._next = (number + 1) % self._period
         return items
 
     def _start(self, number: int) -> Any:
@@ -119,18 +122,18 @@ class ReadAhead:
 
     def _report(self, example: int) -> None:
         """Reads an example again in this process, where errors keep their types: raises, or counts a skipped image."""
-        self._bad.add(example)
         try:
             self._examples.example(example)
         except BadImage as error:
             if not self._examples.options.skip_bad:
                 raise
-            count = len(self._bad)
+            self._skipped.add(example)
+            count = len(self._skipped)
             print(f"{self._examples.name}: {count} left out: {error}", file=sys.stderr)
             return
         # It was no bad image, and now it can be read: a file system that failed for a moment.
         raise UserError(
-            f"{self._examples.name}: example {example} could not be read, and now can; start again to go on"
+            f"{self._examples.name}: example {example} could not be read for a moment; {_AGAIN}"
         )
 
 

@@ -14,6 +14,7 @@ from bnas_jax.interop.reference import load_variables, plain_names
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 from bnas_jax.training import build, build_optimizers
+from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.state import train_state_of
 from bnas_jax.training.workdir import WorkDir
@@ -31,12 +32,13 @@ def import_checkpoint(
 
     arrays: those of the authors' checkpoint by their names, see `reference`. run: the settings of the network.
     image_shape: (H, W, C). statistics: (mean, std) by which the network's images are normalised. Returns the number of
-    parameters and of classes, and the path. Raises `UserError` where the work directory has a run, and where arrays and
-    settings do not belong together.
+    parameters and of classes, and the path. Raises `UserError` where the work directory has a checkpoint, and where arrays
+    and settings do not belong together.
     """
     # What can be said before anything is written.
     devices.configure(run)
-    if workdir.exists():
+    # By its checkpoints: an import that a full disk has ended may be done again.
+    if CheckpointFolder(workdir.checkpoints).steps():
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
     mean, std = statistics
     if len(mean) != image_shape[2]:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from etils import epath
+from etils.epath import testing as epath_testing
 from image_files import encoded, picture, write_folder
 from tfds_files import write_dataset
 
@@ -17,6 +19,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.halves import split_half
+from bnas_jax.data.readers import tfds_examples
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 from bnas_jax.data.tools import convert
@@ -300,3 +303,11 @@ def test_labels_out_of_range_and_damaged_shards_end_a_stream(tmp_path, workers):
     _, test, augmentation = loading.load("cifar10", tmp_path, options)
     with pytest.raises(UserError, match="cannot read"):
         StreamEvalSource(test, 1, augmentation).feed(0)
+
+
+def test_the_files_of_a_split_are_found_at_an_address():
+    found = lambda original, pattern: [pattern] if "gs://bucket/d/*-train" in pattern else []
+    with epath_testing.mock_epath(glob=found):
+        directory = epath.Path("gs://bucket/d")
+        assert tfds_examples.has_files(directory, "train")
+        assert not tfds_examples.has_files(directory, "test")

@@ -19,6 +19,7 @@ from bnas_jax.data import color
 from bnas_jax.data import load as loading
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.pipeline import EvalSource, TrainSource
+from bnas_jax.data.readers import folder as folders
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions, hold
 from bnas_jax.data.readers.images import Box
 from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
@@ -296,9 +297,22 @@ def test_in_a_stream_an_image_that_does_not_decode_is_named_or_left_out(tmp_path
     assert "1 left out" in capsys.readouterr().err
 
 
-def opened_unread(folder, skip_bad=False) -> list[Encoded]:
-    from bnas_jax.data.readers import folder as folders
+def test_an_image_that_does_not_decode_is_an_error_as_often_as_it_is_asked_for(tmp_path):
+    folder = write_folder(tmp_path, {"train/a": 3, "train/b": 3})
+    bad = folder / "train" / "b" / "001.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:50])
+    train = folders.read(folder, ReadOptions(image_size=16, in_memory_mib=0))["train"]
+    source = StreamTrainSource(train, 6, 0, PLAIN)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"train/b/001\.png does not decode"):
+            source.feed(0)
+    bad.write_bytes(whole)
+    straight = feeds(StreamTrainSource(train, 6, 0, PLAIN), [0, 1])
+    assert same(feeds(source, [0, 1]), straight)
 
+
+def opened_unread(folder, skip_bad=False) -> list[Encoded]:
     parts = folders.read(folder, ReadOptions(image_size=16, in_memory_mib=0, skip_bad=skip_bad))
     return [parts["train"], parts["test"]]
 

@@ -297,3 +297,10 @@ def test_a_work_directory_that_holds_a_run_is_left_alone(files, imported, tmp_pa
     assert run(["import", f"--checkpoint={files / 'net.npz'}", *SIZES, f"--workdir={workdir}"]) == 2
     assert "already holds a run; choose another --workdir" in capfd.readouterr().err
     assert sorted(path.stat().st_mtime_ns for path in workdir.rglob("*")) == before
+
+
+def test_an_import_that_ended_before_its_checkpoint_can_be_done_again(files, imported, tmp_path):
+    workdir = shutil.copytree(imported, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "0")
+    assert run(["import", f"--checkpoint={files / 'net.npz'}", *SIZES, f"--workdir={workdir}"]) == 0
+    assert variables_in(workdir)

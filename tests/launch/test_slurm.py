@@ -20,6 +20,7 @@ def test_what_fits_is_submitted(options, machine, tmp_path):
     lines = [answer("python plan", "it fits"), answer("sbatch")]
     played = fake_clouds.play(tmp_path, lines, "slurm.sh", *options, *TRAIN)
     assert played.code == 0
+    assert ("as hosts of 8; between 2 nodes of 4" in played.stderr) == ("--nodes=2" in options)
     assert played.calls[0][1:] == ["-m", "bnas_jax", "plan", f"--on={machine}", TRAIN[1]]
     (gpus,) = (word.removeprefix("--gpus=") for word in options if word.startswith("--gpus="))
     wanted = {f"#SBATCH --gpus-per-node={gpus}", f"#SBATCH --ntasks-per-node={gpus[-1]}"}

@@ -13,6 +13,8 @@ from fake_clouds import NO_CAPACITY, NOT_FOUND, QUOTA, answer
 TRAIN = ["train", "--config=configs/train.py:a", "--workdir=bucket/a"]
 # A run that goes to its end, once the TPU is there: code copied, installed, started.
 RUN = [answer("gcloud tpu-vm scp"), answer("gcloud tpu-vm ssh"), answer("gcloud tpu-vm ssh")]
+# The same with a bucket, which is mounted and linked into the code's folder.
+RUN_IN_BUCKET = [RUN[0], *4 * [answer("gcloud tpu-vm ssh")]]
 # The options that the calls take, as Google's reference of gcloud has them.
 OPTIONS = {
     "queued-resources create": {
@@ -85,6 +87,8 @@ def test_the_software_is_that_of_the_type(type, software):
         ("--type=v4",): "write for instance --type=v4-8",
         ("--type=tpu7x-8",): "write launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train ...",
         ("--poll=1m",): "--poll and --restarts take whole numbers, got 1m",
+        ("--spot",): "is lost with it; write --bucket=BUCKET train ... --workdir=bucket/NAME",
+        ("--spot", "--bucket=b", "train", "--workdir=a"): "write --workdir=bucket/NAME, got a",
     }.items(),
 )
 def test_a_wrong_option_is_answered_with_one_line(options, advice):
@@ -95,7 +99,8 @@ def test_a_wrong_option_is_answered_with_one_line(options, advice):
 
 def test_a_request_waits_in_the_queue_until_it_is_granted(tmp_path):
     waiting = [request("WAITING_FOR_RESOURCES")] * 2 + [request("PROVISIONING")]
-    played = play(tmp_path, [NO_REQUEST, ASK, *waiting, *GRANTED, *RUN], "--queued", "--spot")
+    lines = [NO_REQUEST, ASK, *waiting, *GRANTED, *RUN_IN_BUCKET]
+    played = play(tmp_path, lines, "--queued", "--spot", "--bucket=b")
     assert played.code == 0
     (create,) = played.of("create")
     assert {"n", "--node-id=n", "--spot", "--accelerator-type=v4-8"} <= set(create)
@@ -109,11 +114,11 @@ def test_a_second_launcher_goes_on_with_the_request_of_the_first(tmp_path):
 
 
 def test_a_preempted_tpu_is_deleted_with_its_request_and_asked_for_again(tmp_path):
-    notice = [*RUN[:2], answer("gcloud tpu-vm ssh", "preempted", 143)]
+    notice = [*RUN_IN_BUCKET[:-1], answer("gcloud tpu-vm ssh", "preempted", 143)]
     ending = [request("SUSPENDING")] * 2 + [request("SUSPENDED"), DELETE]
-    again = [NO_REQUEST, ASK, *GRANTED, *RUN]
+    again = [NO_REQUEST, ASK, *GRANTED, *RUN_IN_BUCKET]
     lines = [*GRANTED, *notice, *ending, *again]
-    played = play(tmp_path, lines, "--queued", "--spot", "--restarts=0")
+    played = play(tmp_path, lines, "--queued", "--spot", "--bucket=b", "--restarts=0")
     assert played.code == 0 and "--force" in played.of("delete")[0]
 
 
@@ -137,6 +142,40 @@ def test_after_the_upper_wait_nothing_is_asked_for_any_more(tmp_path):
     lines = [request("WAITING_FOR_RESOURCES"), DELETE]
     played = play(tmp_path, lines, "--queued", "--wait=1", "--poll=2")
     assert played.code == 75 and "no v4-8 in 1 s" in played.stderr
+
+
+def test_what_was_ready_once_is_waited_for_and_kept(tmp_path):
+    busy = ["CREATING", "STARTING", "RESTARTING", "REPAIRING", "REIMAGING", "STOPPING"]
+    played = play(tmp_path, [*map(tpu, busy), tpu("READY"), *RUN])
+    assert played.code == 0 and played.of("delete") == []
+    played = play(tmp_path, [tpu("REPAIRING")], "--wait=1", "--poll=2")
+    assert played.code == 75 and "was not ready in 1 s, but REPAIRING, and is kept" in played.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        ("STOPPED", "write gcloud compute tpus tpu-vm start n --zone=z and then the same command"),
+        ("HIDDEN", "tpu_vm.sh --name=n --zone=z delete, which deletes its disk"),
+    ],
+)
+def test_a_tpu_that_may_hold_a_run_is_not_deleted_unasked(state, advice, tmp_path):
+    played = play(tmp_path, [tpu(state)])
+    assert played.code == 2 and advice in played.stderr
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "TERMINATED"])
+def test_a_tpu_that_is_lost_is_made_again(state, tmp_path):
+    delete, create = answer("gcloud tpu-vm delete"), answer("gcloud tpu-vm create")
+    assert play(tmp_path, [tpu(state), delete, NO_TPU, create, tpu("READY"), *RUN]).code == 0
+
+
+def test_no_archive_of_the_code_is_left_behind(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    failed = [tpu("READY"), answer("gcloud tpu-vm scp", "no", 1), tpu("READY")]
+    assert play(tmp_path, failed).code == 1
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_without_the_queue_a_want_of_capacity_is_waited_for_but_no_quota(tmp_path):
@@ -198,11 +237,13 @@ def test_a_plan_gets_the_settings_of_the_run_in_all_their_spellings():
     assert plan[1:] == ["-m", "bnas_jax", "plan", "--on=v4-8", *options]
 
 
-def test_a_run_that_outlived_its_connection_is_ended_before_the_next(tmp_path):
-    """What is started on a host, run here; a process without the package's name is left alone."""
-    *_, start = test_launch.dry("tpu_vm.sh", "train", "--config=x")
+@pytest.mark.parametrize("how", ["stop", "start"])
+def test_a_run_that_outlived_its_connection_is_ended_before_the_next(tmp_path, how):
+    """What is started on a host, or stops it, run here; a process without the package's name is left alone."""
+    words = {"start": ["train", "--config=x"], "stop": ["stop"]}[how]
+    *_, called = test_launch.dry("tpu_vm.sh", *words)
     (command,) = (
-        word.removeprefix("--command=") for word in start if word.startswith("--command=")
+        word.removeprefix("--command=") for word in called if word.startswith("--command=")
     )
     python = tmp_path / "bnas" / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -217,7 +258,10 @@ def test_a_run_that_outlived_its_connection_is_ended_before_the_next(tmp_path):
             time.sleep(0.01)
         (tmp_path / "bnas" / "run.pid").write_text(str(process.pid))
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 75 and done.stdout == "-m bnas_jax train --config=x\n"
+        if how == "start":
+            assert done.returncode == 75 and done.stdout == "-m bnas_jax train --config=x\n"
+        else:
+            assert done.returncode == left_alone and ("no run" in done.stderr) == left_alone
         reaped.join(seconds)
         assert reaped.is_alive() == left_alone
         process.kill()

@@ -1,7 +1,6 @@
 """A TFDS data set in ArrayRecord format: its examples, images still encoded, without TensorFlow."""
 
 import contextlib
-import pathlib
 from functools import cached_property
 from typing import Any
 
@@ -97,9 +96,7 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
         raise UserError(
             f"{name}: needs the splits train and test (or validation), {directory} has {found}"
         )
-    # By their names, as a directory may hold several formats, of which one is chosen later.
-    train_files = pathlib.Path(directory).glob("*-train.*")
-    if len(splits) == 2 and not any(train_files):
+    if len(splits) == 2 and not has_files(directory, "train"):
         del splits["train"]
 
     parts = {}
@@ -108,6 +105,11 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
             builder, name=name, split=split, directory=directory, options=options
         )
     return parts
+
+
+def has_files(directory: Any, split: str) -> bool:
+    """Whether a directory, which may be an address, holds files of that split, in any format."""
+    return any(directory.glob(f"*-{split}.*"))
 
 
 def open_builder(directory: Any) -> Any:
@@ -184,7 +186,7 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _reading(directory: pathlib.Path):
+def _reading(directory: Any):
     """Turns what the reading libraries raise into a `UserError`; they share no base class, hence `Exception`."""
     try:
         yield
