@@ -177,7 +177,7 @@ def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
 
 ALL_KINDS = (ZEROISE, "max_pool_3x3", "skip_connect", "dil_conv_3x3", "bin_conv_3x3")
 CHOICES = np.array([3, 4, 2, 1])  # one of each kind, for four edges
-# Each with layers that join, that run in copies and that have a module for each edge.
+# Each with layers that run as one, that run in copies and that have a module for each edge.
 EDGES_OF_A_STATE = {
     "binary": MixedEdges(channels=4, stride=2, layer_types=ALL_KINDS, scheme=Xnor(), arithmetic=Arithmetic()),
     "each with statistics": MixedEdges(
