@@ -2,8 +2,8 @@
 
 A recipe is a function without arguments that returns values of settings, as they are written in a config: `num_epochs`,
 `batch_size` and `optimizer`. Settings of `optimizer` that it leaves out are as `OptimizerSettings` has them; the values
-of the preset and the convention are not read then. How sure: [C] in published code, [P] in a paper, [R] recalled and not
-verified, [D] a default chosen here.
+of the preset and the convention are not read then. How sure: [C] in published code, [P] in a paper, [R] reported of the
+paper, whose text was not checked, [D] a default chosen here.
 """
 
 from collections.abc import Callable

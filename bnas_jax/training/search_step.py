@@ -80,7 +80,7 @@ class SearchStep:
         stage = self.searcher.stages[index]
         batch = batches[stage.batches[0]]
 
-        # A searcher may have another gradient at alpha than that of the loss, such as the second order of DARTS.
+        # A searcher may have another gradient with respect to alpha than that of the loss, such as the second order of DARTS.
         gradients: dict[str, Any] = {}
         if ALPHAS in stage.moves:
             stage_batches = {name: batches[name] for name in stage.batches}
@@ -188,7 +188,7 @@ class SearchStep:
         gradient = self.searcher.gradient(mean, virtual, state.params, state.alphas)
         if gradient is None:
             return {}
-        # And what the objective adds to the loss, as for any gradient at alpha.
+        # And what the objective adds to the loss, as for any gradient with respect to alpha.
         addition = lambda alphas: self._added(index, state, alphas)
         added = jax.grad(addition)(state.alphas)
         return {ALPHAS: jax.tree.map(jnp.add, gradient, added)}
