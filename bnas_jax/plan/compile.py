@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.data.load import Dataset
 from bnas_jax.plan import EVALUATE, STEP, movement
 from bnas_jax.plan.absent import AbsentDevices, check, devices_of
@@ -195,9 +195,8 @@ def _compiled(
         needed = bytes_needed(str(error))
         if needed is not None:
             raise _TooLarge(needed) from error
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"the compiler for {machine.name} refuses this program: {reason}"
+            f"the compiler for {machine.name} refuses this program: {first_line(error)}"
         ) from error
 
     work, moves, messages = read(
