@@ -197,7 +197,8 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
     test = parts.get("test")
     if train is None:
         raise UserError(
-            f"{parts['test'].name} has no training images beside it; it can only be evaluated"
+            f"{parts['test'].name} has no training images beside it; it can only be evaluated: to train, set"
+            " config.dataset.path to a set with both"
         )
     # Never silently from the training images.
     if test is None and options.split is None:

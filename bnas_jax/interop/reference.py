@@ -56,6 +56,16 @@ def load_reference(
     conventions: `release` computes what the authors' code computes; see `core.conventions`.
     Latent weights come back projected, as the released code uses them.
     Raises `UserError` that names the first array that is missing, of another shape, or left over.
+
+    A network takes images (N, H, W, C) float32, normalised as in its training, and gives logits:
+
+    >>> arrays = dict(np.load("bnas_c36.npz"))
+    >>> sizes = {"num_cells": 20, "channels": 36, "num_classes": 10}
+    >>> network, variables = load_reference(arrays, form="cifar", genotype="latest_cell", **sizes)
+    >>> logits = network.apply(variables, images, train=False)
+
+    A supernet takes alpha, too: `supernet.apply(variables, {"normal": alpha, "reduce": alpha}, images, train=False)` with alpha
+    float32 (14 edges, 7 layer types), before the softmax.
     """
     model = build(
         form=form,

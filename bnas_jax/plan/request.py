@@ -1,6 +1,7 @@
 """A plan made in a process of its own, or taken from those that were made before.
 
-A process in which the compiler for TPUs is loaded cannot use what JAX finds here, and the other way round.
+Another process, as JAX takes one platform: where it has loaded the compiler for TPUs, which are not here, the devices of this
+machine cannot be used any more, and where it uses those, the compiler cannot be loaded.
 """
 
 import contextlib

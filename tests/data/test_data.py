@@ -728,3 +728,8 @@ def test_batches_read_images_as_their_options_say_and_do_not_outlive_their_owner
     del data
     gc.collect()
     assert gone() is None
+
+
+def test_a_way_to_divide_that_is_unknown_is_not_taken_for_random():
+    with pytest.raises(UserError, match="one of random, stratified, in_order, got 'halves'"):
+        split_half(numbered(4), 0, "halves")

@@ -305,7 +305,7 @@ def test_an_image_that_does_not_decode_is_an_error_as_often_as_it_is_asked_for(t
     train = folders.read(folder, ReadOptions(image_size=16, in_memory_mib=0))["train"]
     source = StreamTrainSource(train, 6, 0, PLAIN)
     for _ in range(2):
-        with pytest.raises(UserError, match="train/b/001.png does not decode"):
+        with pytest.raises(UserError, match=r"train/b/001.png does not decode"):
             source.feed(0)
     bad.write_bytes(whole)
     straight = feeds(StreamTrainSource(train, 6, 0, PLAIN), [0, 1])

@@ -40,7 +40,7 @@ class Records:
     def read(self, row: int) -> tuple[bytes, int]:
         with _reading(self.directory):
             example = self._source[row]
-        # So reads a shard that is cut short.
+        # TFDS reads a shard that is cut short as an example without an image or a label.
         if not example["image"] or example["label"] is None:
             raise UserError(
                 f"cannot read {self.where(row)} (a shard is damaged); copy or prepare the dataset again"
