@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "report": {"core", "workdir"},  # and no jax, so that a picture takes no longer than it must
     "deploy": RUNS | {"extensions"},
     "interop": RUNS,
-    "benchmarks": RUNS | {"plan", "deploy"},
+    "benchmarks": RUNS | {"plan", "deploy", "interop"},
     "study": RUNS | {"machine"},
     "reproduce": RUNS | {"study", "report", "counting"},
     "plan": RUNS | {"extensions"},

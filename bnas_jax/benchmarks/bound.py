@@ -29,8 +29,9 @@ def figures(
 ) -> dict[str, Any]:
     """The least time of a step by operations, memory and messages, and how many percent of the measured time it is.
 
-    calls: the programs of the step with what they are called with. compiled: the same programs. step_seconds: measured.
-    Operations are left out by `pmap`, which does not give what it traced.
+    calls: the step's jitted programs, each with the arguments of a call. compiled: what each of them was compiled to, in the
+    same order. where: the devices; chip: what one of them can do. precision: `config.precision`. step_seconds: the measured
+    time of a step. Under `pmap`, which does not show the operations of a program, those have no part in the bound.
     """
     bounds = []
     for (program, arguments), made in zip(calls, compiled, strict=True):

@@ -20,8 +20,11 @@ _LOOKS_BACK = 1.0
 
 
 class Busy:
-    """percent: of the time, the mean over these GPUs and the samples so far; None before the first one, which comes after a
-    second, and where no driver tells."""
+    """Collects what the driver says of the GPUs, and gives the mean.
+
+    percent: the share of the time in which a GPU ran a kernel, the mean over these GPUs and the samples so far. None before
+    the first sample, which comes after a second, and where there is no driver to tell.
+    """
 
     def __init__(self) -> None:
         self._begun = time.monotonic()

@@ -3,7 +3,6 @@
 import functools
 import io
 import pathlib
-import sys
 import tempfile
 from collections.abc import Callable
 
@@ -34,7 +33,7 @@ def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -
     """
     jpegs = [photo(seed) for seed in range(num_images)]
     size = np.mean([len(jpeg) for jpeg in jpegs]) / 1000
-    _say(f"{num_images} JPEGs of {_WIDTH}x{_HEIGHT}, {size:.0f} kB each")
+    measure.say(f"{num_images} JPEGs of {_WIDTH}x{_HEIGHT}, {size:.0f} kB each")
     return {
         "jpeg": decoding(jpegs, repeats),
         "stream": streaming(jpegs, workers),
@@ -111,7 +110,7 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
             time = measure.cpu_once(read_all)
             rates[name].append(len(jpegs) / time)
         latest = [f"{name} {values[-1]:.0f}/s" for name, values in rates.items()]
-        _say("  ".join(latest))
+        measure.say("  ".join(latest))
 
     # Ratios of rates of the same turn.
     summaries, ratios = {}, {}
@@ -142,8 +141,6 @@ def _read_all(way: Callable[[int], np.ndarray], count: int) -> None:
 
 def streaming(jpegs: list[bytes], workers: int) -> dict:
     """Images per second of the whole pipeline, and the growth of this process's largest memory after the second epoch."""
-    import resource
-
     # in_memory_mib=0: files are read again in each epoch, as with a data set that does not fit into memory.
     options = ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers)
     colors = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, min_area=_MIN_AREA)
@@ -157,10 +154,9 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
         for epoch in range(_EPOCHS):
             time = measure.once(functools.partial(_read_epoch, source, epoch))
             rates.append(steps * batch_size / time)
-            usage = resource.getrusage(resource.RUSAGE_SELF)
-            peaks.append(usage.ru_maxrss / 1024)  # from KiB, as Linux counts
+            peaks.append(measure.peak_memory_mib())
     last = peaks[-1]
-    _say(f"stream: {np.median(rates):.0f} images/s, {last:.0f} MiB")
+    measure.say(f"stream: {np.median(rates):.0f} images/s, {last:.0f} MiB")
 
     # The first epoch starts workers, and does not count.
     second = peaks[1]
@@ -211,7 +207,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     prepare = jax.jit(source.prepare)
 
     # The first call of each compiles it, and is not measured.
-    _say("compiling the training step")
+    measure.say("compiling the training step")
 
     def step() -> None:
         # A step takes the memory of its state, so that it can be called only once with one.
@@ -225,7 +221,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     augment_times = measure.seconds(augment, 10 * repeats)
     ratio = np.median(augment_times) / np.median(step_times)
     share = 100 * float(ratio)
-    _say(f"augmentation: {share:.2f} % of a step")
+    measure.say(f"augmentation: {share:.2f} % of a step")
     return {
         "batch_size": run.batch_size,
         "network": size_of(run, 32),
@@ -245,7 +241,3 @@ def _pillow_crop(data: bytes, box: images.Box) -> np.ndarray:
         part = image.convert("RGB").crop(ends)
     resized = part.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     return np.asarray(resized)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -1,7 +1,6 @@
 """How the cost of a step grows with channels, cells and batch."""
 
 import dataclasses
-import sys
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -62,7 +61,7 @@ def benchmark(
         for size in of_name:
             if size in rows:
                 continue
-            _say(f"{size.cells} cells, {size.channels} channels, batch {size.batch}")
+            measure.say(f"{size.cells} cells, {size.channels} channels, batch {size.batch}")
             sized = of_size(run, size)
             data = noise(4 * size.batch, image_size=image_size, num_classes=num_classes)
             rows[size] = _row(sized, data=data, repeats=repeats, where=where)
@@ -137,9 +136,5 @@ def _row(
     stepper = Stepper(program, where)
     seconds = measure.seconds(stepper.step, repeats)
     times = measure.summary(seconds)
-    _say(f"step: {times['median']} s")
+    measure.say(f"step: {times['median']} s")
     return {"step_seconds": times, "temp_memory_mib": stepper.temp_memory_mib}
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -48,6 +50,18 @@ def summary(values: list[float]) -> dict[str, float]:
         "lowest": short(min(values)),
         "highest": short(max(values)),
     }
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has had at a time."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In bytes on macOS, in KiB on Linux.
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def say(text: str) -> None:
+    """A line about what is being measured, apart from the result on stdout."""
+    print(text, file=sys.stderr)
 
 
 def conditions(*libraries: str) -> dict[str, str | int]:

@@ -6,20 +6,11 @@ import numpy as np
 
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.augment import Augmentation
-from bnas_jax.data.load import Dataset
+from bnas_jax.data.load import CIFAR10, Dataset
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training import build, teacher
 from bnas_jax.training.build import Program
-
-# As for CIFAR-10, so that a step has the usual augmentation in it.
-_CIFAR = Augmentation(
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    pad=4,
-    flip=True,
-)
 
 
 def noise(size: int, image_size: int, num_classes: int) -> Dataset:
@@ -34,7 +25,8 @@ def noise(size: int, image_size: int, num_classes: int) -> Dataset:
         num_classes=num_classes,
         name="noise",
     )
-    return Dataset(train=arrays, test=arrays, augmentation=_CIFAR)
+    # As for CIFAR-10, so that a step has the usual augmentation in it.
+    return Dataset(train=arrays, test=arrays, augmentation=CIFAR10)
 
 
 def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:

@@ -1,7 +1,6 @@
 """What a step of search or training costs: time, compiling, memory, and how much of the machine it uses."""
 
 import math
-import resource
 
 import jax
 import jax.numpy as jnp
@@ -185,4 +184,4 @@ def _peak_memory() -> int:
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return round(statistics["peak_bytes_in_use"] / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return round(measure.peak_memory_mib())

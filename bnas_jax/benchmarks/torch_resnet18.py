@@ -18,6 +18,7 @@ from bnas_jax.baselines.resnet import ResNet18
 from bnas_jax.baselines.units import block_places
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.schemes.xnor import gradient_factor
+from bnas_jax.interop.published.torch_arrays import to_torch
 
 
 class Sign(torch.autograd.Function):
@@ -128,7 +129,7 @@ class TorchStep:
         for name, theirs in self.network.named_parameters():
             *modules, kind = name.split(".")
             (found,) = [path for path in ours if list(path[:-1]) == modules and _is(kind, path[-1])]
-            theirs.copy_(torch.tensor(_to_torch(ours.pop(found))))
+            theirs.copy_(torch.tensor(to_torch(ours.pop(found))))
         assert not ours, f"PyTorch's network lacks {sorted(ours)}"
 
     def loss(self) -> torch.Tensor:
@@ -158,10 +159,3 @@ class TorchStep:
 def _is(kind: str, ours: str) -> bool:
     """Whether an array of ours is PyTorch's `weight` or `bias` of the same module."""
     return (ours == "bias") == (kind == "bias")
-
-
-def _to_torch(array: np.ndarray) -> np.ndarray:
-    """A kernel (kh, kw, ci, co) as (co, ci, kh, kw), a matrix (inputs, outputs) transposed."""
-    if array.ndim == 4:
-        return array.transpose(3, 2, 0, 1)
-    return array.T

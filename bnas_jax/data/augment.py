@@ -128,24 +128,23 @@ def augmented(
 
 
 def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax.Array]:
-    """The random choices for `size` images, int32 (size,) each: `top` and `left` of the crop in the padded image, `flip`.
-
-    The type is named because the default one, and with it the numbers drawn, depends on 64-bit mode.
-    """
+    """The random choices for `size` images, int32 (size,) each: `top` and `left` of the crop in the padded image, `flip`."""
     top, left, flip = jax.random.split(key, 3)
     offsets = 2 * augmentation.pad + 1
     # Without flips 0 is the only choice.
     flips = 1
     if augmentation.flip:
         flips = 2
-    integers = lambda key, count: jax.random.randint(
-        key, shape=(size,), minval=0, maxval=count, dtype=jnp.int32
-    )
     return {
-        "top": integers(top, offsets),
-        "left": integers(left, offsets),
-        "flip": integers(flip, flips),
+        "top": _below(offsets, top, size),
+        "left": _below(offsets, left, size),
+        "flip": _below(flips, flip, size),
     }
+
+
+def _below(count: int, key: jax.Array, size: int) -> jax.Array:
+    """`size` random numbers from 0 to count - 1, int32: the default type, and with it the numbers, depends on 64-bit mode."""
+    return jax.random.randint(key, shape=(size,), minval=0, maxval=count, dtype=jnp.int32)
 
 
 def crop(images: jax.Array, rows: jax.Array, choices: dict[str, jax.Array], pad: int) -> jax.Array:
@@ -179,10 +178,7 @@ def draw_centres(key: jax.Array, size: int, shape: tuple[int, ...]) -> dict[str,
     """Centres of the squares that cutout hides in `size` images of (H, W), anywhere: `y` and `x`, int32 (size,) each."""
     y, x = jax.random.split(jax.random.fold_in(key, _CUTOUT))
     height, width = shape
-    integers = lambda key, count: jax.random.randint(
-        key, shape=(size,), minval=0, maxval=count, dtype=jnp.int32
-    )
-    return {"y": integers(y, height), "x": integers(x, width)}
+    return {"y": _below(height, y, size), "x": _below(width, x, size)}
 
 
 def hide(inputs: jax.Array, centres: dict[str, jax.Array], side: int) -> jax.Array:

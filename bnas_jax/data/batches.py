@@ -1,12 +1,12 @@
 """Batches of a data set by the number of the step, for notebooks and training loops outside of this package."""
 
-import functools
 from typing import Any
 
 import jax
 
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.load import Dataset, load
+from bnas_jax.data.readers.encoded import ReadOptions
 from bnas_jax.data.sources import train_source
 
 Batch = dict[str, jax.Array]
@@ -22,6 +22,8 @@ class Batches:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
+        # Of each part that was asked for: where its batches come from, and what makes them, compiled once.
+        self._sources: dict[str, tuple[Any, Any]] = {}
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -34,18 +36,31 @@ class Batches:
         return self.dataset.train.num_classes
 
     def train_batch(self, step: int) -> Batch:
-        """A batch of the whole training set."""
+        """The batch of a step, from 0 on, of the whole training set: shuffled anew in each epoch, and augmented.
+
+        `image` (B, H, W, C) float32, normalised, and `label` int32 (B,). The same step gives the same batch in any order. The
+        examples left over at the end of an epoch are not in it. Raises `UserError` where the set is smaller than a batch, and
+        for an image of a streamed set that cannot be read.
+
+        >>> data = bnas.load_data("digits", batch_size=32)
+        >>> data.train_batch(0)["image"].shape
+        (32, 8, 8, 1)
+        """
         return self._batch("all", step)
 
     def search_batches(self, step: int) -> dict[str, Batch]:
-        """{"train", "valid"}: a batch of each of the two parts of the training set, which a search divides in half."""
+        """{"train", "valid"}: for each half of the training set, drawn by the seed, its batch of a step, as `train_batch`.
+
+        A search moves weights on the first half and architecture parameters on the second.
+        """
         return {"train": self._batch("train", step), "valid": self._batch("valid", step)}
 
     def _batch(self, part: str, step: int) -> Batch:
-        source, prepare = self._source(part)
+        if part not in self._sources:
+            self._sources[part] = self._source(part)
+        source, prepare = self._sources[part]
         return prepare(source.feed(step))
 
-    @functools.cache  # noqa: B019 (a few parts, which live as long as the data)
     def _source(self, part: str) -> tuple[Any, Any]:
         examples, seed = self.dataset.train, self.seed
         if part != "all":
@@ -55,7 +70,6 @@ class Batches:
             else:
                 # With another seed, so that the two batches of a step are not augmented alike.
                 examples, seed = valid, seed + 1
-        # Compiled once for each part.
         source = train_source(
             examples,
             batch_size=self.batch_size,
@@ -65,13 +79,25 @@ class Batches:
         return source, jax.jit(source.prepare)
 
 
-def load_data(name: str, path: Any = None, *, batch_size: int = 64, seed: int = 0) -> Batches:
-    """The data set of a name that `config.dataset.name` takes, in batches.
+def load_data(
+    name: str,
+    path: Any = None,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    options: ReadOptions | None = None,
+) -> Batches:
+    """The data set of that name, in batches: digits, cifar10, cifar100, imagenet2012, tfds:NAME or folder.
 
-    path: where its files are, for sets on disk. Raises `UserError` for an unknown name and for files that are missing.
+    path: where its files are, for sets on disk: a TFDS data directory, or a folder of images. options: how images are read,
+    such as `bnas_jax.data.readers.encoded.ReadOptions(image_size=32)` for a folder of images of several sizes. A setting
+    config.dataset.X that an error names is here `name`, `path` or the field X of the options.
+
+    Raises `UserError` for an unknown name, for missing or unfit files, and, at the first batch, for fewer examples than
+    `batch_size`.
 
     >>> data = bnas.load_data("digits")
     >>> data.train_batch(0)["image"].shape
     (64, 8, 8, 1)
     """
-    return Batches(load(name, path), batch_size=batch_size, seed=seed)
+    return Batches(load(name, path, options), batch_size=batch_size, seed=seed)

@@ -9,6 +9,8 @@ from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.readers.encoded import Encoded
 
+SPLITS = ("random", "stratified", "in_order")
+
 
 def split_half(
     examples: Arrays | Encoded, seed: int, split: str = "random", *, share: float = 0.5
@@ -17,8 +19,10 @@ def split_half(
 
     Each example is in exactly one of them; of an odd number the first part has one more. split: drawn at `random`;
     `stratified`, so that each class is divided alike; or `in_order`, the first examples and the last. share: of the examples,
-    those of the first part. Raises `UserError` where a part would be empty.
+    those of the first part. Raises `UserError` for another split, and where a part would be empty.
     """
+    if split not in SPLITS:
+        raise UserError(f"a split must be one of {', '.join(SPLITS)}, got {split!r}")
     if len(examples) < 2:
         raise UserError(
             f"{examples.name}: one example cannot be divided into two halves; a search needs more data"

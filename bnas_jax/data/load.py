@@ -26,7 +26,7 @@ _SAMPLE = 1024
 
 # Mean and standard deviation of the 1,437 training images, on the scale 0 to 1.
 _DIGITS = Augmentation(mean=(0.3054,), std=(0.376,), scale=1 / 16)
-_CIFAR10 = Augmentation(
+CIFAR10 = Augmentation(
     mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), pad=4, flip=True
 )
 # The release's: random resized crop, flip, colour jitter; 256 and the centre 224 for evaluation.
@@ -40,7 +40,10 @@ _IMAGENET = Augmentation(
 _IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
 _IMAGENET_ZOOM = 256 / 224
 # Sets whose statistics need not be computed.
-_KNOWN = {"digits": _DIGITS, "cifar10": _CIFAR10, "imagenet2012": _IMAGENET}
+_KNOWN = {"digits": _DIGITS, "cifar10": CIFAR10, "imagenet2012": _IMAGENET}
+# Sets for which a usual augmentation is known: whether a crop or a mirror image keeps its label is not, for any other.
+_AUGMENTED = _KNOWN | {"cifar100": CIFAR10}
+_PLAIN = Augmentation(mean=(0.0,), std=(1.0,))
 
 # (mean, std) of each channel, on the scale 0 to 1.
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -194,7 +197,8 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
     test = parts.get("test")
     if train is None:
         raise UserError(
-            f"{parts['test'].name} has no training images beside it; it can only be evaluated"
+            f"{parts['test'].name} has no training images beside it; it can only be evaluated: to train, set"
+            " config.dataset.path to a set with both"
         )
     # Never silently from the training images.
     if test is None and options.split is None:
@@ -309,13 +313,9 @@ def _augmentation(
 ) -> Augmentation:
     """A set's default augmentation. given: statistics in place of the set's; measure: makes the set's where none are known."""
     # Known statistics are of colour images, and these may be read as gray ones.
-    if channels == 3 and name in _KNOWN:
-        return _normalized(_KNOWN[name], given)
-    mean, std = given or measure()
-    if name in ("cifar10", "cifar100"):
-        return Augmentation(mean, std, pad=_CIFAR10.pad, flip=_CIFAR10.flip)
-    # Whether a crop or a mirror image keeps its label is not known for an arbitrary set.
-    return Augmentation(mean, std)
+    if given is None and channels == 3:
+        given = known_statistics(name)
+    return _normalized(_AUGMENTED.get(name, _PLAIN), given or measure())
 
 
 def _measured(train: Arrays | Encoded) -> Statistics:

@@ -21,6 +21,7 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation, augmented, normalize
+from bnas_jax.data.readers.encoded import Encoded
 
 Feed = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -46,14 +47,7 @@ class TrainSource:
     _orders: dict[int, jax.Array] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self.arrays, self.batch_size, self.augmentation)
-        self.augmentation.check_size(*self.arrays.images.shape[1:3])
-        order.check_seed(self.seed)
-        if self.batch_size > len(self.arrays):
-            raise UserError(
-                f"a batch larger than the data: {self.arrays.name} has {len(self.arrays)} examples here;"
-                f" lower config.batch_size from {self.batch_size}"
-            )
+        check_training(self.arrays, self.batch_size, augmentation=self.augmentation, seed=self.seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -150,7 +144,7 @@ class EvalSource:
     augment_seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.arrays, self.batch_size, self.augmentation)
+        check_batches(self.arrays, self.batch_size, augmentation=self.augmentation)
 
     def __len__(self) -> int:
         return -(-len(self.arrays) // self.batch_size)
@@ -250,7 +244,24 @@ def _taken(feed: Feed, rows: jax.Array, image_shape: tuple[int, int, int]) -> ja
     return feed["images"][rows].reshape(-1, *image_shape)
 
 
-def _check(arrays: Arrays, batch_size: int, augmentation: Augmentation) -> None:
-    augmentation.check(arrays.images.shape[-1])
+def check_batches(
+    examples: Arrays | Encoded, batch_size: int, *, augmentation: Augmentation
+) -> None:
+    """Raises `UserError` for a batch of no examples, and for statistics of another number of channels."""
+    augmentation.check(examples.image_shape[-1])
     if batch_size < 1:
         raise UserError(f"config.batch_size must be at least 1, got {batch_size}")
+
+
+def check_training(
+    examples: Arrays | Encoded, batch_size: int, *, augmentation: Augmentation, seed: int
+) -> None:
+    """As `check_batches`, and raises `UserError` for what a training cannot take: cutout, the seed, fewer data than a batch."""
+    check_batches(examples, batch_size, augmentation=augmentation)
+    augmentation.check_size(*examples.image_shape[:2])
+    order.check_seed(seed)
+    if batch_size > len(examples):
+        raise UserError(
+            f"a batch larger than the data: {examples.name} has {len(examples)} examples here;"
+            f" lower config.batch_size from {batch_size}"
+        )

@@ -39,7 +39,11 @@ def train_source(
     *,
     fresh: bool = False,
 ) -> TrainSource | StreamTrainSource:
-    """Endless shuffled batches of the examples. fresh: each is drawn from all of them, instead of once an epoch.
+    """Endless shuffled, augmented batches of the examples: from arrays in memory, or decoded from disk meanwhile.
+
+    A batch is `jax.jit(source.prepare)(source.feed(step))` with the step from 0 on: {"image": (B, H, W, C), "label": (B,)}.
+    seed: of the order and of the augmentation. dtype: of the images. placement: how arrays get onto several devices. fresh:
+    each batch is drawn from all examples, instead of each example once an epoch.
 
     Raises `UserError` for less data than a batch, and for `min_area` of a set in memory.
     """
@@ -82,7 +86,12 @@ def eval_source(
     *,
     augment_seed: int | None = None,
 ) -> EvalSource | StreamEvalSource:
-    """The examples once, in order, in batches. augment_seed: of their augmentation; None leaves them as they are."""
+    """The examples once, in order, in `len(source)` batches of that size, from memory or from disk.
+
+    A batch is `jax.jit(source.prepare)(source.feed(number))`: {"image", "label", "weight"}, with weight 0 for what fills up
+    the last one. augment_seed: of an augmentation as in training; None normalises the images, and no more. dtype, placement:
+    as in `train_source`. Raises `UserError` for statistics of another number of channels.
+    """
     if isinstance(examples, Encoded):
         return StreamEvalSource(
             examples,

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnas_jax.core.errors import UserError
-from bnas_jax.data import order
 from bnas_jax.data.augment import Augmentation, augmented
 from bnas_jax.data.pipeline import (
     Batch,
     Feed,
     Place,
+    check_batches,
+    check_training,
     evaluated,
     seed_of_feeds,
     shard_size,
@@ -53,14 +53,9 @@ class StreamTrainSource:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.examples, self.batch_size, augmentation=self.augmentation)
-        self.augmentation.check_size(*self.examples.image_shape[:2])
-        order.check_seed(self.seed)
-        if self.batch_size > len(self.examples):
-            raise UserError(
-                f"a batch larger than the data: {self.examples.name} has {len(self.examples)} examples here;"
-                f" lower config.batch_size from {self.batch_size}"
-            )
+        check_training(
+            self.examples, self.batch_size, augmentation=self.augmentation, seed=self.seed
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -139,7 +134,7 @@ class StreamEvalSource:
     augment_seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.examples, self.batch_size, augmentation=self.augmentation)
+        check_batches(self.examples, self.batch_size, augmentation=self.augmentation)
 
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
@@ -208,9 +203,3 @@ def _rows(labels: jax.Array, size: int, first: Any) -> jax.Array:
     if labels.shape[0] == size:
         begin = 0
     return jnp.arange(size, dtype=jnp.int32) + begin
-
-
-def _check(examples: Encoded, batch_size: int, augmentation: Augmentation) -> None:
-    augmentation.check(examples.image_shape[-1])
-    if batch_size < 1:
-        raise UserError(f"config.batch_size must be at least 1, got {batch_size}")

@@ -13,7 +13,8 @@ from bnas_jax.data import order
 from bnas_jax.data.readers.encoded import ChooseBox, Encoded
 from bnas_jax.data.readers.images import Box
 
-# Random orders that a worker keeps: more fresh ones than batches that are read at once, and those of this epoch and the next.
+# A worker keeps the random orders that are at most so far from the one in use: those of fresh batches, one for each step, for
+# more steps than are read ahead; those of epochs for the epoch before and the one after.
 _FRESH_KEPT = 256
 _EPOCHS_KEPT = 1
 # The ratio of width to height of random crops, as in torchvision.

@@ -49,8 +49,8 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
     difference = _difference(model, variables, packed, image_shape=facts.image_shape)
     if not difference < _TOLERANCE:
         raise UserError(
-            f"the packed network's logits differ by {difference:.2g} of the largest, so that nothing was written; its scheme"
-            " must make signs and operands of parameters alone: in `kernel`, x is there for its shape"
+            f"the packed network's logits differ by {difference:.2g} of the largest, so that nothing was written; a packed"
+            " scheme's `kernel` may use the parameters and the shape of x, but not the values of x: change the scheme"
         )
     content = PackedFile(
         settings=_settings_of(restored.run),

@@ -64,8 +64,9 @@ def float_weights(model: nn.Module) -> str:
 
 
 def shapes_of(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]) -> dict:
-    """{path: shape} of the arrays of `pack`'s result, and of the kernels, not of their words; nothing is computed.
+    """The shapes that the arrays of a packed network have, {path: shape}, found without computing any.
 
+    Of a packed kernel it is the shape of the kernel itself, not of the words that its signs are packed into.
     variables: `ShapeDtypeStruct`s of {"params", "batch_stats"}.
     """
     found = jax.eval_shape(_binarized(model, image_shape), dict(variables))

@@ -59,7 +59,8 @@ def predict(network: PackedNetwork, images: Images, *, batch_size: int = 64) -> 
     facts = network.facts
     if facts.statistics is None:
         raise UserError(
-            f"{network.file} does not say how pixels are normalised: its network was trained on images that nothing is known of"
+            f'{network.file} does not say how pixels are normalised; write "mean" and "std" into the'
+            " run.json of its run, and export it again"
         )
     mean, std = facts.statistics
     augmentation = Augmentation(mean, std, scale=1 / images.white)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from bnas_jax import settings
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
 from bnas_jax.data.facts import Facts
@@ -37,8 +38,7 @@ def import_checkpoint(
     """
     # What can be said before anything is written.
     devices.configure(run)
-    # By its checkpoints: an import that a full disk has ended may be done again.
-    if CheckpointFolder(workdir.checkpoints).steps():
+    if _is_taken(workdir, run):
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
     mean, std = statistics
     if len(mean) != image_shape[2]:
@@ -71,3 +71,12 @@ def import_checkpoint(
         checkpoints.save(0, state)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"params": params, "num_classes": num_classes, "workdir": str(workdir.path)}
+
+
+def _is_taken(workdir: WorkDir, run: TrainSettings) -> bool:
+    """Whether a directory holds a run; not where it has only the settings of this import, which a full disk has ended."""
+    if not workdir.exists():
+        return False
+    if CheckpointFolder(workdir.checkpoints).steps():
+        return True
+    return settings.first_difference(settings.to_dict(run), workdir.config()) is not None

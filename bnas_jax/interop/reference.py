@@ -56,6 +56,12 @@ def load_reference(
     conventions: `release` computes what the authors' code computes; see `core.conventions`.
     Latent weights come back projected, as the released code uses them.
     Raises `UserError` that names the first array that is missing, of another shape, or left over.
+
+    A network takes images (N, H, W, C) float32, normalised as in its training, and gives logits. For instance:
+    `network, variables = load_reference(arrays, form="cifar", genotype="latest_cell", num_cells=20, channels=36,
+    num_classes=10)`, then `network.apply(variables, images, train=False)`; `interop.checkpoint_files.read` reads the arrays
+    of a file. A supernet takes alpha before the softmax, too, float32 (14 edges, 7 layer types) for each cell:
+    `supernet.apply(variables, {"normal": alpha, "reduce": alpha}, images, train=False)`.
     """
     model = build(
         form=form,

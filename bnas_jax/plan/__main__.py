@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from bnas_jax import extensions, settings
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.plan import STEP
 from bnas_jax.plan.blank_data import data_for_plan
 from bnas_jax.plan.compile import compile_for
@@ -37,7 +37,7 @@ def main() -> None:
         result = {"error": str(error)}
     except RuntimeError as error:
         # A compiler of another version than JAX's, or a machine that it does not know.
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         result = {"error": f"the compiler does not work with this version of JAX: {reason}"}
     answered.write_text(json.dumps(result))
 

@@ -15,13 +15,6 @@ from bnas_jax.plan.machines import Machine
 from bnas_jax.runtime.devices import AXIS, Devices
 from bnas_jax.settings import RunSettings
 
-# What XLA's GPU compiler asks of a device: it has none to look at. Compute capability, multiprocessors, shared memory of a
-# block and L2 cache in bytes.
-_GPUS = {
-    "a100": {"major": 8, "minor": 0, "cores": 108, "shared": 166912, "cache": 41943040},
-    "h100": {"major": 9, "minor": 0, "cores": 132, "shared": 232448, "cache": 52428800},
-    "h200": {"major": 9, "minor": 0, "cores": 132, "shared": 232448, "cache": 62914560},
-}
 _CUDNN = (9, 8, 0)
 # Platform -> packages that have its compiler, and the extra of jax that asks for one.
 _COMPILERS = {
@@ -120,18 +113,20 @@ def _gpu_topology(machine: Machine) -> Any:
 
 def _target(machine: Machine) -> str:
     """XLA's description of a GPU, a GpuTargetConfigProto as text."""
-    gpu = _GPUS[machine.chip.name]
+    gpu = machine.chip.gpu
+    assert gpu is not None, "the machine has GPUs"
+    capability_major, capability_minor = gpu.capability
     major, minor, patch = _CUDNN
     return f"""
 gpu_device_info {{
-  cuda_compute_capability {{ major: {gpu["major"]} minor: {gpu["minor"]} }}
+  cuda_compute_capability {{ major: {capability_major} minor: {capability_minor} }}
   threads_per_block_limit: 1024
   threads_per_warp: 32
   shared_memory_per_block: 49152
-  shared_memory_per_core: {gpu["shared"] + 1024}
-  shared_memory_per_block_optin: {gpu["shared"]}
+  shared_memory_per_core: {gpu.shared + 1024}
+  shared_memory_per_block_optin: {gpu.shared}
   threads_per_core_limit: 2048
-  core_count: {gpu["cores"]}
+  core_count: {gpu.cores}
   fpus_per_core: 128
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
@@ -140,7 +135,7 @@ gpu_device_info {{
   registers_per_block_limit: 65536
   memory_bandwidth: {round(machine.chip.bandwidth)}
   device_memory_size: {round(machine.chip.memory)}
-  l2_cache_size: {gpu["cache"]}
+  l2_cache_size: {gpu.cache}
   clock_rate_ghz: 1.7
 }}
 platform_name: "CUDA"

@@ -6,6 +6,7 @@ Sources, read in 2026: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; t
 
 import dataclasses
 import re
+from typing import Any
 
 GIB = 2**30
 TERA, GIGA = 1e12, 1e9
@@ -14,26 +15,43 @@ _GPU_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """One chip. memory: bytes that JAX takes of it unless it is told otherwise. bandwidth: of its memory, bytes a second. link:
-    bytes a second that it can send to the chips of its slice, or of its host. switch_adds: whether the switch between them can
-    add up what they send.
+class Gpu:
+    """What XLA's compiler for GPUs would ask of the device, which it does not have to look at."""
 
-    bfloat16, float32, float64: operations a second of products; 0 where it has none. Those of float32 are with factors that are
-    shortened (to bfloat16 on TPUs, to float16 on GPUs): products of signs are exact so, whatever `config.matmul_precision`
-    says of others. host_chips: chips that one host has at most.
-    """
+    # The compute capability: 9.0 is (9, 0).
+    capability: tuple[int, int]
+    # Multiprocessors.
+    cores: int
+    # The shared memory that a block of threads can have, and the L2 cache, in bytes.
+    shared: int
+    cache: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip, as its maker describes it."""
 
     name: str
+    # JAX's name of the kind of device: tpu or gpu.
     platform: str
+    # The bytes of its main memory that JAX takes, unless it is told otherwise.
     memory: float
+    # The bytes a second that it can read from its main memory, or write there.
     bandwidth: float
+    # The bytes a second that it can send to the other chips of its slice, or of its host.
     link: float
+    # The operations a second in products of numbers of this type; 0 where it has none.
     bfloat16: float
+    # With factors shortened to bfloat16 (TPU) or float16 (GPU): products of signs are exact so. For other products
+    # `config.matmul_precision` may ask for more exact ones, which are slower.
     float32: float
     float64: float = 0.0
+    # The most chips that one host has.
     host_chips: int = 4
+    # Whether the switch between the chips of a host can add up what they send.
     switch_adds: bool = False
+    # What else XLA's compiler must know of a GPU.
+    gpu: Gpu | None = None
 
     def peak(self, precision: str) -> float:
         """Operations a second, of products of that `config.precision`."""
@@ -66,6 +84,7 @@ def _gpu(
     link_gigabytes: float,
     bfloat16: float,
     float64: float,
+    compiler: Gpu,
 ) -> Chip:
     """A GPU of eight to a host; rates in teraflops. That of bfloat16 is also its float16's."""
     return Chip(
@@ -79,10 +98,13 @@ def _gpu(
         float64=float64 * TERA,
         host_chips=8,
         switch_adds=True,
+        gpu=compiler,
     )
 
 
-_HOPPER = {"link_gigabytes": 450, "bfloat16": 989, "float64": 67}
+_HOPPER: dict[str, Any] = {"link_gigabytes": 450, "bfloat16": 989, "float64": 67}
+_H100 = Gpu(capability=(9, 0), cores=132, shared=232448, cache=52428800)
+_H200 = dataclasses.replace(_H100, cache=62914560)
 
 CHIPS = {
     chip.name: chip
@@ -98,9 +120,10 @@ CHIPS = {
             link_gigabytes=300,
             bfloat16=312,
             float64=19.5,
+            compiler=Gpu(capability=(8, 0), cores=108, shared=166912, cache=41943040),
         ),
-        _gpu("h100", memory_gib=80, gigabytes=3350, **_HOPPER),
-        _gpu("h200", memory_gib=141, gigabytes=4800, **_HOPPER),
+        _gpu("h100", memory_gib=80, gigabytes=3350, compiler=_H100, **_HOPPER),
+        _gpu("h200", memory_gib=141, gigabytes=4800, compiler=_H200, **_HOPPER),
     )
 }
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.data.load import Dataset
 from bnas_jax.plan import EVALUATE, STEP, movement
 from bnas_jax.plan.absent import AbsentDevices, check, devices_of
@@ -31,13 +31,17 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one chip's main memory. arguments: state, data and batch; results that reuse them are not counted again. others:
-    arguments of the other programs of a step, which lie there as well, such as the held-out images of a search."""
+    """The bytes of one chip's main memory that a program needs."""
 
+    # What the program is called with: state, data and batch.
     arguments: int
+    # What only the step's other programs are called with, and which lies there meanwhile: a search's held-out images, say.
     others: int
+    # What it gives back, apart from results that take the place of arguments.
     results: int
+    # What it stores on the way, such as activations for the gradient.
     temporaries: int
+    # The program itself.
     code: int
 
     @property
@@ -48,19 +52,22 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One program for one chip of the machine.
-
-    work, messages: see `work.read`. accessed: bytes by XLA's count, on-chip memory included. useful: bytes moved without
-    padding. kernels: kind of instruction -> how often it runs.
-    """
+    """One program, compiled, as one chip of the machine runs it."""
 
     memory: Memory
+    # What it computes, moves and sends: the least time follows from it.
     work: Work
+    # The bytes that it reads and writes by XLA's count, which has those of on-chip memory, too.
     accessed: float
+    # The bytes that it moves to and from the main memory, without what only pads arrays.
     useful: float
+    # What chips send each other, by kinds.
     messages: tuple[Message, ...]
+    # The largest results and arguments in main memory, the largest first.
     buffers: tuple[Buffer, ...]
+    # Module of the network -> bytes that are moved for it.
     layers: dict[str, int]
+    # Kind of instruction -> how often it runs.
     kernels: dict[str, int]
 
 
@@ -195,9 +202,8 @@ def _compiled(
         needed = bytes_needed(str(error))
         if needed is not None:
             raise _TooLarge(needed) from error
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"the compiler for {machine.name} refuses this program: {reason}"
+            f"the compiler for {machine.name} refuses this program: {first_line(error)}"
         ) from error
 
     work, moves, messages = read(

@@ -101,21 +101,25 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """arrays: of its result. arguments: its operands as they are written; operands: the names among them. layer: the network's
-    module that asked for it, "" of others. text: what stands behind the operands. root: whether it is its computation's result.
-
-    trips: how often it runs in a step. within: whether a fusion does it, which moves what it moves.
-    """
+    """One instruction of a compiled program: a line of its text."""
 
     name: str
+    # What it does, by XLA's name: "convolution", "fusion".
     opcode: str
+    # Its result: one array, or those of a tuple.
     arrays: tuple[Array, ...]
+    # What stands between its parentheses, and the names of other instructions in it.
     arguments: str
     operands: tuple[str, ...]
+    # The module of the network that asked for it, "" where none did.
     layer: str
+    # What stands behind the parentheses: its attributes.
     text: str
+    # Whether its result is that of the computation it stands in.
     root: bool = False
+    # How often it runs in a step.
     trips: int = 1
+    # Whether it is part of a fusion, which moves data for it.
     within: bool = False
 
     @property

@@ -27,7 +27,7 @@ _FREE = {
 }
 # Calls of TPU programs that put a name to parts which lie side by side.
 _FREE_CALLS = {"ConcatBitcast"}
-# They read of their first operand what they give.
+# Instructions that take a part of their first operand, and read no more of it.
 _PARTS = ("slice", "dynamic-slice", "gather")
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")

@@ -1,6 +1,7 @@
 """A plan made in a process of its own, or taken from those that were made before.
 
-A process in which the compiler for TPUs is loaded cannot use what JAX finds here, and the other way round.
+Another process, as JAX takes one platform: where it has loaded the compiler for TPUs, which are not here, the devices of this
+machine cannot be used any more, and where it uses those, the compiler cannot be loaded.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from bnas_jax.plan.blank_data import SIZES
 from bnas_jax.plan.machines import machine
 from bnas_jax.runtime.compilation_cache import user_cache
 from bnas_jax.settings import SearchSettings, TrainSettings
+from bnas_jax.workdir.files import write_whole
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 _COMPILERS = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
@@ -80,10 +82,8 @@ def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
     if kept is not None:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            part = kept.with_suffix(f".{os.getpid()}")
-            part.write_text(json.dumps(result, indent=1))
-            part.replace(kept)
-        except OSError as error:
+            write_whole(kept, result)
+        except (OSError, UserError) as error:
             print(f"bnas_jax: warning: this plan is not kept ({error})", file=sys.stderr)
     return result
 

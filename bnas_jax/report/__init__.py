@@ -1,1 +1,1 @@
-"""Pictures of what a search found. This room reads genotypes and plain values; it needs no jax."""
+"""Pictures of what a search found. It reads genotypes and plain values; it needs no jax."""

@@ -74,7 +74,6 @@ def charts_of_alphas(history: Mapping[str, np.ndarray], layer_types: Sequence[st
 
 def mean_weights(alphas: np.ndarray) -> np.ndarray:
     """The softmax of alpha (epochs + 1, edges, types) over the types, averaged over the edges: (epochs + 1, types)."""
-    # The largest becomes 1, so that nothing overflows.
-    weights = np.exp(alphas - alphas.max(axis=-1, keepdims=True))
-    shares = weights / weights.sum(axis=-1, keepdims=True)
-    return shares.mean(axis=1)
+    from scipy.special import softmax
+
+    return softmax(alphas, axis=-1).mean(axis=1)

@@ -12,7 +12,8 @@ _LANE_HEIGHT = 4.0
 _GAP = 7.0  # between two items of a column
 # How often all columns are gone through, forwards and backwards in turn.
 _SWEEPS = 61
-# How much an item wants to be as high as another: lines that go on are straight before others are.
+# The weight of a neighbour in the mean height that an item is drawn to, where the line between them goes straight on; 1 for
+# any other neighbour.
 _STRAIGHT = 8
 
 
@@ -84,9 +85,11 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
     """The heights nearest to the wanted ones, by least squares, that keep a column's order and the
     gaps in it.
 
-    With the gaps subtracted this is isotonic regression: neighbours in the wrong order are pooled
-    and share their mean.
+    With the gaps subtracted this is isotonic regression: the nearest shifts that do not fall from
+    one item to the next.
     """
+    from scipy.optimize import isotonic_regression
+
     if not column:
         return {}
     # Heights of the items if they lie as close as they may.
@@ -95,22 +98,10 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
         distance = (item_height(above) + item_height(below)) / 2 + _GAP
         offsets.append(offsets[-1] + distance)
 
-    # Pools of the shifts that the items want, whose means grow downwards.
-    pools: list[list[float]] = []
-    for item, offset in zip(column, offsets, strict=True):
-        pools.append([wanted[item] - offset])
-        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-
-    # All items of a pool are shifted alike.
-    shifts: list[float] = []
-    for pool in pools:
-        shifts += [_mean(pool)] * len(pool)
-    spread = {}
-    for item, shift, offset in zip(column, shifts, offsets, strict=True):
-        spread[item] = shift + offset
-    return spread
+    shifts = isotonic_regression(
+        [wanted[item] - y for item, y in zip(column, offsets, strict=True)]
+    )
+    return {item: float(y) for item, y in zip(column, shifts.x + offsets, strict=True)}
 
 
 def _mean(values: list[float]) -> float:

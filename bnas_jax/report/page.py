@@ -23,7 +23,8 @@ td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top; 
 svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; overflow-x: auto; }
 """
 _TASKS = {"search": "search of a cell", "train": "training of a network"}
-# What a summary holds, in words; its genotype is drawn, and what a run began with stands elsewhere.
+# The entries of summary.json, as the page names them. Those of `_ELSEWHERE` are not in its table: the genotype is drawn, and
+# the weights that a run began with are in another table.
 _NAMES = {
     "top1": "test accuracy (top-1) in %",
     "top5": "test accuracy (top-5) in %",

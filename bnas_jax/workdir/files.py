@@ -44,11 +44,14 @@ def whole(path: pathlib.Path):
 
     `UserError` where the disk is full or refuses the file.
     """
-    # In the same folder, as a file cannot be renamed into another file system.
-    part = path.with_name("part." + path.name)
+    # In the same folder, as a file cannot be renamed into another file system; and of this process, as another may write it.
+    part = path.with_name(f"part.{os.getpid()}.{path.name}")
     try:
         with room(path):
             yield part
+            # On the disk before it has its name: after a loss of power it would be there, and empty.
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
             # In one piece: a reader, or a crash, finds the old file or the new one.
             os.replace(part, path)
     finally:

@@ -4,16 +4,18 @@ import dataclasses
 import json
 import re
 import sys
+import types
 from fractions import Fraction
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from compile_options import short
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
-from bnas_jax.benchmarks import compile_times, grow, measure, programs, step
+from bnas_jax.benchmarks import against_torch, compile_times, grow, measure, programs, step
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.runtime import devices
 from configs import search as search_configs
@@ -338,3 +340,25 @@ def test_a_comparison_with_pytorch_says_what_to_install(capfd, monkeypatch):
 def test_what_cannot_be_timed_is_answered_with_what_can(capfd, arguments):
     assert run(["benchmark", *arguments]) == 2
     assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("platform", "peak"), [("linux", 2**10), ("darwin", 1)])
+def test_the_peak_of_memory_is_in_mib_on_each_system(monkeypatch, platform, peak):
+    monkeypatch.setattr(measure.sys, "platform", platform)
+    usage = types.SimpleNamespace(ru_maxrss=2**20)
+    monkeypatch.setattr(measure.resource, "getrusage", lambda who: usage)
+    assert measure.peak_memory_mib() == peak
+
+
+def test_losses_that_differ_from_pytorchs_end_the_comparison(monkeypatch):
+    loss = types.SimpleNamespace(item=lambda: 1000.0)
+    theirs = types.SimpleNamespace(load=lambda params: None, loss=lambda: loss)
+    monkeypatch.setattr(
+        against_torch, "cross_entropy", lambda logits, labels: jnp.ones(len(labels))
+    )
+    model = types.SimpleNamespace(apply=lambda *_, **__: (None, {}))
+    state = types.SimpleNamespace(variables={"params": {}})
+    program = types.SimpleNamespace(create=lambda seed: state, model=model)
+    labels = np.zeros(2, int)
+    with pytest.raises(RuntimeError, match="loss of 1 here and 1000 in PyTorch"):
+        against_torch._check_losses(program, theirs, images=labels, labels=labels)

@@ -15,7 +15,7 @@ from image_files import write_folder
 from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
-from bnas_jax.training import checkpoints
+from bnas_jax.training import checkpoint_reader
 from bnas_jax.workdir import FORMAT
 from configs import search as search_configs
 from configs import train as train_configs
@@ -135,14 +135,14 @@ def test_a_config_without_its_function_is_said(tmp_path):
 
 def test_a_damaged_checkpoint_is_not_described_by_objects_of_python():
     assert (
-        checkpoints._first_line(ValueError("<bound method pybind11_object of <x>> failed"))
+        checkpoint_reader.first_line(ValueError("<bound method pybind11_object of <x>> failed"))
         == "its files cannot be read"
     )
     assert (
-        checkpoints._first_line(ValueError("NOT_FOUND: no such array"))
+        checkpoint_reader.first_line(ValueError("NOT_FOUND: no such array"))
         == "NOT_FOUND: no such array"
     )
     assert (
-        checkpoints._first_line(json.JSONDecodeError("Expecting value", "", 0))
+        checkpoint_reader.first_line(json.JSONDecodeError("Expecting value", "", 0))
         == "what describes it cannot be read"
     )

@@ -1,12 +1,15 @@
 """The data: real files, batches as a function of the step, augmentation, and evaluation that counts every example once."""
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from image_files import encoded, picture, write_folder
 from tfds_files import write_dataset
 
 from bnas_jax.core.errors import UserError
@@ -14,9 +17,11 @@ from bnas_jax.data import load as loading
 from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation, crop, draw, draw_centres, hide, normalize
+from bnas_jax.data.batches import load_data
 from bnas_jax.data.halves import split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 from bnas_jax.data.readers import tfds_directory
+from bnas_jax.data.readers.encoded import ReadOptions
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -712,3 +717,19 @@ def test_names_that_cannot_be_loaded(name, message):
 
 def test_the_digits_take_no_path():
     assert "leave config.dataset.path out" in one_line_error("digits", "/anywhere")
+
+
+def test_batches_read_images_as_their_options_say_and_do_not_outlive_their_owner(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 1})
+    (tmp_path / "train" / "a" / "larger.png").write_bytes(encoded(picture(9, 40, 40)))
+    data = load_data("folder", tmp_path, batch_size=2, options=ReadOptions(image_size=16))
+    assert data.train_batch(0)["image"].shape == (2, 16, 16, 3) == (2, *data.image_shape)
+    gone = weakref.ref(data.dataset.train)
+    del data
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_way_to_divide_that_is_unknown_is_not_taken_for_random():
+    with pytest.raises(UserError, match="one of random, stratified, in_order, got 'halves'"):
+        split_half(numbered(4), 0, "halves")

@@ -1,5 +1,6 @@
 """`data prepare`, `convert` and `check` on real files, and streams of TFDS sets."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -78,6 +79,14 @@ def old(tmp_path) -> pathlib.Path:
 
 def shard(directory: pathlib.Path, number: int) -> pathlib.Path:
     return directory / f"cifar10-train.tfrecord-{number:05}-of-00003"
+
+
+def test_a_source_that_cannot_be_read_is_not_called_a_full_target(old, tmp_path, capsys):
+    shard(old, 1).unlink()
+    # Reading it is an input/output error, as of a failing disk.
+    shard(old, 1).symlink_to("/proc/self/mem")
+    message = mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
+    assert f"cannot read {shard(old, 1)} (Input/output error)" in message
 
 
 def test_a_converted_set_holds_the_same_examples(old, tmp_path, capsys):
@@ -249,6 +258,14 @@ def imagenet(tmp_path_factory) -> pathlib.Path:
         root / "imagenet2012" / "5.1.0", splits, "imagenet2012", (None, None, 3), shards=2
     )
     return root
+
+
+def test_gray_imagenet_is_augmented_as_the_coloured_one(imagenet):
+    _, _, augmentation = loading.load("imagenet2012", imagenet, ReadOptions(32, channels=1))
+    _, _, coloured = loading.load("imagenet2012", imagenet)
+    assert len(augmentation.mean) == len(augmentation.std) == 1
+    measured = {"mean": augmentation.mean, "std": augmentation.std}
+    assert augmentation == dataclasses.replace(coloured, **measured)
 
 
 def test_imagenet_streams_as_released(imagenet):

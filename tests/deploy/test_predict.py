@@ -8,13 +8,13 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from documents import README, blocks
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from small_runs import STEPS, arguments, read
 from work_directories import CELL
 
-import bnas_jax
 from bnas_jax.__main__ import run as command
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.packed import Kernel
@@ -93,13 +93,14 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
     assert of_checkpoint["top1"] == pytest.approx(top1)
     assert of_checkpoint == pytest.approx({**of_file, "step": STEPS})
 
-    # By the functions of the package, too.
-    model, variables = bnas_jax.load_packed(exported)
-    facts = bnas_jax.packed_facts(exported)
-    assert facts["mean"] == read(workdir / "run.json")["mean"] and facts["white"] == 16
-    images = (test.images[:3] / 16 - np.array(facts["mean"])) / np.array(facts["std"])
-    logits = model.apply(variables, images.astype(np.float32), train=False)
-    assert np.array_equal(logits.argmax(-1), classes[:3].astype(int))
+    # By the functions of the package, too, as the README does.
+    (lines,) = [block.text for block in blocks(README) if "bnas.load_packed(" in block.text]
+    given = lines.replace('np.zeros((2, *facts["image_shape"]))', "test.images[:3]")
+    assert given != lines
+    names: dict = {"test": test}
+    exec(given.replace("runs/digits.bnas", str(exported)), names)
+    assert names["facts"]["mean"] == read(workdir / "run.json")["mean"]
+    assert np.array_equal(names["classes"], classes[:3].astype(int))
 
 
 def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd):

@@ -91,7 +91,7 @@ def counted(what: str) -> dict[str, dict]:
     found = {}
     for row in wanted.rows:
         of_row = RowRun(row, folder=NOWHERE, seed=0)
-        numbers = {name: COLUMNS[name].of(of_row) for name in wanted.columns}
+        numbers = {name: COLUMNS[name].value(of_row) for name in wanted.columns}
         found[row.name] = {name: number for name, number in numbers.items() if number is not None}
     return found
 

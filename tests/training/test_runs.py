@@ -171,7 +171,7 @@ def test_a_search_whose_cell_cannot_be_drawn_ends_all_the_same(whole, tmp_path, 
 
 def test_derive_takes_what_the_search_took(whole, tmp_path, capfd):
     workdir, _ = whole("search")
-    out = tmp_path / "new" / "cell.json"
+    out = tmp_path / "cell.json"
     capfd.readouterr()
     assert command(["derive", f"--workdir={workdir}", f"--out={out}"]) == 0
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])

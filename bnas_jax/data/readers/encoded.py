@@ -5,9 +5,9 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from bnas_jax.data.readers.images import BadImage, Box, UnknownScale
 
 # (height, width) of an image -> the part to take.
 ChooseBox = Callable[[int, int], Box]
+Result = TypeVar("Result")
 # Examples that are handed to the threads at once: the results of all would be in memory twice.
 _CHUNK = 1024
 
@@ -255,8 +256,11 @@ def _decoded(encoded: Encoded):
                 raise
             return error, -1
 
+    yield from in_threads(one, len(encoded))
+
+
+def in_threads(read: Callable[[int], Result], count: int) -> Iterator[Result]:
+    """read(0) to read(count - 1), in order, by as many threads as there are cores."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        for start in range(0, len(encoded), _CHUNK):
-            stop = min(start + _CHUNK, len(encoded))
-            numbers = range(start, stop)
-            yield from threads.map(one, numbers)
+        for start in range(0, count, _CHUNK):
+            yield from threads.map(read, range(start, min(start + _CHUNK, count)))

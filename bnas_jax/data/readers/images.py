@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, first_line
 
 # The first and the last marker of a JPEG file.
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -277,8 +277,7 @@ def _decoding():
     except (UserError, ImportError, MemoryError):
         raise
     except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        text = lines[0]
+        text = first_line(error)
         if "cannot identify" in text:
             text = "of an unknown format"
         raise BadImage(f"does not decode ({text})") from error

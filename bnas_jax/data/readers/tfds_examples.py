@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.data.digest import digest_of
 from bnas_jax.data.readers import tfds_directory
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
@@ -40,7 +40,7 @@ class Records:
     def read(self, row: int) -> tuple[bytes, int]:
         with _reading(self.directory):
             example = self._source[row]
-        # So reads a shard that is cut short.
+        # TFDS reads a shard that is cut short as an example without an image or a label.
         if not example["image"] or example["label"] is None:
             raise UserError(
                 f"cannot read {self.where(row)} (a shard is damaged); copy or prepare the dataset again"
@@ -195,15 +195,10 @@ def _reading(directory: Any):
         raise
     except ImportError as error:
         raise UserError(
-            f"reading {directory} needs more libraries ({_first_line(error)}):"
+            f"reading {directory} needs more libraries ({first_line(error)}):"
             " pip install tensorflow-datasets array_record pillow"
         ) from error
     except Exception as error:
         raise UserError(
-            f"cannot read {directory} ({_first_line(error)}); copy or prepare the dataset again"
+            f"cannot read {directory} ({first_line(error)}); copy or prepare the dataset again"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0]

@@ -1,8 +1,6 @@
 """Reading all of a data set: the number of examples of each class, their sizes, and what cannot be read (`data check`)."""
 
 import collections
-import concurrent.futures
-import os
 import sys
 from typing import Any
 
@@ -11,20 +9,20 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load
 from bnas_jax.data.readers import images
-from bnas_jax.data.readers.encoded import Encoded, ReadOptions
+from bnas_jax.data.readers.encoded import Encoded, ReadOptions, in_threads
 
-# Examples that are handed to the threads at once: all results of a large set would wait in memory.
-_CHUNK = 1024
 # Unreadable images that the summary names.
 _NAMED = 100
 
 
 def check(name: str, path: Any, options: ReadOptions) -> dict:
-    """Reads every image, and counts.
+    """Reads every image of the data set of that name (`config.dataset.name`), and counts.
 
-    The summary has the examples by class and part, the range of sizes, the number of unreadable images (each is named on
+    path: where its files are, see `load.load`. options: how they are read; of them the split and the channels have a part in
+    it. The summary has the examples by class and part, the range of sizes, the number of unreadable images (each is named on
     stderr, the first 100 are returned), and the files left out as they are no images, by suffix. A folder without parts is
-    one part, "all", unless `options.split` divides it.
+    one part, "all", unless `options.split` divides it. Raises `UserError` for the digits, for an unknown name and for missing
+    files; an image that cannot be read is counted, and no error.
     """
     if name == "digits":
         raise UserError("the digits come with the package and are whole; name a dataset on disk")
@@ -52,17 +50,13 @@ def _check_part(examples: Encoded) -> dict:
     unreadable: list[str] = []
     read = lambda number: _check_example(examples, number)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        for start in range(0, len(examples), _CHUNK):
-            stop = min(start + _CHUNK, len(examples))
-            numbers = range(start, stop)
-            for label, shape, problem in threads.map(read, numbers):
-                if problem:
-                    print(problem, file=sys.stderr)
-                    unreadable.append(problem)
-                    continue
-                counts[examples.classes[label]] += 1
-                shapes.append(shape)
+    for label, shape, problem in in_threads(read, len(examples)):
+        if problem:
+            print(problem, file=sys.stderr)
+            unreadable.append(problem)
+            continue
+        counts[examples.classes[label]] += 1
+        shapes.append(shape)
 
     # [images, 2]: heights and widths; 0 where no image can be read.
     sizes = np.zeros((1, 2), int)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import struct
 import sys
 from collections.abc import Iterator
@@ -69,7 +68,9 @@ def _convert(
     for file in directory.iterdir():
         is_record = file.name in records or f".{_SUFFIX}" in file.name
         if file.is_file() and not is_record:
-            shutil.copyfile(file, part / file.name)
+            with _reading(file):
+                data = file.read_bytes()
+            (part / file.name).write_bytes(data)
     converted = json.dumps(_converted(info), indent=2)
     (part / tfds_directory.INFO).write_text(converted)
 
@@ -82,8 +83,8 @@ def _convert(
 
 
 def read_records(path: pathlib.Path) -> Iterator[bytes]:
-    """The records of a TFRecord file. Raises `UserError` where it is cut short or a checksum does not fit."""
-    with path.open("rb") as file:
+    """The records of a TFRecord file. Raises `UserError` where it cannot be read, is cut short, or a checksum does not fit."""
+    with _reading(path), path.open("rb") as file:
         number = 0
         # A record is its length in 8 bytes and 4 of checksum, then the data and their checksum.
         while header := file.read(12):
@@ -95,6 +96,17 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
             checksum = _exactly(file, 4, where)
             yield _checked(data, checksum=checksum, what=where)
             number += 1
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path):
+    """Turns an error of reading a file of the source into a `UserError`; one of writing gets another advice."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror or error}); mend that or copy the file again, the same command goes on"
+        ) from error
 
 
 def masked_crc(data: bytes) -> int:

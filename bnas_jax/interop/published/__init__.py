@@ -40,4 +40,9 @@ def load_published(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modu
         raise UserError(f"no published network {name!r}; known: {', '.join(sorted(LOADERS))}")
     # Where one name begins with another, the longer one is meant.
     loader = LOADERS[max(fitting, key=len)]
-    return loader(name, arrays)
+    try:
+        return loader(name, arrays)
+    except UserError as error:
+        raise UserError(
+            f"these are no weights of {name!r}: {error}; write the name of their network"
+        ) from error

@@ -83,9 +83,7 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """num_cells, channels and num_classes, from the arrays of a state_dict."""
     for name in ("stem.0.weight", "classifier.weight"):
         if name not in arrays:
-            raise UserError(
-                f"the published weights lack {name}; load them by the name of their network"
-            )
+            raise UserError(f"the published weights lack {name}")
     num_cells = 0
     for name in arrays:
         found = re.match(r"cells\.(\d+)\.", name)

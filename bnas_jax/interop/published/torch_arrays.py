@@ -63,9 +63,7 @@ def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counter
 def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """The array of that name; `UserError` where there is none."""
     if name not in arrays:
-        raise UserError(
-            f"the published weights lack {name}; load them by the name of their network"
-        )
+        raise UserError(f"the published weights lack {name}")
     return np.asarray(arrays[name])
 
 
@@ -98,9 +96,7 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
     # Stages are numbered from 0 or from 1.
     numbers = sorted({stage for stage, _ in blocks})
     if not numbers:
-        raise UserError(
-            "the published weights have no blocks of this network; load them by the name of their network"
-        )
+        raise UserError("the published weights have no blocks of this network")
     counts = collections.Counter(stage for stage, _ in blocks)
     return tuple(counts[number] for number in numbers)
 

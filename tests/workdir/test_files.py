@@ -1,0 +1,38 @@
+"""Files that are written whole or not at all."""
+
+import os
+
+import pytest
+
+from bnas_jax.core.errors import UserError, first_line
+from bnas_jax.workdir.files import whole, write_whole
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(path.read_text()))
+    write_whole(path, 1)
+    assert seen == ["old"] and path.read_text() == "1\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_processes_do_not_write_into_the_same_part(tmp_path):
+    with whole(tmp_path / "a.svg") as part:
+        part.write_text("")
+        assert str(os.getpid()) in part.name and part.suffix == ".svg"
+
+
+def test_after_an_error_the_old_file_stays(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(UserError, match="cannot write"), whole(path) as part:
+        part.write_text("new")
+        raise OSError("full")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_without_text_is_named_by_its_type():
+    assert first_line(RuntimeError()) == "RuntimeError"
+    assert first_line(RuntimeError("\none\ntwo")) == "one"
