@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, first_line
 
 # The fields of the DARTS family's named tuple, in its order.
 _PRINTED = ("normal", "normal_concat", "reduce", "reduce_concat")
@@ -47,7 +47,7 @@ def _printed(text: str) -> dict:
     except UserError:
         raise
     except _NOT_PARSED as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, SyntaxError):
             reason = f"{error.msg}, in line {error.lineno}"
         raise UserError(

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bnas_jax import __version__, settings
-from bnas_jax.core.errors import UserError
+from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.settings import DistributedSettings, Settings
 
 # The exit code of a run that another host has let down, which a launcher starts again (EX_TEMPFAIL of sysexits.h).
@@ -75,7 +75,7 @@ def join(run: DistributedSettings) -> None:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"cannot join {where}: {str(error).splitlines()[0]}; see config.distributed"
+            f"cannot join {where}: {first_line(error)}; see config.distributed"
         ) from None
     finally:
         alarm.cancel()
@@ -217,7 +217,7 @@ def on_first(action: Callable[[], None]) -> None:
             failure = error
     message = ""
     if failure is not None:
-        message = str(failure) or type(failure).__name__
+        message = first_line(failure)
     message = from_first(message)
     if failure is not None:
         raise failure

@@ -127,7 +127,7 @@ class CheckpointReader(CheckpointFolder):
             # For want of memory, XLA's included, a good checkpoint cannot be read, either.
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise
-            why = first_line(error)
+            why = reason_of(error)
         # What one process cannot read none takes, or they would go on from different steps.
         why = next(filter(None, hosts.from_all(why)), "")
         if why:
@@ -185,7 +185,7 @@ def _kind(leaf, dtypes: bool) -> str:
     return f"{kind} {tuple(leaf.shape)}"
 
 
-def first_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The first line of an error of Orbax, where it is a sentence and not the text of a Python object."""
     lines = str(error).strip().splitlines()
     if isinstance(error, (UnicodeError, json.JSONDecodeError)):

@@ -17,7 +17,7 @@ from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import CheckpointSettings
 from bnas_jax.training import refit
 from bnas_jax.training.checkpoint_folder import METRIC
-from bnas_jax.training.checkpoint_reader import CheckpointReader, first_line, split
+from bnas_jax.training.checkpoint_reader import CheckpointReader, reason_of, split
 
 
 def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
@@ -142,7 +142,7 @@ class Checkpoints(CheckpointReader):
             yield
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"cannot save a checkpoint in {self.directory} ({first_line(error)}); make room there or mend it, the same"
+                f"cannot save a checkpoint in {self.directory} ({reason_of(error)}); make room there or mend it, the same"
                 f" command goes on from step {max(self.steps(), default=0)}"
             ) from error
 

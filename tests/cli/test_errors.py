@@ -135,14 +135,14 @@ def test_a_config_without_its_function_is_said(tmp_path):
 
 def test_a_damaged_checkpoint_is_not_described_by_objects_of_python():
     assert (
-        checkpoint_reader.first_line(ValueError("<bound method pybind11_object of <x>> failed"))
+        checkpoint_reader.reason_of(ValueError("<bound method pybind11_object of <x>> failed"))
         == "its files cannot be read"
     )
     assert (
-        checkpoint_reader.first_line(ValueError("NOT_FOUND: no such array"))
+        checkpoint_reader.reason_of(ValueError("NOT_FOUND: no such array"))
         == "NOT_FOUND: no such array"
     )
     assert (
-        checkpoint_reader.first_line(json.JSONDecodeError("Expecting value", "", 0))
+        checkpoint_reader.reason_of(json.JSONDecodeError("Expecting value", "", 0))
         == "what describes it cannot be read"
     )

@@ -17,12 +17,12 @@ from flax import traverse_util
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, INPUTS, leaving
+from bnas_jax.core.layers import POOLING, layer_type
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.interop.published.cells import around_cells, beside_edges, in_layer, sizes
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, array_of, from_torch, states
 
-_POOLS = ("max_pool_3x3", "avg_pool_3x3")
 # Layer types in the order of the published alphas.
 DARTS_TYPES = (
     "none",
@@ -124,7 +124,7 @@ def _array(arrays: Mapping[str, np.ndarray], path: Path, *, model: Supernet) -> 
     state = int(modules[0].removeprefix("state"))
     edges = leaving(state)
     if modules[1] == "pool_bn":
-        pools = [name for name in model.layer_types if name in _POOLS]
+        pools = [name for name in model.layer_types if layer_type(name).batching == POOLING]
         rows = []
         for edge in edges:
             row = [of_edge(edge, name, ["bn"]) for name in pools]
