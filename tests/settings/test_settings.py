@@ -729,7 +729,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "network.form", "mnist", "one of cifar, imagenet"),
         ("train:digits", "network.num_cells", 0, "at least 1"),
         ("train:digits", "network.channels", 0, "at least 1"),
-        ("train:d", "network.channels", 7, "even number"),
+        ("train:d", "network.channels", 7, "a multiple of 2 in the form imagenet"),
         (
             "train:digits",
             "optimizer.schedule",
