@@ -112,7 +112,7 @@ def _changed(
     wanted: "Reproduction", settings: Sequence[str], *, only: Sequence[str], seeds: int | None
 ) -> "Reproduction":
     """The same, where the rows of --rows, or all, have the settings of the command line. seeds: None is each row's own."""
-    from bnas_jax.study.runs import chosen_rows
+    from bnas_jax.study.rows import chosen_rows
 
     chosen = chosen_rows(wanted.rows, only)
     names = [row.name for row in chosen]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from bnas_jax.core.genotype import Genotype, edges
 from bnas_jax.reproduce.row_run import RowRun
-from bnas_jax.study.runs import early_learnable_share
+from bnas_jax.study.results import early_learnable_share
 
 _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7")
 

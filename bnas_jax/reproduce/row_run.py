@@ -8,7 +8,8 @@ from bnas_jax import counting
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import Settings, TrainSettings
 from bnas_jax.study import Row
-from bnas_jax.study.runs import is_finished, search_settings, training_settings
+from bnas_jax.study.results import is_finished
+from bnas_jax.study.rows import search_settings, training_settings
 from bnas_jax.workdir import RunDirectory
 
 

@@ -8,14 +8,9 @@ from bnas_jax.report.sheet import style
 from bnas_jax.reproduce.reproduction import Reproduction
 from bnas_jax.reproduce.table import lines_of, markdown
 from bnas_jax.runtime import hosts
-from bnas_jax.study.runs import (
-    Open,
-    check_configs,
-    chosen_rows,
-    make_folder,
-    run_rows,
-    write_table,
-)
+from bnas_jax.study.results import write_table
+from bnas_jax.study.rows import check_configs, chosen_rows
+from bnas_jax.study.runs import Open, make_folder, run_rows
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import whole
 

@@ -28,7 +28,7 @@ from bnas_jax.reproduce.run import reproduce
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.study import Row
-from bnas_jax.study.runs import early_learnable_share
+from bnas_jax.study.results import early_learnable_share
 from bnas_jax.training import build
 from bnas_jax.training.gradients import gradient_sums, gradients_of_run
 from bnas_jax.training.load import load

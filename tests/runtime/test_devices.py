@@ -139,7 +139,7 @@ def environment(devices: int) -> dict[str, str]:
 def on(tmp_path_factory, request):
     """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
     folder = tmp_path_factory.mktemp("runs")
-    places, smaller = SHORT | GROUPS, {"search": ONE_CELL}
+    places, smaller = SHORT, {"search": ONE_CELL}
     if request.config.getoption("--long"):
         places, smaller = LONG | SEARCHED | GROUPS | BASELINES, {}
     runs = [(task, how, count) for task, of_task in places.items() for how, count in of_task]
@@ -164,8 +164,7 @@ def on(tmp_path_factory, request):
     "task",
     [
         *SHORT,
-        *GROUPS,
-        *(pytest.param(task, marks=pytest.mark.long) for task in (*BASELINES, *SEARCHED)),
+        *(pytest.param(task, marks=pytest.mark.long) for task in (*GROUPS, *BASELINES, *SEARCHED)),
     ],
 )
 def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(on, task):

@@ -44,10 +44,6 @@ SEARCHES = {
     "darts_second": [],
     "darts_exact": ["--config.searcher.unrolled=exact"],
 }
-LONG = [
-    pytest.param(name, marks=pytest.mark.long)
-    for name in ("gdas", "snas_held_out", "darts_second", "darts_exact")
-]
 PRESETS = {"snas_held_out": "snas", "darts_exact": "darts_second"}
 
 
@@ -88,14 +84,15 @@ def whole(tmp_path_factory):
     return searched
 
 
-@pytest.mark.parametrize("name", ["snas", pytest.param("random", marks=pytest.mark.long), *LONG])
+@pytest.mark.long
+@pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_leaves_its_records(name, whole):
     check_records(name, whole(name))
 
 
 # Those of BNAS, which all of them share the loop with, are in tests/training/test_runs.py.
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["snas", "random", *LONG])
+@pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_goes_on_bit_for_bit(name, whole, tmp_path):
     """From the last checkpoint but one, within the second epoch."""
     steps = sorted(int(path.name) for path in (whole(name) / "checkpoints").iterdir())

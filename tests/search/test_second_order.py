@@ -67,7 +67,8 @@ def apart(one, other) -> float:
     return float(jnp.abs(one - other).max() / jnp.abs(other).max())
 
 
-@pytest.mark.parametrize("edges", ["shared", pytest.param("plain", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("edges", ["shared", "plain"])
 def test_exact_is_the_derivative_through_the_virtual_step_of_a_binary_supernet(edges):
     """Of the weights first and of alpha then: straight-through gradients are of no function, so that orders differ."""
     scheme, data = Xnor(), batches()

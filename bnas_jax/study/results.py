@@ -1,0 +1,124 @@
+"""What the runs of a study have come to: finished ones alone, and of the settings that the study asks for."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from bnas_jax import settings
+from bnas_jax.core.errors import UserError
+from bnas_jax.core.genotype import from_dict
+from bnas_jax.core.layers import learnable_share
+from bnas_jax.runtime import hosts
+from bnas_jax.study.rows import Row, Study, search_settings, training_settings
+from bnas_jax.study.table import figures, markdown, mean_of
+from bnas_jax.workdir import RunDirectory
+from bnas_jax.workdir.files import whole, write_whole
+
+# Section 4.3 looks at the first 20 of 50 epochs.
+EARLY = 0.4
+
+
+def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
+    """The table of all runs that are finished, as study.json and study.md."""
+    # Of all rows, whichever are run this time.
+    accuracies: dict[str, dict[int, float]] = {}
+    not_shown = {}
+    for row in study.rows:
+        accuracies[row.name] = {}
+        for seed in range(row.seeds):
+            try:
+                summary = result_of(row, folder=folder, seed=seed)
+            # Its accuracy is none of this row's.
+            except UserError as error:
+                not_shown[f"{row.name}/{seed}"] = str(error)
+                continue
+            if summary is not None:
+                accuracies[row.name][seed] = summary["top1"]
+    found = figures(accuracies, baseline=study.baseline)
+    # Those that were to be run now have failed for the same reason.
+    not_shown = {name: why for name, why in not_shown.items() if name not in failed}
+    result: dict[str, Any] = {
+        "title": study.title,
+        "failed": failed,
+        "not_shown": not_shown,
+        **found,
+    }
+
+    # The shares of layers with weights: of the searches' first epochs (section 4.3), and of the cells that were trained.
+    rows = {row.name: row for row in study.rows}
+    for line in result["rows"]:
+        row = rows[line["name"]]
+        seeds = accuracies[row.name]
+        searches = [row.search_in(folder, seed) for seed in seeds]
+        trainings = [row.training_in(folder, seed) for seed in seeds]
+        shares = {
+            "early_learnable_share": _mean(map(early_learnable_share, searches)),
+            "learnable_share": _mean(map(_cell_share, trainings)),
+        }
+        line.update({name: share for name, share in shares.items() if share is not None})
+
+    write_table(folder, "study", result=result, text=markdown(result))
+    return result
+
+
+def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> None:
+    """Writes folder/NAME.json and NAME.md, whole or not at all, on the first process alone."""
+    if not hosts.is_first():
+        return
+    write_whole(folder / f"{name}.json", result)
+    with whole(folder / f"{name}.md") as part:
+        part.write_text(text)
+
+
+def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
+    """summary.json of a row's training with that seed, None where it, or its search, has not ended.
+
+    Raises `UserError` where a run of other settings stands in the place of one of them.
+    """
+    if row.search is not None:
+        found = row.search_in(folder, seed)
+        if not is_finished(search_settings(row, seed=seed), found):
+            return None
+    trained = row.training_in(folder, seed)
+    if not is_finished(training_settings(row, folder=folder, seed=seed), trained):
+        return None
+    return RunDirectory(trained).summary()
+
+
+def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
+    """Whether a run has ended there; `UserError` for one of other settings."""
+    if RunDirectory(path).summary() is None:
+        return False
+    # A finished run of other settings is not overwritten.
+    # By way of the settings: a config of an older version lacks those that are new since.
+    stored = settings.to_dict(settings.from_config(RunDirectory(path).config()))
+    difference = settings.first_difference(settings.to_dict(run), stored)
+    if difference is not None:
+        raise UserError(f"{path} belongs to another run: {difference}; choose another --workdir")
+    return True
+
+
+def early_learnable_share(path: pathlib.Path) -> float | None:
+    """The share of layers with weights in the genotypes of a search's first 40 % of epochs (section 4.3), from 0 to 1.
+
+    None where its records say nothing of it, as those of a random search.
+    """
+    records = RunDirectory(path).read_metrics()
+    shares = [record["learnable_share"] for record in records if "learnable_share" in record]
+    # At least one epoch of a short search.
+    count = max(1, round(EARLY * len(shares)))
+    early = shares[:count]
+    return _mean(early)
+
+
+def _cell_share(path: pathlib.Path) -> float | None:
+    """The share of layers with weights in the cells of a training, None of a network without cells."""
+    genotype = RunDirectory(path).config()["network"].get("genotype")
+    if genotype is None:
+        return None
+    return learnable_share(from_dict(genotype))
+
+
+def _mean(shares: Iterable[float | None]) -> float | None:
+    """The mean of those that are known, None where none is."""
+    return mean_of([share for share in shares if share is not None])
