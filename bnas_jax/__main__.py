@@ -110,6 +110,12 @@ def run(arguments: list[str]) -> int:
         result = perform(words, loaded)
         print(json.dumps(_finite(result), allow_nan=False))
         machine.check_stdout()
+        if result.get("failed"):
+            names = ", ".join(result["failed"])
+            print(
+                f"bnas_jax: failed runs: {names}; the same command tries them again",
+                file=sys.stderr,
+            )
         return exit_code_of(result)
     except UserError as error:
         return _fail(error, code=2, debug=debug)
@@ -135,19 +141,17 @@ def exit_code_of(result: Mapping) -> int:
     >>> exit_code_of({"top1": 97.8}), exit_code_of({"fits": False}), exit_code_of({"failed": {"xnor/0": "no such folder"}})
     (0, 1, 1)
     """
-    failed = result.get("failed")
-    if failed:
-        print(
-            f"bnas_jax: failed runs: {', '.join(failed)}; the same command tries them again",
-            file=sys.stderr,
-        )
-    if failed or result.get("fits") is False:
+    if result.get("failed") or result.get("fits") is False:
         return 1
     return 0
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for numbers that are not finite, which JSON does not have."""
+    """The same with None for numbers that are not finite, which JSON does not have.
+
+    >>> _finite({"loss": float("nan"), "top1": [97.8, float("inf")], "steps": 3})
+    {'loss': None, 'top1': [97.8, None], 'steps': 3}
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -9,6 +9,8 @@ import traceback
 import warnings
 from typing import Any, TextIO
 
+from bnas_jax.core.errors import first_line
+
 # The end of a message whose cause is not known here.
 _HINT = "--debug shows where"
 
@@ -58,8 +60,8 @@ def _raised_in(error: BaseException, module: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0][:300]
+    # XLA's can be as long as a program.
+    return first_line(error)[:300]
 
 
 class Stream:

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "reproduce": RUNS | {"study", "report", "counting"},
     "plan": RUNS | {"extensions"},
     # Of the command line.
-    "machine": set(),
+    "machine": {"core"},  # of which errors alone
     "spelling": {"core"},
     "extensions": {"core"},
     "preset_files": {"core"},

@@ -1,1 +1,1 @@
-"""Pictures of what a search found. It reads genotypes and plain values; it needs no jax."""
+"""Pictures of cells and curves, and the page about a run, made from genotypes and work directories without jax."""

@@ -88,10 +88,10 @@ def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, floa
     With the gaps subtracted this is isotonic regression: the nearest shifts that do not fall from
     one item to the next.
     """
-    from scipy.optimize import isotonic_regression
-
     if not column:
         return {}
+    from scipy.optimize import isotonic_regression
+
     # Heights of the items if they lie as close as they may.
     offsets = [0.0]
     for above, below in itertools.pairwise(column):

@@ -10,7 +10,7 @@ from bnas_jax.reproduce.table import lines_of, markdown
 from bnas_jax.runtime import hosts
 from bnas_jax.study.results import write_table
 from bnas_jax.study.rows import check_configs, chosen_rows
-from bnas_jax.study.runs import Open, make_folder, run_rows
+from bnas_jax.study.runs import OpenWorkDir, make_folder, run_rows
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import whole
 
@@ -27,7 +27,7 @@ def reproduce(
     only: Sequence[str] = (),
     count: bool = False,
     settings: Sequence[str] = (),
-    open_workdir: Open = WorkDir,
+    open_workdir: OpenWorkDir = WorkDir,
 ) -> dict:
     """Makes the runs that are not finished; writes folder/NAME.json, NAME.md and the pictures, NAME_PICTURE.svg.
 

@@ -19,8 +19,31 @@ EARLY = 0.4
 
 
 def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
-    """The table of all runs that are finished, as study.json and study.md."""
-    # Of all rows, whichever are run this time.
+    """The table of all runs that are finished, as study.json and study.md; returns what study.json holds.
+
+    failed: {ROW/SEED: message} of the runs that were to be made now. Runs of other settings that stand in the place of one are
+    "not_shown", in the same form.
+    """
+    accuracies, not_shown = _accuracies(study, folder)
+    result: dict[str, Any] = {
+        "title": study.title,
+        "failed": failed,
+        # Those that were to be made now have failed for the same reason.
+        "not_shown": {name: why for name, why in not_shown.items() if name not in failed},
+        **figures(accuracies, baseline=study.baseline),
+    }
+    rows = {row.name: row for row in study.rows}
+    for line in result["rows"]:
+        row = rows[line["name"]]
+        line.update(_shares(row, folder=folder, seeds=accuracies[row.name]))
+    write_table(folder, "study", result=result, text=markdown(result))
+    return result
+
+
+def _accuracies(
+    study: Study, folder: pathlib.Path
+) -> tuple[dict[str, dict[int, float]], dict[str, str]]:
+    """({row: {seed: top-1 in %}} of all rows, {ROW/SEED: why its accuracy is none of the row's})."""
     accuracies: dict[str, dict[int, float]] = {}
     not_shown = {}
     for row in study.rows:
@@ -28,37 +51,24 @@ def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -
         for seed in range(row.seeds):
             try:
                 summary = result_of(row, folder=folder, seed=seed)
-            # Its accuracy is none of this row's.
             except UserError as error:
                 not_shown[f"{row.name}/{seed}"] = str(error)
                 continue
             if summary is not None:
                 accuracies[row.name][seed] = summary["top1"]
-    found = figures(accuracies, baseline=study.baseline)
-    # Those that were to be run now have failed for the same reason.
-    not_shown = {name: why for name, why in not_shown.items() if name not in failed}
-    result: dict[str, Any] = {
-        "title": study.title,
-        "failed": failed,
-        "not_shown": not_shown,
-        **found,
+    return accuracies, not_shown
+
+
+def _shares(row: Row, *, folder: pathlib.Path, seeds: Iterable[int]) -> dict[str, float]:
+    """The mean shares of layers with weights, as far as they are known: in the first epochs of the searches (section 4.3), and
+    in the cells that were trained."""
+    searches = [row.search_in(folder, seed) for seed in seeds]
+    trainings = [row.training_in(folder, seed) for seed in seeds]
+    shares = {
+        "early_learnable_share": _mean(map(early_learnable_share, searches)),
+        "learnable_share": _mean(map(_cell_share, trainings)),
     }
-
-    # The shares of layers with weights: of the searches' first epochs (section 4.3), and of the cells that were trained.
-    rows = {row.name: row for row in study.rows}
-    for line in result["rows"]:
-        row = rows[line["name"]]
-        seeds = accuracies[row.name]
-        searches = [row.search_in(folder, seed) for seed in seeds]
-        trainings = [row.training_in(folder, seed) for seed in seeds]
-        shares = {
-            "early_learnable_share": _mean(map(early_learnable_share, searches)),
-            "learnable_share": _mean(map(_cell_share, trainings)),
-        }
-        line.update({name: share for name, share in shares.items() if share is not None})
-
-    write_table(folder, "study", result=result, text=markdown(result))
-    return result
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> None:

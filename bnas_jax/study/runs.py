@@ -25,7 +25,7 @@ from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir import RunDirectory
 
 # How the work directory of a run is opened.
-Open = Callable[[pathlib.Path], WorkDir]
+OpenWorkDir = Callable[[pathlib.Path], WorkDir]
 
 
 def run_study(
@@ -33,7 +33,7 @@ def run_study(
     folder: pathlib.Path,
     *,
     only: tuple[str, ...] = (),
-    open_workdir: Open = WorkDir,
+    open_workdir: OpenWorkDir = WorkDir,
 ) -> dict:
     """Makes all runs that are not finished; writes folder/study.json and study.md, after each row anew.
 
@@ -54,7 +54,7 @@ def run_rows(
     folder: pathlib.Path,
     *,
     write: Callable[[dict[str, str]], Any],
-    open_workdir: Open = WorkDir,
+    open_workdir: OpenWorkDir = WorkDir,
 ) -> dict[str, str]:
     """Makes all runs of the rows that are not finished; returns {ROW/SEED: message} of those that failed.
 
@@ -98,7 +98,7 @@ def make_folder(folder: pathlib.Path) -> None:
         ) from error
 
 
-def _run(row: Row, *, seed: int, folder: pathlib.Path, open_workdir: Open) -> float:
+def _run(row: Row, *, seed: int, folder: pathlib.Path, open_workdir: OpenWorkDir) -> float:
     """Top-1 in % of a row's training with that seed, after its search; what is finished is not run again."""
     if row.search is not None:
         found = row.search_in(folder, seed)

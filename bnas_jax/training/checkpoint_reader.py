@@ -99,14 +99,15 @@ class CheckpointReader(CheckpointFolder):
             if restored is not None:
                 return step, restored, damaged
             damaged.append(step)
-            if steps == [step] != self.steps():
-                raise UserError(
-                    f"the checkpoint of step {step} in {self.directory} is damaged ({why}); take another step, `last` is the"
-                    " newest whole one"
-                )
-            say(f"the checkpoint of step {step} is damaged ({why}); trying the one before")
+            say(f"the checkpoint of step {step} is damaged ({why})")
         if not damaged:
             return None
+        # Only the one that was named has been tried.
+        if len(damaged) < len(self.steps()):
+            raise UserError(
+                f"the checkpoint of step {damaged[0]} in {self.directory} is damaged; take another step, `last` is the newest"
+                " whole one"
+            )
         # Beginning anew would lose a run that can perhaps be mended.
         numbers = ", ".join(map(str, reversed(damaged)))
         raise UserError(

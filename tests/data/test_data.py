@@ -18,10 +18,11 @@ from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation, crop, draw, draw_centres, hide, normalize
 from bnas_jax.data.batches import load_data
-from bnas_jax.data.halves import split_half
+from bnas_jax.data.halves import SPLITS, split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
 from bnas_jax.data.readers import tfds_directory
 from bnas_jax.data.readers.encoded import ReadOptions
+from bnas_jax.settings import dataset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -733,3 +734,5 @@ def test_batches_read_images_as_their_options_say_and_do_not_outlive_their_owner
 def test_a_way_to_divide_that_is_unknown_is_not_taken_for_random():
     with pytest.raises(UserError, match="one of random, stratified, in_order, got 'halves'"):
         split_half(numbered(4), 0, "halves")
+    # `data` knows no settings, and they do not know it.
+    assert SPLITS == dataset.SPLITS

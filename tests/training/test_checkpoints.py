@@ -195,7 +195,8 @@ def test_without_an_accuracy_none_is_the_best(tmp_path):
 def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged(saved):
     flip(arrays_file(saved / "2"))
     with pytest.raises(
-        UserError, match=r"is damaged .*; take another step, `last` is the newest whole one"
+        UserError,
+        match=r"step 2 in .* is damaged; take another step, `last` is the newest whole one",
     ):
         CheckpointReader(saved).restore_variables(variables_of(SHAPES), "2")
 
