@@ -5,11 +5,12 @@ from typing import Any
 
 from absl import flags
 
-from bnas_jax import settings
+from bnas_jax import settings, spelling
 from bnas_jax.cli.configs import Loaded, workdir_of
-from bnas_jax.cli.flags import number, read_flags, required
+from bnas_jax.cli.flags import read_flags, required
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SELECT, SearchSettings
+from bnas_jax.settings.entries import derivation_settings, settings_of
 from bnas_jax.workdir.files import file_to_write
 
 
@@ -18,14 +19,16 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     from bnas_jax.runtime import devices
     from bnas_jax.training.derive import Rule, derive
 
-    # Options in place of settings: what the search has is their default.
     values = flags.FlagValues()
-    for name in ("workdir", "gamma", "epoch", "out"):
+    for name in ("workdir", "epoch", "out"):
         flags.DEFINE_string(name, None, name, flag_values=values)
-    flags.DEFINE_boolean("keep_zeroise", None, "whether Zeroise may be taken", flag_values=values)
     flags.DEFINE_enum(
         "as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values
     )
+    # The settings of the searchers' derivation; what the search has is their default.
+    for name, kind in derivation_settings().items():
+        define = flags.DEFINE_boolean if kind is bool else flags.DEFINE_string
+        define(name, None, f"config.searcher.{name}", flag_values=values)
     read_flags(values, arguments, "derive")
 
     workdir = workdir_of(
@@ -40,7 +43,11 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
 
     # The search's searcher and rule, with the changes that the options ask for.
     searcher = run.searcher.of(run.network)
-    searcher = dataclasses.replace(searcher, **_derivation(run, values))
+    try:
+        searcher = dataclasses.replace(searcher, **_derivation(run, values))
+    # The searcher checks its settings by the names that they have in a config.
+    except UserError as error:
+        raise UserError(str(error).replace("config.searcher.", "--")) from None
     rule = Rule(
         epoch=_epoch(values.epoch or run.select),
         as_of=values.as_of or run.alphas_as_of,
@@ -50,25 +57,21 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
-    """The settings of the run's searcher that --gamma and --keep_zeroise change; `UserError` where it has no such setting."""
-    gamma = number(values, "gamma", kind=float)
-    # Written so that NaN is refused, too.
-    if gamma is not None and not 0 < gamma < float("inf"):
-        raise UserError(
-            f"--gamma must be a finite number greater than 0, got {gamma:g}; 1 leaves Eq. 4 without effect"
-        )
+    """The settings of the run's searcher that options change; `UserError` where it has no such setting."""
     given: dict[str, Any] = {}
-    if gamma is not None:
-        given["gamma"] = gamma
-    if values.keep_zeroise is not None:
-        given["keep_zeroise"] = values.keep_zeroise
-    for name in given:
-        # Searchers other than BNAS derive by other rules.
-        if not hasattr(run.searcher, name):
+    for name, kind in derivation_settings().items():
+        value = values[name].value
+        if isinstance(value, str):
+            value = spelling.read(value, kind=kind, name=f"--{name}")
+        if value is None:
+            continue
+        # Searchers derive by different rules.
+        if name not in settings_of(type(run.searcher)):
             searcher = settings.to_dict(run)["searcher"]["name"]
             raise UserError(
                 f"the searcher {searcher} of {values.workdir} has no {name}; leave --{name} out"
             )
+        given[name] = value
     return given
 
 

@@ -213,6 +213,7 @@ _NOTES = (
     "select",
     "alphas_as_of",
     "epoch",
+    "derivation",
     "gamma",
     "keep_zeroise",
     "valid_top1",

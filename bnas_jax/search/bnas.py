@@ -32,7 +32,8 @@ class Bnas(Diverse):
         # Eq. (4) divides by it.
         if not 0 < self.gamma < float("inf"):
             raise UserError(
-                f"config.searcher.gamma must be a finite number greater than 0, got {self.gamma}; 1 leaves Eq. 4 without effect"
+                f"config.searcher.gamma must be a finite number greater than 0, got {self.gamma:g};"
+                " 1 leaves Eq. 4 without effect"
             )
 
     def derive_cell(self, weights: np.ndarray) -> Cell:

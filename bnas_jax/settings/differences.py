@@ -54,8 +54,8 @@ class Difference(NamedTuple):
     @property
     def is_free(self) -> bool:
         """Whether a run goes on with the other value without further ado."""
-        free = (*_FREE, *entries.derivation_settings())
-        return _is_among(self.key, free)
+        derivation = [f"searcher.{name}" for name in entries.derivation_settings()]
+        return _is_among(self.key, (*_FREE, *derivation))
 
     @property
     def is_changeable(self) -> bool:

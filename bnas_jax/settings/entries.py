@@ -32,14 +32,14 @@ def settings_of(entry: type) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in fields if field.metadata.get("setting", True)}
 
 
-def derivation_settings() -> tuple[str, ...]:
-    """The settings of searchers that only their derivation of a genotype reads, with `searcher.` in front."""
-    found = set()
+def derivation_settings() -> dict[str, Any]:
+    """The names and types of the settings of searchers that only their derivation of a genotype reads."""
+    found = {}
     for entry in SEARCHERS.values():
         for field in dataclasses.fields(entry):
             if field.metadata.get("derivation"):
-                found.add(f"searcher.{field.name}")
-    return tuple(found)
+                found[field.name] = field.type
+    return found
 
 
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:

@@ -58,10 +58,12 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
         "alphas_as_of": as_of,
         "epoch": epoch,
     }
-    # The settings that this searcher derives by.
+    # The settings that this searcher derives by, whatever their names.
+    derivation = {}
     for field in dataclasses.fields(searcher):
         if field.metadata.get("derivation"):
-            record[field.name] = getattr(searcher, field.name)
+            derivation[field.name] = getattr(searcher, field.name)
+    record["derivation"] = derivation
     record["valid_top1"] = number_or_none(valid_top1[epoch])
     return record
 
@@ -104,9 +106,9 @@ def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: pathlib.Pat
     record = taken(searcher, rule=rule, history=read_history(workdir))
     write_whole(out, record)
 
-    # As in the file, with the two cells in one entry.
-    printed = {"genotype": {name: record[name] for name in ("normal", "reduce")}}
-    for name, value in record.items():
-        if name not in ("normal", "reduce", "select"):
-            printed[name] = value
+    # As in the file, with the two cells in one entry and the settings each in one of its own.
+    cells = {name: record[name] for name in ("normal", "reduce")}
+    printed = {"genotype": cells, **record["derivation"]}
+    for name in ("alphas_as_of", "epoch", "valid_top1"):
+        printed[name] = record[name]
     return {**printed, "out": str(out)}

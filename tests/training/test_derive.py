@@ -14,7 +14,8 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import TABLE_3
-from bnas_jax.search import Bnas
+from bnas_jax.search import SEARCHERS, Bnas, Searcher
+from bnas_jax.search.searcher import DERIVATION
 from bnas_jax.training.derive import rule_of, taken
 from configs import search as search_configs
 from configs import train as train_configs
@@ -89,6 +90,32 @@ def test_what_is_not_given_is_as_the_runs_config_says(capfd, workdir):
     summary, layers = derived(capfd, workdir)
     assert (summary["epoch"], summary["gamma"], layers) == (2, 3.0, {TABLE_3[3]})
     assert derived(capfd, workdir, "--gamma=1")[1] == {"none"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(Searcher):
+    """A user's searcher: a probability of at most `least` is none."""
+
+    least: float = dataclasses.field(default=0.0, metadata=DERIVATION)
+
+    def derive_cell(self, weights):
+        weights = np.where(weights > self.least, weights, 0)
+        return genotype_lib.derive(weights, layer_types=self.layer_types)
+
+
+def test_the_derivation_of_a_users_searcher_has_options_of_its_own(capfd, workdir, monkeypatch):
+    monkeypatch.setitem(SEARCHERS, "threshold", Threshold)
+    config = json.loads((workdir / "config.json").read_text())
+    searcher = {"searcher": {"name": "threshold"}}
+    (workdir / "config.json").write_text(json.dumps({**config, **searcher}))
+    summary, layers = derived(capfd, workdir)
+    assert (summary["least"], layers) == (0.0, {"none"})
+    # Nothing is above 0.9, so that the first layer type and the first edges stand for all.
+    summary, _ = derived(capfd, workdir, "--least=0.9")
+    sources = [source for _, source in summary["genotype"]["normal"]]
+    assert (summary["least"], sources) == (0.9, [0, 1] * 4)
+    assert "--least=all: write a number" in error(capfd, workdir, "--least=all")
+    assert "the searcher threshold of " in error(capfd, workdir, "--gamma=3")
 
 
 def test_no_accelerator_is_started(workdir, tmp_path):

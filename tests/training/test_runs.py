@@ -140,16 +140,12 @@ def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tm
     expected = searcher.derive(alphas).to_dict()
     genotype = read(workdir / "genotype.json")
     assert {name: genotype[name] for name in ("normal", "reduce")} == expected
-    rule = {
-        name: genotype[name]
-        for name in ("select", "alphas_as_of", "epoch", "gamma", "keep_zeroise")
-    }
+    rule = {name: genotype[name] for name in ("select", "alphas_as_of", "epoch", "derivation")}
     assert rule == {
         "select": "last",
         "alphas_as_of": "before",
         "epoch": 1,
-        "gamma": 2.0,
-        "keep_zeroise": False,
+        "derivation": {"gamma": 2.0, "keep_zeroise": False},
     }
     summary = read(workdir / "summary.json")
     assert (summary["genotype"], summary["epoch"]) == (expected, 1)
