@@ -50,6 +50,8 @@ def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: 
     else:
         network = build.network(run, num_classes, where.axis)
         of_run = teacher.drawn(run, data, where)
+        if of_run is not None:
+            of_run = of_run._replace(model=in_plain_form(of_run.model))
         program = build.training(run, data, where, model=in_plain_form(network), teacher=of_run)
     return in_one(program)
 
