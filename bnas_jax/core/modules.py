@@ -63,7 +63,7 @@ class Convolution(nn.Module):
     Its weights are the parameter `latent` where they are binarized and `kernel` where they stay float; the optimizer treats
     parameters of the name `latent` as `Scheme.latents` says. What it computes is `Scheme.convolve` or `convolve_float`.
 
-    binary_weights, binary_input: False keeps that side float. activation: the scheme's, behind the sums.
+    binary_weights, binary_input: False keeps that side float. activation: the scheme's, behind the sums and the bias.
     """
 
     features: int
@@ -84,13 +84,13 @@ class Convolution(nn.Module):
             y = self.scheme.convolve(self, x)
         else:
             y = self.scheme.convolve_float(self, x)
-        # All other activations are part of what the scheme computed.
-        if self.activation and self.scheme.activation == "prelu":
-            y = PRelu(self.arithmetic, name="prelu")(y)
         if self.bias:
             fan_in = int(np.prod(self.kernel_shape(x)[:-1]))
             init = bias_init(fan_in)
             y = y + self.param("bias", init, (self.features,), self.arithmetic.dtype)
+        # What the scheme has left to do: a PReLU, and any activation behind a bias.
+        if self.activation and (self.bias or self.scheme.activation == "prelu"):
+            y = activated(y, self.scheme.activation, arithmetic=self.arithmetic)
         return self.arithmetic.between_layers(y)
 
     def binarized(self, x) -> tuple:
@@ -119,6 +119,11 @@ class Convolution(nn.Module):
     def kernel_shape(self, x) -> tuple[int, int, int, int]:
         """(kh, kw, C / groups, features)."""
         return (*self.kernel, x.shape[-1] // self.geometry.groups, self.features)
+
+    @property
+    def activates_sums(self) -> bool:
+        """Whether the scheme's activation follows its sums at once, as it does without a bias."""
+        return self.activation and not self.bias
 
     @property
     def has_latent(self) -> bool:

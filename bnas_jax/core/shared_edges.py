@@ -86,8 +86,8 @@ class EdgeSpec:
 def batching(name: str, scheme: Scheme) -> str | None:
     """`LayerType.batching` of a layer type, or None where its edges cannot be computed together under the scheme."""
     how = layer_type(name).batching
-    # Edges share the normalised state only where BN comes first.
-    if how == CONVOLUTION and scheme.order != BN_FIRST:
+    # Edges share the normalised state only where BN comes first, and have no biases then.
+    if how == CONVOLUTION and (scheme.order != BN_FIRST or scheme.bias):
         return None
     # Parameters of a scheme belong to one convolution, not to several side by side.
     together = scheme.batches_edges and not has_parameters(scheme)

@@ -167,7 +167,10 @@ def decays(path: tuple, leaf: jax.Array) -> bool:
 
     That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (docs/schemes.md).
     """
-    return path[-1].key not in ("scale", "bias", "slope") and leaf.ndim != 2
+    name = path[-1].key
+    # Not by the axes alone: a factor of XNOR-Net++'s Gamma has two as well.
+    dense = name == "kernel" and leaf.ndim == 2
+    return name not in ("scale", "bias", "slope") and not dense
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:

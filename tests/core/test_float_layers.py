@@ -13,11 +13,12 @@ from bnas_jax.core.cost import cost
 from bnas_jax.core.cost.counts import add
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE, Genotype
-from bnas_jax.core.layers import COPIES, LAYERS, MobiNetType, layer_type
+from bnas_jax.core.layers import CONVOLUTION, COPIES, LAYERS, MobiNetType, layer_type
 from bnas_jax.core.modules import BinaryConv, Convolution
 from bnas_jax.core.network import Network
 from bnas_jax.core.ops.conv import square
 from bnas_jax.core.schemes import Float, Xnor
+from bnas_jax.core.shared_edges import batching
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, fill
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -303,6 +304,12 @@ def test_a_bias_stands_where_the_bn_has_no_scale_and_shift():
     assert biased("sep_conv_3x3", True) == ["pointwise0", "pointwise1"]
     assert biased("skip_connect", True) == ["conv0", "conv1"]
     assert biased("sep_conv_3x3", False) == biased("skip_connect", False) == []
+
+
+def test_edges_with_biases_run_by_themselves():
+    """Side by side, where BN comes first, they would lack theirs."""
+    assert batching("bin_conv_3x3", Float()) == CONVOLUTION
+    assert batching("bin_conv_3x3", Float(bias=True)) is None
 
 
 # The trap of depthwise kernels (docs/schemes.md)

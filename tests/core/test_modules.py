@@ -105,6 +105,24 @@ def test_bias_is_added_after_the_convolution():
     assert layer.apply({"params": params}, jnp.ones((1, 2, 2, 4)))[0, 1, 1].tolist() == [4, 5, 6]
 
 
+@pytest.mark.parametrize("scheme", [PAPER, Float(), Xnor(activation="prelu")])
+def test_the_activation_follows_the_bias(scheme):
+    layer = Convolution(
+        features=3,
+        kernel=(1, 1),
+        geometry=square(1),
+        scheme=scheme,
+        arithmetic=FLOAT32,
+        bias=True,
+    )
+    x = normal(2, 3, 3, 4)
+    params = layer.init(jax.random.key(0), x)["params"]
+    sums = layer.clone(activation=False).apply({"params": params}, x)
+    slope = 0.25 if scheme.activation == "prelu" else 0
+    expected = np.where(sums > 0, sums, slope * sums)
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-6)
+
+
 def batch_norm(x, arithmetic=FLOAT32, **options):
     layer = BatchNorm(arithmetic, **options)
     return layer, layer.init(jax.random.key(0), x, train=True)

@@ -390,12 +390,13 @@ def test_adam_adds_l2_to_the_gradient_behind_the_factor_and_projects():
 
 @pytest.mark.parametrize("make", [latent_sgd, latent_adam])
 def test_decay_of_kernels_alone_leaves_bn_classifier_and_prelu_but_not_shifts(make):
-    """Without gradients, what moves is what decays; ReActNet's shifts do."""
+    """Without gradients, what moves is what decays; ReActNet's shifts do, and XNOR-Net++'s beta of two axes."""
     tree = {
         "bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
         "conv": {
             "latent": jnp.full((1, 1, 2, 2), 0.5),
             "shift": jnp.ones(2),
+            "beta": jnp.ones((2, 2)),
             "prelu": {"slope": jnp.ones(2)},
         },
         "stem": {"kernel": jnp.ones((3, 3, 1, 2))},
@@ -411,7 +412,7 @@ def test_decay_of_kernels_alone_leaves_bn_classifier_and_prelu_but_not_shifts(ma
     assert all(jax.tree.leaves(moved["all"]))
     assert moved["kernels"] == {
         "bn": {"scale": False, "bias": False},
-        "conv": {"latent": True, "shift": True, "prelu": {"slope": False}},
+        "conv": {"latent": True, "shift": True, "beta": True, "prelu": {"slope": False}},
         "stem": {"kernel": True},
         "classifier": {"kernel": False, "bias": False},
     }

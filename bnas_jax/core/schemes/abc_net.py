@@ -84,7 +84,7 @@ class AbcNet(Scheme):
         )
         # As with a single basis of the weights, and its alpha 1.
         y = self.after(y, alpha=jnp.ones((1, 1), y.dtype), beta=beta)
-        return finish(self, y, scale=None, activation=module.activation)
+        return finish(self, y, scale=None, activation=module.activates_sums)
 
     def _activations(self, module, x):
         """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as it is and 1 where it stays float."""

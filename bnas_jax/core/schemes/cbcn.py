@@ -68,7 +68,7 @@ class Cbcn(Scheme):
         dtype, plain = module.arithmetic.conv_dtype, module.arithmetic.plain
         y = conv(x, w, geometry=module.geometry, dtype=dtype, plain=plain)
         y = self.after(y, scale=1)
-        return finish(self, y, scale=None, activation=module.activation)
+        return finish(self, y, scale=None, activation=module.activates_sums)
 
     def after(self, sums, scale):
         y = sums * scale

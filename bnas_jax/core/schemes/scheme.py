@@ -216,7 +216,7 @@ class Scheme:
             geometry=module.geometry,
             arithmetic=module.arithmetic,
             parameters=self.parameters(module, module.output_shape(x)),
-            activation=module.activation,
+            activation=module.activates_sums,
         )
 
     def convolve_float(self, module: Any, x):
@@ -231,7 +231,7 @@ class Scheme:
             geometry=module.geometry,
             arithmetic=module.arithmetic,
             binary_input=module.binary_input,
-            activation=module.activation,
+            activation=module.activates_sums,
         )
 
 
@@ -339,8 +339,8 @@ def convolve_module(module: Any, x, w, operands: tuple):
         "arithmetic": module.arithmetic,
     }
     if not module.binary_input:
-        return float_input_conv(x, w, operands, activation=module.activation, **common)
-    after = _After(module.scheme, module.activation)
+        return float_input_conv(x, w, operands, activation=module.activates_sums, **common)
+    after = _After(module.scheme, module.activates_sums)
     # Without an input scale.
     return convolve_signs(after, x=x, w=w, operands=(None, *operands), **common)
 

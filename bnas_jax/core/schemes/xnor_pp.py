@@ -105,7 +105,7 @@ class XnorPlusPlus(Scheme):
         )
         gamma = self.parameters(module, module.output_shape(x))
         y = self.after(sums, *gamma)
-        return finish(self, y, scale=None, activation=module.activation)
+        return finish(self, y, scale=None, activation=module.activates_sums)
 
     @property
     def _window(self):
