@@ -267,6 +267,14 @@ def test_what_is_dropped_depends_on_seed_and_step_alone():
     assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
 
 
+def test_the_first_state_may_be_donated_as_no_two_leaves_are_one_buffer():
+    searching = SearchStep(MIXTURE, Bnas(), weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER)
+    for step in (training(), searching):
+        leaves = jax.tree.leaves(step.init(image_shape=(FEATURES,)))
+        buffers = [leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size]
+        assert len(set(buffers)) == len(buffers)
+
+
 def parts_of(data: dict, parts: int) -> dict:
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), data)
 
