@@ -22,9 +22,10 @@ class Guard(struct.PyTreeNode):
     @classmethod
     def create(cls, params) -> "Guard":
         """That of a new run."""
-        none = jnp.full((), -1, dtype=jnp.int32)
+        # Two arrays, not one, as in `state.Sums.zeros`.
+        step, leaf = (jnp.full((), -1, dtype=jnp.int32) for _ in range(2))
         count = len(jax.tree.leaves(params))
-        return cls(step=none, leaf=none, sizes=jnp.zeros((count,), jnp.float32))
+        return cls(step=step, leaf=leaf, sizes=jnp.zeros((count,), jnp.float32))
 
 
 def watch(guard: Guard, grads, step) -> Guard:

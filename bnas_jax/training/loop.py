@@ -83,6 +83,7 @@ def run(
         logged = step
         if not evaluated:
             logged = step - 1
+        _say_what_is_lost(workdir, step=step, epochs=logged // work.steps_per_epoch)
         with contextlib.closing(Log(workdir, logged)) as log:
             loop = _Loop(
                 state=state,
@@ -309,6 +310,25 @@ def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
         raise UserError(
             f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end of config.num_epochs={num_epochs};"
             f" write at least {-(-step // steps_per_epoch)}"
+        )
+
+
+def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
+    """A line where a run goes on without the records of some of its epochs, or begins anew although it has records.
+
+    epochs: those that have ended by `step`, from which the run goes on.
+    """
+    records = workdir.read_metrics()
+    if step == 0 and records:
+        workdir.say(
+            f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl has {len(records)} epochs; the run begins"
+            " anew"
+        )
+    missing = set(range(epochs)) - {record.get("epoch") for record in records}
+    if missing:
+        workdir.say(
+            f"warning: metrics.jsonl lacks the records of {len(missing)} of the {epochs} epochs so far; the run goes on"
+            " without them"
         )
 
 

@@ -175,6 +175,9 @@ def decays(path: tuple, leaf: jax.Array) -> bool:
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
     """`UserError` for an optimizer without the scheme's treatment of latent weights, or with that of another scheme."""
+    # A scheme's name, or its class without the brackets.
+    if not isinstance(scheme, Scheme):
+        raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
     followed = getattr(optimizer, "scheme", None)
     # Schemes first: equal ones may have unequal rules, whose functions may be made anew for each.
     if followed == scheme:

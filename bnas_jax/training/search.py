@@ -132,6 +132,8 @@ class SearchTask(Task):
         }
 
     def conclude(self, state: SearchState, between_batches: BetweenBatches) -> None:
+        # Its file may have been lost or damaged since the last epoch ended.
+        write_history(self.workdir, state, self.run.num_epochs - 1)
         # A searcher may score candidates at the end, by the weights of the last epoch.
         key = run_key(self.run.seed, CANDIDATES)
         finished = self.searcher.finish(key, Scores(self, state, between_batches=between_batches))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search.searcher import ALPHAS, WEIGHTS, Progress, Searcher
 from bnas_jax.training import state as state_lib
@@ -52,6 +53,9 @@ class SearchStep:
 
     def __post_init__(self):
         check_latents(self.weights, self.supernet.scheme)
+        # A searcher's name, or its class without the brackets.
+        if not isinstance(self.searcher, Searcher):
+            raise UserError(f"searcher must be an object such as Bnas(), got {self.searcher!r}")
         object.__setattr__(self, "searcher", self.searcher.of(self.supernet))
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:

@@ -85,6 +85,11 @@ class RunDirectory:
         try:
             value = json.loads((self / name).read_text())
         except (FileNotFoundError, NotADirectoryError):
+            # run.json is written before config.json, so that a run without it has lost it.
+            if name == "run.json" and self.exists():
+                raise UserError(
+                    f"{self.path} has lost its {name}; restore it or choose another --workdir"
+                ) from None
             raise UserError(
                 f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
             ) from None

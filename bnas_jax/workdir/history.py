@@ -26,6 +26,10 @@ def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
         missing = f"{directory.path} has no {HISTORY} yet: no epoch of its search has ended"
         raise UserError(f"{missing}; run search with this --workdir first") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        # NumPy's words are about pickles, which these files never are.
+        reason = "it is damaged"
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         raise UserError(
-            f"{path} cannot be read ({error}); restore it, or search again in another --workdir"
+            f"{path} cannot be read ({reason}); the command that made the search, run again with this --workdir, writes it anew"
         ) from None

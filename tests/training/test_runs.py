@@ -152,6 +152,24 @@ def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tm
     assert before == {name: (workdir / name).read_bytes() for name in before}
 
 
+@pytest.mark.parametrize("damaged", [None, b"", bytes(100)], ids=["gone", "empty", "zeros"])
+def test_a_search_that_has_ended_writes_a_lost_history_of_alpha_anew(
+    whole, tmp_path, cell, capfd, damaged
+):
+    workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
+    history = workdir / "alphas.npz"
+    before = history.read_bytes()
+    history.unlink()
+    if damaged is not None:
+        history.write_bytes(damaged)
+    derive = ["derive", f"--workdir={workdir}", f"--out={tmp_path / 'cell.json'}"]
+    capfd.readouterr()
+    assert command(derive) == 2
+    assert "with this --workdir" in capfd.readouterr().err
+    assert command(arguments("search", workdir, cell)) == 0 and history.read_bytes() == before
+    assert command(derive) == 0
+
+
 def test_a_search_whose_cell_cannot_be_drawn_ends_all_the_same(whole, tmp_path, cell, capfd):
     workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
     (workdir / "cell.svg").unlink()

@@ -13,6 +13,7 @@ import pytest
 
 from bnas_jax.core import alphas as alphas_lib
 from bnas_jax.core.arithmetic import Arithmetic
+from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import edges
 from bnas_jax.core.schemes import Float, Scheme
 from bnas_jax.core.supernet import Supernet
@@ -265,6 +266,24 @@ def test_what_is_dropped_depends_on_seed_and_step_alone():
 
     assert drawn(3) == drawn(3)
     assert len({drawn(0), drawn(3), drawn(4), drawn(3, seed=1)}) == 4
+
+
+def test_the_first_state_may_be_donated_as_no_two_leaves_are_one_buffer():
+    searching = SearchStep(MIXTURE, Bnas(), weights=OPTIMIZER, alphas=ALPHAS_OPTIMIZER)
+    for step in (training(), searching):
+        leaves = jax.tree.leaves(step.init(image_shape=(FEATURES,)))
+        buffers = [leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size]
+        assert len(set(buffers)) == len(buffers)
+
+
+def test_a_name_or_a_class_in_the_place_of_an_object_is_refused_in_a_sentence():
+    optimizers = {"weights": OPTIMIZER, "alphas": ALPHAS_OPTIMIZER}
+    for wrong in (Bnas, "bnas"):
+        with pytest.raises(UserError, match=r"searcher must be an object such as Bnas\(\), got "):
+            SearchStep(MIXTURE, wrong, **optimizers)
+    for wrong in (Float, "float"):
+        with pytest.raises(UserError, match=r"scheme must be an object such as Xnor\(\), got "):
+            TrainStep(Classifier(scheme=wrong), OPTIMIZER)
 
 
 def parts_of(data: dict, parts: int) -> dict:

@@ -39,6 +39,30 @@ def test_a_line_cut_short_or_damaged_leaves_the_others(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_epochs_whose_records_are_lost_are_said_in_a_line(tmp_path, capfd):
+    counted = Counting(tmp_path)
+    counted.start()
+    assert "metrics.jsonl" not in capfd.readouterr().err
+    shutil.rmtree(counted.workdir.checkpoints / "10")
+    (tmp_path / "metrics.jsonl").write_text("")
+    again = Counting(tmp_path)
+    again.start()
+    assert again.records() == RECORDS[1:]
+    line = "warning: metrics.jsonl lacks the records of 1 of the 1 epochs so far; the run goes on"
+    assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
+
+
+def test_a_run_that_begins_anew_for_want_of_checkpoints_says_so(tmp_path, capfd):
+    counted = Counting(tmp_path)
+    counted.start()
+    shutil.rmtree(counted.workdir.checkpoints)
+    again = Counting(tmp_path)
+    again.start()
+    assert again.made == list(range(10)) and again.records() == RECORDS
+    line = f"warning: no checkpoint in {again.workdir.checkpoints}, though metrics.jsonl has 2 epochs; the run begins anew"
+    assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
+
+
 def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_differs(tmp_path):
     Counting(tmp_path)
     with pytest.raises(
@@ -109,6 +133,16 @@ def test_a_damaged_config_is_named(tmp_path, text):
         UserError, match=r"config\.json (cannot be read|holds no JSON object).*restore it"
     ):
         WorkDir(tmp_path).config()
+
+
+def test_a_work_directory_that_has_lost_its_run_json_is_called_so(tmp_path):
+    Counting(tmp_path)
+    (tmp_path / "run.json").unlink()
+    for reads in (WorkDir(tmp_path).facts, lambda: Counting(tmp_path)):
+        with pytest.raises(
+            UserError, match=r"has lost its run\.json; restore it or choose another"
+        ):
+            reads()
 
 
 def test_a_folder_without_a_config_is_no_work_directory(tmp_path):
