@@ -1,11 +1,16 @@
-"""The search in Python that the README shows, as it stands there, for a few steps."""
+"""What is shown in Python, as it stands there: the README's search, for a few steps, and a step over several devices."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+
+from documents import ROOT, blocks
 
 from bnas_jax import Genotype
 from bnas_jax.benchmarks.compile_times import compile_times
@@ -61,3 +66,30 @@ def test_the_readmes_search_runs(capsys, supernet):
     with compile_times() as times:
         jax.jit(names["step"])(state, names["data"].search_batches(3))
     assert not times.compiling, "a step is compiled once, however often it is jitted"
+
+
+# Behind the step that docs/devices.md shows.
+COMPARED = """
+import numpy as np
+assert all(leaf.sharding.is_equivalent_to(everywhere, leaf.ndim) for leaf in jax.tree.leaves(state))
+alone = jax.jit(step)(step.init(seed=0, image_shape=data.image_shape), data.train_batch(0))
+close = lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+jax.tree.map(close, state.params, alone.params)
+print(jax.device_count())
+"""
+
+
+def test_a_step_divided_over_a_mesh_is_that_of_one_device():
+    (block,) = [
+        block for block in blocks(ROOT / "docs" / "devices.md") if "make_mesh" in block.text
+    ]
+    flags = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", block.text + COMPARED],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
