@@ -49,6 +49,14 @@ class Network(nn.Module):
     scheme: Scheme = Xnor()
     arithmetic: Arithmetic = Arithmetic()
 
+    def __post_init__(self):
+        # Such as the name of one.
+        if not isinstance(self.genotype, Genotype):
+            raise UserError(
+                f"genotype must be a Genotype, got {self.genotype!r}; bnas_jax.load_genotype reads a name or a file"
+            )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
         """images: (N, H, W, channels of an image). drop_path_rate: None or a scalar, of use in training alone; needs the rng

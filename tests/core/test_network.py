@@ -136,6 +136,11 @@ def test_the_entry_builds_the_network_of_its_settings():
     assert built == expected
 
 
+def test_the_name_of_a_genotype_is_not_taken_for_one():
+    with pytest.raises(UserError, match="got 'latest_cell'; bnas_jax.load_genotype reads a name"):
+        network("latest_cell", 5)
+
+
 def test_a_cell_with_a_layer_type_that_is_none_is_refused():
     unknown = genotype.Genotype((("conv_9x9", 0), ("none", 1)) * 4, WITHOUT.reduce)
     with pytest.raises(
