@@ -34,7 +34,7 @@ _MODULES = {
     "latent_sgd": "training.optimizers",
     "load": "training.load",
     "load_data": "data.batches",
-    "load_genotype": "core.genotype",
+    "load_genotype": "core.genotypes",
     "load_packed": "deploy.load",
     "pack": "deploy.pack",
     "packed_facts": "deploy.load",
@@ -47,7 +47,7 @@ def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    # In its module it is `genotype.load`.
+    # In its module it is `genotypes.load`.
     if name == "load_genotype":
         return module.load
     return getattr(module, name)

@@ -9,6 +9,7 @@ import flax.linen as nn
 from bnas_jax.core import conventions as conventions_lib
 from bnas_jax.core import cost as cost_lib
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.networks import Cells
@@ -95,7 +96,7 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
 
     conventions = conventions_lib.conventions(chosen)
     settings = Cells(
-        genotype=genotype_lib.load(options["genotype"]),
+        genotype=genotypes.load(options["genotype"]),
         num_cells=options["num_cells"],
         channels=options["channels"],
         form=form,
@@ -135,7 +136,7 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
         if name not in known:
             raise UserError(f"the network of this config has no {name}; leave --{name} out")
     if "genotype" in changes:
-        changes["genotype"] = genotype_lib.load(changes["genotype"])
+        changes["genotype"] = genotypes.load(changes["genotype"])
     settings = dataclasses.replace(run.network, **changes)
     if options["reference"] and "genotype" not in known:
         raise UserError(
@@ -210,17 +211,17 @@ def _compared(
         reference = options["reference"] or _without_zeroise(model.genotype)
         if reference:
             name = reference
-            twin = twin.clone(genotype=genotype_lib.load(reference))
+            twin = twin.clone(genotype=genotypes.load(reference))
     ratios = cost_lib.ratios(counted, cost_lib.cost(twin, image_shape=image_shape))
     return {**dataclasses.asdict(ratios), "compared_with": f"float network of {name}, counted"}
 
 
 def _without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
     """The named cell that is this one with Zeroise left out; None where this is no named cell, or it has no such twin."""
-    for name in genotype_lib.named():
-        if genotype_lib.load(name) != genotype:
+    for name in genotypes.named():
+        if genotypes.load(name) != genotype:
             continue
-        other = genotype_lib.without_zeroise(name)
+        other = genotypes.without_zeroise(name)
         if other:
             return other
     return None

@@ -33,7 +33,7 @@ The values of every setting that the paper's text and its code give differently 
 --config.conventions chooses. `meant` is the code without the two index errors that change a result (docs/conventions.md):
 `release` but for `config.network.float_head` and what stands below as `meant`.
 The released entropy (Eq. 5) adds the reduction cell's last edge fourteen times, so that its other 13 edges have no term; the
-released gamma (Eq. 4) divides all layer types of edge 0, which changes no choice (see `genotype.derive`).
+released gamma (Eq. 4) divides all layer types of edge 0, which changes no choice (see `derivation.derive`).
 Where the text is silent the code decides: no affine BN, float preprocessing convolutions, Adam on alpha (DARTS), best epoch
 of the supernet's validation accuracy, no clipping of gradients (DARTS: norm 5). A digits search of 50 epochs without
 clipping (version 0.1.0, seed 0) kept its accuracy to the end: valid top-1 98.61 % at best and 98.19 % in the last epoch.

@@ -15,7 +15,7 @@ from bnas_jax.__main__ import COMMANDS
 from bnas_jax.baselines.blocks import BLOCKS
 from bnas_jax.cli import configs as command_line
 from bnas_jax.cli import study as study_command
-from bnas_jax.core import genotype
+from bnas_jax.core import genotype, genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.plan import absent
 from bnas_jax.plan.machines import machine
@@ -134,7 +134,7 @@ def check(words: list[str]) -> None:
         assert run is not None
         assert command in ("cost", "benchmark", "plan") or run.task == command, words
     if command == "cost" and "config" not in given:
-        genotype.load(given["genotype"])
+        genotypes.load(given["genotype"])
     if "preset" in given:
         settings.from_config(command_line.preset_of(given["preset"]))
     if "study" in given:
@@ -174,7 +174,7 @@ def check_study(name: str) -> None:
         (bnas.NETWORKS, "networks"),
         (bnas.LAYERS, "networks"),
         (BLOCKS, "networks"),
-        (dict.fromkeys(genotype.named()), "networks"),
+        (dict.fromkeys(genotypes.named()), "networks"),
     ],
     ids=["schemes", "searchers", "networks", "layer types", "blocks", "cells"],
 )

@@ -79,8 +79,9 @@ OF_TORCH = "bnas_jax.benchmarks.torch_resnet18"
 CORE_LIBRARIES = {"jax", "flax", "numpy", "chex"}
 CORE_FORBIDDEN = {"argparse", "io", "json", "os", "pathlib", "shutil", "tempfile"}
 CORE_FILES = {
-    "core/genotype.py": {"json", "pathlib"},  # reads and writes genotypes
-    "core/genotype_text.py": {"json"},
+    "core/genotype.py": {"json"},
+    "core/genotypes/__init__.py": {"json", "pathlib"},
+    "core/genotypes/text.py": {"json"},
     "core/paths.py": {"pathlib"},
 }
 UNSAFE = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

@@ -8,10 +8,10 @@ from absl import flags
 
 from bnas_jax import extensions
 from bnas_jax.cli.flags import number, read_flags, required
-from bnas_jax.core import genotype as genotype_lib
-from bnas_jax.core import genotype_text, paths
+from bnas_jax.core import genotypes, paths
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
+from bnas_jax.core.genotypes.text import is_printed
 from bnas_jax.extensions import Extension
 from bnas_jax.report import cells, template
 from bnas_jax.report.sheet import FORMATS, Sheet, style
@@ -50,7 +50,7 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
             )
         return template.template()
     if not given:
-        named = ", ".join(genotype_lib.named())
+        named = ", ".join(genotypes.named())
         raise UserError(
             f"--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: {named}"
         )
@@ -74,12 +74,12 @@ def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def side_by_side(given: Sequence[str], *, zeroise: bool = True, skip: bool | None = None) -> Sheet:
-    """The picture of genotypes, each written as `genotype.load` takes it.
+    """The picture of genotypes, each written as `genotypes.load` takes it.
 
     zeroise: whether Zeroise edges are drawn. skip: whether the inter-cell skip is; None is as in the run of a work directory,
     else True.
     """
-    named = [(_title(text), genotype_lib.load(text)) for text in given]
+    named = [(_title(text), genotypes.load(text)) for text in given]
     skips = [_has_skip(text, skip) for text in given]
     return cells.genotypes(named, zeroise=zeroise, skip=skips)
 
@@ -138,10 +138,10 @@ def _save(sheet: Sheet, path: pathlib.Path) -> None:
 
 def _title(given: str) -> str:
     """The title of a genotype in a picture: its name, or that of its file or folder."""
-    if given in genotype_lib.named():
+    if given in genotypes.named():
         return given
     # The text of a genotype is too long for a title.
-    if genotype_text.is_printed(given):
+    if is_printed(given):
         return "genotype"
     path = paths.local(given, "--genotype").resolve()
     if path.name == "genotype.json":
@@ -167,4 +167,4 @@ def _has_skip(given: str, skip: bool | None) -> bool:
 
 def _is_text(given: str) -> bool:
     """Whether a genotype is a name, or written out, rather than a path."""
-    return given in genotype_lib.named() or genotype_text.is_printed(given)
+    return given in genotypes.named() or is_printed(given)

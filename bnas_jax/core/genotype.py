@@ -8,13 +8,11 @@ section 4.2).
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from bnas_jax.core import genotype_text, paths
 from bnas_jax.core.errors import UserError
 
 NODES = 4
@@ -97,7 +95,7 @@ class Genotype:
         return {"normal": _plain(self.normal), "reduce": _plain(self.reduce)}
 
     def to_json(self) -> str:
-        """`to_dict` as a JSON text, which `from_text` reads."""
+        """`to_dict` as a JSON text, which `genotypes.from_text` reads."""
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
@@ -205,168 +203,6 @@ def _checked_pair(pair, *, name: str, node: int) -> Pair:
             f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
         )
     return str(layer), int(source)
-
-
-# Beside the cells: which nodes the output joins; how a search took the genotype (its genotype.json); where a named one is from.
-_CONCATENATIONS = ("normal_concat", "reduce_concat")
-_NOTES = (
-    "select",
-    "alphas_as_of",
-    "epoch",
-    "derivation",
-    "gamma",
-    "keep_zeroise",
-    "valid_top1",
-    "source",
-    "without_zeroise",
-)
-
-
-def from_dict(value) -> Genotype:
-    """The genotype in a parsed JSON object, {"normal", "reduce", ...}; `UserError` for what is missing, unknown or not built
-    here."""
-    if not isinstance(value, Mapping):
-        raise UserError('genotype: expected a JSON object with the keys "normal" and "reduce"')
-    missing = [name for name in ("normal", "reduce") if name not in value]
-    if missing:
-        raise UserError(
-            f"genotype: it lacks {' and '.join(missing)}; a genotype has normal and reduce, a cell each"
-        )
-    known = ("normal", "reduce", *_CONCATENATIONS, *_NOTES)
-    for key in value:
-        if key not in known:
-            raise UserError(
-                f"genotype: unknown key {key!r}; leave it out; known: {', '.join(known)}"
-            )
-    for key in _CONCATENATIONS:
-        if key in value:
-            _check_concatenation(value[key], key)
-    return Genotype(normal=value["normal"], reduce=value["reduce"])
-
-
-def _check_concatenation(nodes, key: str) -> None:
-    """The output joins all four nodes, in the order of their numbers, in whatever order they are named."""
-    expected = list(range(INPUTS, INPUTS + NODES))
-    found = []
-    if isinstance(nodes, (list, tuple, range)):
-        # Cut off, as a range of a file can be as long as it likes.
-        found = list(nodes[: NODES + 1])
-    if any(type(node) is not int for node in found) or sorted(found) != expected:
-        raise UserError(
-            f"genotype: {key} must be {expected}, all nodes of a cell: no other output is built; got {nodes!r}"
-        )
-
-
-def from_text(text: str) -> Genotype:
-    """The genotype in a JSON text, or in Genotype(normal=..., ...) as the DARTS family prints it; `UserError` if it is none."""
-    return from_dict(genotype_text.parse(text))
-
-
-_NAMED = pathlib.Path(__file__).parent / "genotypes"
-
-
-def named() -> tuple[str, ...]:
-    """The names of the cells that come with the package."""
-    return tuple(sorted(path.stem for path in _NAMED.glob("*.json")))
-
-
-def load(name_or_path: str) -> Genotype:
-    """The genotype of that name (see `named`), of a file or a search's work directory, or in the text itself (`from_text`).
-
-    Raises `UserError` where there is none, or it cannot be read.
-
-    >>> genotype = bnas.load_genotype("latest_cell")
-    >>> genotype.normal[0]
-    (('bin_conv_3x3', 1), ('bin_dil_conv_3x3', 0))
-    """
-    if name_or_path in named():
-        return from_text((_NAMED / f"{name_or_path}.json").read_text())
-    if genotype_text.is_printed(name_or_path):
-        return from_text(name_or_path)
-    try:
-        return from_text(_file(name_or_path).read_text("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UserError(
-            f"genotype: cannot read {name_or_path}, which is no text; name a search's genotype.json"
-        ) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"genotype: cannot read {name_or_path} ({reason})") from None
-
-
-def _file(name: str) -> pathlib.Path:
-    """The file of a path: itself, or genotype.json in a work directory; `UserError` where there is none."""
-    if not name:
-        raise UserError(
-            f"genotype: it has no name; write a file or a named cell: {', '.join(named())}"
-        )
-    path = paths.local(name, "genotype")
-    if path.is_dir():
-        path = path / "genotype.json"
-        if not path.is_file():
-            raise UserError(
-                f"genotype: {name} holds no genotype.json, which a search writes at its end; end it first"
-            )
-    if not path.is_file():
-        raise UserError(
-            f"genotype: {name!r} is neither a file nor a named cell; named: {', '.join(named())}"
-        )
-    return path
-
-
-def without_zeroise(name: str) -> str | None:
-    """The name of the cell that comes of the same search as `name` with Zeroise left out at derivation, if there is one."""
-    if name not in named():
-        return None
-    return json.loads((_NAMED / f"{name}.json").read_text()).get("without_zeroise")
-
-
-def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_types=TABLE_3) -> Cell:
-    """One cell from the relaxed architecture parameters of its edges.
-
-    weights: (14, len(layer_types)) softmax probabilities, rows in the order of `EDGES`.
-    gamma: divides the probability of Zeroise (Eq. 4), so larger values pick it less often; must be > 0.
-    keep_zeroise: False leaves Zeroise out, as published float searches do.
-    Each node keeps its two edges with the largest probability over all candidate layer types (Zeroise among them where it
-    is kept), strongest first, and on each the most probable type (docs/conventions.md; DARTS section 2.4).
-
-    The released code divides all layer types of edge 0 by gamma instead. That edge leads into the first node, which keeps both
-    of its edges, and its strongest type stays the same: at most the two pairs swap places, so no setting has it.
-
-    `UserError` for another shape, and for a gamma that is not greater than 0.
-
-    >>> from bnas_jax.core.genotype import derive
-    >>> weights = jax.numpy.full((14, 2), 0.5).at[:, 1].add(0.1)
-    >>> derive(weights, layer_types=("none", "bin_conv_3x3"))[0]
-    (('bin_conv_3x3', 0), ('bin_conv_3x3', 1))
-    """
-    if not gamma > 0:
-        raise UserError(f"gamma must be greater than 0, got {gamma}; 1 leaves Eq. 4 without effect")
-    weights = np.array(weights, copy=True)
-    if weights.shape != (len(EDGES), len(layer_types)):
-        raise UserError(
-            f"alphas must have the shape {(len(EDGES), len(layer_types))}, got {weights.shape}"
-        )
-    # Zeroise by Eq. (4), or never.
-    if ZEROISE in layer_types:
-        zeroise = layer_types.index(ZEROISE)
-        if keep_zeroise:
-            weights[:, zeroise] = weights[:, zeroise] / gamma
-        else:
-            weights[:, zeroise] = -np.inf
-
-    # Of each node the two strongest edges, of each edge the most probable type; of equal ones the first, as in DARTS's code.
-    strength = weights.max(axis=1)  # (14,)
-    best = weights.argmax(axis=1)  # (14,)
-    cell = []
-    for node in range(INPUTS, INPUTS + NODES):
-        strongest = sorted(arriving(node), key=lambda edge: -strength[edge])
-        pairs = []
-        for edge in strongest[:2]:
-            source, _ = EDGES[edge]
-            pairs.append((layer_types[int(best[edge])], source))
-        cell.append(tuple(pairs))
-    return tuple(cell)
 
 
 def of_cells(cells: Mapping[str, Cell]) -> Genotype:

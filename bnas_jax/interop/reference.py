@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from bnas_jax.core import genotype as genotypes
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.conventions import conventions as conventions_of
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, TABLE_3, Genotype, leaving
@@ -23,7 +24,7 @@ from bnas_jax.core.supernet import Supernet, float_edges
 from bnas_jax.interop.published.torch_arrays import BATCH_NORM, from_torch, states, to_torch
 
 Model = Network | Supernet
-FORMS = (*genotypes.FORMS, "supernet")
+FORMS = (*genotype_lib.FORMS, "supernet")
 
 # Our names of modules, and the released ones.
 _CIFAR_STEM = {"bn": "stem.bn", "conv": "stem.op.0"}
@@ -111,10 +112,10 @@ def build(
 
 def _check_genotype(genotype: Genotype) -> None:
     """`UserError` for a genotype that the authors' code cannot have."""
-    genotypes.check_two_a_node(genotype, "checkpoints of the authors' code")
+    genotype_lib.check_two_a_node(genotype, "checkpoints of the authors' code")
     # Only layer types of Table 3.
     for reduction in (False, True):
-        for edge in genotypes.edges(genotype.cell(reduction)):
+        for edge in genotype_lib.edges(genotype.cell(reduction)):
             if edge.layer_type not in TABLE_3:
                 raise UserError(
                     f"layer type {edge.layer_type!r} is none of the authors' code; its genotypes have {', '.join(TABLE_3)}"

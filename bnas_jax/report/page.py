@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bnas_jax import __version__
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import from_dict
+from bnas_jax.core.genotypes import from_dict
 from bnas_jax.report import cells
 from bnas_jax.report.curves import chart_of_gradients, charts_of_alphas, charts_of_metrics
 from bnas_jax.report.sheet import printable, style

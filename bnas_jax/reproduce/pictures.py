@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.report import cells as cells_lib
 from bnas_jax.report import template as template_lib
 from bnas_jax.report.charts import Line, Points, chart, scatter
@@ -131,5 +131,5 @@ def named_cells(
             if found is None:
                 return None
             given = str(found.path)
-        named.append((name, genotype_lib.load(given)))
+        named.append((name, genotypes.load(given)))
     return cells_lib.genotypes(named, skip=skip).svg()

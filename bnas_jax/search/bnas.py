@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import derivation
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Cell
 from bnas_jax.search.diversity import Diverse
@@ -13,7 +13,7 @@ from bnas_jax.search.searcher import DERIVATION
 
 @dataclasses.dataclass(frozen=True)
 class Bnas(Diverse):
-    """The paper's search. gamma, keep_zeroise: see `genotype.derive` (Eq. 4, section 4.1.3). diversity, tau, entropy: see
+    """The paper's search. gamma, keep_zeroise: see `derivation.derive` (Eq. 4, section 4.1.3). diversity, tau, entropy: see
     `Diverse` (Eq. 5).
 
     >>> searcher = bnas.Bnas(gamma=3.0)
@@ -38,7 +38,7 @@ class Bnas(Diverse):
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """Top two edges a node, the strongest layer type on each (Eq. 4)."""
-        return genotype_lib.derive(
+        return derivation.derive(
             weights,
             gamma=self.gamma,
             keep_zeroise=self.keep_zeroise,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import derivation
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Cell
 from bnas_jax.search.diversity import Diverse
@@ -75,7 +75,7 @@ class Darts(Diverse):
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """Top two edges a node by their strongest layer type, Zeroise left out."""
-        return genotype_lib.derive(
+        return derivation.derive(
             weights,
             keep_zeroise=self.keep_zeroise,
             layer_types=self.layer_types,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core import derivation
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
@@ -206,7 +207,7 @@ class Searcher:
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """A cell from the softmax of alpha, (14, layer types): each node's two strongest edges."""
-        return genotype_lib.derive(weights, layer_types=self.layer_types)
+        return derivation.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
         """The fields about alpha of an epoch's line of metrics.jsonl."""

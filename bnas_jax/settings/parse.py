@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.settings import entries
@@ -79,7 +79,7 @@ def _convert(hint, value, name: str):
             value is not None,
             f"{name} is missing; write a named cell or the genotype.json of a search",
         )
-        return genotype_lib.from_dict(value)
+        return genotypes.from_dict(value)
     if hint in entries.TABLES:
         entry, given = entries.chosen(entries.TABLES[hint], values=value, name=name)
         return build(entry, values=given, name=name)

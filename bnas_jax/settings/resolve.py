@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS
@@ -59,7 +59,7 @@ def resolve(config: Mapping) -> dict:
     # A work directory keeps the genotype itself, as its file may change.
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
-        network["genotype"] = genotype_lib.load(network["genotype"]).to_dict()
+        network["genotype"] = genotypes.load(network["genotype"]).to_dict()
     return values
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import from_dict
+from bnas_jax.core.genotypes import from_dict
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.runtime import hosts
 from bnas_jax.study.rows import Row, Study, search_settings, training_settings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bnas_jax.__main__ import COMMANDS, run
-from bnas_jax.core import cost, genotype
+from bnas_jax.core import cost, genotypes
 from bnas_jax.core.conventions import CONVENTIONS
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
@@ -316,11 +316,11 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         ),
         (
             ["search", SEARCH, "--config.searcher.gamma=0.0"],
-            "config.searcher.gamma must be a finite number greater than 0, got 0.0; 1 leaves",
+            "config.searcher.gamma must be a finite number greater than 0, got 0; 1 leaves",
         ),
         (
             ["search", SEARCH, "--config.searcher.gamma=-3.0"],
-            "config.searcher.gamma must be a finite number greater than 0, got -3.0",
+            "config.searcher.gamma must be a finite number greater than 0, got -3",
         ),
         (
             ["train", TRAIN, "--config.network.form=imagenet"],
@@ -360,7 +360,7 @@ def network(conventions: str = "paper", **fields) -> Network:
 @pytest.mark.parametrize("conventions", ["release", pytest.param("meant", marks=pytest.mark.long)])
 def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
     ours = network(
-        conventions, genotype=genotype.load("latest_cell_zeroise"), num_cells=10, channels=24
+        conventions, genotype=genotypes.load("latest_cell_zeroise"), num_cells=10, channels=24
     )
     counted = cost.cost(ours, image_shape=(32, 32, 3))
     result = summary(
@@ -371,7 +371,7 @@ def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
     assert {name: result[name] for name in names} == {
         name: getattr(counted.total, name) for name in names
     }
-    reference = cost.float_twin(ours.clone(genotype=genotype.load("latest_cell")))
+    reference = cost.float_twin(ours.clone(genotype=genotypes.load("latest_cell")))
     ratios = cost.ratios(counted, cost.cost(reference, image_shape=(32, 32, 3)))
     assert (result["speedup"], result["memory_saving"]) == (ratios.speedup, ratios.memory_saving)
     assert result["compared_with"] == "float network of latest_cell, counted"
@@ -397,7 +397,7 @@ def test_cost_takes_a_network_without_a_config(capfd, tmp_path):
         "--num_cells=3",
         "--channels=2",
     )
-    ours = network(genotype=genotype.from_dict(CELL), num_cells=3, channels=2)
+    ours = network(genotype=genotypes.from_dict(CELL), num_cells=3, channels=2)
     assert digits["flops"] == cost.cost(ours, image_shape=(8, 8, 1)).total.flops
 
 

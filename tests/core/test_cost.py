@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from bnas_jax.core import genotype
+from bnas_jax.core import genotype, genotypes
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.cell_parts import REDUCTION_SKIPS
 from bnas_jax.core.conventions import conventions
@@ -21,8 +21,8 @@ from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Cbcn, Float, Xnor
 from bnas_jax.core.supernet import Supernet
 
-ZEROISED = genotype.load("latest_cell_zeroise")
-WITHOUT = genotype.load("latest_cell")
+ZEROISED = genotypes.load("latest_cell_zeroise")
+WITHOUT = genotypes.load("latest_cell")
 # The same for all networks, so that their cells are walked once: without K a walk is shorter.
 SCHEME = Xnor(activation_scale=False)
 
@@ -513,8 +513,8 @@ MOBINET = Genotype(normal=(("mobinet_k4_3x3", 0), ("mobinet_k4_3x3", 1)) * 4, re
     ("cells", "scheme", "step"),
     [
         # GDAS's fixed reduction has convolutions in 8 groups, of twice the channels.
-        (genotype.load("gdas_f1"), Xnor(), 4),
-        (genotype.load("gdas_f1"), Cbcn(), 16),
+        (genotypes.load("gdas_f1"), Xnor(), 4),
+        (genotypes.load("gdas_f1"), Cbcn(), 16),
         # Each output sees 4 channels where 4 divides them.
         (MOBINET, Xnor(), 4),
     ],

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from bnas_jax.core import alphas as alphas_lib
-from bnas_jax.core import genotype as genotypes
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
+from bnas_jax.core.derivation import derive
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import (
     EDGES,
@@ -15,7 +17,6 @@ from bnas_jax.core.genotype import (
     TABLE_3,
     ZEROISE,
     Genotype,
-    derive,
     edges,
 )
 
@@ -174,15 +175,15 @@ def test_nodes_that_are_none(nodes, expected):
 
 
 def test_what_needs_eight_pairs_says_so():
-    genotypes.check_two_a_node(Genotype(CELL, CELL), "these")
+    genotype_lib.check_two_a_node(Genotype(CELL, CELL), "these")
     with pytest.raises(
         UserError,
         match="these need a reduce cell of eight pairs, two a node; this one has 14, 2, 3, 4, 5",
     ) as caught:
-        genotypes.check_two_a_node(Genotype(CELL, ALL_EDGES), "these")
+        genotype_lib.check_two_a_node(Genotype(CELL, ALL_EDGES), "these")
     message_of(caught)
     with pytest.raises(UserError, match="two a node; 'gdas_fixed' has none") as caught:
-        genotypes.check_two_a_node(Genotype(CELL, FIXED_REDUCTION), "these")
+        genotype_lib.check_two_a_node(Genotype(CELL, FIXED_REDUCTION), "these")
     message_of(caught)
 
 
@@ -286,7 +287,7 @@ def test_derivations_of_the_released_code(reference):
     for (normal, reduce), derived in zip(pairs, expected, strict=True):
         weights = alphas_lib.relax({"normal": normal, "reduce": reduce})
         cells = {name: derive(value) for name, value in weights.items()}
-        assert genotypes.of_cells(cells) == genotypes.from_dict(derived)
+        assert genotype_lib.of_cells(cells) == genotypes.from_dict(derived)
 
 
 def probabilities(seed, types=TABLE_3):

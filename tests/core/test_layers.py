@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from arrays import hwio, nhwc, normal, relative_error
 
-from bnas_jax.core import genotype as genotypes
+from bnas_jax.core import genotypes
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, ZEROISE

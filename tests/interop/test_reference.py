@@ -18,7 +18,7 @@ import pytest
 from compile_options import short
 from flax import traverse_util
 
-from bnas_jax.core import genotype
+from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
@@ -336,7 +336,7 @@ def test_a_checkpoint_is_read_under_all_its_names(checkpoint, reference):
     assert same(load(checkpoint | counters, SMALL)[1], variables)
     assert same(load(dict(np.load(reference / f"{SMALL}.npz")), SMALL)[1], variables)
     assert same(
-        load(checkpoint, SMALL, genotype=genotype.load("latest_cell_zeroise"))[1], variables
+        load(checkpoint, SMALL, genotype=genotypes.load("latest_cell_zeroise"))[1], variables
     )
 
 

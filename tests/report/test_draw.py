@@ -15,6 +15,7 @@ import pytest
 from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.core.layers import LAYERS
 from bnas_jax.report import palette
@@ -68,9 +69,9 @@ def search(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize("name", genotype_lib.named())
+@pytest.mark.parametrize("name", genotypes.named())
 def test_a_picture_of_each_named_cell_has_all_that_the_cell_has(capfd, tmp_path, name):
-    genotype = genotype_lib.load(name)
+    genotype = genotypes.load(name)
     picture = draw(capfd, tmp_path / "cell.svg", f"--genotype={name}")
     assert {f"{name}: normal cell", f"{name}: reduction cell", "inter-cell skip"} <= set(
         picture.texts
@@ -145,7 +146,7 @@ def test_two_genotypes_stand_side_by_side(capfd, tmp_path):
     """One by its name, one in a work directory, whose network has no skip."""
     folder = tmp_path / "plain"
     folder.mkdir()
-    (folder / "genotype.json").write_text(genotype_lib.load("darts_v1").to_json())
+    (folder / "genotype.json").write_text(genotypes.load("darts_v1").to_json())
     (folder / "config.json").write_text(json.dumps({"network": {"skip": False}}))
     picture = draw(capfd, tmp_path / "cell.svg", "--genotype=latest_cell", f"--genotype={folder}")
     assert {"latest_cell: normal cell", "plain: normal cell"} <= set(picture.texts)

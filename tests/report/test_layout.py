@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.genotype import EDGES, Edge
 from bnas_jax.report.columns import columns
 from bnas_jax.report.heights import BOX_HEIGHT
@@ -22,9 +23,9 @@ CELLS["twice the same"] = [
     Edge(name, 0, node) for node in range(2, 6) for name in ("none", "bin_conv_3x3")
 ]
 CELLS["long names"] = [Edge("x" * 70, source, node) for source, node in EDGES[:9]]
-for name in genotype_lib.named():
+for name in genotypes.named():
     for part in ("normal", "reduce"):
-        cell = getattr(genotype_lib.load(name), part)
+        cell = getattr(genotypes.load(name), part)
         if not isinstance(cell, str):
             CELLS[f"{name} {part}"] = genotype_lib.edges(cell)
 

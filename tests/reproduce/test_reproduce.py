@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.cli import reproduce as reproduce_command
-from bnas_jax.core import genotype
+from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.networks import Cells
 from bnas_jax.core.schemes import Float, Xnor
@@ -176,7 +176,7 @@ def described(row: Row) -> str:
     network, values = found.network, settings.to_dict(found)
     words = [values["network"]["name"]]
     if isinstance(network, Cells):
-        named = {genotype.load(name): name for name in genotype.named()}
+        named = {genotypes.load(name): name for name in genotypes.named()}
         words.append("found" if row.search is not None else named[network.genotype])
         words.append(f"{network.num_cells}/{network.channels}")
     else:

@@ -12,6 +12,7 @@ from work_directories import arrays, largest_difference
 
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.training.workdir import WorkDir
 
 pytestmark = [
@@ -113,7 +114,7 @@ def check_records(name: str, workdir: pathlib.Path) -> None:
         read(workdir / "summary.json"),
         read(workdir / "genotype.json"),
     )
-    cell = genotype_lib.load(str(workdir / "genotype.json"))
+    cell = genotypes.load(str(workdir / "genotype.json"))
     assert summary["genotype"] == cell.to_dict() and summary["valid_top1"] == genotype["valid_top1"]
     with np.load(workdir / "alphas.npz") as stored:
         history = {key: stored[key] for key in stored.files}

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from bnas_jax import settings
 from bnas_jax.core import alphas as alphas_lib
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.core.schemes import SCHEMES
@@ -505,7 +505,7 @@ def test_sizes_and_cells_are_those_of_table_5():
         name: (run.network.num_cells, run.network.channels) for name, run in runs.items()
     } == SIZES
     cells = {
-        name: genotype_lib.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise")
+        name: genotypes.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise")
         for name in SIZES
     }
     assert {name: run.network.genotype for name, run in runs.items()} == cells

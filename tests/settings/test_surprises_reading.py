@@ -13,7 +13,8 @@ from tfds_files import write_dataset
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
-from bnas_jax.core import genotype as genotypes
+from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data.arrays import Arrays
@@ -141,7 +142,7 @@ def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
 CELL = [["bin_conv_3x3", 1], ["max_pool_3x3", 0]] * 4
 PAIRS = ", ".join(f"('{layer}', {source})" for layer, source in CELL)
 PRINTED = f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], reduce_concat=[2, 3, 4, 5])"
-GENOTYPE = genotypes.Genotype(CELL, CELL)
+GENOTYPE = genotype_lib.Genotype(CELL, CELL)
 NOTES = {
     "select": "best",
     "alphas_as_of": "after",

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from bnas_jax.__main__ import run
-from bnas_jax.core import genotype
+from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.study import Row, Study, run_study
@@ -185,6 +185,6 @@ def test_a_row_with_a_search_trains_the_cell_that_it_finds(tmp_path):
     result = run_study(Study("tiny", (row,)), tmp_path)
     workdir = tmp_path / "searched/0"
     config = json.loads((workdir / "train/config.json").read_text())
-    found = genotype.load(str(workdir / "search"))
-    assert genotype.from_dict(config["network"]["genotype"]) == found
+    found = genotypes.load(str(workdir / "search"))
+    assert genotypes.from_dict(config["network"]["genotype"]) == found
     assert result["rows"][0]["learnable_share"] == learnable_share(found)

@@ -12,6 +12,7 @@ import pytest
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
+from bnas_jax.core import derivation, genotypes
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.search import SEARCHERS, Bnas, Searcher
@@ -50,8 +51,8 @@ def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]
     capfd.readouterr()
     assert run(["derive", f"--workdir={workdir}", f"--out={out}", *options]) == 0
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
-    written = genotype_lib.load(str(out))
-    assert genotype_lib.from_dict(summary["genotype"]) == written and summary["out"] == str(out)
+    written = genotypes.load(str(out))
+    assert genotypes.from_dict(summary["genotype"]) == written and summary["out"] == str(out)
     return summary, {
         edge.layer_type
         for cell in (written.normal, written.reduce)
@@ -100,7 +101,7 @@ class Threshold(Searcher):
 
     def derive_cell(self, weights):
         weights = np.where(weights > self.least, weights, 0)
-        return genotype_lib.derive(weights, layer_types=self.layer_types)
+        return derivation.derive(weights, layer_types=self.layer_types)
 
 
 def test_the_derivation_of_a_users_searcher_has_options_of_its_own(capfd, workdir, monkeypatch):

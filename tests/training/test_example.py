@@ -9,7 +9,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-
 from documents import ROOT, blocks
 
 from bnas_jax import Genotype

@@ -30,7 +30,7 @@ from work_directories import arrays
 from bnas_jax import settings
 from bnas_jax.__main__ import run as command
 from bnas_jax.core import alphas as alphas_lib
-from bnas_jax.core import genotype as genotype_lib
+from bnas_jax.core import genotypes
 from bnas_jax.core.layers import learnable_share
 from bnas_jax.search import Bnas
 from bnas_jax.training.evaluate import Evaluator
@@ -114,7 +114,7 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     genotype = read(workdir / "genotype.json")
     assert genotype["epoch"] == best and genotype["select"] == "best" and genotype["gamma"] == 1
     assert {name: genotype[name] for name in ("normal", "reduce")} == written[best]["genotype"]
-    assert genotype_lib.load(str(workdir / "genotype.json")) == genotype_lib.from_dict(
+    assert genotypes.load(str(workdir / "genotype.json")) == genotypes.from_dict(
         written[best]["genotype"]
     )
     summary = read(workdir / "summary.json")

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from bnas_jax.core import genotype as genotypes
+from bnas_jax.core import genotypes
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.network import Network

@@ -14,7 +14,7 @@ from published import numbers, through_layer
 from bnas_jax.baselines.resnet import ResNet
 from bnas_jax.core.cost import cost, fit_budget
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import load
+from bnas_jax.core.genotypes import load
 from bnas_jax.core.network import Network
 from bnas_jax.core.ops.conv import plain_conv, square
 from bnas_jax.core.schemes import Cbcn
