@@ -193,7 +193,7 @@ def _cells(text: str | None) -> tuple[int, ...]:
     # One number alone is both.
     high = high or low
     are_numbers = low.isdigit() and high.isdigit()
-    if not are_numbers or int(high) < int(low):
+    if not are_numbers or not 1 <= int(low) <= int(high):
         raise UserError(f"--cells takes LOW-HIGH, for instance 5-20, got {text!r}")
     return tuple(range(int(low), int(high) + 1))
 

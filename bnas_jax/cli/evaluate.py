@@ -45,6 +45,9 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     flags.DEFINE_string("model", None, "file that export wrote", flag_values=values)
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     read_flags(values, arguments=arguments, command="evaluate")
+    if open_settings.precision == "float64":
+        # Nothing is rounded then; bfloat16 activations are refused beside it.
+        resolved = {**resolved, "activations": None}
     run = settings.from_config({**resolved, **parse.plain(open_settings)})
     if file is not None:
         assert isinstance(run, settings.TrainSettings)  # as in the file

@@ -1,6 +1,7 @@
 """What is done to the pixels of a batch: random crop and flip, normalisation, cutout; pure, jittable functions."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ class Augmentation:
             )
         if self.jitter and not _is_jitter(self.jitter):
             raise UserError(
-                "jitter takes four numbers from 0 on, for brightness, contrast, saturation and hue (to 0.5), got"
+                "jitter takes four finite numbers from 0 on, for brightness, contrast, saturation and hue (to 0.5), got"
                 f" {', '.join(map(str, self.jitter))}: change config.dataset.jitter"
             )
 
@@ -70,7 +71,12 @@ class Augmentation:
             )
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises `UserError` where cutout can hide all of an image of that size."""
+        """Raises `UserError` where cutout or a crop can leave nothing of an image of that size."""
+        # A crop begins up to `pad` pixels beside the image.
+        if self.pad >= min(height, width):
+            raise UserError(
+                f"config.dataset.pad={self.pad} can move an image of {height}x{width} out of sight; write fewer pixels, or 0"
+            )
         if self.cutout >= min(height, width):
             raise UserError(
                 f"config.dataset.cutout={self.cutout} can hide all of an image of {height}x{width}; write a smaller side, or 0"
@@ -79,7 +85,7 @@ class Augmentation:
 
 def _is_jitter(jitter: tuple[float, ...]) -> bool:
     # Half a turn of the hue reaches every colour.
-    return len(jitter) == 4 and min(jitter) >= 0 and jitter[3] <= 0.5
+    return len(jitter) == 4 and all(0 <= j < math.inf for j in jitter) and jitter[3] <= 0.5
 
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:

@@ -256,7 +256,7 @@ def check_batches(
 def check_training(
     examples: Arrays | Encoded, batch_size: int, *, augmentation: Augmentation, seed: int
 ) -> None:
-    """As `check_batches`, and raises `UserError` for what a training cannot take: cutout, the seed, fewer data than a batch."""
+    """As `check_batches`, and raises `UserError` for what a training cannot take: the augmentation, the seed, too few data."""
     check_batches(examples, batch_size, augmentation=augmentation)
     augmentation.check_size(*examples.image_shape[:2])
     order.check_seed(seed)

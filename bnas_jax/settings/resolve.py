@@ -69,8 +69,8 @@ def _without_recipe_settings(layer: Mapping) -> dict:
 
 def _recipe(values: dict) -> dict:
     """The values of the recipe that `config.recipe` chooses; {} without one."""
-    name = values.get("recipe") or NO_RECIPE
-    if name == NO_RECIPE:
+    name = values.get("recipe")
+    if name is None or name == NO_RECIPE:
         return {}
     choice("config.recipe", name, (NO_RECIPE, *RECIPES))
     recipe = RECIPES[name]()
@@ -108,7 +108,10 @@ def _fill_network(values: dict, conventions: str) -> None:
 def _fill_group(values: dict, key: str, *, defaults: Mapping) -> None:
     """Fills in a group that names an entry of a table, the usual one where none is named."""
     group, table = _group(values, key), entries.GROUPS[key]
-    name = group.get("name") or entries.USUAL[key]
+    name = group.get("name")
+    # An empty name is a mistake, as of a shell's variable that is not set.
+    if name is None:
+        name = entries.USUAL[key]
     group["name"] = name
     choice(f"config.{key}.name", name, choices=tuple(table))
     known = set(entries.settings_of(table[name]))

@@ -111,6 +111,8 @@ class WeightSettings:
         shares(prefix, self, "momentum")
         clipping(prefix, self)
         choice(f"{prefix}.first_epoch", self.first_epoch, choices=(0, 1))
+        message = f"{prefix}.nesterov needs a momentum; write {prefix}.momentum=0.9"
+        require(not self.nesterov or self.momentum > 0, message)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,29 @@ def training_schedules(
     return rate, schedules.constant(momentum)
 
 
+def higher_rates(run: Settings) -> list[str]:
+    """The settings, as `config.KEY=VALUE`, by which a schedule rises above its `learning_rate`, which should be the highest.
+
+    A smaller learning rate alone turns the cycle of a preset upside down, for instance.
+    """
+    if isinstance(run, SearchSettings):
+        return _above(run.weights, "config.weights", "min_learning_rate")
+    # Each schedule reads its own.
+    lower = {"one_cycle": ("low_learning_rate", "min_learning_rate"), "steps": ()}
+    names = lower.get(run.optimizer.schedule, ("min_learning_rate",))
+    return _above(run.optimizer, "config.optimizer", *names)
+
+
+def _above(settings: Any, prefix: str, *names: str) -> list[str]:
+    """Those of the learning rates that are above `learning_rate`, as `PREFIX.NAME=VALUE`."""
+    found = []
+    for name in names:
+        value = getattr(settings, name)
+        if value > settings.learning_rate:
+            found.append(f"{prefix}.{name}={value}")
+    return found
+
+
 def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
     """The learning rate of the weights of a search or a training, as a function of the step."""
     if isinstance(run, TrainSettings):

@@ -177,7 +177,8 @@ class Scores:
     def __call__(self, weights: Mapping[str, np.ndarray], batches: range | None) -> float:
         # Whole batches only: padding would enter the statistics by which batch norm normalises.
         count = len(self._task.program.held_out) // self._task.run.batch_size
-        numbers = [number % count for number in batches or range(count)]
+        # Each once, however many are wanted.
+        numbers = [number % count for number in (batches or range(count))[:count]]
 
         # A searcher without alphas takes the weights in their place.
         place = self._task.where.place

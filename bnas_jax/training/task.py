@@ -12,7 +12,7 @@ from bnas_jax.runtime import devices
 from bnas_jax.runtime.compiling import Call, compile_together
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import Settings
-from bnas_jax.training import loop, optimizers
+from bnas_jax.training import build_optimizers, loop, optimizers
 from bnas_jax.training.build import Program
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import Evaluator
@@ -54,12 +54,7 @@ class Task:
 
         # All checks are behind: from here on files are written.
         self.open(facts, change=change)
-        zero = optimizers.kernels_always_zero(self.shapes.params, run.scheme)
-        if zero:
-            workdir.say(
-                f"warning: config.scheme.depthwise_center=True keeps {len(zero)} depthwise kernels at zero, {zero[0]} first: "
-                "they put out nothing and never learn, as in XNOR-Net's codes; False leaves them uncentred"
-            )
+        self._warn()
 
         self.checkpoints = Checkpoints(
             workdir.checkpoints, settings=run.checkpoint, where=self.where
@@ -68,6 +63,20 @@ class Task:
         self.changed = change or bool(workdir.changed())
         self.steps = self.where.compile_steps(*self.program.stages)
         self.evaluator = self.build_evaluator()
+
+    def _warn(self) -> None:
+        """Says what the settings allow, but hardly anybody wants."""
+        zero = optimizers.kernels_always_zero(self.shapes.params, self.run.scheme)
+        if zero:
+            self.workdir.say(
+                f"warning: config.scheme.depthwise_center=True keeps {len(zero)} depthwise kernels at zero, {zero[0]} first: "
+                "they put out nothing and never learn, as in XNOR-Net's codes; False leaves them uncentred"
+            )
+        for setting in build_optimizers.higher_rates(self.run):
+            self.workdir.say(
+                f"warning: {setting} is above the learning_rate beside it, which should be the highest of the schedule; "
+                "write a smaller one, too"
+            )
 
     def build(self, data: Dataset) -> Program:
         """The program of the run."""

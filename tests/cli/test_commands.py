@@ -501,6 +501,7 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
             "--cells takes LOW-HIGH, for instance 5-20",
         ),
         (["--config=configs/train.py:a", "--budget=1e7", "--cells=x"], "--cells takes LOW-HIGH"),
+        (["--config=configs/train.py:a", "--budget=1e7", "--cells=0-2"], "--cells takes LOW-HIGH"),
         (
             ["--config=configs/train.py:a", "--reference=none_such"],
             "neither a file nor a named cell",

@@ -224,7 +224,7 @@ def test_any_step_can_be_resumed_at():
 
 def test_augmentation_differs_from_step_to_step_and_epoch_to_epoch():
     one = Arrays(np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1), np.zeros(1, int), 1, "one")
-    augmentation = Augmentation((0.0,), (1.0,), scale=1.0, pad=4)
+    augmentation = Augmentation((0.0,), (1.0,), scale=1.0, pad=3)
     for copies, batch_size, steps_per_epoch in ((1, 1, 1), (8, 2, 4)):
         source = TrainSource(one.take(np.zeros(copies, int)), batch_size, 0, augmentation)
         assert source.steps_per_epoch == steps_per_epoch
@@ -382,7 +382,7 @@ def test_each_image_of_a_batch_is_one_of_its_possible_crops(pad, flip):
 
 def test_padding_is_black_before_normalisation():
     white = Arrays(np.full((1, 4, 4, 1), 255, np.uint8), np.zeros(1, int), 1, "white")
-    source = TrainSource(white, 1, 0, Augmentation((0.5,), (0.25,), pad=4))
+    source = TrainSource(white, 1, 0, Augmentation((0.5,), (0.25,), pad=3))
     values = {
         round(float(v), 5) for batch in batches(source, range(4)) for v in batch["image"].ravel()
     }
@@ -427,12 +427,19 @@ def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were(
     assert np.allclose(first["image"], np.where(hidden, 0, plain["image"]), atol=1e-6)
 
 
-def test_cutout_that_can_hide_whole_images_is_refused_in_training_alone():
-    augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, cutout=16)
-    with pytest.raises(
-        UserError,
-        match=r"config.dataset.cutout=16 can hide all of an image of \d+x\d+; write a smaller side",
-    ):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cutout": 16}, r"cutout=16 can hide all of an image of \d+x\d+; write a smaller side"),
+        (
+            {"pad": 16},
+            r"pad=16 can move an image of \d+x\d+ out of sight; write fewer pixels, or 0",
+        ),
+    ],
+)
+def test_cutout_or_a_crop_without_any_of_an_image_is_refused_in_training_alone(changes, message):
+    augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, **changes)
+    with pytest.raises(UserError, match=f"config.dataset.{message}"):
         TrainSource(photos(4), 2, 0, augmentation)
     EvalSource(photos(4), 2, augmentation)
 
@@ -444,6 +451,8 @@ def test_cutout_that_can_hide_whole_images_is_refused_in_training_alone():
         ({"mean": (0.5,), "std": (0.5, 0.5)}, "one number per channel"),
         ({"mean": (0.5,), "std": (0.0,)}, "above 0"),
         ({"mean": (0.5,), "std": (1.0,), "pad": -1}, "pad must be"),
+        ({"mean": (0.5,), "std": (1.0,), "jitter": (0.4, np.nan, 0.4, 0.2)}, "four finite numbers"),
+        ({"mean": (0.5,), "std": (1.0,), "jitter": (np.inf, 0, 0, 0)}, "four finite numbers"),
     ],
 )
 def test_an_impossible_augmentation_is_refused(kwargs, message):

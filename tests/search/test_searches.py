@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from work_directories import arrays, largest_difference
 from bnas_jax.__main__ import run
 from bnas_jax.core import genotype as genotype_lib
 from bnas_jax.core import genotypes
+from bnas_jax.training.search import Scores
 from bnas_jax.training.workdir import WorkDir
 
 pytestmark = [
@@ -145,6 +147,26 @@ def check_records(name: str, workdir: pathlib.Path) -> None:
     temperatures = {"snas": [0.515, 0.03], "snas_held_out": [0.515, 0.03], "gdas": [10, 0.1]}
     found = [record["temperature"] for record in written if "temperature" in record]
     assert found == pytest.approx(temperatures.get(name, []), rel=1e-5)
+
+
+def test_a_candidate_is_scored_on_each_held_out_batch_once_at_most():
+    """Also where `searcher.score_batches` is more than there are."""
+    task = SimpleNamespace(
+        program=SimpleNamespace(held_out=range(11)),
+        run=SimpleNamespace(batch_size=2),
+        where=SimpleNamespace(place=lambda value: value),
+    )
+    taken = []
+
+    def evaluator(variables, *, batches, between_batches):
+        taken.append(batches)
+        return {"top1": 0.0}
+
+    scores = Scores(task, SimpleNamespace(variables={}), between_batches=lambda: None)
+    scores._evaluator = evaluator
+    for numbers in (range(3, 7), range(8, 8 + 10**6), None):
+        scores({}, numbers)
+    assert taken == [[3, 4, 0, 1], [3, 4, 0, 1, 2], [0, 1, 2, 3, 4]]
 
 
 def check_candidates(workdir: pathlib.Path, cell: genotype_lib.Genotype, summary: dict) -> None:

@@ -474,6 +474,15 @@ def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
         settings.from_config(config)
 
 
+@pytest.mark.parametrize("name", ["scheme.name", "network.name", "recipe"])
+def test_an_empty_name_is_refused(name):
+    """A shell writes it for a variable that is not set; the usual entry must not take its place."""
+    config = config_of("train:digits")
+    config.update_from_flattened_dict({name: ""})
+    with pytest.raises(UserError, match=rf"config\.{name} must be one of .*, got ''"):
+        settings.from_config(config)
+
+
 def test_a_preset_is_as_it_was_without_a_recipe_and_what_is_set_goes_before_it():
     run = resolved("train:digits", batch_size=8)
     assert (run.num_epochs, run.batch_size, run.optimizer.clip_norm, run.recipe) == (
@@ -790,6 +799,7 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "weights.learning_rate", -0.1, "greater than 0"),
         ("search:digits", "weights.min_learning_rate", -0.1, "at least 0"),
         ("search:digits", "weights.momentum", 1.5, "from 0 to below 1"),
+        ("search:digits_gdas", "weights.momentum", 0.0, "config.weights.nesterov needs a momentum"),
         ("search:digits", "weights.weight_decay", -0.1, "at least 0"),
         ("search:digits", "weights.clip_norm", -5.0, "greater than 0 or None"),
         ("search:digits", "weights.first_epoch", 2, "one of 0, 1"),

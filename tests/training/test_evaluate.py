@@ -23,6 +23,7 @@ from bnas_jax.core.network import Network
 from bnas_jax.data.arrays import Arrays
 from bnas_jax.data.augment import Augmentation
 from bnas_jax.data.facts import Facts
+from bnas_jax.training import evaluate as evaluation
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.losses import cross_entropy, hits
 from bnas_jax.training.run_data import dataset_of
@@ -62,6 +63,26 @@ def test_a_run_of_several_processes_is_evaluated_by_one(whole, tmp_path, capfd):
     config["distributed"] |= {"coordinator": "gone:1", "num_processes": 2, "process_id": 0}
     (copy / "config.json").write_text(json.dumps(config))
     assert evaluated(capfd, f"--workdir={copy}")["step"] == 2 * STEPS
+
+
+def test_a_network_with_rounded_activations_is_evaluated_in_float64(
+    whole, tmp_path, capfd, monkeypatch
+):
+    """`config.activations` is no setting of `evaluate`, so that nobody could leave it out."""
+    workdir, _ = whole("train")
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    config = read(copy / "config.json") | {"activations": "bfloat16"}
+    (copy / "config.json").write_text(json.dumps(config))
+    # JAX's 64-bit mode is for a whole process: the settings alone are looked at.
+    monkeypatch.setattr(
+        evaluation,
+        "evaluate",
+        lambda workdir, run, which: {"precision": run.precision, "activations": run.activations},
+    )
+    found = evaluated(capfd, f"--workdir={copy}", "--config.precision=float64")
+    assert found == {"precision": "float64", "activations": None}
+    same_precision = evaluated(capfd, f"--workdir={copy}")
+    assert same_precision["activations"] == "bfloat16"
 
 
 def test_load_gives_the_network_that_evaluate_evaluates(whole):

@@ -130,6 +130,35 @@ def test_schedules_by_step_and_by_epoch_follow_their_formulas(options, expected)
     assert np.all(curve(momentum, STEPS) == np.float32(0.9))
 
 
+@pytest.mark.parametrize(
+    ("preset", "changes", "expected"),
+    [
+        ("digits", {}, []),
+        ("digits", {"learning_rate": 1e-3}, ["low_learning_rate=0.0025"]),
+        ("digits", {"learning_rate": 1e-3, "low_learning_rate": 1e-3}, []),
+        ("d", {"learning_rate": 1e-6}, ["min_learning_rate=1e-05"]),
+        # Which reads no lower rate.
+        ("digits", {"learning_rate": 1e-6, "schedule": "steps", "decay_epochs": (5,)}, []),
+    ],
+)
+def test_a_learning_rate_below_those_that_it_is_the_highest_of_is_noticed(
+    preset, changes, expected
+):
+    """The cycle of train:digits would go down and up with a rate of 1e-3."""
+    config = train.get_config(preset)
+    config.optimizer.update(changes)
+    found = build_optimizers.higher_rates(settings.from_config(config))
+    assert found == [f"config.optimizer.{name}" for name in expected]
+
+
+def test_a_search_whose_learning_rate_would_rise_is_noticed():
+    config = search.get_config("digits_darts")
+    assert build_optimizers.higher_rates(settings.from_config(config)) == []
+    config.weights.learning_rate = 1e-4
+    found = build_optimizers.higher_rates(settings.from_config(config))
+    assert found == ["config.weights.min_learning_rate=0.001"]
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
     chosen = settings.OptimizerSettings(

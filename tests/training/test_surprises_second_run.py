@@ -75,9 +75,12 @@ def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd)
         in said(capfd)
     )
 
-    assert command([*given, "--change"]) == 0
+    # A rate so low turns the preset's cycle upside down, which is said.
+    assert command([*given, "--change", "--config.optimizer.learning_rate=1e-3"]) == 0
+    warning = "warning: config.optimizer.low_learning_rate=0.0025 is above the learning_rate"
+    assert warning in capfd.readouterr().err
     assert read(workdir / "config.json")["changed"] == [
-        {"step": good, "key": "optimizer.learning_rate", "from": 1e30, "to": 0.05}
+        {"step": good, "key": "optimizer.learning_rate", "from": 1e30, "to": 1e-3}
     ]
     assert [record["step"] for record in records(workdir)] == [STEPS, 2 * STEPS]
     assert all(np.isfinite(record["train_loss"]) for record in records(workdir))
