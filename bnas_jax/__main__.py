@@ -1,17 +1,15 @@
 """The command line: `python -m bnas_jax COMMAND ...`. Logs go to stderr; the last line of stdout is one JSON object."""
 
 import importlib
-import json
-import math
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
-from typing import Any
 
 from bnas_jax import __version__, machine, spelling
 from bnas_jax.core.errors import UserError
+from bnas_jax.workdir.files import json_text
 
 # Command -> its module in `cli`, which has a function of the same name.
 COMMANDS = {
@@ -108,7 +106,7 @@ def run(arguments: list[str]) -> int:
         module = importlib.import_module(f"bnas_jax.cli.{name}")
         perform = getattr(module, name)
         result = perform(words, loaded)
-        print(json.dumps(_finite(result), allow_nan=False))
+        print(json_text(result))
         machine.check_stdout()
         if result.get("failed"):
             names = ", ".join(result["failed"])
@@ -144,21 +142,6 @@ def exit_code_of(result: Mapping) -> int:
     if result.get("failed") or result.get("fits") is False:
         return 1
     return 0
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that are not finite, which JSON does not have.
-
-    >>> _finite({"loss": float("nan"), "top1": [97.8, float("inf")], "steps": 3})
-    {'loss': None, 'top1': [97.8, None], 'steps': 3}
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return value
 
 
 def usage_of(command: str) -> str:

@@ -55,7 +55,7 @@ MAY_IMPORT = {
         "preset_files",
         "counting",
     },
-    "__main__": {"core", "runtime", "machine", "spelling", "extensions", "cli"},
+    "__main__": {"core", "workdir", "runtime", "machine", "spelling", "extensions", "cli"},
     "__init__": set(),
 }
 # What each room of core may import of core; what stands in no room here stands above those.

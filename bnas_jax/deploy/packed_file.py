@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -109,6 +110,9 @@ def _check_header(header: Any) -> None:
     _require(_is_list(shape, int, 3) and min(shape) > 0, "image_shape")
     for name in ("mean", "std"):
         _require(name not in facts or _is_list(facts[name], float, shape[2]), name)
+        _require(all(map(math.isfinite, facts.get(name, ()))), name)
+    # Pixels are divided by it.
+    _require(all(number > 0 for number in facts.get("std", ())), "std")
     _require(
         "class_names" not in facts or _is_list(facts["class_names"], str, classes), "class_names"
     )
@@ -154,7 +158,7 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
         )
     try:
         return json.loads(metadata[_HEADER]), arrays
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); export it anew") from None
 
 
@@ -165,6 +169,9 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
     for name, array in arrays.items():
         *module, leaf = name.split("/")
         path = tuple(module)
+        # What is trained has a gradient; a scheme's operands may be whole numbers.
+        if path[0] == "params" and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"the numbers of {name} are {array.dtype}, not floating-point ones")
         if path[0] != PACKED:
             leaves[(*path, leaf)] = array
         elif leaf == "bits":

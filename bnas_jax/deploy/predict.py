@@ -4,6 +4,7 @@ import csv
 import itertools
 import pathlib
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -115,10 +116,11 @@ def read_images(given: str, network: PackedNetwork) -> Images:
 def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
     shape, white = network.facts.image_shape, load_data.white(network.run.dataset.name)
     try:
-        pixels = np.load(path, allow_pickle=False)
+        # Read batch by batch; and a shape in its header that the file has no room for is noticed before memory is taken.
+        pixels = np.load(path, allow_pickle=False, mmap_mode="r")
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from None
-    except (ValueError, EOFError):
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError):
         pixels = None
     if not isinstance(pixels, np.ndarray):
         raise UserError(f"{path} is no whole .npy file of numbers; save it anew by numpy.save")

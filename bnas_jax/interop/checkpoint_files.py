@@ -1,6 +1,7 @@
 """Checkpoint files of other programs as NumPy arrays by name; nothing in them is run."""
 
 import pathlib
+import tokenize
 import zipfile
 import zlib
 
@@ -9,6 +10,11 @@ import numpy as np
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
+# What NumPy and its zip files raise for damaged ones.
+_DAMAGED = (
+    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 
@@ -37,7 +43,7 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
         # Opened here: np.load leaves a damaged file open.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         # NumPy advises to allow what must not be: objects that are run when they are loaded.
         reason = str(error)
         if reason.startswith("Object arrays"):

@@ -90,8 +90,7 @@ def page(run: Run) -> str:
             # Nothing is said of what a run has not.
             if content:
                 body += f"<section><h2>{heading}</h2>{content}</section>\n"
-    task = str(run.config.get("task"))
-    title = _text(f"{run.directory.path.name}: {_TASKS.get(task, task)}")
+    title = _text(f"{run.directory.path.name}: {_kind_of(run)}")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -101,11 +100,31 @@ def page(run: Run) -> str:
     )
 
 
+def _kind_of(run: Run) -> str:
+    """What the run is, for the title."""
+    if _is_imported(run):
+        return "an imported network"
+    task = str(run.config.get("task"))
+    return _TASKS.get(task, task)
+
+
+def _is_imported(run: Run) -> bool:
+    """Whether its weights are those of a published checkpoint, which does not say on how many images it was trained."""
+    return "num_train" not in run.facts
+
+
 def _result(run: Run) -> Rows:
     """What the run came to, or how far it is."""
+    if _is_imported(run):
+        return [
+            (
+                "state",
+                "imported weights; those of the settings that are for a training had no effect",
+            )
+        ]
     epochs = [record["epoch"] for record in run.records if isinstance(record.get("epoch"), int)]
     if run.summary is None and not epochs:
-        return [("state", "no epoch is recorded: it has just begun, or its weights were imported")]
+        return [("state", "no epoch is recorded: it has just begun")]
     if run.summary is None:
         planned = run.config.get("num_epochs", "?")
         return [("state", f"not ended: {max(epochs) + 1} of {planned} epochs are recorded")]

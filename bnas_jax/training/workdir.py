@@ -23,7 +23,7 @@ from bnas_jax.settings import Difference, Settings
 from bnas_jax.training import changes
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.workdir.directory import FORMAT, RunDirectory
-from bnas_jax.workdir.files import append, convenience, room, whole, write_whole
+from bnas_jax.workdir.files import append, convenience, json_text, room, whole, write_whole
 
 # What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -125,7 +125,13 @@ class WorkDir(RunDirectory):
             record["extensions"] = self._extensions
         write_json(self / "run.json", record)
         # The last of the two, as a directory with a config.json is taken for a run (`exists`).
-        write_json(self / "config.json", settings.to_dict(run))
+        self._write_config(settings.to_dict(run))
+
+    def _write_config(self, config: Mapping) -> None:
+        """Writes config.json on the first process alone. An infinite setting stays so, or the run would have another one."""
+        if hosts.is_first():
+            with whole(self / "config.json") as part:
+                part.write_text(json.dumps(config, indent=1) + "\n")
 
     def _lock(self) -> None:
         """Locks the directory for this process until it ends, however it ends, or until `close`.
@@ -190,7 +196,7 @@ class WorkDir(RunDirectory):
         added = changes.records(self._changes, step)
         if added:
             config = {**settings.to_dict(run), "changed": [*self.changed(), *added]}
-            write_json(self / "config.json", config)
+            self._write_config(config)
             (self / "summary.json").unlink(missing_ok=True)
         self._changes = []
         return added
@@ -223,7 +229,7 @@ class Log:
         lines = []
         for record in workdir.read_metrics():
             if record["step"] <= step:
-                lines.append(json.dumps(record) + "\n")
+                lines.append(json_text(record) + "\n")
         with whole(self._path) as part:
             part.write_text("".join(lines))
         self._tensorboard = TensorBoard(workdir / "tensorboard", step + 1)
@@ -233,7 +239,7 @@ class Log:
         if self._tensorboard is None:
             return
         with room(self._path):
-            append(self._path, json.dumps(record) + "\n")
+            append(self._path, json_text(record) + "\n")
         self._tensorboard.write(record)
 
     def note(self, text: str) -> None:

@@ -93,7 +93,7 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
             ) from None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             # Without the words of Python that a user cannot mend.
             reason = str(error)
             if isinstance(error, OSError):
@@ -118,7 +118,7 @@ class RunDirectory:
         for line in path.read_text(errors="replace").splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
             # Half a line may be valid JSON, such as a number.
             if isinstance(record, dict) and isinstance(record.get("step"), int):

@@ -2,19 +2,41 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
 
-def write_whole(path: pathlib.Path, value) -> None:
-    """Writes a file of JSON whole or not at all."""
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """The value as JSON, with null for numbers that are not finite, which JSON does not have.
+
+    >>> json_text({"loss": float("nan"), "top1": (97.8, float("inf")), "steps": 3})
+    '{"loss": null, "top1": [97.8, null], "steps": 3}'
+    """
+    return json.dumps(_finite(value), allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return value
+
+
+def write_whole(path: pathlib.Path, value: Any) -> None:
+    """Writes a file of JSON, see `json_text`, whole or not at all."""
     with whole(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n")
+        part.write_text(json_text(value, indent=1) + "\n")
 
 
 def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:

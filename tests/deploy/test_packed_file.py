@@ -72,7 +72,16 @@ def damage(path, content):
         arrays, path, metadata={"bnas_jax_packed": json.dumps({"format": 9, "bnas_jax": "9.0"})}
     )
     newer = path.read_bytes()
+    save_file(arrays, path, metadata={"bnas_jax_packed": "[" * 100_000})
+    nested = path.read_bytes()
+    write(path, content)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(arrays | {"params/stem/kernel": np.ones((2, 3), np.int8)}, path, metadata=metadata)
+    numbers = path.read_bytes()
     return {
+        "nested": nested,
+        "whole numbers": numbers,
         "cut": whole[: len(whole) // 2],
         "text": b"no network",
         "empty": b"",
@@ -86,6 +95,8 @@ MESSAGES = {
     "text": "is no whole file of a packed network",
     "empty": "is no whole file of a packed network",
     "other": "is no packed network of this package",
+    "nested": "is damaged .*recursion",
+    "whole numbers": "is damaged .the numbers of params/stem/kernel are int8",
     "newer": "has the format 9 of bnas-jax 9.0",
 }
 
@@ -109,6 +120,8 @@ HEADERS = {
     "image_shape": {"facts": {**FACTS, "image_shape": [8, 8]}},
     "mean": {"facts": {**FACTS, "mean": ["a"]}},
     "std": {"facts": {**FACTS, "std": [1, 1]}},
+    "std of zero": {"facts": {**FACTS, "std": [0]}},
+    "nan": {"facts": {**FACTS, "mean": [math.nan]}},
     "extensions": {"extensions": [1]},
     "shapes": {"shapes": {}},
     "a shape": {"shapes": {"packed/one/conv": [3, 3, 36, 6], "packed/two/conv": [1, 1, 7, 3]}},

@@ -262,6 +262,11 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
     np.savez(tmp_path / "archive.npz", np.zeros(3))
     (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
     Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "deep.png")
+    # Headers that say another shape: of more images than any memory holds, and one that is cut.
+    header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+    for name, shape in {"many": "(1000000000000, 8, 8, 1), }", "cut": "(8, 8, 1"}.items():
+        text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}"
+        (tmp_path / f"{name}.npy").write_bytes(header + text.ljust(117).encode() + b"\n")
     cases = {
         ("export", out): "--workdir is missing",
         ("export", f"--workdir={workdir}"): "--out is missing",
@@ -279,6 +284,8 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
         ("predict", model, f"--input={tmp_path / 'empty'}"): "holds no image",
         ("predict", model, f"--input={tmp_path / 'white.npy'}"): "numbers up to 255",
         ("predict", model, f"--input={tmp_path / 'archive.npy'}"): "is no whole .npy file",
+        ("predict", model, f"--input={tmp_path / 'many.npy'}"): "is no whole .npy file",
+        ("predict", model, f"--input={tmp_path / 'cut.npy'}"): "is no whole .npy file",
         ("predict", model, f"--input={tmp_path / 'deep.png'}"): "deep.png has more than 8 bits",
         ("predict", model, "--input=a.npy", "--out=a.txt"): "must end in .csv or .npz",
         ("predict", model, "--input=a.npy", "--batch_size=0"): "at least 1",

@@ -27,6 +27,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 FACTS = {
     "format": FORMAT,
     "num_classes": 2,
+    "num_train": 20,
     "image_shape": [8, 8, 1],
     "class_names": ["<b>cats", "dogs"],
     "mean": [0.5],
@@ -173,6 +174,14 @@ def test_a_run_without_epochs_and_a_change_of_settings(capfd, training, tmp_path
     assert "Curves" not in page and len(pictures) == 1
     assert rows(page)["config.num_epochs"] == "2 to 4, at step 22"
     assert not (training / "report.html").exists()
+
+
+def test_the_page_of_an_imported_network_does_not_call_it_a_training(capfd, tmp_path):
+    facts = {name: value for name, value in FACTS.items() if name != "num_train"}
+    folder = write_run(tmp_path / "net", train_configs.get_config("a"), records=[], run=facts)
+    page, pictures = page_of(capfd, folder)
+    assert "<h1>net: an imported network</h1>" in page and len(pictures) == 1
+    assert rows(page)["state"].startswith("imported weights")
 
 
 def test_the_same_run_gives_the_same_page_without_jax(training):

@@ -1,6 +1,8 @@
 """What a work directory holds and refuses: records, settings, locks."""
 
+import dataclasses
 import json
+import math
 import os
 import platform
 import re
@@ -14,8 +16,11 @@ from documents import ROOT
 from small_runs import read
 
 import bnas_jax
+from bnas_jax import settings
 from bnas_jax.core.errors import UserError
-from bnas_jax.training.workdir import FORMAT, WorkDir
+from bnas_jax.data.facts import Facts
+from bnas_jax.training.workdir import FORMAT, Log, WorkDir
+from configs import train as train_configs
 
 
 def test_records_of_steps_that_are_made_again_are_cut_off(tmp_path):
@@ -61,6 +66,20 @@ def test_a_run_that_begins_anew_for_want_of_checkpoints_says_so(tmp_path, capfd)
     assert again.made == list(range(10)) and again.records() == RECORDS
     line = f"warning: no checkpoint in {again.workdir.checkpoints}, though metrics.jsonl has 2 epochs; the run begins anew"
     assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_records_and_a_setting_stays_infinite(tmp_path):
+    workdir = WorkDir(tmp_path / "run")
+    run = settings.from_config(train_configs.get_config("digits"))
+    run = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, clip_norm=math.inf))
+    workdir.open(run, Facts(num_classes=2, image_shape=(8, 8, 1)))
+    assert settings.from_config(workdir.config()) == run
+    log = Log(workdir, 0)
+    log.write({"step": 1, "epoch": 0, "train_loss": math.nan, "test_loss": math.inf})
+    log.close()
+    workdir.close()
+    text = (workdir / "metrics.jsonl").read_text()
+    assert text == '{"step": 1, "epoch": 0, "train_loss": null, "test_loss": null}\n'
 
 
 def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_differs(tmp_path):

@@ -1,5 +1,7 @@
 """Files that are written whole or not at all."""
 
+import json
+import math
 import os
 
 import pytest
@@ -36,3 +38,11 @@ def test_after_an_error_the_old_file_stays(tmp_path):
 def test_an_error_without_text_is_named_by_its_type():
     assert first_line(RuntimeError()) == "RuntimeError"
     assert first_line(RuntimeError("\none\ntwo")) == "one"
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    path = tmp_path / "a.json"
+    write_whole(path, {"loss": math.nan, "top1": [60.0, -math.inf], "infinity": "NaN"})
+    # Other readers of JSON than Python's know no NaN.
+    found = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert found == {"loss": None, "top1": [60.0, None], "infinity": "NaN"}
