@@ -112,7 +112,7 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
         assert record["learnable_share"] == learnable_share(derived)
     best = int(np.argmax(valid_top1))
     genotype = read(workdir / "genotype.json")
-    assert genotype["epoch"] == best and genotype["select"] == "best" and genotype["gamma"] == 1
+    assert genotype["epoch"] == best and genotype["select"] == "best"
     assert {name: genotype[name] for name in ("normal", "reduce")} == written[best]["genotype"]
     assert genotypes.load(str(workdir / "genotype.json")) == genotypes.from_dict(
         written[best]["genotype"]
