@@ -8,6 +8,7 @@ section 4.2).
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -160,7 +161,8 @@ def _checked_cell(cell, name: str) -> Cell:
 
 def _nodes(cell, name: str) -> list:
     """The pairs of each node, of whatever form the cell has."""
-    got = repr(cell)
+    # Cut off, as what a file has there can be as long and as deep as it likes.
+    got = reprlib.repr(cell)
     if isinstance(cell, (list, tuple)):
         # A list of pairs for each node.
         if len(cell) == NODES and all(map(_is_node, cell)):
@@ -192,15 +194,17 @@ def _is_node(value) -> bool:
 def _checked_pair(pair, *, name: str, node: int) -> Pair:
     """The pair as (str, int); `UserError` where it is none. name: of the pair, for messages. node: that adds it up."""
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-        raise UserError(f"genotype: {name} must be [layer type, input], got {pair!r}")
+        raise UserError(f"genotype: {name} must be [layer type, input], got {reprlib.repr(pair)}")
     layer, source = pair
     if not isinstance(layer, str):
-        raise UserError(f"genotype: the layer type of {name} must be a name, got {layer!r}")
+        raise UserError(
+            f"genotype: the layer type of {name} must be a name, got {reprlib.repr(layer)}"
+        )
     # True and False are integers to Python.
     number = isinstance(source, (int, np.integer))
     if isinstance(source, bool) or not number or not 0 <= source < node:
         raise UserError(
-            f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {source!r}"
+            f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {reprlib.repr(source)}"
         )
     return str(layer), int(source)
 

@@ -12,14 +12,14 @@ from bnas_jax.core.errors import UserError
 
 # What NumPy and its zip files raise for damaged ones.
 _DAMAGED = (
-    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError),
+    *(ValueError, TypeError, OverflowError, OSError, EOFError, RuntimeError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """{name: array} of a .npz, .safetensors or PyTorch file. Raises `UserError` for any other, or a damaged one."""
+    """{name: array of real numbers} of a .npz, .safetensors or PyTorch file. `UserError` for any other, or a damaged one."""
     file = paths.local(path, "--checkpoint")
     if not file.is_file():
         raise UserError(
@@ -33,9 +33,18 @@ def read(path: str) -> dict[str, np.ndarray]:
         arrays = _torch(file)
     else:
         raise UserError(f"cannot read {path}: --checkpoint takes {', '.join(SUFFIXES)}")
+    # Lists of names, for instance, which stand beside the weights.
+    arrays = {name: array for name, array in arrays.items() if _has_numbers(array)}
     if not arrays:
-        raise UserError(f"{path} holds no arrays")
+        raise UserError(f"{path} holds no arrays of numbers")
     return arrays
+
+
+def _has_numbers(array) -> bool:
+    """Whether it is an array of real numbers; NumPy gives a member of a zip file that is none as bytes."""
+    if not isinstance(array, np.ndarray):
+        return False
+    return array.dtype.kind in "biuf" or array.dtype.name == "bfloat16"
 
 
 def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -62,7 +71,8 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
     try:
         return load_file(file)
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
+    # AttributeError: for a kind of number that safetensors knows, and NumPy does not.
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise UserError(
             f"{file} is no whole .safetensors file of numbers that NumPy has ({error}); save it anew"
         ) from None

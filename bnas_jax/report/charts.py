@@ -49,23 +49,35 @@ def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = Fa
         if log:
             # They have no place there, and are marked apart.
             values = [math.nan if value == 0 else value for value in values]
-        # A single point would be no line, and neither would one between two zeros.
-        marker = "o" if len(places) == 1 or log else None
+        # A point between two gaps is no line: it alone is marked, and all of them on a logarithmic axis.
+        marked = list(range(len(places))) if log else _alone(values)
         drawn += axes.plot(
             places,
             values,
             color=_COLORS[number % len(_COLORS)],
             linestyle=_DASHES[number // len(_COLORS) % len(_DASHES)],
             linewidth=1.5,
-            marker=marker,
+            marker="o" if marked else None,
+            markevery=marked or None,
             markersize=3 if log else None,
         )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # With a single epoch there is one mark: more would be fractions of it.
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if log:
         axes.set_yscale("log")
         _mark_zeros(axes, lines)
     _add_legend(figure, drawn, [line.name for line in lines])
     return svg_of(figure)
+
+
+def _alone(values: Sequence[float]) -> list[int]:
+    """The positions of the numbers that have none on either side; values: with NaN for gaps."""
+    there = [False, *map(math.isfinite, values), False]
+    return [
+        position
+        for position in range(len(values))
+        if there[position + 1] and not there[position] and not there[position + 2]
+    ]
 
 
 def _mark_zeros(axes, lines: Sequence[Line]) -> None:

@@ -17,7 +17,8 @@ def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
         lines = []
         for part, name in _PARTS.items():
             points = points_of(records, f"{part}_{measure}")
-            if points:
+            # Not of a loss that was never finite: it has no point.
+            if any(value is not None for _, value in points):
                 lines.append(Line(name, points))
         if lines:
             charts.append(chart(title, lines))

@@ -93,13 +93,15 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
             ) from None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             # Without the words of Python that a user cannot mend.
             reason = str(error)
             if isinstance(error, OSError):
                 reason = error.strerror or reason
             elif isinstance(error, UnicodeDecodeError):
                 reason = "it is no text"
+            elif isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+                reason = "a number has too many digits"
             raise UserError(
                 f"{self / name} cannot be read ({reason}); restore it or choose another --workdir"
             ) from None

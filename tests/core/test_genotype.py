@@ -80,6 +80,7 @@ def test_what_is_no_cell_is_refused(cell, expected):
         ("[]", 'expected a JSON object with the keys "normal" and "reduce"'),
         ('{"normal": []}', "it lacks reduce; a genotype has normal and reduce"),
         ('{"normal": null, "reduce": []}', "the normal cell needs 8"),
+        ('{"normal": %s, "reduce": []}' % ("9" * 5000), "a number has too many digits"),
     ],
 )
 def test_texts_that_hold_no_genotype(text, expected, tmp_path):
@@ -89,6 +90,24 @@ def test_texts_that_hold_no_genotype(text, expected, tmp_path):
     with pytest.raises(UserError) as from_file:
         genotypes.load(str(tmp_path / "g.json"))
     assert message_of(from_file) == message_of(caught)
+
+
+def test_messages_are_short_however_long_or_deep_a_value_is():
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in ("x" * 5000, 10**4000, {"x" * 5000: 1}, deep):
+        cells = {"normal": CELL, "reduce": CELL}
+        for given in (
+            {"normal": value, "reduce": CELL},
+            {"normal": changed(0, value), "reduce": CELL},
+            {"normal": changed(0, ("none", value)), "reduce": CELL},
+            {**cells, "normal_concat": value},
+            {**cells, "x" * 5000: value},
+        ):
+            with pytest.raises(UserError) as caught:
+                genotypes.from_dict(given)
+            assert len(message_of(caught)) < 300
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import zipfile
 
 import jax
 import numpy as np
@@ -139,8 +140,28 @@ def test_bfloat16_is_read_and_numbers_that_numpy_lacks_are_refused(tmp_path):
         safetensors_file(tmp_path / "half.safetensors", "BF16", b"\x40\x3f")
     )
     assert float(half["w"][0]) == 0.75
-    with pytest.raises(UserError, match="numbers that NumPy has"):
-        checkpoint_files.read(safetensors_file(tmp_path / "other.safetensors", "F12", b"\0\0"))
+    for dtype, data in (("F12", b"\0\0"), ("F8_E4M3", b"\0")):
+        with pytest.raises(UserError, match="numbers that NumPy has"):
+            checkpoint_files.read(safetensors_file(tmp_path / "other.safetensors", dtype, data))
+
+
+@pytest.mark.parametrize("shape", ["9" * 40, "True", "-1"])
+def test_a_shape_that_no_array_has_is_damage(tmp_path, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape},)}}\n".encode()
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as file:
+        file.writestr(
+            "w.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + b"\0" * 64
+        )
+    with pytest.raises(UserError, match="is no whole"):
+        checkpoint_files.read(str(tmp_path / "net.npz"))
+
+
+def test_what_holds_no_numbers_is_left_out(tmp_path):
+    others = {"a": np.array(["a"]), "b": np.ones(1, np.complex64), "c": np.zeros(1, [("a", "f4")])}
+    np.savez(tmp_path / "net.npz", **others, weights=np.ones(2))
+    with zipfile.ZipFile(tmp_path / "net.npz", "a") as file:
+        file.writestr("notes.txt", "of the training")
+    assert list(checkpoint_files.read(str(tmp_path / "net.npz"))) == ["weights"]
 
 
 def test_objects_in_a_file_are_not_unpickled(tmp_path):

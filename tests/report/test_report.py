@@ -16,7 +16,7 @@ from bnas_jax import settings
 from bnas_jax.__main__ import run
 from bnas_jax.core.genotype import TABLE_3
 from bnas_jax.report.charts import Line, Points, chart, scatter
-from bnas_jax.report.curves import mean_weights
+from bnas_jax.report.curves import charts_of_metrics, mean_weights
 from bnas_jax.report.sheet import style
 from bnas_jax.workdir import FORMAT
 from configs import search as search_configs
@@ -247,6 +247,24 @@ def test_settings_have_all_their_digits(capfd, training):
     (training / "config.json").write_text(json.dumps(config))
     page, _ = page_of(capfd, training)
     assert rows(page)["config.optimizer.learning_rate"] == "0.012345678"
+
+
+def test_a_single_epoch_has_its_number_on_the_axis():
+    with style():
+        picture = ElementTree.fromstring(chart("t", [Line("a", [(0, 1.5)])]))
+    assert "0" in texts(picture) and not [text for text in texts(picture) if "0.0" in text]
+
+
+def test_a_point_between_gaps_is_seen_and_a_loss_that_was_never_finite_has_no_chart():
+    def marks(values) -> int:
+        with style():
+            picture = ElementTree.fromstring(chart("t", [Line("a", list(enumerate(values)))]))
+        return sum("#4477aa" in use.get("style", "") for use in picture.iter(f"{SVG}use"))
+
+    # The legend has one more.
+    assert marks([1.0, None, 2.0, None, 3.0, 4.0]) == 3 and marks([1.0, 2.0]) == 0
+    records = [{"epoch": epoch, "train_loss": None, "test_top1": 9.0} for epoch in range(2)]
+    assert len(charts_of_metrics(records)) == 1
 
 
 def test_a_logarithmic_chart_marks_zeros_and_draws_no_line_to_them():

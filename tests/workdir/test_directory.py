@@ -41,3 +41,10 @@ def test_a_directory_of_another_format_is_refused(tmp_path, found):
     message = f"by another version of bnas-jax, in the format {found}; .* reads 3: choose another"
     with pytest.raises(UserError, match=message):
         run.config()
+
+
+def test_a_number_of_too_many_digits_is_damage(tmp_path):
+    run = RunDirectory(directory(tmp_path))
+    (tmp_path / "config.json").write_text('{"task": "train", "seed": %s}' % ("9" * 5000))
+    with pytest.raises(UserError, match="a number has too many digits"):
+        run.config()

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import reprlib
 from collections.abc import Mapping
 
 from bnas_jax.core import paths
@@ -38,7 +39,7 @@ def from_dict(value) -> Genotype:
     for key in value:
         if key not in known:
             raise UserError(
-                f"genotype: unknown key {key!r}; leave it out; known: {', '.join(known)}"
+                f"genotype: unknown key {reprlib.repr(key)}; leave it out; known: {', '.join(known)}"
             )
     for key in _CONCATENATIONS:
         if key in value:
@@ -55,7 +56,7 @@ def _check_concatenation(nodes, key: str) -> None:
         found = list(nodes[: NODES + 1])
     if any(type(node) is not int for node in found) or sorted(found) != expected:
         raise UserError(
-            f"genotype: {key} must be {expected}, all nodes of a cell: no other output is built; got {nodes!r}"
+            f"genotype: {key} must be {expected}, all nodes of a cell: no other output is built; got {reprlib.repr(nodes)}"
         )
 
 

@@ -24,11 +24,15 @@ def parse(text: str) -> Any:
         return _printed(text)
     try:
         return json.loads(text, object_pairs_hook=_each_once)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         # Without the words of Python's parser.
         place = "nested too deeply"
         if isinstance(error, json.JSONDecodeError):
             place = f"see line {error.lineno}, column {error.colno}"
+        elif isinstance(error, ValueError):
+            place = "a number has too many digits"
         raise UserError(f"genotype: not valid JSON ({place}), nor {_FORM}") from None
 
 
