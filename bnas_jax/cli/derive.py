@@ -11,6 +11,7 @@ from bnas_jax.cli.flags import read_flags, required
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import SELECT, SearchSettings
 from bnas_jax.settings.entries import derivation_settings, settings_of
+from bnas_jax.settings.parse import field_types
 from bnas_jax.workdir.files import file_to_write
 
 
@@ -26,7 +27,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
         "as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values
     )
     # The settings of the searchers' derivation; what the search has is their default.
-    for name, kind in derivation_settings().items():
+    for name, kind in _kinds().items():
         define = flags.DEFINE_boolean if kind is bool else flags.DEFINE_string
         define(name, None, f"config.searcher.{name}", flag_values=values)
     read_flags(values, arguments, "derive")
@@ -56,10 +57,15 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     return derive(searcher, workdir, rule, out=out)
 
 
+def _kinds() -> dict[str, type]:
+    """The types of the settings that searchers derive by."""
+    return {name: field_types(entry)[name] for name, entry in derivation_settings().items()}
+
+
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
     """The settings of the run's searcher that options change; `UserError` where it has no such setting."""
     given: dict[str, Any] = {}
-    for name, kind in derivation_settings().items():
+    for name, kind in _kinds().items():
         value = values[name].value
         if isinstance(value, str):
             value = spelling.read(value, kind=kind, name=f"--{name}")

@@ -32,13 +32,13 @@ def settings_of(entry: type) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in fields if field.metadata.get("setting", True)}
 
 
-def derivation_settings() -> dict[str, Any]:
-    """The names and types of the settings of searchers that only their derivation of a genotype reads."""
+def derivation_settings() -> dict[str, type[Searcher]]:
+    """The settings that only the derivation of a genotype reads, each with a searcher that has it."""
     found = {}
     for entry in SEARCHERS.values():
         for field in dataclasses.fields(entry):
             if field.metadata.get("derivation"):
-                found[field.name] = field.type
+                found[field.name] = entry
     return found
 
 

@@ -97,7 +97,8 @@ def test_what_is_not_given_is_as_the_runs_config_says(capfd, workdir):
 class Threshold(Searcher):
     """A user's searcher: a probability of at most `least` is none."""
 
-    least: float = dataclasses.field(default=0.0, metadata=DERIVATION)
+    # Written as where annotations are not evaluated.
+    least: "float | None" = dataclasses.field(default=0.0, metadata=DERIVATION)
 
     def derive_cell(self, weights):
         weights = np.where(weights > self.least, weights, 0)
