@@ -40,15 +40,23 @@ def derive(weights, *, gamma: float = 1.0, keep_zeroise: bool = True, layer_type
         else:
             weights[:, zeroise] = -np.inf
 
-    # Of each node the two strongest edges, of each edge the most probable type; of equal ones the first, as in DARTS's code.
+    nodes = all_edges(weights, layer_types)
+    return tuple(node[:2] for node in nodes)
+
+
+def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
+    """The cell of all edges, each with its strongest layer type, each node's strongest edge first (SNAS).
+
+    weights: (14, len(layer_types)). Of equal weights the first is taken, as in DARTS's code.
+    """
     strength = weights.max(axis=1)  # (14,)
     best = weights.argmax(axis=1)  # (14,)
-    cell = []
+    nodes = []
     for node in range(INPUTS, INPUTS + NODES):
-        strongest = sorted(arriving(node), key=lambda edge: -strength[edge])
+        ranked = sorted(arriving(node), key=lambda edge: -strength[edge])
         pairs = []
-        for edge in strongest[:2]:
+        for edge in ranked:
             source, _ = EDGES[edge]
             pairs.append((layer_types[int(best[edge])], source))
-        cell.append(tuple(pairs))
-    return tuple(cell)
+        nodes.append(tuple(pairs))
+    return tuple(nodes)

@@ -12,8 +12,16 @@ from bnas_jax.core.errors import UserError
 
 # What NumPy and its zip files raise for damaged ones.
 _DAMAGED = (
-    *(ValueError, TypeError, OverflowError, OSError, EOFError, RuntimeError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+    ValueError,
+    TypeError,
+    OverflowError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
 )
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnas_jax.core import alphas as alphas_lib
+from bnas_jax.core import derivation
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
-from bnas_jax.core.genotype import EDGES, INPUTS, NODES, Cell, arriving
+from bnas_jax.core.genotype import Cell
 from bnas_jax.search import costs as costs_lib
 from bnas_jax.search import gumbel
 from bnas_jax.search.costs import Costs
@@ -128,19 +129,4 @@ class Snas(Searcher):
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
         """The strongest layer type of each edge, Zeroise among them; all edges stay."""
-        return all_edges(weights, self.layer_types)
-
-
-def all_edges(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
-    """A cell of all edges from (14, layer types), each node's strongest edge first."""
-    best = weights.argmax(axis=1)  # (14,)
-    strength = weights.max(axis=1)  # (14,)
-    nodes = []
-    for node in range(INPUTS, INPUTS + NODES):
-        ranked = sorted(arriving(node), key=lambda edge: -strength[edge])
-        pairs = []
-        for edge in ranked:
-            source, _ = EDGES[edge]
-            pairs.append((layer_types[int(best[edge])], source))
-        nodes.append(tuple(pairs))
-    return tuple(nodes)
+        return derivation.all_edges(weights, self.layer_types)

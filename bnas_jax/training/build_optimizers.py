@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from bnas_jax.settings import OptimizerSettings, SearchSettings, Settings, TrainSettings
-from bnas_jax.training import optimizers, schedules
+from bnas_jax.training import alpha_optimizers, optimizers, schedules
 from bnas_jax.training.schedules import Schedule
 
 
@@ -51,12 +51,12 @@ def alphas_optimizer(run: SearchSettings) -> optax.GradientTransformation:
     """Adam or gradient descent on alpha."""
     # Alpha is no latent weight, so that no scheme treats it.
     if run.alphas.optimizer == "sgd":
-        return optimizers.alphas_sgd(
+        return alpha_optimizers.alphas_sgd(
             run.alphas.learning_rate,
             weight_decay=run.alphas.weight_decay,
             clip_norm=run.alphas.clip_norm,
         )
-    return optimizers.alphas_adam(
+    return alpha_optimizers.alphas_adam(
         run.alphas.learning_rate,
         beta1=run.alphas.beta1,
         beta2=run.alphas.beta2,

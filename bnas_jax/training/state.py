@@ -13,7 +13,7 @@ from flax import struct
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.runtime.steps import once_options
 from bnas_jax.training.divergence import Guard
-from bnas_jax.training.optimizers import project_params
+from bnas_jax.training.latents import project_params
 
 
 class Sums(struct.PyTreeNode):

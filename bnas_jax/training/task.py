@@ -12,7 +12,7 @@ from bnas_jax.runtime import devices
 from bnas_jax.runtime.compiling import Call, compile_together
 from bnas_jax.runtime.devices import Devices
 from bnas_jax.settings import Settings
-from bnas_jax.training import build_optimizers, loop, optimizers
+from bnas_jax.training import build_optimizers, latents, loop
 from bnas_jax.training.build import Program
 from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.evaluate import Evaluator
@@ -66,7 +66,7 @@ class Task:
 
     def _warn(self) -> None:
         """Says what the settings allow, but hardly anybody wants."""
-        zero = optimizers.kernels_always_zero(self.shapes.params, self.run.scheme)
+        zero = latents.kernels_always_zero(self.shapes.params, self.run.scheme)
         if zero:
             self.workdir.say(
                 f"warning: config.scheme.depthwise_center=True keeps {len(zero)} depthwise kernels at zero, {zero[0]} first: "

@@ -23,7 +23,7 @@ def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
             # `valid_top1` is named, so that a file without it is damaged.
             return {name: stored[name] for name in {*stored.files, "valid_top1"}}
     except FileNotFoundError:
-        missing = f"{directory.path} has no {HISTORY} yet: no epoch of its search has ended"
+        missing = f"{directory.path} has no {HISTORY}: no epoch of its search has ended, or the file is lost"
         raise UserError(f"{missing}; run search with this --workdir first") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         # NumPy's words are about pickles, which these files never are.

@@ -19,7 +19,8 @@ from jax.flatten_util import ravel_pytree
 from bnas_jax.interop import load_published
 from bnas_jax.search import Darts, Gdas, Random, Snas, gumbel
 from bnas_jax.search.costs import Costs
-from bnas_jax.training.optimizers import alphas_adam, alphas_sgd, latent_sgd
+from bnas_jax.training.alpha_optimizers import alphas_adam, alphas_sgd
+from bnas_jax.training.optimizers import latent_sgd
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.state import search_state_of
 

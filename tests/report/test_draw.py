@@ -257,7 +257,7 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
         (["--out=c.svg", "--genotype=train", "--strip=2"], "train holds no search"),
         (
             ["--out=c.svg", "--genotype=begun", "--strip=2"],
-            "has no alphas.npz yet: no epoch of its search has ended",
+            "has no alphas.npz: no epoch of its search has ended, or the file is lost",
         ),
         (["--out=c.svg", "--genotype=damaged", "--strip=2"], "alphas.npz cannot be read"),
         (

@@ -14,8 +14,9 @@ from bnas_jax.core.schemes.scheme import binary_conv
 from bnas_jax.core.schemes.xnor import factor_of_centred
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Darts, darts
+from bnas_jax.training.latents import on_latents, project_params
 from bnas_jax.training.losses import cross_entropy
-from bnas_jax.training.optimizers import latent_sgd, on_latents, project_params
+from bnas_jax.training.optimizers import latent_sgd
 from bnas_jax.training.search_step import SearchStep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

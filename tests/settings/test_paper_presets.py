@@ -6,7 +6,7 @@ import pytest
 from bnas_jax import settings
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.training.build import network
-from bnas_jax.training.optimizers import kernels_always_zero
+from bnas_jax.training.latents import kernels_always_zero
 from bnas_jax.training.state import initial_variables
 from configs import paper
 

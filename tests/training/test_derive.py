@@ -174,8 +174,9 @@ def test_work_directories_without_alphas_are_named(capfd, workdir):
     (workdir / "alphas.npz").write_bytes(b"PK")
     assert "alphas.npz cannot be read (" in error(capfd, workdir)
     (workdir / "alphas.npz").unlink()
-    assert "has no alphas.npz yet: no epoch of its search has ended; run search" in error(
-        capfd, workdir
+    assert (
+        "has no alphas.npz: no epoch of its search has ended, or the file is lost; run search"
+        in error(capfd, workdir)
     )
     training = settings.to_dict(settings.from_config(train_configs.get_config("digits")))
     (workdir / "config.json").write_text(json.dumps(training))

@@ -16,8 +16,9 @@ from bnas_jax.core.schemes import Float, Pcnn, Xnor
 from bnas_jax.core.schemes.xnor import center_and_clip, gradient_factor
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas
-from bnas_jax.training import build_optimizers, optimizers
-from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd, on_latent_modules
+from bnas_jax.training import alpha_optimizers, build_optimizers, descent, latents, optimizers
+from bnas_jax.training.latents import on_latent_modules
+from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd
 from bnas_jax.training.search_step import SearchStep
 from bnas_jax.training.train_step import TrainStep
 from configs import search, train
@@ -35,7 +36,7 @@ def params(seed: int = 0) -> dict:
         "layer": {"latent": normal(3, 3, 4, 2), "latent_bin_conv_3x3": normal(1, 1, 6, 2)},
         "classifier": {"kernel": normal(5, 3), "bias": normal(3)},
     }
-    return optimizers.project_params(jax.tree.map(jnp.asarray, tree), PAPER.latents)
+    return latents.project_params(jax.tree.map(jnp.asarray, tree), PAPER.latents)
 
 
 def gradients(seed: int) -> dict:
@@ -70,7 +71,7 @@ def close(one, other, **tolerance) -> bool:
 
 def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
     grads = gradients(1)
-    scaled, _ = optimizers.scale_latent_gradients(PAPER.latents.factor).update(
+    scaled, _ = latents.scale_latent_gradients(PAPER.latents.factor).update(
         grads, optax.EmptyState()
     )
     ratios = jax.tree.map(
@@ -120,9 +121,9 @@ def test_small_updates_leave_the_mean_over_input_channels_at_zero():
 
 def test_a_state_begins_projected():
     raw = {"layer": {"latent": jnp.full((1, 1, 2, 1), 3.0), "kernel": jnp.full((2, 2), 3.0)}}
-    projected = optimizers.project_params(raw, PAPER.latents)
+    projected = latents.project_params(raw, PAPER.latents)
     assert np.all(projected["layer"]["latent"] == 0) and np.all(projected["layer"]["kernel"] == 3)
-    assert optimizers.project_params(raw, Float().latents) is raw
+    assert latents.project_params(raw, Float().latents) is raw
 
 
 @pytest.mark.parametrize(("depthwise_center", "alive"), [(False, True), (True, False)])
@@ -130,7 +131,7 @@ def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(depth
     """Of 1 input channel nothing is left by centring, and c = 1 - 1 / 1 is 0."""
     latent = 0.1 * np.random.default_rng(0).normal(size=(3, 3, 1, 2))
     rule = Xnor(depthwise_center=depthwise_center).latents
-    tree = optimizers.project_params({"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rule)
+    tree = latents.project_params({"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rule)
     grads = jax.tree.map(lambda x: 0.1 * jnp.ones_like(x), tree)
     after = one_step(
         optimizer(momentum=0.0, weight_decay=0.0, depthwise_center=depthwise_center), tree, grads
@@ -201,7 +202,7 @@ def test_infinity_does_not_clip():
 def test_rate_and_momentum_follow_their_schedules_from_step_0():
     halving = lambda step: 1.0 / (1 + jnp.asarray(step, jnp.float32))
     growing = lambda step: 0.5 * jnp.asarray(step, jnp.float32)
-    chain = optimizers.sgd(halving, growing)
+    chain = descent.sgd(halving, growing)
     tree = {"kernel": jnp.zeros(())}
     state = chain.init(tree)
     weight, velocity = 0.0, 0.0
@@ -555,7 +556,8 @@ def test_a_virtual_step_clips_nothing_and_takes_the_state_of_the_one_that_clips(
 def test_the_gradient_of_alpha_is_clipped_before_its_decay():
     alphas, grads = {"normal": jnp.array([[3.0, 4.0]])}, {"normal": jnp.array([[30.0, 40.0]])}
     clipped, whole = (
-        optimizers.alphas_adam(1e-3, weight_decay=0.1, clip_norm=clip) for clip in (10.0, None)
+        alpha_optimizers.alphas_adam(1e-3, weight_decay=0.1, clip_norm=clip)
+        for clip in (10.0, None)
     )
     updates, _ = clipped.update(grads, clipped.init(alphas), alphas)
     expected, _ = whole.update(jax.tree.map(lambda g: g / 5, grads), whole.init(alphas), alphas)

@@ -9,7 +9,7 @@ import numpy as np
 from bnas_jax.baselines.nin import LEAST_SCALE, Nin
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.interop.published.torch_arrays import array_of, by_module, states, variables_of
-from bnas_jax.training.optimizers import project_params
+from bnas_jax.training.latents import project_params
 
 # The index of each layer among the modules of its `xnor`.
 LAYERS = (3, 4, 6, 7, 8, 10, 11)
