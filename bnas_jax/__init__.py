@@ -7,7 +7,8 @@ import importlib
 
 __version__ = "0.3.0"
 
-# Public names and their modules, which are imported when a name is first used: `import bnas_jax` loads no JAX.
+# Public names and their modules, which are imported when a name is first used: `import
+# bnas_jax` loads no JAX.
 _MODULES = {
     "Arithmetic": "core.arithmetic",
     "Bnas": "search.bnas",

@@ -1,4 +1,7 @@
-"""The command line: `python -m bnas_jax COMMAND ...`. Logs go to stderr; the last line of stdout is one JSON object."""
+"""The command line: `python -m bnas_jax COMMAND ...`.
+
+Logs go to stderr; the last line of stdout is one JSON object.
+"""
 
 import importlib
 import os
@@ -74,7 +77,9 @@ USAGE = """usage: python -m bnas_jax COMMAND [--option=value ...]
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command; returns the exit code: that of its result; 2 for what the user can mend; 130 or 143 after a signal."""
+    """Runs one command; returns the exit code: that of its result; 2 for what the user
+    can mend; 130 or 143 after a signal.
+    """
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
@@ -97,7 +102,8 @@ def run(arguments: list[str]) -> int:
             print(usage_of(command), file=sys.stderr)
             return 0
 
-        # Modules are imported as late as possible: --help and a mistake in the command take no second.
+        # Modules are imported as late as possible: --help and a mistake in the command
+        # take no second.
         if command not in WITHOUT_JAX:
             _set_up()
         extensions = importlib.import_module("bnas_jax.extensions")
@@ -123,7 +129,8 @@ def run(arguments: list[str]) -> int:
         # `stops.Stopped`, which may not be imported here without JAX.
         if hasattr(error, "exit_code"):
             return _fail(error, code=error.exit_code, debug=debug)
-        # A machine that lacks something is no mistake in the code; anything else shows its traceback.
+        # A machine that lacks something is no mistake in the code; anything else shows
+        # its traceback.
         lacking = machine.explain(error)
         if lacking is None:
             raise
@@ -133,8 +140,9 @@ def run(arguments: list[str]) -> int:
 def exit_code_of(result: Mapping) -> int:
     """The exit code of a command that came to its end.
 
-    1 for a plan that does not fit its machine, and for a table some of whose runs failed, so that a script stops there; 0
-    otherwise. result: what the command prints as JSON.
+    1 for a plan that does not fit its machine, and for a table some of whose runs
+    failed, so that a script stops there; 0 otherwise. result: what the command prints
+    as JSON.
 
     >>> exit_code_of({"top1": 97.8}), exit_code_of({"fits": False}), exit_code_of({"failed": {"xnor/0": "no such folder"}})
     (0, 1, 1)
@@ -159,7 +167,9 @@ def usage_of(command: str) -> str:
     return "\n".join([head, "", *found, *always])
 
 
-def _fail(error: BaseException, code: int, debug: bool, message: str | None = None) -> int:
+def _fail(
+    error: BaseException, code: int, debug: bool, message: str | None = None
+) -> int:
     """Prints an error in one line; returns the exit code."""
     if debug:
         traceback.print_exc()
@@ -187,14 +197,20 @@ def main() -> None:
     """The entry point of `bnas` and of `python -m bnas_jax`."""
     machine.open_streams()
     code = run(sys.argv[1:])
-    # Python would wait for what still compiles after a signal, or saves after a second Ctrl-C.
-    if code == 130 or any(thread.name == "given up" for thread in threading.enumerate()):
+    # Python would wait for what still compiles after a signal, or saves after a second
+    # Ctrl-C.
+    if code == 130 or any(
+        thread.name == "given up" for thread in threading.enumerate()
+    ):
         _quit(code)
     sys.exit(code)
 
 
 def _quit(code: int) -> None:
-    """Ends without waiting for threads. What reads data is ended first; another Ctrl-C skips that."""
+    """Ends without waiting for threads.
+
+    What reads data is ended first; another Ctrl-C skips that.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     # What was never imported has nothing to end.

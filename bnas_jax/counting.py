@@ -1,4 +1,6 @@
-"""The counts of the command `cost`: of the network of a config, or of a genotype and sizes, and of a float one beside it."""
+"""The counts of the command `cost`: of the network of a config, or of a genotype and
+sizes, and of a float one beside it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,12 +18,14 @@ from bnas_jax.core.networks import Cells
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.settings import DatasetSettings, Settings
 
-# The options of `cost` that are integers, all of its options, and those that are fields of a network.
+# The options of `cost` that are integers, all of its options, and those that are fields
+# of a network.
 SIZES = ("num_cells", "channels", "image_size", "num_classes", "image_channels")
 OPTIONS = (*SIZES, "genotype", "form", "conventions", "budget", "cells", "reference")
 NETWORK_SIZES = ("num_cells", "channels")
 
-# Image side, channels and classes of data sets, so that networks for them are counted without their files.
+# Image side, channels and classes of data sets, so that networks for them are counted
+# without their files.
 KNOWN_DATA = {
     "digits": (8, 1, 10),
     "cifar10": (32, 3, 10),
@@ -33,21 +37,29 @@ ImageShape = tuple[int, int, int]
 
 
 def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
-    """Prints the table of a network's cost; returns the totals. Arguments and errors: see `counts`."""
+    """Prints the table of a network's cost; returns the totals.
+
+    Arguments and errors: see `counts`.
+    """
     counted, totals = counts(run, options)
     print(counted.table())
     return totals
 
 
-def counts(run: Settings | None, options: Mapping[str, Any]) -> tuple[cost_lib.Cost, dict]:
-    """(the cost of a network layer by layer, its totals and how many times less it takes than a float one).
+def counts(
+    run: Settings | None, options: Mapping[str, Any]
+) -> tuple[cost_lib.Cost, dict]:
+    """(the cost of a network layer by layer, its totals and how many times less it
+    takes than a float one).
 
-    run: the settings of --config, None without one. options: the value of each of `OPTIONS`, None where it is not given.
-    Raises `UserError` for options that contradict each other, or lack something.
+    run: the settings of --config, None without one. options: the value of each of
+    `OPTIONS`, None where it is not given. Raises `UserError` for options that
+    contradict each other, or lack something.
     """
     if options["cells"] and not options["budget"]:
         raise UserError(
-            "--cells says among which numbers of cells --budget=FLOPS chooses; add it, or write --num_cells=..."
+            "--cells says among which numbers of cells --budget=FLOPS chooses; add it, "
+            "or write --num_cells=..."
         )
 
     # The network, from a config or from options alone.
@@ -63,7 +75,9 @@ def counts(run: Settings | None, options: Mapping[str, Any]) -> tuple[cost_lib.C
     total = counted.total
 
     # Networks of published depths have no such fields.
-    sizes = {name: getattr(model, name) for name in NETWORK_SIZES if hasattr(model, name)}
+    sizes = {
+        name: getattr(model, name) for name in NETWORK_SIZES if hasattr(model, name)
+    }
     totals = {
         **sizes,
         "flops": total.flops,
@@ -81,7 +95,9 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
     needed = ("genotype", *NETWORK_SIZES, "image_size", "num_classes")
     missing = ", ".join(f"--{name}" for name in needed if options[name] is None)
     if missing:
-        raise UserError(f"cost needs --config=configs/train.py:VARIANT, or else also {missing}")
+        raise UserError(
+            f"cost needs --config=configs/train.py:VARIANT, or else also {missing}"
+        )
 
     # The stem and the strides that fit the images.
     form = options["form"]
@@ -107,23 +123,29 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
 
 
 def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
-    """The network of a config, with the options in place of its settings, and the shape (H, W, C) of its images."""
+    """The network of a config, with the options in place of its settings, and the shape
+    (H, W, C) of its images.
+    """
     # Options that are settings of a config.
     as_settings = {"form": "config.network.form", "conventions": "config.conventions"}
     for name, setting in as_settings.items():
         if options[name] is not None:
             raise UserError(
-                f"--{name} is for a cost without --config; write --{setting}={options[name]}"
+                f"--{name} is for a cost without --config; write "
+                f"--{setting}={options[name]}"
             )
 
     # The sizes of the data: an option before what is known of the data set.
     given = {name: value for name, value in options.items() if value is not None}
     sizes = known_sizes(run.dataset)
     sizes |= {name: given[name] for name in SIZES if name in given}
-    missing = [f"--{name}=..." for name in ("image_size", "num_classes") if name not in sizes]
+    missing = [
+        f"--{name}=..." for name in ("image_size", "num_classes") if name not in sizes
+    ]
     if missing:
         raise UserError(
-            f"the size of {run.dataset.name} is not known here; add {' and '.join(missing)}"
+            f"the size of {run.dataset.name} is not known here; add "
+            f"{' and '.join(missing)}"
         )
 
     # The fields of the network that are other ones.
@@ -134,13 +156,16 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
     known = {field.name for field in dataclasses.fields(run.network)}
     for name in changes:
         if name not in known:
-            raise UserError(f"the network of this config has no {name}; leave --{name} out")
+            raise UserError(
+                f"the network of this config has no {name}; leave --{name} out"
+            )
     if "genotype" in changes:
         changes["genotype"] = genotypes.load(changes["genotype"])
     settings = dataclasses.replace(run.network, **changes)
     if options["reference"] and "genotype" not in known:
         raise UserError(
-            "a network without a genotype is compared with the same one in floats; leave --reference out"
+            "a network without a genotype is compared with the same one in floats; "
+            "leave --reference out"
         )
     return _built(settings, scheme=run.scheme, arithmetic=run.arithmetic(), sizes=sizes)
 
@@ -148,7 +173,9 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
 def _built(
     settings, scheme, arithmetic: Arithmetic, sizes: Mapping[str, Any]
 ) -> tuple[nn.Module, ImageShape]:
-    """The network of settings, with the shape (H, W, C) of its images. sizes: of the data."""
+    """The network of settings, with the shape (H, W, C) of its images. sizes: of the
+    data.
+    """
     for name in ("image_size", "num_classes", "image_channels"):
         size = sizes.get(name)
         if size is not None and size < 1:
@@ -164,7 +191,9 @@ def _built(
 
 
 def known_sizes(dataset: DatasetSettings) -> dict[str, int]:
-    """image_size, image_channels and num_classes, as far as they are known without the files; settings come first."""
+    """image_size, image_channels and num_classes, as far as they are known without the
+    files; settings come first.
+    """
     names = ("image_size", "image_channels", "num_classes")
     # Nothing for a set that is not known.
     known = dict(zip(names, KNOWN_DATA.get(dataset.name, ()), strict=False))
@@ -175,18 +204,25 @@ def known_sizes(dataset: DatasetSettings) -> dict[str, int]:
     return known
 
 
-def _fitted(model: nn.Module, options: Mapping[str, Any], *, image_shape: ImageShape) -> nn.Module:
+def _fitted(
+    model: nn.Module, options: Mapping[str, Any], *, image_shape: ImageShape
+) -> nn.Module:
     """The network with the sizes that meet --budget, see `core.cost.fit_budget`."""
     if not all(hasattr(model, name) for name in NETWORK_SIZES):
         raise UserError(
-            f"--budget chooses num_cells and channels, which a {type(model).__name__} lacks; leave it out"
+            f"--budget chooses num_cells and channels, which a {type(model).__name__} "
+            "lacks; leave it out"
         )
     cells = _cells(options["cells"])
-    return cost_lib.fit_budget(model, options["budget"], image_shape=image_shape, cells=cells)
+    return cost_lib.fit_budget(
+        model, options["budget"], image_shape=image_shape, cells=cells
+    )
 
 
 def _cells(text: str | None) -> tuple[int, ...]:
-    """The numbers of cells that `LOW-HIGH` means, both included; () without a text, which keeps the network's number."""
+    """The numbers of cells that `LOW-HIGH` means, both included; () without a text,
+    which keeps the network's number.
+    """
     if not text:
         return ()
     low, _, high = text.partition("-")
@@ -199,11 +235,16 @@ def _cells(text: str | None) -> tuple[int, ...]:
 
 
 def _compared(
-    model: nn.Module, counted: cost_lib.Cost, options: Mapping[str, Any], *, image_shape: ImageShape
+    model: nn.Module,
+    counted: cost_lib.Cost,
+    options: Mapping[str, Any],
+    *,
+    image_shape: ImageShape,
 ) -> dict:
     """How many times less the network takes than a float one, and which that is.
 
-    The float network has the same size and cell, without Zeroise where that is a named cell, or the one of --reference.
+    The float network has the same size and cell, without Zeroise where that is a named
+    cell, or the one of --reference.
     """
     twin, name = cost_lib.float_twin(model), "the same size"
     if hasattr(model, "genotype"):
@@ -213,11 +254,16 @@ def _compared(
             name = reference
             twin = twin.clone(genotype=genotypes.load(reference))
     ratios = cost_lib.ratios(counted, cost_lib.cost(twin, image_shape=image_shape))
-    return {**dataclasses.asdict(ratios), "compared_with": f"float network of {name}, counted"}
+    return {
+        **dataclasses.asdict(ratios),
+        "compared_with": f"float network of {name}, counted",
+    }
 
 
 def _without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
-    """The named cell that is this one with Zeroise left out; None where this is no named cell, or it has no such twin."""
+    """The named cell that is this one with Zeroise left out; None where this is no
+    named cell, or it has no such twin.
+    """
     for name in genotypes.named():
         if genotypes.load(name) != genotype:
             continue

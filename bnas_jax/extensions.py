@@ -1,7 +1,9 @@
-"""Layer types, schemes, searchers and networks of a user: `--extensions=FILE.py` of every command.
+"""Layer types, schemes, searchers and networks of a user: `--extensions=FILE.py` of
+every command.
 
-The file is Python, and adds entries to the tables `bnas_jax.LAYERS`, `SCHEMES`, `SEARCHERS` and `NETWORKS`. It is loaded
-before a config. run.json notes which files a run was made with; nothing is loaded from there.
+The file is Python, and adds entries to the tables `bnas_jax.LAYERS`, `SCHEMES`,
+`SEARCHERS` and `NETWORKS`. It is loaded before a config. run.json notes which files a
+run was made with; nothing is loaded from there.
 """
 
 import hashlib
@@ -29,7 +31,8 @@ class Extension(NamedTuple):
 def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
     """(the arguments without `--extensions`, the extensions, which are loaded).
 
-    Several files are written between commas, or in an option each. `UserError` for the first that cannot be loaded.
+    Several files are written between commas, or in an option each. `UserError` for the
+    first that cannot be loaded.
     """
     rest: list[str] = []
     files: list[str] = []
@@ -72,7 +75,8 @@ def load(file: str) -> Extension:
 
 
 def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
-    """`UserError` where the run of a work directory was made with an extension that is not given now, by its file's name.
+    """`UserError` where the run of a work directory was made with an extension that is
+    not given now, by its file's name.
 
     A file that has changed since is taken, with a warning on stderr.
     """
@@ -82,10 +86,14 @@ def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
 def compare(
     made: pathlib.Path, noted: Sequence[tuple[str, str]], given: tuple[Extension, ...]
 ) -> None:
-    """`check` of what was noted: (file, sha256) of each extension. made: the directory or file that was made with them."""
+    """`check` of what was noted: (file, sha256) of each extension. made: the directory
+    or file that was made with them.
+    """
     for file, digest in noted:
         # By the name alone, as a directory may have been copied to another machine.
-        same = [extension for extension in given if _name(extension.file) == _name(file)]
+        same = [
+            extension for extension in given if _name(extension.file) == _name(file)
+        ]
         if not same:
             raise UserError(f"{made} was made with {OPTION}={file}; give it again")
         if all(extension.sha256 != digest for extension in same):
@@ -94,7 +102,9 @@ def compare(
 
 
 def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
-    """(file, sha256) of each extension in run.json; none where that cannot be read, which its reader will notice."""
+    """(file, sha256) of each extension in run.json; none where that cannot be read,
+    which its reader will notice.
+    """
     found = []
     try:
         values = json.loads((workdir / "run.json").read_text())
@@ -110,7 +120,9 @@ def _name(file: str) -> str:
 
 
 def line_of(error: BaseException, path: pathlib.Path) -> str:
-    """The line of a file in which an error is, for instance ", line 3"; empty where it is elsewhere."""
+    """The line of a file in which an error is, for instance ", line 3"; empty where it
+    is elsewhere.
+    """
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
     lines = []

@@ -1,6 +1,8 @@
-"""Errors of the machine, in one line each: no accelerator, no room on a disk, no file, memory, library or terminal.
+"""Errors of the machine, in one line each: no accelerator, no room on a disk, no file,
+memory, library or terminal.
 
-Exceptions that such things raise are translated here, once, for the command line; see `explain`.
+Exceptions that such things raise are translated here, once, for the command line; see
+`explain`.
 """
 
 import os
@@ -16,14 +18,20 @@ _HINT = "--debug shows where"
 
 
 def explain(error: BaseException) -> str | None:
-    """One line about what the machine lacks, and what to do; None for an error of another kind, such as a mistake here."""
+    """One line about what the machine lacks, and what to do; None for an error of
+    another kind, such as a mistake here.
+    """
     if isinstance(error, OSError):
         return _explain_os(error)
     # XLA's error for memory, on any device, begins so.
-    if isinstance(error, MemoryError) or _first_line(error).startswith("RESOURCE_EXHAUSTED"):
+    if isinstance(error, MemoryError) or _first_line(error).startswith(
+        "RESOURCE_EXHAUSTED"
+    ):
         return "out of memory; lower config.batch_size or raise config.microbatches (--debug shows what was asked for)"
     # A module of ours that is missing is a mistake here.
-    if isinstance(error, ImportError) and not (error.name or "bnas_jax").startswith("bnas_jax"):
+    if isinstance(error, ImportError) and not (error.name or "bnas_jax").startswith(
+        "bnas_jax"
+    ):
         reason = _first_line(error)
         return f"cannot import {error.name} ({reason}); install it, for instance by pip install -r requirements.txt"
     # JAX raises plain RuntimeErrors and ValueErrors; they are told apart by the module.
@@ -36,7 +44,9 @@ def explain(error: BaseException) -> str | None:
 
 def _explain_os(error: OSError) -> str:
     # Renaming has two files.
-    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    names = [
+        str(name) for name in (error.filename, error.filename2) if name is not None
+    ]
     reason = error.strerror or _first_line(error)
     where = " and ".join(names) or "a file"
     return f"cannot use {where} ({reason}); mend that or choose another place, the same command goes on ({_HINT})"
@@ -47,7 +57,9 @@ def _explain_platform(error: BaseException) -> str:
     reason = _first_line(error).partition(" (set JAX_PLATFORMS")[0]
     # Nothing was set: no driver, or no device.
     if not platforms:
-        return f"JAX finds no device ({reason}); write JAX_PLATFORMS=cpu to run on the CPU"
+        return (
+            f"JAX finds no device ({reason}); write JAX_PLATFORMS=cpu to run on the CPU"
+        )
     if reason:
         reason = f" ({reason})"
     return f"JAX_PLATFORMS={platforms} is not available here{reason}; unset it, or write JAX_PLATFORMS=cpu"
@@ -65,10 +77,11 @@ def _first_line(error: BaseException) -> str:
 
 
 class Stream:
-    """stdout or stderr: once it cannot be written to, further text is dropped, and `lost` is the reason.
+    """stdout or stderr: once it cannot be written to, further text is dropped, and
+    `lost` is the reason.
 
-    A run of hours does not end because its terminal, the program behind its pipe or room for its log is gone: the work
-    directory has the messages and the result, too.
+    A run of hours does not end because its terminal, the program behind its pipe or
+    room for its log is gone: the work directory has the messages and the result, too.
     """
 
     def __init__(self, stream: TextIO):
@@ -93,9 +106,11 @@ class Stream:
 
 
 def open_streams() -> None:
-    """Opens stdin, stdout and stderr where they are closed, before another file is opened.
+    """Opens stdin, stdout and stderr where they are closed, before another file is
+    opened.
 
-    Otherwise the system would give their numbers to the next files, and messages would go into those.
+    Otherwise the system would give their numbers to the next files, and messages would
+    go into those.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         # `open` takes the lowest number that is free, which is this one.
@@ -118,7 +133,9 @@ def open_streams() -> None:
 
 
 def check_stdout() -> None:
-    """`OSError` where a result could not be written; not where the program behind a pipe has closed it, as `head` does."""
+    """`OSError` where a result could not be written; not where the program behind a
+    pipe has closed it, as `head` does.
+    """
     lost = getattr(sys.stdout, "lost", None)
     if lost is not None and not isinstance(lost, BrokenPipeError):
         raise OSError(lost.errno, lost.strerror, "stdout")

@@ -1,7 +1,9 @@
-"""The networks that can be trained: `NETWORKS`, the one table of them. A new network is a new entry.
+"""The networks that can be trained: `NETWORKS`, the one table of them.
 
-An entry is a `core.networks.NetworkSettings`: a frozen dataclass whose fields are its settings, `config.network.*`, and
-which builds the module.
+A new network is a new entry.
+
+An entry is a `core.networks.NetworkSettings`: a frozen dataclass whose fields are its
+settings, `config.network.*`, and which builds the module.
 """
 
 from bnas_jax.baselines.densenet import DenseNet121

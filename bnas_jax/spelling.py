@@ -1,4 +1,6 @@
-"""How options and settings are written on the command line, see docs/usage.md: from text to a value of a setting's type."""
+"""How options and settings are written on the command line, see docs/usage.md: from
+text to a value of a setting's type.
+"""
 
 import difflib
 import math
@@ -17,7 +19,11 @@ _SWITCHES = {
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
 # How a value of each type is written, for errors.
-_SHOWN = {int: "a whole number: 64 or 1e2", float: "a number: 0.1 or 1e-3", bool: "True or False"}
+_SHOWN = {
+    int: "a whole number: 64 or 1e2",
+    float: "a number: 0.1 or 1e-3",
+    bool: "True or False",
+}
 # No size, step or seed is as large.
 _TOO_LARGE = 1e18
 _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
@@ -26,7 +32,8 @@ _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 def options(words: list[str]) -> list[str]:
     """The words of a command line with each option as `--name=value` or `--name`.
 
-    `-name` becomes `--name`, and a word that is no option, behind an option without a value, becomes its value.
+    `-name` becomes `--name`, and a word that is no option, behind an option without a
+    value, becomes its value.
     """
     found: list[str] = []
     for word in words:
@@ -40,7 +47,8 @@ def options(words: list[str]) -> list[str]:
 
 
 def read(text: str, kind: type, name: str) -> Any:
-    """A text as a value of type int, float, bool, tuple or str, for the option or setting `name`.
+    """A text as a value of type int, float, bool, tuple or str, for the option or
+    setting `name`.
 
     `None` is None in every type. Raises `UserError` for a text that is no such value.
     """
@@ -52,12 +60,14 @@ def read(text: str, kind: type, name: str) -> Any:
         return _list(plain, name)
     if kind is bool and plain.lower() in _SWITCHES:
         return _SWITCHES[plain.lower()]
-    # An int may be written as a float, such as 1e5; a float must not be taken for an int.
+    # An int may be written as a float, such as 1e5; a float must not be taken for an
+    # int.
     if kind in (int, float):
         number = _number(plain)
         if kind is int and number is not None and _TOO_LARGE <= abs(number) < math.inf:
             raise UserError(
-                f"{name}={text} is too large; write a whole number below {_TOO_LARGE:.0e}"
+                f"{name}={text} is too large; write a whole number below "
+                f"{_TOO_LARGE:.0e}"
             )
         if number is not None and (kind is float or isinstance(number, int)):
             return kind(number)
@@ -70,7 +80,8 @@ def read(text: str, kind: type, name: str) -> Any:
 
 
 def override(config, words: list[str]) -> None:
-    """Sets settings of a ConfigDict as `--config.KEY=VALUE`, `--config.KEY` and `--noconfig.KEY` say; the last one counts.
+    """Sets settings of a ConfigDict as `--config.KEY=VALUE`, `--config.KEY` and
+    `--noconfig.KEY` say; the last one counts.
 
     Raises `UserError` for a setting that is not there, and for a value of another type.
     """
@@ -102,7 +113,9 @@ def is_setting(word: str) -> bool:
 
 
 def _set(config, key: str, text: str | None, switched_off: bool) -> None:
-    """Sets the setting `key`, such as `optimizer.momentum`. text: of its value, None for a switch without one."""
+    """Sets the setting `key`, such as `optimizer.momentum`. text: of its value, None
+    for a switch without one.
+    """
     # Down to the group that the setting is in.
     *groups, last = key.split(".")
     path = "config"
@@ -111,7 +124,8 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
         path, config = f"{path}.{group}", config[group]
         if not isinstance(config, Mapping) and not hasattr(config, "get_type"):
             raise UserError(
-                f"--{path} is one setting, there is no {last} in it; write --{path}=VALUE"
+                f"--{path} is one setting, there is no {last} in it; write "
+                f"--{path}=VALUE"
             )
 
     # The setting, which must not be a group.
@@ -119,7 +133,9 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
     path, kind = f"{path}.{last}", config.get_type(last)
     if hasattr(config[last], "get_type"):
         known = ", ".join(sorted(config[last].keys()))
-        raise UserError(f"--{path} holds settings; write --{path}.KEY=VALUE with one of {known}")
+        raise UserError(
+            f"--{path} holds settings; write --{path}.KEY=VALUE with one of {known}"
+        )
     if text is None and kind is not bool:
         raise UserError(f"--{path} is no switch; write --{path}=VALUE")
     if text is not None and switched_off:
@@ -132,7 +148,9 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
 
 
 def _check_known(config, name: str, path: str) -> None:
-    """`UserError` for a name that is not in a config, with the names that are. path: of the config."""
+    """`UserError` for a name that is not in a config, with the names that are. path: of
+    the config.
+    """
     if name in config:
         return
     known = sorted(config.keys())
@@ -150,7 +168,8 @@ def _list(text: str, name: str) -> tuple:
         inside = text[1:-1]
     if re.search(r"[()\[\]{}]", inside):
         raise UserError(
-            f"{name}={text}: write the list as a,b,c or '(a, b, c)', with nothing nested in it"
+            f"{name}={text}: write the list as a,b,c or '(a, b, c)', with nothing "
+            "nested in it"
         )
     parts = [part.strip() for part in inside.split(",")]
     # Behind a comma at the end, as of a tuple of one.
@@ -158,7 +177,8 @@ def _list(text: str, name: str) -> tuple:
         parts.pop()
     if "" in parts:
         raise UserError(
-            f"{name}={text}: nothing stands between two commas; write the list as a,b,c or '(a, b, c)'"
+            f"{name}={text}: nothing stands between two commas; write the list as "
+            "a,b,c or '(a, b, c)'"
         )
     return tuple(_element(part) for part in parts)
 
@@ -172,7 +192,9 @@ def _element(text: str) -> int | float | str:
 
 
 def _number(text: str) -> int | float | None:
-    """An int where the text is an integer, however written: 64, 64.0, 6.4e1; else a float, or None where it is no number."""
+    """An int where the text is an integer, however written: 64, 64.0, 6.4e1; else a
+    float, or None where it is no number.
+    """
     try:
         number = float(text)
     except ValueError:

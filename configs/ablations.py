@@ -1,11 +1,14 @@
 """Ablations, as small deltas on the presets of search.py and train.py.
 
-    python -m bnas_jax search --config=configs/ablations.py:search_no_diversity_cifar10 --workdir=DIR
-    python -m bnas_jax search --config=configs/ablations.py:search_float_zeroise_cifar10_darts --workdir=DIR
+    python -m bnas_jax search --config=configs/ablations.py:search_no_diversity_cifar10
+    --workdir=DIR
+    python -m bnas_jax search
+    --config=configs/ablations.py:search_float_zeroise_cifar10_darts --workdir=DIR
     python -m bnas_jax train --config=configs/ablations.py:train_no_skip_a --workdir=DIR
 
-A variant is TASK_ABLATION_PRESET, of one ablation or of several, one behind the other. Cost: that of the preset. The paper's
-top-1 on CIFAR-10 in %, none of them measured here:
+A variant is TASK_ABLATION_PRESET, of one ablation or of several, one behind the other.
+Cost: that of the preset. The paper's top-1 on CIFAR-10 in %, none of them measured
+here:
 
 | | what changes | A | B | C | table |
 |---|---|---|---|---|---|
@@ -24,10 +27,11 @@ and of DARTS, without binarization:
 | float_zeroise of cifar10_darts | Zeroise may stand in the derived cell | 94.43 | 2 |
 | float_diversity of cifar10_darts | a search with Eq. 5 | 96.73 | 4 |
 
-`float` is the setting of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer types, no skips between cells; the cells
-that they publish, binarized, give 10.01, 41.72 and 43.19 (Table 11). For an ablation without a published cell, search first,
-then train with --config.network.genotype=DIR/genotype.json. no_zeroise, zeroise, no_diversity and diversity are for bnas and
-darts.
+`float` is the setting of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer
+types, no skips between cells; the cells that they publish, binarized, give 10.01, 41.72
+and 43.19 (Table 11). For an ablation without a published cell, search first, then train
+with --config.network.genotype=DIR/genotype.json. no_zeroise, zeroise, no_diversity and
+diversity are for bnas and darts.
 """
 
 from bnas_jax.core.errors import UserError
@@ -54,21 +58,27 @@ def get_config(variant: str = "train_no_skip_a"):
     """The settings of TASK_ABLATION_PRESET."""
     task, _, rest = variant.partition("_")
     ablations = []
-    while found := next((name for name in ABLATIONS if rest.startswith(name + "_")), None):
+    while found := next(
+        (name for name in ABLATIONS if rest.startswith(name + "_")), None
+    ):
         ablations.append(found)
         rest = rest.removeprefix(found + "_")
     if task not in ("search", "train") or not ablations:
         choices = ", ".join(ABLATIONS)
         raise UserError(
-            f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or train, ABLATION {choices}"
+            f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or "
+            f"train, ABLATION {choices}"
         )
 
     config = {"search": search, "train": train}[task].get_config(rest)
-    # `float` chooses other layer types, which the rest changes, whatever their order in the name.
+    # `float` chooses other layer types, which the rest changes, whatever their order in
+    # the name.
     for name in sorted(ablations, key=lambda name: name != "float"):
         if task == "search":
             _check_searcher(name, config)
-        change = ABLATIONS[name] if task == "search" else TRAININGS.get(name, ask_for_cell)
+        change = (
+            ABLATIONS[name] if task == "search" else TRAININGS.get(name, ask_for_cell)
+        )
         change(config)
     return config
 
@@ -79,7 +89,8 @@ def _check_searcher(ablation: str, config) -> None:
     searcher = config.searcher.name
     if setting is not None and setting not in entries.settings_of(SEARCHERS[searcher]):
         raise UserError(
-            f"the ablation {ablation} is for bnas and darts: {searcher} has no searcher.{setting}"
+            f"the ablation {ablation} is for bnas and darts: {searcher} has no "
+            f"searcher.{setting}"
         )
 
 
@@ -122,7 +133,9 @@ def separable(config) -> None:
 
 
 def floats(config) -> None:
-    """No binarization, as in the searches that BNAS is compared with, in the form that their codes have."""
+    """No binarization, as in the searches that BNAS is compared with, in the form that
+    their codes have.
+    """
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
     config.scheme.bias = config.searcher.name == "gdas"

@@ -1,6 +1,7 @@
 """Training the hand-crafted networks that the paper compares with, under any scheme.
 
-    python -m bnas_jax train --config=configs/baselines.py:NAME --config.scheme.name=SCHEME --workdir=DIR
+    python -m bnas_jax train --config=configs/baselines.py:NAME
+    --config.scheme.name=SCHEME --workdir=DIR
 
 | variant | scheme in the paper | FLOPs / 1e8, counted and the paper's | the paper's top-1 (top-5), % |
 |---|---|---|---|
@@ -19,14 +20,17 @@
 | imagenet_resnet18 | float | 18.14, ~18.25 | 69.76 (89.08) |
 | reactnet_mobilenet | reactnet | - | not in the paper |
 
-Nothing of these was reproduced here; the accuracies are the paper's (Tables 1, 6, 7). digits_NAME, of each but ImageNet's,
-is a narrow form for the embedded digits: 40 epochs take 22 s (digits_small_cnn) to 134 s (digits_resnext29) on two
-cores of an AMD EPYC, compiling included, by the time of three epochs.
+Nothing of these was reproduced here; the accuracies are the paper's (Tables 1, 6, 7).
+digits_NAME, of each but ImageNet's, is a narrow form for the embedded digits: 40 epochs
+take 22 s (digits_small_cnn) to 134 s (digits_resnext29) on two cores of an AMD EPYC,
+compiling included, by the time of three epochs.
 
-The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling behind its first convolution, and those of
-wrn22 are unexplained. PCNN's published shortcut has its float 1x1 convolution before the pooling, where it costs four times as
-much. The paper does not state how it trained them: here as BNAS-A and, on ImageNet, BNAS-D, see train.py (docs/recipes.md);
-`small_cnn` for 50 epochs (section 4.1.2). What the blocks, shortcuts and first convolutions are under each scheme:
+The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling
+behind its first convolution, and those of wrn22 are unexplained. PCNN's published
+shortcut has its float 1x1 convolution before the pooling, where it costs four times as
+much. The paper does not state how it trained them: here as BNAS-A and, on ImageNet,
+BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs (section 4.1.2). What
+the blocks, shortcuts and first convolutions are under each scheme:
 `bnas_jax/baselines`, one file a family.
 """
 
@@ -36,7 +40,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 from configs import train
 
-# What the narrow form of each has in place of its network's own settings. An image of 8 pixels can be halved three times.
+# What the narrow form of each has in place of its network's own settings. An image of 8
+# pixels can be halved three times.
 DIGITS: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 8, "blocks": (2, 2, 2)},
     "resnet34": {"width": 8, "blocks": (3, 4, 3)},

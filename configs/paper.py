@@ -1,4 +1,5 @@
-"""The trainings of the paper's comparisons of layer types and cells, as far as the paper says how they were made.
+"""The trainings of the paper's comparisons of layer types and cells, as far as the
+paper says how they were made.
 
     python -m bnas_jax train --config=configs/paper.py:VARIANT --workdir=DIR
 
@@ -11,14 +12,16 @@
 | figure2_darts_v2, figure2_snas_mild, figure2_gdas_f1 | published cells, binarized (Figure 2, Table 11) | 10.01, 41.72, 43.19 |
 | figure2_bnas | BNAS-A beside them | 92.70 |
 
---config.scheme.name=float is the float network. All set `depthwise_center`: XNOR-Net's published codes centre
-depthwise kernels, too, which makes them zero. That alone gives 10 % for separable layers, whose only way
-leads through them; whether it was the cause in the paper is our inference (docs/schemes.md).
---config.scheme.depthwise_center=False leaves such kernels as they are.
+--config.scheme.name=float is the float network. All set `depthwise_center`: XNOR-Net's
+published codes centre depthwise kernels, too, which makes them zero. That alone gives
+10 % for separable layers, whose only way leads through them; whether it was the cause
+in the paper is our inference (docs/schemes.md). --config.scheme.depthwise_center=False
+leaves such kernels as they are.
 
-Our choice, where the paper is silent: the sizes of both networks (LeNet-5's with three layers; BNAS-A's 20
-cells of 36 channels), no inter-cell skip in Figure 2's published cells, and the training of BNAS-A, for the
-tables 50 epochs. Nothing of these was reproduced here.
+Our choice, where the paper is silent: the sizes of both networks (LeNet-5's with three
+layers; BNAS-A's 20 cells of 36 channels), no inter-cell skip in Figure 2's published
+cells, and the training of BNAS-A, for the tables 50 epochs. Nothing of these was
+reproduced here.
 """
 
 from bnas_jax.core.errors import UserError

@@ -1,7 +1,9 @@
-"""The tables and figures of the paper, each as the trainings that it is made of and the numbers that it prints.
+"""The tables and figures of the paper, each as the trainings that it is made of and the
+numbers that it prints.
 
     python -m bnas_jax reproduce --table=8 --scale=smoke --workdir=DIR
-    python -m bnas_jax reproduce --figure=4 --scale=paper --workdir=DIR --config.dataset.path=DATA
+    python -m bnas_jax reproduce --figure=4 --scale=paper --workdir=DIR
+    --config.dataset.path=DATA
 
 | | what | trainings at the paper's scale |
 |---|---|---|
@@ -22,13 +24,15 @@
 | figures 3, 5 to 8 | quantization errors, cells | none |
 | figures 4, 9, 10 | networks without inter-cell skips: curves, gradients (B.1) | 1, 3, 3 |
 
-A row has one name wherever it stands, so that tables and figures in one DIR share their runs; rows.py makes them. `smoke` is
-every row as a tiny network on the embedded digits for five epochs: it shows that a table runs, and nothing else.
+A row has one name wherever it stands, so that tables and figures in one DIR share their
+runs; rows.py makes them. `smoke` is every row as a tiny network on the embedded digits
+for five epochs: it shows that a table runs, and nothing else.
 
-Our choice, where the paper is silent: as configs/paper.py, baselines.py and ablations.py name it. Cells are the released ones
-but for the ablations of a search, which have no published cell; the search of `DARTS zeroise` is one of its own, too. Tables 6
-and 7 print FLOPs as classes. Table 7 quotes all but the BNAS networks from their papers, some of them pretrained: here they
-are trained from scratch.
+Our choice, where the paper is silent: as configs/paper.py, baselines.py and
+ablations.py name it. Cells are the released ones but for the ablations of a search,
+which have no published cell; the search of `DARTS zeroise` is one of its own, too.
+Tables 6 and 7 print FLOPs as classes. Table 7 quotes all but the BNAS networks from
+their papers, some of them pretrained: here they are trained from scratch.
 """
 
 import dataclasses
@@ -41,17 +45,22 @@ from bnas_jax.study import Row
 from configs.rows import bnas, darts, hand_crafted, published, searched, three_layers
 
 COLLAPSE = (
-    "The paper says that networks without inter-cell skips, and SNAS's and GDAS's, collapse during training. Its numbers of"
-    " them are higher than those of collapsed networks; of which epoch they are it does not say. The best epoch is chosen on"
+    "The paper says that networks without inter-cell skips, and SNAS's and GDAS's, "
+    "collapse during training. Its numbers of"
+    " them are higher than those of collapsed networks; of which epoch they are it "
+    "does not say. The best epoch is chosen on"
     " the test images."
 )
 RECIPE_OF_DARTS = (
-    "DARTS is trained by its own recipe, in Table 2 with cutout and the auxiliary classifier: that this is why the paper prints"
+    "DARTS is trained by its own recipe, in Table 2 with cutout and the auxiliary "
+    "classifier: that this is why the paper prints"
     " 97.45 there and 96.53 in Table 4 is our inference."
 )
 CENTRING = (
-    "Separable layers are centred as in XNOR-Net's codes, which makes depthwise kernels zero (docs/schemes.md); whether that"
-    " was so in the paper is our inference. Rows `uncentred` leave them as they are; the paper has no such rows."
+    "Separable layers are centred as in XNOR-Net's codes, which makes depthwise "
+    "kernels zero (docs/schemes.md); whether that"
+    " was so in the paper is our inference. Rows `uncentred` leave them as they are; "
+    "the paper has no such rows."
 )
 
 
@@ -63,11 +72,15 @@ class Printed(NamedTuple):
 
 
 def get_reproduction(what: str, scale: str) -> Reproduction:
-    """The table or figure `what`, a key of `REPRODUCTIONS`, at the scale `smoke` or `paper`."""
+    """The table or figure `what`, a key of `REPRODUCTIONS`, at the scale `smoke` or
+    `paper`.
+    """
     return REPRODUCTIONS[what](scale)
 
 
-def _table(title: str, columns: tuple[str, ...], lines: list[Printed], **options) -> Reproduction:
+def _table(
+    title: str, columns: tuple[str, ...], lines: list[Printed], **options
+) -> Reproduction:
     """The reproduction of these lines."""
     rows = tuple(line.row for line in lines)
     numbers = {line.row.name: line.numbers for line in lines}
@@ -89,11 +102,19 @@ def table_1(scale: str) -> Reproduction:
     }
     lines = []
     for layer_type, (in_float, in_binary) in printed.items():
-        lines.append(Printed(three_layers(layer_type, "float", scale), {"top1": in_float}))
-        lines.append(Printed(three_layers(layer_type, "xnor", scale), {"top1": in_binary}))
+        lines.append(
+            Printed(three_layers(layer_type, "float", scale), {"top1": in_float})
+        )
+        lines.append(
+            Printed(three_layers(layer_type, "xnor", scale), {"top1": in_binary})
+        )
     for layer_type in ("sep_conv_3x3", "sep_conv_5x5"):
-        lines.append(Printed(three_layers(layer_type, "xnor", scale, centred=False), {}))
-    return _table("Table 1: layer types in a network of three", ("top1",), lines, remark=CENTRING)
+        lines.append(
+            Printed(three_layers(layer_type, "xnor", scale, centred=False), {})
+        )
+    return _table(
+        "Table 1: layer types in a network of three", ("top1",), lines, remark=CENTRING
+    )
 
 
 def table_2(scale: str) -> Reproduction:
@@ -101,11 +122,16 @@ def table_2(scale: str) -> Reproduction:
     lines = [
         Printed(darts(scale), {"train_top1": 99.18, "top1": 97.45}),
         Printed(darts(scale, change="zeroise"), {"train_top1": 35.64, "top1": 94.43}),
-        Printed(bnas("a", scale, ablation="no_zeroise"), {"train_top1": 93.41, "top1": 89.47}),
+        Printed(
+            bnas("a", scale, ablation="no_zeroise"),
+            {"train_top1": 93.41, "top1": 89.47},
+        ),
         Printed(bnas("a", scale), {"train_top1": 97.46, "top1": 92.70}),
     ]
     columns = ("train_top1", "top1")
-    return _table("Table 2: Zeroise in the derived cell", columns, lines, remark=RECIPE_OF_DARTS)
+    return _table(
+        "Table 2: Zeroise in the derived cell", columns, lines, remark=RECIPE_OF_DARTS
+    )
 
 
 def table_4(scale: str) -> Reproduction:
@@ -117,8 +143,8 @@ def table_4(scale: str) -> Reproduction:
         Printed(searched("a", scale), {"top1": 92.70}),
     ]
     remark = (
-        "With the regularizer, section 4.3 says, 16 % more learnable layers (relative) are picked in the first 20 epochs. "
-        + RECIPE_OF_DARTS
+        "With the regularizer, section 4.3 says, 16 % more learnable layers (relative) "
+        "are picked in the first 20 epochs. " + RECIPE_OF_DARTS
     )
     columns = ("top1", "early_learnable")
     return _table("Table 4: the diversity regularizer", columns, lines, remark=remark)
@@ -136,7 +162,9 @@ def table_5(scale: str) -> Reproduction:
     }
     lines = []
     for size, (num_cells, channels) in sizes.items():
-        lines.append(Printed(bnas(size, scale), {"num_cells": num_cells, "channels": channels}))
+        lines.append(
+            Printed(bnas(size, scale), {"num_cells": num_cells, "channels": channels})
+        )
     columns = ("num_cells", "channels", "flops")
     return _table("Table 5: the sizes of BNAS", columns, lines)
 
@@ -184,7 +212,8 @@ def table_7(scale: str) -> Reproduction:
         _line(of("ResNet18 float", "float"), 18.25, 69.76, 89.08),
     ]
     remark = (
-        "The paper's FLOPs are classes. It quotes all networks but BNAS-D and E from their papers, where some are"
+        "The paper's FLOPs are classes. It quotes all networks but BNAS-D and E from "
+        "their papers, where some are"
         " pretrained; here each is trained from scratch, as BNAS-D."
     )
     columns = ("flops", "top1", "top5")
@@ -204,7 +233,9 @@ def table_8(scale: str) -> Reproduction:
             Printed(bnas(size, scale), {"top1": full}),
             Printed(bnas(size, scale, ablation="no_skip"), {"top1": no_skip}),
             Printed(bnas(size, scale, ablation="no_zeroise"), {"top1": no_zeroise}),
-            Printed(searched(size, scale, ablation="no_diversity"), {"top1": no_diversity}),
+            Printed(
+                searched(size, scale, ablation="no_diversity"), {"top1": no_diversity}
+            ),
         ]
     columns = ("top1", "best_top1")
     return _table("Table 8: ablations on CIFAR-10", columns, lines, remark=COLLAPSE)
@@ -220,21 +251,28 @@ def table_9(scale: str) -> Reproduction:
         Printed(bnas("a", scale), with_it),
     ]
     remark = (
-        "Savings and speed-up are counted against the float network without Zeroise. The paper does not say whether its"
+        "Savings and speed-up are counted against the float network without Zeroise. "
+        "The paper does not say whether its"
         " memory holds batch norm's parameters; its numbers are near ours without them."
     )
     columns = ("memory_saving", ratio, "flops", "speedup", "top1")
-    return _table("Table 9: BNAS-A with and without Zeroise", columns, lines, remark=remark)
+    return _table(
+        "Table 9: BNAS-A with and without Zeroise", columns, lines, remark=remark
+    )
 
 
 def table_10(scale: str) -> Reproduction:
     """No dilated convolutions."""
     lines = [
-        _line(hand_crafted("XNOR-Net (ResNet18)", "resnet18", "xnor", scale), 0.16, 88.82),
+        _line(
+            hand_crafted("XNOR-Net (ResNet18)", "resnet18", "xnor", scale), 0.16, 88.82
+        ),
         _line(searched("a", scale, ablation="no_dilated"), 0.16, 92.22),
         _line(bnas("a", scale), 0.16, 92.70),
     ]
-    return _table("Table 10: a search without dilated convolutions", ("flops", "top1"), lines)
+    return _table(
+        "Table 10: a search without dilated convolutions", ("flops", "top1"), lines
+    )
 
 
 def table_11(scale: str) -> Reproduction:
@@ -280,10 +318,13 @@ def table_12(scale: str) -> Reproduction:
         Printed(three_layers("mobinet_3x3", "xnor", scale, centred=False), {}),
     ]
     remark = (
-        "The numbers are those of the caption and of Table 1. Which MoBiNet layer it was is not said: here are two, whose"
+        "The numbers are those of the caption and of Table 1. Which MoBiNet layer it "
+        "was is not said: here are two, whose"
         f" depthwise outputs see one input and four. {CENTRING}"
     )
-    return _table("Table 12: MoBiNet's separable layers", ("top1",), lines, remark=remark)
+    return _table(
+        "Table 12: MoBiNet's separable layers", ("top1",), lines, remark=remark
+    )
 
 
 def table_13(scale: str) -> Reproduction:
@@ -295,8 +336,10 @@ def table_13(scale: str) -> Reproduction:
         Printed(bnas("g", scale), {"flops": 6.39, "top1": 63.51, "top5": 83.91}),
     ]
     remark = (
-        "The paper quotes CBCN and estimates its FLOPs as 2.49e8 to 6.39e8. 63.51 and 83.91 are those of the same network in"
-        " the authors' repository, there BNAS-H; CBCN's are less by the differences of appendix E.2. BNAS-F's are not here."
+        "The paper quotes CBCN and estimates its FLOPs as 2.49e8 to 6.39e8. 63.51 and "
+        "83.91 are those of the same network in"
+        " the authors' repository, there BNAS-H; CBCN's are less by the differences of "
+        "appendix E.2. BNAS-F's are not here."
     )
     columns = ("flops", "top1", "top5")
     return _table("Table 13: BNAS-F and G, and CBCN", columns, lines, remark=remark)
@@ -334,7 +377,10 @@ def figure_1(scale: str) -> Reproduction:
 
 def figure_2(scale: str) -> Reproduction:
     """Curves of published cells, binarized."""
-    lines = [*_binarized(scale), Printed(bnas("a", scale), {"top1": 92.70, "separable": 0.0})]
+    lines = [
+        *_binarized(scale),
+        Printed(bnas("a", scale), {"top1": 92.70, "separable": 0.0}),
+    ]
     title = "Figure 2: binarized cells of DARTS, SNAS and GDAS"
     columns = ("top1", "best_top1", "separable")
     table = _table(title, columns, lines, remark=f"{CENTRING} {COLLAPSE}")
@@ -344,7 +390,9 @@ def figure_2(scale: str) -> Reproduction:
 def figure_3(scale: str) -> Reproduction:
     """Quantization errors with and without Zeroise."""
     del scale
-    title = "Figure 3: where Zeroise is nearer to a float convolution than its binary form"
+    title = (
+        "Figure 3: where Zeroise is nearer to a float convolution than its binary form"
+    )
     return Reproduction(title, pictures={"errors": pictures.quantization_errors})
 
 
@@ -370,7 +418,9 @@ def figure_5(scale: str) -> Reproduction:
 def figure_6(scale: str) -> Reproduction:
     """The cells of BNAS."""
     del scale
-    return _cells("Figure 6: the cells of BNAS; the block of ResNet18 is not drawn", "bnas")
+    return _cells(
+        "Figure 6: the cells of BNAS; the block of ResNet18 is not drawn", "bnas"
+    )
 
 
 def figure_7(scale: str) -> Reproduction:
@@ -396,9 +446,13 @@ def figure_11(scale: str) -> Reproduction:
     """Cells found with and without dilated convolutions."""
     row = searched("a", scale, ablation="no_dilated")
     names = (row.name, "latest_cell_zeroise")
-    drawn = {"cells": functools.partial(pictures.named_cells, names=names, skip=(True, True))}
+    drawn = {
+        "cells": functools.partial(pictures.named_cells, names=names, skip=(True, True))
+    }
     title = "Figure 11: cells searched with and without dilated convolutions"
-    return _as_figure(_table(title, ("top1",), [Printed(row, {"top1": 92.22})]), title, drawn)
+    return _as_figure(
+        _table(title, ("top1",), [Printed(row, {"top1": 92.22})]), title, drawn
+    )
 
 
 def _no_skip(scale: str) -> Reproduction:

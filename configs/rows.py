@@ -1,7 +1,8 @@
-"""The rows of the paper's tables, see reproduce.py: each a training, some of them of a cell that is searched for before.
+"""The rows of the paper's tables, see reproduce.py: each a training, some of them of a
+cell that is searched for before.
 
-The configs are those of train.py, search.py, ablations.py, baselines.py and paper.py. At the scale `smoke` their networks are
-tiny, and trained on the embedded digits.
+The configs are those of train.py, search.py, ablations.py, baselines.py and paper.py.
+At the scale `smoke` their networks are tiny, and trained on the embedded digits.
 """
 
 import functools
@@ -14,7 +15,8 @@ from bnas_jax.study import Row
 from configs import ablations, baselines, paper, search, train
 from configs.ablations import SEPARABLE
 
-# Of the scale `smoke`: the epochs of a run, the cells of all networks, and the channels of each size.
+# Of the scale `smoke`: the epochs of a run, the cells of all networks, and the channels
+# of each size.
 EPOCHS = {"train": 5, "search": 2}
 SMOKE_CELLS = 3
 SMOKE_CHANNELS = {"mini": 2, "a": 4, "b": 6, "c": 8, "d": 6, "e": 7, "f": 8, "g": 10}
@@ -23,13 +25,21 @@ DEPTHWISE = (*SEPARABLE, "mobinet_3x3", "mobinet_k4_3x3")
 
 
 def bnas(size: str, scale: str, *, ablation: str = "") -> Row:
-    """BNAS of a size of Table 5, with a released cell. ablation: of ablations.py, one that has a released cell, too."""
-    train_config = functools.partial(_network, size=size, scale=scale, ablation=ablation)
+    """BNAS of a size of Table 5, with a released cell. ablation: of ablations.py, one
+    that has a released cell, too.
+    """
+    train_config = functools.partial(
+        _network, size=size, scale=scale, ablation=ablation
+    )
     return Row(_bnas_name(size, ablation), train=train_config, seeds=1)
 
 
-def searched(size: str, scale: str, *, ablation: str = "", centred: bool = False) -> Row:
-    """BNAS of a size, with the cell of a search that all sizes share. ablation: of the search. centred: see `published`."""
+def searched(
+    size: str, scale: str, *, ablation: str = "", centred: bool = False
+) -> Row:
+    """BNAS of a size, with the cell of a search that all sizes share. ablation: of the
+    search. centred: see `published`.
+    """
     name = _bnas_name(size, ablation or "searched")
     shared = f"search {ablation}".strip()
     if ablation == "separable":
@@ -40,16 +50,20 @@ def searched(size: str, scale: str, *, ablation: str = "", centred: bool = False
         train=functools.partial(
             _network, size=size, scale=scale, ablation=ablation, centred=centred
         ),
-        search=functools.partial(_search, variant=variant, scale=scale, centred=centred),
+        search=functools.partial(
+            _search, variant=variant, scale=scale, centred=centred
+        ),
         searched_as=shared,
         seeds=1,
     )
 
 
 def darts(scale: str, *, change: str = "", plain: bool = False) -> Row:
-    """DARTS in float, searched and trained by its own recipe. change: of its search, `zeroise` or `diversity`.
+    """DARTS in float, searched and trained by its own recipe. change: of its search,
+    `zeroise` or `diversity`.
 
-    plain: without cutout and the auxiliary classifier, which are left out at the scale `smoke`, too.
+    plain: without cutout and the auxiliary classifier, which are left out at the scale
+    `smoke`, too.
     """
     ablation = f"float_{change}".strip("_")
     name = f"DARTS {change}".strip()
@@ -59,33 +73,51 @@ def darts(scale: str, *, change: str = "", plain: bool = False) -> Row:
     return Row(
         name,
         train=functools.partial(_darts, scale=scale, plain=plain),
-        search=functools.partial(_search, variant=f"search_{ablation}_cifar10_darts", scale=scale),
+        search=functools.partial(
+            _search, variant=f"search_{ablation}_cifar10_darts", scale=scale
+        ),
         searched_as=shared,
         seeds=1,
     )
 
 
 def published(name: str, genotype: str, scale: str, *, centred: bool = True) -> Row:
-    """A published cell of floats, binarized (Figure 2). centred: whether depthwise kernels are, as in XNOR-Net's codes."""
-    train_config = functools.partial(_published, genotype=genotype, scale=scale, centred=centred)
+    """A published cell of floats, binarized (Figure 2). centred: whether depthwise
+    kernels are, as in XNOR-Net's codes.
+    """
+    train_config = functools.partial(
+        _published, genotype=genotype, scale=scale, centred=centred
+    )
     return Row(_centred_name(name, centred), train=train_config, seeds=1)
 
 
 def hand_crafted(name: str, network: str, scheme: str, scale: str, **sizes: Any) -> Row:
-    """A network of baselines.py under a scheme. sizes: settings of the network, at the paper's scale."""
+    """A network of baselines.py under a scheme. sizes: settings of the network, at the
+    paper's scale.
+    """
     train_config = functools.partial(
         _hand_crafted, network=network, scheme=scheme, scale=scale, sizes=sizes
     )
     return Row(name, train=train_config, seeds=1)
 
 
-def three_layers(layer_type: str, scheme: str, scale: str, *, centred: bool = True) -> Row:
-    """The network of Tables 1 and 12: three layers of a type, three dense ones. centred: see `published`."""
+def three_layers(
+    layer_type: str, scheme: str, scale: str, *, centred: bool = True
+) -> Row:
+    """The network of Tables 1 and 12: three layers of a type, three dense ones.
+    centred: see `published`.
+    """
     domain = {"float": "float", "xnor": "binary"}[scheme]
     train_config = functools.partial(
-        _three_layers, layer_type=layer_type, scheme=scheme, scale=scale, centred=centred
+        _three_layers,
+        layer_type=layer_type,
+        scheme=scheme,
+        scale=scale,
+        centred=centred,
     )
-    return Row(_centred_name(f"{layer_type} {domain}", centred), train=train_config, seeds=1)
+    return Row(
+        _centred_name(f"{layer_type} {domain}", centred), train=train_config, seeds=1
+    )
 
 
 def _centred_name(name: str, centred: bool) -> str:
@@ -116,7 +148,9 @@ def _network(
     return _at(scale, config, size=size)
 
 
-def _search(seed: int, *, variant: str, scale: str, centred: bool = False) -> ConfigDict:
+def _search(
+    seed: int, *, variant: str, scale: str, centred: bool = False
+) -> ConfigDict:
     """The search of a variant of ablations.py, or of search.py."""
     del seed
     if variant == "search_cifar10":
@@ -165,14 +199,17 @@ def _three_layers(
     del seed
     table = "table1" if layer_type in paper.TABLE_1 else "table12"
     config = paper.get_config(f"{table}_{layer_type}")
-    # Of the other layer types the first one sees a single channel of the digits, which would be centred, too.
+    # Of the other layer types the first one sees a single channel of the digits, which
+    # would be centred, too.
     config.scheme.depthwise_center = centred and layer_type in DEPTHWISE
     template.choose(config, "scheme", scheme)
     return _at(scale, config)
 
 
 def _at(scale: str, config: ConfigDict, *, size: str | None = None) -> ConfigDict:
-    """A config of the paper's scale at the scale that is asked for. size: of a network of cells, of Table 5."""
+    """A config of the paper's scale at the scale that is asked for. size: of a network
+    of cells, of Table 5.
+    """
     if scale == "paper":
         return config
     if config.task == "search":
@@ -181,7 +218,9 @@ def _at(scale: str, config: ConfigDict, *, size: str | None = None) -> ConfigDic
     else:
         train.digits(config)
     if size is not None:
-        config.network.update({"num_cells": SMOKE_CELLS, "channels": SMOKE_CHANNELS[size]})
+        config.network.update(
+            {"num_cells": SMOKE_CELLS, "channels": SMOKE_CHANNELS[size]}
+        )
         # ImageNet's first layers halve an image more often than one of 8 pixels can be.
         if config.network.form == "imagenet":
             config.network.form = "cifar"

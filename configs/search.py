@@ -9,38 +9,55 @@
 | digits_SEARCHER | embedded, 8x8 | about as digits | 96.2 to 98.4 %, random cells 98.6 % (docs/results.md) |
 | cifar10_SEARCHER | CIFAR-10 | not measured | none measured |
 
-SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and epochs for CIFAR-10, in the search
-space and template of this paper, so that searchers alone differ. For the same reason --config.conventions decides how alpha's
-batches are drawn and where the schedule begins, as for BNAS; `release` has DARTS's batches with replacement. In their domain of
-floats: `float` of ablations.py. The genotype of darts, snas and gdas is that of the last epoch, as in their codes.
+SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and
+epochs for CIFAR-10, in the search space and template of this paper, so that searchers
+alone differ. For the same reason --config.conventions decides how alpha's batches are
+drawn and where the schedule begins, as for BNAS; `release` has DARTS's batches with
+replacement. In their domain of
+floats: `float` of ablations.py. The genotype of darts, snas and gdas is that of the
+last epoch, as in their codes.
 
-- darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of batches of 64. Weights on one half: SGD
-  .025 to .001 (cosine), momentum .9, decay 3e-4, clipped to 5. alpha on the other: Adam 3e-4 (.5, .999), decay 1e-3.
-- darts_second: alpha's gradient after a virtual step, by a finite difference. With signs that is unstable, and
+- darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of
+  batches of 64. Weights on one half: SGD
+  .025 to .001 (cosine), momentum .9, decay 3e-4, clipped to 5. alpha on the other: Adam
+  3e-4 (.5, .999), decay 1e-3.
+- darts_second: alpha's gradient after a virtual step, by a finite difference. With
+  signs that is unstable, and
   --config.searcher.unrolled=exact is not.
-- snas (arXiv 1812.09926; its code at 9a43adb): weights as DARTS's, 150 epochs of the whole training set, drop-path .3. alpha by
-  the same gradient, clipped to 10; temperature 1 to .03; resource loss 1.5e-3, of our counts. On several GPUs
-  its code moves alpha by Adam, as this preset does, on one by plain gradient descent: --config.alphas.optimizer=sgd
-  --config.alphas.weight_decay=0.
-- gdas (arXiv 1910.04465; its code at f46486e): 6 cells, 250 epochs of batches of 256, Nesterov's momentum, decay 5e-4; weights
+- snas (arXiv 1812.09926; its code at 9a43adb): weights as DARTS's, 150 epochs of the
+  whole training set, drop-path .3. alpha by
+  the same gradient, clipped to 10; temperature 1 to .03; resource loss 1.5e-3, of our
+  counts. On several GPUs its code moves alpha by Adam, as this preset does, on one by
+  plain gradient descent: --config.alphas.optimizer=sgd --config.alphas.weight_decay=0.
+- gdas (arXiv 1910.04465; its code at f46486e): 6 cells, 250 epochs of batches of 256,
+  Nesterov's momentum, decay 5e-4; weights
   first, clipped together with alpha; tau 10 to .1.
-- random (arXiv 1902.07638; its code at 6513a0a): weights as DARTS's, of one random cell a step; the best of 1000 cells with
+- random (arXiv 1902.07638; its code at 6513a0a): weights as DARTS's, of one random cell
+  a step; the best of 1000 cells with
   inherited weights, on 10 batches each, and of ten on all.
-- random_trained: weights as DARTS's; the best of ten random cells, which are trained by themselves for five epochs each.
-  DARTS's own comparison had 24 cells of 100 epochs: --config.num_epochs=2400 --config.searcher.candidate_epochs=100.
+- random_trained: weights as DARTS's; the best of ten random cells, which are trained by
+  themselves for five epochs each.
+  DARTS's own comparison had 24 cells of 100 epochs: --config.num_epochs=2400
+  --config.searcher.candidate_epochs=100.
 
-The values of every setting that the paper's text and its code give differently stand below as `paper` and `release`;
---config.conventions chooses. `meant` is the code without the two index errors that change a result (docs/conventions.md):
-`release` but for `config.network.float_head` and what stands below as `meant`.
-The released entropy (Eq. 5) adds the reduction cell's last edge fourteen times, so that its other 13 edges have no term; the
-released gamma (Eq. 4) divides all layer types of edge 0, which changes no choice (see `derivation.derive`).
-Where the text is silent the code decides: no affine BN, float preprocessing convolutions, Adam on alpha (DARTS), best epoch
-of the supernet's validation accuracy, no clipping of gradients (DARTS: norm 5). A digits search of 50 epochs without
-clipping (version 0.1.0, seed 0) kept its accuracy to the end: valid top-1 98.61 % at best and 98.19 % in the last epoch.
+The values of every setting that the paper's text and its code give differently stand
+below as `paper` and `release`; --config.conventions chooses. `meant` is the code
+without the two index errors that change a result (docs/conventions.md): `release` but
+for `config.network.float_head` and what stands below as `meant`.
+The released entropy (Eq. 5) adds the reduction cell's last edge fourteen times, so that
+its other 13 edges have no term; the released gamma (Eq. 4) divides all layer types of
+edge 0, which changes no choice (see `derivation.derive`). Where the text is silent the
+code decides: no affine BN, float preprocessing convolutions, Adam on alpha (DARTS),
+best epoch of the supernet's validation accuracy, no clipping of gradients (DARTS: norm
+5). A digits search of 50 epochs without clipping (version 0.1.0, seed 0) kept its
+accuracy to the end: valid top-1 98.61 % at best and 98.19 % in the last epoch.
 
-What no convention reproduces. Incomplete batches: a half of CIFAR-10 makes 390 steps here, and 391
-in the release, whose last has 40 images; as many sit an epoch out here. `in_order` is the order of
-the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not the release's.
+What no convention reproduces. Incomplete batches: a half of CIFAR-10 makes 390 steps
+here, and 391
+in the release, whose last has 40 images; as many sit an epoch out here. `in_order` is
+the order of
+the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not the
+release's.
 """
 
 import functools
@@ -52,21 +69,36 @@ from bnas_jax.settings import template
 
 
 def get_config(variant: str = "cifar10"):
-    """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is named behind it."""
+    """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is
+    named behind it.
+    """
     data, _, searcher = variant.partition("_")
     if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
         raise UserError(
-            f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER behind it: {', '.join(SEARCHERS)}"
+            f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER "
+            f"behind it: {', '.join(SEARCHERS)}"
         )
     config = template.settings("search")
     config.num_epochs = 50
     config.batch_size = 64
-    config.network.update({"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3})
     config.network.update(
-        {"binary_preprocess": False, "edges": "shared", "form": "cifar", "fixed_reduction": False}
+        {"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3}
+    )
+    config.network.update(
+        {
+            "binary_preprocess": False,
+            "edges": "shared",
+            "form": "cifar",
+            "fixed_reduction": False,
+        }
     )
     config.weights.update(
-        {"learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "nesterov": False}
+        {
+            "learning_rate": 0.025,
+            "momentum": 0.9,
+            "weight_decay": 3e-4,
+            "nesterov": False,
+        }
     )
     config.alphas.update({"optimizer": "adam", "beta1": 0.5, "beta2": 0.999})
     config.alphas.update({"learning_rate": 3e-4, "weight_decay": 1e-3})
@@ -99,12 +131,19 @@ def darts(config, *, unrolled: str = "none") -> None:
 
 
 def snas(config) -> None:
-    """SNAS: train_search.py with the settings of its README, and Adam on alpha, as on several GPUs."""
+    """SNAS: train_search.py with the settings of its README, and Adam on alpha, as on
+    several GPUs.
+    """
     _published(config, "snas")
     config.num_epochs = 150
     config.alphas.clip_norm = 10.0
     config.searcher.update(
-        {"temperature_start": 1.0, "temperature_end": 0.03, "drop_path": 0.3, "train_share": 1.0}
+        {
+            "temperature_start": 1.0,
+            "temperature_end": 0.03,
+            "drop_path": 0.3,
+            "train_share": 1.0,
+        }
     )
     config.searcher.resource_weight = 1.5e-3
 
@@ -156,7 +195,9 @@ SEARCHERS: dict[str, Callable] = {
 
 
 def digits(config) -> None:
-    """A search that a laptop ends in a few minutes: fewer, narrower cells and epochs, faster alphas."""
+    """A search that a laptop ends in a few minutes: fewer, narrower cells and epochs,
+    faster alphas.
+    """
     config.dataset.name = "digits"
     config.num_epochs = 15
     config.batch_size = 64

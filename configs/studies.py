@@ -1,4 +1,6 @@
-"""Studies on the embedded digits: what holds at small scale. Their tables stand in docs/results.md.
+"""Studies on the embedded digits: what holds at small scale.
+
+Their tables stand in docs/results.md.
 
     python -m bnas_jax study --study=configs/studies.py:VARIANT --workdir=DIR
 
@@ -11,8 +13,9 @@
 | searchers | the cell of each searcher, trained from scratch | twenty random cells |
 | objective | BNAS with gamma 3, without the regularizer of Eq. 5, without Zeroise | BNAS |
 
-All rows of a study but `digits` are trained alike, with the recipe of the digits presets for 20 epochs, so that they differ in
-one thing. Five seeds (layers: three) of 0 and up; a seed draws the first weights, the order of images and, in a search, its
+All rows of a study but `digits` are trained alike, with the recipe of the digits
+presets for 20 epochs, so that they differ in one thing. Five seeds (layers: three) of 0
+and up; a seed draws the first weights, the order of images and, in a search, its
 halves. Runs that are finished are kept, so that the same command goes on after a stop.
 """
 
@@ -45,33 +48,49 @@ def get_study(variant: str) -> Study:
 
 def digits() -> Study:
     """The training of the quickstart, with the paper's cell."""
-    return Study("The preset train:digits", (Row("latest_cell_zeroise", train=_preset),))
+    return Study(
+        "The preset train:digits", (Row("latest_cell_zeroise", train=_preset),)
+    )
 
 
 def schemes_cell() -> Study:
     """Every scheme on the network of the digits preset."""
     rows = [Row(name, train=functools.partial(_cells, scheme=name)) for name in SCHEMES]
-    return Study("Every scheme on a network of five BNAS cells", tuple(rows), baseline="xnor")
+    return Study(
+        "Every scheme on a network of five BNAS cells", tuple(rows), baseline="xnor"
+    )
 
 
 def schemes_resnet18() -> Study:
     """Every scheme on the narrow ResNet18."""
     rows = [
-        Row(name, train=functools.partial(_baseline, name="digits_resnet18", scheme=name))
+        Row(
+            name,
+            train=functools.partial(_baseline, name="digits_resnet18", scheme=name),
+        )
         for name in SCHEMES
     ]
     return Study("Every scheme on a narrow ResNet18", tuple(rows), baseline="xnor")
 
 
 def layers() -> Study:
-    """Tables 1 and 12 (sections 4.1.1 and 4.1.2): three equal layers, then three dense ones."""
+    """Tables 1 and 12 (sections 4.1.1 and 4.1.2): three equal layers, then three dense
+    ones.
+    """
     rows = []
-    for layer_type in ("bin_conv_3x3", "bin_dil_conv_3x3", "sep_conv_3x3", "mobinet_3x3"):
+    for layer_type in (
+        "bin_conv_3x3",
+        "bin_dil_conv_3x3",
+        "sep_conv_3x3",
+        "mobinet_3x3",
+    ):
         for scheme in ("xnor", "float"):
             rows.append(_layer_row(layer_type, scheme))
     rows.append(_layer_row("sep_conv_3x3", "xnor", depthwise_center=True))
     rows.append(_layer_row("mobinet_3x3", "xnor", depthwise_center=True))
-    return Study("Layer types in a network of three", tuple(rows), baseline="bin_conv_3x3 xnor")
+    return Study(
+        "Layer types in a network of three", tuple(rows), baseline="bin_conv_3x3 xnor"
+    )
 
 
 def searchers() -> Study:
@@ -82,13 +101,21 @@ def searchers() -> Study:
         if name != "bnas":
             preset = f"digits_{name}"
         rows.append(
-            Row(name, train=_searched_cell, search=functools.partial(_search, preset=preset))
+            Row(
+                name,
+                train=_searched_cell,
+                search=functools.partial(_search, preset=preset),
+            )
         )
-    return Study("Cells of the searchers and random cells", tuple(rows), baseline="random cells")
+    return Study(
+        "Cells of the searchers and random cells", tuple(rows), baseline="random cells"
+    )
 
 
 def objective() -> Study:
-    """What gamma, the regularizer and Zeroise do to a search (Eq. 4, Eq. 5, section 4.1.3)."""
+    """What gamma, the regularizer and Zeroise do to a search (Eq. 4, Eq. 5, section
+    4.1.3).
+    """
     variants: dict[str, dict[str, Any]] = {
         "bnas": {},
         "gamma 3": {"gamma": 3.0},
@@ -156,7 +183,9 @@ def _random_cell(seed: int) -> ConfigDict:
     config = _cells(seed, scheme="xnor")
     weights = sample(jax.random.key(seed), len(TABLE_3))
     cells = genotype_of(weights, TABLE_3).to_dict()
-    config.network.genotype = f"Genotype(normal={cells['normal']}, reduce={cells['reduce']})"
+    config.network.genotype = (
+        f"Genotype(normal={cells['normal']}, reduce={cells['reduce']})"
+    )
     return config
 
 

@@ -1,4 +1,5 @@
-"""Training the final networks of Table 5 from scratch (section 5.1, "Learning details").
+"""Training the final networks of Table 5 from scratch (section 5.1, "Learning
+details").
 
     python -m bnas_jax train --config=configs/train.py:VARIANT --workdir=DIR
 
@@ -10,44 +11,56 @@
 | f, g | 12/84, 16/128 | ImageNet | Table 13; g is the release's BNAS-H: 63.51 (83.91) |
 | release_f, release_g, release_h | 15/68, 11/74, 16/128 | ImageNet | as the authors' repository names them |
 
-Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on two V100 by the authors' log; ImageNet
-250 epochs, their time not stated.
+Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on
+two V100 by the authors' log; ImageNet 250 epochs, their time not stated.
 
-channels is C, the width of the first cell's layers. It is "# Chn." of Table 5, as in the authors' code: with it the FLOPs are
-the printed ones. The table's text calls it the outputs of the first convolution, but those are 3 C on CIFAR and C / 2 on
-ImageNet.
+channels is C, the width of the first cell's layers. It is "# Chn." of Table 5, as in
+the authors' code: with it the FLOPs are the printed ones. The table's text calls it the
+outputs of the first convolution, but those are 3 C on CIFAR and C / 2 on ImageNet.
 
-f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 says gamma = 1: with it they count 2.49e8 and
-6.31e8 FLOPs, where the table prints 2.49e8 to 6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would count 1.98e8 and
-4.68e8.
+f and g have the cell of d and e (gamma = 3), `latest_cell`, although Table 13 says
+gamma = 1: with it they count 2.49e8 and 6.31e8 FLOPs, where the table prints 2.49e8 to
+6.39e8; with `latest_cell_zeroise`, of gamma = 1, they would count 1.98e8 and 4.68e8.
 
-Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's. --config.network.genotype takes a
-named cell, a search's genotype.json or work directory, or a text that the DARTS family prints. Each setting that the
-paper's text and its code give differently is in `config.paper` and `config.release` below; `meant` is `release` without
-the one of the code's index errors that a training meets: it leaves as many of the last convolutions float as there are skip
-convolutions (`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4 without further decay in
-the tail; the code has .0025, .05, .0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label
-smoothing and augmentation are the code's, as the text is silent. The clipping of the released ImageNet code acts before the
-factor c of the weights' gradient; there it acted before the chain rule through the binarization, too.
+Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's.
+--config.network.genotype takes a named cell, a search's genotype.json or work
+directory, or a text that the DARTS family prints. Each setting that the paper's text
+and its code give differently is in `config.paper` and `config.release` below; `meant`
+is `release` without the one of the code's index errors that a training meets: it leaves
+as many of the last convolutions float as there are skip convolutions
+(`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4
+without further decay in the tail; the code has .0025, .05, .0025 over 90 % of the steps
+and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing and augmentation are
+the code's, as the text is silent. The clipping of the released ImageNet code acts
+before the factor c of the weights' gradient; there it acted before the chain rule
+through the binarization, too.
 
---config.recipe=NAME trains as another paper does, whatever the preset and the convention say of num_epochs, batch_size,
-bn_examples and optimizer; see docs/recipes.md.
+--config.recipe=NAME trains as another paper does, whatever the preset and the
+convention say of num_epochs, batch_size, bn_examples and optimizer; see
+docs/recipes.md.
 
---config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128 examples
+--config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128
+examples
 (CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of devices.
 
-What no convention reproduces. Incomplete batches: CIFAR-10 makes 195 steps an epoch here, and 196
-in the release, whose last has 80 images; ImageNet in `release` makes 1251 and 1252, with 143
-images; as many sit an epoch out here. Per-GPU running statistics: the release keeps those of its
-first GPU, of 128 or 256 examples a step; here they are averages over all groups, 2 (CIFAR-10) or 4
-(ImageNet): the same in the mean, with a half or a quarter of the variance. A fixed ImageNet order:
-the release goes through the images in the same order in all 250 epochs; here each has its own.
+What no convention reproduces. Incomplete batches: CIFAR-10 makes 195 steps an epoch
+here, and 196
+in the release, whose last has 80 images; ImageNet in `release` makes 1251 and 1252,
+with 143
+images; as many sit an epoch out here. Per-GPU running statistics: the release keeps
+those of its
+first GPU, of 128 or 256 examples a step; here they are averages over all groups, 2
+(CIFAR-10) or 4 (ImageNet): the same in the mean, with a half or a quarter of the
+variance. A fixed ImageNet order:
+the release goes through the images in the same order in all 250 epochs; here each has
+its own.
 """
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 
-# Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G see above.
+# Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G
+# see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
 IMAGENET = {
     "d": (12, 64),
@@ -64,7 +77,9 @@ VARIANTS = ("digits", *CIFAR, *IMAGENET)
 def get_config(variant: str = "a"):
     """The training settings of one of `VARIANTS`."""
     if variant not in VARIANTS:
-        raise UserError(f"no training preset {variant!r}: write one of {', '.join(VARIANTS)}")
+        raise UserError(
+            f"no training preset {variant!r}: write one of {', '.join(VARIANTS)}"
+        )
     config = template.settings("train")
     config.network.skip = True
     if variant in IMAGENET:
@@ -101,7 +116,11 @@ def cifar(config, num_cells: int, channels: int) -> None:
         },
     }
     config.paper = {
-        "optimizer": {"low_learning_rate": 4e-4, "min_learning_rate": 4e-4, "momentum": 0.9}
+        "optimizer": {
+            "low_learning_rate": 4e-4,
+            "min_learning_rate": 4e-4,
+            "momentum": 0.9,
+        }
     }
     config.release = {
         "bn_examples": 128,
@@ -143,7 +162,11 @@ def imagenet(config, num_cells: int, channels: int) -> None:
     config.release = {
         "batch_size": 1024,
         "bn_examples": 256,
-        "optimizer": {"learning_rate": 0.05, "min_learning_rate": 0.0, "clip_norm": 5.0},
+        "optimizer": {
+            "learning_rate": 0.05,
+            "min_learning_rate": 0.0,
+            "clip_norm": 5.0,
+        },
     }
 
 
@@ -155,7 +178,9 @@ def digits(config) -> None:
     del config.release["bn_examples"]  # a batch has fewer
     optimizer = config.preset.optimizer
     optimizer.drop_path = 0.0
-    # With the paper's range (4e-4 throughout the tail) the last epochs are noisier and about one point lower here.
+    # With the paper's range (4e-4 throughout the tail) the last epochs are noisier and
+    # about one point lower here.
     optimizer.update({"low_learning_rate": 0.0025, "min_learning_rate": 2.5e-5})
-    # No gradient flows through K, so nothing holds the scale of the BN before it: a cell mostly of poolings diverged without.
+    # No gradient flows through K, so nothing holds the scale of the BN before it: a
+    # cell mostly of poolings diverged without.
     optimizer.clip_norm = 5.0

@@ -1,6 +1,8 @@
-"""Builds the API pages from the docstrings: `python -m docs.api [FOLDER]`, by default into api/.
+"""Builds the API pages from the docstrings: `python -m docs.api [FOLDER]`, by default
+into api/.
 
-The first page is index.html. Needs pdoc (tests/requirements.txt). A warning of pdoc ends it with an error.
+The first page is index.html. Needs pdoc (tests/requirements.txt). A warning of pdoc
+ends it with an error.
 """
 
 import pathlib
@@ -19,8 +21,11 @@ MODULES = (
 
 
 def build(folder: pathlib.Path) -> None:
-    """Writes a page of the public names, and one for each of these modules and those within them."""
-    # The public names are loaded when they are asked for; pdoc looks at those that are there.
+    """Writes a page of the public names, and one for each of these modules and those
+    within them.
+    """
+    # The public names are loaded when they are asked for; pdoc looks at those that are
+    # there.
     for name in bnas_jax.__all__:
         setattr(bnas_jax, name, getattr(bnas_jax, name))
     modules = [f"bnas_jax.{name}" for name in MODULES]

@@ -14,8 +14,12 @@ def signs(*shape, seed: int = 0) -> np.ndarray:
 
 
 def of_bfloat16(*shape, seed: int = 0):
-    """Random numbers that bfloat16 holds exactly: whatever is lost then is lost in the sums."""
-    return jnp.asarray(np.random.default_rng(seed).integers(-128, 128, shape) / 64, jnp.float32)
+    """Random numbers that bfloat16 holds exactly: whatever is lost then is lost in the
+    sums.
+    """
+    return jnp.asarray(
+        np.random.default_rng(seed).integers(-128, 128, shape) / 64, jnp.float32
+    )
 
 
 def nhwc(array):
@@ -29,7 +33,8 @@ def hwio(array):
 
 
 def with_gradients(function, gradient, *inputs):
-    """(the output of a function, its gradients at the inputs for a gradient at the output), all in one program.
+    """(the output of a function, its gradients at the inputs for a gradient at the
+    output), all in one program.
 
     gradient: an array, or a function that makes one from the output.
     """

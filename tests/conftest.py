@@ -4,7 +4,8 @@ import gc
 import os
 import pathlib
 
-# Before anything imports jax. The numbers are those of a CPU; set the variable to try another platform.
+# Before anything imports jax. The numbers are those of a CPU; set the variable to try
+# another platform.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Where compiled programs are kept, small ones are, too: most of these are.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -35,7 +36,9 @@ def own_compilation_cache(tmp_path_factory):
     from jax.experimental.compilation_cache import compilation_cache
 
     before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla")))
+    jax.config.update(
+        "jax_compilation_cache_dir", before or str(tmp_path_factory.mktemp("xla"))
+    )
     compilation_cache.reset_cache()
     yield
     jax.config.update("jax_compilation_cache_dir", before)
@@ -50,18 +53,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is marked `long`, without the flag, and puts modules with slow fixtures first: a process of pytest-xdist
-    takes tests from the end of another's, and would make the fixtures of a module that it divides once more."""
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leaves out what is marked `long`, without the flag, and puts modules with slow
+    fixtures first: a process of pytest-xdist takes tests from the end of another's, and
+    would make the fixtures of a module that it divides once more.
+    """
     if not config.getoption("--long"):
         left_out = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: item.path.name not in ("test_reference.py", "test_devices.py"))
+    items.sort(
+        key=lambda item: item.path.name not in ("test_reference.py", "test_devices.py")
+    )
 
 
 def pytest_collection_finish() -> None:
-    """Python looks for garbage less often, and not through the tests themselves: that took a tenth of the time."""
+    """Python looks for garbage less often, and not through the tests themselves: that
+    took a tenth of the time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

@@ -23,9 +23,13 @@ MOST_EPOCHS = 6
 
 
 def counting(step: int = 0) -> TrainState:
-    """The state at `step` of a run whose weights and loss are functions of the step, all epochs behind it evaluated."""
+    """The state at `step` of a run whose weights and loss are functions of the step,
+    all epochs behind it evaluated.
+    """
     value = jnp.float32(step)
-    params = {"layer": {"latent": jnp.full((2, 3), value), "bias": jnp.arange(4.0) + value}}
+    params = {
+        "layer": {"latent": jnp.full((2, 3), value), "bias": jnp.arange(4.0) + value}
+    }
     return TrainState(
         step=jnp.int32(step),
         seed=jnp.uint32(0),
@@ -34,7 +38,9 @@ def counting(step: int = 0) -> TrainState:
         opt_state=({"trace": jnp.full((2, 3), 2 * value)},),
         sums=Sums(*(value * n for n in (1, 2, 3))),
         test_top1=jnp.where(
-            jnp.arange(1, MOST_EPOCHS + 1) * STEPS_PER_EPOCH <= step, jnp.float32(50), jnp.nan
+            jnp.arange(1, MOST_EPOCHS + 1) * STEPS_PER_EPOCH <= step,
+            jnp.float32(50),
+            jnp.nan,
         ),
     )
 
@@ -44,21 +50,27 @@ SHAPES = jax.eval_shape(counting)
 
 def same(one, other) -> bool:
     """Bit for bit, with NaN equal to NaN."""
-    equal = lambda a, b: a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    equal = lambda a, b: (
+        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    )
     return jax.tree.structure(one) == jax.tree.structure(other) and jax.tree.all(
         jax.tree.map(equal, one, other)
     )
 
 
 class Counting:
-    """A loop's work over `counting`, in a work directory of its own, that notes what it is asked to do."""
+    """A loop's work over `counting`, in a work directory of its own, that notes what it
+    is asked to do.
+    """
 
     steps_per_epoch = STEPS_PER_EPOCH
 
     def __init__(self, folder: pathlib.Path, **changes):
         run = settings.from_config(train_configs.get_config("digits"))
         keep = CheckpointSettings(keep_last=100, keep_best=1)
-        self.run = dataclasses.replace(run, **{"num_epochs": EPOCHS, "checkpoint": keep, **changes})
+        self.run = dataclasses.replace(
+            run, **{"num_epochs": EPOCHS, "checkpoint": keep, **changes}
+        )
         self.workdir = WorkDir(folder)
         self.workdir.open(self.run, Facts(num_classes=10, image_shape=(8, 8, 1)))
         self.made: list[int] = []
@@ -81,7 +93,9 @@ class Counting:
     def advance(self, state, steps):
         assert int(state.step) == steps.start
         self.made += steps
-        return self.before(steps.stop, counting(steps.stop).replace(test_top1=state.test_top1))
+        return self.before(
+            steps.stop, counting(steps.stop).replace(test_top1=state.test_top1)
+        )
 
     def finish_epoch(self, state, epoch, between_batches):
         self.finished.append(epoch)
@@ -93,10 +107,15 @@ class Counting:
         self.concluding(between_batches)
 
     def saved(self) -> list[int]:
-        return sorted(int(p.name) for p in self.workdir.checkpoints.iterdir() if p.name.isdigit())
+        return sorted(
+            int(p.name) for p in self.workdir.checkpoints.iterdir() if p.name.isdigit()
+        )
 
     def records(self) -> list[dict]:
-        return [{k: v for k, v in r.items() if k != "seconds"} for r in self.workdir.read_metrics()]
+        return [
+            {k: v for k, v in r.items() if k != "seconds"}
+            for r in self.workdir.read_metrics()
+        ]
 
 
 RECORDS = [{"epoch": 0, "step": 5}, {"epoch": 1, "step": 10}]

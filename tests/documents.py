@@ -39,7 +39,9 @@ def prose(document: pathlib.Path) -> str:
 
 
 def shell_lines(text: str) -> list[str]:
-    """The commands of a block, continued lines joined, and variables that it sets put in their places."""
+    """The commands of a block, continued lines joined, and variables that it sets put
+    in their places.
+    """
     lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
     variables: dict[str, str] = {}
     commands = []
@@ -56,12 +58,16 @@ def shell_lines(text: str) -> list[str]:
 
 
 def commands(document: pathlib.Path) -> list[list[str]]:
-    """The words behind `python -m bnas_jax`, or behind a launch script and its options, of each command of a document.
+    """The words behind `python -m bnas_jax`, or behind a launch script and its options,
+    of each command of a document.
 
-    Commands stand in blocks, fenced or indented, which share their variables, and in `...` within a line.
+    Commands stand in blocks, fenced or indented, which share their variables, and in
+    `...` within a line.
     """
     text = _FENCED.sub("", document.read_text())
-    in_blocks = [block.text for block in blocks(document) if block.language in ("", "bash")]
+    in_blocks = [
+        block.text for block in blocks(document) if block.language in ("", "bash")
+    ]
     in_blocks += _INDENTED.findall(text)
     lines = shell_lines("\n".join(in_blocks)) + _INLINE.findall(text)
     found = []

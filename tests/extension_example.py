@@ -1,4 +1,5 @@
-"""An extension, for `--extensions=tests/extension_example.py`: a layer type, a scheme, a searcher and a network.
+"""An extension, for `--extensions=tests/extension_example.py`: a layer type, a scheme,
+a searcher and a network.
 
 test_extending.py runs it. Nothing of the package knows it.
 """
@@ -13,7 +14,8 @@ import bnas_jax as bnas
 from bnas_jax.core.modules import BinaryConv, Classifier, FloatConv
 
 
-# A layer type: a binary convolution of 1x1, and a shift of each channel that is learned.
+# A layer type: a binary convolution of 1x1, and a shift of each channel that is
+# learned.
 class ShiftedConv(nn.Module):
     features: int
     stride: int
@@ -53,7 +55,8 @@ class ShiftedConvType:
 bnas.LAYERS["shifted_conv_1x1"] = ShiftedConvType()
 
 
-# A scheme: XNOR's, times a gain that is learned for each output channel. gain: where it begins.
+# A scheme: XNOR's, times a gain that is learned for each output channel. gain: where it
+# begins.
 @dataclasses.dataclass(frozen=True)
 class Gain(bnas.Xnor):
     gain: float = 1.0
@@ -61,7 +64,9 @@ class Gain(bnas.Xnor):
 
     def parameters(self, module, output_shape):
         start = nn.initializers.constant(self.gain)
-        return (module.param("gain", start, output_shape[-1:], module.arithmetic.dtype),)
+        return (
+            module.param("gain", start, output_shape[-1:], module.arithmetic.dtype),
+        )
 
     def after(self, sums, beta, gain):
         return sums * beta * gain
@@ -70,7 +75,8 @@ class Gain(bnas.Xnor):
 bnas.SCHEMES["gain"] = Gain
 
 
-# A searcher: mixtures that become sharper from epoch to epoch. start: their first temperature.
+# A searcher: mixtures that become sharper from epoch to epoch. start: their first
+# temperature.
 @dataclasses.dataclass(frozen=True)
 class Sharpen(bnas.Searcher):
     start: float = 2.0
@@ -79,7 +85,9 @@ class Sharpen(bnas.Searcher):
         temperature = 1.0
         if progress is not None:
             temperature = self.start ** (1 - progress.epoch / progress.num_epochs)
-        return {name: jax.nn.softmax(alpha / temperature) for name, alpha in alphas.items()}
+        return {
+            name: jax.nn.softmax(alpha / temperature) for name, alpha in alphas.items()
+        }
 
 
 bnas.SEARCHERS["sharpen"] = Sharpen
@@ -98,7 +106,11 @@ class Chain(nn.Module):
         x = FloatConv(features=self.widths[0], name="stem", **common)(images)
         for index, width in enumerate(self.widths):
             conv = BinaryConv(
-                features=width, stride=2, scheme=self.scheme, name=f"conv{index}", **common
+                features=width,
+                stride=2,
+                scheme=self.scheme,
+                name=f"conv{index}",
+                **common,
             )
             x = conv(x, train=train)
         return Classifier(
@@ -112,7 +124,10 @@ class ChainSettings(bnas.NetworkSettings):
 
     def build(self, *, num_classes, scheme, arithmetic):
         return Chain(
-            widths=self.widths, num_classes=num_classes, scheme=scheme, arithmetic=arithmetic
+            widths=self.widths,
+            num_classes=num_classes,
+            scheme=scheme,
+            arithmetic=arithmetic,
         )
 
 

@@ -1,7 +1,9 @@
-"""The averaged gradients of the first step on several sets of this process's devices: `first_gradients.py SPEC`.
+"""The averaged gradients of the first step on several sets of this process's devices:
+`first_gradients.py SPEC`.
 
-SPEC: as that of `many_devices.py`, without work directories; the first of a task is what the others are compared with. Prints
-a JSON list of {"weights", "alphas"}: the largest difference from the first, relative to the largest gradient there.
+SPEC: as that of `many_devices.py`, without work directories; the first of a task is
+what the others are compared with. Prints a JSON list of {"weights", "alphas"}: the
+largest difference from the first, relative to the largest gradient there.
 """
 
 import json
@@ -20,7 +22,9 @@ PROGRAMS = {"train": build.training, "search": build.search}
 
 
 def gradients(spec: dict) -> dict[str, list[np.ndarray]]:
-    """What momentum holds after a step, having begun at 0: the gradient with its weight decay, or with Adam a part of it."""
+    """What momentum holds after a step, having begun at 0: the gradient with its weight
+    decay, or with Adam a part of it.
+    """
     run, _ = configured(spec["arguments"], spec["task"])
     where = devices.choose(spec["parallel"], jax.devices()[: spec["devices"]])
     program = PROGRAMS[spec["task"]](run, dataset_of(run.dataset), where)
@@ -30,12 +34,17 @@ def gradients(spec: dict) -> dict[str, list[np.ndarray]]:
     found = {"weights": optax.tree_utils.tree_get(state.opt_state, "trace")}
     if spec["task"] == "search":
         found["alphas"] = optax.tree_utils.tree_get(state.alphas_opt_state, "mu")
-    return {name: jax.tree.map(np.asarray, jax.tree.leaves(tree)) for name, tree in found.items()}
+    return {
+        name: jax.tree.map(np.asarray, jax.tree.leaves(tree))
+        for name, tree in found.items()
+    }
 
 
 def apart(ones: list[np.ndarray], others: list[np.ndarray]) -> float:
     largest = max(np.abs(leaf).max() for leaf in ones)
-    return float(max(np.abs(a - b).max() for a, b in zip(ones, others, strict=True)) / largest)
+    return float(
+        max(np.abs(a - b).max() for a, b in zip(ones, others, strict=True)) / largest
+    )
 
 
 first: dict[str, dict] = {}

@@ -13,7 +13,9 @@ def picture(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
     return np.stack([20 + a * y + b * x for a, b in slopes], -1).astype(np.uint8)
 
 
-def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str = "RGB", **options) -> bytes:
+def encoded(
+    pixels: np.ndarray, kind: str = "PNG", mode: str = "RGB", **options
+) -> bytes:
     """The bytes of an image, converted to a mode of Pillow's."""
     from PIL import Image
 
@@ -25,7 +27,9 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str = "RGB", **options)
 def write_folder(
     root: pathlib.Path, sizes: dict[str, int], suffix: str = "png", **shape: int
 ) -> pathlib.Path:
-    """ROOT/PART/CLASS/NNN.suffix with so many images for each "PART/CLASS" or "CLASS"; seeds run on."""
+    """ROOT/PART/CLASS/NNN.suffix with so many images for each "PART/CLASS" or "CLASS";
+    seeds run on.
+    """
     seed = 0
     for name, count in sizes.items():
         (root / name).mkdir(parents=True)

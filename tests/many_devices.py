@@ -1,7 +1,8 @@
-"""Runs of one task on several sets of this process's devices, all in one process: `many_devices.py SPEC`.
+"""Runs of one task on several sets of this process's devices, all in one process:
+`many_devices.py SPEC`.
 
-SPEC: JSON list of {"task", "workdir", "arguments", "parallel", "devices"}: how many of the devices, and settings as on the
-command line.
+SPEC: JSON list of {"task", "workdir", "arguments", "parallel", "devices"}: how many of
+the devices, and settings as on the command line.
 """
 
 import json
@@ -24,5 +25,6 @@ for spec in json.loads(sys.argv[1]):
     if spec["task"] == "train":
         train(run, workdir, where)
     else:
-        # What `search` does, without its check of the number of cells: one is enough here.
+        # What `search` does, without its check of the number of cells: one is enough
+        # here.
         run_task(SearchTask(run, workdir, where=where))

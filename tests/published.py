@@ -1,5 +1,7 @@
-"""Numbers of other systems' published code (tests/reference/schemes), and the same computed
-here."""
+"""Numbers of other systems' published code (tests/reference/schemes), and the same
+computed
+here.
+"""
 
 import functools
 import pathlib
@@ -25,10 +27,18 @@ def numbers(reference: pathlib.Path, file: str, prefix: str) -> dict:
 
 
 def through_layer(
-    scheme, theirs: dict, params: dict, *, kernel: int, stride: int = 1, plain: bool = False
+    scheme,
+    theirs: dict,
+    params: dict,
+    *,
+    kernel: int,
+    stride: int = 1,
+    plain: bool = False,
 ):
-    """(y, gradient at x, gradients at the parameters) of a convolution in the scheme, for the
-    file's `x` and `grad_y`."""
+    """(y, gradient at x, gradients at the parameters) of a convolution in the scheme,
+    for the
+    file's `x` and `grad_y`.
+    """
     layer = Convolution(
         features=theirs["grad_y"].shape[1],
         kernel=(kernel, kernel),
@@ -37,7 +47,9 @@ def through_layer(
         arithmetic=Arithmetic(plain=plain),
     )
     apply = lambda params, x: layer.apply({"params": params}, x)
-    y, (to_params, to_x) = with_gradients(apply, nhwc(theirs["grad_y"]), params, nhwc(theirs["x"]))
+    y, (to_params, to_x) = with_gradients(
+        apply, nhwc(theirs["grad_y"]), params, nhwc(theirs["x"])
+    )
     return y, to_x, to_params
 
 
@@ -48,10 +60,12 @@ def binarized(scheme, latent):
 
 
 class WholeNetwork(NamedTuple):
-    """A published network on its batch: what `logits_eval`, `logits_train`, `loss_train`, ... are
+    """A published network on its batch: what `logits_eval`, `logits_train`,
+    `loss_train`, ... are
     there and here.
 
-    Trees have our layout. A leaf that the file does not have (it keeps some gradients' norms alone)
+    Trees have our layout. A leaf that the file does not have (it keeps some gradients'
+    norms alone)
     is NaN in `theirs`.
     """
 
@@ -60,8 +74,10 @@ class WholeNetwork(NamedTuple):
 
 
 def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
-    """The numbers of the file `NAME.npz`, computed anew from its weights and its batch, all in one
-    program."""
+    """The numbers of the file `NAME.npz`, computed anew from its weights and its batch,
+    all in one
+    program.
+    """
     arrays = dict(np.load(reference / "schemes" / f"{name}.npz"))
     model, variables = load_published(name, arrays)
     images, labels = nhwc(arrays["x"]), jnp.asarray(arrays["y"])
@@ -89,7 +105,9 @@ def whole_network(reference: pathlib.Path, name: str) -> WholeNetwork:
     def in_our_layout(kind: str) -> dict:
         """Their arrays `KIND.NAME` where our loader puts those of the weights."""
         missing = {
-            key: np.full_like(value, np.nan) for key, value in states(arrays).items() if value.ndim
+            key: np.full_like(value, np.nan)
+            for key, value in states(arrays).items()
+            if value.ndim
         }
         return load_published(name, {**missing, **with_prefix(arrays, kind)})[1]
 
@@ -110,12 +128,16 @@ def with_prefix(arrays: dict, prefix: str) -> dict:
 
 
 def check_network(network: WholeNetwork) -> None:
-    """Logits, loss, running statistics after one training pass, and all gradients that the file has
-    agree."""
+    """Logits, loss, running statistics after one training pass, and all gradients that
+    the file has
+    agree.
+    """
     ours, theirs = network
     for name in ("logits_eval", "logits_train"):
         assert np.abs(ours[name] - theirs[name]).max() < 1e-4 * theirs[name].std(), name
-    assert float(ours["loss_train"]) == pytest.approx(float(theirs["loss_train"]), rel=1e-5)
+    assert float(ours["loss_train"]) == pytest.approx(
+        float(theirs["loss_train"]), rel=1e-5
+    )
     assert relative_error(ours["grad_x"], np.asarray(theirs["grad_x"])) < 1e-3
 
     compared = 0

@@ -12,19 +12,24 @@ from configs import search as search_configs
 from configs import train as train_configs
 
 TASKS = {"train": train_configs, "search": search_configs}
-SIZES = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
-# What a search draws by the number of its step or epoch: alpha's batches, and shifts of the validation images.
+SIZES = [
+    "--config.network.num_cells=1",
+    "--config.network.channels=2",
+    "--config.num_epochs=2",
+]
+# What a search draws by the number of its step or epoch: alpha's batches, and shifts of
+# the validation images.
 DRAWN = [
     "--config.alpha_batches=fresh",
     "--config.dataset.augment_validation=True",
     "--config.dataset.pad=1",
 ]
-STEPS = (
-    14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
-)
+STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
 
 
-def arguments(task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str) -> list[str]:
+def arguments(
+    task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str
+) -> list[str]:
     own = {
         "train": ["--config.batch_size=100", f"--config.network.genotype={cell}"],
         "search": [
@@ -33,7 +38,9 @@ def arguments(task: str, workdir: pathlib.Path, cell: pathlib.Path, *more: str) 
             *DRAWN,
         ],
     }
-    own["search"].append("--config.network.num_cells=3")  # the fewest that have a normal cell
+    own["search"].append(
+        "--config.network.num_cells=3"
+    )  # the fewest that have a normal cell
     return [
         task,
         f"--config=configs/{task}.py:digits",
@@ -59,7 +66,10 @@ def traces() -> list[str]:
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in WorkDir(workdir).read_metrics()]
+    return [
+        {k: v for k, v in r.items() if k != "seconds"}
+        for r in WorkDir(workdir).read_metrics()
+    ]
 
 
 def read(path: pathlib.Path) -> dict:
@@ -74,7 +84,9 @@ def check_same_run(one: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def check_compiled_once(seen: list[str], task: str) -> None:
-    """One program for the step, of a search for each of its two stages, and one for the evaluation."""
+    """One program for the step, of a search for each of its two stages, and one for the
+    evaluation.
+    """
     times = {f"{task}_stage": {"train": 1, "search": 2}[task], "evaluation": 1}
     for name, expected in times.items():
         assert seen.count(name) == seen.count(f"jit({name})") == expected, name

@@ -1,4 +1,6 @@
-"""The docstrings: pages are built from them without a warning, their examples run, and what they name is there."""
+"""The docstrings: pages are built from them without a warning, their examples run, and
+what they name is there.
+"""
 
 import ast
 import collections
@@ -42,7 +44,11 @@ def test_the_pages_are_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "bnas_jax.html").read_text()
     assert not [name for name in bnas.__all__ if f'id="{name}"' not in page]
-    for module in ("bnas_jax.core.schemes", "bnas_jax.training.train_step", "bnas_jax.networks"):
+    for module in (
+        "bnas_jax.core.schemes",
+        "bnas_jax.training.train_step",
+        "bnas_jax.networks",
+    ):
         assert (tmp_path / f"{module.replace('.', '/')}.html").exists()
 
 
@@ -77,7 +83,11 @@ def test_what_the_docstrings_name_is_there():
 def references(file: pathlib.Path) -> list[str]:
     """The `module.name` and `Class.name` of the docstrings of a file."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, documented)]
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, documented)
+    ]
     return REFERENCE.findall("\n".join(ast.get_docstring(node) or "" for node in nodes))
 
 

@@ -1,4 +1,6 @@
-"""README and docs/: short enough, complete, with links that lead somewhere and commands that can be run."""
+"""README and docs/: short enough, complete, with links that lead somewhere and commands
+that can be run.
+"""
 
 import contextlib
 import dataclasses
@@ -31,7 +33,8 @@ pytestmark = pytest.mark.filterwarnings(
 TABLES = (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS, BLOCKS, RECIPES)
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 
-# Options of commands whose settings are not those of a config: evaluate's are checked below.
+# Options of commands whose settings are not those of a config: evaluate's are checked
+# below.
 OPTIONS = {
     "search": {"workdir", "change"},
     "train": {"workdir", "change", "init", "init_step"},
@@ -74,10 +77,18 @@ def tables():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A current folder with the files that the documents name: a search's cell, and the blocks that are files."""
+    """A current folder with the files that the documents name: a search's cell, and the
+    blocks that are files.
+    """
     monkeypatch.chdir(tmp_path)
     cell = pathlib.Path(genotype.__file__).parent / "genotypes" / "latest_cell.json"
-    for name in ("search", "photos/search", "mine/search", "c10_search", "no_diversity"):
+    for name in (
+        "search",
+        "photos/search",
+        "mine/search",
+        "c10_search",
+        "no_diversity",
+    ):
         (tmp_path / "runs" / name).mkdir(parents=True)
         shutil.copy(cell, tmp_path / "runs" / name / "genotype.json")
     for document in DOCUMENTS:
@@ -115,14 +126,18 @@ def mistakes_of(words: list[str]):
 
 
 def check(words: list[str]) -> None:
-    """Reads a command as the command line does, up to the point where it would begin to work."""
+    """Reads a command as the command line does, up to the point where it would begin to
+    work.
+    """
     command, *rest = words
     assert command in COMMANDS, words
     rest, _ = extensions.take(rest)
     options = [word for word in rest if word.startswith("--")]
     for option in options:
         name = option.removeprefix("--").partition("=")[0]
-        assert name == "config" or name in OPTIONS[command] or spelling.is_setting(option), option
+        assert (
+            name == "config" or name in OPTIONS[command] or spelling.is_setting(option)
+        ), option
 
     given = dict(option.removeprefix("--").partition("=")[::2] for option in options)
     if "config" in given:
@@ -145,10 +160,14 @@ def check(words: list[str]) -> None:
 
 def check_plan(options: list[str], *, on: list[str], of: str) -> None:
     """Every batch can be divided over the chips of every machine."""
-    (presets,) = [word for word in options if word.startswith(("--presets=", "--config="))]
+    (presets,) = [
+        word for word in options if word.startswith(("--presets=", "--config="))
+    ]
     settings_given = [word for word in options if spelling.is_setting(word)]
     for preset in presets.partition("=")[2].split(","):
-        run, _ = command_line.configured([f"--config={preset}", *settings_given], "plan")
+        run, _ = command_line.configured(
+            [f"--config={preset}", *settings_given], "plan"
+        )
         for name in on:
             absent.check(run, machine(name), of=of)
 
@@ -182,15 +201,23 @@ def test_every_entry_and_each_of_its_settings_has_a_place(table, document):
     text = (ROOT / "docs" / f"{document}.md").read_text()
     for name, entry in table.items():
         assert f"`{name}`" in text
-        if dataclasses.is_dataclass(entry) and isinstance(entry, type) and table is not BLOCKS:
+        if (
+            dataclasses.is_dataclass(entry)
+            and isinstance(entry, type)
+            and table is not BLOCKS
+        ):
             missing = [
-                setting for setting in entries.settings_of(entry) if f"`{setting}`" not in text
+                setting
+                for setting in entries.settings_of(entry)
+                if f"`{setting}`" not in text
             ]
             assert not missing, f"{name}: {missing}"
 
 
 def names_of(settings_class: type, prefix: str = "") -> list[str]:
-    """The settings of a dataclass and of those within it; groups with a name are described elsewhere."""
+    """The settings of a dataclass and of those within it; groups with a name are
+    described elsewhere.
+    """
     groups = {
         "checkpoint": settings.CheckpointSettings,
         "distributed": settings.DistributedSettings,
@@ -220,11 +247,15 @@ def test_every_setting_is_in_usage(task):
 
 def test_the_blocks_of_extending_run_and_add_their_entries():
     text = "\n".join(
-        block.text for block in blocks(ROOT / "docs" / "extending.md") if block.language == "python"
+        block.text
+        for block in blocks(ROOT / "docs" / "extending.md")
+        if block.language == "python"
     )
     before = [set(table) for table in TABLES]
     exec(compile(text, "extending.md", "exec"), {"__name__": "extending"})
-    added = [sorted(set(table) - known) for table, known in zip(TABLES, before, strict=True)]
+    added = [
+        sorted(set(table) - known) for table, known in zip(TABLES, before, strict=True)
+    ]
     assert added == [
         ["bin_conv_7x7", "shifted_conv_1x1"],
         ["gain"],

@@ -1,8 +1,9 @@
 """With --long: the commands of README and docs/*.md run, in the order of each document.
 
-Their networks are small, they train for an epoch, and the data is what the test writes. Commands of the tutorials run in
-test_tutorials.py. Commands in `ELSEWHERE` are only parsed (test_documentation.py); what is behind them is tested in the folders
-named there.
+Their networks are small, they train for an epoch, and the data is what the test writes.
+Commands of the tutorials run in test_tutorials.py. Commands in `ELSEWHERE` are only
+parsed (test_documentation.py); what is behind them is tested in the folders named
+there.
 """
 
 import json
@@ -36,7 +37,8 @@ ELSEWHERE = {
     "plan": "compiles for other machines (tests/plan)",
     "data prepare": "downloads (tests/data)",
 }
-# Networks of cells, as small as they can be; the paper's searches have three kinds of cells.
+# Networks of cells, as small as they can be; the paper's searches have three kinds of
+# cells.
 CELLS = {"search": 3, "train": 2, "cost": 2}
 # What makes training on a baseline small.
 NARROW = ["--config.network.width=2", "--config.network.blocks=1,1"]
@@ -72,7 +74,8 @@ def folder(tmp_path, monkeypatch) -> pathlib.Path:
     """A current folder with the data that the documents name."""
     monkeypatch.chdir(tmp_path)
     write_folder(
-        tmp_path / "photos", {f"{part}/{name}": 4 for part in ("train", "test") for name in "ab"}
+        tmp_path / "photos",
+        {f"{part}/{name}": 4 for part in ("train", "test") for name in "ab"},
     )
     pixels = np.zeros((4, 32, 32, 3), np.uint8)
     arrays = Arrays(images=pixels, labels=np.arange(4), num_classes=10, name="cifar10")
@@ -93,7 +96,10 @@ def additions(words: list[str]) -> list[str]:
     if "baselines" in " ".join(words):
         added += NARROW
     else:
-        added += ["--config.network.channels=2", f"--config.network.num_cells={CELLS[command]}"]
+        added += [
+            "--config.network.channels=2",
+            f"--config.network.num_cells={CELLS[command]}",
+        ]
     if command == "cost":
         return added
     if command == "search":
@@ -116,7 +122,11 @@ def additions(words: list[str]) -> list[str]:
 def is_elsewhere(words: list[str]) -> bool:
     """Whether another test runs it."""
     # What begins with the weights of an import goes with it.
-    return words[0] in ELSEWHERE or " ".join(words[:2]) in ELSEWHERE or "--init=runs/d" in words
+    return (
+        words[0] in ELSEWHERE
+        or " ".join(words[:2]) in ELSEWHERE
+        or "--init=runs/d" in words
+    )
 
 
 def commands_here(document: pathlib.Path) -> list[list[str]]:
@@ -125,7 +135,9 @@ def commands_here(document: pathlib.Path) -> list[list[str]]:
 
 
 def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
-    """Runs the commands of a document; (command, the JSON object that it ends with) of each."""
+    """Runs the commands of a document; (command, the JSON object that it ends with) of
+    each.
+    """
     ended = []
     for words in commands_here(document):
         # A folder that hosts share is one of the test's.
@@ -133,7 +145,9 @@ def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
         added = additions(words)
         if "--config.dataset.name=digits" in added:
             # The digits lie nowhere.
-            here = [word for word in here if not word.startswith("--config.dataset.path=")]
+            here = [
+                word for word in here if not word.startswith("--config.dataset.path=")
+            ]
         code, printed = run([*here, *added]), capfd.readouterr()
         assert code == 0, f"{words}: {printed.err}"
         ended.append((words[0], json.loads(printed.out.splitlines()[-1])))
@@ -144,7 +158,16 @@ def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
 def test_the_commands_of_the_readme(folder, capfd):
     ended = follow(README, capfd)
     assert [command for command, _ in ended] == [
-        *("search", "draw", "train", "evaluate", "cost", "report", "export", "evaluate"),
+        *(
+            "search",
+            "draw",
+            "train",
+            "evaluate",
+            "cost",
+            "report",
+            "export",
+            "evaluate",
+        ),
     ]
     results = dict(ended)
     assert results["evaluate"]["top1"] == results["train"]["top1"]
@@ -163,7 +186,8 @@ def test_the_commands_of_the_readme(folder, capfd):
 )
 def test_the_commands_of_the_documents(document, folder, searched, capfd):
     if not any(
-        words[0] == "search" and "--workdir=runs/search" in words for words in commands(document)
+        words[0] == "search" and "--workdir=runs/search" in words
+        for words in commands(document)
     ):
         shutil.copytree(searched, folder / "runs" / "search")
     for command, result in follow(document, capfd):

@@ -1,4 +1,6 @@
-"""A user's own layer type, scheme, searcher and network, from one file and without touching the package."""
+"""A user's own layer type, scheme, searcher and network, from one file and without
+touching the package.
+"""
 
 import json
 import pathlib
@@ -47,7 +49,8 @@ CHAIN = [
 def tables():
     """The package's tables as they were, after these tests."""
     before = [
-        (table, dict(table)) for table in (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS)
+        (table, dict(table))
+        for table in (bnas.LAYERS, bnas.SCHEMES, bnas.SEARCHERS, bnas.NETWORKS)
     ]
     yield
     for table, entries in before:
@@ -76,13 +79,17 @@ def number_of(params) -> int:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> pathlib.Path:
-    """The work directory of a search by the extension's searcher, among its layer type and Zeroise, in its scheme."""
+    """The work directory of a search by the extension's searcher, among its layer type
+    and Zeroise, in its scheme.
+    """
     workdir = tmp_path_factory.mktemp("extending") / "search"
     assert run(["search", EXTENSION, *SEARCH, f"--workdir={workdir}"]) == 0
     return workdir
 
 
-def test_a_search_takes_them_and_its_cost_counts_the_parameters_that_there_are(searched, capfd):
+def test_a_search_takes_them_and_its_cost_counts_the_parameters_that_there_are(
+    searched, capfd
+):
     config = json.loads((searched / "config.json").read_text())
     assert config["searcher"] == {"name": "sharpen", "start": 4.0}
     assert config["scheme"]["name"] == "gain" and config["scheme"]["gain"] == 0.5
@@ -91,7 +98,10 @@ def test_a_search_takes_them_and_its_cost_counts_the_parameters_that_there_are(s
     assert summary(capfd, "cost", *SEARCH)["params"] == number_of(params)
 
     edges = params["cell0"]["state0"]
-    gains = [edges[f"edge{edge}_shifted_conv_1x1"]["conv"]["conv"]["gain"] for edge in range(4)]
+    gains = [
+        edges[f"edge{edge}_shifted_conv_1x1"]["conv"]["conv"]["gain"]
+        for edge in range(4)
+    ]
     assert np.any(np.stack(gains) != 0.5)  # they learn
 
 
@@ -103,12 +113,24 @@ def test_its_cell_is_derived_trained_evaluated_and_counted(searched, tmp_path, c
         "none",
     }
     message = error(
-        capfd, "derive", EXTENSION, f"--workdir={searched}", f"--out={cell}", "--gamma=3"
+        capfd,
+        "derive",
+        EXTENSION,
+        f"--workdir={searched}",
+        f"--out={cell}",
+        "--gamma=3",
     )
-    assert "the searcher sharpen of" in message and "has no gamma; leave --gamma out" in message
+    assert (
+        "the searcher sharpen of" in message
+        and "has no gamma; leave --gamma out" in message
+    )
 
     # A cell in which the layer type stands for certain, whatever the search has found.
-    pairs = [["shifted_conv_1x1", 0], ["shifted_conv_1x1", 1], *derived["genotype"]["normal"][2:]]
+    pairs = [
+        ["shifted_conv_1x1", 0],
+        ["shifted_conv_1x1", 1],
+        *derived["genotype"]["normal"][2:],
+    ]
     cell.write_text(json.dumps({"normal": pairs, "reduce": pairs}))
     sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
     train = [
@@ -118,12 +140,18 @@ def test_its_cell_is_derived_trained_evaluated_and_counted(searched, tmp_path, c
         *sizes,
         f"--config.network.genotype={cell}",
     ]
-    check_training(capfd, tmp_path / "run", train, gain=("cell0", "layer0", "conv", "conv", "gain"))
+    check_training(
+        capfd, tmp_path / "run", train, gain=("cell0", "layer0", "conv", "conv", "gain")
+    )
 
 
 def test_a_network_of_ones_own_is_trained_evaluated_and_counted(tmp_path, capfd):
-    """The preset's settings of its own network are no settings of this one, and are left behind."""
-    check_training(capfd, tmp_path / "run", [*CHAIN, *SHORT], gain=("conv0", "conv", "gain"))
+    """The preset's settings of its own network are no settings of this one, and are
+    left behind.
+    """
+    check_training(
+        capfd, tmp_path / "run", [*CHAIN, *SHORT], gain=("conv0", "conv", "gain")
+    )
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["network"] == {"name": "chain", "widths": [2, 4]}
     reported = summary(capfd, "cost", *CHAIN)
@@ -142,7 +170,9 @@ def test_a_network_of_ones_own_is_trained_evaluated_and_counted(tmp_path, capfd)
 def check_training(
     capfd, workdir: pathlib.Path, train: list[str], *, gain: tuple[str, ...]
 ) -> None:
-    """A training is saved and evaluated, its gains learn, and its counted parameters are those that are restored."""
+    """A training is saved and evaluated, its gains learn, and its counted parameters
+    are those that are restored.
+    """
     trained = summary(capfd, "train", *train, f"--workdir={workdir}")
     evaluated = summary(capfd, "evaluate", f"--workdir={workdir}")
     assert evaluated["top1"] == trained["top1"] and evaluated["num_examples"] == 360
@@ -157,19 +187,26 @@ def check_training(
 
     _, variables = bnas.load(workdir)
     counted = summary(capfd, "cost", *train)
-    assert counted["params"] == number_of(variables["params"]) and counted["binary_macs"] > 0
+    assert (
+        counted["params"] == number_of(variables["params"])
+        and counted["binary_macs"] > 0
+    )
     found = variables["params"]
     for name in gain:
         found = found[name]
     assert np.all(np.isfinite(found)) and np.any(found != 0.5)
 
     scheme = bnas.SCHEMES.pop("gain")
-    with pytest.raises(UserError, match=f"with the extension {EXAMPLE}: import that first"):
+    with pytest.raises(
+        UserError, match=f"with the extension {EXAMPLE}: import that first"
+    ):
         bnas.load(workdir)
     bnas.SCHEMES["gain"] = scheme
 
 
-def test_a_command_without_the_extension_of_a_run_asks_for_it(searched, tmp_path, capfd):
+def test_a_command_without_the_extension_of_a_run_asks_for_it(
+    searched, tmp_path, capfd
+):
     noted = json.loads((searched / "run.json").read_text())["extensions"]
     assert [set(extension) for extension in noted] == [{"file", "sha256"}] and noted[0][
         "file"
@@ -180,7 +217,11 @@ def test_a_command_without_the_extension_of_a_run_asks_for_it(searched, tmp_path
     )
     assert again in error(capfd, "evaluate", f"--workdir={searched}")
     assert again in error(
-        capfd, "draw", f"--genotype={searched}", "--strip=2", f"--out={tmp_path / 'strip.svg'}"
+        capfd,
+        "draw",
+        f"--genotype={searched}",
+        "--strip=2",
+        f"--out={tmp_path / 'strip.svg'}",
     )
     assert again in error(capfd, "search", *SEARCH, f"--workdir={searched}")
     train = [
@@ -205,18 +246,30 @@ def test_an_extension_that_has_moved_or_changed_is_taken(searched, tmp_path, cap
     ]
     assert run(arguments) == 0
     (line,) = capfd.readouterr().err.splitlines()
-    assert line == f"bnas_jax: warning: {other} has changed since {searched} was made with it"
+    assert (
+        line
+        == f"bnas_jax: warning: {other} has changed since {searched} was made with it"
+    )
 
 
 def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
-    """Between commas or in options of their own; a later one may build on an earlier one."""
-    (tmp_path / "one.py").write_text("import bnas_jax\nbnas_jax.SCHEMES['one'] = bnas_jax.Xnor\n")
+    """Between commas or in options of their own; a later one may build on an earlier
+    one.
+    """
+    (tmp_path / "one.py").write_text(
+        "import bnas_jax\nbnas_jax.SCHEMES['one'] = bnas_jax.Xnor\n"
+    )
     (tmp_path / "two.py").write_text(
         "import bnas_jax\nbnas_jax.SCHEMES['two'] = bnas_jax.SCHEMES['one']\n"
     )
     one, two = tmp_path / "one.py", tmp_path / "two.py"
     sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
-    cost = ["cost", "--config=configs/train.py:digits", *sizes, "--config.scheme.name=two"]
+    cost = [
+        "cost",
+        "--config=configs/train.py:digits",
+        *sizes,
+        "--config.scheme.name=two",
+    ]
     for options in (
         [f"--extensions={one},{two}"],
         [f"--extensions={one}", "--extensions", str(two)],
@@ -230,7 +283,11 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "mine.py cannot be read (No such file or directory); write --extensions=FILE.py"),
+        (
+            None,
+            "mine.py cannot be read (No such file or directory); write "
+            "--extensions=FILE.py",
+        ),
         (
             "import bnas_jax\n\nbnas.LAYERS\n",
             "mine.py, line 3: NameError: name 'bnas' is not defined",
@@ -242,8 +299,14 @@ def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
         ),
     ],
 )
-def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(tmp_path, capfd, text, message):
+def test_an_extension_that_cannot_be_loaded_is_named_with_its_line(
+    tmp_path, capfd, text, message
+):
     if text is not None:
         (tmp_path / "mine.py").write_text(text)
-    cost = ["cost", "--config=configs/train.py:digits", f"--extensions={tmp_path / 'mine.py'}"]
+    cost = [
+        "cost",
+        "--config=configs/train.py:digits",
+        f"--extensions={tmp_path / 'mine.py'}",
+    ]
     assert message in error(capfd, *cost)

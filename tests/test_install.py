@@ -1,4 +1,6 @@
-"""The package as pip installs it: its presets come with it, and it works from any folder."""
+"""The package as pip installs it: its presets come with it, and it works from any
+folder.
+"""
 
 import json
 import os
@@ -20,9 +22,25 @@ def wheel(tmp_path_factory) -> pathlib.Path:
     # Of a copy, as building leaves folders behind.
     source = folder / "source"
     source.mkdir()
-    wanted = ["bnas_jax", "configs", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
-    list_files = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *wanted]
-    listed = subprocess.run(list_files, cwd=ROOT, check=True, capture_output=True, text=True)
+    wanted = [
+        "bnas_jax",
+        "configs",
+        "pyproject.toml",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+    ]
+    list_files = [
+        "git",
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        *wanted,
+    ]
+    listed = subprocess.run(
+        list_files, cwd=ROOT, check=True, capture_output=True, text=True
+    )
     for name in listed.stdout.split():
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +64,9 @@ def test_the_wheel_holds_the_package_and_its_presets_and_nothing_beside(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"bnas_jax"}
     presets = {path.name for path in (ROOT / "configs").glob("*.py")}
     assert {
-        name.rpartition("/")[2] for name in names if name.startswith("bnas_jax/presets/configs/")
+        name.rpartition("/")[2]
+        for name in names
+        if name.startswith("bnas_jax/presets/configs/")
     } == presets
     assert "bnas_jax/core/genotypes/latest_cell.json" in names
 
@@ -70,7 +90,12 @@ def test_installed_it_trains_from_another_folder(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     # The libraries that it needs are those of the tests.
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    sizes = {"network.num_cells": 1, "network.channels": 2, "num_epochs": 1, "batch_size": 256}
+    sizes = {
+        "network.num_cells": 1,
+        "network.channels": 2,
+        "num_epochs": 1,
+        "batch_size": 256,
+    }
     settings = [f"--config.{name}={value}" for name, value in sizes.items()]
     command = ["train", "--config=train:digits", "--workdir=run", *settings]
     python = tmp_path / "env" / "bin" / "python"
@@ -81,4 +106,7 @@ def test_installed_it_trains_from_another_folder(wheel, tmp_path):
     )
     assert installed(python, tmp_path, "cost", "--config=mine.py")["params"] > 0
     show = [python, "-c", "import bnas_jax; print(bnas_jax.__file__)"]
-    assert str(site) in subprocess.run(show, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert (
+        str(site)
+        in subprocess.run(show, cwd=tmp_path, capture_output=True, text=True).stdout
+    )

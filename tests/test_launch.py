@@ -1,4 +1,8 @@
-"""The scripts of launch/: what they would do, and that they have none of the usual faults. `test_devices` runs one for real."""
+"""The scripts of launch/: what they would do, and that they have none of the usual
+faults.
+
+`test_devices` runs one for real.
+"""
 
 import contextlib
 import json
@@ -17,10 +21,17 @@ LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
 COMMAND = ["train", "--config=configs/train.py:digits", "--workdir=/runs/a b"]
 
 
-def launch(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+def launch(
+    script: str, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess:
     """variables: of the environment, but for `python`, the interpreter."""
     python = variables.pop("python", sys.executable)
-    environment = {**os.environ, "BNAS_PYTHON": python, "JAX_PLATFORMS": "cpu", **variables}
+    environment = {
+        **os.environ,
+        "BNAS_PYTHON": python,
+        "JAX_PLATFORMS": "cpu",
+        **variables,
+    }
     return subprocess.run(
         [LAUNCH / script, *arguments], env=environment, capture_output=True, text=True
     )
@@ -42,7 +53,8 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize(
-    "script", ["multi_process.sh", "slurm.sh", "tpu_vm.sh", "gke.sh", "sweep.sh", "measure.sh"]
+    "script",
+    ["multi_process.sh", "slurm.sh", "tpu_vm.sh", "gke.sh", "sweep.sh", "measure.sh"],
 )
 @pytest.mark.parametrize("arguments", [[], ["--no-such-option"]])
 def test_a_wrong_call_is_answered_with_one_line(script, arguments):
@@ -59,7 +71,9 @@ def test_multi_process_starts_each_process_with_its_number_and_its_devices():
         assert words[:3] == ["env", "JAX_PLATFORMS=cpu", "JAX_NUM_CPU_DEVICES=4"]
         assert words[3:9] == [sys.executable, "-m", "bnas_jax", *COMMAND]
         own = {"coordinator": "localhost:1234", "num_processes": 3, "process_id": index}
-        assert words[9:] == [f"--config.distributed.{name}={value}" for name, value in own.items()]
+        assert words[9:] == [
+            f"--config.distributed.{name}={value}" for name, value in own.items()
+        ]
     assert [words[1] for words in dry("multi_process.sh", *COMMAND)] == [
         "CUDA_VISIBLE_DEVICES=0",
         "CUDA_VISIBLE_DEVICES=1",
@@ -76,7 +90,10 @@ def test_processes_take_the_gpus_that_the_user_has_left_visible():
         "CUDA_VISIBLE_DEVICES=GPU-a",
     ]
     refused = started("3,GPU-a", "--processes=3")
-    assert refused.returncode == 2 and "CUDA_VISIBLE_DEVICES has 2 (3,GPU-a)" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "CUDA_VISIBLE_DEVICES has 2 (3,GPU-a)" in refused.stderr
+    )
     assert started("3", "--cpu=1").returncode == 0
 
 
@@ -85,12 +102,16 @@ def test_processes_take_the_gpus_that_the_user_has_left_visible():
 def test_restarts_are_a_whole_number(script, number):
     done = launch(script, "--dry-run", f"--restarts={number}", *COMMAND)
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and line.endswith(f"--restarts takes a whole number, got {number}")
+    assert done.returncode == 2 and line.endswith(
+        f"--restarts takes a whole number, got {number}"
+    )
 
 
 def test_quickstart_takes_no_option():
     done = launch("quickstart.sh", "--help")
-    assert done.returncode == 2 and "one folder and no options, got --help" in done.stderr
+    assert (
+        done.returncode == 2 and "one folder and no options, got --help" in done.stderr
+    )
 
 
 def test_an_environment_that_was_not_made_here_is_never_cleared(tmp_path):
@@ -105,7 +126,9 @@ def test_an_environment_that_was_not_made_here_is_never_cleared(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and "set BNAS_VENV to one, or to a folder" in done.stderr
+    assert (
+        done.returncode == 2 and "set BNAS_VENV to one, or to a folder" in done.stderr
+    )
     assert (tmp_path / "env" / "pyvenv.cfg").is_file()
 
 
@@ -131,26 +154,43 @@ def test_slurm_submits_a_task_for_each_gpu_that_is_told_before_it_is_stopped():
     assert {f"#SBATCH {option}" for option in wanted} <= set(script.splitlines())
     (srun,) = (line for line in script.splitlines() if line.startswith("srun"))
     assert shlex.split(srun)[2:] == [sys.executable, "-m", "bnas_jax", *COMMAND]
-    assert 'scontrol requeue "$SLURM_JOB_ID"' in script and "SLURM_RESTART_COUNT:-0} < 7" in script
+    assert (
+        'scontrol requeue "$SLURM_JOB_ID"' in script
+        and "SLURM_RESTART_COUNT:-0} < 7" in script
+    )
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
 
 
 def test_tpu_vm_creates_copies_installs_and_starts_on_all_hosts():
     options = ["--name=n", "--zone=z", "--type=v4-16", "--spot", "--bucket=b"]
     lines = dry(
-        "tpu_vm.sh", *options, "train", "--config=configs/train.py:a", "--workdir=bucket/a b"
+        "tpu_vm.sh",
+        *options,
+        "train",
+        "--config=configs/train.py:a",
+        "--workdir=bucket/a b",
     )
     assert all(
         words[:4] == ["gcloud", "compute", "tpus", "tpu-vm"] and words[-1] == "--zone=z"
         for words in lines
     )
-    assert [words[4] for words in lines] == ["create", "scp", "ssh", "ssh", "ssh", "ssh"]
+    assert [words[4] for words in lines] == [
+        "create",
+        "scp",
+        "ssh",
+        "ssh",
+        "ssh",
+        "ssh",
+    ]
     assert {"--accelerator-type=v4-16", "--spot", "n"} <= set(lines[0])
     assert all("--worker=all" in words for words in lines[1:])
     commands = [words[7].removeprefix("--command=") for words in lines[2:]]
     assert "jax[tpu]" in commands[0] and "gcsfuse" in commands[1]
     inner = shlex.split(commands[-1])[-1]  # what bash is given there
-    assert "--config=configs/train.py:a --workdir=bucket/a\\ b" in inner and "run.pid" in inner
+    assert (
+        "--config=configs/train.py:a --workdir=bucket/a\\ b" in inner
+        and "run.pid" in inner
+    )
     assert all(
         subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
         for text in [*commands, inner]
@@ -163,15 +203,27 @@ def test_tpu_vm_creates_copies_installs_and_starts_on_all_hosts():
 def test_a_sweep_runs_each_line_leaves_out_what_is_done_and_lists_what_failed(tmp_path):
     runs = tmp_path / "runs.txt"
     runs.write_text(
-        "# seeds\none --config.seed=1\n\ntwo --config.seed=2 --config.batch_size=5000\nthree --config.batch_size=6000"
+        "# seeds\none --config.seed=1\n\ntwo --config.seed=2 "
+        "--config.batch_size=5000\nthree --config.batch_size=6000"
     )
     (tmp_path / "out" / "one").mkdir(parents=True)
     (tmp_path / "out" / "one" / "summary.json").write_text("{}")
     command = ["train", "--config=configs/train.py:digits"]
     lines = dry("sweep.sh", str(runs), str(tmp_path / "out"), *command)
-    start, at = [sys.executable, "-m", "bnas_jax", *command], f"--workdir={tmp_path / 'out'}"
-    assert lines[0] == [*start, "--config.seed=2", "--config.batch_size=5000", f"{at}/two"]
-    assert lines[1] == [*start, "--config.batch_size=6000", f"{at}/three"] and len(lines) == 2
+    start, at = (
+        [sys.executable, "-m", "bnas_jax", *command],
+        f"--workdir={tmp_path / 'out'}",
+    )
+    assert lines[0] == [
+        *start,
+        "--config.seed=2",
+        "--config.batch_size=5000",
+        f"{at}/two",
+    ]
+    assert (
+        lines[1] == [*start, "--config.batch_size=6000", f"{at}/three"]
+        and len(lines) == 2
+    )
     done = launch("sweep.sh", str(runs), str(tmp_path / "out"), *command)
     assert done.returncode == 1 and "one is done" in done.stderr
     assert done.stderr.splitlines()[-1] == "Failed, with exit code: two (2) three (2)"
@@ -184,7 +236,9 @@ def test_a_sweep_does_not_take_a_result_of_other_settings_for_done(tmp_path):
     runs, out = tmp_path / "runs.txt", tmp_path / "out"
     (out / "one").mkdir(parents=True)
     python = _python(tmp_path, f'echo {{}} >"{out}/one/summary.json"')
-    sweep = lambda *words: launch("sweep.sh", str(runs), str(out), *words, python=python)
+    sweep = lambda *words: launch(
+        "sweep.sh", str(runs), str(out), *words, python=python
+    )
     runs.write_text("one --config.seed=1 --config.name='a b'\n")
     assert sweep("train").returncode == 0
     assert sweep("train").stderr == "one is done\n"
@@ -203,7 +257,10 @@ def test_a_measurement_with_other_options_needs_another_folder(tmp_path):
     assert measured().returncode == 0
     assert measured().stderr.splitlines() == [f"{name} is done" for name in _measured()]
     refused = measured("--repeats=5")
-    assert refused.returncode == 2 and "write the same options, or another DIR" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "write the same options, or another DIR" in refused.stderr
+    )
 
 
 def test_a_benchmark_that_the_kernel_ends_has_failed_and_not_run_out_of_time(tmp_path):
@@ -214,24 +271,32 @@ def test_a_benchmark_that_the_kernel_ends_has_failed_and_not_run_out_of_time(tmp
 
 
 def _python(folder: pathlib.Path, command: str) -> str:
-    """A Python whose `-m bnas_jax` is a shell's command; what it runs else ends well, and JAX has a CPU."""
+    """A Python whose `-m bnas_jax` is a shell's command; what it runs else ends well,
+    and JAX has a CPU.
+    """
     path = folder / "python"
-    words = (
-        f'[ "$2" = bnas_jax ] || {{ [ "$1" = - ] && exec {sys.executable} "$@"; echo cpu; exit; }}'
-    )
+    words = f'[ "$2" = bnas_jax ] || {{ [ "$1" = - ] && exec {sys.executable} "$@"; echo cpu; exit; }}'
     path.write_text(f"#!/bin/sh\n{words}\n{command}\n")
     path.chmod(0o755)
     return str(path)
 
 
 @pytest.mark.parametrize("measured", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path, measured):
+def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(
+    tmp_path, measured
+):
     """measured: how many benchmarks are left to be made, of the eight."""
     lines = dry("measure.sh", str(tmp_path), "--repeats=1")
-    assert all(words[:4] == [sys.executable, "-m", "bnas_jax", "benchmark"] for words in lines)
+    assert all(
+        words[:4] == [sys.executable, "-m", "bnas_jax", "benchmark"] for words in lines
+    )
     assert all(words[-2:] == ["--repeats=100", "--repeats=1"] for words in lines)
     last = "train-a-64-float32"
-    assert lines[-1][4:7] == ["train", "--config=configs/train.py:a", "--config.batch_size=64"]
+    assert lines[-1][4:7] == [
+        "train",
+        "--config=configs/train.py:a",
+        "--config.batch_size=64",
+    ]
 
     # The others are there.
     of_gpu = {
@@ -253,7 +318,11 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path, 
     assert len(names) == len(lines)
     for name in names[: len(names) - measured]:
         (tmp_path / f"{name}.json").write_text(json.dumps(of_gpu))
-    tiny = ["--config.network.num_cells=1", "--config.network.channels=2", "--image_size=8"]
+    tiny = [
+        "--config.network.num_cells=1",
+        "--config.network.channels=2",
+        "--image_size=8",
+    ]
     assert len(dry("measure.sh", str(tmp_path), *tiny)) == measured
     done = launch("measure.sh", str(tmp_path), *tiny, "--repeats=1")
 
@@ -264,7 +333,8 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path, 
         assert json.loads((tmp_path / f"{last}.json").read_text())["batch_size"] == 64
     rows = {line.split(" | ")[0].strip("| "): line for line in done.stdout.splitlines()}
     assert rows[names[0]] == (
-        f"| {names[0]} | 20 ms (19 to 30) | 12,800 | 0.65 | 10 ms (50 %), memory bandwidth | 97 % | 40 s |"
+        f"| {names[0]} | 20 ms (19 to 30) | 12,800 | 0.65 | 10 ms (50 %), memory "
+        "bandwidth | 97 % | 40 s |"
         " 2.00 GiB | 1 x H100, jax 1.2 |"
     )
     assert rows[last].endswith(f"jax {jax.__version__ if measured else '1.2'} |")
@@ -286,8 +356,14 @@ def test_measuring_goes_on_where_it_was_stopped_and_ends_with_a_table(tmp_path, 
 
 def test_a_benchmark_ends_with_the_script_that_measures(tmp_path):
     environment = {**os.environ, "BNAS_PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
-    command = [LAUNCH / "measure.sh", str(tmp_path / "out"), "--config.network.num_cells=19"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as script:
+    command = [
+        LAUNCH / "measure.sh",
+        str(tmp_path / "out"),
+        "--config.network.num_cells=19",
+    ]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True
+    ) as script:
         assert script.stderr is not None and "train-a-256" in script.stderr.readline()
 
         script.send_signal(signal.SIGTERM)

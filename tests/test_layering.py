@@ -1,4 +1,6 @@
-"""The imports of the package: who may know whom, which libraries may be known where, and what must not be there at all."""
+"""The imports of the package: who may know whom, which libraries may be known where,
+and what must not be there at all.
+"""
 
 import ast
 import functools
@@ -14,8 +16,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "bnas_jax"
 
-# The parts of the package, and the parts that each may import beside itself. Entries (schemes, networks, searchers) hold
-# their own settings, which is why settings stand above them.
+# The parts of the package, and the parts that each may import beside itself. Entries
+# (schemes, networks, searchers) hold their own settings, which is why settings stand
+# above them.
 MODELS = {"core", "baselines", "networks", "search", "settings"}
 RUNS = MODELS | {"data", "runtime", "workdir", "training"}
 MAY_IMPORT = {
@@ -28,7 +31,10 @@ MAY_IMPORT = {
     "runtime": {"core", "settings", "data"},
     "workdir": {"core"},  # of which errors and paths alone, too
     "training": MODELS | {"data", "runtime", "workdir"},
-    "report": {"core", "workdir"},  # and no jax, so that a picture takes no longer than it must
+    "report": {
+        "core",
+        "workdir",
+    },  # and no jax, so that a picture takes no longer than it must
     "deploy": RUNS | {"extensions"},
     "interop": RUNS,
     "benchmarks": RUNS | {"plan", "deploy", "interop"},
@@ -55,10 +61,19 @@ MAY_IMPORT = {
         "preset_files",
         "counting",
     },
-    "__main__": {"core", "workdir", "runtime", "machine", "spelling", "extensions", "cli"},
+    "__main__": {
+        "core",
+        "workdir",
+        "runtime",
+        "machine",
+        "spelling",
+        "extensions",
+        "cli",
+    },
     "__init__": set(),
 }
-# What each room of core may import of core; what stands in no room here stands above those.
+# What each room of core may import of core; what stands in no room here stands above
+# those.
 BASE = {"errors", "arithmetic"}
 IN_CORE = {"ops": BASE | {"ops"}, "schemes": BASE | {"ops", "schemes"}}
 # Only imported where used, so that search and training on arrays start without them.
@@ -75,7 +90,8 @@ HEAVY = {
 }
 # The one module that is of such a library; it is imported where used itself.
 OF_TORCH = "bnas_jax.benchmarks.torch_resnet18"
-# core is pure functions and Flax modules: no other library, and no files or flags from the standard one.
+# core is pure functions and Flax modules: no other library, and no files or flags from
+# the standard one.
 CORE_LIBRARIES = {"jax", "flax", "numpy", "chex"}
 CORE_FORBIDDEN = {"argparse", "io", "json", "os", "pathlib", "shutil", "tempfile"}
 CORE_FILES = {
@@ -88,7 +104,9 @@ UNSAFE = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 
 
 class Import(NamedTuple):
-    """`from a import b` is the name a.b: what b is, a module or a thing in it, makes no difference here."""
+    """`from a import b` is the name a.b: what b is, a module or a thing in it, makes no
+    difference here.
+    """
 
     name: str
     at_top: bool  # runs when the module is imported
@@ -100,7 +118,8 @@ class Import(NamedTuple):
 
 def modules() -> list[str]:
     return sorted(
-        path.relative_to(ROOT / PACKAGE).as_posix() for path in (ROOT / PACKAGE).rglob("*.py")
+        path.relative_to(ROOT / PACKAGE).as_posix()
+        for path in (ROOT / PACKAGE).rglob("*.py")
     )
 
 
@@ -114,7 +133,8 @@ def tree(module: str) -> ast.Module:
 
 
 def imports(module: str) -> list[Import]:
-    # In a package's __init__ the first dot is the package itself, and its path here has one part more: the file's name.
+    # In a package's __init__ the first dot is the package itself, and its path here has
+    # one part more: the file's name.
     return list(found_imports(tree(module), [PACKAGE, *module.split("/")]))
 
 
@@ -128,14 +148,21 @@ def found_imports(node: ast.AST, path: list[str], at_top: bool = True):
                 if child.level
                 else [child.module]
             )
-            yield from (Import(".".join([*base, alias.name]), at_top) for alias in child.names)
+            yield from (
+                Import(".".join([*base, alias.name]), at_top) for alias in child.names
+            )
         else:
-            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            inside = isinstance(
+                child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+            )
             yield from found_imports(child, path, at_top and not inside)
 
 
 def imports_of(text: str, module: str = "core/cell.py") -> list[tuple[str, bool]]:
-    return [tuple(found) for found in found_imports(ast.parse(text), [PACKAGE, *module.split("/")])]
+    return [
+        tuple(found)
+        for found in found_imports(ast.parse(text), [PACKAGE, *module.split("/")])
+    ]
 
 
 def test_imports_are_found_in_every_form():
@@ -148,9 +175,12 @@ def test_imports_are_found_in_every_form():
         ("bnas_jax.core.genotype.load", True),
         ("bnas_jax.data.order", True),
     ]
-    assert imports_of("from . import cell", "core/__init__.py") == [("bnas_jax.core.cell", True)]
+    assert imports_of("from . import cell", "core/__init__.py") == [
+        ("bnas_jax.core.cell", True)
+    ]
     assert imports_of(
-        "if x:\n  import torch\nclass A:\n  import PIL\n  def f(self):\n    import grain"
+        "if x:\n  import torch\nclass A:\n  import PIL\n  def f(self):\n    import "
+        "grain"
     ) == [
         ("torch", True),
         ("PIL", True),
@@ -161,8 +191,12 @@ def test_imports_are_found_in_every_form():
 @pytest.mark.parametrize("module", modules())
 def test_parts_import_only_what_stands_before_them(module):
     here = part(module)
-    assert here in MAY_IMPORT, f"{module}: a new part; write into MAY_IMPORT where it stands"
-    ours = [found.name.split(".") for found in imports(module) if found.library == PACKAGE]
+    assert here in MAY_IMPORT, (
+        f"{module}: a new part; write into MAY_IMPORT where it stands"
+    )
+    ours = [
+        found.name.split(".") for found in imports(module) if found.library == PACKAGE
+    ]
     parts = {name[1] for name in ours if len(name) > 1} - {"__version__"}
     assert parts <= MAY_IMPORT[here] | {here}
 
@@ -171,28 +205,42 @@ def test_parts_import_only_what_stands_before_them(module):
     "module", [module for module in modules() if part(module) in ("data", "workdir")]
 )
 def test_data_and_work_directories_know_no_model(module):
-    core = [found.name for found in imports(module) if found.name.startswith(f"{PACKAGE}.core")]
+    core = [
+        found.name
+        for found in imports(module)
+        if found.name.startswith(f"{PACKAGE}.core")
+    ]
     assert all(name.split(".")[2] in ("errors", "paths") for name in core), core
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if part(module) == "workdir"])
+@pytest.mark.parametrize(
+    "module", [module for module in modules() if part(module) == "workdir"]
+)
 def test_a_work_directory_is_read_with_the_standard_library_and_numpy(module):
     assert {found.library for found in imports(module)} - {PACKAGE} - {
         "numpy"
     } <= sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if part(module) == "core"])
+@pytest.mark.parametrize(
+    "module", [module for module in modules() if part(module) == "core"]
+)
 def test_core_is_pure(module):
     libraries = {found.library for found in imports(module)} - {PACKAGE}
     assert libraries - sys.stdlib_module_names <= CORE_LIBRARIES
     assert not libraries & (CORE_FORBIDDEN - CORE_FILES.get(module, set()))
-    assert "open" not in {node.id for node in ast.walk(tree(module)) if isinstance(node, ast.Name)}
+    assert "open" not in {
+        node.id for node in ast.walk(tree(module)) if isinstance(node, ast.Name)
+    }
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if part(module) == "core"])
+@pytest.mark.parametrize(
+    "module", [module for module in modules() if part(module) == "core"]
+)
 def test_core_stands_in_its_own_order(module):
-    """Operations below schemes, both below layers, cells and networks; nothing but `core.cost` knows of cost."""
+    """Operations below schemes, both below layers, cells and networks; nothing but
+    `core.cost` knows of cost.
+    """
     room = module.split("/")[1].removesuffix(".py")
     ours = [
         found.name.split(".")
@@ -222,9 +270,9 @@ def test_heavy_libraries_are_imported_where_used(module):
 def test_nothing_is_evaluated_or_unpickled(module):
     assert not {found.library for found in imports(module)} & UNSAFE
     for call in (node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)):
-        assert not (isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")), (
-            f"{module}:{call.lineno}"
-        )
+        assert not (
+            isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")
+        ), f"{module}:{call.lineno}"
         # How numpy and torch are told to unpickle.
         unpickles = {("allow_pickle", True), ("weights_only", False)}
         keywords = {
@@ -243,7 +291,9 @@ def distribution(requirement: str) -> str:
 def test_everything_imported_is_required():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    pinned = {distribution(line): line for line in lines if line and not line.startswith("#")}
+    pinned = {
+        distribution(line): line for line in lines if line and not line.startswith("#")
+    }
     assert set(pinned) == {distribution(line) for line in project["dependencies"]}
     for line in project["dependencies"]:
         assert pinned[distribution(line)] == line.replace(">=", "=="), (
@@ -251,7 +301,9 @@ def test_everything_imported_is_required():
         )
 
     optional = {
-        distribution(line) for extra in project["optional-dependencies"].values() for line in extra
+        distribution(line)
+        for extra in project["optional-dependencies"].values()
+        for line in extra
     }
     provided_by = importlib.metadata.packages_distributions()
     third_party = (

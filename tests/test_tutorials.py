@@ -1,4 +1,6 @@
-"""The tutorials of docs/tutorials: their programs and commands run, in their order, on networks that are small."""
+"""The tutorials of docs/tutorials: their programs and commands run, in their order, on
+networks that are small.
+"""
 
 import json
 import pathlib
@@ -25,7 +27,10 @@ SEARCH = [*SHORT, "--config.network.num_cells=3"]
 TRAIN = [*SHORT, "--config.network.num_cells=1"]
 FEW_TYPES = "--config.network.layer_types=none,bin_conv_3x3"
 # Each edge of a new layer type is compiled by itself: few types, and few steps.
-NEW_TYPES = ["--config.network.layer_types=none,two_scales_3x3", "--config.batch_size=256"]
+NEW_TYPES = [
+    "--config.network.layer_types=none,two_scales_3x3",
+    "--config.batch_size=256",
+]
 
 
 @pytest.fixture
@@ -41,9 +46,11 @@ def tables():
 def follow(
     name: str, capfd, *, smaller: dict[str, str], without: tuple[str, ...] = ()
 ) -> dict[str, dict]:
-    """Runs a tutorial in the current folder; command -> the JSON object that it ends with.
+    """Runs a tutorial in the current folder; command -> the JSON object that it ends
+    with.
 
-    smaller: texts of its programs that are replaced. without: commands that are left out.
+    smaller: texts of its programs that are replaced. without: commands that are left
+    out.
     """
     tutorial = ROOT / "docs" / "tutorials" / f"{name}.md"
     for block in blocks(tutorial):
@@ -52,7 +59,9 @@ def follow(
             for old, new in smaller.items():
                 text = text.replace(old, new)
             pathlib.Path(block.file).write_text(text)
-    script = "\n".join(block.text for block in blocks(tutorial) if block.language == "bash")
+    script = "\n".join(
+        block.text for block in blocks(tutorial) if block.language == "bash"
+    )
     ended = {}
     for line in shell_lines(script):
         program, *words = shlex.split(line)
@@ -65,7 +74,9 @@ def follow(
         if command in without:
             continue
         capfd.readouterr()
-        assert run([*words[2:], *additions(command, words)]) == 0, capfd.readouterr().err
+        assert run([*words[2:], *additions(command, words)]) == 0, (
+            capfd.readouterr().err
+        )
         ended[command] = json.loads(capfd.readouterr().out.splitlines()[-1])
     return ended
 
@@ -116,6 +127,9 @@ def test_the_study_of_an_idea(tmp_path, monkeypatch, capfd):
         "seeds=5": "seeds=2",
     }
     ended = follow(
-        "new_idea", capfd, smaller=smaller, without=("search", "train", "evaluate", "cost")
+        "new_idea",
+        capfd,
+        smaller=smaller,
+        without=("search", "train", "evaluate", "cost"),
     )
     assert [row["name"] for row in ended["study"]["rows"]] == ["xnor", "smooth"]

@@ -13,7 +13,9 @@ def png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -25,7 +27,10 @@ def write_dataset(
     file_format="array_record",
     shards=1,
 ) -> pathlib.Path:
-    """Each split in `shards` files. An image is an array, or bytes that are already encoded."""
+    """Each split in `shards` files.
+
+    An image is an array, or bytes that are already encoded.
+    """
     import tensorflow_datasets as tfds
 
     directory.mkdir(parents=True)
@@ -44,13 +49,17 @@ def write_dataset(
         parts = np.array_split(np.arange(len(arrays)), shards)
         lengths[split] = [str(len(part)) for part in parts]
         for number, part in enumerate(parts):
-            shard = directory / f"{name}-{split}.{file_format}-{number:05}-of-{shards:05}"
+            shard = (
+                directory / f"{name}-{split}.{file_format}-{number:05}-of-{shards:05}"
+            )
             writer = open_writer(shard, file_format)
             for row in part:
                 image = arrays.images[row]
                 data = image if isinstance(image, bytes) else png(image)
                 writer.write(
-                    features.serialize_example({"image": data, "label": int(arrays.labels[row])})
+                    features.serialize_example(
+                        {"image": data, "label": int(arrays.labels[row])}
+                    )
                 )
             writer.close()
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

@@ -16,8 +16,12 @@ def arrays(workdir: pathlib.Path, step: int) -> dict:
         folder = workdir / "checkpoints" / str(step) / name
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             tree = reader.metadata(folder).item_metadata.tree
-            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
+            plain = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+            )
+            return reader.restore(
+                folder, args=ocp.args.PyTreeRestore(restore_args=plain)
+            )
 
     return {name: item(name) for name in ("variables", "rest")}
 

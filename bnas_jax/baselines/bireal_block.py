@@ -1,5 +1,7 @@
-"""Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution, so that its real
-inputs reach the next one."""
+"""Bi-Real Net's block (arXiv 1808.00278): a shortcut around each convolution, so that
+its real
+inputs reach the next one.
+"""
 
 from typing import ClassVar
 
@@ -14,9 +16,12 @@ from bnas_jax.core.normalization import BatchNorm
 class BiRealUnit(Block):
     """sign -> 3x3 convolution -> BN, added to the shortcut (Figure 3b).
 
-    A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then has a 1x1
-    convolution and a BN. The scheme's activation follows the convolution; Bi-Real has none. Under
-    the scheme `float` its activation takes the sign's place, as in the paper's float networks to
+    A shortcut that changes the shape averages 2x2 pixels where the stride is 2, then
+    has a 1x1
+    convolution and a BN. The scheme's activation follows the convolution; Bi-Real has
+    none. Under
+    the scheme `float` its activation takes the sign's place, as in the paper's float
+    networks to
     begin with: ReLU, then leaky clip, then clip (section 3.4).
     """
 
@@ -30,7 +35,8 @@ class BiRealUnit(Block):
 
     def normalized(self, x, *, train: bool):
         """The convolution with its sign, and BN: (N, H / stride, W / stride, features)."""
-        # The sign needs no BN in front of it: the input is a sum whose last term a BN has made.
+        # The sign needs no BN in front of it: the input is a sum whose last term a BN
+        # has made.
         conv = convolution(
             self.features,
             3,
@@ -60,8 +66,10 @@ class BiRealUnit(Block):
 
 
 class TwoUnits(Block):
-    """Two units one behind the other, the first with the block's stride. unit: their class, which a
-    subclass gives."""
+    """Two units one behind the other, the first with the block's stride. unit: their
+    class, which a
+    subclass gives.
+    """
 
     unit: ClassVar[type[Block]]
     # As in both papers' code.

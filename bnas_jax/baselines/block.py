@@ -12,11 +12,13 @@ from bnas_jax.core.schemes import Scheme
 
 
 class Block(nn.Module):
-    """The base of all entries of `blocks.BLOCKS`: two 3x3 convolutions and their shortcuts, `block(x, train=train)`.
+    """The base of all entries of `blocks.BLOCKS`: two 3x3 convolutions and their
+    shortcuts, `block(x, train=train)`.
 
-    (N, H, W, C) to (N, H / stride, W / stride, features). Where a paper has a shortcut around each single convolution, as
-    Bi-Real's has, one block here is two of those. float_shortcut: whether the convolution of a shortcut that changes the shape
-    stays float.
+    (N, H, W, C) to (N, H / stride, W / stride, features). Where a paper has a shortcut
+    around each single convolution, as Bi-Real's has, one block here is two of those.
+    float_shortcut: whether the convolution of a shortcut that changes the shape stays
+    float.
     """
 
     features: int
@@ -25,7 +27,8 @@ class Block(nn.Module):
     arithmetic: Arithmetic
     float_shortcut: bool = True
 
-    # What follows the BN of the stem of a network of such blocks, one of `scheme.ACTIVATIONS`.
+    # What follows the BN of the stem of a network of such blocks, one of
+    # `scheme.ACTIVATIONS`.
     stem_activation: ClassVar[str] = "relu"
 
     def changes_shape(self, x) -> bool:
@@ -34,10 +37,11 @@ class Block(nn.Module):
 
 
 class Projection(nn.Module):
-    """A shortcut that changes the shape: float 1x1 convolution -> BN, or a binary one, BN -> sign -> 1x1 convolution.
+    """A shortcut that changes the shape: float 1x1 convolution -> BN, or a binary one,
+    BN -> sign -> 1x1 convolution.
 
-    (N, H, W, C) to (N, H / stride, W / stride, features). float_conv: whether it is the first of them; under the scheme
-    `float` it is anyway.
+    (N, H, W, C) to (N, H / stride, W / stride, features). float_conv: whether it is the
+    first of them; under the scheme `float` it is anyway.
     """
 
     features: int

@@ -1,6 +1,8 @@
-"""DenseNet121 (arXiv 1608.06993), in kuangliu's form for CIFAR: new features come first in each concatenation.
+"""DenseNet121 (arXiv 1608.06993), in kuangliu's form for CIFAR: new features come first
+in each concatenation.
 
-Code: github.com/kuangliu/pytorch-cifar, models/densenet.py. Of its forms this one has the FLOPs of Table 6 (docs/networks.md).
+Code: github.com/kuangliu/pytorch-cifar, models/densenet.py. Of its forms this one has
+the FLOPs of Table 6 (docs/networks.md).
 """
 
 import dataclasses
@@ -20,7 +22,8 @@ BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """BN -> ReLU or sign -> 1x1 convolution, the same with 3x3, and the input behind the `growth` new channels.
+    """BN -> ReLU or sign -> 1x1 convolution, the same with 3x3, and the input behind
+    the `growth` new channels.
 
     (N, H, W, C) to (N, H, W, growth + C).
     """
@@ -40,13 +43,16 @@ class DenseLayer(nn.Module):
 
         # To the new channels: (N, H, W, growth).
         y = Normalized(name="middle", **common)(y, train=train)
-        y = convolution(self.growth, kernel=3, activation=True, name="conv1", **common)(y)
+        y = convolution(self.growth, kernel=3, activation=True, name="conv1", **common)(
+            y
+        )
         return jnp.concatenate([y, x], axis=-1)
 
 
 class Transition(nn.Module):
-    """BN -> ReLU or sign -> 1x1 convolution to half the channels, and average pooling: (N, H, W, C) to (N, H / 2, W / 2,
-    C / 2)."""
+    """BN -> ReLU or sign -> 1x1 convolution to half the channels, and average pooling:
+    (N, H, W, C) to (N, H / 2, W / 2, C / 2).
+    """
 
     scheme: Scheme
     arithmetic: Arithmetic
@@ -60,7 +66,10 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `DenseNet121`."""
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    See `DenseNet121`.
+    """
 
     growth: int
     blocks: tuple[int, ...]
@@ -104,7 +113,9 @@ class DenseNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class DenseNet121(Baseline):
-    """DenseNet121. growth: the channels that each layer adds. blocks: layers of each stage."""
+    """DenseNet121. growth: the channels that each layer adds. blocks: layers of each
+    stage.
+    """
 
     growth: int = 32
     blocks: tuple[int, ...] = (6, 12, 24, 16)
@@ -112,7 +123,9 @@ class DenseNet121(Baseline):
     def __post_init__(self):
         self.check_at_least(1, "growth", "blocks")
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> DenseNet:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> DenseNet:
         """A `DenseNet`."""
         return DenseNet(
             growth=self.growth,

@@ -1,10 +1,13 @@
-"""Network in Network for CIFAR, in jiecaoyu's form, whose accuracy with XNOR-Net's rule is the one that Table 6 prints.
+"""Network in Network for CIFAR, in jiecaoyu's form, whose accuracy with XNOR-Net's rule
+is the one that Table 6 prints.
 
-Code: github.com/jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Its binary layers are BN -> sign -> dropout -> convolution with bias ->
-ReLU; in `float` the sign is left out. Its average pooling counts the padding, its batch norms have an epsilon of 1e-4.
+Code: github.com/jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Its binary layers are BN -> sign
+-> dropout -> convolution with bias -> ReLU; in `float` the sign is left out. Its
+average pooling counts the padding, its batch norms have an epsilon of 1e-4.
 
-Where this differs: the code clamps the scales of the binary layers' batch norms at 0.01 for good before each forward pass.
-Here the forward pass and the gradient are the same, and the parameter itself may be smaller.
+Where this differs: the code clamps the scales of the binary layers' batch norms at 0.01
+for good before each forward pass. Here the forward pass and the gradient are the same,
+and the parameter itself may be smaller.
 """
 
 import dataclasses
@@ -23,13 +26,15 @@ from bnas_jax.core.ops.conv import square
 from bnas_jax.core.ops.pool import max_pool
 from bnas_jax.core.schemes import Scheme
 
-# As in that code: what its batch norms add to the variance, and the smallest of their scales.
+# As in that code: what its batch norms add to the variance, and the smallest of their
+# scales.
 EPSILON = 1e-4
 LEAST_SCALE = 0.01
 
 
 class NinLayer(nn.Module):
-    """BN -> sign -> dropout -> convolution with bias -> activation: (N, H, W, C) to (N, H, W, features).
+    """BN -> sign -> dropout -> convolution with bias -> activation: (N, H, W, C) to (N,
+    H, W, features).
 
     dropout: the share of the signs that become 0 in training.
     """
@@ -42,7 +47,9 @@ class NinLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        norm = BatchNorm(self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn")
+        norm = BatchNorm(
+            self.arithmetic, epsilon=EPSILON, least_scale=LEAST_SCALE, name="bn"
+        )
         x = norm(x, train=train)
 
         # The convolution of signs, some of which may be 0.
@@ -53,7 +60,8 @@ class NinLayer(nn.Module):
             geometry=square(self.kernel),
             scheme=self.scheme,
             arithmetic=self.arithmetic,
-            # Zeros are no signs: what is left after dropout goes through a convolution of floats.
+            # Zeros are no signs: what is left after dropout goes through a convolution
+            # of floats.
             binary_input=not dropped,
             activation=False,
             name="conv",
@@ -63,15 +71,20 @@ class NinLayer(nn.Module):
         else:
             y = conv(x)
 
-        # The bias comes behind all scales, so that it is no part of the scheme's convolution.
+        # The bias comes behind all scales, so that it is no part of the scheme's
+        # convolution.
         fan_in = self.kernel**2 * x.shape[-1]
-        y = y + self.param("bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype)
+        y = y + self.param(
+            "bias", bias_init(fan_in), (self.features,), self.arithmetic.dtype
+        )
         return self._activated(y)
 
     def _dropped(self, conv, x):
         """The convolution with dropout behind the sign."""
         key = self.make_rng("dropout")
-        keep = keep_factors(key, self.dropout, shape=x.shape, arithmetic=self.arithmetic)
+        keep = keep_factors(
+            key, self.dropout, shape=x.shape, arithmetic=self.arithmetic
+        )
         y = conv(self.scheme.signs(x) * keep)
         # K of Eq. (1), which a convolution of floats leaves out.
         scale = self.scheme.input_scale(x, kernel=conv.kernel, geometry=conv.geometry)
@@ -80,18 +93,23 @@ class NinLayer(nn.Module):
         return y * scale
 
     def _activated(self, y):
-        # The published order, convolution -> ReLU, whatever `config.scheme.activation` says of a float network.
+        # The published order, convolution -> ReLU, whatever `config.scheme.activation`
+        # says of a float network.
         if not self.scheme.binary:
             return nn.relu(y)
         return activated(y, self.scheme.activation, arithmetic=self.arithmetic)
 
 
-def keep_factors(key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithmetic) -> jax.Array:
+def keep_factors(
+    key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithmetic
+) -> jax.Array:
     """Dropout: 0 with probability `rate`, else 1 / (1 - rate), of the shape (N, ...).
 
-    What is drawn for an example does not depend on how many devices `Arithmetic.batch_axis` divides the batch over.
+    What is drawn for an example does not depend on how many devices
+    `Arithmetic.batch_axis` divides the batch over.
     """
-    # Numbers of this device's examples in the whole batch, each with a key from its number.
+    # Numbers of this device's examples in the whole batch, each with a key from its
+    # number.
     examples = jnp.arange(shape[0])
     if arithmetic.batch_axis:
         examples += jax.lax.axis_index(arithmetic.batch_axis) * shape[0]
@@ -107,7 +125,8 @@ def keep_factors(key, rate: float, shape: tuple[int, ...], *, arithmetic: Arithm
 class Nin(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    widths: of the wide, the second and the third convolution. In training with dropout it needs the rng `dropout`.
+    widths: of the wide, the second and the third convolution. In training with dropout
+    it needs the rng `dropout`.
     """
 
     widths: tuple[int, int, int]
@@ -121,8 +140,8 @@ class Nin(nn.Module):
         check_image_size(images.shape, 2)
         wide, second, third = self.widths
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
-        # Three blocks of a large kernel and two of 1x1, without the very first convolution, the stem, and the very last
-        # one, the classifier.
+        # Three blocks of a large kernel and two of 1x1, without the very first
+        # convolution, the stem, and the very last one, the classifier.
         layers = [
             NinLayer(second, kernel=1, name="layer0", **common),
             NinLayer(third, kernel=1, name="layer1", **common),
@@ -135,7 +154,9 @@ class Nin(nn.Module):
 
         # The first convolution, float.
         x = images.astype(self.arithmetic.dtype)
-        stem = convolution(wide, kernel=5, binary=False, bias=True, name="stem", **common)
+        stem = convolution(
+            wide, kernel=5, binary=False, bias=True, name="stem", **common
+        )
         x = self._plain_bn("stem_bn")(stem(x), train=train)
         x = nn.relu(x)
 
@@ -144,7 +165,8 @@ class Nin(nn.Module):
             if index == 2:
                 x = max_pool(x, stride=2)
             if index == 5:
-                # Flax's counts the padding, as that code does; `ops.pool.avg_pool` does not.
+                # Flax's counts the padding, as that code does; `ops.pool.avg_pool` does
+                # not.
                 x = nn.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
             x = layer(x, train=train)
 
@@ -167,7 +189,9 @@ class Nin(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class NinSettings(Baseline):
-    """Network in Network. widths: of the wide, the second and the third convolution. dropout: behind two of the signs."""
+    """Network in Network. widths: of the wide, the second and the third convolution.
+    dropout: behind two of the signs.
+    """
 
     widths: tuple[int, ...] = (192, 160, 96)
     dropout: float = 0.5
@@ -176,20 +200,29 @@ class NinSettings(Baseline):
         self.check_at_least(1, "widths")
         if len(self.widths) != 3:
             raise UserError(
-                f"config.network.widths must be three numbers such as (192,160,96), got {self.widths}"
+                "config.network.widths must be three numbers such as (192,160,96), "
+                f"got {self.widths}"
             )
         if not 0 <= self.dropout < 1:
             raise UserError(
-                f"config.network.dropout must be at least 0 and below 1, got {self.dropout}"
+                "config.network.dropout must be at least 0 and below 1, got "
+                f"{self.dropout}"
             )
 
     def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Nin:
-        """A `Nin`. `UserError` for dropout behind signs that have parameters, and in a first stage of two."""
-        # Dropout comes between the sign and the convolution, which only `Scheme.signs` lets it do.
+        """A `Nin`.
+
+        `UserError` for dropout behind signs that have parameters, and in a first stage
+        of two.
+        """
+        # Dropout comes between the sign and the convolution, which only `Scheme.signs`
+        # lets it do.
         if self.dropout > 0 and not (scheme.plain_signs and scheme.stage == "all"):
             raise UserError(
-                "config.network.dropout sets signs to 0, which a scheme whose signs have parameters and"
-                " config.scheme.stage=activations do not allow; write config.network.dropout=0"
+                "config.network.dropout sets signs to 0, which a scheme whose signs "
+                "have parameters and"
+                " config.scheme.stage=activations do not allow; write "
+                "config.network.dropout=0"
             )
         wide, second, third = self.widths
         return Nin(

@@ -1,4 +1,6 @@
-"""PCNN's block (arXiv 1811.12755): a shortcut around each convolution, and a PReLU behind it."""
+"""PCNN's block (arXiv 1811.12755): a shortcut around each convolution, and a PReLU
+behind it.
+"""
 
 from typing import Any, ClassVar
 
@@ -13,9 +15,11 @@ from bnas_jax.core.modules import PRelu
 class PcnnUnit(Block):
     """BN -> sign -> 3x3 convolution, added to the shortcut, and a PReLU behind the sum.
 
-    A shortcut that changes the shape has its convolution at stride 1, and averages afterwards over what the stride joins.
+    A shortcut that changes the shape has its convolution at stride 1, and averages
+    afterwards over what the stride joins.
 
-    How sure: agrees with the published test code of PCNN's authors, and with the training code of CBCN's.
+    How sure: agrees with the published test code of PCNN's authors, and with the
+    training code of CBCN's.
     """
 
     @nn.compact
@@ -25,7 +29,9 @@ class PcnnUnit(Block):
             "scheme": self.scheme,
             "arithmetic": self.arithmetic,
         }
-        conv = ConvUnit(kernel=3, stride=self.stride, activation=False, name="unit", **common)
+        conv = ConvUnit(
+            kernel=3, stride=self.stride, activation=False, name="unit", **common
+        )
         y = conv(x, train=train)  # (N, H / stride, W / stride, features)
 
         # The shortcut: first to the features, then to the size.

@@ -12,14 +12,17 @@ from bnas_jax.core.schemes import Scheme
 
 
 class PreactBlock(Block):
-    """BN -> ReLU -> convolution twice, where a sign takes the ReLU's place in a binary scheme, and a shortcut around both.
+    """BN -> ReLU -> convolution twice, where a sign takes the ReLU's place in a binary
+    scheme, and a shortcut around both.
 
-    A shortcut that changes the shape takes what enters the first convolution; the float one under a binary scheme takes it
-    before the sign. The scheme's activation follows the first convolution alone.
+    A shortcut that changes the shape takes what enters the first convolution; the float
+    one under a binary scheme takes it before the sign. The scheme's activation follows
+    the first convolution alone.
 
-    gate: by how much the squeeze of SENet (arXiv 1709.01507) is narrower than the block; None has no gate.
-    late_stride: meliketoy's form: the stride is the second convolution's, shortcuts take the block's input, and all
-    convolutions have biases.
+    gate: by how much the squeeze of SENet (arXiv 1709.01507) is narrower than the
+    block; None has no gate.
+    late_stride: meliketoy's form: the stride is the second convolution's, shortcuts
+    take the block's input, and all convolutions have biases.
     """
 
     gate: int | None = None
@@ -35,7 +38,9 @@ class PreactBlock(Block):
 
         # Both convolutions: (N, H / stride, W / stride, features).
         first = Normalized(name="input", **common)(x, train=train)
-        conv0 = convolution(kernel=3, stride=strides[0], activation=True, name="conv0", **shared)
+        conv0 = convolution(
+            kernel=3, stride=strides[0], activation=True, name="conv0", **shared
+        )
         y = Normalized(name="middle", **common)(conv0(first), train=train)
         y = convolution(kernel=3, stride=strides[1], name="conv1", **shared)(y)
 
@@ -62,7 +67,11 @@ class PreactBlock(Block):
 
 
 class Gate(nn.Module):
-    """Squeeze and excitation: a factor from 0 to 1 for each image and channel, (N, 1, 1, C). Its convolutions are float."""
+    """Squeeze and excitation: a factor from 0 to 1 for each image and channel, (N, 1,
+    1, C).
+
+    Its convolutions are float.
+    """
 
     features: int
     hidden: int

@@ -1,4 +1,6 @@
-"""ReActNet's block for ResNets (arXiv 2003.03488): Bi-Real's with learned shifts and slopes."""
+"""ReActNet's block for ResNets (arXiv 2003.03488): Bi-Real's with learned shifts and
+slopes.
+"""
 
 from typing import ClassVar
 
@@ -11,8 +13,10 @@ from bnas_jax.core.modules import PRelu
 
 
 class RPRelu(nn.Module):
-    """PReLU between two learned shifts of each channel (Eq. 2): PReLU(x + b1) + b2, from zeros and
-    slopes of 1/4."""
+    """PReLU between two learned shifts of each channel (Eq. 2): PReLU(x + b1) + b2,
+    from zeros and
+    slopes of 1/4.
+    """
 
     arithmetic: Arithmetic
 
@@ -26,8 +30,11 @@ class RPRelu(nn.Module):
 
 
 class ReActNetUnit(BiRealUnit):
-    """Bi-Real's unit, and RPReLU behind the sum with the shortcut. The shift of the sign is the
-    scheme's, `reactnet`."""
+    """Bi-Real's unit, and RPReLU behind the sum with the shortcut.
+
+    The shift of the sign is the
+    scheme's, `reactnet`.
+    """
 
     @nn.compact
     def __call__(self, x, *, train: bool):

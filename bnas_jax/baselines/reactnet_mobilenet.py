@@ -1,4 +1,5 @@
-"""ReActNet-A (arXiv 2003.03488): a MobileNet of binary convolutions, each with a shortcut.
+"""ReActNet-A (arXiv 2003.03488): a MobileNet of binary convolutions, each with a
+shortcut.
 
 Code: github.com/liuzechun/ReActNet, folder mobilenet.
 """
@@ -22,10 +23,13 @@ WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 
 
 class MobileBlock(nn.Module):
-    """sign -> 3x3 convolution -> BN, added to the input -> RPReLU; then the same with 1x1 (Figure 5).
+    """sign -> 3x3 convolution -> BN, added to the input -> RPReLU; then the same with
+    1x1 (Figure 5).
 
-    (N, H, W, C) to (N, H / stride, W / stride, features); features are C or 2 C. The shortcut of a
-    stride averages 2x2 pixels, that of a wider output has the input twice, so that no convolution
+    (N, H, W, C) to (N, H / stride, W / stride, features); features are C or 2 C. The
+    shortcut of a
+    stride averages 2x2 pixels, that of a wider output has the input twice, so that no
+    convolution
     of the block is float.
     """
 
@@ -38,12 +42,15 @@ class MobileBlock(nn.Module):
     def __call__(self, x, *, train: bool):
         # The 3x3 convolution, which keeps the channels: (N, H / stride, W / stride, C).
         channels = x.shape[-1]
-        y = self._normalized(x, features=channels, kernel=3, stride=self.stride, train=train)
+        y = self._normalized(
+            x, features=channels, kernel=3, stride=self.stride, train=train
+        )
         if self.stride == 2:
             x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         x = RPRelu(self.arithmetic, name="rprelu3")(x + y)
 
-        # The 1x1 convolution, which keeps the size: (N, H / stride, W / stride, features).
+        # The 1x1 convolution, which keeps the size: (N, H / stride, W / stride,
+        # features).
         y = self._normalized(x, features=self.features, kernel=1, stride=1, train=train)
         # Twice the input in place of a convolution.
         if self.features == 2 * channels:
@@ -67,7 +74,8 @@ class MobileBlock(nn.Module):
 class MobileNet(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    widths: the channels of the stem and of each block. A block with more channels than the one
+    widths: the channels of the stem and of each block. A block with more channels than
+    the one
     before it halves the image, but for the first; so does the stem.
     """
 
@@ -128,11 +136,14 @@ class ReActNetMobileNet(Baseline):
         for before, after in itertools.pairwise(self.widths):
             if after not in (before, 2 * before):
                 raise UserError(
-                    f"config.network.widths: each must be the one before or twice as many, as "
+                    "config.network.widths: each must be the one before or twice as "
+                    "many, as "
                     f"shortcuts repeat their input; got {after} behind {before}"
                 )
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> MobileNet:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> MobileNet:
         """A `MobileNet`."""
         return MobileNet(
             widths=self.widths,

@@ -1,7 +1,8 @@
 """ResNets (arXiv 1512.03385): in kuangliu's form for CIFAR, and the one for ImageNet.
 
-Code: github.com/kuangliu/pytorch-cifar (CIFAR). Which block, how its shortcut is made and what follows the stem is the
-papers' on binarization: see `blocks`. As in Bi-Real's code, there is no batch norm behind the last block.
+Code: github.com/kuangliu/pytorch-cifar (CIFAR). Which block, how its shortcut is made
+and what follows the stem is the papers' on binarization: see `blocks`. As in Bi-Real's
+code, there is no batch norm behind the last block.
 """
 
 import dataclasses
@@ -10,7 +11,13 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from bnas_jax.baselines.blocks import BLOCKS
-from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size, doubling
+from bnas_jax.baselines.units import (
+    Baseline,
+    Stem,
+    block_places,
+    check_image_size,
+    doubling,
+)
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
@@ -21,8 +28,9 @@ from bnas_jax.core.schemes import Scheme
 class ResNet(nn.Module):
     """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
 
-    blocks: how many each stage has; widths: the output channels of each. All stages but the first halve the image. block: of
-    `BLOCKS`; None is the one that is usual with the scheme. imagenet: a stem that quarters the image.
+    blocks: how many each stage has; widths: the output channels of each. All stages but
+    the first halve the image. block: of `BLOCKS`; None is the one that is usual with
+    the scheme. imagenet: a stem that quarters the image.
     """
 
     blocks: tuple[int, ...]
@@ -43,7 +51,8 @@ class ResNet(nn.Module):
             halvings += 2
         check_image_size(images.shape, halvings)
 
-        # The first convolution, which is float, with the activation that the block's paper has there.
+        # The first convolution, which is float, with the activation that the block's
+        # paper has there.
         images = images.astype(self.arithmetic.dtype)
         x = self._stem(images, activation=kind.stem_activation, train=train)
 
@@ -82,10 +91,12 @@ class ResNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResNet18(Baseline):
-    """ResNet18. width: the channels of the first stage; each further one doubles them. blocks: how many each stage has.
+    """ResNet18. width: the channels of the first stage; each further one doubles them.
+    blocks: how many each stage has.
 
-    block: one of `blocks.BLOCKS`, None is the one that is usual with the scheme. float_shortcut: whether the convolutions of
-    the shortcuts stay float. None is True on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper
+    block: one of `blocks.BLOCKS`, None is the one that is usual with the scheme.
+    float_shortcut: whether the convolutions of the shortcuts stay float. None is True
+    on CIFAR, as only that gives the FLOPs of Table 6; on ImageNet it is as in the paper
     of the scheme, `Scheme.float_shortcut` (docs/networks.md).
     """
 
@@ -100,10 +111,13 @@ class ResNet18(Baseline):
         self.check_at_least(1, "width", "blocks")
         if self.block is not None and self.block not in BLOCKS:
             raise UserError(
-                f"config.network.block must be one of {', '.join(BLOCKS)}, got {self.block!r}"
+                f"config.network.block must be one of {', '.join(BLOCKS)}, got "
+                f"{self.block!r}"
             )
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> ResNet:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> ResNet:
         """A `ResNet`."""
         # CIFAR's shortcuts are float whatever the scheme.
         float_shortcut = self.float_shortcut
@@ -130,6 +144,8 @@ class ResNet34(ResNet18):
 
 @dataclasses.dataclass(frozen=True)
 class ImageNetResNet18(ResNet18):
-    """ResNet18 for ImageNet, whose stem is a 7x7 convolution of stride 2 and a max-pooling: see `ResNet18`."""
+    """ResNet18 for ImageNet, whose stem is a 7x7 convolution of stride 2 and a
+    max-pooling: see `ResNet18`.
+    """
 
     imagenet: ClassVar[bool] = True

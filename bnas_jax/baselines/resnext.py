@@ -1,6 +1,8 @@
-"""ResNeXt29 (arXiv 1611.05431), in kuangliu's form for CIFAR, whose first convolution is 1x1.
+"""ResNeXt29 (arXiv 1611.05431), in kuangliu's form for CIFAR, whose first convolution
+is 1x1.
 
-Code: github.com/kuangliu/pytorch-cifar, models/resnext.py. By default 2x64d, the form with the FLOPs of Table 6.
+Code: github.com/kuangliu/pytorch-cifar, models/resnext.py. By default 2x64d, the form
+with the FLOPs of Table 6.
 """
 
 import dataclasses
@@ -9,7 +11,13 @@ from typing import Any
 import flax.linen as nn
 
 from bnas_jax.baselines.block import Projection
-from bnas_jax.baselines.units import Baseline, ConvUnit, Stem, block_places, check_image_size
+from bnas_jax.baselines.units import (
+    Baseline,
+    ConvUnit,
+    Stem,
+    block_places,
+    check_image_size,
+)
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.modules import Classifier
 from bnas_jax.core.schemes import Scheme
@@ -19,10 +27,12 @@ EXPANSION = 2
 
 
 class GroupedBlock(nn.Module):
-    """1x1 convolution to `width`, 3x3 in groups, 1x1 to 2 * width, and a shortcut around them.
+    """1x1 convolution to `width`, 3x3 in groups, 1x1 to 2 * width, and a shortcut
+    around them.
 
     (N, H, W, C) to (N, H / stride, W / stride, 2 * width).
-    The scheme's activation does not follow the last one; under the scheme `float` a ReLU follows the sum.
+    The scheme's activation does not follow the last one; under the scheme `float` a
+    ReLU follows the sum.
     """
 
     width: int
@@ -45,7 +55,9 @@ class GroupedBlock(nn.Module):
             name="unit1",
             **common,
         )
-        last = ConvUnit(features=features, kernel=1, activation=False, name="unit2", **common)
+        last = ConvUnit(
+            features=features, kernel=1, activation=False, name="unit2", **common
+        )
         y = first(x, train=train)  # (N, H, W, width)
         y = grouped(y, train=train)  # (N, H / stride, W / stride, width)
         y = last(y, train=train)  # (N, H / stride, W / stride, 2 * width)
@@ -67,7 +79,10 @@ class GroupedBlock(nn.Module):
 
 
 class ResNeXt(nn.Module):
-    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `ResNeXt29`."""
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    See `ResNeXt29`.
+    """
 
     stem: int
     groups: int
@@ -84,7 +99,9 @@ class ResNeXt(nn.Module):
         check_image_size(images.shape, len(self.blocks) - 1)
         # The first convolution, float: (N, H, W, stem).
         images = images.astype(self.arithmetic.dtype)
-        stem = Stem(features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem")
+        stem = Stem(
+            features=self.stem, kernel=1, arithmetic=self.arithmetic, name="stem"
+        )
         x = stem(images, train=train)
 
         # The stages, each twice as wide as the one before, and the classifier.
@@ -109,10 +126,11 @@ class ResNeXt(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResNeXt29(Baseline):
-    """ResNeXt29. groups, group_width: of the first stage's 3x3 convolutions, 2x64d; each further stage doubles the width.
+    """ResNeXt29. groups, group_width: of the first stage's 3x3 convolutions, 2x64d;
+    each further stage doubles the width.
 
-    stem: channels of the first convolution. blocks: how many each stage has. float_shortcut: whether the convolutions of the
-    shortcuts stay float.
+    stem: channels of the first convolution. blocks: how many each stage has.
+    float_shortcut: whether the convolutions of the shortcuts stay float.
     """
 
     stem: int = 64
@@ -124,7 +142,9 @@ class ResNeXt29(Baseline):
     def __post_init__(self):
         self.check_at_least(1, "stem", "groups", "group_width", "blocks")
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> ResNeXt:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> ResNeXt:
         """A `ResNeXt`."""
         return ResNeXt(
             stem=self.stem,

@@ -1,6 +1,8 @@
-"""SENet18: pre-activation blocks with a gate for each channel (arXiv 1709.01507), in kuangliu's form for CIFAR.
+"""SENet18: pre-activation blocks with a gate for each channel (arXiv 1709.01507), in
+kuangliu's form for CIFAR.
 
-Code: github.com/kuangliu/pytorch-cifar, models/senet.py. The gate's convolutions stay float, as each has one pixel.
+Code: github.com/kuangliu/pytorch-cifar, models/senet.py. The gate's convolutions stay
+float, as each has one pixel.
 """
 
 import dataclasses
@@ -8,7 +10,13 @@ import dataclasses
 import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
-from bnas_jax.baselines.units import Baseline, Stem, block_places, check_image_size, doubling
+from bnas_jax.baselines.units import (
+    Baseline,
+    Stem,
+    block_places,
+    check_image_size,
+    doubling,
+)
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
@@ -16,7 +24,10 @@ from bnas_jax.core.schemes import Scheme
 
 
 class SENet(nn.Module):
-    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `SENet18`."""
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    See `SENet18`.
+    """
 
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
@@ -32,7 +43,9 @@ class SENet(nn.Module):
         check_image_size(images.shape, len(self.blocks) - 1)
         # The first convolution, float: (N, H, W, widths[0]).
         images = images.astype(self.arithmetic.dtype)
-        stem = Stem(features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem")
+        stem = Stem(
+            features=self.widths[0], kernel=3, arithmetic=self.arithmetic, name="stem"
+        )
         x = stem(images, train=train)
 
         # The stages, and the classifier.
@@ -57,10 +70,11 @@ class SENet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class SENet18(Baseline):
-    """SENet18. width: the channels of the first stage; each further one doubles them. blocks: how many each stage has.
+    """SENet18. width: the channels of the first stage; each further one doubles them.
+    blocks: how many each stage has.
 
-    gate: how many times narrower than its block the squeeze is, a divisor of the width. float_shortcut: whether the
-    convolutions of the shortcuts stay float.
+    gate: how many times narrower than its block the squeeze is, a divisor of the width.
+    float_shortcut: whether the convolutions of the shortcuts stay float.
     """
 
     width: int = 64
@@ -77,7 +91,9 @@ class SENet18(Baseline):
                 f"{message}, for instance {self.gate}; got {self.width} and {self.gate}"
             )
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> SENet:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> SENet:
         """A `SENet`."""
         return SENet(
             blocks=self.blocks,

@@ -1,7 +1,9 @@
-"""The small networks of Tables 1 and 12: three layers of one type, each with a max-pooling behind it, and three dense ones.
+"""The small networks of Tables 1 and 12: three layers of one type, each with a
+max-pooling behind it, and three dense ones.
 
-The paper does not state their sizes; they are those of LeNet-5 with three layers (docs/networks.md). The three layers are
-binary under a binary scheme, the dense ones are float.
+The paper does not state their sizes; they are those of LeNet-5 with three layers
+(docs/networks.md). The three layers are binary under a binary scheme, the dense ones
+are float.
 """
 
 import dataclasses
@@ -35,7 +37,10 @@ class Dense(nn.Module):
 
 
 class SmallCnn(nn.Module):
-    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `SmallCnnSettings`."""
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    See `SmallCnnSettings`.
+    """
 
     layer_type: str
     widths: tuple[int, ...]
@@ -52,7 +57,9 @@ class SmallCnn(nn.Module):
 
         # The layers, each at half the size of the one before.
         for index, width in enumerate(self.widths):
-            layer = LAYERS[self.layer_type].module(
+            layer = LAYERS[
+                self.layer_type
+            ].module(
                 features=width,
                 stride=1,
                 scheme=self.scheme,
@@ -73,9 +80,11 @@ class SmallCnn(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class SmallCnnSettings(Baseline):
-    """The network of Tables 1 and 12. layer_type: one of `core.layers.LAYERS` that has weights.
+    """The network of Tables 1 and 12. layer_type: one of `core.layers.LAYERS` that has
+    weights.
 
-    widths: channels of the layers. dense: outputs of the dense layers but the last, which has one for each class.
+    widths: channels of the layers. dense: outputs of the dense layers but the last,
+    which has one for each class.
     """
 
     layer_type: str = "bin_conv_3x3"
@@ -88,10 +97,13 @@ class SmallCnnSettings(Baseline):
         learnable = [name for name, layer in LAYERS.items() if layer.learnable]
         if self.layer_type not in learnable:
             raise UserError(
-                f"config.network.layer_type must be one of {', '.join(learnable)}, got {self.layer_type!r}"
+                f"config.network.layer_type must be one of {', '.join(learnable)}, got "
+                f"{self.layer_type!r}"
             )
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> SmallCnn:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> SmallCnn:
         """A `SmallCnn`."""
         return SmallCnn(
             layer_type=self.layer_type,

@@ -1,4 +1,6 @@
-"""What the hand-crafted networks are made of: a convolution with its batch norm and activation, and the stem."""
+"""What the hand-crafted networks are made of: a convolution with its batch norm and
+activation, and the stem.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,9 @@ class Baseline(NetworkSettings):
     drops_paths: ClassVar[bool] = False
 
     def check_at_least(self, least: int, *names: str) -> None:
-        """`UserError` for the first of these settings, a number or a tuple of numbers, that is smaller or empty."""
+        """`UserError` for the first of these settings, a number or a tuple of numbers,
+        that is smaller or empty.
+        """
         for name in names:
             value = getattr(self, name)
             # All numbers of a tuple have to be that large.
@@ -31,11 +35,15 @@ class Baseline(NetworkSettings):
             if not isinstance(value, tuple):
                 numbers = (value,)
             if not numbers or min(numbers) < least:
-                raise UserError(f"config.network.{name} must be at least {least}, got {value}")
+                raise UserError(
+                    f"config.network.{name} must be at least {least}, got {value}"
+                )
 
 
 class BlockPlace(NamedTuple):
-    """A block's place in a residual network: its stage, from 0, its stride, and the name of its module."""
+    """A block's place in a residual network: its stage, from 0, its stride, and the
+    name of its module.
+    """
 
     stage: int
     stride: int
@@ -43,7 +51,8 @@ class BlockPlace(NamedTuple):
 
 
 def block_places(blocks: Sequence[int]) -> Iterator[BlockPlace]:
-    """The places of a residual network's blocks; the first block of every stage but the first halves the image.
+    """The places of a residual network's blocks; the first block of every stage but the
+    first halves the image.
 
     blocks: how many each stage has.
     """
@@ -52,11 +61,15 @@ def block_places(blocks: Sequence[int]) -> Iterator[BlockPlace]:
             stride = 1
             if stage > 0 and index == 0:
                 stride = 2
-            yield BlockPlace(stage=stage, stride=stride, name=f"stage{stage}_block{index}")
+            yield BlockPlace(
+                stage=stage, stride=stride, name=f"stage{stage}_block{index}"
+            )
 
 
 def doubling(width: int, *, stages: int) -> tuple[int, ...]:
-    """The channels of each stage: `width` in the first, twice those of the one before in all others."""
+    """The channels of each stage: `width` in the first, twice those of the one before
+    in all others.
+    """
     return tuple(width * 2**stage for stage in range(stages))
 
 
@@ -68,8 +81,10 @@ def check_image_size(shape: tuple[int, ...], times: int) -> None:
             # The next smaller one that fits.
             near = max(steps, size // steps * steps)
             raise UserError(
-                f"images of {size} pixels cannot be halved {times} times, as this network does; give the network fewer stages,"
-                " or, for a data set whose images are resized, set config.dataset.image_size to a multiple of"
+                f"images of {size} pixels cannot be halved {times} times, as this "
+                "network does; give the network fewer stages,"
+                " or, for a data set whose images are resized, set "
+                "config.dataset.image_size to a multiple of"
                 f" {steps}, for instance {near}"
             )
 
@@ -87,10 +102,11 @@ def convolution(
     bias: bool = False,
     name: str = "conv",
 ) -> Convolution:
-    """The scheme's convolution, (N, H, W, C) to (N, H / stride, W / stride, features), rounded up; `binary=False` keeps it
-    float.
+    """The scheme's convolution, (N, H, W, C) to (N, H / stride, W / stride, features),
+    rounded up; `binary=False` keeps it float.
 
-    activation: the scheme's behind it, where it binarizes. A float network has its ReLU behind the batch norm.
+    activation: the scheme's behind it, where it binarizes. A float network has its ReLU
+    behind the batch norm.
     """
     return Convolution(
         features=features,
@@ -108,7 +124,8 @@ def convolution(
 
 
 class ConvUnit(nn.Module):
-    """Convolution -> BN -> ReLU where the scheme is float; where it binarizes BN -> sign -> convolution -> its activation.
+    """Convolution -> BN -> ReLU where the scheme is float; where it binarizes BN ->
+    sign -> convolution -> its activation.
 
     activation: False leaves the last step of both orders out.
     """
@@ -137,7 +154,8 @@ class ConvUnit(nn.Module):
             normal = BatchNorm(self.arithmetic, name="bn")(x, train=train)
             return conv(normal)
 
-        # Not named `bn`, as it normalises another tensor: `train --init` copies parameters by their names.
+        # Not named `bn`, as it normalises another tensor: `train --init` copies
+        # parameters by their names.
         y = BatchNorm(self.arithmetic, name="output_bn")(conv(x), train=train)
         if self.activation:
             y = nn.relu(y)
@@ -145,7 +163,9 @@ class ConvUnit(nn.Module):
 
 
 class Normalized(nn.Module):
-    """BN -> ReLU, what a pre-activation block puts before a convolution; BN alone where a sign takes the ReLU's place."""
+    """BN -> ReLU, what a pre-activation block puts before a convolution; BN alone where
+    a sign takes the ReLU's place.
+    """
 
     scheme: Scheme
     arithmetic: Arithmetic
@@ -160,7 +180,8 @@ class Normalized(nn.Module):
 
 
 class Stem(nn.Module):
-    """The first convolution, which is float in every scheme -> BN -> activation, one of `scheme.ACTIVATIONS`.
+    """The first convolution, which is float in every scheme -> BN -> activation, one of
+    `scheme.ACTIVATIONS`.
 
     Images (N, H, W, C) to (N, H / stride, W / stride, features), rounded up.
     """

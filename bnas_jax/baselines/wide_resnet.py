@@ -1,11 +1,12 @@
 """Wide ResNets (arXiv 1605.07146): WRN-40-4, and PCNN's WRN22 of widths (i, i, 2i, 4i).
 
-Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the Torch code of the paper, the default;
-github.com/meliketoy/wide-resnet.pytorch has biases, the stride in the second convolution of a block, shortcuts from the
-block's input, and statistics of the last batch norm that follow the batch faster.
+Two published codes differ: github.com/xternalz/WideResNet-pytorch is as the Torch code
+of the paper, the default; github.com/meliketoy/wide-resnet.pytorch has biases, the
+stride in the second convolution of a block, shortcuts from the block's input, and
+statistics of the last batch norm that follow the batch faster.
 
-PCNN's paper prints no FLOPs of WRN22; those of Table 6, 0.04e8 and 0.27e8 for i = 16 and 64, remain unexplained: `core.cost`
-gives 0.013e8 and 0.160e8.
+PCNN's paper prints no FLOPs of WRN22; those of Table 6, 0.04e8 and 0.27e8 for i = 16
+and 64, remain unexplained: `core.cost` gives 0.013e8 and 0.160e8.
 """
 
 import dataclasses
@@ -14,7 +15,13 @@ from typing import Any
 import flax.linen as nn
 
 from bnas_jax.baselines.preact_block import PreactBlock
-from bnas_jax.baselines.units import Baseline, block_places, check_image_size, convolution, doubling
+from bnas_jax.baselines.units import (
+    Baseline,
+    block_places,
+    check_image_size,
+    convolution,
+    doubling,
+)
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import Classifier
@@ -23,12 +30,15 @@ from bnas_jax.core.ops.batch_norm import MOMENTUM
 from bnas_jax.core.schemes import Scheme
 
 CODES = ("xternalz", "meliketoy")
-# The last batch norm's in meliketoy's code: the share of the old value that is kept; PyTorch's `momentum` is 1 minus it.
+# The last batch norm's in meliketoy's code: the share of the old value that is kept;
+# PyTorch's `momentum` is 1 minus it.
 FAST_MOMENTUM = 0.1
 
 
 class WideResNet(nn.Module):
-    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes). See `Wrn40`.
+    """`apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+
+    See `Wrn40`.
 
     stem: channels of the first convolution. meliketoy: that code's form.
     """
@@ -85,11 +95,11 @@ class WideResNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Wrn40(Baseline):
-    """WRN-40-4. stem: channels of the first convolution, None is `width`. width: those of the first stage; each further one
-    doubles them.
+    """WRN-40-4. stem: channels of the first convolution, None is `width`. width: those
+    of the first stage; each further one doubles them.
 
-    blocks: how many each stage has. code: which published form, `xternalz` or `meliketoy`. float_shortcut: whether the
-    convolutions of the shortcuts stay float.
+    blocks: how many each stage has. code: which published form, `xternalz` or
+    `meliketoy`. float_shortcut: whether the convolutions of the shortcuts stay float.
     """
 
     stem: int | None = 16
@@ -104,10 +114,13 @@ class Wrn40(Baseline):
             self.check_at_least(1, "stem")
         if self.code not in CODES:
             raise UserError(
-                f"config.network.code must be one of {', '.join(CODES)}, got {self.code!r}"
+                f"config.network.code must be one of {', '.join(CODES)}, got "
+                f"{self.code!r}"
             )
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> WideResNet:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> WideResNet:
         """A `WideResNet`."""
         # PCNN's WRN22 begins with the width of its first stage.
         stem = self.stem

@@ -9,10 +9,12 @@ from bnas_jax.baselines.units import ConvUnit
 
 
 class XnorBlock(Block):
-    """XNOR-Net's (arXiv 1603.05279): a pre-activation block, BN -> sign -> convolution twice, and a shortcut around both.
+    """XNOR-Net's (arXiv 1603.05279): a pre-activation block, BN -> sign -> convolution
+    twice, and a shortcut around both.
 
-    The scheme's activation follows the first convolution alone: what is added to the shortcut has both signs. Under the
-    scheme `float` it is the block of ResNet (arXiv 1512.03385), convolution -> BN twice, with ReLUs between and at the end.
+    The scheme's activation follows the first convolution alone: what is added to the
+    shortcut has both signs. Under the scheme `float` it is the block of ResNet (arXiv
+    1512.03385), convolution -> BN twice, with ReLUs between and at the end.
     """
 
     @nn.compact

@@ -18,18 +18,25 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 from bnas_jax.training.losses import cross_entropy
 
-# By which share the losses of both may differ with the same weights: rounding can turn a sign, which shows in networks of few
-# channels. ResNet18 of 64 channels agrees to 1e-6.
+# By which share the losses of both may differ with the same weights: rounding can turn
+# a sign, which shows in networks of few channels. ResNet18 of 64 channels agrees to
+# 1e-6.
 _TOLERANCE = 1e-2
 
 
 def benchmark(
-    run: SearchSettings | TrainSettings, *, image_size: int, num_classes: int, repeats: int
+    run: SearchSettings | TrainSettings,
+    *,
+    image_size: int,
+    num_classes: int,
+    repeats: int,
 ) -> dict:
-    """Both steps' times in seconds and, under "ratio", PyTorch's over ours in each turn, on noise of this size.
+    """Both steps' times in seconds and, under "ratio", PyTorch's over ours in each
+    turn, on noise of this size.
 
-    Before that, both compute the loss of the same images with the same weights; where they differ, a RuntimeError says so.
-    Raises `UserError` for a run that was not written in PyTorch, and where PyTorch is not installed.
+    Before that, both compute the loss of the same images with the same weights; where
+    they differ, a RuntimeError says so. Raises `UserError` for a run that was not
+    written in PyTorch, and where PyTorch is not installed.
     """
     network, scheme = _known(run)
     # Known to be there now.
@@ -46,7 +53,9 @@ def benchmark(
     shape = (run.batch_size, image_size, image_size, 3)
     images = rng.standard_normal(shape, dtype=np.float32)
     labels = np.arange(run.batch_size) % num_classes
-    theirs = TorchStep(network, scheme, num_classes=num_classes, images=images, labels=labels)
+    theirs = TorchStep(
+        network, scheme, num_classes=num_classes, images=images, labels=labels
+    )
     _check_losses(program, theirs, images=images, labels=labels)
 
     # A first step of each, which is not measured.
@@ -71,8 +80,10 @@ def _known(run: SearchSettings | TrainSettings) -> tuple[ResNet18, Xnor]:
     network, scheme = run.network, run.scheme
     if type(network) is not ResNet18 or type(scheme) is not Xnor or not _is_known(run):
         raise UserError(
-            "--against=torch compares one training alone: write benchmark train --config=configs/baselines.py:resnet18 "
-            "--against=torch, on a CPU; of its settings config.batch_size, config.network.width, "
+            "--against=torch compares one training alone: write benchmark train "
+            "--config=configs/baselines.py:resnet18 "
+            "--against=torch, on a CPU; of its settings config.batch_size, "
+            "config.network.width, "
             "config.network.blocks and config.scheme.activation_scale may change"
         )
     if importlib.util.find_spec("torch") is None:
@@ -81,7 +92,9 @@ def _known(run: SearchSettings | TrainSettings) -> tuple[ResNet18, Xnor]:
 
 
 def _is_known(run: Any) -> bool:
-    """Whether the settings of a training of ResNet18 are those that `torch_resnet18` has."""
+    """Whether the settings of a training of ResNet18 are those that `torch_resnet18`
+    has.
+    """
     usual_network = ResNet18(width=run.network.width, blocks=run.network.blocks)
     usual_scheme = Xnor(activation_scale=run.scheme.activation_scale)
     return (
@@ -95,19 +108,26 @@ def _is_known(run: Any) -> bool:
     )
 
 
-def _check_losses(program: Program, theirs, *, images: np.ndarray, labels: np.ndarray) -> None:
-    """Gives PyTorch our first weights; both have the same loss, or the comparison would mean nothing."""
+def _check_losses(
+    program: Program, theirs, *, images: np.ndarray, labels: np.ndarray
+) -> None:
+    """Gives PyTorch our first weights; both have the same loss, or the comparison would
+    mean nothing.
+    """
     variables = program.create(0).variables
     params = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         params[tuple(key.key for key in path)] = np.asarray(leaf)
     theirs.load(params)
 
-    logits, _ = program.model.apply(variables, images, train=True, mutable=["batch_stats"])
+    logits, _ = program.model.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
     ours = float(cross_entropy(logits, jnp.asarray(labels)).mean())
     other = theirs.loss().item()
     if not abs(ours - other) < _TOLERANCE * ours:
         raise RuntimeError(
-            f"the same weights have a loss of {ours:.6g} here and {other:.6g} in PyTorch, so that the times of both are not"
+            f"the same weights have a loss of {ours:.6g} here and {other:.6g} in "
+            "PyTorch, so that the times of both are not"
             " comparable"
         )

@@ -1,4 +1,6 @@
-"""The least time that a measured step can take on the chip that made it, to be read beside the measurement."""
+"""The least time that a measured step can take on the chip that made it, to be read
+beside the measurement.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +16,9 @@ from bnas_jax.runtime.devices import Devices
 
 
 def chip_here() -> Chip | None:
-    """The chip of JAX's first device; None where its rates are not known, as those of a CPU."""
+    """The chip of JAX's first device; None where its rates are not known, as those of a
+    CPU.
+    """
     return chip_of(jax.local_devices()[0].device_kind)
 
 
@@ -27,11 +31,14 @@ def figures(
     precision: str,
     step_seconds: float,
 ) -> dict[str, Any]:
-    """The least time of a step by operations, memory and messages, and how many percent of the measured time it is.
+    """The least time of a step by operations, memory and messages, and how many percent
+    of the measured time it is.
 
-    calls: the step's jitted programs, each with the arguments of a call. compiled: what each of them was compiled to, in the
-    same order. where: the devices; chip: what one of them can do. precision: `config.precision`. step_seconds: the measured
-    time of a step. Under `pmap`, which does not show the operations of a program, those have no part in the bound.
+    calls: the step's jitted programs, each with the arguments of a call. compiled: what
+    each of them was compiled to, in the same order. where: the devices; chip: what one
+    of them can do. precision: `config.precision`. step_seconds: the measured time of a
+    step. Under `pmap`, which does not show the operations of a program, those have no
+    part in the bound.
     """
     bounds = []
     for (program, arguments), made in zip(calls, compiled, strict=True):
@@ -57,6 +64,8 @@ def figures(
         "chip": chip.name,
         "step_seconds_at_least": measure.short(seconds),
         "bound_by": max(bounds, key=lambda each: each.seconds).by,
-        "seconds_of_each_at_least": {name: measure.short(part) for name, part in parts.items()},
+        "seconds_of_each_at_least": {
+            name: measure.short(part) for name, part in parts.items()
+        },
         "percent_of_the_step": measure.short(100 * seconds / step_seconds),
     }

@@ -12,8 +12,13 @@ from typing import IO
 
 import numpy as np
 
-# Percent of the last moments in which a GPU ran a kernel, every 200 milliseconds, a line for each GPU.
-_QUERY = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200")
+# Percent of the last moments in which a GPU ran a kernel, every 200 milliseconds, a
+# line for each GPU.
+_QUERY = (
+    "--query-gpu=utilization.gpu",
+    "--format=csv,noheader,nounits",
+    "--loop-ms=200",
+)
 _PERCENT = re.compile(r"\d{1,2}|100")
 # Seconds that a first sample may look back.
 _LOOKS_BACK = 1.0
@@ -22,8 +27,9 @@ _LOOKS_BACK = 1.0
 class Busy:
     """Collects what the driver says of the GPUs, and gives the mean.
 
-    percent: the share of the time in which a GPU ran a kernel, the mean over these GPUs and the samples so far. None before
-    the first sample, which comes after a second, and where there is no driver to tell.
+    percent: the share of the time in which a GPU ran a kernel, the mean over these GPUs
+    and the samples so far. None before the first sample, which comes after a second,
+    and where there is no driver to tell.
     """
 
     def __init__(self) -> None:
@@ -46,7 +52,9 @@ class Busy:
 
 @contextlib.contextmanager
 def busy(gpus: int) -> Iterator[Busy]:
-    """`with busy(gpus=1) as found: ...` and then `found.percent`, of what ran within. gpus: how many of CUDA's."""
+    """`with busy(gpus=1) as found: ...` and then `found.percent`, of what ran within.
+    gpus: how many of CUDA's.
+    """
     found = Busy()
     program = shutil.which("nvidia-smi")
     if program is None or not gpus:
@@ -54,7 +62,10 @@ def busy(gpus: int) -> Iterator[Busy]:
         return
     which = f"--id={','.join(_visible()[:gpus])}"
     with subprocess.Popen(
-        [program, which, *_QUERY], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [program, which, *_QUERY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as asking:
         listener = threading.Thread(target=found.listen, args=(asking.stdout,))
         listener.start()

@@ -21,8 +21,9 @@ _KINDS = {
 class CompileTimes:
     """How long a part of a program spent on compiling.
 
-    tracing, compiling: (start, end) in seconds of everything that was traced and lowered, and of everything that was compiled
-    or loaded from JAX's cache. loaded: how many programs were.
+    tracing, compiling: (start, end) in seconds of everything that was traced and
+    lowered, and of everything that was compiled or loaded from JAX's cache. loaded: how
+    many programs were.
     """
 
     tracing: Spans = dataclasses.field(default_factory=list)
@@ -30,7 +31,9 @@ class CompileTimes:
     loaded: int = 0
 
     def figures(self) -> dict[str, float]:
-        """Seconds of both, and the number of programs that were loaded in place of being compiled."""
+        """Seconds of both, and the number of programs that were loaded in place of
+        being compiled.
+        """
         return {
             "tracing_seconds": round(covered(self.tracing), 1),
             "compiling_seconds": round(covered(self.compiling), 1),
@@ -69,7 +72,9 @@ def compile_times() -> Iterator[CompileTimes]:
 
 
 def covered(spans: Spans) -> float:
-    """Seconds that lie in one or more of the spans: programs are compiled side by side, and tracing has tracing within."""
+    """Seconds that lie in one or more of the spans: programs are compiled side by side,
+    and tracing has tracing within.
+    """
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
         # The part behind all spans so far.

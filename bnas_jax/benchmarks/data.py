@@ -1,4 +1,6 @@
-"""What data costs: augmentation beside a training step, JPEGs decoded for training, memory over many epochs."""
+"""What data costs: augmentation beside a training step, JPEGs decoded for training,
+memory over many epochs.
+"""
 
 import functools
 import io
@@ -20,7 +22,8 @@ from bnas_jax.data.stream_items import random_box
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 
-# Of ImageNet: the usual size of its images, and of their random crops, with the least share of the area.
+# Of ImageNet: the usual size of its images, and of their random crops, with the least
+# share of the area.
 _HEIGHT, _WIDTH, _SIDE, _MIN_AREA = 375, 500, 224, 0.08
 # Over which the memory of the pipeline is watched.
 _EPOCHS = 10
@@ -29,7 +32,8 @@ _EPOCHS = 10
 def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -> dict:
     """All figures, for a training of CIFAR-sized images.
 
-    num_images: JPEGs that are made and read. repeats: of each measurement. workers: processes that decode.
+    num_images: JPEGs that are made and read. repeats: of each measurement. workers:
+    processes that decode.
     """
     jpegs = [photo(seed) for seed in range(num_images)]
     size = np.mean([len(jpeg) for jpeg in jpegs]) / 1000
@@ -43,7 +47,9 @@ def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -
 
 
 def photo(seed: int) -> bytes:
-    """A JPEG of seeded shapes and noise that compresses about like a photograph of ImageNet (110 kB)."""
+    """A JPEG of seeded shapes and noise that compresses about like a photograph of
+    ImageNet (110 kB).
+    """
     from PIL import Image, ImageDraw
 
     # A smooth background.
@@ -72,7 +78,9 @@ def photo(seed: int) -> bytes:
 
 
 def decoding(jpegs: list[bytes], repeats: int) -> dict:
-    """Images per second on one core: ours from bytes to a random crop of 224, beside Pillow's and the decoder alone."""
+    """Images per second on one core: ours from bytes to a random crop of 224, beside
+    Pillow's and the decoder alone.
+    """
     # What the decoder alone needs, read beforehand.
     pictures = [images.read_header(data) for data in jpegs]
     boxes = [_crop(row, picture) for row, picture in enumerate(pictures)]
@@ -100,7 +108,8 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
         "decoder_alone_at_the_scale_of_the_crop": scaled_decoder,
     }
 
-    # The first call loads libraries. Then in turns, so that a load from elsewhere falls on all of them.
+    # The first call loads libraries. Then in turns, so that a load from elsewhere falls
+    # on all of them.
     for way in ways.values():
         way(0)
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -140,8 +149,11 @@ def _read_all(way: Callable[[int], np.ndarray], count: int) -> None:
 
 
 def streaming(jpegs: list[bytes], workers: int) -> dict:
-    """Images per second of the whole pipeline, and the growth of this process's largest memory after the second epoch."""
-    # in_memory_mib=0: files are read again in each epoch, as with a data set that does not fit into memory.
+    """Images per second of the whole pipeline, and the growth of this process's largest
+    memory after the second epoch.
+    """
+    # in_memory_mib=0: files are read again in each epoch, as with a data set that does
+    # not fit into memory.
     options = ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers)
     colors = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, min_area=_MIN_AREA)
     peaks, rates = [], []
@@ -172,7 +184,9 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
 
 
 def _write_folder(root: pathlib.Path, jpegs: list[bytes]) -> None:
-    """A folder of images, PART/CLASS/NAME.jpg, with two classes and the same images in both parts."""
+    """A folder of images, PART/CLASS/NAME.jpg, with two classes and the same images in
+    both parts.
+    """
     for row, data in enumerate(jpegs):
         for part in ("train", "test"):
             folder_of_class = root / part / f"class{row % 2}"
@@ -187,7 +201,9 @@ def _read_epoch(source: StreamTrainSource, epoch: int) -> None:
 
 
 def augmentation(run: TrainSettings, repeats: int) -> dict:
-    """Crop, flip and normalisation of a batch in memory, as a share of a whole training step, both jitted."""
+    """Crop, flip and normalisation of a batch in memory, as a share of a whole training
+    step, both jitted.
+    """
     # The step.
     data = noise(50000, image_size=32, num_classes=10)
     program = program_of(run, data=data, where=devices.ONE)
@@ -210,7 +226,8 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     measure.say("compiling the training step")
 
     def step() -> None:
-        # A step takes the memory of its state, so that it can be called only once with one.
+        # A step takes the memory of its state, so that it can be called only once with
+        # one.
         nonlocal state
         state = jax.block_until_ready(call(state, [feeds]))
 

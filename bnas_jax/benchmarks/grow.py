@@ -24,7 +24,9 @@ FACTORS = {
 
 
 class Size(NamedTuple):
-    """The size of a run: channels of the first cell's nodes, number of cells, examples of a batch."""
+    """The size of a run: channels of the first cell's nodes, number of cells, examples
+    of a batch.
+    """
 
     channels: int
     cells: int
@@ -34,21 +36,23 @@ class Size(NamedTuple):
 def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
-    """Time and temporary memory of steps of several sizes around the run's, each varied by itself, and the exponents b of
-    cost = a * size**b that fit them best.
+    """Time and temporary memory of steps of several sizes around the run's, each varied
+    by itself, and the exponents b of cost = a * size**b that fit them best.
 
     `UserError` for a network without channels and cells.
     """
     network: Any = run.network
     if not (hasattr(network, "channels") and hasattr(network, "num_cells")):
         raise UserError(
-            "--grow varies config.network.channels and num_cells, which this network does not have; leave it out"
+            "--grow varies config.network.channels and num_cells, which this network "
+            "does not have; leave it out"
         )
     # The devices of the run, as `search` and `train` take them.
     where = devices.configure(run)
     where.check_batch(run)
 
-    # ImageNet's stem halves the channels; each device has as many examples in each microbatch.
+    # ImageNet's stem halves the channels; each device has as many examples in each
+    # microbatch.
     base = Size(network.channels, cells=network.num_cells, batch=run.batch_size)
     units = Size(channels=1, cells=1, batch=where.count * run.microbatches)
     if getattr(network, "form", None) == "imagenet":
@@ -61,7 +65,9 @@ def benchmark(
         for size in of_name:
             if size in rows:
                 continue
-            measure.say(f"{size.cells} cells, {size.channels} channels, batch {size.batch}")
+            measure.say(
+                f"{size.cells} cells, {size.channels} channels, batch {size.batch}"
+            )
             sized = of_size(run, size)
             data = noise(4 * size.batch, image_size=image_size, num_classes=num_classes)
             rows[size] = _row(sized, data=data, repeats=repeats, where=where)
@@ -75,7 +81,10 @@ def benchmark(
             row = rows[size]
             times.append((value, row["step_seconds"]["median"]))
             memories.append((value, row["temp_memory_mib"]))
-        exponents[name] = {"seconds": exponent(times), "temp_memory": exponent(memories)}
+        exponents[name] = {
+            "seconds": exponent(times),
+            "temp_memory": exponent(memories),
+        }
     return {
         "rows": [{**size._asdict(), **row} for size, row in rows.items()],
         "exponents": exponents,
@@ -86,10 +95,11 @@ def benchmark(
 
 
 def sizes(base: Size, name: str, unit: int) -> list[Size]:
-    """The base with one of its numbers varied by `FACTORS`, in multiples of the unit, in ascending order.
+    """The base with one of its numbers varied by `FACTORS`, in multiples of the unit,
+    in ascending order.
 
-    Only sizes with as many reductions as the base: those fit the images, and what more reductions would save is not taken
-    for a property of cells.
+    Only sizes with as many reductions as the base: those fit the images, and what more
+    reductions would save is not taken for a property of cells.
     """
     values = set()
     number = getattr(base, name)
@@ -105,7 +115,9 @@ def sizes(base: Size, name: str, unit: int) -> list[Size]:
     return found
 
 
-def of_size(run: SearchSettings | TrainSettings, size: Size) -> SearchSettings | TrainSettings:
+def of_size(
+    run: SearchSettings | TrainSettings, size: Size
+) -> SearchSettings | TrainSettings:
     """The same run of another size."""
     # Any network with these settings.
     network: Any = run.network
@@ -114,7 +126,9 @@ def of_size(run: SearchSettings | TrainSettings, size: Size) -> SearchSettings |
 
 
 def exponent(points: list[tuple[int, float | None]]) -> float | None:
-    """b of y = a * x**b, by least squares between the logarithms of (x, y); None for fewer than two points that are known."""
+    """b of y = a * x**b, by least squares between the logarithms of (x, y); None for
+    fewer than two points that are known.
+    """
     known = [(x, y) for x, y in points if y]
     if len(known) < 2:
         return None

@@ -13,7 +13,9 @@ from bnas_jax.training.workdir import environment
 
 
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:
-    """The wall time in seconds of each of `repeats` calls, after a first one that is not measured."""
+    """The wall time in seconds of each of `repeats` calls, after a first one that is
+    not measured.
+    """
     # It compiles and loads.
     run()
     return [once(run) for _ in range(repeats)]
@@ -27,14 +29,18 @@ def once(run: Callable[[], object]) -> float:
 
 
 def cpu_once(run: Callable[[], object]) -> float:
-    """The processor time of one call, in seconds: what it would take on a core that does nothing else."""
+    """The processor time of one call, in seconds: what it would take on a core that
+    does nothing else.
+    """
     started = time.process_time()
     run()
     return time.process_time() - started
 
 
 def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """The wall times of each of the runs, called in turns, so that a load from elsewhere falls on all of them."""
+    """The wall times of each of the runs, called in turns, so that a load from
+    elsewhere falls on all of them.
+    """
     # In order of the runs, then of the turns.
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):

@@ -1,4 +1,6 @@
-"""A packed network beside its float twin, in turns: the whole networks, and their convolutions one by one."""
+"""A packed network beside its float twin, in turns: the whole networks, and their
+convolutions one by one.
+"""
 
 import functools
 from collections import Counter
@@ -27,7 +29,9 @@ Shape = tuple[int, ...]
 
 
 class Conv(NamedTuple):
-    """The sizes of a binary convolution. image: (N, H, W, C); kernel: (kh, kw, C / groups, O)."""
+    """The sizes of a binary convolution. image: (N, H, W, C); kernel: (kh, kw, C /
+    groups, O).
+    """
 
     image: Shape
     kernel: Shape
@@ -35,12 +39,19 @@ class Conv(NamedTuple):
 
 
 def benchmark(
-    run: TrainSettings, *, image_size: int, num_classes: int, repeats: int, batch_size: int
+    run: TrainSettings,
+    *,
+    image_size: int,
+    num_classes: int,
+    repeats: int,
+    batch_size: int,
 ) -> dict:
-    """Seconds of an evaluation of noise by the packed network, by the same one with latent weights, and by its float twin.
+    """Seconds of an evaluation of noise by the packed network, by the same one with
+    latent weights, and by its float twin.
 
-    Weights are those that a training begins with: times do not depend on their values. The float twin has the same layers, with
-    every convolution float (and ReLU in place of signs), by XLA's float convolutions. "layers": each binary convolution alone,
+    Weights are those that a training begins with: times do not depend on their values.
+    The float twin has the same layers, with every convolution float (and ReLU in place
+    of signs), by XLA's float convolutions. "layers": each binary convolution alone,
     signs of its input included, beside a float one of the same sizes.
     Raises `UserError` for a network without binary weights.
     """
@@ -48,7 +59,8 @@ def benchmark(
     model = build.network(run, num_classes)
     if not run.scheme.binary_weights:
         raise UserError(
-            f"benchmark packed needs a network of binary weights: {float_weights(model)}"
+            "benchmark packed needs a network of binary weights: "
+            f"{float_weights(model)}"
         )
     image = (image_size, image_size, 3)
     latent = initial_variables(model, image, seed=0)
@@ -64,7 +76,9 @@ def benchmark(
     runs, compiling = {}, {}
     for name, (network, weights) in networks.items():
         runs[name], compiling[name] = _compiled(
-            lambda weights, images, network=network: network.apply(weights, images, train=False),
+            lambda weights, images, network=network: network.apply(
+                weights, images, train=False
+            ),
             weights,
             images,
         )
@@ -78,14 +92,19 @@ def benchmark(
         "float_over_packed": measure.summary(list(ratios)),
         "compiling_seconds": compiling,
         "layers": [
-            _layer(conv, count, repeats) for conv, count in _convolutions(model, image, batch_size)
+            _layer(conv, count, repeats)
+            for conv, count in _convolutions(model, image, batch_size)
         ],
         "conditions": measure.conditions(),
     }
 
 
-def _convolutions(model: nn.Module, image: Shape, batch_size: int) -> list[tuple[Conv, int]]:
-    """The different binary convolutions of a network, and how many of each; those with the most products first."""
+def _convolutions(
+    model: nn.Module, image: Shape, batch_size: int
+) -> list[tuple[Conv, int]]:
+    """The different binary convolutions of a network, and how many of each; those with
+    the most products first.
+    """
     found: Counter[Conv] = Counter()
 
     def note(module, x, binarized):
@@ -139,16 +158,24 @@ def _layer(conv: Conv, count: int, repeats: int) -> dict:
     }
 
 
-def _compiled(function: Callable, *arguments: Any) -> tuple[Callable[[], object], float]:
-    """(a call of the function on these arguments that waits for its result, seconds to trace and compile it)."""
+def _compiled(
+    function: Callable, *arguments: Any
+) -> tuple[Callable[[], object], float]:
+    """(a call of the function on these arguments that waits for its result, seconds to
+    trace and compile it).
+    """
     made = []
-    seconds = measure.once(lambda: made.append(jax.jit(function).lower(*arguments).compile()))
+    seconds = measure.once(
+        lambda: made.append(jax.jit(function).lower(*arguments).compile())
+    )
     (program,) = made
     call = functools.partial(program, *jax.device_put(arguments))
     return lambda: jax.block_until_ready(call()), measure.short(seconds)
 
 
-def _in_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def _in_turns(
+    runs: dict[str, Callable[[], object]], repeats: int
+) -> dict[str, list[float]]:
     """Seconds of each of the runs, after a first call that is not measured."""
     for run in runs.values():
         run()

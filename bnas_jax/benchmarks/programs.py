@@ -1,4 +1,6 @@
-"""The steps that are measured: those of a run on images of seeded noise, and the same ones in plain form."""
+"""The steps that are measured: those of a run on images of seeded noise, and the same
+ones in plain form.
+"""
 
 import dataclasses
 
@@ -14,7 +16,9 @@ from bnas_jax.training.build import Program
 
 
 def noise(size: int, image_size: int, num_classes: int) -> Dataset:
-    """`size` colour images of seeded noise, in memory; the same ones to train and to test."""
+    """`size` colour images of seeded noise, in memory; the same ones to train and to
+    test.
+    """
     rng = np.random.default_rng(0)
     shape = (size, image_size, image_size, 3)
     pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
@@ -29,19 +33,26 @@ def noise(size: int, image_size: int, num_classes: int) -> Dataset:
     return Dataset(train=arrays, test=arrays, augmentation=CIFAR10)
 
 
-def program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
+def program_of(
+    run: SearchSettings | TrainSettings, data: Dataset, where: Devices
+) -> Program:
     """The steps that `search` or `train` would make."""
     if isinstance(run, SearchSettings):
         return build.search(run, data, where)
     return build.training(run, data, where, teacher=teacher.drawn(run, data, where))
 
 
-def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: Devices) -> Program:
-    """The same steps written plainly, all stages as one program; to be compiled with XLA's default options.
+def plain_program_of(
+    run: SearchSettings | TrainSettings, data: Dataset, where: Devices
+) -> Program:
+    """The same steps written plainly, all stages as one program; to be compiled with
+    XLA's default options.
 
-    Every edge of a supernet is computed by itself, a 1x1 convolution is one like any other, signs are multiplied as floats, JAX
-    differentiates all but the straight-through signs, and nothing is stored on purpose. Weights, random numbers and data
-    are the same, and so is what is set for the whole process, such as its heap.
+    Every edge of a supernet is computed by itself, a 1x1 convolution is one like any
+    other, signs are multiplied as floats, JAX differentiates all but the
+    straight-through signs, and nothing is stored on purpose. Weights, random numbers
+    and data are the same, and so is what is set for the whole process, such as its
+    heap.
     """
     num_classes = data.train.num_classes
     if isinstance(run, SearchSettings):
@@ -52,12 +63,16 @@ def plain_program_of(run: SearchSettings | TrainSettings, data: Dataset, where: 
         of_run = teacher.drawn(run, data, where)
         if of_run is not None:
             of_run = of_run._replace(model=in_plain_form(of_run.model))
-        program = build.training(run, data, where, model=in_plain_form(network), teacher=of_run)
+        program = build.training(
+            run, data, where, model=in_plain_form(network), teacher=of_run
+        )
     return in_one(program)
 
 
 def in_plain_form(model):
-    """A network or a supernet that computes the same from the same variables, see `Arithmetic.plain`."""
+    """A network or a supernet that computes the same from the same variables, see
+    `Arithmetic.plain`.
+    """
     arithmetic = dataclasses.replace(model.arithmetic, plain=True)
     # Of a network that is all.
     if isinstance(model, Supernet):
@@ -81,7 +96,9 @@ def in_one(program: Program) -> Program:
 
 
 def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
-    """The size of its network and images in words, such as "8 cells, 16 channels, 32x32 images"."""
+    """The size of its network and images in words, such as "8 cells, 16 channels, 32x32
+    images".
+    """
     # Hand-crafted networks have neither.
     numbers = {"cells": "num_cells", "channels": "channels"}
     parts = []

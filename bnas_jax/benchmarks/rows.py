@@ -1,4 +1,6 @@
-"""A table of benchmarks that were measured: `python -m bnas_jax.benchmarks.rows DIR`, of the files DIR/NAME.json."""
+"""A table of benchmarks that were measured: `python -m bnas_jax.benchmarks.rows DIR`,
+of the files DIR/NAME.json.
+"""
 
 import json
 import pathlib

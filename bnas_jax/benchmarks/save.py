@@ -1,4 +1,6 @@
-"""What a checkpoint costs: how long saving blocks the steps, how long it takes to be on disk, how large it is."""
+"""What a checkpoint costs: how long saving blocks the steps, how long it takes to be on
+disk, how large it is.
+"""
 
 import contextlib
 import functools
@@ -18,7 +20,9 @@ from bnas_jax.training.checkpoints import Checkpoints
 def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
-    """All figures of saves of a new state, one after the other, in a temporary directory."""
+    """All figures of saves of a new state, one after the other, in a temporary
+    directory.
+    """
     # A state on the devices of the run; it need not have made a step.
     where = devices.configure(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
@@ -39,7 +43,8 @@ def benchmark(
                 blocked.append(seconds)
                 on_disk.append(until_there)
                 print(
-                    f"save {number}: blocked {seconds:.3f} s, on disk after {until_there:.2f} s",
+                    f"save {number}: blocked {seconds:.3f} s, on disk after "
+                    f"{until_there:.2f} s",
                     file=sys.stderr,
                 )
         # Of the last one, which alone is kept.

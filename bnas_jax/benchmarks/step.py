@@ -1,4 +1,6 @@
-"""What a step of search or training costs: time, compiling, memory, and how much of the machine it uses."""
+"""What a step of search or training costs: time, compiling, memory, and how much of the
+machine it uses.
+"""
 
 import math
 
@@ -27,17 +29,20 @@ def benchmark(
     repeats: int,
     against_plain: bool = False,
 ) -> dict:
-    """All figures of the steps that `search` or `train` would make on colour images of seeded noise.
+    """All figures of the steps that `search` or `train` would make on colour images of
+    seeded noise.
 
-    against_plain: also those of the plain form, in turns with ours, and how they compare. On a chip whose rates are known, also
-    the bound of `plan`; on NVIDIA's GPUs, also the share of the time in which they computed.
+    against_plain: also those of the plain form, in turns with ours, and how they
+    compare. On a chip whose rates are known, also the bound of `plan`; on NVIDIA's
+    GPUs, also the share of the time in which they computed.
     """
     where = devices.configure(run)
     where.check_batch(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)
 
-    # Ours alone: the memory before anything else takes some, and what a step costs that computes nothing.
+    # Ours alone: the memory before anything else takes some, and what a step costs that
+    # computes nothing.
     ours = Stepper(program, where)
     ours.step()
     peak_memory = _peak_memory()
@@ -106,9 +111,12 @@ def _figures(stepper: Stepper, *, times: list[float], batch_size: int) -> dict:
     }
 
 
-def _hours(run: SearchSettings | TrainSettings, data: Dataset, step_seconds: float) -> float | None:
-    """Of all steps of the run, without evaluations; None where its data set is none of `SIZES`, or of other images or classes
-    than those that are measured."""
+def _hours(
+    run: SearchSettings | TrainSettings, data: Dataset, step_seconds: float
+) -> float | None:
+    """Of all steps of the run, without evaluations; None where its data set is none of
+    `SIZES`, or of other images or classes than those that are measured.
+    """
     size = SIZES.get(run.dataset.name)
     measured = (*data.train.image_shape[:2], data.train.num_classes)
     if size is None or measured != (size.side, size.side, size.classes):
@@ -121,7 +129,10 @@ def _hours(run: SearchSettings | TrainSettings, data: Dataset, step_seconds: flo
 
 
 def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
-    """Plain over ours; of the times those of the pairs. None where not known, as of compiling what JAX had in its cache."""
+    """Plain over ours; of the times those of the pairs.
+
+    None where not known, as of compiling what JAX had in its cache.
+    """
 
     def ratio(name: str) -> float | None:
         if not theirs[name] or not ours[name]:
@@ -142,7 +153,9 @@ def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
 
 
 def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict:
-    """Operations of steps of these times on one device, as XLA counts them before its optimizations."""
+    """Operations of steps of these times on one device, as XLA counts them before its
+    optimizations.
+    """
     # Of one step: the sum over its stages.
     seconds = float(np.median(times))
     shapes = jax.eval_shape(program.create, 0)
@@ -159,7 +172,9 @@ def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict
 
 
 def matrix_peak(repeats: int) -> float:
-    """Operations per second of a product of square float32 matrices of 2048: about what the machine can do at most."""
+    """Operations per second of a product of square float32 matrices of 2048: about what
+    the machine can do at most.
+    """
     matrix = jnp.ones((_MATRIX, _MATRIX), jnp.float32)
     product = jax.jit(lambda a: a @ a)
 

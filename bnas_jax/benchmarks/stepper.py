@@ -13,11 +13,14 @@ from bnas_jax.training.build import Program
 
 
 class Stepper:
-    """The steps of a program. Making one compiles it and makes the first step. tuned: see `Devices.compile_steps`.
+    """The steps of a program.
 
-    compiling: how long that took, see `CompileTimes.figures`. temp_memory_mib: of the temporary arrays by XLA's analysis, for
-    the stage that has most of them; None where the backend does not report it. state_leaves: the number of arrays that a call
-    takes and returns. compiled: the programs of a step, see `calls`.
+    Making one compiles it and makes the first step. tuned: see `Devices.compile_steps`.
+
+    compiling: how long that took, see `CompileTimes.figures`. temp_memory_mib: of the
+    temporary arrays by XLA's analysis, for the stage that has most of them; None where
+    the backend does not report it. state_leaves: the number of arrays that a call takes
+    and returns. compiled: the programs of a step, see `calls`.
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
@@ -41,7 +44,9 @@ class Stepper:
         # As a run's loop begins.
         with compile_times() as times:
             seconds = measure.once(first_step)
-        print(f"first step, with tracing and compiling: {seconds:.1f} s", file=sys.stderr)
+        print(
+            f"first step, with tracing and compiling: {seconds:.1f} s", file=sys.stderr
+        )
         if times.loaded:
             print(
                 "compiled before; JAX_ENABLE_COMPILATION_CACHE=0 measures compiling",
@@ -58,7 +63,9 @@ class Stepper:
         return self._call.calls(self._state, [self._feeds(self._done)])
 
     def idle_step(self) -> None:
-        """The same calls, with the same arguments and results, of programs that compute nothing."""
+        """The same calls, with the same arguments and results, of programs that compute
+        nothing.
+        """
         self._advance(self._nothing)
 
     def _advance(self, call: Callable) -> None:

@@ -1,8 +1,11 @@
-"""A training step of XNOR-Net's ResNet18 in PyTorch, as one writes it there; for `benchmark train --against=torch` alone.
+"""A training step of XNOR-Net's ResNet18 in PyTorch, as one writes it there; for
+`benchmark train --against=torch` alone.
 
-The function of `configs/baselines.py:resnet18` under the scheme `xnor`: Eq. (1) with the rule `bnas`, XNOR-Net's block (BN ->
-sign -> convolution), float shortcuts, a float first convolution, SGD with momentum, and latent weights, centred and clipped.
-Signs are multiplied as floats: PyTorch has no other convolution of them. The augmentation of images is left out.
+The function of `configs/baselines.py:resnet18` under the scheme `xnor`: Eq. (1) with
+the rule `bnas`, XNOR-Net's block (BN -> sign -> convolution), float shortcuts, a float
+first convolution, SGD with momentum, and latent weights, centred and clipped. Signs are
+multiplied as floats: PyTorch has no other convolution of them. The augmentation of
+images is left out.
 """
 
 from collections import OrderedDict
@@ -36,13 +39,17 @@ class Sign(torch.autograd.Function):
 
 
 class XnorConv(nn.Conv2d):
-    """K * beta * conv(sign x, sign W), Eq. (1). activation: a ReLU behind it; input_scale: whether it has the factor K.
+    """K * beta * conv(sign x, sign W), Eq. (1). activation: a ReLU behind it;
+    input_scale: whether it has the factor K.
 
-    beta multiplies the kernel, as is usual in PyTorch. Where the signs add up to 0, rounding then decides the ReLU's gradient;
-    apart from that, outputs and gradients equal ours.
+    beta multiplies the kernel, as is usual in PyTorch. Where the signs add up to 0,
+    rounding then decides the ReLU's gradient; apart from that, outputs and gradients
+    equal ours.
     """
 
-    def __init__(self, *sizes: int, activation: bool, input_scale: bool, **geometry: int):
+    def __init__(
+        self, *sizes: int, activation: bool, input_scale: bool, **geometry: int
+    ):
         super().__init__(*sizes, bias=False, **geometry)
         self.activation, self.input_scale = activation, input_scale
 
@@ -83,7 +90,10 @@ def named(**modules: nn.Module) -> nn.Sequential:
 
 
 def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
-    """Images (N, 3, H, W) to logits (N, num_classes). Its modules have the names of `baselines.resnet.ResNet`."""
+    """Images (N, 3, H, W) to logits (N, num_classes).
+
+    Its modules have the names of `baselines.resnet.ResNet`.
+    """
     width = settings.width
     stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
     modules: dict[str, nn.Module] = {
@@ -91,7 +101,9 @@ def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
     }
     for place in block_places(settings.blocks):
         features = settings.width * 2**place.stage
-        block = Block(width, features, place.stride, input_scale=scheme.activation_scale)
+        block = Block(
+            width, features, place.stride, input_scale=scheme.activation_scale
+        )
         modules[place.name] = block
         width = features
     modules |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
@@ -99,7 +111,9 @@ def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
 
 
 class TorchStep:
-    """Steps of SGD, one after the other, on the same images: (N, H, W, 3), normalised; labels: (N,)."""
+    """Steps of SGD, one after the other, on the same images: (N, H, W, 3), normalised;
+    labels: (N,).
+    """
 
     def __init__(
         self,
@@ -110,11 +124,16 @@ class TorchStep:
         images: np.ndarray,
         labels: np.ndarray,
     ):
-        # Both make PyTorch faster on a CPU: denormals as 0 about three times, channels last one and a half (AMD EPYC).
+        # Both make PyTorch faster on a CPU: denormals as 0 about three times, channels
+        # last one and a half (AMD EPYC).
         torch.set_flush_denormal(True)
         layout = torch.channels_last
-        self.network = network(settings, scheme, num_classes).train().to(memory_format=layout)
-        self._latents = [m.weight for m in self.network.modules() if isinstance(m, XnorConv)]
+        self.network = (
+            network(settings, scheme, num_classes).train().to(memory_format=layout)
+        )
+        self._latents = [
+            m.weight for m in self.network.modules() if isinstance(m, XnorConv)
+        ]
         self._optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.05, momentum=0.9, weight_decay=3e-6
         )
@@ -124,11 +143,18 @@ class TorchStep:
 
     @torch.no_grad()
     def load(self, params: Mapping[tuple[str, ...], np.ndarray]) -> None:
-        """Takes our parameters: (names of the modules, name of the array) -> array. All of both have to be there."""
+        """Takes our parameters: (names of the modules, name of the array) -> array.
+
+        All of both have to be there.
+        """
         ours = dict(params)
         for name, theirs in self.network.named_parameters():
             *modules, kind = name.split(".")
-            (found,) = [path for path in ours if list(path[:-1]) == modules and _is(kind, path[-1])]
+            (found,) = [
+                path
+                for path in ours
+                if list(path[:-1]) == modules and _is(kind, path[-1])
+            ]
             theirs.copy_(torch.tensor(to_torch(ours.pop(found))))
         assert not ours, f"PyTorch's network lacks {sorted(ours)}"
 

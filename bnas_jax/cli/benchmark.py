@@ -1,4 +1,6 @@
-"""`benchmark`: times the steps of a search or a training, reading data, saving a checkpoint, or a packed network."""
+"""`benchmark`: times the steps of a search or a training, reading data, saving a
+checkpoint, or a packed network.
+"""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +25,9 @@ def _benchmark_data(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import data
 
     command = "benchmark data"
-    values = options(arguments, command, "preset", "batch_size", "images", "repeats", "workers")
+    values = options(
+        arguments, command, "preset", "batch_size", "images", "repeats", "workers"
+    )
     config = preset_of(values.preset or "mini")
     if values.batch_size is not None:
         config.batch_size = number(values, "batch_size", kind=int)
@@ -49,12 +53,15 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
         task, variant = "search", "cifar10"
     command = f"benchmark {task}"
     run, sizes, values = _on_noise(arguments, command, against=None, grow=False)
-    run = task_of(run, kind=kind, command=command, example=f"configs/{task}.py:{variant}")
+    run = task_of(
+        run, kind=kind, command=command, example=f"configs/{task}.py:{variant}"
+    )
 
     # One comparison, and measuring alone, exclude each other.
     if values.against not in (None, "plain", "torch"):
         raise UserError(
-            "--against takes plain, the step without what makes it fast, or torch, XNOR-Net's ResNet18 in PyTorch; "
+            "--against takes plain, the step without what makes it fast, or torch, "
+            "XNOR-Net's ResNet18 in PyTorch; "
             f"got {values.against!r}"
         )
     if values.against and values.grow:
@@ -81,7 +88,9 @@ def _benchmark_packed(arguments: list[str]) -> dict:
 
     command = "benchmark packed"
     run, sizes, values = _on_noise(arguments, command, batch_size=None)
-    run = task_of(run, kind=TrainSettings, command=command, example="configs/train.py:a")
+    run = task_of(
+        run, kind=TrainSettings, command=command, example="configs/train.py:a"
+    )
     batch_size = number(values, "batch_size", kind=int, least=1) or 1
     return packed.benchmark(run, **sizes, batch_size=batch_size)
 
@@ -89,9 +98,11 @@ def _benchmark_packed(arguments: list[str]) -> dict:
 def _on_noise(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
-    """(settings, sizes, flags) of a benchmark whose images are noise. options: flags of that benchmark alone.
+    """(settings, sizes, flags) of a benchmark whose images are noise. options: flags of
+    that benchmark alone.
 
-    sizes: {"image_size", "num_classes", "repeats"}, as they are given, or else set, or else a default.
+    sizes: {"image_size", "num_classes", "repeats"}, as they are given, or else set, or
+    else a default.
     """
     run, values = configured(
         arguments, command, image_size=None, num_classes=None, repeats=None, **options
@@ -99,7 +110,9 @@ def _on_noise(
     sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
     # Noise has three channels, as the networks of the presets have.
     if run is not None and run.dataset.channels == 1:
-        raise UserError(f"{command} makes images of 3 channels: leave config.dataset.channels out")
+        raise UserError(
+            f"{command} makes images of 3 channels: leave config.dataset.channels out"
+        )
     if run is not None and run.dataset.image_size is not None:
         sizes["image_size"] = run.dataset.image_size
     # An option goes before the setting.

@@ -1,4 +1,6 @@
-"""Settings from --config and from the command line, and work directories, as several commands need them."""
+"""Settings from --config and from the command line, and work directories, as several
+commands need them.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,11 +27,13 @@ def configured(
 ) -> tuple[Settings | None, flags.FlagValues]:
     """(settings of --config, None without one; the flags).
 
-    options: the names of the command's flags and their defaults: a bool makes a switch, anything else an option of text.
+    options: the names of the command's flags and their defaults: a bool makes a switch,
+    anything else an option of text.
     """
     values = flags.FlagValues()
     arguments = _config_arguments(arguments)
-    # Without `sys_argv` ml_collections would read the settings from the command line of this process by itself.
+    # Without `sys_argv` ml_collections would read the settings from the command line of
+    # this process by itself.
     config_flags.DEFINE_config_file(
         "config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command]
     )
@@ -42,13 +46,16 @@ def configured(
 
     if values.config is None:
         if last(arguments, "--config=") is not None:
-            raise UserError("get_config() of --config returns nothing; end it with: return config")
+            raise UserError(
+                "get_config() of --config returns nothing; end it with: return config"
+            )
         _refuse_settings(arguments)
         return None, values
     if not isinstance(values.config, ConfigDict):
         given = type(values.config).__name__
         raise UserError(
-            f"get_config() of --config gives a {given}, not the ConfigDict of configs/train.py or search.py; change that one"
+            f"get_config() of --config gives a {given}, not the ConfigDict of "
+            "configs/train.py or search.py; change that one"
         )
 
     # Settings of the command line come after those of the file.
@@ -58,7 +65,9 @@ def configured(
 
 
 def _config_arguments(arguments: list[str]) -> list[str]:
-    """The arguments with the path of --config's file in place of its name, see `preset_files.find`."""
+    """The arguments with the path of --config's file in place of its name, see
+    `preset_files.find`.
+    """
     found = []
     for argument in arguments:
         if argument.startswith("--config="):
@@ -80,16 +89,23 @@ def _config_argument(given: str) -> str:
 
 def _refuse_settings(arguments: list[str]) -> None:
     for argument in filter(spelling.is_setting, arguments):
-        raise UserError(f"{argument} is a setting of a config; write --config=FILE.py:VARIANT, too")
+        raise UserError(
+            f"{argument} is a setting of a config; write --config=FILE.py:VARIANT, too"
+        )
 
 
-def task_of(run: Settings | None, kind: type | tuple[type, ...], command: str, example: str) -> Any:
-    """The settings, which a command needs and must be of a kind; else a `UserError` with an example of --config."""
+def task_of(
+    run: Settings | None, kind: type | tuple[type, ...], command: str, example: str
+) -> Any:
+    """The settings, which a command needs and must be of a kind; else a `UserError`
+    with an example of --config.
+    """
     if run is None:
         raise UserError(f"{command} needs a config; write --config={example}")
     if not isinstance(run, kind):
         raise UserError(
-            f"this config is for {run.task}; {command} takes one such as --config={example}"
+            f"this config is for {run.task}; {command} takes one such as "
+            f"--config={example}"
         )
     return run
 
@@ -97,10 +113,13 @@ def task_of(run: Settings | None, kind: type | tuple[type, ...], command: str, e
 def define_config(
     values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str
 ) -> None:
-    """Overrides `config` by the arguments, for a command whose settings do not come from a file."""
+    """Overrides `config` by the arguments, for a command whose settings do not come
+    from a file.
+    """
     if any(a.partition("=")[0] == "--config" for a in arguments):
         raise UserError(
-            f"{command} takes no --config=FILE; its settings are written {spelling.PREFIX}KEY=VALUE"
+            f"{command} takes no --config=FILE; its settings are written "
+            f"{spelling.PREFIX}KEY=VALUE"
         )
     # Only for the messages: settings themselves are no flags.
     flags.DEFINE_string("config", None, "KEY=VALUE behind a dot", flag_values=values)
@@ -108,10 +127,13 @@ def define_config(
 
 
 def override(config: ConfigDict, arguments: list[str]) -> None:
-    """Overrides `config` by the arguments; a setting's old name is an error that says the new one."""
+    """Overrides `config` by the arguments; a setting's old name is an error that says
+    the new one.
+    """
     for argument in filter(spelling.is_setting, arguments):
         name = argument.removeprefix("--no").removeprefix("--").partition("=")[0]
-        # The longest name first: config.rules.relu has another successor than config.rules.
+        # The longest name first: config.rules.relu has another successor than
+        # config.rules.
         parts = name.split(".")
         for end in range(len(parts), 1, -1):
             settings.refuse_old_name(".".join(parts[:end]))
@@ -152,7 +174,9 @@ def workdir_to_write(values: flags.FlagValues, loaded: Loaded) -> "WorkDir":
 
 
 def workdir_of(path: str, loaded: Loaded) -> "WorkDir":
-    """A work directory; `UserError` where its run was made with an extension that is not loaded now."""
+    """A work directory; `UserError` where its run was made with an extension that is
+    not loaded now.
+    """
     # Imported here, as it loads JAX: a mistake in the options is reported before.
     from bnas_jax.training.workdir import WorkDir
 

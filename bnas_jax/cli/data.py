@@ -26,7 +26,8 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     # The others take the name of a set.
     if not rest or rest[0].startswith("-"):
         raise UserError(
-            f"data {action} needs the name of a data set behind it, for instance cifar10"
+            f"data {action} needs the name of a data set behind it, for instance "
+            "cifar10"
         )
     name, *rest = rest
     if action == "prepare":

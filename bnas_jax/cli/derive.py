@@ -16,7 +16,9 @@ from bnas_jax.workdir.files import file_to_write
 
 
 def derive(arguments: list[str], loaded: Loaded) -> dict:
-    """Takes a genotype from the alphas of a search, by rules that default to the search's."""
+    """Takes a genotype from the alphas of a search, by rules that default to the
+    search's.
+    """
     from bnas_jax.runtime import devices
     from bnas_jax.training.derive import Rule, derive
 
@@ -24,7 +26,11 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     for name in ("workdir", "epoch", "out"):
         flags.DEFINE_string(name, None, name, flag_values=values)
     flags.DEFINE_enum(
-        "as_of", None, settings.AS_OF, "alpha before or after the epoch", flag_values=values
+        "as_of",
+        None,
+        settings.AS_OF,
+        "alpha before or after the epoch",
+        flag_values=values,
     )
     # The settings of the searchers' derivation; what the search has is their default.
     for name, kind in _kinds().items():
@@ -39,7 +45,8 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
         raise UserError(
-            f"{workdir.path} holds a training; derive takes the work directory of a search"
+            f"{workdir.path} holds a training; derive takes the work directory of a "
+            "search"
         )
 
     # The search's searcher and rule, with the changes that the options ask for.
@@ -59,11 +66,15 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
 
 def _kinds() -> dict[str, type]:
     """The types of the settings that searchers derive by."""
-    return {name: field_types(entry)[name] for name, entry in derivation_settings().items()}
+    return {
+        name: field_types(entry)[name] for name, entry in derivation_settings().items()
+    }
 
 
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
-    """The settings of the run's searcher that options change; `UserError` where it has no such setting."""
+    """The settings of the run's searcher that options change; `UserError` where it has
+    no such setting.
+    """
     given: dict[str, Any] = {}
     for name, kind in _kinds().items():
         value = values[name].value
@@ -75,7 +86,8 @@ def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]
         if name not in settings_of(type(run.searcher)):
             searcher = settings.to_dict(run)["searcher"]["name"]
             raise UserError(
-                f"the searcher {searcher} of {values.workdir} has no {name}; leave --{name} out"
+                f"the searcher {searcher} of {values.workdir} has no {name}; leave "
+                f"--{name} out"
             )
         given[name] = value
     return given
@@ -85,5 +97,7 @@ def _epoch(text: str) -> int | str:
     if text in SELECT:
         return text
     if not text.isdecimal():
-        raise UserError(f"--epoch must be best, last or a number from 0 on, got {text!r}")
+        raise UserError(
+            f"--epoch must be best, last or a number from 0 on, got {text!r}"
+        )
     return int(text)

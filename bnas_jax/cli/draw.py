@@ -1,4 +1,6 @@
-"""`draw`: pictures of cells, of the cell template, and of how a search came to its cell."""
+"""`draw`: pictures of cells, of the cell template, and of how a search came to its
+cell.
+"""
 
 import pathlib
 from collections.abc import Sequence
@@ -23,10 +25,14 @@ from bnas_jax.workdir.history import read_history
 def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     """Draws genotypes side by side, the epochs of a search, or the cell template."""
     values = flags.FlagValues()
-    flags.DEFINE_multi_string("genotype", [], "cell, file or work directory", flag_values=values)
+    flags.DEFINE_multi_string(
+        "genotype", [], "cell, file or work directory", flag_values=values
+    )
     flags.DEFINE_string("out", None, "file of the picture", flag_values=values)
     flags.DEFINE_string("strip", None, "number of epochs", flag_values=values)
-    flags.DEFINE_boolean("template", False, "draws the cell template", flag_values=values)
+    flags.DEFINE_boolean(
+        "template", False, "draws the cell template", flag_values=values
+    )
     flags.DEFINE_boolean("zeroise", True, "draws Zeroise", flag_values=values)
     flags.DEFINE_boolean("skip", None, "draws the inter-cell skip", flag_values=values)
     read_flags(values, arguments, "draw")
@@ -40,19 +46,23 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
 
 
 def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
-    """The picture that the options describe; `UserError` where they contradict each other."""
+    """The picture that the options describe; `UserError` where they contradict each
+    other.
+    """
     given: list[str] = values.genotype
     # The cell template has no genotype.
     if values.template:
         if given or values.strip is not None:
             raise UserError(
-                "--template draws how cells follow each other; leave --genotype and --strip out"
+                "--template draws how cells follow each other; leave --genotype and "
+                "--strip out"
             )
         return template.template()
     if not given:
         named = ", ".join(genotypes.named())
         raise UserError(
-            f"--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: {named}"
+            "--genotype is missing; write --genotype=NAME, FILE or a search's work "
+            f"directory; names: {named}"
         )
     if values.strip is None:
         return side_by_side(given, zeroise=values.zeroise, skip=values.skip)
@@ -64,7 +74,9 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
     run_directory = _search(given[0])
     extensions.check(run_directory.path, tuple(loaded))
     frames = _frames(run_directory, count)
-    return cells.strip(frames, zeroise=values.zeroise, skip=_has_skip(given[0], values.skip))
+    return cells.strip(
+        frames, zeroise=values.zeroise, skip=_has_skip(given[0], values.skip)
+    )
 
 
 def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
@@ -73,11 +85,13 @@ def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
         _save(side_by_side([str(workdir)]), out)
 
 
-def side_by_side(given: Sequence[str], *, zeroise: bool = True, skip: bool | None = None) -> Sheet:
+def side_by_side(
+    given: Sequence[str], *, zeroise: bool = True, skip: bool | None = None
+) -> Sheet:
     """The picture of genotypes, each written as `genotypes.load` takes it.
 
-    zeroise: whether Zeroise edges are drawn. skip: whether the inter-cell skip is; None is as in the run of a work directory,
-    else True.
+    zeroise: whether Zeroise edges are drawn. skip: whether the inter-cell skip is; None
+    is as in the run of a work directory, else True.
     """
     named = [(_title(text), genotypes.load(text)) for text in given]
     skips = [_has_skip(text, skip) for text in given]
@@ -88,19 +102,24 @@ def _search(given: str) -> RunDirectory:
     """The work directory of a search; `UserError` for anything else."""
     if _is_text(given) or not paths.local(given, "--genotype").is_dir():
         raise UserError(
-            f"--strip draws the epochs of a search; write --genotype=DIR, its work directory; got {given}"
+            "--strip draws the epochs of a search; write --genotype=DIR, its work "
+            f"directory; got {given}"
         )
     # The directory of a training has no history of alpha.
     run_directory = RunDirectory(given)
     if run_directory.config().get("task") != "search":
-        raise UserError(f"{given} holds no search; --strip takes the work directory of a search")
+        raise UserError(
+            f"{given} holds no search; --strip takes the work directory of a search"
+        )
     return run_directory
 
 
 def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype]]:
-    """(title, genotype) at `count` epochs of a search, or all, evenly spaced with the first and the last among them.
+    """(title, genotype) at `count` epochs of a search, or all, evenly spaced with the
+    first and the last among them.
 
-    The genotype is the one that the searcher derives from alpha at that time. `UserError` for a search without alphas.
+    The genotype is the one that the searcher derives from alpha at that time.
+    `UserError` for a search without alphas.
     """
     # Searchers need jax; all other pictures do without.
     from bnas_jax import settings
@@ -113,7 +132,8 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
     # A random search, for instance.
     if not searcher.has_alphas:
         raise UserError(
-            f"{run_directory.path} holds a search without alphas, which has no epochs to draw; leave --strip out"
+            f"{run_directory.path} holds a search without alphas, which has no epochs "
+            "to draw; leave --strip out"
         )
 
     # Row 0 of the history is alpha before the first epoch.
@@ -125,13 +145,16 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
         when = "before epoch 0"
         if row:
             when = f"after epoch {row - 1}"
-        alphas = {name: rows[row] for name, rows in history.items() if name != "valid_top1"}
+        alphas = {
+            name: rows[row] for name, rows in history.items() if name != "valid_top1"
+        }
         frames.append((when, searcher.derive(alphas)))
     return frames
 
 
 def _save(sheet: Sheet, path: pathlib.Path) -> None:
-    # Whole or not at all: a picture that was there stays where the new one cannot be drawn.
+    # Whole or not at all: a picture that was there stays where the new one cannot be
+    # drawn.
     with whole(path) as part:
         sheet.save(part, path.suffix.lower())
 
@@ -150,7 +173,9 @@ def _title(given: str) -> str:
 
 
 def _has_skip(given: str, skip: bool | None) -> bool:
-    """Whether the inter-cell skip is drawn: as `skip` says, else as in the run of a work directory, else True."""
+    """Whether the inter-cell skip is drawn: as `skip` says, else as in the run of a
+    work directory, else True.
+    """
     if skip is not None:
         return skip
     if _is_text(given):

@@ -11,12 +11,15 @@ from bnas_jax.cli.flags import read_flags
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import parse, template
 
-# The settings that may differ from the run's, beside the data: the network stays the same.
+# The settings that may differ from the run's, beside the data: the network stays the
+# same.
 EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
 
 
 def evaluate(arguments: list[str], loaded: Loaded) -> dict:
-    """Evaluates the checkpoint in a work directory, or the network of a file that `export` wrote."""
+    """Evaluates the checkpoint in a work directory, or the network of a file that
+    `export` wrote.
+    """
     from bnas_jax.deploy import evaluate as deployed
     from bnas_jax.deploy import load
     from bnas_jax.training.evaluate import evaluate
@@ -56,7 +59,9 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _for_source(dataset: dict, arguments: list[str]) -> dict:
-    """The run's settings of its data, without those that have no effect on a data set that the arguments name."""
+    """The run's settings of its data, without those that have no effect on a data set
+    that the arguments name.
+    """
     name = last(arguments, "--config.dataset.name=")
     if name:
         return settings.for_data(dataset, name)
@@ -67,12 +72,16 @@ def _refuse_both(arguments: list[str]) -> None:
     """`UserError` for options of a work directory beside --model."""
     for option in ("--workdir=", "--step="):
         if last(arguments, option) is not None:
-            raise UserError(f"--model is a network by itself; leave {option.rstrip('=')} out")
+            raise UserError(
+                f"--model is a network by itself; leave {option.rstrip('=')} out"
+            )
 
 
 def _workdir_argument(arguments: list[str]) -> str:
     # Needed before the flags are read: the directory says which settings there are.
     given = last(arguments, "--workdir=")
     if not given:
-        raise UserError("--workdir is missing; write --workdir=DIR, the directory that train wrote")
+        raise UserError(
+            "--workdir is missing; write --workdir=DIR, the directory that train wrote"
+        )
     return given

@@ -1,4 +1,6 @@
-"""Reading the options of a command: a mistake in them is a `UserError` with what to write instead."""
+"""Reading the options of a command: a mistake in them is a `UserError` with what to
+write instead.
+"""
 
 import contextlib
 import difflib
@@ -15,7 +17,8 @@ from bnas_jax.core.errors import UserError
 def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_config"):
     """Turns whatever a user's mistake raises into a `UserError`.
 
-    file: a file of Python that is run inside; the message then has its line. function: of that file, which is called.
+    file: a file of Python that is run inside; the message then has its line. function:
+    of that file, which is called.
     """
     try:
         yield
@@ -34,22 +37,34 @@ def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_con
 
 
 def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
-    """What is wrong with a file whose function cannot be called; else the message as it is."""
+    """What is wrong with a file whose function cannot be called; else the message as it
+    is.
+    """
     if f"'{function}'" in message:
-        examples = {"get_config": "train", "get_study": "studies", "get_reproduction": "reproduce"}
+        examples = {
+            "get_config": "train",
+            "get_study": "studies",
+            "get_reproduction": "reproduce",
+        }
         shown = examples[function]
         return f"{file} has no function {function}(); configs/{shown}.py shows one"
     if f"{function}() takes 0 positional arguments" in message:
-        return f"{function}() of {file} takes no variant; leave out what follows the colon"
+        return (
+            f"{function}() of {file} takes no variant; leave out what follows the colon"
+        )
     if f"{function}() missing 1 required positional argument" in message:
         return f"{function}() of {file} takes a variant; write it behind a colon, {file}:VARIANT"
     return message
 
 
 def _cause(error: Exception) -> BaseException:
-    """The exception that was raised before absl and ml_collections wrapped it in one of theirs."""
+    """The exception that was raised before absl and ml_collections wrapped it in one of
+    theirs.
+    """
     cause: BaseException = error
-    while isinstance(cause, flags.Error) or str(cause).startswith("Error whilst parsing"):
+    while isinstance(cause, flags.Error) or str(cause).startswith(
+        "Error whilst parsing"
+    ):
         # Raised by absl itself.
         if cause.__context__ is None:
             break
@@ -58,9 +73,12 @@ def _cause(error: Exception) -> BaseException:
 
 
 def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> None:
-    """Reads the options of a command. Settings, where it takes some, are left to `spelling.override`.
+    """Reads the options of a command.
 
-    Raises `UserError` for an unknown or damaged option, and for a word that belongs to none.
+    Settings, where it takes some, are left to `spelling.override`.
+
+    Raises `UserError` for an unknown or damaged option, and for a word that belongs to
+    none.
     """
     takes_settings = "config" in values
     others = [a for a in arguments if not (takes_settings and spelling.is_setting(a))]
@@ -99,14 +117,19 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
         name = argument.removeprefix("--")
         # absl would take the next option for its value.
         if argument.startswith("--") and name in values and not values[name].boolean:
-            raise UserError(f"Missing value for flag {argument}; write {argument}=VALUE")
+            raise UserError(
+                f"Missing value for flag {argument}; write {argument}=VALUE"
+            )
     try:
         return values([command, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         hint = _known(values, error.flagname, command)
-        raise UserError(f"Unknown command line flag '{error.flagname}'; {hint}") from None
+        raise UserError(
+            f"Unknown command line flag '{error.flagname}'; {hint}"
+        ) from None
     except flags.IllegalFlagValueError as error:
-        # absl's message quotes Python; for switches and flags of a few words we can say what to write.
+        # absl's message quotes Python; for switches and flags of a few words we can say
+        # what to write.
         written = [a for a in arguments if str(error).startswith(f"flag {a}:")]
         allowed = None
         if written:
@@ -136,7 +159,9 @@ def _takes(values: flags.FlagValues, command: str) -> str:
 
 
 def _allowed(values: flags.FlagValues, name: str) -> str | None:
-    """The values of a switch, or of a flag of a few words, as part of a sentence; None for others."""
+    """The values of a switch, or of a flag of a few words, as part of a sentence; None
+    for others.
+    """
     if name not in values:
         return None
     # Settings are no flags.
@@ -156,8 +181,12 @@ def required(values: flags.FlagValues, name: str, *, example: str) -> str:
     return str(value)
 
 
-def number(values: flags.FlagValues, name: str, kind: type, *, least: int | None = None) -> Any:
-    """The value of a flag as an int or float, from `least` on; None where it is not given."""
+def number(
+    values: flags.FlagValues, name: str, kind: type, *, least: int | None = None
+) -> Any:
+    """The value of a flag as an int or float, from `least` on; None where it is not
+    given.
+    """
     text = values[name].value
     if text is None:
         return None
@@ -177,7 +206,9 @@ def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues
     return values
 
 
-def second_word(command: str, words: tuple[str, ...], arguments: list[str]) -> list[str]:
+def second_word(
+    command: str, words: tuple[str, ...], arguments: list[str]
+) -> list[str]:
     """The arguments, whose first one must be one of the words; `UserError` for another."""
     if arguments and arguments[0] in words:
         return arguments
@@ -186,5 +217,6 @@ def second_word(command: str, words: tuple[str, ...], arguments: list[str]) -> l
     if arguments:
         found = f", got {arguments[0]!r}"
     raise UserError(
-        f"{command} needs one of {', '.join(words)} behind it{found}; write {command} {words[0]} ..."
+        f"{command} needs one of {', '.join(words)} behind it{found}; write {command} "
+        f"{words[0]} ..."
     )

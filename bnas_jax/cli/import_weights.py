@@ -5,14 +5,23 @@ import contextlib
 from absl import flags
 
 from bnas_jax import settings
-from bnas_jax.cli.configs import Loaded, define_config, last, preset_of, task_of, workdir_to_write
+from bnas_jax.cli.configs import (
+    Loaded,
+    define_config,
+    last,
+    preset_of,
+    task_of,
+    workdir_to_write,
+)
 from bnas_jax.cli.flags import read_flags, required
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import TrainSettings
 
 
 def import_weights(arguments: list[str], loaded: Loaded) -> dict:
-    """Brings a checkpoint of the authors' code into a work directory, in the `release` convention unless another is set."""
+    """Brings a checkpoint of the authors' code into a work directory, in the `release`
+    convention unless another is set.
+    """
     from bnas_jax import counting
     from bnas_jax.interop import checkpoint_files
     from bnas_jax.interop.import_checkpoint import import_checkpoint
@@ -45,10 +54,14 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
             required(values, "checkpoint", example="FILE, the authors' weights")
         )
         # The file does not say on which images the network was trained.
-        sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(run.dataset)
+        sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(
+            run.dataset
+        )
         shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])
         statistics = _statistics(run.dataset, trained_on)
-        return import_checkpoint(arrays, run, workdir, image_shape=shape, statistics=statistics)
+        return import_checkpoint(
+            arrays, run, workdir, image_shape=shape, statistics=statistics
+        )
 
 
 def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:

@@ -10,18 +10,24 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 
 
 def plan(arguments: list[str], loaded: Loaded) -> dict:
-    """Prints what a run's step needs, moves and takes at least on a machine; the same as JSON.
+    """Prints what a run's step needs, moves and takes at least on a machine; the same
+    as JSON.
 
-    --presets=A,B and --on=X,Y: a table of all pairs, of which those that were made before are taken from where they are kept.
+    --presets=A,B and --on=X,Y: a table of all pairs, of which those that were made
+    before are taken from where they are kept.
     """
     from bnas_jax.plan.summary import table
 
     presets = _words(last(arguments, "--presets="))
     machines = _words(last(arguments, "--on="))
     if presets and last(arguments, "--config=") is not None:
-        raise UserError("--presets names the configs of a table; leave --config or --presets out")
+        raise UserError(
+            "--presets names the configs of a table; leave --config or --presets out"
+        )
     if not machines:
-        raise UserError("--on is missing; write --on=MACHINE, such as v4-8, v5e-16 or h100x8")
+        raise UserError(
+            "--on is missing; write --on=MACHINE, such as v4-8, v5e-16 or h100x8"
+        )
     if not presets and len(machines) == 1:
         result = _planned(arguments, machines[0], loaded)
         print(table(result))
@@ -35,7 +41,10 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
 def _table(
     arguments: list[str], presets: list[str], machines: list[str], loaded: Loaded
 ) -> dict[str, Any]:
-    """Prints a table of all pairs. What is wrong with one pair alone is written in its row; all else is an error."""
+    """Prints a table of all pairs.
+
+    What is wrong with one pair alone is written in its row; all else is an error.
+    """
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.summary import markdown
 
@@ -58,7 +67,10 @@ def _table(
             except UserError as error:
                 results[pair] = {"error": str(error), "fits": False}
     print(markdown(results))
-    return {"plans": results, "fits": all(result["fits"] for result in results.values())}
+    return {
+        "plans": results,
+        "fits": all(result["fits"] for result in results.values()),
+    }
 
 
 def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
@@ -83,7 +95,9 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
 
 
 def _asked(arguments: list[str]) -> tuple[Any, Any]:
-    """(the settings of --config, the flags); `UserError` for what cannot be planned on any machine."""
+    """(the settings of --config, the flags); `UserError` for what cannot be planned on
+    any machine.
+    """
     run, values = configured(
         arguments,
         "plan",

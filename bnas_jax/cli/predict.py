@@ -17,7 +17,9 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
 
     values = options(arguments, "predict", "model", "input", "out", "batch_size")
     model = required(values, "model", example="FILE, which export wrote")
-    given = required(values, "input", example="IMAGES.npy, an image or a folder of images")
+    given = required(
+        values, "input", example="IMAGES.npy, an image or a folder of images"
+    )
     batch_size = number(values, "batch_size", kind=int, least=1) or 64
     # Before anything is computed.
     out = None
@@ -41,5 +43,8 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
         for name, label, share in rows
     ]
     if len(rows) < len(predictions.names):
-        print(f"these are the first {_SHOWN} images; --out=FILE.csv writes all", file=sys.stderr)
+        print(
+            f"these are the first {_SHOWN} images; --out=FILE.csv writes all",
+            file=sys.stderr,
+        )
     return result

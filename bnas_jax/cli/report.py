@@ -13,7 +13,9 @@ from bnas_jax.workdir.files import file_to_write, whole
 def report(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     """Writes the page of the run in a work directory, by default into that directory."""
     values = options(arguments, "report", "workdir", "out")
-    workdir = required(values, "workdir", example="DIR, the directory that search or train wrote")
+    workdir = required(
+        values, "workdir", example="DIR, the directory that search or train wrote"
+    )
     directory = RunDirectory(workdir)
     out = values.out or str(directory / "report.html")
     # A directory of no run is what is wrong first.

@@ -23,7 +23,8 @@ _FILE = "configs/reproduce.py"
 _DESCRIBED = {
     "table3": "Table 3 is the list of layer types, bnas_jax.core.genotype.TABLE_3; write --table=1 for how they compare",
 }
-# What a row says by itself: its seeds are counted, and its cell is the one that it is about.
+# What a row says by itself: its seeds are counted, and its cell is the one that it is
+# about.
 _OF_A_ROW = ("config.seed", "config.network.genotype")
 
 
@@ -33,12 +34,15 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
 
     settings = [argument for argument in arguments if spelling.is_setting(argument)]
     values = _options(
-        [argument for argument in arguments if argument not in settings], list(reproduction.SCALES)
+        [argument for argument in arguments if argument not in settings],
+        list(reproduction.SCALES),
     )
     name = _chosen(values)
     scale = required(values, "scale", example=" or ".join(reproduction.SCALES))
     wanted = _reproduction(name, scale)
-    folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
+    folder = paths.local(
+        required(values, "workdir", example="DIR"), "--workdir"
+    ).absolute()
 
     seeds = number(values, "seeds", kind=int, least=1)
     only = row_names(values.rows)
@@ -64,11 +68,14 @@ def _options(arguments: list[str], scales: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     for name in ("table", "figure", "workdir", "rows", "seeds"):
         flags.DEFINE_string(name, None, name, flag_values=values)
-    flags.DEFINE_enum("scale", None, list(scales), "size of the runs", flag_values=values)
+    flags.DEFINE_enum(
+        "scale", None, list(scales), "size of the runs", flag_values=values
+    )
     flags.DEFINE_boolean("count", False, "runs nothing", flag_values=values)
     if last(arguments, "--config") is not None:
         raise UserError(
-            f"reproduce takes no --config=FILE; its runs stand in {_FILE}, and settings are written"
+            f"reproduce takes no --config=FILE; its runs stand in {_FILE}, and "
+            "settings are written"
             f" {spelling.PREFIX}KEY=VALUE"
         )
     read_flags(values, arguments, "reproduce")
@@ -79,7 +86,9 @@ def _chosen(values: flags.FlagValues) -> str:
     """The name of the table or figure; `UserError` where none is given, or both are."""
     given = [name for name in ("table", "figure") if values[name].value]
     if len(given) != 1:
-        raise UserError("reproduce makes a table or a figure; write --table=8 or --figure=4")
+        raise UserError(
+            "reproduce makes a table or a figure; write --table=8 or --figure=4"
+        )
     return given[0] + str(values[given[0]].value)
 
 
@@ -93,25 +102,40 @@ def _reproduction(name: str, scale: str) -> "Reproduction":
         known = list(module.REPRODUCTIONS)
         if name not in known:
             kind = "figure" if name.startswith("figure") else "table"
-            numbers = ", ".join(n.removeprefix(kind) for n in known if n.startswith(kind))
+            numbers = ", ".join(
+                n.removeprefix(kind) for n in known if n.startswith(kind)
+            )
             raise UserError(
-                f"the paper has no {kind} {name.removeprefix(kind)} to make; write --{kind}= one of {numbers}"
+                f"the paper has no {kind} {name.removeprefix(kind)} to make; write "
+                f"--{kind}= one of {numbers}"
             )
         return module.get_reproduction(name, scale)
 
 
 def _check_rows(wanted: "Reproduction", *, name: str, given: bool, scale: str) -> None:
-    """`UserError` for options about rows of a figure that has none, and for a scale that says nothing."""
+    """`UserError` for options about rows of a figure that has none, and for a scale
+    that says nothing.
+    """
     if given and not wanted.rows:
-        raise UserError(f"{name} has no runs; leave --rows, --seeds and {spelling.PREFIX}KEY out")
+        raise UserError(
+            f"{name} has no runs; leave --rows, --seeds and {spelling.PREFIX}KEY out"
+        )
     if wanted.rows and not wanted.measures and scale != "paper":
-        raise UserError(f"{name} is counted, which says something at one size; write --scale=paper")
+        raise UserError(
+            f"{name} is counted, which says something at one size; write --scale=paper"
+        )
 
 
 def _changed(
-    wanted: "Reproduction", settings: Sequence[str], *, only: Sequence[str], seeds: int | None
+    wanted: "Reproduction",
+    settings: Sequence[str],
+    *,
+    only: Sequence[str],
+    seeds: int | None,
 ) -> "Reproduction":
-    """The same, where the rows of --rows, or all, have the settings of the command line. seeds: None is each row's own."""
+    """The same, where the rows of --rows, or all, have the settings of the command
+    line. seeds: None is each row's own.
+    """
     from bnas_jax.study.rows import chosen_rows
 
     chosen = chosen_rows(wanted.rows, only)
@@ -125,21 +149,28 @@ def _changed(
         if row.name not in names:
             return row
         search = None if row.search is None else _with_settings(row.search, settings)
-        return dataclasses.replace(row, train=_with_settings(row.train, settings), search=search)
+        return dataclasses.replace(
+            row, train=_with_settings(row.train, settings), search=search
+        )
 
     return dataclasses.replace(wanted, rows=tuple(map(change, wanted.rows)))
 
 
 def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
-    """`UserError` for a setting that none of the runs has, or that a row says by itself."""
+    """`UserError` for a setting that none of the runs has, or that a row says by
+    itself.
+    """
     name = setting.removeprefix("--no").removeprefix("--").partition("=")[0]
     if name in _OF_A_ROW:
         raise UserError(
-            f"{name} is what a row is about; leave it out, --seeds=N makes N runs of each"
+            f"{name} is what a row is about; leave it out, --seeds=N makes N runs of "
+            "each"
         )
     configs = []
     for row in rows:
-        configs += [function(0) for function in (row.train, row.search) if function is not None]
+        configs += [
+            function(0) for function in (row.train, row.search) if function is not None
+        ]
     if not any(spelling.is_known(config, setting) for config in configs):
         # What is wrong with it, and what was meant.
         with mistakes():
@@ -154,7 +185,9 @@ def _with_settings(
     def config_of(seed: int) -> ConfigDict:
         config = function(seed)
         with mistakes():
-            override(config, [word for word in settings if spelling.is_known(config, word)])
+            override(
+                config, [word for word in settings if spelling.is_known(config, word)]
+            )
         return config
 
     return config_of

@@ -42,5 +42,6 @@ def _leave_picture(workdir: "WorkDir") -> None:
     except Exception as error:
         reason = " ".join(str(error).split())
         workdir.say(
-            f"the cell is not drawn into cell.svg ({reason}); draw --genotype={workdir.path} --out=FILE.svg does that"
+            f"the cell is not drawn into cell.svg ({reason}); draw "
+            f"--genotype={workdir.path} --out=FILE.svg does that"
         )

@@ -25,7 +25,9 @@ def study(arguments: list[str], loaded: Loaded) -> dict:
     values = options(arguments, "study", "study", "workdir", "rows")
     chosen = study_of(required(values, "study", example=EXAMPLE))
     rows = row_names(values.rows)
-    folder = paths.local(required(values, "workdir", example="DIR"), "--workdir").absolute()
+    folder = paths.local(
+        required(values, "workdir", example="DIR"), "--workdir"
+    ).absolute()
     return run_study(chosen, folder, only=rows, open_workdir=opening(loaded))
 
 
@@ -40,7 +42,9 @@ def row_names(given: str | None) -> tuple[str, ...]:
         return ()
     rows = tuple(row.strip() for row in given.split(",") if row.strip())
     if not rows:
-        raise UserError("--rows names no row; write names between commas, or leave it out for all")
+        raise UserError(
+            "--rows names no row; write names between commas, or leave it out for all"
+        )
     return rows
 
 
@@ -56,16 +60,21 @@ def study_of(given: str) -> "Study":
     if not isinstance(chosen, Study):
         found = type(chosen).__name__
         raise UserError(
-            f"get_study({variant!r}) of {path} gives a {found}, not a bnas_jax.study.Study"
+            f"get_study({variant!r}) of {path} gives a {found}, not a "
+            "bnas_jax.study.Study"
         )
     return chosen
 
 
 def module_of(path: pathlib.Path, name: str, *, option: str = "--study") -> Any:
-    """The module in a file of Python. name: of the file as it was given to the option, for the error."""
+    """The module in a file of Python. name: of the file as it was given to the option,
+    for the error.
+    """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{option}={name} is no file of Python; write {option}={EXAMPLE}")
+        raise UserError(
+            f"{option}={name} is no file of Python; write {option}={EXAMPLE}"
+        )
     # By its path, as configs/ is no package.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -26,7 +26,8 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
 
     if values.init_step and not values.init:
         raise UserError(
-            "--init_step says which checkpoint of --init=DIR to take; write --init=DIR, too"
+            "--init_step says which checkpoint of --init=DIR to take; write "
+            "--init=DIR, too"
         )
     init = None
     if values.init:

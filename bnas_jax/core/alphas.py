@@ -1,4 +1,6 @@
-"""Architecture parameters alpha: a pytree beside the weights, relaxed by a softmax (DARTS Eq. 2) and kept diverse (Eq. 5)."""
+"""Architecture parameters alpha: a pytree beside the weights, relaxed by a softmax
+(DARTS Eq. 2) and kept diverse (Eq. 5).
+"""
 
 from collections.abc import Mapping
 
@@ -14,7 +16,9 @@ ENTROPIES = ("all", "released")
 
 
 def init(key, num_types: int, dtype=jnp.float32) -> dict[str, jax.Array]:
-    """{"normal": (14, num_types), "reduce": (14, num_types)}, drawn from 1e-3 * N(0, 1) as in DARTS."""
+    """{"normal": (14, num_types), "reduce": (14, num_types)}, drawn from 1e-3 * N(0, 1)
+    as in DARTS.
+    """
     normal, reduce = jax.random.split(key)
     shape = (len(EDGES), num_types)
     return {
@@ -34,11 +38,12 @@ def relax(alphas: Alphas) -> dict[str, jax.Array]:
 
 
 def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
-    """H(alpha) of Eq. (5), a scalar: the entropy in nats of each edge's probabilities, averaged over the edges of both
-    cells, as far as they are searched.
+    """H(alpha) of Eq. (5), a scalar: the entropy in nats of each edge's probabilities,
+    averaged over the edges of both cells, as far as they are searched.
 
-    edges: `all`; or `released`, the authors' loop over the reduction cell, which adds its last edge fourteen times, so
-    that its other edges have no term. `UserError` for another word.
+    edges: `all`; or `released`, the authors' loop over the reduction cell, which adds
+    its last edge fourteen times, so that its other edges have no term. `UserError` for
+    another word.
 
     >>> from bnas_jax.core.alphas import entropy
     >>> even = {"normal": jax.numpy.zeros((14, 7)), "reduce": jax.numpy.zeros((14, 7))}
@@ -59,8 +64,11 @@ def entropy(alphas: Alphas, *, edges: str = "all") -> jax.Array:
     return jnp.mean(of_edges)
 
 
-def diversity(alphas: Alphas, epoch, *, weight: float, tau: float, edges: str = "all") -> jax.Array:
-    """The term that Eq. (5) adds to the search loss, a scalar: -lambda * H(alpha) * exp(-epoch / tau).
+def diversity(
+    alphas: Alphas, epoch, *, weight: float, tau: float, edges: str = "all"
+) -> jax.Array:
+    """The term that Eq. (5) adds to the search loss, a scalar: -lambda * H(alpha) *
+    exp(-epoch / tau).
 
     epoch: from 0. weight: lambda. tau: in epochs. edges: see `entropy`.
 

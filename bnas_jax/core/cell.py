@@ -1,4 +1,6 @@
-"""The cell of a final network: the edges into each of its nodes, between preprocessing and skip (section 4.2, Figure 5b)."""
+"""The cell of a final network: the edges into each of its nodes, between preprocessing
+and skip (section 4.2, Figure 5b).
+"""
 
 import functools
 import operator
@@ -28,7 +30,9 @@ def num_layers(cell: Cell | str) -> int:
 
 
 def num_convs(cell: Cell | str, place: Place) -> int:
-    """Number of convolutions of a final cell with binary weights: preprocessing and layers."""
+    """Number of convolutions of a final cell with binary weights: preprocessing and
+    layers.
+    """
     count = INPUTS
     for edge in edges(cell):
         stride = place.stride(edge.source)
@@ -37,10 +41,13 @@ def num_convs(cell: Cell | str, place: Place) -> int:
 
 
 class FinalCell(nn.Module):
-    """One cell of the final network: outputs of the two cells before to (N, H, W, 4 * channels).
+    """One cell of the final network: outputs of the two cells before to (N, H, W, 4 *
+    channels).
 
-    cell: the (layer type, input) pairs of its nodes. skip: whether the previous cell's output is added.
-    float_convs: how many of its last convolutions keep float weights (`network.float_convs`). form: see `forms.Form`.
+    cell: the (layer type, input) pairs of its nodes. skip: whether the previous cell's
+    output is added.
+    float_convs: how many of its last convolutions keep float weights
+    (`network.float_convs`). form: see `forms.Form`.
     """
 
     cell: Cell
@@ -54,8 +61,9 @@ class FinalCell(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`; factors: None or this cell's `drop_path`,
-        (layers, N)."""
+        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`;
+        factors: None or this cell's `drop_path`, (layers, N).
+        """
         # The first convolutions are binary, the last ones may stay float.
         num_binary = num_convs(self.cell, self.place) - self.float_convs
         binary = self._binary_layers(num_binary)
@@ -91,15 +99,21 @@ class FinalCell(nn.Module):
         return with_skip(self, output, previous, train=train)
 
     def _binary_layers(self, num_binary: int) -> list[bool]:
-        """Whether the weights of each layer are binary: those of the cell's first `num_binary` convolutions are."""
+        """Whether the weights of each layer are binary: those of the cell's first
+        `num_binary` convolutions are.
+        """
         binary, conv = [], INPUTS  # the preprocessing's come first
         for edge in edges(self.cell):
             binary.append(conv < num_binary)
-            conv += layer_type(edge.layer_type).num_convs(self.place.stride(edge.source))
+            conv += layer_type(edge.layer_type).num_convs(
+                self.place.stride(edge.source)
+            )
         return binary
 
     def _node(self, outputs: list, state):
-        """The sum of a node's layers, and zeros where all of them are zeroise. state: an input state of the cell."""
+        """The sum of a node's layers, and zeros where all of them are zeroise. state:
+        an input state of the cell.
+        """
         if outputs:
             return functools.reduce(operator.add, outputs)
         stride = self.place.stride(0)
@@ -117,7 +131,9 @@ class FinalCell(nn.Module):
             name="preprocess",
         )
 
-    def _layer(self, name: str, *, source: int, position: int, binary_weights: bool) -> nn.Module:
+    def _layer(
+        self, name: str, *, source: int, position: int, binary_weights: bool
+    ) -> nn.Module:
         return layer_module(
             name,
             bn_of_pools=self.form.bn_of_pools,
@@ -131,13 +147,16 @@ class FinalCell(nn.Module):
         )
 
     def _shared(self, states: list, *, train: bool, first: int = 0) -> dict[int, Any]:
-        """Number of a state, from `first` on -> the state, `Shared` where several layers begin with a BN of it."""
+        """Number of a state, from `first` on -> the state, `Shared` where several
+        layers begin with a BN of it.
+        """
         # The states that are read by layers that begin with a BN.
         readers = []
         for edge in edges(self.cell):
             if type(layer_type(edge.layer_type)) is BinaryConvType:
                 readers.append(edge.source)
-        # Over several devices one collective gathers the statistics of all these states: that pays for a single reader, too.
+        # Over several devices one collective gathers the statistics of all these
+        # states: that pays for a single reader, too.
         least_readers = 2
         if len(states) > 1 and self.arithmetic.bn_axis:
             least_readers = 1

@@ -1,4 +1,6 @@
-"""What all cells have beside their edges: preprocessing, the inter-cell skip and drop-path (section 4.2, Figure 5b)."""
+"""What all cells have beside their edges: preprocessing, the inter-cell skip and
+drop-path (section 4.2, Figure 5b).
+"""
 
 from typing import Any
 
@@ -24,7 +26,8 @@ class Preprocess(nn.Module):
 
     (N, 2H or H, 2W or W, C1) and (N, H, W, C2) to two input states (N, H, W, channels).
 
-    binary_weights: of its two convolutions. affine: of their two BN. binary_input: False keeps the activations float.
+    binary_weights: of its two convolutions. affine: of their two BN. binary_input:
+    False keeps the activations float.
     factorized: see `forms.Form`.
     """
 
@@ -38,7 +41,8 @@ class Preprocess(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool):
-        # The output of the cell before the previous one has twice the size where the previous one is a reduction.
+        # The output of the cell before the previous one has twice the size where the
+        # previous one is a reduction.
         if self.place.halved and self.factorized:
             first = self._input(FactorizedReduce, index=0)
         elif self.place.halved:
@@ -62,14 +66,16 @@ class Preprocess(nn.Module):
 
 
 class ReductionSkip(nn.Module):
-    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2, (N, H, W, C) to (N, H / 2, W / 2, features).
+    """The inter-cell skip across a reduction cell: a 2x2 convolution of stride 2, (N,
+    H, W, C) to (N, H / 2, W / 2, features).
 
     kind, one of `REDUCTION_SKIPS`:
 
     - `float`, the released code's: BN, float convolution with bias.
     - `binary_weight`: the same with binary weights.
     - `binary`: BN, sign, binary convolution.
-    - `binary_bn`, the default: the same and a BN, which keeps the sum of skip and cell in range.
+    - `binary_bn`, the default: the same and a BN, which keeps the sum of skip and cell
+      in range.
 
     `UserError` for another one.
     """
@@ -84,7 +90,8 @@ class ReductionSkip(nn.Module):
         if self.kind not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)
             raise UserError(
-                f"config.network.reduction_skip must be one of {known}, got {self.kind!r}"
+                f"config.network.reduction_skip must be one of {known}, got "
+                f"{self.kind!r}"
             )
         binary = self.kind in ("binary", "binary_bn")
         x = BatchNorm(self.arithmetic, name="bn")(x, train=train)
@@ -107,7 +114,9 @@ class ReductionSkip(nn.Module):
 
 
 class InterCellSkip(nn.Module):
-    """Adds the output of the previous cell to this one's; across a reduction cell through a `ReductionSkip` (Figure 5b)."""
+    """Adds the output of the previous cell to this one's; across a reduction cell
+    through a `ReductionSkip` (Figure 5b).
+    """
 
     reduction: bool
     kind: str
@@ -134,10 +143,12 @@ class InterCellSkip(nn.Module):
 
 
 def with_skip(cell: Any, output, previous, *, train: bool):
-    """The output of a cell with the skip of section 4.2 over the whole cell; as it is where the cell has none.
+    """The output of a cell with the skip of section 4.2 over the whole cell; as it is
+    where the cell has none.
 
-    cell: the module whose `__call__` this is part of, with the fields `place`, `skip`, `reduction_skip`, `scheme` and
-    `arithmetic`. output: its own, (N, H, W, 4 * channels); previous: that of the cell before it.
+    cell: the module whose `__call__` this is part of, with the fields `place`, `skip`,
+    `reduction_skip`, `scheme` and `arithmetic`. output: its own, (N, H, W, 4 *
+    channels); previous: that of the cell before it.
     """
     if not cell.skip or not cell.place.follows_a_cell:
         return output
@@ -154,10 +165,12 @@ def with_skip(cell: Any, output, previous, *, train: bool):
 def drop_path(
     key, rate, *, cells: int, layers: int, batch: int, arithmetic: Arithmetic
 ) -> jax.Array:
-    """Drop-path: what to multiply the outputs of layers with, for each cell, layer and example, (cells, layers, N).
+    """Drop-path: what to multiply the outputs of layers with, for each cell, layer and
+    example, (cells, layers, N).
 
-    0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What is drawn for an example does not
-    depend on how many devices `Arithmetic.batch_axis` divides the batch over. batch: N, the examples of this device.
+    0 with probability `rate`, else 1 / (1 - rate) (FractalNet; DARTS section A.2). What
+    is drawn for an example does not depend on how many devices `Arithmetic.batch_axis`
+    divides the batch over. batch: N, the examples of this device.
     """
     axis, dtype = arithmetic.batch_axis, arithmetic.dtype
     # Drawn for the whole batch, of which a device takes its part.

@@ -1,6 +1,8 @@
-"""Where the paper's text and the authors' code differ in a network: three conventions by name.
+"""Where the paper's text and the authors' code differ in a network: three conventions
+by name.
 
-`paper` is the text, `release` the authors' code as it runs, `meant` that code without its index errors (docs/conventions.md).
+`paper` is the text, `release` the authors' code as it runs, `meant` that code without
+its index errors (docs/conventions.md).
 """
 
 import dataclasses
@@ -11,7 +13,9 @@ from bnas_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Conventions:
-    """The settings in which they differ. scheme: fields of `schemes.Xnor`. network: fields of `Network` and `Supernet`."""
+    """The settings in which they differ. scheme: fields of `schemes.Xnor`. network:
+    fields of `Network` and `Supernet`.
+    """
 
     scheme: dict[str, Any]
     network: dict[str, Any]
@@ -22,7 +26,8 @@ CONVENTIONS = {
         scheme={"activation_scale": True, "sign_of_zero": 1},
         network={"reduction_skip": "binary_bn", "float_head": False},
     ),
-    # No K, PyTorch's sign, float skips, and convolutions that an index error leaves float.
+    # No K, PyTorch's sign, float skips, and convolutions that an index error leaves
+    # float.
     "release": Conventions(
         scheme={"activation_scale": False, "sign_of_zero": 0},
         network={"reduction_skip": "float", "float_head": True},
@@ -37,5 +42,7 @@ CONVENTIONS = {
 def conventions(name: str) -> Conventions:
     """The conventions of that name; `UserError` for another."""
     if name not in CONVENTIONS:
-        raise UserError(f"conventions must be one of {', '.join(CONVENTIONS)}, got {name!r}")
+        raise UserError(
+            f"conventions must be one of {', '.join(CONVENTIONS)}, got {name!r}"
+        )
     return CONVENTIONS[name]

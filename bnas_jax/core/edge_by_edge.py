@@ -1,6 +1,8 @@
-"""The edges that leave one state, one by one: the plain sum of DARTS Eq. 2, and the form in which only the chosen layer runs.
+"""The edges that leave one state, one by one: the plain sum of DARTS Eq. 2, and the
+form in which only the chosen layer runs.
 
-Both compute a layer of an edge by `layer_of_edge`, from that edge's part of the variables that lie side by side.
+Both compute a layer of an edge by `layer_of_edge`, from that edge's part of the
+variables that lie side by side.
 """
 
 import dataclasses
@@ -28,7 +30,8 @@ Statistics = dict[str, Any]
 class Edges:
     """The layers of the edges that leave a state.
 
-    spec: what the edges have in common. modules: one edge's module of each layer type that has one, unbound.
+    spec: what the edges have in common. modules: one edge's module of each layer type
+    that has one, unbound.
     train: whether BN takes the batch's statistics.
     """
 
@@ -39,7 +42,9 @@ class Edges:
     def layer(
         self, name: str, x, params: Params, stats: Statistics
     ) -> tuple[jax.Array, Statistics]:
-        """(a layer type's output for an edge, (N, H', W', C); the edge's running statistics after it)."""
+        """(a layer type's output for an edge, (N, H', W', C); the edge's running
+        statistics after it).
+        """
         how = self.spec.batching(name)
         # Layers that run from their part of the arrays that all edges share.
         if how == NOTHING:
@@ -71,7 +76,8 @@ class Edges:
     def _conv(self, name: str, *, normal, kernel: dict):
         """The convolution of a normalised state, (N, H, W, C): (N, H', W', C).
 
-        kernel: {"latent": (k, k, C, C)} or, where it stays float, {"kernel": (k, k, C, C)}.
+        kernel: {"latent": (k, k, C, C)} or, where it stays float, {"kernel": (k, k, C,
+        C)}.
         """
         common: dict[str, Any] = {
             "scheme": self.spec.scheme,
@@ -83,13 +89,18 @@ class Edges:
         return float_weight_conv(normal, kernel["kernel"], binary_input=True, **common)
 
 
-def plain_edges(x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges):
-    """(each edge's sum of weight * layer(x) over the layer types, (N, H', W', E, C); each edge's statistics after it).
+def plain_edges(
+    x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges
+):
+    """(each edge's sum of weight * layer(x) over the layer types, (N, H', W', E, C);
+    each edge's statistics after it).
 
     x: the state, (N, H, W, C). weights: (E, types). params, stats: of each edge.
     """
     mixed, new = [], []
-    for edge, of_edge in enumerate(stats):  # the statistics of an edge, which move with each layer
+    for edge, of_edge in enumerate(
+        stats
+    ):  # the statistics of an edge, which move with each layer
         # DARTS Eq. 2.
         total = jnp.zeros((), x.dtype)
         for column, name in enumerate(edges.spec.layer_types):
@@ -106,17 +117,22 @@ def plain_edges(x, weights, params: list[Params], stats: list[Statistics], *, ed
     return jnp.stack(mixed, axis=3), new
 
 
-def chosen_edges(x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges):
-    """`plain_edges` where each row of weights has at most one entry that is not 0; only the layer of that one runs (GDAS).
+def chosen_edges(
+    x, weights, params: list[Params], stats: list[Statistics], *, edges: Edges
+):
+    """`plain_edges` where each row of weights has at most one entry that is not 0; only
+    the layer of that one runs (GDAS).
 
-    The output of an edge is w_k * layer_k(x), where k is the layer type of its largest weight. The other weights get no
-    gradient, and the running statistics of the other layers stay as they are. Shapes are those of `plain_edges`. `UserError`
-    where some edges have float weights and others binary ones, as one loop runs all edges.
+    The output of an edge is w_k * layer_k(x), where k is the layer type of its largest
+    weight. The other weights get no gradient, and the running statistics of the other
+    layers stay as they are. Shapes are those of `plain_edges`. `UserError` where some
+    edges have float weights and others binary ones, as one loop runs all edges.
     """
     for of_edge in params:
         if any(set(of_edge[name]) != set(params[0][name]) for name in of_edge):
             raise UserError(
-                "config.network.edges=chosen runs edges of the same kind, and config.network.float_head leaves some"
+                "config.network.edges=chosen runs edges of the same kind, and "
+                "config.network.float_head leaves some"
                 " float; write config.network.float_head=False"
             )
     spec = edges.spec
@@ -135,7 +151,9 @@ def chosen_edges(x, weights, params: list[Params], stats: list[Statistics], *, e
     # A loop over the edges, so that their layers are compiled once for all of them.
     all_params = jax.tree.map(_stacked, *params)
     all_stats = jax.tree.map(_stacked, *stats)
-    _, (mixed, new) = jax.lax.scan(run_edge, init=None, xs=(weights, all_params, all_stats))
+    _, (mixed, new) = jax.lax.scan(
+        run_edge, init=None, xs=(weights, all_params, all_stats)
+    )
     # (E, N, H', W', C) to (N, H', W', E, C), and statistics edge by edge again.
     split = [_of_index(new, edge) for edge in range(len(stats))]
     return jnp.moveaxis(mixed, source=0, destination=3), split
@@ -151,10 +169,12 @@ def _of_index(tree, index: int):
 
 
 def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
-    """A function `run(choice, x, params, stats)` that computes `layers[choice](x, params, stats)` and no other layer.
+    """A function `run(choice, x, params, stats)` that computes `layers[choice](x,
+    params, stats)` and no other layer.
 
-    JAX's own gradient of `lax.switch` stores the intermediate values of all layers, with zeros for those that did not run.
-    Here the backward pass stores the inputs alone and computes the chosen layer again. plain: JAX's own gradient, which has
+    JAX's own gradient of `lax.switch` stores the intermediate values of all layers,
+    with zeros for those that did not run. Here the backward pass stores the inputs
+    alone and computes the chosen layer again. plain: JAX's own gradient, which has
     derivatives of any order.
     """
 
@@ -184,7 +204,9 @@ def only(layers: Sequence[Callable], *, plain: bool) -> Callable:
 
 
 def _gradient(layer: Callable, x, params, stats, gradient):
-    """The gradients with respect to x and to a layer's parameters, from that with respect to its output."""
+    """The gradients with respect to x and to a layer's parameters, from that with
+    respect to its output.
+    """
 
     def output(x, params):
         y, _ = layer(x, params, stats)

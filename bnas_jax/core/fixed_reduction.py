@@ -20,11 +20,13 @@ from bnas_jax.core.stack import Place
 class FixedReduction(nn.Module):
     """GDAS's hand-made reduction cell (arXiv 1910.04465; `genotype.FIXED_REDUCTION`).
 
-    Each preprocessed input goes through a 1x3 and a 3x1 convolution in 8 groups, each strided along its axis, and a 1x1 one;
-    and through a 3x3 max pooling of stride 2 with a BN behind it. The output joins both convolutions, then both poolings:
-    (N, H / 2, W / 2, 4 * channels). `UserError` where the groups do not divide the channels.
+    Each preprocessed input goes through a 1x3 and a 3x1 convolution in 8 groups, each
+    strided along its axis, and a 1x1 one; and through a 3x3 max pooling of stride 2
+    with a BN behind it. The output joins both convolutions, then both poolings: (N, H /
+    2, W / 2, 4 * channels). `UserError` where the groups do not divide the channels.
 
-    search: in the supernet, where BN has no scale and shift and the preprocessing stays float unless `binary_preprocess`.
+    search: in the supernet, where BN has no scale and shift and the preprocessing stays
+    float unless `binary_preprocess`.
     """
 
     # The groups of both crossed convolutions.
@@ -43,8 +45,9 @@ class FixedReduction(nn.Module):
 
     @nn.compact
     def __call__(self, before, previous, *, train: bool, factors=None):
-        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`; factors: None or `drop_path`, (at least 4,
-        N)."""
+        """before, previous: outputs of the two cells before, NHWC, perhaps `Shared`;
+        factors: None or `drop_path`, (at least 4, N).
+        """
         check_groups(self.place.channels)
         affine = not self.search
         affine_resize = self.form.affine_resize or not self.place.halved
@@ -79,7 +82,9 @@ class FixedReduction(nn.Module):
         # There are as many factors as the cell with the most layers needs.
         if factors is not None:
             for index, (y, factor) in enumerate(zip(outputs, factors, strict=False)):
-                outputs[index] = self.arithmetic.between_layers(y * factor[:, None, None, None])
+                outputs[index] = self.arithmetic.between_layers(
+                    y * factor[:, None, None, None]
+                )
         output = jnp.concatenate(outputs, axis=-1)
         return with_skip(self, output, previous, train=train)
 
@@ -104,10 +109,14 @@ class FixedReduction(nn.Module):
 
 
 def check_groups(channels: int) -> None:
-    """`UserError` unless the groups of GDAS's fixed reduction divide the channels of its nodes."""
+    """`UserError` unless the groups of GDAS's fixed reduction divide the channels of
+    its nodes.
+    """
     groups = FixedReduction.GROUPS
     if channels % groups:
         raise UserError(
-            f"the reduction cell {FIXED_REDUCTION!r} has convolutions in {groups} groups, which do not divide its {channels}"
-            f" channels; write a multiple of {groups // 2} for config.network.channels, which the first reduction doubles"
+            f"the reduction cell {FIXED_REDUCTION!r} has convolutions in {groups} "
+            f"groups, which do not divide its {channels}"
+            f" channels; write a multiple of {groups // 2} for "
+            "config.network.channels, which the first reduction doubles"
         )

@@ -1,7 +1,8 @@
 """What networks of cells differ in beside their cells: `FORMS`, the one table of it.
 
-A form is the stem, what brings a larger input to a cell's size, which poolings have a BN, and what comes before the
-classifier. The order of BN, convolution and activation is the scheme's (`Float.order`).
+A form is the stem, what brings a larger input to a cell's size, which poolings have a
+BN, and what comes before the classifier. The order of BN, convolution and activation is
+the scheme's (`Float.order`).
 """
 
 import dataclasses
@@ -15,7 +16,10 @@ from bnas_jax.core.normalization import BatchNorm
 
 
 class CifarStem(nn.Module):
-    """BN -> 3x3 convolution to 3C channels -> ReLU; both inputs of the first cell. Float."""
+    """BN -> 3x3 convolution to 3C channels -> ReLU; both inputs of the first cell.
+
+    Float.
+    """
 
     channels: int
     arithmetic: Arithmetic
@@ -34,7 +38,11 @@ class CifarStem(nn.Module):
 
 
 class DartsStem(nn.Module):
-    """3x3 convolution to 3C channels -> BN, without ReLU; both inputs of the first cell. Float (DARTS's code)."""
+    """3x3 convolution to 3C channels -> BN, without ReLU; both inputs of the first
+    cell.
+
+    Float (DARTS's code).
+    """
 
     channels: int
     arithmetic: Arithmetic
@@ -52,7 +60,9 @@ class DartsStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """Three float 3x3 convolutions of stride 2: outputs at a quarter and an eighth of the image (docs/conventions.md)."""
+    """Three float 3x3 convolutions of stride 2: outputs at a quarter and an eighth of
+    the image (docs/conventions.md).
+    """
 
     channels: int
     arithmetic: Arithmetic
@@ -84,12 +94,15 @@ class ImageNetStem(nn.Module):
 class Form:
     """What differs between networks of cells, see `FORMS`.
 
-    stem: its module. halved: whether it gives the first cell two sizes, as if a reduction lay between them.
+    stem: its module. halved: whether it gives the first cell two sizes, as if a
+    reduction lay between them.
     image_stride: by which number the stem divides the size of images.
     channel_step: of which number the channels are a multiple.
-    factorized: whether the larger of a cell's inputs is halved by a `FactorizedReduce`, else by a 3x3 convolution of stride 2.
+    factorized: whether the larger of a cell's inputs is halved by a `FactorizedReduce`,
+    else by a 3x3 convolution of stride 2.
     affine_resize: whether the BN of that has scale and shift in the final network.
-    bn_of_pools_in_search, bn_of_pools: whether poolings have a BN behind them in the search's network and in the final one.
+    bn_of_pools_in_search, bn_of_pools: whether poolings have a BN behind them in the
+    search's network and in the final one.
     last_bn: whether there are BN and ReLU before the global pooling.
     """
 
@@ -104,37 +117,50 @@ class Form:
     last_bn: bool = False
 
 
-# cifar, imagenet: the BNAS authors' code (section 5.1). darts, snas, gdas: the codes of these searches (docs/searchers.md).
+# cifar, imagenet: the BNAS authors' code (section 5.1). darts, snas, gdas: the codes of
+# these searches (docs/searchers.md).
 FORMS: dict[str, Form] = {
     "cifar": Form(stem=CifarStem, affine_resize=False),
     "imagenet": Form(stem=ImageNetStem, halved=True, image_stride=8, channel_step=2),
     "darts": Form(stem=DartsStem, factorized=True),
     "snas": Form(stem=DartsStem, factorized=True, bn_of_pools=True),
-    "gdas": Form(stem=DartsStem, factorized=True, bn_of_pools_in_search=False, last_bn=True),
+    "gdas": Form(
+        stem=DartsStem, factorized=True, bn_of_pools_in_search=False, last_bn=True
+    ),
 }
 
 
 def form_of(name: str) -> Form:
     """The entry of `FORMS`; `UserError` for a name without one."""
     if name not in FORMS:
-        raise UserError(f"config.network.form must be one of {', '.join(FORMS)}, got {name!r}")
+        raise UserError(
+            f"config.network.form must be one of {', '.join(FORMS)}, got {name!r}"
+        )
     return FORMS[name]
 
 
 def classify(form: Form, x, *, num_classes: int, arithmetic: Arithmetic, train: bool):
-    """Logits (N, num_classes) from the last cell's output, (N, H, W, C), by modules of the network that calls it."""
+    """Logits (N, num_classes) from the last cell's output, (N, H, W, C), by modules of
+    the network that calls it.
+    """
     # GDAS's networks alone end like that.
     if form.last_bn:
         x = nn.relu(BatchNorm(arithmetic, name="last_bn")(x, train=train))
-    classifier = Classifier(num_classes=num_classes, arithmetic=arithmetic, name="classifier")
+    classifier = Classifier(
+        num_classes=num_classes, arithmetic=arithmetic, name="classifier"
+    )
     return classifier(x)
 
 
 class AuxiliaryHead(nn.Module):
-    """DARTS's second classifier, on the output of the second reduction cell in training: (N, 8, 8, C) to logits. Float.
+    """DARTS's second classifier, on the output of the second reduction cell in
+    training: (N, 8, 8, C) to logits.
 
-    ReLU -> 5x5 average pooling of stride 3 -> 1x1 convolution to 128 -> BN -> ReLU -> 2x2 convolution to 768 -> BN -> ReLU ->
-    linear. `UserError` for another size than 8x8, which images of 32x32 give.
+    Float.
+
+    ReLU -> 5x5 average pooling of stride 3 -> 1x1 convolution to 128 -> BN -> ReLU ->
+    2x2 convolution to 768 -> BN -> ReLU -> linear. `UserError` for another size than
+    8x8, which images of 32x32 give.
     """
 
     num_classes: int
@@ -145,7 +171,8 @@ class AuxiliaryHead(nn.Module):
         # The pooling and the 2x2 convolution leave a single pixel of that size.
         if x.shape[1:3] != (8, 8):
             raise UserError(
-                f"the auxiliary head takes 8x8 features, which images of 32x32 pixels give; it gets"
+                "the auxiliary head takes 8x8 features, which images of 32x32 pixels "
+                "give; it gets"
                 f" {x.shape[1]}x{x.shape[2]}: write config.network.auxiliary=False"
             )
         x = nn.avg_pool(nn.relu(x), (5, 5), strides=(3, 3))  # (N, 2, 2, C)

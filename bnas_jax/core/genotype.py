@@ -1,8 +1,9 @@
 """Genotypes: the cell that a search returns, as a validated, frozen value.
 
-A cell has two inputs (0: output of the cell before the previous one, 1: of the previous one) and four nodes
-(2 to 5). Each node adds up its edges, two in most searches; an edge is a layer type applied to an input or to an earlier
-node. The cell's output is the concatenation of its four nodes (DARTS, arXiv 1806.09055, section 2.1; the BNAS paper,
+A cell has two inputs (0: output of the cell before the previous one, 1: of the previous
+one) and four nodes (2 to 5). Each node adds up its edges, two in most searches; an edge
+is a layer type applied to an input or to an earlier node. The cell's output is the
+concatenation of its four nodes (DARTS, arXiv 1806.09055, section 2.1; the BNAS paper,
 section 4.2).
 """
 
@@ -18,7 +19,8 @@ from bnas_jax.core.errors import UserError
 
 NODES = 4
 INPUTS = 2
-# The edges of the search's cell, (source, node), in the order of the architecture parameters: node by node, input by input.
+# The edges of the search's cell, (source, node), in the order of the architecture
+# parameters: node by node, input by input.
 EDGES: tuple[tuple[int, int], ...] = tuple(
     (source, node) for node in range(INPUTS, INPUTS + NODES) for source in range(node)
 )
@@ -38,8 +40,8 @@ def arriving(node: int) -> list[int]:
 FORMS = ("cifar", "imagenet")
 
 ZEROISE = "none"
-# The search space of Table 3, in the order of the architecture parameters (that of the released code, so that its alphas
-# can be read). It never grows; `layers.LAYERS` does.
+# The search space of Table 3, in the order of the architecture parameters (that of the
+# released code, so that its alphas can be read). It never grows; `layers.LAYERS` does.
 TABLE_3 = (
     ZEROISE,
     "max_pool_3x3",
@@ -58,7 +60,9 @@ Cell = tuple[Node, ...]  # its four nodes
 
 
 class Edge(NamedTuple):
-    """An edge of a cell: a layer type from an input or node, `source`, to a node, both numbered as above."""
+    """An edge of a cell: a layer type from an input or node, `source`, to a node, both
+    numbered as above.
+    """
 
     layer_type: str
     source: int
@@ -67,10 +71,12 @@ class Edge(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Genotype:
-    """A normal and a reduction cell: for each of the four nodes the (layer type, input) pairs that it adds up.
+    """A normal and a reduction cell: for each of the four nodes the (layer type, input)
+    pairs that it adds up.
 
-    A cell may also be given as eight pairs, two for each node in turn, or as fourteen, of which the nodes have 2, 3, 4 and 5.
-    `reduce` may be `FIXED_REDUCTION`, the hand-made cell of GDAS. Raises `UserError` when the value is not a cell.
+    A cell may also be given as eight pairs, two for each node in turn, or as fourteen,
+    of which the nodes have 2, 3, 4 and 5. `reduce` may be `FIXED_REDUCTION`, the
+    hand-made cell of GDAS. Raises `UserError` when the value is not a cell.
 
     >>> pairs = [("bin_conv_3x3", 0), ("max_pool_3x3", 1)]
     >>> genotype = bnas.Genotype(normal=pairs * 4, reduce=pairs * 4)
@@ -88,11 +94,15 @@ class Genotype:
             object.__setattr__(self, "reduce", _checked_cell(self.reduce, "reduce"))
 
     def cell(self, reduction: bool) -> Cell | str:
-        """The nodes of the reduction cell, or of the normal one; `FIXED_REDUCTION` where that is the reduction cell."""
+        """The nodes of the reduction cell, or of the normal one; `FIXED_REDUCTION`
+        where that is the reduction cell.
+        """
         return self.reduce if reduction else self.normal
 
     def to_dict(self) -> dict:
-        """What JSON can represent: eight pairs where every node of a cell has two, else a list of pairs a node."""
+        """What JSON can represent: eight pairs where every node of a cell has two, else
+        a list of pairs a node.
+        """
         return {"normal": _plain(self.normal), "reduce": _plain(self.reduce)}
 
     def to_json(self) -> str:
@@ -112,19 +122,23 @@ def edges(cell: Cell | str) -> tuple[Edge, ...]:
 
 
 def check_two_a_node(genotype: Genotype, what: str) -> None:
-    """`UserError` unless all cells are of eight pairs, two a node, as `what` needs them."""
+    """`UserError` unless all cells are of eight pairs, two a node, as `what` needs
+    them.
+    """
     for name in ("normal", "reduce"):
         cell = getattr(genotype, name)
         if isinstance(cell, str):
             raise UserError(
-                f"{what} need a {name} cell of eight pairs, two a node; {cell!r} has none"
+                f"{what} need a {name} cell of eight pairs, two a node; {cell!r} has "
+                "none"
             )
         sizes = [len(node) for node in cell]
         if any(size != 2 for size in sizes):
             needed = f"{what} need a {name} cell of eight pairs, two a node"
             listed = ", ".join(map(str, sizes))
             raise UserError(
-                f"{needed}; this one has {sum(sizes)}, {listed} a node: take another genotype"
+                f"{needed}; this one has {sum(sizes)}, {listed} a node: take another "
+                "genotype"
             )
 
 
@@ -142,13 +156,16 @@ def _plain(cell: Cell | str) -> str | list:
 
 
 def _checked_cell(cell, name: str) -> Cell:
-    """The cell in its one form; `UserError` where it is none. name: of the cell, for messages."""
+    """The cell in its one form; `UserError` where it is none. name: of the cell, for
+    messages.
+    """
     nodes = []
     position = 0  # of a pair in the whole cell, for messages
     for number, node in enumerate(_nodes(cell, name), INPUTS):
         if not 1 <= len(node) <= number:
             raise UserError(
-                f"genotype: node {number} of the {name} cell adds up 1 to {number} [layer type, input] pairs; got {len(node)}"
+                f"genotype: node {number} of the {name} cell adds up 1 to {number} "
+                f"[layer type, input] pairs; got {len(node)}"
             )
         checked = []
         for pair in node:
@@ -179,7 +196,8 @@ def _nodes(cell, name: str) -> list:
             return nodes
         got = str(len(cell))
     raise UserError(
-        f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a node, {len(EDGES)} for all edges, "
+        f"genotype: the {name} cell needs {2 * NODES} [layer type, input] pairs, two a "
+        f"node, {len(EDGES)} for all edges, "
         f"or a list of pairs for each of its {NODES} nodes; got {got}"
     )
 
@@ -192,23 +210,31 @@ def _is_node(value) -> bool:
 
 
 def _checked_pair(pair, *, name: str, node: int) -> Pair:
-    """The pair as (str, int); `UserError` where it is none. name: of the pair, for messages. node: that adds it up."""
+    """The pair as (str, int); `UserError` where it is none. name: of the pair, for
+    messages. node: that adds it up.
+    """
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-        raise UserError(f"genotype: {name} must be [layer type, input], got {reprlib.repr(pair)}")
+        raise UserError(
+            f"genotype: {name} must be [layer type, input], got {reprlib.repr(pair)}"
+        )
     layer, source = pair
     if not isinstance(layer, str):
         raise UserError(
-            f"genotype: the layer type of {name} must be a name, got {reprlib.repr(layer)}"
+            f"genotype: the layer type of {name} must be a name, got "
+            f"{reprlib.repr(layer)}"
         )
     # True and False are integers to Python.
     number = isinstance(source, (int, np.integer))
     if isinstance(source, bool) or not number or not 0 <= source < node:
         raise UserError(
-            f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, got {reprlib.repr(source)}"
+            f"genotype: {name} feeds node {node}: its input must be 0 to {node - 1}, "
+            f"got {reprlib.repr(source)}"
         )
     return str(layer), int(source)
 
 
 def of_cells(cells: Mapping[str, Cell]) -> Genotype:
-    """The genotype of the cells {"normal", "reduce"}; without `reduce`, with `FIXED_REDUCTION`."""
+    """The genotype of the cells {"normal", "reduce"}; without `reduce`, with
+    `FIXED_REDUCTION`.
+    """
     return Genotype(normal=cells["normal"], reduce=cells.get("reduce", FIXED_REDUCTION))

@@ -1,4 +1,6 @@
-"""The modules of layer types, beside those of `modules`: (N, H, W, C) to (N, H / stride, W / stride, features)."""
+"""The modules of layer types, beside those of `modules`: (N, H, W, C) to (N, H /
+stride, W / stride, features).
+"""
 
 import functools
 from collections.abc import Callable
@@ -14,13 +16,15 @@ from bnas_jax.core.schemes.scheme import Scheme
 
 
 class Separable(nn.Module):
-    """A depthwise and a pointwise convolution (section 4.1.2, Eq. 3), `times` in a row, the first depthwise one strided.
+    """A depthwise and a pointwise convolution (section 4.1.2, Eq. 3), `times` in a row,
+    the first depthwise one strided.
 
-    Each of them is BN -> sign -> convolution -> activation; in a float scheme's order `relu_first` each pair is
-    ReLU -> depthwise -> pointwise -> BN.
+    Each of them is BN -> sign -> convolution -> activation; in a float scheme's order
+    `relu_first` each pair is ReLU -> depthwise -> pointwise -> BN.
 
-    Trap: a depthwise kernel has a single input channel, so that centring the latent weights over input channels, as XNOR-Net
-    does, makes them zero: the layer gives zeros and never learns (`Xnor.depthwise_center`).
+    Trap: a depthwise kernel has a single input channel, so that centring the latent
+    weights over input channels, as XNOR-Net does, makes them zero: the layer gives
+    zeros and never learns (`Xnor.depthwise_center`).
 
     copies: how many of these run side by side, each with its part of the channels.
     """
@@ -72,7 +76,9 @@ class Separable(nn.Module):
 
 
 class Crossed(nn.Module):
-    """A 1 x k convolution that strides along the columns, then a k x 1 one that strides along the rows. groups: of both."""
+    """A 1 x k convolution that strides along the columns, then a k x 1 one that strides
+    along the rows. groups: of both.
+    """
 
     features: int
     kernel: int
@@ -117,11 +123,14 @@ def _largest_divisor(number: int, *, at_most: int) -> int:
 
 
 class MobiNet(nn.Module):
-    """h = s(x) + conv(x), whose outputs see up to `inputs` channels each through k x k kernels, then d(h) + pointwise(h).
+    """h = s(x) + conv(x), whose outputs see up to `inputs` channels each through k x k
+    kernels, then d(h) + pointwise(h).
 
-    s: the identity, or an average pooling where strided. d: the identity, or the channels repeated until there are as many as
-    features; left out where those are no multiple. Both convolutions are `BinaryConv`s. copies: as for `Separable`.
-    Where `inputs` does not divide the channels, outputs see as many as the largest number below it that does.
+    s: the identity, or an average pooling where strided. d: the identity, or the
+    channels repeated until there are as many as features; left out where those are no
+    multiple. Both convolutions are `BinaryConv`s. copies: as for `Separable`. Where
+    `inputs` does not divide the channels, outputs see as many as the largest number
+    below it that does.
     """
 
     features: int
@@ -171,7 +180,9 @@ class MobiNet(nn.Module):
         if self.features % channels:
             return y
         times = self.features // channels
-        copies = h.reshape(*h.shape[:3], self.copies, -1)  # (N, H', W', copies, C / copies)
+        copies = h.reshape(
+            *h.shape[:3], self.copies, -1
+        )  # (N, H', W', copies, C / copies)
         repeated = jnp.tile(copies, (1, 1, 1, 1, times))
         return y + repeated.reshape(y.shape)
 
@@ -185,7 +196,9 @@ class Identity(nn.Module):
 
 
 class Pooling(nn.Module):
-    """A pooling, and a BN behind it where wanted. affine: whether that has scale and shift."""
+    """A pooling, and a BN behind it where wanted. affine: whether that has scale and
+    shift.
+    """
 
     function: Callable[[jax.Array, int], jax.Array]
     stride: int

@@ -1,6 +1,9 @@
-"""The layer types that an edge can be: `LAYERS`, the one table of them. A new layer type is a new entry.
+"""The layer types that an edge can be: `LAYERS`, the one table of them.
 
-An entry makes the module of an edge and says how many convolutions that has. Its cost needs no entry: see `cost.walk`.
+A new layer type is a new entry.
+
+An entry makes the module of an edge and says how many convolutions that has. Its cost
+needs no entry: see `cost.walk`.
 """
 
 import dataclasses
@@ -13,25 +16,37 @@ import jax
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import ZEROISE, Edge, Genotype, edges
-from bnas_jax.core.layer_modules import Crossed, Identity, MobiNet, Pooling, Separable, Zeroise
+from bnas_jax.core.layer_modules import (
+    Crossed,
+    Identity,
+    MobiNet,
+    Pooling,
+    Separable,
+    Zeroise,
+)
 from bnas_jax.core.modules import BinaryConv, FactorizedReduce
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes.scheme import Scheme
 
-# How the edges that leave one state are computed together, those of one layer type at a time (`LayerType.batching`).
+# How the edges that leave one state are computed together, those of one layer type at a
+# time (`LayerType.batching`).
 CONVOLUTION, POOLING, NOTHING, COPIES = "convolution", "pooling", "nothing", "copies"
 
 
 class LayerType(Protocol):
     """An entry of `LAYERS`.
 
-    learnable: whether it has weights to learn (section 4.3). batching: how the edges that leave one state are computed
-    together in a supernet, if all are of this type (`shared_edges`):
+    learnable: whether it has weights to learn (section 4.3). batching: how the edges
+    that leave one state are computed together in a supernet, if all are of this type
+    (`shared_edges`):
 
-    - `CONVOLUTION`: as one convolution with the channels of all edges; its module is `BinaryConvType`'s.
-    - `POOLING`: as one pooling, whose output each edge weights; its module is `PoolingType`'s.
+    - `CONVOLUTION`: as one convolution with the channels of all edges; its module is
+      `BinaryConvType`'s.
+    - `POOLING`: as one pooling, whose output each edge weights; its module is
+      `PoolingType`'s.
     - `NOTHING`: not at all, as its output is zeros.
-    - `COPIES`: as one module, `module(copies=E)`, which reads and writes E times the channels; the edges share nothing.
+    - `COPIES`: as one module, `module(copies=E)`, which reads and writes E times the
+      channels; the edges share nothing.
     - None: not together; each edge has a module of its own, which always works.
 
     An entry may have a `channel_step`, see `channel_step_of`.
@@ -62,16 +77,20 @@ class LayerType(Protocol):
         binary_weights: bool,
         name: str,
     ) -> nn.Module:
-        """The module of an edge: `module(x, train=train)`, (N, H, W, C) to (N, H / stride, W / stride, features).
+        """The module of an edge: `module(x, train=train)`, (N, H, W, C) to (N, H /
+        stride, W / stride, features).
 
-        search: in the supernet, where BN has no scale and shift, so that edges stay comparable. binary_weights: False keeps
-        them float, as the released code's index error does. name: the module's.
+        search: in the supernet, where BN has no scale and shift, so that edges stay
+        comparable. binary_weights: False keeps them float, as the released code's index
+        error does. name: the module's.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class BinaryConvType:
-    """BN -> sign -> k x k convolution, dilated or not (Table 3). kernel: k. dilation: in pixels."""
+    """BN -> sign -> k x k convolution, dilated or not (Table 3). kernel: k. dilation:
+    in pixels.
+    """
 
     kernel: int
     dilation: int = 1
@@ -97,7 +116,8 @@ class BinaryConvType:
 class PoolingType:
     """3x3 pooling, in the search with a BN behind it (docs/searchers.md).
 
-    function: of (x, stride). plain: the same for `Arithmetic.plain`, where the function has a custom gradient.
+    function: of (x, stride). plain: the same for `Arithmetic.plain`, where the function
+    has a custom gradient.
     """
 
     function: Callable[[jax.Array, int], jax.Array]
@@ -116,7 +136,16 @@ class PoolingType:
             return self.plain
         return self.function
 
-    def module(self, *, stride, arithmetic, search, name, batch_norm: bool | None = None, **fields):
+    def module(
+        self,
+        *,
+        stride,
+        arithmetic,
+        search,
+        name,
+        batch_norm: bool | None = None,
+        **fields,
+    ):
         """A `Pooling`. batch_norm: whether with a BN, by default in the search alone."""
         # It has no weights, so that features, scheme and binary_weights say nothing.
         del fields
@@ -153,8 +182,9 @@ class ZeroiseType:
 
 @dataclasses.dataclass(frozen=True)
 class SeparableType:
-    """A depthwise k x k convolution, dilated or not, and a pointwise one, `times` in a row (DARTS's code: twice its separable
-    and once its dilated convolutions)."""
+    """A depthwise k x k convolution, dilated or not, and a pointwise one, `times` in a
+    row (DARTS's code: twice its separable and once its dilated convolutions).
+    """
 
     kernel: int
     dilation: int = 1
@@ -182,7 +212,9 @@ class SeparableType:
 
 @dataclasses.dataclass(frozen=True)
 class CrossedType:
-    """A 1 x k convolution and a k x 1 one behind it, strided along the columns and the rows (NASNet's, in DARTS's code)."""
+    """A 1 x k convolution and a k x 1 one behind it, strided along the columns and the
+    rows (NASNet's, in DARTS's code).
+    """
 
     kernel: int
     learnable: ClassVar[bool] = True
@@ -206,7 +238,10 @@ class CrossedType:
 
 @dataclasses.dataclass(frozen=True)
 class SkipType:
-    """The identity; where it is strided a factorized reduce (DARTS's code). There is no BN behind the identity."""
+    """The identity; where it is strided a factorized reduce (DARTS's code).
+
+    There is no BN behind the identity.
+    """
 
     # As the identity is; only where it is strided it has weights.
     learnable: ClassVar[bool] = False
@@ -232,12 +267,15 @@ class SkipType:
 
 @dataclasses.dataclass(frozen=True)
 class MobiNetType:
-    """MoBiNet's separable block (arXiv 1907.12629), each of its convolutions with a shortcut.
+    """MoBiNet's separable block (arXiv 1907.12629), each of its convolutions with a
+    shortcut.
 
-    inputs: K of the K-dependency, how many channels an output of the k x k convolution sees; 1 is depthwise. Where K does not
-    divide the channels, as of a colour image, the largest number below it that does.
+    inputs: K of the K-dependency, how many channels an output of the k x k convolution
+    sees; 1 is depthwise. Where K does not divide the channels, as of a colour image,
+    the largest number below it that does.
     The BNAS paper compares with it (appendix E.1, Table 12).
-    How sure: weak. No code was published; the form follows the paper's abstract and the BNAS paper's description (`MobiNet`).
+    How sure: weak. No code was published; the form follows the paper's abstract and the
+    BNAS paper's description (`MobiNet`).
     """
 
     kernel: int
@@ -296,13 +334,15 @@ def layer_type(name: str) -> LayerType:
     """The entry of `LAYERS`; `UserError` for another name."""
     if name not in LAYERS:
         raise UserError(
-            f"layer type {name!r} has no layer in this version; use a genotype of {', '.join(LAYERS)}"
+            f"layer type {name!r} has no layer in this version; use a genotype of "
+            f"{', '.join(LAYERS)}"
         )
     return LAYERS[name]
 
 
 def channel_step_of(name: str) -> int:
-    """The number of which channels are a multiple where the layer type has the same groups at every width; by default 1.
+    """The number of which channels are a multiple where the layer type has the same
+    groups at every width; by default 1.
 
     Its cost is then a quadratic of the width. Other numbers of channels work, too.
     """
@@ -310,10 +350,11 @@ def channel_step_of(name: str) -> int:
 
 
 def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Module:
-    """The module of an edge of the layer type `name`; `UserError` where there is none of that name.
+    """The module of an edge of the layer type `name`; `UserError` where there is none
+    of that name.
 
-    layer: the module's name. bn_of_pools: whether a pooling has a BN, see `forms.Form`. fields: the other arguments of
-    `LayerType.module`.
+    layer: the module's name. bn_of_pools: whether a pooling has a BN, see `forms.Form`.
+    fields: the other arguments of `LayerType.module`.
     """
     kind = layer_type(name)
     # An argument that poolings alone take.
@@ -324,14 +365,18 @@ def layer_module(name: str, *, layer: str, bn_of_pools: bool, **fields) -> nn.Mo
 
 # Read by the cost walk and the optimizer, which know a parameter by its name alone.
 def is_latent(name: str) -> bool:
-    """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of edges side by side."""
+    """Whether a parameter of this name is latent weights: `latent`, or `latent_TYPE` of
+    edges side by side.
+    """
     if name == "latent":
         return True
     return name.startswith("latent_") and name.removeprefix("latent_") in LAYERS
 
 
 def learnable_share(genotype: Genotype) -> float:
-    """Share of the layers of both cells that have weights to learn (section 4.3), from 0 to 1."""
+    """Share of the layers of both cells that have weights to learn (section 4.3), from
+    0 to 1.
+    """
     picked: list[Edge] = []
     for reduction in (False, True):
         picked += edges(genotype.cell(reduction))

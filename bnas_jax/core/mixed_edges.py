@@ -1,6 +1,8 @@
-"""All edges that leave one state of the search's network: their variables, and the choice among the forms that compute them.
+"""All edges that leave one state of the search's network: their variables, and the
+choice among the forms that compute them.
 
-The variables are the same whatever the form (`Supernet.edges`), so that a checkpoint fits all of them.
+The variables are the same whatever the form (`Supernet.edges`), so that a checkpoint
+fits all of them.
 """
 
 import functools
@@ -21,12 +23,15 @@ from bnas_jax.core.shared_edges import EdgeSpec, shared_edges
 
 
 class MixedEdges(nn.Module):
-    """All edges that leave one state: each the weighted sum of its layer types' outputs.
+    """All edges that leave one state: each the weighted sum of its layer types'
+    outputs.
 
-    Kernels of all edges lie side by side in one array a type, (k, k, C, E * C); so do all variables of layer types that
-    run in `COPIES`, in a module of the type's name. Layer types whose edges are not computed together have a module for each
-    edge, `edgeE_TYPE`.
-    float_edges: for each convolution of `layer_types`, how many of the last edges have float weights.
+    Kernels of all edges lie side by side in one array a type, (k, k, C, E * C); so do
+    all variables of layer types that run in `COPIES`, in a module of the type's name.
+    Layer types whose edges are not computed together have a module for each edge,
+    `edgeE_TYPE`.
+    float_edges: for each convolution of `layer_types`, how many of the last edges have
+    float weights.
     The other fields are those of `supernet.Supernet`.
     """
 
@@ -46,7 +51,8 @@ class MixedEdges(nn.Module):
         weights = weights.astype(self.arithmetic.dtype)
         kernels = self._kernels(x.shape[-1], len(weights))
         running = self._running(x.shape[-1], len(weights))
-        # Whatever the form, the shared one makes all variables, so that checkpoints fit all of them.
+        # Whatever the form, the shared one makes all variables, so that checkpoints fit
+        # all of them.
         compute = self._edge_by_edge
         if self.edges == "shared" or self.is_initializing():
             compute = self._shared
@@ -70,10 +76,13 @@ class MixedEdges(nn.Module):
         )
 
     def macs(self, x, y) -> tuple[int, int]:
-        """(binary, float) multiply-accumulates of one image, of the convolutions that lie side by side."""
+        """(binary, float) multiply-accumulates of one image, of the convolutions that
+        lie side by side.
+        """
         binary = floats = 0
         for name, kernel in self.variables.get("params", {}).items():
-            # The parameters of a module within, which has a row of the cost table for itself.
+            # The parameters of a module within, which has a row of the cost table for
+            # itself.
             if not hasattr(kernel, "shape"):
                 continue
             _, height, width, *_ = y.shape
@@ -85,7 +94,9 @@ class MixedEdges(nn.Module):
         return binary, floats
 
     def _shared(self, x, weights, *, kernels: dict, running: dict, train: bool):
-        """`shared_edges` of the convolutions and poolings, and the modules of all other layer types."""
+        """`shared_edges` of the convolutions and poolings, and the modules of all other
+        layer types.
+        """
         spec, edges = self.spec, len(weights)
         # Convolutions and poolings.
         values = {name: variable.value for name, variable in running.items()}
@@ -99,7 +110,8 @@ class MixedEdges(nn.Module):
             how = spec.batching(name)
             column = weights[:, index]
             if how == COPIES:
-                # One module for all edges, each of which reads its copy of the state and writes its part.
+                # One module for all edges, each of which reads its copy of the state
+                # and writes its part.
                 copies = self._module(name, name=name, copies=edges)
                 tiled = jnp.tile(x, (1, 1, 1, edges))  # (N, H, W, E * C)
                 y = copies(tiled, train=train)
@@ -122,7 +134,8 @@ class MixedEdges(nn.Module):
     def _edge_by_edge(self, x, weights, *, kernels: dict, running: dict, train: bool):
         """`plain_edges` or `chosen_edges`, on each edge's part of the variables."""
         spec, count = self.spec, len(weights)
-        # Modules made here for their fields, and unbound, as they run on parts of the variables.
+        # Modules made here for their fields, and unbound, as they run on parts of the
+        # variables.
         modules = {}
         for name in self.layer_types:
             if spec.batching(name) in (COPIES, None):
@@ -197,7 +210,9 @@ class MixedEdges(nn.Module):
         return jax.tree.map(lambda leaf: _part(leaf, edge, count=count), side_by_side)
 
     def _kernel(self, kernels: dict, *, name: str, edge: int, count: int) -> dict:
-        """An edge's part of `latent_TYPE`, those of the first edges, or of `kernel_TYPE`, those of the last."""
+        """An edge's part of `latent_TYPE`, those of the first edges, or of
+        `kernel_TYPE`, those of the last.
+        """
         latent = kernels.get(f"latent_{name}")
         binary = 0
         if latent is not None:
@@ -208,7 +223,9 @@ class MixedEdges(nn.Module):
         return {"kernel": _part(floats, edge - binary, count=count - binary)}
 
     def _keep(self, running: dict, *, new: list[dict], choices) -> None:
-        """Keeps the statistics that moved. choices: the layer that each edge chose; None where all of them ran."""
+        """Keeps the statistics that moved. choices: the layer that each edge chose;
+        None where all of them ran.
+        """
         spec = self.spec
         # In the arrays that this module has itself.
         if spec.convs:
@@ -244,11 +261,16 @@ class MixedEdges(nn.Module):
                         path = f"edge{edge}_{name}"
                         self.put_variable("batch_stats", path, value=of_edge[name])
 
-    def _kept(self, value: dict, *, new: list[dict], names: list[str], choices, index_of) -> dict:
-        """The statistics `value` of these layer types with what moved. Where edges share them, those of any edge that ran.
+    def _kept(
+        self, value: dict, *, new: list[dict], names: list[str], choices, index_of
+    ) -> dict:
+        """The statistics `value` of these layer types with what moved.
 
-        value: {"mean", "var"}. new: of each edge, {layer type: its {"mean", "var"}}. index_of: (layer type, edge) to where
-        its statistics lie in the arrays of `value`.
+        Where edges share them, those of any edge that ran.
+
+        value: {"mean", "var"}. new: of each edge, {layer type: its {"mean", "var"}}.
+        index_of: (layer type, edge) to where its statistics lie in the arrays of
+        `value`.
         """
         value = jax.tree.map(jnp.asarray, value)
         if not self.shared_statistics:
@@ -267,7 +289,8 @@ class MixedEdges(nn.Module):
                 of_edges += [of_edge[name][leaf] for name in names]
             rows[leaf] = jnp.stack(of_edges)
 
-        # The first that ran; where none did, the first of all, whose statistics are the old ones.
+        # The first that ran; where none did, the first of all, whose statistics are the
+        # old ones.
         ran = jnp.zeros((), jnp.int32)
         if choices is not None:
             columns = jnp.array([self.layer_types.index(name) for name in names])
@@ -285,7 +308,9 @@ class MixedEdges(nn.Module):
         return self.spec.convs.index(name), edge
 
     def _pool_statistics(self, name: str, edge: int) -> tuple:
-        """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (E, types * C)."""
+        """Where an edge's statistics lie in `running["pool_bn"]`: (types * C,), or (E,
+        types * C).
+        """
         first = self.spec.pools.index(name) * self.channels
         part = slice(first, first + self.channels)
         if self.shared_statistics:
@@ -294,7 +319,11 @@ class MixedEdges(nn.Module):
 
     def _keeps_statistics(self, train: bool) -> bool:
         # As in `normalization.BatchNorm`.
-        return train and not self.is_initializing() and self.is_mutable_collection("batch_stats")
+        return (
+            train
+            and not self.is_initializing()
+            and self.is_mutable_collection("batch_stats")
+        )
 
     def _kernels(self, channels: int, edges: int) -> dict:
         """The parameters `latent_TYPE` and, for edges that stay float, `kernel_TYPE`."""
@@ -315,7 +344,9 @@ class MixedEdges(nn.Module):
         return kernels
 
     def _running(self, channels: int, edges: int) -> dict:
-        """The running statistics `bn` of the convolutions' input and `pool_bn` of the poolings."""
+        """The running statistics `bn` of the convolutions' input and `pool_bn` of the
+        poolings.
+        """
         spec = self.spec
         shapes: dict[str, tuple[int, ...]] = {}
         if spec.convs:

@@ -1,4 +1,7 @@
-"""The modules that layer types, cells and networks are made of. Images are NHWC, kernels (kh, kw, ci, co)."""
+"""The modules that layer types, cells and networks are made of.
+
+Images are NHWC, kernels (kh, kw, ci, co).
+"""
 
 from collections.abc import Callable
 
@@ -13,21 +16,26 @@ from bnas_jax.core.normalization import BatchNorm
 from bnas_jax.core.ops.conv import Geometry, Pair, conv, rectangle, square
 from bnas_jax.core.schemes.scheme import ACTIVATIONS, BN_FIRST, Scheme
 
-# The collection of variables that a packed network has in place of latent weights; see `Convolution.binarized`.
+# The collection of variables that a packed network has in place of latent weights; see
+# `Convolution.binarized`.
 PACKED = "packed"
 
 
 def uniform_fan_in(key, shape, dtype):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear layers.
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and linear
+    layers.
 
-    shape: that of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all but the last.
+    shape: that of a kernel, (kh, kw, ci, co) or (ci, co); fan_in is the product of all
+    but the last.
     """
     bound = 1 / np.sqrt(np.prod(shape[:-1]))
     return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
 
 def bias_init(fan_in: int) -> Callable:
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias, with the fan_in of the kernel beside it."""
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias, with the fan_in of the
+    kernel beside it.
+    """
     bound = 1 / np.sqrt(fan_in)
 
     def init(key, shape, dtype):
@@ -37,7 +45,9 @@ def bias_init(fan_in: int) -> Callable:
 
 
 class PRelu(nn.Module):
-    """x where it is positive, else slope * x, with a slope for each channel that is learned (arXiv 1502.01852)."""
+    """x where it is positive, else slope * x, with a slope for each channel that is
+    learned (arXiv 1502.01852).
+    """
 
     arithmetic: Arithmetic
 
@@ -50,7 +60,10 @@ class PRelu(nn.Module):
 
 
 def activated(x, activation: str, *, arithmetic: Arithmetic):
-    """x behind an activation, one of `scheme.ACTIVATIONS`. Called within a module's `__call__`, whose part a PReLU becomes."""
+    """x behind an activation, one of `scheme.ACTIVATIONS`.
+
+    Called within a module's `__call__`, whose part a PReLU becomes.
+    """
     # The one activation that learns.
     if activation == "prelu":
         return PRelu(arithmetic, name="prelu")(x)
@@ -60,10 +73,12 @@ def activated(x, activation: str, *, arithmetic: Arithmetic):
 class Convolution(nn.Module):
     """A scheme's convolution alone: (N, H, W, C) to (N, H', W', features).
 
-    Its weights are the parameter `latent` where they are binarized and `kernel` where they stay float; the optimizer treats
-    parameters of the name `latent` as `Scheme.latents` says. What it computes is `Scheme.convolve` or `convolve_float`.
+    Its weights are the parameter `latent` where they are binarized and `kernel` where
+    they stay float; the optimizer treats parameters of the name `latent` as
+    `Scheme.latents` says. What it computes is `Scheme.convolve` or `convolve_float`.
 
-    binary_weights, binary_input: False keeps that side float. activation: the scheme's, behind the sums and the bias.
+    binary_weights, binary_input: False keeps that side float. activation: the scheme's,
+    behind the sums and the bias.
     """
 
     features: int
@@ -79,7 +94,8 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = x.astype(self.arithmetic.dtype)
-        # The scheme makes the parameters `latent` or `kernel`, and others that it needs.
+        # The scheme makes the parameters `latent` or `kernel`, and others that it
+        # needs.
         if self.has_latent:
             y = self.scheme.convolve(self, x)
         else:
@@ -94,7 +110,11 @@ class Convolution(nn.Module):
         return self.arithmetic.between_layers(y)
 
     def binarized(self, x) -> tuple:
-        """(signs, operands) of its weights: `Scheme.kernel`'s, or those of a packed network. Called within `__call__`."""
+        """(signs, operands) of its weights: `Scheme.kernel`'s, or those of a packed
+        network.
+
+        Called within `__call__`.
+        """
         if self.has_variable(PACKED, "kernel"):
             stored: tuple = tuple(
                 self.get_variable(PACKED, name) for name in ("kernel", "operands")
@@ -103,11 +123,19 @@ class Convolution(nn.Module):
         return self.scheme.kernel(self, x)
 
     def float_kernel(self, x, features: int | None = None):
-        """The float kernel (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
+        """The float kernel (kh, kw, C / groups, features), by default as many as the
+        outputs.
+
+        Called within `__call__`.
+        """
         return self._kernel("kernel", x, features=features)
 
     def latent(self, x, features: int | None = None):
-        """The latent weights (kh, kw, C / groups, features), by default as many as the outputs. Called within `__call__`."""
+        """The latent weights (kh, kw, C / groups, features), by default as many as the
+        outputs.
+
+        Called within `__call__`.
+        """
         return self._kernel("latent", x, features=features)
 
     def _kernel(self, name: str, x, *, features: int | None):
@@ -122,12 +150,16 @@ class Convolution(nn.Module):
 
     @property
     def activates_sums(self) -> bool:
-        """Whether the scheme's activation follows its sums at once, as it does without a bias."""
+        """Whether the scheme's activation follows its sums at once, as it does without
+        a bias.
+        """
         return self.activation and not self.bias
 
     @property
     def has_latent(self) -> bool:
-        """Whether its weights are binarized: the parameter is `latent`, in floating point, in place of `kernel`."""
+        """Whether its weights are binarized: the parameter is `latent`, in floating
+        point, in place of `kernel`.
+        """
         return self.binary_weights and self.scheme.binary_weights
 
     def output_shape(self, x) -> tuple[int, ...]:
@@ -156,14 +188,17 @@ def in_order(
     first: bool = True,
     last: bool = True,
 ):
-    """x through `convolve(x, activation)` and `normalize(x)` in `Scheme.order`: the one place that knows what the orders are.
+    """x through `convolve(x, activation)` and `normalize(x)` in `Scheme.order`: the one
+    place that knows what the orders are.
 
-    first, last: whether the convolution begins and ends a chain of several. In the order `relu_first` a chain has one ReLU
-    and one BN; in the order `bn_first` each convolution has both.
+    first, last: whether the convolution begins and ends a chain of several. In the
+    order `relu_first` a chain has one ReLU and one BN; in the order `bn_first` each
+    convolution has both.
     """
     if scheme.order == BN_FIRST:
         return convolve(normalize(x), True)
-    # ReLU -> convolution -> BN, the ReLU in front instead of the convolution's activation.
+    # ReLU -> convolution -> BN, the ReLU in front instead of the convolution's
+    # activation.
     if first:
         x = nn.relu(x)
     y = convolve(x, False)
@@ -175,12 +210,14 @@ def in_order(
 class BinaryConv(nn.Module):
     """BN -> sign -> convolution, scaled -> activation (section 4.1; XNOR-Net's order).
 
-    With the order `relu_first` of a float scheme: ReLU -> convolution -> BN; first, last: see `in_order`.
-    kernel, stride: in pixels, or (rows, columns). bias: False leaves out that of `Scheme.bias`.
-    binary_weights=False keeps float weights behind binary activations, as the released code does by its index error;
-    binary_input=False keeps the activations float, too, as in the preprocessing convolutions of its search.
-    padding: None keeps the image's size at stride 1. groups: of input and output channels; `UserError` where they do not
-    divide both.
+    With the order `relu_first` of a float scheme: ReLU -> convolution -> BN; first,
+    last: see `in_order`.
+    kernel, stride: in pixels, or (rows, columns). bias: False leaves out that of
+    `Scheme.bias`. binary_weights=False keeps float weights behind binary activations,
+    as the released code does by its index error; binary_input=False keeps the
+    activations float, too, as in the preprocessing convolutions of its search.
+    padding: None keeps the image's size at stride 1. groups: of input and output
+    channels; `UserError` where they do not divide both.
     """
 
     features: int
@@ -203,12 +240,15 @@ class BinaryConv(nn.Module):
     def __call__(self, x, *, train: bool):
         if x.shape[-1] % self.groups or self.features % self.groups:
             raise UserError(
-                f"{self.groups} groups of a convolution do not divide its {x.shape[-1]} input and {self.features} output"
+                f"{self.groups} groups of a convolution do not divide its "
+                f"{x.shape[-1]} input and {self.features} output"
                 f" channels; choose config.network.channels so that they do"
             )
 
         def normalize(x):
-            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
+            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(
+                x, train=train
+            )
 
         return in_order(
             self.scheme,
@@ -251,12 +291,14 @@ def _pair(size: int | Pair) -> Pair:
 
 
 class FactorizedReduce(nn.Module):
-    """Halves the image without losing pixels: (N, H, W, C) to (N, H / 2, W / 2, features), rounded up (DARTS's code).
+    """Halves the image without losing pixels: (N, H, W, C) to (N, H / 2, W / 2,
+    features), rounded up (DARTS's code).
 
-    Two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half of the features each. BN and activation
-    around them as for `BinaryConv`.
+    Two 1x1 convolutions of stride 2, the second a pixel on in both axes, have half of
+    the features each. BN and activation around them as for `BinaryConv`.
 
-    copies: how many of them run side by side, each with its part of the input channels and of the features.
+    copies: how many of them run side by side, each with its part of the input channels
+    and of the features.
     """
 
     features: int
@@ -270,7 +312,9 @@ class FactorizedReduce(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         def normalize(x):
-            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(x, train=train)
+            return BatchNorm(self.arithmetic, affine=self.affine, name="bn")(
+                x, train=train
+            )
 
         return in_order(self.scheme, x, convolve=self._convolve, normalize=normalize)
 
@@ -299,13 +343,16 @@ class FactorizedReduce(nn.Module):
             )
             y = convolution(image)
             parts.append(y.reshape(*y.shape[:3], self.copies, part))
-        # The features of a copy lie together: first those of `conv0`, then those of `conv1`.
+        # The features of a copy lie together: first those of `conv0`, then those of
+        # `conv1`.
         y = jnp.concatenate(parts, axis=-1)  # (N, H', W', copies, features / copies)
         return y.reshape(*y.shape[:3], self.features)
 
 
 class FloatConv(nn.Module):
-    """A float convolution without bias, (N, H, W, C) to (N, H / stride, W / stride, features): those of the stem."""
+    """A float convolution without bias, (N, H, W, C) to (N, H / stride, W / stride,
+    features): those of the stem.
+    """
 
     features: int
     kernel: int
@@ -334,7 +381,9 @@ class FloatConv(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Global average pooling and a float linear layer: (N, H, W, C) to logits (N, num_classes)."""
+    """Global average pooling and a float linear layer: (N, H, W, C) to logits (N,
+    num_classes).
+    """
 
     num_classes: int
     arithmetic: Arithmetic
@@ -343,7 +392,9 @@ class Classifier(nn.Module):
     def __call__(self, x):
         channels, dtype = x.shape[-1], self.arithmetic.dtype
         x = jnp.mean(x.astype(dtype), axis=(1, 2))  # (N, C)
-        kernel = self.param("kernel", uniform_fan_in, (channels, self.num_classes), dtype)
+        kernel = self.param(
+            "kernel", uniform_fan_in, (channels, self.num_classes), dtype
+        )
         y = x @ kernel
         return y + self.param("bias", bias_init(channels), (self.num_classes,), dtype)
 

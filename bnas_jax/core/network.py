@@ -1,4 +1,6 @@
-"""The final network: the searched cell, stacked to a budget, in one of its forms (section 5.1, Table 5)."""
+"""The final network: the searched cell, stacked to a budget, in one of its forms
+(section 5.1, Table 5).
+"""
 
 import math
 from typing import Any
@@ -20,14 +22,17 @@ from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 
 
 class Network(nn.Module):
-    """The final network: `apply(variables, images, train=False)`, NHWC images to logits (N, num_classes).
+    """The final network: `apply(variables, images, train=False)`, NHWC images to logits
+    (N, num_classes).
 
-    num_cells, channels: of Table 5. channels is the width C of the nodes in front of the first reduction; Table 5 says "of the
-    first convolution", but the stem has 3 C, in the form imagenet C / 2. form: what differs beside the cells, a name
-    of `forms.FORMS`. skip: the inter-cell skips; reduction_skip: their convolution, see `cell_parts.ReductionSkip`. float_head:
-    leave the last convolutions float, as the released code does, see `float_convs`.
-    auxiliary: a second classifier behind the second reduction, in training alone; its logits are sown as `logits` of the
-    collection `auxiliary`.
+    num_cells, channels: of Table 5. channels is the width C of the nodes in front of
+    the first reduction; Table 5 says "of the first convolution", but the stem has 3 C,
+    in the form imagenet C / 2. form: what differs beside the cells, a name of
+    `forms.FORMS`. skip: the inter-cell skips; reduction_skip: their convolution, see
+    `cell_parts.ReductionSkip`. float_head: leave the last convolutions float, as the
+    released code does, see `float_convs`.
+    auxiliary: a second classifier behind the second reduction, in training alone; its
+    logits are sown as `logits` of the collection `auxiliary`.
 
     BNAS-A of Table 5:
 
@@ -53,14 +58,18 @@ class Network(nn.Module):
         # Such as the name of one.
         if not isinstance(self.genotype, Genotype):
             raise UserError(
-                f"genotype must be a Genotype, got {self.genotype!r}; bnas_jax.load_genotype reads a name or a file"
+                f"genotype must be a Genotype, got {self.genotype!r}; "
+                "bnas_jax.load_genotype reads a name or a file"
             )
         super().__post_init__()
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, drop_path_rate=None):
-        """images: (N, H, W, channels of an image). drop_path_rate: None or a scalar, of use in training alone; needs the rng
-        `drop_path`. `UserError` for a size of images that cannot be halved at each reduction."""
+        """images: (N, H, W, channels of an image). drop_path_rate: None or a scalar, of
+        use in training alone; needs the rng `drop_path`.
+
+        `UserError` for a size of images that cannot be halved at each reduction.
+        """
         images = images.astype(self.arithmetic.dtype)
         # One for each cell: (layers, N).
         factors: list | jax.Array = [None] * self.num_cells
@@ -69,7 +78,9 @@ class Network(nn.Module):
 
         # The stem gives both inputs of the first cell.
         form = form_of(self.form)
-        stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
+        stem = form.stem(
+            channels=self.channels, arithmetic=self.arithmetic, name="stem"
+        )
         before, previous = stem(images, train=train)
         check_image_size(previous.shape, self.num_cells)
         # CIFAR's stem gives the same to both, ImageNet's two sizes.
@@ -99,7 +110,9 @@ class Network(nn.Module):
         )
 
     def _drop_path(self, rate, *, batch: int) -> jax.Array:
-        """The factors of all layers, (cells, layers, N), with as many layers as the larger cell has."""
+        """The factors of all layers, (cells, layers, N), with as many layers as the
+        larger cell has.
+        """
         cells = [self.genotype.cell(place.reduction) for place in self.places]
         return drop_path(
             self.make_rng("drop_path"),
@@ -112,7 +125,9 @@ class Network(nn.Module):
 
     def _shared(self, output, *, train: bool):
         """What both next cells read: a cell's output, or the stem's."""
-        return share(output, scheme=self.scheme, arithmetic=self.arithmetic, train=train)
+        return share(
+            output, scheme=self.scheme, arithmetic=self.arithmetic, train=train
+        )
 
     def _cell(self, place: Place, *, float_convs: int) -> FinalCell | FixedReduction:
         cell = self.genotype.cell(place.reduction)
@@ -132,7 +147,9 @@ class Network(nn.Module):
         return FinalCell(cell=cell, float_convs=float_convs, **common)
 
     def _sow_auxiliary(self, x, *, train: bool) -> None:
-        """The second classifier's logits, in training; its variables are there from the start."""
+        """The second classifier's logits, in training; its variables are there from the
+        start.
+        """
         # An evaluation does without it.
         if not train and not self.is_initializing():
             return
@@ -147,10 +164,13 @@ class Network(nn.Module):
 
     @property
     def channel_step(self) -> int:
-        """The number that `channels` has to be a multiple of, so that all convolutions have whole groups."""
+        """The number that `channels` has to be a multiple of, so that all convolutions
+        have whole groups.
+        """
         steps = [form_of(self.form).channel_step, self.scheme.width_step]
         if self.genotype.reduce == FIXED_REDUCTION:
-            # The first reduction doubles the channels, and each of its groups needs what the scheme does.
+            # The first reduction doubles the channels, and each of its groups needs
+            # what the scheme does.
             steps.append(FixedReduction.GROUPS // 2 * self.scheme.width_step)
         for reduction in (False, True):
             for edge in edges(self.genotype.cell(reduction)):
@@ -164,18 +184,21 @@ class Network(nn.Module):
 
 
 def float_convs(network: Network) -> list[int]:
-    """For each cell, how many of its last convolutions the released code leaves float by an index error (`float_head`).
+    """For each cell, how many of its last convolutions the released code leaves float
+    by an index error (`float_head`).
 
-    It has the number of the convolutions that it means to binarize, but walks over all of them, the skips' included, so the
-    last ones fall out: as many as there are skips (docs/conventions.md). `UserError` for a genotype with
-    `FIXED_REDUCTION`, which the released code cannot build.
+    It has the number of the convolutions that it means to binarize, but walks over all
+    of them, the skips' included, so the last ones fall out: as many as there are skips
+    (docs/conventions.md). `UserError` for a genotype with `FIXED_REDUCTION`, which the
+    released code cannot build.
     """
     if not network.float_head:
         return [0] * network.num_cells
     # The authors' code has no other cell than its own template.
     if network.genotype.reduce == FIXED_REDUCTION:
         raise UserError(
-            f"config.network.float_head counts convolutions of the authors' cells, and {FIXED_REDUCTION!r} is none;"
+            "config.network.float_head counts convolutions of the authors' cells, and "
+            f"{FIXED_REDUCTION!r} is none;"
             " write config.network.float_head=False"
         )
 

@@ -1,4 +1,7 @@
-"""What a network is to the settings, and the stack of searched cells. The table of networks is `bnas_jax.networks`."""
+"""What a network is to the settings, and the stack of searched cells.
+
+The table of networks is `bnas_jax.networks`.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -17,7 +20,8 @@ from bnas_jax.core.schemes import Scheme
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The base of all entries of `NETWORKS`: its fields are settings, `config.network.*`, and it builds the module.
+    """The base of all entries of `NETWORKS`: its fields are settings,
+    `config.network.*`, and it builds the module.
 
     A subclass raises `UserError` for a setting that cannot be.
 
@@ -30,10 +34,14 @@ class NetworkSettings:
     # Whether the module takes `drop_path_rate`.
     drops_paths: ClassVar[bool] = True
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> nn.Module:
-        """The module, with fields `scheme` and `arithmetic`: `apply(variables, images, train=...)`, NHWC images to logits.
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> nn.Module:
+        """The module, with fields `scheme` and `arithmetic`: `apply(variables, images,
+        train=...)`, NHWC images to logits.
 
-        Where `config.optimizer.drop_path` is not 0, it is also called with `drop_path_rate` and the rng `drop_path`.
+        Where `config.optimizer.drop_path` is not 0, it is also called with
+        `drop_path_rate` and the rng `drop_path`.
         """
         raise NotImplementedError
 
@@ -42,9 +50,10 @@ class NetworkSettings:
 class Cells(NetworkSettings):
     """A stack of searched cells (Table 5), see `network.Network`.
 
-    genotype: the cells. num_cells, channels: the size; channels are those of the first cell's nodes. form: what differs
-    beside the cells, of `forms.FORMS`: cifar and imagenet (BNAS), darts, snas, gdas. skip, reduction_skip: the inter-cell
-    skips. float_head: the released code's index error. auxiliary: DARTS's auxiliary head.
+    genotype: the cells. num_cells, channels: the size; channels are those of the first
+    cell's nodes. form: what differs beside the cells, of `forms.FORMS`: cifar and
+    imagenet (BNAS), darts, snas, gdas. skip, reduction_skip: the inter-cell skips.
+    float_head: the released code's index error. auxiliary: DARTS's auxiliary head.
     """
 
     genotype: Genotype
@@ -62,23 +71,29 @@ class Cells(NetworkSettings):
         if self.reduction_skip not in REDUCTION_SKIPS:
             known = ", ".join(REDUCTION_SKIPS)
             raise UserError(
-                f"config.network.reduction_skip must be one of {known}, got {self.reduction_skip!r}"
+                f"config.network.reduction_skip must be one of {known}, got "
+                f"{self.reduction_skip!r}"
             )
         for name in ("num_cells", "channels"):
             value = getattr(self, name)
             if value < 1:
-                raise UserError(f"config.network.{name} must be at least 1, got {value}")
+                raise UserError(
+                    f"config.network.{name} must be at least 1, got {value}"
+                )
         # What only some forms and cells need of the width.
         step = form_of(self.form).channel_step
         if self.channels % step:
             raise UserError(
-                f"config.network.channels must be a multiple of {step} in the form {self.form}, got {self.channels}"
+                f"config.network.channels must be a multiple of {step} in the form "
+                f"{self.form}, got {self.channels}"
             )
         # The first reduction cell doubles it.
         if self.genotype.reduce == FIXED_REDUCTION:
             check_groups(2 * self.channels)
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Network:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> Network:
         """A `Network`."""
         return Network(
             genotype=self.genotype,

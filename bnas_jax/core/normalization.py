@@ -1,4 +1,8 @@
-"""Batch norm as a module, and what layers that read the same state have in common of it. Images are NHWC."""
+"""Batch norm as a module, and what layers that read the same state have in common of
+it.
+
+Images are NHWC.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,10 +23,12 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, Scheme
 
 
 class Shared(NamedTuple):
-    """A tensor that several layers read, with what their batch norms have in common in training, computed once.
+    """A tensor that several layers read, with what their batch norms have in common in
+    training, computed once.
 
-    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result, in this arithmetic and with the usual epsilon. Over
-    several devices all of them then take one collective in the forward and one in the backward pass.
+    value: (N, H, W, C). normalized: `ops.batch_norm.normalize`'s result, in this
+    arithmetic and with the usual epsilon. Over several devices all of them then take
+    one collective in the forward and one in the backward pass.
     """
 
     value: jax.Array
@@ -36,11 +42,15 @@ class Shared(NamedTuple):
 
 
 def share(x, *, scheme: Scheme, arithmetic: Arithmetic, train: bool):
-    """x for layers that begin with a batch norm of it: `Shared` in training, x itself where nothing is in common."""
+    """x for layers that begin with a batch norm of it: `Shared` in training, x itself
+    where nothing is in common.
+    """
     return share_all([x], scheme=scheme, arithmetic=arithmetic, train=train)[0]
 
 
-def share_all(xs: Sequence, *, scheme: Scheme, arithmetic: Arithmetic, train: bool) -> list:
+def share_all(
+    xs: Sequence, *, scheme: Scheme, arithmetic: Arithmetic, train: bool
+) -> list:
     """`share` of each, with the same messages for all."""
     if not train or arithmetic.plain or scheme.order != BN_FIRST:
         return list(xs)
@@ -59,10 +69,11 @@ def value_of(x):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization with its running statistics, and scale and shift where `affine`: (N, H, W, C) to the same shape.
+    """Batch normalization with its running statistics, and scale and shift where
+    `affine`: (N, H, W, C) to the same shape.
 
-    epsilon, momentum: see `ops.batch_norm`. least_scale: the scale is clipped to this from below, straight through: the
-    gradient passes as if it were not.
+    epsilon, momentum: see `ops.batch_norm`. least_scale: the scale is clipped to this
+    from below, straight through: the gradient passes as if it were not.
     """
 
     arithmetic: Arithmetic
@@ -86,7 +97,9 @@ class BatchNorm(nn.Module):
         start = initial_statistics((channels,), dtype)
         running = {}
         for name, value in start.items():
-            running[name] = self.variable("batch_stats", name, lambda value=value: value)
+            running[name] = self.variable(
+                "batch_stats", name, lambda value=value: value
+            )
         values = {name: variable.value for name, variable in running.items()}
 
         y, new = batch_norm(
@@ -98,8 +111,13 @@ class BatchNorm(nn.Module):
             momentum=self.momentum,
             normalized=normalized,
         )
-        # Not kept where an evaluation takes the batch's statistics, which it does with `batch_stats` immutable.
-        if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+        # Not kept where an evaluation takes the batch's statistics, which it does with
+        # `batch_stats` immutable.
+        if (
+            train
+            and not self.is_initializing()
+            and self.is_mutable_collection("batch_stats")
+        ):
             for name, variable in running.items():
                 variable.value = new[name]
         # Scale and shift, from 1 and 0.
@@ -109,7 +127,9 @@ class BatchNorm(nn.Module):
         return self.arithmetic.between_layers(y)
 
     def _scale(self, channels: int):
-        scale = self.param("scale", nn.initializers.ones, (channels,), self.arithmetic.dtype)
+        scale = self.param(
+            "scale", nn.initializers.ones, (channels,), self.arithmetic.dtype
+        )
         if self.least_scale is None:
             return scale
         # The value of the maximum, the gradient of the scale.

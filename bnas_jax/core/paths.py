@@ -1,4 +1,6 @@
-"""Paths that a user gives: a folder or file of this machine, or an address such as gs://bucket/run."""
+"""Paths that a user gives: a folder or file of this machine, or an address such as
+gs://bucket/run.
+"""
 
 import pathlib
 import re
@@ -7,7 +9,8 @@ from bnas_jax.core.errors import UserError
 
 # One slash is what is left of two where a path was put together from parts.
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):/+(.*)")
-# A checkpoint is written beside its place and renamed; gcsfuse renames folders of fewer entries than this, by default none.
+# A checkpoint is written beside its place and renamed; gcsfuse renames folders of fewer
+# entries than this, by default none.
 MOUNT = "gcsfuse --implicit-dirs --rename-dir-limit=200000"
 
 
@@ -17,13 +20,16 @@ def is_address(path) -> bool:
 
 
 def local(path, option: str) -> pathlib.Path:
-    """The path of this machine that a user wrote as `option`; a leading ~ is the home directory.
+    """The path of this machine that a user wrote as `option`; a leading ~ is the home
+    directory.
 
-    Raises `UserError` for an address, with what to write instead, and where there is no such home directory.
+    Raises `UserError` for an address, with what to write instead, and where there is no
+    such home directory.
     """
     if is_address(path):
         raise UserError(
-            f"{option}={path} is an address, not a path of this machine; {mounted(path, option)}"
+            f"{option}={path} is an address, not a path of this machine; "
+            f"{mounted(path, option)}"
         )
     # `~name` of a user that does not exist.
     try:
@@ -35,7 +41,9 @@ def local(path, option: str) -> pathlib.Path:
 
 
 def mounted(address, option: str) -> str:
-    """The advice how to write the same place once it is mounted as a folder; for Google's buckets as launch/tpu_vm.sh does."""
+    """The advice how to write the same place once it is mounted as a folder; for
+    Google's buckets as launch/tpu_vm.sh does.
+    """
     scheme, rest = "", str(address)
     found = _ADDRESS.fullmatch(rest)
     if found:

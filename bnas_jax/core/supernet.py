@@ -1,8 +1,11 @@
-"""The search's network: every edge a mixture of all layer types, weighted by the relaxed alphas (DARTS Eq. 2).
+"""The search's network: every edge a mixture of all layer types, weighted by the
+relaxed alphas (DARTS Eq. 2).
 
-Three functions compute the edges that leave a state (`Supernet.edges`). `edge_by_edge.plain_edges` is the formula as the paper
-prints it. `shared_edges.shared_edges` gives the same with a quarter of the operations to compile, and as many products.
-`edge_by_edge.chosen_edges` runs the layer with the largest weight of each edge alone, for weights that are 0 but for that one.
+Three functions compute the edges that leave a state (`Supernet.edges`).
+`edge_by_edge.plain_edges` is the formula as the paper prints it.
+`shared_edges.shared_edges` gives the same with a quarter of the operations to compile,
+and as many products. `edge_by_edge.chosen_edges` runs the layer with the largest weight
+of each edge alone, for weights that are 0 but for that one.
 """
 
 from typing import Any
@@ -30,19 +33,28 @@ FORMS_OF_EDGES = ("shared", "plain", "chosen")
 
 
 class Supernet(nn.Module):
-    """`apply(variables, alphas, images, train=False)`: NHWC images to logits (N, num_classes).
+    """`apply(variables, alphas, images, train=False)`: NHWC images to logits (N,
+    num_classes).
 
-    alphas: {"normal", "reduce"}, each (14, layer types). `mixture` takes the weights of the layer types themselves.
-    num_cells, channels: of the stack; channels are those of the first cell's nodes. layer_types: names of `LAYERS`.
-    skip, reduction_skip, float_head, form: as in `Network`. binary_preprocess: binarize the preprocessing convolutions, too.
-    edges: "shared" or "plain", two forms of one function; "chosen" runs the layer of the largest weight of an edge alone, for
-        weights that are 0 but for that one, as GDAS has them. All have the same variables.
-    fixed_reduction: reduction cells are GDAS's hand-made ones; `weights["reduce"]` is then of no use and may be left out.
+    alphas: {"normal", "reduce"}, each (14, layer types). `mixture` takes the weights of
+    the layer types themselves.
+    num_cells, channels: of the stack; channels are those of the first cell's nodes.
+    layer_types: names of `LAYERS`.
+    skip, reduction_skip, float_head, form: as in `Network`. binary_preprocess: binarize
+    the preprocessing convolutions, too.
+    edges: "shared" or "plain", two forms of one function; "chosen" runs the layer of
+    the largest weight of an edge alone, for
+        weights that are 0 but for that one, as GDAS has them. All have the same
+        variables.
+    fixed_reduction: reduction cells are GDAS's hand-made ones; `weights["reduce"]` is
+    then of no use and may be left out.
     batch_statistics: BN in cells takes the batch's statistics in evaluation, too.
-    shared_statistics: one running mean and variance for all edges that leave a state, as they see the same batches; False
+    shared_statistics: one running mean and variance for all edges that leave a state,
+    as they see the same batches; False
         keeps one for each edge and type, as released checkpoints do.
 
-    Raises `UserError` for another word in `edges`, and for images that cannot be halved at each reduction.
+    Raises `UserError` for another word in `edges`, and for images that cannot be halved
+    at each reduction.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> supernet.even_mixture()["normal"].shape
@@ -66,33 +78,48 @@ class Supernet(nn.Module):
     arithmetic: Arithmetic = Arithmetic()
 
     def __call__(self, alphas, images, *, train: bool = False):
-        """Logits of the softmax of alpha; with `edges="chosen"` of the layer of the largest alpha of each edge."""
+        """Logits of the softmax of alpha; with `edges="chosen"` of the layer of the
+        largest alpha of each edge.
+        """
         weights = alphas_lib.relax(alphas)
         # One layer an edge: the one that the search would draw most often.
         if self.edges == "chosen":
-            largest = {name: jnp.argmax(value, axis=-1) for name, value in alphas.items()}
+            largest = {
+                name: jnp.argmax(value, axis=-1) for name, value in alphas.items()
+            }
             for name, index in largest.items():
                 weights[name] = jax.nn.one_hot(index, len(self.layer_types))
         return self.mixture(weights, images, train=train)
 
     @nn.compact
-    def mixture(self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None):
-        """Logits (N, num_classes) of images (N, H, W, C), with the mixture weights given instead of alpha (DARTS Eq. 2).
+    def mixture(
+        self, weights, images, *, train: bool = False, drop_path_rate=None, scalars=None
+    ):
+        """Logits (N, num_classes) of images (N, H, W, C), with the mixture weights
+        given instead of alpha (DARTS Eq. 2).
 
-        weights: of the layer types on each edge, {"normal", "reduce"}, each (14, layer types).
-        drop_path_rate: None or that of whole edges, of use in training alone; needs the rng `drop_path`.
-        scalars: None or what is added to all outputs of an edge, {"normal", "reduce"}, each (14,).
+        weights: of the layer types on each edge, {"normal", "reduce"}, each (14, layer
+        types).
+        drop_path_rate: None or that of whole edges, of use in training alone; needs the
+        rng `drop_path`.
+        scalars: None or what is added to all outputs of an edge, {"normal", "reduce"},
+        each (14,).
 
-        `UserError` as for the supernet; an `AssertionError` for weights of another shape.
+        `UserError` as for the supernet; an `AssertionError` for weights of another
+        shape.
         """
         shape = (len(EDGES), len(self.layer_types))
         chex.assert_shape(list(weights.values()), shape)
         if self.edges not in FORMS_OF_EDGES:
-            raise UserError(f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}")
+            raise UserError(
+                f"edges must be one of {', '.join(FORMS_OF_EDGES)}, got {self.edges!r}"
+            )
         # The stem gives both inputs of the first cell.
         images = images.astype(self.arithmetic.dtype)
         form = form_of(self.form)
-        stem = form.stem(channels=self.channels, arithmetic=self.arithmetic, name="stem")
+        stem = form.stem(
+            channels=self.channels, arithmetic=self.arithmetic, name="stem"
+        )
         before, previous = stem(images, train=train)  # (N, H, W, 3 * channels) each
         check_image_size(previous.shape, self.num_cells)
 
@@ -176,7 +203,9 @@ class Supernet(nn.Module):
 
 
 class MixedCell(nn.Module):
-    """A cell of the search's network. float_edges: see the function of that name, for this cell."""
+    """A cell of the search's network. float_edges: see the function of that name, for
+    this cell.
+    """
 
     place: Place
     form: Form
@@ -191,9 +220,13 @@ class MixedCell(nn.Module):
     shared_statistics: bool
 
     @nn.compact
-    def __call__(self, before, previous, weights, *, train: bool, factors=None, scalars=None):
-        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer types); factors: None or this cell's
-        `drop_path`, (14, N); scalars: None or what is added to each edge, (14,)."""
+    def __call__(
+        self, before, previous, weights, *, train: bool, factors=None, scalars=None
+    ):
+        """before, previous: outputs of the two cells before, NHWC; weights: (14, layer
+        types); factors: None or this cell's `drop_path`, (14, N); scalars: None or what
+        is added to each edge, (14,).
+        """
         # Both inputs: (N, H, W, channels). BN has no scale and shift in the search.
         binary = self.binary_preprocess
         preprocess = Preprocess(
@@ -245,22 +278,28 @@ class MixedCell(nn.Module):
 
 
 def float_edges(net: Supernet) -> list[tuple[tuple[int, ...], ...]]:
-    """For each cell, state and convolution type: how many of the last edges that leave the state keep float weights.
+    """For each cell, state and convolution type: how many of the last edges that leave
+    the state keep float weights.
 
-    The released index error again (`network.float_convs`): here the float convolutions that shift the count are those of
-    the skips and of the preprocessing, and those left over are the last ones in the order of edges, then types.
-    Layer types whose edges are not computed together are left out: theirs stay binary.
+    The released index error again (`network.float_convs`): here the float convolutions
+    that shift the count are those of the skips and of the preprocessing, and those left
+    over are the last ones in the order of edges, then types. Layer types whose edges
+    are not computed together are left out: theirs stay binary.
     """
-    types = [name for name in net.layer_types if batching(name, net.scheme) == CONVOLUTION]
+    types = [
+        name for name in net.layer_types if batching(name, net.scheme) == CONVOLUTION
+    ]
 
-    # How many convolutions are left over: as many as there are of skips and of the preprocessing.
+    # How many convolutions are left over: as many as there are of skips and of the
+    # preprocessing.
     left = 0
     if net.float_head and net.skip:
         left += sum(place.reduction and place.follows_a_cell for place in net.places)
     if net.float_head and not net.binary_preprocess:
         left += INPUTS * net.num_cells
 
-    # From the last cell to the first, and in a cell from the last edge and type to the first.
+    # From the last cell to the first, and in a cell from the last edge and type to the
+    # first.
     order = [(start, name) for start, _ in EDGES for name in types]
     cells = []
     for _ in range(net.num_cells):

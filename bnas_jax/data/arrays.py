@@ -12,8 +12,9 @@ from bnas_jax.data.digest import digest_of
 class Arrays:
     """Images uint8 (N, H, W, C) with their labels int32 (N,) in 0..num_classes-1.
 
-    name: for messages. classes: the names of the classes, by label; by default their numbers. Labels of another integer type
-    are converted. Raises `UserError` where the arrays do not fit together.
+    name: for messages. classes: the names of the classes, by label; by default their
+    numbers. Labels of another integer type are converted. Raises `UserError` where the
+    arrays do not fit together.
     """
 
     images: np.ndarray
@@ -25,7 +26,10 @@ class Arrays:
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)
         _check_labels(
-            self.labels, size=len(self.images), num_classes=self.num_classes, name=self.name
+            self.labels,
+            size=len(self.images),
+            num_classes=self.num_classes,
+            name=self.name,
         )
 
         # The fields of a frozen dataclass, which its constructor may still set.
@@ -59,22 +63,28 @@ class Arrays:
 def _check_images(images: np.ndarray, name: str) -> None:
     if images.ndim != 4 or images.dtype != np.uint8:
         raise UserError(
-            f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} {images.shape}"
+            f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} "
+            f"{images.shape}"
         )
     # An empty set would only fail in the first batch.
     if 0 in images.shape:
-        raise UserError(f"{name}: there are no images in an array of shape {images.shape}")
+        raise UserError(
+            f"{name}: there are no images in an array of shape {images.shape}"
+        )
 
 
 def _check_labels(labels: np.ndarray, size: int, num_classes: int, name: str) -> None:
     if labels.shape != (size,):
-        raise UserError(f"{name}: {size} images need labels of shape ({size},), got {labels.shape}")
+        raise UserError(
+            f"{name}: {size} images need labels of shape ({size},), got {labels.shape}"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels must be whole numbers, got {labels.dtype}")
     # A label out of range would silently be another one in `take_along_axis`.
     lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= num_classes:
         raise UserError(
-            f"{name}: labels must be from 0 to {num_classes - 1} for {num_classes} classes,"
+            f"{name}: labels must be from 0 to {num_classes - 1} for {num_classes} "
+            "classes,"
             f" got {lowest} to {highest}"
         )

@@ -1,4 +1,6 @@
-"""Batches of a data set by the number of the step, for notebooks and training loops outside of this package."""
+"""Batches of a data set by the number of the step, for notebooks and training loops
+outside of this package.
+"""
 
 from typing import Any
 
@@ -13,7 +15,8 @@ Batch = dict[str, jax.Array]
 
 
 class Batches:
-    """A data set in batches, which are functions of (seed, step): {"image": (B, H, W, C) float, "label": (B,) int32}.
+    """A data set in batches, which are functions of (seed, step): {"image": (B, H, W,
+    C) float, "label": (B,) int32}.
 
     dataset: its training and test images, and how they are augmented.
     """
@@ -22,7 +25,8 @@ class Batches:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
-        # Of each part that was asked for: where its batches come from, and what makes them, compiled once.
+        # Of each part that was asked for: where its batches come from, and what makes
+        # them, compiled once.
         self._sources: dict[str, tuple[Any, Any]] = {}
 
     @property
@@ -36,11 +40,13 @@ class Batches:
         return self.dataset.train.num_classes
 
     def train_batch(self, step: int) -> Batch:
-        """The batch of a step, from 0 on, of the whole training set: shuffled anew in each epoch, and augmented.
+        """The batch of a step, from 0 on, of the whole training set: shuffled anew in
+        each epoch, and augmented.
 
-        `image` (B, H, W, C) float32, normalised, and `label` int32 (B,). The same step gives the same batch in any order. The
-        examples left over at the end of an epoch are not in it. Raises `UserError` where the set is smaller than a batch, and
-        for an image of a streamed set that cannot be read.
+        `image` (B, H, W, C) float32, normalised, and `label` int32 (B,). The same step
+        gives the same batch in any order. The examples left over at the end of an epoch
+        are not in it. Raises `UserError` where the set is smaller than a batch, and for
+        an image of a streamed set that cannot be read.
 
         >>> data = bnas.load_data("digits", batch_size=32)
         >>> data.train_batch(0)["image"].shape
@@ -49,11 +55,16 @@ class Batches:
         return self._batch("all", step)
 
     def search_batches(self, step: int) -> dict[str, Batch]:
-        """{"train", "valid"}: for each half of the training set, drawn by the seed, its batch of a step, as `train_batch`.
+        """{"train", "valid"}: for each half of the training set, drawn by the seed, its
+        batch of a step, as `train_batch`.
 
-        A search moves weights on the first half and architecture parameters on the second.
+        A search moves weights on the first half and architecture parameters on the
+        second.
         """
-        return {"train": self._batch("train", step), "valid": self._batch("valid", step)}
+        return {
+            "train": self._batch("train", step),
+            "valid": self._batch("valid", step),
+        }
 
     def _batch(self, part: str, step: int) -> Batch:
         if part not in self._sources:
@@ -68,7 +79,8 @@ class Batches:
             if part == "train":
                 examples = train
             else:
-                # With another seed, so that the two batches of a step are not augmented alike.
+                # With another seed, so that the two batches of a step are not augmented
+                # alike.
                 examples, seed = valid, seed + 1
         source = train_source(
             examples,
@@ -87,14 +99,17 @@ def load_data(
     seed: int = 0,
     options: ReadOptions | None = None,
 ) -> Batches:
-    """The data set of that name, in batches: digits, cifar10, cifar100, imagenet2012, tfds:NAME or folder.
+    """The data set of that name, in batches: digits, cifar10, cifar100, imagenet2012,
+    tfds:NAME or folder.
 
-    path: where its files are, for sets on disk: a TFDS data directory, or a folder of images. options: how images are read,
-    such as `bnas_jax.data.readers.encoded.ReadOptions(image_size=32)` for a folder of images of several sizes. A setting
-    config.dataset.X that an error names is here `name`, `path` or the field X of the options.
+    path: where its files are, for sets on disk: a TFDS data directory, or a folder of
+    images. options: how images are read, such as
+    `bnas_jax.data.readers.encoded.ReadOptions(image_size=32)` for a folder of images of
+    several sizes. A setting config.dataset.X that an error names is here `name`, `path`
+    or the field X of the options.
 
-    Raises `UserError` for an unknown name, for missing or unfit files, and, at the first batch, for fewer examples than
-    `batch_size`.
+    Raises `UserError` for an unknown name, for missing or unfit files, and, at the
+    first batch, for fewer examples than `batch_size`.
 
     >>> data = bnas.load_data("digits")
     >>> data.train_batch(0)["image"].shape

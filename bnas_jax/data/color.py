@@ -1,7 +1,9 @@
-"""Colour jitter with the ranges and formulas of torchvision: pure, jittable functions of whole batches.
+"""Colour jitter with the ranges and formulas of torchvision: pure, jittable functions
+of whole batches.
 
-torchvision draws the order of the four changes for each image; here it is drawn for each batch, which saves computing all
-four at each of four places. Each image by itself sees the same distribution. Values are not rounded in between.
+torchvision draws the order of the four changes for each image; here it is drawn for
+each batch, which saves computing all four at each of four places. Each image by itself
+sees the same distribution. Values are not rounded in between.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,9 @@ _STREAM = 1
 
 
 def draw(key: jax.Array, size: int, jitter: tuple[float, ...]) -> dict[str, jax.Array]:
-    """Factors around 1, by up to `jitter`, for brightness, contrast and saturation, and turns of the hue: float32 (size,)."""
+    """Factors around 1, by up to `jitter`, for brightness, contrast and saturation, and
+    turns of the hue: float32 (size,).
+    """
     keys = jax.random.split(jax.random.fold_in(key, _STREAM), 5)
     uniform = lambda key, low, high: jax.random.uniform(
         key, shape=(size,), dtype=jnp.float32, minval=low, maxval=high
@@ -42,12 +46,21 @@ def draw_order(key: jax.Array) -> jax.Array:
     return jnp.argsort(place).astype(jnp.int32)
 
 
-def jitter(pixels: jax.Array, factors: dict[str, jax.Array], order: jax.Array) -> jax.Array:
-    """Images, float (B, H, W, C) from 0 to 1, changed in that order. Gray images have neither saturation nor hue.
+def jitter(
+    pixels: jax.Array, factors: dict[str, jax.Array], order: jax.Array
+) -> jax.Array:
+    """Images, float (B, H, W, C) from 0 to 1, changed in that order.
+
+    Gray images have neither saturation nor hue.
 
     factors: as from `draw`, (B,) each. order: as from `draw_order`.
     """
-    changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    changes = {
+        "brightness": brightness,
+        "contrast": contrast,
+        "saturation": saturation,
+        "hue": hue,
+    }
     if pixels.shape[-1] != 3:
         changes |= {"saturation": _same, "hue": _same}
 
@@ -83,11 +96,15 @@ def saturation(images: jax.Array, factor: Any) -> jax.Array:
 
 
 def hue(images: jax.Array, turn: Any) -> jax.Array:
-    """The images with their colours moved on the colour circle. turn: a share of the circle, (B, 1, 1, 1).
+    """The images with their colours moved on the colour circle. turn: a share of the
+    circle, (B, 1, 1, 1).
 
     Through HSV: value and chroma stay.
     """
-    value, low = images.max(-1, keepdims=True), images.min(-1, keepdims=True)  # [B, H, W, 1]
+    value, low = (
+        images.max(-1, keepdims=True),
+        images.min(-1, keepdims=True),
+    )  # [B, H, W, 1]
     chroma = value - low
     red, green, blue = (images[..., i : i + 1] for i in range(3))
     by = jnp.where(chroma > 0, chroma, 1)
@@ -100,7 +117,8 @@ def hue(images: jax.Array, turn: Any) -> jax.Array:
     from_blue = 4 + (red - green) / by
     sixth = jnp.where(is_red, from_red, jnp.where(is_green, from_green, from_blue))
 
-    # One channel of a colour at `sixth`: full for two sixths around the channel's place, gone for two opposite.
+    # One channel of a colour at `sixth`: full for two sixths around the channel's
+    # place, gone for two opposite.
     offsets = jnp.array([5.0, 3.0, 1.0], images.dtype)  # [C]
     place = (offsets + sixth + 6 * turn) % 6  # [B, H, W, C]
     return value - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)

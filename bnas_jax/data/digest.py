@@ -15,7 +15,8 @@ def digest_of(*parts: Any) -> str:
             # Names of files may have bytes that are no UTF-8.
             encoded = part.encode(errors="surrogateescape")
             array = np.frombuffer(encoded, np.uint8)
-        # The same bytes on machines of another byte order; type and shape tell arrays of the same bytes apart.
+        # The same bytes on machines of another byte order; type and shape tell arrays
+        # of the same bytes apart.
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         total.update(f"{array.dtype.str}{array.shape}".encode())
         total.update(array.data)

@@ -1,4 +1,6 @@
-"""What a run notes about its data in its work directory, so that other data cannot take its place unnoticed."""
+"""What a run notes about its data in its work directory, so that other data cannot take
+its place unnoticed.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +18,9 @@ Examples = Arrays | Encoded
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Facts about the data of a run; None is not known: an imported network does not say on which images it was trained."""
+    """Facts about the data of a run; None is not known: an imported network does not
+    say on which images it was trained.
+    """
 
     num_classes: int
     # (H, W, C).
@@ -28,7 +32,8 @@ class Facts:
     class_names: tuple[str, ...] | None = None
     # The number of training images.
     num_train: int | None = None
-    # Hashes of the training and of the test images; see `Arrays.digest` and `Encoded.digest`.
+    # Hashes of the training and of the test images; see `Arrays.digest` and
+    # `Encoded.digest`.
     digest: str | None = None
     test_digest: str | None = None
 
@@ -66,7 +71,9 @@ def from_dict(values: Mapping) -> Facts:
 
 
 def learn(data: Dataset, test: Examples | None) -> Facts:
-    """The facts of a new run. test: the examples it is evaluated on, None where these are a part of its training set."""
+    """The facts of a new run. test: the examples it is evaluated on, None where these
+    are a part of its training set.
+    """
     test_digest = None
     if test is not None:
         test_digest = test.digest()
@@ -84,7 +91,9 @@ def learn(data: Dataset, test: Examples | None) -> Facts:
 
 
 def difference(now: Facts, then: Facts) -> str | None:
-    """How data differs from that with which a run began, as part of a sentence; None where it does not, as far as is known."""
+    """How data differs from that with which a run began, as part of a sentence; None
+    where it does not, as far as is known.
+    """
     names, names_then = now.class_names, then.class_names
     if names and names_then and names != names_then:
         return f"the data has the classes {_listed(names)} now, and had {_listed(names_then)}"
@@ -97,7 +106,9 @@ def difference(now: Facts, then: Facts) -> str | None:
     if classes != classes_then or size != size_then:
         return f"the data has {classes} classes and images {size} now, and had {classes_then} and {size_then}"
     if now.num_train != then.num_train and then.num_train is not None:
-        return f"the training set has {now.num_train} images now, and had {then.num_train}"
+        return (
+            f"the training set has {now.num_train} images now, and had {then.num_train}"
+        )
 
     digests = {
         "training": (now.digest, then.digest),
@@ -121,15 +132,17 @@ def with_statistics(data: Dataset, facts: Facts) -> Dataset:
 def with_labels(examples: Examples, facts: Facts) -> Examples:
     """The examples with the labels that a run's classes of the same names have.
 
-    The classes may be in another order than the run's, or only some of them. Raises `UserError` for a class that the run does
-    not have, and for another number of classes where their names are not known.
+    The classes may be in another order than the run's, or only some of them. Raises
+    `UserError` for a class that the run does not have, and for another number of
+    classes where their names are not known.
     """
     names, classes = facts.class_names, examples.classes
     # An imported network: labels are taken to be in its order.
     if names is None:
         if examples.num_classes != facts.num_classes:
             raise UserError(
-                f"{examples.name} has {examples.num_classes} classes, the network {facts.num_classes}"
+                f"{examples.name} has {examples.num_classes} classes, the network "
+                f"{facts.num_classes}"
             )
         return examples
     if classes == names:
@@ -137,7 +150,8 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
     unknown = sorted(set(classes) - set(names))
     if unknown:
         raise UserError(
-            f"{examples.name} has the class {unknown[0]!r}, the run has not: its classes are {_listed(names)}; set"
+            f"{examples.name} has the class {unknown[0]!r}, the run has not: its "
+            f"classes are {_listed(names)}; set"
             " config.dataset.path to data with these, or some of these, names"
         )
 

@@ -1,4 +1,6 @@
-"""Dividing a set in two: for the two levels of a search, or into a training and a test set where it has none."""
+"""Dividing a set in two: for the two levels of a search, or into a training and a test
+set where it has none.
+"""
 
 import math
 
@@ -15,17 +17,20 @@ SPLITS = ("random", "stratified", "in_order")
 def split_half(
     examples: Arrays | Encoded, seed: int, split: str = "random", *, share: float = 0.5
 ) -> tuple[Arrays | Encoded, Arrays | Encoded]:
-    """A set in two parts: for the weights of a search, and for its architecture parameters.
+    """A set in two parts: for the weights of a search, and for its architecture
+    parameters.
 
-    Each example is in exactly one of them; of an odd number the first part has one more. split: drawn at `random`;
-    `stratified`, so that each class is divided alike; or `in_order`, the first examples and the last. share: of the examples,
-    those of the first part. Raises `UserError` for another split, and where a part would be empty.
+    Each example is in exactly one of them; of an odd number the first part has one
+    more. split: drawn at `random`; `stratified`, so that each class is divided alike;
+    or `in_order`, the first examples and the last. share: of the examples, those of the
+    first part. Raises `UserError` for another split, and where a part would be empty.
     """
     if split not in SPLITS:
         raise UserError(f"a split must be one of {', '.join(SPLITS)}, got {split!r}")
     if len(examples) < 2:
         raise UserError(
-            f"{examples.name}: one example cannot be divided into two halves; a search needs more data"
+            f"{examples.name}: one example cannot be divided into two halves; a search "
+            "needs more data"
         )
 
     # Rounded up, so that both parts of two examples have one.
@@ -33,7 +38,8 @@ def split_half(
     middle = math.ceil(share * len(rows))
     if not 0 < middle < len(rows):
         raise UserError(
-            f"config.searcher.train_share={share} of {len(rows)} images leaves one part empty; change it"
+            f"config.searcher.train_share={share} of {len(rows)} images leaves one "
+            "part empty; change it"
         )
     first, second = rows[:middle], rows[middle:]
     return examples.take(first), examples.take(second)
@@ -49,11 +55,16 @@ def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
 
 
 def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Encoded]:
-    """(training set, test set): `share` of each class, drawn by `seed`, is the test set. Both in the order of `examples`."""
+    """(training set, test set): `share` of each class, drawn by `seed`, is the test
+    set.
+
+    Both in the order of `examples`.
+    """
     count = round(share * len(examples))
     if not 0 < count < len(examples):
         raise UserError(
-            f"config.dataset.split={share} of {len(examples)} images leaves one part empty; change it"
+            f"config.dataset.split={share} of {len(examples)} images leaves one part "
+            "empty; change it"
         )
     rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)
     test = np.sort(rows[:count])

@@ -1,4 +1,6 @@
-"""Data sets by name, with how their pixels are normalised and augmented unless a setting says otherwise."""
+"""Data sets by name, with how their pixels are normalised and augmented unless a
+setting says otherwise.
+"""
 
 import dataclasses
 import pathlib
@@ -29,7 +31,8 @@ _DIGITS = Augmentation(mean=(0.3054,), std=(0.376,), scale=1 / 16)
 CIFAR10 = Augmentation(
     mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), pad=4, flip=True
 )
-# The release's: random resized crop, flip, colour jitter; 256 and the centre 224 for evaluation.
+# The release's: random resized crop, flip, colour jitter; 256 and the centre 224 for
+# evaluation.
 _IMAGENET = Augmentation(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
@@ -41,7 +44,8 @@ _IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
 _IMAGENET_ZOOM = 256 / 224
 # Sets whose statistics need not be computed.
 _KNOWN = {"digits": _DIGITS, "cifar10": CIFAR10, "imagenet2012": _IMAGENET}
-# Sets for which a usual augmentation is known: whether a crop or a mirror image keeps its label is not, for any other.
+# Sets for which a usual augmentation is known: whether a crop or a mirror image keeps
+# its label is not, for any other.
 _AUGMENTED = _KNOWN | {"cifar100": CIFAR10}
 _PLAIN = Augmentation(mean=(0.0,), std=(1.0,))
 
@@ -70,11 +74,13 @@ def load(
     options: ReadOptions | None = None,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """The data set of a name in `NAMES`: in memory up to `options.in_memory_mib`, else ready to be streamed.
+    """The data set of a name in `NAMES`: in memory up to `options.in_memory_mib`, else
+    ready to be streamed.
 
-    path: for sets on disk, the folder, the TFDS data directory, or the directory of one version in it; for TFDS by default
-    ~/tensorflow_datasets. statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; by default those of
-    the set. Raises `UserError` when the name is unknown or the files are missing or unfit.
+    path: for sets on disk, the folder, the TFDS data directory, or the directory of one
+    version in it; for TFDS by default ~/tensorflow_datasets. statistics: (mean, std) of
+    each channel, on the scale 0 to 1, to normalise by; by default those of the set.
+    Raises `UserError` when the name is unknown or the files are missing or unfit.
     """
     options = options or ReadOptions()
     if name == "digits":
@@ -84,9 +90,14 @@ def load(
 
 
 def from_parts(
-    name: str, parts: dict[str, Encoded], options: ReadOptions, statistics: Statistics | None = None
+    name: str,
+    parts: dict[str, Encoded],
+    options: ReadOptions,
+    statistics: Statistics | None = None,
 ) -> Dataset:
-    """The data set of that name from its parts, as `open_encoded` gives them with the options. statistics: see `load`."""
+    """The data set of that name from its parts, as `open_encoded` gives them with the
+    options. statistics: see `load`.
+    """
     encoded = divided(parts, options)
     train: Arrays | Encoded
     test: Arrays | Encoded
@@ -111,8 +122,8 @@ def load_test(
 ) -> Dataset | TestSet:
     """As `load`, for evaluation.
 
-    statistics: those that a run was trained with, so that no training images are needed; None measures those of this set, whose
-    training images are then needed.
+    statistics: those that a run was trained with, so that no training images are
+    needed; None measures those of this set, whose training images are then needed.
     """
     options = options or ReadOptions()
     if name == "digits":
@@ -130,7 +141,8 @@ def load_test(
     # Test images are not measured: a network must not depend on them.
     def measure() -> Statistics:
         raise UserError(
-            f"{test.name} has no training images beside it, by whose mean and deviation its own are normalised"
+            f"{test.name} has no training images beside it, by whose mean and "
+            "deviation its own are normalised"
         )
 
     augmentation = _augmentation(
@@ -142,7 +154,10 @@ def load_test(
 def open_encoded(
     name: str, path: Any, options: ReadOptions
 ) -> tuple[dict[str, Encoded], ReadOptions]:
-    """(the parts of a data set on disk, the options with the set's defaults where they were None). Nothing is decoded.
+    """(the parts of a data set on disk, the options with the set's defaults where they
+    were None).
+
+    Nothing is decoded.
 
     The parts are "train" and "test" or one of them, or "all" of a folder without parts.
     """
@@ -154,7 +169,8 @@ def open_encoded(
     by_prefix = name != tfds_name and tfds_name
     if name not in ("cifar10", "cifar100", "imagenet2012") and not by_prefix:
         raise UserError(
-            f"there is no dataset {name!r}: set config.dataset.name to one of {', '.join(NAMES)}"
+            f"there is no dataset {name!r}: set config.dataset.name to one of "
+            f"{', '.join(NAMES)}"
         )
     # Not at the top: it needs libraries that arrays alone do not.
     from bnas_jax.data.readers import tfds_examples
@@ -163,15 +179,19 @@ def open_encoded(
 
 
 def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
-    """The options with the defaults of a data set where they were None; `UserError` for sizes that exclude each other."""
-    # ImageNet as in the release: the shorter side to 256, then the centre 224, or another size in the same proportion.
+    """The options with the defaults of a data set where they were None; `UserError` for
+    sizes that exclude each other.
+    """
+    # ImageNet as in the release: the shorter side to 256, then the centre 224, or
+    # another size in the same proportion.
     if name == "imagenet2012":
         options = _with_defaults(options, _IMAGENET_OPTIONS)
         size = options.image_size or 1
         options = _with_defaults(options, {"resize": round(size * _IMAGENET_ZOOM)})
         if (options.resize or 1) < size:
             raise UserError(
-                f"config.dataset.resize must be at least {size}, its centre, got {options.resize}"
+                f"config.dataset.resize must be at least {size}, its centre, got "
+                f"{options.resize}"
             )
     return _with_defaults(options, {"in_memory_mib": IN_MEMORY_MIB})
 
@@ -185,25 +205,31 @@ def known_statistics(name: str) -> Statistics | None:
 
 
 def white(name: str) -> float:
-    """The number that is white in arrays of pixels of a data set: 16 in the digits, else 255."""
+    """The number that is white in arrays of pixels of a data set: 16 in the digits,
+    else 255.
+    """
     if name in _KNOWN:
         return round(1 / _KNOWN[name].scale)
     return 255
 
 
 def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
-    """The training and the test set; `config.dataset.split` makes a test set where there is none, and only there."""
+    """The training and the test set; `config.dataset.split` makes a test set where
+    there is none, and only there.
+    """
     train = parts.get("train", parts.get("all"))
     test = parts.get("test")
     if train is None:
         raise UserError(
-            f"{parts['test'].name} has no training images beside it; it can only be evaluated: to train, set"
+            f"{parts['test'].name} has no training images beside it; it can only be "
+            "evaluated: to train, set"
             " config.dataset.path to a set with both"
         )
     # Never silently from the training images.
     if test is None and options.split is None:
         raise UserError(
-            f"{train.name} has no test images beside it (a folder train or a split of theirs); set config.dataset.split to the"
+            f"{train.name} has no test images beside it (a folder train or a split of "
+            "theirs); set config.dataset.split to the"
             " share of the images that is for tests, such as 0.1"
         )
     if test is None:
@@ -211,17 +237,21 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
         return split_test(train, share=share, seed=options.split_seed)
     if options.split is not None:
         raise UserError(
-            f"{train.name} comes with test images, {test.name}: leave config.dataset.split out"
+            f"{train.name} comes with test images, {test.name}: leave "
+            "config.dataset.split out"
         )
     return train, test
 
 
 def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
-    """The test set, else the one that `config.dataset.split` makes, else all of a set without parts."""
+    """The test set, else the one that `config.dataset.split` makes, else all of a set
+    without parts.
+    """
     if "test" in parts:
         if options.split is not None:
             print(
-                f"{parts['test'].name} is the test set: config.dataset.split divides nothing",
+                f"{parts['test'].name} is the test set: config.dataset.split divides "
+                "nothing",
                 file=sys.stderr,
             )
         return parts["test"]
@@ -232,11 +262,14 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
 
 
 def statistics(images: np.ndarray) -> Statistics:
-    """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0 to 1; 1 for a constant channel."""
+    """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0
+    to 1; 1 for a constant channel.
+    """
     values = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[-1]):
-        # By the share of each of the 256 values, without a copy of the images in floating point.
+        # By the share of each of the 256 values, without a copy of the images in
+        # floating point.
         pixels = images[..., channel]
         counts = np.bincount(pixels.ravel(), minlength=256)
         shares = counts / pixels.size  # [256]
@@ -257,7 +290,10 @@ def _with_defaults(options: ReadOptions, values: dict) -> ReadOptions:
 
 
 def _fits(parts: tuple[Encoded, ...], options: ReadOptions) -> bool:
-    """Whether these parts, decoded, need at most `in_memory_mib`. Sizes are the first image's where none is set."""
+    """Whether these parts, decoded, need at most `in_memory_mib`.
+
+    Sizes are the first image's where none is set.
+    """
     if not options.in_memory_mib:
         return False
     # One image is decoded where no size is set; the others should be of that size.
@@ -284,7 +320,8 @@ def _first(encoded: Encoded) -> np.ndarray:
 def _digits(path: Any, given: Statistics | None) -> Dataset:
     if path:
         raise UserError(
-            f"the digits come with the package: leave config.dataset.path out, got {path}"
+            "the digits come with the package: leave config.dataset.path out, got "
+            f"{path}"
         )
     # Part of the package, so that a first run needs no download.
     file = pathlib.Path(__file__).parent / "digits.npz"
@@ -309,9 +346,14 @@ def _normalized(augmentation: Augmentation, given: Statistics | None) -> Augment
 
 
 def _augmentation(
-    name: str, channels: int, given: Statistics | None, measure: Callable[[], Statistics]
+    name: str,
+    channels: int,
+    given: Statistics | None,
+    measure: Callable[[], Statistics],
 ) -> Augmentation:
-    """A set's default augmentation. given: statistics in place of the set's; measure: makes the set's where none are known."""
+    """A set's default augmentation. given: statistics in place of the set's; measure:
+    makes the set's where none are known.
+    """
     # Known statistics are of colour images, and these may be read as gray ones.
     if given is None and channels == 3:
         given = known_statistics(name)
@@ -325,7 +367,9 @@ def _measured(train: Arrays | Encoded) -> Statistics:
 
 
 def _sample(train: Encoded) -> np.ndarray:
-    """Some images of a set too large for memory, uint8 (N, H, W, C): drawn at random, the same ones always."""
+    """Some images of a set too large for memory, uint8 (N, H, W, C): drawn at random,
+    the same ones always.
+    """
     drawn = order.shuffled(len(train), seed=0, use=order.SAMPLE)[:_SAMPLE]
     # In their order on disk, which is read faster.
     sample = train.take(np.sort(drawn))

@@ -1,10 +1,13 @@
-"""Random orders that stay the same: on every machine, device and version, with and without 64-bit mode."""
+"""Random orders that stay the same: on every machine, device and version, with and
+without 64-bit mode.
+"""
 
 import numpy as np
 
 from bnas_jax.core.errors import UserError
 
-# What an order is for; no two uses share a stream of random numbers even where their seeds are equal.
+# What an order is for; no two uses share a stream of random numbers even where their
+# seeds are equal.
 EPOCHS = 0
 HALVES = 1
 TEST = 2
@@ -20,7 +23,8 @@ def check_seed(seed: int) -> int:
     is_integer = isinstance(seed, (int, np.integer)) and not is_bool
     if not is_integer or not 0 <= seed < 2**32:
         raise UserError(
-            f"the seed must be a whole number from 0 to 4294967295, got {seed!r}: change config.seed"
+            f"the seed must be a whole number from 0 to 4294967295, got {seed!r}: "
+            "change config.seed"
         )
     return int(seed)
 
@@ -28,8 +32,9 @@ def check_seed(seed: int) -> int:
 def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
     """The `number`-th random order of 0..size-1 for a seed and a use: int32 (size,).
 
-    Sorts the raw 64-bit words of PCG64, whose stream NumPy promises to keep, unlike that of `Generator.permutation` (NEP 19);
-    JAX's own permutation would depend on its version.
+    Sorts the raw 64-bit words of PCG64, whose stream NumPy promises to keep, unlike
+    that of `Generator.permutation` (NEP 19); JAX's own permutation would depend on its
+    version.
     """
     generator = np.random.PCG64([check_seed(seed), use, number])
     words = generator.random_raw(size)  # uint64 [size]
@@ -39,7 +44,8 @@ def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
 def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
     """A random order in which classes are evenly spread: int32 (N,). labels: int (N,).
 
-    The first n examples have about each class's share for every n, and the first half has each class's half to within one.
+    The first n examples have about each class's share for every n, and the first half
+    has each class's half to within one.
     """
     # Class by class, in random order within each.
     rows = shuffled(len(labels), seed, use)
@@ -50,7 +56,8 @@ def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
     first = np.cumsum(counts) - counts  # [classes], where each class begins
     rank = np.arange(len(labels)) - np.repeat(first, counts)  # [N]
 
-    # The middle of the example's part of its class; equal ones, of classes of equal size, in random order.
+    # The middle of the example's part of its class; equal ones, of classes of equal
+    # size, in random order.
     size = np.repeat(counts, counts)  # [N], of the example's class
     place = np.empty(len(labels))
     place[by_class] = (rank + 0.5) / size

@@ -1,11 +1,15 @@
-"""Batch sources over arrays in memory: the examples of a batch are a function of the seed and the global step alone.
+"""Batch sources over arrays in memory: the examples of a batch are a function of the
+seed and the global step alone.
 
-A source has two methods. `feed(step)` runs on the host and hands out arrays on the device: the whole data set (always the same
-arrays), the order of the epoch, and the position of the step in it. `prepare(feed)` is pure and belongs inside the jitted step.
-Shapes and types of a feed never change, so nothing is traced twice. Resuming at a step needs nothing but its number.
+A source has two methods. `feed(step)` runs on the host and hands out arrays on the
+device: the whole data set (always the same arrays), the order of the epoch, and the
+position of the step in it. `prepare(feed)` is pure and belongs inside the jitted step.
+Shapes and types of a feed never change, so nothing is traced twice. Resuming at a step
+needs nothing but its number.
 
-On several devices each one prepares its shard of the same global batch: `prepare(feed, shard=lax.axis_index(...), shards=n)`;
-`place` then says how an array gets onto all of them.
+On several devices each one prepares its shard of the same global batch: `prepare(feed,
+shard=lax.axis_index(...), shards=n)`; `place` then says how an array gets onto all of
+them.
 """
 
 import dataclasses
@@ -32,9 +36,11 @@ Place = Callable[[np.ndarray], jax.Array]
 class TrainSource:
     """Endless shuffled, augmented batches of `batch_size`.
 
-    Each epoch goes through the data in another random order, in whole batches; the examples left over at its end are not in
-    that epoch. fresh: each batch is drawn from all the data instead, without replacement within itself. dtype: of the inputs.
-    place: puts an array onto all devices. Raises `UserError` where there is less data than one batch.
+    Each epoch goes through the data in another random order, in whole batches; the
+    examples left over at its end are not in that epoch. fresh: each batch is drawn from
+    all the data instead, without replacement within itself. dtype: of the inputs.
+    place: puts an array onto all devices. Raises `UserError` where there is less data
+    than one batch.
     """
 
     arrays: Arrays
@@ -44,10 +50,14 @@ class TrainSource:
     dtype: Any = jnp.float32
     place: Place = jax.device_put
     fresh: bool = False
-    _orders: dict[int, jax.Array] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    _orders: dict[int, jax.Array] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
-        check_training(self.arrays, self.batch_size, augmentation=self.augmentation, seed=self.seed)
+        check_training(
+            self.arrays, self.batch_size, augmentation=self.augmentation, seed=self.seed
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,9 +66,10 @@ class TrainSource:
     def feed(self, step: int) -> Feed:
         """The arguments of `prepare` for global step `step` (from 0), on the device.
 
-        `images` (N, H * W * C) and `labels` are all the data, `order` int32 (N,) that of the epoch, or (B,) the fresh batch,
-        `position` int32 (2,) the epoch and the step within it, `seed` uint32: as an argument, runs of other seeds share what
-        is compiled.
+        `images` (N, H * W * C) and `labels` are all the data, `order` int32 (N,) that
+        of the epoch, or (B,) the fresh batch, `position` int32 (2,) the epoch and the
+        step within it, `seed` uint32: as an argument, runs of other seeds share what is
+        compiled.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
         if self.fresh:
@@ -73,10 +84,14 @@ class TrainSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C) and `label` int32 (B,)."""
+        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C)
+        and `label` int32 (B,).
+        """
         size = shard_size(self.batch_size, shards)
         epoch, index = feed["position"]
-        places = shard * size + jnp.arange(size, dtype=jnp.int32)  # [B], in the global batch
+        places = shard * size + jnp.arange(
+            size, dtype=jnp.int32
+        )  # [B], in the global batch
 
         # A fresh batch is all of its order, another one a part of the epoch's.
         positions = places
@@ -114,7 +129,9 @@ class TrainSource:
         return rows[: self.batch_size]
 
     def _order(self, epoch: int) -> jax.Array:
-        """The order of an epoch on the device, int32 (N,); the same array for all of its steps, which share what is passed."""
+        """The order of an epoch on the device, int32 (N,); the same array for all of
+        its steps, which share what is passed.
+        """
         if epoch not in self._orders:
             # One at a time: a run does not come back to an epoch.
             self._orders.clear()
@@ -130,10 +147,12 @@ class TrainSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalSource:
-    """The data once, in order, in `len(source)` batches of full size; examples that pad the last batch have weight 0.
+    """The data once, in order, in `len(source)` batches of full size; examples that pad
+    the last batch have weight 0.
 
-    Only the normalisation of `augmentation` is used, unless an `augment_seed` is given: images are then augmented as in
-    training, anew in each epoch, whatever the size of the batches. `batch_size` may be larger than the data.
+    Only the normalisation of `augmentation` is used, unless an `augment_seed` is given:
+    images are then augmented as in training, anew in each epoch, whatever the size of
+    the batches. `batch_size` may be larger than the data.
     """
 
     arrays: Arrays
@@ -150,18 +169,26 @@ class EvalSource:
         return -(-len(self.arrays) // self.batch_size)
 
     def feed(self, batch: int, epoch: int = 0) -> Feed:
-        """The arguments of `prepare` for a batch: all the data, and `position` int32 (2,), the epoch and the batch's number."""
+        """The arguments of `prepare` for a batch: all the data, and `position` int32
+        (2,), the epoch and the batch's number.
+        """
         if not 0 <= batch < len(self):
-            raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
+            raise IndexError(
+                f"there are {len(self)} batches, and none of number {batch}"
+            )
         position = np.array([epoch, batch], np.int32)
         return {**self._data, "position": self.place(position)}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
+        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an
+        example, 0 for padding.
+        """
         # Places in the whole set.
         size = shard_size(self.batch_size, shards)
         epoch, batch = feed["position"]
-        rows = batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+        rows = (
+            batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+        )
 
         # Padding repeats the last example.
         total = feed["labels"].shape[0]
@@ -187,9 +214,16 @@ class EvalSource:
 
 
 def evaluated(
-    images: jax.Array, rows: jax.Array, size: int, places: jax.Array, *, source: Any, epoch: Any
+    images: jax.Array,
+    rows: jax.Array,
+    size: int,
+    places: jax.Array,
+    *,
+    source: Any,
+    epoch: Any,
 ) -> jax.Array:
-    """The images at `rows` as inputs of an evaluation (B, H, W, C), augmented where the source has an `augment_seed`.
+    """The images at `rows` as inputs of an evaluation (B, H, W, C), augmented where the
+    source has an `augment_seed`.
 
     size, places: as in `augment.augmented`, of the whole set.
     """
@@ -215,7 +249,8 @@ def seed_of_feeds(seed: int, place: Place) -> Feed:
 def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
     """The key of step `index` of an epoch. seed: a number or a uint32 array.
 
-    Generator and width of the seed are named, so that neither a JAX flag nor 64-bit mode changes the numbers.
+    Generator and width of the seed are named, so that neither a JAX flag nor 64-bit
+    mode changes the numbers.
     """
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
     of_epoch = jax.random.fold_in(key, epoch)
@@ -224,17 +259,20 @@ def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
 
 def shard_size(batch_size: int, shards: int) -> int:
     """The examples of one shard; `UserError` unless the batch divides evenly."""
-    # A library's user may call this with any numbers; a run's are checked before, see `Devices.check_batch`.
+    # A library's user may call this with any numbers; a run's are checked before, see
+    # `Devices.check_batch`.
     if batch_size % shards:
         raise UserError(
-            f"a batch of {batch_size} cannot be divided over {shards} devices: make config.batch_size a multiple of {shards}"
+            f"a batch of {batch_size} cannot be divided over {shards} devices: make "
+            f"config.batch_size a multiple of {shards}"
         )
     return batch_size // shards
 
 
 def _placed(arrays: Arrays, place: Place) -> Feed:
     """All the data: images (N, H * W * C), labels (N,)."""
-    # An image is a row: of four axes, TPUs copy all of the data to another layout in every step, before they take a batch.
+    # An image is a row: of four axes, TPUs copy all of the data to another layout in
+    # every step, before they take a batch.
     rows = arrays.images.reshape(len(arrays), -1)
     return {"images": place(rows), "labels": place(arrays.labels)}
 
@@ -247,21 +285,30 @@ def _taken(feed: Feed, rows: jax.Array, image_shape: tuple[int, int, int]) -> ja
 def check_batches(
     examples: Arrays | Encoded, batch_size: int, *, augmentation: Augmentation
 ) -> None:
-    """Raises `UserError` for a batch of no examples, and for statistics of another number of channels."""
+    """Raises `UserError` for a batch of no examples, and for statistics of another
+    number of channels.
+    """
     augmentation.check(examples.image_shape[-1])
     if batch_size < 1:
         raise UserError(f"config.batch_size must be at least 1, got {batch_size}")
 
 
 def check_training(
-    examples: Arrays | Encoded, batch_size: int, *, augmentation: Augmentation, seed: int
+    examples: Arrays | Encoded,
+    batch_size: int,
+    *,
+    augmentation: Augmentation,
+    seed: int,
 ) -> None:
-    """As `check_batches`, and raises `UserError` for what a training cannot take: the augmentation, the seed, too few data."""
+    """As `check_batches`, and raises `UserError` for what a training cannot take: the
+    augmentation, the seed, too few data.
+    """
     check_batches(examples, batch_size, augmentation=augmentation)
     augmentation.check_size(*examples.image_shape[:2])
     order.check_seed(seed)
     if batch_size > len(examples):
         raise UserError(
-            f"a batch larger than the data: {examples.name} has {len(examples)} examples here;"
+            f"a batch larger than the data: {examples.name} has {len(examples)} "
+            "examples here;"
             f" lower config.batch_size from {batch_size}"
         )

@@ -1,4 +1,6 @@
-"""Batches of a stream, read and decoded ahead by Grain: in threads, or in processes that end with this one."""
+"""Batches of a stream, read and decoded ahead by Grain: in threads, or in processes
+that end with this one.
+"""
 
 import atexit
 import multiprocessing
@@ -25,13 +27,19 @@ _AGAIN = "run the same command again: it continues from the last checkpoint"
 class ReadAhead:
     """Batches of items by number, made ahead in the order of their numbers.
 
-    load: (number of an item) -> the item. examples: those that it reads. size: items in a batch. The number after the last one
-    costs no more than waiting for the batch, and the last one nothing; any other starts the pipeline anew there.
-    period: the number of batches after which the numbers begin again with 0, as evaluation follows evaluation.
+    load: (number of an item) -> the item. examples: those that it reads. size: items in
+    a batch. The number after the last one costs no more than waiting for the batch, and
+    the last one nothing; any other starts the pipeline anew there.
+    period: the number of batches after which the numbers begin again with 0, as
+    evaluation follows evaluation.
     """
 
     def __init__(
-        self, load: Callable[[int], Item], examples: Encoded, size: int, period: int = FOREVER
+        self,
+        load: Callable[[int], Item],
+        examples: Encoded,
+        size: int,
+        period: int = FOREVER,
     ):
         self._load = load
         self._examples = examples
@@ -43,7 +51,8 @@ class ReadAhead:
         self._items: Item | None = None
         self._next = -1
 
-        # The iterator, if there is one: in a list, which `_end` empties without this object.
+        # The iterator, if there is one: in a list, which `_end` empties without this
+        # object.
         self._running: list[Any] = []
         self._close: Callable[[], Any] = lambda: None
         # Examples that were left out, and have been reported.
@@ -56,7 +65,9 @@ class ReadAhead:
         self._next = -1
 
     def get(self, number: int) -> Item:
-        """The batch of that number: arrays with a leading axis of `size`, by the names of an item."""
+        """The batch of that number: arrays with a leading axis of `size`, by the names
+        of an item.
+        """
         if self._items is None or number != self._number:
             self._items = self._read(number)
             self._number = number
@@ -66,8 +77,9 @@ class ReadAhead:
         if number != self._next:
             self._close()
             self._running = [self._start(number)]
-            # When this object goes, or else at the end of the program and before multiprocessing's own clearing up: the
-            # workers end, and their shared memory is freed.
+            # When this object goes, or else at the end of the program and before
+            # multiprocessing's own clearing up: the workers end, and their shared
+            # memory is freed.
             self._close = weakref.finalize(self, _end, self._running)
             atexit.register(self._close)
 
@@ -77,18 +89,22 @@ class ReadAhead:
             items = next(self._running[0])
         except (RuntimeError, OSError) as error:
             reason = str(error).partition(".")[0]
-            # The kernel ends a process that writes to memory which it cannot have by SIGBUS.
+            # The kernel ends a process that writes to memory which it cannot have by
+            # SIGBUS.
             if reason.endswith(f"exit code {-signal.SIGBUS}"):
                 raise UserError(
-                    f"reading {self._examples.name} stopped: shared memory (/dev/shm) is full; make it larger, as by"
-                    f" `docker run --shm-size=8g`, or write --config.dataset.workers=0, and {_AGAIN}"
+                    f"reading {self._examples.name} stopped: shared memory (/dev/shm) "
+                    "is full; make it larger, as by"
+                    " `docker run --shm-size=8g`, or write "
+                    f"--config.dataset.workers=0, and {_AGAIN}"
                 ) from error
             raise UserError(
                 f"reading {self._examples.name} stopped ({reason}); {_AGAIN}"
             ) from error
 
         if self._examples.options.workers:
-            # Out of shared memory, which Grain frees with the array. What lives until the program ends, it would not free.
+            # Out of shared memory, which Grain frees with the array. What lives until
+            # the program ends, it would not free.
             items = {name: np.array(value) for name, value in items.items()}
         for example in map(int, items["bad"]):
             if example >= 0 and example not in self._skipped:
@@ -101,7 +117,8 @@ class ReadAhead:
         import grain
         from absl import flags
 
-        # Grain's workers read absl's global flags, which nothing else here uses or parses.
+        # Grain's workers read absl's global flags, which nothing else here uses or
+        # parses.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
 
@@ -113,15 +130,21 @@ class ReadAhead:
         threads = os.cpu_count() or 1
         if workers:
             threads = 1
-        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+        reading = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=threads + 1
+        )
         batches = dataset.to_iter_dataset(reading)
         if workers:
-            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            options = grain.MultiprocessingOptions(
+                num_workers=workers, per_worker_buffer_size=2
+            )
             batches = batches.mp_prefetch(options, worker_init_fn=_follow_parent)
         return iter(batches)
 
     def _report(self, example: int) -> None:
-        """Reads an example again in this process, where errors keep their types: raises, or counts a skipped image."""
+        """Reads an example again in this process, where errors keep their types:
+        raises, or counts a skipped image.
+        """
         try:
             self._examples.example(example)
         except BadImage as error:
@@ -131,31 +154,40 @@ class ReadAhead:
             count = len(self._skipped)
             print(f"{self._examples.name}: {count} left out: {error}", file=sys.stderr)
             return
-        # It was no bad image, and now it can be read: a file system that failed for a moment.
+        # It was no bad image, and now it can be read: a file system that failed for a
+        # moment.
         raise UserError(
-            f"{self._examples.name}: example {example} could not be read for a moment; {_AGAIN}"
+            f"{self._examples.name}: example {example} could not be read for a moment; "
+            f"{_AGAIN}"
         )
 
 
-# All that a program has, so that it can end them where it ends without Python's own clearing up.
+# All that a program has, so that it can end them where it ends without Python's own
+# clearing up.
 _OPEN: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
 
 
 def close_all() -> None:
-    """Ends the threads and processes of all streams of this program; their shared memory is freed."""
+    """Ends the threads and processes of all streams of this program; their shared
+    memory is freed.
+    """
     for batches in list(_OPEN):
         batches.close()
 
 
 def _end(running: list[Any]) -> None:
-    """Ends an iterator of Grain's and drops the last reference to it: later, Grain would miss its own modules."""
+    """Ends an iterator of Grain's and drops the last reference to it: later, Grain
+    would miss its own modules.
+    """
     running.pop().close()
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """Begins a worker process, which ends with its parent, however that ends, and leaves signals to it.
+    """Begins a worker process, which ends with its parent, however that ends, and
+    leaves signals to it.
 
-    A Ctrl-C reaches all processes of a terminal, and a run that stops on it may need one more batch before it saves.
+    A Ctrl-C reaches all processes of a terminal, and a run that stops on it may need
+    one more batch before it saves.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

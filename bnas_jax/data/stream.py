@@ -1,12 +1,15 @@
 """Batch sources over data sets too large for memory.
 
-As the sources of `pipeline` they have two methods: `feed(step)` hands out the images of one batch, `prepare(feed)` belongs
-into the jitted step. Which examples a batch has and how they are cropped is a function of (seed, epoch, position in the
-epoch), computed for each example alone (`stream_items`), so that nothing depends on the number of workers, hosts or devices,
-and a run that resumes at a step starts the pipeline there (`read_ahead`).
+As the sources of `pipeline` they have two methods: `feed(step)` hands out the images of
+one batch, `prepare(feed)` belongs into the jitted step. Which examples a batch has and
+how they are cropped is a function of (seed, epoch, position in the epoch), computed for
+each example alone (`stream_items`), so that nothing depends on the number of workers,
+hosts or devices, and a run that resumes at a step starts the pipeline there
+(`read_ahead`).
 
-Host `host` of `hosts` reads only its part of the rows of each global batch. `place_rows` divides that part over the host's
-devices, and `place` puts the same array onto all of them.
+Host `host` of `hosts` reads only its part of the rows of each global batch.
+`place_rows` divides that part over the host's devices, and `place` puts the same array
+onto all of them.
 """
 
 import dataclasses
@@ -38,7 +41,8 @@ from bnas_jax.data.stream_items import EvalItem, TrainItem
 class StreamTrainSource:
     """Endless shuffled, augmented batches; parameters as in `pipeline.TrainSource`.
 
-    host, hosts: this process's part of each batch. Raises `UserError` where there is less data than one batch.
+    host, hosts: this process's part of each batch. Raises `UserError` where there is
+    less data than one batch.
     """
 
     examples: Encoded
@@ -54,7 +58,10 @@ class StreamTrainSource:
 
     def __post_init__(self) -> None:
         check_training(
-            self.examples, self.batch_size, augmentation=self.augmentation, seed=self.seed
+            self.examples,
+            self.batch_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
         )
 
     @property
@@ -63,7 +70,9 @@ class StreamTrainSource:
         return len(self.examples) // self.batch_size
 
     def feed(self, step: int) -> Feed:
-        """`images` uint8 (B / hosts, H, W, C) and `labels` of this host's part of the batch; the rest as in memory."""
+        """`images` uint8 (B / hosts, H, W, C) and `labels` of this host's part of the
+        batch; the rest as in memory.
+        """
         # Waits for the batch, which is usually there.
         items = self._batches.get(int(step))
         epoch, index = divmod(int(step), self.steps_per_epoch)
@@ -76,9 +85,11 @@ class StreamTrainSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C) and `label` int32 (B,).
+        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C)
+        and `label` int32 (B,).
 
-        The feed may contain the whole batch or, as hosts and devices are given it, that part alone.
+        The feed may contain the whole batch or, as hosts and devices are given it, that
+        part alone.
         """
         size = shard_size(self.batch_size, shards)
         first = shard * size
@@ -120,7 +131,8 @@ class StreamTrainSource:
 class StreamEvalSource:
     """The data once, in order; parameters as in `pipeline.EvalSource`.
 
-    Padding of the last batch has weight 0, and so has an image that does not decode, where the options skip those.
+    Padding of the last batch has weight 0, and so has an image that does not decode,
+    where the options skip those.
     """
 
     examples: Encoded
@@ -140,11 +152,16 @@ class StreamEvalSource:
         return -(-len(self.examples) // self.batch_size)
 
     def feed(self, batch: int, epoch: int = 0) -> Feed:
-        """`images`, `labels` and `weights` of this host's part of batch number `batch`, and `position` as in memory."""
+        """`images`, `labels` and `weights` of this host's part of batch number `batch`,
+        and `position` as in memory.
+        """
         if not 0 <= batch < len(self):
-            raise IndexError(f"there are {len(self)} batches, and none of number {batch}")
+            raise IndexError(
+                f"there are {len(self)} batches, and none of number {batch}"
+            )
 
-        # Without augmentation all epochs are the same, and the numbers begin again with each (the period of `_batches`).
+        # Without augmentation all epochs are the same, and the numbers begin again with
+        # each (the period of `_batches`).
         number = batch
         if self.augment_seed is not None:
             number = epoch * len(self) + batch
@@ -157,17 +174,27 @@ class StreamEvalSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an example, 0 for padding."""
+        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an
+        example, 0 for padding.
+        """
         size = shard_size(self.batch_size, shards)
         rows = _rows(feed["labels"], size=size, first=shard * size)  # [B], in the feed
         epoch, batch = feed["position"]
 
-        # Places in the whole set, by which the augmentation is drawn; padding repeats the last example.
+        # Places in the whole set, by which the augmentation is drawn; padding repeats
+        # the last example.
         total = len(self.examples)
-        places = batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+        places = (
+            batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
+        )
         places = jnp.minimum(places, total - 1)  # [B]
         images = evaluated(
-            feed["images"], rows=rows, size=total, places=places, source=self, epoch=epoch
+            feed["images"],
+            rows=rows,
+            size=total,
+            places=places,
+            source=self,
+            epoch=epoch,
         )
         return {
             "image": images,
@@ -197,7 +224,8 @@ class StreamEvalSource:
 def _rows(labels: jax.Array, size: int, first: Any) -> jax.Array:
     """The rows of a part of the batch in a feed, int32 (size,).
 
-    They begin at `first` in a feed of the whole batch, and at 0 in a feed of that part alone.
+    They begin at `first` in a feed of the whole batch, and at 0 in a feed of that part
+    alone.
     """
     begin = first
     if labels.shape[0] == size:

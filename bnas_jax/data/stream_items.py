@@ -1,6 +1,8 @@
-"""The examples of a stream by their numbers: which one is read at a position, and which part of it is seen.
+"""The examples of a stream by their numbers: which one is read at a position, and which
+part of it is seen.
 
-An item is a function of its number alone, so that any worker can make any item. Items are pickled for worker processes.
+An item is a function of its number alone, so that any worker can make any item. Items
+are pickled for worker processes.
 """
 
 import dataclasses
@@ -13,24 +15,31 @@ from bnas_jax.data import order
 from bnas_jax.data.readers.encoded import ChooseBox, Encoded
 from bnas_jax.data.readers.images import Box
 
-# A worker keeps the random orders that are at most so far from the one in use: those of fresh batches, one for each step, for
-# more steps than are read ahead; those of epochs for the epoch before and the one after.
+# A worker keeps the random orders that are at most so far from the one in use: those of
+# fresh batches, one for each step, for more steps than are read ahead; those of epochs
+# for the epoch before and the one after.
 _FRESH_KEPT = 256
 _EPOCHS_KEPT = 1
 # The ratio of width to height of random crops, as in torchvision.
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
 
-# One example as Grain carries it: image uint8 (H, W, C), label, weight, and `bad`, its number where it did not decode, else -1.
+# One example as Grain carries it: image uint8 (H, W, C), label, weight, and `bad`, its
+# number where it did not decode, else -1.
 Item = dict[str, Any]
 
 
-def random_box(seed: int, epoch: int, row: int, height: int, width: int, min_area: float) -> Box:
-    """The part of image `row` that epoch `epoch` sees, as torchvision's RandomResizedCrop draws it.
+def random_box(
+    seed: int, epoch: int, row: int, height: int, width: int, min_area: float
+) -> Box:
+    """The part of image `row` that epoch `epoch` sees, as torchvision's
+    RandomResizedCrop draws it.
 
-    An area from `min_area` to all and a ratio from 3:4 to 4:3; after ten that do not fit, the largest such part in the middle.
+    An area from `min_area` to all and a ratio from 3:4 to 4:3; after ten that do not
+    fit, the largest such part in the middle.
     """
-    # Raw words of PCG64, as NumPy promises their stream; four numbers in [0, 1) for each try.
+    # Raw words of PCG64, as NumPy promises their stream; four numbers in [0, 1) for
+    # each try.
     generator = np.random.PCG64([seed, order.CROPS, epoch, row])
     words = generator.random_raw(4 * _TRIES).reshape(_TRIES, 4)
     uniform = (words >> np.uint64(11)) * 2.0**-53  # [tries, 4]
@@ -63,10 +72,12 @@ def random_box(seed: int, epoch: int, row: int, height: int, width: int, min_are
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainItem:
-    """`item(number)`: the example at a position of the endless sequence that a host reads for a training.
+    """`item(number)`: the example at a position of the endless sequence that a host
+    reads for a training.
 
-    first: the row of the global batch at which the host's part begins; local: the number of its rows. fresh: each batch is
-    drawn from all examples. Each worker process has a copy, which keeps the random orders that it has drawn.
+    first: the row of the global batch at which the host's part begins; local: the
+    number of its rows. fresh: each batch is drawn from all examples. Each worker
+    process has a copy, which keeps the random orders that it has drawn.
     """
 
     examples: Encoded
@@ -76,10 +87,13 @@ class TrainItem:
     first: int
     local: int
     fresh: bool
-    _orders: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    _orders: dict[int, np.ndarray] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __call__(self, number: int) -> Item:
-        # From the host's sequence to the step, its epoch, and the row of the global batch.
+        # From the host's sequence to the step, its epoch, and the row of the global
+        # batch.
         step, within = divmod(number, self.local)
         steps_per_epoch = len(self.examples) // self.batch_size
         epoch, index = divmod(step, steps_per_epoch)
@@ -91,17 +105,21 @@ class TrainItem:
             example = self._order(order.EPOCHS, epoch)[position]
         example = int(example)
 
-        # Where bad images are skipped, the next one that decodes takes the place of one that does not.
+        # Where bad images are skipped, the next one that decodes takes the place of one
+        # that does not.
         tries = 1
         if self.examples.options.skip_bad:
             tries = len(self.examples)
         for tried in range(tries):
             taken = (example + tried) % len(self.examples)
-            item = _item(self.examples, number=taken, choose=lambda n: self._choose(epoch, n))
+            item = _item(
+                self.examples, number=taken, choose=lambda n: self._choose(epoch, n)
+            )
             if item["bad"] < 0:
                 break
 
-        # The number of the one that failed, even where another took its place: it is reported.
+        # The number of the one that failed, even where another took its place: it is
+        # reported.
         bad = -1
         if tried or item["bad"] >= 0:
             bad = example
@@ -111,7 +129,9 @@ class TrainItem:
         return _crop(self.examples, self.seed, epoch, example, min_area=self.min_area)
 
     def _order(self, use: int, number: int) -> np.ndarray:
-        """The random order of an epoch, or the examples of a fresh batch, int32; drawn once."""
+        """The random order of an epoch, or the examples of a fresh batch, int32; drawn
+        once.
+        """
         drawn = self._orders.get(number)
         if drawn is not None:
             return drawn
@@ -137,9 +157,11 @@ class TrainItem:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalItem:
-    """`item(number)`: the example at a position of the sequence that a host reads for evaluations, one after the other.
+    """`item(number)`: the example at a position of the sequence that a host reads for
+    evaluations, one after the other.
 
-    batches: of an evaluation. first, local: as in `TrainItem`. seed: of the augmentation, None where there is none.
+    batches: of an evaluation. first, local: as in `TrainItem`. seed: of the
+    augmentation, None where there is none.
     """
 
     examples: Encoded
@@ -157,7 +179,9 @@ class EvalItem:
 
         # Padding repeats the last example, with weight 0.
         example = min(row, len(self.examples) - 1)
-        item = _item(self.examples, number=example, choose=lambda n: self._choose(epoch, n))
+        item = _item(
+            self.examples, number=example, choose=lambda n: self._choose(epoch, n)
+        )
         is_example = np.float32(row < len(self.examples))
         return item | {"weight": item["weight"] * is_example}
 
@@ -170,7 +194,9 @@ class EvalItem:
 def _crop(
     examples: Encoded, seed: int, epoch: int, example: int, *, min_area: float
 ) -> ChooseBox | None:
-    """(height, width) -> the part of an example that an epoch sees; None where no crop is drawn."""
+    """(height, width) -> the part of an example that an epoch sees; None where no crop
+    is drawn.
+    """
     if not min_area:
         return None
     # The row in the whole set, so that an example is cropped alike in every part of it.
@@ -181,14 +207,19 @@ def _crop(
 
 
 def _item(
-    examples: Encoded, number: int, choose: Callable[[int], ChooseBox | None] = lambda number: None
+    examples: Encoded,
+    number: int,
+    choose: Callable[[int], ChooseBox | None] = lambda number: None,
 ) -> Item:
-    """An example, or zeros of weight 0 where it cannot be read. choose: (number) -> what chooses the part of the image."""
+    """An example, or zeros of weight 0 where it cannot be read. choose: (number) ->
+    what chooses the part of the image.
+    """
     try:
         image, label = examples.example(number, choose(number))
         weight, bad = 1, -1
     except Exception:
-        # An exception in a worker would reach the training process without its type: the example is read again there.
+        # An exception in a worker would reach the training process without its type:
+        # the example is read again there.
         image, label = np.zeros(examples.image_shape, np.uint8), 0
         weight, bad = 0, number
     return {

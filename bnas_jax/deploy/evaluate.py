@@ -13,8 +13,8 @@ from bnas_jax.training.run_data import evaluation_images
 def evaluate(network: PackedNetwork, run: TrainSettings) -> dict:
     """{"top1", "top5", "loss", "num_examples"} on the test split.
 
-    run: the network's settings, perhaps with other data or another precision. Raises `UserError` as
-    `training.evaluate.evaluate` does.
+    run: the network's settings, perhaps with other data or another precision. Raises
+    `UserError` as `training.evaluate.evaluate` does.
     """
     where = devices.configure(run)
     test, augmentation = evaluation_images(run.dataset, network.facts)

@@ -1,4 +1,6 @@
-"""`export`: the network of a checkpoint into one file, at one bit for each binary weight."""
+"""`export`: the network of a checkpoint into one file, at one bit for each binary
+weight.
+"""
 
 import dataclasses
 import pathlib
@@ -22,19 +24,22 @@ from bnas_jax.training.load import restore, run_of
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import file_to_write
 
-# Random images on which both networks are compared, and by which share of the largest logit theirs may differ: factors are
-# rounded in another program, which can turn the sign of an activation.
+# Random images on which both networks are compared, and by which share of the largest
+# logit theirs may differ: factors are rounded in another program, which can turn the
+# sign of an activation.
 _IMAGES = 4
 _TOLERANCE = 0.1
 
 
 def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
-    """Packs a checkpoint of `train` or `import` into the file `out`; its bytes, beside those of 32 bits a weight.
+    """Packs a checkpoint of `train` or `import` into the file `out`; its bytes, beside
+    those of 32 bits a weight.
 
-    step: `last`, `best` or a number. Before anything is written, the packed network's logits are compared with those of the
+    step: `last`, `best` or a number. Before anything is written, the packed network's
+    logits are compared with those of the
     network: "largest_difference", as a share of the largest.
-    Raises `UserError` as `training.load.restore` and `pack` do, for weights that are not finite, for logits that differ, and
-    where the file cannot be written.
+    Raises `UserError` as `training.load.restore` and `pack` do, for weights that are
+    not finite, for logits that differ, and where the file cannot be written.
     """
     path = file_to_write(out)
     devices.configure_alone(run_of(workdir))
@@ -42,15 +47,18 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
     model, variables, facts = restored.model, restored.variables, restored.facts
     if not devices.all_finite(variables):
         raise UserError(
-            f"the weights of step {restored.step} in {workdir.path} are not all finite; choose another --step"
+            f"the weights of step {restored.step} in {workdir.path} are not all "
+            "finite; choose another --step"
         )
 
     packed = pack(model, variables, image_shape=facts.image_shape)
     difference = _difference(model, variables, packed, image_shape=facts.image_shape)
     if not difference < _TOLERANCE:
         raise UserError(
-            f"the packed network's logits differ by {difference:.2g} of the largest, so that nothing was written; a packed"
-            " scheme's `kernel` may use the parameters and the shape of x, but not the values of x: change the scheme"
+            f"the packed network's logits differ by {difference:.2g} of the largest, "
+            "so that nothing was written; a packed"
+            " scheme's `kernel` may use the parameters and the shape of x, but not the "
+            "values of x: change the scheme"
         )
     content = PackedFile(
         settings=_settings_of(restored.run),
@@ -81,7 +89,9 @@ def count_stored(variables: Mapping) -> tuple[int, int]:
 
 
 def _settings_of(run: TrainSettings) -> dict:
-    """The settings, without where the data and a teacher lay and which machines there were."""
+    """The settings, without where the data and a teacher lay and which machines there
+    were.
+    """
     without = dataclasses.replace(
         run,
         dataset=dataclasses.replace(run.dataset, path=None),
@@ -108,12 +118,17 @@ def _extensions_of(workdir: WorkDir) -> tuple[dict, ...]:
 def _difference(
     model: nn.Module, variables: dict, packed: dict, image_shape: tuple[int, ...]
 ) -> float:
-    """The largest difference of both networks' logits for random images, as a share of the largest logit."""
+    """The largest difference of both networks' logits for random images, as a share of
+    the largest logit.
+    """
     images = jax.random.normal(jax.random.key(0), (_IMAGES, *image_shape))
 
     def logits(variables):
         return model.apply(variables, images, train=False)
 
-    ours, theirs = devices.ONE.create(logits, packed), devices.ONE.create(logits, variables)
+    ours, theirs = (
+        devices.ONE.create(logits, packed),
+        devices.ONE.create(logits, variables),
+    )
     largest = jnp.maximum(jnp.max(jnp.abs(theirs)), jnp.finfo(theirs.dtype).tiny)
     return float(jnp.max(jnp.abs(ours - theirs)) / largest)

@@ -26,9 +26,12 @@ from bnas_jax.training.state import initial_variables
 
 
 class PackedNetwork(NamedTuple):
-    """What a file says of a network. `model_of` makes its model: `model.apply(variables, images, train=False)`.
+    """What a file says of a network.
 
-    run: the settings that it was trained with. facts: about the data that it was trained on.
+    `model_of` makes its model: `model.apply(variables, images, train=False)`.
+
+    run: the settings that it was trained with. facts: about the data that it was
+    trained on.
     """
 
     file: pathlib.Path
@@ -38,10 +41,11 @@ class PackedNetwork(NamedTuple):
 
 
 def load_packed(path: str | os.PathLike) -> tuple[nn.Module, dict]:
-    """(model, variables) of a file that `export` wrote: `model.apply(variables, images, train=False)`.
+    """(model, variables) of a file that `export` wrote: `model.apply(variables, images,
+    train=False)`.
 
-    Binary weights stay at one bit each. Images are NHWC floats, normalised as `packed_facts` says. Raises `UserError` for
-    another file.
+    Binary weights stay at one bit each. Images are NHWC floats, normalised as
+    `packed_facts` says. Raises `UserError` for another file.
 
     Example: `model, variables = bnas.load_packed("digits.bnas")`.
     """
@@ -51,10 +55,12 @@ def load_packed(path: str | os.PathLike) -> tuple[nn.Module, dict]:
 
 
 def packed_facts(path: str | os.PathLike) -> dict:
-    """What a file that `export` wrote says of the images: "num_classes", "image_shape", and as far as they are known "mean" and
-    "std" of each channel and "class_names"; and "white", the number that is white in arrays of pixels.
+    """What a file that `export` wrote says of the images: "num_classes", "image_shape",
+    and as far as they are known "mean" and "std" of each channel and "class_names"; and
+    "white", the number that is white in arrays of pixels.
 
-    The network takes (pixels / white - mean) / std. Raises `UserError` for another file.
+    The network takes (pixels / white - mean) / std. Raises `UserError` for another
+    file.
     Example: `bnas.packed_facts("digits.bnas")["class_names"]`.
     """
     file = paths.local(path, "packed_facts")
@@ -65,19 +71,27 @@ def packed_facts(path: str | os.PathLike) -> dict:
 def read(path: str, loaded: Sequence[Extension]) -> PackedNetwork:
     """The network of the option `--model`. loaded: the extensions that were given.
 
-    Raises `UserError` for another file, and for one that was made with an extension that is not given.
+    Raises `UserError` for another file, and for one that was made with an extension
+    that is not given.
     """
     file = paths.local(path, "--model")
     content = packed_file.read(file)
-    noted = [(str(entry.get("file")), str(entry.get("sha256"))) for entry in content.extensions]
+    noted = [
+        (str(entry.get("file")), str(entry.get("sha256")))
+        for entry in content.extensions
+    ]
     extensions.compare(file, noted, tuple(loaded))
     return _network(file, content)
 
 
 def model_of(network: PackedNetwork, run: TrainSettings) -> nn.Module:
-    """The model, in the precision of `run`; `UserError` where the file lacks an array of it, or has one of another shape."""
+    """The model, in the precision of `run`; `UserError` where the file lacks an array
+    of it, or has one of another shape.
+    """
     model = build.network(run, network.facts.num_classes)
-    _check(network.file, network.variables, model, image_shape=network.facts.image_shape)
+    _check(
+        network.file, network.variables, model, image_shape=network.facts.image_shape
+    )
     return model
 
 
@@ -89,15 +103,22 @@ def _network(file: pathlib.Path, content: PackedFile) -> PackedNetwork:
         advice = "export it anew"
         if names:
             advice = f"import the extension {names} first"
-        raise UserError(f"the settings in {file} are not understood ({error}); {advice}") from None
+        raise UserError(
+            f"the settings in {file} are not understood ({error}); {advice}"
+        ) from None
     if not isinstance(run, TrainSettings):
-        raise UserError(f"{file} holds a search; export the work directory of a training")
+        raise UserError(
+            f"{file} holds a search; export the work directory of a training"
+        )
     facts = facts_lib.from_dict(content.facts)
     return PackedNetwork(file, run=run, facts=facts, variables=dict(content.variables))
 
 
 def _check(
-    file: pathlib.Path, variables: Mapping, model: nn.Module, image_shape: tuple[int, ...]
+    file: pathlib.Path,
+    variables: Mapping,
+    model: nn.Module,
+    image_shape: tuple[int, ...],
 ) -> None:
     """`UserError` unless the file has the arrays of the model, all of their shapes."""
     initial = jax.eval_shape(lambda: initial_variables(model, image_shape, seed=0))
@@ -106,7 +127,8 @@ def _check(
     for path in sorted({*expected, *found}):
         if found.get(path) != expected.get(path):
             raise UserError(
-                f"{file} is damaged: {'/'.join(path)} has the shape {found.get(path)}, in the network of its settings"
+                f"{file} is damaged: {'/'.join(path)} has the shape {found.get(path)}, "
+                "in the network of its settings"
                 f" {expected.get(path)}; export it anew"
             )
 

@@ -23,21 +23,28 @@ Path = tuple[str, ...]
 
 
 def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) -> dict:
-    """{"params", "batch_stats", "packed"}: variables with which the same model gives the same logits in evaluation.
+    """{"params", "batch_stats", "packed"}: variables with which the same model gives
+    the same logits in evaluation.
 
-    Each binary convolution has, in place of latent weights, its signs at one bit each and the factors that the scheme makes
-    of the latent weights, such as beta (Eq. 1). variables: {"params", "batch_stats"}; image_shape: (H, W, C).
+    Each binary convolution has, in place of latent weights, its signs at one bit each
+    and the factors that the scheme makes of the latent weights, such as beta (Eq. 1).
+    variables: {"params", "batch_stats"}; image_shape: (H, W, C).
 
-    Raises `UserError` for a network without latent weights, a packed one, and weights whose signs are not -1 or 1.
+    Raises `UserError` for a network without latent weights, a packed one, and weights
+    whose signs are not -1 or 1.
 
-    Example: `logits = model.apply(bnas.pack(model, variables, image_shape=(32, 32, 3)), images, train=False)`.
+    Example: `logits = model.apply(bnas.pack(model, variables, image_shape=(32, 32, 3)),
+    images, train=False)`.
     """
     if PACKED in variables:
-        raise UserError("these are the variables of a packed network already; use them as they are")
+        raise UserError(
+            "these are the variables of a packed network already; use them as they are"
+        )
     found = devices.ONE.create(_binarized(model, image_shape), dict(variables))
     if not found:
         raise UserError(
-            f"this network has no binary weights that could be packed: {float_weights(model)}"
+            "this network has no binary weights that could be packed: "
+            f"{float_weights(model)}"
         )
 
     packs: dict[Path, Any] = {}
@@ -49,7 +56,9 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
         packs[(*path, "operands")] = operands
     return {
         "params": unflatten_dict(params_kept(model, variables["params"], found)),
-        "batch_stats": unflatten_dict(_without_auxiliary(model, variables.get("batch_stats", {}))),
+        "batch_stats": unflatten_dict(
+            _without_auxiliary(model, variables.get("batch_stats", {}))
+        ),
         PACKED: unflatten_dict(packs),
     }
 
@@ -63,17 +72,23 @@ def float_weights(model: nn.Module) -> str:
     return f"its scheme is {type(scheme).__name__} with stage={scheme.stage}; {advice}"
 
 
-def shapes_of(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]) -> dict:
-    """The shapes that the arrays of a packed network have, {path: shape}, found without computing any.
+def shapes_of(
+    model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]
+) -> dict:
+    """The shapes that the arrays of a packed network have, {path: shape}, found without
+    computing any.
 
-    Of a packed kernel it is the shape of the kernel itself, not of the words that its signs are packed into.
+    Of a packed kernel it is the shape of the kernel itself, not of the words that its
+    signs are packed into.
     variables: `ShapeDtypeStruct`s of {"params", "batch_stats"}.
     """
     found = jax.eval_shape(_binarized(model, image_shape), dict(variables))
     shapes: dict[Path, tuple] = {}
     for path, (signs, operands) in found.items():
         shapes[(PACKED, *path, "kernel")] = tuple(signs.shape)
-        shapes[(PACKED, *path, "operands")] = tuple(operand.shape for operand in operands)
+        shapes[(PACKED, *path, "operands")] = tuple(
+            operand.shape for operand in operands
+        )
     parts = {
         "params": params_kept(model, variables["params"], found),
         "batch_stats": _without_auxiliary(model, variables["batch_stats"]),
@@ -84,8 +99,12 @@ def shapes_of(model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]
     return shapes
 
 
-def params_kept(model: nn.Module, params: Mapping, found: Mapping[Path, Any]) -> dict[Path, Any]:
-    """The parameters that a packed network keeps, by path. found: the paths of the convolutions that are packed."""
+def params_kept(
+    model: nn.Module, params: Mapping, found: Mapping[Path, Any]
+) -> dict[Path, Any]:
+    """The parameters that a packed network keeps, by path. found: the paths of the
+    convolutions that are packed.
+    """
     left = _without_auxiliary(model, params)
     for path in found:
         left.pop((*path, "latent"), None)
@@ -93,7 +112,8 @@ def params_kept(model: nn.Module, params: Mapping, found: Mapping[Path, Any]) ->
     latents = ["/".join(path) for path in left if is_latent(path[-1])]
     if latents:
         raise UserError(
-            f"{latents[0]} cannot be packed: evaluation does not use it, or its scheme overrides `convolve` and takes the signs"
+            f"{latents[0]} cannot be packed: evaluation does not use it, or its scheme "
+            "overrides `convolve` and takes the signs"
             " of the weights from elsewhere than `module.binarized(x)`"
         )
     return left
@@ -108,7 +128,9 @@ def _without_auxiliary(model: nn.Module, tree: Mapping) -> dict[Path, Any]:
 
 
 def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
-    """A function of the variables that gives {path: (signs, operands)} of all convolutions whose weights are binarized."""
+    """A function of the variables that gives {path: (signs, operands)} of all
+    convolutions whose weights are binarized.
+    """
     # In the plain form an operation is traced faster, and the weights are the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
 
@@ -129,11 +151,16 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
 
 
 def each_binarized(note: Callable[[Convolution, Any, tuple], None]):
-    """A context in which `note(module, x, (signs, operands))` is called for each convolution whose weights are binarized."""
+    """A context in which `note(module, x, (signs, operands))` is called for each
+    convolution whose weights are binarized.
+    """
 
     def intercept(call, args, kwargs, context):
         result = call(*args, **kwargs)
-        if isinstance(context.module, Convolution) and context.method_name == "binarized":
+        if (
+            isinstance(context.module, Convolution)
+            and context.method_name == "binarized"
+        ):
             note(context.module, args[0], result)
         return result
 
@@ -145,11 +172,13 @@ def _check_signs(signs: np.ndarray, name: str) -> None:
     zeros = int(np.sum(signs == 0))
     if zeros:
         raise UserError(
-            f"{zeros} weights of {name} are exactly 0, and with config.scheme.sign_of_zero=0 so are their signs, which one bit"
+            f"{zeros} weights of {name} are exactly 0, and with "
+            "config.scheme.sign_of_zero=0 so are their signs, which one bit"
             " does not hold; train with config.scheme.sign_of_zero=1"
         )
     if not np.all(np.abs(signs) == 1):
         raise UserError(
-            f"the scheme's signs of {name} are not all -1 or 1, and one bit holds no others; return signs from `weights`, and"
+            f"the scheme's signs of {name} are not all -1 or 1, and one bit holds no "
+            "others; return signs from `weights`, and"
             " factors as its operands"
         )

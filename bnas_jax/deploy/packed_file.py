@@ -1,8 +1,11 @@
-"""The file of a packed network: .safetensors, whose header has the settings, the facts about the data and the shapes as JSON.
+"""The file of a packed network: .safetensors, whose header has the settings, the facts
+about the data and the shapes as JSON.
 
-Arrays, by the path of their module: `params/...` and `batch_stats/...` as they are trained; of each binary convolution
-`packed/.../bits`, one bit a weight (1 is -1) in the order of (kh, kw, C / groups, O), the first weight lowest in its byte; and
-`packed/.../operand0` and so on, what its scheme makes of the latent weights. Nothing in a file is run.
+Arrays, by the path of their module: `params/...` and `batch_stats/...` as they are
+trained; of each binary convolution `packed/.../bits`, one bit a weight (1 is -1) in the
+order of (kh, kw, C / groups, O), the first weight lowest in its byte; and
+`packed/.../operand0` and so on, what its scheme makes of the latent weights. Nothing in
+a file is run.
 """
 
 import json
@@ -29,8 +32,9 @@ _HEADER = "bnas_jax_packed"
 class PackedFile(NamedTuple):
     """What is in a file.
 
-    settings: of the training, as `settings.to_dict` gives them. facts: of its data, see `data.facts`. variables: as `pack`
-    makes them. extensions: the files of a user's entries that the network needs, {"file", "sha256"} each.
+    settings: of the training, as `settings.to_dict` gives them. facts: of its data, see
+    `data.facts`. variables: as `pack` makes them. extensions: the files of a user's
+    entries that the network needs, {"file", "sha256"} each.
     """
 
     settings: Mapping
@@ -73,14 +77,19 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
 
 
 def read(path: pathlib.Path) -> PackedFile:
-    """What is in a file. Raises `UserError` for one that `export` did not write, a damaged one, or a newer version's.
+    """What is in a file.
 
-    Whether its arrays are those of the network is seen by `load.model_of`, which builds that.
+    Raises `UserError` for one that `export` did not write, a damaged one, or a newer
+    version's.
+
+    Whether its arrays are those of the network is seen by `load.model_of`, which builds
+    that.
     """
     header, arrays = _header_and_arrays(path)
     if isinstance(header, dict) and header.get("format") != FORMAT:
         raise UserError(
-            f"{path} has the format {header.get('format')} of bnas-jax {header.get('bnas_jax')}; this is {__version__}, which"
+            f"{path} has the format {header.get('format')} of bnas-jax "
+            f"{header.get('bnas_jax')}; this is {__version__}, which"
             f" reads format {FORMAT}: use that version, or export it anew"
         )
     try:
@@ -101,7 +110,9 @@ def _check_header(header: Any) -> None:
     kinds = {"settings": dict, "facts": dict, "shapes": dict, "extensions": list}
     for name, kind in kinds.items():
         _require(isinstance(header, dict) and isinstance(header.get(name), kind), name)
-    _require(all(isinstance(entry, dict) for entry in header["extensions"]), "extensions")
+    _require(
+        all(isinstance(entry, dict) for entry in header["extensions"]), "extensions"
+    )
 
     # What `predict` and `evaluate` rely on.
     facts = header["facts"]
@@ -114,7 +125,8 @@ def _check_header(header: Any) -> None:
     # Pixels are divided by it.
     _require(all(number > 0 for number in facts.get("std", ())), "std")
     _require(
-        "class_names" not in facts or _is_list(facts["class_names"], str, classes), "class_names"
+        "class_names" not in facts or _is_list(facts["class_names"], str, classes),
+        "class_names",
     )
 
 
@@ -142,7 +154,8 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
         raise UserError(f"{path} is a folder; name the file that export wrote")
     if not path.is_file():
         raise UserError(
-            f"there is no file {path}; write one by: python -m bnas_jax export --workdir=DIR --out={path}"
+            f"there is no file {path}; write one by: python -m bnas_jax export "
+            f"--workdir=DIR --out={path}"
         )
     try:
         with safe_open(path, framework="numpy") as file:
@@ -154,7 +167,8 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
         ) from None
     if _HEADER not in metadata:
         raise UserError(
-            f"{path} is no packed network of this package, but other arrays; write one by export, or load it by import"
+            f"{path} is no packed network of this package, but other arrays; write one "
+            "by export, or load it by import"
         )
     try:
         return json.loads(metadata[_HEADER]), arrays
@@ -163,7 +177,9 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
-    """The variables of a packed network from the arrays of its file. shapes: {module: shape of its kernel}."""
+    """The variables of a packed network from the arrays of its file. shapes: {module:
+    shape of its kernel}.
+    """
     leaves: dict[tuple[str, ...], Any] = {}
     operands: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
     for name, array in arrays.items():
@@ -171,7 +187,9 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
         path = tuple(module)
         # What is trained has a gradient; a scheme's operands may be whole numbers.
         if path[0] == "params" and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"the numbers of {name} are {array.dtype}, not floating-point ones")
+            raise ValueError(
+                f"the numbers of {name} are {array.dtype}, not floating-point ones"
+            )
         if path[0] != PACKED:
             leaves[(*path, leaf)] = array
         elif leaf == "bits":
@@ -182,7 +200,9 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
             number = int(leaf.removeprefix("operand"))
             operands.setdefault(path, {})[number] = array
     for path, numbered in operands.items():
-        leaves[(*path, "operands")] = tuple(numbered[number] for number in sorted(numbered))
+        leaves[(*path, "operands")] = tuple(
+            numbered[number] for number in sorted(numbered)
+        )
     return {"batch_stats": {}, **unflatten_dict(leaves)}
 
 
@@ -191,7 +211,8 @@ def _kernel(bits: np.ndarray, shape: tuple[int, ...]) -> Kernel:
     size = math.prod(shape)
     if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
         raise ValueError(
-            f"{size} weights of a kernel need {-(-size // 8)} bytes, got {bits.dtype} {bits.shape}"
+            f"{size} weights of a kernel need {-(-size // 8)} bytes, got {bits.dtype} "
+            f"{bits.shape}"
         )
     negative = np.unpackbits(bits, count=size, bitorder="little")
     signs = 1 - 2 * negative.astype(np.int8)

@@ -27,7 +27,9 @@ FORMATS = (".csv", ".npz")
 
 
 class Predictions(NamedTuple):
-    """names: of the images, N; classes: of the network, in the order of the logits; logits: (N, classes)."""
+    """names: of the images, N; classes: of the network, in the order of the logits;
+    logits: (N, classes).
+    """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
@@ -46,16 +48,21 @@ class Predictions(NamedTuple):
 
 
 class Images(NamedTuple):
-    """batches: (size) -> names and pixels, uint8 (size or less, H, W, C), batch by batch. white: the number that is white."""
+    """batches: (size) -> names and pixels, uint8 (size or less, H, W, C), batch by
+    batch. white: the number that is white.
+    """
 
     batches: Callable[[int], Iterator[tuple[list[str], np.ndarray]]]
     white: float
 
 
-def predict(network: PackedNetwork, images: Images, *, batch_size: int = 64) -> Predictions:
+def predict(
+    network: PackedNetwork, images: Images, *, batch_size: int = 64
+) -> Predictions:
     """The logits of all images, which are read and computed batch by batch.
 
-    Raises `UserError` for a network that does not say how pixels are normalised, and where no image could be read.
+    Raises `UserError` for a network that does not say how pixels are normalised, and
+    where no image could be read.
     """
     facts = network.facts
     if facts.statistics is None:
@@ -72,7 +79,8 @@ def predict(network: PackedNetwork, images: Images, *, batch_size: int = 64) -> 
         inputs = normalize(pixels, augmentation, model.arithmetic.dtype)
         return model.apply(variables, inputs, train=False)
 
-    # The weights are on the device once; the last batch is filled up, so that one program does for all.
+    # The weights are on the device once; the last batch is filled up, so that one
+    # program does for all.
     variables = jax.device_put(network.variables)
     names: list[str] = []
     found: list[np.ndarray] = []
@@ -84,16 +92,22 @@ def predict(network: PackedNetwork, images: Images, *, batch_size: int = 64) -> 
         found.append(logits[: len(pixels)])
         names += of_batch
     if not found:
-        raise UserError("none of the images could be read; replace them, or name others")
+        raise UserError(
+            "none of the images could be read; replace them, or name others"
+        )
     classes = facts.class_names or tuple(map(str, range(facts.num_classes)))
-    return Predictions(names=tuple(names), classes=classes, logits=np.concatenate(found))
+    return Predictions(
+        names=tuple(names), classes=classes, logits=np.concatenate(found)
+    )
 
 
 def read_images(given: str, network: PackedNetwork) -> Images:
-    """The images of `--input`: an array in a .npy file, an image file, or a folder with images at any depth.
+    """The images of `--input`: an array in a .npy file, an image file, or a folder with
+    images at any depth.
 
-    Those of files become the size that the network was trained on, as evaluation makes it; an array has that size.
-    Raises `UserError` for what is not there, holds no images, or has another size.
+    Those of files become the size that the network was trained on, as evaluation makes
+    it; an array has that size. Raises `UserError` for what is not there, holds no
+    images, or has another size.
     """
     path = paths.local(given, "--input")
     if path.is_dir():
@@ -101,12 +115,14 @@ def read_images(given: str, network: PackedNetwork) -> Images:
         if not names:
             known = ", ".join(suffix[1:] for suffix in walk.SUFFIXES)
             raise UserError(
-                f"{path} holds no image ({known}) and {others.total()} other files; name a folder of images"
+                f"{path} holds no image ({known}) and {others.total()} other files; "
+                "name a folder of images"
             )
         return _of_files(path, names, network)
     if not path.is_file():
         raise UserError(
-            f"there is no {path}; write --input=IMAGES.npy, an image file or a folder of images"
+            f"there is no {path}; write --input=IMAGES.npy, an image file or a folder "
+            "of images"
         )
     if path.suffix.lower() == ".npy":
         return _of_array(path, network)
@@ -116,14 +132,17 @@ def read_images(given: str, network: PackedNetwork) -> Images:
 def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
     shape, white = network.facts.image_shape, load_data.white(network.run.dataset.name)
     try:
-        # Read batch by batch; and a shape in its header that the file has no room for is noticed before memory is taken.
+        # Read batch by batch; and a shape in its header that the file has no room for
+        # is noticed before memory is taken.
         pixels = np.load(path, allow_pickle=False, mmap_mode="r")
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from None
     except (ValueError, EOFError, SyntaxError, tokenize.TokenError):
         pixels = None
     if not isinstance(pixels, np.ndarray):
-        raise UserError(f"{path} is no whole .npy file of numbers; save it anew by numpy.save")
+        raise UserError(
+            f"{path} is no whole .npy file of numbers; save it anew by numpy.save"
+        )
 
     # Gray images may lack the axis of channels, and a single image that of images.
     found = f"{pixels.dtype} {pixels.shape}"
@@ -137,18 +156,24 @@ def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
             found += f" with numbers up to {pixels.max()}"
         expected = f"uint8 (N, {', '.join(map(str, shape))}) from 0 to {white:g}"
         raise UserError(
-            f"{path} is {found}; the network takes pixels {expected}, as they are before normalisation"
+            f"{path} is {found}; the network takes pixels {expected}, as they are "
+            "before normalisation"
         )
 
     def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
         for first in range(0, len(pixels), size):
             part = pixels[first : first + size]
-            yield [f"{path.name}[{first + number}]" for number in range(len(part))], part
+            yield (
+                [f"{path.name}[{first + number}]" for number in range(len(part))],
+                part,
+            )
 
     return Images(batches, white=white)
 
 
-def _of_files(folder: pathlib.Path, names: Sequence[str], network: PackedNetwork) -> Images:
+def _of_files(
+    folder: pathlib.Path, names: Sequence[str], network: PackedNetwork
+) -> Images:
     dataset = network.run.dataset
     options = load_data.with_defaults(dataset.name, read_options(dataset))
 
@@ -170,8 +195,11 @@ def _of_files(folder: pathlib.Path, names: Sequence[str], network: PackedNetwork
     return Images(batches, white=255)
 
 
-def _pixels(path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]) -> np.ndarray:
-    """An image file as uint8 of the network's shape (H, W, C), as `Encoded.example` gives it in an evaluation.
+def _pixels(
+    path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]
+) -> np.ndarray:
+    """An image file as uint8 of the network's shape (H, W, C), as `Encoded.example`
+    gives it in an evaluation.
 
     Raises `BadImage` for one that does not decode.
     """
@@ -181,10 +209,13 @@ def _pixels(path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]) ->
         pixels = images_lib.decode(picture, channels)
     except images_lib.UnknownScale:
         raise UserError(
-            f"{path} has more than 8 bits a channel, and does not say which number is white; save it with 8 bits"
+            f"{path} has more than 8 bits a channel, and does not say which number is "
+            "white; save it with 8 bits"
         ) from None
     except images_lib.BadImage as error:
-        raise images_lib.BadImage(f"{path} {error}; replace the image, or take it away") from None
+        raise images_lib.BadImage(
+            f"{path} {error}; replace the image, or take it away"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from None
 
@@ -193,13 +224,16 @@ def _pixels(path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]) ->
         return pixels
     if height != width:
         raise UserError(
-            f"{path} is {pixels.shape[0]}x{pixels.shape[1]}, the network takes {height}x{width}; resize it"
+            f"{path} is {pixels.shape[0]}x{pixels.shape[1]}, the network takes "
+            f"{height}x{width}; resize it"
         )
     return images_lib.centre(pixels, side=height, resize=options.resize or height)
 
 
 def write(path: pathlib.Path, predictions: Predictions) -> None:
-    """Writes predictions: .csv has a line for each image, .npz names, classes and logits."""
+    """Writes predictions: .csv has a line for each image, .npz names, classes and
+    logits.
+    """
     with whole(path) as part:
         if path.suffix.lower() == ".npz":
             with part.open("wb") as file:
@@ -211,7 +245,9 @@ def write(path: pathlib.Path, predictions: Predictions) -> None:
                 )
             return
         # Names of files need not be UTF-8; they are written as the bytes that they are.
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+        with part.open(
+            "w", newline="", encoding="utf-8", errors="surrogateescape"
+        ) as text:
             table = csv.writer(text)
             table.writerow(("image", "class", "probability"))
             for name, label, probability in predictions.rows():

@@ -27,11 +27,15 @@ SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """{name: array of real numbers} of a .npz, .safetensors or PyTorch file. `UserError` for any other, or a damaged one."""
+    """{name: array of real numbers} of a .npz, .safetensors or PyTorch file.
+
+    `UserError` for any other, or a damaged one.
+    """
     file = paths.local(path, "--checkpoint")
     if not file.is_file():
         raise UserError(
-            f"there is no checkpoint {path}; give --checkpoint a file ({', '.join(SUFFIXES)})"
+            f"there is no checkpoint {path}; give --checkpoint a file "
+            f"({', '.join(SUFFIXES)})"
         )
     if file.name.endswith(".npz"):
         arrays = _npz(file)
@@ -49,7 +53,9 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def _has_numbers(array) -> bool:
-    """Whether it is an array of real numbers; NumPy gives a member of a zip file that is none as bytes."""
+    """Whether it is an array of real numbers; NumPy gives a member of a zip file that
+    is none as bytes.
+    """
     if not isinstance(array, np.ndarray):
         return False
     return array.dtype.kind in "biuf" or array.dtype.name == "bfloat16"
@@ -61,14 +67,16 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except _DAMAGED as error:
-        # NumPy advises to allow what must not be: objects that are run when they are loaded.
+        # NumPy advises to allow what must not be: objects that are run when they are
+        # loaded.
         reason = str(error)
         if reason.startswith("Object arrays"):
             reason = "it holds objects of Python"
         elif "pickle" in reason:
             reason = "it is of another kind"
         raise UserError(
-            f"{file} is no whole .npz file of plain arrays ({reason}); save them anew by numpy.savez"
+            f"{file} is no whole .npz file of plain arrays ({reason}); save them anew "
+            "by numpy.savez"
         ) from None
 
 
@@ -80,9 +88,17 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     # AttributeError: for a kind of number that safetensors knows, and NumPy does not.
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OSError,
+    ) as error:
         raise UserError(
-            f"{file} is no whole .safetensors file of numbers that NumPy has ({error}); save it anew"
+            f"{file} is no whole .safetensors file of numbers that NumPy has "
+            f"({error}); save it anew"
         ) from None
 
 
@@ -92,15 +108,19 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise UserError(
-            f"reading {file.name} needs PyTorch: pip install torch, or convert it to .npz or .safetensors elsewhere"
+            f"reading {file.name} needs PyTorch: pip install torch, or convert it to "
+            ".npz or .safetensors elsewhere"
         ) from None
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files, and for code in them
+    except (
+        Exception
+    ) as error:  # torch raises many kinds for damaged files, and for code in them
         lines = str(error).strip().splitlines()
         first = lines[0] if lines else type(error).__name__
         raise UserError(
-            f"{file} is no whole PyTorch file of plain tensors ({first}); save a state_dict by torch.save"
+            f"{file} is no whole PyTorch file of plain tensors ({first}); save a "
+            "state_dict by torch.save"
         ) from None
 
     # Training scripts put the state_dict beside the state of the optimizer.

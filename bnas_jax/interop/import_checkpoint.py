@@ -31,10 +31,12 @@ def import_checkpoint(
 ) -> dict:
     """Writes a new work directory with the weights as the checkpoint of step 0.
 
-    arrays: those of the authors' checkpoint by their names, see `reference`. run: the settings of the network.
-    image_shape: (H, W, C). statistics: (mean, std) by which the network's images are normalised. Returns the number of
-    parameters and of classes, and the path. Raises `UserError` where the work directory has a checkpoint, and where arrays
-    and settings do not belong together.
+    arrays: those of the authors' checkpoint by their names, see `reference`. run: the
+    settings of the network.
+    image_shape: (H, W, C). statistics: (mean, std) by which the network's images are
+    normalised. Returns the number of parameters and of classes, and the path. Raises
+    `UserError` where the work directory has a checkpoint, and where arrays and settings
+    do not belong together.
     """
     # What can be said before anything is written.
     devices.configure(run)
@@ -43,25 +45,30 @@ def import_checkpoint(
     mean, std = statistics
     if len(mean) != image_shape[2]:
         raise UserError(
-            f"images of {image_shape[2]} channels need as many means, got {len(mean)}; set config.dataset.mean and .std"
+            f"images of {image_shape[2]} channels need as many means, got {len(mean)}; "
+            "set config.dataset.mean and .std"
         )
     classifier = plain_names(arrays).get("classifier.weight")
     if classifier is None or classifier.ndim != 2:
         raise UserError(
-            "the checkpoint has no matrix classifier.weight; it is no network of the authors' code"
+            "the checkpoint has no matrix classifier.weight; it is no network of the "
+            "authors' code"
         )
     num_classes = int(classifier.shape[0])
     model = build.network(run, num_classes)
     if not isinstance(model, Network):
         raise UserError(
-            "the authors' checkpoints are of stacks of cells; write --config.network.name=cells"
+            "the authors' checkpoints are of stacks of cells; write "
+            "--config.network.name=cells"
         )
 
     # The state of a training before its first step.
     variables = load_variables(model, arrays)
     optimizer = build_optimizers.training_optimizer(run, steps_per_epoch=1)
     dtype = model.arithmetic.dtype
-    state = train_state_of(variables, optimizer, run.num_epochs, seed=run.seed, dtype=dtype)
+    state = train_state_of(
+        variables, optimizer, run.num_epochs, seed=run.seed, dtype=dtype
+    )
 
     # The work directory.
     facts = Facts(num_classes, image_shape, mean, std)
@@ -74,9 +81,13 @@ def import_checkpoint(
 
 
 def _is_taken(workdir: WorkDir, run: TrainSettings) -> bool:
-    """Whether a directory holds a run; not where it has only the settings of this import, which a full disk has ended."""
+    """Whether a directory holds a run; not where it has only the settings of this
+    import, which a full disk has ended.
+    """
     if not workdir.exists():
         return False
     if CheckpointFolder(workdir.checkpoints).steps():
         return True
-    return settings.first_difference(settings.to_dict(run), workdir.config()) is not None
+    return (
+        settings.first_difference(settings.to_dict(run), workdir.config()) is not None
+    )

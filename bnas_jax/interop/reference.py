@@ -1,7 +1,8 @@
 """Weights of the authors' PyTorch code, by the names of its state_dict.
 
-Every parameter and running statistic of a model here has one or, where the supernet keeps edges side by side, several
-counterparts there. `counterparts` says which; loading and exporting both follow it.
+Every parameter and running statistic of a model here has one or, where the supernet
+keeps edges side by side, several counterparts there. `counterparts` says which; loading
+and exporting both follow it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,12 @@ from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.stack import Place
 from bnas_jax.core.supernet import Supernet, float_edges
-from bnas_jax.interop.published.torch_arrays import BATCH_NORM, from_torch, states, to_torch
+from bnas_jax.interop.published.torch_arrays import (
+    BATCH_NORM,
+    from_torch,
+    states,
+    to_torch,
+)
 
 Model = Network | Supernet
 FORMS = (*genotype_lib.FORMS, "supernet")
@@ -52,17 +58,24 @@ def load_reference(
 ) -> tuple[Model, dict]:
     """A model and its variables from the arrays of a checkpoint of the authors' code.
 
-    arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as in PyTorch's `state_dict()`.
-    form: cifar, imagenet or supernet. genotype: a `Genotype`, or its name or file; the supernet has none.
-    conventions: `release` computes what the authors' code computes; see `core.conventions`.
+    arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as in PyTorch's
+    `state_dict()`.
+    form: cifar, imagenet or supernet. genotype: a `Genotype`, or its name or file; the
+    supernet has none.
+    conventions: `release` computes what the authors' code computes; see
+    `core.conventions`.
     Latent weights come back projected, as the released code uses them.
-    Raises `UserError` that names the first array that is missing, of another shape, or left over.
+    Raises `UserError` that names the first array that is missing, of another shape, or
+    left over.
 
-    A network takes images (N, H, W, C) float32, normalised as in its training, and gives logits. For instance:
-    `network, variables = load_reference(arrays, form="cifar", genotype="latest_cell", num_cells=20, channels=36,
-    num_classes=10)`, then `network.apply(variables, images, train=False)`; `interop.checkpoint_files.read` reads the arrays
-    of a file. A supernet takes alpha before the softmax, too, float32 (14 edges, 7 layer types) for each cell:
-    `supernet.apply(variables, {"normal": alpha, "reduce": alpha}, images, train=False)`.
+    A network takes images (N, H, W, C) float32, normalised as in its training, and
+    gives logits. For instance: `network, variables = load_reference(arrays,
+    form="cifar", genotype="latest_cell", num_cells=20, channels=36, num_classes=10)`,
+    then `network.apply(variables, images, train=False)`;
+    `interop.checkpoint_files.read` reads the arrays of a file. A supernet takes alpha
+    before the softmax, too, float32 (14 edges, 7 layer types) for each cell:
+    `supernet.apply(variables, {"normal": alpha, "reduce": alpha}, images,
+    train=False)`.
     """
     model = build(
         form=form,
@@ -84,7 +97,9 @@ def build(
     num_classes: int,
     conventions: str = "release",
 ) -> Model:
-    """The model that a reference checkpoint belongs to; arguments as those of `load_reference`."""
+    """The model that a reference checkpoint belongs to; arguments as those of
+    `load_reference`.
+    """
     if form not in FORMS:
         raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     # What networks and supernets have in common.
@@ -102,7 +117,8 @@ def build(
     # A network has a genotype besides.
     if genotype is None:
         raise UserError(
-            f"a network of the form {form} needs a genotype: the name or the file of a cell"
+            f"a network of the form {form} needs a genotype: the name or the file of a "
+            "cell"
         )
     if isinstance(genotype, str):
         genotype = genotypes.load(genotype)
@@ -118,7 +134,8 @@ def _check_genotype(genotype: Genotype) -> None:
         for edge in genotype_lib.edges(genotype.cell(reduction)):
             if edge.layer_type not in TABLE_3:
                 raise UserError(
-                    f"layer type {edge.layer_type!r} is none of the authors' code; its genotypes have {', '.join(TABLE_3)}"
+                    f"layer type {edge.layer_type!r} is none of the authors' code; its "
+                    f"genotypes have {', '.join(TABLE_3)}"
                 )
 
 
@@ -161,27 +178,36 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
     left_over = sorted(set(arrays) - used)
     if left_over:
         raise UserError(
-            f"the checkpoint has {left_over[0]}, which this network lacks; check genotype and conventions"
+            f"the checkpoint has {left_over[0]}, which this network lacks; check "
+            "genotype and conventions"
         )
     return traverse_util.unflatten_dict(flat)
 
 
-def _fitting(arrays: Mapping[str, np.ndarray], name: str, *, shape: tuple[int, ...]) -> np.ndarray:
-    """The array of that name in our layout; `UserError` if it is missing or has another shape."""
+def _fitting(
+    arrays: Mapping[str, np.ndarray], name: str, *, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The array of that name in our layout; `UserError` if it is missing or has another
+    shape.
+    """
     if name not in arrays:
         raise UserError(
-            f"the checkpoint lacks {name}; check form, genotype, num_cells and conventions"
+            f"the checkpoint lacks {name}; check form, genotype, num_cells and "
+            "conventions"
         )
     array = from_torch(np.asarray(arrays[name]))
     if array.shape != shape:
         raise UserError(
-            f"{name} has the shape {array.shape} (HWIO), the network needs {shape}; check channels, num_classes and genotype"
+            f"{name} has the shape {array.shape} (HWIO), the network needs {shape}; "
+            "check channels, num_classes and genotype"
         )
     return array
 
 
 def _projected(model: Model, latent):
-    """Latent weights as the released code uses them, which projects them before each forward pass."""
+    """Latent weights as the released code uses them, which projects them before each
+    forward pass.
+    """
     project = model.scheme.latents.project
     if project is None:
         return latent
@@ -189,7 +215,9 @@ def _projected(model: Model, latent):
 
 
 def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
-    """Variables, or gradients of the same structure, by the names and in the layout of the authors' code."""
+    """Variables, or gradients of the same structure, by the names and in the layout of
+    the authors' code.
+    """
     result = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         array = np.asarray(leaf)
@@ -199,7 +227,9 @@ def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
 
 
 def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays by their plain names, see `torch_arrays.states`, without the BNs' counters of batches."""
+    """The arrays by their plain names, see `torch_arrays.states`, without the BNs'
+    counters of batches.
+    """
     plain = {}
     for name, array in states(arrays).items():
         if not name.endswith("num_batches_tracked"):
@@ -208,9 +238,11 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, str]]:
-    """(index into our array, name in the checkpoint) for the variable at `path` (collection, module, ..., leaf).
+    """(index into our array, name in the checkpoint) for the variable at `path`
+    (collection, module, ..., leaf).
 
-    Several for an array of the supernet in which edges lie side by side, else one with the index of everything.
+    Several for an array of the supernet in which edges lie side by side, else one with
+    the index of everything.
     """
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
@@ -227,7 +259,9 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
 
 
 def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name: str):
-    """(index, name behind `cells.INDEX.`) of an array within a cell. name: the last part of the released name."""
+    """(index, name behind `cells.INDEX.`) of an array within a cell. name: the last
+    part of the released name.
+    """
     part = modules[0]
     if part == "preprocess":
         # The release names those of its ImageNet reduction cells differently.
@@ -238,7 +272,8 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
         module = _BINARY_CONV[modules[2]]
         yield (...,), f"preprocess{number}{suffix}.{module}.{name}"
     elif part == "skip":
-        # A BN behind the convolution is ours alone; there is no array for it in a checkpoint.
+        # A BN behind the convolution is ours alone; there is no array for it in a
+        # checkpoint.
         module = modules[-1]
         yield (...,), f"preprocess_res.{_SKIP.get(module, module)}.{name}"
     elif part.startswith("layer"):
@@ -256,8 +291,12 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
         )
 
 
-def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str):
-    """The arrays of the edges that leave a state, which lie side by side in ours (`core.mixed_edges`)."""
+def _in_state(
+    model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str
+):
+    """The arrays of the edges that leave a state, which lie side by side in ours
+    (`core.mixed_edges`).
+    """
     edges = leaving(state)
     types = model.layer_types
     convs = [layer for layer in types if layer_type(layer).batching == CONVOLUTION]
@@ -267,7 +306,8 @@ def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], le
         return f"_ops.{edge}._ops.{types.index(layer)}"
 
     if not inner:
-        # Kernels, `latent_TYPE` of the first edges and `kernel_TYPE` of the last ones: (k, k, C, edges * C).
+        # Kernels, `latent_TYPE` of the first edges and `kernel_TYPE` of the last ones:
+        # (k, k, C, edges * C).
         kind, _, layer = leaf.partition("_")
         of_state = float_edges(model)[place.index][state]
         floats = of_state[convs.index(layer)]
@@ -286,7 +326,10 @@ def _in_state(model: Supernet, place: Place, state: int, *, inner: list[str], le
         # (edges, poolings * C)
         for row, layer in enumerate(pools):
             for column, edge in enumerate(edges):
-                yield (column, _columns(row, place)), f"{layer_of(edge, layer)}.1.{name}"
+                yield (
+                    (column, _columns(row, place)),
+                    f"{layer_of(edge, layer)}.1.{name}",
+                )
 
 
 def _columns(index: int, place: Place) -> slice:

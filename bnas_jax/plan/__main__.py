@@ -1,4 +1,6 @@
-"""The process that compiles: `python -m bnas_jax.plan REQUEST.json PLAN.json`, see `request`."""
+"""The process that compiles: `python -m bnas_jax.plan REQUEST.json PLAN.json`, see
+`request`.
+"""
 
 import dataclasses
 import datetime
@@ -29,7 +31,8 @@ _TRIES = 3
 def main() -> None:
     asked, answered = map(pathlib.Path, sys.argv[1:])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    # Programs for other machines cannot be loaded here, so that keeping them is of no use.
+    # Programs for other machines cannot be loaded here, so that keeping them is of no
+    # use.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         result = plan(json.loads(asked.read_text()))
@@ -38,12 +41,16 @@ def main() -> None:
     except RuntimeError as error:
         # A compiler of another version than JAX's, or a machine that it does not know.
         reason = first_line(error)
-        result = {"error": f"the compiler does not work with this version of JAX: {reason}"}
+        result = {
+            "error": f"the compiler does not work with this version of JAX: {reason}"
+        }
     answered.write_text(json.dumps(result))
 
 
 def _end_with_stdin() -> None:
-    """Ends this process when the one that holds the other end of stdin is gone, even by SIGKILL."""
+    """Ends this process when the one that holds the other end of stdin is gone, even by
+    SIGKILL.
+    """
     # Not by `sys.stdin`, whose lock would be held while Python shuts down.
     os.read(0, 1)
     os._exit(1)
@@ -68,14 +75,22 @@ def plan(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "date": today, "versions": versions()}
 
 
-def _microbatches_that_fit(run: Settings, planned: Callable[[Settings], dict]) -> int | None:
-    """A number of microbatches with which the step fits, None where none is found in a few tries."""
+def _microbatches_that_fit(
+    run: Settings, planned: Callable[[Settings], dict]
+) -> int | None:
+    """A number of microbatches with which the step fits, None where none is found in a
+    few tries.
+    """
     tries = 0
     number = 2 * run.microbatches
     while number <= run.batch_size and tries < _TRIES:
-        print(f"bnas_jax: does not fit; trying config.microbatches={number}", file=sys.stderr)
+        print(
+            f"bnas_jax: does not fit; trying config.microbatches={number}",
+            file=sys.stderr,
+        )
         try:
-            # It must divide each device's part, which batch norm in groups must divide in turn.
+            # It must divide each device's part, which batch norm in groups must divide
+            # in turn.
             if planned(dataclasses.replace(run, microbatches=number))["fits"]:
                 return number
             tries += 1

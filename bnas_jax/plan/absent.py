@@ -1,4 +1,6 @@
-"""Devices that are not there: what would lie on them is known by its shape, and steps are compiled but not run."""
+"""Devices that are not there: what would lie on them is known by its shape, and steps
+are compiled but not run.
+"""
 
 import dataclasses
 import importlib.util
@@ -26,7 +28,9 @@ _HOST_CHIPS = {1: [1, 1, 1], 4: [2, 2, 1], 8: [2, 4, 1]}
 
 @dataclasses.dataclass(frozen=True)
 class AbsentDevices(Devices):
-    """`Devices` whose arrays are `jax.ShapeDtypeStruct`s, placed. hosts: that the devices belong to."""
+    """`Devices` whose arrays are `jax.ShapeDtypeStruct`s, placed. hosts: that the
+    devices belong to.
+    """
 
     hosts: int = 1
 
@@ -36,7 +40,9 @@ class AbsentDevices(Devices):
 
     def place_rows(self, rows) -> Any:
         """The rows of all hosts, of whom each has as many as these."""
-        every = jax.ShapeDtypeStruct((len(rows) * self.hosts, *np.shape(rows)[1:]), rows.dtype)
+        every = jax.ShapeDtypeStruct(
+            (len(rows) * self.hosts, *np.shape(rows)[1:]), rows.dtype
+        )
         return _shaped(every, self._sharding(PartitionSpec(AXIS)))
 
     def placement(self, microbatches: int = 1) -> Placement:
@@ -57,18 +63,21 @@ class AbsentDevices(Devices):
 
 
 def check(run: RunSettings, machine: Machine, *, of: str) -> None:
-    """`UserError` where a run cannot be planned for a machine: its type of numbers, its batch, or no compiler is installed.
+    """`UserError` where a run cannot be planned for a machine: its type of numbers, its
+    batch, or no compiler is installed.
 
     of: `step`, or `evaluate`, which fills up a batch that does not divide.
     """
     if not machine.chip.peak(run.precision):
         raise UserError(
-            f"{machine.name} has no {run.precision}; write --config.precision=float32 or bfloat16"
+            f"{machine.name} has no {run.precision}; write --config.precision=float32 "
+            "or bfloat16"
         )
     packages, extra = _COMPILERS[machine.platform]
     if all(importlib.util.find_spec(package) is None for package in packages):
         raise UserError(
-            f"the compiler for {machine.name} is not installed: pip install 'jax[{extra}]=={jax.__version__}'"
+            f"the compiler for {machine.name} is not installed: pip install "
+            f"'jax[{extra}]=={jax.__version__}'"
         )
     if of == "step":
         count = 1 if _on_one(run.parallel, machine.chips) else machine.chips
@@ -80,7 +89,9 @@ def _on_one(parallel: str, chips: int) -> bool:
 
 
 def devices_of(machine: Machine, parallel: str) -> AbsentDevices:
-    """The devices of a machine. parallel: `config.parallel`; its pmap makes the program of shard_map (a test compares them)."""
+    """The devices of a machine. parallel: `config.parallel`; its pmap makes the program
+    of shard_map (a test compares them).
+    """
     devices = _topology(machine).devices
     if _on_one(parallel, len(devices)):
         return AbsentDevices("none", tuple(devices[:1]))
@@ -93,7 +104,9 @@ def _topology(machine: Machine) -> Any:
 
     if machine.platform == "gpu":
         return _gpu_topology(machine)
-    options: dict[str, Any] = {"chips_per_host_bounds": _HOST_CHIPS[machine.chips_per_host]}
+    options: dict[str, Any] = {
+        "chips_per_host_bounds": _HOST_CHIPS[machine.chips_per_host]
+    }
     if machine.chip.name == "v4":
         # Both cores of a chip as one device, as JAX has them on a slice.
         options["chip_config_name"] = "megacore"
@@ -107,7 +120,10 @@ def _gpu_topology(machine: Machine) -> Any:
 
     shape = f"1x{machine.hosts}x{machine.chips_per_host}"
     return topologies.get_topology_desc(
-        platform="cuda", topology_name="", target_config=_target(machine), topology=shape
+        platform="cuda",
+        topology_name="",
+        target_config=_target(machine),
+        topology=shape,
     )
 
 

@@ -1,4 +1,6 @@
-"""Data sets by name and size alone: as many images as the real ones have, all of them blank."""
+"""Data sets by name and size alone: as many images as the real ones have, all of them
+blank.
+"""
 
 import dataclasses
 import io
@@ -31,7 +33,9 @@ SIZES = {
 
 
 def data_for_plan(dataset: DatasetSettings) -> Dataset:
-    """The data set of these settings: blank images where its size is known by its name, else the one on disk."""
+    """The data set of these settings: blank images where its size is known by its name,
+    else the one on disk.
+    """
     size = SIZES.get(dataset.name)
     if size is None:
         return dataset_of(dataset)

@@ -1,7 +1,8 @@
 """What chips can do at most, as their makers publish it.
 
-Sources, read in 2026: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; the data sheets of NVIDIA's A100, H100 and H200
-(SXM, dense figures). Rates are upper limits that no program reaches.
+Sources, read in 2026: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; the data
+sheets of NVIDIA's A100, H100 and H200 (SXM, dense figures). Rates are upper limits that
+no program reaches.
 """
 
 import dataclasses
@@ -16,7 +17,9 @@ _GPU_SHARE = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What XLA's compiler for GPUs would ask of the device, which it does not have to look at."""
+    """What XLA's compiler for GPUs would ask of the device, which it does not have to
+    look at.
+    """
 
     # The compute capability: 9.0 is (9, 0).
     capability: tuple[int, int]
@@ -38,12 +41,14 @@ class Chip:
     memory: float
     # The bytes a second that it can read from its main memory, or write there.
     bandwidth: float
-    # The bytes a second that it can send to the other chips of its slice, or of its host.
+    # The bytes a second that it can send to the other chips of its slice, or of its
+    # host.
     link: float
     # The operations a second in products of numbers of this type; 0 where it has none.
     bfloat16: float
-    # With factors shortened to bfloat16 (TPU) or float16 (GPU): products of signs are exact so. For other products
-    # `config.matmul_precision` may ask for more exact ones, which are slower.
+    # With factors shortened to bfloat16 (TPU) or float16 (GPU): products of signs are
+    # exact so. For other products `config.matmul_precision` may ask for more exact
+    # ones, which are slower.
     float32: float
     float64: float = 0.0
     # The most chips that one host has.
@@ -55,13 +60,20 @@ class Chip:
 
     def peak(self, precision: str) -> float:
         """Operations a second, of products of that `config.precision`."""
-        return {"bfloat16": self.bfloat16, "float32": self.float32, "float64": self.float64}[
-            precision
-        ]
+        return {
+            "bfloat16": self.bfloat16,
+            "float32": self.float32,
+            "float64": self.float64,
+        }[precision]
 
 
 def _tpu(
-    name: str, *, memory_gib: float, gigabytes: float, link_gigabits: float, teraflops: float
+    name: str,
+    *,
+    memory_gib: float,
+    gigabytes: float,
+    link_gigabits: float,
+    teraflops: float,
 ) -> Chip:
     """A TPU, which multiplies bfloat16."""
     peak = teraflops * TERA
@@ -86,7 +98,10 @@ def _gpu(
     float64: float,
     compiler: Gpu,
 ) -> Chip:
-    """A GPU of eight to a host; rates in teraflops. That of bfloat16 is also its float16's."""
+    """A GPU of eight to a host; rates in teraflops.
+
+    That of bfloat16 is also its float16's.
+    """
     return Chip(
         name=name,
         platform="gpu",
@@ -127,7 +142,8 @@ CHIPS = {
     )
 }
 
-# JAX's names of TPUs. A device of a v2 or v3 is half a chip, and they are not planned for.
+# JAX's names of TPUs. A device of a v2 or v3 is half a chip, and they are not planned
+# for.
 _TPU_KINDS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -141,8 +157,9 @@ _GPU_KIND = re.compile(r"\b[AH]\d00\b(?!.*\b(?:NVL|MIG)\b)")
 def chip_of(device_kind: str) -> Chip | None:
     """The chip that JAX calls so, None for one that is not among these.
 
-    `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. Cards for PCIe have lower rates than these, as has a part of a
-    card (MIG); the H100 NVL's memory has a higher one.
+    `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. Cards for PCIe have lower
+    rates than these, as has a part of a card (MIG); the H100 NVL's memory has a higher
+    one.
     """
     name = _TPU_KINDS.get(device_kind)
     found = _GPU_KIND.search(device_kind)

@@ -1,4 +1,6 @@
-"""A run's own step or evaluation, compiled for a machine: what XLA and the compiled text say of it."""
+"""A run's own step or evaluation, compiled for a machine: what XLA and the compiled
+text say of it.
+"""
 
 import dataclasses
 import math
@@ -24,7 +26,8 @@ from bnas_jax.training import build, teacher
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import initial_variables
 
-# What the compiler for TPUs says when a program needs more than the main memory. (Of the memory on the chip it says "vmem".)
+# What the compiler for TPUs says when a program needs more than the main memory. (Of
+# the memory on the chip it says "vmem".)
 _FULL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -35,7 +38,8 @@ class Memory:
 
     # What the program is called with: state, data and batch.
     arguments: int
-    # What only the step's other programs are called with, and which lies there meanwhile: a search's held-out images, say.
+    # What only the step's other programs are called with, and which lies there
+    # meanwhile: a search's held-out images, say.
     others: int
     # What it gives back, apart from results that take the place of arguments.
     results: int
@@ -47,7 +51,9 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return self.arguments + self.others + self.results + self.temporaries + self.code
+        return (
+            self.arguments + self.others + self.results + self.temporaries + self.code
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +63,11 @@ class Compiled:
     memory: Memory
     # What it computes, moves and sends: the least time follows from it.
     work: Work
-    # The bytes that it reads and writes by XLA's count, which has those of on-chip memory, too.
+    # The bytes that it reads and writes by XLA's count, which has those of on-chip
+    # memory, too.
     accessed: float
-    # The bytes that it moves to and from the main memory, without what only pads arrays.
+    # The bytes that it moves to and from the main memory, without what only pads
+    # arrays.
     useful: float
     # What chips send each other, by kinds.
     messages: tuple[Message, ...]
@@ -73,11 +81,14 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The programs of a step, one for each of its stages, or of a batch of the evaluation.
+    """The programs of a step, one for each of its stages, or of a batch of the
+    evaluation.
 
-    too_large: the bytes that a program needs, by the compiler, which does not make it; None where all were made.
-    batch_size: images that a program takes, on all devices. images: that a step reads, which a search does for each of its
-    parts. steps: of an epoch, or batches of the evaluation. seconds: of tracing and compiling. quick: see `compile_for`.
+    too_large: the bytes that a program needs, by the compiler, which does not make it;
+    None where all were made.
+    batch_size: images that a program takes, on all devices. images: that a step reads,
+    which a search does for each of its parts. steps: of an epoch, or batches of the
+    evaluation. seconds: of tracing and compiling. quick: see `compile_for`.
     """
 
     programs: tuple[Compiled, ...]
@@ -107,7 +118,10 @@ class _Calls(NamedTuple):
 
 
 class _TooLarge(Exception):
-    """A program that the compiler does not make. Its argument: the bytes that it needs."""
+    """A program that the compiler does not make.
+
+    Its argument: the bytes that it needs.
+    """
 
 
 def compile_for(
@@ -120,10 +134,12 @@ def compile_for(
 ) -> Plan:
     """Compiles what `run` would run on the machine. of: `step` or `evaluate`.
 
-    quick: with XLA's least effort. Memory and messages are nearly those of the program that would run, but it keeps little on
-    the chip, so that what it moves is of no use for a bound.
+    quick: with XLA's least effort. Memory and messages are nearly those of the program
+    that would run, but it keeps little on the chip, so that what it moves is of no use
+    for a bound.
 
-    `UserError` where the batch cannot be divided over the devices, the compiler is missing, or it refuses the program.
+    `UserError` where the batch cannot be divided over the devices, the compiler is
+    missing, or it refuses the program.
     """
     check(run, machine, of=of)
     where = devices_of(machine, run.parallel)
@@ -175,7 +191,9 @@ def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
 
 def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
     if not isinstance(run, TrainSettings):
-        raise UserError("--of=evaluate is for a training; leave it out to plan a search")
+        raise UserError(
+            "--of=evaluate is for a training; leave it out to plan a search"
+        )
     model = build.network(run, data.train.num_classes, where.axis)
     evaluator = Evaluator(model, data.test, data.augmentation, run, where=where)
     shape = data.test.image_shape
@@ -240,7 +258,9 @@ def _memory(analysis: Any, *, others: int) -> Memory:
 def _bytes_beside(arguments: tuple, every: Sequence[tuple]) -> int:
     """Bytes on one device of what the calls take that is not among these arguments."""
     taken = {id(leaf) for leaf in jax.tree.leaves(arguments)}
-    others = {id(leaf): leaf for leaf in jax.tree.leaves(every) if id(leaf) not in taken}
+    others = {
+        id(leaf): leaf for leaf in jax.tree.leaves(every) if id(leaf) not in taken
+    }
     total = 0
     for leaf in others.values():
         shape = leaf.sharding.shard_shape(leaf.shape)
@@ -249,9 +269,11 @@ def _bytes_beside(arguments: tuple, every: Sequence[tuple]) -> int:
 
 
 def bytes_needed(message: str) -> int | None:
-    """The bytes of main memory that a program needs by the compiler's message; None where that is of something else.
+    """The bytes of main memory that a program needs by the compiler's message; None
+    where that is of something else.
 
-    `bytes_needed("Ran out of memory in memory space hbm. Used 34.20G of 15.75G hbm.")` is 36722970624, near 34.2 GiB.
+    `bytes_needed("Ran out of memory in memory space hbm. Used 34.20G of 15.75G hbm.")`
+    is 36722970624, near 34.2 GiB.
     """
     found = _FULL.search(message)
     if found is None:
@@ -260,9 +282,13 @@ def bytes_needed(message: str) -> int | None:
 
 
 def _kernels(moves: Sequence[Move]) -> dict[str, int]:
-    """How often instructions of each kind run that are kernels of their own; calls into libraries by their names."""
+    """How often instructions of each kind run that are kernels of their own; calls into
+    libraries by their names.
+    """
     found: Counter[str] = Counter()
-    for instruction in (move.instruction for move in moves if not move.instruction.within):
+    for instruction in (
+        move.instruction for move in moves if not move.instruction.within
+    ):
         kind = instruction.opcode
         if kind == "custom-call":
             types = ",".join(sorted({array.dtype for array in instruction.arrays[:1]}))

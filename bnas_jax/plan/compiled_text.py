@@ -1,9 +1,12 @@
-"""The text of a compiled program (XLA's HLO), read: its instructions, their arrays as they lie in memory, who asked for them.
+"""The text of a compiled program (XLA's HLO), read: its instructions, their arrays as
+they lie in memory, who asked for them.
 
-    %conv.8 = f32[16,32,32,36]{3,0,2,1:T(8,128)} convolution(%a, %b), dim_labels=b01f_01io->b01f, metadata={op_name="..."}
+    %conv.8 = f32[16,32,32,36]{3,0,2,1:T(8,128)} convolution(%a, %b),
+    dim_labels=b01f_01io->b01f, metadata={op_name="..."}
 
-An array's layout names its dimensions from the minor to the major one; T(8,128) are tiles, to whose size the minor dimensions
-are padded; S(1) is a memory of the chip's own that is not its main memory.
+An array's layout names its dimensions from the minor to the major one; T(8,128) are
+tiles, to whose size the minor dimensions are padded; S(1) is a memory of the chip's own
+that is not its main memory.
 """
 
 import math
@@ -32,7 +35,9 @@ _BITS = {
     "c64": 64,
     "c128": 128,
 }
-_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+[a-z]*)?)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
+_ARRAY = re.compile(
+    r"\b([a-z]+\d*(?:e\d+m\d+[a-z]*)?)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?"
+)
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _SPACE = re.compile(r"S\(\d+\)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
@@ -56,7 +61,8 @@ COLLECTIVES = (
     "ragged-all-to-all",
 )
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-# Parts of an instruction's name that are no module: transformations, jitted functions, methods.
+# Parts of an instruction's name that are no module: transformations, jitted functions,
+# methods.
 _NO_MODULE = re.compile(
     r".*[().].*|.*->.*|branch_\d+_fun|checkpoint|rematted_computation|while|body|cond|closed_call"
 )
@@ -77,15 +83,17 @@ _MOVES = {
     "transpose",
     "tuple",
 }
-# The network, perhaps with its method and within transformations: "jvp(Network)/", "transpose(jvp(Supernet.mixture))/".
+# The network, perhaps with its method and within transformations: "jvp(Network)/",
+# "transpose(jvp(Supernet.mixture))/".
 _MODEL = re.compile(r"(?:^|[/(])[A-Z][\w.]*\)*/")
 # A derivative, which names the network once more.
 _AGAIN = re.compile(r"\w+\(.*[A-Z].*\)")
 
 
 class Array(NamedTuple):
-    """An array of the program. dtype: XLA's name. padded: bytes with padding; useful: without. on_chip: whether it lies in a
-    memory that is not the main one."""
+    """An array of the program. dtype: XLA's name. padded: bytes with padding; useful:
+    without. on_chip: whether it lies in a memory that is not the main one.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -141,7 +149,9 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """computations: name -> instructions, in order. entry: the one that a call of the program runs."""
+    """computations: name -> instructions, in order. entry: the one that a call of the
+    program runs.
+    """
 
     computations: Mapping[str, tuple[Instruction, ...]]
     entry: str
@@ -166,10 +176,11 @@ def read(text: str) -> Program:
 
 
 def executed(program: Program) -> list[Instruction]:
-    """The instructions that a call of the program runs, those of loops with their number of trips, 1 where it is not known.
+    """The instructions that a call of the program runs, those of loops with their
+    number of trips, 1 where it is not known.
 
-    What is inside a fusion is not listed, but for a collective: a fusion makes one pass over memory. Of a condition the branch
-    is listed that has the smallest results.
+    What is inside a fusion is not listed, but for a collective: a fusion makes one pass
+    over memory. Of a condition the branch is listed that has the smallest results.
     """
     found: list[Instruction] = []
     for instruction in program.computations.get(program.entry, ()):
@@ -177,7 +188,9 @@ def executed(program: Program) -> list[Instruction]:
     return found
 
 
-def _runs(program: Program, instruction: Instruction, *, trips: int) -> list[Instruction]:
+def _runs(
+    program: Program, instruction: Instruction, *, trips: int
+) -> list[Instruction]:
     """The instruction, and those of what it calls."""
     found = [instruction._replace(trips=trips)]
     if instruction.opcode == "while":
@@ -187,8 +200,12 @@ def _runs(program: Program, instruction: Instruction, *, trips: int) -> list[Ins
     if instruction.opcode == "call":
         return found + _body(program, instruction.called, trips=trips)
     if instruction.opcode == "conditional":
-        branches = [_body(program, name, trips=trips) for name in _branches(instruction)]
-        smallest = min(branches, key=lambda branch: sum(each.bytes for each in branch), default=[])
+        branches = [
+            _body(program, name, trips=trips) for name in _branches(instruction)
+        ]
+        smallest = min(
+            branches, key=lambda branch: sum(each.bytes for each in branch), default=[]
+        )
         return found + smallest
     if instruction.opcode == "fusion":
         found += _begun(program, instruction, trips=trips)
@@ -196,7 +213,10 @@ def _runs(program: Program, instruction: Instruction, *, trips: int) -> list[Ins
 
 
 def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
-    """What a loop, a call or a branch runs. Its parameters are no arrays of their own."""
+    """What a loop, a call or a branch runs.
+
+    Its parameters are no arrays of their own.
+    """
     found = []
     for instruction in program.computations.get(name, ()):
         if instruction.opcode == "parameter":
@@ -218,12 +238,16 @@ def _begun(program: Program, fusion: Instruction, *, trips: int) -> list[Instruc
     if all(each.target != _BEGINS for each in inside):
         return []
     return [
-        each._replace(trips=trips, within=True) for each in inside if each.opcode in COLLECTIVES
+        each._replace(trips=trips, within=True)
+        for each in inside
+        if each.opcode in COLLECTIVES
     ]
 
 
 def _with_layers(computation: list[Instruction]) -> list[Instruction]:
-    """What only moves an array has no name: it belongs to the layer that made the array."""
+    """What only moves an array has no name: it belongs to the layer that made the
+    array.
+    """
     layers: dict[str, str] = {}
     found = []
     for instruction in computation:
@@ -245,9 +269,11 @@ NETWORK = "the network between its cells"
 
 
 def layer_of(name: str) -> str:
-    """The module of the network in an instruction's name, `NETWORK` of what it does between its modules, "" of all else.
+    """The module of the network in an instruction's name, `NETWORK` of what it does
+    between its modules, "" of all else.
 
-    `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")` is "cell0/layer1/bn".
+    `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")`
+    is "cell0/layer1/bn".
     """
     found = _MODEL.search(name)
     if found is None:
@@ -282,7 +308,9 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _balanced(text: str, end: str) -> tuple[str, str]:
-    """(what stands before the first `end` that is in no brackets, what stands behind it)"""
+    """(what stands before the first `end` that is in no brackets, what stands behind
+    it)
+    """
     depth = 0
     for position, character in enumerate(text):
         if character == end and depth == 0:
@@ -296,7 +324,8 @@ def _balanced(text: str, end: str) -> tuple[str, str]:
 
 def _arrays(text: str) -> Iterator[Array]:
     for dtype, sizes, order, layout in _ARRAY.findall(text):
-        # Short floats are named by their exponent: f8e4m3fn. Tokens and the like have no bytes.
+        # Short floats are named by their exponent: f8e4m3fn. Tokens and the like have
+        # no bytes.
         bits = 8 if dtype.startswith("f8") else _BITS.get(dtype)
         if bits is None:
             continue
@@ -323,7 +352,8 @@ def _padded(shape: tuple[int, ...], order: str, layout: str) -> list[int]:
     # A scalar has no tiles.
     if not sizes:
         return sizes
-    # The first tile is of the last dimensions, of which an array may have fewer; tiles within it (of packed types) add nothing.
+    # The first tile is of the last dimensions, of which an array may have fewer; tiles
+    # within it (of packed types) add nothing.
     of_tile = [int(size) for size in tile[1].split(",")]
     sizes = [1] * (len(of_tile) - len(sizes)) + sizes
     first = len(sizes) - len(of_tile)

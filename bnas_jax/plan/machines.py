@@ -7,7 +7,8 @@ import re
 from bnas_jax.core.errors import UserError
 from bnas_jax.plan.chips import CHIPS, Chip
 
-# Chips -> the shape of a slice of a three-dimensional torus (v4, v5p), and of a two-dimensional one (v5e, v6e).
+# Chips -> the shape of a slice of a three-dimensional torus (v4, v5p), and of a
+# two-dimensional one (v5e, v6e).
 _CUBES = {
     4: "2x2x1",
     8: "2x2x2",
@@ -30,13 +31,16 @@ _SQUARES = {
     128: "8x16",
     256: "16x16",
 }
-# Up to this many chips of v5e and v6e stand in one host; larger slices have hosts of four.
+# Up to this many chips of v5e and v6e stand in one host; larger slices have hosts of
+# four.
 _ONE_HOST = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How Google Cloud names slices. shapes: chips -> shape. cores: of each chip, that the number in a name counts."""
+    """How Google Cloud names slices. shapes: chips -> shape. cores: of each chip, that
+    the number in a name counts.
+    """
 
     shapes: dict[int, str]
     cores: int = 1
@@ -56,7 +60,9 @@ _PATTERN = re.compile(r"(?:(tpu|gpu):)?(v\d[a-z]*|[a-z]+\d+)([-x])([1-9][0-9]{0,
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """name: as Google Cloud has it, or CHIPxN of GPUs. shape: of a slice of TPUs, such as 2x2x4; "" of GPUs."""
+    """name: as Google Cloud has it, or CHIPxN of GPUs. shape: of a slice of TPUs, such
+    as 2x2x4; "" of GPUs.
+    """
 
     name: str
     chip: Chip
@@ -77,8 +83,8 @@ class Machine:
 def machine(name: str) -> Machine:
     """The machine of a name, for instance `v4-32`, `tpu:v5e-16`, `h100x8`.
 
-    v4-N and v5p-N count the cores, two a chip, v5e-N and v6e-N the chips. `UserError` for a name that is none, with the nearest
-    that is one.
+    v4-N and v5p-N count the cores, two a chip, v5e-N and v6e-N the chips. `UserError`
+    for a name that is none, with the nearest that is one.
     """
     match = _PATTERN.fullmatch(name.strip().lower())
     if match is None:
@@ -87,17 +93,21 @@ def machine(name: str) -> Machine:
     generation = _OTHER_NAMES.get(generation, generation)
     chip = CHIPS.get(generation)
     if chip is None:
-        raise UserError(f"--on={name}: there is no chip {generation!r} here; {_nearest(name)}")
+        raise UserError(
+            f"--on={name}: there is no chip {generation!r} here; {_nearest(name)}"
+        )
     if platform not in (None, chip.platform):
         raise UserError(
-            f"--on={name}: {generation} is a {chip.platform.upper()}; leave the prefix out"
+            f"--on={name}: {generation} is a {chip.platform.upper()}; leave the prefix "
+            "out"
         )
     if match[3] != ("-" if chip.platform == "tpu" else "x"):
         raise UserError(f"--on={name} is no machine; {_nearest(name)}")
     made = _tpu_slice(chip, number) if chip.platform == "tpu" else _gpus(chip, number)
     if made is None:
         raise UserError(
-            f"--on={name}: a machine of that size is not planned for; write one of {', '.join(names_of(chip))}"
+            f"--on={name}: a machine of that size is not planned for; write one of "
+            f"{', '.join(names_of(chip))}"
         )
     return made
 
@@ -136,6 +146,8 @@ def _gpus(chip: Chip, number: int) -> Machine | None:
 
 def _nearest(name: str) -> str:
     known = [known for chip in CHIPS.values() for known in names_of(chip)]
-    close = difflib.get_close_matches(name.lower().partition(":")[2] or name.lower(), known, 3)
+    close = difflib.get_close_matches(
+        name.lower().partition(":")[2] or name.lower(), known, 3
+    )
     shown = close or ["v4-8", "v5e-8", "v5p-8", "v6e-8", "h100x8"]
     return f"write for instance {' or '.join(shown)}"

@@ -1,4 +1,6 @@
-"""What a compiled program moves: bytes of its main memory by layer, and messages between chips."""
+"""What a compiled program moves: bytes of its main memory by layer, and messages
+between chips.
+"""
 
 import re
 from collections import defaultdict
@@ -7,7 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnas_jax.plan.compiled_text import COLLECTIVES, Array, Instruction, Program, executed
+from bnas_jax.plan.compiled_text import (
+    COLLECTIVES,
+    Array,
+    Instruction,
+    Program,
+    executed,
+)
 
 # Instructions that move nothing by themselves.
 _FREE = {
@@ -39,7 +47,9 @@ Size = Callable[[Array], int]
 
 
 class Buffer(NamedTuple):
-    """A result in the main memory. bytes: with padding; useful: without. array: its type and shape."""
+    """A result in the main memory. bytes: with padding; useful: without. array: its
+    type and shape.
+    """
 
     bytes: int
     useful: int
@@ -48,8 +58,10 @@ class Buffer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Collectives of one kind. bytes: that each chip sends at least, in all of them. group: chips that take part in each.
-    between_hosts: whether any such group spans several hosts."""
+    """Collectives of one kind. bytes: that each chip sends at least, in all of them.
+    group: chips that take part in each.
+    between_hosts: whether any such group spans several hosts.
+    """
 
     kind: str
     number: int
@@ -59,7 +71,9 @@ class Message(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What an instruction of a step moves in all of its trips, in bytes of the main memory. useful: without padding."""
+    """What an instruction of a step moves in all of its trips, in bytes of the main
+    memory. useful: without padding.
+    """
 
     instruction: Instruction
     bytes: int
@@ -67,7 +81,9 @@ class Move(NamedTuple):
 
 
 def moves(program: Program) -> list[Move]:
-    """What each instruction of a step reads and writes in the main memory: each operand once, a part where it takes a part."""
+    """What each instruction of a step reads and writes in the main memory: each operand
+    once, a part where it takes a part.
+    """
     run = executed(program)
     padded = _moved(program, run, lambda array: array.bytes)
     useful = _moved(program, run, lambda array: 0 if array.on_chip else array.useful)
@@ -93,14 +109,21 @@ def _moved(program: Program, run: Sequence[Instruction], size: Size) -> list[int
 
 
 def _moved_by(
-    instruction: Instruction, made: Mapping[str, Instruction], program: Program, size: Size
+    instruction: Instruction,
+    made: Mapping[str, Instruction],
+    program: Program,
+    size: Size,
 ) -> int:
     opcode = instruction.opcode
-    free = opcode in _FREE or opcode.endswith("-done") or instruction.target in _FREE_CALLS
+    free = (
+        opcode in _FREE or opcode.endswith("-done") or instruction.target in _FREE_CALLS
+    )
     if free or instruction.within:
         return 0
     result = sum(size(array) for array in instruction.arrays)
-    operands = [made[name] for name in dict.fromkeys(instruction.operands) if name in made]
+    operands = [
+        made[name] for name in dict.fromkeys(instruction.operands) if name in made
+    ]
     read = [sum(size(array) for array in each.arrays) for each in operands]
     if opcode in ("slice-start", "dynamic-slice-start"):
         # Of what it names, (whole, part, ...), it reads as much as it writes.
@@ -143,19 +166,27 @@ def _moved_by_fusion(
 
 
 def _written(fusion: Instruction, program: Program, size: Size) -> int:
-    """The bytes of a fusion's result that it writes: of an update in place, what is new."""
+    """The bytes of a fusion's result that it writes: of an update in place, what is
+    new.
+    """
     inside = program.computations.get(fusion.called, ())
     whole = sum(size(array) for array in fusion.arrays)
     for each in inside:
         if each.root and each.opcode == "dynamic-update-slice":
             new = [other for other in inside if other.name == each.operands[1]]
-            written = sum(_bytes_read(array, size) for other in new for array in other.arrays)
+            written = sum(
+                _bytes_read(array, size) for other in new for array in other.arrays
+            )
             return min(whole, written)
     return whole
 
 
-def _read_of(program: Program, computation: str, position: int, size: Size) -> int | None:
-    """The bytes that a fusion reads of its operand at this position where it takes parts alone; None: all."""
+def _read_of(
+    program: Program, computation: str, position: int, size: Size
+) -> int | None:
+    """The bytes that a fusion reads of its operand at this position where it takes
+    parts alone; None: all.
+    """
     inside = program.computations.get(computation, ())
     names = {
         each.name
@@ -203,7 +234,9 @@ def largest_buffers(found: Sequence[Move], count: int = 10) -> list[Buffer]:
 
 
 def _results(instruction: Instruction) -> tuple[Array, ...]:
-    """The arrays that an instruction makes, without those that an asynchronous one reads."""
+    """The arrays that an instruction makes, without those that an asynchronous one
+    reads.
+    """
     found = instruction.arrays
     kind = instruction.opcode
     if kind == "copy-start":
@@ -218,14 +251,18 @@ def _results(instruction: Instruction) -> tuple[Array, ...]:
 def messages(
     found: Sequence[Move], *, chips: int, chips_per_host: int, switch_adds: bool = False
 ) -> list[Message]:
-    """The collectives of a step, by kind and size of their groups. switch_adds: see `_sent`."""
+    """The collectives of a step, by kind and size of their groups. switch_adds: see
+    `_sent`.
+    """
     kinds: dict[tuple[str, int], list[tuple[int, float, bool]]] = defaultdict(list)
     for instruction in (move.instruction for move in found):
         kind = instruction.opcode.removesuffix("-start")
         if kind not in COLLECTIVES:
             continue
         groups = _groups(instruction.text, chips)
-        apart = any(len({chip // chips_per_host for chip in group}) > 1 for group in groups)
+        apart = any(
+            len({chip // chips_per_host for chip in group}) > 1 for group in groups
+        )
         group = max(map(len, groups))
         sent = _sent(kind, instruction, group, switch_adds=switch_adds)
         kinds[kind, group].append((instruction.trips, sent * instruction.trips, apart))
@@ -241,12 +278,15 @@ def messages(
     ]
 
 
-def _sent(kind: str, instruction: Instruction, group: int, *, switch_adds: bool) -> float:
+def _sent(
+    kind: str, instruction: Instruction, group: int, *, switch_adds: bool
+) -> float:
     """Bytes that each chip of a group has to send, at least.
 
     With n the bytes of the result and g the chips of the group:
 
-    - all-reduce: 2 n (g - 1) / g, or n (g - 1) / g where the switch between the chips adds (`switch_adds`);
+    - all-reduce: 2 n (g - 1) / g, or n (g - 1) / g where the switch between the chips
+      adds (`switch_adds`);
     - reduce-scatter: n (g - 1), or n with such a switch;
     - collective-permute, collective-broadcast: n;
     - all-gather, all-to-all: n (g - 1) / g.
@@ -266,7 +306,11 @@ def _groups(text: str, chips: int) -> list[list[int]]:
     """The chips of each group, or the two of each pair."""
     iota = _IOTA.search(text)
     if iota:
-        count, size, shape = int(iota[1]), int(iota[2]), [int(n) for n in iota[3].split(",")]
+        count, size, shape = (
+            int(iota[1]),
+            int(iota[2]),
+            [int(n) for n in iota[3].split(",")],
+        )
         order = np.arange(np.prod(shape)).reshape(shape)
         if iota[4]:
             order = order.transpose([int(n) for n in iota[4].split(",")])

@@ -1,8 +1,10 @@
-"""Operations of a program's products, counted in what JAX traced: two for a product and its sum.
+"""Operations of a program's products, counted in what JAX traced: two for a product and
+its sum.
 
-XLA counts each loop once, and its compiler for GPUs gives no count. Here a `scan` counts as often as it runs, a `while` loop
-once, and of the branches of a `cond` the one with the most operations. Products with padding or with the zeros of a dilated
-operand do not count. It is a lower bound where those branches are taken.
+XLA counts each loop once, and its compiler for GPUs gives no count. Here a `scan`
+counts as often as it runs, a `while` loop once, and of the branches of a `cond` the one
+with the most operations. Products with padding or with the zeros of a dilated operand
+do not count. It is a lower bound where those branches are taken.
 """
 
 import math
@@ -14,7 +16,8 @@ from jax.extend import core
 
 
 def products(jaxpr: core.Jaxpr) -> float:
-    """The operations of all convolutions and matrix products of a traced program, on one device.
+    """The operations of all convolutions and matrix products of a traced program, on
+    one device.
 
     >>> traced = jax.jit(lambda a, b: a @ b).trace(np.ones((2, 3)), np.ones((3, 4)))
     >>> products(traced.jaxpr.jaxpr)
@@ -30,7 +33,8 @@ def _of_equation(equation: Any) -> float:
     if name == "conv_general_dilated":
         return _convolution(equation)
 
-    # What an equation calls: a loop's body, branches, a function that is jitted or has a gradient of its own.
+    # What an equation calls: a loop's body, branches, a function that is jitted or has
+    # a gradient of its own.
     inner = [products(jaxpr) for jaxpr in _inner(equation.params)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
@@ -63,7 +67,8 @@ def _convolution(equation: Any) -> float:
     images, kernel = (variable.aval.shape for variable in equation.invars)
     out = equation.outvars[0].aval.shape
 
-    # Of each axis of an image, how many pairs of an output and a tap of the kernel meet an input.
+    # Of each axis of an image, how many pairs of an output and a tap of the kernel meet
+    # an input.
     pairs = 1
     for number, (low, _) in enumerate(params["padding"]):
         pairs *= _pairs(
@@ -90,9 +95,13 @@ def _pairs(
     input_dilation: int,
     tap_dilation: int,
 ) -> int:
-    """How many (output, tap) meet an input, along one axis. low: padding before the first input."""
+    """How many (output, tap) meet an input, along one axis. low: padding before the
+    first input.
+    """
     starts = np.arange(outputs)[:, None] * stride - low
-    places = starts + np.arange(taps) * tap_dilation  # [outputs, taps], among the dilated inputs
+    places = (
+        starts + np.arange(taps) * tap_dilation
+    )  # [outputs, taps], among the dilated inputs
     last = (inputs - 1) * input_dilation
     met = (places >= 0) & (places <= last) & (places % input_dilation == 0)
     return int(met.sum())

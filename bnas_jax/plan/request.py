@@ -1,7 +1,8 @@
 """A plan made in a process of its own, or taken from those that were made before.
 
-Another process, as JAX takes one platform: where it has loaded the compiler for TPUs, which are not here, the devices of this
-machine cannot be used any more, and where it uses those, the compiler cannot be loaded.
+Another process, as JAX takes one platform: where it has loaded the compiler for TPUs,
+which are not here, the devices of this machine cannot be used any more, and where it
+uses those, the compiler cannot be loaded.
 """
 
 import contextlib
@@ -26,13 +27,23 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.workdir.files import write_whole
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
-_COMPILERS = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
+_COMPILERS = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "libtpu",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+)
 
-# Of the process that compiles. What JAX computes itself, such as shapes, it does on the CPU.
+# Of the process that compiles. What JAX computes itself, such as shapes, it does on the
+# CPU.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
-    # libtpu would ask Google's metadata server what machine this is, for minutes where there is none. It says what it lacks
-    # unless it is told of some machine, which has no influence on the one that is compiled for.
+    # libtpu would ask Google's metadata server what machine this is, for minutes where
+    # there is none. It says what it lacks unless it is told of some machine, which has
+    # no influence on the one that is compiled for.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -48,8 +59,9 @@ _WITHOUT_A_GPU = "--xla_gpu_autotune_level=0"
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be compiled. of: `step` or `evaluate`. quick: see `compile.compile_for`. extensions: files that the run was
-    loaded with."""
+    """What is to be compiled. of: `step` or `evaluate`. quick: see
+    `compile.compile_for`. extensions: files that the run was loaded with.
+    """
 
     run: SearchSettings | TrainSettings
     machine: str
@@ -69,7 +81,8 @@ class Request:
 
 
 def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
-    """The summary of a plan, see `summary`; made anew where settings, source or versions differ from all that are kept.
+    """The summary of a plan, see `summary`; made anew where settings, source or
+    versions differ from all that are kept.
 
     again: makes it anew in any case. Raises `UserError` as the other process says.
     """
@@ -84,7 +97,9 @@ def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_whole(kept, result)
         except (OSError, UserError) as error:
-            print(f"bnas_jax: warning: this plan is not kept ({error})", file=sys.stderr)
+            print(
+                f"bnas_jax: warning: this plan is not kept ({error})", file=sys.stderr
+            )
     return result
 
 
@@ -101,7 +116,10 @@ def versions() -> dict[str, str]:
 
 def _made(request: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        asked, answered = pathlib.Path(folder, "request.json"), pathlib.Path(folder, "plan.json")
+        asked, answered = (
+            pathlib.Path(folder, "request.json"),
+            pathlib.Path(folder, "plan.json"),
+        )
         asked.write_text(json.dumps(request))
         environment = {**os.environ, **_ENVIRONMENT}
         if machine(request["machine"]).platform == "gpu":
@@ -110,7 +128,8 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
         paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         command = [sys.executable, "-m", "bnas_jax.plan", str(asked), str(answered)]
-        # Whoever stops this process stops the other, too, which ends when its stdin is closed.
+        # Whoever stops this process stops the other, too, which ends when its stdin is
+        # closed.
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=sys.stderr
         ) as process:
@@ -120,7 +139,8 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
                 process.kill()
         if not answered.is_file():
             raise UserError(
-                f"the process that compiles for {request['machine']} ended with {code} before it was done;"
+                f"the process that compiles for {request['machine']} ended with {code} "
+                "before it was done;"
                 " where that is -9, memory was short: close other programs"
             )
         result = json.loads(answered.read_text())
@@ -130,11 +150,16 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(request: Request) -> pathlib.Path | None:
-    """Where the plan is kept; None without a directory for it, and of data or a teacher on disk, which may change."""
+    """Where the plan is kept; None without a directory for it, and of data or a teacher
+    on disk, which may change.
+    """
     dataset = request.run.dataset.name
     if dataset not in SIZES and dataset != "digits":
         return None
-    if isinstance(request.run, TrainSettings) and request.run.teacher.workdir is not None:
+    if (
+        isinstance(request.run, TrainSettings)
+        and request.run.teacher.workdir is not None
+    ):
         return None
     try:
         folder = user_cache() / "bnas_jax" / "plans"

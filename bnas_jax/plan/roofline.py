@@ -1,7 +1,9 @@
-"""The least time that a program can take on a chip: what it computes, moves and sends, each at the chip's highest rate.
+"""The least time that a program can take on a chip: what it computes, moves and sends,
+each at the chip's highest rate.
 
-A bound, no prediction: nothing is waited for, all three overlap perfectly, and every instruction runs at the peak of the
-matrix units. (The roofline model: Williams, Waterman, Patterson, 2009.)
+A bound, no prediction: nothing is waited for, all three overlap perfectly, and every
+instruction runs at the peak of the matrix units. (The roofline model: Williams,
+Waterman, Patterson, 2009.)
 """
 
 from typing import NamedTuple
@@ -12,7 +14,9 @@ COMPUTING, MOVING, SENDING = "operations", "memory bandwidth", "links between ch
 
 
 class Work(NamedTuple):
-    """What one chip does. operations: two for a product and its sum. moved: bytes of its main memory. sent: bytes to others."""
+    """What one chip does. operations: two for a product and its sum. moved: bytes of
+    its main memory. sent: bytes to others.
+    """
 
     operations: float
     moved: float
@@ -36,7 +40,9 @@ class Bound(NamedTuple):
 
     def without(self, name: str) -> "Bound":
         """The bound by the others alone."""
-        return Bound({other: time for other, time in self.times.items() if other != name})
+        return Bound(
+            {other: time for other, time in self.times.items() if other != name}
+        )
 
 
 def bound(work: Work, chip: Chip, *, precision: str) -> Bound:

@@ -20,7 +20,10 @@ _SHOWN = 10
 def summary(
     run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, of: str
 ) -> dict[str, Any]:
-    """The figures of a plan. All of memory, operations, bytes and messages are those of one chip."""
+    """The figures of a plan.
+
+    All of memory, operations, bytes and messages are those of one chip.
+    """
     fits = plan.too_large is None and plan.memory_bytes <= machine.chip.memory
     result: dict[str, Any] = {
         "machine": machine.name,
@@ -54,7 +57,9 @@ def _work(plan: Plan) -> dict[str, Any]:
     outside = layers.pop(OUTSIDE, 0)
     buffers = [buffer for program in plan.programs for buffer in program.buffers]
     buffers.sort(key=lambda buffer: -buffer.bytes)
-    messages = [message._asdict() for program in plan.programs for message in program.messages]
+    messages = [
+        message._asdict() for program in plan.programs for message in program.messages
+    ]
     return {
         "operations": sum(program.work.operations for program in plan.programs),
         "bytes_accessed": sum(program.accessed for program in plan.programs),
@@ -75,7 +80,8 @@ def _times(
 ) -> dict[str, Any]:
     """The least times."""
     bounds = [
-        bound(program.work, machine.chip, precision=run.precision) for program in plan.programs
+        bound(program.work, machine.chip, precision=run.precision)
+        for program in plan.programs
     ]
     # The program that would run moves less than one made with little effort.
     if plan.quick:
@@ -103,7 +109,8 @@ def table(result: Mapping[str, Any]) -> str:
     rows = [
         (
             "machine",
-            f"{result['machine']}: {_many(result['devices'], 'chip')}, {_many(result['hosts'], 'host')}",
+            f"{result['machine']}: {_many(result['devices'], 'chip')}, "
+            f"{_many(result['hosts'], 'host')}",
         ),
         ("batch", f"{result['batch_size']}, {result['batch_per_device']} a chip"),
         ("memory of a chip", _memory_text(result)),
@@ -123,9 +130,12 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of many plans, one a row. results: name -> `summary`, with its date and versions."""
+    """A table of many plans, one a row. results: name -> `summary`, with its date and
+    versions.
+    """
     head = (
-        "| plan | batch a chip | memory | operations | moved (accessed) | collectives | a step at least, by | compiled in |"
+        "| plan | batch a chip | memory | operations | moved (accessed) | collectives "
+        "| a step at least, by | compiled in |"
         " date, versions |"
     )
     lines = [head, "|---" * 9 + "|"]
@@ -170,17 +180,23 @@ def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         links = "between hosts, too" if message["between_hosts"] else "within a host"
         of = f"{message['number']} in groups of {message['group']}, {links}"
         rows.append((f"  {message['kind']}", f"{of}, {_gb(message['bytes'])}"))
-    kernels = [f"{number} {kind}" for kind, number in list(result["kernels"].items())[:_SHOWN]]
+    kernels = [
+        f"{number} {kind}" for kind, number in list(result["kernels"].items())[:_SHOWN]
+    ]
     rows.append(("kernels", ", ".join(kernels)))
     seconds = result["step_seconds_at_least"]
     parts = result["seconds_of_each_at_least"]
     rows += [
-        (f"a {what} takes at least", f"{1000 * seconds:.3g} ms, by {result['bound_by']}"),
+        (
+            f"a {what} takes at least",
+            f"{1000 * seconds:.3g} ms, by {result['bound_by']}",
+        ),
         *[(f"  {name}", f"{1000 * least:.3g} ms") for name, least in parts.items()],
         ("an epoch at least", f"{result['epoch_seconds_at_least']:.3g} s"),
         (
             "all of it at least",
-            f"{result['hours_at_least']:.3g} hours, {result['chip_hours_at_least']:.3g} chip-hours",
+            f"{result['hours_at_least']:.3g} hours, "
+            f"{result['chip_hours_at_least']:.3g} chip-hours",
         ),
         (
             "images a second and host",
@@ -195,7 +211,10 @@ def _rows_of_bytes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [("bytes moved", "not known with --quick")]
     padding = 1 - result["bytes_moved_without_padding"] / max(result["bytes_moved"], 1)
     return [
-        ("bytes moved", f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding"),
+        (
+            "bytes moved",
+            f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding",
+        ),
         ("bytes accessed, XLA's count", _accessed(result)),
     ]
 
@@ -208,7 +227,9 @@ def _moved(result: Mapping[str, Any]) -> str:
 
 def _least_time(result: Mapping[str, Any]) -> str:
     beside = "; bytes moved not known" if result["quick"] else ""
-    return f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}{beside}"
+    return (
+        f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}{beside}"
+    )
 
 
 def _compiled_in(result: Mapping[str, Any]) -> str:

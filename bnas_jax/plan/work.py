@@ -1,4 +1,6 @@
-"""What a compiled program computes, moves and sends, whether its devices are there or not."""
+"""What a compiled program computes, moves and sends, whether its devices are there or
+not.
+"""
 
 from typing import NamedTuple
 
@@ -29,8 +31,9 @@ def read(
 ) -> Read:
     """The program for one of these chips.
 
-    Its operations are XLA's count or those of products alone, whichever is more: XLA counts a loop once, and its compiler for
-    GPUs counts nothing. traced: None counts no products. switch_adds: see `chips.Chip`.
+    Its operations are XLA's count or those of products alone, whichever is more: XLA
+    counts a loop once, and its compiler for GPUs counts nothing. traced: None counts no
+    products. switch_adds: see `chips.Chip`.
     """
     moves = movement.moves(compiled_text.read(compiled.as_text() or ""))
     messages = movement.messages(

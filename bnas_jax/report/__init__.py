@@ -1,1 +1,3 @@
-"""Pictures of cells and curves, and the page about a run, made from genotypes and work directories without jax."""
+"""Pictures of cells and curves, and the page about a run, made from genotypes and work
+directories without jax.
+"""

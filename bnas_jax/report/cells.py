@@ -20,11 +20,14 @@ Named = tuple[str, Genotype]
 Place = tuple[int, int, int]
 
 
-def genotypes(named: Sequence[Named], *, skip: Sequence[bool], zeroise: bool = True) -> Sheet:
+def genotypes(
+    named: Sequence[Named], *, skip: Sequence[bool], zeroise: bool = True
+) -> Sheet:
     """Genotypes side by side, each with its normal cell above its reduction cell.
 
-    named: (name, genotype) each. skip: for each genotype, whether its network has inter-cell skip
-    connections. zeroise: False leaves out the edges whose layer type is Zeroise.
+    named: (name, genotype) each. skip: for each genotype, whether its network has
+    inter-cell skip connections. zeroise: False leaves out the edges whose layer type is
+    Zeroise.
     """
     top: list[Panel] = []
     bottom: list[Panel] = []
@@ -38,7 +41,8 @@ def genotypes(named: Sequence[Named], *, skip: Sequence[bool], zeroise: bool = T
 def strip(frames: Sequence[Named], *, skip: bool = True, zeroise: bool = True) -> Sheet:
     """The genotypes of a search one below the other, both cells of each side by side.
 
-    frames: (when, genotype) each. The same edge has the same place in all of them. skip, zeroise:
+    frames: (when, genotype) each. The same edge has the same place in all of them.
+    skip, zeroise:
     see `genotypes`.
     """
     normal, reduction = _titled(dict(frames), zeroise=zeroise, skip=skip)
@@ -46,7 +50,9 @@ def strip(frames: Sequence[Named], *, skip: bool = True, zeroise: bool = True) -
     return _sheet(rows)
 
 
-def _titled(genotypes: Mapping[str, Genotype], **options: bool) -> tuple[list[Panel], list[Panel]]:
+def _titled(
+    genotypes: Mapping[str, Genotype], **options: bool
+) -> tuple[list[Panel], list[Panel]]:
     """Panels of the normal cells and of the reduction cells."""
     normal: dict[str, Cell | str] = {}
     reduction: dict[str, Cell | str] = {}
@@ -56,9 +62,14 @@ def _titled(genotypes: Mapping[str, Genotype], **options: bool) -> tuple[list[Pa
     return _panels(normal, **options), _panels(reduction, **options)
 
 
-def _panels(cells: Mapping[str, Cell | str], *, zeroise: bool, skip: bool) -> list[Panel]:
-    """A panel for each cell, by its title, of one layout that has a place for the edges of all."""
-    # The edges of each cell; a hand-made one is a single block, and so are all of its search.
+def _panels(
+    cells: Mapping[str, Cell | str], *, zeroise: bool, skip: bool
+) -> list[Panel]:
+    """A panel for each cell, by its title, of one layout that has a place for the edges
+    of all.
+    """
+    # The edges of each cell; a hand-made one is a single block, and so are all of its
+    # search.
     found: dict[str, dict[Place, Edge]] = {}
     for title, cell in cells.items():
         if isinstance(cell, str):

@@ -1,4 +1,6 @@
-"""Line charts and points, as SVG text for a page or a file. matplotlib draws, within `sheet.style`."""
+"""Line charts and points, as SVG text for a page or a file. matplotlib draws, within
+`sheet.style`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,23 +14,28 @@ _SIZE = (6.4, 2.9)
 _TITLE_SIZE, _TEXT_SIZE = 10, 8
 _LONGEST_NAME = 32  # letters
 _POINT_SIZE, _LABEL_SIZE, _LABEL_OFFSET = 16, 7, (4, 3)
-# Of Paul Tol's scheme "bright", whose lines colour-blind readers can tell apart; more lines are dashed.
+# Of Paul Tol's scheme "bright", whose lines colour-blind readers can tell apart; more
+# lines are dashed.
 _COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#888888")
 _DASHES = ("solid", "dashed", "dotted")
 _MARKERS = ("o", "s", "^")
 
 
 class Line(NamedTuple):
-    """name: in the legend. points: (x, y) each; those that are not finite are left out, and the line has a gap."""
+    """name: in the legend. points: (x, y) each; those that are not finite are left out,
+    and the line has a gap.
+    """
 
     name: str
     points: Sequence[tuple[float, float | None]]
 
 
 class Points(NamedTuple):
-    """Points of one colour. points: (x, y) each. name: in the legend, none without one. labels: a text beside each, or none.
+    """Points of one colour. points: (x, y) each. name: in the legend, none without one.
+    labels: a text beside each, or none.
 
-    style: its number among colours and markers, by default its place among the groups. hollow: whether they are rings.
+    style: its number among colours and markers, by default its place among the groups.
+    hollow: whether they are rings.
     """
 
     name: str
@@ -38,8 +45,12 @@ class Points(NamedTuple):
     hollow: bool = False
 
 
-def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = False) -> str:
-    """An SVG of the lines over one axis. x: what the axis counts. log: whether the other axis is logarithmic."""
+def chart(
+    title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = False
+) -> str:
+    """An SVG of the lines over one axis. x: what the axis counts. log: whether the
+    other axis is logarithmic.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _plot(title, x=x)
@@ -49,7 +60,8 @@ def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = Fa
         if log:
             # They have no place there, and are marked apart.
             values = [math.nan if value == 0 else value for value in values]
-        # A point between two gaps is no line: it alone is marked, and all of them on a logarithmic axis.
+        # A point between two gaps is no line: it alone is marked, and all of them on a
+        # logarithmic axis.
         marked = list(range(len(places))) if log else _alone(values)
         drawn += axes.plot(
             places,
@@ -71,7 +83,9 @@ def chart(title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = Fa
 
 
 def _alone(values: Sequence[float]) -> list[int]:
-    """The positions of the numbers that have none on either side; values: with NaN for gaps."""
+    """The positions of the numbers that have none on either side; values: with NaN for
+    gaps.
+    """
     there = [False, *map(math.isfinite, values), False]
     return [
         position
@@ -81,7 +95,9 @@ def _alone(values: Sequence[float]) -> list[int]:
 
 
 def _mark_zeros(axes, lines: Sequence[Line]) -> None:
-    """Crosses at the lower edge for the zeros, which a logarithmic axis has no place for."""
+    """Crosses at the lower edge for the zeros, which a logarithmic axis has no place
+    for.
+    """
     for number, line in enumerate(lines):
         places = [x for x, y in line.points if y == 0]
         axes.plot(
@@ -94,7 +110,9 @@ def _mark_zeros(axes, lines: Sequence[Line]) -> None:
         )
 
 
-def scatter(title: str, groups: Sequence[Points], *, x: str, y: str, log: bool = False) -> str:
+def scatter(
+    title: str, groups: Sequence[Points], *, x: str, y: str, log: bool = False
+) -> str:
     """An SVG of points. x, y: what the axes count. log: whether x is logarithmic."""
     figure, axes = _plot(title, x=x)
     axes.set_ylabel(y, size=_TEXT_SIZE)
@@ -173,7 +191,9 @@ def _short(name: str) -> str:
     return name[: _LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _numbers(points: Sequence[tuple[float, float | None]]) -> tuple[list[float], list[float]]:
+def _numbers(
+    points: Sequence[tuple[float, float | None]],
+) -> tuple[list[float], list[float]]:
     """x and y of a line; NaN, which makes a gap, where y is no finite number."""
     places, values = [], []
     for x, y in points:

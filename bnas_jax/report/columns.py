@@ -1,7 +1,9 @@
 """The columns of a cell's picture: what is in each of them, and what is joined to what.
 
-States (the cell's inputs and its nodes) and layer types take turns: inputs, layer types, nodes,
-layer types, nodes, ..., concatenation, output. A line that passes a column without ending there has
+States (the cell's inputs and its nodes) and layer types take turns: inputs, layer
+types, nodes,
+layer types, nodes, ..., concatenation, output. A line that passes a column without
+ending there has
 a place in it, a lane. All lines from one state share it.
 """
 
@@ -10,7 +12,8 @@ from typing import NamedTuple
 
 from bnas_jax.core.genotype import INPUTS, NODES, Edge
 
-# ("state", its number), ("layer", position of its edge), ("lane", the state that it comes from),
+# ("state", its number), ("layer", position of its edge), ("lane", the state that it
+# comes from),
 # ("concat", 0) or ("output", 0).
 Item = tuple[str, int]
 CONCAT: Item = ("concat", 0)
@@ -32,7 +35,9 @@ class Columns(NamedTuple):
     links: list[Link]
 
     def before(self, column: int, item: Item) -> list[Item]:
-        """The items of the column before `column` that are joined to an item of this one."""
+        """The items of the column before `column` that are joined to an item of this
+        one.
+        """
         found = []
         for link in self.links:
             if link.column == column - 1 and link.end == item:
@@ -40,7 +45,9 @@ class Columns(NamedTuple):
         return found
 
     def behind(self, column: int, item: Item) -> list[Item]:
-        """The items of the column behind `column` that are joined to an item of this one."""
+        """The items of the column behind `column` that are joined to an item of this
+        one.
+        """
         found = []
         for link in self.links:
             if link.column == column and link.start == item:
@@ -78,7 +85,8 @@ def columns(edges: Sequence[Edge]) -> Columns:
         if state >= INPUTS:
             ends.append((last, CONCAT))
 
-        # A lane in each column that a line from the state passes, and from there to its ends.
+        # A lane in each column that a line from the state passes, and from there to its
+        # ends.
         farthest = max((column for column, _ in ends), default=begin)
         for column in range(begin + 1, farthest):
             items[column].append(("lane", state))
@@ -90,7 +98,8 @@ def columns(edges: Sequence[Edge]) -> Columns:
 
 
 def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
-    """The most layer types in a row that lead to a state: 0 for the inputs, at least 1 for a
+    """The most layer types in a row that lead to a state: 0 for the inputs, at least 1
+    for a
     node.
     """
     ranks = dict.fromkeys(range(INPUTS), 0)
@@ -101,7 +110,9 @@ def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
 
 
 def _passing(state: int, *, begin: int, column: int) -> Item:
-    """A line from a state, in a column: the state itself where the line begins, a lane behind."""
+    """A line from a state, in a column: the state itself where the line begins, a lane
+    behind.
+    """
     if column == begin:
         return ("state", state)
     return ("lane", state)

@@ -1,5 +1,5 @@
-"""The height of everything in a cell's picture: lines as straight as they can be, and nothing on top
-of another.
+"""The height of everything in a cell's picture: lines as straight as they can be, and
+nothing on top of another.
 """
 
 import itertools
@@ -12,8 +12,8 @@ _LANE_HEIGHT = 4.0
 _GAP = 7.0  # between two items of a column
 # How often all columns are gone through, forwards and backwards in turn.
 _SWEEPS = 61
-# The weight of a neighbour in the mean height that an item is drawn to, where the line between them goes straight on; 1 for
-# any other neighbour.
+# The weight of a neighbour in the mean height that an item is drawn to, where the line
+# between them goes straight on; 1 for any other neighbour.
 _STRAIGHT = 8
 
 
@@ -43,7 +43,9 @@ def item_height(item: Item) -> float:
     return BOX_HEIGHT
 
 
-def _wanted(columns: Columns, ys: list[dict[Item, float]], number: int) -> dict[Item, float]:
+def _wanted(
+    columns: Columns, ys: list[dict[Item, float]], number: int
+) -> dict[Item, float]:
     """For each item of a column the mean height of what it is joined to."""
     wanted = {}
     for item in columns.items[number]:
@@ -82,10 +84,12 @@ def _weight(item: Item, other: Item) -> int:
 
 
 def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, float]:
-    """The heights nearest to the wanted ones, by least squares, that keep a column's order and the
+    """The heights nearest to the wanted ones, by least squares, that keep a column's
+    order and the
     gaps in it.
 
-    With the gaps subtracted this is isotonic regression: the nearest shifts that do not fall from
+    With the gaps subtracted this is isotonic regression: the nearest shifts that do not
+    fall from
     one item to the next.
     """
     if not column:

@@ -1,6 +1,8 @@
-"""The place of everything in a cell's picture: a layered plan from left to right, see `columns`.
+"""The place of everything in a cell's picture: a layered plan from left to right, see
+`columns`.
 
-Lines bend only between columns, and pass each column in a lane, so that no line crosses a label.
+Lines bend only between columns, and pass each column in a lane, so that no line crosses
+a label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,8 @@ from bnas_jax.report.columns import CONCAT, OUTPUT, Item, columns
 from bnas_jax.report.heights import BOX_HEIGHT, heights, item_height
 from bnas_jax.report.ordering import with_few_crossings
 
-# Lengths are points (1/72 inch), y grows downwards. The font is monospaced: the width of a text is
+# Lengths are points (1/72 inch), y grows downwards. The font is monospaced: the width
+# of a text is
 # known without measuring it.
 FONT_SIZE = 9.0
 _CHARACTER = 0.602 * FONT_SIZE
@@ -28,7 +31,9 @@ Point = tuple[float, float]
 
 
 class Box(NamedTuple):
-    """A rectangle with a text around (x, y). edge: of a layer type, the position of its edge."""
+    """A rectangle with a text around (x, y). edge: of a layer type, the position of its
+    edge.
+    """
 
     text: str
     x: float
@@ -53,10 +58,12 @@ class Box(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line: curved from its first point to the second, straight to the third, curved to the
+    """A line: curved from its first point to the second, straight to the third, curved
+    to the
     fourth, and so on.
 
-    source: the state that it begins at. edge: the position of the edge that it is part of, None for
+    source: the state that it begins at. edge: the position of the edge that it is part
+    of, None for
     one to the output. arrow: whether it ends in a head.
     """
 
@@ -69,7 +76,8 @@ class Line(NamedTuple):
 class Layout(NamedTuple):
     """A picture of (width, height) whose upper left corner is (0, 0).
 
-    previous, output: the boxes of c_(k-1) and c_(k), which are in `boxes`, too; the inter-cell skip
+    previous, output: the boxes of c_(k-1) and c_(k), which are in `boxes`, too; the
+    inter-cell skip
     leads from the one to the other, at the height skip_y.
     """
 
@@ -93,7 +101,10 @@ def box_width(text: str) -> float:
 
 
 def layout(edges: Sequence[Edge]) -> Layout:
-    """The plan of a cell of four nodes with these edges. The same edges give the same plan."""
+    """The plan of a cell of four nodes with these edges.
+
+    The same edges give the same plan.
+    """
     plan = with_few_crossings(columns(edges))
     ys, height = _from_top(heights(plan))
 
@@ -141,7 +152,9 @@ def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], flo
 
 
 def block(name: str) -> Layout:
-    """The plan of a cell without nodes: its inputs, one block, which is edge 0, and its output."""
+    """The plan of a cell without nodes: its inputs, one block, which is edge 0, and its
+    output.
+    """
     # Three columns.
     widths = [box_width(text) for text in (INPUT_NAMES[0], name, OUTPUT_NAME)]
     middles = []
@@ -210,7 +223,8 @@ def _lines(
     sides: Sequence[Point],
     ys: Sequence[Mapping[Item, float]],
 ) -> list[Line]:
-    """For each edge a line to its layer type and one to its node; from each node one to the
+    """For each edge a line to its layer type and one to its node; from each node one to
+    the
     concatenation.
     """
     column_of = {}
@@ -228,7 +242,8 @@ def _lines(
         return (*points, boxes[end].left)
 
     lines = []
-    # A dotted line goes on behind the layer type, so that both parts know the edge's source.
+    # A dotted line goes on behind the layer type, so that both parts know the edge's
+    # source.
     for position, edge in enumerate(edges):
         layer = boxes["layer", position]
         node = boxes["state", edge.node]

@@ -28,7 +28,9 @@ SKIP = Entry("inter-cell skip", Pen(palette.SKIP, width=1.5))
 
 
 def rows_of(entries: Sequence[Entry], width: float) -> list[list[tuple[float, Entry]]]:
-    """The entries with their x, in rows no wider than `width`, unless a single entry is."""
+    """The entries with their x, in rows no wider than `width`, unless a single entry
+    is.
+    """
     rows: list[list[tuple[float, Entry]]] = []
     x = 0.0
     for entry in entries:
@@ -47,7 +49,9 @@ def entry_width(entry: Entry) -> float:
     return _SYMBOL_WIDTH + _TEXT_GAP + text_width(entry.text)
 
 
-def draw_legend(sheet: Sheet, entries: Sequence[Entry], corner: Point, width: float) -> None:
+def draw_legend(
+    sheet: Sheet, entries: Sequence[Entry], corner: Point, width: float
+) -> None:
     """Draws the entries, the upper left corner of the first at `corner`."""
     left, top = corner
     for number, row in enumerate(rows_of(entries, width)):

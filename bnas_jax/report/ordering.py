@@ -1,7 +1,9 @@
 """The order of each column from top to bottom, in which few lines cross.
 
-Each item is put at the mean place of what it is joined to in the next column, from both sides in
-turn (the barycenter method of Sugiyama, Tagawa and Toda, IEEE Transactions on Systems, Man, and
+Each item is put at the mean place of what it is joined to in the next column, from both
+sides in
+turn (the barycenter method of Sugiyama, Tagawa and Toda, IEEE Transactions on Systems,
+Man, and
 Cybernetics 11(2), 1981).
 """
 
@@ -13,7 +15,9 @@ SWEEPS = 12
 
 
 def with_few_crossings(columns: Columns) -> Columns:
-    """The same columns in the best order of all sweeps. The inputs stay where they are: c_(k-1),
+    """The same columns in the best order of all sweeps.
+
+    The inputs stay where they are: c_(k-1),
     where the inter-cell skip begins that runs beneath everything, is the lower one.
     """
     # At first by their numbers.
@@ -70,8 +74,11 @@ def _ordered_by_next(columns: Columns) -> Columns:
     return columns._replace(items=items)
 
 
-def _by_mean_place(joined: dict[Item, list[Item]], *, neighbours: list[Item]) -> list[Item]:
-    """The items in the order of the mean place of what they are joined to; one that is joined to
+def _by_mean_place(
+    joined: dict[Item, list[Item]], *, neighbours: list[Item]
+) -> list[Item]:
+    """The items in the order of the mean place of what they are joined to; one that is
+    joined to
     nothing keeps its place.
     """
     means = _places(list(joined))

@@ -1,4 +1,7 @@
-"""One HTML page about a run: its result, its curves, its cells, its settings. It reads the work directory and nothing else."""
+"""One HTML page about a run: its result, its curves, its cells, its settings.
+
+It reads the work directory and nothing else.
+"""
 
 import html
 import json
@@ -9,7 +12,11 @@ from bnas_jax import __version__
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotypes import from_dict
 from bnas_jax.report import cells
-from bnas_jax.report.curves import chart_of_gradients, charts_of_alphas, charts_of_metrics
+from bnas_jax.report.curves import (
+    chart_of_gradients,
+    charts_of_alphas,
+    charts_of_metrics,
+)
 from bnas_jax.report.sheet import printable, style
 from bnas_jax.workdir.directory import RunDirectory
 from bnas_jax.workdir.history import HISTORY, read_history
@@ -23,8 +30,9 @@ td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top; 
 svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; overflow-x: auto; }
 """
 _TASKS = {"search": "search of a cell", "train": "training of a network"}
-# The entries of summary.json, as the page names them. Those of `_ELSEWHERE` are not in its table: the genotype is drawn, and
-# the weights that a run began with are in another table.
+# The entries of summary.json, as the page names them. Those of `_ELSEWHERE` are not in
+# its table: the genotype is drawn, and the weights that a run began with are in another
+# table.
 _NAMES = {
     "top1": "test accuracy (top-1) in %",
     "top5": "test accuracy (top-5) in %",
@@ -55,7 +63,9 @@ class Run(NamedTuple):
 
 
 def read_run(path: str) -> Run:
-    """The run in a work directory; `UserError` where there is none, or one of its files of JSON is damaged."""
+    """The run in a work directory; `UserError` where there is none, or one of its files
+    of JSON is damaged.
+    """
     directory = RunDirectory(path)
     return Run(
         directory=directory,
@@ -68,7 +78,10 @@ def read_run(path: str) -> Run:
 
 
 def page(run: Run) -> str:
-    """The page of a run, HTML that needs no other file. What is damaged is named in its place."""
+    """The page of a run, HTML that needs no other file.
+
+    What is damaged is named in its place.
+    """
     sections: list[tuple[str, Callable[[Run], str]]] = [
         ("Result", lambda run: _table(_result(run))),
         ("Curves", lambda run: _figures(charts_of_metrics(run.records))),
@@ -109,7 +122,9 @@ def _kind_of(run: Run) -> str:
 
 
 def _is_imported(run: Run) -> bool:
-    """Whether its weights are those of a published checkpoint, which does not say on how many images it was trained."""
+    """Whether its weights are those of a published checkpoint, which does not say on
+    how many images it was trained.
+    """
     return "num_train" not in run.facts
 
 
@@ -119,20 +134,32 @@ def _result(run: Run) -> Rows:
         return [
             (
                 "state",
-                "imported weights; those of the settings that are for a training had no effect",
+                "imported weights; those of the settings that are for a training had "
+                "no effect",
             )
         ]
-    epochs = [record["epoch"] for record in run.records if isinstance(record.get("epoch"), int)]
+    epochs = [
+        record["epoch"]
+        for record in run.records
+        if isinstance(record.get("epoch"), int)
+    ]
     if run.summary is None and not epochs:
         return [("state", "no epoch is recorded: it has just begun")]
     if run.summary is None:
         planned = run.config.get("num_epochs", "?")
-        return [("state", f"not ended: {max(epochs) + 1} of {planned} epochs are recorded")]
+        return [
+            ("state", f"not ended: {max(epochs) + 1} of {planned} epochs are recorded")
+        ]
 
     rows: list[tuple[str, Any]] = [("state", "ended")]
     for name, value in run.summary.items():
         if name not in _ELSEWHERE:
-            rows.append((_NAMES.get(name, name), "not known" if value is None else _short(value)))
+            rows.append(
+                (
+                    _NAMES.get(name, name),
+                    "not known" if value is None else _short(value),
+                )
+            )
     seconds = [record.get("seconds") for record in run.records]
     known = [value for value in seconds if isinstance(value, int | float)]
     if known:
@@ -155,7 +182,9 @@ def _alphas(run: Run) -> list[str]:
     if run.config.get("task") != "search" or not (run.directory / HISTORY).is_file():
         return []
     layer_types = _of_kind(_network(run).get("layer_types"), list)
-    return charts_of_alphas(read_history(run.directory), [str(name) for name in layer_types])
+    return charts_of_alphas(
+        read_history(run.directory), [str(name) for name in layer_types]
+    )
 
 
 def _cells(run: Run) -> list[str]:
@@ -195,16 +224,23 @@ def _data(run: Run) -> Rows:
 
 
 def _environment(run: Run) -> Rows:
-    """Versions and hardware, the weights that a run began with, its teacher, and a user's extensions."""
+    """Versions and hardware, the weights that a run began with, its teacher, and a
+    user's extensions.
+    """
     rows = list(_of_kind(run.facts.get("environment"), dict).items())
     init = _of_kind(run.facts.get("init"), dict)
     if init:
         rows.append(
-            ("began with the weights of", f"{init.get('workdir')}, step {init.get('step')}")
+            (
+                "began with the weights of",
+                f"{init.get('workdir')}, step {init.get('step')}",
+            )
         )
     teacher = _of_kind(run.facts.get("teacher"), dict)
     if teacher:
-        rows.append(("learned from", f"{teacher.get('workdir')}, step {teacher.get('step')}"))
+        rows.append(
+            ("learned from", f"{teacher.get('workdir')}, step {teacher.get('step')}")
+        )
     for extension in _of_kind(run.facts.get("extensions"), list):
         rows.append(("extension", _of_kind(extension, dict).get("file")))
     return rows
@@ -215,13 +251,17 @@ def _changes(run: Run) -> Rows:
     rows = []
     for change in run.changed:
         values = _of_kind(change, dict)
-        text = f"{values.get('from')} to {values.get('to')}, at step {values.get('step')}"
+        text = (
+            f"{values.get('from')} to {values.get('to')}, at step {values.get('step')}"
+        )
         rows.append((str(values.get("key")), text))
     return rows
 
 
 def _written(config: Mapping) -> Rows:
-    """The settings that have a value, with all of its digits; a genotype is drawn instead."""
+    """The settings that have a value, with all of its digits; a genotype is drawn
+    instead.
+    """
     rows = []
     for name, value in _flat(config):
         rows.append((name, value if isinstance(value, str) else json.dumps(value)))
@@ -259,7 +299,10 @@ def _table(rows: Rows) -> str:
     """Names and values, one below the other; nothing where there are none."""
     if not rows:
         return ""
-    lines = [f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows]
+    lines = [
+        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>"
+        for name, value in rows
+    ]
     return f"<table>{''.join(lines)}</table>"
 
 

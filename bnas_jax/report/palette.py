@@ -1,8 +1,10 @@
 """Colours that colour-blind readers can tell apart: of Paul Tol's "Colour Schemes"
 (SRON/EPS/TN/09-002, issue 3.2, 2021).
 
-Boxes have those of his scheme "light", made for filling labelled cells with black text; lines those
-of "vibrant". What a colour means is written in the legend, and each box names its layer type.
+Boxes have those of his scheme "light", made for filling labelled cells with black text;
+lines those
+of "vibrant". What a colour means is written in the legend, and each box names its layer
+type.
 """
 
 from typing import NamedTuple

@@ -17,7 +17,8 @@ _TITLE_SIZE = 11.0
 class Panel(NamedTuple):
     """The picture of one cell.
 
-    edges: those that are drawn, by their positions among all that the layout has a place for. skip:
+    edges: those that are drawn, by their positions among all that the layout has a
+    place for. skip:
     whether the inter-cell skip connection is drawn.
     """
 
@@ -38,8 +39,10 @@ class Panel(NamedTuple):
 
 
 def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
-    """Draws a panel with its upper left corner at `corner`. name: the beginning of its elements'
-    ids."""
+    """Draws a panel with its upper left corner at `corner`. name: the beginning of its
+    elements'
+    ids.
+    """
     left, top = corner
     title_place = (left, top + _TITLE_SIZE / 2)
     sheet.text(
@@ -76,7 +79,9 @@ def _is_pale(panel: Panel, edge: int | None) -> bool:
     return palette.kind(layer_type).pale
 
 
-def _draw_line(sheet: Sheet, panel: Panel, line: Line, *, corner: Point, name: str) -> None:
+def _draw_line(
+    sheet: Sheet, panel: Panel, line: Line, *, corner: Point, name: str
+) -> None:
     # Dotted from c_(k-2), as in the paper's figures.
     pen = Pen(dotted=line.source == 0)
     if _is_pale(panel, line.edge):
@@ -89,7 +94,9 @@ def _draw_line(sheet: Sheet, panel: Panel, line: Line, *, corner: Point, name: s
         sheet.curve(points, pen, name=name)
 
 
-def _draw_box(sheet: Sheet, panel: Panel, box: Box, *, corner: Point, name: str) -> None:
+def _draw_box(
+    sheet: Sheet, panel: Panel, box: Box, *, corner: Point, name: str
+) -> None:
     center = _moved((box.x, box.y), corner)
     size = (box.width, BOX_HEIGHT)
     # A state, the concatenation or the output.
@@ -116,7 +123,9 @@ def _draw_box(sheet: Sheet, panel: Panel, box: Box, *, corner: Point, name: str)
 
 
 def _draw_skip(sheet: Sheet, plan: Layout, *, corner: Point, name: str) -> None:
-    """From the output of the cell before to that of this one, beneath everything (section 4.2)."""
+    """From the output of the cell before to that of this one, beneath everything
+    (section 4.2).
+    """
     start = _moved(plan.previous.bottom, corner)
     end = _moved(plan.output.bottom, corner)
     _, y = _moved((0.0, plan.skip_y), corner)

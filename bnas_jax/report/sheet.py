@@ -1,6 +1,8 @@
-"""A sheet to draw on: boxes, lines and texts by their places in points, written as SVG or PNG.
+"""A sheet to draw on: boxes, lines and texts by their places in points, written as SVG
+or PNG.
 
-matplotlib draws. The same drawing gives the same bytes: no date, and fixed names of elements. Texts
+matplotlib draws. The same drawing gives the same bytes: no date, and fixed names of
+elements. Texts
 of an SVG are texts, which can be searched and copied.
 """
 
@@ -23,7 +25,8 @@ _STYLE: dict[Any, str] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bnas_jax",
 }
-# What is written beside the picture (no date, no version), and how long a PNG is compressed.
+# What is written beside the picture (no date, no version), and how long a PNG is
+# compressed.
 _OPTIONS: dict[str, dict[str, Any]] = {
     ".svg": {"metadata": {"Date": None, "Creator": None}},
     ".png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},
@@ -47,7 +50,8 @@ class Pen(NamedTuple):
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """matplotlib as these pictures need it, whatever its user has set; what it says of fonts and
+    """matplotlib as these pictures need it, whatever its user has set; what it says of
+    fonts and
     folders is left out.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -61,7 +65,8 @@ def style() -> Iterator[None]:
 
 
 class Sheet:
-    """A white sheet of (width, height) points, drawn on within `style`. x grows to the right, y
+    """A white sheet of (width, height) points, drawn on within `style`. x grows to the
+    right, y
     downwards.
 
     name: an element's id in an SVG, different for each element of a sheet.
@@ -73,7 +78,8 @@ class Sheet:
 
         size = (width / POINTS_PER_INCH, height / POINTS_PER_INCH)
         self._figure = Figure(figsize=size)
-        # Points with y downwards to inches with y upwards, which matplotlib brings to pixels.
+        # Points with y downwards to inches with y upwards, which matplotlib brings to
+        # pixels.
         inches = Affine2D().scale(1, -1).translate(0, height).scale(1 / POINTS_PER_INCH)
         self._points = inches + self._figure.dpi_scale_trans
 
@@ -115,7 +121,9 @@ class Sheet:
         bold: bool = False,
         align: str = "center",
     ) -> None:
-        """A line of text at half its height. align: its left, center or right is at the place."""
+        """A line of text at half its height. align: its left, center or right is at the
+        place.
+        """
         weight = "normal"
         if bold:
             weight = "bold"
@@ -132,8 +140,11 @@ class Sheet:
             zorder=3,
         )
 
-    def curve(self, points: Sequence[Point], pen: Pen, *, name: str | None = None) -> None:
-        """A line that leaves and reaches its points horizontally: curved to the second, straight to
+    def curve(
+        self, points: Sequence[Point], pen: Pen, *, name: str | None = None
+    ) -> None:
+        """A line that leaves and reaches its points horizontally: curved to the second,
+        straight to
         the third, and so on.
         """
         from matplotlib.path import Path
@@ -145,14 +156,17 @@ class Sheet:
                 vertices.append(end)
                 codes.append(Path.LINETO)
                 continue
-            # A cubic Bezier curve whose control points lie beside its ends, halfway to the other.
+            # A cubic Bezier curve whose control points lie beside its ends, halfway to
+            # the other.
             (x, y), (end_x, end_y) = start, end
             middle = (x + end_x) / 2
             vertices += [(middle, y), (middle, end_y), end]
             codes += [Path.CURVE4] * 3
         self._path(vertices, codes, pen=pen, name=name)
 
-    def arrow(self, points: Sequence[Point], pen: Pen, *, name: str | None = None) -> None:
+    def arrow(
+        self, points: Sequence[Point], pen: Pen, *, name: str | None = None
+    ) -> None:
         """A `curve` with a head at its end."""
         # The line ends inside the head, or it would blunt its tip.
         x, y = points[-1]
@@ -160,8 +174,11 @@ class Sheet:
         self.curve([*points[:-1], end], pen, name=name)
         self._head((x, y), direction=(1, 0), color=pen.color)
 
-    def bracket(self, start: Point, end: Point, pen: Pen, *, y: float, name: str) -> None:
-        """An arrow with round corners: from a point up or down to the height y, along it, and to
+    def bracket(
+        self, start: Point, end: Point, pen: Pen, *, y: float, name: str
+    ) -> None:
+        """An arrow with round corners: from a point up or down to the height y, along
+        it, and to
         another point.
         """
         from matplotlib.path import Path
@@ -220,7 +237,9 @@ class Sheet:
         self._add(shape, name)
 
     def _head(self, tip: Point, *, direction: tuple[int, int], color: str) -> None:
-        """The head of an arrow. direction: (1, 0) to the right, (0, 1) down, (0, -1) up."""
+        """The head of an arrow. direction: (1, 0) to the right, (0, 1) down, (0, -1)
+        up.
+        """
         from matplotlib.patches import Polygon
 
         (x, y), (right, down) = tip, direction
@@ -247,8 +266,10 @@ class Sheet:
 
 
 def svg_of(figure) -> str:
-    """A matplotlib figure as the element `svg`, without what stands before it in a file of its
-    own."""
+    """A matplotlib figure as the element `svg`, without what stands before it in a file
+    of its
+    own.
+    """
     file = io.StringIO()
     figure.savefig(file, format="svg", **_OPTIONS[".svg"])
     svg = file.getvalue()

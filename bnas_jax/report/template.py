@@ -1,4 +1,5 @@
-"""The picture of the cell template, the paper's Figure 5: how cells follow each other, without and
+"""The picture of the cell template, the paper's Figure 5: how cells follow each other,
+without and
 with inter-cell skips.
 """
 
@@ -16,7 +17,10 @@ _GAP = 40.0
 _TITLE_SIZE = 11.0
 # From a panel's top to the middle of its boxes, and from there to the next panel's top.
 _ABOVE, _BELOW = 72.0, 55.0
-_ENTRIES = (legend.Entry("from two cells before", Pen(dotted=True, width=1.5)), legend.SKIP)
+_ENTRIES = (
+    legend.Entry("from two cells before", Pen(dotted=True, width=1.5)),
+    legend.SKIP,
+)
 
 
 def template() -> Sheet:
@@ -36,7 +40,9 @@ def template() -> Sheet:
         width=width + 2 * _MARGIN,
         height=legend_top + legend.ROW_HEIGHT + _MARGIN,
     )
-    _draw(sheet, centers, widths, top=_MARGIN, title="(a) DARTS cell template", skip=False)
+    _draw(
+        sheet, centers, widths, top=_MARGIN, title="(a) DARTS cell template", skip=False
+    )
     _draw(sheet, centers, widths, top=second, title="(b) BNAS cell template", skip=True)
     legend.draw_legend(sheet, _ENTRIES, corner=(_MARGIN, legend_top), width=width)
     return sheet
@@ -61,7 +67,9 @@ def _draw(
     name = title.split()[1].lower()
 
     # The chain of cells and of their outputs.
-    for number, (center, width, text) in enumerate(zip(centers, widths, _CHAIN, strict=True)):
+    for number, (center, width, text) in enumerate(
+        zip(centers, widths, _CHAIN, strict=True)
+    ):
         fill = palette.STATE
         if number in _CELLS:
             fill = palette.CONVOLUTION.color
@@ -69,7 +77,8 @@ def _draw(
         sheet.box((center, y), size, fill=fill, name=f"{name}-box{number}")
         sheet.text((center, y), text, size=FONT_SIZE)
 
-    # Each output is the second input of the next cell and the first one of the cell after that.
+    # Each output is the second input of the next cell and the first one of the cell
+    # after that.
     for number in range(1, len(_CHAIN) - 1):
         # From the right side of a box to the left side of the next.
         start = (centers[number] + widths[number] / 2, y)
@@ -79,7 +88,9 @@ def _draw(
         start = (centers[_BEFORE[cell]], upper)
         end = (centers[cell], upper)
         height = upper - 16 - 12 * number
-        sheet.bracket(start, end, Pen(dotted=True), y=height, name=f"{name}-before{number}")
+        sheet.bracket(
+            start, end, Pen(dotted=True), y=height, name=f"{name}-before{number}"
+        )
     if not skip:
         return
 

@@ -1,4 +1,6 @@
-"""The columns of the paper's tables: each is a number of one training, measured by it or counted from its settings."""
+"""The columns of the paper's tables: each is a number of one training, measured by it
+or counted from its settings.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +16,8 @@ _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7")
 class Column:
     """A column of a table.
 
-    title: its head, with the unit. value: the number of a row's run, None while it is unknown. form: how `format` writes it.
+    title: its head, with the unit. value: the number of a row's run, None while it is
+    unknown. form: how `format` writes it.
     measured: whether it needs a finished run; otherwise it is counted.
     """
 
@@ -25,7 +28,9 @@ class Column:
 
 
 def _of_summary(name: str) -> Callable[[RowRun], float | None]:
-    """A number of the training's summary, measured on the test images after the last epoch."""
+    """A number of the training's summary, measured on the test images after the last
+    epoch.
+    """
 
     def number(run: RowRun) -> float | None:
         if run.training is None:
@@ -36,7 +41,9 @@ def _of_summary(name: str) -> Callable[[RowRun], float | None]:
 
 
 def train_top1(run: RowRun) -> float | None:
-    """Accuracy on the training images, augmented, over the steps of the last epoch, in %."""
+    """Accuracy on the training images, augmented, over the steps of the last epoch, in
+    %.
+    """
     if run.training is None:
         return None
     records = run.training.read_metrics()
@@ -57,9 +64,11 @@ def _of_count(name: str, scale: float = 1.0) -> Callable[[RowRun], float | None]
 
 
 def separable_share(run: RowRun) -> float | None:
-    """The share of separable convolutions among the eight edges of the normal cell, in %.
+    """The share of separable convolutions among the eight edges of the normal cell, in
+    %.
 
-    Of that cell alone, with which DARTS has the 62.50 % of Table 11; of both cells it has 31.25 %.
+    Of that cell alone, with which DARTS has the 62.50 % of Table 11; of both cells it
+    has 31.25 %.
     """
     genotype = None if run.run is None else getattr(run.run.network, "genotype", None)
     if not isinstance(genotype, Genotype):
@@ -69,7 +78,9 @@ def separable_share(run: RowRun) -> float | None:
 
 
 def early_learnable(run: RowRun) -> float | None:
-    """The share of layers with weights in the genotypes of the search's first 40 % of epochs, in % (section 4.3)."""
+    """The share of layers with weights in the genotypes of the search's first 40 % of
+    epochs, in % (section 4.3).
+    """
     if run.search is None:
         return None
     share = early_learnable_share(run.search.path)

@@ -1,4 +1,5 @@
-"""The paper's figures: functions of a reproduction and its folder, which give an SVG, None where there is nothing to draw yet.
+"""The paper's figures: functions of a reproduction and its folder, which give an SVG,
+None where there is nothing to draw yet.
 
 Curves and gradients are those of seed 0.
 """
@@ -24,14 +25,18 @@ from bnas_jax.workdir import RunDirectory
 
 
 def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figure 1: top-1 over FLOPs, ours filled and the paper's as rings; of a table that has both columns."""
+    """Figure 1: top-1 over FLOPs, ours filled and the paper's as rings; of a table that
+    has both columns.
+    """
     groups = []
     for number, line in enumerate(lines_of(wanted, folder)):
         for numbers, hollow in ((line["ours"], False), (line["paper"], True)):
             flops, top1 = numbers.get("flops"), numbers.get("top1")
             if flops is not None and top1 is not None:
                 name = "" if hollow else line["name"]
-                groups.append(Points(name, [(flops, top1)], style=number, hollow=hollow))
+                groups.append(
+                    Points(name, [(flops, top1)], style=number, hollow=hollow)
+                )
     if all(group.hollow for group in groups):
         return None
     title = "accuracy over FLOPs; rings: the paper's"
@@ -44,7 +49,9 @@ def test_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
 
 
 def train_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figures 4 and 9a: accuracy on the training images by epoch, a line for each training."""
+    """Figures 4 and 9a: accuracy on the training images by epoch, a line for each
+    training.
+    """
     return _curves(wanted, folder, part="train")
 
 
@@ -60,16 +67,19 @@ def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | N
 
 
 def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figures 4 and 10: the sum of |gradient| at each convolution after training, a line for each training.
+    """Figures 4 and 10: the sum of |gradient| at each convolution after training, a
+    line for each training.
 
-    The numbers, and those before the first step, stand in gradients.json of each training. A convolution without any gradient
-    is a cross at the lower edge.
+    The numbers, and those before the first step, stand in gradients.json of each
+    training. A convolution without any gradient is a cross at the lower edge.
     """
     lines = []
     for row, training in _trainings(wanted, folder):
         found = training.gradients()
         # One that was written while the training was under way is of another step.
-        if found is None or found.get("step") != (training.summary() or {}).get("steps"):
+        if found is None or found.get("step") != (training.summary() or {}).get(
+            "steps"
+        ):
             found = write_gradients(WorkDir(training.path))
         sums = found["last"]
         lines.append(Line(row.name, list(enumerate(sums, start=1))))
@@ -79,7 +89,9 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
     return chart(title, lines, x="convolution, from the first one", log=True)
 
 
-def _trainings(wanted: Reproduction, folder: pathlib.Path) -> Iterator[tuple[Row, RunDirectory]]:
+def _trainings(
+    wanted: Reproduction, folder: pathlib.Path
+) -> Iterator[tuple[Row, RunDirectory]]:
     """The rows whose training with seed 0 has ended."""
     for row in wanted.rows:
         training = RowRun(row, folder=folder, seed=0).training
@@ -88,7 +100,9 @@ def _trainings(wanted: Reproduction, folder: pathlib.Path) -> Iterator[tuple[Row
 
 
 def quantization_errors(wanted: Reproduction, folder: pathlib.Path) -> str:
-    """Figure 3: float and binary outputs of random convolutions, by which of 0 and the binary one is nearer."""
+    """Figure 3: float and binary outputs of random convolutions, by which of 0 and the
+    binary one is nearer.
+    """
     del wanted, folder
     windows = quantization.random_windows()
     nearer = windows.zeroise_is_nearer
@@ -115,12 +129,16 @@ def cell_template(wanted: Reproduction, folder: pathlib.Path) -> str:
 
 
 def named_cells(
-    wanted: Reproduction, folder: pathlib.Path, *, names: Sequence[str], skip: Sequence[bool]
+    wanted: Reproduction,
+    folder: pathlib.Path,
+    *,
+    names: Sequence[str],
+    skip: Sequence[bool],
 ) -> str | None:
     """Figures 6 to 8 and 11: genotypes side by side.
 
-    names: of named genotypes, or of rows with a search, whose genotype is drawn once it has ended. skip: of each, whether its
-    network has inter-cell skips.
+    names: of named genotypes, or of rows with a search, whose genotype is drawn once it
+    has ended. skip: of each, whether its network has inter-cell skips.
     """
     searched = {row.name: row for row in wanted.rows if row.search is not None}
     named = []

@@ -19,34 +19,43 @@ SCALES = {
 class Reproduction:
     """A table or figure of the paper, at a scale.
 
-    rows: the trainings, in the paper's order; none where nothing is trained. columns: names of `columns.COLUMNS`. paper: row ->
-    column -> the number that the paper prints; what it does not print is left out. pictures: name of a file -> a function of
-    `pictures`, which takes this reproduction and its folder. remark: what a reader of the table must know.
+    rows: the trainings, in the paper's order; none where nothing is trained. columns:
+    names of `columns.COLUMNS`. paper: row -> column -> the number that the paper
+    prints; what it does not print is left out. pictures: name of a file -> a function
+    of `pictures`, which takes this reproduction and its folder. remark: what a reader
+    of the table must know.
 
-    Raises `UserError` for a column that is not there, and for a number of the paper in no row or column of the table.
+    Raises `UserError` for a column that is not there, and for a number of the paper in
+    no row or column of the table.
     """
 
     title: str
     rows: tuple[Row, ...] = ()
     columns: tuple[str, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
-    pictures: Mapping[str, Callable[..., str | None]] = dataclasses.field(default_factory=dict)
+    pictures: Mapping[str, Callable[..., str | None]] = dataclasses.field(
+        default_factory=dict
+    )
     remark: str = ""
 
     def __post_init__(self):
         for name in self.columns:
             if name not in COLUMNS:
-                raise UserError(f"no column {name!r}; write one of {', '.join(COLUMNS)}")
+                raise UserError(
+                    f"no column {name!r}; write one of {', '.join(COLUMNS)}"
+                )
         names = [row.name for row in self.rows]
         for name, printed in self.paper.items():
             if name not in names:
                 raise UserError(
-                    f"the paper's numbers of {name!r} belong to no row; rows are {', '.join(names)}"
+                    f"the paper's numbers of {name!r} belong to no row; rows are "
+                    f"{', '.join(names)}"
                 )
             for column in printed:
                 if column not in self.columns:
                     raise UserError(
-                        f"{name!r} has a number of the paper for {column!r}, which is no column of the table"
+                        f"{name!r} has a number of the paper for {column!r}, which is "
+                        "no column of the table"
                     )
 
     @property

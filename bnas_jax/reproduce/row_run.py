@@ -1,4 +1,6 @@
-"""The runs of a row with one seed: their settings, and what there is of them in a folder."""
+"""The runs of a row with one seed: their settings, and what there is of them in a
+folder.
+"""
 
 import dataclasses
 import functools
@@ -15,7 +17,9 @@ from bnas_jax.workdir import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class RowRun:
-    """A row's runs with one seed, whether they have been made or not. folder: of all rows."""
+    """A row's runs with one seed, whether they have been made or not. folder: of all
+    rows.
+    """
 
     row: Row
     folder: pathlib.Path
@@ -28,7 +32,9 @@ class RowRun:
 
     @functools.cached_property
     def run(self) -> TrainSettings | None:
-        """The settings of the training, ended or to come; None while its cell is not found yet."""
+        """The settings of the training, ended or to come; None while its cell is not
+        found yet.
+        """
         if self.row.search is not None and self.search is None:
             return None
         return training_settings(self.row, folder=self.folder, seed=self.seed)
@@ -40,12 +46,16 @@ class RowRun:
 
     @property
     def not_shown(self) -> str:
-        """What is wrong with a run of other settings that stands in the place of one of these; empty without one."""
+        """What is wrong with a run of other settings that stands in the place of one of
+        these; empty without one.
+        """
         return self._of_search[1] or self._of_training[1]
 
     @functools.cached_property
     def counted(self) -> dict | None:
-        """What `cost` counts of the network; None while its cell, or the size of its images, is not known."""
+        """What `cost` counts of the network; None while its cell, or the size of its
+        images, is not known.
+        """
         if self.run is None:
             return None
         sizes = counting.known_sizes(self.run.dataset)
@@ -73,7 +83,9 @@ class RowRun:
 
 
 def _ended(run: Settings, path: pathlib.Path) -> tuple[RunDirectory | None, str]:
-    """(the work directory of a run that has ended, None without one; what is wrong with a run of other settings there)."""
+    """(the work directory of a run that has ended, None without one; what is wrong with
+    a run of other settings there).
+    """
     try:
         ended = is_finished(run, path)
     except UserError as error:

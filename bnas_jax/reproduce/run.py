@@ -29,16 +29,20 @@ def reproduce(
     settings: Sequence[str] = (),
     open_workdir: OpenWorkDir = WorkDir,
 ) -> dict:
-    """Makes the runs that are not finished; writes folder/NAME.json, NAME.md and the pictures, NAME_PICTURE.svg.
+    """Makes the runs that are not finished; writes folder/NAME.json, NAME.md and the
+    pictures, NAME_PICTURE.svg.
 
-    folder: for all tables and figures of one scale, which share their runs: ROW/SEED/train and ROW/SEED/search. only: names of
-    rows to run; () is all of them. count: runs nothing, the table has what is finished and what can be counted.
-    Nothing is run, either, where all columns are counted. settings: what was changed in the rows, for the table to say.
+    folder: for all tables and figures of one scale, which share their runs:
+    ROW/SEED/train and ROW/SEED/search. only: names of rows to run; () is all of them.
+    count: runs nothing, the table has what is finished and what can be counted. Nothing
+    is run, either, where all columns are counted. settings: what was changed in the
+    rows, for the table to say.
     open_workdir: see `run_study`. The table is written after each row.
 
-    Returns {"title", "scale", "settings", "remark", "columns", "rows" (see `table.lines_of`), "failed", "out"}, of a figure
-    without rows {"title", "failed", "out"}; out: the files. Raises `UserError` for a name in `only` that no row has, for a
-    folder that cannot be written, and where runs failed and none has ended.
+    Returns {"title", "scale", "settings", "remark", "columns", "rows" (see
+    `table.lines_of`), "failed", "out"}, of a figure without rows {"title", "failed",
+    "out"}; out: the files. Raises `UserError` for a name in `only` that no row has, for
+    a folder that cannot be written, and where runs failed and none has ended.
     """
     if not wanted.rows:
         make_folder(folder)
@@ -71,7 +75,9 @@ def reproduce(
         failed |= undrawn
     result = write(failed)
     _refuse_empty(result)
-    return result | {"out": [str(folder / f"{name}.json"), str(folder / f"{name}.md"), *drawn]}
+    return result | {
+        "out": [str(folder / f"{name}.json"), str(folder / f"{name}.md"), *drawn]
+    }
 
 
 def _is_empty(result: Mapping) -> bool:
@@ -89,7 +95,9 @@ def _refuse_empty(result: Mapping) -> None:
 def _draw(
     wanted: Reproduction, folder: pathlib.Path, *, name: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Draws the pictures that can be drawn; returns their files, and {file: message} of those that cannot."""
+    """Draws the pictures that can be drawn; returns their files, and {file: message} of
+    those that cannot.
+    """
     files, failed = [], {}
     for picture, draw in wanted.pictures.items():
         path = folder / f"{name}_{picture}.svg"

@@ -13,9 +13,11 @@ from bnas_jax.study.table import deviation_of, mean_of
 def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
     """A line for each row.
 
-    It has name, runs (trainings that have ended), `ours` (column -> mean over seeds, None where nothing is known), `deviation`
-    (column -> that of a sample, None of fewer than two and of what is counted), `paper` (column -> what the paper prints) and
-    `not_shown` (seed -> why a run that stands in the place of this one is none of this row's).
+    It has name, runs (trainings that have ended), `ours` (column -> mean over seeds,
+    None where nothing is known), `deviation` (column -> that of a sample, None of fewer
+    than two and of what is counted), `paper` (column -> what the paper prints) and
+    `not_shown` (seed -> why a run that stands in the place of this one is none of this
+    row's).
     """
     lines = []
     for row in wanted.rows:
@@ -25,7 +27,9 @@ def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
             "runs": sum(run.training is not None for run in runs),
             **_numbers(runs, wanted.columns),
             "paper": dict(wanted.paper.get(row.name, {})),
-            "not_shown": {str(run.seed): run.not_shown for run in runs if run.not_shown},
+            "not_shown": {
+                str(run.seed): run.not_shown for run in runs if run.not_shown
+            },
         }
         lines.append(line)
     return lines
@@ -45,7 +49,9 @@ def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
 
 
 def markdown(result: Mapping) -> str:
-    """The table as Markdown: for each column our number and the paper's. result: as `run.reproduce` gives it."""
+    """The table as Markdown: for each column our number and the paper's. result: as
+    `run.reproduce` gives it.
+    """
     columns = result["columns"]
     printed = {name for line in result["rows"] for name in line["paper"]}
     head = ["", "runs"]
@@ -67,9 +73,12 @@ def markdown(result: Mapping) -> str:
     parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
     for row in result["rows"]:
         parts += [
-            f"Not shown: {row['name']}/{seed}: {why}" for seed, why in row["not_shown"].items()
+            f"Not shown: {row['name']}/{seed}: {why}"
+            for seed, why in row["not_shown"].items()
         ]
-    parts += [f"Failed: {name}: {message}" for name, message in result["failed"].items()]
+    parts += [
+        f"Failed: {name}: {message}" for name, message in result["failed"].items()
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,7 +87,9 @@ def _remarks(result: Mapping) -> list[str]:
     remarks = [SCALES[result["scale"]]]
     if result["settings"]:
         listed = ", ".join(f"`{setting}`" for setting in result["settings"])
-        remarks.append(f"Of the command line, for the rows that were run with it: {listed}.")
+        remarks.append(
+            f"Of the command line, for the rows that were run with it: {listed}."
+        )
     if result["remark"]:
         remarks.append(result["remark"])
     return remarks

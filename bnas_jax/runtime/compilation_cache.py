@@ -9,9 +9,11 @@ import jax
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, unless JAX has another one set: a second start is much faster.
+    """Keeps compiled programs in the user's cache directory, unless JAX has another one
+    set: a second start is much faster.
 
-    Where that cannot be written to, or there is no home directory, programs are compiled anew, with a warning.
+    Where that cannot be written to, or there is no home directory, programs are
+    compiled anew, with a warning.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -22,7 +24,8 @@ def use_compilation_cache() -> None:
         tempfile.TemporaryFile(dir=cache).close()
     except (OSError, RuntimeError) as error:
         warnings.warn(
-            f"compiled programs are not kept ({error}); set XDG_CACHE_HOME to a directory for them",
+            f"compiled programs are not kept ({error}); set XDG_CACHE_HOME to a "
+            "directory for them",
             stacklevel=2,
         )
         return
@@ -30,7 +33,9 @@ def use_compilation_cache() -> None:
 
 
 def user_cache() -> pathlib.Path:
-    """The user's directory for files that can be made again; `OSError` or `RuntimeError` without a home directory."""
+    """The user's directory for files that can be made again; `OSError` or
+    `RuntimeError` without a home directory.
+    """
     if os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(os.environ["XDG_CACHE_HOME"])
     # Strict: a home that is missing is not made.

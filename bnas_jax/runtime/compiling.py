@@ -11,9 +11,11 @@ from bnas_jax.runtime import hosts
 
 
 class Program:
-    """A jitted function that is made for its first arguments: how they are spread over devices decides how it is mapped.
+    """A jitted function that is made for its first arguments: how they are spread over
+    devices decides how it is mapped.
 
-    jitted: (arguments) -> (the jitted function, further arguments that come before those).
+    jitted: (arguments) -> (the jitted function, further arguments that come before
+    those).
     """
 
     def __init__(self, jitted: Callable[[tuple], tuple[Any, tuple]]):
@@ -21,7 +23,10 @@ class Program:
         self._made: dict[Any, tuple[Any, tuple]] = {}
 
     def trace(self, *arguments) -> jax.stages.Traced:
-        """The program traced for these arguments, or for their shapes. Not for `pmap`, which has no such form."""
+        """The program traced for these arguments, or for their shapes.
+
+        Not for `pmap`, which has no such form.
+        """
         jitted, first = self._for(arguments)
         return jitted.trace(*first, *arguments)
 
@@ -47,16 +52,20 @@ Call = tuple[Program, tuple]
 
 
 def compile_together(calls: Iterable[Call]) -> list[jax.stages.Compiled]:
-    """Compiles the programs of these calls without running them; the calls then find them compiled.
+    """Compiles the programs of these calls without running them; the calls then find
+    them compiled.
 
-    In threads: alone, XLA leaves cores idle half of the time. Of several processes, each waits for all.
+    In threads: alone, XLA leaves cores idle half of the time. Of several processes,
+    each waits for all.
     """
-    # Tracing makes millions of objects that live; looking for dead ones among them takes a fifth of its time.
+    # Tracing makes millions of objects that live; looking for dead ones among them
+    # takes a fifth of its time.
     gc.disable()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         compiling = []
         try:
-            # Tracing is done here, one program after the other; XLA compiles in the threads meanwhile.
+            # Tracing is done here, one program after the other; XLA compiles in the
+            # threads meanwhile.
             for program, arguments in calls:
                 lowered = program.lower(*arguments)
                 compiling.append(pool.submit(lowered.compile))

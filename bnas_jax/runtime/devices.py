@@ -1,7 +1,9 @@
-"""The devices that a run has, and how a step is spread over them: nothing else knows how many there are.
+"""The devices that a run has, and how a step is spread over them: nothing else knows
+how many there are.
 
-A step is written for one device and its shard of the batch, with the name of an axis to average over. `Devices` runs it on
-one device, or on many by pmap or shard_map; between steps the state is one replicated array a leaf in all three.
+A step is written for one device and its shard of the batch, with the name of an axis to
+average over. `Devices` runs it on one device, or on many by pmap or shard_map; between
+steps the state is one replicated array a leaf in all three.
 """
 
 import dataclasses
@@ -26,12 +28,15 @@ _REPLICATED, _DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def configure(run: Settings) -> "Devices":
-    """Sets JAX up for a run, before its first array: joins the other processes, and chooses the devices that steps run on.
+    """Sets JAX up for a run, before its first array: joins the other processes, and
+    chooses the devices that steps run on.
 
-    Raises `UserError` for devices or processes that are not there, and where processes have different settings.
+    Raises `UserError` for devices or processes that are not there, and where processes
+    have different settings.
     """
     memory.share_heap()
-    # On CPU a step that is sent off before the one before it has ended allocates gigabytes beside it.
+    # On CPU a step that is sent off before the one before it has ended allocates
+    # gigabytes beside it.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
     # Before anything touches a device: JAX counts them once, those of all processes.
@@ -46,9 +51,11 @@ def configure(run: Settings) -> "Devices":
 
 
 def configure_alone(run: Settings) -> None:
-    """`configure` for what one process does with a network of the run, on its default device: the run's precision, whatever
-    devices and hosts it had."""
-    # One process, on a machine of a cluster, too: without a number it would wait for the others there.
+    """`configure` for what one process does with a network of the run, on its default
+    device: the run's precision, whatever devices and hosts it had.
+    """
+    # One process, on a machine of a cluster, too: without a number it would wait for
+    # the others there.
     one = DistributedSettings(num_processes=1)
     alone = dataclasses.replace(run, parallel="none", distributed=one)
     configure(alone)
@@ -68,7 +75,8 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
     if parallel == "none":
         if jax.process_count() > 1:
             raise UserError(
-                f"config.parallel=none runs in one process, and there are {jax.process_count()}; write auto"
+                "config.parallel=none runs in one process, and there are "
+                f"{jax.process_count()}; write auto"
             )
         available = available[:1]
     # Each process's side by side, so that its part of a batch is one piece.
@@ -80,10 +88,12 @@ def choose(parallel: str, available: Sequence[jax.Device]) -> "Devices":
 class Devices:
     """Where and how steps run.
 
-    parallel: `none`, `pmap` or `shard_map`. devices: those of all processes, empty for the default one.
+    parallel: `none`, `pmap` or `shard_map`. devices: those of all processes, empty for
+    the default one.
 
-    With several processes, pmap takes arrays of this process's devices, shard_map and checkpoints those of all devices.
-    `_local` is therefore the mesh between steps, `_mesh` that of the whole run.
+    With several processes, pmap takes arrays of this process's devices, shard_map and
+    checkpoints those of all devices. `_local` is therefore the mesh between steps,
+    `_mesh` that of the whole run.
     """
 
     parallel: str = "none"
@@ -109,12 +119,14 @@ class Devices:
             if run.microbatches > 1:
                 over += f" in {run.microbatches} microbatches"
             raise UserError(
-                f"config.batch_size={run.batch_size} cannot be divided over {over}: write a multiple of {parts},"
+                f"config.batch_size={run.batch_size} cannot be divided over {over}: "
+                f"write a multiple of {parts},"
                 f" for instance {-(-run.batch_size // parts) * parts}"
             )
 
     def batch(self, source, feed, microbatches: int = 1):
-        """Inside a step: this device's part of a source's batch, its microbatches one after the other.
+        """Inside a step: this device's part of a source's batch, its microbatches one
+        after the other.
 
         A microbatch consists of the same examples on any number of devices.
         """
@@ -152,23 +164,33 @@ class Devices:
         if self.parallel == "none":
             return jax.device_put(array)
         array = np.asarray(array)
-        # By a callback, as `device_put` to devices of other processes would compare the array over all of them.
+        # By a callback, as `device_put` to devices of other processes would compare the
+        # array over all of them.
         sharding = NamedSharding(self._local, _REPLICATED)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        return jax.make_array_from_callback(
+            array.shape, sharding, lambda index: array[index]
+        )
 
     def place_rows(self, rows: np.ndarray) -> jax.Array:
-        """This process's rows of a batch, divided over its devices: each has (rows / devices, ...) of them in its step."""
+        """This process's rows of a batch, divided over its devices: each has (rows /
+        devices, ...) of them in its step.
+        """
         if self.parallel == "none":
             return jax.device_put(rows)
         # pmap maps over a leading axis: [devices, rows, ...].
         if self.parallel == "pmap":
             local = len(self._local.devices)
             rows = rows.reshape(local, -1, *rows.shape[1:])
-        return jax.make_array_from_process_local_data(NamedSharding(self._local, _DIVIDED), rows)
+        return jax.make_array_from_process_local_data(
+            NamedSharding(self._local, _DIVIDED), rows
+        )
 
     def placement(self, microbatches: int = 1) -> Placement:
-        """How the arrays of a source are put onto the devices: sets in memory everywhere, streamed batches by rows."""
-        # Microbatches are spread over all hosts, so that with several of them each host needs the whole batch.
+        """How the arrays of a source are put onto the devices: sets in memory
+        everywhere, streamed batches by rows.
+        """
+        # Microbatches are spread over all hosts, so that with several of them each host
+        # needs the whole batch.
         if microbatches > 1:
             return Placement(everywhere=self.place, rows=self.place)
         return Placement(
@@ -179,7 +201,9 @@ class Devices:
         )
 
     def settle(self, state):
-        """A state as steps take it, where leaves were computed on the host, or on one device, since the last step."""
+        """A state as steps take it, where leaves were computed on the host, or on one
+        device, since the last step.
+        """
         if self.parallel == "none":
             return state
         wanted = NamedSharding(self._local, _REPLICATED)
@@ -199,18 +223,26 @@ class Devices:
         return jax.tree.map(self.place, created)
 
     def compile_steps(self, *stages: Callable, tuned: bool = True) -> Steps:
-        """The steps of these stages, `stage(state, feed) -> state` each. A program is compiled at its first call.
+        """The steps of these stages, `stage(state, feed) -> state` each.
 
-        tuned: programs of one step take `step_options`; those of several steps in a call, and pmap, take no options.
+        A program is compiled at its first call.
+
+        tuned: programs of one step take `step_options`; those of several steps in a
+        call, and pmap, take no options.
         """
         options = None
         if tuned:
             options = step_options()
-        # The old state's buffers are given away, as two states of a large network may not fit.
-        programs = [self._program(stage, donate=(0,), options=options) for stage in stages]
+        # The old state's buffers are given away, as two states of a large network may
+        # not fit.
+        programs = [
+            self._program(stage, donate=(0,), options=options) for stage in stages
+        ]
 
         def scanned(structure, differing: list[int]) -> Program:
-            return self._program(scanned_steps(stages, structure, differing), donate=(0,))
+            return self._program(
+                scanned_steps(stages, structure, differing), donate=(0,)
+            )
 
         return Steps(programs, scanned)
 
@@ -221,7 +253,9 @@ class Devices:
     def _program(
         self, step: Callable, donate: tuple[int, ...], options: dict | None = None
     ) -> Program:
-        """A step or an evaluation, to be compiled for these devices. donate: positions of arguments that it may reuse."""
+        """A step or an evaluation, to be compiled for these devices. donate: positions
+        of arguments that it may reuse.
+        """
         if self.parallel == "none":
             jitted = jax.jit(step, donate_argnums=donate, compiler_options=options)
             return Program(lambda arguments: (jitted, ()))
@@ -237,15 +271,21 @@ class Devices:
         return Program(mapped)
 
     def _shard_map(self, step: Callable, specs, donate, options) -> tuple[Any, tuple]:
-        # The step averages over the axis itself, so that its outputs are replicated. With the check on, JAX would also sum the
-        # gradients of replicated inputs over it.
+        # The step averages over the axis itself, so that its outputs are replicated.
+        # With the check on, JAX would also sum the gradients of replicated inputs over
+        # it.
         mapped = jax.shard_map(
-            step, mesh=self._mesh, in_specs=specs, out_specs=_REPLICATED, check_vma=False
+            step,
+            mesh=self._mesh,
+            in_specs=specs,
+            out_specs=_REPLICATED,
+            check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=donate, compiler_options=options), ()
 
     def _pmap(self, step: Callable, specs, donate) -> tuple[Any, tuple]:
-        # pmap maps over at least one argument: an index of the device, which nothing reads.
+        # pmap maps over at least one argument: an index of the device, which nothing
+        # reads.
         @functools.wraps(step)
         def mapped(index, *arguments):
             del index
@@ -271,14 +311,18 @@ class Devices:
         return compiled, (index,)
 
     def saveable(self, state):
-        """A copy of a state, of arrays of the whole run: for saving in the background, while steps reuse the state."""
+        """A copy of a state, of arrays of the whole run: for saving in the background,
+        while steps reuse the state.
+        """
         copied = _copy(state)
         if self.parallel != "pmap" or jax.process_count() == 1:
             return copied
         return jax.tree.map(lambda leaf: _rewrapped(leaf, self._mesh), copied)
 
     def restorable(self, shapes):
-        """`ShapeDtypeStruct`s placed on these devices, so that a checkpoint of any number of devices is restored there."""
+        """`ShapeDtypeStruct`s placed on these devices, so that a checkpoint of any
+        number of devices is restored there.
+        """
         if self.parallel == "none":
             sharding: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         else:
@@ -301,7 +345,9 @@ def _rewrapped(leaf: jax.Array, mesh: Mesh) -> jax.Array:
     """The same replicated buffers as an array of another mesh."""
     buffers = [shard.data for shard in leaf.addressable_shards]
     sharding = NamedSharding(mesh, _REPLICATED)
-    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays=buffers)
+    return jax.make_array_from_single_device_arrays(
+        leaf.shape, sharding, arrays=buffers
+    )
 
 
 @jax.jit

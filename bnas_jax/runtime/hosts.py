@@ -1,7 +1,9 @@
-"""The processes of a run, on one host or many: how they find each other, agree, and end when one of them is lost.
+"""The processes of a run, on one host or many: how they find each other, agree, and end
+when one of them is lost.
 
-In a run of one process nothing here does anything. The first process alone writes files and logs; every process saves its
-part of a checkpoint. Where one process decides for all (to stop, to save by the clock), the others receive its answer first.
+In a run of one process nothing here does anything. The first process alone writes files
+and logs; every process saves its part of a checkpoint. Where one process decides for
+all (to stop, to save by the clock), the others receive its answer first.
 """
 
 import hashlib
@@ -23,9 +25,11 @@ from bnas_jax import __version__, settings
 from bnas_jax.core.errors import UserError, first_line
 from bnas_jax.settings import DistributedSettings, Settings
 
-# The exit code of a run that another host has let down, which a launcher starts again (EX_TEMPFAIL of sysexits.h).
+# The exit code of a run that another host has let down, which a launcher starts again
+# (EX_TEMPFAIL of sysexits.h).
 LOST = 75
-# Steps between two waits for their results where there are several processes: so often a hanging one is noticed.
+# Steps between two waits for their results where there are several processes: so often
+# a hanging one is noticed.
 WAIT_EVERY = 10
 # The settings in which the processes of a run may differ.
 OF_A_PROCESS = ("distributed.", "dataset.path", "dataset.workers")
@@ -42,9 +46,11 @@ def is_first() -> bool:
 
 
 def join(run: DistributedSettings) -> None:
-    """Joins the other processes, before JAX's first use: those of the settings, or of the cluster that this one is part of.
+    """Joins the other processes, before JAX's first use: those of the settings, or of
+    the cluster that this one is part of.
 
-    `UserError` where they cannot be reached; ends the process where they are not all there in `timeout_seconds`.
+    `UserError` where they cannot be reached; ends the process where they are not all
+    there in `timeout_seconds`.
     """
     cluster = None
     if run.num_processes is None:
@@ -82,7 +88,9 @@ def join(run: DistributedSettings) -> None:
 
 
 def _check_port(coordinator: str) -> None:
-    """`UserError` where the first process could not listen: after a failure of its own JAX may crash on the way out."""
+    """`UserError` where the first process could not listen: after a failure of its own
+    JAX may crash on the way out.
+    """
     port = coordinator.rpartition(":")[2]
     with socket.socket() as listening:
         # The port of a run that has just ended can be used again.
@@ -91,12 +99,15 @@ def _check_port(coordinator: str) -> None:
             listening.bind(("", int(port)))
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"the port of config.distributed.coordinator={coordinator} cannot be used ({error}); write another port"
+                f"the port of config.distributed.coordinator={coordinator} cannot be "
+                f"used ({error}); write another port"
             ) from None
 
 
 def _cluster() -> str | None:
-    """The cluster whose processes JAX finds by itself, known by its variables in the environment; None without one."""
+    """The cluster whose processes JAX finds by itself, known by its variables in the
+    environment; None without one.
+    """
     several = lambda name: int(os.environ.get(name) or 1) > 1
     if several("SLURM_STEP_NUM_TASKS"):
         return "the Slurm step"
@@ -105,7 +116,8 @@ def _cluster() -> str | None:
     if "JOB_COMPLETION_INDEX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         return "the Kubernetes job"
 
-    # A TPU machine: by its environment, or by its devices where the library for them is installed.
+    # A TPU machine: by its environment, or by its devices where the library for them is
+    # installed.
     devices = [
         *pathlib.Path("/dev").glob("accel*"),
         *pathlib.Path("/dev/vfio").glob("[0-9]*"),
@@ -128,7 +140,9 @@ def code_version() -> str:
 
 
 def agree(run: Settings) -> None:
-    """`UserError` on every process if one has other settings, code or libraries than the first; names what differs."""
+    """`UserError` on every process if one has other settings, code or libraries than
+    the first; names what differs.
+    """
     if count() == 1:
         return
     versions = {
@@ -146,20 +160,23 @@ def agree(run: Settings) -> None:
     differences = [text for text in from_all(difference) if text]
     if differences:
         raise UserError(
-            f"the processes disagree: {differences[0]}; start all with the same code and settings"
+            f"the processes disagree: {differences[0]}; start all with the same code "
+            "and settings"
         )
 
 
 def _other_setting(ours: Mapping, theirs: Mapping) -> str:
-    """The first setting that no process may have for itself and in which this one differs from the first; empty for none.
+    """The first setting that no process may have for itself and in which this one
+    differs from the first; empty for none.
 
-    It has the settings, too, that may change from one start of a run to the next: if processes saved at different steps,
-    each would wait for the others.
+    It has the settings, too, that may change from one start of a run to the next: if
+    processes saved at different steps, each would wait for the others.
     """
     for found in settings.differences(ours, theirs):
         if not found.key.startswith(OF_A_PROCESS):
             return (
-                f"config.{found.key} is {found.ours!r} on process {jax.process_index()} and"
+                f"config.{found.key} is {found.ours!r} on process "
+                f"{jax.process_index()} and"
                 f" {found.theirs!r} on the first"
             )
     return ""
@@ -178,7 +195,8 @@ def from_first(text: str) -> str:
     if count() == 1:
         return text
 
-    # Arrays of one shape on all processes: the length first, then the bytes, cut or filled up to it.
+    # Arrays of one shape on all processes: the length first, then the bytes, cut or
+    # filled up to it.
     data = text.encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     fitted = data.ljust(size)[:size]
@@ -200,15 +218,18 @@ def from_all(text: str, size: int = 400) -> list[str]:
 def meet() -> None:
     """Waits until every process has come here.
 
-    Processes may take very different times to compile: JAX lets the first alone write its cache, so that it may find there
-    what the others compile for minutes. A message of a step, for which it would wait otherwise, gives up after 30 s on CPUs.
+    Processes may take very different times to compile: JAX lets the first alone write
+    its cache, so that it may find there what the others compile for minutes. A message
+    of a step, for which it would wait otherwise, gives up after 30 s on CPUs.
     """
     if count() > 1:
         multihost_utils.sync_global_devices("bnas_jax")
 
 
 def on_first(action: Callable[[], None]) -> None:
-    """Calls `action` on the first process while the others wait; what it raises there ends them, too, with a `UserError`."""
+    """Calls `action` on the first process while the others wait; what it raises there
+    ends them, too, with a `UserError`.
+    """
     failure: Exception | None = None
     if is_first():
         try:
@@ -240,7 +261,9 @@ def _end(message: str, code: int) -> None:
 
 
 class Watchdog:
-    """Ends the process, with exit code `LOST`, when `beat` is not called for a time; in runs of several processes alone."""
+    """Ends the process, with exit code `LOST`, when `beat` is not called for a time; in
+    runs of several processes alone.
+    """
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -267,8 +290,10 @@ class Watchdog:
         while not self._closed.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._beaten > self._seconds:
                 _end(
-                    f"nothing came for {self._seconds:g} s after step {self._step}: another of the {count()} processes is lost"
-                    " or hangs; the same command on all of them goes on from the last checkpoint"
+                    f"nothing came for {self._seconds:g} s after step {self._step}: "
+                    f"another of the {count()} processes is lost"
+                    " or hangs; the same command on all of them goes on from the last "
+                    "checkpoint"
                     " (or raise config.distributed.timeout_seconds)",
                     LOST,
                 )

@@ -1,8 +1,10 @@
-"""How the C library hands out memory to steps on CPU: they allocate gigabytes and free them again, each time.
+"""How the C library hands out memory to steps on CPU: they allocate gigabytes and free
+them again, each time.
 
-By default glibc gives each thread a separate heap, which is too small for large arrays: those are mapped anew in every step and
-come page by page of 4 KiB. Kept in one heap of huge pages, a BNAS-A step took 0.70 of the time. Other C libraries and systems
-are left as they are.
+By default glibc gives each thread a separate heap, which is too small for large arrays:
+those are mapped anew in every step and come page by page of 4 KiB. Kept in one heap of
+huge pages, a BNAS-A step took 0.70 of the time. Other C libraries and systems are left
+as they are.
 """
 
 import contextlib
@@ -26,9 +28,11 @@ def share_heap() -> None:
 
 @functools.cache  # once for the process
 def keep_heap() -> None:
-    """Lets the heap keep what is freed, and take huge pages for up to half of the machine's memory.
+    """Lets the heap keep what is freed, and take huge pages for up to half of the
+    machine's memory.
 
-    For steps that run one after the other: each that is sent off ahead would add gigabytes to the heap.
+    For steps that run one after the other: each that is sent off ahead would add
+    gigabytes to the heap.
     """
     with contextlib.suppress(*_OTHER_SYSTEM):
         libc = ctypes.CDLL("libc.so.6")
@@ -40,7 +44,9 @@ def keep_heap() -> None:
 
 
 def _reserve(libc: ctypes.CDLL, size: int) -> None:
-    """Allocates and frees `size` bytes: the heap keeps the addresses, of which none takes memory before it is used."""
+    """Allocates and frees `size` bytes: the heap keeps the addresses, of which none
+    takes memory before it is used.
+    """
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]

@@ -1,4 +1,6 @@
-"""SIGTERM and Ctrl-C stop a run between two steps, after a checkpoint, or while it waits for something."""
+"""SIGTERM and Ctrl-C stop a run between two steps, after a checkpoint, or while it
+waits for something.
+"""
 
 import concurrent.futures
 import os
@@ -20,17 +22,22 @@ _MAX_POLLS = 100_000
 
 
 class Stopped(Exception):
-    """The run ended by a signal, its state saved. number: of the signal. exit_code: 128 + number."""
+    """The run ended by a signal, its state saved. number: of the signal. exit_code: 128
+    + number.
+    """
 
     def __init__(self, number: int, step: int):
         super().__init__(
-            f"stopped by {signal.Signals(number).name} at step {step}; the same command goes on from there"
+            f"stopped by {signal.Signals(number).name} at step {step}; the same "
+            "command goes on from there"
         )
         self.exit_code = 128 + number
 
 
 class Interrupted(Exception):
-    """A signal to stop came while the run did something else than its steps. number: of the signal."""
+    """A signal to stop came while the run did something else than its steps. number: of
+    the signal.
+    """
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -38,16 +45,19 @@ class Interrupted(Exception):
 
 
 class Stops:
-    """While it is open, `wanted` returns the number of the first SIGTERM or SIGINT; a second Ctrl-C quits at once.
+    """While it is open, `wanted` returns the number of the first SIGTERM or SIGINT; a
+    second Ctrl-C quits at once.
 
-    Several processes must stop after the same step. JAX's preemption service, which catches SIGTERM there, informs all of them
-    of the first one's; a Ctrl-C is handed on to it.
+    Several processes must stop after the same step. JAX's preemption service, which
+    catches SIGTERM there, informs all of them of the first one's; a Ctrl-C is handed on
+    to it.
     """
 
     def __init__(self):
         self._signal: int | None = None
         self._several = hosts.count() > 1
-        # Of several processes: how often the service has been asked, and whether it has said to stop.
+        # Of several processes: how often the service has been asked, and whether it has
+        # said to stop.
         self._polled = 0
         self._agreed = False
         # The handlers to put back: {number: handler}.
@@ -68,8 +78,8 @@ class Stops:
     def wanted(self) -> int | None:
         """The signal to stop by, None where there was none.
 
-        It is polled equally often on every process: JAX's service has all of them stop at the next poll of the process that
-        has polled most.
+        It is polled equally often on every process: JAX's service has all of them stop
+        at the next poll of the process that has polled most.
         """
         if not self._several:
             return self._signal
@@ -89,8 +99,8 @@ class Stops:
     def during(self, work: Callable[[], T]) -> T:
         """The result of `work`, which may take minutes in one piece, made in a thread.
 
-        Raises `Interrupted` for a signal meanwhile. The thread then goes on under the name of `given up`, and the process is to
-        end without it.
+        Raises `Interrupted` for a signal meanwhile. The thread then goes on under the
+        name of `given up`, and the process is to end without it.
         """
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         thread = threading.Thread(target=_fulfil, args=(done, work), daemon=True)
@@ -106,8 +116,9 @@ class Stops:
                 thread.name = "given up"
                 raise
         result = done.result()
-        # Meanwhile the processes have polled a different number of times. Each goes on to the same number, past any poll at
-        # which they may have agreed to stop, so that all of them stop, or none does.
+        # Meanwhile the processes have polled a different number of times. Each goes on
+        # to the same number, past any poll at which they may have agreed to stop, so
+        # that all of them stop, or none does.
         while self._several and self._polled < last:
             self.check()
         return result

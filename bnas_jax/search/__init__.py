@@ -1,4 +1,6 @@
-"""Search algorithms, one file each, and the table that `config.searcher.name` chooses from."""
+"""Search algorithms, one file each, and the table that `config.searcher.name` chooses
+from.
+"""
 
 from bnas_jax.search.bnas import Bnas
 from bnas_jax.search.darts import Darts

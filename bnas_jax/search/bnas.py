@@ -1,4 +1,6 @@
-"""BNAS: the first-order bilevel search of DARTS with Zeroise kept and an annealed diversity regularizer (Eq. 4 and 5)."""
+"""BNAS: the first-order bilevel search of DARTS with Zeroise kept and an annealed
+diversity regularizer (Eq. 4 and 5).
+"""
 
 import dataclasses
 
@@ -13,8 +15,8 @@ from bnas_jax.search.searcher import DERIVATION
 
 @dataclasses.dataclass(frozen=True)
 class Bnas(Diverse):
-    """The paper's search. gamma, keep_zeroise: see `derivation.derive` (Eq. 4, section 4.1.3). diversity, tau, entropy: see
-    `Diverse` (Eq. 5).
+    """The paper's search. gamma, keep_zeroise: see `derivation.derive` (Eq. 4, section
+    4.1.3). diversity, tau, entropy: see `Diverse` (Eq. 5).
 
     >>> searcher = bnas.Bnas(gamma=3.0)
     >>> alphas = searcher.init(jax.random.key(0))
@@ -23,7 +25,8 @@ class Bnas(Diverse):
     (4, 4)
     """
 
-    # Both are of the derivation alone, so that a search can be derived again with others.
+    # Both are of the derivation alone, so that a search can be derived again with
+    # others.
     gamma: float = dataclasses.field(default=1.0, metadata=DERIVATION)
     keep_zeroise: bool = dataclasses.field(default=True, metadata=DERIVATION)
 
@@ -32,7 +35,8 @@ class Bnas(Diverse):
         # Eq. (4) divides by it.
         if not 0 < self.gamma < float("inf"):
             raise UserError(
-                f"config.searcher.gamma must be a finite number greater than 0, got {self.gamma:g};"
+                "config.searcher.gamma must be a finite number greater than 0, got "
+                f"{self.gamma:g};"
                 " 1 leaves Eq. 4 without effect"
             )
 

@@ -1,4 +1,6 @@
-"""What each layer type costs on each edge of a supernet, by `core.cost`, and SNAS's resource loss of it (docs/searchers.md)."""
+"""What each layer type costs on each edge of a supernet, by `core.cost`, and SNAS's
+resource loss of it (docs/searchers.md).
+"""
 
 import functools
 from collections.abc import Mapping
@@ -21,10 +23,12 @@ Shape = tuple[int, int, int]
 
 
 class Costs(NamedTuple):
-    """Costs for each cell, edge and layer type of a supernet: nested tuples (cells, 14, types), so that it is hashable.
+    """Costs for each cell, edge and layer type of a supernet: nested tuples (cells, 14,
+    types), so that it is hashable.
 
-    kinds: for each cell `normal` or `reduce`. size: weights in words of 32 bits. flops: of one image. access: values that are
-    read and written for one image, weights included.
+    kinds: for each cell `normal` or `reduce`. size: weights in words of 32 bits. flops:
+    of one image. access: values that are read and written for one image, weights
+    included.
     """
 
     kinds: tuple[str, ...]
@@ -40,7 +44,8 @@ def costs(supernet, image_shape: Shape) -> Costs:
     rows, columns = (-(-size // stride) for size in image_shape[:2])
     of_cells = []
     for place in supernet.places:
-        # Edges from the cell's inputs see the size in front of it, those between nodes the size behind it.
+        # Edges from the cell's inputs see the size in front of it, those between nodes
+        # the size behind it.
         outer = (rows, columns)
         inner = (rows // place.stride(0), columns // place.stride(0))
         of_cell = []
@@ -67,10 +72,12 @@ def costs(supernet, image_shape: Shape) -> Costs:
 
 
 def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
-    """The mean over normal cells plus the mean over reduction cells of the sum over edges of the logarithm of its cost.
+    """The mean over normal cells plus the mean over reduction cells of the sum over
+    edges of the logarithm of its cost.
 
-    The logarithm of an edge's cost is (log size + log FLOPs + log access) / 3, each of the sum over layer types of
-    weight * cost, or of 1 where that is less. weights: {"normal", "reduce"}, (14, layer types) each. Returns a scalar.
+    The logarithm of an edge's cost is (log size + log FLOPs + log access) / 3, each of
+    the sum over layer types of weight * cost, or of 1 where that is less. weights:
+    {"normal", "reduce"}, (14, layer types) each. Returns a scalar.
 
     >>> from bnas_jax.search.costs import costs, resource_loss
     >>> supernet = bnas.Supernet(num_cells=2, channels=4, num_classes=10)
@@ -86,7 +93,9 @@ def resource_loss(weights: Mapping[str, jax.Array], costs: Costs) -> jax.Array:
         for part in (costs.size, costs.flops, costs.access):
             cells = np.array(part)[of_kind]  # (cells of the kind, 14, types)
             values = jnp.asarray(cells, weights[kind].dtype)
-            of_edges = jnp.sum(weights[kind] * values, axis=-1)  # (cells of the kind, 14)
+            of_edges = jnp.sum(
+                weights[kind] * values, axis=-1
+            )  # (cells of the kind, 14)
             # An edge of zeroise alone costs nothing, and has the logarithm 0.
             logarithms = jnp.log(jnp.where(of_edges < 1, 1, of_edges))
             total = total + jnp.sum(logarithms) / (3 * count)
@@ -120,7 +129,9 @@ class _Layer(nn.Module):
 def _counts(
     name: str, features: int, stride: int, shape: Shape, scheme: Scheme
 ) -> tuple[float, float, float]:
-    """(size, FLOPs, access) of a layer type for an image of the shape (H, W, C), see `Costs`."""
+    """(size, FLOPs, access) of a layer type for an image of the shape (H, W, C), see
+    `Costs`.
+    """
     kind = layer_type(name)
     # Without weights.
     if not kind.learnable and kind.num_convs(stride) == 0:
@@ -135,8 +146,9 @@ def _counts(
     rows = cost(layer, image_shape=shape).rows
     size = sum(row.memory_bits for row in rows) / FLOAT_BITS
     flops = float(sum(row.flops for row in rows))
-    # Counted as a chain, in which a convolution reads what the one before has written. The second of a factorized reduction
-    # reads the layer's input instead, and is counted too low.
+    # Counted as a chain, in which a convolution reads what the one before has written.
+    # The second of a factorized reduction reads the layer's input instead, and is
+    # counted too low.
     shapes = [shape, *(row.out_shape for row in rows)]
     values = [float(np.prod(one)) for one in shapes]
     read, written = sum(values[:-1]), sum(values[1:])

@@ -1,4 +1,6 @@
-"""DARTS (arXiv 1806.09055): alpha on validation data, at first order or after a virtual step of the weights."""
+"""DARTS (arXiv 1806.09055): alpha on validation data, at first order or after a virtual
+step of the weights.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -15,21 +17,26 @@ from bnas_jax.search.diversity import Diverse
 from bnas_jax.search.searcher import ALPHAS, DERIVATION, TRAIN, VALID, WEIGHTS, Stage
 
 UNROLLED = ("none", "difference", "exact")
-# How far the weights are moved for the finite difference: epsilon = .01 / |vector| (DARTS section 2.3).
+# How far the weights are moved for the finite difference: epsilon = .01 / |vector|
+# (DARTS section 2.3).
 DISTANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Darts(Diverse):
-    """DARTS's bilevel search. unrolled: how the gradient with respect to alpha is taken:
+    """DARTS's bilevel search. unrolled: how the gradient with respect to alpha is
+    taken:
 
     - `none`: first order, at the present weights.
-    - `difference`: second order, at the weights after a virtual step (DARTS Eq. 6 to 8), whose derivative is a central
-      difference, as published. Signs and poolings jump, and the difference divides by a small number what they jump by: on a
-      binary supernet it is no good estimate.
-    - `exact`: second order with the exact derivative. It needs sums of signs as floats, which are slower.
+    - `difference`: second order, at the weights after a virtual step (DARTS Eq. 6 to
+      8), whose derivative is a central
+      difference, as published. Signs and poolings jump, and the difference divides by a
+      small number what they jump by: on a binary supernet it is no good estimate.
+    - `exact`: second order with the exact derivative. It needs sums of signs as floats,
+      which are slower.
 
-    keep_zeroise: let the derivation take Zeroise, which DARTS leaves out. diversity, tau, entropy: see `Diverse`.
+    keep_zeroise: let the derivation take Zeroise, which DARTS leaves out. diversity,
+    tau, entropy: see `Diverse`.
     """
 
     diversity: float = 0.0
@@ -46,7 +53,8 @@ class Darts(Diverse):
         super().__post_init__()
         if self.unrolled not in UNROLLED:
             raise UserError(
-                f"config.searcher.unrolled must be one of {', '.join(UNROLLED)}, got {self.unrolled!r}"
+                f"config.searcher.unrolled must be one of {', '.join(UNROLLED)}, got "
+                f"{self.unrolled!r}"
             )
 
     @property
@@ -57,15 +65,19 @@ class Darts(Diverse):
         if self.unrolled == "none":
             return None
 
-        # The weights after a virtual step w' = w - rate * gradient of the training loss (DARTS Eq. 6).
+        # The weights after a virtual step w' = w - rate * gradient of the training loss
+        # (DARTS Eq. 6).
         at_weights = mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)
         ahead, through_step = jax.vjp(lambda grads: virtual(params, grads), at_weights)
 
         # The gradients of the validation loss with respect to w' and to alpha.
         both = (0, 1)
-        to_ahead, first_term = mean(lambda loss: jax.grad(loss, both)(ahead, alphas), VALID)
+        to_ahead, first_term = mean(
+            lambda loss: jax.grad(loss, both)(ahead, alphas), VALID
+        )
 
-        # What reaches the training gradient; with plain SGD, -rate times the gradient ahead.
+        # What reaches the training gradient; with plain SGD, -rate times the gradient
+        # ahead.
         (vector,) = through_step(to_ahead)
         product = difference_product
         if self.unrolled == "exact":
@@ -83,10 +95,11 @@ class Darts(Diverse):
 
 
 def exact_product(mean, vector, params, alphas):
-    """The gradient with respect to alpha of <the training gradient with respect to the weights, vector>, the second term of
-    DARTS Eq. 7.
+    """The gradient with respect to alpha of <the training gradient with respect to the
+    weights, vector>, the second term of DARTS Eq. 7.
 
-    mean: see `searcher.Mean`. vector, params: trees of the weights' shapes. Returns a tree of alpha's shapes.
+    mean: see `searcher.Mean`. vector, params: trees of the weights' shapes. Returns a
+    tree of alpha's shapes.
     """
 
     def along(loss):
@@ -100,14 +113,17 @@ def exact_product(mean, vector, params, alphas):
 
 
 def difference_product(mean, vector, params, alphas):
-    """`exact_product` by a central difference: the training gradients with respect to alpha, with the weights moved to both
-    sides along the vector (DARTS Eq. 8)."""
+    """`exact_product` by a central difference: the training gradients with respect to
+    alpha, with the weights moved to both sides along the vector (DARTS Eq. 8).
+    """
     # A vector of zeros has no length to divide by.
     size = optax.tree_utils.tree_norm(vector)
     epsilon = DISTANCE / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
     def at_alphas(sign):
-        """The gradient with respect to alpha of the training loss at w + sign * epsilon * vector."""
+        """The gradient with respect to alpha of the training loss at w + sign * epsilon
+        * vector.
+        """
         moved = jax.tree.map(lambda w, v: w + sign * epsilon * v, params, vector)
         return mean(lambda loss: jax.grad(loss, argnums=1)(moved, alphas), TRAIN)
 

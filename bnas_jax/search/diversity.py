@@ -17,8 +17,8 @@ LEAST_TAU = 1e-6
 class Diverse(Searcher):
     """A bilevel search whose objective of alpha has the diversity regularizer.
 
-    diversity, tau: lambda and tau (in epochs) of Eq. (5); diversity=0 is off. entropy: the mean over `all` edges of both
-    cells, or as `released`, see `alphas.entropy`.
+    diversity, tau: lambda and tau (in epochs) of Eq. (5); diversity=0 is off. entropy:
+    the mean over `all` edges of both cells, or as `released`, see `alphas.entropy`.
     """
 
     diversity: float = 1.0
@@ -30,15 +30,18 @@ class Diverse(Searcher):
         # Written so that NaN fails, too.
         if not 0 <= self.diversity < float("inf"):
             raise UserError(
-                f"{prefix}.diversity must be a finite number at least 0, got {self.diversity}"
+                f"{prefix}.diversity must be a finite number at least 0, got "
+                f"{self.diversity}"
             )
         if not self.tau >= LEAST_TAU:
             raise UserError(
-                f"{prefix}.tau must be at least {LEAST_TAU:g}, got {self.tau}; {prefix}.diversity=0 is off"
+                f"{prefix}.tau must be at least {LEAST_TAU:g}, got {self.tau}; "
+                f"{prefix}.diversity=0 is off"
             )
         if self.entropy not in ENTROPIES:
             raise UserError(
-                f"{prefix}.entropy must be one of {', '.join(ENTROPIES)}, got {self.entropy!r}"
+                f"{prefix}.entropy must be one of {', '.join(ENTROPIES)}, got "
+                f"{self.entropy!r}"
             )
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:

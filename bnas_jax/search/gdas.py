@@ -1,6 +1,8 @@
-"""GDAS (arXiv 1910.04465): one layer type an edge is drawn for each step, by hard Gumbel samples with a soft gradient.
+"""GDAS (arXiv 1910.04465): one layer type an edge is drawn for each step, by hard
+Gumbel samples with a soft gradient.
 
-Formulas and numbers are those of its authors' code for the search space of DARTS (docs/searchers.md).
+Formulas and numbers are those of its authors' code for the search space of DARTS
+(docs/searchers.md).
 """
 
 import dataclasses
@@ -29,17 +31,20 @@ from bnas_jax.search.searcher import (
 
 @dataclasses.dataclass(frozen=True)
 class Gdas(Searcher):
-    """GDAS's search: each step draws one layer type for each edge by a hard Gumbel softmax with the soft one's gradient;
-    weights move first, then alpha.
+    """GDAS's search: each step draws one layer type for each edge by a hard Gumbel
+    softmax with the soft one's gradient; weights move first, then alpha.
 
-    tau_max, tau_min: the temperature of the first and of the last epoch, linear between them.
-    clip_norm: the norm to which the gradients of weights and alpha, taken together, are clipped before the weights move; None
-    does not clip.
-    other_scalars: add the weights of the layer types that were not chosen to an edge's output, as its authors' code for another
-    search space does: they are 0, but give all of alpha a gradient.
+    tau_max, tau_min: the temperature of the first and of the last epoch, linear between
+    them.
+    clip_norm: the norm to which the gradients of weights and alpha, taken together, are
+    clipped before the weights move; None does not clip.
+    other_scalars: add the weights of the layer types that were not chosen to an edge's
+    output, as its authors' code for another search space does: they are 0, but give all
+    of alpha a gradient.
 
-    Only the chosen layer of an edge runs where the supernet has edges="chosen"; else all run, the others times 0. As in its
-    code, weights that were never chosen should not decay: an optimizer with decayed="moved", which `search` uses.
+    Only the chosen layer of an edge runs where the supernet has edges="chosen"; else
+    all run, the others times 0. As in its code, weights that were never chosen should
+    not decay: an optimizer with decayed="moved", which `search` uses.
     """
 
     tau_max: float = 10.0
@@ -47,7 +52,8 @@ class Gdas(Searcher):
     clip_norm: float | None = 5.0
     other_scalars: bool = False
 
-    # Weights first, as in its authors' code, with alpha's gradient for the norm of the clipping.
+    # Weights first, as in its authors' code, with alpha's gradient for the norm of the
+    # clipping.
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS}), beside=frozenset({ALPHAS})),
         Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
@@ -60,13 +66,16 @@ class Gdas(Searcher):
         if self.tau_min > self.tau_max:
             prefix = "config.searcher"
             raise UserError(
-                f"{prefix}.tau_min={self.tau_min} must be at most {prefix}.tau_max={self.tau_max}"
+                f"{prefix}.tau_min={self.tau_min} must be at most "
+                f"{prefix}.tau_max={self.tau_max}"
             )
         if self.clip_norm is not None:
             check_rates(self, "clip_norm")
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """One-hot, with the gradient of the softmax at the chosen layer type alone, as no other runs."""
+        """One-hot, with the gradient of the softmax at the chosen layer type alone, as
+        no other runs.
+        """
         # In an evaluation the most probable layer type.
         if key is None or progress is None:
             return {name: gumbel.one_hot(alpha) for name, alpha in alphas.items()}
@@ -87,7 +96,8 @@ class Gdas(Searcher):
     def _draw(
         self, alphas: Alphas, *, key, progress: Progress
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """(hard samples with the gradient of the softmax, one-hot of what they chose), (14, layer types) each.
+        """(hard samples with the gradient of the softmax, one-hot of what they chose),
+        (14, layer types) each.
 
         Of the same key the same samples, so that `scalars` belong to `weights`.
         """
@@ -116,15 +126,21 @@ class Gdas(Searcher):
         # No division by 0 where all gradients are.
         divisor = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
         factor = jnp.minimum(1.0, self.clip_norm / divisor)
-        return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
+        return jax.tree.map(
+            lambda gradient: gradient * factor.astype(gradient.dtype), gradients
+        )
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """Top two (layer type, input) pairs a node, Zeroise left out; both may have the same input."""
+        """Top two (layer type, input) pairs a node, Zeroise left out; both may have the
+        same input.
+        """
         return top_pairs(weights, self.layer_types)
 
 
 def top_pairs(weights: np.ndarray, layer_types: tuple[str, ...]) -> Cell:
-    """A cell from (14, layer types): each node's two largest entries, whatever their edge; the first of equals."""
+    """A cell from (14, layer types): each node's two largest entries, whatever their
+    edge; the first of equals.
+    """
     nodes = []
     for node in range(INPUTS, INPUTS + NODES):
         # (strength, (layer type, input)) of all that lead into the node.

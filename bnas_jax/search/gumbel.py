@@ -1,4 +1,6 @@
-"""Samples of categorical variables with a gradient: the Gumbel softmax (arXiv 1611.01144, 1611.00712)."""
+"""Samples of categorical variables with a gradient: the Gumbel softmax (arXiv
+1611.01144, 1611.00712).
+"""
 
 from collections.abc import Mapping
 
@@ -10,23 +12,32 @@ LEAST_TEMPERATURE = 1e-6
 
 
 def draw(key, logits: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Gumbel noise in the shapes of the logits: {"normal", "reduce"}, (14, layer types) each, as far as they are there."""
-    # Each cell has its key by its name, so that the order of the dictionary does not matter.
+    """Gumbel noise in the shapes of the logits: {"normal", "reduce"}, (14, layer types)
+    each, as far as they are there.
+    """
+    # Each cell has its key by its name, so that the order of the dictionary does not
+    # matter.
     names = sorted(logits)
     keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     noise = {}
     for name, value in logits.items():
-        noise[name] = jax.random.gumbel(keys[name], shape=value.shape, dtype=value.dtype)
+        noise[name] = jax.random.gumbel(
+            keys[name], shape=value.shape, dtype=value.dtype
+        )
     return noise
 
 
 def soft(logits, noise, temperature) -> jax.Array:
-    """softmax((logits + noise) / temperature) over the layer types: (14, layer types), as are logits and noise."""
+    """softmax((logits + noise) / temperature) over the layer types: (14, layer types),
+    as are logits and noise.
+    """
     return jax.nn.softmax((logits + noise) / temperature, axis=-1)
 
 
 def hard(logits, noise, temperature) -> tuple[jax.Array, jax.Array]:
-    """(one-hot + p - stop_gradient(p), one-hot) of p = `soft` of log_softmax(logits): ones and zeros, with p's gradient."""
+    """(one-hot + p - stop_gradient(p), one-hot) of p = `soft` of log_softmax(logits):
+    ones and zeros, with p's gradient.
+    """
     log_p = jax.nn.log_softmax(logits, axis=-1)
     p = soft(log_p, noise, temperature=temperature)
     chosen = one_hot(p)

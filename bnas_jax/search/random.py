@@ -1,4 +1,6 @@
-"""Random search with shared weights (arXiv 1902.07638): the best of many random cells, with weights that all of them share."""
+"""Random search with shared weights (arXiv 1902.07638): the best of many random cells,
+with weights that all of them share.
+"""
 
 import dataclasses
 import functools
@@ -11,17 +13,27 @@ import numpy as np
 from bnas_jax.core.alphas import Alphas
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import EDGES, Genotype, of_cells
-from bnas_jax.search.searcher import TRAIN, WEIGHTS, Finished, Progress, Score, Searcher, Stage
+from bnas_jax.search.searcher import (
+    TRAIN,
+    WEIGHTS,
+    Finished,
+    Progress,
+    Score,
+    Searcher,
+    Stage,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Random(Searcher):
     """Each step trains the layers of one random cell.
 
-    candidates: how many random cells are scored at the end, with the shared weights, on score_batches validation batches each.
+    candidates: how many random cells are scored at the end, with the shared weights, on
+    score_batches validation batches each.
     finalists: how many of the best of them are scored on all validation batches.
 
-    In a score batch norm takes the batch's statistics, too: the running ones are averages over other cells.
+    In a score batch norm takes the batch's statistics, too: the running ones are
+    averages over other cells.
     """
 
     candidates: int = 1000
@@ -29,17 +41,22 @@ class Random(Searcher):
     finalists: int = 10
 
     # There is no alpha to move.
-    stages: ClassVar[tuple[Stage, ...]] = (Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),)
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
+    )
     has_alphas: ClassVar[bool] = False
 
     def __post_init__(self):
         for name in ("candidates", "score_batches", "finalists"):
             value = getattr(self, name)
             if value < 1:
-                raise UserError(f"config.searcher.{name} must be at least 1, got {value}")
+                raise UserError(
+                    f"config.searcher.{name} must be at least 1, got {value}"
+                )
         if self.finalists > self.candidates:
             raise UserError(
-                f"config.searcher.finalists={self.finalists} must be at most config.searcher.candidates={self.candidates}"
+                f"config.searcher.finalists={self.finalists} must be at most "
+                f"config.searcher.candidates={self.candidates}"
             )
 
     def init(self, key, dtype=jnp.float32):
@@ -48,7 +65,9 @@ class Random(Searcher):
         return {}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """Those of a cell that is drawn; in a score (key None) `alphas` are the weights of the cell that is scored."""
+        """Those of a cell that is drawn; in a score (key None) `alphas` are the weights
+        of the cell that is scored.
+        """
         del progress
         if key is None:
             return dict(alphas)
@@ -57,7 +76,8 @@ class Random(Searcher):
     def derive(self, alphas: Alphas) -> Genotype:
         """There is nothing to derive from."""
         raise UserError(
-            "a random search has no alphas to derive a genotype from; its cell is that of its genotype.json"
+            "a random search has no alphas to derive a genotype from; its cell is that "
+            "of its genotype.json"
         )
 
     def record(self, alphas: Alphas) -> dict:
@@ -68,11 +88,13 @@ class Random(Searcher):
     def finish(self, key, score: Score) -> Finished:
         """The best finalist, the first of equals.
 
-        Each candidate is listed with its genotype and its `top1` in %, finalists also with `top1_of_all` batches.
+        Each candidate is listed with its genotype and its `top1` in %, finalists also
+        with `top1_of_all` batches.
         """
         cells = [self._candidate(key, number) for number in range(self.candidates)]
 
-        # Each candidate on the next batches, from the first one again where they run out.
+        # Each candidate on the next batches, from the first one again where they run
+        # out.
         listed = []
         for number, cell in enumerate(cells):
             first = number * self.score_batches
@@ -81,7 +103,9 @@ class Random(Searcher):
             listed.append({**genotype.to_dict(), "top1": top1})
 
         # The best of them on all batches.
-        ranked = sorted(range(self.candidates), key=lambda number: -listed[number]["top1"])
+        ranked = sorted(
+            range(self.candidates), key=lambda number: -listed[number]["top1"]
+        )
         finalists = ranked[: self.finalists]
         for number in finalists:
             listed[number]["top1_of_all"] = score(cells[number], None)
@@ -104,12 +128,17 @@ class Random(Searcher):
 
 @functools.partial(jax.jit, static_argnums=1)
 def sample(key, num_types: int) -> dict[str, jax.Array]:
-    """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each: 1 at the two edges of each node, else 0.
+    """The weights of a random cell, {"normal", "reduce"}, (14, layer types) each: 1 at
+    the two edges of each node, else 0.
 
-    A node takes two different inputs, each through a layer type that is drawn for it, all equally likely.
+    A node takes two different inputs, each through a layer type that is drawn for it,
+    all equally likely.
     """
     normal, reduce = jax.random.split(key)
-    return {"normal": _sample_cell(normal, num_types), "reduce": _sample_cell(reduce, num_types)}
+    return {
+        "normal": _sample_cell(normal, num_types),
+        "reduce": _sample_cell(reduce, num_types),
+    }
 
 
 def _sample_cell(key, num_types: int) -> jax.Array:
@@ -132,7 +161,9 @@ def _sample_cell(key, num_types: int) -> jax.Array:
 
 
 def genotype_of(weights, layer_types: tuple[str, ...]) -> Genotype:
-    """The genotype of a random cell, from its weights, {"normal", "reduce"}, (14, layer types) each, as `sample` draws them."""
+    """The genotype of a random cell, from its weights, {"normal", "reduce"}, (14, layer
+    types) each, as `sample` draws them.
+    """
     cells = {}
     for name, value in weights.items():
         cells[name] = _cell_of(np.asarray(value), layer_types)

@@ -1,6 +1,8 @@
-"""Random search by training: the best of a few random cells, each trained for a few epochs from fresh weights.
+"""Random search by training: the best of a few random cells, each trained for a few
+epochs from fresh weights.
 
-The baseline of DARTS's comparison (arXiv 1806.09055, Table 1), which took 24 cells and 100 epochs each.
+The baseline of DARTS's comparison (arXiv 1806.09055, Table 1), which took 24 cells and
+100 epochs each.
 """
 
 import dataclasses
@@ -19,24 +21,30 @@ from bnas_jax.search.searcher import TRAIN, WEIGHTS, Progress, Searcher, Stage
 
 @dataclasses.dataclass(frozen=True)
 class RandomTrained(Searcher):
-    """Trains one random cell after the other, and validates each at the end of its training.
+    """Trains one random cell after the other, and validates each at the end of its
+    training.
 
-    candidate_epochs: of each training. A search of `num_epochs` trains num_epochs / candidate_epochs cells, all from the same
-    first weights, each with the whole schedule of the learning rate.
+    candidate_epochs: of each training. A search of `num_epochs` trains num_epochs /
+    candidate_epochs cells, all from the same first weights, each with the whole
+    schedule of the learning rate.
 
-    alpha is what `random.sample` draws, 1 at the two edges of each node and 0 elsewhere: the weights of the cell that is
-    trained. No step moves it; after each training the next cell takes its place.
+    alpha is what `random.sample` draws, 1 at the two edges of each node and 0
+    elsewhere: the weights of the cell that is trained. No step moves it; after each
+    training the next cell takes its place.
     """
 
     candidate_epochs: int = 5
 
-    stages: ClassVar[tuple[Stage, ...]] = (Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),)
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
+    )
     one_layer: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.candidate_epochs < 1:
             raise UserError(
-                f"config.searcher.candidate_epochs must be at least 1, got {self.candidate_epochs}"
+                "config.searcher.candidate_epochs must be at least 1, got "
+                f"{self.candidate_epochs}"
             )
 
     @property
@@ -49,7 +57,9 @@ class RandomTrained(Searcher):
         drawn = sample(key, len(self.layer_types))
         return {name: drawn[name].astype(dtype) for name in self.searched}
 
-    def weights(self, alphas: Alphas, key, progress: Progress | None) -> dict[str, jax.Array]:
+    def weights(
+        self, alphas: Alphas, key, progress: Progress | None
+    ) -> dict[str, jax.Array]:
         """Those of the cell that is trained: nothing is relaxed."""
         del key, progress
         return dict(alphas)
@@ -61,4 +71,7 @@ class RandomTrained(Searcher):
     def record(self, alphas: Alphas) -> dict:
         """The cell that was trained."""
         genotype = self.derive(alphas)
-        return {"learnable_share": learnable_share(genotype), "genotype": genotype.to_dict()}
+        return {
+            "learnable_share": learnable_share(genotype),
+            "genotype": genotype.to_dict(),
+        }

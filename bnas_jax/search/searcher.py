@@ -1,8 +1,10 @@
-"""What a searcher is. A search algorithm is one subclass of `Searcher` and one entry of `search.SEARCHERS`.
+"""What a searcher is.
 
-A searcher defines its step: which batches each stage takes and what it moves, the weights of the mixtures, what its
-objective adds to the cross-entropy, a custom gradient where it has one, and how a genotype is derived from alpha. The loop
-knows none of it.
+A search algorithm is one subclass of `Searcher` and one entry of `search.SEARCHERS`.
+
+A searcher defines its step: which batches each stage takes and what it moves, the
+weights of the mixtures, what its objective adds to the cross-entropy, a custom gradient
+where it has one, and how a genotype is derived from alpha. The loop knows none of it.
 """
 
 import dataclasses
@@ -24,7 +26,8 @@ from bnas_jax.core.layers import learnable_share
 
 WEIGHTS, ALPHAS = "weights", "alphas"
 TRAIN, VALID = "train", "valid"
-# Metadata of a field: it is no setting; and it is a setting of the derivation alone, which may change when a run goes on.
+# Metadata of a field: it is no setting; and it is a setting of the derivation alone,
+# which may change when a run goes on.
 NO_SETTING = {"setting": False}
 DERIVATION = {"derivation": True}
 
@@ -32,9 +35,9 @@ DERIVATION = {"derivation": True}
 class Stage(NamedTuple):
     """A part of a step.
 
-    batches: which it takes, of `TRAIN` and `VALID`; the objective is the loss of the first. moves: what it updates, of
-    `WEIGHTS` and `ALPHAS`. beside: parameters whose gradient is computed but not applied, because `clip` needs its norm
-    (GDAS).
+    batches: which it takes, of `TRAIN` and `VALID`; the objective is the loss of the
+    first. moves: what it updates, of `WEIGHTS` and `ALPHAS`. beside: parameters whose
+    gradient is computed but not applied, because `clip` needs its norm (GDAS).
     """
 
     batches: tuple[str, ...]
@@ -43,7 +46,9 @@ class Stage(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a search is. epoch: the number of finished epochs, an integer array (). num_epochs: of the whole search."""
+    """How far a search is. epoch: the number of finished epochs, an integer array ().
+    num_epochs: of the whole search.
+    """
 
     epoch: jax.Array
     num_epochs: int
@@ -51,16 +56,19 @@ class Progress(NamedTuple):
 
 # (params, alphas) -> the mean cross-entropy of a part of a batch.
 Loss = Callable[[Any, Alphas], jax.Array]
-# (function, name of a batch) -> the mean of `function(loss)` over the parts of that batch: microbatches and devices.
+# (function, name of a batch) -> the mean of `function(loss)` over the parts of that
+# batch: microbatches and devices.
 Mean = Callable[[Callable[[Loss], Any], str], Any]
-# (params, their gradients) -> params after one update of the weights' optimizer, without clipping; its state stays as it is.
+# (params, their gradients) -> params after one update of the weights' optimizer,
+# without clipping; its state stays as it is.
 Virtual = Callable[[Any, Any], Any]
 
 
 class Finished(NamedTuple):
     """What a searcher that scores candidates ends with.
 
-    genotype: the best; top1: its score in %. candidates: all of them, as candidates.json lists them.
+    genotype: the best; top1: its score in %. candidates: all of them, as
+    candidates.json lists them.
     """
 
     genotype: Genotype
@@ -68,18 +76,22 @@ class Finished(NamedTuple):
     candidates: list[dict]
 
 
-# (weights of the layer types, numbers of validation batches or None for all) -> top-1 in %.
+# (weights of the layer types, numbers of validation batches or None for all) -> top-1
+# in %.
 Score = Callable[[Mapping[str, Any], range | None], float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """The base of all searchers: alpha on validation data, then weights on training data, with softmax mixtures (DARTS).
+    """The base of all searchers: alpha on validation data, then weights on training
+    data, with softmax mixtures (DARTS).
 
-    Fields of a subclass are its settings, `config.searcher.*`, but for those with the metadata `NO_SETTING`.
-    layer_types, fixed_reduction: the columns of alpha, and whether the reduction cell is hand-made and has no alpha. They are
-    those of the supernet, see `of`.
-    train_share: the part of the training set that the weights are trained on; the rest is validation data, none where it is 1.
+    Fields of a subclass are its settings, `config.searcher.*`, but for those with the
+    metadata `NO_SETTING`.
+    layer_types, fixed_reduction: the columns of alpha, and whether the reduction cell
+    is hand-made and has no alpha. They are those of the supernet, see `of`.
+    train_share: the part of the training set that the weights are trained on; the rest
+    is validation data, none where it is 1.
 
     >>> searcher = bnas.SEARCHERS["darts"]()
     >>> alphas = searcher.init(jax.random.key(0))
@@ -90,18 +102,25 @@ class Searcher:
     layer_types: tuple[str, ...] = dataclasses.field(
         default=TABLE_3, kw_only=True, metadata=NO_SETTING
     )
-    fixed_reduction: bool = dataclasses.field(default=False, kw_only=True, metadata=NO_SETTING)
-    train_share: float = dataclasses.field(default=0.5, kw_only=True, metadata=NO_SETTING)
+    fixed_reduction: bool = dataclasses.field(
+        default=False, kw_only=True, metadata=NO_SETTING
+    )
+    train_share: float = dataclasses.field(
+        default=0.5, kw_only=True, metadata=NO_SETTING
+    )
 
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(batches=(VALID,), moves=frozenset({ALPHAS})),
         Stage(batches=(TRAIN,), moves=frozenset({WEIGHTS})),
     )
-    # Whether there is an alpha that a genotype is derived from, and that an epoch is evaluated with.
+    # Whether there is an alpha that a genotype is derived from, and that an epoch is
+    # evaluated with.
     has_alphas: ClassVar[bool] = True
-    # Which weights decay: `all`, or those that have `moved`, as they had a gradient at least once.
+    # Which weights decay: `all`, or those that have `moved`, as they had a gradient at
+    # least once.
     decayed: ClassVar[str] = "all"
-    # Whether the weights of an edge are 0 but for one, so that the others need not run (`edges="chosen"`).
+    # Whether the weights of an edge are 0 but for one, so that the others need not run
+    # (`edges="chosen"`).
     one_layer: ClassVar[bool] = False
 
     @property
@@ -111,32 +130,48 @@ class Searcher:
 
     @property
     def restart_epochs(self) -> int | None:
-        """After so many epochs, again and again, weights begin anew and `init` draws another alpha. None: never.
+        """After so many epochs, again and again, weights begin anew and `init` draws
+        another alpha.
 
-        Such a search is validated at the end of each of these periods, and the learning rate falls within each.
+        None: never.
+
+        Such a search is validated at the end of each of these periods, and the learning
+        rate falls within each.
         """
         return None
 
     @property
     def second_order(self) -> bool:
-        """Whether `gradient` takes second derivatives, so that it needs the losses of the plain arithmetic."""
+        """Whether `gradient` takes second derivatives, so that it needs the losses of
+        the plain arithmetic.
+        """
         return False
 
     def of(self, supernet: Any) -> Self:
-        """This searcher with the columns and cells of alpha of a supernet, or of the settings of one."""
+        """This searcher with the columns and cells of alpha of a supernet, or of the
+        settings of one.
+        """
         fixed = getattr(supernet, "fixed_reduction", False)
-        return dataclasses.replace(self, layer_types=supernet.layer_types, fixed_reduction=fixed)
+        return dataclasses.replace(
+            self, layer_types=supernet.layer_types, fixed_reduction=fixed
+        )
 
-    def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> Self:
-        """This searcher with what it needs to know of the supernet and its images, (H, W, C)."""
+    def for_supernet(
+        self, supernet: nn.Module, image_shape: tuple[int, int, int]
+    ) -> Self:
+        """This searcher with what it needs to know of the supernet and its images, (H,
+        W, C).
+        """
         # Only costs depend on them.
         del supernet, image_shape
         return self
 
     def init(self, key, dtype=jnp.float32) -> dict[str, jax.Array]:
-        """alpha at the start, {"normal", "reduce"}, each (14, layer types), or {"normal"} beside a fixed reduction cell.
+        """alpha at the start, {"normal", "reduce"}, each (14, layer types), or
+        {"normal"} beside a fixed reduction cell.
 
-        {} for a searcher without any (`has_alphas`), which overrides `weights`, `derive` and `record`, too.
+        {} for a searcher without any (`has_alphas`), which overrides `weights`,
+        `derive` and `record`, too.
         """
         drawn = alphas_lib.init(key, len(self.layer_types), dtype)
         return {name: drawn[name] for name in self.searched}
@@ -148,16 +183,22 @@ class Searcher:
             return ("normal",)
         return ("normal", "reduce")
 
-    def weights(self, alphas: Alphas, key, progress: Progress | None) -> dict[str, jax.Array]:
+    def weights(
+        self, alphas: Alphas, key, progress: Progress | None
+    ) -> dict[str, jax.Array]:
         """The weights of the layer types in the mixtures, shapes as alpha.
 
-        key: for random numbers, one key a step; None in an evaluation, which draws none. progress: None in an evaluation.
+        key: for random numbers, one key a step; None in an evaluation, which draws
+        none. progress: None in an evaluation.
         """
         del key, progress
         return alphas_lib.relax(alphas)
 
-    def scalars(self, alphas: Alphas, key, progress: Progress) -> dict[str, jax.Array] | None:
-        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each; None where it adds nothing.
+    def scalars(
+        self, alphas: Alphas, key, progress: Progress
+    ) -> dict[str, jax.Array] | None:
+        """What a step adds to all outputs of an edge, {"normal", "reduce"}, (14,) each;
+        None where it adds nothing.
 
         key: the same as in `weights`.
         """
@@ -165,35 +206,51 @@ class Searcher:
         return None
 
     def temperature(self, progress: Progress) -> jax.Array | None:
-        """The temperature that `weights` draws with, a scalar, to be logged; None without one."""
+        """The temperature that `weights` draws with, a scalar, to be logged; None
+        without one.
+        """
         del progress
         return None
 
     def regularizer(self, alphas: Alphas, progress: Progress) -> jax.Array:
-        """What is added to the loss of a stage that moves alpha, such as the diversity of Eq. (5). A scalar."""
+        """What is added to the loss of a stage that moves alpha, such as the diversity
+        of Eq. (5).
+
+        A scalar.
+        """
         del alphas, progress
         return jnp.zeros(())
 
     def resources(self, weights: Mapping[str, jax.Array]) -> jax.Array:
-        """A cost of the mixture weights, added to the loss like `regularizer` (SNAS's resource loss). A scalar.
+        """A cost of the mixture weights, added to the loss like `regularizer` (SNAS's
+        resource loss).
+
+        A scalar.
 
         weights: those that the step has drawn, see `weights`.
         """
         del weights
         return jnp.zeros(())
 
-    def gradient(self, mean: Mean, virtual: Virtual, params, alphas: Alphas) -> Any | None:
-        """A custom gradient of the loss with respect to alpha, or None for the ordinary one.
+    def gradient(
+        self, mean: Mean, virtual: Virtual, params, alphas: Alphas
+    ) -> Any | None:
+        """A custom gradient of the loss with respect to alpha, or None for the ordinary
+        one.
 
-        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient of the training loss with respect to the
-        weights, averaged over all microbatches and devices; any function that is linear in the loss can be averaged like
-        that. Running statistics stay as they are. The gradient of `regularizer` and `resources` is added to what this returns.
+        `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the gradient of
+        the training loss with respect to the weights, averaged over all microbatches
+        and devices; any function that is linear in the loss can be averaged like that.
+        Running statistics stay as they are. The gradient of `regularizer` and
+        `resources` is added to what this returns.
         """
         del mean, virtual, params, alphas
         return None
 
     def clip(self, gradients: dict[str, Any]) -> dict[str, Any]:
-        """The gradients of a stage, {"weights", "alphas"} as far as it takes them, on their way to the optimizers."""
+        """The gradients of a stage, {"weights", "alphas"} as far as it takes them, on
+        their way to the optimizers.
+        """
         return gradients
 
     def derive(self, alphas: Alphas) -> Genotype:
@@ -206,7 +263,9 @@ class Searcher:
         return genotype_lib.of_cells(cells)
 
     def derive_cell(self, weights: np.ndarray) -> Cell:
-        """A cell from the softmax of alpha, (14, layer types): each node's two strongest edges."""
+        """A cell from the softmax of alpha, (14, layer types): each node's two
+        strongest edges.
+        """
         return derivation.derive(weights, layer_types=self.layer_types)
 
     def record(self, alphas: Alphas) -> dict[str, Any]:
@@ -219,13 +278,18 @@ class Searcher:
         }
 
     def finish(self, key, score: Score) -> Finished | None:
-        """The end of a search without alpha: the candidate that scores best. None for all others."""
+        """The end of a search without alpha: the candidate that scores best.
+
+        None for all others.
+        """
         del key, score
         return None
 
 
 def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> None:
-    """`UserError` for the first of these settings that is no finite number above 0, or, with `least`, from that on."""
+    """`UserError` for the first of these settings that is no finite number above 0, or,
+    with `least`, from that on.
+    """
     for name in names:
         value = getattr(searcher, name)
         if least is None:
@@ -234,4 +298,6 @@ def check_rates(searcher: Searcher, *names: str, least: float | None = None) -> 
             fits, wanted = value >= least, f"at least {least:g}"
         # NaN is neither.
         if not (fits and value < float("inf")):
-            raise UserError(f"config.searcher.{name} must be a finite number {wanted}, got {value}")
+            raise UserError(
+                f"config.searcher.{name} must be a finite number {wanted}, got {value}"
+            )

@@ -1,4 +1,5 @@
-"""SNAS (arXiv 1812.09926): alpha and weights by one gradient of a loss whose mixtures are drawn, at a falling temperature.
+"""SNAS (arXiv 1812.09926): alpha and weights by one gradient of a loss whose mixtures
+are drawn, at a falling temperature.
 
 Formulas and numbers are those of its authors' code (docs/searchers.md).
 """
@@ -33,13 +34,15 @@ from bnas_jax.search.searcher import (
 
 @dataclasses.dataclass(frozen=True)
 class Snas(Searcher):
-    """Each step draws the mixtures by a Gumbel softmax whose logits are alpha, and moves alpha and weights by its gradient.
+    """Each step draws the mixtures by a Gumbel softmax whose logits are alpha, and
+    moves alpha and weights by its gradient.
 
-    temperature_start, temperature_end: of the Gumbel softmax; it falls linearly and has reached its end in the last of
-    annealing_epochs, None being all of the search. drop_path: the rate at which the edges of an example are left out.
+    temperature_start, temperature_end: of the Gumbel softmax; it falls linearly and has
+    reached its end in the last of annealing_epochs, None being all of the search.
+    drop_path: the rate at which the edges of an example are left out.
     resource_weight: eta of the resource loss, see `costs.resource_loss`; 0 is off.
-    train_share: 1 as in SNAS, which keeps no validation data: the genotype is that of the last epoch. Below 1, epochs are
-    validated on the rest.
+    train_share: 1 as in SNAS, which keeps no validation data: the genotype is that of
+    the last epoch. Below 1, epochs are validated on the rest.
     costs: those of the supernet, which `for_supernet` fills in.
     """
 
@@ -49,7 +52,9 @@ class Snas(Searcher):
     drop_path: float = 0.3
     resource_weight: float = 0.0
     train_share: float = dataclasses.field(default=1.0, kw_only=True)
-    costs: Costs | None = dataclasses.field(default=None, kw_only=True, metadata=NO_SETTING)
+    costs: Costs | None = dataclasses.field(
+        default=None, kw_only=True, metadata=NO_SETTING
+    )
 
     # Both at once, by the gradient of one loss.
     stages: ClassVar[tuple[Stage, ...]] = (
@@ -59,30 +64,39 @@ class Snas(Searcher):
     def __post_init__(self):
         prefix = "config.searcher"
         # The temperature of the Gumbel softmax.
-        check_rates(self, "temperature_start", "temperature_end", least=gumbel.LEAST_TEMPERATURE)
+        check_rates(
+            self, "temperature_start", "temperature_end", least=gumbel.LEAST_TEMPERATURE
+        )
         if self.temperature_end > self.temperature_start:
             raise UserError(
-                f"{prefix}.temperature_end={self.temperature_end} must be at most {prefix}.temperature_start="
+                f"{prefix}.temperature_end={self.temperature_end} must be at most "
+                f"{prefix}.temperature_start="
                 f"{self.temperature_start}, from which it falls"
             )
         if self.annealing_epochs is not None and self.annealing_epochs < 1:
             raise UserError(
-                f"{prefix}.annealing_epochs must be at least 1, got {self.annealing_epochs}"
+                f"{prefix}.annealing_epochs must be at least 1, got "
+                f"{self.annealing_epochs}"
             )
         # Weights and rates.
         check_rates(self, "resource_weight", least=0)
         if not 0 <= self.drop_path < 1:
-            raise UserError(f"{prefix}.drop_path must be from 0 to below 1, got {self.drop_path}")
+            raise UserError(
+                f"{prefix}.drop_path must be from 0 to below 1, got {self.drop_path}"
+            )
         if not 0 < self.train_share <= 1:
             raise UserError(
-                f"{prefix}.train_share must be above 0 and at most 1, got {self.train_share}"
+                f"{prefix}.train_share must be above 0 and at most 1, got "
+                f"{self.train_share}"
             )
 
     @property
     def drop_path_rate(self) -> float:
         return self.drop_path
 
-    def for_supernet(self, supernet: nn.Module, image_shape: tuple[int, int, int]) -> "Snas":
+    def for_supernet(
+        self, supernet: nn.Module, image_shape: tuple[int, int, int]
+    ) -> "Snas":
         # Nothing else reads the costs.
         if self.resource_weight == 0:
             return self
@@ -95,7 +109,9 @@ class Snas(Searcher):
         return {name: 1 + 10 * value for name, value in drawn.items()}
 
     def weights(self, alphas: Alphas, key, progress: Progress | None):
-        """One Gumbel softmax a step, the same for all cells of a kind; without noise, and at temperature 1, to evaluate."""
+        """One Gumbel softmax a step, the same for all cells of a kind; without noise,
+        and at temperature 1, to evaluate.
+        """
         # An evaluation draws nothing.
         if key is None or progress is None:
             return alphas_lib.relax(alphas)

@@ -1,7 +1,14 @@
-"""The settings of a run, from a config file and the command line, as frozen dataclasses that are checked."""
+"""The settings of a run, from a config file and the command line, as frozen dataclasses
+that are checked.
+"""
 
 from bnas_jax.settings.dataset import DatasetSettings, for_data, without_effect
-from bnas_jax.settings.differences import CHANGEABLE, Difference, differences, first_difference
+from bnas_jax.settings.differences import (
+    CHANGEABLE,
+    Difference,
+    differences,
+    first_difference,
+)
 from bnas_jax.settings.old_names import OLD_NAMES, refuse_old_name
 from bnas_jax.settings.resolve import from_config, resolve, to_dict
 from bnas_jax.settings.run import CheckpointSettings, DistributedSettings, RunSettings

@@ -1,4 +1,6 @@
-"""Checks of settings: each raises a `UserError` that names the setting, the values it may have and the one it has."""
+"""Checks of settings: each raises a `UserError` that names the setting, the values it
+may have and the one it has.
+"""
 
 import math
 
@@ -18,21 +20,26 @@ def choice(name: str, value, choices: tuple) -> None:
 
 
 def positive(prefix: str, settings, *names: str) -> None:
-    """`UserError` for the first of these settings below 1. prefix: of their names, such as config.network."""
+    """`UserError` for the first of these settings below 1. prefix: of their names, such
+    as config.network.
+    """
     for name in names:
         value = getattr(settings, name)
         require(value >= 1, f"{prefix}.{name} must be at least 1, got {value}")
 
 
 def rates(prefix: str, settings, *names: str, least: float | None = None) -> None:
-    """`UserError` for the first of these settings that is no finite number above 0, or from `least` on."""
+    """`UserError` for the first of these settings that is no finite number above 0, or
+    from `least` on.
+    """
     for name in names:
         value = getattr(settings, name)
         if least is None:
             fits, wanted = value > 0, "greater than 0"
         else:
             fits, wanted = value >= least, f"at least {least}"
-        # NaN and infinity train nothing, and NaN would not be found the same when a run goes on.
+        # NaN and infinity train nothing, and NaN would not be found the same when a run
+        # goes on.
         message = f"{prefix}.{name} must be a finite number {wanted}, got {value}"
         require(fits and math.isfinite(value), message)
 
@@ -42,11 +49,15 @@ def shares(prefix: str, settings, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         # 1 itself would drop everything, or never forget a momentum.
-        require(0 <= value < 1, f"{prefix}.{name} must be from 0 to below 1, got {value}")
+        require(
+            0 <= value < 1, f"{prefix}.{name} must be from 0 to below 1, got {value}"
+        )
 
 
 def clipping(prefix: str, settings) -> None:
-    """`UserError` for a `clip_norm` that is neither None nor above 0; infinity does not clip."""
+    """`UserError` for a `clip_norm` that is neither None nor above 0; infinity does not
+    clip.
+    """
     clip = settings.clip_norm
     message = f"{prefix}.clip_norm must be greater than 0 or None, got {clip}"
     require(clip is None or clip > 0, message)

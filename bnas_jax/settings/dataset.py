@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from bnas_jax.settings.checks import choice, rates, require
 
 SPLITS = ("random", "stratified", "in_order")
-# Of a field: a setting of searches alone, which is as the convention says where it is not set.
+# Of a field: a setting of searches alone, which is as the convention says where it is
+# not set.
 OF_SEARCH = {"of_search": True}
 
-# Settings without effect on sets that come with test images, and on the digits, which are arrays.
+# Settings without effect on sets that come with test images, and on the digits, which
+# are arrays.
 _SPLIT = ("split", "split_seed")
 _READING = (
     "min_area",
@@ -23,7 +25,8 @@ _READING = (
 )
 
 
-# The settings of config.dataset that have no effect, by the name of the data set. Those of TFDS have images of 8 bits.
+# The settings of config.dataset that have no effect, by the name of the data set. Those
+# of TFDS have images of 8 bits.
 WITHOUT_EFFECT = {
     "digits": ("path", *_SPLIT, *_READING),
     "cifar10": (*_SPLIT, "white_level"),
@@ -35,7 +38,9 @@ WITHOUT_EFFECT = {
 
 
 def without_effect(name: str) -> tuple[str, ...]:
-    """The settings of config.dataset that have no effect on the data set of a name; see `WITHOUT_EFFECT`."""
+    """The settings of config.dataset that have no effect on the data set of a name; see
+    `WITHOUT_EFFECT`.
+    """
     if name.startswith("tfds:"):
         name = "tfds:"
     return WITHOUT_EFFECT.get(name, ())
@@ -45,14 +50,16 @@ def without_effect(name: str) -> tuple[str, ...]:
 class DatasetSettings:
     """The data of a run, and how its images are read, normalised and augmented.
 
-    None takes the value of the data set. Settings that have no effect on the data set are refused, see `WITHOUT_EFFECT`.
+    None takes the value of the data set. Settings that have no effect on the data set
+    are refused, see `WITHOUT_EFFECT`.
     """
 
     # One of `data.load.NAMES`, and the folder of its files.
     name: str = "cifar10"
     path: str | None = None
 
-    # Statistics of each channel, on the scale 0 to 1, by which images are normalised; both or none.
+    # Statistics of each channel, on the scale 0 to 1, by which images are normalised;
+    # both or none.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -63,8 +70,8 @@ class DatasetSettings:
     jitter: tuple[float, ...] | None = None
     cutout: int | None = None
 
-    # Images become image_size x image_size pixels. With `resize` the shorter side is first scaled to that, and the centre is
-    # cut out.
+    # Images become image_size x image_size pixels. With `resize` the shorter side is
+    # first scaled to that, and the centre is cut out.
     image_size: int | None = None
     resize: int | None = None
     # 1 or 3.
@@ -72,20 +79,22 @@ class DatasetSettings:
     # The number that is white in images of more than 8 bits, see `data.readers.images`.
     white_level: float | None = None
 
-    # The share of a set without test images that becomes its test set, drawn by a seed that is not the run's: all runs
-    # are tested on the same images.
+    # The share of a set without test images that becomes its test set, drawn by a seed
+    # that is not the run's: all runs are tested on the same images.
     split: float | None = None
     split_seed: int = 0
 
     # Decoded sets that are larger than this many MiB are streamed.
     in_memory_mib: int | None = None
 
-    # Of a search: how the training set is divided for weights and alpha, see `data.halves.split_half`; and whether the
-    # images that its epochs are validated on are augmented, too.
+    # Of a search: how the training set is divided for weights and alpha, see
+    # `data.halves.split_half`; and whether the images that its epochs are validated on
+    # are augmented, too.
     search_split: str = dataclasses.field(default="random", metadata=OF_SEARCH)
     augment_validation: bool = dataclasses.field(default=False, metadata=OF_SEARCH)
 
-    # Images that cannot be read are an error (`fail`) or are left out, with their number in the log (`skip`).
+    # Images that cannot be read are an error (`fail`) or are left out, with their
+    # number in the log (`skip`).
     bad_images: str = "fail"
     # Processes that read a streamed set; 0: threads do.
     workers: int = 0
@@ -140,7 +149,9 @@ class DatasetSettings:
         require(all(0 < value <= 1 for value in std), message)
 
     def _check_effect(self):
-        """A setting that does nothing is refused, rather than leaving the user to believe in it."""
+        """A setting that does nothing is refused, rather than leaving the user to
+        believe in it.
+        """
         mine = dataclasses.asdict(self)
         fitting = for_data(mine, self.name)
         for name, value in mine.items():
@@ -149,12 +160,17 @@ class DatasetSettings:
         divided = self.split is not None or not self.split_seed
         require(
             divided,
-            "config.dataset.split_seed has no effect without config.dataset.split: set both or none",
+            "config.dataset.split_seed has no effect without config.dataset.split: set "
+            "both or none",
         )
 
 
 def for_data(dataset: Mapping, name: str) -> dict:
-    """The settings of one data set for another one: those without effect on it are set back to their defaults."""
-    defaults = {field.name: field.default for field in dataclasses.fields(DatasetSettings)}
+    """The settings of one data set for another one: those without effect on it are set
+    back to their defaults.
+    """
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(DatasetSettings)
+    }
     reset = {key: defaults[key] for key in without_effect(name)}
     return {**dataset, **reset}

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from bnas_jax.settings import entries
 
-# Settings that may change between two starts of one run: none of them changes what is trained, on what or how. Numbers of the
-# same run differ by rounding alone where other devices, or other parts of a batch, are added up. Settings of a searcher that
-# only its derivation reads are free, too.
+# Settings that may change between two starts of one run: none of them changes what is
+# trained, on what or how. Numbers of the same run differ by rounding alone where other
+# devices, or other parts of a batch, are added up. Settings of a searcher that only its
+# derivation reads are free, too.
 _FREE = (
     # What is saved and logged, and when.
     "log_every_steps",
@@ -27,7 +28,8 @@ _FREE = (
     "alphas_as_of",
 )
 
-# Those that --change may change, too: the network, the data and the number of steps in an epoch stay as they are.
+# Those that --change may change, too: the network, the data and the number of steps in
+# an epoch stay as they are.
 CHANGEABLE = (
     "optimizer",
     "recipe",
@@ -45,7 +47,9 @@ _OF_THE_STATE = ("optimizer.name", "alphas.optimizer")
 
 
 class Difference(NamedTuple):
-    """A setting in which two resolved configs differ. key: without `config.`; ours, theirs: its JSON values."""
+    """A setting in which two resolved configs differ. key: without `config.`; ours,
+    theirs: its JSON values.
+    """
 
     key: str
     ours: Any
@@ -75,8 +79,12 @@ def _is_among(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> Iterator[Difference]:
-    """All settings in which two resolved configs differ, sorted by their names. prefix: of the names, in nested settings."""
+def differences(
+    ours: Mapping, theirs: Mapping, prefix: str = ""
+) -> Iterator[Difference]:
+    """All settings in which two resolved configs differ, sorted by their names. prefix:
+    of the names, in nested settings.
+    """
     for key in sorted(set(ours) | set(theirs)):
         one, other = ours.get(key), theirs.get(key)
         if one == other:
@@ -88,7 +96,9 @@ def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> Iterator[Di
 
 
 def first_difference(ours: Mapping, theirs: Mapping) -> str | None:
-    """The first setting in which two resolved configs differ, free ones aside, as `config.key is A now and B there`."""
+    """The first setting in which two resolved configs differ, free ones aside, as
+    `config.key is A now and B there`.
+    """
     for difference in differences(ours, theirs):
         if not difference.is_free:
             return str(difference)

@@ -1,4 +1,6 @@
-"""Schemes, searchers and networks as settings: {"name": ..., and the settings of that entry of the table}."""
+"""Schemes, searchers and networks as settings: {"name": ..., and the settings of that
+entry of the table}.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +19,8 @@ TABLES: dict[Any, Mapping[str, type]] = {
     NetworkSettings: NETWORKS,
 }
 
-# The groups of a config that have a name, the table that it chooses from, and the entry that a config begins with.
+# The groups of a config that have a name, the table that it chooses from, and the entry
+# that a config begins with.
 GROUPS: dict[str, Mapping[str, type]] = {
     "scheme": SCHEMES,
     "searcher": SEARCHERS,
@@ -27,13 +30,19 @@ USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
 
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
-    """The fields of an entry that are settings: all but those with the metadata {"setting": False}."""
+    """The fields of an entry that are settings: all but those with the metadata
+    {"setting": False}.
+    """
     fields = dataclasses.fields(entry)
-    return {field.name: field for field in fields if field.metadata.get("setting", True)}
+    return {
+        field.name: field for field in fields if field.metadata.get("setting", True)
+    }
 
 
 def derivation_settings() -> dict[str, type[Searcher]]:
-    """The settings that only the derivation of a genotype reads, each with a searcher that has it."""
+    """The settings that only the derivation of a genotype reads, each with a searcher
+    that has it.
+    """
     found = {}
     for entry in SEARCHERS.values():
         for field in dataclasses.fields(entry):
@@ -43,9 +52,11 @@ def derivation_settings() -> dict[str, type[Searcher]]:
 
 
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:
-    """(the entry of the table that `values["name"]` names, the values of its settings). name: of the group, for errors.
+    """(the entry of the table that `values["name"]` names, the values of its settings).
+    name: of the group, for errors.
 
-    Values of None are left out where the entry has a default. Raises `UserError` for another entry's setting.
+    Values of None are left out where the entry has a default. Raises `UserError` for
+    another entry's setting.
     """
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     choice(f"{name}.name", values.get("name"), choices=tuple(table))
@@ -54,13 +65,15 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
 
     given = {}
     for key, value in values.items():
-        # A config has the settings of all entries of a table (`template.group`); those of others are None.
+        # A config has the settings of all entries of a table (`template.group`); those
+        # of others are None.
         if key == "name" or (value is None and key not in known):
             continue
         listed = ", ".join(known) or "none"
         require(
             key in known,
-            f"{name}.{key} is no setting of {name}.name={values['name']}; it has {listed}",
+            f"{name}.{key} is no setting of {name}.name={values['name']}; it has "
+            f"{listed}",
         )
         # NaN differs from itself, and its run would from its work directory.
         require(value == value, f"{name}.{key} must be a number, got nan")
@@ -76,7 +89,9 @@ def has_default(field: dataclasses.Field) -> bool:
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """The values of a settings dataclass; those of an entry of a table with its name, and without what is no setting."""
+    """The values of a settings dataclass; those of an entry of a table with its name,
+    and without what is no setting.
+    """
     values = dataclasses.asdict(value)
     for table in TABLES.values():
         for name, entry in table.items():

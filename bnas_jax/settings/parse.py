@@ -1,4 +1,6 @@
-"""From nested dicts to dataclasses: the names and the types of the fields decide what is accepted."""
+"""From nested dicts to dataclasses: the names and the types of the fields decide what
+is accepted.
+"""
 
 import dataclasses
 import json
@@ -24,20 +26,27 @@ def plain(value):
 
 
 def fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
-    """Replaces None and absent values by the defaults, in place. prefix: of the settings' names, for errors."""
+    """Replaces None and absent values by the defaults, in place. prefix: of the
+    settings' names, for errors.
+    """
     for key, default in defaults.items():
         if isinstance(default, Mapping):
             inner = values.setdefault(key, {})
-            require(isinstance(inner, dict), f"{prefix}{key} must hold settings, got {inner!r}")
+            require(
+                isinstance(inner, dict),
+                f"{prefix}{key} must hold settings, got {inner!r}",
+            )
             fill(inner, default, f"{prefix}{key}.")
         elif values.get(key) is None:
             values[key] = default
 
 
 def build(cls, values: Any, name: str):
-    """An instance of a settings dataclass from nested dicts. name: of the settings, for errors.
+    """An instance of a settings dataclass from nested dicts. name: of the settings, for
+    errors.
 
-    Raises `UserError` for a name that is no field, a value of another type, and a missing one without a default.
+    Raises `UserError` for a name that is no field, a value of another type, and a
+    missing one without a default.
     """
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     hints = typing.get_type_hints(cls)
@@ -53,11 +62,14 @@ def build(cls, values: Any, name: str):
             require(entries.has_default(field), f"{setting} is missing")
             continue
         # A config that was written before the setting existed leaves it open.
-        simple = field.default is not dataclasses.MISSING and not _takes_none(hints[key])
+        simple = field.default is not dataclasses.MISSING and not _takes_none(
+            hints[key]
+        )
         if values[key] is None and simple:
             kind = _without_none(hints[key]).__name__
             raise UserError(
-                f"{setting} must be of type {kind}, got None; write {setting}={field.default!r}, its default, for instance"
+                f"{setting} must be of type {kind}, got None; write "
+                f"{setting}={field.default!r}, its default, for instance"
             )
         built[key] = _convert(hints[key], value=values[key], name=setting)
     return cls(**built)
@@ -68,7 +80,9 @@ def _takes_none(hint) -> bool:
 
 
 def _convert(hint, value, name: str):
-    """A value as a field of that type needs it. hint: the type; name: of the setting, for errors."""
+    """A value as a field of that type needs it. hint: the type; name: of the setting,
+    for errors.
+    """
     if value is None and _takes_none(hint):
         return None
     hint = _without_none(hint)
@@ -97,12 +111,16 @@ def _convert(hint, value, name: str):
     # `type` and not `isinstance`: a bool is no number of epochs.
     if hint is float and type(value) is int:
         return float(value)
-    require(type(value) is hint, f"{name} must be of type {hint.__name__}, got {value!r}")
+    require(
+        type(value) is hint, f"{name} must be of type {hint.__name__}, got {value!r}"
+    )
     return value
 
 
 def field_types(cls) -> dict[str, type]:
-    """The type of each field of a settings dataclass: of `tuple[int, ...] | None`, tuple."""
+    """The type of each field of a settings dataclass: of `tuple[int, ...] | None`,
+    tuple.
+    """
     types = {}
     for name, hint in typing.get_type_hints(cls).items():
         hint = _without_none(hint)

@@ -1,9 +1,12 @@
-"""Training recipes: how each paper, or its code, trains its networks. `RECIPES` is the one table of them, see docs/recipes.md.
+"""Training recipes: how each paper, or its code, trains its networks.
 
-A recipe is a function without arguments that returns values of settings, as they are written in a config: `num_epochs`,
-`batch_size` and `optimizer`. Settings of `optimizer` that it leaves out are as `OptimizerSettings` has them; the values
-of the preset and the convention are not read then. How sure: [C] in published code, [P] in a paper, [R] reported of the
-paper, whose text was not checked, [D] a default chosen here.
+`RECIPES` is the one table of them, see docs/recipes.md.
+
+A recipe is a function without arguments that returns values of settings, as they are
+written in a config: `num_epochs`, `batch_size` and `optimizer`. Settings of `optimizer`
+that it leaves out are as `OptimizerSettings` has them; the values of the preset and the
+convention are not read then. How sure: [C] in published code, [P] in a paper, [R]
+reported of the paper, whose text was not checked, [D] a default chosen here.
 """
 
 from collections.abc import Callable
@@ -11,14 +14,17 @@ from typing import Any
 
 NO_RECIPE = "none"
 
-# The settings that a recipe has in place of presets and conventions. Batch norm is among them, as it sees the recipe's batch.
+# The settings that a recipe has in place of presets and conventions. Batch norm is
+# among them, as it sees the recipe's batch.
 SETTINGS = ("num_epochs", "batch_size", "bn_examples", "optimizer")
 
 
 def bnas() -> dict[str, Any]:
-    """BNAS on CIFAR-10 (section 5.1): one-cycle from 4e-4 to 5e-2 and back [P]; drop-path [C] acts in networks of cells alone.
+    """BNAS on CIFAR-10 (section 5.1): one-cycle from 4e-4 to 5e-2 and back [P];
+    drop-path [C] acts in networks of cells alone.
 
-    The values of its code, which differ, are the `release` convention of configs/train.py.
+    The values of its code, which differ, are the `release` convention of
+    configs/train.py.
     """
     return {
         "num_epochs": 600,
@@ -37,7 +43,9 @@ def bnas() -> dict[str, Any]:
 
 
 def bnas_imagenet() -> dict[str, Any]:
-    """BNAS on ImageNet (section 5.1): a cosine to 1e-5, started anew every 50 epochs [P]; label smoothing [C]."""
+    """BNAS on ImageNet (section 5.1): a cosine to 1e-5, started anew every 50 epochs
+    [P]; label smoothing [C].
+    """
     return {
         "num_epochs": 250,
         "batch_size": 600,
@@ -54,7 +62,10 @@ def bnas_imagenet() -> dict[str, Any]:
 
 
 def darts() -> dict[str, Any]:
-    """DARTS's final network on CIFAR-10 [C]. Its printed 97.2 % also has `dataset.cutout=16` and `network.auxiliary=True`."""
+    """DARTS's final network on CIFAR-10 [C].
+
+    Its printed 97.2 % also has `dataset.cutout=16` and `network.auxiliary=True`.
+    """
     return {
         "num_epochs": 600,
         "batch_size": 96,
@@ -72,7 +83,10 @@ def darts() -> dict[str, Any]:
 
 
 def kuangliu() -> dict[str, Any]:
-    """Hand-crafted networks on CIFAR-10, as kuangliu/pytorch-cifar [C]. The BNAS paper does not say how it trains these."""
+    """Hand-crafted networks on CIFAR-10, as kuangliu/pytorch-cifar [C].
+
+    The BNAS paper does not say how it trains these.
+    """
     return {
         "num_epochs": 200,
         "batch_size": 128,
@@ -87,10 +101,12 @@ def kuangliu() -> dict[str, Any]:
 
 
 def bireal() -> dict[str, Any]:
-    """Bi-Real Net on ImageNet, its authors' PyTorch code [C], which trains from scratch.
+    """Bi-Real Net on ImageNet, its authors' PyTorch code [C], which trains from
+    scratch.
 
-    The scheduler is stepped before each epoch: the first one has 1e-3 (1 - 1/256), the last 0. The paper's own training, of
-    which the code is Caffe, begins with a float network instead: SGD, .01 times .1 at 10 and 15 of 20 epochs.
+    The scheduler is stepped before each epoch: the first one has 1e-3 (1 - 1/256), the
+    last 0. The paper's own training, of which the code is Caffe, begins with a float
+    network instead: SGD, .01 times .1 at 10 and 15 of 20 epochs.
     """
     return {
         "num_epochs": 256,
@@ -107,10 +123,12 @@ def bireal() -> dict[str, Any]:
 
 
 def reactnet() -> dict[str, Any]:
-    """ReActNet's ResNet18 on ImageNet, the second of its two steps: all binary, no weight decay [C].
+    """ReActNet's ResNet18 on ImageNet, the second of its two steps: all binary, no
+    weight decay [C].
 
-    Its code has only the loss of distillation from a float ResNet34: `config.teacher`. Without a teacher it is cross-entropy,
-    with the label smoothing of Bi-Real's code by the same author [D].
+    Its code has only the loss of distillation from a float ResNet34: `config.teacher`.
+    Without a teacher it is cross-entropy, with the label smoothing of Bi-Real's code by
+    the same author [D].
     """
     return {
         "num_epochs": 128,
@@ -127,16 +145,20 @@ def reactnet() -> dict[str, Any]:
 
 
 def reactnet_step1() -> dict[str, Any]:
-    """The first of its two steps, `scheme.stage=activations` [C]: weight decay, but not of BN, classifier and PReLU."""
+    """The first of its two steps, `scheme.stage=activations` [C]: weight decay, but not
+    of BN, classifier and PReLU.
+    """
     values = reactnet()
     values["optimizer"] |= {"weight_decay": 1e-5, "decayed": "kernels"}
     return values
 
 
 def nin() -> dict[str, Any]:
-    """The binary NiN on CIFAR-10, as jiecaoyu/XNOR-Net-PyTorch, whose weight decay reaches all parameters [C].
+    """The binary NiN on CIFAR-10, as jiecaoyu/XNOR-Net-PyTorch, whose weight decay
+    reaches all parameters [C].
 
-    Its loop counts the epochs from 1 to 319, so that each decay comes one epoch earlier there, and one epoch is not run.
+    Its loop counts the epochs from 1 to 319, so that each decay comes one epoch earlier
+    there, and one epoch is not run.
     """
     return {
         "num_epochs": 320,
@@ -170,7 +192,9 @@ def cbcn() -> dict[str, Any]:
 
 
 def pcnn() -> dict[str, Any]:
-    """PCNN on CIFAR-10: 200 epochs [P]. No training code is published; the rest is CBCN's, of the same group [D].
+    """PCNN on CIFAR-10: 200 epochs [P].
+
+    No training code is published; the rest is CBCN's, of the same group [D].
 
     The paper starts from a network that was trained before, see `--init`.
     """
@@ -178,7 +202,10 @@ def pcnn() -> dict[str, Any]:
 
 
 def xnor_pp() -> dict[str, Any]:
-    """XNOR-Net++ on ImageNet: Adam, times .1 in steps, about 80 epochs [R]. Where the steps lie, and the batch [D]."""
+    """XNOR-Net++ on ImageNet: Adam, times .1 in steps, about 80 epochs [R].
+
+    Where the steps lie, and the batch [D].
+    """
     return {
         "num_epochs": 80,
         "batch_size": 256,

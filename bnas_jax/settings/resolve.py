@@ -1,14 +1,19 @@
-"""From a ConfigDict, as configs/*.py make it, or a work directory's config.json to settings, and back.
+"""From a ConfigDict, as configs/*.py make it, or a work directory's config.json to
+settings, and back.
 
-What is set, in a file or on the command line, comes first. A setting left at None takes the first value that there is in
+What is set, in a file or on the command line, comes first. A setting left at None takes
+the first value that there is in
 
 1. the recipe that `config.recipe` chooses, see `recipes`;
 2. `config.preset`, which has a preset's values of the settings that recipes also have;
-3. the block of the convention that `config.conventions` chooses: `config.paper` has the values of the paper's text,
-   `config.release` those of its code, and `config.meant` those of that code without its index error where they differ;
+3. the block of the convention that `config.conventions` chooses: `config.paper` has the
+values of the paper's text,
+   `config.release` those of its code, and `config.meant` those of that code without its
+   index error where they differ;
 4. the default of its dataclass.
 
-Where there is a recipe, 2 and 3 are not read for the settings that recipes have (`recipes.SETTINGS`).
+Where there is a recipe, 2 and 3 are not read for the settings that recipes have
+(`recipes.SETTINGS`).
 """
 
 import dataclasses
@@ -29,12 +34,15 @@ from bnas_jax.settings.schema import TASKS, Settings
 from bnas_jax.settings.search import SupernetSettings
 from bnas_jax.settings.train import OptimizerSettings
 
-# The blocks of a config that a convention takes its values from; the first that has one decides.
+# The blocks of a config that a convention takes its values from; the first that has one
+# decides.
 _BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
 
 
 def resolve(config: Mapping) -> dict:
-    """A plain nested dict of a ConfigDict's settings, with None replaced by its convention's values and names by genotypes."""
+    """A plain nested dict of a ConfigDict's settings, with None replaced by its
+    convention's values and names by genotypes.
+    """
     values = plain(config)
     refuse_old_names(values)
 
@@ -93,7 +101,9 @@ def _defaults(cls: type) -> dict:
 
 
 def _fill_network(values: dict, conventions: str) -> None:
-    """Fills in the convention's values of the scheme and the network, as far as those have such settings."""
+    """Fills in the convention's values of the scheme and the network, as far as those
+    have such settings.
+    """
     convention = CONVENTIONS[conventions]
     _fill_group(values, "scheme", defaults=convention.scheme)
     if values.get("task") != "search":
@@ -106,7 +116,9 @@ def _fill_network(values: dict, conventions: str) -> None:
 
 
 def _fill_group(values: dict, key: str, *, defaults: Mapping) -> None:
-    """Fills in a group that names an entry of a table, the usual one where none is named."""
+    """Fills in a group that names an entry of a table, the usual one where none is
+    named.
+    """
     group, table = _group(values, key), entries.GROUPS[key]
     name = group.get("name")
     # An empty name is a mistake, as of a shell's variable that is not set.
@@ -129,7 +141,9 @@ def _among(values: Mapping, known: set[str]) -> dict:
 
 
 def _selected(searcher) -> str:
-    """The epoch of the genotype where `config.select` does not say: the best one, where epochs are validated."""
+    """The epoch of the genotype where `config.select` does not say: the best one, where
+    epochs are validated.
+    """
     entry: Any
     entry, values = entries.chosen(SEARCHERS, values=searcher, name="config.searcher")
     share = values.get("train_share", entry.train_share)
@@ -139,7 +153,9 @@ def _selected(searcher) -> str:
 
 
 def from_config(config: Mapping) -> Settings:
-    """The settings of a ConfigDict or of a work directory (`WorkDir.config`); `UserError` for the first that is wrong."""
+    """The settings of a ConfigDict or of a work directory (`WorkDir.config`);
+    `UserError` for the first that is wrong.
+    """
     values = resolve(config)
     task = values.get("task")
     choice("config.task", task, choices=tuple(TASKS))

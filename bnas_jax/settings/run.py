@@ -18,16 +18,22 @@ PARALLEL = ("auto", "none", "pmap", "shard_map")
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """How many checkpoints are kept on disk: the last ones, and those of the best accuracies."""
+    """How many checkpoints are kept on disk: the last ones, and those of the best
+    accuracies.
+    """
 
     keep_last: int = 2
     keep_best: int = 1
 
     def __post_init__(self):
         # Without a last one a run could not go on.
-        message = f"config.checkpoint.keep_last must be at least 1, got {self.keep_last}"
+        message = (
+            f"config.checkpoint.keep_last must be at least 1, got {self.keep_last}"
+        )
         require(self.keep_last >= 1, message)
-        message = f"config.checkpoint.keep_best must be at least 0, got {self.keep_best}"
+        message = (
+            f"config.checkpoint.keep_best must be at least 0, got {self.keep_best}"
+        )
         require(self.keep_best >= 0, message)
 
 
@@ -35,11 +41,12 @@ class CheckpointSettings:
 class DistributedSettings:
     """A run of several processes.
 
-    Without values it is one of as many processes as Slurm, MPI, GKE or a TPU slice have started, else of one process;
-    num_processes=1 is one process even there.
+    Without values it is one of as many processes as Slurm, MPI, GKE or a TPU slice have
+    started, else of one process; num_processes=1 is one process even there.
     """
 
-    # HOST:PORT of the first process; the number of processes; the index of this one, from 0. All three or none.
+    # HOST:PORT of the first process; the number of processes; the index of this one,
+    # from 0. All three or none.
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
@@ -49,7 +56,9 @@ class DistributedSettings:
     def __post_init__(self):
         prefix = "config.distributed"
         seconds = self.timeout_seconds
-        require(seconds >= 1, f"{prefix}.timeout_seconds must be at least 1, got {seconds}")
+        require(
+            seconds >= 1, f"{prefix}.timeout_seconds must be at least 1, got {seconds}"
+        )
         number, index = self.num_processes, self.process_id
         message = f"{prefix}.num_processes must be at least 1, got {number}"
         require(number is None or number >= 1, message)
@@ -57,7 +66,9 @@ class DistributedSettings:
             return
 
         together = f"{prefix}.coordinator, num_processes and process_id belong together: give all three or none"
-        require((self.coordinator is None) == (number is None) == (index is None), together)
+        require(
+            (self.coordinator is None) == (number is None) == (index is None), together
+        )
         if self.coordinator is None or number is None or index is None:
             return
         host, _, port = self.coordinator.rpartition(":")
@@ -73,34 +84,38 @@ class RunSettings:
 
     # A key of `schema.TASKS`.
     task: str
-    # Of all random numbers of the run. The test set that `dataset.split` draws has a seed of its own.
+    # Of all random numbers of the run. The test set that `dataset.split` draws has a
+    # seed of its own.
     seed: int = 0
     # Whose details are followed: `paper`, `release` or `meant`, see `core.conventions`.
     conventions: str = "paper"
 
     # The type of floating-point numbers. bfloat16: of convolutions alone.
     precision: str = "float32"
-    # Of products of floats, forward and in gradients, by JAX's names. `default` shortens factors of float32 to what the
-    # hardware multiplies fastest (bfloat16 on TPUs, TF32 on GPUs), `highest` keeps them whole; CPUs always do. Products of
-    # signs are exact in any of them.
+    # Of products of floats, forward and in gradients, by JAX's names. `default`
+    # shortens factors of float32 to what the hardware multiplies fastest (bfloat16 on
+    # TPUs, TF32 on GPUs), `highest` keeps them whole; CPUs always do. Products of signs
+    # are exact in any of them.
     matmul_precision: str = "highest"
 
     # How steps are spread over devices, see `runtime.devices.choose`.
     parallel: str = "auto"
-    # Whether batch norm normalises over the examples of all devices, or over those of each device by themselves.
+    # Whether batch norm normalises over the examples of all devices, or over those of
+    # each device by themselves.
     sync_bn: bool = True
-    # Batch norm normalises groups of so many consecutive examples, on any number of devices. None: the convention's number,
-    # else the whole microbatch.
+    # Batch norm normalises groups of so many consecutive examples, on any number of
+    # devices. None: the convention's number, else the whole microbatch.
     bn_examples: int | None = None
 
     num_epochs: int
     # Examples in a step, on all devices together.
     batch_size: int
     eval_batch_size: int = 256
-    # Parts of a batch that go through the network one after the other, their gradients averaged; batch norm sees one at a
-    # time.
+    # Parts of a batch that go through the network one after the other, their gradients
+    # averaged; batch norm sees one at a time.
     microbatches: int = 1
-    # Steps in one call of a compiled program: several save GPUs and TPUs some waiting, and make a CPU slower.
+    # Steps in one call of a compiled program: several save GPUs and TPUs some waiting,
+    # and make a CPU slower.
     steps_per_call: int = 1
 
     # How often the loss is checked, and a checkpoint saved within an epoch.
@@ -108,15 +123,21 @@ class RunSettings:
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float | None = None
 
-    checkpoint: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
-    distributed: DistributedSettings = dataclasses.field(default_factory=DistributedSettings)
+    checkpoint: CheckpointSettings = dataclasses.field(
+        default_factory=CheckpointSettings
+    )
+    distributed: DistributedSettings = dataclasses.field(
+        default_factory=DistributedSettings
+    )
     dataset: DatasetSettings = dataclasses.field(default_factory=DatasetSettings)
     scheme: Scheme
 
     def __post_init__(self):
         choice("config.conventions", self.conventions, choices=tuple(CONVENTIONS))
         choice("config.precision", self.precision, choices=PRECISIONS)
-        choice("config.matmul_precision", self.matmul_precision, choices=MATMUL_PRECISIONS)
+        choice(
+            "config.matmul_precision", self.matmul_precision, choices=MATMUL_PRECISIONS
+        )
         choice("config.parallel", self.parallel, choices=PARALLEL)
         message = f"config.seed must be from 0 to 4294967295, got {self.seed}"
         require(0 <= self.seed < 2**32, message)
@@ -133,21 +154,29 @@ class RunSettings:
         self._check_bn_examples()
 
         every = self.checkpoint_every_steps
-        message = f"config.checkpoint_every_steps must be at least 1 or None, got {every}"
+        message = (
+            f"config.checkpoint_every_steps must be at least 1 or None, got {every}"
+        )
         require(every is None or every >= 1, message)
         minutes = self.checkpoint_every_minutes
-        message = f"config.checkpoint_every_minutes must be greater than 0, got {minutes}"
+        message = (
+            f"config.checkpoint_every_minutes must be greater than 0, got {minutes}"
+        )
         require(minutes is None or minutes > 0, message)
 
     def _check_bn_examples(self) -> None:
-        """Groups divide a microbatch. A batch that is not made of whole ones is refused by `Devices.check_batch`."""
+        """Groups divide a microbatch.
+
+        A batch that is not made of whole ones is refused by `Devices.check_batch`.
+        """
         group, part = self.bn_examples, self.batch_size // self.microbatches
         if group is None or self.batch_size % self.microbatches:
             return
         require(group >= 1, f"config.bn_examples must be at least 1, got {group}")
         require(
             self.sync_bn,
-            f"config.bn_examples={group} is of examples on all devices: write config.sync_bn=True",
+            f"config.bn_examples={group} is of examples on all devices: write "
+            "config.sync_bn=True",
         )
         of_batch = "config.batch_size"
         if self.microbatches > 1:
@@ -156,7 +185,9 @@ class RunSettings:
         require(part % group == 0, message)
 
     def arithmetic(self, axis: str | None = None) -> Arithmetic:
-        """How numbers are computed. axis: the mapped axis of the devices which share a batch."""
+        """How numbers are computed. axis: the mapped axis of the devices which share a
+        batch.
+        """
         dtype: Any = jnp.float32
         if self.precision == "float64":
             dtype = jnp.float64

@@ -1,6 +1,8 @@
-"""The settings of a run, each written once, with its check: frozen dataclasses that `resolve.from_config` makes.
+"""The settings of a run, each written once, with its check: frozen dataclasses that
+`resolve.from_config` makes.
 
-A scheme, a searcher and a network bring their own settings: they are entries of tables, see `entries`.
+A scheme, a searcher and a network bring their own settings: they are entries of tables,
+see `entries`.
 """
 
 from bnas_jax.settings.search import SearchSettings

@@ -37,8 +37,9 @@ class SupernetSettings:
     float_head: bool = False
     binary_preprocess: bool = False
 
-    # How the mixture of an edge is computed: `shared` or `plain`, two forms of one function; or `chosen`, which runs only
-    # the layer of the largest weight, for searchers whose other weights are 0.
+    # How the mixture of an edge is computed: `shared` or `plain`, two forms of one
+    # function; or `chosen`, which runs only the layer of the largest weight, for
+    # searchers whose other weights are 0.
     edges: str = "shared"
     # Stem, head and sizes: cifar (BNAS), darts, snas or gdas.
     form: str = "cifar"
@@ -66,12 +67,16 @@ class SupernetSettings:
 
         # A network of pooling alone has nothing to train.
         learnable = [layer for layer in LAYERS if LAYERS[layer].learnable]
-        message = f"{name} needs a layer type with weights, one of {', '.join(learnable)}"
+        message = (
+            f"{name} needs a layer type with weights, one of {', '.join(learnable)}"
+        )
         require(any(layer in learnable for layer in self.layer_types), message)
         distinct = set(self.layer_types)
         require(len(distinct) == len(self.layer_types), f"{name} names a type twice")
 
-    def build(self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic) -> Supernet:
+    def build(
+        self, *, num_classes: int, scheme: Scheme, arithmetic: Arithmetic
+    ) -> Supernet:
         """The supernet of these settings."""
         return Supernet(
             num_cells=self.num_cells,
@@ -92,15 +97,19 @@ class SupernetSettings:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSettings:
-    """SGD on the supernet's weights, by half a cosine that is constant within each epoch."""
+    """SGD on the supernet's weights, by half a cosine that is constant within each
+    epoch.
+    """
 
     learning_rate: float
     min_learning_rate: float
     momentum: float
     weight_decay: float
-    # The norm to which gradients are clipped: None is the convention's, inf does not clip.
+    # The norm to which gradients are clipped: None is the convention's, inf does not
+    # clip.
     clip_norm: float | None
-    # The position of the first epoch on the cosine: 0, or 1 in the release, which steps its scheduler beforehand.
+    # The position of the first epoch on the cosine: 0, or 1 in the release, which steps
+    # its scheduler beforehand.
     first_epoch: int
     nesterov: bool = False
 
@@ -117,7 +126,9 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam (DARTS) or gradient descent (SNAS on one GPU) on alpha, each with L2 regularisation."""
+    """Adam (DARTS) or gradient descent (SNAS on one GPU) on alpha, each with L2
+    regularisation.
+    """
 
     learning_rate: float
     beta1: float
@@ -147,12 +158,14 @@ class SearchSettings(RunSettings):
     weights: WeightSettings
     alphas: AlphaSettings
 
-    # The epoch whose genotype is taken: that of the best validation accuracy, or the last.
+    # The epoch whose genotype is taken: that of the best validation accuracy, or the
+    # last.
     select: str
     # Alpha as it was `after` that epoch, or `before` it, as in the release.
     alphas_as_of: str
-    # `epoch`: the batches for alpha go through their part of the data without replacement, epoch by epoch. `fresh`: each is
-    # drawn from all of that part, as in the release.
+    # `epoch`: the batches for alpha go through their part of the data without
+    # replacement, epoch by epoch. `fresh`: each is drawn from all of that part, as in
+    # the release.
     alpha_batches: str
 
     def __post_init__(self):
@@ -163,7 +176,8 @@ class SearchSettings(RunSettings):
 
         searcher = self.searcher
         message = (
-            "config.network.edges=chosen runs one layer an edge, and the weights of this searcher mix them: write"
+            "config.network.edges=chosen runs one layer an edge, and the weights of "
+            "this searcher mix them: write"
             " config.network.edges=shared"
         )
         require(self.network.edges != "chosen" or searcher.one_layer, message)
@@ -179,12 +193,15 @@ class SearchSettings(RunSettings):
         require(validated or self.select == "last", message)
 
     def _check_restarts(self, period: int | None) -> None:
-        """`UserError` where a search that begins anew after `period` epochs would end within one, or forget its best."""
+        """`UserError` where a search that begins anew after `period` epochs would end
+        within one, or forget its best.
+        """
         if period is None:
             return
         nearest = period * max(round(self.num_epochs / period), 1)
         message = (
-            f"config.num_epochs={self.num_epochs} must be a multiple of {period}, the epochs after which this searcher begins"
+            f"config.num_epochs={self.num_epochs} must be a multiple of {period}, the "
+            "epochs after which this searcher begins"
             f" anew (a setting of config.searcher): write config.num_epochs={nearest}"
         )
         require(self.num_epochs % period == 0, message)

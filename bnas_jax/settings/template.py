@@ -1,7 +1,9 @@
-"""Settings of the right types, as a config has them before anything is set: with their defaults, or None.
+"""Settings of the right types, as a config has them before anything is set: with their
+defaults, or None.
 
-A group that names an entry of a table (`config.scheme`, `config.searcher`, `config.network`) has the settings of every
-entry of its table, so that those of an extension can be set on the command line, too.
+A group that names an entry of a table (`config.scheme`, `config.searcher`,
+`config.network`) has the settings of every entry of its table, so that those of an
+extension can be set on the command line, too.
 """
 
 import dataclasses
@@ -17,10 +19,12 @@ from bnas_jax.settings.schema import TASKS
 
 
 def settings(task: str) -> ConfigDict:
-    """All settings of a search or a training: what configs/search.py and configs/train.py begin with.
+    """All settings of a search or a training: what configs/search.py and
+    configs/train.py begin with.
 
-    Those with a default have it. The others are None: what the preset sets, and what its recipe and its convention say, for
-    which there are the blocks `preset`, `paper`, `release` and `meant`.
+    Those with a default have it. The others are None: what the preset sets, and what
+    its recipe and its convention say, for which there are the blocks `preset`, `paper`,
+    `release` and `meant`.
     """
     config = _with_defaults(TASKS[task], task)
     config.task = task
@@ -49,14 +53,18 @@ def _with_defaults(cls: type, task: str) -> ConfigDict:
 
 
 def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
-    """The settings of a dataclass; those without a value in `values` are None and keep their type."""
+    """The settings of a dataclass; those without a value in `values` are None and keep
+    their type.
+    """
     config = ConfigDict()
     _add(config, types=field_types(cls), values=values or {})
     return config
 
 
 def group(name: str, entry: str) -> ConfigDict:
-    """The settings of one of `entries.GROUPS` with the name of the entry that is chosen."""
+    """The settings of one of `entries.GROUPS` with the name of the entry that is
+    chosen.
+    """
     config = ConfigDict({"name": entry})
     for cls in entries.GROUPS[name].values():
         known = entries.settings_of(cls)
@@ -70,7 +78,9 @@ def group(name: str, entry: str) -> ConfigDict:
 
 
 def choose(config: ConfigDict, name: str, entry: str) -> None:
-    """Sets the entry of one of `entries.GROUPS`, and removes the config's values of settings that this entry does not have."""
+    """Sets the entry of one of `entries.GROUPS`, and removes the config's values of
+    settings that this entry does not have.
+    """
     if entry in entries.GROUPS[name]:
         known = entries.settings_of(entries.GROUPS[name][entry])
         # In the config and in its blocks, from which None would be filled in again.
@@ -84,7 +94,9 @@ def choose(config: ConfigDict, name: str, entry: str) -> None:
 
 
 def _add(config: ConfigDict, types: Mapping[str, type], values: Mapping) -> None:
-    """Adds settings of these types to a config, with those of the values that are not None."""
+    """Adds settings of these types to a config, with those of the values that are not
+    None.
+    """
     for name, kind in types.items():
         # A genotype is written as its name, its file or its text.
         written = kind

@@ -21,9 +21,11 @@ class OptimizerSettings:
     """The optimizer of the final network's weights, and its schedules."""
 
     # The learning rate over the training:
-    # - one_cycle: low_learning_rate -> learning_rate -> low_learning_rate over 1 - tail of the steps, then
+    # - one_cycle: low_learning_rate -> learning_rate -> low_learning_rate over 1 - tail
+    #   of the steps, then
     #   -> min_learning_rate;
-    # - cosine: from learning_rate to min_learning_rate; cosine_restarts: the same every `cycle_epochs`;
+    # - cosine: from learning_rate to min_learning_rate; cosine_restarts: the same every
+    #   `cycle_epochs`;
     # - linear: from learning_rate to min_learning_rate;
     # - steps: learning_rate, multiplied by decay_factor at each of decay_epochs.
     schedule: str
@@ -40,12 +42,14 @@ class OptimizerSettings:
     decay_epochs: tuple[int, ...] = ()
     decay_factor: float = 0.1
 
-    # Whether a cosine or linear schedule changes at each `step` or each `epoch`. By epoch: the position of the first epoch on
-    # the schedule, 0, or 1 for a code that steps its scheduler beforehand.
+    # Whether a cosine or linear schedule changes at each `step` or each `epoch`. By
+    # epoch: the position of the first epoch on the schedule, 0, or 1 for a code that
+    # steps its scheduler beforehand.
     schedule_by: str = "step"
     first_epoch: int = 0
 
-    # Of SGD. momentum_low: the momentum where a one-cycle rate is highest; None keeps `momentum` throughout.
+    # Of SGD. momentum_low: the momentum where a one-cycle rate is highest; None keeps
+    # `momentum` throughout.
     momentum: float = 0.9
     momentum_low: float | None = None
     nesterov: bool = False
@@ -55,8 +59,8 @@ class OptimizerSettings:
     beta2: float = 0.999
     eps: float = 1e-8
 
-    # weight_decay times the parameter is added to the gradient of the parameters that `decayed` names, see
-    # `training.optimizers.with_decay`.
+    # weight_decay times the parameter is added to the gradient of the parameters that
+    # `decayed` names, see `training.optimizers.with_decay`.
     weight_decay: float = 0.0
     decayed: str = "all"
     # Gradients of a larger global norm are scaled to it; None does not clip.
@@ -89,18 +93,27 @@ class OptimizerSettings:
         momenta = ["momentum"]
         if self.momentum_low is not None:
             momenta.append("momentum_low")
-        shares(prefix, self, *momenta, "beta1", "beta2", "label_smoothing", "drop_path", "tail")
+        shares(
+            prefix,
+            self,
+            *momenta,
+            "beta1",
+            "beta2",
+            "label_smoothing",
+            "drop_path",
+            "tail",
+        )
         clipping(prefix, self)
         positive(prefix, self, "cycle_epochs")
         self._check_schedule()
 
     def _check_schedule(self) -> None:
-        """Settings without effect on the schedule are refused, rather than leaving the user to believe in them."""
+        """Settings without effect on the schedule are refused, rather than leaving the
+        user to believe in them.
+        """
         prefix = "config.optimizer"
         by_epoch = self.schedule in ("cosine", "linear")
-        message = (
-            f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got {self.schedule}"
-        )
+        message = f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got {self.schedule}"
         require(by_epoch or self.schedule_by == "step", message)
         message = f"{prefix}.first_epoch={self.first_epoch} has no effect without {prefix}.schedule_by=epoch"
         require(not self.first_epoch or self.schedule_by == "epoch", message)
@@ -118,29 +131,33 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSettings:
-    """A trained network that the training learns from, see `training.teacher`; none without a work directory."""
+    """A trained network that the training learns from, see `training.teacher`; none
+    without a work directory.
+    """
 
-    # The work directory of its training or import, and which checkpoint: `best`, `last` or a step.
+    # The work directory of its training or import, and which checkpoint: `best`, `last`
+    # or a step.
     workdir: str | None = None
     step: str = "last"
-    # How much of the loss is the cross-entropy with the teacher's probabilities; the rest is that with the labels.
+    # How much of the loss is the cross-entropy with the teacher's probabilities; the
+    # rest is that with the labels.
     share: float = 1.0
-    # Divides the logits of both networks in that part of the loss, which is multiplied by its square.
+    # Divides the logits of both networks in that part of the loss, which is multiplied
+    # by its square.
     temperature: float = 1.0
 
     def __post_init__(self):
         prefix = "config.teacher"
         rates(prefix, self, "share", "temperature")
         require(self.share <= 1, f"{prefix}.share must be at most 1, got {self.share}")
-        # At high temperatures the loss approaches the squared difference of the logits, and the factor makes it huge.
+        # At high temperatures the loss approaches the squared difference of the logits,
+        # and the factor makes it huge.
         message = f"{prefix}.temperature must be at most 20, got {self.temperature}"
         require(self.temperature <= 20, message)
         if self.workdir is not None:
             return
         for name, default in (("step", "last"), ("share", 1.0), ("temperature", 1.0)):
-            message = (
-                f"{prefix}.{name} has no effect without a teacher; write {prefix}.workdir=DIR, too"
-            )
+            message = f"{prefix}.{name} has no effect without a teacher; write {prefix}.workdir=DIR, too"
             require(getattr(self, name) == default, message)
 
 
@@ -154,29 +171,37 @@ class TrainSettings(RunSettings):
     teacher: TeacherSettings = dataclasses.field(default_factory=TeacherSettings)
     # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
-    # The type of the numbers that layers hand on, which are most of what accelerators store and move: float32, or bfloat16,
-    # half of it. Parameters, statistics, and what convolutions and batch norms compute within keep `precision`. None is
-    # float32, and float64 with that precision.
+    # The type of the numbers that layers hand on, which are most of what accelerators
+    # store and move: float32, or bfloat16, half of it. Parameters, statistics, and what
+    # convolutions and batch norms compute within keep `precision`. None is float32, and
+    # float64 with that precision.
     activations: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if self.activations is not None:
-            choice("config.activations", self.activations, choices=("float32", "bfloat16"))
+            choice(
+                "config.activations", self.activations, choices=("float32", "bfloat16")
+            )
             require(
                 self.precision != "float64",
-                f"config.activations={self.activations} is for another precision than float64; leave it out",
+                f"config.activations={self.activations} is for another precision than "
+                "float64; leave it out",
             )
         epochs = self.optimizer.decay_epochs
         if self.optimizer.schedule == "steps" and max(epochs) >= self.num_epochs:
             written = ",".join(map(str, epochs))
             raise UserError(
-                f"config.optimizer.decay_epochs={written} are not all below config.num_epochs={self.num_epochs};"
+                f"config.optimizer.decay_epochs={written} are not all below "
+                f"config.num_epochs={self.num_epochs};"
                 " write smaller ones, or another config.optimizer.schedule"
             )
         # A rate without effect would be a mistake in a comparison.
         drops = self.network.drops_paths or self.optimizer.drop_path == 0
-        require(drops, "config.optimizer.drop_path is of networks of cells; write 0 for this one")
+        require(
+            drops,
+            "config.optimizer.drop_path is of networks of cells; write 0 for this one",
+        )
 
     def arithmetic(self, axis: str | None = None) -> Arithmetic:
         """See `RunSettings.arithmetic`."""

@@ -1,4 +1,6 @@
-"""What the runs of a study have come to: finished ones alone, and of the settings that the study asks for."""
+"""What the runs of a study have come to: finished ones alone, and of the settings that
+the study asks for.
+"""
 
 import pathlib
 from collections.abc import Iterable
@@ -19,17 +21,20 @@ EARLY = 0.4
 
 
 def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
-    """The table of all runs that are finished, as study.json and study.md; returns what study.json holds.
+    """The table of all runs that are finished, as study.json and study.md; returns what
+    study.json holds.
 
-    failed: {ROW/SEED: message} of the runs that were to be made now. Runs of other settings that stand in the place of one are
-    "not_shown", in the same form.
+    failed: {ROW/SEED: message} of the runs that were to be made now. Runs of other
+    settings that stand in the place of one are "not_shown", in the same form.
     """
     accuracies, not_shown = _accuracies(study, folder)
     result: dict[str, Any] = {
         "title": study.title,
         "failed": failed,
         # Those that were to be made now have failed for the same reason.
-        "not_shown": {name: why for name, why in not_shown.items() if name not in failed},
+        "not_shown": {
+            name: why for name, why in not_shown.items() if name not in failed
+        },
         **figures(accuracies, baseline=study.baseline),
     }
     rows = {row.name: row for row in study.rows}
@@ -43,7 +48,9 @@ def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -
 def _accuracies(
     study: Study, folder: pathlib.Path
 ) -> tuple[dict[str, dict[int, float]], dict[str, str]]:
-    """({row: {seed: top-1 in %}} of all rows, {ROW/SEED: why its accuracy is none of the row's})."""
+    """({row: {seed: top-1 in %}} of all rows, {ROW/SEED: why its accuracy is none of
+    the row's}).
+    """
     accuracies: dict[str, dict[int, float]] = {}
     not_shown = {}
     for row in study.rows:
@@ -59,9 +66,12 @@ def _accuracies(
     return accuracies, not_shown
 
 
-def _shares(row: Row, *, folder: pathlib.Path, seeds: Iterable[int]) -> dict[str, float]:
-    """The mean shares of layers with weights, as far as they are known: in the first epochs of the searches (section 4.3), and
-    in the cells that were trained."""
+def _shares(
+    row: Row, *, folder: pathlib.Path, seeds: Iterable[int]
+) -> dict[str, float]:
+    """The mean shares of layers with weights, as far as they are known: in the first
+    epochs of the searches (section 4.3), and in the cells that were trained.
+    """
     searches = [row.search_in(folder, seed) for seed in seeds]
     trainings = [row.training_in(folder, seed) for seed in seeds]
     shares = {
@@ -72,7 +82,9 @@ def _shares(row: Row, *, folder: pathlib.Path, seeds: Iterable[int]) -> dict[str
 
 
 def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> None:
-    """Writes folder/NAME.json and NAME.md, whole or not at all, on the first process alone."""
+    """Writes folder/NAME.json and NAME.md, whole or not at all, on the first process
+    alone.
+    """
     if not hosts.is_first():
         return
     write_whole(folder / f"{name}.json", result)
@@ -81,7 +93,8 @@ def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> 
 
 
 def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
-    """summary.json of a row's training with that seed, None where it, or its search, has not ended.
+    """summary.json of a row's training with that seed, None where it, or its search,
+    has not ended.
 
     Raises `UserError` where a run of other settings stands in the place of one of them.
     """
@@ -100,21 +113,27 @@ def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     if RunDirectory(path).summary() is None:
         return False
     # A finished run of other settings is not overwritten.
-    # By way of the settings: a config of an older version lacks those that are new since.
+    # By way of the settings: a config of an older version lacks those that are new
+    # since.
     stored = settings.to_dict(settings.from_config(RunDirectory(path).config()))
     difference = settings.first_difference(settings.to_dict(run), stored)
     if difference is not None:
-        raise UserError(f"{path} belongs to another run: {difference}; choose another --workdir")
+        raise UserError(
+            f"{path} belongs to another run: {difference}; choose another --workdir"
+        )
     return True
 
 
 def early_learnable_share(path: pathlib.Path) -> float | None:
-    """The share of layers with weights in the genotypes of a search's first 40 % of epochs (section 4.3), from 0 to 1.
+    """The share of layers with weights in the genotypes of a search's first 40 % of
+    epochs (section 4.3), from 0 to 1.
 
     None where its records say nothing of it, as those of a random search.
     """
     records = RunDirectory(path).read_metrics()
-    shares = [record["learnable_share"] for record in records if "learnable_share" in record]
+    shares = [
+        record["learnable_share"] for record in records if "learnable_share" in record
+    ]
     # At least one epoch of a short search.
     count = max(1, round(EARLY * len(shares)))
     early = shares[:count]
@@ -122,7 +141,9 @@ def early_learnable_share(path: pathlib.Path) -> float | None:
 
 
 def _cell_share(path: pathlib.Path) -> float | None:
-    """The share of layers with weights in the cells of a training, None of a network without cells."""
+    """The share of layers with weights in the cells of a training, None of a network
+    without cells.
+    """
     genotype = RunDirectory(path).config()["network"].get("genotype")
     if genotype is None:
         return None

@@ -1,4 +1,6 @@
-"""The rows of a study: which trainings and searches there are, with which settings, and where."""
+"""The rows of a study: which trainings and searches there are, with which settings, and
+where.
+"""
 
 import dataclasses
 import pathlib
@@ -17,11 +19,13 @@ Config = Callable[[int], ConfigDict]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a study's table: one training for each seed. With `search`, each seed first searches a cell, which its
-    training then uses.
+    """A row of a study's table: one training for each seed.
 
-    name: of the row and of its folder. train, search: functions from a seed to the config of a run. seeds: their number; they
-    are 0, 1, 2, ... searched_as: the name of the search's folder, by default the row's own; rows of the same one share it.
+    With `search`, each seed first searches a cell, which its training then uses.
+
+    name: of the row and of its folder. train, search: functions from a seed to the
+    config of a run. seeds: their number; they are 0, 1, 2, ... searched_as: the name of
+    the search's folder, by default the row's own; rows of the same one share it.
     Example: `Row("xnor", train=lambda seed: train.get_config("digits"), seeds=3)`.
     """
 
@@ -35,10 +39,13 @@ class Row:
         for field, function in (("train", self.train), ("search", self.search)):
             if function is not None and not callable(function):
                 raise UserError(
-                    f"{field} of the row {self.name!r} must be a function from a seed to a config, got {function!r}"
+                    f"{field} of the row {self.name!r} must be a function from a seed "
+                    f"to a config, got {function!r}"
                 )
         if self.seeds < 1:
-            raise UserError(f"seeds of the row {self.name!r} must be at least 1, got {self.seeds}")
+            raise UserError(
+                f"seeds of the row {self.name!r} must be at least 1, got {self.seeds}"
+            )
 
     def training_in(self, folder: pathlib.Path, seed: int) -> pathlib.Path:
         """The work directory of its training with that seed, in the study's folder."""
@@ -51,8 +58,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Rows to compare with each other. rows: in the order of the table. baseline: the name of the row that all others are
-    compared with, None for none."""
+    """Rows to compare with each other. rows: in the order of the table. baseline: the
+    name of the row that all others are compared with, None for none.
+    """
 
     title: str
     rows: tuple[Row, ...]
@@ -63,10 +71,13 @@ class Study:
         for name in names:
             # It is the name of the row's folder.
             if names.count(name) > 1:
-                raise UserError(f"the study has two rows of the name {name!r}; write another one")
+                raise UserError(
+                    f"the study has two rows of the name {name!r}; write another one"
+                )
         if self.baseline is not None and self.baseline not in names:
             raise UserError(
-                f"baseline={self.baseline!r} is no row of the study; write one of {', '.join(names)}"
+                f"baseline={self.baseline!r} is no row of the study; write one of "
+                f"{', '.join(names)}"
             )
 
 
@@ -75,7 +86,9 @@ def chosen_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
     names = [row.name for row in rows]
     for name in only:
         if name not in names:
-            raise UserError(f"the study has no row {name!r}; write one of {', '.join(names)}")
+            raise UserError(
+                f"the study has no row {name!r}; write one of {', '.join(names)}"
+            )
     return [row for row in rows if not only or row.name in only]
 
 
@@ -96,7 +109,10 @@ def search_settings(row: Row, *, seed: int) -> SearchSettings:
 
 
 def training_settings(row: Row, *, folder: pathlib.Path, seed: int) -> TrainSettings:
-    """The settings of a row's training. Its search, where it has one, must have ended: its work directory is the genotype."""
+    """The settings of a row's training.
+
+    Its search, where it has one, must have ended: its work directory is the genotype.
+    """
     config = _config(row, row.train, seed)
     if row.search is not None:
         config.network.genotype = str(row.search_in(folder, seed))
@@ -112,23 +128,29 @@ def _config(row: Row, function: Config, seed: int) -> ConfigDict:
     # A user's function, which may raise anything.
     except Exception as error:
         raise UserError(
-            f"the function of the row {row.name!r} ended with {type(error).__name__}: {error}"
+            f"the function of the row {row.name!r} ended with {type(error).__name__}: "
+            f"{error}"
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f"the function of the row {row.name!r} gives a {type(config).__name__}, not a config such as"
+            f"the function of the row {row.name!r} gives a {type(config).__name__}, "
+            "not a config such as"
             " train.get_config('digits')"
         )
     return config
 
 
 def _settings(config: ConfigDict, *, seed: int, kind: type) -> Any:
-    """The settings of a run with that seed; `UserError` where the row has a search in place of a training, or the reverse."""
+    """The settings of a run with that seed; `UserError` where the row has a search in
+    place of a training, or the reverse.
+    """
     config.seed = seed
     run = settings.from_config(config)
     if not isinstance(run, kind):
         task = "train"
         if kind is SearchSettings:
             task = "search"
-        raise UserError(f"`{task}` of a row needs a config such as configs/{task}.py:digits")
+        raise UserError(
+            f"`{task}` of a row needs a config such as configs/{task}.py:digits"
+        )
     return run

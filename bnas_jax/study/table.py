@@ -1,17 +1,23 @@
-"""Figures of a study: mean and deviation over seeds, and whether a difference means anything."""
+"""Figures of a study: mean and deviation over seeds, and whether a difference means
+anything.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 
-def figures(accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None) -> dict:
-    """{"rows": one for each name that has runs}, with a baseline that has runs also {"baseline": its name}.
+def figures(
+    accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None
+) -> dict:
+    """{"rows": one for each name that has runs}, with a baseline that has runs also
+    {"baseline": its name}.
 
-    accuracies: of each row, seed -> top-1 in %. A row has name, top1 by seed, mean, deviation (of a sample, None for a single
-    run), min, max. All but the baseline have the difference of the means and two probabilities of one at least as large if the
-    rows did not differ: `p` by Student's paired t-test over the seeds that both have, `p_welch` by Welch's over all runs. None
-    where the runs are too few, or do not vary.
+    accuracies: of each row, seed -> top-1 in %. A row has name, top1 by seed, mean,
+    deviation (of a sample, None for a single run), min, max. All but the baseline have
+    the difference of the means and two probabilities of one at least as large if the
+    rows did not differ: `p` by Student's paired t-test over the seeds that both have,
+    `p_welch` by Welch's over all runs. None where the runs are too few, or do not vary.
     """
     # Rows without a finished run are left out.
     rows = [_row(name, values) for name, values in accuracies.items() if values]
@@ -80,7 +86,9 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
 
 
 def markdown(result: Mapping) -> str:
-    """The table as Markdown, with the runs that failed below it. result: as study.json has it."""
+    """The table as Markdown, with the runs that failed below it. result: as study.json
+    has it.
+    """
     # Columns that only some studies have.
     compared = "baseline" in result
     head = ["", "runs", "top-1, %: mean", "deviation", "min to max"]

@@ -11,7 +11,9 @@ def alphas_adam(
     weight_decay: float = 1e-3,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with L2 regularisation, as DARTS optimizes alpha. clip_norm: to which its gradient is clipped, None: not."""
+    """Adam with L2 regularisation, as DARTS optimizes alpha. clip_norm: to which its
+    gradient is clipped, None: not.
+    """
     rule = optax.adam(learning_rate, b1=beta1, b2=beta2, eps=1e-8)
     return _regularized(rule, weight_decay=weight_decay, clip_norm=clip_norm)
 
@@ -19,7 +21,8 @@ def alphas_adam(
 def alphas_sgd(
     learning_rate: float, *, weight_decay: float = 0.0, clip_norm: float | None = None
 ) -> optax.GradientTransformation:
-    """Gradient descent without momentum, as SNAS's code moves alpha on one GPU, there without decay.
+    """Gradient descent without momentum, as SNAS's code moves alpha on one GPU, there
+    without decay.
 
     weight_decay: of L2 regularisation. clip_norm: see `alphas_adam`.
     """
@@ -30,7 +33,9 @@ def alphas_sgd(
 def _regularized(
     rule: optax.GradientTransformation, *, weight_decay: float, clip_norm: float | None
 ) -> optax.GradientTransformation:
-    """The rule for a gradient that was clipped, and to which L2 regularisation was added."""
+    """The rule for a gradient that was clipped, and to which L2 regularisation was
+    added.
+    """
     links = []
     if clip_norm is not None:
         links.append(optax.clip_by_global_norm(clip_norm))

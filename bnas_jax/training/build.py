@@ -1,4 +1,6 @@
-"""From settings to the objects of a run, once: model, optimizers, step, and the batches that the step takes."""
+"""From settings to the objects of a run, once: model, optimizers, step, and the batches
+that the step takes.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,9 +33,10 @@ TRAINING, ALPHA, VALIDATION = range(3)
 class Program(NamedTuple):
     """A run as the loop, the benchmarks and the plan see it.
 
-    step: a `TrainStep` or `SearchStep`. create: (seed) -> the first state. stages: the parts of a step, (state, feed) -> state
-    each, compiled one by one. feeds: (number of the step) -> a tuple with the feed of each stage. held_out: the examples that
-    an epoch is evaluated on, None in a search that holds nothing out.
+    step: a `TrainStep` or `SearchStep`. create: (seed) -> the first state. stages: the
+    parts of a step, (state, feed) -> state each, compiled one by one. feeds: (number of
+    the step) -> a tuple with the feed of each stage. held_out: the examples that an
+    epoch is evaluated on, None in a search that holds nothing out.
     """
 
     model: nn.Module
@@ -52,7 +55,9 @@ def network(run: TrainSettings, num_classes: int, axis: str | None = None) -> nn
     )
 
 
-def supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> Supernet:
+def supernet(
+    run: SearchSettings, num_classes: int, axis: str | None = None
+) -> Supernet:
     """The network of a search. axis: the mapped axis of its devices."""
     return run.network.build(
         num_classes=num_classes, scheme=run.scheme, arithmetic=run.arithmetic(axis)
@@ -62,7 +67,8 @@ def supernet(run: SearchSettings, num_classes: int, axis: str | None = None) -> 
 def image_seed(run: Settings, use: int) -> int:
     """The seed of a stream of images. use: `TRAINING`, `ALPHA` or `VALIDATION`.
 
-    Each use has another seed, so that the batches for alpha are not augmented like those for the weights.
+    Each use has another seed, so that the batches for alpha are not augmented like
+    those for the weights.
     """
     return (run.seed + use) % 2**32
 
@@ -75,7 +81,9 @@ def training(
     model: nn.Module | None = None,
     teacher: "Teacher | None" = None,
 ) -> Program:
-    """The training of a final network. model: by default `network`'s, the one of the settings. teacher: see `teacher.load`."""
+    """The training of a final network. model: by default `network`'s, the one of the
+    settings. teacher: see `teacher.load`.
+    """
     if model is None:
         model = network(run, num_classes=data.train.num_classes, axis=where.axis)
 
@@ -101,10 +109,12 @@ def training(
         axis=where.axis,
     )
 
-    # The teacher's variables are part of each feed: constants of the step would become part of the program.
+    # The teacher's variables are part of each feed: constants of the step would become
+    # part of the program.
     of_teacher = {"teacher": teacher.variables} if teacher else {}
 
-    # Batches are made inside the compiled step: from a feed, which is small, by the data on the device.
+    # Batches are made inside the compiled step: from a feed, which is small, by the
+    # data on the device.
     def train_stage(state, feed):
         batch = where.batch(source, feed, microbatches=run.microbatches)
         if teacher is not None:
@@ -125,10 +135,14 @@ def training(
 def search(
     run: SearchSettings, data: Dataset, where: Devices, *, model: Supernet | None = None
 ) -> Program:
-    """The search of a cell. A part of the training set is for the weights, the rest held out; the test set stays unseen.
+    """The search of a cell.
+
+    A part of the training set is for the weights, the rest held out; the test set stays
+    unseen.
 
     model: by default `supernet`'s, the one of the settings.
-    Raises `UserError` for a searcher with a stage on held-out images that holds none out.
+    Raises `UserError` for a searcher with a stage on held-out images that holds none
+    out.
     """
     if model is None:
         model = supernet(run, num_classes=data.train.num_classes, axis=where.axis)
@@ -150,7 +164,8 @@ def search(
         microbatches=run.microbatches,
         axis=where.axis,
     )
-    # One function a stage, each compiled by itself: XLA's work grows faster than the size of a program.
+    # One function a stage, each compiled by itself: XLA's work grows faster than the
+    # size of a program.
     stages = []
     for index in range(len(searcher.stages)):
         stages.append(_search_stage(step, index, where=where, sources=sources))
@@ -167,19 +182,27 @@ def search(
     )
 
 
-def _search_stage(step: SearchStep, index: int, *, where: Devices, sources: Mapping) -> Callable:
-    """The stage of that number: (state, feeds of the images that it takes, by their name) -> the state after it."""
+def _search_stage(
+    step: SearchStep, index: int, *, where: Devices, sources: Mapping
+) -> Callable:
+    """The stage of that number: (state, feeds of the images that it takes, by their
+    name) -> the state after it.
+    """
 
     def search_stage(state, feeds):
         batches = {}
         for name, feed in feeds.items():
-            batches[name] = where.batch(sources[name], feed, microbatches=step.microbatches)
+            batches[name] = where.batch(
+                sources[name], feed, microbatches=step.microbatches
+            )
         return step.stage(index, state, batches)
 
     return search_stage
 
 
-def _search_feeds(step: SearchStep, sources: Mapping, number: int) -> tuple[dict[str, Any], ...]:
+def _search_feeds(
+    step: SearchStep, sources: Mapping, number: int
+) -> tuple[dict[str, Any], ...]:
     """The feeds of each stage of the step of that number."""
     stages = step.searcher.stages
     # Stages that take the same images get the same batch, whose feed is made once.
@@ -193,9 +216,16 @@ def _search_feeds(step: SearchStep, sources: Mapping, number: int) -> tuple[dict
 
 
 def _search_sources(
-    run: SearchSettings, data: Dataset, where: Devices, *, searcher: Searcher, dtype: Any
+    run: SearchSettings,
+    data: Dataset,
+    where: Devices,
+    *,
+    searcher: Searcher,
+    dtype: Any,
 ) -> tuple[dict[str, TrainSource | StreamTrainSource], Arrays | Encoded | None]:
-    """(a source of batches for each part of the training set that a step takes images of, the images held out, if any)."""
+    """(a source of batches for each part of the training set that a step takes images
+    of, the images held out, if any).
+    """
     # Images for the weights, and images held out for alpha.
     parts = {TRAIN: data.train}
     if searcher.train_share < 1:
@@ -205,9 +235,11 @@ def _search_sources(
 
     def source_of(name: str, use: int, *, fresh: bool):
         if name not in parts:
-            # Only a user's searcher can be so: those of the package hold images out where a stage takes some.
+            # Only a user's searcher can be so: those of the package hold images out
+            # where a stage takes some.
             raise UserError(
-                "a stage of the searcher takes held-out images: its train_share must be below 1"
+                "a stage of the searcher takes held-out images: its train_share must "
+                "be below 1"
             )
         return train_source(
             parts[name],
@@ -220,7 +252,8 @@ def _search_sources(
         )
 
     sources = {TRAIN: source_of(TRAIN, TRAINING, fresh=False)}
-    # A searcher without alphas scores its candidates on held-out images at the end of the search.
+    # A searcher without alphas scores its candidates on held-out images at the end of
+    # the search.
     takes_valid = any(VALID in stage.batches for stage in searcher.stages)
     if takes_valid or not searcher.has_alphas:
         sources[VALID] = source_of(VALID, ALPHA, fresh=run.alpha_batches == "fresh")

@@ -9,7 +9,9 @@ from bnas_jax.training import alpha_optimizers, optimizers, schedules
 from bnas_jax.training.schedules import Schedule
 
 
-def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+def training_optimizer(
+    run: TrainSettings, steps_per_epoch: int
+) -> optax.GradientTransformation:
     """The optimizer of the final network's weights."""
     settings = run.optimizer
     rate, momentum = training_schedules(
@@ -30,10 +32,14 @@ def training_optimizer(run: TrainSettings, steps_per_epoch: int) -> optax.Gradie
             eps=settings.eps,
             **shared,
         )
-    return optimizers.latent_sgd(rate, momentum=momentum, nesterov=settings.nesterov, **shared)
+    return optimizers.latent_sgd(
+        rate, momentum=momentum, nesterov=settings.nesterov, **shared
+    )
 
 
-def supernet_optimizer(run: SearchSettings, steps_per_epoch: int) -> optax.GradientTransformation:
+def supernet_optimizer(
+    run: SearchSettings, steps_per_epoch: int
+) -> optax.GradientTransformation:
     """SGD on the supernet's weights."""
     # The convention or the searcher decides which weights decay.
     return optimizers.latent_sgd(
@@ -86,7 +92,11 @@ def training_schedules(
         if momentum_low is None:
             momentum_low = momentum
         momenta = schedules.one_cycle(
-            low=momentum, high=momentum_low, last=momentum, steps=steps, tail=settings.tail
+            low=momentum,
+            high=momentum_low,
+            last=momentum,
+            steps=steps,
+            tail=settings.tail,
         )
         return rate, momenta
 
@@ -95,19 +105,24 @@ def training_schedules(
         rate = schedules.cosine_restarts(high=highest, low=lowest, steps=cycle)
     elif settings.schedule == "steps":
         boundaries = [epoch * steps_per_epoch for epoch in settings.decay_epochs]
-        rate = schedules.decays(high=highest, factor=settings.decay_factor, steps=boundaries)
+        rate = schedules.decays(
+            high=highest, factor=settings.decay_factor, steps=boundaries
+        )
     elif settings.schedule == "linear":
         rate = schedules.linear(high=highest, low=lowest, steps=steps)
     else:
         rate = schedules.cosine(high=highest, low=lowest, steps=steps)
 
     if settings.schedule_by == "epoch":
-        rate = schedules.by_epoch(rate, steps_per_epoch, first_epoch=settings.first_epoch)
+        rate = schedules.by_epoch(
+            rate, steps_per_epoch, first_epoch=settings.first_epoch
+        )
     return rate, schedules.constant(momentum)
 
 
 def higher_rates(run: Settings) -> list[str]:
-    """The settings, as `config.KEY=VALUE`, by which a schedule rises above its `learning_rate`, which should be the highest.
+    """The settings, as `config.KEY=VALUE`, by which a schedule rises above its
+    `learning_rate`, which should be the highest.
 
     A smaller learning rate alone turns the cycle of a preset upside down, for instance.
     """
@@ -120,7 +135,9 @@ def higher_rates(run: Settings) -> list[str]:
 
 
 def _above(settings: Any, prefix: str, *names: str) -> list[str]:
-    """Those of the learning rates that are above `learning_rate`, as `PREFIX.NAME=VALUE`."""
+    """Those of the learning rates that are above `learning_rate`, as
+    `PREFIX.NAME=VALUE`.
+    """
     found = []
     for name in names:
         value = getattr(settings, name)
@@ -130,7 +147,9 @@ def _above(settings: Any, prefix: str, *names: str) -> list[str]:
 
 
 def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
-    """The learning rate of the weights of a search or a training, as a function of the step."""
+    """The learning rate of the weights of a search or a training, as a function of the
+    step.
+    """
     if isinstance(run, TrainSettings):
         rate, _ = training_schedules(
             run.optimizer, num_epochs=run.num_epochs, steps_per_epoch=steps_per_epoch
@@ -148,7 +167,7 @@ def learning_rate(run: Settings, steps_per_epoch: int) -> Schedule:
     of_step = schedules.by_epoch(rate, steps_per_epoch, first_epoch=weights.first_epoch)
     if run.searcher.restart_epochs is None:
         return of_step
-    # A restart begins the schedule anew. The optimizer's count of steps is reset with its state, but the run's steps, by
-    # which rates are looked up as well, go on.
+    # A restart begins the schedule anew. The optimizer's count of steps is reset with
+    # its state, but the run's steps, by which rates are looked up as well, go on.
     period = num_epochs * steps_per_epoch
     return lambda step: of_step(step % period)

@@ -1,4 +1,6 @@
-"""Which steps one call of a compiled program makes, and what is due after them: a line of the log, a checkpoint."""
+"""Which steps one call of a compiled program makes, and what is due after them: a line
+of the log, a checkpoint.
+"""
 
 import time
 
@@ -9,8 +11,9 @@ from bnas_jax.settings import Settings
 def next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
     """The steps of the call that begins at `step`.
 
-    Calls end at the same steps wherever a run was stopped, and none goes beyond an epoch's end: a resumed run makes the same
-    calls as an uninterrupted one, and its results have the same bits.
+    Calls end at the same steps wherever a run was stopped, and none goes beyond an
+    epoch's end: a resumed run makes the same calls as an uninterrupted one, and its
+    results have the same bits.
     """
     # Positions within the epoch.
     index = step % steps_per_epoch
@@ -18,13 +21,20 @@ def next_call(step: int, steps_per_epoch: int, steps_per_call: int) -> range:
     return range(step, step - index + end)
 
 
-def calls_of(step: int, last: int, steps_per_epoch: int, steps_per_call: int) -> list[range]:
-    """A call of each length, in steps, that the run has still to make: each is a program to compile."""
+def calls_of(
+    step: int, last: int, steps_per_epoch: int, steps_per_call: int
+) -> list[range]:
+    """A call of each length, in steps, that the run has still to make: each is a
+    program to compile.
+    """
     calls: dict[int, range] = {}
-    # Two epochs are enough: the rest of this one, and a whole one, which has all lengths that there are.
+    # Two epochs are enough: the rest of this one, and a whole one, which has all
+    # lengths that there are.
     end = min(last, step + 2 * steps_per_epoch)
     while step < end:
-        steps = next_call(step, steps_per_epoch=steps_per_epoch, steps_per_call=steps_per_call)
+        steps = next_call(
+            step, steps_per_epoch=steps_per_epoch, steps_per_call=steps_per_call
+        )
         calls.setdefault(len(steps), steps)
         step = steps.stop
     return list(calls.values())
@@ -49,7 +59,10 @@ class Saves:
         self._last = time.monotonic()
 
     def due(self, steps: range) -> bool:
-        """Whether to save after these steps. The answer is the same on every process."""
+        """Whether to save after these steps.
+
+        The answer is the same on every process.
+        """
         if self._steps is not None and crossed(steps, self._steps):
             return True
         if self._seconds is None:
@@ -57,5 +70,6 @@ class Saves:
         now = time.monotonic() - self._last >= self._seconds
         if hosts.count() == 1:
             return now
-        # The clocks of processes differ: the first one's decides. Sending it costs time, so only every few steps.
+        # The clocks of processes differ: the first one's decides. Sending it costs
+        # time, so only every few steps.
         return crossed(steps, hosts.WAIT_EVERY) and hosts.first_says(now)

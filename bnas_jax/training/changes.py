@@ -1,4 +1,6 @@
-"""Settings of a run that `--change` changes in the middle of it: which may change, and how config.json notes it."""
+"""Settings of a run that `--change` changes in the middle of it: which may change, and
+how config.json notes it.
+"""
 
 import pathlib
 from collections.abc import Mapping
@@ -12,16 +14,20 @@ from bnas_jax.training.build_optimizers import learning_rate
 def check(
     now: Mapping, then: Mapping, path: pathlib.Path, *, change: bool, step: int
 ) -> list[Difference]:
-    """The settings to change in the run at `path`, from `then`, its settings so far, to `now`, those of the command.
+    """The settings to change in the run at `path`, from `then`, its settings so far, to
+    `now`, those of the command.
 
-    change: whether changes are wanted (`--change`). step: that of the newest checkpoint.
-    Raises `UserError` for the first difference that is not allowed, or not without `--change`.
+    change: whether changes are wanted (`--change`). step: that of the newest
+    checkpoint.
+    Raises `UserError` for the first difference that is not allowed, or not without
+    `--change`.
     """
     # A search cannot go on as a training.
     if now["task"] != then.get("task", now["task"]):
         kinds = {"search": "a search", "train": "a training"}
         raise UserError(
-            f"{path} holds {kinds.get(then['task'], 'another task')}; choose another --workdir"
+            f"{path} holds {kinds.get(then['task'], 'another task')}; choose another "
+            "--workdir"
         )
 
     # Free settings, such as those of the log, differ without further ado.
@@ -31,15 +37,20 @@ def check(
     if fixed and change:
         allowed = ", ".join(f"config.{name}" for name in CHANGEABLE)
         raise UserError(
-            f"{path} belongs to another run: {fixed[0]}, which --change cannot change (it can: {allowed}, but no optimizer's"
-            " name, as the saved state of one optimizer is of no use to another); choose another --workdir"
+            f"{path} belongs to another run: {fixed[0]}, which --change cannot change "
+            f"(it can: {allowed}, but no optimizer's"
+            " name, as the saved state of one optimizer is of no use to another); "
+            "choose another --workdir"
         )
     if fixed:
-        raise UserError(f"{path} belongs to another run: {fixed[0]}; choose another --workdir")
+        raise UserError(
+            f"{path} belongs to another run: {fixed[0]}; choose another --workdir"
+        )
     # With --change it could go on.
     if differing and not change:
         raise UserError(
-            f"{path} belongs to another run: {differing[0]}; add --change to go on from step {step} with it,"
+            f"{path} belongs to another run: {differing[0]}; add --change to go on "
+            f"from step {step} with it,"
             " or choose another --workdir"
         )
 
@@ -64,9 +75,12 @@ def records(differences: list[Difference], step: int) -> list[dict]:
 
 
 def describe(changed: list[dict], rates: tuple[float, float]) -> str:
-    """Changes in one line. rates: the learning rate at the step of the change, by the settings before and by those after it."""
+    """Changes in one line. rates: the learning rate at the step of the change, by the
+    settings before and by those after it.
+    """
     listed = ", ".join(
-        f"config.{record['key']} from {record['from']} to {record['to']}" for record in changed
+        f"config.{record['key']} from {record['from']} to {record['to']}"
+        for record in changed
     )
     before, after = rates
     return f"changed at step {changed[0]['step']}: {listed}; learning rate {before:.4g} before, {after:.4g} from here on"
@@ -75,7 +89,9 @@ def describe(changed: list[dict], rates: tuple[float, float]) -> str:
 def rates(
     before: Settings, after: Settings, step: int, steps_per_epoch: int
 ) -> tuple[float, float]:
-    """The learning rate at `step` by the settings before a change and by those after it."""
+    """The learning rate at `step` by the settings before a change and by those after
+    it.
+    """
     # Settings with fewer epochs have no rate there: their last one is taken.
     last = before.num_epochs * steps_per_epoch - 1
     rate_before = learning_rate(before, steps_per_epoch)

@@ -1,4 +1,6 @@
-"""The folder of a run's checkpoints as files: which steps it has, which is best, and what is moved out of the way."""
+"""The folder of a run's checkpoints as files: which steps it has, which is best, and
+what is moved out of the way.
+"""
 
 import json
 import os
@@ -12,26 +14,34 @@ METRIC = "top1"
 
 
 class CheckpointFolder:
-    """DIRECTORY/STEP for each checkpoint that is finished, as Orbax lays them out. Nothing here reads their arrays.
+    """DIRECTORY/STEP for each checkpoint that is finished, as Orbax lays them out.
 
-    Damaged checkpoints go to `checkpoints_damaged` beside the directory; one that is being replaced waits in
-    `checkpoints_replaced` until the new one is complete.
+    Nothing here reads their arrays.
+
+    Damaged checkpoints go to `checkpoints_damaged` beside the directory; one that is
+    being replaced waits in `checkpoints_replaced` until the new one is complete.
     """
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
 
     def steps(self) -> list[int]:
-        """The steps of all finished checkpoints, sorted; until a save has ended its folder has another name."""
+        """The steps of all finished checkpoints, sorted; until a save has ended its
+        folder has another name.
+        """
         names = [path.name for path in self.directory.glob("*")]
         return sorted(int(name) for name in names if name.isdigit())
 
     def find(self, which: str) -> int:
-        """The step of the checkpoint that `which` names: `last`, `best` or a step. `UserError` where there is none."""
+        """The step of the checkpoint that `which` names: `last`, `best` or a step.
+
+        `UserError` where there is none.
+        """
         steps = self.steps()
         if not steps:
             raise UserError(
-                f"no checkpoint in {self.directory}; run train with --workdir={self.directory.parent} first"
+                f"no checkpoint in {self.directory}; run train with "
+                f"--workdir={self.directory.parent} first"
             )
         if which == "best":
             return self._best(steps)
@@ -41,7 +51,8 @@ class CheckpointFolder:
         if not which.isdigit() or int(which) not in steps:
             have = ", ".join(map(str, steps))
             raise UserError(
-                f"no checkpoint of step {which} in {self.directory}; write best, last or one of {have}"
+                f"no checkpoint of step {which} in {self.directory}; write best, last "
+                f"or one of {have}"
             )
         return int(which)
 
@@ -54,7 +65,8 @@ class CheckpointFolder:
                 scored.append((score, step))
         if not scored:
             raise UserError(
-                f"no checkpoint in {self.directory} has an accuracy yet; write last instead of best"
+                f"no checkpoint in {self.directory} has an accuracy yet; write last "
+                "instead of best"
             )
         # Tuples compare by the accuracy, then by the step.
         _, best = max(scored)
@@ -83,12 +95,15 @@ class CheckpointFolder:
         os.rename(current, self._replaced / str(step))
 
     def _put_back(self) -> None:
-        """Deletes checkpoints that have been replaced, and puts back those whose replacement was not finished."""
+        """Deletes checkpoints that have been replaced, and puts back those whose
+        replacement was not finished.
+        """
         if not self._replaced.is_dir():
             return
         for path in self._replaced.iterdir():
             replacement = self.directory / path.name
-            # Deleting comes after the new one is complete: a crash at any point leaves one of the two.
+            # Deleting comes after the new one is complete: a crash at any point leaves
+            # one of the two.
             if replacement.exists():
                 shutil.rmtree(path)
             else:
@@ -103,16 +118,21 @@ class CheckpointFolder:
             say(f"moved the {kind} checkpoint of step {step} to {target}")
 
     def _set_scores_aside(self) -> None:
-        """Moves away accuracies that cannot be read, which Orbax would not get over; the checkpoints themselves stay."""
+        """Moves away accuracies that cannot be read, which Orbax would not get over;
+        the checkpoints themselves stay.
+        """
         for step in self.steps():
             if self._score_file(step).is_file() and self._score(step) is None:
                 target = self._move_aside(self._score_file(step), f"{step}.metrics")
                 say(
-                    f"the accuracy noted with the checkpoint of step {step} cannot be read; moved it to {target}"
+                    f"the accuracy noted with the checkpoint of step {step} cannot be "
+                    f"read; moved it to {target}"
                 )
 
     def _move_aside(self, path: pathlib.Path, name: str) -> pathlib.Path:
-        """Moves a file or folder beside the checkpoints, under `name` or, where that is taken, with a number behind it."""
+        """Moves a file or folder beside the checkpoints, under `name` or, where that is
+        taken, with a number behind it.
+        """
         folder = self.directory.with_name("checkpoints_damaged")
         folder.mkdir(exist_ok=True)
         target = folder / name

@@ -1,4 +1,6 @@
-"""Reading a run's checkpoints, by Orbax: the newest whole one, or the one that was asked for."""
+"""Reading a run's checkpoints, by Orbax: the newest whole one, or the one that was
+asked for.
+"""
 
 import json
 import logging
@@ -15,7 +17,8 @@ from bnas_jax.runtime.devices import Devices
 from bnas_jax.training import refit
 from bnas_jax.training.checkpoint_folder import CheckpointFolder, say
 
-# The variables are a separate item of a checkpoint, so that evaluation restores them alone.
+# The variables are a separate item of a checkpoint, so that evaluation restores them
+# alone.
 VARIABLES = ("params", "batch_stats", "alphas")
 
 
@@ -30,7 +33,9 @@ def split(state) -> tuple[dict, dict]:
 
 
 class CheckpointReader(CheckpointFolder):
-    """The checkpoints of a work directory, for reading: nothing is moved or deleted. where: the devices to restore to."""
+    """The checkpoints of a work directory, for reading: nothing is moved or deleted.
+    where: the devices to restore to.
+    """
 
     def __init__(self, directory: pathlib.Path, where: Devices = devices.ONE):
         super().__init__(directory)
@@ -38,12 +43,16 @@ class CheckpointReader(CheckpointFolder):
         _expect_late_answers()
 
     def restore_variables(self, shapes, which: str) -> tuple[int, dict]:
-        """(step, variables) alone. which: `last`, `best` or a step. `UserError` where there is none.
+        """(step, variables) alone. which: `last`, `best` or a step.
 
-        shapes: {"params", "batch_stats"} of `ShapeDtypeStruct`s, perhaps of another number type than those saved.
+        `UserError` where there is none.
+
+        shapes: {"params", "batch_stats"} of `ShapeDtypeStruct`s, perhaps of another
+        number type than those saved.
         """
         found = self.find(which)
-        # Where the last one is damaged, one before it will do; a checkpoint that was named must be that one.
+        # Where the last one is damaged, one before it will do; a checkpoint that was
+        # named must be that one.
         steps = [found]
         if which == "last":
             steps = self.steps()
@@ -57,9 +66,11 @@ class CheckpointReader(CheckpointFolder):
     def _check_same(
         self, step: int, items: dict, dtypes: bool = True, changed: bool = False
     ) -> None:
-        """`UserError` naming the first leaf whose shape or type differs in a checkpoint; Orbax would cast silently.
+        """`UserError` naming the first leaf whose shape or type differs in a
+        checkpoint; Orbax would cast silently.
 
-        items: {name of an item: tree of `ShapeDtypeStruct`s}. dtypes: whether number types are compared.
+        items: {name of an item: tree of `ShapeDtypeStruct`s}. dtypes: whether number
+        types are compared.
         changed: see `Checkpoints.restore_state`.
         """
         saved = {}
@@ -82,16 +93,20 @@ class CheckpointReader(CheckpointFolder):
             there = _kind(theirs.get(name), dtypes)
             if here != there:
                 raise UserError(
-                    f"the checkpoint of step {step} in {self.directory} is of another network or optimizer: {name} is {there}"
-                    f" there and {here} here; take the settings it was saved with, or another --workdir"
+                    f"the checkpoint of step {step} in {self.directory} is of another "
+                    f"network or optimizer: {name} is {there}"
+                    f" there and {here} here; take the settings it was saved with, or "
+                    "another --workdir"
                 )
 
     def _newest(
         self, shapes: dict, steps: list[int], changed: bool = False
     ) -> tuple[int, dict, list[int]] | None:
-        """(step, items, steps of damaged ones behind it) of the newest of these checkpoints that can be read.
+        """(step, items, steps of damaged ones behind it) of the newest of these
+        checkpoints that can be read.
 
-        None where there are no checkpoints, `UserError` where all are damaged. changed: see `Checkpoints.restore_state`.
+        None where there are no checkpoints, `UserError` where all are damaged. changed:
+        see `Checkpoints.restore_state`.
         """
         damaged: list[int] = []
         for step in reversed(steps):
@@ -105,42 +120,61 @@ class CheckpointReader(CheckpointFolder):
         # Only the one that was named has been tried.
         if len(damaged) < len(self.steps()):
             raise UserError(
-                f"the checkpoint of step {damaged[0]} in {self.directory} is damaged; take another step, `last` is the newest"
+                f"the checkpoint of step {damaged[0]} in {self.directory} is damaged; "
+                "take another step, `last` is the newest"
                 " whole one"
             )
         # Beginning anew would lose a run that can perhaps be mended.
         numbers = ", ".join(map(str, reversed(damaged)))
         raise UserError(
-            f"no whole checkpoint in {self.directory}: damaged are steps {numbers}; nothing was deleted; "
+            f"no whole checkpoint in {self.directory}: damaged are steps {numbers}; "
+            "nothing was deleted; "
             "put a good copy there or choose another --workdir"
         )
 
-    def _restore(self, step: int, shapes: dict, changed: bool) -> tuple[dict | None, str]:
+    def _restore(
+        self, step: int, shapes: dict, changed: bool
+    ) -> tuple[dict | None, str]:
         """(items, "") of a checkpoint, or (None, what is wrong with it)."""
         folder = self.directory / str(step)
         restored, why = {}, ""
         try:
             with ocp.StandardCheckpointer() as reader:
                 for name, item in shapes.items():
-                    restored[name] = self._read(reader, folder / name, shapes=item, changed=changed)
+                    restored[name] = self._read(
+                        reader, folder / name, shapes=item, changed=changed
+                    )
         # What Orbax raises for damaged files has no class in common.
         except Exception as error:
-            # For want of memory, XLA's included, a good checkpoint cannot be read, either.
+            # For want of memory, XLA's included, a good checkpoint cannot be read,
+            # either.
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             why = reason_of(error)
-        # What one process cannot read none takes, or they would go on from different steps.
+        # What one process cannot read none takes, or they would go on from different
+        # steps.
         why = next(filter(None, hosts.from_all(why)), "")
         if why:
             return None, why
         return restored, ""
 
-    def _read(self, reader: ocp.StandardCheckpointer, folder: pathlib.Path, shapes, changed: bool):
-        """One item of a checkpoint. changed: see `Checkpoints.restore_state`; all rows for epochs that were saved are kept."""
+    def _read(
+        self,
+        reader: ocp.StandardCheckpointer,
+        folder: pathlib.Path,
+        shapes,
+        changed: bool,
+    ):
+        """One item of a checkpoint. changed: see `Checkpoints.restore_state`; all rows
+        for epochs that were saved are kept.
+        """
         if not changed:
             return reader.restore(folder, self._where.restorable(shapes))
-        # Orbax restores the structure that was saved; it is brought into ours afterwards.
-        saved = refit.as_saved(wanted=shapes, saved=reader.metadata(folder).item_metadata.tree)
+        # Orbax restores the structure that was saved; it is brought into ours
+        # afterwards.
+        saved = refit.as_saved(
+            wanted=shapes, saved=reader.metadata(folder).item_metadata.tree
+        )
         restored = reader.restore(folder, self._where.restorable(saved))
         return refit.restructured(restored, wanted=shapes)
 
@@ -148,7 +182,8 @@ class CheckpointReader(CheckpointFolder):
 def _expect_late_answers() -> None:
     """Silences the tracebacks that a failed restore leaves behind.
 
-    Orbax gives up its event loop while other reads still run; for each of them Python would print a traceback.
+    Orbax gives up its event loop while other reads still run; for each of them Python
+    would print a traceback.
     """
     previous = sys.unraisablehook
     if getattr(previous, "expects_late_answers", False):
@@ -187,10 +222,14 @@ def _kind(leaf, dtypes: bool) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of an error of Orbax, where it is a sentence and not the text of a Python object."""
+    """The first line of an error of Orbax, where it is a sentence and not the text of a
+    Python object.
+    """
     lines = str(error).strip().splitlines()
     if isinstance(error, (UnicodeError, json.JSONDecodeError)):
         return "what describes it cannot be read"
-    if not lines or re.search(r"<(bound|built-in|function|class|module|\S+ object)\b", lines[0]):
+    if not lines or re.search(
+        r"<(bound|built-in|function|class|module|\S+ object)\b", lines[0]
+    ):
         return "its files cannot be read"
     return lines[0][:160]

@@ -1,4 +1,6 @@
-"""Saving a run's whole state, by Orbax: in the background, the last and the best few kept."""
+"""Saving a run's whole state, by Orbax: in the background, the last and the best few
+kept.
+"""
 
 import concurrent.futures
 import contextlib
@@ -24,19 +26,26 @@ def _options(keep: CheckpointSettings) -> ocp.CheckpointManagerOptions:
     metric = lambda metrics: metrics[METRIC]
     kept = [policies.LatestN(n=keep.keep_last)]
     if keep.keep_best:
-        # Checkpoints within an epoch have no accuracy: they are kept as the last ones only.
+        # Checkpoints within an epoch have no accuracy: they are kept as the last ones
+        # only.
         best = policies.BestN(
-            get_metric_fn=metric, n=keep.keep_best, keep_checkpoints_without_metrics=False
+            get_metric_fn=metric,
+            n=keep.keep_best,
+            keep_checkpoints_without_metrics=False,
         )
         kept.append(best)
     return ocp.CheckpointManagerOptions(
-        best_fn=metric, preservation_policy=policies.AnyPreservationPolicy(kept), create=True
+        best_fn=metric,
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        create=True,
     )
 
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Never: Orbax would ask JAX's preemption service by the number of the step, and mix up the questions of `Stops`."""
+        """Never: Orbax would ask JAX's preemption service by the number of the step,
+        and mix up the questions of `Stops`.
+        """
         return False
 
 
@@ -52,7 +61,9 @@ class Checkpoints(CheckpointReader):
         super().__init__(directory, where)
         self._keep = settings
         # One thread saves while the steps go on.
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._worker = concurrent.futures.ThreadPoolExecutor(
+            1, thread_name_prefix="save"
+        )
         self._saving: concurrent.futures.Future | None = None
         # What a crash has left behind is mended before Orbax reads the directory.
         hosts.on_first(self._put_back)
@@ -63,15 +74,19 @@ class Checkpoints(CheckpointReader):
             )
 
     def save(self, step: int, state, top1: float | None = None) -> None:
-        """Starts to save, after the save before it has ended. A checkpoint of the same step is replaced.
+        """Starts to save, after the save before it has ended.
 
-        top1: the accuracy in % by which the best checkpoints are kept, None between two epochs; NaN is never the best.
-        Raises `UserError` where the save before it failed.
+        A checkpoint of the same step is replaced.
+
+        top1: the accuracy in % by which the best checkpoints are kept, None between two
+        epochs; NaN is never the best. Raises `UserError` where the save before it
+        failed.
         """
         manager = self._manager
         self.finish()
 
-        # Orbax refuses to save a step twice, and deleting the old one first would leave nothing after a crash.
+        # Orbax refuses to save a step twice, and deleting the old one first would leave
+        # nothing after a crash.
         if step in manager.all_steps():
             hosts.on_first(lambda: self._make_way(step))
             manager.reload()
@@ -95,8 +110,9 @@ class Checkpoints(CheckpointReader):
         if hosts.count() == 1:
             self._saving = self._worker.submit(write)
             return
-        # Orbax makes processes wait for each other by a program on their devices. In a thread it would get between those of
-        # the steps, elsewhere on each process, and all would hang.
+        # Orbax makes processes wait for each other by a program on their devices. In a
+        # thread it would get between those of the steps, elsewhere on each process, and
+        # all would hang.
         with self._room():
             manager.save(step, args=items, metrics=metrics)
 
@@ -117,7 +133,9 @@ class Checkpoints(CheckpointReader):
             self._put_by(step)
 
     def last_before(self, step: int) -> int | None:
-        """The newest checkpoint before a step, or None; those from that step on, of a run that diverged, are set aside."""
+        """The newest checkpoint before a step, or None; those from that step on, of a
+        run that diverged, are set aside.
+        """
         # A failed save must not hide the divergence.
         with contextlib.suppress(UserError):
             self.finish()
@@ -137,20 +155,25 @@ class Checkpoints(CheckpointReader):
 
     @contextlib.contextmanager
     def _room(self):
-        """Turns errors of saving, even of a save that was begun before, into a `UserError`; what was saved before it stays."""
+        """Turns errors of saving, even of a save that was begun before, into a
+        `UserError`; what was saved before it stays.
+        """
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"cannot save a checkpoint in {self.directory} ({reason_of(error)}); make room there or mend it, the same"
+                f"cannot save a checkpoint in {self.directory} ({reason_of(error)}); "
+                "make room there or mend it, the same"
                 f" command goes on from step {max(self.steps(), default=0)}"
             ) from error
 
     def restore_state(self, shapes, changed: bool = False) -> Any | None:
-        """The newest whole state, None where there is no checkpoint. shapes: a state of `ShapeDtypeStruct`s.
+        """The newest whole state, None where there is no checkpoint. shapes: a state of
+        `ShapeDtypeStruct`s.
 
-        changed: it may be of other precision, number of epochs, or clipping, and is brought into the form of `shapes`.
-        `UserError` for one of another network or arithmetic, and where there is no room for the checkpoints to come.
+        changed: it may be of other precision, number of epochs, or clipping, and is
+        brought into the form of `shapes`. `UserError` for one of another network or
+        arithmetic, and where there is no room for the checkpoints to come.
         """
         self._check_disk(shapes)
         variables, rest = split(shapes)
@@ -184,6 +207,7 @@ class Checkpoints(CheckpointReader):
         free = shutil.disk_usage(self.directory).free
         if size * more > free:
             raise UserError(
-                f"no room for checkpoints in {self.directory}: {more} of {size / 1e6:.0f} MB are to come, {free / 1e6:.0f} MB"
+                f"no room for checkpoints in {self.directory}: {more} of "
+                f"{size / 1e6:.0f} MB are to come, {free / 1e6:.0f} MB"
                 " are free; make room or lower config.checkpoint.keep_last"
             )

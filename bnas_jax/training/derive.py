@@ -1,4 +1,6 @@
-"""Genotypes from the history of alpha that a search writes to alphas.npz: of any epoch, before or after it."""
+"""Genotypes from the history of alpha that a search writes to alphas.npz: of any epoch,
+before or after it.
+"""
 
 import dataclasses
 import pathlib
@@ -17,8 +19,9 @@ from bnas_jax.workdir.history import read_history
 class Rule:
     """Which alpha of a search a genotype is derived from.
 
-    epoch: a number from 0 on, as in metrics.jsonl; `best`, the epoch of the best validation accuracy (the first of equals); or
-    `last`. as_of: alpha `after` that epoch, or `before` it, as in the release.
+    epoch: a number from 0 on, as in metrics.jsonl; `best`, the epoch of the best
+    validation accuracy (the first of equals); or `last`. as_of: alpha `after` that
+    epoch, or `before` it, as in the release.
     """
 
     epoch: int | str
@@ -31,16 +34,17 @@ def rule_of(run: SearchSettings) -> Rule:
 
 
 def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
-    """The genotype that the rule takes from a history, and how it was taken: the contents of genotype.json.
+    """The genotype that the rule takes from a history, and how it was taken: the
+    contents of genotype.json.
 
-    history: as `read_history` gives it. `UserError` for an epoch that is not there, or the best of epochs that were not
-    validated.
+    history: as `read_history` gives it. `UserError` for an epoch that is not there, or
+    the best of epochs that were not validated.
     """
     valid_top1 = np.asarray(history["valid_top1"])  # [epochs]
     epoch = _epoch(rule.epoch, valid_top1)
 
-    # Row 0 is alpha before the first epoch. After a restart the row before an epoch is of the candidate before, so that only
-    # alpha after the epoch can be taken.
+    # Row 0 is alpha before the first epoch. After a restart the row before an epoch is
+    # of the candidate before, so that only alpha after the epoch can be taken.
     row, as_of = epoch, rule.as_of
     if searcher.restart_epochs is not None:
         as_of = "after"
@@ -69,7 +73,9 @@ def taken(searcher: Searcher, rule: Rule, history: Mapping) -> dict:
 
 
 def number_or_none(accuracy) -> float | None:
-    """An accuracy in %; None for one of an epoch that was not validated, which is NaN or infinite."""
+    """An accuracy in %; None for one of an epoch that was not validated, which is NaN
+    or infinite.
+    """
     if not np.isfinite(accuracy):
         return None
     return float(accuracy)
@@ -80,7 +86,9 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     count = len(valid_top1)
     if wanted == "best":
         if not np.isfinite(valid_top1).any():
-            raise UserError("no epoch of this search was validated: write last, or a number")
+            raise UserError(
+                "no epoch of this search was validated: write last, or a number"
+            )
         # The first of equals; -inf, of epochs without validation, is never the best.
         return int(np.nanargmax(valid_top1))
     if wanted == "last":
@@ -89,24 +97,31 @@ def _epoch(wanted: int | str, valid_top1: np.ndarray) -> int:
     if not 0 <= int(wanted) < count:
         ended = f"epochs 0 to {count - 1} have ended"
         raise UserError(
-            f"there is no epoch {wanted} of this search: {ended}; write one of these, best or last"
+            f"there is no epoch {wanted} of this search: {ended}; write one of these, "
+            "best or last"
         )
     return int(wanted)
 
 
-def derive(searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: pathlib.Path) -> dict:
-    """Writes the genotype that the rule takes from a search's work directory into the file `out`; returns what is printed.
+def derive(
+    searcher: Searcher, workdir: WorkDir, rule: Rule, *, out: pathlib.Path
+) -> dict:
+    """Writes the genotype that the rule takes from a search's work directory into the
+    file `out`; returns what is printed.
 
-    Raises `UserError` for a search without alphas, an epoch that is not there, and a file that cannot be written.
+    Raises `UserError` for a search without alphas, an epoch that is not there, and a
+    file that cannot be written.
     """
     if not searcher.has_alphas:
         raise UserError(
-            f"{workdir.path} holds a search without alphas, of which nothing is derived: its cell is that of its genotype.json"
+            f"{workdir.path} holds a search without alphas, of which nothing is "
+            "derived: its cell is that of its genotype.json"
         )
     record = taken(searcher, rule=rule, history=read_history(workdir))
     write_whole(out, record)
 
-    # As in the file, with the two cells in one entry and the settings each in one of its own.
+    # As in the file, with the two cells in one entry and the settings each in one of
+    # its own.
     cells = {name: record[name] for name in ("normal", "reduce")}
     printed = {"genotype": cells, **record["derivation"]}
     for name in ("alphas_as_of", "epoch", "valid_top1"):

@@ -1,4 +1,6 @@
-"""The rules that know nothing of latent weights: SGD with a scheduled momentum, and weight decay of some parameters."""
+"""The rules that know nothing of latent weights: SGD with a scheduled momentum, and
+weight decay of some parameters.
+"""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +21,9 @@ class MomentumState(NamedTuple):
 def sgd(
     learning_rate: Schedule, momentum: Schedule, *, nesterov: bool = False
 ) -> optax.GradientTransformation:
-    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v, or -lr (g + m v) with Nesterov's."""
+    """SGD as in PyTorch, with scheduled momentum: v = m v + g, update = -lr v, or -lr
+    (g + m v) with Nesterov's.
+    """
 
     def init(params):
         trace = jax.tree.map(jnp.zeros_like, params)
@@ -29,7 +33,8 @@ def sgd(
         del params
         rate, decay = learning_rate(state.step), momentum(state.step)
 
-        # g: gradients, v: momenta, d: descents. Schedules are float32, which must not widen weights of fewer bits.
+        # g: gradients, v: momenta, d: descents. Schedules are float32, which must not
+        # widen weights of fewer bits.
         moved = lambda g, v: (decay * v + g).astype(v.dtype)
         trace = jax.tree.map(moved, grads, state.trace)
         descent = trace
@@ -48,8 +53,8 @@ def with_decay(
 ) -> optax.GradientTransformation:
     """An elementwise optimizer, with weight decay added to the gradient before it.
 
-    decayed: `all` parameters; the `kernels` of convolutions and what is learned beside them, see `decays`; or those that have
-    `moved`, see `decay_of_moved`.
+    decayed: `all` parameters; the `kernels` of convolutions and what is learned beside
+    them, see `decays`; or those that have `moved`, see `decay_of_moved`.
     """
     # The mask needs the names of the parameters, which one flat vector has not.
     if decayed == "kernels":
@@ -65,9 +70,11 @@ def with_decay(
 
 
 def decays(path: tuple, leaf: jax.Array) -> bool:
-    """Whether weight decay of `kernels` includes a parameter: not BN, biases, the slopes of PReLUs and dense layers.
+    """Whether weight decay of `kernels` includes a parameter: not BN, biases, the
+    slopes of PReLUs and dense layers.
 
-    That is ReActNet's choice, in whose code the learned shifts have four axes as kernels have (docs/schemes.md).
+    That is ReActNet's choice, in whose code the learned shifts have four axes as
+    kernels have (docs/schemes.md).
     """
     name = path[-1].key
     # Not by the axes alone: a factor of XNOR-Net++'s Gamma has two as well.
@@ -82,7 +89,9 @@ class MovedState(NamedTuple):
 
 
 def decay_of_moved(weight_decay: float) -> optax.GradientTransformation:
-    """Weight decay of the weights that have had a gradient; those of layers that never ran have none, and stay (GDAS)."""
+    """Weight decay of the weights that have had a gradient; those of layers that never
+    ran have none, and stay (GDAS).
+    """
 
     def init(params):
         never = lambda p: jnp.zeros(p.shape, bool)

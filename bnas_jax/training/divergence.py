@@ -1,4 +1,6 @@
-"""Notes in each step how large the gradients are, so that a run that diverges can name the layer where it began."""
+"""Notes in each step how large the gradients are, so that a run that diverges can name
+the layer where it began.
+"""
 
 import math
 import re
@@ -9,10 +11,13 @@ from flax import struct
 
 
 class Guard(struct.PyTreeNode):
-    """What is known of the gradients of a run; parameters by their number in the flattened tree.
+    """What is known of the gradients of a run; parameters by their number in the
+    flattened tree.
 
-    step, leaf: the first step with a gradient that is not finite, and the parameter where it began; -1 while there is none.
-    sizes: (parameters,), the largest magnitude in each parameter's gradient in the last step, float32.
+    step, leaf: the first step with a gradient that is not finite, and the parameter
+    where it began; -1 while there is none.
+    sizes: (parameters,), the largest magnitude in each parameter's gradient in the last
+    step, float32.
     """
 
     step: jax.Array
@@ -31,8 +36,9 @@ class Guard(struct.PyTreeNode):
 def watch(guard: Guard, grads, step) -> Guard:
     """The guard after `step`, with gradients `grads`.
 
-    Where some are not finite, the one nearest to the loss went first, as gradients flow from there; where all are, the
-    forward pass broke, and the one that was largest the step before is named.
+    Where some are not finite, the one nearest to the loss went first, as gradients flow
+    from there; where all are, the forward pass broke, and the one that was largest the
+    step before is named.
     """
     largest = []
     for grad in jax.tree.leaves(grads):
@@ -58,7 +64,9 @@ def watch(guard: Guard, grads, step) -> Guard:
 
 
 def first_step(guard: Guard | None) -> int | None:
-    """The first step whose gradient was not finite; None where there was none, or nothing is known."""
+    """The first step whose gradient was not finite; None where there was none, or
+    nothing is known.
+    """
     if guard is None or int(guard.step) < 0:
         return None
     return int(guard.step)
@@ -85,8 +93,9 @@ def describe(guard: Guard | None, params) -> str:
 def _depths(params) -> list[float]:
     """How late in the network each parameter comes, by the name of its part.
 
-    First the stem (-1), then parts with numbers in their order (cell2 before cell10, stage0_block1 before stage1_block0), then
-    the rest (infinity), such as the classifier.
+    First the stem (-1), then parts with numbers in their order (cell2 before cell10,
+    stage0_block1 before stage1_block0), then the rest (infinity), such as the
+    classifier.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     parts = [path[0].key for path, _ in leaves]

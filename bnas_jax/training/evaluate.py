@@ -1,4 +1,6 @@
-"""Accuracy of a network on a data set, every example once; and the evaluation of a work directory's checkpoint."""
+"""Accuracy of a network on a data set, every example once; and the evaluation of a work
+directory's checkpoint.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,8 +29,9 @@ from bnas_jax.training.workdir import WorkDir
 class Evaluator:
     """Evaluates on one data set; the step is compiled once.
 
-    model: a network, or a supernet together with the searcher that makes its mixture of alpha. augment_seed: of the
-    augmentation, where images are augmented as in training, else None. batch_size: None is that of the settings.
+    model: a network, or a supernet together with the searcher that makes its mixture of
+    alpha. augment_seed: of the augmentation, where images are augmented as in training,
+    else None. batch_size: None is that of the settings.
     batch_statistics: see `EvaluationStep`.
     """
 
@@ -45,7 +48,8 @@ class Evaluator:
         batch_size: int | None = None,
         batch_statistics: bool = False,
     ):
-        # A multiple of the number of devices; the last batch is padded with examples of weight 0.
+        # A multiple of the number of devices; the last batch is padded with examples of
+        # weight 0.
         batch_size = batch_size or min(run.eval_batch_size, len(examples))
         batch_size = -(-batch_size // where.count) * where.count
         self.batch_size = batch_size
@@ -81,15 +85,17 @@ class Evaluator:
     ) -> dict[str, float]:
         """{"top1", "top5"} in %, the mean "loss" and "num_examples".
 
-        variables: {"params", "batch_stats"}, and "alphas" of a supernet. epoch: the one whose augmentation is drawn, where
-        images are augmented. between_batches: called between two batches; an exception that it raises ends the evaluation.
+        variables: {"params", "batch_stats"}, and "alphas" of a supernet. epoch: the one
+        whose augmentation is drawn, where images are augmented. between_batches: called
+        between two batches; an exception that it raises ends the evaluation.
         batches: the numbers of the batches to evaluate on, None is all.
         """
         sums: list[Any] = []
         for batch in batches or range(len(self._source)):
             if sums:
-                # A call returns before its batch is computed. By waiting for the batch before the last, no more than two are
-                # under way, and `between_batches` runs about when it says.
+                # A call returns before its batch is computed. By waiting for the batch
+                # before the last, no more than two are under way, and `between_batches`
+                # runs about when it says.
                 jax.block_until_ready(sums[-2:-1])
                 between_batches()
             program, arguments = self.call(variables, batch=batch, epoch=epoch)
@@ -108,16 +114,19 @@ class Evaluator:
 
 
 def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
-    """Restores a checkpoint of `train` or `import` and evaluates it on the test split: {"top1", "top5", "loss", "num_examples",
-    "step"}.
+    """Restores a checkpoint of `train` or `import` and evaluates it on the test split:
+    {"top1", "top5", "loss", "num_examples", "step"}.
 
-    run: the work directory's settings, perhaps with another data set; its pixels are normalised and its labels numbered as
-    those of the run's data, see `data.facts`. which: `last`, `best` or a step.
-    Raises `UserError` for a search, a data set with other channels or unknown classes, and where there is no such checkpoint.
+    run: the work directory's settings, perhaps with another data set; its pixels are
+    normalised and its labels numbered as those of the run's data, see `data.facts`.
+    which: `last`, `best` or a step.
+    Raises `UserError` for a search, a data set with other channels or unknown classes,
+    and where there is no such checkpoint.
     """
     if not isinstance(run, TrainSettings):
         raise UserError(
-            f"{workdir.path} holds a search; evaluate takes the work directory of a training"
+            f"{workdir.path} holds a search; evaluate takes the work directory of a "
+            "training"
         )
     where = devices.configure(run)
     facts = facts_lib.from_dict(workdir.facts())
@@ -128,5 +137,7 @@ def evaluate(workdir: WorkDir, run: Settings, which: str = "last") -> dict:
     checkpoints = CheckpointReader(workdir.checkpoints, where)
     step, variables = checkpoints.restore_variables(shapes, which)
     evaluator = Evaluator(model, test, augmentation, run, where=where)
-    result = evaluator({"params": variables["params"], "batch_stats": variables["batch_stats"]})
+    result = evaluator(
+        {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    )
     return {**result, "step": step}

@@ -1,4 +1,6 @@
-"""The step of an evaluation, written for one device and its part of the batch, as `TrainStep` and `SearchStep` are."""
+"""The step of an evaluation, written for one device and its part of the batch, as
+`TrainStep` and `SearchStep` are.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,11 +19,15 @@ from bnas_jax.training.step_parts import Batch
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationStep:
-    """Sums over a batch whose padding has weight 0, over all devices: `step(variables, batch)` -> `Evaluation`.
+    """Sums over a batch whose padding has weight 0, over all devices: `step(variables,
+    batch)` -> `Evaluation`.
 
-    model: a network, or a supernet, whose variables also have "alphas", of which the searcher makes its mixture.
-    batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to add up over.
-    batch_statistics: batch norm normalises by the batch, as in training, not by its running statistics.
+    model: a network, or a supernet, whose variables also have "alphas", of which the
+    searcher makes its mixture.
+    batch: {"image", "label", "weight"}. axis: the mapped axis of several devices, to
+    add up over.
+    batch_statistics: batch norm normalises by the batch, as in training, not by its
+    running statistics.
     """
 
     model: nn.Module
@@ -50,7 +56,8 @@ class EvaluationStep:
     def _logits(self, variables: dict, images):
         if self.searcher is None:
             return self.model.apply(variables, images, train=False)
-        # Without a key or progress: the mixture of evaluation draws nothing and is not annealed.
+        # Without a key or progress: the mixture of evaluation draws nothing and is not
+        # annealed.
         mixture = self.searcher.weights(variables.pop("alphas"), None, None)
         options: dict[str, Any] = {"train": False, "method": "mixture"}
         if not self.batch_statistics:

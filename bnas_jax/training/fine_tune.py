@@ -1,4 +1,6 @@
-"""Beginning a training with the weights of another one, for the same classes or for others (`train --init`)."""
+"""Beginning a training with the weights of another one, for the same classes or for
+others (`train --init`).
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,26 +24,41 @@ from bnas_jax.training.state import TrainState, initial_variables
 from bnas_jax.training.transfer import Transfer
 from bnas_jax.training.workdir import WorkDir
 
-# Settings of a scheme that may differ between the two runs; so may the whole scheme, by its name. Parameters that only the
-# new run has begin as initialised, those that only the source has are left out.
-_NOT_OF_THE_NETWORK = ("weight_gradient", "stage", "activation", "projection_loss", "plane_rate")
+# Settings of a scheme that may differ between the two runs; so may the whole scheme, by
+# its name. Parameters that only the new run has begin as initialised, those that only
+# the source has are left out.
+_NOT_OF_THE_NETWORK = (
+    "weight_gradient",
+    "stage",
+    "activation",
+    "projection_loss",
+    "plane_rate",
+)
 
 
 class Init(NamedTuple):
-    """A checkpoint to begin with. workdir: of a training, or an imported network. which: `last`, `best` or a step."""
+    """A checkpoint to begin with. workdir: of a training, or an imported network.
+    which: `last`, `best` or a step.
+    """
 
     workdir: str
     which: str = "last"
 
 
-def origin(workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mapping) -> dict | None:
-    """Where a run's first weights come from, as run.json notes it; None for a run that draws them.
+def origin(
+    workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mapping
+) -> dict | None:
+    """Where a run's first weights come from, as run.json notes it; None for a run that
+    draws them.
 
-    {"workdir", "which", "step", "classifier": "kept" or "new"}, and "scheme" where that is another one, see
-    `Transfer.summary`. facts: num_classes, image_shape and, if known, class_names of the run's data.
-    Raises `UserError` where `init` does not fit the run, or is not the checkpoint that an earlier start of it began with.
+    {"workdir", "which", "step", "classifier": "kept" or "new"}, and "scheme" where that
+    is another one, see `Transfer.summary`. facts: num_classes, image_shape and, if
+    known, class_names of the run's data.
+    Raises `UserError` where `init` does not fit the run, or is not the checkpoint that
+    an earlier start of it began with.
     """
-    # A run that goes on has its weights already: `init` is only compared with how it began.
+    # A run that goes on has its weights already: `init` is only compared with how it
+    # began.
     if workdir.exists():
         began = workdir.facts().get("init")
         _check_same_origin(workdir, init, began)
@@ -55,7 +72,8 @@ def origin(workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mappi
     channels, wanted = facts["image_shape"][2], theirs["image_shape"][2]
     if channels != wanted:
         raise UserError(
-            f"--init={source.path} is a network for {wanted} channels, the data has {channels}"
+            f"--init={source.path} is a network for {wanted} channels, the data has "
+            f"{channels}"
         )
 
     # With the step that `best` and `last` stand for now: the source may be trained on.
@@ -71,10 +89,14 @@ def origin(workdir: WorkDir, init: Init | None, run: TrainSettings, facts: Mappi
     return began | _scheme(began, source, run, facts)
 
 
-def _scheme(began: Mapping, source: WorkDir, run: TrainSettings, facts: Mapping) -> dict:
-    """{"scheme": what becomes of the weights} of a source that was trained by another scheme, else {}.
+def _scheme(
+    began: Mapping, source: WorkDir, run: TrainSettings, facts: Mapping
+) -> dict:
+    """{"scheme": what becomes of the weights} of a source that was trained by another
+    scheme, else {}.
 
-    Raises `UserError` where weights are missing there or have other shapes, by any scheme.
+    Raises `UserError` where weights are missing there or have other shapes, by any
+    scheme.
     """
     there = _settings(source, run)
     source_facts = source.facts()
@@ -126,7 +148,9 @@ def _shapes(run: TrainSettings, num_classes: int, image_shape: Sequence[int]) ->
     """The variables of a run's network as `ShapeDtypeStruct`s."""
     network = build.network(run, num_classes)
     # Traced only: nothing is drawn or allocated.
-    return jax.eval_shape(lambda: initial_variables(network, tuple(image_shape), seed=0))
+    return jax.eval_shape(
+        lambda: initial_variables(network, tuple(image_shape), seed=0)
+    )
 
 
 def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
@@ -134,18 +158,22 @@ def _plan(ours: Mapping, theirs: Mapping, source: Mapping) -> Transfer:
     return transfer.plan(ours, theirs, new_heads=new_heads, source=source["workdir"])
 
 
-def _check_same_origin(workdir: WorkDir, init: Init | None, began: Mapping | None) -> None:
+def _check_same_origin(
+    workdir: WorkDir, init: Init | None, began: Mapping | None
+) -> None:
     if init is None:
         return
     # The weights of a run cannot be exchanged after its first step.
     if began is None:
         raise UserError(
-            f"{workdir.path} holds a run that began without --init; leave it out, or choose another --workdir"
+            f"{workdir.path} holds a run that began without --init; leave it out, or "
+            "choose another --workdir"
         )
     given = str(WorkDir(init.workdir).path)
     if began["workdir"] != given or began["which"] != init.which:
         raise UserError(
-            f"{workdir.path} holds a run that began with --init={began['workdir']} --init_step={began['which']};"
+            f"{workdir.path} holds a run that began with --init={began['workdir']} "
+            f"--init_step={began['which']};"
             " leave --init out, or choose another --workdir"
         )
 
@@ -154,10 +182,12 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
     theirs = source.config()
     if theirs.get("task") != "train":
         raise UserError(
-            f"--init={source.path} holds a search; write the work directory of a training, or an imported one"
+            f"--init={source.path} holds a search; write the work directory of a "
+            "training, or an imported one"
         )
 
-    # By way of the settings: a config of an older version lacks those that are new since.
+    # By way of the settings: a config of an older version lacks those that are new
+    # since.
     ours = settings.to_dict(run)
     theirs = settings.to_dict(settings.from_config(theirs))
     same_scheme = ours["scheme"]["name"] == theirs["scheme"]["name"]
@@ -166,7 +196,8 @@ def _check_network(source: WorkDir, run: TrainSettings) -> None:
     difference = next(settings.differences(here, there), None)
     if difference:
         raise UserError(
-            f"--init={source.path} has another network: {difference}; take the network's settings from there"
+            f"--init={source.path} has another network: {difference}; take the "
+            "network's settings from there"
         )
 
 
@@ -182,7 +213,9 @@ def _network(config: Mapping, with_scheme: bool) -> dict:
 
 
 def _same_classes(ours: Mapping, theirs: Mapping) -> bool:
-    """Whether the classes are the same: by their number and, where both are known, their names in the order of the labels."""
+    """Whether the classes are the same: by their number and, where both are known,
+    their names in the order of the labels.
+    """
     for key in ("num_classes", "class_names"):
         known = ours.get(key) and theirs.get(key)
         if known and ours[key] != theirs[key]:
@@ -198,10 +231,12 @@ def begin(
     *,
     where: Devices = devices.ONE,
 ) -> TrainState:
-    """A new run's first state with the weights and the running statistics of `source`, see `origin`.
+    """A new run's first state with the weights and the running statistics of `source`,
+    see `origin`.
 
-    image_shape: (H, W, C) of the run's images. A classifier for other classes stays as it was drawn, and so do parameters that
-    only this run's scheme has. Latent weights from another scheme are projected as this one does.
+    image_shape: (H, W, C) of the run's images. A classifier for other classes stays as
+    it was drawn, and so do parameters that only this run's scheme has. Latent weights
+    from another scheme are projected as this one does.
     """
     # The source's variables, restored in the shapes of its settings.
     directory = WorkDir(source["workdir"])
@@ -246,7 +281,10 @@ def _of_scheme(source: Mapping) -> str:
     change = source["scheme"]
     text = f", trained as {change['from']} and {change['to']} from here on"
 
-    renamed = {"latent": "kernels are latent weights", "kernel": "latent weights are kernels"}
+    renamed = {
+        "latent": "kernels are latent weights",
+        "kernel": "latent weights are kernels",
+    }
     for name, count in change["renamed"].items():
         text += f"; {count} {renamed[name]}"
     if change["projected"]:

@@ -1,4 +1,5 @@
-"""How large the gradient is at each convolution of a network: where it vanishes, early layers no longer learn.
+"""How large the gradient is at each convolution of a network: where it vanishes, early
+layers no longer learn.
 
 The paper's Figures 4 and 10 show it for networks without inter-cell skips.
 """
@@ -34,11 +35,13 @@ def write_gradients(workdir: WorkDir, *, step: str = "last") -> dict:
 
 
 def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
-    """The sums of `gradient_sums` on the first batch of a training, before its first step and at a checkpoint.
+    """The sums of `gradient_sums` on the first batch of a training, before its first
+    step and at a checkpoint.
 
-    step: of the checkpoint, `last`, `best` or a number. Returns {"layers": names in the order of the forward pass, "first":
-    sums before the first step, None of a run that began with other weights than its own, "last": at the checkpoint, "step": its
-    step}. Raises `UserError` as `load` does.
+    step: of the checkpoint, `last`, `best` or a number. Returns {"layers": names in the
+    order of the forward pass, "first": sums before the first step, None of a run that
+    began with other weights than its own, "last": at the checkpoint, "step": its step}.
+    Raises `UserError` as `load` does.
 
     >>> sums = gradients_of_run("runs/train")  # doctest: +SKIP
     >>> sums["layers"][0]  # doctest: +SKIP
@@ -53,19 +56,29 @@ def gradients_of_run(workdir: str | os.PathLike, *, step: str = "last") -> dict:
     layers = _in_order(restored.model, image_shape, found=set(last))
     listed = lambda sums: [float(sums[name]) for name in layers]
 
-    # What a run began with is drawn anew from its seed, unless it was given by `--init`.
+    # What a run began with is drawn anew from its seed, unless it was given by
+    # `--init`.
     first = None
     if "init" not in directory.facts():
         drawn = initial_variables(restored.model, image_shape, seed=restored.run.seed)
         first = listed(sums_of(drawn))
-    return {"layers": layers, "first": first, "last": listed(last), "step": restored.step}
+    return {
+        "layers": layers,
+        "first": first,
+        "last": listed(last),
+        "step": restored.step,
+    }
 
 
-def gradient_sums(model: nn.Module, variables: dict, batch: Batch) -> dict[str, jax.Array]:
-    """The sum of |dL / dW| over the kernel of each convolution, by the path of its module; L is the mean cross-entropy.
+def gradient_sums(
+    model: nn.Module, variables: dict, batch: Batch
+) -> dict[str, jax.Array]:
+    """The sum of |dL / dW| over the kernel of each convolution, by the path of its
+    module; L is the mean cross-entropy.
 
-    variables: {"params", "batch_stats"}. batch: {"image": NHWC, "label": (N,)}. W are the latent weights of a binary
-    convolution. Drop-path is off, batch norm takes the statistics of the batch.
+    variables: {"params", "batch_stats"}. batch: {"image": NHWC, "label": (N,)}. W are
+    the latent weights of a binary convolution. Drop-path is off, batch norm takes the
+    statistics of the batch.
 
     >>> network = bnas.Network(bnas.load_genotype("latest_cell"), num_cells=3, channels=2, num_classes=10)
     >>> batch = {"image": jnp.ones((2, 8, 8, 1)), "label": jnp.zeros(2, int)}
@@ -96,14 +109,18 @@ def gradient_sums(model: nn.Module, variables: dict, batch: Batch) -> dict[str, 
     return sums
 
 
-def _first_batch(restored: Restored, directory: WorkDir) -> tuple[Batch, tuple[int, int, int]]:
+def _first_batch(
+    restored: Restored, directory: WorkDir
+) -> tuple[Batch, tuple[int, int, int]]:
     """(the first batch of a run's training, the shape (H, W, C) of its images)."""
     data, _ = load_run_data(restored.run, directory)
     batches = Batches(data, batch_size=restored.run.batch_size, seed=restored.run.seed)
     return batches.train_batch(0), data.train.image_shape
 
 
-def _in_order(model: nn.Module, image_shape: tuple[int, int, int], found: set[str]) -> list[str]:
+def _in_order(
+    model: nn.Module, image_shape: tuple[int, int, int], found: set[str]
+) -> list[str]:
     """The names of the convolutions in the order of the forward pass."""
     rows = [row.name for row in cost(model, image_shape=image_shape).rows]
     named = [name for name in dict.fromkeys(rows) if name in found]

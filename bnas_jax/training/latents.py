@@ -1,7 +1,9 @@
-"""What the optimizer does to latent weights: links of an optax chain, one for each entry of a scheme's `LatentRule`.
+"""What the optimizer does to latent weights: links of an optax chain, one for each
+entry of a scheme's `LatentRule`.
 
-Latent weights are the parameters that `layers.is_latent` knows by name. The links are a factor of the gradient, gradients in
-closed form, rates, and the projection after each update. None touches the forward pass.
+Latent weights are the parameters that `layers.is_latent` knows by name. The links are a
+factor of the gradient, gradients in closed form, rates, and the projection after each
+update. None touches the forward pass.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +19,8 @@ from bnas_jax.training.schedules import Schedule
 
 
 def on_latents(function, tree, *rest):
-    """A tree of parameters with `function` applied to each latent weight; the other leaves as they are.
+    """A tree of parameters with `function` applied to each latent weight; the other
+    leaves as they are.
 
     rest: trees of the same structure, whose leaves are further arguments.
     """
@@ -31,9 +34,11 @@ def on_latents(function, tree, *rest):
 
 
 def on_latent_modules(function, tree, *rest):
-    """A tree of parameters with `function` applied to the dict of each module with a parameter `latent`; the rest as it is.
+    """A tree of parameters with `function` applied to the dict of each module with a
+    parameter `latent`; the rest as it is.
 
-    Edges computed together (`latent_TYPE`) stay as they are: a scheme with `gradients` or `rates` has batches_edges = False.
+    Edges computed together (`latent_TYPE`) stay as they are: a scheme with `gradients`
+    or `rates` has batches_edges = False.
     rest: trees of the same structure, whose dicts are further arguments.
     """
     if not isinstance(tree, Mapping):
@@ -49,7 +54,9 @@ def on_latent_modules(function, tree, *rest):
 
 
 def kernels_always_zero(params, scheme: Scheme) -> list[str]:
-    """The paths of latent weights that the scheme's projection makes zero (`Scheme.always_zero`), in a tree of shapes."""
+    """The paths of latent weights that the scheme's projection makes zero
+    (`Scheme.always_zero`), in a tree of shapes.
+    """
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if is_latent(path[-1].key) and scheme.always_zero(leaf.shape):
@@ -58,7 +65,9 @@ def kernels_always_zero(params, scheme: Scheme) -> list[str]:
 
 
 def project_params(params, rule: LatentRule):
-    """Parameters with their latent weights projected, as before the first forward pass of the released code."""
+    """Parameters with their latent weights projected, as before the first forward pass
+    of the released code.
+    """
     if rule.project is None:
         return params
     return on_latents(rule.project, params)
@@ -67,7 +76,9 @@ def project_params(params, rule: LatentRule):
 def scale_latent_gradients(
     factor: Callable[[tuple[int, ...]], float],
 ) -> optax.GradientTransformation:
-    """Multiplies the gradients of latent weights by a factor of their shape (`LatentRule.factor`)."""
+    """Multiplies the gradients of latent weights by a factor of their shape
+    (`LatentRule.factor`).
+    """
     scaled = lambda gradient: gradient * factor(gradient.shape)
     return optax.stateless(lambda grads, _: on_latents(scaled, grads))
 
@@ -78,8 +89,12 @@ class StepCount(NamedTuple):
     step: jax.Array
 
 
-def latent_gradients(gradients: Callable, rate: Schedule) -> optax.GradientTransformation:
-    """Replaces the gradients of modules that have latent weights by those of `LatentRule.gradients`."""
+def latent_gradients(
+    gradients: Callable, rate: Schedule
+) -> optax.GradientTransformation:
+    """Replaces the gradients of modules that have latent weights by those of
+    `LatentRule.gradients`.
+    """
 
     def init(params):
         del params
@@ -95,7 +110,9 @@ def latent_gradients(gradients: Callable, rate: Schedule) -> optax.GradientTrans
 
 
 def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies updates in modules with latent weights, each by the factor of its name in `rates` (`LatentRule.rates`)."""
+    """Multiplies updates in modules with latent weights, each by the factor of its name
+    in `rates` (`LatentRule.rates`).
+    """
 
     def of_module(updates):
         scaled = dict(updates)
@@ -107,8 +124,13 @@ def scale_rates(rates: Mapping[str, float]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: on_latent_modules(of_module, updates))
 
 
-def project_latents(project: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
-    """Changes the updates so that the updated latent weights are projected. The last link of a chain."""
+def project_latents(
+    project: Callable[[jax.Array], jax.Array],
+) -> optax.GradientTransformation:
+    """Changes the updates so that the updated latent weights are projected.
+
+    The last link of a chain.
+    """
 
     # optax adds the result to the parameters, which are then the projected ones.
     def update(updates, params):

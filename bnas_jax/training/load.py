@@ -19,7 +19,9 @@ from bnas_jax.training.workdir import WorkDir
 
 
 class Restored(NamedTuple):
-    """A network with the variables of a checkpoint, and what its work directory says about it."""
+    """A network with the variables of a checkpoint, and what its work directory says
+    about it.
+    """
 
     model: nn.Module
     variables: dict
@@ -28,11 +30,15 @@ class Restored(NamedTuple):
     step: int
 
 
-def load(workdir: str | os.PathLike, *, step: str | int = "last") -> tuple[nn.Module, dict]:
-    """(model, variables) of a training or an imported network: `model.apply(variables, images, train=False)`.
+def load(
+    workdir: str | os.PathLike, *, step: str | int = "last"
+) -> tuple[nn.Module, dict]:
+    """(model, variables) of a training or an imported network: `model.apply(variables,
+    images, train=False)`.
 
-    step: `last`, `best` (chosen on the test set) or a number. Images are NHWC floats, normalised by the mean and std of the
-    directory's run.json. Raises `UserError` where there is no such directory or checkpoint, or it is a search's.
+    step: `last`, `best` (chosen on the test set) or a number. Images are NHWC floats,
+    normalised by the mean and std of the directory's run.json. Raises `UserError` where
+    there is no such directory or checkpoint, or it is a search's.
     Example: `model, variables = bnas_jax.load("runs/train")`.
     """
     restored = restore(WorkDir(workdir), step=str(step))
@@ -45,12 +51,16 @@ def restore(directory: WorkDir, *, step: str) -> Restored:
     facts = facts_lib.from_dict(directory.facts())
     model, shapes = restored_model(run, facts)
 
-    found, variables = CheckpointReader(directory.checkpoints).restore_variables(shapes, step)
+    found, variables = CheckpointReader(directory.checkpoints).restore_variables(
+        shapes, step
+    )
     return Restored(model, variables, run=run, facts=facts, step=found)
 
 
 def restored_model(run: TrainSettings, facts: Facts) -> tuple[nn.Module, Any]:
-    """(the network of a training's settings, for the classes and images of the facts; the shapes of its variables)."""
+    """(the network of a training's settings, for the classes and images of the facts;
+    the shapes of its variables).
+    """
     model = run.network.build(
         num_classes=facts.num_classes, scheme=run.scheme, arithmetic=run.arithmetic()
     )
@@ -60,15 +70,21 @@ def restored_model(run: TrainSettings, facts: Facts) -> tuple[nn.Module, Any]:
 
 
 def run_of(directory: WorkDir) -> TrainSettings:
-    """The settings of a training or an imported network; `UserError` for a search's directory."""
+    """The settings of a training or an imported network; `UserError` for a search's
+    directory.
+    """
     run = _settings(directory)
     if not isinstance(run, TrainSettings):
-        raise UserError(f"{directory.path} holds a search; name the work directory of a training")
+        raise UserError(
+            f"{directory.path} holds a search; name the work directory of a training"
+        )
     return run
 
 
 def _settings(directory: WorkDir) -> Settings:
-    """The settings of a run; `UserError` that names the extensions which it needs, where they may be what is missing."""
+    """The settings of a run; `UserError` that names the extensions which it needs,
+    where they may be what is missing.
+    """
     try:
         return settings.from_config(directory.config())
     except UserError as error:
@@ -82,7 +98,9 @@ def _settings(directory: WorkDir) -> Settings:
 
 
 def source_step(source: WorkDir, which: str) -> int:
-    """The step that `best`, `last` or a number stands for in another run's directory, the same on every process."""
+    """The step that `best`, `last` or a number stands for in another run's directory,
+    the same on every process.
+    """
     step = CheckpointFolder(source.checkpoints).find(which)
     # The run there may be going on, so that the processes would find different ones.
     return int(hosts.from_first(str(step)))

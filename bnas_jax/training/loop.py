@@ -1,4 +1,7 @@
-"""The loop around the steps of a run: epochs, records, checkpoints, stops. What a step computes is the task's part."""
+"""The loop around the steps of a run: epochs, records, checkpoints, stops.
+
+What a step computes is the task's part.
+"""
 
 import contextlib
 import math
@@ -20,7 +23,8 @@ from bnas_jax.training.checkpoints import Checkpoints
 from bnas_jax.training.progress import ProgressBar, line_of
 from bnas_jax.training.workdir import Log, WorkDir, environment
 
-# A mean cross-entropy from which no training comes back: the right class has a probability of exp(-10000).
+# A mean cross-entropy from which no training comes back: the right class has a
+# probability of exp(-10000).
 EXPLODED = 1e4
 
 
@@ -35,21 +39,28 @@ class Work(Protocol):
         """The state to go on from: the newest checkpoint's, or the first one."""
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles the programs of those calls and of the evaluation; the state stays as it is."""
+        """Compiles the programs of those calls and of the evaluation; the state stays
+        as it is.
+        """
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers, which are one call of a compiled program."""
+        """The state after the steps of those numbers, which are one call of a compiled
+        program.
+        """
 
     def finish_epoch(
         self, state, epoch: int, between_batches: Callable[[], None]
     ) -> tuple[Any, dict, float | None]:
-        """(the state to go on with, the epoch's record, top-1 in % of that state or None).
+        """(the state to go on with, the epoch's record, top-1 in % of that state or
+        None).
 
         between_batches: to call between two batches.
         """
 
     def conclude(self, state, between_batches: Callable[[], None]) -> None:
-        """Computes what the run's result needs besides, after the last epoch; see `finish_epoch`."""
+        """Computes what the run's result needs besides, after the last epoch; see
+        `finish_epoch`.
+        """
 
 
 def run(
@@ -60,15 +71,19 @@ def run(
     *,
     where: Devices = devices.ONE,
 ) -> Any:
-    """Advances the state that the work begins with to the end of the last epoch and returns it.
+    """Advances the state that the work begins with to the end of the last epoch and
+    returns it.
 
-    At the end of each epoch its record is logged and the state saved. A state that was saved after an epoch's last step but
-    before its evaluation was finished is evaluated first. Settings that `WorkDir.open` found changed are noted in the work
-    directory, with the learning rates before and after the change.
-    Raises `Stopped` after a signal, with the state saved, and `UserError`, without, when the loss is not finite.
+    At the end of each epoch its record is logged and the state saved. A state that was
+    saved after an epoch's last step but before its evaluation was finished is evaluated
+    first. Settings that `WorkDir.open` found changed are noted in the work directory,
+    with the learning rates before and after the change.
+    Raises `Stopped` after a signal, with the state saved, and `UserError`, without,
+    when the loss is not finite.
     """
     with Stops() as stops, _finishing(checkpoints):
-        # Restoring takes minutes where files are slow, so that a signal must be able to end it.
+        # Restoring takes minutes where files are slow, so that a signal must be able to
+        # end it.
         try:
             state = stops.during(work.begin)
         except Interrupted as interrupted:
@@ -76,10 +91,15 @@ def run(
             raise Stopped(interrupted.number, saved) from None
 
         step = int(state.step)
-        _check_epochs(settings.num_epochs, step=step, steps_per_epoch=work.steps_per_epoch)
-        evaluated = _is_evaluated(state, step=step, steps_per_epoch=work.steps_per_epoch)
+        _check_epochs(
+            settings.num_epochs, step=step, steps_per_epoch=work.steps_per_epoch
+        )
+        evaluated = _is_evaluated(
+            state, step=step, steps_per_epoch=work.steps_per_epoch
+        )
 
-        # The log is cut behind the last record that is final: an epoch that is evaluated anew gets another one.
+        # The log is cut behind the last record that is final: an epoch that is
+        # evaluated anew gets another one.
         logged = step
         if not evaluated:
             logged = step - 1
@@ -132,7 +152,8 @@ class _Loop:
         self.log = log
         self.stops = stops
 
-        # Steps: the one that the state is at, that of the newest checkpoint, and the last one of the run.
+        # Steps: the one that the state is at, that of the newest checkpoint, and the
+        # last one of the run.
         self.step = self.saved = int(state.step)
         self.last = settings.num_epochs * work.steps_per_epoch
 
@@ -141,12 +162,15 @@ class _Loop:
         self.saves = Saves(settings)
         self.started = time.monotonic()
         log.note(
-            f"starts at step {self.step} of {self.last} on {environment()['device']}, {hosts.count()} processes"
+            f"starts at step {self.step} of {self.last} on {environment()['device']}, "
+            f"{hosts.count()} processes"
         )
         log.note(f"code {hosts.code_version()}, jax {jax.__version__}")
 
     def note_changes(self) -> None:
-        """Notes the settings that differ from here on, if any, in config.json and in the log."""
+        """Notes the settings that differ from here on, if any, in config.json and in
+        the log.
+        """
         # Read before it is overwritten.
         before = self.workdir.config()
         changed = self.workdir.note_changes(self.settings, self.step)
@@ -169,7 +193,8 @@ class _Loop:
             raise self._stopped(interrupted.number) from None
         self.log.note(f"compiled in {time.monotonic() - self.started:.1f} s")
 
-        # The clocks of the epoch, of the watchdog and of the saves begin here: compiling is in none of them.
+        # The clocks of the epoch, of the watchdog and of the saves begin here:
+        # compiling is in none of them.
         self.started = time.monotonic()
         self.watchdog.beat(self.step)
         self.saves.done()
@@ -182,12 +207,15 @@ class _Loop:
             steps_per_call=self.settings.steps_per_call,
         )
         self.work.prepare(self.state, calls)
-        # Copying a state for a save and checking it are small programs, which compile when they are first called.
+        # Copying a state for a save and checking it are small programs, which compile
+        # when they are first called.
         self.where.saveable(self.state)
         self._check_whole()
 
     def call(self) -> None:
-        """Runs the steps of one call, and what is due after them: an epoch's end, a save, a check of the loss."""
+        """Runs the steps of one call, and what is due after them: an epoch's end, a
+        save, a check of the loss.
+        """
         steps = next_call(
             self.step,
             steps_per_epoch=self.work.steps_per_epoch,
@@ -197,12 +225,14 @@ class _Loop:
         self.step = steps.stop
         self.progress.show(self.step)
 
-        # Steps run ahead of Python. Only a wait for a result shows whether the other processes are alive.
+        # Steps run ahead of Python. Only a wait for a result shows whether the other
+        # processes are alive.
         if hosts.count() > 1 and crossed(steps, hosts.WAIT_EVERY):
             jax.block_until_ready(self.state.step)
             self.watchdog.beat(self.step)
 
-        # Once a call on every process, or they would not agree on the step to stop after.
+        # Once a call on every process, or they would not agree on the step to stop
+        # after.
         signal = self.stops.wanted()
         if self.step % self.work.steps_per_epoch == 0:
             self.end_epoch()
@@ -217,7 +247,10 @@ class _Loop:
             raise self._stopped(signal)
 
     def end_epoch(self) -> None:
-        """Evaluates, logs the record and saves. After a signal the evaluation is broken off and the state saved without it."""
+        """Evaluates, logs the record and saves.
+
+        After a signal the evaluation is broken off and the state saved without it.
+        """
         self._check_whole()
         epoch = self.step // self.work.steps_per_epoch - 1
         try:
@@ -225,7 +258,8 @@ class _Loop:
                 self.state, epoch, between_batches=self._between_batches
             )
         except Interrupted as interrupted:
-            # Saved without an accuracy, by which the next start sees that it has to evaluate (`_is_evaluated`).
+            # Saved without an accuracy, by which the next start sees that it has to
+            # evaluate (`_is_evaluated`).
             if self.saved < self.step:
                 self._save()
             raise self._stopped(interrupted.number) from None
@@ -234,14 +268,18 @@ class _Loop:
         record["seconds"] = round(time.monotonic() - self.started, 3)
         self.started = time.monotonic()
 
-        # The record comes before the save: after a crash between the two it is cut off and written again.
+        # The record comes before the save: after a crash between the two it is cut off
+        # and written again.
         self.log.write(record)
         self.progress.say(line_of(record))
         self.log.note(line_of(record))
         self._save(top1)
 
     def conclude(self) -> None:
-        """What the result needs besides. It is not saved: after a signal the next start computes it anew."""
+        """What the result needs besides.
+
+        It is not saved: after a signal the next start computes it anew.
+        """
         try:
             self.work.conclude(self.state, between_batches=self._between_batches)
         except Interrupted as interrupted:
@@ -258,17 +296,23 @@ class _Loop:
         self.saves.done()
 
     def _check_finite(self) -> None:
-        """Raises the `UserError` of a run that has diverged, by the epoch's loss so far."""
+        """Raises the `UserError` of a run that has diverged, by the epoch's loss so
+        far.
+        """
         loss = float(self.state.sums.loss)
         examples = float(self.state.sums.examples)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
         # At the beginning of an epoch no example has been summed yet.
         if loss > EXPLODED * max(examples, 1):
-            raise self._diverged(f"the mean loss of the epoch exploded to {loss / examples:.3g}")
+            raise self._diverged(
+                f"the mean loss of the epoch exploded to {loss / examples:.3g}"
+            )
 
     def _check_whole(self) -> None:
-        """Before a checkpoint: the last step may have spoiled the weights without the loss showing it yet."""
+        """Before a checkpoint: the last step may have spoiled the weights without the
+        loss showing it yet.
+        """
         self._check_finite()
         # A search has alphas, a training has none.
         variables = {name: getattr(self.state, name, None) for name in VARIABLES}
@@ -276,29 +320,34 @@ class _Loop:
             raise self._diverged("the weights are no longer finite")
 
     def _diverged(self, what: str) -> UserError:
-        """The error of a run that has diverged: where it began, and how to go on from the last good checkpoint."""
+        """The error of a run that has diverged: where it began, and how to go on from
+        the last good checkpoint.
+        """
         began = divergence.describe(self.state.guard, self.state.params)
         section = "optimizer"
         if isinstance(self.settings, SearchSettings):
             section = "weights"
 
-        # Weights whose gradient is not finite are no good, even where they are finite themselves.
+        # Weights whose gradient is not finite are no good, even where they are finite
+        # themselves.
         broken = divergence.first_step(self.state.guard)
         if broken is None:
             broken = self.step
         good = self.checkpoints.last_before(broken)
         goes_on = "begins anew, as there is no good checkpoint"
         if good is not None:
-            goes_on = (
-                f"goes on from step {good}, the last good checkpoint in {self.workdir.checkpoints}"
-            )
+            goes_on = f"goes on from step {good}, the last good checkpoint in {self.workdir.checkpoints}"
         return UserError(
-            f"{what} by step {self.step}{began}; lower the learning rate or clip the gradient: the same command with --change"
-            f" and a smaller --config.{section}.learning_rate or --config.{section}.clip_norm {goes_on}"
+            f"{what} by step {self.step}{began}; lower the learning rate or clip the "
+            "gradient: the same command with --change"
+            f" and a smaller --config.{section}.learning_rate or "
+            f"--config.{section}.clip_norm {goes_on}"
         )
 
     def _stopped(self, signal: int) -> Stopped:
-        """The end of a run after a signal, once the state is on disk; `UserError` where it could not be saved."""
+        """The end of a run after a signal, once the state is on disk; `UserError` where
+        it could not be saved.
+        """
         self.checkpoints.finish()
         stopped = Stopped(signal, self.step)
         self.log.note(str(stopped))
@@ -308,32 +357,38 @@ class _Loop:
 def _check_epochs(num_epochs: int, step: int, steps_per_epoch: int) -> None:
     if step > num_epochs * steps_per_epoch:
         raise UserError(
-            f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end of config.num_epochs={num_epochs};"
+            f"the run is at step {step} of {steps_per_epoch} an epoch, beyond the end "
+            f"of config.num_epochs={num_epochs};"
             f" write at least {-(-step // steps_per_epoch)}"
         )
 
 
 def _say_what_is_lost(workdir: WorkDir, step: int, epochs: int) -> None:
-    """A line where a run goes on without the records of some of its epochs, or begins anew although it has records.
+    """A line where a run goes on without the records of some of its epochs, or begins
+    anew although it has records.
 
     epochs: those that have ended by `step`, from which the run goes on.
     """
     records = workdir.read_metrics()
     if step == 0 and records:
         workdir.say(
-            f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl has {len(records)} epochs; the run begins"
+            f"warning: no checkpoint in {workdir.checkpoints}, though metrics.jsonl "
+            f"has {len(records)} epochs; the run begins"
             " anew"
         )
     missing = set(range(epochs)) - {record.get("epoch") for record in records}
     if missing:
         workdir.say(
-            f"warning: metrics.jsonl lacks the records of {len(missing)} of the {epochs} epochs so far; the run goes on"
+            f"warning: metrics.jsonl lacks the records of {len(missing)} of the "
+            f"{epochs} epochs so far; the run goes on"
             " without them"
         )
 
 
 def _is_evaluated(state, step: int, steps_per_epoch: int) -> bool:
-    """Whether nothing is left to evaluate: False for the state of an epoch's last step that has no accuracy of that epoch."""
+    """Whether nothing is left to evaluate: False for the state of an epoch's last step
+    that has no accuracy of that epoch.
+    """
     epoch = step // steps_per_epoch - 1
     within_epoch = step % steps_per_epoch > 0
     if within_epoch or epoch < 0:
@@ -350,7 +405,8 @@ def _finishing(checkpoints: Checkpoints):
     except KeyboardInterrupt:
         raise
     except BaseException:
-        # An error of the last save must not take the place of the one that ended the run.
+        # An error of the last save must not take the place of the one that ended the
+        # run.
         with contextlib.suppress(UserError):
             checkpoints.close()
         raise

@@ -1,4 +1,5 @@
-"""Optimizers of the weights, as chains in which every rule of the method is one link (docs/schemes.md, docs/conventions.md).
+"""Optimizers of the weights, as chains in which every rule of the method is one link
+(docs/schemes.md, docs/conventions.md).
 
 `latents` has the links for latent weights, `descent` those for all of them.
 """
@@ -13,9 +14,11 @@ from bnas_jax.training.schedules import Schedule, constant
 
 
 class LatentOptimizer(optax.GradientTransformation):
-    """An optimizer with the links for latent weights of a scheme; made by `for_latents`.
+    """An optimizer with the links for latent weights of a scheme; made by
+    `for_latents`.
 
-    scheme: that one. unclipped: the same optimizer without its clipping, with a state of the same structure.
+    scheme: that one. unclipped: the same optimizer without its clipping, with a state
+    of the same structure.
     """
 
     scheme: Scheme
@@ -42,18 +45,22 @@ def for_latents(
     clip_norm: float | None = None,
     rate: float | Schedule | None = None,
 ) -> LatentOptimizer:
-    """Any optax optimizer, with the scheme's treatment of latent weights: for `TrainStep` and `SearchStep`.
+    """Any optax optimizer, with the scheme's treatment of latent weights: for
+    `TrainStep` and `SearchStep`.
 
-    In this order: the raw gradient is clipped to `clip_norm` (None: not), that of latent weights is multiplied by the scheme's
-    factor, the scheme's gradients in closed form, the update of `optimizer`, the scheme's rates, and the projection.
-    rate: the optimizer's learning rate, a number or a function of the step; for a scheme whose closed forms depend on it.
-    Raises `UserError` for an optimizer that already does this, and without a rate that is needed.
+    In this order: the raw gradient is clipped to `clip_norm` (None: not), that of
+    latent weights is multiplied by the scheme's factor, the scheme's gradients in
+    closed form, the update of `optimizer`, the scheme's rates, and the projection.
+    rate: the optimizer's learning rate, a number or a function of the step; for a
+    scheme whose closed forms depend on it. Raises `UserError` for an optimizer that
+    already does this, and without a rate that is needed.
 
     >>> optimizer = bnas.for_latents(optax.adam(1e-3), bnas.SCHEMES["bireal"]())
     """
     if isinstance(optimizer, LatentOptimizer):
         raise UserError(
-            "this optimizer already treats latent weights; make it anew with scheme=, or wrap the one inside"
+            "this optimizer already treats latent weights; make it anew with scheme=, "
+            "or wrap the one inside"
         )
     rule = scheme.latents
     if rule.gradients is not None and rate is None:
@@ -66,21 +73,24 @@ def for_latents(
     links = []
     clips = clip_norm is not None and clip_norm != float("inf")
     if clips:
-        # `flatten` lays all leaves into one vector, where each of hundreds would have kernels of its own.
+        # `flatten` lays all leaves into one vector, where each of hundreds would have
+        # kernels of its own.
         links.append(optax.flatten(optax.clip_by_global_norm(clip_norm)))
     if rule.factor is not None:
         links.append(latents.scale_latent_gradients(rule.factor))
     if rule.gradients is not None and rate is not None:
         links.append(latents.latent_gradients(rule.gradients, _schedule(rate)))
 
-    # Behind it: what changes updates. The projection is last, as it needs the whole update.
+    # Behind it: what changes updates. The projection is last, as it needs the whole
+    # update.
     links.append(optimizer)
     if rule.rates:
         links.append(latents.scale_rates(rule.rates))
     if rule.project is not None:
         links.append(latents.project_latents(rule.project))
 
-    # An identity takes the place of the clipping, so that both chains can use one state.
+    # An identity takes the place of the clipping, so that both chains can use one
+    # state.
     unclipped = list(links)
     if clips:
         unclipped[0] = optax.flatten(optax.identity())
@@ -99,10 +109,12 @@ def latent_sgd(
     clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
-    """SGD as in PyTorch, with the scheme's treatment of latent weights. Rates and momenta are numbers or functions of the step.
+    """SGD as in PyTorch, with the scheme's treatment of latent weights.
 
-    Weight decay is added to the gradient behind the scheme's factor, as in the authors' code. decayed: see
-    `descent.with_decay`.
+    Rates and momenta are numbers or functions of the step.
+
+    Weight decay is added to the gradient behind the scheme's factor, as in the authors'
+    code. decayed: see `descent.with_decay`.
 
     >>> optimizer = bnas.latent_sgd(optax.cosine_decay_schedule(0.025, 1000), weight_decay=3e-4)
     """
@@ -126,7 +138,9 @@ def latent_adam(
     clip_norm: float | None = None,
     scheme: Scheme = Xnor(),  # noqa: B008 (frozen)
 ) -> LatentOptimizer:
-    """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as `latent_sgd`."""
+    """Adam as in PyTorch, where weight decay is L2 regularisation; otherwise as
+    `latent_sgd`.
+    """
     descent = optax.adam(_schedule(learning_rate), b1=beta1, b2=beta2, eps=eps)
     return for_latents(
         with_decay(descent, weight_decay=weight_decay, decayed=decayed),
@@ -137,12 +151,15 @@ def latent_adam(
 
 
 def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> None:
-    """`UserError` for an optimizer without the scheme's treatment of latent weights, or with that of another scheme."""
+    """`UserError` for an optimizer without the scheme's treatment of latent weights, or
+    with that of another scheme.
+    """
     # A scheme's name, or its class without the brackets.
     if not isinstance(scheme, Scheme):
         raise UserError(f"scheme must be an object such as Xnor(), got {scheme!r}")
     followed = getattr(optimizer, "scheme", None)
-    # Schemes first: equal ones may have unequal rules, whose functions may be made anew for each.
+    # Schemes first: equal ones may have unequal rules, whose functions may be made anew
+    # for each.
     if followed == scheme:
         return
 
@@ -157,7 +174,8 @@ def check_latents(optimizer: optax.GradientTransformation, scheme: Scheme) -> No
             rate = ", rate=rate"
         raise UserError(
             f"the optimizer does not treat latent weights as {name} does; "
-            f"write latent_sgd(rate, scheme=scheme) with the network's scheme, or for_latents(inner, scheme{rate}) with"
+            "write latent_sgd(rate, scheme=scheme) with the network's scheme, or "
+            f"for_latents(inner, scheme{rate}) with"
             " an optax optimizer inside"
         )
 

@@ -26,7 +26,9 @@ class ProgressBar:
         from tqdm import tqdm
 
         hidden = not (hosts.is_first() and sys.stderr.isatty())
-        self._bar = tqdm(total=last, initial=step, unit="step", disable=hidden, file=sys.stderr)
+        self._bar = tqdm(
+            total=last, initial=step, unit="step", disable=hidden, file=sys.stderr
+        )
 
     def show(self, step: int) -> None:
         # A hidden bar keeps no position to count from.

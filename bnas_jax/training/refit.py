@@ -1,4 +1,6 @@
-"""Brings a state that was saved before some settings changed into the form that the run has now (`--change`)."""
+"""Brings a state that was saved before some settings changed into the form that the run
+has now (`--change`).
+"""
 
 from collections import Counter
 from typing import Any
@@ -11,10 +13,12 @@ PER_EPOCH = ("test_top1", "valid_top1", "history")
 
 
 def by_name(tree, links: bool = True) -> dict[str, Any]:
-    """The leaves of a tree by names such as params/cell0/..., which Orbax keeps of tuples and classes, too.
+    """The leaves of a tree by names such as params/cell0/..., which Orbax keeps of
+    tuples and classes, too.
 
-    links: with the positions in tuples. Without them an optimizer's state has the same names whether or not its chain has
-    a link more that keeps no state, such as clipping. Names that would occur twice keep their positions.
+    links: with the positions in tuples. Without them an optimizer's state has the same
+    names whether or not its chain has a link more that keeps no state, such as
+    clipping. Names that would occur twice keep their positions.
     """
     leaves: list[Any] = []
     whole: list[str] = []
@@ -38,7 +42,9 @@ def by_name(tree, links: bool = True) -> dict[str, Any]:
 
 
 def _part(key) -> str:
-    """A part of a path as text: the name of a field, the key of a dict, or the position in a tuple."""
+    """A part of a path as text: the name of a field, the key of a dict, or the position
+    in a tuple.
+    """
     for attribute in ("name", "key", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
@@ -46,7 +52,9 @@ def _part(key) -> str:
 
 
 def as_saved(wanted, saved):
-    """The shapes to restore: the structure and the shapes of `saved`, metadata by Orbax, in the number types of `wanted`."""
+    """The shapes to restore: the structure and the shapes of `saved`, metadata by
+    Orbax, in the number types of `wanted`.
+    """
     named = by_name(wanted, links=False)
     types = {name: leaf.dtype for name, leaf in named.items()}
     leaves = []
@@ -63,7 +71,9 @@ def restructured(restored, wanted):
 
 
 def with_epochs(state, shapes):
-    """A state with as many rows for epochs as `shapes` has: NaN for those to come, none beyond."""
+    """A state with as many rows for epochs as `shapes` has: NaN for those to come, none
+    beyond.
+    """
 
     def fit(leaf: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
         if leaf.shape == shape.shape:
@@ -74,6 +84,8 @@ def with_epochs(state, shapes):
         kept = np.asarray(leaf)[: len(rows)]
         rows[: len(kept)] = kept
         # Placed as it was, on however many devices.
-        return jax.make_array_from_callback(rows.shape, leaf.sharding, lambda index: rows[index])
+        return jax.make_array_from_callback(
+            rows.shape, leaf.sharding, lambda index: rows[index]
+        )
 
     return jax.tree.map(fit, state, shapes)

@@ -27,7 +27,9 @@ def dataset_of(dataset: DatasetSettings) -> Dataset:
 
 
 def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Dataset:
-    """As `dataset_of`, of a data set with these parts, "train" and "test", in place of its files."""
+    """As `dataset_of`, of a data set with these parts, "train" and "test", in place of
+    its files.
+    """
     options = load.with_defaults(dataset.name, read_options(dataset))
     data = load.from_parts(
         dataset.name, parts=parts, options=options, statistics=_statistics(dataset)
@@ -35,8 +37,12 @@ def data_of_parts(dataset: DatasetSettings, parts: dict[str, Encoded]) -> Datase
     return data._replace(augmentation=_augmentation(data.augmentation, dataset))
 
 
-def load_test_data(dataset: DatasetSettings, statistics: Statistics | None) -> Dataset | TestSet:
-    """The data that evaluation needs. statistics: see `data.load.load_test`; those of the settings take precedence."""
+def load_test_data(
+    dataset: DatasetSettings, statistics: Statistics | None
+) -> Dataset | TestSet:
+    """The data that evaluation needs. statistics: see `data.load.load_test`; those of
+    the settings take precedence.
+    """
     statistics = _statistics(dataset) or statistics
     # Without the training images, where the statistics are known.
     data = load.load_test(
@@ -68,9 +74,11 @@ def _augmentation(augmentation: Augmentation, dataset: DatasetSettings) -> Augme
 def load_run_data(
     run: Settings, workdir: WorkDir, *, change: bool = False
 ) -> tuple[Dataset, Facts]:
-    """The data of a run, and the facts about them: learned now for a new run, else as they were when it began.
+    """The data of a run, and the facts about them: learned now for a new run, else as
+    they were when it began.
 
-    `UserError` where the work directory belongs to a run with other settings or other data. change: see `WorkDir.open`.
+    `UserError` where the work directory belongs to a run with other settings or other
+    data. change: see `WorkDir.open`.
     """
     data = dataset_of(run.dataset)
     # A search does not look at the test images.
@@ -95,15 +103,18 @@ def read_options(dataset: DatasetSettings) -> ReadOptions:
 def evaluation_images(
     dataset: DatasetSettings, facts: Facts
 ) -> tuple[Arrays | Encoded, Augmentation]:
-    """The test images with the labels, and the normalisation, of the run whose facts these are.
+    """The test images with the labels, and the normalisation, of the run whose facts
+    these are.
 
-    Raises `UserError` for images with other channels, and for classes that the run did not have.
+    Raises `UserError` for images with other channels, and for classes that the run did
+    not have.
     """
     data = load_test_data(dataset, facts.statistics)
     channels = facts.image_shape[2]
     if data.test.image_shape[2] != channels:
         raise UserError(
-            f"the network takes {channels} channels, {data.test.name} has {data.test.image_shape[2]}; set"
+            f"the network takes {channels} channels, {data.test.name} has "
+            f"{data.test.image_shape[2]}; set"
             f" config.dataset.channels={channels} where the data set can be read so"
         )
     return facts_lib.with_labels(data.test, facts), data.augmentation

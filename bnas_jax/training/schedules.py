@@ -1,4 +1,6 @@
-"""Learning rates and momenta as functions of the step (section 5.1; docs/conventions.md)."""
+"""Learning rates and momenta as functions of the step (section 5.1;
+docs/conventions.md).
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -9,8 +11,12 @@ import optax
 Schedule = Callable
 
 
-def one_cycle(low: float, high: float, last: float, steps: int, tail: float) -> Schedule:
-    """low -> high -> low, linearly, over 1 - tail of the steps, then low -> last (arXiv 1708.07120)."""
+def one_cycle(
+    low: float, high: float, last: float, steps: int, tail: float
+) -> Schedule:
+    """low -> high -> low, linearly, over 1 - tail of the steps, then low -> last (arXiv
+    1708.07120).
+    """
     cycle = max(int(steps * (1 - tail)), 1)
     half = cycle / 2
     rest = max(steps - cycle, 1)
@@ -43,7 +49,9 @@ def cosine(high: float, low: float, steps: float) -> Schedule:
 
 
 def cosine_restarts(high: float, low: float, steps: float) -> Schedule:
-    """`cosine` of that many steps, started anew whenever it has ended (SGDR, arXiv 1608.03983)."""
+    """`cosine` of that many steps, started anew whenever it has ended (SGDR, arXiv
+    1608.03983).
+    """
     once = cosine(high=high, low=low, steps=steps)
     return lambda step: once(jnp.asarray(step, jnp.float32) % steps)
 
@@ -63,11 +71,14 @@ def constant(value: float) -> Schedule:
     return lambda step: jnp.asarray(value, jnp.float32)
 
 
-def by_epoch(schedule: Schedule, steps_per_epoch: int, first_epoch: int = 0) -> Schedule:
+def by_epoch(
+    schedule: Schedule, steps_per_epoch: int, first_epoch: int = 0
+) -> Schedule:
     """A schedule of steps, constant within each epoch.
 
-    first_epoch: the position of the first epoch on the schedule: 0, or 1 for a code that steps its scheduler before each epoch,
-    as those of the search, of Bi-Real Net and of ReActNet do.
+    first_epoch: the position of the first epoch on the schedule: 0, or 1 for a code
+    that steps its scheduler before each epoch, as those of the search, of Bi-Real Net
+    and of ReActNet do.
     """
 
     def of_epoch(step):

@@ -1,6 +1,8 @@
-"""The step of the search: a frozen dataclass, called as `step(state, batches)` under `jax.jit`.
+"""The step of the search: a frozen dataclass, called as `step(state, batches)` under
+`jax.jit`.
 
-It is written for one device and its part of the batches, with the name of a mapped axis to average over.
+It is written for one device and its part of the batches, with the name of a mapped axis
+to average over.
 """
 
 import dataclasses
@@ -30,10 +32,12 @@ from bnas_jax.training.step_parts import Batch, accumulate, noted
 
 @dataclasses.dataclass(frozen=True)
 class SearchStep:
-    """One step of the search: `step(state, batches) -> state`, batches {"train": batch, "valid": batch}.
+    """One step of the search: `step(state, batches) -> state`, batches {"train": batch,
+    "valid": batch}.
 
-    The searcher says which stages it has; `stage(index)` gives them one by one. weights, alphas: the optimizers of the
-    supernet's weights and of alpha. num_epochs, steps_per_epoch: of the search, for what is annealed. The rest as `TrainStep`.
+    The searcher says which stages it has; `stage(index)` gives them one by one.
+    weights, alphas: the optimizers of the supernet's weights and of alpha. num_epochs,
+    steps_per_epoch: of the search, for what is annealed. The rest as `TrainStep`.
 
     >>> supernet = bnas.Supernet(num_cells=5, channels=4, num_classes=10)
     >>> optimizers = {"weights": bnas.latent_sgd(0.025), "alphas": optax.adam(3e-4)}
@@ -55,11 +59,15 @@ class SearchStep:
         check_latents(self.weights, self.supernet.scheme)
         # A searcher's name, or its class without the brackets.
         if not isinstance(self.searcher, Searcher):
-            raise UserError(f"searcher must be an object such as Bnas(), got {self.searcher!r}")
+            raise UserError(
+                f"searcher must be an object such as Bnas(), got {self.searcher!r}"
+            )
         object.__setattr__(self, "searcher", self.searcher.of(self.supernet))
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> SearchState:
-        """The state of a new search. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
+        """The state of a new search. seed: of all that is drawn, in its steps too.
+        image_shape: (H, W, C).
+        """
         dtype = self.supernet.arithmetic.dtype
         # Alpha and the weights are drawn by different keys.
         alphas = self.searcher.init(run_key(seed, state_lib.ALPHAS), dtype)
@@ -79,18 +87,24 @@ class SearchStep:
             state = self.stage(index, state, batches)
         return state
 
-    def stage(self, index: int, state: SearchState, batches: Mapping[str, Batch]) -> SearchState:
-        """The state after the stage of that number. batches: at least those that the stage takes."""
+    def stage(
+        self, index: int, state: SearchState, batches: Mapping[str, Batch]
+    ) -> SearchState:
+        """The state after the stage of that number. batches: at least those that the
+        stage takes.
+        """
         stage = self.searcher.stages[index]
         batch = batches[stage.batches[0]]
 
-        # A searcher may have another gradient with respect to alpha than that of the loss, such as the second order of DARTS.
+        # A searcher may have another gradient with respect to alpha than that of the
+        # loss, such as the second order of DARTS.
         gradients: dict[str, Any] = {}
         if ALPHAS in stage.moves:
             stage_batches = {name: batches[name] for name in stage.batches}
             gradients = self._searcher_gradient(index, state, batches=stage_batches)
 
-        # The gradients of the loss at the rest of what the stage moves, all by one backward pass.
+        # The gradients of the loss at the rest of what the stage moves, all by one
+        # backward pass.
         ordinary = (stage.moves | stage.beside) - set(gradients)
         if ordinary:
             gradient = lambda part, number: self._gradient(
@@ -115,7 +129,12 @@ class SearchStep:
             params = optax.apply_updates(state.params, updates)
 
             aside = noted(
-                self, state, grads=gradients[WEIGHTS], loss=loss, correct=correct, batch=batch
+                self,
+                state,
+                grads=gradients[WEIGHTS],
+                loss=loss,
+                correct=correct,
+                batch=batch,
             )
             state = state.replace(params=params, opt_state=opt_state, **aside)
 
@@ -124,10 +143,14 @@ class SearchStep:
             state = state.replace(step=state.step + 1)
         return state
 
-    def restarted(self, state: SearchState, first: SearchState, *, number: int) -> SearchState:
-        """A search that begins anew: the weights of its first state, and an alpha of its own for each restart.
+    def restarted(
+        self, state: SearchState, first: SearchState, *, number: int
+    ) -> SearchState:
+        """A search that begins anew: the weights of its first state, and an alpha of
+        its own for each restart.
 
-        first: what `init` gave. number: of the restart, from 1 on. Steps, history and accuracies go on.
+        first: what `init` gave. number: of the restart, from 1 on. Steps, history and
+        accuracies go on.
         """
         key = jax.random.fold_in(run_key(state.seed, state_lib.ALPHAS), number)
         return state.replace(
@@ -142,9 +165,16 @@ class SearchStep:
         return average(accumulate(function, batch, parts=self.microbatches), self.axis)
 
     def _gradient(
-        self, index: int, state: SearchState, batch: Batch, number, names: frozenset[str]
+        self,
+        index: int,
+        state: SearchState,
+        batch: Batch,
+        number,
+        names: frozenset[str],
     ) -> tuple:
-        """(batch statistics, gradients at `names`, of `WEIGHTS` and `ALPHAS`, loss, hits) of a microbatch."""
+        """(batch statistics, gradients at `names`, of `WEIGHTS` and `ALPHAS`, loss,
+        hits) of a microbatch.
+        """
         position = {WEIGHTS: state.params, ALPHAS: state.alphas}
         moves_alphas = ALPHAS in self.searcher.stages[index].moves
 
@@ -160,7 +190,8 @@ class SearchStep:
                 total = loss + self._added(index, state, alphas)
             return total, (loss, *aside)
 
-        # In the order of their names, which a set does not keep: the compiled program must not depend on it.
+        # In the order of their names, which a set does not keep: the compiled program
+        # must not depend on it.
         at = {name: position[name] for name in sorted(names)}
         gradients, (loss, batch_stats, correct) = jax.grad(objective, has_aux=True)(at)
         return batch_stats, gradients, loss, correct
@@ -168,14 +199,17 @@ class SearchStep:
     def _searcher_gradient(
         self, index: int, state: SearchState, batches: Mapping[str, Batch]
     ) -> dict[str, Any]:
-        """{"alphas": the gradient that the searcher itself defines at alpha}, {} where it defines none."""
+        """{"alphas": the gradient that the searcher itself defines at alpha}, {} where
+        it defines none.
+        """
         supernet = self.supernet
         if self.searcher.second_order:
             # The sums of signs are integers elsewhere, which carry no derivative.
             plain = dataclasses.replace(supernet.arithmetic, plain=True)
             supernet = supernet.clone(arithmetic=plain)
 
-        # The mean over a batch's microbatches of `function`, which is given the loss as a function of (weights, alphas).
+        # The mean over a batch's microbatches of `function`, which is given the loss as
+        # a function of (weights, alphas).
         def mean(function, name):
             def of_part(part, number):
                 forward = self._forward(index, state, part, number, supernet=supernet)
@@ -183,7 +217,8 @@ class SearchStep:
 
             return self._mean(of_part, batches[name])
 
-        # Where the next step would bring the weights: second-order DARTS differentiates there.
+        # Where the next step would bring the weights: second-order DARTS differentiates
+        # there.
         def virtual(params, gradients):
             optimizer = getattr(self.weights, "unclipped", self.weights)
             updates, _ = optimizer.update(gradients, state.opt_state, params)
@@ -192,15 +227,24 @@ class SearchStep:
         gradient = self.searcher.gradient(mean, virtual, state.params, state.alphas)
         if gradient is None:
             return {}
-        # And what the objective adds to the loss, as for any gradient with respect to alpha.
+        # And what the objective adds to the loss, as for any gradient with respect to
+        # alpha.
         addition = lambda alphas: self._added(index, state, alphas)
         added = jax.grad(addition)(state.alphas)
         return {ALPHAS: jax.tree.map(jnp.add, gradient, added)}
 
     def _forward(
-        self, index: int, state: SearchState, batch: Batch, number, *, supernet: Supernet
+        self,
+        index: int,
+        state: SearchState,
+        batch: Batch,
+        number,
+        *,
+        supernet: Supernet,
     ) -> Callable:
-        """(params, alphas) -> (mean cross-entropy, (batch statistics, hits)) of a microbatch."""
+        """(params, alphas) -> (mean cross-entropy, (batch statistics, hits)) of a
+        microbatch.
+        """
         options = self._drop_path_options(index, state, number)
         labels = batch["label"]  # [N]
 
@@ -230,7 +274,9 @@ class SearchStep:
         return forward
 
     def _mixture(self, index: int, state: SearchState, alphas) -> dict[str, jax.Array]:
-        """The weights of the layer types: what is drawn is the same on all devices and for all microbatches."""
+        """The weights of the layer types: what is drawn is the same on all devices and
+        for all microbatches.
+        """
         key = self._key(STEPS, state, index)
         progress = self._progress(state)
         return self.searcher.weights(alphas, key, progress)
@@ -247,17 +293,22 @@ class SearchStep:
         return Progress(epoch=epoch, num_epochs=self.num_epochs)
 
     def _key(self, use: int, state: SearchState, index: int) -> jax.Array:
-        """The key of a stage of a step, so that a resumed run draws what an uninterrupted one draws."""
+        """The key of a stage of a step, so that a resumed run draws what an
+        uninterrupted one draws.
+        """
         of_step = jax.random.fold_in(run_key(state.seed, use), state.step)
         return jax.random.fold_in(of_step, index)
 
     def _drop_path_options(self, index: int, state: SearchState, number) -> dict:
-        """The supernet's options to drop edges at random; {} where the searcher drops none."""
+        """The supernet's options to drop edges at random; {} where the searcher drops
+        none.
+        """
         rate = self.searcher.drop_path_rate
         if rate == 0:
             return {}
         key = self._key(state_lib.DROPPED, state, index)
-        # Each microbatch drops other edges; a batch in one piece is drawn for by the key of the step.
+        # Each microbatch drops other edges; a batch in one piece is drawn for by the
+        # key of the step.
         if self.microbatches > 1:
             key = jax.random.fold_in(key, number)
         return {"drop_path_rate": rate, "rngs": {"drop_path": key}}

@@ -1,4 +1,6 @@
-"""The state of a run at a step: all that its next steps depend on, which a checkpoint saves and a resumed run begins with."""
+"""The state of a run at a step: all that its next steps depend on, which a checkpoint
+saves and a resumed run begins with.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,12 +28,15 @@ class Sums(struct.PyTreeNode):
     @classmethod
     def zeros(cls, dtype) -> "Sums":
         """Before the first example."""
-        # Three arrays, not one: a step donates its buffers, and none may be donated twice.
+        # Three arrays, not one: a step donates its buffers, and none may be donated
+        # twice.
         loss, correct, examples = (jnp.zeros((), dtype) for _ in range(3))
         return cls(loss=loss, correct=correct, examples=examples)
 
     def add(self, loss, correct, examples) -> "Sums":
-        """With those of a batch. loss: mean over the batch; correct, examples: numbers of examples."""
+        """With those of a batch. loss: mean over the batch; correct, examples: numbers
+        of examples.
+        """
         return Sums(
             loss=self.loss + loss * examples,
             correct=self.correct + correct,
@@ -79,14 +84,19 @@ class SearchState(struct.PyTreeNode):
     alphas_opt_state: Any
     # Alpha before the first and after each epoch, [epochs + 1, 14, types] each.
     history: Any
-    # [epochs] in %, NaN for an epoch still to come, -inf for one that was not validated.
+    # [epochs] in %, NaN for an epoch still to come, -inf for one that was not
+    # validated.
     valid_top1: jax.Array
     guard: Guard | None = None
 
     @property
     def variables(self) -> dict:
         """What the supernet is evaluated with."""
-        return {"params": self.params, "batch_stats": self.batch_stats, "alphas": self.alphas}
+        return {
+            "params": self.params,
+            "batch_stats": self.batch_stats,
+            "alphas": self.alphas,
+        }
 
     @property
     def top1(self) -> jax.Array:
@@ -94,18 +104,25 @@ class SearchState(struct.PyTreeNode):
         return self.valid_top1
 
 
-# What a key is used for. Keys of images are folded with the number of an epoch (`data.pipeline`), which is never as large.
+# What a key is used for. Keys of images are folded with the number of an epoch
+# (`data.pipeline`), which is never as large.
 PARAMETERS, ALPHAS, STEPS, DROPPED, CANDIDATES = range(2**30, 2**30 + 5)
 
 
 def run_key(seed: Any, use: int) -> jax.Array:
-    """The key of a run for one of the uses above, the same on every backend. seed: a number or a uint32 array."""
+    """The key of a run for one of the uses above, the same on every backend. seed: a
+    number or a uint32 array.
+    """
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
     return jax.random.fold_in(key, use)
 
 
-def initial_variables(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict:
-    """{"params", "batch_stats"}, the latent weights projected as the scheme says. image_shape: (H, W, C)."""
+def initial_variables(
+    model: nn.Module, image_shape: tuple[int, ...], seed: int
+) -> dict:
+    """{"params", "batch_stats"}, the latent weights projected as the scheme says.
+    image_shape: (H, W, C).
+    """
     key = run_key(seed, PARAMETERS)
     # Within another program it has the options of that.
     options = None if isinstance(key, jax.core.Tracer) else once_options()
@@ -120,7 +137,9 @@ def _initialise(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) 
     images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)  # [1, H, W, C]
     if isinstance(model, Supernet):
         # By the method that calls every layer type, so that all of them get parameters.
-        variables = model.init(key, model.even_mixture(), images, train=False, method="mixture")
+        variables = model.init(
+            key, model.even_mixture(), images, train=False, method="mixture"
+        )
     else:
         variables = model.init(key, images, train=False)
 
@@ -162,7 +181,9 @@ def search_state_of(
     seed: Any = 0,
     dtype=jnp.float32,
 ) -> SearchState:
-    """A new search that begins with {"params", "batch_stats"} and alpha. dtype: of its sums."""
+    """A new search that begins with {"params", "batch_stats"} and alpha. dtype: of its
+    sums.
+    """
 
     def history(alpha):
         rows = jnp.zeros((num_epochs + 1, *alpha.shape), alpha.dtype)

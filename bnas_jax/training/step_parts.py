@@ -1,4 +1,6 @@
-"""What the steps of training and search share: the mean over microbatches, and what a state notes of a step."""
+"""What the steps of training and search share: the mean over microbatches, and what a
+state notes of a step.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +15,12 @@ Batch = dict[str, jax.Array]
 
 
 def accumulate(function: Callable, batch: Any, parts: int) -> Any:
-    """The mean of the results of `function(part, number)`, called for each of `parts` equal parts of a batch in turn.
+    """The mean of the results of `function(part, number)`, called for each of `parts`
+    equal parts of a batch in turn.
 
-    batch: a tree of arrays (N, ...), N divisible by `parts`. Every part starts from the same running statistics, so that the
-    mean of the statistics among the results is one update of them.
+    batch: a tree of arrays (N, ...), N divisible by `parts`. Every part starts from the
+    same running statistics, so that the mean of the statistics among the results is one
+    update of them.
     """
     if parts == 1:
         return function(batch, 0)
@@ -30,7 +34,8 @@ def accumulate(function: Callable, batch: Any, parts: int) -> Any:
     zero = lambda s: jnp.zeros(s.shape, s.dtype)
     zeros = jax.tree.map(zero, shapes)
 
-    # A scan holds the activations of one part at a time, which is what microbatches are for.
+    # A scan holds the activations of one part at a time, which is what microbatches are
+    # for.
     def add(sums, numbered):
         return jax.tree.map(jnp.add, sums, function(*numbered)), None
 
@@ -47,9 +52,11 @@ def noted(
     correct: jax.Array,
     batch: Batch,
 ) -> dict[str, Any]:
-    """What a state notes of a step of the weights: sums for the epoch's record, and the sizes of the gradients.
+    """What a state notes of a step of the weights: sums for the epoch's record, and the
+    sizes of the gradients.
 
-    step: a `TrainStep` or `SearchStep`. loss, correct: means over microbatches and devices.
+    step: a `TrainStep` or `SearchStep`. loss, correct: means over microbatches and
+    devices.
     """
     devices = 1
     if step.axis is not None:

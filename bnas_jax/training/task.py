@@ -1,4 +1,6 @@
-"""What a search and a training have in common: a task, which the loop drives from its first state to its summary."""
+"""What a search and a training have in common: a task, which the loop drives from its
+first state to its summary.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -24,15 +26,19 @@ BetweenBatches = Callable[[], None]
 
 
 class Task:
-    """A run in a work directory: a new one, or one that goes on from the newest checkpoint there.
+    """A run in a work directory: a new one, or one that goes on from the newest
+    checkpoint there.
 
-    run: its settings. where: the devices to use, once JAX is configured; None is those of the settings. change: goes on with
-    other settings. A subclass builds the program of its kind of run, ends its epochs, and makes its summary.
+    run: its settings. where: the devices to use, once JAX is configured; None is those
+    of the settings. change: goes on with other settings. A subclass builds the program
+    of its kind of run, ends its epochs, and makes its summary.
 
-    Raises `UserError` for data, sizes and a work directory that do not fit, before anything is written.
+    Raises `UserError` for data, sizes and a work directory that do not fit, before
+    anything is written.
     """
 
-    # The images that an epoch is evaluated on, by which fields of its record are named: `test` or `valid`.
+    # The images that an epoch is evaluated on, by which fields of its record are named:
+    # `test` or `valid`.
     split: ClassVar[str]
     # Of the types of the subclass.
     run: Any
@@ -40,7 +46,12 @@ class Task:
     evaluator: Any
 
     def __init__(
-        self, run: Settings, workdir: WorkDir, *, where: Devices | None = None, change: bool = False
+        self,
+        run: Settings,
+        workdir: WorkDir,
+        *,
+        where: Devices | None = None,
+        change: bool = False,
     ):
         self.run = run
         self.workdir = workdir
@@ -59,7 +70,8 @@ class Task:
         self.checkpoints = Checkpoints(
             workdir.checkpoints, settings=run.checkpoint, where=self.where
         )
-        # Checkpoints from before a change may be of another precision or number of epochs.
+        # Checkpoints from before a change may be of another precision or number of
+        # epochs.
         self.changed = change or bool(workdir.changed())
         self.steps = self.where.compile_steps(*self.program.stages)
         self.evaluator = self.build_evaluator()
@@ -69,12 +81,15 @@ class Task:
         zero = latents.kernels_always_zero(self.shapes.params, self.run.scheme)
         if zero:
             self.workdir.say(
-                f"warning: config.scheme.depthwise_center=True keeps {len(zero)} depthwise kernels at zero, {zero[0]} first: "
-                "they put out nothing and never learn, as in XNOR-Net's codes; False leaves them uncentred"
+                f"warning: config.scheme.depthwise_center=True keeps {len(zero)} "
+                f"depthwise kernels at zero, {zero[0]} first: "
+                "they put out nothing and never learn, as in XNOR-Net's codes; False "
+                "leaves them uncentred"
             )
         for setting in build_optimizers.higher_rates(self.run):
             self.workdir.say(
-                f"warning: {setting} is above the learning_rate beside it, which should be the highest of the schedule; "
+                f"warning: {setting} is above the learning_rate beside it, which "
+                "should be the highest of the schedule; "
                 "write a smaller one, too"
             )
 
@@ -103,14 +118,19 @@ class Task:
 
     def begin(self) -> Any:
         """The newest state that was saved, or else the first one."""
-        return self.checkpoints.restore_state(self.shapes, self.changed) or self.first_state()
+        return (
+            self.checkpoints.restore_state(self.shapes, self.changed)
+            or self.first_state()
+        )
 
     def first_state(self) -> Any:
         """The state of a new run."""
         return self.where.create(self.program.create, np.uint32(self.run.seed))
 
     def prepare(self, state, calls: list[range]) -> None:
-        """Compiles the programs of those calls and of the evaluation, without running them."""
+        """Compiles the programs of those calls and of the evaluation, without running
+        them.
+        """
 
         def needed() -> Iterator[Call]:
             for call in calls:
@@ -122,14 +142,18 @@ class Task:
         compile_together(needed())
 
     def advance(self, state, steps: range) -> Any:
-        """The state after the steps of those numbers, which are one call of a compiled program."""
+        """The state after the steps of those numbers, which are one call of a compiled
+        program.
+        """
         feeds = [self.program.feeds(step) for step in steps]
         return self.steps(state, feeds)
 
     def finish_epoch(
         self, state, epoch: int, between_batches: BetweenBatches
     ) -> tuple[Any, dict, float | None]:
-        """Evaluates: (the state to go on with, the epoch's record, top-1 in %, by which checkpoints are compared, or None)."""
+        """Evaluates: (the state to go on with, the epoch's record, top-1 in %, by which
+        checkpoints are compared, or None).
+        """
         raise NotImplementedError
 
     def conclude(self, state, between_batches: BetweenBatches) -> None:
@@ -140,7 +164,9 @@ class Task:
         raise NotImplementedError
 
     def record(self, state, epoch: int, result: dict) -> dict:
-        """A line of metrics.jsonl: means over the epoch's training examples, and the result of its evaluation."""
+        """A line of metrics.jsonl: means over the epoch's training examples, and the
+        result of its evaluation.
+        """
         examples = float(state.sums.examples)
         record = {
             "epoch": epoch,
@@ -156,7 +182,10 @@ class Task:
 
 
 def run_task(task: Task) -> dict:
-    """Brings a task to its end. Returns its summary, which is also written to summary.json."""
+    """Brings a task to its end.
+
+    Returns its summary, which is also written to summary.json.
+    """
     state = loop.run(task, task.run, task.workdir, task.checkpoints, where=task.where)
     summary = task.summary(state)
     write_json(task.workdir / "summary.json", summary)

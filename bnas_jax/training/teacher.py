@@ -1,7 +1,9 @@
-"""Learning from a trained network: its class probabilities are targets beside the labels (distillation, arXiv 1503.02531).
+"""Learning from a trained network: its class probabilities are targets beside the
+labels (distillation, arXiv 1503.02531).
 
-ReActNet (arXiv 2003.03488, section 4.3) trains binary networks so, from a float ResNet34. A run keeps a copy of its teacher in
-its own work directory, so that it goes on with the same one, whatever becomes of the original.
+ReActNet (arXiv 2003.03488, section 4.3) trains binary networks so, from a float
+ResNet34. A run keeps a copy of its teacher in its own work directory, so that it goes
+on with the same one, whatever becomes of the original.
 """
 
 import dataclasses
@@ -36,7 +38,9 @@ _REST = "rest"
 
 
 class Teacher(NamedTuple):
-    """A trained network. variables: on all devices of the student's run. temperature: see `TeacherSettings`."""
+    """A trained network. variables: on all devices of the student's run. temperature:
+    see `TeacherSettings`.
+    """
 
     model: nn.Module
     variables: dict
@@ -45,8 +49,8 @@ class Teacher(NamedTuple):
     def add_targets(self, batch: Batch, variables: dict, *, parts: int = 1) -> Batch:
         """The batch with "targets", the probabilities (N, classes) of its images.
 
-        variables: those above, as a step gets them. parts: equal parts of the batch that go through the network one after the
-        other, to save memory.
+        variables: those above, as a step gets them. parts: equal parts of the batch
+        that go through the network one after the other, to save memory.
         """
 
         def probabilities(images):
@@ -56,16 +60,19 @@ class Teacher(NamedTuple):
         images = batch["image"]
         if parts == 1:
             return {**batch, "targets": probabilities(images)}
-        divided = images.reshape(parts, -1, *images.shape[1:])  # [parts, N / parts, H, W, C]
+        divided = images.reshape(
+            parts, -1, *images.shape[1:]
+        )  # [parts, N / parts, H, W, C]
         targets = jax.lax.map(probabilities, divided)
         return {**batch, "targets": targets.reshape(len(images), -1)}
 
 
 def origin(run: TrainSettings, workdir: WorkDir) -> dict | None:
-    """Where a run's teacher comes from, as run.json notes it: {"workdir", "step"}; None for a run without one.
+    """Where a run's teacher comes from, as run.json notes it: {"workdir", "step"}; None
+    for a run without one.
 
-    The step is the one that `best` or `last` stood for when the run began. Raises `UserError` for a directory of no training,
-    and where it has no such checkpoint.
+    The step is the one that `best` or `last` stood for when the run began. Raises
+    `UserError` for a directory of no training, and where it has no such checkpoint.
     """
     if run.teacher.workdir is None:
         return None
@@ -77,11 +84,18 @@ def origin(run: TrainSettings, workdir: WorkDir) -> dict | None:
 
 
 def load(
-    began: Mapping, run: TrainSettings, data: Dataset, where: Devices, *, workdir: WorkDir
+    began: Mapping,
+    run: TrainSettings,
+    data: Dataset,
+    where: Devices,
+    *,
+    workdir: WorkDir,
 ) -> Teacher:
-    """The teacher that `origin` names. workdir: of the student, whose copy is taken if there is one.
+    """The teacher that `origin` names. workdir: of the student, whose copy is taken if
+    there is one.
 
-    Raises `UserError` for a directory of no training, and for a network of other classes, images or statistics than the data's.
+    Raises `UserError` for a directory of no training, and for a network of other
+    classes, images or statistics than the data's.
     """
     directory = _source(began, workdir)
     facts = facts_lib.from_dict(directory.facts())
@@ -95,7 +109,9 @@ def load(
 
 
 def _source(began: Mapping, workdir: WorkDir) -> WorkDir:
-    """The work directory that a teacher is read from: the student's copy, or the original."""
+    """The work directory that a teacher is read from: the student's copy, or the
+    original.
+    """
     kept = WorkDir(workdir / _COPY)
     if kept.exists():
         return kept
@@ -103,7 +119,8 @@ def _source(began: Mapping, workdir: WorkDir) -> WorkDir:
 
 
 def keep(began: Mapping, workdir: WorkDir) -> None:
-    """Copies the teacher that `origin` names into the student's work directory, where that has no copy yet.
+    """Copies the teacher that `origin` names into the student's work directory, where
+    that has no copy yet.
 
     Raises `UserError` where there is no room.
     """
@@ -131,24 +148,30 @@ def _copy(began: Mapping, workdir: WorkDir) -> None:
 
 
 def drawn(run: TrainSettings, data: Dataset, where: Any) -> Teacher | None:
-    """The teacher's network for images of other data, with weights that are drawn: what a benchmark times, and a plan compiles.
+    """The teacher's network for images of other data, with weights that are drawn: what
+    a benchmark times, and a plan compiles.
 
     None for a run without a teacher. where: devices of a run, or those of a plan.
     """
     if run.teacher.workdir is None:
         return None
-    facts = Facts(num_classes=data.train.num_classes, image_shape=data.train.image_shape)
+    facts = Facts(
+        num_classes=data.train.num_classes, image_shape=data.train.image_shape
+    )
     model, _ = restored_model(_settings_of(_directory(run.teacher.workdir), run), facts)
     first = lambda: initial_variables(model, facts.image_shape, seed=0)
     return Teacher(model, where.create(first), temperature=run.teacher.temperature)
 
 
 def _directory(given: str) -> WorkDir:
-    """The work directory of a training, or of an import; `UserError` that names the setting for anything else."""
+    """The work directory of a training, or of an import; `UserError` that names the
+    setting for anything else.
+    """
     directory = WorkDir(paths.local(given, _SETTING))
     if not directory.exists():
         raise UserError(
-            f"{_SETTING}={given} is no work directory of train or import; write the one that holds the teacher"
+            f"{_SETTING}={given} is no work directory of train or import; write the "
+            "one that holds the teacher"
         )
     if directory.config().get("task") != "train":
         raise UserError(
@@ -160,11 +183,15 @@ def _directory(given: str) -> WorkDir:
 def _settings_of(directory: WorkDir, run: TrainSettings) -> TrainSettings:
     """The settings of the teacher, with the student's types of numbers."""
     theirs = run_of(directory)
-    return dataclasses.replace(theirs, precision=run.precision, activations=run.activations)
+    return dataclasses.replace(
+        theirs, precision=run.precision, activations=run.activations
+    )
 
 
 def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
-    """`UserError` unless the teacher takes the student's images as they are, and knows its classes."""
+    """`UserError` unless the teacher takes the student's images as they are, and knows
+    its classes.
+    """
     ours = {
         "num_classes": data.train.num_classes,
         "image_shape": tuple(data.train.image_shape),
@@ -179,8 +206,11 @@ def _check_data(theirs: Facts, data: Dataset, directory: WorkDir) -> None:
             continue
         advice = "choose a teacher that was trained on the same data"
         if name in ("mean", "std"):
-            written = [",".join(map(str, values or ())) for values in (theirs.mean, theirs.std)]
+            written = [
+                ",".join(map(str, values or ())) for values in (theirs.mean, theirs.std)
+            ]
             advice = f"write --config.dataset.mean={written[0]} --config.dataset.std={written[1]}, as it was trained"
         raise UserError(
-            f"the teacher in {directory.path} has {name} {there}, this data has {here}; {advice}"
+            f"the teacher in {directory.path} has {name} {there}, this data has "
+            f"{here}; {advice}"
         )

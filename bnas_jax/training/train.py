@@ -1,4 +1,6 @@
-"""Training a final network from scratch, from settings to a finished work directory (section 5.1)."""
+"""Training a final network from scratch, from settings to a finished work directory
+(section 5.1).
+"""
 
 from typing import Any
 
@@ -24,29 +26,39 @@ def train(
     change: bool = False,
     init: Init | None = None,
 ) -> dict:
-    """Trains a network, or goes on from the newest checkpoint in `workdir`; writes summary.json.
+    """Trains a network, or goes on from the newest checkpoint in `workdir`; writes
+    summary.json.
 
-    run: the settings. workdir: the directory of the run, which holds everything it writes. where: the devices to use, once JAX
-    is configured; None is those of the settings. change: goes on with other settings. init: the checkpoint of another run
+    run: the settings. workdir: the directory of the run, which holds everything it
+    writes. where: the devices to use, once JAX is configured; None is those of the
+    settings. change: goes on with other settings. init: the checkpoint of another run
     that a new one begins with.
 
-    Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the test images), "loss", "num_examples", "steps",
-    "best_top1", "best_epoch"}, with `init` also "init". Raises `Stopped` after a signal, with the state saved, and `UserError`
-    for what the user can mend, a divergence too.
+    Returns summary.json: {"top1", "top5" (in %, of the last epoch, on the test images),
+    "loss", "num_examples", "steps", "best_top1", "best_epoch"}, with `init` also
+    "init". Raises `Stopped` after a signal, with the state saved, and `UserError` for
+    what the user can mend, a divergence too.
 
-    Example: `train(settings.from_config(train_configs.get_config("digits")), WorkDir("runs/train"))`, where `train_configs`
-    is configs/train.py.
+    Example: `train(settings.from_config(train_configs.get_config("digits")),
+    WorkDir("runs/train"))`, where `train_configs` is configs/train.py.
     """
     return run_task(TrainTask(run, workdir, where=where, change=change, init=init))
 
 
 class TrainTask(Task):
-    """The training of a final network. init: the checkpoint of another run that it begins with."""
+    """The training of a final network. init: the checkpoint of another run that it
+    begins with.
+    """
 
     split = "test"
 
     def __init__(
-        self, run: TrainSettings, workdir: WorkDir, *, init: Init | None = None, **options
+        self,
+        run: TrainSettings,
+        workdir: WorkDir,
+        *,
+        init: Init | None = None,
+        **options,
     ):
         self._init = init
         self._origin: dict | None = None
@@ -58,11 +70,14 @@ class TrainTask(Task):
         self._teacher = teacher.origin(self.run, self.workdir)
         loaded = None
         if self._teacher is not None:
-            loaded = teacher.load(self._teacher, self.run, data, self.where, workdir=self.workdir)
+            loaded = teacher.load(
+                self._teacher, self.run, data, self.where, workdir=self.workdir
+            )
         return build.training(self.run, data, where=self.where, teacher=loaded)
 
     def open(self, facts: Facts, *, change: bool) -> None:
-        # Before the directory is made: weights that do not fit must leave nothing behind.
+        # Before the directory is made: weights that do not fit must leave nothing
+        # behind.
         self._origin = fine_tune.origin(
             self.workdir, init=self._init, run=self.run, facts=facts.known()
         )
@@ -79,9 +94,13 @@ class TrainTask(Task):
         # `--init`: the weights of another run take the place of those that were drawn.
         self.workdir.say(fine_tune.describe(self._origin))
         image_shape = self.data.train.image_shape
-        return fine_tune.begin(state, self._origin, self.run, image_shape, where=self.where)
+        return fine_tune.begin(
+            state, self._origin, self.run, image_shape, where=self.where
+        )
 
-    def finish_epoch(self, state: TrainState, epoch: int, between_batches: BetweenBatches):
+    def finish_epoch(
+        self, state: TrainState, epoch: int, between_batches: BetweenBatches
+    ):
         result = self.evaluator(state.variables, between_batches=between_batches)
         self._result = result
         top1 = result["top1"]
@@ -95,9 +114,12 @@ class TrainTask(Task):
         return state, record, top1
 
     def conclude(self, state: TrainState, between_batches: BetweenBatches) -> None:
-        # A run that had ended before is evaluated here; otherwise its last epoch was just now.
+        # A run that had ended before is evaluated here; otherwise its last epoch was
+        # just now.
         if self._result is None:
-            self._result = self.evaluator(state.variables, between_batches=between_batches)
+            self._result = self.evaluator(
+                state.variables, between_batches=between_batches
+            )
 
     def summary(self, state: TrainState) -> dict:
         assert self._result is not None, "of `conclude`"

@@ -1,6 +1,8 @@
-"""The step of training: a frozen dataclass, called as `step(state, batch)` under `jax.jit`.
+"""The step of training: a frozen dataclass, called as `step(state, batch)` under
+`jax.jit`.
 
-It is written for one device and its part of the batch, with the name of a mapped axis to average over.
+It is written for one device and its part of the batch, with the name of a mapped axis
+to average over.
 """
 
 import dataclasses
@@ -13,27 +15,40 @@ import optax
 from bnas_jax.training.collectives import average
 from bnas_jax.training.losses import cross_entropy, hits, soft_cross_entropy
 from bnas_jax.training.optimizers import check_latents
-from bnas_jax.training.state import STEPS, TrainState, initial_variables, run_key, train_state_of
+from bnas_jax.training.state import (
+    STEPS,
+    TrainState,
+    initial_variables,
+    run_key,
+    train_state_of,
+)
 from bnas_jax.training.step_parts import Batch, accumulate, noted
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """One step of the final network: `step(state, batch) -> state`, batch {"image": NHWC, "label": (N,)}.
+    """One step of the final network: `step(state, batch) -> state`, batch {"image":
+    NHWC, "label": (N,)}.
 
-    A batch may have "targets", too, probabilities (N, classes) such as a teacher's. The loss is then (1 - soft_share) times the
-    cross-entropy with the labels plus soft_share * temperature^2 times that with the targets, there of logits that are divided
-    by the temperature (arXiv 1503.02531, section 2).
+    A batch may have "targets", too, probabilities (N, classes) such as a teacher's. The
+    loss is then (1 - soft_share) times the cross-entropy with the labels plus
+    soft_share * temperature^2 times that with the targets, there of logits that are
+    divided by the temperature (arXiv 1503.02531, section 2).
 
-    optimizer: one that projects latent weights where the scheme does, see `optimizers.for_latents`.
-    label_smoothing: see `losses.cross_entropy`. drop_path: the rate of epoch e, from 0, is drop_path * e / num_epochs.
-    auxiliary_weight: of the loss at an auxiliary classifier, where the network has one (DARTS).
+    optimizer: one that projects latent weights where the scheme does, see
+    `optimizers.for_latents`.
+    label_smoothing: see `losses.cross_entropy`. drop_path: the rate of epoch e, from 0,
+    is drop_path * e / num_epochs.
+    auxiliary_weight: of the loss at an auxiliary classifier, where the network has one
+    (DARTS).
     num_epochs, steps_per_epoch: of the training.
-    microbatches: equal parts of the batch that go through the network one after the other; their gradients are averaged.
+    microbatches: equal parts of the batch that go through the network one after the
+    other; their gradients are averaged.
     axis: the mapped axis of several devices, to average over.
 
-    Raises `UserError` for an optimizer that treats latent weights otherwise than the network's scheme does: `latent_sgd(0.1)`,
-    which follows `Xnor`, for a network of `BiReal`.
+    Raises `UserError` for an optimizer that treats latent weights otherwise than the
+    network's scheme does: `latent_sgd(0.1)`, which follows `Xnor`, for a network of
+    `BiReal`.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -59,10 +74,14 @@ class TrainStep:
         check_latents(self.optimizer, self.network.scheme)
 
     def init(self, *, seed: int = 0, image_shape: tuple[int, int, int]) -> TrainState:
-        """The state of a new training. seed: of all that is drawn, in its steps too. image_shape: (H, W, C)."""
+        """The state of a new training. seed: of all that is drawn, in its steps too.
+        image_shape: (H, W, C).
+        """
         variables = initial_variables(self.network, image_shape, seed=seed)
         dtype = self.network.arithmetic.dtype
-        return train_state_of(variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype)
+        return train_state_of(
+            variables, self.optimizer, self.num_epochs, seed=seed, dtype=dtype
+        )
 
     def __call__(self, state: TrainState, batch: Batch) -> TrainState:
         # Forward and backward, microbatch by microbatch, and the mean over the devices.
@@ -70,8 +89,11 @@ class TrainStep:
         results = accumulate(gradient, batch, parts=self.microbatches)
         batch_stats, grads, loss, correct = average(results, self.axis)
 
-        # The update; latent weights are projected by the last link of the optimizer's chain.
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, params=state.params)
+        # The update; latent weights are projected by the last link of the optimizer's
+        # chain.
+        updates, opt_state = self.optimizer.update(
+            grads, state.opt_state, params=state.params
+        )
         step = state.step + 1
         params = optax.apply_updates(state.params, updates)
 
@@ -85,7 +107,9 @@ class TrainStep:
         )
 
     def _gradient(self, state: TrainState, batch: Batch, number) -> tuple:
-        """(batch statistics, gradients, loss, hits) of a microbatch. number: of the microbatch in the batch."""
+        """(batch statistics, gradients, loss, hits) of a microbatch. number: of the
+        microbatch in the batch.
+        """
         options = self._random_options(state, number)
         labels = batch["label"]  # [N]
 
@@ -97,7 +121,8 @@ class TrainStep:
             )
             loss = jnp.mean(self._losses(logits, batch))
 
-            # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most networks have none.
+            # What an auxiliary classifier has sown: ("auxiliary", "logits"). Most
+            # networks have none.
             for auxiliary in jax.tree.leaves(new.get("auxiliary", {})):
                 extra = cross_entropy(auxiliary, labels, smoothing=self.label_smoothing)
                 loss += self.auxiliary_weight * jnp.mean(extra)
@@ -115,11 +140,14 @@ class TrainStep:
         if "targets" not in batch:
             return hard
         soft = soft_cross_entropy(logits / self.temperature, batch["targets"])
-        return (1 - self.soft_share) * hard + self.soft_share * self.temperature**2 * soft
+        return (
+            1 - self.soft_share
+        ) * hard + self.soft_share * self.temperature**2 * soft
 
     def _random_options(self, state: TrainState, number) -> dict:
-        """The keys of dropout and drop-path, and the rate of drop-path, which grows linearly with the epoch from 0
-        (docs/conventions.md)."""
+        """The keys of dropout and drop-path, and the rate of drop-path, which grows
+        linearly with the epoch from 0 (docs/conventions.md).
+        """
         # A key for each step and, where there are several, each microbatch.
         key = jax.random.fold_in(run_key(state.seed, STEPS), state.step)
         if self.microbatches > 1:

@@ -1,8 +1,10 @@
-"""Which parameters of a trained network another one begins with, where their schemes differ, such as float and binary.
+"""Which parameters of a trained network another one begins with, where their schemes
+differ, such as float and binary.
 
-Both are networks of the same settings but for the scheme, so that their modules have the same names. A weight of the name
-`kernel` in one may be `latent` in the other. Parameters that the trained network lacks begin as initialised: those that only
-the other scheme has, and a batch norm that its blocks have in another place.
+Both are networks of the same settings but for the scheme, so that their modules have
+the same names. A weight of the name `kernel` in one may be `latent` in the other.
+Parameters that the trained network lacks begin as initialised: those that only the
+other scheme has, and a batch norm that its blocks have in another place.
 """
 
 from collections import Counter
@@ -15,17 +17,20 @@ from bnas_jax.core.errors import UserError
 
 # The two names of a convolution's weights: binarized and float.
 _TWINS = {"latent": "kernel", "kernel": "latent"}
-# The modules whose shapes depend on the number of classes: the classifier, and an auxiliary one that only training has.
+# The modules whose shapes depend on the number of classes: the classifier, and an
+# auxiliary one that only training has.
 HEADS = ("classifier", "auxiliary_head")
 
 Path = tuple[str, ...]
 
 
 class Transfer(NamedTuple):
-    """Parameters of a new network (ours) and of a trained one (theirs), by paths such as ("params", "stem", "conv", "kernel").
+    """Parameters of a new network (ours) and of a trained one (theirs), by paths such
+    as ("params", "stem", "conv", "kernel").
 
-    taken: {path of ours: path of theirs} of those that begin with a trained value. initialised: paths of ours that have none in
-    theirs. left_out: paths of theirs that ours has no use for.
+    taken: {path of ours: path of theirs} of those that begin with a trained value.
+    initialised: paths of ours that have none in theirs. left_out: paths of theirs that
+    ours has no use for.
     """
 
     taken: dict[Path, Path]
@@ -33,7 +38,9 @@ class Transfer(NamedTuple):
     left_out: list[Path]
 
     def summary(self) -> dict[str, Any]:
-        """What became of the weights, as run.json notes it: how many parameters of each name."""
+        """What became of the weights, as run.json notes it: how many parameters of each
+        name.
+        """
         renamed: Counter[str] = Counter()
         for ours, theirs in self.taken.items():
             if ours[-1] != theirs[-1]:
@@ -48,10 +55,12 @@ class Transfer(NamedTuple):
 
 
 def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Transfer:
-    """How a network of the variables `ours` begins with `theirs`: {"params", "batch_stats"}, arrays or their shapes.
+    """How a network of the variables `ours` begins with `theirs`: {"params",
+    "batch_stats"}, arrays or their shapes.
 
-    new_heads: the classes are others, so that the trained `HEADS` are left out. source: the directory of `theirs`, for errors.
-    `UserError` for the first weight of ours that theirs lack, and for the first leaf in another shape.
+    new_heads: the classes are others, so that the trained `HEADS` are left out. source:
+    the directory of `theirs`, for errors. `UserError` for the first weight of ours that
+    theirs lack, and for the first leaf in another shape.
     """
     ours, theirs = _leaves(ours, new_heads), _leaves(theirs, new_heads)
     taken: dict[Path, Path] = {}
@@ -60,7 +69,8 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         name = "/".join(path)
         shape = tuple(leaf.shape)
 
-        # By its name, or by that which the other kind of scheme gives a convolution's weights.
+        # By its name, or by that which the other kind of scheme gives a convolution's
+        # weights.
         *module, leaf_name = path
         twin = (*module, _TWINS.get(leaf_name, leaf_name))
         found = None
@@ -69,10 +79,12 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         elif twin in theirs:
             found = twin
 
-        # A network must not begin with some of its weights untrained; other parameters have a neutral start.
+        # A network must not begin with some of its weights untrained; other parameters
+        # have a neutral start.
         if found is None and path[-1] in _TWINS:
             raise UserError(
-                f"--init={source} lacks {name}, {shape} here; leave --init out, or name a run that has it"
+                f"--init={source} lacks {name}, {shape} here; leave --init out, or "
+                "name a run that has it"
             )
         if found is None:
             initialised.append(path)
@@ -81,7 +93,8 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
         their_shape = tuple(theirs[found].shape)
         if their_shape != shape:
             raise UserError(
-                f"--init={source} has {'/'.join(found)} in another shape: {their_shape} there, {shape} for {name} here;"
+                f"--init={source} has {'/'.join(found)} in another shape: "
+                f"{their_shape} there, {shape} for {name} here;"
                 " leave --init out, or name a run of the same shapes"
             )
         taken[path] = found
@@ -93,7 +106,9 @@ def plan(ours: Mapping, theirs: Mapping, *, new_heads: bool, source: str) -> Tra
 
 
 def _leaves(variables: Mapping, new_heads: bool) -> dict[Path, Any]:
-    """The leaves of "params" and "batch_stats" by their paths, without the heads where those are new."""
+    """The leaves of "params" and "batch_stats" by their paths, without the heads where
+    those are new.
+    """
     leaves = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     if not new_heads:
         return leaves

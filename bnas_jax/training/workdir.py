@@ -1,4 +1,6 @@
-"""A run's directory while the run writes it: its lock, config.json, run.json, metrics.jsonl, TensorBoard events and log.txt."""
+"""A run's directory while the run writes it: its lock, config.json, run.json,
+metrics.jsonl, TensorBoard events and log.txt.
+"""
 
 import contextlib
 import errno
@@ -23,9 +25,17 @@ from bnas_jax.settings import Difference, Settings
 from bnas_jax.training import changes
 from bnas_jax.training.checkpoint_folder import CheckpointFolder
 from bnas_jax.workdir.directory import FORMAT, RunDirectory
-from bnas_jax.workdir.files import append, convenience, json_text, room, whole, write_whole
+from bnas_jax.workdir.files import (
+    append,
+    convenience,
+    json_text,
+    room,
+    whole,
+    write_whole,
+)
 
-# What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without its lock service.
+# What locking says on file systems that cannot: FUSE, Lustre without flock, NFS without
+# its lock service.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -36,7 +46,9 @@ def write_json(path: pathlib.Path, value) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The versions and the hardware of this process, which a run notes beside its results."""
+    """The versions and the hardware of this process, which a run notes beside its
+    results.
+    """
     # All devices of a run are of one kind.
     device = jax.devices()[0]
     return {
@@ -49,7 +61,9 @@ def environment() -> dict[str, str]:
 
 
 class WorkDir(RunDirectory):
-    """The directory of one run. `open` makes it or, for the same settings, goes on in it.
+    """The directory of one run.
+
+    `open` makes it or, for the same settings, goes on in it.
 
     extensions: the files of extensions that a new run notes, {"file", "sha256"} each.
     """
@@ -62,28 +76,41 @@ class WorkDir(RunDirectory):
         self._changes: list[Difference] = []
 
     def open(
-        self, run: Settings, facts: Facts, *, change: bool = False, entries: Mapping | None = None
+        self,
+        run: Settings,
+        facts: Facts,
+        *,
+        change: bool = False,
+        entries: Mapping | None = None,
     ) -> None:
-        """Locks the directory; writes config.json and run.json (facts about data, versions and hardware) into a new one.
+        """Locks the directory; writes config.json and run.json (facts about data,
+        versions and hardware) into a new one.
 
-        change: settings of a run that goes on may differ, see `changes.check`; `note_changes` writes them down.
-        entries: what else a new run's run.json has: "init", the weights that it begins with, and "teacher", None for none.
-        `UserError` where the directory has another run, or one that is under way, or cannot be written, and for other data.
+        change: settings of a run that goes on may differ, see `changes.check`;
+        `note_changes` writes them down.
+        entries: what else a new run's run.json has: "init", the weights that it begins
+        with, and "teacher", None for none. `UserError` where the directory has another
+        run, or one that is under way, or cannot be written, and for other data.
         """
         # The other processes wait, and get the same error.
         hosts.on_first(lambda: self._open(run, facts, change, entries or {}))
 
     def check(self, run: Settings, facts: Facts, *, change: bool = False) -> Facts:
-        """The facts of the directory's run, completed by those given; `facts` as given where there is no run yet.
+        """The facts of the directory's run, completed by those given; `facts` as given
+        where there is no run yet.
 
-        `UserError` for a directory of a run with other settings or other data. change: see `open`.
+        `UserError` for a directory of a run with other settings or other data. change:
+        see `open`.
         """
         if self.exists():
             step = max(CheckpointFolder(self.checkpoints).steps(), default=0)
-            # By way of the settings: a config of an older version lacks those that are new since.
+            # By way of the settings: a config of an older version lacks those that are
+            # new since.
             before = settings.to_dict(settings.from_config(self.config()))
             now = settings.to_dict(run)
-            self._changes = changes.check(now, before, self.path, change=change, step=step)
+            self._changes = changes.check(
+                now, before, self.path, change=change, step=step
+            )
 
             then = self.facts()
             _check_data(facts, facts_lib.from_dict(then))
@@ -92,11 +119,14 @@ class WorkDir(RunDirectory):
         # Someone has deleted config.json, or begun to copy the directory.
         if self.checkpoints.exists():
             raise UserError(
-                f"{self.path} holds checkpoints but no config.json to tell whose; choose another --workdir"
+                f"{self.path} holds checkpoints but no config.json to tell whose; "
+                "choose another --workdir"
             )
         return facts
 
-    def _open(self, run: Settings, facts: Facts, change: bool, entries: Mapping) -> None:
+    def _open(
+        self, run: Settings, facts: Facts, change: bool, entries: Mapping
+    ) -> None:
         facts = self.check(run, facts, change=change)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -108,7 +138,8 @@ class WorkDir(RunDirectory):
                 write_json(self / "run.json", {**self.facts(), **facts.known()})
         except OSError as error:
             raise UserError(
-                f"cannot write to the work directory {self.path} ({error.strerror}); choose another"
+                f"cannot write to the work directory {self.path} ({error.strerror}); "
+                "choose another"
             ) from None
 
     def _begin(self, run: Settings, facts: Facts, entries: Mapping) -> None:
@@ -124,19 +155,25 @@ class WorkDir(RunDirectory):
         if self._extensions:
             record["extensions"] = self._extensions
         write_json(self / "run.json", record)
-        # The last of the two, as a directory with a config.json is taken for a run (`exists`).
+        # The last of the two, as a directory with a config.json is taken for a run
+        # (`exists`).
         self._write_config(settings.to_dict(run))
 
     def _write_config(self, config: Mapping) -> None:
-        """Writes config.json on the first process alone. An infinite setting stays so, or the run would have another one."""
+        """Writes config.json on the first process alone.
+
+        An infinite setting stays so, or the run would have another one.
+        """
         if hosts.is_first():
             with whole(self / "config.json") as part:
                 part.write_text(json.dumps(config, indent=1) + "\n")
 
     def _lock(self) -> None:
-        """Locks the directory for this process until it ends, however it ends, or until `close`.
+        """Locks the directory for this process until it ends, however it ends, or until
+        `close`.
 
-        The file is never removed: a process that waits for a file which is then removed would lock nothing.
+        The file is never removed: a process that waits for a file which is then removed
+        would lock nothing.
         """
         if self._held is None:
             self._held = os.open(self / "lock", os.O_RDWR | os.O_CREAT)
@@ -148,7 +185,8 @@ class WorkDir(RunDirectory):
                 owner = "another process"
             self.close()
             raise UserError(
-                f"{self.path} is in use by {owner}; wait for it to end, or choose another --workdir"
+                f"{self.path} is in use by {owner}; wait for it to end, or choose "
+                "another --workdir"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -162,7 +200,8 @@ class WorkDir(RunDirectory):
 
     def _warn_of_no_locks(self, error: OSError) -> None:
         warning = (
-            f"warning: the file system of {self.path} has no locks ({error.strerror}); nothing keeps a second run out of"
+            f"warning: the file system of {self.path} has no locks ({error.strerror}); "
+            "nothing keeps a second run out of"
             " this work directory"
         )
         self.note(warning)
@@ -189,7 +228,8 @@ class WorkDir(RunDirectory):
             self._held = None
 
     def note_changes(self, run: Settings, step: int) -> list[dict]:
-        """Writes the settings that `open` found changed into config.json, as changed at `step`; returns their entries there.
+        """Writes the settings that `open` found changed into config.json, as changed at
+        `step`; returns their entries there.
 
         summary.json is removed: it has the results of the run before its change.
         """
@@ -203,17 +243,22 @@ class WorkDir(RunDirectory):
 
 
 def _check_data(now: Facts, then: Facts) -> None:
-    """Raises `UserError` unless the data at config.dataset.path is still that with which the run began."""
+    """Raises `UserError` unless the data at config.dataset.path is still that with
+    which the run began.
+    """
     difference = facts_lib.difference(now, then)
     if difference:
         raise UserError(
-            f"{difference} when the run began; restore that data (config.dataset.path may say where it is now), or choose"
+            f"{difference} when the run began; restore that data (config.dataset.path "
+            "may say where it is now), or choose"
             " another --workdir"
         )
 
 
 class Log:
-    """metrics.jsonl and TensorBoard, with a record for each epoch, and log.txt. The first process alone writes.
+    """metrics.jsonl and TensorBoard, with a record for each epoch, and log.txt.
+
+    The first process alone writes.
 
     Records behind `step`, from which a run goes on, are cut off; log.txt is not.
     """
@@ -235,7 +280,10 @@ class Log:
         self._tensorboard = TensorBoard(workdir / "tensorboard", step + 1)
 
     def write(self, record: Mapping) -> None:
-        """Adds an epoch's record. `UserError`, and nothing of the record, where there is no room for it."""
+        """Adds an epoch's record.
+
+        `UserError`, and nothing of the record, where there is no room for it.
+        """
         if self._tensorboard is None:
             return
         with room(self._path):
@@ -253,9 +301,11 @@ class Log:
 
 
 class TensorBoard:
-    """Events for TensorBoard, written at once; without room for them the run goes on, with a warning.
+    """Events for TensorBoard, written at once; without room for them the run goes on,
+    with a warning.
 
-    The writer of tensorboardX is not used: it writes in a thread, which ends on a full disk, and the run then waits forever.
+    The writer of tensorboardX is not used: it writes in a thread, which ends on a full
+    disk, and the run then waits forever.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
@@ -269,8 +319,11 @@ class TensorBoard:
             self._file = RecordWriter(str(folder / name))
         # The first event of every file.
         self._add([{"file_version": "brain.Event:2"}])
-        # By this event TensorBoard drops what an earlier process wrote from that step on.
-        self._add([{"step": first_step, "session_log": SessionLog(status=SessionLog.START)}])
+        # By this event TensorBoard drops what an earlier process wrote from that step
+        # on.
+        self._add(
+            [{"step": first_step, "session_log": SessionLog(status=SessionLog.START)}]
+        )
 
     def write(self, record: Mapping) -> None:
         """The numbers of a record as scalars at its step."""
@@ -291,7 +344,9 @@ class TensorBoard:
         with convenience("TensorBoard events"):
             try:
                 for event in events:
-                    self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
+                    self._file.write(
+                        Event(wall_time=time.time(), **event).SerializeToString()
+                    )
                 self._file.flush()
             except OSError:
                 # Closing writes the rest of the buffer, which fails, too.

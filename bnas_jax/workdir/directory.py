@@ -1,4 +1,6 @@
-"""A run's directory, for reading: config.json, run.json, metrics.jsonl, alphas.npz, summary.json, checkpoints/."""
+"""A run's directory, for reading: config.json, run.json, metrics.jsonl, alphas.npz,
+summary.json, checkpoints/.
+"""
 
 import json
 import os
@@ -8,15 +10,18 @@ from bnas_jax import __version__
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
-# The format of the settings and the checkpoints in a work directory. In 1 settings had other names, and there was no number
-# of the format; in 2 states had no seed.
+# The format of the settings and the checkpoints in a work directory. In 1 settings had
+# other names, and there was no number of the format; in 2 states had no seed.
 FORMAT = 3
 # The file of the command `gradients`.
 GRADIENTS = "gradients.json"
 
 
 class RunDirectory:
-    """The files that a run has written. Raises `UserError` for a directory of none, a damaged one, or another version's."""
+    """The files that a run has written.
+
+    Raises `UserError` for a directory of none, a damaged one, or another version's.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = paths.local(path, "--workdir").absolute()
@@ -42,19 +47,25 @@ class RunDirectory:
         return values
 
     def _check_format(self) -> None:
-        """`UserError` for a directory of a version whose settings and parameters have other names."""
-        # A config.json alone has no version; what is wrong with it is noticed when it is read.
+        """`UserError` for a directory of a version whose settings and parameters have
+        other names.
+        """
+        # A config.json alone has no version; what is wrong with it is noticed when it
+        # is read.
         if not (self / "run.json").is_file():
             return
         found = self._read("run.json").get("format", 1)
         if found != FORMAT:
             raise UserError(
-                f"{self.path} was written by another version of bnas-jax, in the format {found}; {__version__} reads {FORMAT}:"
+                f"{self.path} was written by another version of bnas-jax, in the "
+                f"format {found}; {__version__} reads {FORMAT}:"
                 " choose another --workdir"
             )
 
     def changed(self) -> list[dict]:
-        """The changes of the run's settings so far, the first one first: {"step", "key", "from", "to"} each."""
+        """The changes of the run's settings so far, the first one first: {"step",
+        "key", "from", "to"} each.
+        """
         return self._read("config.json").get("changed", [])
 
     def summary(self) -> dict | None:
@@ -70,14 +81,17 @@ class RunDirectory:
         return self._read(GRADIENTS)
 
     def facts(self) -> dict:
-        """run.json: the values of `data.facts.Facts` that are known, "environment", perhaps "init", "teacher", "extensions"."""
+        """run.json: the values of `data.facts.Facts` that are known, "environment",
+        perhaps "init", "teacher", "extensions".
+        """
         values = self._read("run.json")
         # Every run knows at least these two.
         has_classes = isinstance(values.get("num_classes"), int)
         has_shape = isinstance(values.get("image_shape"), list)
         if not has_classes or not has_shape:
             raise UserError(
-                f"{self / 'run.json'} lacks num_classes or image_shape; restore it or choose another --workdir"
+                f"{self / 'run.json'} lacks num_classes or image_shape; restore it or "
+                "choose another --workdir"
             )
         return values
 
@@ -85,13 +99,16 @@ class RunDirectory:
         try:
             value = json.loads((self / name).read_text())
         except (FileNotFoundError, NotADirectoryError):
-            # run.json is written before config.json, so that a run without it has lost it.
+            # run.json is written before config.json, so that a run without it has lost
+            # it.
             if name == "run.json" and self.exists():
                 raise UserError(
-                    f"{self.path} has lost its {name}; restore it or choose another --workdir"
+                    f"{self.path} has lost its {name}; restore it or choose another "
+                    "--workdir"
                 ) from None
             raise UserError(
-                f"{self.path} is no work directory: it has no {name}; name one that search or train wrote"
+                f"{self.path} is no work directory: it has no {name}; name one that "
+                "search or train wrote"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             # Without the words of Python that a user cannot mend.
@@ -100,19 +117,25 @@ class RunDirectory:
                 reason = error.strerror or reason
             elif isinstance(error, UnicodeDecodeError):
                 reason = "it is no text"
-            elif isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+            elif isinstance(error, ValueError) and not isinstance(
+                error, json.JSONDecodeError
+            ):
                 reason = "a number has too many digits"
             raise UserError(
-                f"{self / name} cannot be read ({reason}); restore it or choose another --workdir"
+                f"{self / name} cannot be read ({reason}); restore it or choose "
+                "another --workdir"
             ) from None
         if not isinstance(value, dict):
             raise UserError(
-                f"{self / name} holds no JSON object; restore it or choose another --workdir"
+                f"{self / name} holds no JSON object; restore it or choose another "
+                "--workdir"
             )
         return value
 
     def read_metrics(self) -> list[dict]:
-        """The records of metrics.jsonl; a line that a stop cut short or that is damaged is left out."""
+        """The records of metrics.jsonl; a line that a stop cut short or that is damaged
+        is left out.
+        """
         path = self / "metrics.jsonl"
         if not path.is_file():
             return []

@@ -14,7 +14,8 @@ from bnas_jax.core.errors import UserError
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """The value as JSON, with null for numbers that are not finite, which JSON does not have.
+    """The value as JSON, with null for numbers that are not finite, which JSON does not
+    have.
 
     >>> json_text({"loss": float("nan"), "top1": (97.8, float("inf")), "steps": 3})
     '{"loss": null, "top1": [97.8, null], "steps": 3}'
@@ -40,7 +41,8 @@ def write_whole(path: pathlib.Path, value: Any) -> None:
 
 
 def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
-    """The file of the option `--out`. endings: one of which it must have, in any case; any will do without.
+    """The file of the option `--out`. endings: one of which it must have, in any case;
+    any will do without.
 
     `UserError` where no file can be written there.
     """
@@ -53,7 +55,8 @@ def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
     # Folders are not made: a mistyped path would leave some behind.
     if not path.parent.is_dir():
         raise UserError(
-            f"--out={out}: there is no folder {path.parent}; make it, or choose another --out"
+            f"--out={out}: there is no folder {path.parent}; make it, or choose "
+            "another --out"
         )
     if path.is_dir():
         raise UserError(f"--out={out} is a folder; write the name of a file")
@@ -62,16 +65,19 @@ def file_to_write(out: str, endings: Sequence[str] = ()) -> pathlib.Path:
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path):
-    """A context that gives a file to write in place of `path`, which it becomes at the end, or not at all after an error.
+    """A context that gives a file to write in place of `path`, which it becomes at the
+    end, or not at all after an error.
 
     `UserError` where the disk is full or refuses the file.
     """
-    # In the same folder, as a file cannot be renamed into another file system; and of this process, as another may write it.
+    # In the same folder, as a file cannot be renamed into another file system; and of
+    # this process, as another may write it.
     part = path.with_name(f"part.{os.getpid()}.{path.name}")
     try:
         with room(path):
             yield part
-            # On the disk before it has its name: after a loss of power it would be there, and empty.
+            # On the disk before it has its name: after a loss of power it would be
+            # there, and empty.
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             # In one piece: a reader, or a crash, finds the old file or the new one.
@@ -89,7 +95,8 @@ def room(path: pathlib.Path):
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"cannot write {path} ({reason}); make room there or mend it, the same command goes on"
+            f"cannot write {path} ({reason}); make room there or mend it, the same "
+            "command goes on"
         ) from error
 
 
@@ -110,10 +117,13 @@ def append(path: pathlib.Path, line: str) -> None:
 
 @contextlib.contextmanager
 def convenience(what: str):
-    """A context for writing what a run can do without: an error is a warning, and the run goes on. what: for the warning."""
+    """A context for writing what a run can do without: an error is a warning, and the
+    run goes on. what: for the warning.
+    """
     try:
         yield
     except OSError as error:
         warnings.warn(
-            f"{what} cannot be written ({error.strerror or error}); the run goes on", stacklevel=3
+            f"{what} cannot be written ({error.strerror or error}); the run goes on",
+            stacklevel=3,
         )

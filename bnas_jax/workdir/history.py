@@ -13,9 +13,10 @@ HISTORY = "alphas.npz"
 def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
     """The history of alpha of a search that has ended, or is under way.
 
-    One array for each cell, such as `normal` and `reduce`: alpha before the first and after each epoch,
-    (epochs + 1, 14, types). `valid_top1`: the supernet's validation accuracies in %, (epochs,), NaN for an epoch that was
-    not validated. `UserError` where no epoch has ended, or the file is damaged.
+    One array for each cell, such as `normal` and `reduce`: alpha before the first and
+    after each epoch, (epochs + 1, 14, types). `valid_top1`: the supernet's validation
+    accuracies in %, (epochs,), NaN for an epoch that was not validated. `UserError`
+    where no epoch has ended, or the file is damaged.
     """
     path = directory / HISTORY
     try:
@@ -31,5 +32,6 @@ def read_history(directory: RunDirectory) -> dict[str, np.ndarray]:
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise UserError(
-            f"{path} cannot be read ({reason}); the command that made the search, run again with this --workdir, writes it anew"
+            f"{path} cannot be read ({reason}); the command that made the search, run "
+            "again with this --workdir, writes it anew"
         ) from None

@@ -1,4 +1,6 @@
-"""The hand-crafted networks: what they cost, what is binary in them, and what they refuse."""
+"""The hand-crafted networks: what they cost, what is binary in them, and what they
+refuse.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +23,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PLAIN = Arithmetic(plain=True)
 
-# (network, its settings): its name in the counts of the published code, and FLOPs of its binary form in 1e8 where the whole
-# is known, with float shortcuts on CIFAR and binary ones on ImageNet (docs/networks.md; those of WRN22 are not the paper's).
+# (network, its settings): its name in the counts of the published code, and FLOPs of
+# its binary form in 1e8 where the whole is known, with float shortcuts on CIFAR and
+# binary ones on ImageNet (docs/networks.md; those of WRN22 are not the paper's).
 COUNTED = {
     ("resnet18", ()): ("ResNet18", 0.166),
     ("resnet34", ()): ("ResNet34", 0.261),
@@ -40,12 +43,16 @@ COUNTED = {
 
 
 def built(name, scheme, num_classes=10, **changes):
-    return NETWORKS[name](**changes).build(num_classes=num_classes, scheme=scheme, arithmetic=PLAIN)
+    return NETWORKS[name](**changes).build(
+        num_classes=num_classes, scheme=scheme, arithmetic=PLAIN
+    )
 
 
 def counted(name, scheme, **changes):
     size, classes = (224, 1000) if name.startswith("imagenet") else (32, 10)
-    return cost(built(name, scheme, classes, **changes), image_shape=(size, size, 3)).total
+    return cost(
+        built(name, scheme, classes, **changes), image_shape=(size, size, 3)
+    ).total
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,10 @@ def test_the_float_network_has_the_parameters_and_multiplications_of_the_publish
     theirs, _ = COUNTED[name, changes]
     assert total.params == published[f"{theirs}.params"]
     assert total.bn_params == published[f"{theirs}.params_bn"]
-    assert total.float_macs == published[f"{theirs}.macs_conv"] + published[f"{theirs}.macs_linear"]
+    assert (
+        total.float_macs
+        == published[f"{theirs}.macs_conv"] + published[f"{theirs}.macs_linear"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +81,10 @@ def test_the_binary_network_has_the_flops_of_the_table(name, changes):
     flops = COUNTED[name, changes][1]
     digits = len(str(flops).partition(".")[2])
     assert (
-        round(counted(name, Xnor(activation_scale=False), **dict(changes)).flops / 1e8, digits)
+        round(
+            counted(name, Xnor(activation_scale=False), **dict(changes)).flops / 1e8,
+            digits,
+        )
         == flops
     )
 
@@ -99,7 +112,8 @@ def test_the_shortcuts_of_imagenet_are_those_of_the_schemes_paper():
     assert built("imagenet_resnet18", Xnor(), float_shortcut=True).float_shortcut
 
 
-# Every network, every scheme, and a scheme that needs widths of its own in all families.
+# Every network, every scheme, and a scheme that needs widths of its own in all
+# families.
 PAIRS = sorted(
     {(name, "xnor") for name in baselines.DIGITS}
     | {(name, "cbcn") for name in baselines.DIGITS if name != "small_cnn"}
@@ -126,21 +140,29 @@ def pairs() -> list:
 
 
 @pytest.mark.parametrize(("name", "scheme"), pairs())
-def test_all_convolutions_but_the_first_the_gates_and_the_shortcuts_are_binary(name, scheme):
+def test_all_convolutions_but_the_first_the_gates_and_the_shortcuts_are_binary(
+    name, scheme
+):
     network = of_preset(name, SCHEMES[scheme]())
     images = jnp.zeros((2, 8, 8, 1))
 
     def trained():
         variables = network.init(jax.random.key(0), images, train=False)
         rngs = {"dropout": jax.random.key(1)}
-        logits, _ = network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        logits, _ = network.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs=rngs
+        )
         return variables["params"], logits
 
     params, logits = jax.eval_shape(trained)
     assert logits.shape == (2, 7)
-    kernels = [path for path in traverse_util.flatten_dict(params) if path[-1] == "kernel"]
+    kernels = [
+        path for path in traverse_util.flatten_dict(params) if path[-1] == "kernel"
+    ]
     floats = ("stem", "classifier", "dense", "gate", "shortcut")
-    left = [path for path in kernels if not any(part.startswith(floats) for part in path)]
+    left = [
+        path for path in kernels if not any(part.startswith(floats) for part in path)
+    ]
     if scheme == "float":
         assert left
     else:
@@ -151,12 +173,16 @@ def test_the_block_of_a_resnet_is_the_schemes_or_the_one_that_is_set():
     def names(scheme, **changes):
         network = built("resnet18", scheme, width=4, blocks=(1, 1), **changes)
         params = jax.eval_shape(
-            lambda: network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False)
+            lambda: network.init(
+                jax.random.key(0), jnp.zeros((1, 4, 4, 3)), train=False
+            )
         )["params"]
         return set(params["stage0_block0"]["unit0"])
 
     assert names(Xnor()) == names(BiReal()) == {"bn", "conv"}
-    assert names(ReActNet()) == names(Xnor(), block="reactnet") == {"bn", "conv", "rprelu"}
+    assert (
+        names(ReActNet()) == names(Xnor(), block="reactnet") == {"bn", "conv", "rprelu"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +195,9 @@ def test_the_block_of_a_resnet_is_the_schemes_or_the_one_that_is_set():
         ("small_cnn", 4, 3),
     ],
 )
-def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(name, size, times):
+def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(
+    name, size, times
+):
     network = built(name, Xnor())
     with pytest.raises(
         UserError,
@@ -191,7 +219,8 @@ def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(na
         (
             "senet18",
             {"width": 24},
-            "network.width must be a multiple of config.network.gate, for instance 16; got 24",
+            "network.width must be a multiple of config.network.gate, for instance 16; "
+            "got 24",
         ),
         (
             "wrn22",
@@ -199,7 +228,11 @@ def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(na
             "network.code must be one of xternalz, meliketoy, got 'other'",
         ),
         ("nin", {"widths": (8, 8)}, "network.widths must be three numbers"),
-        ("nin", {"dropout": 1.0}, "network.dropout must be at least 0 and below 1, got 1.0"),
+        (
+            "nin",
+            {"dropout": 1.0},
+            "network.dropout must be at least 0 and below 1, got 1.0",
+        ),
         ("densenet", {"growth": -1}, "network.growth must be at least 1, got -1"),
         ("resnext29", {"groups": 0}, "network.groups must be at least 1, got 0"),
         (
@@ -234,7 +267,9 @@ def test_what_drops_out_does_not_depend_on_the_number_of_devices():
     key, shape = jax.random.key(0), (8, 3, 3, 16)
 
     def on_device(_):
-        return keep_factors(key, 0.25, (2, *shape[1:]), arithmetic=Arithmetic(batch_axis="d"))
+        return keep_factors(
+            key, 0.25, (2, *shape[1:]), arithmetic=Arithmetic(batch_axis="d")
+        )
 
     one = jax.jit(lambda: keep_factors(key, 0.25, shape, arithmetic=PLAIN))()
     four = jax.jit(jax.vmap(on_device, axis_name="d"))(jnp.arange(4))
@@ -252,7 +287,9 @@ def test_a_step_draws_what_drops_out():
         "label": jax.ShapeDtypeStruct((2,), jnp.int32),
     }
     state = jax.eval_shape(lambda: step.init(image_shape=(8, 8, 1)))
-    assert jax.tree.structure(jax.eval_shape(step, state, batch)) == jax.tree.structure(state)
+    assert jax.tree.structure(jax.eval_shape(step, state, batch)) == jax.tree.structure(
+        state
+    )
 
 
 @pytest.mark.parametrize("variant", baselines.VARIANTS)
@@ -262,13 +299,17 @@ def test_every_preset_is_what_its_name_says(variant):
     if variant.startswith("digits_"):
         assert run.dataset.name == "digits"
     else:
-        assert run.dataset.name == ("imagenet2012" if variant in baselines.IMAGENET else "cifar10")
+        assert run.dataset.name == (
+            "imagenet2012" if variant in baselines.IMAGENET else "cifar10"
+        )
         assert run.network == NETWORKS[variant]()
     assert settings.from_config(settings.to_dict(run)) == run
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(ValueError, match="no baseline 'resnet19': write one of resnet18, "):
+    with pytest.raises(
+        ValueError, match="no baseline 'resnet19': write one of resnet18, "
+    ):
         baselines.get_config("resnet19")
 
 

@@ -1,5 +1,7 @@
-"""Bi-Real Net's and ReActNet's blocks against numbers of their authors' code, in both stages of
-ReActNet's training."""
+"""Bi-Real Net's and ReActNet's blocks against numbers of their authors' code, in both
+stages of
+ReActNet's training.
+"""
 
 import functools
 
@@ -26,14 +28,28 @@ from bnas_jax.interop.published.torch_arrays import fill
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BIREAL = BiReal(weight_gradient="torch", sign_of_zero=0)
-STEPS = {"step1": ReActNet(sign_of_zero=0, stage="activations"), "step2": ReActNet(sign_of_zero=0)}
+STEPS = {
+    "step1": ReActNet(sign_of_zero=0, stage="activations"),
+    "step2": ReActNet(sign_of_zero=0),
+}
 # (file, block there): our module, its scheme, our leaves to theirs.
-BLOCKS = {("bireal", f"block.{size}"): (BiRealUnit, BIREAL, BIREAL_UNIT) for size in ("s1", "s2")}
+BLOCKS = {
+    ("bireal", f"block.{size}"): (BiRealUnit, BIREAL, BIREAL_UNIT)
+    for size in ("s1", "s2")
+}
 for step, scheme in STEPS.items():
     for size in ("s1", "s2"):
-        BLOCKS["reactnet", f"resnet.{step}.{size}"] = (ReActNetUnit, scheme, REACTNET_UNIT)
+        BLOCKS["reactnet", f"resnet.{step}.{size}"] = (
+            ReActNetUnit,
+            scheme,
+            REACTNET_UNIT,
+        )
     for size in ("same.s1", "double.s1", "double.s2"):
-        BLOCKS["reactnet", f"mobilenet.{step}.{size}"] = (MobileBlock, scheme, MOBILE_BLOCK)
+        BLOCKS["reactnet", f"mobilenet.{step}.{size}"] = (
+            MobileBlock,
+            scheme,
+            MOBILE_BLOCK,
+        )
 
 
 @pytest.mark.parametrize("place", BLOCKS, ids="-".join)
@@ -42,15 +58,22 @@ def test_blocks(reference, place):
     kind, scheme, names = BLOCKS[place]
     stride = 2 if place[1].endswith("s2") else 1
     module = kind(
-        features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic()
+        features=theirs["y_eval"].shape[1],
+        stride=stride,
+        scheme=scheme,
+        arithmetic=Arithmetic(),
     )
     x, gradient = nhwc(theirs["x"]), nhwc(theirs["grad_y"])
-    shapes = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
+    shapes = jax.eval_shape(
+        functools.partial(module.init, train=False), jax.random.key(0), x
+    )
     state = with_prefix(theirs, "state")
 
     def in_our_layout(arrays: dict, of: dict) -> dict:
         named = with_one_pointwise(
-            in_usual_shapes({f"here.at.{name}": array for name, array in arrays.items()})
+            in_usual_shapes(
+                {f"here.at.{name}": array for name, array in arrays.items()}
+            )
         )
         return fill(of, named, lambda path: "here.at." + names["/".join(path[1:])])
 
@@ -76,19 +99,25 @@ def test_blocks(reference, place):
         (to_x, "grad_x"),
     ):
         assert relative_error(ours, nhwc(theirs[name])) < 1e-5, name
-    # What is left out of a file there (a gradient of zero) is taken for the weights, and would not
+    # What is left out of a file there (a gradient of zero) is taken for the weights,
+    # and would not
     # agree.
     expected = in_our_layout(
         {**state, **with_prefix(theirs, "grad")}, {"params": shapes["params"]}
     )["params"]
     statistics_after = in_our_layout(
-        {**state, **with_prefix(theirs, "after")}, {"batch_stats": shapes["batch_stats"]}
+        {**state, **with_prefix(theirs, "after")},
+        {"batch_stats": shapes["batch_stats"]},
     )
     for ours, tree in ((to_params, expected), (after, statistics_after["batch_stats"])):
         for (path, leaf), mine in zip(
-            jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(ours), strict=True
+            jax.tree_util.tree_leaves_with_path(tree),
+            jax.tree.leaves(ours),
+            strict=True,
         ):
-            assert relative_error(mine, np.asarray(leaf)) < 1e-5, jax.tree_util.keystr(path)
+            assert relative_error(mine, np.asarray(leaf)) < 1e-5, jax.tree_util.keystr(
+                path
+            )
 
 
 def test_rprelu(reference):

@@ -1,4 +1,7 @@
-"""The benchmarks run what they say they do. How fast, they tell; nothing here holds them to it."""
+"""The benchmarks run what they say they do.
+
+How fast, they tell; nothing here holds them to it.
+"""
 
 import dataclasses
 import json
@@ -15,14 +18,25 @@ from compile_options import short
 
 from bnas_jax import settings
 from bnas_jax.__main__ import run
-from bnas_jax.benchmarks import against_torch, compile_times, grow, measure, programs, step
+from bnas_jax.benchmarks import (
+    against_torch,
+    compile_times,
+    grow,
+    measure,
+    programs,
+    step,
+)
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.runtime import devices
 from configs import search as search_configs
 from configs import train as train_configs
 
 CELL = [["bin_conv_3x3", 0], ["none", 1]] * 4
-TINY = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.batch_size=8"]
+TINY = [
+    "--config.network.num_cells=1",
+    "--config.network.channels=2",
+    "--config.batch_size=8",
+]
 
 
 def figures(capfd, *arguments: str) -> dict:
@@ -49,7 +63,9 @@ def network(tmp_path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("task", [pytest.param("search", marks=pytest.mark.long), "train"])
+@pytest.mark.parametrize(
+    "task", [pytest.param("search", marks=pytest.mark.long), "train"]
+)
 def test_a_step_is_timed_with_what_it_needs(capfd, network, task):
     result = figures(capfd, task, *network[task])
     times = result["step_seconds"]
@@ -69,7 +85,8 @@ def test_a_step_is_timed_with_what_it_needs(capfd, network, task):
     assert {"jax", "python", "device", "cpu", "cores"} <= set(result["conditions"])
     dispatch = result["dispatch_seconds"]["median"]
     assert (
-        result["dispatch_percent"] == pytest.approx(100 * dispatch / times["median"], rel=1e-2)
+        result["dispatch_percent"]
+        == pytest.approx(100 * dispatch / times["median"], rel=1e-2)
         and dispatch > 0
     )
     assert "plain" not in result and "ratio" not in result
@@ -87,10 +104,14 @@ def test_the_plain_step_is_timed_in_the_same_run(capfd, network):
         <= ratio["step_seconds"]["highest"]
     )
     own = result["temp_memory_mib"]
-    assert ratio["temp_memory_mib"] == pytest.approx(plain["temp_memory_mib"] / own, rel=1e-2)
+    assert ratio["temp_memory_mib"] == pytest.approx(
+        plain["temp_memory_mib"] / own, rel=1e-2
+    )
     assert ratio["tracing_seconds"] > 0
     cached = result["programs_from_cache"] + plain["programs_from_cache"]
-    assert ratio["compiling_seconds"] is None if cached else ratio["compiling_seconds"] > 0
+    assert (
+        ratio["compiling_seconds"] is None if cached else ratio["compiling_seconds"] > 0
+    )
 
 
 def test_ratios_are_those_of_the_pairs_and_none_where_nothing_can_be_compared():
@@ -101,7 +122,9 @@ def test_ratios_are_those_of_the_pairs_and_none_where_nothing_can_be_compared():
         "temp_memory_mib": 4.0,
     }
     times = {"ours": [1.0, 2.0, 4.0], "plain": [2.0, 6.0, 4.0]}
-    ratios = step._ratios(theirs={**figures, "compiling_seconds": 6.0}, ours=figures, times=times)
+    ratios = step._ratios(
+        theirs={**figures, "compiling_seconds": 6.0}, ours=figures, times=times
+    )
     assert ratios == {
         "step_seconds": {"median": 2, "lowest": 1, "highest": 3},
         "tracing_seconds": 1,
@@ -121,16 +144,25 @@ TYPES = ("none", "max_pool_3x3", "bin_dil_conv_3x3")
 
 
 def tiny(task: str) -> settings.SearchSettings | settings.TrainSettings:
-    """A network with everything that has a plain form, in float64; what is stored on purpose needs two cells."""
+    """A network with everything that has a plain form, in float64; what is stored on
+    purpose needs two cells.
+    """
     if task == "search":
-        config, own = search_configs.get_config("cifar10"), {"layer_types": TYPES, "num_cells": 1}
+        config, own = (
+            search_configs.get_config("cifar10"),
+            {"layer_types": TYPES, "num_cells": 1},
+        )
     else:
         config, own = (
             train_configs.get_config("a"),
             {"genotype": Genotype(POOLED, POOLED), "num_cells": 2},
         )
-    run = settings.from_config({**config.to_dict(), "precision": "float64", "batch_size": 4})
-    return dataclasses.replace(run, network=dataclasses.replace(run.network, channels=2, **own))
+    run = settings.from_config(
+        {**config.to_dict(), "precision": "float64", "batch_size": 4}
+    )
+    return dataclasses.replace(
+        run, network=dataclasses.replace(run.network, channels=2, **own)
+    )
 
 
 def stepped(program):
@@ -142,7 +174,9 @@ def stepped(program):
     return state
 
 
-@pytest.mark.parametrize("task", [pytest.param("search", marks=pytest.mark.long), "train"])
+@pytest.mark.parametrize(
+    "task", [pytest.param("search", marks=pytest.mark.long), "train"]
+)
 def test_the_plain_step_is_the_same_function_of_the_same_variables(task):
     """In float64, as one flipped sign would move everything behind it."""
     run, data = tiny(task), programs.noise(16, 8, 5)
@@ -152,20 +186,25 @@ def test_the_plain_step_is_the_same_function_of_the_same_variables(task):
     assert jax.tree.structure(theirs) == jax.tree.structure(ours)
     parts = lambda state: {**state.variables, "sums": state.sums}
     for (path, value), other in zip(
-        jax.tree.leaves_with_path(parts(ours)), jax.tree.leaves(parts(theirs)), strict=True
+        jax.tree.leaves_with_path(parts(ours)),
+        jax.tree.leaves(parts(theirs)),
+        strict=True,
     ):
         assert value.dtype == np.float64
         assert np.abs(other - value).max() < 1e-9 * max(1, np.abs(value).max()), path
 
 
 def own_gradients(jaxpr) -> set[str]:
-    """The functions with a gradient of their own, in a program and in all programs within."""
+    """The functions with a gradient of their own, in a program and in all programs
+    within.
+    """
     found = set()
     for equation in jaxpr.eqns:
         if equation.primitive.name.startswith("custom_vjp_call"):
             found.add(equation.params["call_jaxpr"].jaxpr.debug_info.func_name)
         for inner in jax.tree.leaves(
-            equation.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")
+            equation.params,
+            is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr"),
         ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
@@ -188,10 +227,17 @@ def test_in_the_plain_form_jax_differentiates_all_but_the_signs(task):
                 lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), variables
             )
             return program.model.apply(
-                variables, *mixture, images, train=True, mutable=["batch_stats"], method=method
+                variables,
+                *mixture,
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                method=method,
             )
 
-        return own_gradients(jax.make_jaxpr(forward)(shapes.params, np.zeros((4, 8, 8, 3))).jaxpr)
+        return own_gradients(
+            jax.make_jaxpr(forward)(shapes.params, np.zeros((4, 8, 8, 3))).jaxpr
+        )
 
     with jax.enable_x64(True):
         ours = gradients_of(programs.program_of(run, data, devices.ONE))
@@ -203,7 +249,8 @@ def test_in_the_plain_form_jax_differentiates_all_but_the_signs(task):
 def test_the_plain_step_is_one_program():
     run, data = tiny("search"), programs.noise(16, 8, 5)
     ours, plain = (
-        make(run, data, devices.ONE) for make in (programs.program_of, programs.plain_program_of)
+        make(run, data, devices.ONE)
+        for make in (programs.program_of, programs.plain_program_of)
     )
     assert (len(ours.stages), len(ours.feeds(0))) == (2, 2)
     assert (len(plain.stages), len(plain.feeds(0))) == (1, 1)
@@ -211,10 +258,16 @@ def test_the_plain_step_is_one_program():
 
 @pytest.mark.long
 def test_cost_grows_with_each_size_by_itself(capfd, network, monkeypatch):
-    for name, factors in {"channels": (1,), "cells": (1,), "batch": (Fraction(1, 2), 1)}.items():
+    for name, factors in {
+        "channels": (1,),
+        "cells": (1,),
+        "batch": (Fraction(1, 2), 1),
+    }.items():
         monkeypatch.setitem(grow.FACTORS, name, factors)
     result = figures(capfd, "train", *network["train"], "--grow")
-    assert [(row["channels"], row["cells"], row["batch"]) for row in result["rows"]] == [
+    assert [
+        (row["channels"], row["cells"], row["batch"]) for row in result["rows"]
+    ] == [
         (2, 1, 8),
         (2, 1, 4),
     ]
@@ -230,14 +283,18 @@ def test_cost_grows_with_each_size_by_itself(capfd, network, monkeypatch):
 
 def test_sizes_that_cost_is_measured_at_are_of_networks():
     base = grow.Size(36, 20, 64)
-    of = lambda base, name, unit=1: [getattr(size, name) for size in grow.sizes(base, name, unit)]
+    of = lambda base, name, unit=1: [
+        getattr(size, name) for size in grow.sizes(base, name, unit)
+    ]
     assert (of(base, "channels"), of(base, "cells"), of(base, "batch")) == (
         [18, 36, 72],
         [10, 20, 40],
         [16, 32, 64],
     )
     assert of(base, "batch", 24) == [24, 48], "that can be divided over devices"
-    assert of(base._replace(channels=6), "channels", 2) == [2, 6, 12], "that a stem can halve"
+    assert of(base._replace(channels=6), "channels", 2) == [2, 6, 12], (
+        "that a stem can halve"
+    )
     assert of(base._replace(cells=1), "cells") == [1], "two cells have two reductions"
 
 
@@ -251,7 +308,10 @@ def test_a_save_is_timed_until_it_is_on_disk(capfd, network, task):
     result = figures(capfd, "save", *network[task])
     blocked, on_disk = result["blocked_seconds"], result["seconds_until_on_disk"]
     assert 0 < blocked["lowest"] <= blocked["median"] <= blocked["highest"]
-    assert blocked["lowest"] < on_disk["lowest"] and blocked["highest"] < on_disk["highest"]
+    assert (
+        blocked["lowest"] < on_disk["lowest"]
+        and blocked["highest"] < on_disk["highest"]
+    )
     assert (
         result["bytes_on_disk"] > 0
         and result["state_leaves"] > 0
@@ -264,12 +324,17 @@ def test_a_packed_network_is_timed_beside_its_float_twin(capfd, network):
     words = [*network["train"], "--config.network.channels=8", "--batch_size=2"]
     result = figures(capfd, "packed", *words)
     assert (
-        set(result["seconds"]) == {"packed", "latent", "float"} == set(result["compiling_seconds"])
+        set(result["seconds"])
+        == {"packed", "latent", "float"}
+        == set(result["compiling_seconds"])
     )
     for times in result["seconds"].values():
         assert 0 < times["lowest"] <= times["median"] <= times["highest"]
-    # Two preprocessing convolutions and four edges of a 3x3 convolution, by their sizes.
-    layers = {(layer["image"], layer["kernel"]): layer["count"] for layer in result["layers"]}
+    # Two preprocessing convolutions and four edges of a 3x3 convolution, by their
+    # sizes.
+    layers = {
+        (layer["image"], layer["kernel"]): layer["count"] for layer in result["layers"]
+    }
     assert layers == {("8x8x24", "1x1x24x16"): 2, ("8x8x16", "3x3x16x16"): 4}
     for layer in result["layers"]:
         ratio = layer["float_seconds"] / layer["packed_seconds"]
@@ -278,7 +343,11 @@ def test_a_packed_network_is_timed_beside_its_float_twin(capfd, network):
 
 def test_noise_is_the_same_every_time_and_fits_its_classes():
     one, other = (programs.noise(16, 8, 5) for _ in range(2))
-    assert (one.train.images == other.train.images).all() and one.train.image_shape == (8, 8, 3)
+    assert (one.train.images == other.train.images).all() and one.train.image_shape == (
+        8,
+        8,
+        3,
+    )
     assert one.train.labels.max() < one.train.num_classes == 5
 
 
@@ -298,7 +367,10 @@ def test_the_first_call_does_not_count():
         (["--against=pytorch"], "--against takes plain, .* got 'pytorch'"),
         (["--against="], "--against takes plain"),
         (["--against=plain", "--grow"], "leave out --against"),
-        (["--against=torch"], "write benchmark train --config=configs/baselines.py:resnet18"),
+        (
+            ["--against=torch"],
+            "write benchmark train --config=configs/baselines.py:resnet18",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_said(capfd, arguments, said):
@@ -335,7 +407,8 @@ def test_a_comparison_with_pytorch_says_what_to_install(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["search", "--config=configs/train.py:a"], ["train"], ["save"], ["weather"], []]
+    "arguments",
+    [["search", "--config=configs/train.py:a"], ["train"], ["save"], ["weather"], []],
 )
 def test_what_cannot_be_timed_is_answered_with_what_can(capfd, arguments):
     assert run(["benchmark", *arguments]) == 2

@@ -50,7 +50,9 @@ def test_rates_of_others_are_not_known(kind):
 
 
 def test_the_bound_of_two_stages_is_their_sum():
-    """Each a product of matrices of 64, which a v4 computes at 275 T operations a second and moves at 1,200 GB/s."""
+    """Each a product of matrices of 64, which a v4 computes at 275 T operations a
+    second and moves at 1,200 GB/s.
+    """
     matrix = jnp.ones((64, 64))
     product = Program(lambda arguments: (jax.jit(lambda a, b: a @ b), ()))
     call = (product, (matrix, matrix))
@@ -120,7 +122,9 @@ def test_of_gpus_that_compute_nothing_nothing_is_asked(tmp_path, monkeypatch):
 
 
 def test_hours_are_those_of_all_steps():
-    """The search's weights see half of CIFAR-10's 50,000 images in an epoch, a training all of them."""
+    """The search's weights see half of CIFAR-10's 50,000 images in an epoch, a training
+    all of them.
+    """
     search = settings.from_config(search_configs.get_config("cifar10"))
     train = settings.from_config(train_configs.get_config("a"))
     digits = settings.from_config(train_configs.get_config("digits"))
@@ -145,19 +149,27 @@ def test_a_benchmark_on_a_known_chip_has_its_bound_in_the_table(parallel, monkey
     config = baselines_configs.get_config("digits_small_cnn")
     config.network.widths, config.network.dense = (4, 8), (8,)
     config.batch_size, config.parallel = 8, parallel
-    result = step.benchmark(settings.from_config(config), image_size=8, num_classes=5, repeats=1)
+    result = step.benchmark(
+        settings.from_config(config), image_size=8, num_classes=5, repeats=1
+    )
 
     found = result["bound"]
     assert found["chip"] == "v4"
     assert ("operations" in found["seconds_of_each_at_least"]) == (parallel == "none")
-    assert found["step_seconds_at_least"] == max(found["seconds_of_each_at_least"].values()) > 0
+    assert (
+        found["step_seconds_at_least"]
+        == max(found["seconds_of_each_at_least"].values())
+        > 0
+    )
     share = 100 * found["step_seconds_at_least"] / result["step_seconds"]["median"]
     assert found["percent_of_the_step"] == pytest.approx(share, rel=1e-2)
     row = rows.markdown({"tiny": result}).splitlines()[-1]
     assert f"{found['percent_of_the_step']:.3g} %), memory bandwidth |" in row
 
 
-def test_a_file_that_is_no_benchmark_is_left_out_of_the_table(tmp_path, capsys, monkeypatch):
+def test_a_file_that_is_no_benchmark_is_left_out_of_the_table(
+    tmp_path, capsys, monkeypatch
+):
     (tmp_path / "half.json").write_text('{"step_seconds": {"med')
     (tmp_path / "other.json").write_text('{"loss": 1}')
     monkeypatch.setattr(sys, "argv", ["rows", str(tmp_path)])

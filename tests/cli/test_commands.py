@@ -1,4 +1,6 @@
-"""The command line: what it prints and returns, and each mistake answered with one line that says what to write instead."""
+"""The command line: what it prints and returns, and each mistake answered with one line
+that says what to write instead.
+"""
 
 import json
 import pathlib
@@ -64,7 +66,9 @@ def process(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedPr
 
 
 def test_a_command_ends_with_one_json_object_on_stdout_and_nothing_on_stderr():
-    done = process("cost", "--config=configs/train.py:a", "--config.conventions=release")
+    done = process(
+        "cost", "--config=configs/train.py:a", "--config.conventions=release"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     *table, last = done.stdout.splitlines()
     assert json.loads(last)["params"] == 5_578_252
@@ -75,7 +79,9 @@ def test_a_command_ends_with_one_json_object_on_stdout_and_nothing_on_stderr():
 
 
 def test_a_mistake_ends_with_exit_code_2_and_one_line_on_stderr(tmp_path):
-    done = process("train", TRAIN, "--config.batch_size=5000", f"--workdir={tmp_path / 'run'}")
+    done = process(
+        "train", TRAIN, "--config.batch_size=5000", f"--workdir={tmp_path / 'run'}"
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
         "bnas_jax: error: a batch larger than the data: digits has 1437 examples here;"
@@ -91,9 +97,13 @@ def test_help_of_a_command_is_its_lines(command, capsys):
     assert run([command, "--help"]) == run([command, "-h"]) == 0
 
     lines = capsys.readouterr().err.splitlines()
-    named = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
+    named = [
+        line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "
+    ]
     assert set(named) == {command}
-    assert lines[0].startswith("usage: ") and any("--config.KEY=VALUE" in line for line in lines)
+    assert lines[0].startswith("usage: ") and any(
+        "--config.KEY=VALUE" in line for line in lines
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
@@ -111,14 +121,15 @@ def test_nothing_at_all_shows_the_usage_and_is_a_mistake(capfd):
 def test_debug_shows_where_a_mistake_was_noticed(capfd):
     assert run(["cost", "--genotype=nowhere", "--debug"]) == 2
     err = capfd.readouterr().err
-    assert "Traceback (most recent call last)" in err and err.splitlines()[-1].startswith(
-        "bnas_jax: error: "
-    )
+    assert "Traceback (most recent call last)" in err and err.splitlines()[
+        -1
+    ].startswith("bnas_jax: error: ")
 
 
 def test_an_unknown_command_is_answered_with_those_there_are(capfd):
     assert (
-        error(capfd, "serach") == f"'serach' is not a command; write one of {', '.join(COMMANDS)}"
+        error(capfd, "serach")
+        == f"'serach' is not a command; write one of {', '.join(COMMANDS)}"
     )
 
 
@@ -129,11 +140,13 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
         (["train"], "train needs a config; write --config=configs/train.py:digits"),
         (
             ["train", SEARCH],
-            "this config is for search; train takes one such as --config=configs/train.py:digits",
+            "this config is for search; train takes one such as "
+            "--config=configs/train.py:digits",
         ),
         (
             ["search", TRAIN],
-            "this config is for train; search takes one such as --config=configs/search.py:digits",
+            "this config is for train; search takes one such as "
+            "--config=configs/search.py:digits",
         ),
         (["train", TRAIN], "--workdir is missing"),
         (["search", SEARCH, "--workdir="], "--workdir is missing"),
@@ -154,10 +167,19 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
             "no ablation 'train_a': write TASK_ABLATION_PRESET",
         ),
         (["train", "--config", "configs/train.py:a"], "--workdir is missing"),
-        (["train", TRAIN, "more"], "unexpected argument 'more'; options are written --name=value"),
+        (
+            ["train", TRAIN, "more"],
+            "unexpected argument 'more'; options are written --name=value",
+        ),
         (["train", TRAIN, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
-        (["train", TRAIN, "--config.batchsize=8"], "unknown setting --config.batchsize; "),
-        (["train", TRAIN, "--config.optimizer.lr=8"], "unknown setting --config.optimizer.lr; "),
+        (
+            ["train", TRAIN, "--config.batchsize=8"],
+            "unknown setting --config.batchsize; ",
+        ),
+        (
+            ["train", TRAIN, "--config.optimizer.lr=8"],
+            "unknown setting --config.optimizer.lr; ",
+        ),
         (
             ["train", TRAIN, "--config.batch_size=8", "--config.batch_sizes=8"],
             "unknown setting --config.batch_sizes; ",
@@ -188,12 +210,20 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
             "config.searcher.name must be one of bnas",
         ),
         (
-            ["train", TRAIN, "--config.scheme.name=float", "--config.scheme.activation_scale=1"],
+            [
+                "train",
+                TRAIN,
+                "--config.scheme.name=float",
+                "--config.scheme.activation_scale=1",
+            ],
             "no setting of",
         ),
         (["train", TRAIN, "--config.batch_size=many"], "config.batch_size=many"),
         (["train", TRAIN, "--config.batch_size=1.5"], "config.batch_size=1.5"),
-        (["train", TRAIN, "--config.network.skip=perhaps"], "config.network.skip=perhaps"),
+        (
+            ["train", TRAIN, "--config.network.skip=perhaps"],
+            "config.network.skip=perhaps",
+        ),
         (
             ["train", TRAIN, "--config.optimizer.momentum=1"],
             "config.optimizer.momentum must be from 0 to below 1",
@@ -217,13 +247,17 @@ def test_an_unknown_command_is_answered_with_those_there_are(capfd):
         (["import", "--preset=mini", "--config.lr=1"], "unknown setting --config.lr"),
     ],
 )
-def test_a_mistake_in_the_arguments_is_answered_with_what_to_write(capfd, arguments, message):
+def test_a_mistake_in_the_arguments_is_answered_with_what_to_write(
+    capfd, arguments, message
+):
     assert message in error(capfd, *arguments)
 
 
 def test_settings_come_from_the_arguments_given_and_no_other_place(capfd, monkeypatch):
     """Not from the arguments of the program that calls."""
-    monkeypatch.setattr(sys, "argv", ["prog", "--config.network.channels=99", "--config.unknown=1"])
+    monkeypatch.setattr(
+        sys, "argv", ["prog", "--config.network.channels=99", "--config.unknown=1"]
+    )
     assert summary(capfd, "cost", TRAIN, "--config.network.channels=6")["channels"] == 6
     assert "no checkpoint f.npz" in error(
         capfd, "import", "--preset=mini", "--checkpoint=f.npz", "--workdir=w"
@@ -233,11 +267,14 @@ def test_settings_come_from_the_arguments_given_and_no_other_place(capfd, monkey
 def test_a_config_of_ones_own_is_found_where_it_stands(capfd, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from configs import train\n\ndef get_config():\n"
-        "    config = train.get_config('digits')\n    config.network.channels = 6\n    return config\n"
+        "    config = train.get_config('digits')\n    config.network.channels = 6\n    "
+        "return config\n"
     )
     monkeypatch.chdir(tmp_path)
     assert summary(capfd, "cost", "--config=mine.py")["channels"] == 6
-    assert summary(capfd, "cost", TRAIN)["channels"] == 8  # and the project's own from anywhere
+    assert (
+        summary(capfd, "cost", TRAIN)["channels"] == 8
+    )  # and the project's own from anywhere
 
 
 # What cannot be run, noticed before anything is written
@@ -257,7 +294,8 @@ def cell_file(folder: pathlib.Path, **changes) -> str:
     [
         (
             [["conv_9x9", 0], *REST],
-            "layer type 'conv_9x9' has no layer in this version; use a genotype of none",
+            "layer type 'conv_9x9' has no layer in this version; use a genotype of "
+            "none",
         ),
         (
             [["none", 2], *REST],
@@ -266,9 +304,13 @@ def cell_file(folder: pathlib.Path, **changes) -> str:
         ([["none", -1], *REST], "its input must be 0 to 1, got -1"),
         (
             REST,
-            "genotype: the normal cell needs 8 [layer type, input] pairs, two a node, 14 for all edges, or a list",
+            "genotype: the normal cell needs 8 [layer type, input] pairs, two a node, "
+            "14 for all edges, or a list",
         ),
-        ([["none"], *REST], "genotype: normal pair 0 must be [layer type, input], got ['none']"),
+        (
+            [["none"], *REST],
+            "genotype: normal pair 0 must be [layer type, input], got ['none']",
+        ),
         (5, "genotype: the normal cell needs 8 [layer type, input] pairs"),
     ],
 )
@@ -299,7 +341,8 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
     )
     message = error(capfd, *train, "--config.network.genotype=latest_cel")
     assert (
-        "neither a file nor a named cell; named: " in message and "latest_cell_zeroise" in message
+        "neither a file nor a named cell; named: " in message
+        and "latest_cell_zeroise" in message
     )
 
 
@@ -316,7 +359,8 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
         ),
         (
             ["search", SEARCH, "--config.searcher.gamma=0.0"],
-            "config.searcher.gamma must be a finite number greater than 0, got 0; 1 leaves",
+            "config.searcher.gamma must be a finite number greater than 0, got 0; 1 "
+            "leaves",
         ),
         (
             ["search", SEARCH, "--config.searcher.gamma=-3.0"],
@@ -330,12 +374,18 @@ def test_a_cell_file_that_is_no_json_or_is_not_there_is_refused(capfd, tmp_path)
             ["train", TRAIN, "--config.dataset.name=mnist"],
             "there is no dataset 'mnist': set config.dataset.name to one of",
         ),
-        (["train", "--config=configs/train.py:d"], "imagenet2012: there is no directory"),
+        (
+            ["train", "--config=configs/train.py:d"],
+            "imagenet2012: there is no directory",
+        ),
         (
             ["train", "--config=configs/train.py:d", "--config.dataset.resize=100"],
             "config.dataset.resize must be at least 224, its centre, got 100",
         ),
-        (["train", TRAIN, "--config.dataset.path=/data"], "leave config.dataset.path out"),
+        (
+            ["train", TRAIN, "--config.dataset.path=/data"],
+            "leave config.dataset.path out",
+        ),
         (
             ["train", "--config=configs/train.py:a", "--config.dataset.path=/nowhere"],
             "there is no directory /nowhere",
@@ -354,26 +404,43 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
 
 def network(conventions: str = "paper", **fields) -> Network:
     chosen = CONVENTIONS[conventions]
-    return Network(num_classes=10, scheme=Xnor(**chosen.scheme), **chosen.network, **fields)
+    return Network(
+        num_classes=10, scheme=Xnor(**chosen.scheme), **chosen.network, **fields
+    )
 
 
-@pytest.mark.parametrize("conventions", ["release", pytest.param("meant", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "conventions", ["release", pytest.param("meant", marks=pytest.mark.long)]
+)
 def test_cost_counts_a_preset_in_its_convention(capfd, conventions):
     ours = network(
-        conventions, genotype=genotypes.load("latest_cell_zeroise"), num_cells=10, channels=24
+        conventions,
+        genotype=genotypes.load("latest_cell_zeroise"),
+        num_cells=10,
+        channels=24,
     )
     counted = cost.cost(ours, image_shape=(32, 32, 3))
     result = summary(
-        capfd, "cost", "--config=configs/train.py:mini", f"--config.conventions={conventions}"
+        capfd,
+        "cost",
+        "--config=configs/train.py:mini",
+        f"--config.conventions={conventions}",
     )
-    assert (result["num_cells"], result["channels"], result["params"]) == (10, 24, 1_473_784)
+    assert (result["num_cells"], result["channels"], result["params"]) == (
+        10,
+        24,
+        1_473_784,
+    )
     names = ("flops", "binary_macs", "float_macs", "memory_bits", "params")
     assert {name: result[name] for name in names} == {
         name: getattr(counted.total, name) for name in names
     }
     reference = cost.float_twin(ours.clone(genotype=genotypes.load("latest_cell")))
     ratios = cost.ratios(counted, cost.cost(reference, image_shape=(32, 32, 3)))
-    assert (result["speedup"], result["memory_saving"]) == (ratios.speedup, ratios.memory_saving)
+    assert (result["speedup"], result["memory_saving"]) == (
+        ratios.speedup,
+        ratios.memory_saving,
+    )
     assert result["compared_with"] == "float network of latest_cell, counted"
     paper = summary(capfd, "cost", "--config=configs/train.py:mini")
     assert paper["flops"] < result["flops"]  # the skips are binary there
@@ -388,7 +455,10 @@ def test_cost_takes_a_network_without_a_config(capfd, tmp_path):
     assert named == summary(capfd, "cost", *mini, "--config.conventions=release")
     (tmp_path / "cell.json").write_text(json.dumps(CELL))
     own = summary(capfd, "cost", f"--genotype={tmp_path / 'cell.json'}", *sizes)
-    assert own["compared_with"] == "float network of the same cell, counted" and own["speedup"] > 1
+    assert (
+        own["compared_with"] == "float network of the same cell, counted"
+        and own["speedup"] > 1
+    )
     digits = summary(
         capfd,
         "cost",
@@ -413,7 +483,9 @@ def test_a_genotype_is_taken_as_a_search_writes_it(capfd, tmp_path):
     )
     sizes = ["--config.network.num_cells=1", "--config.network.channels=2"]
     assert (
-        summary(capfd, "cost", TRAIN, f"--config.network.genotype={tmp_path}", *sizes)["num_cells"]
+        summary(capfd, "cost", TRAIN, f"--config.network.genotype={tmp_path}", *sizes)[
+            "num_cells"
+        ]
         == 1
     )
 
@@ -421,7 +493,11 @@ def test_a_genotype_is_taken_as_a_search_writes_it(capfd, tmp_path):
 def test_cost_takes_a_search(capfd):
     """Its network beside the same one in floats."""
     result = summary(capfd, "cost", SEARCH)
-    assert (result["num_cells"], result["channels"], result["params"]) == (4, 4, 583_640)
+    assert (result["num_cells"], result["channels"], result["params"]) == (
+        4,
+        4,
+        583_640,
+    )
     assert result["compared_with"] == "float network of the same size, counted"
     wider = summary(capfd, "cost", SEARCH, "--channels=8")
     assert wider["channels"] == 8 and wider["flops"] > result["flops"]
@@ -449,7 +525,8 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
     [
         (
             [],
-            "cost needs --config=configs/train.py:VARIANT, or else also --genotype, --num_cells, --channels",
+            "cost needs --config=configs/train.py:VARIANT, or else also --genotype, "
+            "--num_cells, --channels",
         ),
         (
             ["--genotype=latest_cell", "--num_cells=5"],
@@ -471,7 +548,10 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
             ["--config=configs/train.py:a", "--num_cells=1.5"],
             "--num_cells=1.5: write a whole number",
         ),
-        (["--config=configs/train.py:a", "--channels=0"], "channels must be at least 1, got 0"),
+        (
+            ["--config=configs/train.py:a", "--channels=0"],
+            "channels must be at least 1, got 0",
+        ),
         (
             ["--config=configs/train.py:a", "--image_size=7"],
             "images of 7 pixels at the first cell cannot be halved",
@@ -500,8 +580,14 @@ def test_a_budget_is_met_with_the_widest_network_that_keeps_to_it(capfd):
             ["--config=configs/train.py:a", "--budget=1e7", "--cells=9-5"],
             "--cells takes LOW-HIGH, for instance 5-20",
         ),
-        (["--config=configs/train.py:a", "--budget=1e7", "--cells=x"], "--cells takes LOW-HIGH"),
-        (["--config=configs/train.py:a", "--budget=1e7", "--cells=0-2"], "--cells takes LOW-HIGH"),
+        (
+            ["--config=configs/train.py:a", "--budget=1e7", "--cells=x"],
+            "--cells takes LOW-HIGH",
+        ),
+        (
+            ["--config=configs/train.py:a", "--budget=1e7", "--cells=0-2"],
+            "--cells takes LOW-HIGH",
+        ),
         (
             ["--config=configs/train.py:a", "--reference=none_such"],
             "neither a file nor a named cell",

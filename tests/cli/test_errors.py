@@ -1,4 +1,6 @@
-"""docs/errors.md: each mistake in its tables is answered by what stands beside it, in one line that quotes no Python."""
+"""docs/errors.md: each mistake in its tables is answered by what stands beside it, in
+one line that quotes no Python.
+"""
 
 import json
 import os
@@ -39,7 +41,9 @@ OWN_CODE = ("raises.py", "notes.txt")
 
 def rows() -> list[tuple[str, str]]:
     """(what is written behind `python -m bnas_jax`, what the error says) of each row."""
-    return re.findall(r"^\| `(.+)` \| `(.+)` \|$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    return re.findall(
+        r"^\| `(.+)` \| `(.+)` \|$", DOCUMENT.read_text(), flags=re.MULTILINE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,9 @@ def folder(tmp_path_factory) -> pathlib.Path:
     np.savez(folder / "arrays.npz", weights=np.zeros(3))
     np.savez(folder / "objects.npz", weights=np.array([{}], dtype=object))
     (folder / "damaged.npz").write_bytes(b"PK")
-    write_folder(folder / "photos", {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+    write_folder(
+        folder / "photos", {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1}
+    )
 
     for name, config in (("search", search_configs), ("train", train_configs)):
         workdir = folder / "runs" / name
@@ -108,7 +114,9 @@ def said(capfd, words: list[str], folder: pathlib.Path) -> str:
     return line.removeprefix("bnas_jax: error: ").replace(f"{folder}{os.sep}", "")
 
 
-@pytest.mark.parametrize(("written", "says"), rows(), ids=[written for written, _ in rows()])
+@pytest.mark.parametrize(
+    ("written", "says"), rows(), ids=[written for written, _ in rows()]
+)
 def test_a_mistake_is_answered_as_documented(capfd, monkeypatch, folder, written, says):
     """A list that grows ends in three dots there. Nothing is left behind."""
     monkeypatch.chdir(folder)
@@ -123,9 +131,17 @@ def test_a_mistake_is_answered_as_documented(capfd, monkeypatch, folder, written
 
 
 def test_a_config_without_its_function_is_said(tmp_path):
-    """In a process of its own, as ml_collections would find the function of a config that was loaded before."""
+    """In a process of its own, as ml_collections would find the function of a config
+    that was loaded before.
+    """
     (tmp_path / "nothing.py").write_text("x = 1\n")
-    command = [sys.executable, "-m", "bnas_jax", "cost", f"--config={tmp_path / 'nothing.py'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "bnas_jax",
+        "cost",
+        f"--config={tmp_path / 'nothing.py'}",
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=DOCUMENT.parent.parent, check=False
     )
@@ -135,7 +151,9 @@ def test_a_config_without_its_function_is_said(tmp_path):
 
 def test_a_damaged_checkpoint_is_not_described_by_objects_of_python():
     assert (
-        checkpoint_reader.reason_of(ValueError("<bound method pybind11_object of <x>> failed"))
+        checkpoint_reader.reason_of(
+            ValueError("<bound method pybind11_object of <x>> failed")
+        )
         == "its files cannot be read"
     )
     assert (

@@ -1,4 +1,6 @@
-"""Issue 14, part E: what the machine lacks, how the command line is written, what libraries leave behind."""
+"""Issue 14, part E: what the machine lacks, how the command line is written, what
+libraries leave behind.
+"""
 
 import ast
 import errno
@@ -42,10 +44,14 @@ COST = ["cost", "--config=configs/train.py:a"]
 def process(
     words: list[str], redirect: str = "", **environment: str
 ) -> subprocess.CompletedProcess:
-    """A command as a shell runs it. environment: variables beside those that are there, or instead; empty ones are not set."""
+    """A command as a shell runs it. environment: variables beside those that are there,
+    or instead; empty ones are not set.
+    """
     line = f"{shlex.join([*COMMAND, *words])} {redirect}; exit ${{PIPESTATUS[0]}}"
     options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
-    variables = {name: value for name, value in {**os.environ, **environment}.items() if value}
+    variables = {
+        name: value for name, value in {**os.environ, **environment}.items() if value
+    }
     return subprocess.run(["bash", "-c", line], env=variables, check=False, **options)
 
 
@@ -64,26 +70,48 @@ def error(capfd, *words: str) -> str:
 
 @pytest.mark.parametrize("platform", ["cuda", "tqu"])
 def test_an_accelerator_that_is_not_there(tmp_path, platform):
-    """14.16: JAX_PLATFORMS names what the machine does not have: one line, and nothing is written."""
-    done = process(["train", TRAIN, f"--workdir={tmp_path / 'run'}"], JAX_PLATFORMS=platform)
+    """14.16: JAX_PLATFORMS names what the machine does not have: one line, and nothing
+    is written.
+    """
+    done = process(
+        ["train", TRAIN, f"--workdir={tmp_path / 'run'}"], JAX_PLATFORMS=platform
+    )
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"bnas_jax: error: JAX_PLATFORMS={platform} is not available here")
-    assert line.endswith("unset it, or write JAX_PLATFORMS=cpu") and not (tmp_path / "run").exists()
+    assert line.startswith(
+        f"bnas_jax: error: JAX_PLATFORMS={platform} is not available here"
+    )
+    assert (
+        line.endswith("unset it, or write JAX_PLATFORMS=cpu")
+        and not (tmp_path / "run").exists()
+    )
 
 
 def test_a_variable_of_jaxs_with_a_wrong_value():
     """14.16, a sibling: JAX refuses it while it is imported."""
     done = process(COST, JAX_NUM_CPU_DEVICES="many")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "jax_num_cpu_devices" in done.stderr and "unset it or write another value" in done.stderr
+    assert (
+        "jax_num_cpu_devices" in done.stderr
+        and "unset it or write another value" in done.stderr
+    )
 
 
 def test_a_reader_who_leaves_and_a_home_directory_that_is_missing():
-    """14.16: `cost | head -1` has done what it was for; without a home directory nothing is kept, and a warning says so."""
-    variables = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "", "JAX_COMPILATION_CACHE_DIR": ""}
+    """14.16: `cost | head -1` has done what it was for; without a home directory
+    nothing is kept, and a warning says so.
+    """
+    variables = {
+        "HOME": "/nonexistent",
+        "XDG_CACHE_HOME": "",
+        "JAX_COMPILATION_CACHE_DIR": "",
+    }
     done = process(COST, "| head -1", **variables)
-    assert done.returncode == 0 and done.stdout.startswith("layer") and done.stdout.count("\n") == 1
+    assert (
+        done.returncode == 0
+        and done.stdout.startswith("layer")
+        and done.stdout.count("\n") == 1
+    )
     (line,) = done.stderr.splitlines()
     assert (
         line.startswith("bnas_jax: warning: compiled programs are not kept")
@@ -96,13 +124,19 @@ def test_a_full_disk_behind_stdout():
     """14.16: a result that cannot be written is an error."""
     done = process(COST, "> /dev/full")
     assert done.returncode == 2
-    assert done.stderr.startswith("bnas_jax: error: cannot use stdout (No space left on device)")
+    assert done.stderr.startswith(
+        "bnas_jax: error: cannot use stdout (No space left on device)"
+    )
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "2> >(true)", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "redirect", ["2>&-", "2>/dev/full", "2> >(true)", "<&- >&- 2>&-"]
+)
 def test_nobody_hears_the_messages(redirect):
-    """14.16: messages go nowhere then: not to stdout, not into a file, and they end nothing."""
+    """14.16: messages go nowhere then: not to stdout, not into a file, and they end
+    nothing.
+    """
     done = process(["--help"], redirect)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = process(["serach"], redirect)
@@ -121,7 +155,9 @@ def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
 @pytest.mark.parametrize("place", ["nowhere/home", "file", "file/below"])
-def test_a_compilation_cache_that_cannot_be_written(tmp_path, monkeypatch, variable, place):
+def test_a_compilation_cache_that_cannot_be_written(
+    tmp_path, monkeypatch, variable, place
+):
     """14.16: the run goes on without."""
     (tmp_path / "file").write_text("")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -143,19 +179,24 @@ def test_a_compilation_cache_that_cannot_be_written(tmp_path, monkeypatch, varia
 
 @pytest.fixture
 def no_room():
-    """Files may not grow beyond 400 bytes, as on a full disk, once the fixture is called."""
+    """Files may not grow beyond 400 bytes, as on a full disk, once the fixture is
+    called.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size=400: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
-    """14.16: metrics.jsonl keeps whole lines and the error names it; TensorBoard and log.txt are done without."""
+    """14.16: metrics.jsonl keeps whole lines and the error names it; TensorBoard and
+    log.txt are done without.
+    """
     log = Log(WorkDir(tmp_path), 0)
     log.write({"step": 1, "loss": 0.5})
     no_room()
     with pytest.warns(
-        UserWarning, match=r"log\.txt cannot be written \(File too large\); the run goes on"
+        UserWarning,
+        match=r"log\.txt cannot be written \(File too large\); the run goes on",
     ):
         log.note("n" * 500)
     with pytest.warns(UserWarning, match="TensorBoard events cannot be written"):
@@ -187,27 +228,41 @@ def test_a_disk_that_is_full_for_a_file(tmp_path, no_room):
 
 
 def test_a_disk_that_is_full_under_a_conversion(tmp_path, no_room):
-    """14.16, a sibling: ArrayRecord says so in its own way, and leaves a part of a file."""
+    """14.16, a sibling: ArrayRecord says so in its own way, and leaves a part of a
+    file.
+    """
     images = Arrays(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), 10, "x")
     source = write_dataset(
-        tmp_path / "cifar10" / "3.0.2", {"train": images, "test": images}, file_format="tfrecord"
+        tmp_path / "cifar10" / "3.0.2",
+        {"train": images, "test": images},
+        file_format="tfrecord",
     )
     no_room(50)
-    with pytest.raises(UserError, match=r"File too large.*free space or choose another --out"):
+    with pytest.raises(
+        UserError, match=r"File too large.*free space or choose another --out"
+    ):
         convert(str(source), str(tmp_path / "new"))
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
 
 def test_tensorboard_finds_what_is_written(tmp_path):
-    """14.16: the events are those of tensorboardX's own writer, written without its thread."""
+    """14.16: the events are those of tensorboardX's own writer, written without its
+    thread.
+    """
     log = Log(WorkDir(tmp_path), 6)
     log.write({"step": 7, "loss": 0.5, "name": "x"})
     log.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
-    version, start, scalar = (event_pb2.Event.FromString(record) for record in read_records(file))
+    version, start, scalar = (
+        event_pb2.Event.FromString(record) for record in read_records(file)
+    )
     assert version.file_version == "brain.Event:2"
     assert (start.step, start.session_log.status) == (7, event_pb2.SessionLog.START)
-    assert (scalar.step, scalar.summary.value[0].tag, scalar.summary.value[0].simple_value) == (
+    assert (
+        scalar.step,
+        scalar.summary.value[0].tag,
+        scalar.summary.value[0].simple_value,
+    ) == (
         7,
         "loss",
         0.5,
@@ -230,12 +285,17 @@ BELOW_A_FILE = [
 
 @pytest.mark.parametrize("words", BELOW_A_FILE, ids=lambda words: " ".join(words[:2]))
 def test_a_path_that_the_system_refuses(capfd, tmp_path, words):
-    """14.16: below a file nothing can be made or found, and names have a greatest length."""
+    """14.16: below a file nothing can be made or found, and names have a greatest
+    length.
+    """
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file" / "run", tmp_path / ("n" * 300)):
         error(
             capfd,
-            *(w.replace("BAD", str(bad)).replace("GOOD", str(tmp_path / "good")) for w in words),
+            *(
+                w.replace("BAD", str(bad)).replace("GOOD", str(tmp_path / "good"))
+                for w in words
+            ),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -257,7 +317,9 @@ def test_errors_of_the_machine_and_of_the_program_are_told_apart(tmp_path):
     assert "No module named 'no_such_library'); install it" in explained(
         lambda: __import__("no_such_library")
     )
-    assert f"cannot use {tmp_path} (Is a directory)" in explained(lambda: tmp_path.read_text())
+    assert f"cannot use {tmp_path} (Is a directory)" in explained(
+        lambda: tmp_path.read_text()
+    )
     assert "(No space left on device)" in machine.explain(
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     )
@@ -274,10 +336,15 @@ def test_a_config_of_ones_own_that_raises(capfd, tmp_path):
     """14.16, a sibling: what it lacks is said in one line, too."""
     for name, text, message in [
         ("library", "import no_such_library\n", "No module named 'no_such_library'"),
-        ("name", "def get_config():\n    return cofnig\n", "name 'cofnig' is not defined"),
+        (
+            "name",
+            "def get_config():\n    return cofnig\n",
+            "name 'cofnig' is not defined",
+        ),
         (
             "typo",
-            "from configs import train\n\ndef get_config():\n    return train.get('a')\n",
+            "from configs import train\n\ndef get_config():\n    return "
+            "train.get('a')\n",
             "no attribute 'get'",
         ),
         ("syntax", "def get_config(:\n", "invalid syntax"),
@@ -290,7 +357,9 @@ def test_a_config_of_ones_own_that_raises(capfd, tmp_path):
 
 
 def table(width: int) -> list[list[str]]:
-    """The rows of that many cells in docs/usage.md, their heads left out, without the marks of code."""
+    """The rows of that many cells in docs/usage.md, their heads left out, without the
+    marks of code.
+    """
     lines = (ROOT / "docs" / "usage.md").read_text().splitlines()
     rows = [
         [cell.strip().strip("`") for cell in line.strip("|").split("|")]
@@ -324,7 +393,9 @@ def test_every_spelling_of_the_documentation(row):
         return
     if expected == "inf":
         expected = "1e999"
-    assert value == ast.literal_eval(expected) and type(value) is type(ast.literal_eval(expected))
+    assert value == ast.literal_eval(expected) and type(value) is type(
+        ast.literal_eval(expected)
+    )
 
 
 @pytest.mark.parametrize("row", table(2), ids=lambda row: row[0])
@@ -347,8 +418,15 @@ def test_the_same_spellings_in_every_command(capfd, tmp_path):
     ]
     assert run(["cost", *sizes]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["num_cells"] == 10
-    assert "is no work directory" in error(capfd, "evaluate", "--workdir", str(tmp_path))
-    config = {"task": "train", "eval_batch_size": 8, "precision": "float32", "parallel": "auto"}
+    assert "is no work directory" in error(
+        capfd, "evaluate", "--workdir", str(tmp_path)
+    )
+    config = {
+        "task": "train",
+        "eval_batch_size": 8,
+        "precision": "float32",
+        "parallel": "auto",
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     evaluate = ["evaluate", f"--workdir={tmp_path}"]
     assert "--config.eval_batch_size=many: write a whole number" in error(
@@ -387,11 +465,15 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("code", [0, 130])
 def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, code):
-    """14.18: Grain frees shared memory with the arrays in it; the last batch lives until the program ends.
+    """14.18: Grain frees shared memory with the arrays in it; the last batch lives
+    until the program ends.
 
-    A sibling: after Ctrl-C (130) the program does not wait for Python's clearing up. A whole run: test_streams.py.
+    A sibling: after Ctrl-C (130) the program does not wait for Python's clearing up. A
+    whole run: test_streams.py.
     """
-    write_folder(tmp_path / "images", {"train/a": 8, "train/b": 8, "test/a": 1, "test/b": 1})
+    write_folder(
+        tmp_path / "images", {"train/a": 8, "train/b": 8, "test/a": 1, "test/b": 1}
+    )
     quits = "    from bnas_jax.__main__ import _quit\n\n    _quit(130)\n"
     (tmp_path / "reads.py").write_text(READS + quits * bool(code))
     options = {
@@ -400,20 +482,29 @@ def test_a_program_that_streams_with_workers_ends_without_warnings(tmp_path, cod
         "capture_output": True,
         "text": True,
     }
-    done = subprocess.run([sys.executable, "reads.py"], timeout=300, check=False, **options)
+    done = subprocess.run(
+        [sys.executable, "reads.py"], timeout=300, check=False, **options
+    )
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 def test_shared_memory_that_is_full(tmp_path):
-    """14.16, a sibling of 18: the system ends the worker then; the error says what to enlarge."""
-    folder = write_folder(tmp_path, {"train/a": 4, "train/b": 4, "test/a": 1, "test/b": 1})
+    """14.16, a sibling of 18: the system ends the worker then; the error says what to
+    enlarge.
+    """
+    folder = write_folder(
+        tmp_path, {"train/a": 4, "train/b": 4, "test/a": 1, "test/b": 1}
+    )
     options = ReadOptions(image_size=8, in_memory_mib=0, workers=1)
-    source = StreamTrainSource(loading.load("folder", folder, options).train, 4, 0, PLAIN)
+    source = StreamTrainSource(
+        loading.load("folder", folder, options).train, 4, 0, PLAIN
+    )
     source.feed(0)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGBUS)
     with pytest.raises(
-        UserError, match=r"shared memory \(/dev/shm\) is full; .*--config\.dataset\.workers=0"
+        UserError,
+        match=r"shared memory \(/dev/shm\) is full; .*--config\.dataset\.workers=0",
     ):
         for step in range(1, 100):
             source.feed(step)

@@ -1,19 +1,28 @@
-"""What a network of cells costs, counted by formulas from its sizes alone: what the walk is compared with.
+"""What a network of cells costs, counted by formulas from its sizes alone: what the
+walk is compared with.
 
-It shares nothing with the package but the genotype: no module, no plan of the stack, no layer table.
+It shares nothing with the package but the genotype: no module, no plan of the stack, no
+layer table.
 """
 
 import dataclasses
 
 from bnas_jax.core.genotype import Genotype
 
-KERNELS = {"bin_conv_3x3": 3, "bin_dil_conv_3x3": 3, "bin_conv_5x5": 5, "bin_dil_conv_5x5": 5}
+KERNELS = {
+    "bin_conv_3x3": 3,
+    "bin_dil_conv_3x3": 3,
+    "bin_conv_5x5": 5,
+    "bin_dil_conv_5x5": 5,
+}
 NODES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """image_size: side of the square input, pixels. reduction_skip, float_head: as in `Network`."""
+    """image_size: side of the square input, pixels. reduction_skip, float_head: as in
+    `Network`.
+    """
 
     genotype: Genotype
     num_cells: int
@@ -56,7 +65,9 @@ def total(arch: Architecture) -> dict[str, int]:
 
 def layers(arch: Architecture) -> list[Count]:
     """Stem, cells and classifier, in the order of the released modules."""
-    stem, before, last = imagenet_stem(arch) if arch.form == "imagenet" else cifar_stem(arch)
+    stem, before, last = (
+        imagenet_stem(arch) if arch.form == "imagenet" else cifar_stem(arch)
+    )
     rows, features = cells(arch, before, last)
     rows = stem + rows
     if arch.float_head:
@@ -73,7 +84,13 @@ def layers(arch: Architecture) -> list[Count]:
 
 
 def conv(
-    source, channels: int, kernel: int, *, stride: int = 1, bn: bool = True, bias: bool = False
+    source,
+    channels: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    bn: bool = True,
+    bias: bool = False,
 ) -> Count:
     """A binary convolution whose padding keeps the image's size at stride 1."""
     side = -(-source[0] // stride)
@@ -84,7 +101,9 @@ def conv(
 
 
 def with_float_inputs(row: Count) -> Count:
-    return dataclasses.replace(row, binary_macs=0, float_macs=row.float_macs + row.binary_macs)
+    return dataclasses.replace(
+        row, binary_macs=0, float_macs=row.float_macs + row.binary_macs
+    )
 
 
 def with_float_weights(row: Count) -> Count:
@@ -100,7 +119,9 @@ def batch_norm(after: Count) -> Count:
 
 
 def cifar_stem(arch: Architecture):
-    row = with_float_weights(conv((arch.image_size, arch.image_channels), 3 * arch.channels, 3))
+    row = with_float_weights(
+        conv((arch.image_size, arch.image_channels), 3 * arch.channels, 3)
+    )
     return [row], row.state, row.state
 
 
@@ -119,10 +140,17 @@ def cells(arch: Architecture, before, last):
     for index in range(arch.num_cells):
         reduction = index in {arch.num_cells // 3, 2 * arch.num_cells // 3}
         width *= 2 if reduction else 1
-        # The BN in front of a strided preprocessing has no parameters in the CIFAR form.
+        # The BN in front of a strided preprocessing has no parameters in the CIFAR
+        # form.
         kernel, stride = (3, 2) if resize else (1, 1)
         rows.append(
-            conv(before, width, kernel, stride=stride, bn=not resize or arch.form == "imagenet")
+            conv(
+                before,
+                width,
+                kernel,
+                stride=stride,
+                bn=not resize or arch.form == "imagenet",
+            )
         )
         rows.append(conv(last, width, 1))
         if arch.skip and reduction and index > 0:
@@ -141,7 +169,9 @@ def cells(arch: Architecture, before, last):
 
 def skip(source, channels: int, how: str) -> list[Count]:
     binary = how in ("binary", "binary_bn")
-    row = dataclasses.replace(conv(source, channels, 2, stride=2, bias=not binary), is_skip=True)
+    row = dataclasses.replace(
+        conv(source, channels, 2, stride=2, bias=not binary), is_skip=True
+    )
     if how == "float":
         row = with_float_weights(row)
     elif how == "binary_weight":
@@ -150,7 +180,9 @@ def skip(source, channels: int, how: str) -> list[Count]:
 
 
 def with_float_head(rows: list[Count]) -> list[Count]:
-    """The last convolutions stay float, as many as there are skips, but not the skips among them."""
+    """The last convolutions stay float, as many as there are skips, but not the skips
+    among them.
+    """
     convs = [index for index, row in enumerate(rows) if row.is_conv]
     skips = sum(row.is_skip for row in rows)
     dropped = convs[len(convs) - skips :]

@@ -29,8 +29,13 @@ def test_alphas_begin_small_and_different(num_types):
     assert values.std() == pytest.approx(1e-3, rel=0.2)
     assert abs(values.mean()) < 3e-4
     assert len(np.unique(values)) == values.size
-    assert np.array_equal(start["normal"], alphas.init(jax.random.key(0), num_types)["normal"])
-    assert alphas.init(jax.random.key(0), num_types, jnp.bfloat16)["reduce"].dtype == jnp.bfloat16
+    assert np.array_equal(
+        start["normal"], alphas.init(jax.random.key(0), num_types)["normal"]
+    )
+    assert (
+        alphas.init(jax.random.key(0), num_types, jnp.bfloat16)["reduce"].dtype
+        == jnp.bfloat16
+    )
 
 
 def test_relaxation_is_a_softmax_per_edge():
@@ -55,13 +60,15 @@ def test_entropy_is_the_mean_over_the_edges_of_both_cells():
 
 
 def test_the_released_entropy_has_the_last_edge_of_the_reduction_cell_fourteen_times():
-    p = softmax(np.concatenate([NORMAL, np.tile(REDUCE[13], (14, 1))]).astype(np.float64))
+    p = softmax(
+        np.concatenate([NORMAL, np.tile(REDUCE[13], (14, 1))]).astype(np.float64)
+    )
     assert alphas.entropy(BOTH, edges="released") == pytest.approx(
         -(p * np.log(p)).sum() / 28, rel=1e-6
     )
-    gradient = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7, edges="released"))(
-        BOTH
-    )
+    gradient = jax.grad(
+        lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7, edges="released")
+    )(BOTH)
     plain = jax.grad(lambda a: alphas.diversity(a, 0, weight=1.0, tau=7.7))(BOTH)
     assert np.allclose(gradient["normal"], plain["normal"], atol=1e-7)
     assert not np.any(gradient["reduce"][:13])
@@ -82,7 +89,9 @@ def test_the_diversity_term_anneals():
     term = lambda epoch, **options: float(alphas.diversity(BOTH, epoch, **options))
     assert term(0, weight=1.0, tau=7.7) == pytest.approx(-entropy)
     assert term(7.7, weight=1.0, tau=7.7) == pytest.approx(-entropy / np.e)
-    assert term(20, weight=0.5, tau=7.7) == pytest.approx(-0.5 * entropy * np.exp(-20 / 7.7))
+    assert term(20, weight=0.5, tau=7.7) == pytest.approx(
+        -0.5 * entropy * np.exp(-20 / 7.7)
+    )
     assert term(3, weight=0.0, tau=7.7) == 0
 
 
@@ -94,7 +103,9 @@ def test_the_diversity_term_is_the_same_for_a_traced_epoch():
 
 
 def test_another_word_for_the_edges_is_refused():
-    with pytest.raises(UserError, match="edges must be one of all, released, got 'every'"):
+    with pytest.raises(
+        UserError, match="edges must be one of all, released, got 'every'"
+    ):
         alphas.diversity(BOTH, 0, weight=1.0, tau=7.7, edges="every")
 
 

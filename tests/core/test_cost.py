@@ -1,4 +1,6 @@
-"""Costs by walking: against the hand count, against modules' real parameters, and against the sizes that the paper prints."""
+"""Costs by walking: against the hand count, against modules' real parameters, and
+against the sizes that the paper prints.
+"""
 
 import dataclasses
 
@@ -23,7 +25,8 @@ from bnas_jax.core.supernet import Supernet
 
 ZEROISED = genotypes.load("latest_cell_zeroise")
 WITHOUT = genotypes.load("latest_cell")
-# The same for all networks, so that their cells are walked once: without K a walk is shorter.
+# The same for all networks, so that their cells are walked once: without K a walk is
+# shorter.
 SCHEME = Xnor(activation_scale=False)
 
 
@@ -73,9 +76,10 @@ def cells():
 A, A_WITHOUT = cifar(ZEROISED, 20, 36), cifar(WITHOUT, 20, 36)
 D, E = imagenet(12, 64), imagenet(12, 68)
 
-# Parameters as the released network has them (its float skips with bias); 1e8 FLOPs by the conventions: with binary skips
-# (`paper`), with float ones (`meant`), and with the last convolutions float, too (`release`). The table of docs/conventions.md.
-# The parameters of A and of the released f are those that the released code logs.
+# Parameters as the released network has them (its float skips with bias); 1e8 FLOPs by
+# the conventions: with binary skips (`paper`), with float ones (`meant`), and with the
+# last convolutions float, too (`release`). The table of docs/conventions.md. The
+# parameters of A and of the released f are those that the released code logs.
 SIZES = {
     "Mini": (cifar(ZEROISED, 10, 24), 1_473_784, ".050", ".422", ".526"),
     "A": (A, 5_578_252, ".152", ".988", "1.223"),
@@ -101,7 +105,10 @@ SHORT_SIZES = ("Mini", "A", "A without Zeroise", "B", "D")
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in SHORT_SIZES else pytest.param(name, marks=pytest.mark.long) for name in SIZES],
+    [
+        name if name in SHORT_SIZES else pytest.param(name, marks=pytest.mark.long)
+        for name in SIZES
+    ],
 )
 def test_sizes_of_the_paper_are_those_counted_by_hand_and_by_walking(name, cells):
     (net, image_shape), params, *flops = SIZES[name]
@@ -111,7 +118,9 @@ def test_sizes_of_the_paper_are_those_counted_by_hand_and_by_walking(name, cells
         assert {f: getattr(total, f) for f in hand_count.FIELDS} == by_hand(
             of_convention, image_shape
         ), convention
-        assert to_the_digits_of(expected, total.flops / 1e8) == float(expected), convention
+        assert to_the_digits_of(expected, total.flops / 1e8) == float(expected), (
+            convention
+        )
         if convention == "release":
             assert total.params == params
 
@@ -156,16 +165,20 @@ def test_table_9_counts_the_skip_binary_and_the_float_network_without_zeroise(ce
     reference = count(float_twin(A_WITHOUT[0]))
     without, with_ = (ratios(count(net), reference) for net, _ in (A_WITHOUT, A))
     assert (digits(without.speedup), digits(with_.speedup)) == (58.8, 141)
-    assert (digits(without.memory_saving_without_bn), digits(with_.memory_saving_without_bn)) == (
+    assert (
+        digits(without.memory_saving_without_bn),
+        digits(with_.memory_saving_without_bn),
+    ) == (
         31.4,
         82.9,
     )
     assert digits(without.memory_saving) == 28.5
     # The printed figures.
     assert (without.speedup, with_.speedup) == pytest.approx((58.01, 149.14), rel=0.1)
-    assert (without.memory_saving_without_bn, with_.memory_saving_without_bn) == pytest.approx(
-        (31.79, 91.06), rel=0.1
-    )
+    assert (
+        without.memory_saving_without_bn,
+        with_.memory_saving_without_bn,
+    ) == pytest.approx((31.79, 91.06), rel=0.1)
 
 
 def test_appendix_d_counts_the_skip_binary_and_batch_norm_too(cells):
@@ -184,12 +197,16 @@ def test_a_float_skip_is_not_what_the_paper_counts(cells):
     net, image_shape = D
     net = net.clone(reduction_skip="float")
     found = ratios(
-        *(cost(one, image_shape=image_shape, walked=cells) for one in (net, float_twin(net)))
+        *(
+            cost(one, image_shape=image_shape, walked=cells)
+            for one in (net, float_twin(net))
+        )
     )
     assert (digits(found.speedup), digits(found.memory_saving)) == (9.25, 6.28)
 
 
-# One cell by hand: 8x8 images, C = 2, so 6 channels leave the stem and 4 * 2 = 8 the first cell.
+# One cell by hand: 8x8 images, C = 2, so 6 channels leave the stem and 4 * 2 = 8 the
+# first cell.
 SMALL_CELLS = Genotype(
     normal=(
         ("bin_conv_3x3", 0), ("bin_dil_conv_5x5", 1), ("none", 0), ("max_pool_3x3", 1),
@@ -204,40 +221,123 @@ SMALL = network(SMALL_CELLS, 5, 2, 7)
 SHAPE = (8, 8, 3)
 
 BY_HAND = {
-    # name: (kind, output shape, binary MACs, float MACs, binary params, float params, of them BN)
+    # name: (kind, output shape, binary MACs, float MACs, binary params, float params,
+    # of them BN)
     "stem/bn": ("BatchNorm", (8, 8, 3), 0, 0, 0, 2 * 3, 2 * 3),
     "stem/conv": ("FloatConv", (8, 8, 6), 0, 64 * 9 * 3 * 6, 0, 9 * 3 * 6, 0),
     # A normal cell, 64 pixels.
     "cell0/preprocess/input0/bn": ("BatchNorm", (8, 8, 6), 0, 0, 0, 2 * 6, 2 * 6),
-    "cell0/preprocess/input0/conv": ("Convolution", (8, 8, 2), 64 * 6 * 2, 0, 6 * 2, 0, 0),
+    "cell0/preprocess/input0/conv": (
+        "Convolution",
+        (8, 8, 2),
+        64 * 6 * 2,
+        0,
+        6 * 2,
+        0,
+        0,
+    ),
     "cell0/preprocess/input1/bn": ("BatchNorm", (8, 8, 6), 0, 0, 0, 2 * 6, 2 * 6),
-    "cell0/preprocess/input1/conv": ("Convolution", (8, 8, 2), 64 * 6 * 2, 0, 6 * 2, 0, 0),
+    "cell0/preprocess/input1/conv": (
+        "Convolution",
+        (8, 8, 2),
+        64 * 6 * 2,
+        0,
+        6 * 2,
+        0,
+        0,
+    ),
     "cell0/layer0/bn": ("BatchNorm", (8, 8, 2), 0, 0, 0, 2 * 2, 2 * 2),
     "cell0/layer0/conv": ("Convolution", (8, 8, 2), 64 * 9 * 2 * 2, 0, 9 * 2 * 2, 0, 0),
     "cell0/layer1/bn": ("BatchNorm", (8, 8, 2), 0, 0, 0, 2 * 2, 2 * 2),
-    "cell0/layer1/conv": ("Convolution", (8, 8, 2), 64 * 25 * 2 * 2, 0, 25 * 2 * 2, 0, 0),
+    "cell0/layer1/conv": (
+        "Convolution",
+        (8, 8, 2),
+        64 * 25 * 2 * 2,
+        0,
+        25 * 2 * 2,
+        0,
+        0,
+    ),
     "cell0/layer6/bn": ("BatchNorm", (8, 8, 2), 0, 0, 0, 2 * 2, 2 * 2),
     "cell0/layer6/conv": ("Convolution", (8, 8, 2), 64 * 9 * 2 * 2, 0, 9 * 2 * 2, 0, 0),
     "cell0/layer7/bn": ("BatchNorm", (8, 8, 2), 0, 0, 0, 2 * 2, 2 * 2),
-    "cell0/layer7/conv": ("Convolution", (8, 8, 2), 64 * 25 * 2 * 2, 0, 25 * 2 * 2, 0, 0),
-    # A reduction cell: twice the width, 16 pixels; its inputs are still of the old size.
+    "cell0/layer7/conv": (
+        "Convolution",
+        (8, 8, 2),
+        64 * 25 * 2 * 2,
+        0,
+        25 * 2 * 2,
+        0,
+        0,
+    ),
+    # A reduction cell: twice the width, 16 pixels; its inputs are still of the old
+    # size.
     "cell1/preprocess/input0/bn": ("BatchNorm", (8, 8, 6), 0, 0, 0, 2 * 6, 2 * 6),
-    "cell1/preprocess/input0/conv": ("Convolution", (8, 8, 4), 64 * 6 * 4, 0, 6 * 4, 0, 0),
+    "cell1/preprocess/input0/conv": (
+        "Convolution",
+        (8, 8, 4),
+        64 * 6 * 4,
+        0,
+        6 * 4,
+        0,
+        0,
+    ),
     "cell1/preprocess/input1/bn": ("BatchNorm", (8, 8, 8), 0, 0, 0, 2 * 8, 2 * 8),
-    "cell1/preprocess/input1/conv": ("Convolution", (8, 8, 4), 64 * 8 * 4, 0, 8 * 4, 0, 0),
+    "cell1/preprocess/input1/conv": (
+        "Convolution",
+        (8, 8, 4),
+        64 * 8 * 4,
+        0,
+        8 * 4,
+        0,
+        0,
+    ),
     "cell1/layer0/bn": ("BatchNorm", (8, 8, 4), 0, 0, 0, 2 * 4, 2 * 4),
-    "cell1/layer0/conv": ("Convolution", (4, 4, 4), 16 * 25 * 4 * 4, 0, 25 * 4 * 4, 0, 0),
+    "cell1/layer0/conv": (
+        "Convolution",
+        (4, 4, 4),
+        16 * 25 * 4 * 4,
+        0,
+        25 * 4 * 4,
+        0,
+        0,
+    ),
     "cell1/layer1/bn": ("BatchNorm", (8, 8, 4), 0, 0, 0, 2 * 4, 2 * 4),
     "cell1/layer1/conv": ("Convolution", (4, 4, 4), 16 * 9 * 4 * 4, 0, 9 * 4 * 4, 0, 0),
     "cell1/layer2/bn": ("BatchNorm", (4, 4, 4), 0, 0, 0, 2 * 4, 2 * 4),
     "cell1/layer2/conv": ("Convolution", (4, 4, 4), 16 * 9 * 4 * 4, 0, 9 * 4 * 4, 0, 0),
     "cell1/skip/reduction/bn": ("BatchNorm", (8, 8, 8), 0, 0, 0, 2 * 8, 2 * 8),
-    "cell1/skip/reduction/conv": ("Convolution", (4, 4, 16), 16 * 4 * 8 * 16, 0, 4 * 8 * 16, 0, 0),
+    "cell1/skip/reduction/conv": (
+        "Convolution",
+        (4, 4, 16),
+        16 * 4 * 8 * 16,
+        0,
+        4 * 8 * 16,
+        0,
+        0,
+    ),
     "cell1/skip/reduction/bn_after": ("BatchNorm", (4, 4, 16), 0, 0, 0, 2 * 16, 2 * 16),
-    # The cell after it brings its first input, of cell 0, down by a strided 3x3 convolution, whose BN has no parameters.
-    "cell2/preprocess/input0/conv": ("Convolution", (4, 4, 4), 16 * 9 * 8 * 4, 0, 9 * 8 * 4, 0, 0),
+    # The cell after it brings its first input, of cell 0, down by a strided 3x3
+    # convolution, whose BN has no parameters.
+    "cell2/preprocess/input0/conv": (
+        "Convolution",
+        (4, 4, 4),
+        16 * 9 * 8 * 4,
+        0,
+        9 * 8 * 4,
+        0,
+        0,
+    ),
     "cell2/preprocess/input1/bn": ("BatchNorm", (4, 4, 16), 0, 0, 0, 2 * 16, 2 * 16),
-    "cell2/preprocess/input1/conv": ("Convolution", (4, 4, 4), 16 * 16 * 4, 0, 16 * 4, 0, 0),
+    "cell2/preprocess/input1/conv": (
+        "Convolution",
+        (4, 4, 4),
+        16 * 16 * 4,
+        0,
+        16 * 4,
+        0,
+        0,
+    ),
     # Cells 2 to 4 continue; the last has 4 * 8 channels.
     "classifier": ("Classifier", (7,), 0, 32 * 7, 0, 32 * 7 + 7, 0),
 }
@@ -279,7 +379,11 @@ def test_flops_and_bits_of_a_row(small):
 
 def test_total_sums_every_count(small):
     for name in (*hand_count.FIELDS, "flops", "memory_bits", "params"):
-        assert getattr(small.total, name) == sum(getattr(row, name) for row in small.rows) > 0, name
+        assert (
+            getattr(small.total, name)
+            == sum(getattr(row, name) for row in small.rows)
+            > 0
+        ), name
 
 
 @pytest.mark.parametrize("how", REDUCTION_SKIPS)
@@ -296,13 +400,21 @@ def test_without_skips_any_number_of_cells_is_counted_as_by_hand(num_cells, cell
     net = network(ZEROISED, num_cells, 4, skip=False, float_head=True)
     assert walked_totals(net, (16, 16, 1), cells) == by_hand(net, (16, 16, 1))
     assert not [
-        row for row in cost(net, image_shape=(16, 16, 1), walked=cells).rows if "skip" in row.name
+        row
+        for row in cost(net, image_shape=(16, 16, 1), walked=cells).rows
+        if "skip" in row.name
     ]
 
 
-def test_the_index_error_makes_macs_float_and_changes_no_number_of_parameters(small, cells):
+def test_the_index_error_makes_macs_float_and_changes_no_number_of_parameters(
+    small, cells
+):
     head = cost(SMALL.clone(float_head=True), image_shape=SHAPE, walked=cells)
-    changed = {new.name: new for old, new in zip(small.rows, head.rows, strict=True) if old != new}
+    changed = {
+        new.name: new
+        for old, new in zip(small.rows, head.rows, strict=True)
+        if old != new
+    }
     assert list(changed) == ["cell4/layer6/conv", "cell4/layer7/conv"]
     row = changed["cell4/layer6/conv"]
     assert (row.binary_macs, row.float_macs, row.binary_params, row.float_params) == (
@@ -332,9 +444,13 @@ def test_scales_and_signs_cost_nothing(small):
 
 def real_parameters(model, *inputs):
     """(those of one bit, all others) of the variables that the model has."""
-    variables = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), *inputs)
+    variables = jax.eval_shape(
+        lambda *inputs: model.init(jax.random.key(0), *inputs), *inputs
+    )
     flat = traverse_util.flatten_dict(variables["params"])
-    binary = sum(leaf.size for path, leaf in flat.items() if path[-1].startswith("latent"))
+    binary = sum(
+        leaf.size for path, leaf in flat.items() if path[-1].startswith("latent")
+    )
     return binary, sum(leaf.size for leaf in flat.values()) - binary
 
 
@@ -359,7 +475,9 @@ def test_parameters_of_a_network_are_those_it_has(form, convention, options):
         .clone(**options)
     )
     size = 64 if form == "imagenet" else 8
-    assert parameters(net, (size, size, 1)) == real_parameters(net, jnp.zeros((1, size, size, 1)))
+    assert parameters(net, (size, size, 1)) == real_parameters(
+        net, jnp.zeros((1, size, size, 1))
+    )
 
 
 SUPERNET = Supernet(num_cells=2, channels=3, num_classes=5, scheme=SCHEME)
@@ -367,17 +485,26 @@ SUPERNET = Supernet(num_cells=2, channels=3, num_classes=5, scheme=SCHEME)
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"float_head": True, "reduction_skip": "float"}, {"edges": "plain"}, {"scheme": Float()}],
+    [
+        {},
+        {"float_head": True, "reduction_skip": "float"},
+        {"edges": "plain"},
+        {"scheme": Float()},
+    ],
     ids=["paper", "release", "plain", "float"],
 )
 def test_parameters_of_a_supernet_are_those_it_has(changes):
     net = SUPERNET.clone(**changes)
     alphas = {name: jnp.zeros((14, 7)) for name in ("normal", "reduce")}
-    assert parameters(net, (8, 8, 1)) == real_parameters(net, alphas, jnp.zeros((1, 8, 8, 1)))
+    assert parameters(net, (8, 8, 1)) == real_parameters(
+        net, alphas, jnp.zeros((1, 8, 8, 1))
+    )
 
 
 def test_a_supernet_by_hand():
-    """Two reduction cells of 6 and 12 channels; 9 channels leave the stem and 24 the first cell."""
+    """Two reduction cells of 6 and 12 channels; 9 channels leave the stem and 24 the
+    first cell.
+    """
     assert SUPERNET.layer_types == TABLE_3
     taps = 2 * (3 * 3 + 5 * 5)
     cells = sum(14 * taps * width**2 * side**2 for width, side in ((6, 4), (12, 2)))
@@ -385,7 +512,10 @@ def test_a_supernet_by_hand():
     preprocess = 8 * 8 * 2 * 9 * 6 + 4 * 4 * (9 * 9 * 12 + 24 * 12)
     stem, classifier = 8 * 8 * 9 * 1 * 9, 48 * 5
     total = cost(SUPERNET, image_shape=(8, 8, 1)).total
-    assert (total.binary_macs, total.float_macs) == (cells + skip, preprocess + stem + classifier)
+    assert (total.binary_macs, total.float_macs) == (
+        cells + skip,
+        preprocess + stem + classifier,
+    )
 
 
 class WithoutMacs(nn.Module):
@@ -417,7 +547,9 @@ TINY = network(Genotype(normal=TINY_CELL, reduce=TINY_CELL), 5, 2, 7)
 
 
 def test_equal_cells_are_walked_once():
-    """Of twenty: the first two, which read the stem; a reduction, the cell behind it, and all others, at each width."""
+    """Of twenty: the first two, which read the stem; a reduction, the cell behind it,
+    and all others, at each width.
+    """
     found: dict = {}
     net = TINY.clone(num_cells=20)
     whole = cost(net, image_shape=SHAPE, walked=found)
@@ -442,7 +574,11 @@ def tiny_flops(**changes):
 def test_fit_budget_over_cells_is_the_best_of_all_of_them():
     budget, numbers = 1e5, range(3, 7)
     found = fitted(budget, cells=numbers)
-    reached = {(n, c): tiny_flops(num_cells=n, channels=c) for n in numbers for c in range(1, 80)}
+    reached = {
+        (n, c): tiny_flops(num_cells=n, channels=c)
+        for n in numbers
+        for c in range(1, 80)
+    }
     best = max(flops for flops in reached.values() if flops <= budget)
     assert max(reached.values()) > budget
     assert reached[found.num_cells, found.channels] == best
@@ -471,7 +607,8 @@ def test_fit_budget_keeps_within_bounds():
     with pytest.raises(UserError, match=r"^budget of .* .* write at least \d+"):
         fitted(tiny_flops(channels=9) - 1, min_channels=9)
     with pytest.raises(
-        UserError, match="max_channels must be at least 4, the smallest width asked for, got 3"
+        UserError,
+        match="max_channels must be at least 4, the smallest width asked for, got 3",
     ):
         fitted(1e6, min_channels=4, max_channels=3)
 
@@ -502,11 +639,19 @@ def test_fit_budget_of_the_imagenet_form_has_even_widths():
     flops = lambda channels: flops_by_hand(net.clone(channels=channels), shape)
     for channels in (2, 14):
         assert fit_budget(net, flops(channels), image_shape=shape).channels == channels
-        assert fit_budget(net, flops(channels + 2) - 1, image_shape=shape).channels == channels
-    assert fit_budget(net, 1e9, image_shape=shape, min_channels=5, max_channels=7).channels == 6
+        assert (
+            fit_budget(net, flops(channels + 2) - 1, image_shape=shape).channels
+            == channels
+        )
+    assert (
+        fit_budget(net, 1e9, image_shape=shape, min_channels=5, max_channels=7).channels
+        == 6
+    )
 
 
-MOBINET = Genotype(normal=(("mobinet_k4_3x3", 0), ("mobinet_k4_3x3", 1)) * 4, reduce=WITHOUT.reduce)
+MOBINET = Genotype(
+    normal=(("mobinet_k4_3x3", 0), ("mobinet_k4_3x3", 1)) * 4, reduce=WITHOUT.reduce
+)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +666,9 @@ MOBINET = Genotype(normal=(("mobinet_k4_3x3", 0), ("mobinet_k4_3x3", 1)) * 4, re
 )
 def test_fit_budget_is_right_where_groups_depend_on_the_width(cells, scheme, step):
     net = TINY.clone(genotype=cells, scheme=scheme, num_cells=3)
-    flops = lambda channels: cost(net.clone(channels=channels), image_shape=SHAPE).total.flops
+    flops = lambda channels: (
+        cost(net.clone(channels=channels), image_shape=SHAPE).total.flops
+    )
     # Wider than the three widths that the others follow from.
     channels = 4 * step
     for budget in (flops(channels), flops(channels + step) - 1):
@@ -549,16 +696,20 @@ def test_table_shows_each_module_the_totals_and_the_formulas(small):
     flops = f"{total.float_macs:,} + {total.binary_macs:,} / 64 = {total.flops:,.0f}"
     assert f"FLOPs = float MACs + binary MACs / 64 = {flops}" in lines
     assert any(
-        line.startswith("memory = 32 bits x float params + 1 bit x binary params") for line in lines
+        line.startswith("memory = 32 bits x float params + 1 bit x binary params")
+        for line in lines
     )
     assert (
-        f"{total.memory_bits:,} bits ({total.memory_bits_without_bn:,} without batch norm)" in text
+        f"{total.memory_bits:,} bits ({total.memory_bits_without_bn:,} without batch "
+        "norm)" in text
     )
     assert "Counted from shapes, not measured." in text
     assert [line.split()[0] for line in lines[1 : len(small.rows) + 1]] == [
         row.name for row in small.rows
     ]
-    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1, "columns line up"
+    assert len({len(line) for line in text.split("\n\n")[0].splitlines()}) == 1, (
+        "columns line up"
+    )
 
 
 def test_images_and_layers_that_the_network_cannot_have_are_refused():
@@ -567,11 +718,15 @@ def test_images_and_layers_that_the_network_cannot_have_are_refused():
         match="images of 10 pixels at the first cell cannot be halved by 2 reduction cells",
     ):
         cost(SMALL, image_shape=(10, 10, 3))
-    unknown = genotype.Genotype((("conv_9x9", 0), ("none", 1)) * 4, SMALL.genotype.reduce)
+    unknown = genotype.Genotype(
+        (("conv_9x9", 0), ("none", 1)) * 4, SMALL.genotype.reduce
+    )
     with pytest.raises(UserError, match="'conv_9x9'"):
         cost(SMALL.clone(genotype=unknown), image_shape=SHAPE)
 
 
 def test_counts_are_whole_numbers(small):
-    assert {type(getattr(row, field)) for row in small.rows for field in hand_count.FIELDS} == {int}
+    assert {
+        type(getattr(row, field)) for row in small.rows for field in hand_count.FIELDS
+    } == {int}
     assert dataclasses.is_dataclass(small) and np.isfinite(small.total.flops)

@@ -1,4 +1,6 @@
-"""DARTS's operations: in float against the numbers of its code, and under a binary scheme."""
+"""DARTS's operations: in float against the numbers of its code, and under a binary
+scheme.
+"""
 
 import functools
 
@@ -25,11 +27,20 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DARTS = Float(order="relu_first")
 CROSSED = "conv_7x1_1x7"
-SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3", "dil_conv_5x5")
+SEPARABLE = (
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "sep_conv_7x7",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 # name in the reference -> ours, and whether it is one of the search
 OPERATIONS = {
-    **{name: (name, False) for name in (ZEROISE, "skip_connect", *POOLS, *SEPARABLE, CROSSED)},
+    **{
+        name: (name, False)
+        for name in (ZEROISE, "skip_connect", *POOLS, *SEPARABLE, CROSSED)
+    },
     **{f"search_{name}": (name, True) for name in POOLS},
 }
 
@@ -48,7 +59,9 @@ def module_of(name, *, stride, scheme=DARTS, search=False, features=4, **options
 
 
 def counterpart(path):
-    """The reference's name of a variable: its operations are lists of ReLU, convolutions and BN in turn."""
+    """The reference's name of a variable: its operations are lists of ReLU,
+    convolutions and BN in turn.
+    """
     _, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
     reduce = {"conv0": "conv_1", "conv1": "conv_2", "bn": "bn"}
@@ -71,7 +84,9 @@ def of_pooling(path):
 
 
 def as_ours(name, array):
-    return nhwc(array) if name in ("x", "y_eval", "y_train", "grad_x", "grad_y") else array
+    return (
+        nhwc(array) if name in ("x", "y_eval", "y_train", "grad_x", "grad_y") else array
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +109,9 @@ def near(ours, theirs, *, scale=None):
 
 
 def check(module, counterpart, found, sizes=(8, 7)):
-    """A module against the numbers of one operation: outputs, gradients and running statistics."""
+    """A module against the numbers of one operation: outputs, gradients and running
+    statistics.
+    """
     states = part(found, "state.")
     x = nhwc(found["h8.x"])
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), x)
@@ -111,7 +128,10 @@ def check(module, counterpart, found, sizes=(8, 7)):
         return y, *vjp(grad_y), after, module.apply(variables, x, train=False)
 
     for size in sizes:
-        numbers = {name: as_ours(name, array) for name, array in part(found, f"h{size}.").items()}
+        numbers = {
+            name: as_ours(name, array)
+            for name, array in part(found, f"h{size}.").items()
+        }
         if not numbers:
             continue
         y, to_params, to_x, after, evaluated = run(numbers["x"], numbers["grad_y"])
@@ -128,15 +148,19 @@ def check(module, counterpart, found, sizes=(8, 7)):
             else {}
         )
         largest = max((np.abs(value).max() for value in gradients.values()), default=1)
-        for ours, theirs in zip(jax.tree.leaves(to_params), jax.tree.leaves(expected), strict=True):
+        for ours, theirs in zip(
+            jax.tree.leaves(to_params), jax.tree.leaves(expected), strict=True
+        ):
             assert near(ours, theirs, scale=largest)
         statistics_after = part(numbers, "after.")
         if statistics_after:
-            moved = fill({"batch_stats": shapes["batch_stats"]}, statistics_after, counterpart)[
-                "batch_stats"
-            ]
+            moved = fill(
+                {"batch_stats": shapes["batch_stats"]}, statistics_after, counterpart
+            )["batch_stats"]
             for ours, theirs in zip(
-                jax.tree.leaves(after["batch_stats"]), jax.tree.leaves(moved), strict=True
+                jax.tree.leaves(after["batch_stats"]),
+                jax.tree.leaves(moved),
+                strict=True,
             ):
                 assert near(ours, theirs)
 
@@ -153,7 +177,9 @@ def test_operations_of_darts(arrays, name, stride):
         return
     ours, search = OPERATIONS[name]
     check(
-        module_of(ours, stride=stride, search=search), of_pooling if search else counterpart, found
+        module_of(ours, stride=stride, search=search),
+        of_pooling if search else counterpart,
+        found,
     )
 
 
@@ -171,7 +197,9 @@ def test_the_preprocessing_of_darts(arrays):
 def test_the_number_of_convolutions(stride, convs):
     """By the table of seams: two for each pair of a depthwise and a pointwise one."""
     assert layer_type("skip_connect").num_convs(stride) == convs
-    counts = {name: layer_type(name).num_convs(stride) for name in (*SEPARABLE, "mobinet_3x3")}
+    counts = {
+        name: layer_type(name).num_convs(stride) for name in (*SEPARABLE, "mobinet_3x3")
+    }
     assert counts == {
         **dict.fromkeys(SEPARABLE[:3], 4),
         **dict.fromkeys(SEPARABLE[3:], 2),
@@ -184,17 +212,23 @@ def latents_of(module, x):
         "params", {}
     )
     return [
-        path for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "latent"
+        path
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        if path[-1].key == "latent"
     ]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", [name for name, kind in LAYERS.items() if kind.batching == COPIES])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in LAYERS.items() if kind.batching == COPIES]
+)
 def test_under_a_binary_scheme_each_of_them_has_as_many_latent_kernels(name, stride):
     x = jnp.zeros((1, 8, 8, 4))
     module = module_of(name, stride=stride, scheme=Xnor())
     assert len(latents_of(module, x)) == layer_type(name).num_convs(stride)
-    y, _ = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), x, train=False))
+    y, _ = jax.eval_shape(
+        lambda: module.init_with_output(jax.random.key(0), x, train=False)
+    )
     assert y.shape == (1, 8 // stride, 8 // stride, 4)
 
 
@@ -213,7 +247,9 @@ def test_copies_side_by_side_are_as_many_single_ones(name, scheme):
         tiled = jnp.tile(x, (1, 1, 1, 3))
         variables = wide.init(jax.random.key(0), tiled, train=True)
         expected, _ = wide.apply(variables, tiled, train=True, mutable=["batch_stats"])
-        split = jax.tree.map(lambda leaf: jnp.stack(jnp.split(leaf, 3, axis=-1)), variables)
+        split = jax.tree.map(
+            lambda leaf: jnp.stack(jnp.split(leaf, 3, axis=-1)), variables
+        )
         apply = functools.partial(single.apply, train=True, mutable=["batch_stats"])
         ys, _ = jax.lax.map(lambda own: apply(own, x), split)
         return expected, ys
@@ -240,17 +276,25 @@ def test_groups_have_the_activation_scale_of_their_inputs():
 
     y = apply(grouped, latent, x)
     for group in range(2):
-        inputs, outputs = slice(2 * group, 2 * group + 2), slice(3 * group, 3 * group + 3)
+        inputs, outputs = (
+            slice(2 * group, 2 * group + 2),
+            slice(3 * group, 3 * group + 3),
+        )
         expected = apply(alone, latent[..., outputs], x[..., inputs])
         assert relative_error(y[..., outputs], expected) < 1e-6
 
 
 def test_groups_that_do_not_divide_the_channels_are_refused():
-    conv = BinaryConv(features=6, kernel=3, groups=4, scheme=Xnor(), arithmetic=Arithmetic())
+    conv = BinaryConv(
+        features=6, kernel=3, groups=4, scheme=Xnor(), arithmetic=Arithmetic()
+    )
     with pytest.raises(
-        UserError, match="4 groups of a convolution do not divide its 6 input and 6 output channels"
+        UserError,
+        match="4 groups of a convolution do not divide its 6 input and 6 output channels",
     ):
-        jax.eval_shape(lambda: conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)), train=False))
+        jax.eval_shape(
+            lambda: conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)), train=False)
+        )
 
 
 @pytest.mark.parametrize(("channels", "seen"), [(8, 4), (6, 3), (3, 3), (5, 1), (1, 1)])
@@ -276,7 +320,10 @@ def test_outputs_of_mobinet_see_as_many_channels_as_divide_them(channels, seen):
             {"order": "conv_first"},
             "config.scheme.order must be one of bn_first, relu_first, got 'conv_first'",
         ),
-        ({"order": "relu_first", "activation": "none"}, "leave config.scheme.activation=none out"),
+        (
+            {"order": "relu_first", "activation": "none"},
+            "leave config.scheme.activation=none out",
+        ),
     ],
 )
 def test_orders_that_are_none_are_refused(options, message):
@@ -285,15 +332,20 @@ def test_orders_that_are_none_are_refused(options, message):
 
 
 def test_a_bias_stands_where_the_bn_has_no_scale_and_shift():
-    """As in GDAS's search: on the last convolution of a separable one, and in a factorized reduce on both."""
+    """As in GDAS's search: on the last convolution of a separable one, and in a
+    factorized reduce on both.
+    """
     scheme = Float(order="relu_first", bias=True)
     x = jnp.zeros((1, 8, 8, 4))
 
     def biased(name, search):
         module = module_of(name, stride=2, scheme=scheme, search=search)
-        params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))["params"]
+        params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=False))[
+            "params"
+        ]
         paths = [
-            [key.key for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(params)
+            [key.key for key in path]
+            for path, _ in jax.tree_util.tree_leaves_with_path(params)
         ]
         return [
             "/".join(path[:-2]) or path[0]
@@ -317,16 +369,25 @@ def network_of(name, scheme, **options):
     """A network of one cell, a reduction cell, whose layers are all of one type."""
     cell = tuple((name, source) for source in (0, 1)) * 4
     return Network(
-        Genotype(cell, cell), num_cells=1, channels=4, num_classes=10, scheme=scheme, **options
+        Genotype(cell, cell),
+        num_cells=1,
+        channels=4,
+        num_classes=10,
+        scheme=scheme,
+        **options,
     )
 
 
 @pytest.mark.parametrize("center", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_centring_makes_depthwise_kernels_zero_and_the_network_blind(center):
-    """With it the latent weights are projected to exactly 0, and every image has the same logits: 10 % of ten classes."""
+    """With it the latent weights are projected to exactly 0, and every image has the
+    same logits: 10 % of ten classes.
+    """
     scheme = Xnor(depthwise_center=center)
     net = network_of("dil_conv_3x3", scheme, skip=False)
-    latent = lambda path, leaf: scheme.latents.project(leaf) if path[-1].key == "latent" else leaf
+    latent = lambda path, leaf: (
+        scheme.latents.project(leaf) if path[-1].key == "latent" else leaf
+    )
 
     @jax.jit
     def projected(images):
@@ -343,7 +404,8 @@ def test_centring_makes_depthwise_kernels_zero_and_the_network_blind(center):
 @pytest.mark.parametrize(
     ("name", "macs", "latents"),
     [
-        # C = 8 channels at 4x4 from 8x8: of each convolution its pixels, outputs and inputs
+        # C = 8 channels at 4x4 from 8x8: of each convolution its pixels, outputs and
+        # inputs
         ("sep_conv_3x3", 16 * (2 * 9 * 8 + 2 * 8 * 8), 2 * 9 * 8 + 2 * 8 * 8),
         ("dil_conv_5x5", 16 * (25 * 8 + 8 * 8), 25 * 8 + 8 * 8),
         ("skip_connect", 16 * 8 * 8, 8 * 8),

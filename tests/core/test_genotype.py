@@ -45,17 +45,30 @@ def changed(position, pair):
     ("cell", "expected"),
     [
         (changed(2, (3, 0)), "the layer type of normal pair 2 must be a name, got 3"),
-        (changed(0, ("none", 2)), "normal pair 0 feeds node 2: its input must be 0 to 1, got 2"),
-        (changed(7, ("none", 5)), "normal pair 7 feeds node 5: its input must be 0 to 4, got 5"),
-        (changed(4, ("none", -1)), "normal pair 4 feeds node 4: its input must be 0 to 3, got -1"),
+        (
+            changed(0, ("none", 2)),
+            "normal pair 0 feeds node 2: its input must be 0 to 1, got 2",
+        ),
+        (
+            changed(7, ("none", 5)),
+            "normal pair 7 feeds node 5: its input must be 0 to 4, got 5",
+        ),
+        (
+            changed(4, ("none", -1)),
+            "normal pair 4 feeds node 4: its input must be 0 to 3, got -1",
+        ),
         (changed(4, ("none", "1")), "input must be 0 to 3, got '1'"),
         (changed(4, ("none", True)), "input must be 0 to 3, got True"),
         (changed(4, ("none", 1.0)), "input must be 0 to 3, got 1.0"),
-        (changed(3, ("none",)), "normal pair 3 must be [layer type, input], got ('none',)"),
+        (
+            changed(3, ("none",)),
+            "normal pair 3 must be [layer type, input], got ('none',)",
+        ),
         (changed(3, "none"), "normal pair 3 must be [layer type, input], got 'none'"),
         (
             CELL[:-1],
-            "the normal cell needs 8 [layer type, input] pairs, two a node, 14 for all edges, or a list",
+            "the normal cell needs 8 [layer type, input] pairs, two a node, 14 for all "
+            "edges, or a list",
         ),
         (CELL * 2, "a list of pairs for each of its 4 nodes; got 16"),
         (7, "a list of pairs for each of its 4 nodes; got 7"),
@@ -67,7 +80,9 @@ def test_what_is_no_cell_is_refused(cell, expected):
         Genotype(normal=cell, reduce=CELL)
     message_of(caught)
     if cell != FIXED_REDUCTION:
-        with pytest.raises(UserError, match=re.escape(expected.replace("normal", "reduce"))):
+        with pytest.raises(
+            UserError, match=re.escape(expected.replace("normal", "reduce"))
+        ):
             Genotype(normal=CELL, reduce=cell)
 
 
@@ -112,7 +127,8 @@ def test_messages_are_short_however_long_or_deep_a_value_is():
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(
-        UserError, match="'nowhere' is neither a file nor a named cell; named: darts_v1, "
+        UserError,
+        match="'nowhere' is neither a file nor a named cell; named: darts_v1, ",
     ) as caught:
         genotypes.load("nowhere")
     message_of(caught)
@@ -123,7 +139,9 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_any_name_of_a_layer_type_makes_a_genotype():
-    """Which of them have a layer is decided where a network is built: `layers.LAYERS` grows."""
+    """Which of them have a layer is decided where a network is built: `layers.LAYERS`
+    grows.
+    """
     cell = changed(2, ("a_layer_of_mine", 0))
     genotype = Genotype(normal=cell, reduce=CELL)
     assert genotypes.from_text(genotype.to_json()).normal[1] == (
@@ -138,7 +156,10 @@ def test_a_genotype_is_frozen_and_plain():
     )
     assert pairs(genotype.normal) == CELL
     assert type(pairs(genotype.reduce)[0][1]) is int
-    assert (genotype.cell(False), genotype.cell(True)) == (genotype.normal, genotype.reduce)
+    assert (genotype.cell(False), genotype.cell(True)) == (
+        genotype.normal,
+        genotype.reduce,
+    )
     assert hash(genotype) == hash(Genotype(genotype.normal, genotype.reduce))
     with pytest.raises(AttributeError):
         genotype.normal = ()
@@ -153,14 +174,26 @@ def test_a_cell_of_all_edges_is_read_node_by_node():
     assert [len(node) for node in genotype.normal] == [2, 3, 4, 5]
     assert [(edge.source, edge.node) for edge in edges(genotype.normal)] == list(EDGES)
     written = json.loads(genotype.to_json())
-    assert written["normal"] == [ALL_EDGES[:2], ALL_EDGES[2:5], ALL_EDGES[5:9], ALL_EDGES[9:]]
-    assert written["reduce"] == [list(pair) for pair in CELL]  # two a node stay eight pairs
+    assert written["normal"] == [
+        ALL_EDGES[:2],
+        ALL_EDGES[2:5],
+        ALL_EDGES[5:9],
+        ALL_EDGES[9:],
+    ]
+    assert written["reduce"] == [
+        list(pair) for pair in CELL
+    ]  # two a node stay eight pairs
     assert genotypes.from_dict(written) == genotype
 
 
 def test_nodes_of_any_number_of_edges():
     """One, and an input that a node takes twice, as GDAS may."""
-    nodes = [[["none", 1]], [["none", 2], ["bin_conv_3x3", 2]], [["none", 3]] * 4, [["none", 4]]]
+    nodes = [
+        [["none", 1]],
+        [["none", 2], ["bin_conv_3x3", 2]],
+        [["none", 3]] * 4,
+        [["none", 4]],
+    ]
     genotype = Genotype(normal=nodes, reduce=nodes)
     assert [len(node) for node in genotype.normal] == [1, 2, 4, 1]
     assert edges(genotype.normal)[2] == ("bin_conv_3x3", 2, 3)
@@ -182,7 +215,10 @@ def test_nodes_of_any_number_of_edges():
             [*[[["none", 0]]] * 3, [["none", 5]]],
             "normal pair 3 feeds node 5: its input must be 0 to 4, got 5",
         ),
-        ([*[[["none", 0]]] * 3, [7]], "normal pair 3 must be [layer type, input], got 7"),
+        (
+            [*[[["none", 0]]] * 3, [7]],
+            "normal pair 3 must be [layer type, input], got 7",
+        ),
         ([[["none", 0]]] * 3, "a list of pairs for each of its 4 nodes; got 3"),
         ([["none", 0]] * 4, "a list of pairs for each of its 4 nodes; got 4"),
     ],
@@ -267,7 +303,9 @@ def spelled_out(cell):
 def test_the_named_cells_are_those_printed():
     assert set(genotypes.named()) == set(PRINTED)
     for name, (normal, reduce) in PRINTED.items():
-        assert genotypes.load(name) == Genotype(spelled_out(normal), spelled_out(reduce)), name
+        assert genotypes.load(name) == Genotype(
+            spelled_out(normal), spelled_out(reduce)
+        ), name
 
 
 @pytest.mark.parametrize(
@@ -275,9 +313,16 @@ def test_the_named_cells_are_those_printed():
     [("darts_v2", 0.625), ("snas_mild", 0.375), ("gdas_f1", 0.375), ("gdas_v1", 0.5)],
 )
 def test_separable_share_of_normal_cells(name, share):
-    """Shares of Figure 2, by which one tells which of the published cells the paper means."""
+    """Shares of Figure 2, by which one tells which of the published cells the paper
+    means.
+    """
     assert (
-        np.mean([layer.startswith("sep_conv") for layer, _ in pairs(genotypes.load(name).normal)])
+        np.mean(
+            [
+                layer.startswith("sep_conv")
+                for layer, _ in pairs(genotypes.load(name).normal)
+            ]
+        )
         == share
     )
 
@@ -318,7 +363,9 @@ def count(cell, layer=ZEROISE):
 
 
 def hand_made():
-    """Zeroise leads on the edges 0->2 and 2->3, a convolution on the others, of which 1->3 is the strongest into node 3."""
+    """Zeroise leads on the edges 0->2 and 2->3, a convolution on the others, of which
+    1->3 is the strongest into node 3.
+    """
     weights = np.full((14, 7), 0.1)
     weights[:, TABLE_3.index("bin_conv_3x3")] = 0.2
     weights[EDGES.index((0, 2)), 0] = 0.5
@@ -329,10 +376,21 @@ def hand_made():
 
 def test_gamma_divides_the_probability_of_zeroise():
     first = lambda gamma: pairs(derive(hand_made(), gamma=gamma))[:4]
-    assert first(1) == (("none", 0), ("bin_conv_3x3", 1), ("none", 2), ("max_pool_3x3", 1))
+    assert first(1) == (
+        ("none", 0),
+        ("bin_conv_3x3", 1),
+        ("none", 2),
+        ("max_pool_3x3", 1),
+    )
     # 0.8 / 2.1 is no longer above 0.4, but still above the best of the convolutions.
-    assert first(2.1) == (("none", 0), ("bin_conv_3x3", 1), ("max_pool_3x3", 1), ("none", 2))
-    # 0.5 / 2.6 falls below the 0.2 of the convolution on the same edge; 0.8 / 2.6 does not.
+    assert first(2.1) == (
+        ("none", 0),
+        ("bin_conv_3x3", 1),
+        ("max_pool_3x3", 1),
+        ("none", 2),
+    )
+    # 0.5 / 2.6 falls below the 0.2 of the convolution on the same edge; 0.8 / 2.6 does
+    # not.
     assert first(2.6) == (
         ("bin_conv_3x3", 0),
         ("bin_conv_3x3", 1),
@@ -351,7 +409,9 @@ def test_gamma_divides_the_probability_of_zeroise():
 
 
 def test_dividing_the_first_edge_by_gamma_changes_no_choice():
-    """What the released code does in place of Eq. (4): at most the pairs of the first node swap."""
+    """What the released code does in place of Eq. (4): at most the pairs of the first
+    node swap.
+    """
     for seed in range(20):
         divided = probabilities(seed)
         divided[0] /= 3

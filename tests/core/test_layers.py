@@ -1,4 +1,6 @@
-"""The layer types of Table 3 against the released code's numbers, and the table that holds them."""
+"""The layer types of Table 3 against the released code's numbers, and the table that
+holds them.
+"""
 
 import dataclasses
 import functools
@@ -13,7 +15,13 @@ from bnas_jax.core import genotypes
 from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import TABLE_3, ZEROISE
-from bnas_jax.core.layers import LAYERS, BinaryConvType, is_latent, layer_type, learnable_share
+from bnas_jax.core.layers import (
+    LAYERS,
+    BinaryConvType,
+    is_latent,
+    layer_type,
+    learnable_share,
+)
 from bnas_jax.core.ops.pool import avg_pool, max_pool, plain_max_pool
 from bnas_jax.core.schemes import Xnor
 
@@ -23,7 +31,9 @@ RELEASE = Xnor(activation_scale=False, sign_of_zero=0)
 LEARNABLE = tuple(name for name in TABLE_3 if layer_type(name).learnable)
 
 
-def module_of(name, *, stride, scheme=RELEASE, search=False, features=6, arithmetic=Arithmetic()):
+def module_of(
+    name, *, stride, scheme=RELEASE, search=False, features=6, arithmetic=Arithmetic()
+):
     return layer_type(name).module(
         features=features,
         stride=stride,
@@ -60,7 +70,9 @@ def numbers(arrays, type_name, geometry):
 
 
 def layer_of(type_name, geometry, ref, scheme):
-    """The layer as a function of (parameters, x), and its parameters from the reference."""
+    """The layer as a function of (parameters, x), and its parameters from the
+    reference.
+    """
     layer = module_of(type_name, stride=int(geometry[1]), scheme=scheme)
     params, statistics = {}, {}
     if type_name in LEARNABLE:
@@ -76,7 +88,10 @@ def layer_of(type_name, geometry, ref, scheme):
 
     def run(params, x):
         return layer.apply(
-            {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": statistics},
+            x,
+            train=True,
+            mutable=["batch_stats"],
         )[0]
 
     return run, params
@@ -91,7 +106,9 @@ def test_layers_give_what_the_released_code_gives(layer_arrays, type_name, geome
     assert np.abs(y - ref["y_train"]).max() < 1e-5
 
 
-@pytest.mark.parametrize("type_name", [name for name in TABLE_3 if name not in LEARNABLE])
+@pytest.mark.parametrize(
+    "type_name", [name for name in TABLE_3 if name not in LEARNABLE]
+)
 def test_gradients_of_pools_and_zeroise(layer_arrays, type_name, geometry):
     ref = numbers(layer_arrays, type_name, geometry)
     run, params = layer_of(type_name, geometry, ref, RELEASE)
@@ -104,15 +121,20 @@ WITHOUT_RELU = dataclasses.replace(RELEASE, activation="none")
 
 @pytest.mark.parametrize("type_name", LEARNABLE)
 def test_gradients_of_convolutions(layer_arrays, type_name, geometry):
-    """Where a sum of +-beta is 0, the reference gets about 1e-8 or 0, as its rounding falls, and in the first case its ReLU
-    lets the gradient pass; ours are sums of integers and exactly 0. So ReLU's mask is taken from the reference's outputs and
-    all that lies before ReLU is compared: it agrees to rounding.
+    """Where a sum of +-beta is 0, the reference gets about 1e-8 or 0, as its rounding
+    falls, and in the first case its ReLU lets the gradient pass; ours are sums of
+    integers and exactly 0.
+
+    So ReLU's mask is taken from the reference's outputs and all that lies before ReLU
+    is compared: it agrees to rounding.
     """
     ref = numbers(layer_arrays, type_name, geometry)
     run, params = layer_of(type_name, geometry, ref, WITHOUT_RELU)
     _, vjp = jax.vjp(run, params, ref["x"])
     gradients, to_x = vjp(ref["grad_y"] * (ref["y_train"] > 0))
-    latent = gradients["conv"]["latent"] * RELEASE.latents.factor(params["conv"]["latent"].shape)
+    latent = gradients["conv"]["latent"] * RELEASE.latents.factor(
+        params["conv"]["latent"].shape
+    )
     assert relative_error(to_x, ref["grad_x"]) < 3e-6
     assert relative_error(gradients["bn"]["scale"], ref["grad.bn.weight"]) < 3e-6
     assert relative_error(gradients["bn"]["bias"], ref["grad.bn.bias"]) < 3e-6
@@ -133,7 +155,8 @@ def test_relu_stops_the_gradient_where_a_sum_is_zero(layer_arrays):
 
 
 @pytest.mark.parametrize(
-    ("name", "forms"), [("max", (max_pool, plain_max_pool)), ("avg", (avg_pool, avg_pool))]
+    ("name", "forms"),
+    [("max", (max_pool, plain_max_pool)), ("avg", (avg_pool, avg_pool))],
 )
 def test_a_pooling_has_its_plain_form_in_plain_arithmetic(name, forms):
     """Held equal, with its gradient, in ops/test_pool.py."""
@@ -141,7 +164,9 @@ def test_a_pooling_has_its_plain_form_in_plain_arithmetic(name, forms):
     layer = functools.partial(module_of, f"{name}_pool_3x3", stride=2)
     assert tuple(layer(arithmetic=of_form).function for of_form in arithmetic) == forms
     x = normal(2, 8, 8, 6)
-    ours, theirs = (layer(arithmetic=of_form).apply({}, x, train=True) for of_form in arithmetic)
+    ours, theirs = (
+        layer(arithmetic=of_form).apply({}, x, train=True) for of_form in arithmetic
+    )
     assert np.array_equal(ours, theirs)
 
 
@@ -152,13 +177,17 @@ def test_the_layers_of_table_3():
         "bin_conv_3x3": BinaryConvType(3, 1), "bin_conv_5x5": BinaryConvType(5, 1),
         "bin_dil_conv_3x3": BinaryConvType(3, 2), "bin_dil_conv_5x5": BinaryConvType(5, 2),
     }  # fmt: skip
-    counts = {name: [layer_type(name).num_convs(stride) for stride in (1, 2)] for name in TABLE_3}
+    counts = {
+        name: [layer_type(name).num_convs(stride) for stride in (1, 2)]
+        for name in TABLE_3
+    }
     assert counts == {name: [1, 1] if name in LEARNABLE else [0, 0] for name in TABLE_3}
 
 
 def test_a_type_without_a_layer_is_refused():
     with pytest.raises(
-        UserError, match=r"layer type .conv_9x9. has no layer in this version; use .*conv_3x3"
+        UserError,
+        match=r"layer type .conv_9x9. has no layer in this version; use .*conv_3x3",
     ) as caught:
         layer_type("conv_9x9")
     assert "\n" not in str(caught.value)
@@ -179,17 +208,24 @@ def shapes_of(module, x):
 
 def test_in_the_search_no_layer_has_scale_and_shift_and_poolings_have_a_batch_norm():
     x = normal(1, 8, 8, 6)
-    assert set(shapes_of(module_of("bin_conv_3x3", stride=1, search=True), x)["params"]) == {"conv"}
+    assert set(
+        shapes_of(module_of("bin_conv_3x3", stride=1, search=True), x)["params"]
+    ) == {"conv"}
     pooling = module_of("avg_pool_3x3", stride=1, search=True)
     variables = shapes_of(pooling, x)
     assert set(variables) == {"batch_stats"}
     y = pooling.apply(
-        pooling.init(jax.random.key(0), x, train=True), x, train=True, mutable=["batch_stats"]
+        pooling.init(jax.random.key(0), x, train=True),
+        x,
+        train=True,
+        mutable=["batch_stats"],
     )[0]
     assert np.allclose(np.mean(y, axis=(0, 1, 2)), 0, atol=1e-5) and np.allclose(
         np.var(y, axis=(0, 1, 2)), 1, atol=1e-3
     )
-    assert not shapes_of(module_of("avg_pool_3x3", stride=1), x), "none in the final network"
+    assert not shapes_of(module_of("avg_pool_3x3", stride=1), x), (
+        "none in the final network"
+    )
 
 
 def test_the_learnable_share_is_that_of_the_picked_layers():

@@ -1,4 +1,6 @@
-"""Batch norm, binary convolutions and the classifier as modules: their parameters, and what a compiler is given."""
+"""Batch norm, binary convolutions and the classifier as modules: their parameters, and
+what a compiler is given.
+"""
 
 import re
 
@@ -23,25 +25,40 @@ FLOAT32, BFLOAT16 = Arithmetic(), Arithmetic(conv_dtype=jnp.bfloat16)
 PAPER, RELEASE = Xnor(), Xnor(activation_scale=False, sign_of_zero=0)
 
 
-def binary_conv(kernel: int, scheme=PAPER, arithmetic=FLOAT32, *, features: int = 4, **options):
+def binary_conv(
+    kernel: int, scheme=PAPER, arithmetic=FLOAT32, *, features: int = 4, **options
+):
     return BinaryConv(
-        features=features, kernel=kernel, scheme=scheme, arithmetic=arithmetic, **options
+        features=features,
+        kernel=kernel,
+        scheme=scheme,
+        arithmetic=arithmetic,
+        **options,
     )
 
 
 def convolution(*, features: int, kernel: int, **options):
-    sizes = {"features": features, "kernel": (kernel, kernel), "geometry": square(kernel)}
+    sizes = {
+        "features": features,
+        "kernel": (kernel, kernel),
+        "geometry": square(kernel),
+    }
     return Convolution(scheme=PAPER, arithmetic=FLOAT32, **sizes, **options)
 
 
 def running(channels):
     """Running statistics of a layer that has seen nothing."""
-    return {"batch_stats": {"bn": {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}}}
+    return {
+        "batch_stats": {"bn": {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}}
+    }
 
 
 def in_training(layer, params, x):
     return layer.apply(
-        {"params": params, **running(x.shape[-1])}, x, train=True, mutable=["batch_stats"]
+        {"params": params, **running(x.shape[-1])},
+        x,
+        train=True,
+        mutable=["batch_stats"],
     )[0]
 
 
@@ -51,27 +68,40 @@ def normalised(x):
 
 def test_the_activation_scale_multiplies_the_convolution():
     x, latent = normal(2, 6, 6, 4), PAPER.latents.project(normal(3, 3, 4, 5, seed=1))
-    params = {"bn": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}, "conv": {"latent": latent}}
+    params = {
+        "bn": {"scale": jnp.ones(4), "bias": jnp.zeros(4)},
+        "conv": {"latent": latent},
+    }
     y = in_training(binary_conv(3, features=5, stride=2), params, x)
     kernel = np.where(latent >= 0, 1, -1) * np.asarray(beta(latent))
     signs = np.where(normalised(x) >= 0, 1, -1).astype(np.float32)
     geometry = square(3, stride=2)
-    expected = conv(signs, kernel, geometry) * mean_magnitude(normalised(x), (3, 3), geometry)
+    expected = conv(signs, kernel, geometry) * mean_magnitude(
+        normalised(x), (3, 3), geometry
+    )
     assert relative_error(y, np.maximum(expected, 0)) < 1e-5
 
 
 def test_without_signs_and_activation_a_layer_is_float():
     x = normal(2, 6, 6, 4)
     layer = binary_conv(
-        1, features=5, binary_weights=False, binary_input=False, affine=False, activation=False
+        1,
+        features=5,
+        binary_weights=False,
+        binary_input=False,
+        affine=False,
+        activation=False,
     )
-    params = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=True), x)["params"]
+    params = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, train=True), x)[
+        "params"
+    ]
     assert list(params) == ["conv"], "a BN that is not affine has no parameters"
     assert list(params["conv"]) == ["kernel"]
     kernel = normal(1, 1, 4, 5, seed=1)
     assert (
         relative_error(
-            in_training(layer, {"conv": {"kernel": kernel}}, x), normalised(x) @ kernel[0, 0]
+            in_training(layer, {"conv": {"kernel": kernel}}, x),
+            normalised(x) @ kernel[0, 0],
         )
         < 1e-5
     )
@@ -101,8 +131,12 @@ def test_weights_begin_uniform_over_the_fan_in(binary):
 
 def test_bias_is_added_after_the_convolution():
     params = {"kernel": jnp.ones((1, 1, 4, 3)), "bias": jnp.arange(3.0)}
-    layer = convolution(features=3, kernel=1, binary_weights=False, binary_input=False, bias=True)
-    assert layer.apply({"params": params}, jnp.ones((1, 2, 2, 4)))[0, 1, 1].tolist() == [4, 5, 6]
+    layer = convolution(
+        features=3, kernel=1, binary_weights=False, binary_input=False, bias=True
+    )
+    assert layer.apply({"params": params}, jnp.ones((1, 2, 2, 4)))[
+        0, 1, 1
+    ].tolist() == [4, 5, 6]
 
 
 @pytest.mark.parametrize("scheme", [PAPER, Float(), Xnor(activation="prelu")])
@@ -138,11 +172,16 @@ def test_batch_norm_normalises_with_the_batch_and_keeps_unbiased_statistics():
     assert np.all(np.asarray(statistics["var"]) == 1)
     params = {"scale": jnp.arange(1.0, 5), "bias": jnp.arange(4.0)}
     y, new = layer.apply(
-        {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+        {"params": params, "batch_stats": statistics},
+        x,
+        train=True,
+        mutable=["batch_stats"],
     )
     assert np.allclose(y, normalised(x) * np.arange(1, 5) + np.arange(4), atol=1e-5)
     assert np.allclose(new["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6)
-    assert np.allclose(new["batch_stats"]["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-6)
+    assert np.allclose(
+        new["batch_stats"]["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-6
+    )
 
 
 def test_batch_norm_evaluates_with_what_it_kept():
@@ -150,7 +189,9 @@ def test_batch_norm_evaluates_with_what_it_kept():
     layer, _ = batch_norm(x, affine=False)
     statistics = {"mean": jnp.arange(4.0), "var": jnp.arange(1.0, 5)}
     y = layer.apply({"batch_stats": statistics}, x, train=False)
-    assert np.allclose(y, (x - np.arange(4)) / np.sqrt(np.arange(1, 5) + 1e-5), atol=1e-6)
+    assert np.allclose(
+        y, (x - np.arange(4)) / np.sqrt(np.arange(1, 5) + 1e-5), atol=1e-6
+    )
 
 
 def test_batch_norm_in_groups_keeps_unbiased_statistics_of_a_group():
@@ -169,7 +210,9 @@ def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():
     layer, variables = batch_norm(x)
     expected, new = layer.apply(variables, x, train=True, mutable=["batch_stats"])
     shared = BatchNorm(Arithmetic(bn_axis="device"))
-    run = lambda part: shared.apply(variables, part, train=True, mutable=["batch_stats"])
+    run = lambda part: shared.apply(
+        variables, part, train=True, mutable=["batch_stats"]
+    )
     y, shared_new = jax.vmap(run, axis_name="device")(x.reshape(2, 2, 3, 3, 2))
     assert np.allclose(y.reshape(x.shape), expected, atol=1e-6)
     for name in ("mean", "var"):
@@ -183,14 +226,23 @@ def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch():
 
 
 def products(layer, shape, *, gradient: bool, **call) -> list[tuple[str, str]]:
-    """(precision, types of the factors and the sums) of each product of floats in a layer, or in it and its gradient, as a
-    TPU's compiler is given it; for GPUs see tests/core/ops."""
+    """(precision, types of the factors and the sums) of each product of floats in a
+    layer, or in it and its gradient, as a TPU's compiler is given it; for GPUs see
+    tests/core/ops.
+    """
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    variables = jax.eval_shape(lambda key, x: layer.init(key, x, **call), jax.random.key(0), x)
+    variables = jax.eval_shape(
+        lambda key, x: layer.init(key, x, **call), jax.random.key(0), x
+    )
     loss = lambda variables, x: jnp.sum(layer.apply(variables, x, **call) ** 2)
     function = jax.grad(loss, argnums=(0, 1)) if gradient else loss
     with jax.default_matmul_precision("highest"):
-        text = jax.jit(function).trace(variables, x).lower(lowering_platforms=("tpu",)).as_text()
+        text = (
+            jax.jit(function)
+            .trace(variables, x)
+            .lower(lowering_platforms=("tpu",))
+            .as_text()
+        )
     lines = [
         line
         for line in text.splitlines()
@@ -214,7 +266,9 @@ def test_products_of_floats_have_the_precision_that_is_set_and_those_of_signs_a_
     scheme, kernel
 ):
     layer, shape = binary_conv(kernel, scheme), (1, 8, 8, 16)
-    assert products(layer, shape, gradient=False, train=False) == [("DEFAULT", "f32 f32 f32")]
+    assert products(layer, shape, gradient=False, train=False) == [
+        ("DEFAULT", "f32 f32 f32")
+    ]
     with_gradient = products(layer, shape, gradient=True, train=False)
     assert sorted(with_gradient) == [("DEFAULT", "f32 f32 f32"), FLOAT, FLOAT]
 
@@ -222,7 +276,9 @@ def test_products_of_floats_have_the_precision_that_is_set_and_those_of_signs_a_
 def test_what_has_a_float_factor_is_no_convolution_of_signs():
     for options in ({"binary_input": False}, {"binary_weights": False}):
         assert (
-            products(binary_conv(3, **options), (1, 8, 8, 16), gradient=True, train=False)
+            products(
+                binary_conv(3, **options), (1, 8, 8, 16), gradient=True, train=False
+            )
             == [FLOAT] * 3
         )
     classifier = Classifier(num_classes=10, arithmetic=FLOAT32)
@@ -235,12 +291,17 @@ def test_bfloat16_goes_into_every_convolution_and_float32_comes_out():
     )
     assert sorted(of_signs) == [("DEFAULT", "bf16 bf16 f32"), SHORT, SHORT]
     float_weights = binary_conv(3, arithmetic=BFLOAT16, binary_weights=False)
-    assert products(float_weights, (1, 8, 8, 16), gradient=True, train=False) == [SHORT] * 3
+    assert (
+        products(float_weights, (1, 8, 8, 16), gradient=True, train=False)
+        == [SHORT] * 3
+    )
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_batch_norm_with_an_epsilon_and_a_least_scale(plain):
-    bn = BatchNorm(Arithmetic(plain=plain), epsilon=0.5, momentum=0.25, least_scale=0.01)
+    bn = BatchNorm(
+        Arithmetic(plain=plain), epsilon=0.5, momentum=0.25, least_scale=0.01
+    )
     x = normal(3, 2, 2, 2)
     scale = np.asarray([0.002, 2.0], np.float32)
     variables = bn.init(jax.random.key(0), x, train=False)
@@ -249,7 +310,10 @@ def test_batch_norm_with_an_epsilon_and_a_least_scale(plain):
     def output(scale):
         params = {**variables["params"], "scale": scale}
         return bn.apply(
-            {"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": statistics},
+            x,
+            train=True,
+            mutable=["batch_stats"],
         )
 
     (y, after), vjp = jax.vjp(output, scale)
@@ -264,7 +328,9 @@ def test_batch_norm_with_an_epsilon_and_a_least_scale(plain):
 
 
 def test_what_layers_hand_on_is_rounded_and_nothing_else():
-    """Parameters, statistics and gradients stay float32; of what is handed on, bfloat16 keeps eight bits."""
+    """Parameters, statistics and gradients stay float32; of what is handed on, bfloat16
+    keeps eight bits.
+    """
     x = normal(2, 6, 6, 4).astype(jnp.bfloat16)
     short = Arithmetic(activations=jnp.bfloat16)
     params = {
@@ -289,7 +355,9 @@ def test_what_layers_hand_on_is_rounded_and_nothing_else():
     for leaf in jax.tree.leaves((new, gradients)):
         assert leaf.dtype == jnp.float32
     # The statistics are of the same rounded input.
-    for ours, theirs in zip(jax.tree.leaves(new), jax.tree.leaves(long_new), strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(new), jax.tree.leaves(long_new), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert relative_error(y.astype(jnp.float32), long_y) < 2 * 2**-8
     ours, theirs = gradients["conv"]["latent"], long_gradients["conv"]["latent"]
@@ -299,7 +367,9 @@ def test_what_layers_hand_on_is_rounded_and_nothing_else():
 @pytest.mark.parametrize("scheme", [PAPER, RELEASE], ids=["paper", "release"])
 def test_layers_that_share_a_state_compute_what_they_compute_alone(scheme):
     x = normal(3, 6, 6, 4)
-    layers = [binary_conv(kernel, scheme, features=4, name=f"k{kernel}") for kernel in (1, 3)]
+    layers = [
+        binary_conv(kernel, scheme, features=4, name=f"k{kernel}") for kernel in (1, 3)
+    ]
     params = [
         {
             "bn": {"scale": normal(4, seed=seed), "bias": normal(4, seed=seed + 1)},
@@ -313,23 +383,31 @@ def test_layers_that_share_a_state_compute_what_they_compute_alone(scheme):
             x = share(x, scheme=scheme, arithmetic=FLOAT32, train=True)
             assert isinstance(x, Shared)
         results = [
-            layer.apply({"params": p, **running(4)}, x, train=True, mutable=["batch_stats"])
+            layer.apply(
+                {"params": p, **running(4)}, x, train=True, mutable=["batch_stats"]
+            )
             for layer, p in zip(layers, params, strict=True)
         ]
         weights = normal(3, 6, 6, 4, seed=9)
-        return sum(jnp.sum(y * weights) for y, _ in results), [new for _, new in results]
+        return sum(jnp.sum(y * weights) for y, _ in results), [
+            new for _, new in results
+        ]
 
     alone, together = (
         jax.value_and_grad(outputs, argnums=(0, 1), has_aux=True)(x, params, shared)
         for shared in (False, True)
     )
 
-    for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(together), jax.tree.leaves(alone), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
 
 
 def test_nothing_is_shared_where_nothing_is_in_common():
-    """In evaluation each layer has statistics of its own; a float layer begins with a ReLU."""
+    """In evaluation each layer has statistics of its own; a float layer begins with a
+    ReLU.
+    """
     x = normal(2, 4, 4, 3)
 
     assert share(x, scheme=PAPER, arithmetic=FLOAT32, train=False) is x
@@ -354,7 +432,9 @@ def test_a_batch_norm_of_another_kind_does_not_take_what_is_shared(other):
     )
 
     np.testing.assert_array_equal(given, alone)
-    usual = BatchNorm(FLOAT32).apply(variables, x, train=True, mutable=["batch_stats"])[0]
+    usual = BatchNorm(FLOAT32).apply(variables, x, train=True, mutable=["batch_stats"])[
+        0
+    ]
     assert relative_error(usual, alone) > 1e-3
 
 

@@ -40,7 +40,11 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def network(cell, num_cells, *, channels=4, num_classes=7, **options):
     return Network(
-        genotype=cell, num_cells=num_cells, channels=channels, num_classes=num_classes, **options
+        genotype=cell,
+        num_cells=num_cells,
+        channels=channels,
+        num_classes=num_classes,
+        **options,
     )
 
 
@@ -71,7 +75,9 @@ def test_any_image_size_and_channel_count_the_strides_allow(form, shape, num_cel
     logits, variables = variables_of(network(WITHOUT, num_cells, form=form), shape)
     assert logits.shape == (2, 7)
     assert logits.dtype == jnp.float32
-    first = variables["params", "stem", "conv" if form == "cifar" else "conv0", "kernel"]
+    first = variables[
+        "params", "stem", "conv" if form == "cifar" else "conv0", "kernel"
+    ]
     assert first.shape == (3, 3, shape[-1], 12 if form == "cifar" else 2)
 
 
@@ -85,7 +91,9 @@ def test_any_image_size_and_channel_count_the_strides_allow(form, shape, num_cel
         ("imagenet", (1, 40, 40, 3), 6, "images of 5 pixels at the first cell"),
     ],
 )  # fmt: skip
-def test_images_that_the_reductions_cannot_halve_are_refused(form, shape, num_cells, expected):
+def test_images_that_the_reductions_cannot_halve_are_refused(
+    form, shape, num_cells, expected
+):
     with pytest.raises(UserError, match=expected) as caught:
         variables_of(network(WITHOUT, num_cells, form=form), shape)
     assert "\n" not in str(caught.value)
@@ -100,21 +108,25 @@ def settings(**changes):
     [
         (
             {"form": "mnist"},
-            "network.form must be one of cifar, imagenet, darts, snas, gdas, got 'mnist'",
+            "network.form must be one of cifar, imagenet, darts, snas, gdas, got "
+            "'mnist'",
         ),
         (
             {"genotype": genotypes.load("gdas_f1"), "channels": 6},
-            "8 groups, which do not divide its 12 channels; write a multiple of 4 for config.network.channels",
+            "8 groups, which do not divide its 12 channels; write a multiple of 4 for "
+            "config.network.channels",
         ),
         ({"channels": 0}, "network.channels must be at least 1, got 0"),
         ({"num_cells": 0}, "network.num_cells must be at least 1, got 0"),
         (
             {"form": "imagenet", "channels": 5},
-            "config.network.channels must be a multiple of 2 in the form imagenet, got 5",
+            "config.network.channels must be a multiple of 2 in the form imagenet, got "
+            "5",
         ),
         (
             {"reduction_skip": "none"},
-            "reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'",
+            "reduction_skip must be one of float, binary_weight, binary, binary_bn, "
+            "got 'none'",
         ),
     ],
 )
@@ -126,18 +138,29 @@ def test_sizes_that_no_network_has_are_refused(changes, expected):
 
 def test_the_entry_builds_the_network_of_its_settings():
     assert NETWORKS["cells"] is Cells
-    changes = {"form": "imagenet", "skip": False, "reduction_skip": "float", "float_head": True}
+    changes = {
+        "form": "imagenet",
+        "skip": False,
+        "reduction_skip": "float",
+        "float_head": True,
+    }
     built = settings(**changes).build(
         num_classes=7, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d")
     )
     expected = network(
-        WITHOUT, 5, scheme=Xnor(sign_of_zero=0), arithmetic=Arithmetic(bn_axis="d"), **changes
+        WITHOUT,
+        5,
+        scheme=Xnor(sign_of_zero=0),
+        arithmetic=Arithmetic(bn_axis="d"),
+        **changes,
     )
     assert built == expected
 
 
 def test_the_name_of_a_genotype_is_not_taken_for_one():
-    with pytest.raises(UserError, match=r"got 'latest_cell'; bnas_jax\.load_genotype reads"):
+    with pytest.raises(
+        UserError, match=r"got 'latest_cell'; bnas_jax\.load_genotype reads"
+    ):
         network("latest_cell", 5)
 
 
@@ -168,7 +191,9 @@ def test_the_cells_of_other_searches_are_networks(name):
 
 
 def test_the_cells_of_other_searches_are_networks_without_skips():
-    net = network(genotypes.load("snas_moderate"), 3, channels=4, form="darts", skip=False)
+    net = network(
+        genotypes.load("snas_moderate"), 3, channels=4, form="darts", skip=False
+    )
     _, variables = variables_of(net, (1, 8, 8, 3))
     assert conv_leaves(variables) == {"latent", "kernel"}
     assert not skips(variables)
@@ -184,9 +209,13 @@ def test_the_cells_of_other_searches_are_networks_without_skips():
     ],
 )
 def test_the_cells_of_other_searches_are_float_networks(order, name, skip):
-    """Of two cells that together have pooling, identities, separable and dilated convolutions and GDAS's fixed reduction."""
+    """Of two cells that together have pooling, identities, separable and dilated
+    convolutions and GDAS's fixed reduction.
+    """
     cells = genotypes.load(name)
-    net = network(cells, 3, channels=4, form="darts", skip=skip, scheme=Float(order=order))
+    net = network(
+        cells, 3, channels=4, form="darts", skip=skip, scheme=Float(order=order)
+    )
     _, variables = variables_of(net, (1, 8, 8, 3))
     assert conv_leaves(variables) == {"kernel"}
     assert bool(skips(variables)) == skip
@@ -208,7 +237,13 @@ def test_forms_differ_beside_the_cells():
     }  # fmt: skip
     # Cell 2 follows a reduction, and reduces: its first layer is a pooling.
     resize = {
-        form: sorted({path[4] for path in found if path[1:4] == ("cell2", "preprocess", "input0")})
+        form: sorted(
+            {
+                path[4]
+                for path in found
+                if path[1:4] == ("cell2", "preprocess", "input0")
+            }
+        )
         for form, found in of_form.items()
     }
     assert resize["cifar"] == ["bn", "conv"] and resize["darts"] == resize["snas"] == [
@@ -235,18 +270,24 @@ def test_the_auxiliary_head_is_of_use_in_training_alone(with_auxiliary):
     model, variables, x = with_auxiliary
     assert set(variables) == {"params", "batch_stats"}
     run = lambda train: jax.eval_shape(
-        lambda: model.apply(variables, x, train=train, mutable=["batch_stats", "auxiliary"])
+        lambda: model.apply(
+            variables, x, train=train, mutable=["batch_stats", "auxiliary"]
+        )
     )
     _, trained = run(True)
     assert trained["auxiliary"]["logits"][0].shape == (2, 5)
     assert "auxiliary" not in run(False)[1]
     plain = model.clone(auxiliary=False)
-    assert cost(model, image_shape=(32, 32, 3)).rows == cost(plain, image_shape=(32, 32, 3)).rows
+    assert (
+        cost(model, image_shape=(32, 32, 3)).rows
+        == cost(plain, image_shape=(32, 32, 3)).rows
+    )
 
 
 def test_an_auxiliary_head_on_features_of_another_size_is_refused(with_auxiliary):
     with pytest.raises(
-        UserError, match="takes 8x8 features, which images of 32x32 pixels give; it gets 2x2"
+        UserError,
+        match="takes 8x8 features, which images of 32x32 pixels give; it gets 2x2",
     ) as caught:
         variables_of(with_auxiliary[0], (1, 8, 8, 3))
     assert "\n" not in str(caught.value)
@@ -288,10 +329,14 @@ def test_an_identity_is_not_dropped():
     reduction = cell.clone(place=net.places[1], skip=False)
     for module, dropped in ((cell, False), (reduction, True)):
         variables = random_like(
-            jax.eval_shape(lambda m=module: m.init(jax.random.key(0), x, x, train=False))
+            jax.eval_shape(
+                lambda m=module: m.init(jax.random.key(0), x, x, train=False)
+            )
         )
         whole, without = (
-            jax.jit(functools.partial(module.apply, train=False))(variables, x, x, factors=factors)
+            jax.jit(functools.partial(module.apply, train=False))(
+                variables, x, x, factors=factors
+            )
             for factors in (None, jnp.zeros((8, 2)))
         )
         assert (
@@ -304,7 +349,8 @@ def test_an_identity_is_not_dropped():
 def test_channels_double_at_reductions():
     _, variables = variables_of(network(WITHOUT, 6), (1, 8, 8, 3))
     preprocessing = [
-        variables["params", f"cell{i}", "preprocess", "input1", "conv", "latent"] for i in range(6)
+        variables["params", f"cell{i}", "preprocess", "input1", "conv", "latent"]
+        for i in range(6)
     ]
     assert [kernel.shape[-1] for kernel in preprocessing] == [4, 4, 8, 8, 16, 16]
     assert variables["params", "classifier", "kernel"].shape == (4 * 16, 7)
@@ -317,7 +363,10 @@ def skips(variables):
 @pytest.mark.parametrize("form", genotype.FORMS)
 def test_skips_can_be_left_out(form):
     shape = (1, 64, 64, 3) if form == "imagenet" else (1, 8, 8, 3)
-    assert skips(variables_of(network(WITHOUT, 6, form=form), shape)[1]) == {"cell2", "cell4"}
+    assert skips(variables_of(network(WITHOUT, 6, form=form), shape)[1]) == {
+        "cell2",
+        "cell4",
+    }
     assert not skips(variables_of(network(WITHOUT, 6, form=form, skip=False), shape)[1])
 
 
@@ -337,7 +386,8 @@ def test_a_normal_skip_adds_the_previous_output():
         np.arange(12, dtype=np.float32).reshape(1, 2, 2, 3),
     )
     assert np.array_equal(
-        skip_of(reduction=False).apply({}, output, previous, train=True), output + previous
+        skip_of(reduction=False).apply({}, output, previous, train=True),
+        output + previous,
     )
 
 
@@ -346,7 +396,8 @@ def random_like(variables, seed=0):
     rng = np.random.default_rng(seed)
     leaves, structure = jax.tree.flatten(variables)
     return jax.tree.unflatten(
-        structure, [rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32) for leaf in leaves]
+        structure,
+        [rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32) for leaf in leaves],
     )
 
 
@@ -354,14 +405,20 @@ SKIP_PARAMETERS = {
     "float": {"bn/scale", "bn/bias", "conv/kernel", "conv/bias"},
     "binary_weight": {"bn/scale", "bn/bias", "conv/latent", "conv/bias"},
     "binary": {"bn/scale", "bn/bias", "conv/latent"},
-    "binary_bn": {"bn/scale", "bn/bias", "conv/latent", "bn_after/scale", "bn_after/bias"},
+    "binary_bn": {
+        "bn/scale",
+        "bn/bias",
+        "conv/latent",
+        "bn_after/scale",
+        "bn_after/bias",
+    },
 }
 
 
 def normalised(x, params, statistics):
-    return (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params["scale"] + params[
-        "bias"
-    ]
+    return (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params[
+        "scale"
+    ] + params["bias"]
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -373,17 +430,25 @@ def test_the_skip_across_a_reduction(kind, scaled):
     variables = random_like(
         jax.eval_shape(lambda x: skip.init(jax.random.key(0), x, train=False), x)
     )
-    assert set(traverse_util.flatten_dict(variables["params"], sep="/")) == SKIP_PARAMETERS[kind]
+    assert (
+        set(traverse_util.flatten_dict(variables["params"], sep="/"))
+        == SKIP_PARAMETERS[kind]
+    )
     params, statistics = variables["params"], variables["batch_stats"]
     if "latent" in params["conv"]:
         params["conv"]["latent"] -= 0.5
     y = jax.jit(functools.partial(skip.apply, train=False))(variables, x)
     assert y.shape == (2, 2, 2, 5)
 
-    z, geometry = normalised(x, params["bn"], statistics["bn"]), square(2, stride=2, padding=0)
+    z, geometry = (
+        normalised(x, params["bn"], statistics["bn"]),
+        square(2, stride=2, padding=0),
+    )
     kernel = params["conv"].get("kernel")
     if kernel is None:
-        kernel = np.sign(params["conv"]["latent"]) * np.asarray(beta(params["conv"]["latent"]))
+        kernel = np.sign(params["conv"]["latent"]) * np.asarray(
+            beta(params["conv"]["latent"])
+        )
     if kind in ("float", "binary_weight"):
         expected = conv(z, kernel, geometry) + params["conv"]["bias"]
     else:
@@ -400,7 +465,9 @@ def test_the_skip_across_a_reduction(kind, scaled):
 def test_preprocessing_brings_both_inputs_to_one_size(halved):
     size = 8 if halved else 4
     place = Place(index=1, channels=3, reduction=False, halved=halved)
-    module = Preprocess(place=place, scheme=Xnor(), arithmetic=Arithmetic(), affine=(False, True))
+    module = Preprocess(
+        place=place, scheme=Xnor(), arithmetic=Arithmetic(), affine=(False, True)
+    )
     initialise = lambda before, previous: module.init_with_output(
         jax.random.key(0), before, previous, train=False
     )
@@ -408,27 +475,38 @@ def test_preprocessing_brings_both_inputs_to_one_size(halved):
         initialise, jnp.zeros((1, size, size, 6)), jnp.zeros((1, 4, 4, 5))
     )
     assert first.shape == second.shape == (1, 4, 4, 3)
-    kernels = {name: params["conv"]["latent"].shape for name, params in variables["params"].items()}
+    kernels = {
+        name: params["conv"]["latent"].shape
+        for name, params in variables["params"].items()
+    }
     size = 3 if halved else 1
     assert kernels == {"input0": (size, size, 6, 3), "input1": (1, 1, 5, 3)}
-    assert ("bn" in variables["params"]["input0"], "bn" in variables["params"]["input1"]) == (
+    assert (
+        "bn" in variables["params"]["input0"],
+        "bn" in variables["params"]["input1"],
+    ) == (
         False,
         True,
     )
 
 
 @pytest.mark.parametrize(("form", "affine"), [("cifar", False), ("imagenet", True)])
-def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_alone(form, affine):
+def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_alone(
+    form, affine
+):
     _, variables = variables_of(network(WITHOUT, 6, form=form), (1, 64, 64, 3))
     found = [
         i
         for i in range(6)
         if ("params", f"cell{i}", "preprocess", "input0", "bn", "scale") in variables
     ]
-    # Cells 3 and 5 follow a reduction; cell 0 of the ImageNet form has inputs of two sizes, too.
+    # Cells 3 and 5 follow a reduction; cell 0 of the ImageNet form has inputs of two
+    # sizes, too.
     assert found == (list(range(6)) if affine else [0, 1, 2, 4])
     sizes = [
-        variables["params", f"cell{i}", "preprocess", "input0", "conv", "latent"].shape[0]
+        variables["params", f"cell{i}", "preprocess", "input0", "conv", "latent"].shape[
+            0
+        ]
         for i in range(6)
     ]
     assert sizes == [3 if form == "imagenet" else 1, 1, 1, 3, 1, 3]
@@ -436,14 +514,25 @@ def test_the_bn_before_a_strided_preprocessing_is_affine_in_the_imagenet_form_al
 
 def test_drop_path_keeps_the_expectation():
     factors = np.asarray(
-        drop_path(jax.random.key(0), 0.3, cells=5, layers=8, batch=4000, arithmetic=Arithmetic())
+        drop_path(
+            jax.random.key(0),
+            0.3,
+            cells=5,
+            layers=8,
+            batch=4000,
+            arithmetic=Arithmetic(),
+        )
     )
     assert factors.shape == (5, 8, 4000)
     assert np.allclose((factors == 0).mean(axis=-1), 0.3, atol=0.05), "in every layer"
     assert np.allclose(factors[factors != 0], 1 / 0.7, rtol=1e-6)
     assert factors.mean() == pytest.approx(1, abs=0.01)
-    assert len({f.tobytes() for f in factors.reshape(40, -1)}) == 40, "each layer draws its own"
-    none = drop_path(jax.random.key(0), 0.0, cells=2, layers=8, batch=3, arithmetic=Arithmetic())
+    assert len({f.tobytes() for f in factors.reshape(40, -1)}) == 40, (
+        "each layer draws its own"
+    )
+    none = drop_path(
+        jax.random.key(0), 0.0, cells=2, layers=8, batch=3, arithmetic=Arithmetic()
+    )
     assert np.array_equal(none, np.ones((2, 8, 3)))
 
 
@@ -459,9 +548,9 @@ def test_drop_path_draws_the_same_for_an_example_on_any_number_of_devices():
     devices = 1
     whole = draw()
     devices = 3
-    parts = jax.vmap(lambda _: draw(batch_axis="device"), axis_name="device", out_axes=2)(
-        jnp.arange(3)
-    )
+    parts = jax.vmap(
+        lambda _: draw(batch_axis="device"), axis_name="device", out_axes=2
+    )(jnp.arange(3))
     assert np.array_equal(parts.reshape(whole.shape), whole)
 
 
@@ -482,7 +571,9 @@ def test_cells_of_any_number_of_edges_are_built_and_their_layers_dropped():
         [["none", 0]],
         [[conv, source] for source in range(5)],
     ]
-    model = network(genotype.Genotype(normal=nodes, reduce=nodes), 1, channels=2, num_classes=5)
+    model = network(
+        genotype.Genotype(normal=nodes, reduce=nodes), 1, channels=2, num_classes=5
+    )
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
     layers = [name for name in variables["params"]["cell0"] if name.startswith("layer")]
@@ -508,20 +599,32 @@ def test_drop_path_is_off_in_evaluation(small):
     logits = plain(x)
     assert np.std(logits) > 0
     assert np.array_equal(
-        logits, jax.jit(lambda x: model.apply(variables, x, train=False, drop_path_rate=0.5))(x)
+        logits,
+        jax.jit(lambda x: model.apply(variables, x, train=False, drop_path_rate=0.5))(
+            x
+        ),
     )
-    assert np.allclose(plain(x[::-1])[::-1], logits, atol=1e-5), "images do not know of each other"
+    assert np.allclose(plain(x[::-1])[::-1], logits, atol=1e-5), (
+        "images do not know of each other"
+    )
 
 
 def test_drop_path_drops_layers_in_training(small):
     model, variables, x = small
-    plain, _ = jax.jit(lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"]))(x)
+    plain, _ = jax.jit(
+        lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])
+    )(x)
 
     @jax.jit
     def dropping(rate, seed):
         rngs = {"drop_path": jax.random.key(seed)}
         return model.apply(
-            variables, x, train=True, mutable=["batch_stats"], drop_path_rate=rate, rngs=rngs
+            variables,
+            x,
+            train=True,
+            mutable=["batch_stats"],
+            drop_path_rate=rate,
+            rngs=rngs,
         )[0]
 
     assert np.allclose(dropping(0.0, 0), plain, atol=1e-4)
@@ -532,7 +635,11 @@ def test_drop_path_drops_layers_in_training(small):
 def test_nodes_of_zeroise_alone_are_zero():
     cell = (("none", 0), ("none", 1)) * 4
     model = network(
-        genotype.Genotype(normal=cell, reduce=cell), 1, channels=2, num_classes=5, skip=False
+        genotype.Genotype(normal=cell, reduce=cell),
+        1,
+        channels=2,
+        num_classes=5,
+        skip=False,
     )
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
@@ -541,7 +648,9 @@ def test_nodes_of_zeroise_alone_are_zero():
 
 
 @pytest.mark.parametrize("num_cells", [4, 10, 20])
-def test_the_released_index_error_leaves_as_many_convolutions_float_as_there_are_skips(num_cells):
+def test_the_released_index_error_leaves_as_many_convolutions_float_as_there_are_skips(
+    num_cells,
+):
     head = network(WITHOUT, num_cells, float_head=True)
     assert networks.float_convs(head) == [0] * (num_cells - 1) + [2]
     assert networks.float_convs(head.clone(skip=False)) == [0] * num_cells
@@ -549,33 +658,51 @@ def test_the_released_index_error_leaves_as_many_convolutions_float_as_there_are
 
 
 @pytest.mark.parametrize("form", genotype.FORMS)
-def test_the_index_error_walks_over_skips_and_leaves_them_and_the_stem_as_they_are(form):
-    """Of 3 cells the last reduces, and picks no convolution: its last two are its preprocessing and its skip."""
+def test_the_index_error_walks_over_skips_and_leaves_them_and_the_stem_as_they_are(
+    form,
+):
+    """Of 3 cells the last reduces, and picks no convolution: its last two are its
+    preprocessing and its skip.
+    """
     model = network(ZEROISED, 3, form=form, float_head=True)
     size = 64 if form == "imagenet" else 8
     kernels, without = (
-        {path[1:-1] for path in variables_of(net, (1, size, size, 3))[1] if path[-1] == "kernel"}
+        {
+            path[1:-1]
+            for path in variables_of(net, (1, size, size, 3))[1]
+            if path[-1] == "kernel"
+        }
         for net in (model, model.clone(float_head=False))
     )
     assert kernels - without == {("cell2", "preprocess", "input1", "conv")}
 
 
 def test_an_unknown_skip_across_a_reduction_is_refused():
-    skip = ReductionSkip(kind="none", features=4, scheme=Xnor(), arithmetic=Arithmetic())
+    skip = ReductionSkip(
+        kind="none", features=4, scheme=Xnor(), arithmetic=Arithmetic()
+    )
     with pytest.raises(
         UserError,
         match="reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'",
     ):
         jax.eval_shape(
-            lambda x: skip.init(jax.random.key(0), x, train=False), jnp.zeros((1, 4, 4, 2))
+            lambda x: skip.init(jax.random.key(0), x, train=False),
+            jnp.zeros((1, 4, 4, 2)),
         )
 
 
 def test_conventions_are_fields_of_the_scheme_and_the_network():
     built = {name: Xnor(**found.scheme) for name, found in CONVENTIONS.items()}
     assert built["paper"] == Xnor(), "the defaults are the paper's"
-    assert built["release"] == built["meant"] == Xnor(activation_scale=False, sign_of_zero=0)
-    nets = {name: network(WITHOUT, 3, **found.network) for name, found in CONVENTIONS.items()}
+    assert (
+        built["release"]
+        == built["meant"]
+        == Xnor(activation_scale=False, sign_of_zero=0)
+    )
+    nets = {
+        name: network(WITHOUT, 3, **found.network)
+        for name, found in CONVENTIONS.items()
+    }
     assert nets["paper"] == network(WITHOUT, 3)
     assert nets["release"] == nets["meant"].clone(float_head=True)
     assert nets["meant"].reduction_skip == "float"
@@ -586,18 +713,23 @@ def test_conventions_are_fields_of_the_scheme_and_the_network():
 
 
 def test_over_devices_a_state_is_normalized_once_for_all_who_read_it():
-    """One message forward and one backward for each state, however many layers read it, and for the first two of a cell."""
+    """One message forward and one backward for each state, however many layers read it,
+    and for the first two of a cell.
+    """
     arithmetic = Arithmetic(bn_axis="devices")
     model = network(WITHOUT, 4, arithmetic=arithmetic)
     alone = network(WITHOUT, 4)
-    variables = jax.eval_shape(lambda: alone.init(jax.random.key(0), jnp.zeros((2, 32, 32, 3))))
+    variables = jax.eval_shape(
+        lambda: alone.init(jax.random.key(0), jnp.zeros((2, 32, 32, 3)))
+    )
 
     def loss(params, images):
         at = {**variables, "params": params}
         logits, _ = model.apply(at, images, train=True, mutable=["batch_stats"])
         return jnp.sum(logits)
 
-    # The image, the stem's output, and each cell's but the last, which the classifier reads.
+    # The image, the stem's output, and each cell's but the last, which the classifier
+    # reads.
     states = 1 + 1 + (model.num_cells - 1)
     for place in model.places:
         read = {

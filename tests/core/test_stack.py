@@ -1,4 +1,6 @@
-"""The plan of a network: where its reductions are, how wide its cells are, and which images it can take."""
+"""The plan of a network: where its reductions are, how wide its cells are, and which
+images it can take.
+"""
 
 import pytest
 
@@ -8,20 +10,39 @@ from bnas_jax.core.stack import Place, check_image_size, reductions, stack
 
 @pytest.mark.parametrize(
     ("num_cells", "expected"),
-    [(1, (0,)), (2, (0, 1)), (3, (1, 2)), (5, (1, 3)), (8, (2, 5)), (10, (3, 6)), (20, (6, 13))],
+    [
+        (1, (0,)),
+        (2, (0, 1)),
+        (3, (1, 2)),
+        (5, (1, 3)),
+        (8, (2, 5)),
+        (10, (3, 6)),
+        (20, (6, 13)),
+    ],
 )
 def test_reductions_lie_at_a_third_and_two_thirds(num_cells, expected):
     assert reductions(num_cells) == expected
-    assert tuple(place.index for place in stack(num_cells, 4) if place.reduction) == expected
+    assert (
+        tuple(place.index for place in stack(num_cells, 4) if place.reduction)
+        == expected
+    )
 
 
 @pytest.mark.parametrize("halved", [False, True])
-def test_channels_double_at_reductions_and_the_cell_behind_one_has_inputs_of_two_sizes(halved):
+def test_channels_double_at_reductions_and_the_cell_behind_one_has_inputs_of_two_sizes(
+    halved,
+):
     places = stack(5, 6, halved=halved)
     assert [place.index for place in places] == [0, 1, 2, 3, 4]
     assert [place.channels for place in places] == [6, 12, 12, 24, 24]
     assert [place.halved for place in places] == [halved, False, True, False, True]
-    assert [place.kind for place in places] == ["normal", "reduce", "normal", "reduce", "normal"]
+    assert [place.kind for place in places] == [
+        "normal",
+        "reduce",
+        "normal",
+        "reduce",
+        "normal",
+    ]
     assert [place.follows_a_cell for place in places] == [False, True, True, True, True]
     assert [place.name for place in places] == [f"cell{index}" for index in range(5)]
 
@@ -40,14 +61,17 @@ def test_only_the_inputs_of_a_reduction_cell_are_strided():
         (
             (1, 7, 8, 1),
             5,
-            "images of 7 pixels at the first cell cannot be halved by 2 reduction cells",
+            "images of 7 pixels at the first cell cannot be halved by 2 reduction "
+            "cells",
         ),
         ((1, 8, 30, 1), 5, "images of 30 pixels .* for instance 28"),
         ((1, 2, 2, 1), 5, "images of 2 pixels .* for instance 4"),
         ((1, 9, 9, 3), 1, "cannot be halved by 1 reduction cells; use a multiple of 2"),
     ],
 )
-def test_images_that_the_reductions_cannot_halve_are_refused(shape, num_cells, expected):
+def test_images_that_the_reductions_cannot_halve_are_refused(
+    shape, num_cells, expected
+):
     with pytest.raises(UserError, match=expected) as caught:
         check_image_size(shape, num_cells)
     assert "\n" not in str(caught.value)

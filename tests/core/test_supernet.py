@@ -1,4 +1,6 @@
-"""The supernet: edges that share their work against the plain sum over edges; and what else it must be."""
+"""The supernet: edges that share their work against the plain sum over edges; and what
+else it must be.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +26,18 @@ LABELS = np.array([0, 3, 1])
 
 
 def supernet(num_cells, channels=4, num_classes=7, **options):
-    return Supernet(num_cells=num_cells, channels=channels, num_classes=num_classes, **options)
+    return Supernet(
+        num_cells=num_cells, channels=channels, num_classes=num_classes, **options
+    )
 
 
 FLOAT64 = Arithmetic(dtype=jnp.float64)
 NETS = {
-    # With K, a normal cell and dilated convolutions of two sizes; the types of Table 3 that are left stand below.
+    # With K, a normal cell and dilated convolutions of two sizes; the types of Table 3
+    # that are left stand below.
     "paper": supernet(3, 2, 5, layer_types=DILATED, arithmetic=FLOAT64),
-    # Without K, some convolutions float, statistics of each edge, no dilated convolutions; reduction cells alone.
+    # Without K, some convolutions float, statistics of each edge, no dilated
+    # convolutions; reduction cells alone.
     "head": supernet(
         2, 3, 5, layer_types=NO_DILATED, shared_statistics=False, reduction_skip="float", float_head=True,
         scheme=Xnor(activation_scale=False, sign_of_zero=0), arithmetic=FLOAT64,
@@ -48,13 +54,18 @@ NETS = {
 
 def alphas_of(net, seed=1):
     rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=(14, len(net.layer_types))) for name in ("normal", "reduce")}
+    return {
+        name: rng.normal(size=(14, len(net.layer_types)))
+        for name in ("normal", "reduce")
+    }
 
 
 def drawn(shapes, rng):
     """Variables away from their start, variances positive."""
     draw = lambda path, leaf: (
-        rng.uniform(0.5, 2, leaf.shape) if path[-1] == "var" else rng.normal(size=leaf.shape) / 3
+        rng.uniform(0.5, 2, leaf.shape)
+        if path[-1] == "var"
+        else rng.normal(size=leaf.shape) / 3
     )
     flat = traverse_util.flatten_dict(shapes)
     flat = {path: draw(path, leaf).astype(leaf.dtype) for path, leaf in flat.items()}
@@ -72,11 +83,18 @@ def numbers_of(net, variables, alphas):
 
     def loss_of(params, alphas):
         inputs = {"params": params, "batch_stats": variables["batch_stats"]}
-        logits, after = net.apply(inputs, alphas, IMAGES, train=True, mutable=["batch_stats"])
-        return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(3), LABELS]), (logits, after)
+        logits, after = net.apply(
+            inputs, alphas, IMAGES, train=True, mutable=["batch_stats"]
+        )
+        return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(3), LABELS]), (
+            logits,
+            after,
+        )
 
     gradients = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
-    (loss, (logits, after)), (to_params, to_alphas) = gradients(variables["params"], alphas)
+    (loss, (logits, after)), (to_params, to_alphas) = gradients(
+        variables["params"], alphas
+    )
     logits_eval = net.apply(variables, alphas, IMAGES, train=False)
     return {
         "eval": logits_eval, "loss": loss, "logits": logits, "after": after, "params": to_params, "alphas": to_alphas,
@@ -107,19 +125,30 @@ def check_near(ours, theirs):
 
 @pytest.mark.parametrize(
     "name",
-    ["float", *(pytest.param(name, marks=pytest.mark.long) for name in NETS if name != "float")],
+    [
+        "float",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in NETS
+            if name != "float"
+        ),
+    ],
 )
 def test_shared_edges_are_the_plain_sum_over_edges(name):
     """In float64, as one flipped sign would move everything behind it."""
     shared = NETS[name]
-    plain = shared.clone(edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True))
+    plain = shared.clone(
+        edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True)
+    )
     with jax.enable_x64(True):
         variables, alphas = variables_of(shared), alphas_of(shared)
-        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variables_of(plain)), (
-            "one layout"
-        )
+        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+            jnp.shape, variables_of(plain)
+        ), "one layout"
         ours, theirs = (
-            compiled(lambda *inputs, net=net: numbers_of(net, *inputs))(variables, alphas)
+            compiled(lambda *inputs, net=net: numbers_of(net, *inputs))(
+                variables, alphas
+            )
             for net in (shared, plain)
         )
     assert ours["logits"].dtype == jnp.float64
@@ -146,7 +175,9 @@ def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
         arithmetic=FLOAT64,
         **STATES[name],
     )
-    plain = shared.clone(edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True))
+    plain = shared.clone(
+        edges="plain", arithmetic=Arithmetic(dtype=jnp.float64, plain=True)
+    )
     rng = np.random.default_rng(0)
     x, weights = (
         rng.normal(size=(2, 8, 8, net.channels)),
@@ -156,7 +187,9 @@ def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
     def numbers(module, variables, x, weights):
         def value(params, x, weights):
             inputs = {**variables, "params": params}
-            y, after = module.apply(inputs, x, weights, train=True, mutable=["batch_stats"])
+            y, after = module.apply(
+                inputs, x, weights, train=True, mutable=["batch_stats"]
+            )
             return jnp.sum(jnp.sin(y)), (y, after)
 
         gradients = jax.grad(value, argnums=(0, 1, 2), has_aux=True)
@@ -166,10 +199,14 @@ def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
         return {"eval": evaluated, "y": y, "after": after, **of}
 
     with jax.enable_x64(True):
-        shapes = jax.eval_shape(lambda: shared.init(jax.random.key(0), x, weights, train=False))
+        shapes = jax.eval_shape(
+            lambda: shared.init(jax.random.key(0), x, weights, train=False)
+        )
         variables = drawn(shapes, rng)
         ours, theirs = (
-            compiled(lambda *inputs, module=module: numbers(module, *inputs))(variables, x, weights)
+            compiled(lambda *inputs, module=module: numbers(module, *inputs))(
+                variables, x, weights
+            )
             for module in (shared, plain)
         )
     check_near(ours, theirs)
@@ -177,7 +214,8 @@ def test_shared_edges_of_a_state_are_the_plain_sum_over_its_edges(name):
 
 ALL_KINDS = (ZEROISE, "max_pool_3x3", "skip_connect", "dil_conv_3x3", "bin_conv_3x3")
 CHOICES = np.array([3, 4, 2, 1])  # one of each kind, for four edges
-# Each with layers that run as one, that run in copies and that have a module for each edge.
+# Each with layers that run as one, that run in copies and that have a module for each
+# edge.
 EDGES_OF_A_STATE = {
     "binary": MixedEdges(channels=4, stride=2, layer_types=ALL_KINDS, scheme=Xnor(), arithmetic=Arithmetic()),
     "each with statistics": MixedEdges(
@@ -195,11 +233,15 @@ EDGES_OF_A_STATE = {
 
 @pytest.mark.parametrize("name", EDGES_OF_A_STATE)
 def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name):
-    """Values, gradients at the state, the parameters and the weights, and which running statistics move."""
+    """Values, gradients at the state, the parameters and the weights, and which running
+    statistics move.
+    """
     module = EDGES_OF_A_STATE[name]
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     weights = 0.7 * np.eye(len(ALL_KINDS), dtype=np.float32)[CHOICES]
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
+    shapes = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), x, weights, train=False)
+    )
     variables = drawn(shapes, np.random.default_rng(3))
 
     def run(edges):
@@ -217,20 +259,25 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
         return y, to_params, to_x, to_weights[np.arange(4), CHOICES], after
 
     sums, chosen = run("plain"), run("chosen")
-    for ours, theirs in zip(jax.tree.leaves(chosen[:4]), jax.tree.leaves(sums[:4]), strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(chosen[:4]), jax.tree.leaves(sums[:4]), strict=True
+    ):
         assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1e-5 * max(
             np.abs(theirs).max(), 1
         )
 
     before, after = (
-        traverse_util.flatten_dict(tree) for tree in (variables["batch_stats"], chosen[4])
+        traverse_util.flatten_dict(tree)
+        for tree in (variables["batch_stats"], chosen[4])
     )
     of_sum = traverse_util.flatten_dict(sums[4])
     assert set(before) == set(after)
     moved = 0
     for path, value in after.items():
         stayed = np.isclose(value, before[path], rtol=1e-6, atol=1e-6)
-        assert np.all(stayed | np.isclose(value, of_sum[path], rtol=1e-4, atol=1e-5)), path
+        assert np.all(stayed | np.isclose(value, of_sum[path], rtol=1e-4, atol=1e-5)), (
+            path
+        )
         moved += np.sum(~stayed)
     assert 0 < moved < sum(value.size for value in after.values())
 
@@ -241,12 +288,18 @@ def test_only_the_chosen_layer_of_an_edge_runs_and_gives_what_the_sum_gives(name
 
 
 def test_statistics_move_of_chosen_layers_alone():
-    """All edges choose the pooling: neither the convolutions' nor the separable ones' move."""
+    """All edges choose the pooling: neither the convolutions' nor the separable ones'
+    move.
+    """
     module = EDGES_OF_A_STATE["binary"].clone(edges="chosen")
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     weights = np.eye(len(ALL_KINDS), dtype=np.float32)[[1, 1, 0, 1]]
-    variables = jax.jit(lambda: module.init(jax.random.key(0), x, weights, train=False))()
-    apply = jax.jit(lambda v: module.apply(v, x, weights, train=True, mutable=["batch_stats"]))
+    variables = jax.jit(
+        lambda: module.init(jax.random.key(0), x, weights, train=False)
+    )()
+    apply = jax.jit(
+        lambda v: module.apply(v, x, weights, train=True, mutable=["batch_stats"])
+    )
     _, after = apply(variables)
     same = jax.tree.map(np.array_equal, variables["batch_stats"], after["batch_stats"])
     assert not any(jax.tree.leaves(same.pop("pool_bn"))) and all(jax.tree.leaves(same))
@@ -262,10 +315,13 @@ def test_one_layer_an_edge_beside_edges_left_float_is_refused():
         float_edges=(1,),
     )
     x, weights = jnp.zeros((1, 8, 8, 4)), jnp.ones((3, 1))
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, weights, train=False))
+    variables = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), x, weights, train=False)
+    )
     with pytest.raises(UserError, match=r"write config\.network\.float_head=False"):
         jax.eval_shape(
-            lambda v: module.clone(edges="chosen").apply(v, x, weights, train=False), variables
+            lambda v: module.clone(edges="chosen").apply(v, x, weights, train=False),
+            variables,
         )
 
 
@@ -273,10 +329,19 @@ def test_an_edge_that_chose_zeroise_gives_its_weight_no_gradient():
     module = EDGES_OF_A_STATE["gdas"].clone(edges="chosen")
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     weights = np.eye(len(ALL_KINDS), dtype=np.float32)[[0, 1, 0, 3]]
-    variables = jax.jit(lambda: module.init(jax.random.key(0), x, weights, train=False))()
-    value = lambda weights: jnp.sum(jnp.sin(module.apply(variables, x, weights, train=False)))
+    variables = jax.jit(
+        lambda: module.init(jax.random.key(0), x, weights, train=False)
+    )()
+    value = lambda weights: jnp.sum(
+        jnp.sin(module.apply(variables, x, weights, train=False))
+    )
     to_weights = jax.jit(jax.grad(value))(weights)
-    assert [bool(np.any(row)) for row in np.asarray(to_weights)] == [False, True, False, True]
+    assert [bool(np.any(row)) for row in np.asarray(to_weights)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_alpha_chooses_the_largest_where_one_layer_runs():
@@ -290,12 +355,13 @@ def test_alpha_chooses_the_largest_where_one_layer_runs():
     alphas = alphas_of(net)
     variables = variables_of(net)
     one_hot = {
-        name: np.eye(3, dtype=np.float32)[value.argmax(axis=-1)] for name, value in alphas.items()
+        name: np.eye(3, dtype=np.float32)[value.argmax(axis=-1)]
+        for name, value in alphas.items()
     }
     plain = net.clone(edges="plain")
-    expected = jax.jit(lambda weights: plain.apply(variables, weights, IMAGES, method="mixture"))(
-        one_hot
-    )
+    expected = jax.jit(
+        lambda weights: plain.apply(variables, weights, IMAGES, method="mixture")
+    )(one_hot)
     logits = jax.jit(lambda alphas: net.apply(variables, alphas, IMAGES))(alphas)
     assert np.abs(logits - expected).max() < 1e-5
 
@@ -312,7 +378,9 @@ def test_the_fixed_reduction_needs_no_weights_and_batch_statistics_evaluate():
     )
     weights = {"normal": jnp.eye(2)[jnp.arange(14) % 2]}
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
-    init = jax.jit(lambda: net.init(jax.random.key(0), weights, images, method="mixture"))
+    init = jax.jit(
+        lambda: net.init(jax.random.key(0), weights, images, method="mixture")
+    )
     variables = init()
     assert {name for name in variables["params"]["cell1"]} == {
         "preprocess",
@@ -331,14 +399,20 @@ def test_the_fixed_reduction_needs_no_weights_and_batch_statistics_evaluate():
         )
     )
     assert np.array_equal(run(variables["batch_stats"]), run(moved))
-    with pytest.raises(UserError, match="8 groups, which do not divide its 12 channels"):
+    with pytest.raises(
+        UserError, match="8 groups, which do not divide its 12 channels"
+    ):
         jax.eval_shape(
-            lambda: net.clone(channels=6).init(jax.random.key(0), weights, images, method="mixture")
+            lambda: net.clone(channels=6).init(
+                jax.random.key(0), weights, images, method="mixture"
+            )
         )
 
 
 TYPES = ("max_pool_3x3", ZEROISE, "bin_conv_3x3")
-MIXED = MixedEdges(channels=4, stride=2, layer_types=TYPES, scheme=Xnor(), arithmetic=Arithmetic())
+MIXED = MixedEdges(
+    channels=4, stride=2, layer_types=TYPES, scheme=Xnor(), arithmetic=Arithmetic()
+)
 
 
 def mixed(weights, edges="shared"):
@@ -347,7 +421,9 @@ def mixed(weights, edges="shared"):
     latent = np.random.default_rng(1).normal(size=(3, 3, 4, 12)).astype(np.float32)
     variables = {"params": {"latent_bin_conv_3x3": latent}, "batch_stats": RUNNING}
     apply = jax.jit(
-        lambda weights: MIXED.clone(edges=edges).apply(variables, x, weights, train=False)
+        lambda weights: MIXED.clone(edges=edges).apply(
+            variables, x, weights, train=False
+        )
     )
     return apply(weights)
 
@@ -373,9 +449,9 @@ def test_weights_belong_to_their_edges():
     assert y.shape == (2, 4, 4, 3, 4)
     assert np.array_equal(y[:, :, :, 0], 2 * y[:, :, :, 1])
     assert np.array_equal(y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 2])
-    assert not np.allclose(y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 1]), (
-        "each edge has its own kernel"
-    )
+    assert not np.allclose(
+        y[:, :, :, 2], mixed(np.tile(weights[2], (3, 1)))[:, :, :, 1]
+    ), "each edge has its own kernel"
 
 
 def shapes_of(net, images=IMAGES):
@@ -399,7 +475,9 @@ def test_any_image_size_and_set_of_layer_types(num_cells, shape, layer_types):
     )
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     latents = {path[-1] for path in variables if path[-1].startswith("latent_")}
-    assert latents == {f"latent_{name}" for name in layer_types if name.startswith("bin_")}
+    assert latents == {
+        f"latent_{name}" for name in layer_types if name.startswith("bin_")
+    }
 
 
 def test_images_that_the_reductions_cannot_halve_are_refused():
@@ -412,7 +490,9 @@ def test_images_that_the_reductions_cannot_halve_are_refused():
 
 
 def test_skips_can_be_left_out():
-    of_skips = lambda net: {path[1] for path in shapes_of(net)[1] if path[2:3] == ("skip",)}
+    of_skips = lambda net: {
+        path[1] for path in shapes_of(net)[1] if path[2:3] == ("skip",)
+    }
     assert of_skips(supernet(5)) == {"cell1", "cell3"}
     assert not of_skips(supernet(5, skip=False))
 
@@ -420,23 +500,33 @@ def test_skips_can_be_left_out():
 @pytest.mark.parametrize("binary", [False, True])
 def test_preprocessing_is_float_in_the_search_unless_asked_for(binary):
     _, variables = shapes_of(supernet(3, binary_preprocess=binary))
-    leaves = {path[-1] for path in variables if path[0] == "params" and "preprocess" in path}
+    leaves = {
+        path[-1] for path in variables if path[0] == "params" and "preprocess" in path
+    }
     assert leaves == {"latent" if binary else "kernel"}, "and its BN has no parameters"
 
 
 def test_each_edge_has_statistics_of_its_own_where_asked_for():
-    own, shared = (shapes_of(supernet(3, 2, shared_statistics=flag))[1] for flag in (False, True))
+    own, shared = (
+        shapes_of(supernet(3, 2, shared_statistics=flag))[1] for flag in (False, True)
+    )
     path = ("batch_stats", "cell0", "state0", "bn", "mean")
-    assert (own[path].shape, shared[path].shape) == ((4, 4, 2), (2,)), "types, edges, channels"
+    assert (own[path].shape, shared[path].shape) == ((4, 4, 2), (2,)), (
+        "types, edges, channels"
+    )
     path = ("batch_stats", "cell0", "state0", "pool_bn", "var")
-    assert (own[path].shape, shared[path].shape) == ((4, 4), (4,)), "edges, poolings side by side"
+    assert (own[path].shape, shared[path].shape) == ((4, 4), (4,)), (
+        "edges, poolings side by side"
+    )
     assert {path for path in own if path[0] == "params"} == {
         path for path in shared if path[0] == "params"
     }
 
 
 def test_float_edges_are_the_last_ones():
-    """Of 5 cells 2 skips and 10 preprocessing convolutions shift the released count by 12 convolutions: three edges."""
+    """Of 5 cells 2 skips and 10 preprocessing convolutions shift the released count by
+    12 convolutions: three edges.
+    """
     net = supernet(5, float_head=True, reduction_skip="float")
     found = float_edges(net)
     assert found[:4] == [((0,) * 4,) * 5] * 4
@@ -448,14 +538,18 @@ def test_float_edges_are_the_last_ones():
 def test_over_devices_the_edges_of_a_state_have_one_message_each_way():
     """For the batch norm of the convolutions' input and that of the poolings."""
     own = Arithmetic(bn_axis="device")
-    edges = MixedEdges(channels=4, stride=2, layer_types=TABLE_3, scheme=Xnor(), arithmetic=own)
+    edges = MixedEdges(
+        channels=4, stride=2, layer_types=TABLE_3, scheme=Xnor(), arithmetic=own
+    )
     images, weights = jnp.ones((2, 8, 8, 4)), jnp.full((3, len(TABLE_3)), 0.2)
     variables = edges.clone(arithmetic=Arithmetic()).init(
         jax.random.key(0), images, weights, train=False
     )
 
     def total(images):
-        y, _ = edges.apply(variables, images, weights, train=True, mutable=["batch_stats"])
+        y, _ = edges.apply(
+            variables, images, weights, train=True, mutable=["batch_stats"]
+        )
         return y.sum()
 
     for function, messages in ((total, 1), (jax.grad(total), 2)):
@@ -468,7 +562,9 @@ def test_a_mixture_takes_the_weights_themselves():
     alphas, images = alphas_of(net), IMAGES.astype(np.float32)
     variables = variables_of(net)
     by_alphas = jax.jit(lambda alphas: net.apply(variables, alphas, images))(alphas)
-    mixture = jax.jit(lambda weights: net.apply(variables, weights, images, method="mixture"))
+    mixture = jax.jit(
+        lambda weights: net.apply(variables, weights, images, method="mixture")
+    )
     assert np.array_equal(mixture(relax(alphas)), by_alphas)
     zeroise = {name: np.eye(5, dtype=np.float32)[np.zeros(14, int)] for name in alphas}
     nothing, chosen = (
@@ -477,12 +573,17 @@ def test_a_mixture_takes_the_weights_themselves():
     )
     assert np.std(nothing - by_alphas) > 0 and np.std(chosen - nothing) > 0
     even = net.even_mixture()
-    assert all(np.allclose(value, 1 / 5) and value.shape == (14, 5) for value in even.values())
+    assert all(
+        np.allclose(value, 1 / 5) and value.shape == (14, 5) for value in even.values()
+    )
 
 
 def test_weights_of_another_shape_are_refused():
     net = supernet(2, 2)
     with pytest.raises(AssertionError, match="14, 7"):
         jax.eval_shape(
-            net.init, jax.random.key(0), alphas_of(net.clone(layer_types=NO_DILATED)), IMAGES
+            net.init,
+            jax.random.key(0),
+            alphas_of(net.clone(layer_types=NO_DILATED)),
+            IMAGES,
         )

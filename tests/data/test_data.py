@@ -1,4 +1,6 @@
-"""The data: real files, batches as a function of the step, augmentation, and evaluation that counts every example once."""
+"""The data: real files, batches as a function of the step, augmentation, and evaluation
+that counts every example once.
+"""
 
 import dataclasses
 import gc
@@ -16,7 +18,14 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.data import load as loading
 from bnas_jax.data import order
 from bnas_jax.data.arrays import Arrays
-from bnas_jax.data.augment import Augmentation, crop, draw, draw_centres, hide, normalize
+from bnas_jax.data.augment import (
+    Augmentation,
+    crop,
+    draw,
+    draw_centres,
+    hide,
+    normalize,
+)
 from bnas_jax.data.batches import load_data
 from bnas_jax.data.halves import SPLITS, split_half
 from bnas_jax.data.pipeline import EvalSource, TrainSource
@@ -30,13 +39,19 @@ PLAIN = Augmentation(mean=(0.0,), std=(1.0,), scale=1.0)
 
 
 def numbered(size: int) -> Arrays:
-    """Images 2x2x1 whose pixels are all the example's own number, which is its label too."""
-    images = np.broadcast_to(np.arange(size, dtype=np.uint8)[:, None, None, None], (size, 2, 2, 1))
+    """Images 2x2x1 whose pixels are all the example's own number, which is its label
+    too.
+    """
+    images = np.broadcast_to(
+        np.arange(size, dtype=np.uint8)[:, None, None, None], (size, 2, 2, 1)
+    )
     return Arrays(images, np.arange(size), num_classes=size, name="numbered")
 
 
 def photos(size: int, seed: int = 0, side: int = 8) -> Arrays:
-    images = np.random.default_rng(seed).integers(1, 256, (size, side, side, 3), dtype=np.uint8)
+    images = np.random.default_rng(seed).integers(
+        1, 256, (size, side, side, 3), dtype=np.uint8
+    )
     return Arrays(images, np.arange(size) % 10, num_classes=10, name="photos")
 
 
@@ -133,13 +148,19 @@ def test_halves_are_disjoint_and_complete(size):
 
 
 def test_halves_depend_on_the_seed_alone():
-    assert same(split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 3)[0].labels)
-    assert not same(split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 4)[0].labels)
+    assert same(
+        split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 3)[0].labels
+    )
+    assert not same(
+        split_half(numbered(50), 3)[0].labels, split_half(numbered(50), 4)[0].labels
+    )
 
 
 def test_halves_in_order_are_the_first_half_and_the_second():
     first, second = split_half(numbered(11), 3, "in_order")
-    assert first.labels.tolist() == list(range(6)) and second.labels.tolist() == list(range(6, 11))
+    assert first.labels.tolist() == list(range(6)) and second.labels.tolist() == list(
+        range(6, 11)
+    )
 
 
 def test_one_example_has_no_halves():
@@ -151,7 +172,9 @@ def test_one_example_has_no_halves():
 
 
 def test_an_order_is_pinned():
-    """Written out, so that a change of library that moved every run's data would be seen."""
+    """Written out, so that a change of library that moved every run's data would be
+    seen.
+    """
     assert order.shuffled(8, 7, order.EPOCHS, 2).tolist() == [0, 3, 7, 1, 6, 4, 5, 2]
     assert order.shuffled(8, 7, order.EPOCHS, 2).dtype == np.int32
 
@@ -208,7 +231,8 @@ def test_images_and_labels_belong_together():
     assert batch["image"].shape == (5, 2, 2, 1) and batch["image"].dtype == np.float32
     assert batch["label"].shape == (5,) and batch["label"].dtype == np.int32
     assert np.array_equal(
-        batch["image"], np.broadcast_to(batch["label"][:, None, None, None], (5, 2, 2, 1))
+        batch["image"],
+        np.broadcast_to(batch["label"][:, None, None, None], (5, 2, 2, 1)),
     )
 
 
@@ -223,16 +247,24 @@ def test_any_step_can_be_resumed_at():
 
 
 def test_augmentation_differs_from_step_to_step_and_epoch_to_epoch():
-    one = Arrays(np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1), np.zeros(1, int), 1, "one")
+    one = Arrays(
+        np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1), np.zeros(1, int), 1, "one"
+    )
     augmentation = Augmentation((0.0,), (1.0,), scale=1.0, pad=3)
     for copies, batch_size, steps_per_epoch in ((1, 1, 1), (8, 2, 4)):
-        source = TrainSource(one.take(np.zeros(copies, int)), batch_size, 0, augmentation)
+        source = TrainSource(
+            one.take(np.zeros(copies, int)), batch_size, 0, augmentation
+        )
         assert source.steps_per_epoch == steps_per_epoch
-        assert len({batch["image"].tobytes() for batch in batches(source, range(4))}) > 2
+        assert (
+            len({batch["image"].tobytes() for batch in batches(source, range(4))}) > 2
+        )
 
 
 def test_the_step_is_traced_once_over_epochs_and_the_data_is_an_argument():
-    source = TrainSource(photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True))
+    source = TrainSource(
+        photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True)
+    )
     traces = []
 
     @jax.jit
@@ -255,22 +287,33 @@ def test_the_data_goes_to_the_device_once_and_the_order_once_an_epoch():
         placed.append(array.shape)
         return jax.device_put(array)
 
-    source = TrainSource(photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3), place=place)
+    source = TrainSource(
+        photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3), place=place
+    )
     feeds = [source.feed(step) for step in range(7)]
     assert placed.count((20, 8 * 8 * 3)) == 1
-    assert placed.count((20,)) == 1 + 3  # the labels, and the orders of epochs 0, 1 and 2
+    assert (
+        placed.count((20,)) == 1 + 3
+    )  # the labels, and the orders of epochs 0, 1 and 2
     assert all(feed["images"] is feeds[0]["images"] for feed in feeds)
-    assert feeds[1]["order"] is feeds[0]["order"] and feeds[3]["order"] is not feeds[0]["order"]
+    assert (
+        feeds[1]["order"] is feeds[0]["order"]
+        and feeds[3]["order"] is not feeds[0]["order"]
+    )
 
 
 def test_shards_are_parts_of_the_same_global_batch():
-    source = TrainSource(photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True))
+    source = TrainSource(
+        photos(20), 6, 5, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True)
+    )
     feed = source.feed(4)
     part = jax.jit(source.prepare, static_argnums=2)
     whole = part(feed, 0, 1)
     parts = [part(feed, np.int32(i), 3) for i in range(3)]
     assert same(jax.tree.map(lambda *p: np.concatenate(p), *parts), whole)
-    with pytest.raises(UserError, match=r"4 devices.*config\.batch_size a multiple of 4"):
+    with pytest.raises(
+        UserError, match=r"4 devices.*config\.batch_size a multiple of 4"
+    ):
         source.prepare(feed, 0, 4)
 
 
@@ -284,18 +327,21 @@ def test_the_batches_are_the_same_with_64_bit_mode():
     with jax.enable_x64(True):
         assert same(batch(jnp.float32), narrow)
         wide = batch(jnp.float64)
-        (evaluated,) = batches(EvalSource(photos(20), 6, augmentation, jnp.float64), [3])
+        (evaluated,) = batches(
+            EvalSource(photos(20), 6, augmentation, jnp.float64), [3]
+        )
     assert wide["image"].dtype == np.float64 and wide["label"].dtype == np.int32
     assert np.array_equal(wide["label"], narrow["label"])
-    assert np.allclose(wide["image"], narrow["image"], atol=1e-5) and not np.array_equal(
-        wide["image"], narrow["image"]
-    )
+    assert np.allclose(
+        wide["image"], narrow["image"], atol=1e-5
+    ) and not np.array_equal(wide["image"], narrow["image"])
     assert evaluated["image"].dtype == np.float64 and evaluated["weight"].sum() == 2
 
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(
-        UserError, match=r"a batch larger than the data.*numbered has 4.*config\.batch_size"
+        UserError,
+        match=r"a batch larger than the data.*numbered has 4.*config\.batch_size",
     ):
         TrainSource(numbered(4), 5, 0, PLAIN)
     assert TrainSource(numbered(4), 4, 0, PLAIN).steps_per_epoch == 1
@@ -317,10 +363,14 @@ def test_normalisation_is_the_stated_arithmetic():
     result = normalize(jnp.asarray(pixels), augmentation, jnp.float32)
     assert result.dtype == jnp.float32 and np.allclose(result, expected, rtol=1e-5)
     rounded = normalize(jnp.asarray(pixels), augmentation, jnp.bfloat16)
-    assert rounded.dtype == jnp.bfloat16 and np.array_equal(rounded, result.astype(jnp.bfloat16))
+    assert rounded.dtype == jnp.bfloat16 and np.array_equal(
+        rounded, result.astype(jnp.bfloat16)
+    )
 
 
-def expected_crop(image: np.ndarray, top: int, left: int, flip: int, pad: int) -> np.ndarray:
+def expected_crop(
+    image: np.ndarray, top: int, left: int, flip: int, pad: int
+) -> np.ndarray:
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     window = padded[top : top + image.shape[0], left : left + image.shape[1]]
     return window[:, ::-1] if flip else window
@@ -334,7 +384,10 @@ def test_every_crop_and_flip_is_the_window_of_the_padded_image():
         .astype(np.int32)
     )
     rows = np.arange(len(offsets), dtype=np.int32) % 3
-    choices = {name: jnp.asarray(offsets[:, i]) for i, name in enumerate(("top", "left", "flip"))}
+    choices = {
+        name: jnp.asarray(offsets[:, i])
+        for i, name in enumerate(("top", "left", "flip"))
+    }
     result = np.asarray(jax.jit(crop, static_argnums=3)(images, rows, choices, pad))
     assert result.dtype == np.uint8
     for row, offset, got in zip(rows, offsets, result, strict=True):
@@ -343,14 +396,22 @@ def test_every_crop_and_flip_is_the_window_of_the_padded_image():
 
 def test_crop_works_on_images_that_are_not_square():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 1), dtype=np.uint8)
-    choices = {"top": jnp.array([0, 2]), "left": jnp.array([2, 1]), "flip": jnp.array([1, 0])}
-    result = np.asarray(jax.jit(crop, static_argnums=3)(images, np.array([1, 0]), choices, 1))
+    choices = {
+        "top": jnp.array([0, 2]),
+        "left": jnp.array([2, 1]),
+        "flip": jnp.array([1, 0]),
+    }
+    result = np.asarray(
+        jax.jit(crop, static_argnums=3)(images, np.array([1, 0]), choices, 1)
+    )
     assert np.array_equal(result[0], expected_crop(images[1], 0, 2, 1, 1))
     assert np.array_equal(result[1], expected_crop(images[0], 2, 1, 0, 1))
 
 
 def test_all_choices_are_drawn_about_equally_often():
-    choices = draw(jax.random.key(0), 9000, Augmentation((0.0,), (1.0,), pad=4, flip=True))
+    choices = draw(
+        jax.random.key(0), 9000, Augmentation((0.0,), (1.0,), pad=4, flip=True)
+    )
     for name, values in (("top", 9), ("left", 9), ("flip", 2)):
         counts = np.bincount(choices[name], minlength=values)
         assert len(counts) == values and np.all(
@@ -363,17 +424,25 @@ def test_all_choices_are_drawn_about_equally_often():
 def test_each_image_of_a_batch_is_one_of_its_possible_crops(pad, flip):
     arrays = photos(16)
     source = TrainSource(
-        arrays, 16, 0, Augmentation((0.0,) * 3, (1.0,) * 3, scale=1.0, pad=pad, flip=flip)
+        arrays,
+        16,
+        0,
+        Augmentation((0.0,) * 3, (1.0,) * 3, scale=1.0, pad=pad, flip=flip),
     )
     rows = np.asarray(source.feed(0)["order"])
     batch = batches(source, [0])[0]["image"].astype(np.uint8)
     windows = [
-        (t, c, f) for t in range(2 * pad + 1) for c in range(2 * pad + 1) for f in range(1 + flip)
+        (t, c, f)
+        for t in range(2 * pad + 1)
+        for c in range(2 * pad + 1)
+        for f in range(1 + flip)
     ]
     used = set()
     for row, image in zip(rows, batch, strict=True):
         found = [
-            w for w in windows if np.array_equal(expected_crop(arrays.images[row], *w, pad), image)
+            w
+            for w in windows
+            if np.array_equal(expected_crop(arrays.images[row], *w, pad), image)
         ]
         assert len(found) == 1
         used.add(found[0])
@@ -384,7 +453,9 @@ def test_padding_is_black_before_normalisation():
     white = Arrays(np.full((1, 4, 4, 1), 255, np.uint8), np.zeros(1, int), 1, "white")
     source = TrainSource(white, 1, 0, Augmentation((0.5,), (0.25,), pad=3))
     values = {
-        round(float(v), 5) for batch in batches(source, range(4)) for v in batch["image"].ravel()
+        round(float(v), 5)
+        for batch in batches(source, range(4))
+        for v in batch["image"].ravel()
     }
     assert values == {-2.0, 2.0}
 
@@ -401,14 +472,22 @@ def test_cutout_hides_a_square_around_each_centre_and_no_more():
 
 def test_cutout_falls_everywhere_equally_often():
     hidden = (
-        np.asarray(hide(jnp.ones((512, 6, 8, 1)), draw_centres(jax.random.key(0), 512, (6, 8)), 2))
+        np.asarray(
+            hide(
+                jnp.ones((512, 6, 8, 1)),
+                draw_centres(jax.random.key(0), 512, (6, 8)),
+                2,
+            )
+        )
         == 0
     )
-    # Each pixel lies in the square of 4 of 48 centres, those of the last row and column in that of 2 or 1.
+    # Each pixel lies in the square of 4 of 48 centres, those of the last row and column
+    # in that of 2 or 1.
     wide, high = (np.minimum(n - np.arange(n), 2) for n in (8, 6))
     expected = high[:, None] * wide / 48
     assert np.all(
-        np.abs(hidden.mean(0)[..., 0] - expected) < 5 * np.sqrt(expected * (1 - expected) / 512)
+        np.abs(hidden.mean(0)[..., 0] - expected)
+        < 5 * np.sqrt(expected * (1 - expected) / 512)
     )
     assert len(np.unique(hidden.reshape(512, -1), axis=0)) > 40
 
@@ -417,12 +496,16 @@ def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were(
     augmentation = Augmentation(
         (2.0,) * 3, (0.2,) * 3, pad=2, flip=True, cutout=3
     )  # no pixel is the mean colour
-    first, again, other = batches(TrainSource(photos(20), 6, 5, augmentation), [0, 0, 1])
+    first, again, other = batches(
+        TrainSource(photos(20), 6, 5, augmentation), [0, 0, 1]
+    )
     (plain,) = batches(
         TrainSource(photos(20), 6, 5, dataclasses.replace(augmentation, cutout=0)), [0]
     )
     hidden = first["image"] == 0
-    assert np.array_equal(first["image"], again["image"]) and np.all(hidden.any((1, 2, 3)))
+    assert np.array_equal(first["image"], again["image"]) and np.all(
+        hidden.any((1, 2, 3))
+    )
     assert not np.array_equal(hidden, other["image"] == 0)
     assert np.allclose(first["image"], np.where(hidden, 0, plain["image"]), atol=1e-6)
 
@@ -430,14 +513,19 @@ def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cutout": 16}, r"cutout=16 can hide all of an image of \d+x\d+; write a smaller side"),
+        (
+            {"cutout": 16},
+            r"cutout=16 can hide all of an image of \d+x\d+; write a smaller side",
+        ),
         (
             {"pad": 16},
             r"pad=16 can move an image of \d+x\d+ out of sight; write fewer pixels, or 0",
         ),
     ],
 )
-def test_cutout_or_a_crop_without_any_of_an_image_is_refused_in_training_alone(changes, message):
+def test_cutout_or_a_crop_without_any_of_an_image_is_refused_in_training_alone(
+    changes, message
+):
     augmentation = Augmentation((0.5,) * 3, (0.2,) * 3, **changes)
     with pytest.raises(UserError, match=f"config.dataset.{message}"):
         TrainSource(photos(4), 2, 0, augmentation)
@@ -447,12 +535,21 @@ def test_cutout_or_a_crop_without_any_of_an_image_is_refused_in_training_alone(c
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"mean": (0.5,), "std": (1.0,), "cutout": -2}, "cutout must be 0 or more pixels, got -2"),
+        (
+            {"mean": (0.5,), "std": (1.0,), "cutout": -2},
+            "cutout must be 0 or more pixels, got -2",
+        ),
         ({"mean": (0.5,), "std": (0.5, 0.5)}, "one number per channel"),
         ({"mean": (0.5,), "std": (0.0,)}, "above 0"),
         ({"mean": (0.5,), "std": (1.0,), "pad": -1}, "pad must be"),
-        ({"mean": (0.5,), "std": (1.0,), "jitter": (0.4, np.nan, 0.4, 0.2)}, "four finite numbers"),
-        ({"mean": (0.5,), "std": (1.0,), "jitter": (np.inf, 0, 0, 0)}, "four finite numbers"),
+        (
+            {"mean": (0.5,), "std": (1.0,), "jitter": (0.4, np.nan, 0.4, 0.2)},
+            "four finite numbers",
+        ),
+        (
+            {"mean": (0.5,), "std": (1.0,), "jitter": (np.inf, 0, 0, 0)},
+            "four finite numbers",
+        ),
     ],
 )
 def test_an_impossible_augmentation_is_refused(kwargs, message):
@@ -474,16 +571,23 @@ def test_evaluation_counts_every_example_exactly_once(batch_size):
     seen = batches(source, range(len(source)))
     assert all(batch["image"].shape == (batch_size, 2, 2, 1) for batch in seen)
     weights, labels, images = (
-        np.concatenate([batch[name] for batch in seen]) for name in ("weight", "label", "image")
+        np.concatenate([batch[name] for batch in seen])
+        for name in ("weight", "label", "image")
     )
     images = images[:, 0, 0, 0]
     assert set(weights.tolist()) <= {0.0, 1.0} and weights.dtype == np.float32
-    assert labels[weights == 1].tolist() == images[weights == 1].tolist() == list(range(20))
+    assert (
+        labels[weights == 1].tolist()
+        == images[weights == 1].tolist()
+        == list(range(20))
+    )
 
 
 def test_evaluation_neither_augments_nor_traces_twice():
     arrays = photos(10)
-    source = EvalSource(arrays, 4, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True))
+    source = EvalSource(
+        arrays, 4, Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True)
+    )
     traces = []
 
     @jax.jit
@@ -499,7 +603,9 @@ def test_evaluation_neither_augments_nor_traces_twice():
 def test_an_augmented_evaluation_is_the_same_in_batches_of_any_size_and_another_in_each_epoch():
     arrays, augmentation = (
         photos(10),
-        Augmentation((0.5,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2)),
+        Augmentation(
+            (0.5,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2)
+        ),
     )
 
     def images(batch_size, epoch, shards=1):
@@ -526,7 +632,9 @@ def test_shards_of_an_evaluation_batch_make_up_the_batch():
     source = EvalSource(numbered(10), 8, PLAIN)
     part = jax.jit(source.prepare, static_argnums=2)
     parts = [part(source.feed(1), shard, 2) for shard in range(2)]
-    assert same(jax.tree.map(lambda *p: np.concatenate(p), *parts), part(source.feed(1), 0, 1))
+    assert same(
+        jax.tree.map(lambda *p: np.concatenate(p), *parts), part(source.feed(1), 0, 1)
+    )
     assert [float(part["weight"].sum()) for part in parts] == [2.0, 0.0]
 
 
@@ -554,7 +662,8 @@ def test_cifar10_is_read_from_array_records(cifar):
             test.images, splits["test"].images
         )
         assert (
-            np.array_equal(train.labels, splits["train"].labels) and train.labels.dtype == np.int32
+            np.array_equal(train.labels, splits["train"].labels)
+            and train.labels.dtype == np.int32
         )
         assert train.num_classes == 10 and train.name == "cifar10"
     assert augmentation == Augmentation(
@@ -581,7 +690,9 @@ def test_a_directory_in_several_formats_is_read_from_its_array_records(cifar):
     info = json.loads((directory / "dataset_info.json").read_text())
     info |= {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}
     (directory / "dataset_info.json").write_text(json.dumps(info))
-    assert np.array_equal(loading.load("cifar10", directory).test.images, splits["test"].images)
+    assert np.array_equal(
+        loading.load("cifar10", directory).test.images, splits["test"].images
+    )
 
 
 def test_the_default_place_is_in_the_home_directory(cifar, monkeypatch, tmp_path):
@@ -601,10 +712,15 @@ def test_any_small_tfds_set_is_read_with_its_own_statistics(tmp_path):
     gray = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1), dtype=np.uint8)
     arrays = Arrays(gray, np.arange(6), num_classes=7, name="gray")
     write_dataset(
-        tmp_path / "gray" / "1.0.0", {"train": arrays, "validation": arrays}, "gray", (28, 28, 1)
+        tmp_path / "gray" / "1.0.0",
+        {"train": arrays, "validation": arrays},
+        "gray",
+        (28, 28, 1),
     )
     train, test, augmentation = loading.load("tfds:gray", tmp_path)
-    assert np.array_equal(train.images, gray) and len(test) == 6 and train.num_classes == 7
+    assert (
+        np.array_equal(train.images, gray) and len(test) == 6 and train.num_classes == 7
+    )
     assert augmentation.mean == pytest.approx(((gray / 255).mean(),))
     assert augmentation.std == pytest.approx(((gray / 255).std(),))
     assert augmentation.pad == 0 and not augmentation.flip
@@ -614,7 +730,9 @@ def test_cifar100_takes_crops_and_flips_with_its_own_statistics(tmp_path):
     splits = {"train": photos(4, side=32), "test": photos(2, side=32)}
     write_dataset(tmp_path / "cifar100" / "3.0.2", splits, "cifar100")
     augmentation = loading.load("cifar100", tmp_path).augmentation
-    assert augmentation.mean == pytest.approx((splits["train"].images / 255).mean((0, 1, 2)))
+    assert augmentation.mean == pytest.approx(
+        (splits["train"].images / 255).mean((0, 1, 2))
+    )
     assert augmentation.pad == 4 and augmentation.flip
 
 
@@ -635,7 +753,8 @@ def one_line_error(name, path=None) -> str:
 def test_missing_and_empty_directories_are_named(tmp_path):
     missing = one_line_error("cifar10", tmp_path / "nowhere")
     assert (
-        "there is no directory" in missing and "python -m bnas_jax data prepare cifar10" in missing
+        "there is no directory" in missing
+        and "python -m bnas_jax data prepare cifar10" in missing
     )
     assert "is empty" in one_line_error("cifar10", tmp_path)
     (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
@@ -645,7 +764,9 @@ def test_missing_and_empty_directories_are_named(tmp_path):
 
 def test_a_tfrecord_directory_is_refused(tmp_path):
     write_dataset(
-        tmp_path / "cifar10" / "3.0.2", {"train": photos(2, side=32)}, file_format="tfrecord"
+        tmp_path / "cifar10" / "3.0.2",
+        {"train": photos(2, side=32)},
+        file_format="tfrecord",
     )
     message = one_line_error("cifar10", tmp_path)
     assert (
@@ -666,7 +787,10 @@ def test_a_set_without_a_test_split_is_refused(tmp_path):
 def test_images_of_several_sizes_are_refused(tmp_path):
     directory = tmp_path / "odd" / "1.0.0"
     write_dataset(
-        directory, {"train": photos(2, side=8), "test": photos(2, side=8)}, "odd", (None, None, 3)
+        directory,
+        {"train": photos(2, side=8), "test": photos(2, side=8)},
+        "odd",
+        (None, None, 3),
     )
     assert len(loading.load("tfds:odd", directory).train) == 2
 
@@ -681,7 +805,10 @@ def test_images_of_several_sizes_are_refused(tmp_path):
             return 2
 
     write_dataset(
-        tmp_path / "odd" / "1.0.1", {"train": Mixed(), "test": Mixed()}, "odd", (None, None, 3)
+        tmp_path / "odd" / "1.0.1",
+        {"train": Mixed(), "test": Mixed()},
+        "odd",
+        (None, None, 3),
     )
     assert "images of several shapes" in one_line_error("tfds:odd", tmp_path)
 
@@ -712,12 +839,17 @@ def test_a_missing_library_is_named(cifar, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar", "there is no dataset 'cifar': set config.dataset.name to one of digits, cifar10"),
+        (
+            "cifar",
+            "there is no dataset 'cifar': set config.dataset.name to one of digits, "
+            "cifar10",
+        ),
         ("tfds:", "there is no dataset"),
         ("imagenet2012", "there is no directory /anywhere"),
         (
             "folder",
-            "there is no directory /anywhere; set config.dataset.path to a folder of images",
+            "there is no directory /anywhere; set config.dataset.path to a folder of "
+            "images",
         ),
     ],
 )
@@ -729,11 +861,17 @@ def test_the_digits_take_no_path():
     assert "leave config.dataset.path out" in one_line_error("digits", "/anywhere")
 
 
-def test_batches_read_images_as_their_options_say_and_do_not_outlive_their_owner(tmp_path):
+def test_batches_read_images_as_their_options_say_and_do_not_outlive_their_owner(
+    tmp_path,
+):
     write_folder(tmp_path, {"train/a": 2, "train/b": 1, "test/a": 1, "test/b": 1})
     (tmp_path / "train" / "a" / "larger.png").write_bytes(encoded(picture(9, 40, 40)))
-    data = load_data("folder", tmp_path, batch_size=2, options=ReadOptions(image_size=16))
-    assert data.train_batch(0)["image"].shape == (2, 16, 16, 3) == (2, *data.image_shape)
+    data = load_data(
+        "folder", tmp_path, batch_size=2, options=ReadOptions(image_size=16)
+    )
+    assert (
+        data.train_batch(0)["image"].shape == (2, 16, 16, 3) == (2, *data.image_shape)
+    )
     gone = weakref.ref(data.dataset.train)
     del data
     gc.collect()
@@ -741,7 +879,9 @@ def test_batches_read_images_as_their_options_say_and_do_not_outlive_their_owner
 
 
 def test_a_way_to_divide_that_is_unknown_is_not_taken_for_random():
-    with pytest.raises(UserError, match="one of random, stratified, in_order, got 'halves'"):
+    with pytest.raises(
+        UserError, match="one of random, stratified, in_order, got 'halves'"
+    ):
         split_half(numbered(4), 0, "halves")
     # `data` knows no settings, and they do not know it.
     assert SPLITS == dataset.SPLITS

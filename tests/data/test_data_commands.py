@@ -27,7 +27,9 @@ from bnas_jax.data.tools import convert
 
 
 def photos(size: int, seed: int = 0) -> Arrays:
-    images = np.random.default_rng(seed).integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(seed).integers(
+        0, 256, (size, 32, 32, 3), dtype=np.uint8
+    )
     return Arrays(images, np.arange(size) % 10, num_classes=10, name="photos")
 
 
@@ -69,7 +71,9 @@ SPLITS = {"train": photos(11, 1), "test": photos(4, 2)}
 
 @pytest.fixture
 def old(tmp_path) -> pathlib.Path:
-    """A set in TFRecord format, three shards for each split, with a file of labels beside them."""
+    """A set in TFRecord format, three shards for each split, with a file of labels
+    beside them.
+    """
     directory = write_dataset(
         tmp_path / "old" / "cifar10" / "3.0.2", SPLITS, file_format="tfrecord", shards=3
     )
@@ -81,7 +85,9 @@ def shard(directory: pathlib.Path, number: int) -> pathlib.Path:
     return directory / f"cifar10-train.tfrecord-{number:05}-of-00003"
 
 
-def test_a_source_that_cannot_be_read_is_not_called_a_full_target(old, tmp_path, capsys):
+def test_a_source_that_cannot_be_read_is_not_called_a_full_target(
+    old, tmp_path, capsys
+):
     shard(old, 1).unlink()
     # Reading it is an input/output error, as of a failing disk.
     shard(old, 1).symlink_to("/proc/self/mem")
@@ -96,7 +102,9 @@ def test_a_converted_set_holds_the_same_examples(old, tmp_path, capsys):
     assert summary == {"num_examples": 15, "num_shards": 6, "out": str(target)}
     assert files_of(old) == before
     assert sorted(p.name for p in target.parent.iterdir()) == ["3.0.2"]
-    assert not any("tfrecord" in p.name or p.name.endswith(".part") for p in target.iterdir())
+    assert not any(
+        "tfrecord" in p.name or p.name.endswith(".part") for p in target.iterdir()
+    )
     train, test, _ = loading.load("cifar10", tmp_path / "new")
     for arrays, expected in ((train, SPLITS["train"]), (test, SPLITS["test"])):
         assert np.array_equal(arrays.images, expected.images) and np.array_equal(
@@ -110,10 +118,14 @@ def test_a_converted_set_holds_the_same_examples(old, tmp_path, capsys):
 def test_a_conversion_that_stopped_goes_on(old, tmp_path, capsys):
     whole = shard(old, 2).read_bytes()
     shard(old, 2).write_bytes(whole[:-1])
-    assert "is cut short" in mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
+    assert "is cut short" in mistake(
+        capsys, "convert", f"--source={old}", f"--out={tmp_path}/new"
+    )
     part = tmp_path / "new" / "cifar10" / "3.0.2.incomplete"
     done = {p.name: p.stat().st_mtime_ns for p in part.iterdir()}
-    assert sorted(done) == [f"cifar10-train.array_record-{n:05}-of-00003" for n in range(2)]
+    assert sorted(done) == [
+        f"cifar10-train.array_record-{n:05}-of-00003" for n in range(2)
+    ]
     with pytest.raises(
         UserError, match="without a prepared cifar10"
     ):  # unfinished, it is not taken for a data set
@@ -121,7 +133,9 @@ def test_a_conversion_that_stopped_goes_on(old, tmp_path, capsys):
     shard(old, 2).write_bytes(whole)
     command(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
     target = tmp_path / "new" / "cifar10" / "3.0.2"
-    assert all((target / name).stat().st_mtime_ns == time for name, time in done.items())
+    assert all(
+        (target / name).stat().st_mtime_ns == time for name, time in done.items()
+    )
     assert np.array_equal(
         loading.load("cifar10", tmp_path / "new").train.images, SPLITS["train"].images
     )
@@ -158,7 +172,9 @@ def test_what_cannot_be_converted(old, tmp_path, capsys):
     )
     assert "--out is missing" in mistake(capsys, "convert", f"--source={old}")
     (old / "dataset_info.json").write_text("{")
-    assert "cannot read" in mistake(capsys, "convert", f"--source={old}", f"--out={tmp_path}/new")
+    assert "cannot read" in mistake(
+        capsys, "convert", f"--source={old}", f"--out={tmp_path}/new"
+    )
     new = write_dataset(tmp_path / "cifar10" / "3.0.2", SPLITS)
     assert "only tfrecord is converted" in mistake(
         capsys, "convert", f"--source={new}", f"--out={tmp_path}/new"
@@ -167,7 +183,9 @@ def test_what_cannot_be_converted(old, tmp_path, capsys):
 
 
 def test_the_checksum_is_that_of_the_format():
-    """The value that TensorFlow writes for the length of a record of 3 bytes is not made up here, but of the polynomial."""
+    """The value that TensorFlow writes for the length of a record of 3 bytes is not
+    made up here, but of the polynomial.
+    """
     crc = 0xFFFFFFFF
     for byte in b"a record":
         crc ^= byte
@@ -184,16 +202,27 @@ def test_the_checksum_is_that_of_the_format():
 
 
 def test_check_counts_and_names_what_cannot_be_read(tmp_path, capsys):
-    folder = write_folder(tmp_path, {"train/cat": 3, "train/dog": 4, "val/cat": 2}, "jpg")
+    folder = write_folder(
+        tmp_path, {"train/cat": 3, "train/dog": 4, "val/cat": 2}, "jpg"
+    )
     (folder / "train" / "dog" / "000.jpg").write_bytes(encoded(picture(0, 50, 30)))
     bad = folder / "train" / "dog" / "002.jpg"
     bad.write_bytes(bad.read_bytes()[:100])
     summary = command(capsys, "check", "folder", f"--path={folder}")
-    assert (summary["num_examples"], summary["num_classes"], summary["unreadable"]) == (9, 2, 1)
+    assert (summary["num_examples"], summary["num_classes"], summary["unreadable"]) == (
+        9,
+        2,
+        1,
+    )
     train, test = summary["splits"]["train"], summary["splits"]["test"]
-    assert train["classes"] == {"cat": 3, "dog": 3} and test["classes"] == {"cat": 2, "dog": 0}
+    assert train["classes"] == {"cat": 3, "dog": 3} and test["classes"] == {
+        "cat": 2,
+        "dog": 0,
+    }
     assert train["height"] == [20, 50] and train["width"] == [24, 30]
-    assert len(train["files"]) == 1 and train["files"][0].startswith(f"{bad} does not decode")
+    assert len(train["files"]) == 1 and train["files"][0].startswith(
+        f"{bad} does not decode"
+    )
 
 
 def test_check_reads_tfds_sets_and_notices_labels_and_cut_shards(tmp_path, capsys):
@@ -206,7 +235,10 @@ def test_check_reads_tfds_sets_and_notices_labels_and_cut_shards(tmp_path, capsy
     write_dataset(directory, parts)
     summary = command(capsys, "check", "cifar10", f"--path={tmp_path}")
     train = summary["splits"]["train"]
-    assert train["classes"]["0"] == train["classes"]["7"] == 1 and summary["unreadable"] == 2
+    assert (
+        train["classes"]["0"] == train["classes"]["7"] == 1
+        and summary["unreadable"] == 2
+    )
     assert f"{directory}, split train, example 1 does not decode" in train["files"][0]
     assert "labels must be from 0 to 9 for 10 classes, got 10" in train["files"][1]
     file = directory / "cifar10-test.array_record-00000-of-00001"
@@ -219,13 +251,17 @@ def test_what_cannot_be_checked(capsys):
     assert "the digits come with the package" in mistake(capsys, "check", "digits")
     assert "needs the name of a data set" in mistake(capsys, "check", "--path=/data")
     assert "data needs one of prepare, convert, check" in mistake(capsys)
-    assert "there is no directory" in mistake(capsys, "check", "folder", "--path=/nowhere")
+    assert "there is no directory" in mistake(
+        capsys, "check", "folder", "--path=/nowhere"
+    )
 
 
 # Prepare
 
 
-def test_preparing_without_tensorflow_says_what_to_install(monkeypatch, tmp_path, capsys):
+def test_preparing_without_tensorflow_says_what_to_install(
+    monkeypatch, tmp_path, capsys
+):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
     message = mistake(capsys, "prepare", "cifar10", f"--out={tmp_path}/data")
     assert (
@@ -240,7 +276,9 @@ def test_preparing_without_tensorflow_says_what_to_install(monkeypatch, tmp_path
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory) -> pathlib.Path:
-    """A directory like that of ImageNet: JPEGs of several sizes, one CMYK and one PNG; test images without labels."""
+    """A directory like that of ImageNet: JPEGs of several sizes, one CMYK and one PNG;
+    test images without labels.
+    """
     images = [encoded(picture(seed, 240 + 20 * seed, 300), "JPEG") for seed in range(9)]
     images += [
         encoded(picture(9, 250, 260), "JPEG", "CMYK"),
@@ -255,13 +293,19 @@ def imagenet(tmp_path_factory) -> pathlib.Path:
     }
     root = tmp_path_factory.mktemp("imagenet")
     write_dataset(
-        root / "imagenet2012" / "5.1.0", splits, "imagenet2012", (None, None, 3), shards=2
+        root / "imagenet2012" / "5.1.0",
+        splits,
+        "imagenet2012",
+        (None, None, 3),
+        shards=2,
     )
     return root
 
 
 def test_gray_imagenet_is_augmented_as_the_coloured_one(imagenet):
-    _, _, augmentation = loading.load("imagenet2012", imagenet, ReadOptions(32, channels=1))
+    _, _, augmentation = loading.load(
+        "imagenet2012", imagenet, ReadOptions(32, channels=1)
+    )
     _, _, coloured = loading.load("imagenet2012", imagenet)
     assert len(augmentation.mean) == len(augmentation.std) == 1
     measured = {"mean": augmentation.mean, "std": augmentation.std}
@@ -270,7 +314,11 @@ def test_gray_imagenet_is_augmented_as_the_coloured_one(imagenet):
 
 def test_imagenet_streams_as_released(imagenet):
     train, test, augmentation = loading.load("imagenet2012", imagenet)
-    assert isinstance(train, Encoded) and train.image_shape == test.image_shape == (224, 224, 3)
+    assert isinstance(train, Encoded) and train.image_shape == test.image_shape == (
+        224,
+        224,
+        3,
+    )
     assert (len(train), len(test), train.num_classes) == (12, 5, 1000)
     assert train.options.resize == 256
     assert (
@@ -278,14 +326,20 @@ def test_imagenet_streams_as_released(imagenet):
         and augmentation.jitter == (0.4, 0.4, 0.4, 0.2)
         and augmentation.flip
     )
-    assert augmentation.mean == (0.485, 0.456, 0.406) and augmentation.std == (0.229, 0.224, 0.225)
+    assert augmentation.mean == (0.485, 0.456, 0.406) and augmentation.std == (
+        0.229,
+        0.224,
+        0.225,
+    )
     feed = StreamEvalSource(test, 5, augmentation).feed(0)
     assert feed["labels"].tolist() == [5, 999, 5, 7, 999]
     side = round(240 * 224 / 256)
     top, left = (240 - side) // 2, (300 - side) // 2
     first = picture(0, 240, 300)[top : top + side, left : left + side]
     assert (
-        np.abs(np.asarray(feed["images"][0]).astype(int).mean((0, 1)) - first.mean((0, 1))).max()
+        np.abs(
+            np.asarray(feed["images"][0]).astype(int).mean((0, 1)) - first.mean((0, 1))
+        ).max()
         < 2
     )
 
@@ -303,17 +357,24 @@ def test_records_are_the_same_from_workers_and_halves_are_by_class(imagenet):
     first, second = split_half(train, 0, "stratified")
     assert sorted(np.concatenate([first.labels, second.labels])) == sorted(train.labels)
     for half in (first, second):
-        assert {label: (half.labels == label).sum() for label in (7,)} == {7: 1} and len(half) == 6
+        assert {label: (half.labels == label).sum() for label in (7,)} == {
+            7: 1
+        } and len(half) == 6
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_labels_out_of_range_and_damaged_shards_end_a_stream(tmp_path, workers):
     good = encoded(picture(0, 32, 32))
-    parts: Any = {"train": Files([good] * 4, [0, 1, 2, 10], 10), "test": Files([good], [3], 10)}
+    parts: Any = {
+        "train": Files([good] * 4, [0, 1, 2, 10], 10),
+        "test": Files([good], [3], 10),
+    }
     directory = write_dataset(tmp_path / "cifar10" / "3.0.2", parts)
     options = ReadOptions(image_size=8, in_memory_mib=0, workers=workers, skip_bad=True)
     train, _, augmentation = loading.load("cifar10", tmp_path, options)
-    with pytest.raises(UserError, match="labels must be from 0 to 9 for 10 classes, got 10"):
+    with pytest.raises(
+        UserError, match="labels must be from 0 to 9 for 10 classes, got 10"
+    ):
         StreamTrainSource(train, 4, 0, augmentation).feed(0)
     file = directory / "cifar10-test.array_record-00000-of-00001"
     file.write_bytes(file.read_bytes()[:-200])
@@ -323,7 +384,9 @@ def test_labels_out_of_range_and_damaged_shards_end_a_stream(tmp_path, workers):
 
 
 def test_the_files_of_a_split_are_found_at_an_address():
-    found = lambda original, pattern: [pattern] if "gs://bucket/d/*-train" in pattern else []
+    found = lambda original, pattern: (
+        [pattern] if "gs://bucket/d/*-train" in pattern else []
+    )
     with epath_testing.mock_epath(glob=found):
         directory = epath.Path("gs://bucket/d")
         assert tfds_examples.has_files(directory, "train")

@@ -1,4 +1,6 @@
-"""Folders of images: real files of every kind, divided, held in memory, and every mistake one line."""
+"""Folders of images: real files of every kind, divided, held in memory, and every
+mistake one line.
+"""
 
 import io
 
@@ -41,7 +43,11 @@ def test_a_folder_is_read_as_it_stands(folder):
     train, test, augmentation = load(folder)
     assert isinstance(train, Arrays) and train.num_classes == test.num_classes == 2
     assert np.array_equal(train.images, np.stack([picture(seed) for seed in range(7)]))
-    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1, 1] and test.labels.tolist() == [0, 1, 1]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1, 1] and test.labels.tolist() == [
+        0,
+        1,
+        1,
+    ]
     assert augmentation.mean == pytest.approx((train.images / 255).mean((0, 1, 2)))
     assert augmentation.pad == 0 and not augmentation.flip and not augmentation.min_area
 
@@ -77,7 +83,9 @@ def test_images_are_resized_and_cut_from_the_centre(tmp_path):
 
 
 def textured(seed: int, height: int, width: int) -> np.ndarray:
-    """A picture with what a filter must average: noise of one value for each pixel, on larger blots."""
+    """A picture with what a filter must average: noise of one value for each pixel, on
+    larger blots.
+    """
     drawn = np.random.default_rng(seed)
     blots = (
         drawn.integers(0, 200, (height // 9 + 1, width // 7 + 1, 3))
@@ -88,18 +96,22 @@ def textured(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def torchvisions(data: bytes, resize: int, side: int) -> np.ndarray:
-    """Resize(resize) and CenterCrop(side) of torchvision, which has Pillow resize the whole image."""
+    """Resize(resize) and CenterCrop(side) of torchvision, which has Pillow resize the
+    whole image.
+    """
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = image.size
     shorter = min(image.size)
     image = image.resize(
-        (int(resize * width / shorter), int(resize * height / shorter)), Image.Resampling.BILINEAR
+        (int(resize * width / shorter), int(resize * height / shorter)),
+        Image.Resampling.BILINEAR,
     )
     left, top = round((image.width - side) / 2), round((image.height - side) / 2)
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
-# (height, width): landscape, portrait, odd, square, smaller than wanted, of extreme shape
+# (height, width): landscape, portrait, odd, square, smaller than wanted, of extreme
+# shape
 SHAPES = [(375, 500), (500, 333), (641, 427), (301, 301), (97, 131), (40, 350)]
 
 
@@ -111,13 +123,21 @@ def test_evaluation_sees_jpegs_as_torchvisions_resize_and_centre_crop_show_them(
         encoded(textured(i, *shape), "JPEG", quality=90, subsampling=i % 3)
         for i, shape in enumerate(SHAPES)
     ]
-    for name, files in {"train/a": data[:1], "train/b": data[:1], "test/a": data}.items():
+    for name, files in {
+        "train/a": data[:1],
+        "train/b": data[:1],
+        "test/a": data,
+    }.items():
         (tmp_path / name).mkdir(parents=True)
         for number, bytes_ in enumerate(files):
             (tmp_path / name / f"{number}.jpg").write_bytes(bytes_)
     for memory in (1000, 0):  # MiB: held, and streamed
         test = load(tmp_path, image_size=side, resize=resize, in_memory_mib=memory).test
-        seen = test.images if memory else [test.example(number)[0] for number in range(len(test))]
+        seen = (
+            test.images
+            if memory
+            else [test.example(number)[0] for number in range(len(test))]
+        )
         for pixels, expected in zip(
             seen, (torchvisions(d, resize, side) for d in data), strict=True
         ):
@@ -126,7 +146,11 @@ def test_evaluation_sees_jpegs_as_torchvisions_resize_and_centre_crop_show_them(
 
 def test_an_image_of_extreme_shape_is_not_resized_as_a_whole():
     thin = np.zeros((1, 60_000, 3), np.uint8)
-    assert images.centre(thin, 224, 256).shape == (224, 224, 3)  # the whole would take 12 GB
+    assert images.centre(thin, 224, 256).shape == (
+        224,
+        224,
+        3,
+    )  # the whole would take 12 GB
 
 
 def test_gray_folders_have_one_channel_and_a_setting_says_otherwise(tmp_path):
@@ -180,11 +204,15 @@ def test_every_kind_of_gray_becomes_gray_or_colours():
                 and np.abs(pixels.astype(int) - gray[..., None]).max() <= 3
             )
     header = images.read_header(sixteen_bits())
-    assert header.gray and np.array_equal(images.decode(header, 1)[..., 0], picture(3)[..., 0])
+    assert header.gray and np.array_equal(
+        images.decode(header, 1)[..., 0], picture(3)[..., 0]
+    )
 
 
 def test_orientation_marks_change_nothing():
-    """Where one decoder turned the image and the other did not, crops would be of different parts."""
+    """Where one decoder turned the image and the other did not, crops would be of
+    different parts.
+    """
     exif = Image.Exif()
     exif[274] = 6
     header = images.read_header(encoded(picture(1), "JPEG", exif=exif))
@@ -197,7 +225,9 @@ def test_orientation_marks_change_nothing():
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_decoding_at_a_reduced_scale_gives_the_same_part(scale):
-    """A box that is `scale` times as large as wanted is decoded smaller, and shows what the whole image shows there."""
+    """A box that is `scale` times as large as wanted is decoded smaller, and shows what
+    the whole image shows there.
+    """
     header = images.read_header(encoded(picture(5, 400, 500), "JPEG", quality=95))
     box = images.Box(40, 96, 32 * scale, 32 * scale)
     taken = images.take(header, box, 32, 3)
@@ -218,7 +248,10 @@ def test_one_tree_is_divided_by_class_and_completely(tmp_path, split):
     assert np.bincount(test.labels).tolist() == [8 * split, 12 * split, 4 * split]
     seen = {image.tobytes() for image in [*train.images, *test.images]}
     assert len(seen) == 24 and len(train) + len(test) == 24
-    again, other = load(tmp_path, split=split), load(tmp_path, split=split, split_seed=1)
+    again, other = (
+        load(tmp_path, split=split),
+        load(tmp_path, split=split, split_seed=1),
+    )
     assert np.array_equal(again.test.images, test.images) and not np.array_equal(
         other.test.images, test.images
     )
@@ -226,14 +259,18 @@ def test_one_tree_is_divided_by_class_and_completely(tmp_path, split):
 
 def test_halves_by_class():
     labels = np.repeat([0, 1, 2], [11, 20, 5])
-    arrays = Arrays(np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1), labels, 3, "skewed")
+    arrays = Arrays(
+        np.arange(36, dtype=np.uint8).reshape(36, 1, 1, 1), labels, 3, "skewed"
+    )
     first, second = halves.split_half(arrays, 3, "stratified")
     assert len(first) == len(second) == 18 and not set(first.images.ravel()) & set(
         second.images.ravel()
     )
     difference = np.bincount(first.labels) - np.bincount(second.labels)
     assert np.abs(difference).max() <= 1
-    assert not np.array_equal(first.images, halves.split_half(arrays, 4, "stratified")[0].images)
+    assert not np.array_equal(
+        first.images, halves.split_half(arrays, 4, "stratified")[0].images
+    )
 
 
 def test_an_order_by_class_is_an_order():
@@ -241,7 +278,10 @@ def test_an_order_by_class_is_an_order():
     rows = order.shuffled_by_class(labels, 0, order.TEST)
     assert sorted(rows) == list(range(200))
     for length in (20, 100, 150):
-        share = np.bincount(labels[rows[:length]], minlength=5) - np.bincount(labels) * length / 200
+        share = (
+            np.bincount(labels[rows[:length]], minlength=5)
+            - np.bincount(labels) * length / 200
+        )
         assert np.abs(share).max() <= 2
     assert not np.all(np.diff(labels[rows][:10]) == 1)
 
@@ -301,15 +341,23 @@ def test_one_class_is_refused(tmp_path):
     [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"hello"],
     ids=["cut", "empty", "text"],
 )
-def test_an_image_that_does_not_decode_is_named_or_left_out(tmp_path, capsys, suffix, damage):
+def test_an_image_that_does_not_decode_is_named_or_left_out(
+    tmp_path, capsys, suffix, damage
+):
     folder = write_folder(tmp_path, SIZES, suffix)
     bad = folder / "train" / "dog" / f"002.{suffix}"
     bad.write_bytes(damage(bad.read_bytes()))
     message = error(folder)
-    assert f"{bad} does not decode" in message and "config.dataset.bad_images=skip" in message
+    assert (
+        f"{bad} does not decode" in message
+        and "config.dataset.bad_images=skip" in message
+    )
     train, test, _ = load(folder, skip_bad=True)
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1] and len(test) == 3
-    assert f"left out 1 images that do not decode; the first: {bad}" in capsys.readouterr().err
+    assert (
+        f"left out 1 images that do not decode; the first: {bad}"
+        in capsys.readouterr().err
+    )
 
 
 def test_without_any_image_that_decodes_there_is_nothing(tmp_path):
@@ -323,17 +371,26 @@ def test_without_any_image_that_decodes_there_is_nothing(tmp_path):
     ("settings", "message"),
     [
         (["--config.dataset.path=/nowhere"], "there is no directory /nowhere"),
-        (["--config.dataset.channels=2"], "config.dataset.channels must be one of None, 1, 3"),
+        (
+            ["--config.dataset.channels=2"],
+            "config.dataset.channels must be one of None, 1, 3",
+        ),
         (
             ["--config.dataset.bad_images=ignore"],
             "config.dataset.bad_images must be one of fail, skip",
         ),
-        (["--config.dataset.split=1.5"], "config.dataset.split must be between 0 and 1"),
+        (
+            ["--config.dataset.split=1.5"],
+            "config.dataset.split must be between 0 and 1",
+        ),
         (
             ["--config.dataset.image_size=8", "--config.dataset.resize=7"],
             "config.dataset.resize must be at least 8",
         ),
-        (["--config.dataset.resize=7"], "config.dataset.resize needs config.dataset.image_size"),
+        (
+            ["--config.dataset.resize=7"],
+            "config.dataset.resize needs config.dataset.image_size",
+        ),
         (["--config.dataset.workers=-1"], "config.dataset.workers must be at least 0"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Streamed data: the same global batches whatever reads them, every example counted once, and colour jitter."""
+"""Streamed data: the same global batches whatever reads them, every example counted
+once, and colour jitter.
+"""
 
 import colorsys
 import pathlib
@@ -28,7 +30,9 @@ from bnas_jax.data.stream_items import random_box
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
-CROPS = Augmentation((0.4,) * 3, (0.2,) * 3, flip=True, min_area=0.08, jitter=(0.4, 0.4, 0.4, 0.2))
+CROPS = Augmentation(
+    (0.4,) * 3, (0.2,) * 3, flip=True, min_area=0.08, jitter=(0.4, 0.4, 0.4, 0.2)
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,9 @@ def joined(parts: list[dict]) -> dict:
 
 
 def test_a_stream_holds_what_the_same_set_in_memory_gives(folder):
-    """One order, one augmentation on the device: where no crop is drawn, it makes no difference how a set is read."""
+    """One order, one augmentation on the device: where no crop is drawn, it makes no
+    difference how a set is read.
+    """
     train, test = opened(folder)
     augmentation = Augmentation(
         (0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4
@@ -87,11 +93,16 @@ def test_a_stream_holds_what_the_same_set_in_memory_gives(folder):
         EvalSource(hold(test), 4, augmentation),
     )
     for number in range(len(held)):
-        batch, expected = streamed.prepare(streamed.feed(number)), held.prepare(held.feed(number))
+        batch, expected = (
+            streamed.prepare(streamed.feed(number)),
+            held.prepare(held.feed(number)),
+        )
         own = np.asarray(batch["weight"]) == 1
         assert np.array_equal(batch["weight"], expected["weight"])
         assert np.allclose(
-            np.asarray(batch["image"])[own], np.asarray(expected["image"])[own], atol=1e-6
+            np.asarray(batch["image"])[own],
+            np.asarray(expected["image"])[own],
+            atol=1e-6,
         )
 
 
@@ -100,16 +111,20 @@ def test_any_step_can_be_resumed_at(folder):
     straight = feeds(StreamTrainSource(train, 6, 5, CROPS), range(8))
     for steps in ([4, 5, 6], [7, 0, 1]):
         assert same(
-            feeds(StreamTrainSource(train, 6, 5, CROPS), steps), [straight[step] for step in steps]
+            feeds(StreamTrainSource(train, 6, 5, CROPS), steps),
+            [straight[step] for step in steps],
         )
     images = [feed["images"].tobytes() for feed in straight]
     assert len(set(images)) == 8
     assert not same(
-        feeds(StreamTrainSource(train, 6, 6, CROPS), [0])[0]["images"], straight[0]["images"]
+        feeds(StreamTrainSource(train, 6, 6, CROPS), [0])[0]["images"],
+        straight[0]["images"],
     )
 
 
-def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_resumed_at(folder):
+def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_resumed_at(
+    folder,
+):
     train, test = opened(folder)
     augmentation = Augmentation(
         (0.4,) * 3, (0.2,) * 3, pad=2, flip=True, jitter=(0.4, 0.4, 0.4, 0.2), cutout=4
@@ -125,11 +140,16 @@ def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_
     held = EvalSource(hold(test), 4, augmentation, augment_seed=5)
     prepare, prepare_held = jax.jit(streamed.prepare), jax.jit(held.prepare)
     for batch, epoch in ((0, 1), (1, 1), (2, 1), (0, 2), (2, 0)):
-        ours, expected = prepare(streamed.feed(batch, epoch)), prepare_held(held.feed(batch, epoch))
+        ours, expected = (
+            prepare(streamed.feed(batch, epoch)),
+            prepare_held(held.feed(batch, epoch)),
+        )
         own = np.asarray(expected["weight"]) == 1
         assert np.array_equal(ours["weight"], expected["weight"])
         assert np.allclose(
-            np.asarray(ours["image"])[own], np.asarray(expected["image"])[own], atol=1e-5
+            np.asarray(ours["image"])[own],
+            np.asarray(expected["image"])[own],
+            atol=1e-5,
         )
 
 
@@ -146,7 +166,8 @@ def test_the_crops_of_an_augmented_evaluation_are_those_of_its_epoch(folder):
     resumed = evaluation()
     for number in (4, 5, 6, 1):
         assert same(
-            jax.tree.map(np.asarray, resumed.feed(number % 3, number // 3)), straight[number]
+            jax.tree.map(np.asarray, resumed.feed(number % 3, number // 3)),
+            straight[number],
         )
 
 
@@ -176,7 +197,8 @@ def test_hosts_read_parts_of_the_same_global_batch(folder, hosts):
     assert same([joined(list(step)) for step in zip(*parts, strict=True)], straight)
     straight = feeds(StreamEvalSource(test, 6, PLAIN), range(2))
     parts = [
-        feeds(StreamEvalSource(test, 6, PLAIN, host=h, hosts=hosts), range(2)) for h in range(hosts)
+        feeds(StreamEvalSource(test, 6, PLAIN, host=h, hosts=hosts), range(2))
+        for h in range(hosts)
     ]
     assert same([joined(list(step)) for step in zip(*parts, strict=True)], straight)
 
@@ -242,15 +264,28 @@ def test_random_boxes_are_torchvisions():
     areas = np.array([b.height * b.width for b in boxes]) / 120000
     ratios = np.array([b.width / b.height for b in boxes])
     assert all(
-        b.top >= 0 and b.left >= 0 and b.top + b.height <= 300 and b.left + b.width <= 400
+        b.top >= 0
+        and b.left >= 0
+        and b.top + b.height <= 300
+        and b.left + b.width <= 400
         for b in boxes
     )
     assert 0.079 < areas.min() < 0.1 and 0.9 < areas.max() <= 1
     assert 0.74 < ratios.min() < 0.78 and 1.28 < ratios.max() < 1.35
     assert abs(np.log(ratios[areas < 0.3]).mean()) < 0.02  # the logarithm is uniform
-    assert abs(np.mean([b.top / (301 - b.height) for b in boxes if b.height < 300]) - 0.5) < 0.03
     assert (
-        len({random_box(s, e, r, 300, 400, 0.08) for s in (0, 1) for e in (0, 1) for r in (0, 1)})
+        abs(np.mean([b.top / (301 - b.height) for b in boxes if b.height < 300]) - 0.5)
+        < 0.03
+    )
+    assert (
+        len(
+            {
+                random_box(s, e, r, 300, 400, 0.08)
+                for s in (0, 1)
+                for e in (0, 1)
+                for r in (0, 1)
+            }
+        )
         == 8
     )
 
@@ -275,14 +310,19 @@ def test_crops_differ_between_epochs_and_images(tmp_path):
 # Images that do not decode
 
 
-def test_in_a_stream_an_image_that_does_not_decode_is_named_or_left_out(tmp_path, capsys):
-    folder = write_folder(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 3})
+def test_in_a_stream_an_image_that_does_not_decode_is_named_or_left_out(
+    tmp_path, capsys
+):
+    folder = write_folder(
+        tmp_path, {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 3}
+    )
     for bad in (folder / "train" / "b" / "001.png", folder / "test" / "b" / "002.png"):
         bad.write_bytes(bad.read_bytes()[:50])
     loading.load("folder", folder, ReadOptions(image_size=16, skip_bad=True))
     capsys.readouterr()
     with pytest.raises(
-        UserError, match=r"train/b/001.png does not decode .*config\.dataset\.bad_images=skip"
+        UserError,
+        match=r"train/b/001.png does not decode .*config\.dataset\.bad_images=skip",
     ):
         feeds(StreamTrainSource(opened_unread(folder)[0], 6, 0, PLAIN), range(1))
     train, test = opened_unread(folder, skip_bad=True)
@@ -291,13 +331,18 @@ def test_in_a_stream_an_image_that_does_not_decode_is_named_or_left_out(tmp_path
         len({image.tobytes() for image in feed["images"]}) == 5
         and feed["images"].max((1, 2, 3)).min() > 0
     )
-    assert f"1 left out: {folder}/train/b/001.png does not decode" in capsys.readouterr().err
+    assert (
+        f"1 left out: {folder}/train/b/001.png does not decode"
+        in capsys.readouterr().err
+    )
     (feed,) = feeds(StreamEvalSource(test, 5, PLAIN), [0])
     assert feed["weights"].tolist() == [1, 1, 1, 1, 0]
     assert "1 left out" in capsys.readouterr().err
 
 
-def test_an_image_that_does_not_decode_is_an_error_as_often_as_it_is_asked_for(tmp_path):
+def test_an_image_that_does_not_decode_is_an_error_as_often_as_it_is_asked_for(
+    tmp_path,
+):
     folder = write_folder(tmp_path, {"train/a": 3, "train/b": 3})
     bad = folder / "train" / "b" / "001.png"
     whole = bad.read_bytes()
@@ -313,7 +358,9 @@ def test_an_image_that_does_not_decode_is_an_error_as_often_as_it_is_asked_for(t
 
 
 def opened_unread(folder, skip_bad=False) -> list[Encoded]:
-    parts = folders.read(folder, ReadOptions(image_size=16, in_memory_mib=0, skip_bad=skip_bad))
+    parts = folders.read(
+        folder, ReadOptions(image_size=16, in_memory_mib=0, skip_bad=skip_bad)
+    )
     return [parts["train"], parts["test"]]
 
 
@@ -361,15 +408,24 @@ def test_jitter_draws_from_its_ranges_and_orders():
     ):
         values = np.asarray(drawn[name])
         span = high - low
-        assert low <= values.min() < low + 0.02 * span and high - 0.02 * span < values.max() <= high
+        assert (
+            low <= values.min() < low + 0.02 * span
+            and high - 0.02 * span < values.max() <= high
+        )
         assert abs(values.mean() - (low + high) / 2) < 0.03 * span
-    orders = {tuple(np.asarray(color.draw_order(k)).tolist()) for k in jax.random.split(key, 200)}
+    orders = {
+        tuple(np.asarray(color.draw_order(k)).tolist())
+        for k in jax.random.split(key, 200)
+    }
     assert len(orders) == 24 and all(sorted(o) == [0, 1, 2, 3] for o in orders)
 
 
 def test_gray_images_have_no_hue():
     gray = jnp.full((2, 3, 3, 1), 0.25)
-    factors = {name: jnp.full(2, 2.0) for name in ("brightness", "contrast", "saturation", "hue")}
+    factors = {
+        name: jnp.full(2, 2.0)
+        for name in ("brightness", "contrast", "saturation", "hue")
+    }
     assert np.allclose(color.jitter(gray, factors, jnp.array([3, 2, 1, 0])), 0.5)
 
 
@@ -384,13 +440,19 @@ def test_impossible_jitter_is_refused(jitter):
 
 def test_the_benchmarks_photographs_compress_like_photographs_and_are_read():
     jpegs = [benchmark.photo(seed) for seed in range(4)]
-    assert all(90e3 < len(data) < 130e3 for data in jpegs) and benchmark.photo(0) == jpegs[0]
+    assert (
+        all(90e3 < len(data) < 130e3 for data in jpegs)
+        and benchmark.photo(0) == jpegs[0]
+    )
     rates = benchmark.decoding(jpegs, 1)["images_per_second_and_core"]
     assert set(rates) >= {"ours", "pillow", "decoder_alone"} and all(
         rate["median"] > 0 for rate in rates.values()
     )
     stream = benchmark.streaming(jpegs, 0)
-    assert stream["images_per_second"]["median"] > 0 and "growth_to_10_mib" in stream["peak_memory"]
+    assert (
+        stream["images_per_second"]["median"] > 0
+        and "growth_to_10_mib" in stream["peak_memory"]
+    )
 
 
 def test_what_cannot_be_timed(capsys):
@@ -425,14 +487,21 @@ def test_a_network_trains_on_a_streamed_folder_with_workers_and_is_evaluated(
         *network,
         *options,
     ]
-    crops = ["--config.dataset.min_area=0.5", "--config.dataset.jitter=(0.1,0.1,0.1,0.1)"]
+    crops = [
+        "--config.dataset.min_area=0.5",
+        "--config.dataset.jitter=(0.1,0.1,0.1,0.1)",
+    ]
     evaluate = ["evaluate", f"--workdir={tmp_path}/run", "--config.dataset.workers=0"]
     for arguments in ([*train, *crops], evaluate):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0 and "arn" not in done.stderr, done.stderr
         assert '"num_examples": 10' in done.stdout.splitlines()[-1]
     other = write_folder(
-        tmp_path / "other", {"train/a": 8, "train/b": 8, "train/c": 8, "test/a": 1}, height=20
+        tmp_path / "other",
+        {"train/a": 8, "train/b": 8, "train/c": 8, "test/a": 1},
+        height=20,
     )
     capsys.readouterr()
     assert run([*evaluate, f"--config.dataset.path={other}"]) == 2

@@ -1,4 +1,6 @@
-"""No silent surprise with data, paths and file systems: the docstring of each test begins with its case in the list."""
+"""No silent surprise with data, paths and file systems: the docstring of each test
+begins with its case in the list.
+"""
 
 import dataclasses
 import errno
@@ -54,7 +56,14 @@ SMALL = [
     ),
     *("--config.network.num_cells=3", "--config.network.channels=2"),
 ]
-CLASSES = {"train/a": 4, "train/b": 4, "train/c": 4, "test/a": 2, "test/b": 2, "test/c": 2}
+CLASSES = {
+    "train/a": 4,
+    "train/b": 4,
+    "train/c": 4,
+    "test/a": 2,
+    "test/b": 2,
+    "test/c": 2,
+}
 
 
 def summary(capfd, *arguments: str) -> dict:
@@ -68,7 +77,9 @@ def error(capfd, *arguments: str) -> str:
     capfd.readouterr()
     assert command(list(arguments)) == 2
     out, err = capfd.readouterr()
-    assert out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
+    assert (
+        out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
+    )
     return err
 
 
@@ -77,15 +88,27 @@ def trained(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     """(a folder of three classes, the work directory of a finished run on it)."""
     root = tmp_path_factory.mktemp("trained")
     data = write_folder(root / "data", CLASSES)
-    assert command([*TRAIN, *SMALL, f"--config.dataset.path={data}", f"--workdir={root}/run"]) == 0
+    assert (
+        command(
+            [*TRAIN, *SMALL, f"--config.dataset.path={data}", f"--workdir={root}/run"]
+        )
+        == 0
+    )
     return data, root / "run"
 
 
 @pytest.fixture
 def run_again(trained, tmp_path) -> tuple[pathlib.Path, list[str]]:
-    """(a copy of the folder, the arguments that give the same command again, on both copies)."""
+    """(a copy of the folder, the arguments that give the same command again, on both
+    copies).
+    """
     data, workdir = (shutil.copytree(place, tmp_path / place.name) for place in trained)
-    return data, [*TRAIN, *SMALL, f"--config.dataset.path={data}", f"--workdir={workdir}"]
+    return data, [
+        *TRAIN,
+        *SMALL,
+        f"--config.dataset.path={data}",
+        f"--workdir={workdir}",
+    ]
 
 
 def darken(files: pathlib.Path) -> None:
@@ -93,10 +116,14 @@ def darken(files: pathlib.Path) -> None:
         file.write_bytes(encoded(picture(number) // 3))
 
 
-def run_settings(task: str, path: pathlib.Path | None = None, **dataset) -> settings.Settings:
+def run_settings(
+    task: str, path: pathlib.Path | None = None, **dataset
+) -> settings.Settings:
     config = CONFIGS[task].get_config("digits")
     if path:
-        config.dataset.update({"name": "folder", "path": str(path), "image_size": 8, **dataset})
+        config.dataset.update(
+            {"name": "folder", "path": str(path), "image_size": 8, **dataset}
+        )
     return settings.from_config(config)
 
 
@@ -104,7 +131,9 @@ def run_settings(task: str, path: pathlib.Path | None = None, **dataset) -> sett
 
 
 def test_a_run_keeps_what_it_learned(trained):
-    """14.1: run.json keeps mean, std, class_names, num_train and a digest of the training set."""
+    """14.1: run.json keeps mean, std, class_names, num_train and a digest of the
+    training set.
+    """
     data, workdir = trained
     facts = WorkDir(workdir).facts()
     train = load.load("folder", data, ReadOptions(image_size=8)).train
@@ -115,17 +144,27 @@ def test_a_run_keeps_what_it_learned(trained):
 
 
 def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
-    """14.1: with the same test images and darker training images, another path gives the same loss."""
+    """14.1: with the same test images and darker training images, another path gives
+    the same loss.
+    """
     data, workdir = trained
     other = shutil.copytree(data, tmp_path / "other")
     darken(other / "train")
     then, now = (
-        summary(capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}")
+        summary(
+            capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}"
+        )
         for place in (data, other)
     )
     assert then == now
-    by_hand = ["--config.dataset.mean=(0.5,0.5,0.5)", "--config.dataset.std=(0.1,0.1,0.1)"]
-    assert summary(capfd, "evaluate", f"--workdir={workdir}", *by_hand)["loss"] != then["loss"]
+    by_hand = [
+        "--config.dataset.mean=(0.5,0.5,0.5)",
+        "--config.dataset.std=(0.1,0.1,0.1)",
+    ]
+    assert (
+        summary(capfd, "evaluate", f"--workdir={workdir}", *by_hand)["loss"]
+        != then["loss"]
+    )
 
 
 def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
@@ -136,7 +175,9 @@ def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
     alone = tmp_path / "alone"
     shutil.copytree(data / "test", alone / "val")
     then, now = (
-        summary(capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}")
+        summary(
+            capfd, "evaluate", f"--workdir={workdir}", f"--config.dataset.path={place}"
+        )
         for place in (data, alone)
     )
     assert then == now
@@ -144,11 +185,17 @@ def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
 
 @pytest.mark.parametrize("task", ["train", "search"])
 def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_path):
-    """14.1: what run.json says goes before what the data or the package say now; what it lacks is added."""
+    """14.1: what run.json says goes before what the data or the package say now; what
+    it lacks is added.
+    """
     run, workdir = run_settings(task), WorkDir(tmp_path)
     workdir.open(run, Facts(10, (8, 8, 1), mean=(0.9,), std=(0.4,)))
     data, facts = load_run_data(run, workdir)
-    assert (data.augmentation.mean, data.augmentation.std) == ((0.9,), (0.4,)) == facts.statistics
+    assert (
+        (data.augmentation.mean, data.augmentation.std)
+        == ((0.9,), (0.4,))
+        == facts.statistics
+    )
     workdir.open(run, facts)
     workdir.close()
     kept = workdir.facts()
@@ -162,7 +209,9 @@ def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_p
 
 @pytest.mark.parametrize("memory", [0, None])
 def test_mean_and_deviation_by_hand(tmp_path, memory):
-    """14.1: config.dataset.mean and .std, a list a channel on the scale 0 to 1, stand before those of the data."""
+    """14.1: config.dataset.mean and .std, a list a channel on the scale 0 to 1, stand
+    before those of the data.
+    """
     data = write_folder(tmp_path / "data", CLASSES)
     by_hand = DatasetSettings(
         "folder",
@@ -173,7 +222,11 @@ def test_mean_and_deviation_by_hand(tmp_path, memory):
         in_memory_mib=memory,
     )
     found = dataset_of(by_hand).augmentation
-    assert (found.mean, found.std, found.scale) == ((0.1, 0.2, 0.3), (1.0, 0.5, 0.25), 1 / 255)
+    assert (found.mean, found.std, found.scale) == (
+        (0.1, 0.2, 0.3),
+        (1.0, 0.5, 0.25),
+        1 / 255,
+    )
     digits = dataset_of(DatasetSettings("digits", mean=(0.5,), std=(0.5,))).augmentation
     assert (digits.mean, digits.std, digits.scale) == ((0.5,), (0.5,), 1 / 16)
 
@@ -189,17 +242,24 @@ def test_mean_and_deviation_by_hand(tmp_path, memory):
             (0.2,),
             "config.dataset.mean: the values are on the scale 0 to 1 (divide by 255)",
         ),
-        ((0.5,), (58.4,), "config.dataset.std: the values are on the scale 0 to 1 (divide by 255)"),
+        (
+            (0.5,),
+            (58.4,),
+            "config.dataset.std: the values are on the scale 0 to 1 (divide by 255)",
+        ),
         (
             (0.5,),
             (0.0,),
-            "config.dataset.std: the values are on the scale 0 to 1 (divide by 255) and above 0",
+            "config.dataset.std: the values are on the scale 0 to 1 (divide by 255) "
+            "and above 0",
         ),
         ((float("nan"),), (0.5,), "config.dataset.mean: the values"),
     ],
 )
 def test_a_mean_that_cannot_be_is_refused(mean, std, message):
-    """14.1: a mean without a deviation, of another number of channels, or on the scale 0 to 255."""
+    """14.1: a mean without a deviation, of another number of channels, or on the scale
+    0 to 255.
+    """
     with pytest.raises(UserError) as raised:
         DatasetSettings("digits", mean=mean, std=std)
     assert message in str(raised.value)
@@ -207,19 +267,28 @@ def test_a_mean_that_cannot_be_is_refused(mean, std, message):
 
 def test_a_mean_of_too_many_channels_is_refused_with_what_to_set(tmp_path, capfd):
     """14.1: three means for images of one channel."""
-    lists = ["--config.dataset.mean=(0.5,0.5,0.5)", "--config.dataset.std=(0.5,0.5,0.5)"]
+    lists = [
+        "--config.dataset.mean=(0.5,0.5,0.5)",
+        "--config.dataset.std=(0.5,0.5,0.5)",
+    ]
     message = error(capfd, *TRAIN, *lists, f"--workdir={tmp_path}/run")
     assert (
-        "images of 1 channels need 1 means and stds, got 3: change config.dataset.mean and config.dataset.std"
-        in message
+        "images of 1 channels need 1 means and stds, got 3: change config.dataset.mean "
+        "and config.dataset.std" in message
     )
 
 
 def test_known_statistics_travel_with_an_import(tmp_path, capfd):
-    """14.1: a network of the authors' for ImageNet keeps ImageNet's values, whatever its images are read from."""
+    """14.1: a network of the authors' for ImageNet keeps ImageNet's values, whatever
+    its images are read from.
+    """
     sizes = {"num_cells": 3, "channels": 4}
     model = build(
-        form="imagenet", genotype="latest_cell", num_classes=5, conventions="release", **sizes
+        form="imagenet",
+        genotype="latest_cell",
+        num_classes=5,
+        conventions="release",
+        **sizes,
     )
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(model))
     np.savez(tmp_path / "net.npz", **to_reference(model, zeros))
@@ -231,8 +300,13 @@ def test_known_statistics_travel_with_an_import(tmp_path, capfd):
     ]
     summary(capfd, "import", "--preset=d", *options, *place)
     facts = WorkDir(tmp_path / "run").facts()
-    assert (facts["mean"], facts["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    assert "class_names" not in facts and "digest" not in facts  # a checkpoint does not say
+    assert (facts["mean"], facts["std"]) == (
+        [0.485, 0.456, 0.406],
+        [0.229, 0.224, 0.225],
+    )
+    assert (
+        "class_names" not in facts and "digest" not in facts
+    )  # a checkpoint does not say
 
 
 # 14.2: labels
@@ -240,7 +314,9 @@ def test_known_statistics_travel_with_an_import(tmp_path, capfd):
 
 def arrays(classes: tuple[str, ...], labels: list[int]) -> Arrays:
     images = np.arange(len(labels) * 4, dtype=np.uint8).reshape(-1, 2, 2, 1)
-    return Arrays(images, np.array(labels), num_classes=len(classes), name="some", classes=classes)
+    return Arrays(
+        images, np.array(labels), num_classes=len(classes), name="some", classes=classes
+    )
 
 
 RUN = Facts(3, (2, 2, 1), class_names=("a", "b", "c"))
@@ -265,14 +341,18 @@ def test_labels_are_those_of_the_runs_classes(classes, labels, expected):
 
 
 def test_other_classes_are_refused_by_name():
-    """14.2: the same number of classes, one of another name; and where the names are not known, another number."""
+    """14.2: the same number of classes, one of another name; and where the names are
+    not known, another number.
+    """
     with pytest.raises(
         UserError,
         match="some has the class 'bird', the run has not: its classes are a, b, c; set config",
     ):
         facts_lib.with_labels(arrays(("a", "b", "bird"), [0, 1, 2]), RUN)
     unnamed = dataclasses.replace(RUN, class_names=None)
-    assert facts_lib.with_labels(arrays(("x", "y", "z"), [0, 1, 2]), unnamed).labels.tolist() == [
+    assert facts_lib.with_labels(
+        arrays(("x", "y", "z"), [0, 1, 2]), unnamed
+    ).labels.tolist() == [
         0,
         1,
         2,
@@ -286,16 +366,22 @@ def test_labels_of_streamed_examples_are_mapped(tmp_path):
     data = write_folder(tmp_path / "data", {"train/b": 1, "train/c": 2, "test/c": 1})
     train = folder.read(data, ReadOptions(image_size=8))["train"]
     mapped = pickle.loads(pickle.dumps(facts_lib.with_labels(train, RUN)))
-    assert mapped.labels.tolist() == [1, 2, 2] == [mapped.example(n)[1] for n in range(3)]
+    assert (
+        mapped.labels.tolist() == [1, 2, 2] == [mapped.example(n)[1] for n in range(3)]
+    )
     assert mapped.example(0)[0].shape == (8, 8, 3)
     files = dataclasses.replace(train.reader, classes=np.array([0, 1, 7], np.int32))
     odd = facts_lib.with_labels(dataclasses.replace(train, reader=files), RUN)
-    with pytest.raises(UserError, match="labels must be from 0 to 2 for 3 classes, got -1"):
+    with pytest.raises(
+        UserError, match="labels must be from 0 to 2 for 3 classes, got -1"
+    ):
         odd.example(2)
 
 
 def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
-    """14.2: b and c alone give what the run's own test images of b and c give; other names are refused."""
+    """14.2: b and c alone give what the run's own test images of b and c give; other
+    names are refused.
+    """
     data, workdir = trained
     whole = shutil.copytree(data, tmp_path / "whole")
     shutil.rmtree(whole / "test" / "a")
@@ -303,7 +389,8 @@ def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
     shutil.rmtree(part / "train" / "a")
     evaluate = ["evaluate", f"--workdir={workdir}"]
     one, other = (
-        summary(capfd, *evaluate, f"--config.dataset.path={place}") for place in (whole, part)
+        summary(capfd, *evaluate, f"--config.dataset.path={place}")
+        for place in (whole, part)
     )
     assert one == other and one["num_examples"] == 4
     for tree in ("train", "test"):
@@ -348,31 +435,47 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize(("task", "memory"), [("train", None), ("search", None), ("train", 0)])
+@pytest.mark.parametrize(
+    ("task", "memory"), [("train", None), ("search", None), ("train", 0)]
+)
 def test_other_training_images_are_refused(task, memory, change, tmp_path):
-    """14.3: in memory and streamed, for a training and a search; nothing is made and nothing changed."""
+    """14.3: in memory and streamed, for a training and a search; nothing is made and
+    nothing changed.
+    """
     data = write_folder(tmp_path / "data", CLASSES)
-    run, workdir = run_settings(task, data, in_memory_mib=memory), WorkDir(tmp_path / "run")
+    run, workdir = (
+        run_settings(task, data, in_memory_mib=memory),
+        WorkDir(tmp_path / "run"),
+    )
     workdir.open(run, load_run_data(run, workdir)[1])
     workdir.close()
     moved = data.rename(tmp_path / "moved")
     assert (
-        load_run_data(run_settings(task, moved, in_memory_mib=memory), workdir)[1].num_train == 12
+        load_run_data(run_settings(task, moved, in_memory_mib=memory), workdir)[
+            1
+        ].num_train
+        == 12
     )  # the same elsewhere
     change(moved)
     with pytest.raises(UserError) as raised:
         load_run_data(run_settings(task, moved, in_memory_mib=memory), workdir)
     assert CHANGES[change] in str(raised.value) and str(raised.value).endswith(
-        "when the run began; restore that data (config.dataset.path may say where it is now), or choose another --workdir"
+        "when the run began; restore that data (config.dataset.path may say where it "
+        "is now), or choose another --workdir"
     )
 
 
 def test_other_test_images_are_refused_where_they_count(tmp_path):
-    """14.3, a sibling: a run's accuracies are of the same test images; a search looks at none."""
+    """14.3, a sibling: a run's accuracies are of the same test images; a search looks
+    at none.
+    """
     data = write_folder(tmp_path / "data", CLASSES)
     workdirs = {task: WorkDir(tmp_path / task) for task in CONFIGS}
     for task, workdir in workdirs.items():
-        workdir.open(run_settings(task, data), load_run_data(run_settings(task, data), workdir)[1])
+        workdir.open(
+            run_settings(task, data),
+            load_run_data(run_settings(task, data), workdir)[1],
+        )
         workdir.close()
     (data / "test" / "a" / "new.png").write_bytes(encoded(picture(99)))
     load_run_data(run_settings("search", data), workdirs["search"])
@@ -381,11 +484,14 @@ def test_other_test_images_are_refused_where_they_count(tmp_path):
 
 
 def test_a_finished_run_does_not_train_on_with_images_that_were_added(run_again, capfd):
-    """14.3: the same command again changes nothing; with one image more it is refused, and with that taken away it goes on."""
+    """14.3: the same command again changes nothing; with one image more it is refused,
+    and with that taken away it goes on.
+    """
     data, arguments = run_again
     workdir = pathlib.Path(arguments[-1].removeprefix("--workdir="))
     before = {
-        name: (workdir / name).read_text() for name in ("run.json", "metrics.jsonl", "summary.json")
+        name: (workdir / name).read_text()
+        for name in ("run.json", "metrics.jsonl", "summary.json")
     }
     add(data)
     assert "the training set has 13 images now, and had 12" in error(capfd, *arguments)
@@ -398,24 +504,33 @@ def test_a_tfds_set_is_known_again_wherever_it_is(tmp_path):
     """14.3: by its name, version, split and shards, without reading a record."""
     draw = np.random.default_rng(0)
     photos = lambda size: Arrays(
-        draw.integers(0, 256, (size, 4, 4, 3), np.uint8), np.arange(size) % 2, 2, "photos"
+        draw.integers(0, 256, (size, 4, 4, 3), np.uint8),
+        np.arange(size) % 2,
+        2,
+        "photos",
     )
 
     def digest(place: str, version: str, size: int) -> str:
         parts = {"train": photos(size), "test": photos(2)}
-        tfds_files.write_dataset(tmp_path / place / "cifar10" / version, parts, shape=(4, 4, 3))
+        tfds_files.write_dataset(
+            tmp_path / place / "cifar10" / version, parts, shape=(4, 4, 3)
+        )
         options = ReadOptions(image_size=4, in_memory_mib=0)
         return load.load("cifar10", tmp_path / place, options).train.digest()
 
     first = digest("one", "3.0.2", 6)
     assert digest("other", "3.0.2", 6) == first
-    assert digest("newer", "3.0.3", 6) != first and digest("larger", "3.0.2", 7) != first
+    assert (
+        digest("newer", "3.0.3", 6) != first and digest("larger", "3.0.2", 7) != first
+    )
 
 
 def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
     """14.3: one tree divided in another way has another training set."""
     data = write_folder(tmp_path / "data", {"a": 6, "b": 6})
-    options = lambda seed: ReadOptions(image_size=8, split=0.5, split_seed=seed, in_memory_mib=0)
+    options = lambda seed: ReadOptions(
+        image_size=8, split=0.5, split_seed=seed, in_memory_mib=0
+    )
     part = lambda seed: load.load("folder", data, options(seed)).train.digest()
     assert part(0) == part(0) != part(1)
 
@@ -436,7 +551,10 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
             "--workdir=bucket/x",
         ),
         (["evaluate", "--workdir=gs://b/x"], "--workdir=bucket/x"),
-        (["import", "--preset=d", "--checkpoint=d.pt", "--workdir=gs://b/x"], "--workdir=bucket/x"),
+        (
+            ["import", "--preset=d", "--checkpoint=d.pt", "--workdir=gs://b/x"],
+            "--workdir=bucket/x",
+        ),
         (
             ["import", "--preset=d", "--checkpoint=gs://b/d.pt", "--workdir=x"],
             "--checkpoint=bucket/d.pt",
@@ -457,7 +575,10 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
             ["cost", "--config=configs/train.py:a", "--reference=gs://b/g.json"],
             "genotype=bucket/g.json",
         ),
-        (["data", "convert", "--source=gs://b/old", "--out=new"], "--source=bucket/old"),
+        (
+            ["data", "convert", "--source=gs://b/old", "--out=new"],
+            "--source=bucket/old",
+        ),
         (["data", "prepare", "cifar10", "--out=gs://b/data"], "--out=bucket/data"),
         (["data", "check", "folder", "--path=gs://b/data"], "--path=bucket/data"),
         (["data", "check", "cifar10", "--path=gs://b/data"], "--path=bucket/data"),
@@ -470,21 +591,29 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
 def test_an_address_is_answered_with_the_mounted_form(
     arguments, advice, tmp_path, monkeypatch, capfd
 ):
-    """14.10: in one line, for every path that can be given; no local folder `gs:` is made."""
+    """14.10: in one line, for every path that can be given; no local folder `gs:` is
+    made.
+    """
     monkeypatch.chdir(tmp_path)
     message = error(capfd, *arguments)
-    assert f"{paths.MOUNT} b bucket`" in message and message.endswith(f"and write {advice}\n")
+    assert f"{paths.MOUNT} b bucket`" in message and message.endswith(
+        f"and write {advice}\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("path", "advice"),
     [
-        ("s3://b/x", "mount it as a folder, for instance `bucket`, and write --workdir=bucket/x"),
+        (
+            "s3://b/x",
+            "mount it as a folder, for instance `bucket`, and write --workdir=bucket/x",
+        ),
         ("gs://b", "and write --workdir=bucket"),
         (
             "gs://",
-            "BUCKET bucket`, as `launch/tpu_vm.sh --bucket=BUCKET` does, and write --workdir=bucket",
+            "BUCKET bucket`, as `launch/tpu_vm.sh --bucket=BUCKET` does, and write "
+            "--workdir=bucket",
         ),
         ("file:///data/x", "write --workdir=/data/x"),
     ],
@@ -496,8 +625,12 @@ def test_other_addresses(path, advice):
     assert str(raised.value).endswith(advice)
 
 
-def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(tmp_path, monkeypatch, capfd):
-    """14.10, a sibling: bash leaves the tilde of --workdir=~/x as it is, and a local folder `~` was made."""
+def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(
+    tmp_path, monkeypatch, capfd
+):
+    """14.10, a sibling: bash leaves the tilde of --workdir=~/x as it is, and a local
+    folder `~` was made.
+    """
     monkeypatch.setenv("HOME", str(tmp_path))
     assert WorkDir("~/runs/x").path == tmp_path / "runs" / "x"
     (tmp_path / "g.json").write_text("{}")
@@ -505,32 +638,49 @@ def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(tmp_path, 
     message = error(capfd, "cost", "--config=configs/train.py:a", "--genotype=~/g.json")
     assert "it lacks normal and reduce" in message
     with pytest.raises(
-        UserError, match="--workdir=~nobody-has-this-name/x: there is no such home directory"
+        UserError,
+        match="--workdir=~nobody-has-this-name/x: there is no such home directory",
     ):
         WorkDir("~nobody-has-this-name/x")
 
 
 def test_what_only_looks_like_an_address_is_a_path(tmp_path):
-    """14.10: colons are letters like others, and what is put in place of a class's setting is no address."""
+    """14.10: colons are letters like others, and what is put in place of a class's
+    setting is no address.
+    """
     for name in ("a:b", "run:1/x", "C:/x", "/gs://x"):
-        assert not paths.is_address(name) and paths.local(name, "--workdir") == pathlib.Path(name)
+        assert not paths.is_address(name) and paths.local(
+            name, "--workdir"
+        ) == pathlib.Path(name)
 
 
 def test_the_tpu_script_refuses_a_bucket_as_the_work_directory_before_a_tpu_is_made():
     """14.10: with the mounted form of the same bucket."""
     done = test_launch.launch(
-        "tpu_vm.sh", "--dry-run", "train", "--config=configs/train.py:a", "--workdir=gs://b/runs/a"
+        "tpu_vm.sh",
+        "--dry-run",
+        "train",
+        "--config=configs/train.py:a",
+        "--workdir=gs://b/runs/a",
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert "write launch/tpu_vm.sh --bucket=b train ... --workdir=bucket/runs/a" in done.stderr
+    assert (
+        "write launch/tpu_vm.sh --bucket=b train ... --workdir=bucket/runs/a"
+        in done.stderr
+    )
 
 
 # 14.11: file systems
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_a_run_starts_on_a_file_system_without_locks(number, tmp_path, monkeypatch, capfd):
-    """14.11: with a warning on stderr and in the log. What locking says there, no file system here would say."""
+def test_a_run_starts_on_a_file_system_without_locks(
+    number, tmp_path, monkeypatch, capfd
+):
+    """14.11: with a warning on stderr and in the log.
+
+    What locking says there, no file system here would say.
+    """
 
     def lockf(*_):
         raise OSError(number, os.strerror(number))
@@ -543,7 +693,8 @@ def test_a_run_starts_on_a_file_system_without_locks(number, tmp_path, monkeypat
     for text in (capfd.readouterr().err, (workdir / "log.txt").read_text()):
         assert (
             len(text.splitlines()) == 1
-            and f"has no locks ({os.strerror(number)}); nothing keeps a second run out" in text
+            and f"has no locks ({os.strerror(number)}); nothing keeps a second run out"
+            in text
         )
 
 
@@ -554,18 +705,26 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
-    with pytest.raises(UserError, match=r"cannot write to the work directory .*Input/output error"):
+    with pytest.raises(
+        UserError, match=r"cannot write to the work directory .*Input/output error"
+    ):
         WorkDir(tmp_path).open(run_settings("train"), Facts(10, (8, 8, 1)))
 
 
 def test_the_mount_of_the_tpu_script_renames_folders():
-    """14.11: a save renames a folder of files, which gcsfuse does up to --rename-dir-limit; messages show the same mount."""
+    """14.11: a save renames a folder of files, which gcsfuse does up to
+    --rename-dir-limit; messages show the same mount.
+    """
     lines = test_launch.dry("tpu_vm.sh", "--bucket=b", *test_launch.COMMAND)
     (mount,) = (word for words in lines for word in words if "gcsfuse" in word)
     assert f"{paths.MOUNT} b bucket;" in mount
-    limit = next(word for word in shlex.split(mount) if word.startswith("--rename-dir-limit="))
+    limit = next(
+        word for word in shlex.split(mount) if word.startswith("--rename-dir-limit=")
+    )
     assert int(limit.partition("=")[2]) >= 1000
     assert (
-        subprocess.run(["bash", "-n"], input=mount.removeprefix("--command="), text=True).returncode
+        subprocess.run(
+            ["bash", "-n"], input=mount.removeprefix("--command="), text=True
+        ).returncode
         == 0
     )

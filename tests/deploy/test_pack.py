@@ -11,7 +11,16 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.modules import PACKED, BinaryConv
 from bnas_jax.core.ops.packed import Kernel
-from bnas_jax.core.schemes import SCHEMES, AbcNet, BinaryNet, Cbcn, Float, Pcnn, Scheme, Xnor
+from bnas_jax.core.schemes import (
+    SCHEMES,
+    AbcNet,
+    BinaryNet,
+    Cbcn,
+    Float,
+    Pcnn,
+    Scheme,
+    Xnor,
+)
 from bnas_jax.core.schemes.scheme import binary_conv
 from bnas_jax.deploy.export import count_stored
 from bnas_jax.deploy.pack import pack
@@ -29,7 +38,9 @@ FORMS = {
 
 
 class Layers(nn.Module):
-    """Three convolutions: with signs of x, with x as it is, and one that stays float; and a depthwise one."""
+    """Three convolutions: with signs of x, with x as it is, and one that stays float;
+    and a depthwise one.
+    """
 
     scheme: Scheme
     arithmetic: Arithmetic = Arithmetic()
@@ -47,7 +58,9 @@ class Layers(nn.Module):
         y = conv("binary", stride=2)(images, train=train)
         y = y + conv("weights", kernel=1, binary_input=False)(y, train=train)
         y = y + conv("depthwise", groups=8)(y, train=train)
-        return conv("float", kernel=1, binary_weights=False)(y, train=train).mean((1, 2))
+        return conv("float", kernel=1, binary_weights=False)(y, train=train).mean(
+            (1, 2)
+        )
 
 
 def variables_of(model):
@@ -78,7 +91,8 @@ def test_weights_and_numbers_are_counted():
     model = Layers(Xnor())
     packed = pack(model, variables_of(model), image_shape=SHAPE)
     binary = 3 * 3 * 8 * 8 + 8 * 8 + 3 * 3 * 8
-    # The float kernel, four numbers a channel for each of four BN, and beta of three layers.
+    # The float kernel, four numbers a channel for each of four BN, and beta of three
+    # layers.
     floats = 8 * 8 + 4 * 4 * 8 + 3 * 8
     assert count_stored(packed) == (binary, floats)
 
@@ -99,7 +113,9 @@ def test_weights_of_zero_are_no_bits():
     variables = variables_of(model)
     latent = variables["params"]["binary"]["conv"]["latent"]
     variables["params"]["binary"]["conv"]["latent"] = latent.at[0, 0, 0, :3].set(0)
-    with pytest.raises(UserError, match=r"3 weights of binary/conv are exactly 0.*sign_of_zero=1"):
+    with pytest.raises(
+        UserError, match=r"3 weights of binary/conv are exactly 0.*sign_of_zero=1"
+    ):
         pack(model, variables, image_shape=SHAPE)
 
 
@@ -128,11 +144,17 @@ def test_a_scheme_that_hides_its_signs_is_named():
             y = images
             for name, scheme in (("open", Xnor()), ("hiding", Hiding())):
                 conv = BinaryConv(
-                    features=8, kernel=1, scheme=scheme, arithmetic=self.arithmetic, name=name
+                    features=8,
+                    kernel=1,
+                    scheme=scheme,
+                    arithmetic=self.arithmetic,
+                    name=name,
                 )
                 y = conv(y, train=train)
             return y
 
     model = Both()
-    with pytest.raises(UserError, match=r"hiding/conv/latent cannot be packed.*module.binarized"):
+    with pytest.raises(
+        UserError, match=r"hiding/conv/latent cannot be packed.*module.binarized"
+    ):
         pack(model, variables_of(model), image_shape=SHAPE)

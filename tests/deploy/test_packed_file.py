@@ -1,4 +1,6 @@
-"""The file of a packed network: what is written is read, a bit a weight, and nothing else is taken for one."""
+"""The file of a packed network: what is written is read, a bit a weight, and nothing
+else is taken for one.
+"""
 
 import json
 import math
@@ -44,7 +46,9 @@ def test_what_is_written_is_read(content, tmp_path):
     write(tmp_path / "net.bnas", content)
     found = read(tmp_path / "net.bnas")
     assert found.settings == content.settings and found.facts == content.facts
-    assert jax.tree.structure(found.variables) == jax.tree.structure(dict(content.variables))
+    assert jax.tree.structure(found.variables) == jax.tree.structure(
+        dict(content.variables)
+    )
     assert same(found.variables, dict(content.variables))
     assert [path.name for path in tmp_path.iterdir()] == ["net.bnas"]
 
@@ -69,7 +73,9 @@ def damage(path, content):
     save_file(arrays, path)
     other = path.read_bytes()
     save_file(
-        arrays, path, metadata={"bnas_jax_packed": json.dumps({"format": 9, "bnas_jax": "9.0"})}
+        arrays,
+        path,
+        metadata={"bnas_jax_packed": json.dumps({"format": 9, "bnas_jax": "9.0"})},
     )
     newer = path.read_bytes()
     save_file(arrays, path, metadata={"bnas_jax_packed": "[" * 100_000})
@@ -77,7 +83,11 @@ def damage(path, content):
     write(path, content)
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    save_file(arrays | {"params/stem/kernel": np.ones((2, 3), np.int8)}, path, metadata=metadata)
+    save_file(
+        arrays | {"params/stem/kernel": np.ones((2, 3), np.int8)},
+        path,
+        metadata=metadata,
+    )
     numbers = path.read_bytes()
     return {
         "nested": nested,
@@ -124,7 +134,9 @@ HEADERS = {
     "nan": {"facts": {**FACTS, "mean": [math.nan]}},
     "extensions": {"extensions": [1]},
     "shapes": {"shapes": {}},
-    "a shape": {"shapes": {"packed/one/conv": [3, 3, 36, 6], "packed/two/conv": [1, 1, 7, 3]}},
+    "a shape": {
+        "shapes": {"packed/one/conv": [3, 3, 36, 6], "packed/two/conv": [1, 1, 7, 3]}
+    },
 }
 
 
@@ -159,5 +171,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 
 def test_a_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"there is no file .*none.bnas; write one by: .* export"):
+    with pytest.raises(
+        UserError, match=r"there is no file .*none.bnas; write one by: .* export"
+    ):
         read(tmp_path / "none.bnas")

@@ -1,4 +1,6 @@
-"""`export` and `predict` on a real run: the packed file classifies as the work directory's checkpoint does."""
+"""`export` and `predict` on a real run: the packed file classifies as the work
+directory's checkpoint does.
+"""
 
 import csv
 import dataclasses
@@ -65,7 +67,9 @@ def error(capfd, *words: str) -> str:
 
 def test_export_says_what_it_wrote(workdir, tmp_path, capfd):
     out = tmp_path / "net.bnas"
-    found = result(capfd, "export", f"--workdir={workdir}", f"--out={out}", "--step=last")
+    found = result(
+        capfd, "export", f"--workdir={workdir}", f"--out={out}", "--step=last"
+    )
     assert found["step"] == STEPS and found["out"] == str(out)
     assert found["bytes"] == out.stat().st_size
     binary, floats = found["binary_weights"], found["float_numbers"]
@@ -79,7 +83,11 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
     test = load("digits").test
     np.save(tmp_path / "images.npy", test.images)
     out = tmp_path / "predictions.npz"
-    options = (f"--model={exported}", f"--input={tmp_path / 'images.npy'}", f"--out={out}")
+    options = (
+        f"--model={exported}",
+        f"--input={tmp_path / 'images.npy'}",
+        f"--out={out}",
+    )
     # A last batch that is not full.
     found = result(capfd, "predict", *options, "--batch_size=100")
     assert found == {"num_examples": 360, "out": str(out)}
@@ -94,7 +102,9 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
     assert of_checkpoint == pytest.approx({**of_file, "step": STEPS})
 
     # By the functions of the package, too, as the README does.
-    (lines,) = [block.text for block in blocks(README) if "bnas.load_packed(" in block.text]
+    (lines,) = [
+        block.text for block in blocks(README) if "bnas.load_packed(" in block.text
+    ]
     given = lines.replace('np.zeros((2, *facts["image_shape"]))', "test.images[:3]")
     assert given != lines
     names: dict = {"test": test}
@@ -104,7 +114,9 @@ def test_predictions_are_as_good_as_the_evaluation(workdir, exported, tmp_path, 
 
 
 def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd):
-    """A digit as a picture of 255 gray levels and 32x32 pixels, in a folder within a folder."""
+    """A digit as a picture of 255 gray levels and 32x32 pixels, in a folder within a
+    folder.
+    """
     digits = load("digits").test
     folder = tmp_path / "photos" / "below"
     folder.mkdir(parents=True)
@@ -115,16 +127,24 @@ def test_image_files_are_brought_to_the_networks_size(exported, tmp_path, capfd)
     large.convert("RGB").save(tmp_path / "photos" / "large.png")
     np.save(tmp_path / "same.npy", digits.images[:3])
 
-    found = result(capfd, "predict", f"--model={exported}", f"--input={tmp_path / 'photos'}")
+    found = result(
+        capfd, "predict", f"--model={exported}", f"--input={tmp_path / 'photos'}"
+    )
     names = [row["image"] for row in found["predictions"]]
     assert names == ["below/0.png", "below/1.png", "below/2.png", "large.png"]
-    arrays = result(capfd, "predict", f"--model={exported}", f"--input={tmp_path / 'same.npy'}")
+    arrays = result(
+        capfd, "predict", f"--model={exported}", f"--input={tmp_path / 'same.npy'}"
+    )
     of_files = [row["class"] for row in found["predictions"]]
     assert of_files[:3] == [row["class"] for row in arrays["predictions"]]
     # The large one is the third digit, four times as wide.
     assert of_files[3] == of_files[2]
-    assert found["predictions"][3] != found["predictions"][2], "resized, it is not quite the same"
-    single = result(capfd, "predict", f"--model={exported}", f"--input={folder / '1.png'}")
+    assert found["predictions"][3] != found["predictions"][2], (
+        "resized, it is not quite the same"
+    )
+    single = result(
+        capfd, "predict", f"--model={exported}", f"--input={folder / '1.png'}"
+    )
     assert single["predictions"][0]["class"] == of_files[1]
 
     out = tmp_path / "all.csv"
@@ -167,11 +187,17 @@ def test_a_gray_image_needs_no_axes(exported, tmp_path, capfd):
 
 
 def test_a_size_that_was_set_is_the_centre_of_a_larger_one(exported, tmp_path):
-    """As `Encoded.example` makes it in an evaluation, for images of the network's size, too."""
+    """As `Encoded.example` makes it in an evaluation, for images of the network's size,
+    too.
+    """
     network = read_model(str(exported), ())
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(tmp_path / "a.png")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(
+        tmp_path / "a.png"
+    )
     (as_it_is,) = pixels_of(tmp_path / "a.png", network)
-    dataset = dataclasses.replace(network.run.dataset, name="folder", image_size=8, resize=16)
+    dataset = dataclasses.replace(
+        network.run.dataset, name="folder", image_size=8, resize=16
+    )
     zoomed = network._replace(run=dataclasses.replace(network.run, dataset=dataset))
     (centre,) = pixels_of(tmp_path / "a.png", zoomed)
     assert np.array_equal(centre, images.centre(as_it_is, side=8, resize=16))
@@ -194,7 +220,12 @@ def test_images_that_do_not_decode_are_left_out_where_the_run_left_them_out(
     capfd.readouterr()
     # Batches of two: the bad one does not leave a gap.
     found = predict(lenient, read_images(str(tmp_path), lenient), batch_size=2)
-    assert found.names == ("0.png", "1.png", "3.png", "4.png") and found.logits.shape == (4, 10)
+    assert found.names == (
+        "0.png",
+        "1.png",
+        "3.png",
+        "4.png",
+    ) and found.logits.shape == (4, 10)
     assert "left out:" in capfd.readouterr().err
     whole = predict(lenient, read_images(str(tmp_path / "3.png"), lenient))
     np.testing.assert_allclose(whole.logits[0], found.logits[2], rtol=1e-5)
@@ -208,10 +239,16 @@ def test_arrays_that_the_network_has_not_are_named(exported, tmp_path, capfd):
     operand = next(name for name in arrays if name.endswith("operand0"))
     image = f"--input={tmp_path / 'image.npy'}"
     np.save(tmp_path / "image.npy", load("digits").test.images[:1])
-    for name, changed in {operand: arrays[operand][:1], "params/stem/more": np.ones(2)}.items():
+    for name, changed in {
+        operand: arrays[operand][:1],
+        "params/stem/more": np.ones(2),
+    }.items():
         save_file(arrays | {name: changed}, path, metadata=metadata)
         message = error(capfd, "predict", f"--model={path}", image)
-        assert f"{path} is damaged: {name.replace('operand0', 'operands')} has the shape" in message
+        assert (
+            f"{path} is damaged: {name.replace('operand0', 'operands')} has the shape"
+            in message
+        )
     del arrays[operand]
     save_file(arrays, path, metadata=metadata)
     assert "is damaged" in error(capfd, "evaluate", f"--model={path}")
@@ -221,11 +258,19 @@ def test_the_file_says_nothing_of_the_machine(exported):
     with safe_open(exported, framework="numpy") as file:
         header = json.loads(file.metadata()["bnas_jax_packed"])
     assert header["settings"]["dataset"].get("path") is None
-    assert set(header["facts"]) == {"num_classes", "image_shape", "mean", "std", "class_names"}
+    assert set(header["facts"]) == {
+        "num_classes",
+        "image_shape",
+        "mean",
+        "std",
+        "class_names",
+    }
     assert str(exported.parent) not in json.dumps(header)
 
 
-def test_a_packed_network_of_other_logits_is_not_written(workdir, tmp_path, capfd, monkeypatch):
+def test_a_packed_network_of_other_logits_is_not_written(
+    workdir, tmp_path, capfd, monkeypatch
+):
     """Here one with all bits turned."""
     pack = export_module.pack
 
@@ -235,7 +280,9 @@ def test_a_packed_network_of_other_logits_is_not_written(workdir, tmp_path, capf
         return jax.tree.map(turn, pack(*arguments, **options), is_leaf=is_kernel)
 
     monkeypatch.setattr(export_module, "pack", turned)
-    message = error(capfd, "export", f"--workdir={workdir}", f"--out={tmp_path / 'x.bnas'}")
+    message = error(
+        capfd, "export", f"--workdir={workdir}", f"--out={tmp_path / 'x.bnas'}"
+    )
     assert "logits differ by" in message and "nothing was written" in message
     assert list(tmp_path.iterdir()) == []
 
@@ -249,7 +296,9 @@ def test_weights_that_are_not_finite_are_refused(workdir, tmp_path, capfd, monke
         return found._replace(variables=spoiled)
 
     monkeypatch.setattr(export_module, "restore", with_nan)
-    message = error(capfd, "export", f"--workdir={workdir}", f"--out={tmp_path / 'x.bnas'}")
+    message = error(
+        capfd, "export", f"--workdir={workdir}", f"--out={tmp_path / 'x.bnas'}"
+    )
     assert "are not all finite; choose another --step" in message
 
 
@@ -262,31 +311,53 @@ def test_mistakes_are_answered_in_one_line(workdir, exported, tmp_path, capfd):
     np.savez(tmp_path / "archive.npz", np.zeros(3))
     (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
     Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "deep.png")
-    # Headers that say another shape: of more images than any memory holds, and one that is cut.
+    # Headers that say another shape: of more images than any memory holds, and one that
+    # is cut.
     header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
-    for name, shape in {"many": "(1000000000000, 8, 8, 1), }", "cut": "(8, 8, 1"}.items():
+    for name, shape in {
+        "many": "(1000000000000, 8, 8, 1), }",
+        "cut": "(8, 8, 1",
+    }.items():
         text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}"
-        (tmp_path / f"{name}.npy").write_bytes(header + text.ljust(117).encode() + b"\n")
+        (tmp_path / f"{name}.npy").write_bytes(
+            header + text.ljust(117).encode() + b"\n"
+        )
     cases = {
         ("export", out): "--workdir is missing",
         ("export", f"--workdir={workdir}"): "--out is missing",
         ("export", f"--workdir={tmp_path}", out): "is no work directory",
         ("export", f"--workdir={workdir}", out, "--step=3"): "step 3",
-        ("export", f"--workdir={workdir}", f"--out={tmp_path}/none/x"): "there is no folder",
+        (
+            "export",
+            f"--workdir={workdir}",
+            f"--out={tmp_path}/none/x",
+        ): "there is no folder",
         ("evaluate", model, "--step=best"): "leave --step out",
         ("evaluate", "--model=none"): "there is no file none",
         ("predict", model): "--input is missing",
         ("predict", "--input=a.npy"): "--model is missing",
         ("predict", "--model=none", "--input=a.npy"): "there is no file none",
         ("predict", model, "--input=none.npy"): "there is no none.npy",
-        ("predict", model, f"--input={tmp_path / 'float.npy'}"): "takes pixels uint8 (N, 8, 8, 1)",
+        (
+            "predict",
+            model,
+            f"--input={tmp_path / 'float.npy'}",
+        ): "takes pixels uint8 (N, 8, 8, 1)",
         ("predict", model, f"--input={tmp_path / 'text.png'}"): "does not decode",
         ("predict", model, f"--input={tmp_path / 'empty'}"): "holds no image",
         ("predict", model, f"--input={tmp_path / 'white.npy'}"): "numbers up to 255",
-        ("predict", model, f"--input={tmp_path / 'archive.npy'}"): "is no whole .npy file",
+        (
+            "predict",
+            model,
+            f"--input={tmp_path / 'archive.npy'}",
+        ): "is no whole .npy file",
         ("predict", model, f"--input={tmp_path / 'many.npy'}"): "is no whole .npy file",
         ("predict", model, f"--input={tmp_path / 'cut.npy'}"): "is no whole .npy file",
-        ("predict", model, f"--input={tmp_path / 'deep.png'}"): "deep.png has more than 8 bits",
+        (
+            "predict",
+            model,
+            f"--input={tmp_path / 'deep.png'}",
+        ): "deep.png has more than 8 bits",
         ("predict", model, "--input=a.npy", "--out=a.txt"): "must end in .csv or .npz",
         ("predict", model, "--input=a.npy", "--batch_size=0"): "at least 1",
     }

@@ -1,4 +1,6 @@
-"""Checkpoints of the authors' code: read from each kind of file, brought into a work directory, and as good there."""
+"""Checkpoints of the authors' code: read from each kind of file, brought into a work
+directory, and as good there.
+"""
 
 import contextlib
 import importlib.util
@@ -31,7 +33,11 @@ pytestmark = [
 ]
 
 SIZES = ["--preset=mini", "--config.network.channels=4", "--config.network.num_cells=5"]
-IMAGENET_SIZES = ["--preset=d", "--config.network.channels=4", "--config.network.num_cells=6"]
+IMAGENET_SIZES = [
+    "--preset=d",
+    "--config.network.channels=4",
+    "--config.network.num_cells=6",
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,9 @@ def files(state, tmp_path_factory) -> pathlib.Path:
     """The checkpoint as .npz, and as .safetensors as DataParallel names it."""
     folder = tmp_path_factory.mktemp("files")
     np.savez(folder / "net.npz", **state)
-    arrays = {f"module.{name}": np.array(value, order="C") for name, value in state.items()}
+    arrays = {
+        f"module.{name}": np.array(value, order="C") for name, value in state.items()
+    }
     safetensors.numpy.save_file(arrays, folder / "net.safetensors")
     return folder
 
@@ -64,7 +72,17 @@ def files(state, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def imported(files, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("imported") / "run"
-    assert run(["import", f"--checkpoint={files / 'net.npz'}", *SIZES, f"--workdir={workdir}"]) == 0
+    assert (
+        run(
+            [
+                "import",
+                f"--checkpoint={files / 'net.npz'}",
+                *SIZES,
+                f"--workdir={workdir}",
+            ]
+        )
+        == 0
+    )
     return workdir
 
 
@@ -75,7 +93,9 @@ def variables_in(workdir: pathlib.Path, image_shape=(16, 16, 3)):
         settings.from_config(directory.config()), directory.facts()["num_classes"]
     )
     shapes = jax.eval_shape(lambda: initial_variables(model, image_shape, 0))
-    step, variables = CheckpointReader(directory.checkpoints).restore_variables(shapes, "last")
+    step, variables = CheckpointReader(directory.checkpoints).restore_variables(
+        shapes, "last"
+    )
     assert step == 0
     return model, variables
 
@@ -87,7 +107,9 @@ def test_npz_and_safetensors_hold_the_same_arrays(files, state):
     for name, prefix in (("net.npz", ""), ("net.safetensors", "module.")):
         arrays = checkpoint_files.read(str(files / name))
         assert arrays.keys() == {prefix + key for key in state}
-        assert all(np.array_equal(arrays[prefix + key], value) for key, value in state.items())
+        assert all(
+            np.array_equal(arrays[prefix + key], value) for key, value in state.items()
+        )
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "checkpoint.pth.tar"])
@@ -96,7 +118,8 @@ def test_a_pytorch_file_needs_pytorch_and_says_so(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     absent = rf"{re.escape(name)} needs PyTorch: pip install torch, or convert it to \.npz or \.safetensors"
     with pytest.raises(
-        UserError, match="no whole PyTorch file" if importlib.util.find_spec("torch") else absent
+        UserError,
+        match="no whole PyTorch file" if importlib.util.find_spec("torch") else absent,
     ):
         checkpoint_files.read(str(tmp_path / name))
 
@@ -106,7 +129,9 @@ def test_a_file_cut_short_is_refused_wherever_it_was_cut(files, tmp_path, suffix
     whole = (files / f"net.{suffix}").read_bytes()
     for size in (0, 1, 7, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / f"cut.{suffix}").write_bytes(whole[:size])
-        with pytest.raises(UserError, match=rf"cut\.{suffix} is no whole \.{suffix} file"):
+        with pytest.raises(
+            UserError, match=rf"cut\.{suffix} is no whole \.{suffix} file"
+        ):
             checkpoint_files.read(str(tmp_path / f"cut.{suffix}"))
 
 
@@ -117,7 +142,9 @@ def test_flipped_bytes_of_an_npz_file_are_noticed_or_harmless(state, tmp_path):
         whole = (tmp_path / "net.npz").read_bytes()
         for position in range(0, len(whole), 13):
             (tmp_path / "net.npz").write_bytes(
-                whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
+                whole[:position]
+                + bytes([whole[position] ^ 0xFF])
+                + whole[position + 1 :]
             )
             with contextlib.suppress(UserError):
                 found = checkpoint_files.read(str(tmp_path / "net.npz"))
@@ -142,22 +169,31 @@ def test_bfloat16_is_read_and_numbers_that_numpy_lacks_are_refused(tmp_path):
     assert float(half["w"][0]) == 0.75
     for dtype, data in (("F12", b"\0\0"), ("F8_E4M3", b"\0")):
         with pytest.raises(UserError, match="numbers that NumPy has"):
-            checkpoint_files.read(safetensors_file(tmp_path / "other.safetensors", dtype, data))
+            checkpoint_files.read(
+                safetensors_file(tmp_path / "other.safetensors", dtype, data)
+            )
 
 
 @pytest.mark.parametrize("shape", ["9" * 40, "True", "-1"])
 def test_a_shape_that_no_array_has_is_damage(tmp_path, shape):
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape},)}}\n".encode()
+    header = (
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape},)}}\n".encode()
+    )
     with zipfile.ZipFile(tmp_path / "net.npz", "w") as file:
         file.writestr(
-            "w.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + b"\0" * 64
+            "w.npy",
+            b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + b"\0" * 64,
         )
     with pytest.raises(UserError, match="is no whole"):
         checkpoint_files.read(str(tmp_path / "net.npz"))
 
 
 def test_what_holds_no_numbers_is_left_out(tmp_path):
-    others = {"a": np.array(["a"]), "b": np.ones(1, np.complex64), "c": np.zeros(1, [("a", "f4")])}
+    others = {
+        "a": np.array(["a"]),
+        "b": np.ones(1, np.complex64),
+        "c": np.zeros(1, [("a", "f4")]),
+    }
     np.savez(tmp_path / "net.npz", **others, weights=np.ones(2))
     with zipfile.ZipFile(tmp_path / "net.npz", "a") as file:
         file.writestr("notes.txt", "of the training")
@@ -174,7 +210,10 @@ def test_objects_in_a_file_are_not_unpickled(tmp_path):
     ("name", "message"),
     [
         ("none.npz", "there is no checkpoint"),
-        ("net.bin", r"--checkpoint takes \.pt, \.pth, \.pth\.tar, \.npz, \.safetensors"),
+        (
+            "net.bin",
+            r"--checkpoint takes \.pt, \.pth, \.pth\.tar, \.npz, \.safetensors",
+        ),
         ("empty.npz", "holds no arrays"),
     ],
 )
@@ -221,7 +260,14 @@ def test_the_kind_of_file_makes_no_difference(files, imported, tmp_path, capfd):
     workdir = tmp_path / "run"
     capfd.readouterr()
     assert (
-        run(["import", f"--checkpoint={files / 'net.safetensors'}", *SIZES, f"--workdir={workdir}"])
+        run(
+            [
+                "import",
+                f"--checkpoint={files / 'net.safetensors'}",
+                *SIZES,
+                f"--workdir={workdir}",
+            ]
+        )
         == 0
     )
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
@@ -240,7 +286,9 @@ def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its
         and not config.scheme.activation_scale
     )
     assert json.loads((imported / "run.json").read_text())["image_shape"] == [32, 32, 3]
-    assert run(["evaluate", f"--workdir={imported}", "--config.dataset.name=digits"]) == 2
+    assert (
+        run(["evaluate", f"--workdir={imported}", "--config.dataset.name=digits"]) == 2
+    )
     assert "the network takes 3 channels, digits has 1" in capfd.readouterr().err
 
 
@@ -252,7 +300,11 @@ def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its
             [],
             "the checkpoint lacks cells.2._ops.1.op.0.weight",
         ),
-        ({"classifier.weight": None}, [], "the checkpoint has no matrix classifier.weight"),
+        (
+            {"classifier.weight": None},
+            [],
+            "the checkpoint has no matrix classifier.weight",
+        ),
         (
             {"classifier.weight": np.float32(1)},
             [],
@@ -281,7 +333,9 @@ def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its
 def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(
     state, tmp_path, capfd, changes, options, message
 ):
-    changed = {name: value for name, value in {**state, **changes}.items() if value is not None}
+    changed = {
+        name: value for name, value in {**state, **changes}.items() if value is not None
+    }
     np.savez(tmp_path / "net.npz", **changed)
     arguments = [
         f"--checkpoint={tmp_path / 'net.npz'}",
@@ -291,7 +345,9 @@ def test_what_does_not_fit_is_refused_and_leaves_no_work_directory(
     ]
     assert run(["import", *arguments]) == 2
     out, err = capfd.readouterr()
-    assert out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
+    assert (
+        out == "" and len(err.splitlines()) == 1 and err.startswith("bnas_jax: error: ")
+    )
     assert message in err
     assert not (tmp_path / "run").exists()
 
@@ -309,19 +365,46 @@ def test_a_damaged_file_leaves_no_work_directory(files, tmp_path, capfd):
         )
         == 2
     )
-    assert "is no whole .npz file" in capfd.readouterr().err and not (tmp_path / "run").exists()
+    assert (
+        "is no whole .npz file" in capfd.readouterr().err
+        and not (tmp_path / "run").exists()
+    )
 
 
-def test_a_work_directory_that_holds_a_run_is_left_alone(files, imported, tmp_path, capfd):
+def test_a_work_directory_that_holds_a_run_is_left_alone(
+    files, imported, tmp_path, capfd
+):
     workdir = shutil.copytree(imported, tmp_path / "run")
     before = sorted(path.stat().st_mtime_ns for path in workdir.rglob("*"))
-    assert run(["import", f"--checkpoint={files / 'net.npz'}", *SIZES, f"--workdir={workdir}"]) == 2
+    assert (
+        run(
+            [
+                "import",
+                f"--checkpoint={files / 'net.npz'}",
+                *SIZES,
+                f"--workdir={workdir}",
+            ]
+        )
+        == 2
+    )
     assert "already holds a run; choose another --workdir" in capfd.readouterr().err
     assert sorted(path.stat().st_mtime_ns for path in workdir.rglob("*")) == before
 
 
-def test_an_import_that_ended_before_its_checkpoint_can_be_done_again(files, imported, tmp_path):
+def test_an_import_that_ended_before_its_checkpoint_can_be_done_again(
+    files, imported, tmp_path
+):
     workdir = shutil.copytree(imported, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "0")
-    assert run(["import", f"--checkpoint={files / 'net.npz'}", *SIZES, f"--workdir={workdir}"]) == 0
+    assert (
+        run(
+            [
+                "import",
+                f"--checkpoint={files / 'net.npz'}",
+                *SIZES,
+                f"--workdir={workdir}",
+            ]
+        )
+        == 0
+    )
     assert variables_in(workdir)

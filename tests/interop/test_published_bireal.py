@@ -1,5 +1,7 @@
-"""Bi-Real Net's and ReActNet's networks by their published names: `load_published` and the numbers
-of the authors' code."""
+"""Bi-Real Net's and ReActNet's networks by their published names: `load_published` and
+the numbers
+of the authors' code.
+"""
 
 import jax
 import numpy as np
@@ -33,7 +35,9 @@ def test_names_of_several_gpus_and_a_missing_array(reference):
     )
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(same)))
     for missing in ("fc.bias", "layer2.0.downsample.1.weight", "layer3.1.bn1.weight"):
-        left = {name: array for name, array in arrays.items() if name != f"state.{missing}"}
+        left = {
+            name: array for name, array in arrays.items() if name != f"state.{missing}"
+        }
         with pytest.raises(UserError, match=f"the published weights lack {missing}"):
             load_published("bireal_resnet18", left)
 
@@ -41,7 +45,9 @@ def test_names_of_several_gpus_and_a_missing_array(reference):
 def test_a_kernel_of_another_size_is_named(reference):
     arrays = dict(np.load(reference / "schemes" / "bireal_resnet18.npz"))
     arrays["state.layer1.0.binary_conv.weights"] = np.zeros((145, 1), np.float32)
-    message = r"layer1\.0\.binary_conv\.weights has 145 numbers, no kernels of 4 channels"
+    message = (
+        r"layer1\.0\.binary_conv\.weights has 145 numbers, no kernels of 4 channels"
+    )
     with pytest.raises(UserError, match=message):
         load_published("bireal_resnet18", arrays)
 
@@ -53,5 +59,6 @@ def test_the_first_stage_has_float_kernels(reference):
     unit = variables["params"]["stage1_block0"]["unit0"]
     assert set(unit["conv"]) == {"kernel", "shift"}
     assert np.array_equal(
-        unit["conv"]["kernel"].transpose(3, 2, 0, 1), arrays["state.layer2.0.binary_conv.weight"]
+        unit["conv"]["kernel"].transpose(3, 2, 0, 1),
+        arrays["state.layer2.0.binary_conv.weight"],
     )

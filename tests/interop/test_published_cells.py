@@ -46,7 +46,9 @@ def part(arrays, prefix):
 
 def difference(ours, theirs, *, scale=None):
     """The largest difference, relative to the largest entry of theirs or to `scale`."""
-    return float(np.abs(ours - theirs).max() / (np.abs(theirs).max() if scale is None else scale))
+    return float(
+        np.abs(ours - theirs).max() / (np.abs(theirs).max() if scale is None else scale)
+    )
 
 
 @functools.cache
@@ -63,12 +65,19 @@ def published(request, reference):
 
 def test_logits_in_evaluation(published):
     arrays, model, variables = published
-    logits = jax.jit(lambda x: model.apply(variables, x, train=False))(nhwc(arrays["x"]))
-    assert difference(logits, arrays["eval.logits"], scale=np.ptp(arrays["eval.logits"])) < 1e-4
+    logits = jax.jit(lambda x: model.apply(variables, x, train=False))(
+        nhwc(arrays["x"])
+    )
+    assert (
+        difference(logits, arrays["eval.logits"], scale=np.ptp(arrays["eval.logits"]))
+        < 1e-4
+    )
 
 
 def training(model, variables, x, labels):
-    """(loss, (logits, what moved)) and the gradients at the parameters, with DARTS's auxiliary loss where there is one."""
+    """(loss, (logits, what moved)) and the gradients at the parameters, with DARTS's
+    auxiliary loss where there is one.
+    """
 
     def loss(params):
         collections = {**variables, "params": params}
@@ -90,9 +99,17 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
         model, variables, nhwc(arrays["x"]), jnp.asarray(arrays["y"])
     )
     assert loss == pytest.approx(float(arrays["train.loss"]), rel=1e-5)
-    assert difference(logits, arrays["train.logits"], scale=np.ptp(arrays["train.logits"])) < 1e-4
+    assert (
+        difference(logits, arrays["train.logits"], scale=np.ptp(arrays["train.logits"]))
+        < 1e-4
+    )
     if model.auxiliary:
-        assert difference(moved["auxiliary"]["logits"][0], arrays["train.logits_auxiliary"]) < 1e-4
+        assert (
+            difference(
+                moved["auxiliary"]["logits"][0], arrays["train.logits_auxiliary"]
+            )
+            < 1e-4
+        )
 
     theirs = part(arrays, "train.grad.")
     largest = max(np.abs(gradient).max() for gradient in theirs.values())
@@ -103,7 +120,11 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
         if name in theirs:
             expected = from_torch(theirs[name])
             assert (
-                difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest))
+                difference(
+                    gradient,
+                    expected,
+                    scale=max(np.abs(expected).max(), 0.01 * largest),
+                )
                 < 1e-4
             ), name
             compared.add(name)
@@ -141,11 +162,16 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
         lambda *inputs: cell.init(jax.random.key(0), *inputs, train=False), *inputs
     )
     variables = fill(shapes, names, counterpart)
-    assert difference(cell.apply(variables, *inputs, train=False), nhwc(found["y_eval"])) < 1e-5
+    assert (
+        difference(cell.apply(variables, *inputs, train=False), nhwc(found["y_eval"]))
+        < 1e-5
+    )
 
     def run(params, before, previous):
         collections = {**variables, "params": params}
-        return cell.apply(collections, before, previous, train=True, mutable=["batch_stats"])
+        return cell.apply(
+            collections, before, previous, train=True, mutable=["batch_stats"]
+        )
 
     y, vjp, moved = jax.vjp(run, variables["params"], *inputs, has_aux=True)
     assert difference(y, nhwc(found["y_train"])) < 1e-5
@@ -158,10 +184,15 @@ def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
         name = counterpart(("params", *(key.key for key in path)))
         expected = from_torch(theirs[name]) if name in theirs else np.zeros(())
         assert (
-            difference(gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest)) < 1e-4
+            difference(
+                gradient, expected, scale=max(np.abs(expected).max(), 0.01 * largest)
+            )
+            < 1e-4
         ), name
     for path, value in jax.tree_util.tree_leaves_with_path(moved["batch_stats"]):
-        name = counterpart(("batch_stats", *(key.key for key in path))).removeprefix("c.")
+        name = counterpart(("batch_stats", *(key.key for key in path))).removeprefix(
+            "c."
+        )
         assert difference(value, found[f"after.{name}"]) < 1e-5
 
 

@@ -1,4 +1,6 @@
-"""The hand-crafted networks by their published names: `load_published` and the numbers of the published code."""
+"""The hand-crafted networks by their published names: `load_published` and the numbers
+of the published code.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,10 @@ def test_densenet(reference):
     model, variables = load_published("kuangliu_densenet121_k4", arrays)
     images = nhwc(arrays["x"])
     logits = jax.jit(lambda images: model.apply(variables, images, train=False))(images)
-    assert np.abs(logits - arrays["logits_eval"]).max() < 1e-4 * arrays["logits_eval"].std()
+    assert (
+        np.abs(logits - arrays["logits_eval"]).max()
+        < 1e-4 * arrays["logits_eval"].std()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,9 @@ def test_nin_is_projected_as_before_each_pass_of_its_code(nin_arrays):
         layer = params[f"layer{index}"]
         projected = nin_arrays[f"latent_projected.xnor.{place}.conv.weight"]
         assert relative_error(layer["conv"]["latent"], from_torch(projected)) < 1e-6
-        assert np.array_equal(layer["bn"]["scale"], nin_arrays[f"clamped.xnor.{place}.bn.weight"])
+        assert np.array_equal(
+            layer["bn"]["scale"], nin_arrays[f"clamped.xnor.{place}.bn.weight"]
+        )
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -65,7 +72,10 @@ def test_numbers_of_nin(nin_arrays, monkeypatch, dropout):
     images, labels = nhwc(nin_arrays["x"]), jnp.asarray(nin_arrays["y"])
     theirs, rngs = nin_arrays, None
     if dropout:
-        theirs, rngs = with_prefix(nin_arrays, "dropout"), {"dropout": jax.random.key(0)}
+        theirs, rngs = (
+            with_prefix(nin_arrays, "dropout"),
+            {"dropout": jax.random.key(0)},
+        )
         masks = [nhwc(theirs[f"mask.xnor.{place}.dropout"]) for place in (6, 10)]
         monkeypatch.setattr(
             nin,
@@ -74,26 +84,42 @@ def test_numbers_of_nin(nin_arrays, monkeypatch, dropout):
         )
     else:
         model = model.clone(dropout=0.0)
-        logits = jax.jit(lambda images: model.apply(variables, images, train=False))(images)
-        assert np.abs(logits - theirs["logits_eval"]).max() < 1e-4 * theirs["logits_eval"].std()
+        logits = jax.jit(lambda images: model.apply(variables, images, train=False))(
+            images
+        )
+        assert (
+            np.abs(logits - theirs["logits_eval"]).max()
+            < 1e-4 * theirs["logits_eval"].std()
+        )
 
     def loss_of(params, images):
         given = {**variables, "params": params}
-        logits, after = model.apply(given, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        logits, after = model.apply(
+            given, images, train=True, mutable=["batch_stats"], rngs=rngs
+        )
         of_labels = jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
         return -jnp.mean(of_labels), (logits, after["batch_stats"])
 
     gradients = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True))
-    (loss, (logits, after)), (to_params, to_images) = gradients(variables["params"], images)
-    assert np.abs(logits - theirs["logits_train"]).max() < 1e-4 * theirs["logits_train"].std()
+    (loss, (logits, after)), (to_params, to_images) = gradients(
+        variables["params"], images
+    )
+    assert (
+        np.abs(logits - theirs["logits_train"]).max()
+        < 1e-4 * theirs["logits_train"].std()
+    )
     assert float(loss) == pytest.approx(float(theirs["loss_train"]), rel=1e-5)
     assert relative_error(to_images, nhwc(theirs["grad_x"])) < 1e-3
 
-    expected = fill({"batch_stats": after}, with_prefix(theirs, "after"), by_module(RULES))[
-        "batch_stats"
-    ]
-    assert max(map(relative_error, jax.tree.leaves(after), jax.tree.leaves(expected))) < 1e-5
-    # Its gradient of the stem's bias is 0 but for rounding. The code's factor c is the optimizer's here.
+    expected = fill(
+        {"batch_stats": after}, with_prefix(theirs, "after"), by_module(RULES)
+    )["batch_stats"]
+    assert (
+        max(map(relative_error, jax.tree.leaves(after), jax.tree.leaves(expected)))
+        < 1e-5
+    )
+    # Its gradient of the stem's bias is 0 but for rounding. The code's factor c is the
+    # optimizer's here.
     grads = {
         "xnor.0.bias": np.zeros_like(nin_arrays["state.xnor.0.bias"]),
         **with_prefix(theirs, "grad"),

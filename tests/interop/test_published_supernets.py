@@ -1,4 +1,5 @@
-"""Supernets against the numbers of the codes of DARTS, SNAS, GDAS and random search: what one pass gives.
+"""Supernets against the numbers of the codes of DARTS, SNAS, GDAS and random search:
+what one pass gives.
 
 test_published_searches.py has whole steps of the searches.
 """
@@ -41,10 +42,17 @@ def apart(ours, theirs):
     return np.abs(ours - theirs).max() / np.ptp(theirs)
 
 
-# The images, the weights of one pass (and which of several), and its logits in evaluation.
+# The images, the weights of one pass (and which of several), and its logits in
+# evaluation.
 PASSES = [
     ("random_supernet_c4_l3", "x_train", "weights_{}", "eval.logits", 0),
-    ("gdas_frc_supernet_c4_l6", "x_base", "draw0.tau1.hard_{}", "eval.draw0.logits", None),
+    (
+        "gdas_frc_supernet_c4_l6",
+        "x_base",
+        "draw0.tau1.hard_{}",
+        "eval.draw0.logits",
+        None,
+    ),
     ("gdas_supernet_c4_l6", "x_base", "draw0.tau1.hard_{}", "eval.draw0.logits", None),
     ("snas_supernet_c4_l5", "x", "weights.temp1.{}", "eval.logits", 0),
 ]
@@ -52,7 +60,9 @@ PASSES = [
 
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "images", "weights", "logits", "index"), PASSES)
-def test_logits_in_evaluation_at_weights(reference, name, images, weights, logits, index):
+def test_logits_in_evaluation_at_weights(
+    reference, name, images, weights, logits, index
+):
     arrays, model, variables = loaded(reference, name)
     mixture = jax.jit(functools.partial(model.apply, train=False, method="mixture"))
     ours = mixture(variables, of_cells(arrays, weights, index), nhwc(arrays[images]))
@@ -73,9 +83,13 @@ def test_logits_of_darts_at_alphas(reference):
 
 @pytest.mark.long
 def test_alphas_with_their_noise_choose_what_gdas_chose(reference):
-    """Alpha itself is what the published code adds its noise to; the largest of an edge runs."""
+    """Alpha itself is what the published code adds its noise to; the largest of an edge
+    runs.
+    """
     arrays, model, variables = loaded(reference, "gdas_frc_supernet_c4_l6")
-    noisy = jax.nn.log_softmax(arrays["state.arch_parameters"]) + arrays["gumbel_normal"][0]
+    noisy = (
+        jax.nn.log_softmax(arrays["state.arch_parameters"]) + arrays["gumbel_normal"][0]
+    )
     ours = jax.jit(functools.partial(model.apply, train=False))(
         variables, {"normal": noisy}, nhwc(arrays["x_base"])
     )
@@ -84,7 +98,9 @@ def test_alphas_with_their_noise_choose_what_gdas_chose(reference):
 
 @pytest.mark.long
 def test_a_pass_of_gdas_gives_its_loss_and_the_gradient_of_alpha(reference):
-    """Through the chosen layers alone: weights that are one-hot, with the gradient of the softmax at temperature 1."""
+    """Through the chosen layers alone: weights that are one-hot, with the gradient of
+    the softmax at temperature 1.
+    """
     arrays, model, variables = loaded(reference, "gdas_frc_supernet_c4_l6")
     labels = jnp.asarray(arrays["y_base"], jnp.int32)
 
@@ -94,7 +110,12 @@ def test_a_pass_of_gdas_gives_its_loss_and_the_gradient_of_alpha(reference):
         weights = {"normal": hard + p - jax.lax.stop_gradient(p)}
         images = nhwc(arrays["x_base"])
         logits, _ = model.apply(
-            variables, weights, images, train=True, method="mixture", mutable=["batch_stats"]
+            variables,
+            weights,
+            images,
+            train=True,
+            method="mixture",
+            mutable=["batch_stats"],
         )
         return cross_entropy(logits, labels).mean(), logits
 

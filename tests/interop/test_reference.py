@@ -1,9 +1,11 @@
-"""Whole networks against the numbers of the released code, loaded by its own names (tests/reference).
+"""Whole networks against the numbers of the released code, loaded by its own names
+(tests/reference).
 
-Forward passes agree to rounding. Gradients cannot: where a sum of +-beta is 0, the released code gets about 1e-8 or 0, as its
-rounding falls, and in the first case its ReLU lets the gradient pass; here the sum is exactly 0 (`sign_conv`).
-tests/core/test_layers.py compares the gradients of single layers to rounding; here they are compared to within what these
-zeros do, which a wrong convention misses by far.
+Forward passes agree to rounding. Gradients cannot: where a sum of +-beta is 0, the
+released code gets about 1e-8 or 0, as its rounding falls, and in the first case its
+ReLU lets the gradient pass; here the sum is exactly 0 (`sign_conv`).
+tests/core/test_layers.py compares the gradients of single layers to rounding; here they
+are compared to within what these zeros do, which a wrong convention misses by far.
 """
 
 import functools
@@ -53,14 +55,18 @@ class Run(NamedTuple):
     model: interop.Model
     variables: dict
     alphas: Any  # None but for the supernet
-    theirs: dict[str, np.ndarray]  # the numbers of the file, those of the mode by their bare names
+    theirs: dict[
+        str, np.ndarray
+    ]  # the numbers of the file, those of the mode by their bare names
     ours: dict[str, Any]  # those of `numbers_of`, for the file's batch
-    compute: Callable[..., dict[str, Any]]  # `numbers_of` (params, alphas, images, labels)
+    compute: Callable[
+        ..., dict[str, Any]
+    ]  # `numbers_of` (params, alphas, images, labels)
 
     def batch(self, suffix=""):
-        return jnp.asarray(self.theirs["x" + suffix].transpose(0, 2, 3, 1)), jnp.asarray(
-            self.theirs["y" + suffix]
-        )
+        return jnp.asarray(
+            self.theirs["x" + suffix].transpose(0, 2, 3, 1)
+        ), jnp.asarray(self.theirs["y" + suffix])
 
     def in_reference(self, params):
         return interop.to_reference(self.model, {"params": params})
@@ -75,12 +81,16 @@ class Run(NamedTuple):
 
 
 def numbers_of(model, statistics, params, alphas, images, labels):
-    """Everything that is compared, at once, so that there is one thing to compile for each network."""
+    """Everything that is compared, at once, so that there is one thing to compile for
+    each network.
+    """
     inputs = lambda alphas: (images,) if alphas is None else (alphas, images)
 
     def loss_of(params, alphas):
         variables = {"params": params, "batch_stats": statistics}
-        logits, after = model.apply(variables, *inputs(alphas), train=True, mutable=["batch_stats"])
+        logits, after = model.apply(
+            variables, *inputs(alphas), train=True, mutable=["batch_stats"]
+        )
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]), (
             logits,
             after,
@@ -97,7 +107,8 @@ def numbers_of(model, statistics, params, alphas, images, labels):
     }  # fmt: skip
 
 
-# Each form once, and one of them in the mode `head`, too; which convolutions that leaves float is compared for all below.
+# Each form once, and one of them in the mode `head`, too; which convolutions that
+# leaves float is compared for all below.
 SHORT = {
     ("cifar_net_c4_l5_latest_cell_zeroise", "clean"),
     ("cifar_net_c4_l5_latest_cell_zeroise", "head"),
@@ -106,7 +117,9 @@ SHORT = {
 }
 RUNS = [
     pytest.param(
-        (name, mode), marks=() if (name, mode) in SHORT else pytest.mark.long, id=f"{name}-{mode}"
+        (name, mode),
+        marks=() if (name, mode) in SHORT else pytest.mark.long,
+        id=f"{name}-{mode}",
     )
     for name in NETWORKS
     for mode in CONVENTIONS
@@ -120,10 +133,13 @@ def run(request, reference):
     model, variables = load(arrays, name, CONVENTIONS[mode])
     alphas = None
     if isinstance(model, Supernet):
-        alphas = {kind: jnp.asarray(arrays[f"alphas_{kind}"]) for kind in ("normal", "reduce")}
+        alphas = {
+            kind: jnp.asarray(arrays[f"alphas_{kind}"]) for kind in ("normal", "reduce")
+        }
     theirs = {key.removeprefix(f"{mode}."): array for key, array in arrays.items()}
     compute = jax.jit(
-        functools.partial(numbers_of, model, variables["batch_stats"]), compiler_options=short()
+        functools.partial(numbers_of, model, variables["batch_stats"]),
+        compiler_options=short(),
     )
     result = Run(model, variables, alphas, theirs, {}, compute)
     return result._replace(ours=compute(variables["params"], alphas, *result.batch()))
@@ -144,7 +160,9 @@ def test_logits(run):
 
 
 def test_loss(run):
-    assert float(run.ours["loss_train"]) == pytest.approx(float(run.theirs["loss_train"]), rel=1e-5)
+    assert float(run.ours["loss_train"]) == pytest.approx(
+        float(run.theirs["loss_train"]), rel=1e-5
+    )
 
 
 def test_running_statistics_after_one_training_pass(run):
@@ -174,7 +192,9 @@ def gradient_error(run, gradients, names):
 
 
 def held(run, part):
-    """The tensors of `part` whose gradients the file holds: in the mode `head` the stem's and the classifier's alone."""
+    """The tensors of `part` whose gradients the file holds: in the mode `head` the
+    stem's and the classifier's alone.
+    """
     return [name for name in run.their("grad.") if re.search(part, name)]
 
 
@@ -182,8 +202,9 @@ def test_the_gradient_of_the_classifier(run):
     assert gradient_error(run, run.ours["to_params"], held(run, "classifier")) < 1e-5
 
 
-# Parts of the checkpoint's names and the error they may have. Measured: 0.22, 0.18, 0.24 and 0.57 at most; without the factor
-# 0.97 and more for binary weights (in the supernet the preprocessing convolutions are float).
+# Parts of the checkpoint's names and the error they may have. Measured: 0.22, 0.18,
+# 0.24 and 0.57 at most; without the factor 0.97 and more for binary weights (in the
+# supernet the preprocessing convolutions are float).
 BOUNDS = {
     r"preprocess\d.*op\.0": 0.35,
     r"_ops.*op\.0": 0.35,
@@ -206,7 +227,9 @@ def test_gradients_of_binary_weights_need_the_factor(run):
         for conv in run.theirs["binarized_convs"]
         if f"grad.{conv}.weight" in run.theirs
     ]
-    assert len(latents) == (0 if run.model.float_head else len(run.theirs["binarized_convs"]))
+    assert len(latents) == (
+        0 if run.model.float_head else len(run.theirs["binarized_convs"])
+    )
     if latents:
         assert gradient_error(run, run.ours["to_params"], latents) > 0.9
 
@@ -219,22 +242,33 @@ def test_gradients_of_alphas(run):
 
 
 def sgd(gradient, weights, momentum, rate, latent):
-    """One step of SGD with weight decay and momentum, and the projection (methods A2). Returns weights and momentum."""
+    """One step of SGD with weight decay and momentum, and the projection (methods A2).
+
+    Returns weights and momentum.
+    """
     momentum = 0.9 * momentum + np.asarray(gradient) + 3e-4 * weights
     moved = weights - rate * momentum
     return (np.asarray(RELEASED.project(moved)) if latent else moved), momentum
 
 
 def adam(gradient, alphas, moments, step):
-    """One step of the alphas' Adam with L2 regularisation. Returns alphas and moments."""
+    """One step of the alphas' Adam with L2 regularisation.
+
+    Returns alphas and moments.
+    """
     gradient = gradient + 1e-3 * alphas
-    first, second = 0.5 * moments[0] + 0.5 * gradient, 0.999 * moments[1] + 0.001 * gradient**2
+    first, second = (
+        0.5 * moments[0] + 0.5 * gradient,
+        0.999 * moments[1] + 0.001 * gradient**2,
+    )
     update = first / (1 - 0.5**step) / (jnp.sqrt(second / (1 - 0.999**step)) + 1e-8)
     return alphas - 3e-4 * update, (first, second)
 
 
 def three_steps(run):
-    """The losses of three steps on one batch, those of the alphas' steps before them, and parameters and alphas afterwards."""
+    """The losses of three steps on one batch, those of the alphas' steps before them,
+    and parameters and alphas afterwards.
+    """
     rate = 0.025 if run.alphas else 0.05
     params, alphas, losses, alpha_losses = run.variables["params"], run.alphas, [], []
     flat = jax.tree.map(np.asarray, traverse_util.flatten_dict(params))
@@ -245,50 +279,68 @@ def three_steps(run):
             numbers = run.compute(params, alphas, *run.batch("_valid"))
             alpha_losses.append(float(numbers["loss_train"]))
             stepped = {
-                kind: adam(numbers["to_alphas"][kind], alphas[kind], moments[kind], step)
+                kind: adam(
+                    numbers["to_alphas"][kind], alphas[kind], moments[kind], step
+                )
                 for kind in alphas
             }
-            alphas, moments = ({kind: pair[i] for kind, pair in stepped.items()} for i in (0, 1))
+            alphas, moments = (
+                {kind: pair[i] for kind, pair in stepped.items()} for i in (0, 1)
+            )
         numbers = run.compute(params, alphas, *run.batch())
         losses.append(float(numbers["loss_train"]))
         gradients = traverse_util.flatten_dict(as_optimizers_see(numbers["to_params"]))
         for path, weights in flat.items():
             flat[path], momentum[path] = sgd(
-                gradients[path], weights, momentum[path], rate, path[-1].startswith("latent")
+                gradients[path],
+                weights,
+                momentum[path],
+                rate,
+                path[-1].startswith("latent"),
             )
         params = traverse_util.unflatten_dict(flat)
     return losses, alpha_losses, params, alphas
 
 
 def test_three_steps_of_sgd(run):
-    """The gradients' differences tell from the second loss on: measured at most 11 % and 19 %; without the factor, without the
-    momentum, or with another rate some of the networks are 40 % off.
+    """The gradients' differences tell from the second loss on: measured at most 11 %
+    and 19 %; without the factor, without the momentum, or with another rate some of the
+    networks are 40 % off.
     """
     if "sgd_losses" not in run.theirs:
         assert is_imagenet(run)
         return
     losses, alpha_losses, params, alphas = three_steps(run)
-    # The supernet's first loss comes after a step of the alphas, whose smallest gradients may have another sign.
-    assert losses[0] == pytest.approx(run.theirs["sgd_losses"][0], rel=1e-2 if alphas else 1e-5)
+    # The supernet's first loss comes after a step of the alphas, whose smallest
+    # gradients may have another sign.
+    assert losses[0] == pytest.approx(
+        run.theirs["sgd_losses"][0], rel=1e-2 if alphas else 1e-5
+    )
     assert losses[1] == pytest.approx(run.theirs["sgd_losses"][1], rel=0.2)
     assert losses[2] == pytest.approx(run.theirs["sgd_losses"][2], rel=0.3)
     kernel = "classifier.weight"
-    before, after = (run.in_reference(p)[kernel] for p in (run.variables["params"], params))
+    before, after = (
+        run.in_reference(p)[kernel] for p in (run.variables["params"], params)
+    )
     their_move = run.theirs[f"sgd_final.{kernel}"] - before
     assert relative_error(after - before, their_move) < 0.3
     if alphas:
-        assert alpha_losses[0] == pytest.approx(run.theirs["alpha_step_losses"][0], rel=1e-5)
+        assert alpha_losses[0] == pytest.approx(
+            run.theirs["alpha_step_losses"][0], rel=1e-5
+        )
         assert alpha_losses == pytest.approx(run.theirs["alpha_step_losses"], rel=0.1)
         for kind, values in alphas.items():
             their_move = run.theirs[f"alphas_{kind}_after"] - run.alphas[kind]
-            assert np.mean(np.abs(values - run.alphas[kind] - their_move)) < 0.4 * np.mean(
-                np.abs(their_move)
-            )
+            assert np.mean(
+                np.abs(values - run.alphas[kind] - their_move)
+            ) < 0.4 * np.mean(np.abs(their_move))
 
 
 @pytest.mark.parametrize("mode", CONVENTIONS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_binarized_convolutions_are_those_of_the_released_code(reference, name, mode):
+def test_the_binarized_convolutions_are_those_of_the_released_code(
+    reference, name, mode
+):
     """In the mode `head` all but those it leaves float by its index error."""
     options = {"genotype": None, **NETWORKS[name]}
     model = interop.build(channels=4, conventions=CONVENTIONS[mode], **options)
@@ -329,14 +381,17 @@ def test_a_checkpoint_is_read_under_all_its_names(checkpoint, reference):
     _, variables = load(checkpoint, SMALL)
     for names in ("module.{}", "state.{}", "state.module.{}"):
         assert same(
-            load({names.format(name): array for name, array in checkpoint.items()}, SMALL)[1],
+            load(
+                {names.format(name): array for name, array in checkpoint.items()}, SMALL
+            )[1],
             variables,
         )
     counters = {"stem.bn.num_batches_tracked": np.array(7)}
     assert same(load(checkpoint | counters, SMALL)[1], variables)
     assert same(load(dict(np.load(reference / f"{SMALL}.npz")), SMALL)[1], variables)
     assert same(
-        load(checkpoint, SMALL, genotype=genotypes.load("latest_cell_zeroise"))[1], variables
+        load(checkpoint, SMALL, genotype=genotypes.load("latest_cell_zeroise"))[1],
+        variables,
     )
 
 
@@ -348,7 +403,9 @@ def test_what_is_loaded_is_exported_again(reference, name):
     model, variables = load(state, name)
     exported = interop.to_reference(model, variables)
     assert set(exported) == {
-        key.removeprefix("state.") for key in state if not key.endswith("num_batches_tracked")
+        key.removeprefix("state.")
+        for key in state
+        if not key.endswith("num_batches_tracked")
     }
     for key, array in exported.items():
         original = state[f"state.{key}"]
@@ -364,7 +421,9 @@ def test_a_model_and_its_variables_fit(checkpoint):
     assert model.scheme == Xnor(activation_scale=False, sign_of_zero=0)
     assert (model.reduction_skip, model.float_head) == ("float", True)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+        lambda leaf: leaf.shape, shapes
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
@@ -384,7 +443,8 @@ KERNEL = "cells.0._ops.1.op.0.weight"
         (
             lambda c: c | {KERNEL: c[KERNEL][:, :-1]},
             {},
-            f"{KERNEL} has the shape (3, 3, 3, 4) (HWIO), the network needs (3, 3, 4, 4); check channels, num_classes and",
+            f"{KERNEL} has the shape (3, 3, 3, 4) (HWIO), the network needs (3, 3, 4, "
+            "4); check channels, num_classes and",
         ),
         (lambda c: c | {KERNEL: c[KERNEL][0, 0, 0, 0]}, {}, f"{KERNEL} has the shape () (HWIO)"),
         (lambda c: c, {"channels": 8}, "the network needs"),

@@ -1,4 +1,6 @@
-"""Commands of clouds and clusters that play what a test writes down: a play is a list of calls, each with its answer."""
+"""Commands of clouds and clusters that play what a test writes down: a play is a list
+of calls, each with its answer.
+"""
 
 import dataclasses
 import os
@@ -9,10 +11,13 @@ import test_launch
 
 NOT_FOUND = "ERROR: (gcloud.describe) NOT_FOUND: Resource 'x' was not found."
 NO_CAPACITY = '{"code": 8, "message": "There is no more capacity in the zone \\"z\\""}'
-QUOTA = '{"code": 8, "message": "Quota limit TPUV4 has been exceeded. Limit: 0 in zone z"}'
+QUOTA = (
+    '{"code": 8, "message": "Quota limit TPUV4 has been exceeded. Limit: 0 in zone z"}'
+)
 
-# Any command. It writes down its arguments and plays the next line: CALL, EXIT CODE and OUTPUT, between tabs. A call
-# that does not come now in the play ends with 97. A description without a format says again why there was none before.
+# Any command. It writes down its arguments and plays the next line: CALL, EXIT CODE and
+# OUTPUT, between tabs. A call that does not come now in the play ends with 97. A
+# description without a format says again why there was none before.
 _PLAYER = r"""#!/usr/bin/env bash
 tool=${0##*/}
 case $tool in
@@ -39,7 +44,9 @@ exit "$code"
 
 @dataclasses.dataclass
 class Played:
-    """What a script did: its exit code and stderr, each call's words, and what a call read from stdin."""
+    """What a script did: its exit code and stderr, each call's words, and what a call
+    read from stdin.
+    """
 
     code: int
     stderr: str
@@ -57,12 +64,19 @@ def answer(call: str, output: str = "", code: int = 0) -> str:
     return f"{call}\t{code}\t{output}\n"
 
 
-def play(folder: pathlib.Path, lines: list[str], script: str, *arguments: str) -> Played:
+def play(
+    folder: pathlib.Path, lines: list[str], script: str, *arguments: str
+) -> Played:
     """Runs a script of launch/; every line of the play must be called, in its order."""
     for tool in ("gcloud", "kubectl", "sbatch", "python"):
         (folder / tool).write_text(_PLAYER)
         (folder / tool).chmod(0o755)
-    for name, text in {"play": "".join(lines), "calls": "", "stdin": "", "wrong": ""}.items():
+    for name, text in {
+        "play": "".join(lines),
+        "calls": "",
+        "stdin": "",
+        "wrong": "",
+    }.items():
         (folder / name).write_text(text)
     environment = {
         **os.environ,
@@ -71,9 +85,16 @@ def play(folder: pathlib.Path, lines: list[str], script: str, *arguments: str) -
         "BNAS_PYTHON": str(folder / "python"),
     }
     done = subprocess.run(
-        [test_launch.LAUNCH / script, *arguments], env=environment, capture_output=True, text=True
+        [test_launch.LAUNCH / script, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     read = lambda name: (folder / name).read_text()
-    assert read("wrong") == "" and read("play") == "", (read("wrong"), read("play"), done.stderr)
+    assert read("wrong") == "" and read("play") == "", (
+        read("wrong"),
+        read("play"),
+        done.stderr,
+    )
     calls = [call.split("\0")[:-1] for call in read("calls").split("\1")[:-1]]
     return Played(done.returncode, done.stderr, calls, read("stdin"), folder)

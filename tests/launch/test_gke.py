@@ -42,9 +42,14 @@ def job(jobset: dict) -> dict:
 )
 def test_a_pod_on_each_host_of_the_slice(type, accelerator, topology, hosts, chips):
     jobset = manifest(f"--type={type}")
-    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert (jobset["apiVersion"], jobset["kind"]) == (
+        "jobset.x-k8s.io/v1alpha2",
+        "JobSet",
+    )
     # Pods of several hosts must not spread over two slices.
-    exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+    exclusive = {
+        "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
+    }
     assert (jobset["metadata"]["annotations"] == exclusive) == (hosts > 1)
     slice = job(jobset)
     assert (slice["parallelism"], slice["completions"]) == (hosts, hosts)
@@ -55,19 +60,25 @@ def test_a_pod_on_each_host_of_the_slice(type, accelerator, topology, hosts, chi
     }
     (container,) = pod["containers"]
     assert (
-        container["resources"]["limits"] == {"google.com/tpu": chips} and pod["tolerations"] == []
+        container["resources"]["limits"] == {"google.com/tpu": chips}
+        and pod["tolerations"] == []
     )
 
 
 def test_slices_are_shaped_as_a_plan_has_them():
     """The launchers' table and the one of `plan` agree in every slice that both have."""
     chips = [chip for chip in CHIPS.values() if chip.platform == "tpu"]
-    slices = [machines.machine(name) for chip in chips for name in machines.names_of(chip)]
+    slices = [
+        machines.machine(name) for chip in chips for name in machines.names_of(chip)
+    ]
     describe = 'know_slice "$name" && echo $topology $hosts $chips'
     script = f"source environment.sh; source tpu.sh; for name; do {describe}; done"
     names = [slice.name for slice in slices]
     done = subprocess.run(
-        ["bash", "-c", script, "-", *names], cwd=test_launch.LAUNCH, capture_output=True, text=True
+        ["bash", "-c", script, "-", *names],
+        cwd=test_launch.LAUNCH,
+        capture_output=True,
+        text=True,
     )
     wanted = [f"{slice.shape} {slice.hosts} {slice.chips_per_host}" for slice in slices]
     assert done.stdout.splitlines() == wanted and len(wanted) > 30, done.stderr
@@ -80,20 +91,34 @@ def test_restarts_spot_and_the_bucket_are_those_of_the_options():
     assert jobset["spec"]["failurePolicy"] == {"maxRestarts": 7, "rules": [rule]}
     slice = job(jobset)
     codes = {"containerName": "run", "operator": "In", "values": [2]}
-    assert slice["podFailurePolicy"]["rules"] == [{"action": "FailJob", "onExitCodes": codes}]
-    assert slice["backoffLimit"] == 0 and slice["template"]["spec"]["restartPolicy"] == "Never"
+    assert slice["podFailurePolicy"]["rules"] == [
+        {"action": "FailJob", "onExitCodes": codes}
+    ]
+    assert (
+        slice["backoffLimit"] == 0
+        and slice["template"]["spec"]["restartPolicy"] == "Never"
+    )
     pod = slice["template"]["spec"]
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
     assert pod["tolerations"][0]["key"] == "cloud.google.com/gke-spot"
-    assert pod["serviceAccountName"] == "writer" and pod["containers"][0]["image"] == "mine:1"
-    bucket = next(volume["csi"] for volume in pod["volumes"] if volume["name"] == "bucket")
+    assert (
+        pod["serviceAccountName"] == "writer"
+        and pod["containers"][0]["image"] == "mine:1"
+    )
+    bucket = next(
+        volume["csi"] for volume in pod["volumes"] if volume["name"] == "bucket"
+    )
     assert bucket["volumeAttributes"]["bucketName"] == "b"
-    assert slice["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    assert slice["template"]["metadata"]["annotations"] == {
+        "gke-gcsfuse/volumes": "true"
+    }
 
 
 @pytest.mark.parametrize(("installs", "code"), [(True, 2), (False, 75)])
 def test_a_pod_installs_and_becomes_the_run(installs, code, tmp_path):
-    """Its command, run here with an archive that unpacks or not; the run ends with 2, which starts nothing again."""
+    """Its command, run here with an archive that unpacks or not; the run ends with 2,
+    which starts nothing again.
+    """
     (container,) = job(manifest())["template"]["spec"]["containers"]
     *shell, command = container["command"]
     assert shell == ["bash", "-c"] and container["workingDir"] == "/bnas"
@@ -106,7 +131,9 @@ def test_a_pod_installs_and_becomes_the_run(installs, code, tmp_path):
     python.write_text('#!/bin/sh\nfor word; do echo "$word"; done\nexit 2\n')
     python.chmod(0o755)
     command = f"tar() {{ {str(installs).lower()}; }}\n{command}"
-    done = subprocess.run([*shell, command], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*shell, command], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == code
     if installs:
         assert done.stdout.splitlines() == ["-m", "bnas_jax", *TRAIN]
@@ -123,7 +150,10 @@ def test_a_pod_installs_and_becomes_the_run(installs, code, tmp_path):
         (["--name=A"], "--name takes small letters"),
         (["--restarts=x"], "--restarts takes a whole number"),
         (["train", "--workdir=runs/a"], "write --workdir=bucket/NAME, got runs/a"),
-        (["train", "--workdir=gs://b/a"], "launch/gke.sh --bucket=b train ... --workdir=bucket/a"),
+        (
+            ["train", "--workdir=gs://b/a"],
+            "launch/gke.sh --bucket=b train ... --workdir=bucket/a",
+        ),
     ],
 )
 def test_a_wrong_option_is_answered_with_one_line(options, advice):
@@ -151,7 +181,9 @@ def test_the_code_and_the_manifest_are_created_in_the_cluster(before, tmp_path):
     assert yaml.safe_load(played.stdin) == manifest()
     with tarfile.open(tmp_path / "code.tar.gz") as archive:
         names = archive.getnames()
-    assert {"bnas_jax/__main__.py", "launch/environment.sh", "requirements.txt"} <= set(names)
+    assert {"bnas_jax/__main__.py", "launch/environment.sh", "requirements.txt"} <= set(
+        names
+    )
     assert not any("__pycache__" in name for name in names)
     # What the manifest mounts.
     assert "n-code" in played.of("create", "configmap")[0]
@@ -159,7 +191,9 @@ def test_the_code_and_the_manifest_are_created_in_the_cluster(before, tmp_path):
 
 def test_one_that_runs_is_not_touched(tmp_path):
     running = [answer("kubectl get jobset", "n:")]
-    played = fake_clouds.play(tmp_path, running, "gke.sh", "--namespace=t", *OPTIONS, *TRAIN)
+    played = fake_clouds.play(
+        tmp_path, running, "gke.sh", "--namespace=t", *OPTIONS, *TRAIN
+    )
     assert played.code == 2
     assert "write launch/gke.sh --namespace=t --name=n stop, or" in played.stderr
 

@@ -20,17 +20,33 @@ def test_what_fits_is_submitted(options, machine, tmp_path):
     lines = [answer("python plan", "it fits"), answer("sbatch")]
     played = fake_clouds.play(tmp_path, lines, "slurm.sh", *options, *TRAIN)
     assert played.code == 0
-    assert ("as hosts of 8; between 2 nodes of 4" in played.stderr) == ("--nodes=2" in options)
-    assert played.calls[0][1:] == ["-m", "bnas_jax", "plan", f"--on={machine}", TRAIN[1]]
-    (gpus,) = (word.removeprefix("--gpus=") for word in options if word.startswith("--gpus="))
-    wanted = {f"#SBATCH --gpus-per-node={gpus}", f"#SBATCH --ntasks-per-node={gpus[-1]}"}
+    assert ("as hosts of 8; between 2 nodes of 4" in played.stderr) == (
+        "--nodes=2" in options
+    )
+    assert played.calls[0][1:] == [
+        "-m",
+        "bnas_jax",
+        "plan",
+        f"--on={machine}",
+        TRAIN[1],
+    ]
+    (gpus,) = (
+        word.removeprefix("--gpus=") for word in options if word.startswith("--gpus=")
+    )
+    wanted = {
+        f"#SBATCH --gpus-per-node={gpus}",
+        f"#SBATCH --ntasks-per-node={gpus[-1]}",
+    }
     assert wanted <= set(played.stdin.splitlines())
 
 
 def test_what_does_not_fit_is_not_submitted(tmp_path):
     lines = [answer("python plan", "too large", 1)]
     played = fake_clouds.play(tmp_path, lines, "slurm.sh", "--plan=h100", *TRAIN)
-    assert played.code == 1 and "does not fit on h100x1, so nothing was created" in played.stderr
+    assert (
+        played.code == 1
+        and "does not fit on h100x1, so nothing was created" in played.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,4 +58,8 @@ def test_what_does_not_fit_is_not_submitted(tmp_path):
 )
 def test_a_wrong_option_is_answered_with_one_line(option, advice):
     done = test_launch.launch("slurm.sh", "--dry-run", option, *TRAIN)
-    assert done.returncode == 2 and advice in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (
+        done.returncode == 2
+        and advice in done.stderr
+        and len(done.stderr.splitlines()) == 1
+    )

@@ -1,4 +1,6 @@
-"""launch/tpu_vm.sh against a gcloud that plays the queue, preemption, want of capacity and lost hosts."""
+"""launch/tpu_vm.sh against a gcloud that plays the queue, preemption, want of capacity
+and lost hosts.
+"""
 
 import pathlib
 import subprocess
@@ -12,7 +14,11 @@ from fake_clouds import NO_CAPACITY, NOT_FOUND, QUOTA, answer
 
 TRAIN = ["train", "--config=configs/train.py:a", "--workdir=bucket/a"]
 # A run that goes to its end, once the TPU is there: code copied, installed, started.
-RUN = [answer("gcloud tpu-vm scp"), answer("gcloud tpu-vm ssh"), answer("gcloud tpu-vm ssh")]
+RUN = [
+    answer("gcloud tpu-vm scp"),
+    answer("gcloud tpu-vm ssh"),
+    answer("gcloud tpu-vm ssh"),
+]
 # The same with a bucket, which is mounted and linked into the code's folder.
 RUN_IN_BUCKET = [RUN[0], *4 * [answer("gcloud tpu-vm ssh")]]
 # The options that the calls take, as Google's reference of gcloud has them.
@@ -43,7 +49,10 @@ def tpu(output: str = "", code: int = 0) -> str:
 
 
 NO_REQUEST, NO_TPU = request(NOT_FOUND, 1), tpu(NOT_FOUND, 1)
-ASK, GRANTED = answer("gcloud queued-resources create"), [request("ACTIVE"), tpu("READY")]
+ASK, GRANTED = (
+    answer("gcloud queued-resources create"),
+    [request("ACTIVE"), tpu("READY")],
+)
 DELETE = answer("gcloud queued-resources delete")
 
 
@@ -77,7 +86,10 @@ def test_the_software_is_that_of_the_type(type, software):
     create, *_ = test_launch.dry(
         "tpu_vm.sh", f"--type={type}", "--version=other", "--queued", *TRAIN
     )
-    assert create[3:5] == ["queued-resources", "create"] and "--runtime-version=other" in create
+    assert (
+        create[3:5] == ["queued-resources", "create"]
+        and "--runtime-version=other" in create
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,10 +97,19 @@ def test_the_software_is_that_of_the_type(type, software):
     {
         ("--type=v9-8",): "write for instance --type=v4-8",
         ("--type=v4",): "write for instance --type=v4-8",
-        ("--type=tpu7x-8",): "write launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train ...",
+        (
+            "--type=tpu7x-8",
+        ): "write launch/gke.sh --type=tpu7x-8 --bucket=BUCKET train ...",
         ("--poll=1m",): "--poll and --restarts take whole numbers, got 1m",
-        ("--spot",): "is lost with it; write --bucket=BUCKET train ... --workdir=bucket/NAME",
-        ("--spot", "--bucket=b", "train", "--workdir=a"): "write --workdir=bucket/NAME, got a",
+        (
+            "--spot",
+        ): "is lost with it; write --bucket=BUCKET train ... --workdir=bucket/NAME",
+        (
+            "--spot",
+            "--bucket=b",
+            "train",
+            "--workdir=a",
+        ): "write --workdir=bucket/NAME, got a",
     }.items(),
 )
 def test_a_wrong_option_is_answered_with_one_line(options, advice):
@@ -128,14 +149,24 @@ def test_a_tpu_that_is_gone_before_its_request_knows_it_is_asked_for_again(tmp_p
 
 
 def test_a_request_that_failed_for_want_of_capacity_is_deleted_and_made_again(tmp_path):
-    lines = [request("FAILED"), request(NO_CAPACITY), DELETE, NO_REQUEST, ASK, *GRANTED, *RUN]
+    lines = [
+        request("FAILED"),
+        request(NO_CAPACITY),
+        DELETE,
+        NO_REQUEST,
+        ASK,
+        *GRANTED,
+        *RUN,
+    ]
     assert play(tmp_path, lines, "--queued").code == 0
 
 
 def test_a_request_that_can_never_be_granted_is_deleted_and_said(tmp_path):
     played = play(tmp_path, [request("FAILED"), request(QUOTA), DELETE], "--queued")
     assert played.code == 1 and "Quota limit TPUV4" in played.stderr
-    assert played.stderr.splitlines()[-1].endswith("the request for v4-8 failed and is deleted")
+    assert played.stderr.splitlines()[-1].endswith(
+        "the request for v4-8 failed and is deleted"
+    )
 
 
 def test_after_the_upper_wait_nothing_is_asked_for_any_more(tmp_path):
@@ -149,13 +180,20 @@ def test_what_was_ready_once_is_waited_for_and_kept(tmp_path):
     played = play(tmp_path, [*map(tpu, busy), tpu("READY"), *RUN])
     assert played.code == 0 and played.of("delete") == []
     played = play(tmp_path, [tpu("REPAIRING")], "--wait=1", "--poll=2")
-    assert played.code == 75 and "was not ready in 1 s, but REPAIRING, and is kept" in played.stderr
+    assert (
+        played.code == 75
+        and "was not ready in 1 s, but REPAIRING, and is kept" in played.stderr
+    )
 
 
 @pytest.mark.parametrize(
     ("state", "advice"),
     [
-        ("STOPPED", "write gcloud compute tpus tpu-vm start n --zone=z and then the same command"),
+        (
+            "STOPPED",
+            "write gcloud compute tpus tpu-vm start n --zone=z and then the same "
+            "command",
+        ),
         ("HIDDEN", "tpu_vm.sh --name=n --zone=z delete, which deletes its disk"),
     ],
 )
@@ -167,7 +205,10 @@ def test_a_tpu_that_may_hold_a_run_is_not_deleted_unasked(state, advice, tmp_pat
 @pytest.mark.parametrize("state", ["PREEMPTED", "TERMINATED"])
 def test_a_tpu_that_is_lost_is_made_again(state, tmp_path):
     delete, create = answer("gcloud tpu-vm delete"), answer("gcloud tpu-vm create")
-    assert play(tmp_path, [tpu(state), delete, NO_TPU, create, tpu("READY"), *RUN]).code == 0
+    assert (
+        play(tmp_path, [tpu(state), delete, NO_TPU, create, tpu("READY"), *RUN]).code
+        == 0
+    )
 
 
 def test_no_archive_of_the_code_is_left_behind(tmp_path, monkeypatch):
@@ -180,7 +221,14 @@ def test_no_archive_of_the_code_is_left_behind(tmp_path, monkeypatch):
 
 def test_without_the_queue_a_want_of_capacity_is_waited_for_but_no_quota(tmp_path):
     create = "gcloud tpu-vm create"
-    lines = [NO_TPU, answer(create, NO_CAPACITY, 1), NO_TPU, answer(create), tpu("READY"), *RUN]
+    lines = [
+        NO_TPU,
+        answer(create, NO_CAPACITY, 1),
+        NO_TPU,
+        answer(create),
+        tpu("READY"),
+        *RUN,
+    ]
     played = play(tmp_path, lines)
     assert played.code == 0 and "no more capacity" in played.stderr
     played = play(tmp_path, [NO_TPU, answer(create, QUOTA, 1)])
@@ -199,7 +247,9 @@ def test_a_lost_host_is_started_again_so_often(tmp_path):
 
 @pytest.mark.parametrize("code", [2, 130, 1])
 def test_what_would_fail_again_is_not_started_again(code, tmp_path):
-    """A mistake in the settings, Ctrl-C, and an installation that fails on a TPU that is there."""
+    """A mistake in the settings, Ctrl-C, and an installation that fails on a TPU that
+    is there.
+    """
     failed = answer("gcloud tpu-vm ssh", "no", code)
     lines = [tpu("READY"), *RUN[:2], failed]
     if code == 1:
@@ -221,7 +271,9 @@ def test_a_plan_comes_before_anything_is_created(code, tmp_path):
     played = play(tmp_path, [plan, *rest], "--plan", "--type=v6e-8")
     words = ["-m", "bnas_jax", "plan", "--on=v6e-8", "--config=configs/train.py:a"]
     assert played.code == code and played.calls[0] == ["python", *words]
-    assert ("does not fit on v6e-8, so nothing was created" in played.stderr) == (code == 1)
+    assert ("does not fit on v6e-8, so nothing was created" in played.stderr) == (
+        code == 1
+    )
 
 
 def test_a_plan_gets_the_settings_of_the_run_in_all_their_spellings():
@@ -239,11 +291,15 @@ def test_a_plan_gets_the_settings_of_the_run_in_all_their_spellings():
 
 @pytest.mark.parametrize("how", ["stop", "start"])
 def test_a_run_that_outlived_its_connection_is_ended_before_the_next(tmp_path, how):
-    """What is started on a host, or stops it, run here; a process without the package's name is left alone."""
+    """What is started on a host, or stops it, run here; a process without the package's
+    name is left alone.
+    """
     words = {"start": ["train", "--config=x"], "stop": ["stop"]}[how]
     *_, called = test_launch.dry("tpu_vm.sh", *words)
     (command,) = (
-        word.removeprefix("--command=") for word in called if word.startswith("--command=")
+        word.removeprefix("--command=")
+        for word in called
+        if word.startswith("--command=")
     )
     python = tmp_path / "bnas" / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -257,11 +313,19 @@ def test_a_run_that_outlived_its_connection_is_ended_before_the_next(tmp_path, h
         while not command_line.read_bytes().startswith(name.encode()):
             time.sleep(0.01)
         (tmp_path / "bnas" / "run.pid").write_text(str(process.pid))
-        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True
+        )
         if how == "start":
-            assert done.returncode == 75 and done.stdout == "-m bnas_jax train --config=x\n"
+            assert (
+                done.returncode == 75
+                and done.stdout == "-m bnas_jax train --config=x\n"
+            )
         else:
-            assert done.returncode == left_alone and ("no run" in done.stderr) == left_alone
+            assert (
+                done.returncode == left_alone
+                and ("no run" in done.stderr) == left_alone
+            )
         reaped.join(seconds)
         assert reaped.is_alive() == left_alone
         process.kill()

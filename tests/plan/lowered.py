@@ -1,4 +1,6 @@
-"""Prints how often each operation stands in a step's program, by pmap and by shard_map: `lowered.py CONFIG SETTING...`"""
+"""Prints how often each operation stands in a step's program, by pmap and by shard_map:
+`lowered.py CONFIG SETTING...`
+"""
 
 import collections
 import json

@@ -1,4 +1,6 @@
-"""A program's text is read as XLA writes it: on a program made by hand, every number counted by hand."""
+"""A program's text is read as XLA writes it: on a program made by hand, every number
+counted by hand.
+"""
 
 # ruff: noqa: E501 (an instruction is one line)
 
@@ -8,7 +10,8 @@ import pytest
 
 from bnas_jax.plan import compiled_text, movement
 
-# Two arrays of 16*32*32*36 floats: 2,359,296 bytes, padded from 36 to 128 channels 8,388,608.
+# Two arrays of 16*32*32*36 floats: 2,359,296 bytes, padded from 36 to 128 channels
+# 8,388,608.
 PROGRAM = textwrap.dedent(
     """
     HloModule jit_step, is_scheduled=true
@@ -119,7 +122,11 @@ def test_a_copy_belongs_to_the_layer_that_made_the_array(run):
 @pytest.mark.parametrize(
     ("text", "padded", "useful"),
     [
-        ("f32[16,32,32,36]{3,0,2,1:T(8,128)}", 32 * 32 * 16 * 128 * 4, 16 * 32 * 32 * 36 * 4),
+        (
+            "f32[16,32,32,36]{3,0,2,1:T(8,128)}",
+            32 * 32 * 16 * 128 * 4,
+            16 * 32 * 32 * 36 * 4,
+        ),
         ("bf16[10,36]{0,1:T(8,128)(2,1)}", 40 * 128 * 2, 10 * 36 * 2),
         ("pred[7]{0:T(1024)}", 1024, 7),
         ("f32[36]{0:T(8,128)}", 8 * 128 * 4, 36 * 4),
@@ -144,16 +151,22 @@ def test_layers_are_modules_of_the_network():
     assert of("jit(step)/shard_map/jvp(Network)/cell0/preprocess/input1/conv/mul") == (
         "cell0/preprocess/input1/conv"
     )
-    assert of("jit(step)/jvp(Network)/cell1/skip/skip._convolve/conv/jit(_where)/select_n") == (
-        "cell1/skip/conv"
+    assert of(
+        "jit(step)/jvp(Network)/cell1/skip/skip._convolve/conv/jit(_where)/select_n"
+    ) == ("cell1/skip/conv")
+    assert (
+        of("jit(step)/jvp(Network)/cell1/conv/branch_0_fun/nhwi,io->nhwo/dot")
+        == "cell1/conv"
     )
-    assert of("jit(step)/jvp(Network)/cell1/conv/branch_0_fun/nhwi,io->nhwo/dot") == "cell1/conv"
-    twice = (
-        "transpose(jvp(Network))/cell4/conv/transpose(transpose(jvp(Network)))/cell4/conv/jvp()/x"
-    )
+    twice = "transpose(jvp(Network))/cell4/conv/transpose(transpose(jvp(Network)))/cell4/conv/jvp()/x"
     assert of(f"jit(step)/{twice}") == "cell4/conv"
-    assert of("jit(step)/jvp(Supernet.mixture)/cell2/state0/conv/mul") == "cell2/state0/conv"
-    assert of("jit(evaluation)/shard_map/Network/cell0/Mine_0/bn/mul") == "cell0/Mine_0/bn"
+    assert (
+        of("jit(step)/jvp(Supernet.mixture)/cell2/state0/conv/mul")
+        == "cell2/state0/conv"
+    )
+    assert (
+        of("jit(evaluation)/shard_map/Network/cell0/Mine_0/bn/mul") == "cell0/Mine_0/bn"
+    )
     assert of("jit(step)/shard_map/psum") == ""
     between = "jit(step)/transpose(jvp(Network))/Network._shared/reduce_sum"
     assert of(between) == compiled_text.NETWORK
@@ -198,7 +211,8 @@ def test_of_what_is_indexed_the_part_that_is_taken_moves():
 def test_of_a_condition_the_smaller_branch_moves():
     lines = (
         "%x = f32[8]{0} parameter(0)",
-        "%result = f32[8]{0} conditional(%p, %x, %x), branch_computations={%large, %small}",
+        "%result = f32[8]{0} conditional(%p, %x, %x), "
+        "branch_computations={%large, %small}",
     )
 
     assert moved(*lines)["one"] == 2 * 4 * 8
@@ -232,15 +246,22 @@ def test_messages_that_are_begun_within_a_fusion_or_by_themselves():
     lines = (
         "%x = f32[8]{0} parameter(0)",
         "%beside = (f32[8]{0}, f32[64]{0}) fusion(%x), kind=kCustom, calls=%begun",
-        "%pair = (f32[8]{0}, f32[64]{0}) all-gather-start(%x), replica_groups=[1,8]<=[8], dimensions={0}",
-        "%hop = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}",
+        "%pair = (f32[8]{0}, f32[64]{0}) all-gather-start(%x), "
+        "replica_groups=[1,8]<=[8], dimensions={0}",
+        "%hop = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), "
+        "source_target_pairs={{0,1},{1,0}}",
     )
     found = movement.moves(compiled_text.read(entry(*lines)))
     gathered, sent = movement.messages(found, chips=8, chips_per_host=1)
 
     assert (gathered.kind, gathered.number) == ("all-gather", 2)
     assert gathered.bytes == 2 * 7 / 8 * 64 * 4
-    assert (sent.kind, sent.number, sent.bytes, sent.group) == ("collective-permute", 1, 32, 2)
+    assert (sent.kind, sent.number, sent.bytes, sent.group) == (
+        "collective-permute",
+        1,
+        32,
+        2,
+    )
 
 
 def test_groups_in_xlas_short_form_and_of_unequal_size():

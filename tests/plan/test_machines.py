@@ -39,15 +39,23 @@ def test_every_name_means_a_machine_of_its_chip():
             assert made.chips == made.hosts * made.chips_per_host
             if made.shape:
                 sides = [int(side) for side in made.shape.split("x")]
-                assert made.chips == sides[0] * sides[1] * (sides[2] if len(sides) == 3 else 1)
+                assert made.chips == sides[0] * sides[1] * (
+                    sides[2] if len(sides) == 3 else 1
+                )
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v4-12", "a machine of that size is not planned for; write one of v4-8, v4-16"),
+        (
+            "v4-12",
+            "a machine of that size is not planned for; write one of v4-8, v4-16",
+        ),
         ("v4-9", "a machine of that size is not planned for"),
-        ("h100x12", "a machine of that size is not planned for; write one of h100x1, h100x2"),
+        (
+            "h100x12",
+            "a machine of that size is not planned for; write one of h100x1, h100x2",
+        ),
         ("v4x8", "is no machine; write for instance v4-8"),
         ("h100-8", "is no machine; write for instance h100x8"),
         ("v5e-٨", "is no machine"),

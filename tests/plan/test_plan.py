@@ -111,7 +111,9 @@ def test_the_compiler_ends_with_a_command_that_is_killed(tmp_path):
     network = ["--config=configs/train.py:a", "--on=v5litepod-8"]
     words = [sys.executable, "-m", "bnas_jax", "plan", *network]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    started = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(
+        words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
     children = pathlib.Path(f"/proc/{started.pid}/task/{started.pid}/children")
     assert becomes_true(lambda: children.read_text() != "", seconds=60)
     (compiler,) = children.read_text().split()
@@ -135,7 +137,10 @@ def becomes_true(condition: Callable[[], bool], *, seconds: float) -> bool:
 
 
 def is_running(process: str) -> bool:
-    """Whether the process has not ended. A zombie (Z) has: its parent has not asked for its exit code yet."""
+    """Whether the process has not ended.
+
+    A zombie (Z) has: its parent has not asked for its exit code yet.
+    """
     try:
         state = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:
@@ -145,9 +150,15 @@ def is_running(process: str) -> bool:
 
 @pytest.mark.long
 def test_a_batch_of_the_evaluation_is_planned_too(result, cache):
-    """It moves no gradients and needs fewer operations; of 360 test images the last batch is filled up."""
+    """It moves no gradients and needs fewer operations; of 360 test images the last
+    batch is filled up.
+    """
     done = command(
-        *TINY, "--on=v5e-8", "--of=evaluate", "--config.eval_batch_size=100", cache=cache
+        *TINY,
+        "--on=v5e-8",
+        "--of=evaluate",
+        "--config.eval_batch_size=100",
+        cache=cache,
     )
 
     assert done.returncode == 0, done.stderr
@@ -161,7 +172,9 @@ def test_a_batch_of_the_evaluation_is_planned_too(result, cache):
 
 def test_a_quick_plan_has_the_memory_and_the_messages(result, cache):
     """Not what moves, so that the memory's bandwidth gives no bound."""
-    done = command(*TINY, "--on=v5e-8", "--config.batch_size=64", "--quick", cache=cache)
+    done = command(
+        *TINY, "--on=v5e-8", "--config.batch_size=64", "--quick", cache=cache
+    )
 
     assert done.returncode == 0, done.stderr
     quick = json.loads(done.stdout.splitlines()[-1])
@@ -173,13 +186,21 @@ def test_a_quick_plan_has_the_memory_and_the_messages(result, cache):
     times = quick["seconds_of_each_at_least"]
     assert set(times) == {"operations", "links between chips"}
     assert quick["step_seconds_at_least"] == max(times.values())
-    assert "not known with --quick" in done.stdout and "What moves most" not in done.stdout
+    assert (
+        "not known with --quick" in done.stdout and "What moves most" not in done.stdout
+    )
     row = markdown({"quick": quick}).splitlines()[-1]
-    assert "| not known |" in row and "; bytes moved not known |" in row and ", --quick |" in row
+    assert (
+        "| not known |" in row
+        and "; bytes moved not known |" in row
+        and ", --quick |" in row
+    )
 
 
 def test_a_plan_is_kept_by_settings(result, cache, planned):
-    """The same plan once more is the same, compile time and all; other settings have another place."""
+    """The same plan once more is the same, compile time and all; other settings have
+    another place.
+    """
     again = command(*TINY, "--on=v5e-8", "--config.batch_size=64", cache=cache)
 
     assert json.loads(again.stdout.splitlines()[-1]) == result
@@ -199,13 +220,21 @@ def test_a_plan_is_kept_by_settings(result, cache, planned):
 def test_a_table_of_plans_takes_those_that_are_kept(result, cache, planned):
     name = TINY[0].removeprefix("--config=")
     done = command(
-        f"--presets={name}", *TINY[1:], "--on=v5e-8", "--config.batch_size=64", cache=cache
+        f"--presets={name}",
+        *TINY[1:],
+        "--on=v5e-8",
+        "--config.batch_size=64",
+        cache=cache,
     )
 
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout.splitlines()[-1])
     assert table == {"plans": {f"{name} v5e-8": result}, "fits": True}
-    (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {name} v5e-8 |")]
+    (row,) = [
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith(f"| {name} v5e-8 |")
+    ]
     assert row.count("|") == 10
     assert "jax" in row
 
@@ -213,18 +242,30 @@ def test_a_table_of_plans_takes_those_that_are_kept(result, cache, planned):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--on=v5e-9"], "a machine of that size is not planned for; write one of v5e-1"),
+        (
+            ["--on=v5e-9"],
+            "a machine of that size is not planned for; write one of v5e-1",
+        ),
         (["--on="], "--on is missing; write --on=MACHINE, such as v4-8"),
         (["--on=v5e-8", "--of=search"], "--of takes step or evaluate, got 'search'"),
-        (["--on=h100x8"], "the compiler for h100x8 is not installed: pip install 'jax[cuda12]=="),
+        (
+            ["--on=h100x8"],
+            "the compiler for h100x8 is not installed: pip install 'jax[cuda12]==",
+        ),
         (
             ["--on=v5e-8", "--config.batch_size=60"],
-            "config.batch_size=60 cannot be divided over 8 devices: write a multiple of 8, for instance 64",
+            "config.batch_size=60 cannot be divided over 8 devices: write a multiple "
+            "of 8, for instance 64",
         ),
-        (["--on=v5e-8", "--config.precision=float64"], "v5e-8 has no float64; write --config.pre"),
+        (
+            ["--on=v5e-8", "--config.precision=float64"],
+            "v5e-8 has no float64; write --config.pre",
+        ),
     ],
 )
-def test_mistakes_are_answered_in_one_line(arguments, said, capsys, own_compilation_cache):
+def test_mistakes_are_answered_in_one_line(
+    arguments, said, capsys, own_compilation_cache
+):
     code = run(["plan", *TINY, *arguments])
 
     assert code == 2
@@ -237,11 +278,19 @@ def test_mistakes_are_answered_in_one_line(arguments, said, capsys, own_compilat
     ("arguments", "said"),
     [
         (["--presets=train:digits,train:zz"], "no training preset 'zz'"),
-        (["--presets=train:digits", "--batch_size=3"], "Unknown command line flag 'batch_size'"),
-        (["--presets=train:digits", "--config=train:a"], "leave --config or --presets out"),
+        (
+            ["--presets=train:digits", "--batch_size=3"],
+            "Unknown command line flag 'batch_size'",
+        ),
+        (
+            ["--presets=train:digits", "--config=train:a"],
+            "leave --config or --presets out",
+        ),
     ],
 )
-def test_a_mistake_in_a_table_is_found_before_anything_is_compiled(arguments, said, capsys):
+def test_a_mistake_in_a_table_is_found_before_anything_is_compiled(
+    arguments, said, capsys
+):
     assert run(["plan", "--on=v5e-8", *arguments]) == 2
 
     (line,) = capsys.readouterr().err.splitlines()
@@ -271,7 +320,10 @@ def test_a_step_that_does_not_fit():
     full = "Ran out of memory in memory space hbm. Used 34.20G of 15.75G hbm. Exceeded"
     assert bytes_needed(full) == round(34.2 * 2**30)
     assert (
-        bytes_needed("Ran out of memory in memory space vmem. Used 17.05M of 16.00M vmem") is None
+        bytes_needed(
+            "Ran out of memory in memory space vmem. Used 17.05M of 16.00M vmem"
+        )
+        is None
     )
 
     plan = Plan(
@@ -293,7 +345,9 @@ def test_a_step_that_does_not_fit():
     assert advice.endswith("with --config.microbatches=4 it does")
     advice = plan_command._advice({**result, "of": "evaluate"})
     assert "lower --config.eval_batch_size" in advice
-    row = markdown({"a v5e-8": {**result, "date": "today", "versions": {}}}).splitlines()[-1]
+    row = markdown(
+        {"a v5e-8": {**result, "date": "today", "versions": {}}}
+    ).splitlines()[-1]
     assert "does not fit" in row
 
 

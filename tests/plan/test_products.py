@@ -47,7 +47,9 @@ def test_a_convolution_is_counted_as_xla_does(options):
 def test_the_gradients_of_a_convolution_are_counted_as_xla_does():
     kernel = jnp.ones((3, 3, 4, 6))
     out, backward = jax.vjp(
-        lambda x, k: convolve(x, k, window_strides=(2, 2), padding="SAME"), IMAGES, kernel
+        lambda x, k: convolve(x, k, window_strides=(2, 2), padding="SAME"),
+        IMAGES,
+        kernel,
     )
 
     # XLA adds up what both need.

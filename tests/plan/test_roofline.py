@@ -25,7 +25,9 @@ def test_bound_of_a_v4(work, seconds, by):
 
 def test_each_of_the_three_has_its_time():
     found = bound(
-        Work(operations=275e12, moved=0.6e12, sent=600e9), CHIPS["v4"], precision="float32"
+        Work(operations=275e12, moved=0.6e12, sent=600e9),
+        CHIPS["v4"],
+        precision="float32",
     )
 
     assert found.times == pytest.approx({COMPUTING: 1.0, MOVING: 0.5, SENDING: 2.0})

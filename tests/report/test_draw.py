@@ -1,4 +1,6 @@
-"""The command `draw`, and the picture that a search leaves: what is in it, and that the same cell gives the same bytes."""
+"""The command `draw`, and the picture that a search leaves: what is in it, and that the
+same cell gives the same bytes.
+"""
 
 import collections
 import json
@@ -39,7 +41,9 @@ class Picture:
 
     def named(self, pattern: str) -> list[str]:
         """The styles of the elements whose id matches."""
-        return [style for name, style in self.styles.items() if re.fullmatch(pattern, name)]
+        return [
+            style for name, style in self.styles.items() if re.fullmatch(pattern, name)
+        ]
 
 
 def draw(capfd, out: pathlib.Path, *arguments: str) -> Picture | None:
@@ -59,13 +63,17 @@ def error(capfd, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory) -> pathlib.Path:
-    """A search under way, three epochs ended: in row r of its alphas all edges are of layer type r."""
+    """A search under way, three epochs ended: in row r of its alphas all edges are of
+    layer type r.
+    """
     folder = tmp_path_factory.mktemp("draw") / "search"
     folder.mkdir()
     config = settings.to_dict(settings.from_config(search_configs.get_config("digits")))
     (folder / "config.json").write_text(json.dumps(config))
     alphas = 9 * np.eye(len(TABLE_3))[:4, None].repeat(14, axis=1)
-    np.savez(folder / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(3))
+    np.savez(
+        folder / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(3)
+    )
     return folder
 
 
@@ -73,15 +81,18 @@ def search(tmp_path_factory) -> pathlib.Path:
 def test_a_picture_of_each_named_cell_has_all_that_the_cell_has(capfd, tmp_path, name):
     genotype = genotypes.load(name)
     picture = draw(capfd, tmp_path / "cell.svg", f"--genotype={name}")
-    assert {f"{name}: normal cell", f"{name}: reduction cell", "inter-cell skip"} <= set(
-        picture.texts
-    )
+    assert {
+        f"{name}: normal cell",
+        f"{name}: reduction cell",
+        "inter-cell skip",
+    } <= set(picture.texts)
     for row, cell in enumerate((genotype.normal, genotype.reduce)):
         lines = picture.named(f"cell{row}-0-line.*")
         if isinstance(cell, str):
             assert cell in picture.texts and len(lines) == 3
             continue
-        # Two for each edge, four to the concatenation, and the output; those from c_(k-2) are dotted.
+        # Two for each edge, four to the concatenation, and the output; those from
+        # c_(k-2) are dotted.
         edges = genotype_lib.edges(cell)
         dotted = [style for style in lines if "stroke-dasharray" in style]
         assert len(lines) == 2 * 8 + 5 and len(dotted) == 2 * sum(
@@ -89,7 +100,9 @@ def test_a_picture_of_each_named_cell_has_all_that_the_cell_has(capfd, tmp_path,
         )
         assert len(picture.named(f"cell{row}-0-box.*")) == 8 + 8
     drawn = collections.Counter(picture.texts)
-    cells = [cell for cell in (genotype.normal, genotype.reduce) if not isinstance(cell, str)]
+    cells = [
+        cell for cell in (genotype.normal, genotype.reduce) if not isinstance(cell, str)
+    ]
     assert (
         collections.Counter(
             edge.layer_type for cell in cells for edge in genotype_lib.edges(cell)
@@ -101,13 +114,19 @@ def test_a_picture_of_each_named_cell_has_all_that_the_cell_has(capfd, tmp_path,
     for text in ("2", "3", "4", "5", "concat"):
         assert drawn[text] == len(cells)
     skips = picture.named("cell.-0-skip")
-    assert len(skips) == 2 and all(f"stroke: {palette.SKIP.lower()}" in style for style in skips)
+    assert len(skips) == 2 and all(
+        f"stroke: {palette.SKIP.lower()}" in style for style in skips
+    )
 
 
 def test_the_densest_cell_has_fourteen_edges(capfd, tmp_path):
-    pairs = [["bin_dil_conv_5x5", source] for node in range(4) for source in range(2 + node)]
+    pairs = [
+        ["bin_dil_conv_5x5", source] for node in range(4) for source in range(2 + node)
+    ]
     (tmp_path / "dense.json").write_text(json.dumps({"normal": pairs, "reduce": pairs}))
-    picture = draw(capfd, tmp_path / "cell.svg", f"--genotype={tmp_path / 'dense.json'}")
+    picture = draw(
+        capfd, tmp_path / "cell.svg", f"--genotype={tmp_path / 'dense.json'}"
+    )
     assert (
         picture.texts.count("bin_dil_conv_5x5") == 28
         and len(picture.named("cell0-0-line.*")) == 2 * 14 + 5
@@ -137,8 +156,12 @@ def test_zeroise_is_pale_or_left_out_and_the_skip_can_be(capfd, tmp_path):
         and "Zeroise (none)" in picture.texts
     )
     options = ["--zeroise=False", "--skip=False"]
-    without = draw(capfd, tmp_path / "cell.svg", "--genotype=latest_cell_zeroise", *options)
-    assert len(without.named("cell.-0-line.*")) == 2 * (2 * 2 + 5) and not without.named(".*skip")
+    without = draw(
+        capfd, tmp_path / "cell.svg", "--genotype=latest_cell_zeroise", *options
+    )
+    assert len(without.named("cell.-0-line.*")) == 2 * (
+        2 * 2 + 5
+    ) and not without.named(".*skip")
     assert not {"none", "Zeroise (none)", "inter-cell skip"} & set(without.texts)
 
 
@@ -148,38 +171,61 @@ def test_two_genotypes_stand_side_by_side(capfd, tmp_path):
     folder.mkdir()
     (folder / "genotype.json").write_text(genotypes.load("darts_v1").to_json())
     (folder / "config.json").write_text(json.dumps({"network": {"skip": False}}))
-    picture = draw(capfd, tmp_path / "cell.svg", "--genotype=latest_cell", f"--genotype={folder}")
+    picture = draw(
+        capfd, tmp_path / "cell.svg", "--genotype=latest_cell", f"--genotype={folder}"
+    )
     assert {"latest_cell: normal cell", "plain: normal cell"} <= set(picture.texts)
     assert len(picture.named("cell[01]-[01]-line.*")) == 4 * 21
-    assert len(picture.named("cell[01]-0-skip")) == 2 and not picture.named("cell[01]-1-skip")
+    assert len(picture.named("cell[01]-0-skip")) == 2 and not picture.named(
+        "cell[01]-1-skip"
+    )
     file = draw(capfd, tmp_path / "file.svg", f"--genotype={folder / 'genotype.json'}")
     assert "plain: normal cell" in file.texts and not file.named(".*skip")
 
 
 def test_texts_that_a_picture_cannot_show_as_they_are(capfd, tmp_path):
-    """A layer type of a user's, a text that looks like a formula, and what no XML file may hold."""
+    """A layer type of a user's, a text that looks like a formula, and what no XML file
+    may hold.
+    """
     pairs = [["my_layer", 0], ["$x_1$ <&>", 1], ["bell\a", 0], *[["none", 0]] * 5]
-    (tmp_path / "$cell$.json").write_text(json.dumps({"normal": pairs, "reduce": "gdas_fixed"}))
-    picture = draw(capfd, tmp_path / "cell.svg", f"--genotype={tmp_path / '$cell$.json'}")
-    texts = {"my_layer", "$x_1$ <&>", "bell\N{REPLACEMENT CHARACTER}", "$cell$: normal cell"}
+    (tmp_path / "$cell$.json").write_text(
+        json.dumps({"normal": pairs, "reduce": "gdas_fixed"})
+    )
+    picture = draw(
+        capfd, tmp_path / "cell.svg", f"--genotype={tmp_path / '$cell$.json'}"
+    )
+    texts = {
+        "my_layer",
+        "$x_1$ <&>",
+        "bell\N{REPLACEMENT CHARACTER}",
+        "$cell$: normal cell",
+    }
     assert texts | {"another layer type", "hand-made cell"} <= set(picture.texts)
 
 
 def test_the_template_shows_the_skips_of_bnas_alone(capfd, tmp_path):
     picture = draw(capfd, tmp_path / "template.svg", "--template")
-    assert picture.texts.count("ConvCell") == 4 and "(b) BNAS cell template" in picture.texts
+    assert (
+        picture.texts.count("ConvCell") == 4
+        and "(b) BNAS cell template" in picture.texts
+    )
     assert len(picture.named("bnas-skip.")) == 2 and not picture.named("darts-skip.")
-    assert all("stroke-dasharray" in style for style in picture.named("(bnas|darts)-before."))
+    assert all(
+        "stroke-dasharray" in style for style in picture.named("(bnas|darts)-before.")
+    )
 
 
 def test_a_strip_shows_what_the_searcher_derived_at_each_epoch(capfd, tmp_path, search):
     picture = draw(capfd, tmp_path / "strip.svg", f"--genotype={search}", "--strip=3")
     titles = [text for text in picture.texts if text.endswith("cell")]
     assert titles[::2] == [
-        f"{when}: normal cell" for when in ("before epoch 0", "after epoch 1", "after epoch 2")
+        f"{when}: normal cell"
+        for when in ("before epoch 0", "after epoch 1", "after epoch 2")
     ]
     drawn = collections.Counter(picture.texts)
-    assert all(drawn[TABLE_3[row]] == 16 for row in (0, 2, 3)) and drawn[TABLE_3[1]] == 0
+    assert (
+        all(drawn[TABLE_3[row]] == 16 for row in (0, 2, 3)) and drawn[TABLE_3[1]] == 0
+    )
     assert len(picture.named("cell.-.-line.*")) == 6 * 21
     every = draw(capfd, tmp_path / "strip.svg", f"--genotype={search}", "--strip=10")
     assert len(every.named("cell.-.-skip")) == 2 * 4
@@ -191,32 +237,50 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
     for name in ("cell.svg", "cell.png"):
         out = tmp_path / name
         code = "import sys\nfrom bnas_jax.__main__ import run\nsys.exit(run(sys.argv[1:]) or 'jax' in sys.modules)"
-        command = [sys.executable, "-c", code, "draw", "--genotype=latest_cell", f"--out={out}"]
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "draw",
+            "--genotype=latest_cell",
+            f"--out={out}",
+        ]
         environment = {
             "MATPLOTLIBRC": str(tmp_path),
             "PYTHONPATH": str(ROOT),
             "HOME": str(tmp_path / "nowhere"),
         }
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == {
-            "out": str(out)
-        }
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "") and json.loads(
+            done.stdout
+        ) == {"out": str(out)}
         draw(capfd, tmp_path / f"again.{name}", "--genotype=latest_cell")
         assert out.read_bytes() == (tmp_path / f"again.{name}").read_bytes()
     image = cv2.imread(str(tmp_path / "cell.png"))
-    red = np.array([int(palette.SKIP[i : i + 2], 16) for i in (5, 3, 1)])  # OpenCV's order
+    red = np.array(
+        [int(palette.SKIP[i : i + 2], 16) for i in (5, 3, 1)]
+    )  # OpenCV's order
     assert image.shape[1] > 1000 and (image == red).all(-1).sum() > 1000
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--genotype=latest_cell"], "--out is missing; write --out=FILE.svg or FILE.png"),
+        (
+            ["--genotype=latest_cell"],
+            "--out is missing; write --out=FILE.svg or FILE.png",
+        ),
         (
             ["--out=c.svg"],
-            "--genotype is missing; write --genotype=NAME, FILE or a search's work directory; names: darts_v1",
+            "--genotype is missing; write --genotype=NAME, FILE or a search's work "
+            "directory; names: darts_v1",
         ),
-        (["--out=c.pdf", "--genotype=latest_cell"], "--out=c.pdf must end in .svg or .png"),
+        (
+            ["--out=c.pdf", "--genotype=latest_cell"],
+            "--out=c.pdf must end in .svg or .png",
+        ),
         (["--out=c", "--genotype=latest_cell"], "--out=c must end in .svg or .png"),
         (
             ["--out=no/c.svg", "--genotype=latest_cell"],
@@ -238,7 +302,10 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
             ["--out=c.svg", "--genotype=f.json"],
             'expected a JSON object with the keys "normal" and "reduce"',
         ),
-        (["--out=c.svg", "--genotype=latest_cell", "--genotype=f.json"], "expected a JSON object"),
+        (
+            ["--out=c.svg", "--genotype=latest_cell", "--genotype=f.json"],
+            "expected a JSON object",
+        ),
         (
             ["--out=c.svg", "--template", "--genotype=latest_cell"],
             "leave --genotype and --strip out",
@@ -251,15 +318,27 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
             ["--out=c.svg", "--genotype=.", "--strip=3"],
             "is no work directory: it has no config.json",
         ),
-        (["--out=c.svg", "--genotype=.", "--strip=1"], "--strip must be at least 2, got 1"),
-        (["--out=c.svg", "--genotype=.", "--strip=two"], "--strip=two: write a whole number"),
-        (["--out=c.svg", "--genotype=.", "--genotype=.", "--strip=2"], "write --genotype once"),
+        (
+            ["--out=c.svg", "--genotype=.", "--strip=1"],
+            "--strip must be at least 2, got 1",
+        ),
+        (
+            ["--out=c.svg", "--genotype=.", "--strip=two"],
+            "--strip=two: write a whole number",
+        ),
+        (
+            ["--out=c.svg", "--genotype=.", "--genotype=.", "--strip=2"],
+            "write --genotype once",
+        ),
         (["--out=c.svg", "--genotype=train", "--strip=2"], "train holds no search"),
         (
             ["--out=c.svg", "--genotype=begun", "--strip=2"],
             "has no alphas.npz: no epoch of its search has ended, or the file is lost",
         ),
-        (["--out=c.svg", "--genotype=damaged", "--strip=2"], "alphas.npz cannot be read"),
+        (
+            ["--out=c.svg", "--genotype=damaged", "--strip=2"],
+            "alphas.npz cannot be read",
+        ),
         (
             ["--out=folder.svg", "--genotype=latest_cell"],
             "--out=folder.svg is a folder; write the name of a file",
@@ -273,7 +352,9 @@ def test_what_cannot_be_drawn_is_said_and_nothing_is_written(
     (tmp_path / "folder.svg").mkdir()
     for name in ("train", "begun", "damaged"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_bytes((search / "config.json").read_bytes())
+        (tmp_path / name / "config.json").write_bytes(
+            (search / "config.json").read_bytes()
+        )
     (tmp_path / "train" / "config.json").write_text('{"task": "train"}')
     (tmp_path / "damaged" / "alphas.npz").write_bytes(b"PK")
     before = sorted(tmp_path.rglob("*"))

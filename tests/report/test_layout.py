@@ -1,4 +1,6 @@
-"""The layered plan of a cell: nothing on top of anything, no line across a label, every edge there once."""
+"""The layered plan of a cell: nothing on top of anything, no line across a label, every
+edge there once.
+"""
 
 import itertools
 
@@ -47,7 +49,9 @@ def test_boxes_stand_apart_and_inside_and_hold_their_texts(edges):
 
 
 def sampled(points) -> np.ndarray:
-    """Points of a line as it is drawn: Bezier curves with horizontal ends, and straight pieces."""
+    """Points of a line as it is drawn: Bezier curves with horizontal ends, and straight
+    pieces.
+    """
     t = np.linspace(0, 1, 41)[1:-1, None]
     pieces = []
     for index, (start, end) in enumerate(itertools.pairwise(np.array(points))):
@@ -65,7 +69,9 @@ def test_no_line_crosses_a_box(edges):
     for line in plan.lines:
         x, y = sampled(line.points).T
         for box in plan.boxes:
-            inside = (abs(x - box.x) < box.width / 2 - 0.1) & (abs(y - box.y) < BOX_HEIGHT / 2 + 1)
+            inside = (abs(x - box.x) < box.width / 2 - 0.1) & (
+                abs(y - box.y) < BOX_HEIGHT / 2 + 1
+            )
             assert not inside.any(), (line, box)
 
 
@@ -83,7 +89,10 @@ def test_each_edge_leads_from_its_source_through_its_layer_type_to_its_node(edge
         into, out = [line for line in plan.lines if line.edge == position]
         box = box_of(plan, position)
         assert box.text == edge.layer_type and into.source == out.source == edge.source
-        assert into.points[0] == states[names[edge.source]].right and into.points[-1] == box.left
+        assert (
+            into.points[0] == states[names[edge.source]].right
+            and into.points[-1] == box.left
+        )
         assert out.points == (box.right, states[names[edge.node]].left) and out.arrow
     others = [line.points for line in plan.lines if line.edge is None]
     assert [(points[0], points[-1]) for points in others] == [
@@ -106,5 +115,14 @@ def test_the_order_has_fewer_crossings_than_the_one_it_begins_with():
 
 def test_a_cell_without_nodes_is_one_block():
     plan = block("gdas_fixed")
-    assert [box.text for box in plan.boxes] == ["c_(k-2)", "c_(k-1)", "gdas_fixed", "c_(k)"]
-    assert [line.source for line in plan.lines] == [0, 1, 2] and plan.width == plan.output.right[0]
+    assert [box.text for box in plan.boxes] == [
+        "c_(k-2)",
+        "c_(k-1)",
+        "gdas_fixed",
+        "c_(k)",
+    ]
+    assert [line.source for line in plan.lines] == [
+        0,
+        1,
+        2,
+    ] and plan.width == plan.output.right[0]

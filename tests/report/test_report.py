@@ -1,4 +1,6 @@
-"""The command `report`: what its page has of a run, and that it is one file of well-formed HTML."""
+"""The command `report`: what its page has of a run, and that it is one file of
+well-formed HTML.
+"""
 
 import html
 import json
@@ -77,16 +79,28 @@ def training(tmp_path) -> pathlib.Path:
 @pytest.fixture
 def search(tmp_path) -> pathlib.Path:
     """A search under way, whose edges are all of the first layer type in the end."""
-    records = [{"step": 9, "epoch": 0, "train_loss": 2.0, "valid_loss": 2.5, "valid_top1": 20.0}]
+    records = [
+        {
+            "step": 9,
+            "epoch": 0,
+            "train_loss": 2.0,
+            "valid_loss": 2.5,
+            "valid_top1": 20.0,
+        }
+    ]
     config = search_configs.get_config("digits")
     folder = write_run(tmp_path / "search", config, records=records)
     alphas = np.zeros((2, 14, len(TABLE_3)))
     alphas[1, :, 0] = 9
-    np.savez(folder / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(1))
+    np.savez(
+        folder / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(1)
+    )
     return folder
 
 
-def page_of(capfd, folder: pathlib.Path, *options: str) -> tuple[str, list[ElementTree.Element]]:
+def page_of(
+    capfd, folder: pathlib.Path, *options: str
+) -> tuple[str, list[ElementTree.Element]]:
     """(the page, its pictures)."""
     capfd.readouterr()
     assert run(["report", f"--workdir={folder}", *options]) == 0
@@ -106,7 +120,9 @@ def rows(page: str) -> dict[str, str]:
 
 
 def heights(picture: ElementTree.Element) -> list[list[float]]:
-    """The y of the points of each line of a chart; those of the grid and the axes have two points and are left out."""
+    """The y of the points of each line of a chart; those of the grid and the axes have
+    two points and are left out.
+    """
     found = []
     for path in picture.iter(f"{SVG}path"):
         numbers = re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path.get("d", ""))
@@ -133,12 +149,15 @@ def test_the_page_of_a_training_has_its_result_its_curves_its_cell_and_its_setti
     assert {"accuracy (top-1) in %", "test"} <= set(texts(accuracies))
     assert "training" not in texts(accuracies), "no record has it"
     assert "run: normal cell" in texts(cell)
-    # The training loss falls; the test's second is not known, so that a single point is left.
+    # The training loss falls; the test's second is not known, so that a single point is
+    # left.
     falling = [line for line in heights(losses) if len(line) >= 2]
     assert any(line[-1] > line[0] for line in falling)
 
 
-def test_the_page_of_a_search_under_way_says_how_far_it_is_and_how_alpha_moved(capfd, search):
+def test_the_page_of_a_search_under_way_says_how_far_it_is_and_how_alpha_moved(
+    capfd, search
+):
     page, pictures = page_of(capfd, search)
     epochs = search_configs.get_config("digits").num_epochs
     assert rows(page)["state"] == f"not ended: 1 of {epochs} epochs are recorded"
@@ -159,7 +178,9 @@ def test_the_page_of_a_search_under_way_says_how_far_it_is_and_how_alpha_moved(c
 def test_a_search_that_has_ended_shows_its_cell(capfd, search):
     cell = [["bin_conv_3x3", 0], ["max_pool_3x3", 1]] * 4
     genotype = {"normal": cell, "reduce": cell}
-    (search / "summary.json").write_text(json.dumps({"genotype": genotype, "valid_top1": 20.0}))
+    (search / "summary.json").write_text(
+        json.dumps({"genotype": genotype, "valid_top1": 20.0})
+    )
     page, pictures = page_of(capfd, search)
     assert "search: normal cell" in texts(pictures[-1]) and len(pictures) == 5
     assert "bin_conv_3x3" not in rows(page).values(), "it is drawn, not written"
@@ -178,7 +199,9 @@ def test_a_run_without_epochs_and_a_change_of_settings(capfd, training, tmp_path
 
 def test_the_page_of_an_imported_network_does_not_call_it_a_training(capfd, tmp_path):
     facts = {name: value for name, value in FACTS.items() if name != "num_train"}
-    folder = write_run(tmp_path / "net", train_configs.get_config("a"), records=[], run=facts)
+    folder = write_run(
+        tmp_path / "net", train_configs.get_config("a"), records=[], run=facts
+    )
     page, pictures = page_of(capfd, folder)
     assert "<h1>net: an imported network</h1>" in page and len(pictures) == 1
     assert rows(page)["state"].startswith("imported weights")
@@ -197,11 +220,15 @@ def test_the_same_run_gives_the_same_page_without_jax(training):
     ]
     pages = []
     for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert not re.search(r"\| +jax$", done.stderr, flags=re.MULTILINE)
         pages.append((training / "report.html").read_bytes())
     assert pages[0] == pages[1]
-    assert not re.search(rb"(src|href)=|<script", re.sub(rb'xlink:href="#', b"", pages[0]))
+    assert not re.search(
+        rb"(src|href)=|<script", re.sub(rb'xlink:href="#', b"", pages[0])
+    )
 
 
 def test_what_is_damaged_or_of_another_kind_is_left_out_or_named(capfd, search):
@@ -219,13 +246,18 @@ def test_what_is_damaged_or_of_another_kind_is_left_out_or_named(capfd, search):
 
 def test_the_weights_of_layer_types_are_the_mean_of_their_softmax_over_the_edges():
     alphas = np.log([[[1.0, 3.0], [1.0, 1.0]], [[9.0, 1.0], [1.0, 4.0]]])
-    expected = [[(0.25 + 0.5) / 2, (0.75 + 0.5) / 2], [(0.9 + 0.2) / 2, (0.1 + 0.8) / 2]]
+    expected = [
+        [(0.25 + 0.5) / 2, (0.75 + 0.5) / 2],
+        [(0.9 + 0.2) / 2, (0.1 + 0.8) / 2],
+    ]
     np.testing.assert_allclose(mean_weights(alphas + 1000), expected)
 
 
 def test_sampled_cells_are_no_alphas(capfd, search):
     alphas = np.eye(len(TABLE_3))[None, [0] * 14].repeat(2, axis=0)
-    np.savez(search / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(1))
+    np.savez(
+        search / "alphas.npz", normal=alphas, reduce=alphas, valid_top1=np.zeros(1)
+    )
     page, pictures = page_of(capfd, search)
     assert "How alpha moved" not in page and len(pictures) == 2
 
@@ -252,18 +284,26 @@ def test_settings_have_all_their_digits(capfd, training):
 def test_a_single_epoch_has_its_number_on_the_axis():
     with style():
         picture = ElementTree.fromstring(chart("t", [Line("a", [(0, 1.5)])]))
-    assert "0" in texts(picture) and not [text for text in texts(picture) if "0.0" in text]
+    assert "0" in texts(picture) and not [
+        text for text in texts(picture) if "0.0" in text
+    ]
 
 
 def test_a_point_between_gaps_is_seen_and_a_loss_that_was_never_finite_has_no_chart():
     def marks(values) -> int:
         with style():
-            picture = ElementTree.fromstring(chart("t", [Line("a", list(enumerate(values)))]))
-        return sum("#4477aa" in use.get("style", "") for use in picture.iter(f"{SVG}use"))
+            picture = ElementTree.fromstring(
+                chart("t", [Line("a", list(enumerate(values)))])
+            )
+        return sum(
+            "#4477aa" in use.get("style", "") for use in picture.iter(f"{SVG}use")
+        )
 
     # The legend has one more.
     assert marks([1.0, None, 2.0, None, 3.0, 4.0]) == 3 and marks([1.0, 2.0]) == 0
-    records = [{"epoch": epoch, "train_loss": None, "test_top1": 9.0} for epoch in range(2)]
+    records = [
+        {"epoch": epoch, "train_loss": None, "test_top1": 9.0} for epoch in range(2)
+    ]
     assert len(charts_of_metrics(records)) == 1
 
 
@@ -276,7 +316,11 @@ def test_a_logarithmic_chart_marks_zeros_and_draws_no_line_to_them():
     assert len(found) == 4
     assert found[0] - found[1] == pytest.approx(found[1] - found[2], rel=1e-3)
     # The cross stands at the lower edge.
-    cross = [use for use in picture.iter(f"{SVG}use") if "stroke: #4477aa" in use.get("style", "")]
+    cross = [
+        use
+        for use in picture.iter(f"{SVG}use")
+        if "stroke: #4477aa" in use.get("style", "")
+    ]
     assert max(float(use.get("y", 0)) for use in cross) > max(found)
 
 

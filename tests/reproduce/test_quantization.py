@@ -1,4 +1,6 @@
-"""Figure 3 in numbers: the binary convolution of random windows, and how often Zeroise is nearer."""
+"""Figure 3 in numbers: the binary convolution of random windows, and how often Zeroise
+is nearer.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,15 @@ def test_the_binary_output_is_eq_1():
     sums = np.einsum("nhwc,nhwc->n", np.sign(weights), np.sign(inputs))
     expected = np.asarray(beta(kernel)).reshape(-1) * scale * sums
     np.testing.assert_allclose(windows.binary, expected, rtol=1e-5)
-    np.testing.assert_allclose(windows.floats, np.einsum("nhwc,nhwc->n", weights, inputs))
+    np.testing.assert_allclose(
+        windows.floats, np.einsum("nhwc,nhwc->n", weights, inputs)
+    )
 
 
 def test_zeroise_is_nearer_as_often_as_two_normal_numbers_say():
-    # For many inputs the two outputs are normal with the correlation r = 2 / pi, and binary = r * float on average. Zeroise is
-    # nearer where binary * (binary - 2 * float) > 0, a cone of 1/2 - arctan(1 / sqrt(pi^2 - 4)) / pi. An odd number of
+    # For many inputs the two outputs are normal with the correlation r = 2 / pi, and
+    # binary = r * float on average. Zeroise is nearer where binary * (binary - 2 *
+    # float) > 0, a cone of 1/2 - arctan(1 / sqrt(pi^2 - 4)) / pi. An odd number of
     # inputs has no sum of signs that is 0.
     windows = random_windows(4000, kernel=3, channels=101)
     cone = 0.5 - np.arctan(1 / np.sqrt(np.pi**2 - 4)) / np.pi

@@ -1,4 +1,6 @@
-"""Tables and figures of the paper: what they are made of, what is counted, and real runs of tiny ones."""
+"""Tables and figures of the paper: what they are made of, what is counted, and real
+runs of tiny ones.
+"""
 
 import dataclasses
 import json
@@ -92,7 +94,9 @@ def counted(what: str) -> dict[str, dict]:
     for row in wanted.rows:
         of_row = RowRun(row, folder=NOWHERE, seed=0)
         numbers = {name: COLUMNS[name].value(of_row) for name in wanted.columns}
-        found[row.name] = {name: number for name, number in numbers.items() if number is not None}
+        found[row.name] = {
+            name: number for name, number in numbers.items() if number is not None
+        }
     return found
 
 
@@ -103,7 +107,10 @@ def test_what_is_counted_is_within_a_tenth_of_the_paper_s(what):
     for name, numbers in counted(what).items():
         for column, number in numbers.items():
             if column in paper[name]:
-                assert number == pytest.approx(paper[name][column], rel=0.1), (name, column)
+                assert number == pytest.approx(paper[name][column], rel=0.1), (
+                    name,
+                    column,
+                )
                 compared += 1
     assert compared
 
@@ -128,7 +135,11 @@ def test_every_network_of_three_layers_can_be_built(scale):
 def test_darts_s_normal_cell_is_five_eighths_separable():
     found = counted("table11")
     paper = get_reproduction("table11", "paper").paper
-    assert found["DARTS binarized"]["separable"] == paper["DARTS binarized"]["separable"] == 62.5
+    assert (
+        found["DARTS binarized"]["separable"]
+        == paper["DARTS binarized"]["separable"]
+        == 62.5
+    )
     assert found["BNAS-A"]["separable"] == 0
     # A search that has not ended has no cell to count.
     assert found["BNAS-A separable"] == {}
@@ -224,7 +235,10 @@ def test_searches_are_the_ablations_of_their_rows():
     assert not searches["BNAS-A separable uncentred"].scheme.depthwise_center
     assert searches["DARTS zeroise"].searcher.keep_zeroise
     assert not searches["DARTS"].searcher.keep_zeroise
-    assert isinstance(searches["DARTS"].scheme, Float) and not searches["DARTS"].network.skip
+    assert (
+        isinstance(searches["DARTS"].scheme, Float)
+        and not searches["DARTS"].network.skip
+    )
     assert searches["DARTS diversity without cutout"].searcher.diversity == 1
 
 
@@ -252,7 +266,9 @@ def test_the_paper_s_numbers_are_as_printed(what):
         numbers = wanted.paper[row.name]
         # FLOPs of Tables 6, 7 and 10 are classes.
         if what in ("table6", "table7", "table10"):
-            numbers = {name: value for name, value in numbers.items() if name != "flops"}
+            numbers = {
+                name: value for name, value in numbers.items() if name != "flops"
+            }
         found += [f"{value:.2f}" for value in numbers.values()]
     assert " ".join(found) == PRINTED[what]
 
@@ -311,9 +327,13 @@ def made(wanted, tmp_path_factory) -> tuple[pathlib.Path, dict]:
 def test_a_row_has_the_mean_of_its_runs_beside_the_paper_s_number(made):
     folder, result = made
     (line,) = result["rows"]
-    summaries = [RunDirectory(folder / f"tiny/{seed}/train").summary() for seed in (0, 1)]
+    summaries = [
+        RunDirectory(folder / f"tiny/{seed}/train").summary() for seed in (0, 1)
+    ]
     first, second = (summary["top1"] for summary in summaries)
-    assert line["runs"] == 2 and line["ours"]["top1"] == pytest.approx((first + second) / 2)
+    assert line["runs"] == 2 and line["ours"]["top1"] == pytest.approx(
+        (first + second) / 2
+    )
     # Of a sample of two: the distance over the root of two.
     assert line["deviation"]["top1"] == pytest.approx(abs(first - second) / 2**0.5)
     records = RunDirectory(folder / "tiny/0/train").read_metrics()
@@ -325,7 +345,11 @@ def test_a_row_has_the_mean_of_its_runs_beside_the_paper_s_number(made):
     stored = json.loads((folder / "table0.json").read_text())
     assert stored["rows"] == result["rows"]
     text = (folder / "table0.md").read_text()
-    assert "| 92.70 |" in text and "| 0.50 |" in text and f"{line['ours']['top1']:.2f} ± " in text
+    assert (
+        "| 92.70 |" in text
+        and "| 0.50 |" in text
+        and f"{line['ours']['top1']:.2f} ± " in text
+    )
     assert SCALES["smoke"] in text
 
 
@@ -339,23 +363,35 @@ def test_pictures_are_files_by_themselves(made):
         "table0_flops.svg",
     }
     for path in files:
-        assert re.match(r"<\?xml .*\?>\n<svg .*</svg>\s*$", path.read_text(), flags=re.DOTALL)
+        assert re.match(
+            r"<\?xml .*\?>\n<svg .*</svg>\s*$", path.read_text(), flags=re.DOTALL
+        )
     # Ours and the paper's, which is a ring.
     points = (folder / "table0_flops.svg").read_text()
     assert "rings: the paper" in points and "fill: none" in points
 
 
-def test_what_is_finished_is_not_run_again_and_other_settings_are_not_shown(made, wanted):
+def test_what_is_finished_is_not_run_again_and_other_settings_are_not_shown(
+    made, wanted
+):
     folder, result = made
     records = (folder / "tiny/0/train/metrics.jsonl").read_text()
-    assert reproduce(wanted, folder, name="table0", scale="smoke")["rows"] == result["rows"]
+    assert (
+        reproduce(wanted, folder, name="table0", scale="smoke")["rows"]
+        == result["rows"]
+    )
     assert (folder / "tiny/0/train/metrics.jsonl").read_text() == records
 
-    # The same folder for longer runs: nothing of what stands there is taken for one of them.
-    other = dataclasses.replace(wanted, rows=(dataclasses.replace(wanted.rows[0], train=longer),))
+    # The same folder for longer runs: nothing of what stands there is taken for one of
+    # them.
+    other = dataclasses.replace(
+        wanted, rows=(dataclasses.replace(wanted.rows[0], train=longer),)
+    )
     longer_result = reproduce(other, folder, name="table1", scale="smoke", count=True)
     (line,) = longer_result["rows"]
-    assert line["runs"] == 0 and line["ours"]["top1"] is None and line["ours"]["flops"] > 0
+    assert (
+        line["runs"] == 0 and line["ours"]["top1"] is None and line["ours"]["flops"] > 0
+    )
     assert set(line["not_shown"]) == {"0", "1"}
     assert "config.num_epochs is 3 now and 2 there" in line["not_shown"]["0"]
     assert "Not shown: tiny/1: " in (folder / "table1.md").read_text()
@@ -378,7 +414,9 @@ def test_a_run_that_fails_is_named_beside_those_that_ended(made, wanted):
     assert "Failed: lost/0: " in (folder / "table2.md").read_text()
     # Where none has ended there is no table, but an error.
     alone = dataclasses.replace(both, rows=rows[1:], paper={})
-    with pytest.raises(UserError, match=r"none of the runs could be made; lost/0: .*/nowhere"):
+    with pytest.raises(
+        UserError, match=r"none of the runs could be made; lost/0: .*/nowhere"
+    ):
         reproduce(alone, folder, name="table3", scale="smoke")
     assert not (folder / "table3.json").exists()
 
@@ -386,7 +424,9 @@ def test_a_run_that_fails_is_named_beside_those_that_ended(made, wanted):
 def test_count_runs_nothing(wanted, tmp_path):
     result = reproduce(wanted, tmp_path, name="table0", scale="smoke", count=True)
     (line,) = result["rows"]
-    assert line["runs"] == 0 and line["ours"]["top1"] is None and line["ours"]["flops"] > 0
+    assert (
+        line["runs"] == 0 and line["ours"]["top1"] is None and line["ours"]["flops"] > 0
+    )
     assert not (tmp_path / "tiny").exists()
     assert [pathlib.Path(name).suffix for name in result["out"]] == [".json", ".md"]
 
@@ -406,7 +446,9 @@ def test_gradients_are_those_of_the_run_s_weights_on_its_first_batch(made):
     assert isinstance(found, TrainSettings)
     dataset = dataset_of(found.dataset)
     program = build.training(found, dataset, devices.ONE)
-    batch = Batches(dataset, batch_size=found.batch_size, seed=found.seed).train_batch(0)
+    batch = Batches(dataset, batch_size=found.batch_size, seed=found.seed).train_batch(
+        0
+    )
     of = jax.jit(lambda variables: gradient_sums(program.model, variables, batch))
     first, last = of(program.create(found.seed).variables), of(load(path)[1])
     for name, expected in (("first", first), ("last", last)):
@@ -418,7 +460,9 @@ def test_a_run_that_began_with_other_weights_has_no_first_gradients(made, tmp_pa
     folder, _ = made
     path = shutil.copytree(folder / "tiny/1/train", tmp_path / "run")
     facts = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps({**facts, "init": {"workdir": "runs/other"}}))
+    (path / "run.json").write_text(
+        json.dumps({**facts, "init": {"workdir": "runs/other"}})
+    )
     sums = gradients_of_run(path)
     assert sums["first"] is None and len(sums["last"]) == len(sums["layers"])
     with style():
@@ -430,7 +474,10 @@ def test_gradients_of_another_step_are_computed_anew(capfd, made, wanted):
     path = folder / "tiny/0/train"
     assert run(["gradients", f"--workdir={path}", "--step=5"]) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert result["step"] == 5 and json.loads((path / "gradients.json").read_text()) == result
+    assert (
+        result["step"] == 5
+        and json.loads((path / "gradients.json").read_text()) == result
+    )
     pictures.gradients(wanted, folder)
     assert json.loads((path / "gradients.json").read_text())["step"] == 10
 
@@ -446,14 +493,19 @@ def test_rows_share_the_search_of_one_name(tmp_path):
         return config
 
     of_search = {"search": searched, "searched_as": "found", "seeds": 1}
-    rows = (Row("two", train=tiny, **of_search), Row("three", train=longer, **of_search))
+    rows = (
+        Row("two", train=tiny, **of_search),
+        Row("three", train=longer, **of_search),
+    )
     wanted = Reproduction("t", rows=rows, columns=("top1", "early_learnable"))
     result = reproduce(wanted, tmp_path, name="table0", scale="smoke")
     assert not result["failed"]
     assert not (tmp_path / "two/0/search").exists()
     share = early_learnable_share(tmp_path / "found/0/search")
     assert share is not None
-    assert [line["ours"]["early_learnable"] for line in result["rows"]] == [100 * share] * 2
+    assert [line["ours"]["early_learnable"] for line in result["rows"]] == [
+        100 * share
+    ] * 2
 
 
 # By the command.
@@ -463,7 +515,10 @@ def test_rows_share_the_search_of_one_name(tmp_path):
     ("made_of", "message"),
     [
         ({"columns": ("top2",)}, "no column 'top2'; write one of top1, best_top1"),
-        ({"paper": {"b": {}}}, "the paper's numbers of 'b' belong to no row; rows are a"),
+        (
+            {"paper": {"b": {}}},
+            "the paper's numbers of 'b' belong to no row; rows are a",
+        ),
         (
             {"paper": {"a": {"top5": 1.0}}, "columns": ("top1",)},
             "'a' has a number of the paper for 'top5', which is no column of the table",
@@ -486,22 +541,43 @@ def test_a_table_of_counts_by_the_command(capfd, tmp_path):
 
 
 def test_settings_of_the_command_line_reach_every_run(capfd, tmp_path):
-    words = ["reproduce", "--table=9", "--scale=paper", f"--workdir={tmp_path}", "--count"]
+    words = [
+        "reproduce",
+        "--table=9",
+        "--scale=paper",
+        f"--workdir={tmp_path}",
+        "--count",
+    ]
     assert run([*words, "--rows=BNAS-A", "--config.dataset.name=imagenet2012"]) == 0
     printed = capfd.readouterr().out
     result = json.loads(printed.splitlines()[-1])
     flops = {line["name"]: line["ours"]["flops"] for line in result["rows"]}
-    # The same network on images of 224 pixels, 49 times as many; the classifier is another.
+    # The same network on images of 224 pixels, 49 times as many; the classifier is
+    # another.
     assert 45 < flops["BNAS-A"] / 0.152 < 53
-    # Rows that are not run with it stay as they are, and the table says what was changed.
+    # Rows that are not run with it stay as they are, and the table says what was
+    # changed.
     assert flops["BNAS-A no Zeroise"] == pytest.approx(0.3648, rel=1e-3)
     assert "`--config.dataset.name=imagenet2012`" in printed
 
 
 def test_a_setting_reaches_the_runs_that_have_it(capfd, tmp_path):
-    words = ["reproduce", "--table=4", "--scale=paper", f"--workdir={tmp_path}", "--count"]
-    assert run([*words, "--config.searcher.tau=5", "--config.optimizer.learning_rate=0.01"]) == 0
-    changed = with_settings(["--config.searcher.tau=5", "--config.optimizer.momentum=0.5"])
+    words = [
+        "reproduce",
+        "--table=4",
+        "--scale=paper",
+        f"--workdir={tmp_path}",
+        "--count",
+    ]
+    assert (
+        run(
+            [*words, "--config.searcher.tau=5", "--config.optimizer.learning_rate=0.01"]
+        )
+        == 0
+    )
+    changed = with_settings(
+        ["--config.searcher.tau=5", "--config.optimizer.momentum=0.5"]
+    )
     (row,) = [row for row in changed.rows if row.name == "BNAS-A no diversity"]
     assert row.search is not None
     assert row.search(0).searcher.tau == 5 and row.train(0).optimizer.momentum == 0.5
@@ -519,7 +595,12 @@ def test_seeds_are_of_every_row():
 
 @pytest.mark.parametrize("figure", ["3", "5", "6", "7", "8"])
 def test_figures_without_runs(capfd, tmp_path, figure):
-    words = ["reproduce", f"--figure={figure}", "--scale=smoke", f"--workdir={tmp_path}"]
+    words = [
+        "reproduce",
+        f"--figure={figure}",
+        "--scale=smoke",
+        f"--workdir={tmp_path}",
+    ]
     assert run(words) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     (picture,) = [name for name in result["out"] if name.endswith(".svg")]

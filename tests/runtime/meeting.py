@@ -1,5 +1,6 @@
-"""A process of two that has compiled: `meeting.py COORDINATOR NUMBER SECONDS` sleeps so long, as if it compiled, and prints how
-long it waited for the other then."""
+"""A process of two that has compiled: `meeting.py COORDINATOR NUMBER SECONDS` sleeps so
+long, as if it compiled, and prints how long it waited for the other then.
+"""
 
 import sys
 import time

@@ -28,43 +28,65 @@ from configs import train as train_configs
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 22  # two epochs of 11
 
-# Where each task runs: how, and on how many devices. The first is what the others equal.
+# Where each task runs: how, and on how many devices. The first is what the others
+# equal.
 SHORT = {
     "train": [("none", 1), ("pmap", 8)],
     "search": [("none", 1), ("shard_map", 4)],
 }
-# A device has all or 16 of the 64 examples of a microbatch, of which groups of 32 are normalised together.
+# A device has all or 16 of the 64 examples of a microbatch, of which groups of 32 are
+# normalised together.
 GROUPS = {"train_groups": [("none", 1), ("pmap", 4)]}
 # Without cells.
 BASELINES = {"train_resnet": [("none", 1), ("shard_map", 2)]}
 # A search compiles for a minute or more in each place.
 LONG = {
-    "train": [("none", 1), ("pmap", 1), ("pmap", 8), ("shard_map", 2), ("shard_map", 4)],
+    "train": [
+        ("none", 1),
+        ("pmap", 1),
+        ("pmap", 8),
+        ("shard_map", 2),
+        ("shard_map", 4),
+    ],
     "search": [("none", 1), ("shard_map", 4)],
 }
 BATCHES = {"train": 128, "search": 64}
-# What searchers draw, drop, clip and average between their passes: what each preset has beside its rates.
+# What searchers draw, drop, clip and average between their passes: what each preset has
+# beside its rates.
 SEARCHERS = {
     "search_snas": ["--config.searcher.train_share=0.5", "--config.microbatches=2"],
     "search_gdas": [],
     "search_darts_second": [],
-    "search_random": ["--config.searcher.candidates=5", "--config.searcher.score_batches=2"],
+    "search_random": [
+        "--config.searcher.candidates=5",
+        "--config.searcher.score_batches=2",
+    ],
     "search_random_trained": ["--config.searcher.candidate_epochs=1"],
 }
-# A reduction cell alone compiles faster than three cells. Alphas of normal cells get no gradient then; --long has three cells.
+# A reduction cell alone compiles faster than three cells. Alphas of normal cells get no
+# gradient then; --long has three cells.
 ONE_CELL = ["--config.network.num_cells=1"]
 SEARCHED = {task: [("none", 1), ("shard_map", 4)] for task in SEARCHERS}
 
 
 def arguments(task: str, folder: pathlib.Path) -> list[str]:
-    """A tiny network in float64, where rounding does not flip signs; drop-path and shifts are drawn for every example."""
+    """A tiny network in float64, where rounding does not flip signs; drop-path and
+    shifts are drawn for every example.
+    """
     cell = folder / "cell.json"
     cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
     training = ["--config.optimizer.drop_path=0.2", f"--config.network.genotype={cell}"]
-    released = ["--config.alpha_batches=fresh", "--config.dataset.augment_validation=True"]
+    released = [
+        "--config.alpha_batches=fresh",
+        "--config.dataset.augment_validation=True",
+    ]
     own = {
         "train": training,
-        "train_groups": [*training, "--config.bn_examples=32", "--config.microbatches=2"],
+        "train_groups": [
+            *training,
+            "--config.bn_examples=32",
+            "--config.microbatches=2",
+        ],
         "search": [
             "--config.network.layer_types=('none','bin_conv_3x3')",
             *released,
@@ -94,7 +116,10 @@ def arguments(task: str, folder: pathlib.Path) -> list[str]:
         ]
     common = [f"--config.{name}={value}" for name, value in sizes.items()]
     if task in SEARCHERS:
-        preset, more = task.replace("search", "digits", 1), [*own["search"], *SEARCHERS[task]]
+        preset, more = (
+            task.replace("search", "digits", 1),
+            [*own["search"], *SEARCHERS[task]],
+        )
     else:
         preset, more = "digits", own[task]
     return [
@@ -115,7 +140,8 @@ def test_products_of_floats_have_the_precision_of_the_setting(precision):
     try:
         configure(
             dataclasses.replace(
-                settings.from_config(train_configs.get_config("digits")), matmul_precision=precision
+                settings.from_config(train_configs.get_config("digits")),
+                matmul_precision=precision,
             )
         )
         text = jax.jit(lambda a: a @ a).lower(jnp.ones((2, 2))).as_text()
@@ -128,7 +154,8 @@ def environment(devices: int) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        # Compiling takes far longer than running: with optimizations, 20 minutes for all searchers.
+        # Compiling takes far longer than running: with optimizations, 20 minutes for
+        # all searchers.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": str(ROOT),
@@ -137,12 +164,16 @@ def environment(devices: int) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def on(tmp_path_factory, request):
-    """(task, how, devices) -> the work directory of a run there; all of them ran in one process with eight devices."""
+    """(task, how, devices) -> the work directory of a run there; all of them ran in one
+    process with eight devices.
+    """
     folder = tmp_path_factory.mktemp("runs")
     places, smaller = SHORT, {"search": ONE_CELL}
     if request.config.getoption("--long"):
         places, smaller = LONG | SEARCHED | GROUPS | BASELINES, {}
-    runs = [(task, how, count) for task, of_task in places.items() for how, count in of_task]
+    runs = [
+        (task, how, count) for task, of_task in places.items() for how, count in of_task
+    ]
     at = lambda task, how, count: folder / f"{task}-{how}-{count}"
     specs = [
         {
@@ -154,8 +185,14 @@ def on(tmp_path_factory, request):
         }
         for t, how, n in runs
     ]
-    script = [sys.executable, str(ROOT / "tests" / "many_devices.py"), json.dumps(specs)]
-    done = subprocess.run(script, cwd=ROOT, env=environment(8), capture_output=True, text=True)
+    script = [
+        sys.executable,
+        str(ROOT / "tests" / "many_devices.py"),
+        json.dumps(specs),
+    ]
+    done = subprocess.run(
+        script, cwd=ROOT, env=environment(8), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return at, runs
 
@@ -164,10 +201,15 @@ def on(tmp_path_factory, request):
     "task",
     [
         *SHORT,
-        *(pytest.param(task, marks=pytest.mark.long) for task in (*GROUPS, *BASELINES, *SEARCHED)),
+        *(
+            pytest.param(task, marks=pytest.mark.long)
+            for task in (*GROUPS, *BASELINES, *SEARCHED)
+        ),
     ],
 )
-def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(on, task):
+def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_losses(
+    on, task
+):
     at, runs = on
     one = arrays(at(task, "none", 1), STEPS)
     for place in runs:
@@ -181,11 +223,17 @@ def test_any_number_of_devices_gives_the_same_weights_alphas_statistics_and_loss
             assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
-def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(tmp_path, request):
-    """In float32. Sums over other parts of a batch round otherwise, here by some 1e-7 of the largest gradient.
+def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(
+    tmp_path, request
+):
+    """In float32.
 
-    That holds as long as no activation lies so near 0, or to an end of where its sign has a gradient, that rounding takes it
-    across, which some day one of them will: then gradients differ visibly, and are as good. None does in this batch.
+    Sums over other parts of a batch round otherwise, here by some 1e-7 of the largest
+    gradient.
+
+    That holds as long as no activation lies so near 0, or to an end of where its sign
+    has a gradient, that rounding takes it across, which some day one of them will: then
+    gradients differ visibly, and are as good. None does in this batch.
     """
     places = LONG if request.config.getoption("--long") else {"train": SHORT["train"]}
     single = ["--config.precision=float32", *ONE_CELL]
@@ -199,10 +247,18 @@ def test_the_gradients_of_the_first_step_are_the_same_on_any_number_of_devices(t
         for task, of_task in places.items()
         for how, count in of_task
     ]
-    script = [sys.executable, str(ROOT / "tests" / "first_gradients.py"), json.dumps(specs)]
-    done = subprocess.run(script, cwd=ROOT, env=environment(8), capture_output=True, text=True)
+    script = [
+        sys.executable,
+        str(ROOT / "tests" / "first_gradients.py"),
+        json.dumps(specs),
+    ]
+    done = subprocess.run(
+        script, cwd=ROOT, env=environment(8), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    for spec, differences in zip(specs, json.loads(done.stdout.splitlines()[-1]), strict=True):
+    for spec, differences in zip(
+        specs, json.loads(done.stdout.splitlines()[-1]), strict=True
+    ):
         assert max(differences.values()) < 1e-5, (
             spec["task"],
             spec["parallel"],
@@ -261,13 +317,19 @@ class Pair:
         ]
 
     def signal_after(self, checkpoint: pathlib.Path, number: int, which: int) -> None:
-        while not checkpoint.is_dir() and all(process.poll() is None for process in self.processes):
+        while not checkpoint.is_dir() and all(
+            process.poll() is None for process in self.processes
+        ):
             time.sleep(0.01)
         self.processes[which].send_signal(number)
 
 
-def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path, request):
-    """The second is told to stop; both save the same step and end; started again, they end where one device ends."""
+def test_two_processes_give_what_one_device_gives_and_stop_together(
+    on, tmp_path, request
+):
+    """The second is told to stop; both save the same step and end; started again, they
+    end where one device ends.
+    """
     at, _ = on
     workdir = tmp_path / "run"
     command = ["train", *arguments("train", tmp_path), f"--workdir={workdir}"]
@@ -276,7 +338,8 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     stopped = pair.wait()
     assert [code for code, _, _ in stopped] == [143, 143], stopped
     (step,) = {
-        int(re.search(r"stopped by SIGTERM at step (\d+)", stderr)[1]) for _, _, stderr in stopped
+        int(re.search(r"stopped by SIGTERM at step (\d+)", stderr)[1])
+        for _, _, stderr in stopped
     }
     assert (workdir / "checkpoints" / str(step)).is_dir() and not (
         workdir / "summary.json"
@@ -287,7 +350,11 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
     started = [
         *launcher,
         *command,
-        *(["--config.parallel=shard_map"] if request.config.getoption("--long") else []),
+        *(
+            ["--config.parallel=shard_map"]
+            if request.config.getoption("--long")
+            else []
+        ),
     ]
     ended = subprocess.run(
         started,
@@ -300,9 +367,15 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
         (workdir / "summary.json").read_text()
     )
     assert (
-        len(re.findall("^epoch 1 ", ended.stderr, re.M)) == 1 and "] epoch" not in ended.stderr
+        len(re.findall("^epoch 1 ", ended.stderr, re.M)) == 1
+        and "] epoch" not in ended.stderr
     )  # the first alone writes
-    assert largest_difference(arrays(at("train", "none", 1), STEPS), arrays(workdir, STEPS)) < 1e-9
+    assert (
+        largest_difference(
+            arrays(at("train", "none", 1), STEPS), arrays(workdir, STEPS)
+        )
+        < 1e-9
+    )
     noted = (workdir / "log.txt").read_text()
     assert (
         f"starts at step {step} of {STEPS}" in noted
@@ -312,8 +385,14 @@ def test_two_processes_give_what_one_device_gives_and_stop_together(on, tmp_path
 
 
 def test_a_process_that_has_compiled_waits_for_the_other():
-    """Which has nothing in its cache, for instance. CPUs give up after 30 seconds within a first step."""
-    script, coordinator = ROOT / "tests" / "runtime" / "meeting.py", f"localhost:{free_port()}"
+    """Which has nothing in its cache, for instance.
+
+    CPUs give up after 30 seconds within a first step.
+    """
+    script, coordinator = (
+        ROOT / "tests" / "runtime" / "meeting.py",
+        f"localhost:{free_port()}",
+    )
     processes = [
         subprocess.Popen(
             [sys.executable, script, coordinator, str(number), str(seconds)],
@@ -332,11 +411,17 @@ def test_a_process_that_has_compiled_waits_for_the_other():
 @pytest.mark.long
 def test_a_search_on_two_processes_gives_what_one_device_gives(on, tmp_path):
     at, _ = on
-    command = ["search", *arguments("search", tmp_path), f"--workdir={tmp_path / 'run'}"]
+    command = [
+        "search",
+        *arguments("search", tmp_path),
+        f"--workdir={tmp_path / 'run'}",
+    ]
     for code, _, stderr in Pair(*command).wait():
         assert code == 0, stderr
     assert (
-        largest_difference(arrays(at("search", "none", 1), STEPS), arrays(tmp_path / "run", STEPS))
+        largest_difference(
+            arrays(at("search", "none", 1), STEPS), arrays(tmp_path / "run", STEPS)
+        )
         < 1e-9
     )
 
@@ -350,8 +435,8 @@ def test_processes_that_compile_stop_together_at_once(tmp_path, monkeypatch):
     for code, stdout, stderr in pair.wait():
         assert code == 143 and stdout.count("{") == 0, stderr
         assert (
-            "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
-            in stderr
+            "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from "
+            "there\n" in stderr
         )
     assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
 
@@ -364,21 +449,41 @@ def test_processes_that_stream_read_their_own_rows_and_train_like_one(tmp_path):
         for name in ("cat", "dog")
     }
     write_folder(tmp_path / "photos", sizes, height=8, width=8)
-    dataset = {"name": "folder", "path": tmp_path / "photos", "image_size": 8, "in_memory_mib": 0}
-    changes = {**{f"dataset.{key}": value for key, value in dataset.items()}, "batch_size": 8}
+    dataset = {
+        "name": "folder",
+        "path": tmp_path / "photos",
+        "image_size": 8,
+        "in_memory_mib": 0,
+    }
+    changes = {
+        **{f"dataset.{key}": value for key, value in dataset.items()},
+        "batch_size": 8,
+    }
     command = [
         "train",
         *arguments("train", tmp_path),
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]
-    alone = [sys.executable, "-m", "bnas_jax", *command, f"--workdir={tmp_path / 'one'}"]
-    one = subprocess.run(alone, cwd=ROOT, env=environment(1), capture_output=True, text=True)
+    alone = [
+        sys.executable,
+        "-m",
+        "bnas_jax",
+        *command,
+        f"--workdir={tmp_path / 'one'}",
+    ]
+    one = subprocess.run(
+        alone, cwd=ROOT, env=environment(1), capture_output=True, text=True
+    )
     assert one.returncode == 0, one.stderr
     for code, _, stderr in Pair(*command, f"--workdir={tmp_path / 'two'}").wait():
         assert code == 0, stderr
-    assert largest_difference(arrays(tmp_path / "one", 6), arrays(tmp_path / "two", 6)) < 1e-9
+    assert (
+        largest_difference(arrays(tmp_path / "one", 6), arrays(tmp_path / "two", 6))
+        < 1e-9
+    )
     results = [
-        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")
+        json.loads((tmp_path / name / "summary.json").read_text())
+        for name in ("one", "two")
     ]
     assert results[0]["num_examples"] == results[1]["num_examples"] == 10
     assert results[0]["top1"] == results[1]["top1"]
@@ -386,17 +491,23 @@ def test_processes_that_stream_read_their_own_rows_and_train_like_one(tmp_path):
 
 def test_processes_with_other_settings_end_with_the_setting_that_differs(tmp_path):
     command = ["train", *arguments("train", tmp_path), f"--workdir={tmp_path / 'run'}"]
-    # A later start of the same run may save at other steps; the processes of one start must save together.
+    # A later start of the same run may save at other steps; the processes of one start
+    # must save together.
     differs = "config.checkpoint_every_steps is 5 on process 1 and None on the first"
     for code, stdout, stderr in Pair(
         *command, more=((), ("--config.checkpoint_every_steps=5",))
     ).wait():
         assert code == 2 and "{" not in stdout
-        assert f"the processes disagree: {differs}; start all with" in stderr.splitlines()[-1]
+        assert (
+            f"the processes disagree: {differs}; start all with"
+            in stderr.splitlines()[-1]
+        )
     assert not (tmp_path / "run").exists()
 
 
-def alone(tmp_path: pathlib.Path, port: int, process_id: int) -> subprocess.CompletedProcess:
+def alone(
+    tmp_path: pathlib.Path, port: int, process_id: int
+) -> subprocess.CompletedProcess:
     own = {
         "coordinator": f"localhost:{port}",
         "num_processes": 2,
@@ -413,7 +524,11 @@ def alone(tmp_path: pathlib.Path, port: int, process_id: int) -> subprocess.Comp
         f"--workdir={tmp_path / 'run'}",
     ]
     return subprocess.run(
-        [*command, *joined], cwd=ROOT, env=environment(1), capture_output=True, text=True
+        [*command, *joined],
+        cwd=ROOT,
+        env=environment(1),
+        capture_output=True,
+        text=True,
     )
 
 
@@ -431,7 +546,9 @@ def test_what_one_process_does_waits_for_no_cluster(monkeypatch):
     """`export`, for instance, within a job of several tasks."""
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: joined.append(True))
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda *_, **__: joined.append(True)
+    )
     configure_alone(settings.from_config(train_configs.get_config("digits")))
     assert not joined
 
@@ -443,7 +560,9 @@ def test_a_port_in_use_is_named(tmp_path):
         done = alone(tmp_path, taken.getsockname()[1], 0)
     assert done.returncode == 2
     (last,) = done.stderr.splitlines()
-    assert last.startswith("bnas_jax: error: the port of config.distributed.coordinator=localhost:")
+    assert last.startswith(
+        "bnas_jax: error: the port of config.distributed.coordinator=localhost:"
+    )
     assert last.endswith("write another port")
 
 
@@ -451,7 +570,9 @@ def test_a_port_in_use_is_named(tmp_path):
 
 
 def run_settings(**changes) -> settings.RunSettings:
-    return dataclasses.replace(settings.from_config(train_configs.get_config("digits")), **changes)
+    return dataclasses.replace(
+        settings.from_config(train_configs.get_config("digits")), **changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -467,7 +588,9 @@ def run_settings(**changes) -> settings.RunSettings:
 )
 def test_a_batch_that_does_not_divide_is_refused(count, microbatches, message):
     with pytest.raises(UserError, match=message):
-        Devices("pmap", (None,) * count).check_batch(run_settings(microbatches=microbatches))
+        Devices("pmap", (None,) * count).check_batch(
+            run_settings(microbatches=microbatches)
+        )
     Devices("pmap", (None,) * 8).check_batch(run_settings(microbatches=2))
 
 
@@ -476,7 +599,10 @@ def test_a_batch_that_does_not_divide_is_refused(count, microbatches, message):
     [
         ({"num_processes": 2}, "belong together"),
         ({"coordinator": "host:1", "num_processes": 2}, "belong together"),
-        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "must be HOST:PORT"),
+        (
+            {"coordinator": "host", "num_processes": 2, "process_id": 0},
+            "must be HOST:PORT",
+        ),
         ({"coordinator": "host:1", "num_processes": 2, "process_id": 2}, "from 0 to 1"),
         ({"timeout_seconds": 0}, "at least 1"),
     ],
@@ -499,7 +625,9 @@ def test_several_steps_in_one_call_are_the_same_steps():
     for feed in feeds:
         expected = shift(double(expected, feed[0]), feed[1])
     assert jnp.array_equal(compiled(jnp.ones(3), feeds), expected)
-    assert jnp.array_equal(compiled(compiled(jnp.ones(3), feeds[:3]), feeds[3:]), expected)
+    assert jnp.array_equal(
+        compiled(compiled(jnp.ones(3), feeds[:3]), feeds[3:]), expected
+    )
     assert jnp.array_equal(
         functools.reduce(compiled, [[feed] for feed in feeds], jnp.ones(3)), expected
     )

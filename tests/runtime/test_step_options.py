@@ -15,4 +15,6 @@ def test_without_optimizations_the_level_is_that_of_jax():
         options = steps.step_options()
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
-    assert options == {name: value for name, value in steps.ON_CPU.items() if name != steps.LEVEL}
+    assert options == {
+        name: value for name, value in steps.ON_CPU.items() if name != steps.LEVEL
+    }

@@ -1,4 +1,6 @@
-"""Random search that trains each candidate: whole runs, whose weights begin anew between epochs."""
+"""Random search that trains each candidate: whole runs, whose weights begin anew
+between epochs.
+"""
 
 import shutil
 
@@ -93,8 +95,11 @@ def test_the_next_candidate_begins_with_the_first_weights_and_trains(finished):
 @pytest.mark.long
 def test_a_search_that_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
-    # As if it had been killed after its first save, before the first candidate had ended.
-    saved = {path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    # As if it had been killed after its first save, before the first candidate had
+    # ended.
+    saved = {
+        path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()
+    }
     assert saved == {"10", "14", "20", "28"}
     for path in (workdir / "checkpoints").iterdir():
         if path.name != "10":
@@ -136,25 +141,39 @@ def test_the_learning_rate_falls_within_each_training():
     long = settings.from_config(config)
     config.num_epochs = config.searcher.candidate_epochs
     short = settings.from_config(config)
-    expected = [float(build_optimizers.learning_rate(short, 7)(step)) for step in range(3 * 7)]
+    expected = [
+        float(build_optimizers.learning_rate(short, 7)(step)) for step in range(3 * 7)
+    ]
     # Of all steps of the run, as a change of the settings tells it.
-    found = [float(build_optimizers.learning_rate(long, 7)(step)) for step in range(5 * 3 * 7)]
+    found = [
+        float(build_optimizers.learning_rate(long, 7)(step))
+        for step in range(5 * 3 * 7)
+    ]
     assert found == 5 * expected and found[0] > found[7] > found[14]
 
 
 def test_alpha_before_an_epoch_may_be_that_of_another_candidate():
-    """So that the cell which is taken is the one that was validated, whatever `alphas_as_of` says."""
+    """So that the cell which is taken is the one that was validated, whatever
+    `alphas_as_of` says.
+    """
     drawn = [sample(jax.random.key(number), len(TYPES)) for number in (0, 0, 1)]
-    history = {name: np.stack([cell[name] for cell in drawn]) for name in ("normal", "reduce")}
+    history = {
+        name: np.stack([cell[name] for cell in drawn]) for name in ("normal", "reduce")
+    }
     history["valid_top1"] = np.array([10.0, 20.0])
     searcher = RandomTrained(layer_types=TYPES, candidate_epochs=1)
 
-    found = [taken(searcher, Rule(epoch="best", as_of=of), history) for of in ("before", "after")]
+    found = [
+        taken(searcher, Rule(epoch="best", as_of=of), history)
+        for of in ("before", "after")
+    ]
 
     second = genotype_of(drawn[2], TYPES).to_dict()
     assert found[0] == found[1] and found[0]["epoch"] == 1
     assert (
-        found[0]["normal"] == second["normal"] != genotype_of(drawn[1], TYPES).to_dict()["normal"]
+        found[0]["normal"]
+        == second["normal"]
+        != genotype_of(drawn[1], TYPES).to_dict()["normal"]
     )
 
 
@@ -162,7 +181,9 @@ def test_a_candidate_is_a_cell_of_the_grammar_whose_weights_no_relaxation_change
     searcher = RandomTrained(layer_types=TYPES)
     alphas = searcher.init(jax.random.key(3), jnp.float32)
     drawn = sample(jax.random.key(3), len(TYPES))
-    assert all(np.array_equal(alphas[name], drawn[name]) for name in ("normal", "reduce"))
+    assert all(
+        np.array_equal(alphas[name], drawn[name]) for name in ("normal", "reduce")
+    )
     assert searcher.weights(alphas, None, None) == alphas
     assert searcher.derive(alphas) == genotype_of(drawn, TYPES)
 

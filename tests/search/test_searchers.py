@@ -1,6 +1,8 @@
-"""Searchers as pure functions: what they draw, derive, add and choose, against numbers that the published codes gave.
+"""Searchers as pure functions: what they draw, derive, add and choose, against numbers
+that the published codes gave.
 
-Those of DARTS, SNAS, GDAS and random search with shared weights; derivations and samples.npz hold what their code computed.
+Those of DARTS, SNAS, GDAS and random search with shared weights; derivations and
+samples.npz hold what their code computed.
 """
 
 import dataclasses
@@ -49,9 +51,13 @@ def named(cell: np.ndarray, primitives) -> list[tuple[str, int]]:
         ("snas", Snas, "{}_log_alpha", "edge_all_{}"),
     ],
 )
-def test_the_genotype_is_that_of_the_published_code(reference, file, searcher, alphas, genotype):
+def test_the_genotype_is_that_of_the_published_code(
+    reference, file, searcher, alphas, genotype
+):
     """Of twenty random alphas, among them ties everywhere and Zeroise always largest."""
-    with np.load(reference / "searchers" / f"{file}_derivation.npz", allow_pickle=False) as stored:
+    with np.load(
+        reference / "searchers" / f"{file}_derivation.npz", allow_pickle=False
+    ) as stored:
         types = tuple(str(name) for name in stored["primitives"])
         for row in range(20):
             derived = searcher(layer_types=types).derive(
@@ -63,11 +69,15 @@ def test_the_genotype_is_that_of_the_published_code(reference, file, searcher, a
 
 
 def test_snas_keeps_every_edge_and_darts_may_keep_zeroise(reference):
-    with np.load(reference / "searchers" / "snas_derivation.npz", allow_pickle=False) as stored:
+    with np.load(
+        reference / "searchers" / "snas_derivation.npz", allow_pickle=False
+    ) as stored:
         types = tuple(str(name) for name in stored["primitives"])
         for row in range(20):
             alphas = {name: stored[f"{name}_log_alpha"][row] for name in CELLS}
-            assert [len(node) for node in Snas(layer_types=types).derive(alphas).normal] == [
+            assert [
+                len(node) for node in Snas(layer_types=types).derive(alphas).normal
+            ] == [
                 2,
                 3,
                 4,
@@ -107,22 +117,32 @@ def test_beside_a_fixed_reduction_cell_the_normal_cell_alone_is_searched(searche
 def test_soft_samples_are_those_of_snas_for_the_same_noise(samples):
     for temperature in ("1", "0.5", "0.1", "0.03"):
         for name in CELLS:
-            logits, noise = samples[f"snas.{name}_log_alpha"], samples[f"snas.gumbel_{name}"]
+            logits, noise = (
+                samples[f"snas.{name}_log_alpha"],
+                samples[f"snas.gumbel_{name}"],
+            )
             found = gumbel.soft(logits, noise.astype(np.float32), float(temperature))
             assert np.allclose(
                 found, samples[f"snas.weights.temp{temperature}.{name}"], atol=2e-5
             ), temperature
 
 
-@pytest.mark.parametrize(("draw", "tau"), [(0, "10"), (0, "1"), (0, "0.1"), (1, "1"), (2, "1")])
+@pytest.mark.parametrize(
+    ("draw", "tau"), [(0, "10"), (0, "1"), (0, "0.1"), (1, "1"), (2, "1")]
+)
 def test_hard_samples_are_those_of_gdas_for_the_same_noise(samples, draw, tau):
     for name in CELLS:
         noise = samples[f"gdas.gumbel_{name}"][draw]
-        hard, chosen = gumbel.hard(samples[f"gdas.state.arch_{name}_parameters"], noise, float(tau))
-        assert np.array_equal(
-            np.argmax(chosen, axis=-1), samples[f"gdas.draw{draw}.tau{tau}.chosen_{name}"]
+        hard, chosen = gumbel.hard(
+            samples[f"gdas.state.arch_{name}_parameters"], noise, float(tau)
         )
-        assert np.allclose(hard, samples[f"gdas.draw{draw}.tau{tau}.hard_{name}"], atol=1e-6)
+        assert np.array_equal(
+            np.argmax(chosen, axis=-1),
+            samples[f"gdas.draw{draw}.tau{tau}.chosen_{name}"],
+        )
+        assert np.allclose(
+            hard, samples[f"gdas.draw{draw}.tau{tau}.hard_{name}"], atol=1e-6
+        )
 
 
 def test_the_gradient_of_a_hard_sample_is_that_of_the_softmax():
@@ -139,7 +159,10 @@ def test_the_gradient_of_a_hard_sample_is_that_of_the_softmax():
 
 
 def test_gdas_weights_are_one_hot_and_only_the_chosen_ones_have_a_gradient():
-    alphas = {name: jax.random.normal(jax.random.key(i), (14, 5)) for i, name in enumerate(CELLS)}
+    alphas = {
+        name: jax.random.normal(jax.random.key(i), (14, 5))
+        for i, name in enumerate(CELLS)
+    }
     progress, key = Progress(jnp.array(3), 10), jax.random.key(4)
     searcher = Gdas()
     weights = searcher.weights(alphas, key, progress)
@@ -153,44 +176,59 @@ def test_gdas_weights_are_one_hot_and_only_the_chosen_ones_have_a_gradient():
             weights[name], other[name]
         )
         assert np.array_equal(
-            searcher.weights(alphas, None, None)[name].argmax(-1), alphas[name].argmax(-1)
+            searcher.weights(alphas, None, None)[name].argmax(-1),
+            alphas[name].argmax(-1),
         )
     # What a layer that was not chosen gives out is no part of alpha's gradient.
     chosen = weights["normal"][0].argmax()
     for column in range(5):
         at_alpha = jax.grad(
-            lambda a: searcher.weights({**alphas, "normal": a}, key, progress)["normal"][0, column]
+            lambda a: searcher.weights({**alphas, "normal": a}, key, progress)[
+                "normal"
+            ][0, column]
         )
         assert bool(np.any(at_alpha(alphas["normal"]) != 0)) == (column == chosen)
 
 
 def test_gdas_may_add_the_other_weights_which_are_zero_and_have_a_gradient():
     """The sum of all weights of an edge is one, and so is that of the softmax."""
-    alphas = {name: jax.random.normal(jax.random.key(i), (14, 5)) for i, name in enumerate(CELLS)}
+    alphas = {
+        name: jax.random.normal(jax.random.key(i), (14, 5))
+        for i, name in enumerate(CELLS)
+    }
     progress, key = Progress(jnp.array(3), 10), jax.random.key(4)
     searcher = Gdas(other_scalars=True)
     assert Gdas().scalars(alphas, key, progress) is None
     scalars = searcher.scalars(alphas, key, progress)
-    assert scalars["reduce"].shape == (14,) and np.allclose(scalars["reduce"], 0, atol=1e-6)
+    assert scalars["reduce"].shape == (14,) and np.allclose(
+        scalars["reduce"], 0, atol=1e-6
+    )
 
     def total(added):
         def of(a):
             at = {**alphas, "normal": a}
             chosen = searcher.weights(at, key, progress)["normal"][0].sum()
-            return chosen + (searcher.scalars(at, key, progress)["normal"][0] if added else 0)
+            return chosen + (
+                searcher.scalars(at, key, progress)["normal"][0] if added else 0
+            )
 
         return jax.grad(of)(alphas["normal"])
 
-    assert np.abs(total(added=False)).max() > 0.01 and np.allclose(total(added=True), 0, atol=1e-6)
+    assert np.abs(total(added=False)).max() > 0.01 and np.allclose(
+        total(added=True), 0, atol=1e-6
+    )
 
 
 def test_weights_in_an_evaluation_are_softmax_or_the_strongest():
     alphas = {name: jax.random.normal(jax.random.key(0), (14, 3)) for name in CELLS}
     for searcher in (Darts(), Snas()):
         assert np.allclose(
-            searcher.weights(alphas, None, None)["reduce"], jax.nn.softmax(alphas["reduce"])
+            searcher.weights(alphas, None, None)["reduce"],
+            jax.nn.softmax(alphas["reduce"]),
         )
-    assert np.array_equal(Gdas().weights(alphas, None, None)["reduce"].sum(-1), np.ones(14))
+    assert np.array_equal(
+        Gdas().weights(alphas, None, None)["reduce"].sum(-1), np.ones(14)
+    )
 
 
 # Temperatures
@@ -201,7 +239,8 @@ def test_temperatures_are_those_of_the_published_schedules(reference):
         for tau_min in ("0.1", "1"):
             searcher = Gdas(tau_min=float(tau_min))
             found = [
-                float(searcher.temperature(Progress(jnp.array(epoch), 250))) for epoch in range(250)
+                float(searcher.temperature(Progress(jnp.array(epoch), 250)))
+                for epoch in range(250)
             ]
             assert np.allclose(found, stored[f"schedule.tau_min{tau_min}"], rtol=1e-5)
     with np.load(reference / "searchers" / "snas_derivation.npz") as stored:
@@ -217,7 +256,9 @@ def test_temperatures_are_those_of_the_published_schedules(reference):
 
 @pytest.mark.parametrize(("searcher", "last"), [(Gdas(), 0.1), (Snas(), 0.03)])
 def test_a_temperature_ends_where_it_is_told_and_stays_there(searcher, last):
-    at = lambda epoch, epochs: float(searcher.temperature(Progress(jnp.array(epoch), epochs)))
+    at = lambda epoch, epochs: float(
+        searcher.temperature(Progress(jnp.array(epoch), epochs))
+    )
     assert at(7, 8) == at(20, 8) == pytest.approx(last, rel=1e-5)
     assert 0 < at(0, 1) <= 10
 
@@ -226,7 +267,9 @@ def test_a_temperature_ends_where_it_is_told_and_stays_there(searcher, last):
     "searcher", [Gdas(tau_min=1e-6), Snas(temperature_end=1e-6)], ids=["gdas", "snas"]
 )
 def test_the_least_temperature_is_reached_and_is_not_0(searcher):
-    """The difference of two numbers near the first temperature would be a multiple of 1e-6."""
+    """The difference of two numbers near the first temperature would be a multiple of
+    1e-6.
+    """
     last = searcher.temperature(Progress(jnp.array(14), 15))
     assert float(last) == np.float32(1e-6)
 
@@ -236,12 +279,15 @@ def test_the_least_temperature_is_reached_and_is_not_0(searcher):
 
 @pytest.mark.parametrize("temperature", ["1", "0.1"])
 def test_the_resource_loss_is_that_of_snas_for_the_same_costs(samples, temperature):
-    """Its code divides the sums of both kinds of cell by 6 and 2, whatever their number; ours by their number."""
+    """Its code divides the sums of both kinds of cell by 6 and 2, whatever their
+    number; ours by their number.
+    """
     nested = lambda part: tuple(
         tuple(map(tuple, cell)) for cell in samples[f"snas.cost.{part}"].tolist()
     )
     kinds = tuple(
-        "reduce" if reduction else "normal" for reduction in samples["snas.cost.reduction"]
+        "reduce" if reduction else "normal"
+        for reduction in samples["snas.cost.reduction"]
     )
     counted = Costs(kinds, nested("size"), nested("flops"), nested("mac"))
     weights = {
@@ -259,23 +305,28 @@ def test_costs_are_our_counts_of_each_edge():
     supernet = Supernet(num_cells=3, channels=4, num_classes=10, layer_types=types)
     counted = costs(supernet, (8, 8, 1))
     assert counted.kinds == ("normal", "reduce", "reduce")
-    # Edges of the first cell, 8x8 with 4 channels, and of the last one, 4x4 to 2x2 with 16 from an input, 2x2 from a node.
-    size, flops, access = (np.array(part) for part in (counted.size, counted.flops, counted.access))
+    # Edges of the first cell, 8x8 with 4 channels, and of the last one, 4x4 to 2x2 with
+    # 16 from an input, 2x2 from a node.
+    size, flops, access = (
+        np.array(part) for part in (counted.size, counted.flops, counted.access)
+    )
     assert np.array_equal(size[:, 0], [[0, 0, 9 * c * c / 32] for c in (4, 8, 16)])
     assert (
         np.array_equal(flops[0, 13], [0, 0, 9 * 16 * 64 / 64])
         and flops[2, 0, 2] == flops[2, 13, 2] == 9 * 256 * 4 / 64
     )
-    assert np.array_equal(access[0, 0], [0, 2 * 256, 2 * 256 + 4.5]) and access[2, 0, 1] == 16 * (
-        16 + 4
-    )
+    assert np.array_equal(access[0, 0], [0, 2 * 256, 2 * 256 + 4.5]) and access[
+        2, 0, 1
+    ] == 16 * (16 + 4)
 
     # ImageNet's stem leaves an eighth of the size to the cells.
     assert costs(supernet.clone(form="imagenet"), (64, 64, 3)) == counted
 
     searcher = Snas(resource_weight=0.5, layer_types=types)
     weights = {name: np.full((14, 3), 1 / 3, np.float32) for name in CELLS}
-    with pytest.raises(UserError, match=r"searcher\.for_supernet\(supernet, image_shape\)"):
+    with pytest.raises(
+        UserError, match=r"searcher\.for_supernet\(supernet, image_shape\)"
+    ):
         searcher.resources(weights)
     ready = searcher.for_supernet(supernet, (8, 8, 1))
     assert float(ready.resources(weights)) == pytest.approx(
@@ -303,7 +354,9 @@ def test_gdas_clips_weights_and_alpha_together_before_the_weights_move():
         Gdas(clip_norm=1.0).clip(untouched[0]) == untouched[0]
         and Gdas(clip_norm=None).clip(gradients) is gradients
     )
-    assert optax.tree_utils.tree_norm(Gdas(clip_norm=100.0).clip(gradients)) == pytest.approx(13)
+    assert optax.tree_utils.tree_norm(
+        Gdas(clip_norm=100.0).clip(gradients)
+    ) == pytest.approx(13)
 
 
 # Random search
@@ -335,7 +388,9 @@ def test_the_weights_of_a_cell_stand_for_its_pairs(samples):
             for part in (normal, reduce)
             for node in range(4)
         ]
-        assert [sorted(node) for part in (cell.normal, cell.reduce) for node in part] == expected
+        assert [
+            sorted(node) for part in (cell.normal, cell.reduce) for node in part
+        ] == expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,7 +413,9 @@ def weights_of(cell: np.ndarray, num_types: int) -> np.ndarray:
 
 
 def test_the_best_candidate_is_that_of_the_published_search(samples):
-    """Sixty candidates on a few batches, the ten best on all; a score is one minus the accuracy in % there."""
+    """Sixty candidates on a few batches, the ten best on all; a score is one minus the
+    accuracy in % there.
+    """
     types = tuple(str(name) for name in samples["random.primitives"])
     cells = [
         dict(zip(CELLS, (weights_of(part, len(types)) for part in cell), strict=True))
@@ -376,7 +433,11 @@ def test_the_best_candidate_is_that_of_the_published_search(samples):
         return float(next(first))
 
     searcher = Recorded(
-        candidates=60, score_batches=10, finalists=10, layer_types=types, cells=tuple(cells)
+        candidates=60,
+        score_batches=10,
+        finalists=10,
+        layer_types=types,
+        cells=tuple(cells),
     )
     finished = searcher.finish(jax.random.key(0), score)
     assert batches[:2] == [list(range(10)), list(range(10, 20))] and len(batches) == 60
@@ -391,7 +452,9 @@ def test_the_best_candidate_is_that_of_the_published_search(samples):
         for name, cell in zip(CELLS, samples["random.finish.best"], strict=True)
     }
     assert finished.genotype == random_lib.genotype_of(best, types)
-    assert finished.top1 == pytest.approx(1 - float(samples["random.finish.best_score"]))
+    assert finished.top1 == pytest.approx(
+        1 - float(samples["random.finish.best_score"])
+    )
     assert (
         len(finished.candidates) == 60
         and sum("top1_of_all" in listed for listed in finished.candidates) == 10
@@ -403,7 +466,9 @@ def test_a_random_search_draws_a_cell_a_step_and_derives_none():
     searcher = Random(layer_types=("none", "bin_conv_3x3"))
     assert searcher.init(jax.random.key(0)) == {} and searcher.record({}) == {}
     one, other = (searcher.weights({}, jax.random.key(seed), None) for seed in (0, 1))
-    assert one["normal"].shape == (14, 2) and not np.array_equal(one["normal"], other["normal"])
+    assert one["normal"].shape == (14, 2) and not np.array_equal(
+        one["normal"], other["normal"]
+    )
     assert searcher.weights(one, None, None)["normal"] is one["normal"], (
         "a candidate is scored as it is"
     )

@@ -1,4 +1,6 @@
-"""Searches by each searcher, from end to end: what they leave, that they go on bit for bit, and what is refused."""
+"""Searches by each searcher, from end to end: what they leave, that they go on bit for
+bit, and what is refused.
+"""
 
 import functools
 import json
@@ -93,7 +95,8 @@ def test_a_search_leaves_its_records(name, whole):
     check_records(name, whole(name))
 
 
-# Those of BNAS, which all of them share the loop with, are in tests/training/test_runs.py.
+# Those of BNAS, which all of them share the loop with, are in
+# tests/training/test_runs.py.
 @pytest.mark.long
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_goes_on_bit_for_bit(name, whole, tmp_path):
@@ -104,7 +107,10 @@ def test_a_search_goes_on_bit_for_bit(name, whole, tmp_path):
     for left in ("summary.json", "genotype.json"):
         (again / left).unlink()
     assert run(command(name, again)) == 0
-    assert largest_difference(arrays(whole(name), steps[-1]), arrays(again, steps[-1])) == 0
+    assert (
+        largest_difference(arrays(whole(name), steps[-1]), arrays(again, steps[-1]))
+        == 0
+    )
     assert records(again) == records(whole(name))
     for left in ("summary.json", "genotype.json"):
         assert read(again / left) == read(whole(name) / left)
@@ -117,7 +123,10 @@ def check_records(name: str, workdir: pathlib.Path) -> None:
         read(workdir / "genotype.json"),
     )
     cell = genotypes.load(str(workdir / "genotype.json"))
-    assert summary["genotype"] == cell.to_dict() and summary["valid_top1"] == genotype["valid_top1"]
+    assert (
+        summary["genotype"] == cell.to_dict()
+        and summary["valid_top1"] == genotype["valid_top1"]
+    )
     with np.load(workdir / "alphas.npz") as stored:
         history = {key: stored[key] for key in stored.files}
     assert len(written) == EPOCHS and history["valid_top1"].shape == (EPOCHS,)
@@ -130,7 +139,8 @@ def check_records(name: str, workdir: pathlib.Path) -> None:
         return
     assert history["normal"].shape == history["reduce"].shape == (EPOCHS + 1, 14, 2)
     assert all(
-        0 < record["alpha_entropy"] <= np.log(2) + 1e-6 and 0 <= record["learnable_share"] <= 1
+        0 < record["alpha_entropy"] <= np.log(2) + 1e-6
+        and 0 <= record["learnable_share"] <= 1
         for record in written
     )
     if name == "snas":
@@ -142,9 +152,15 @@ def check_records(name: str, workdir: pathlib.Path) -> None:
         assert all(np.isnan(history["valid_top1"])) and genotype["select"] == "last"
         assert [len(node) for node in cell.normal] == [2, 3, 4, 5]
     else:
-        assert np.allclose(history["valid_top1"], [record["valid_top1"] for record in written])
+        assert np.allclose(
+            history["valid_top1"], [record["valid_top1"] for record in written]
+        )
     # Searchers without a temperature record none.
-    temperatures = {"snas": [0.515, 0.03], "snas_held_out": [0.515, 0.03], "gdas": [10, 0.1]}
+    temperatures = {
+        "snas": [0.515, 0.03],
+        "snas_held_out": [0.515, 0.03],
+        "gdas": [10, 0.1],
+    }
     found = [record["temperature"] for record in written if "temperature" in record]
     assert found == pytest.approx(temperatures.get(name, []), rel=1e-5)
 
@@ -169,7 +185,9 @@ def test_a_candidate_is_scored_on_each_held_out_batch_once_at_most():
     assert taken == [[3, 4, 0, 1], [3, 4, 0, 1, 2], [0, 1, 2, 3, 4]]
 
 
-def check_candidates(workdir: pathlib.Path, cell: genotype_lib.Genotype, summary: dict) -> None:
+def check_candidates(
+    workdir: pathlib.Path, cell: genotype_lib.Genotype, summary: dict
+) -> None:
     candidates = read(workdir / "candidates.json")
     finalists = [c for c in candidates if "top1_of_all" in c]
     assert len(candidates) == 4 and len(finalists) == 2
@@ -184,8 +202,14 @@ def check_candidates(workdir: pathlib.Path, cell: genotype_lib.Genotype, summary
 
 @pytest.mark.long
 def test_weights_that_gdas_never_chose_stay_as_they_began(tmp_path):
-    """After one step, kernels lie where they lay, but for those of the layers that it drew."""
-    one_step = ["--config.batch_size=700", "--config.num_epochs=1", "--config.scheme.name=float"]
+    """After one step, kernels lie where they lay, but for those of the layers that it
+    drew.
+    """
+    one_step = [
+        "--config.batch_size=700",
+        "--config.num_epochs=1",
+        "--config.scheme.name=float",
+    ]
     assert run([*command("gdas", tmp_path / "run"), *one_step]) == 0
     (step,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     after = arrays(tmp_path / "run", step)["variables"]["params"]
@@ -194,7 +218,9 @@ def test_weights_that_gdas_never_chose_stay_as_they_began(tmp_path):
     for cell in ("cell0", "cell1", "cell2"):
         for state in range(5):
             name = "kernel_bin_conv_3x3"
-            one, other = (params[cell][f"state{state}"][name] for params in (begun, after))
+            one, other = (
+                params[cell][f"state{state}"][name] for params in (begun, after)
+            )
             channels = one.shape[2]
             edges = (one != other).reshape(*one.shape[:3], -1, channels)
             moved.append(edges.any(axis=(0, 1, 2, 4)))
@@ -210,7 +236,9 @@ def begin(config: dict):
     from bnas_jax.training.state import initial_variables
 
     searched = settings.from_config(config)
-    params = initial_variables(build.supernet(searched, 10), (8, 8, 1), searched.seed)["params"]
+    params = initial_variables(build.supernet(searched, 10), (8, 8, 1), searched.seed)[
+        "params"
+    ]
     return jax.tree.map(np.asarray, params)
 
 
@@ -231,11 +259,19 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         folder = tmp_path / preset
         folder.mkdir()
         (folder / "config.json").write_text(
-            json.dumps(settings.to_dict(settings.from_config(search_configs.get_config(preset))))
+            json.dumps(
+                settings.to_dict(
+                    settings.from_config(search_configs.get_config(preset))
+                )
+            )
         )
-    options = [f"--workdir={tmp_path / 'digits_random'}", f"--out={tmp_path / 'cell.json'}"]
-    assert "digits_random holds a search without alphas, of which nothing is derived" in error(
-        capfd, "derive", *options
+    options = [
+        f"--workdir={tmp_path / 'digits_random'}",
+        f"--out={tmp_path / 'cell.json'}",
+    ]
+    assert (
+        "digits_random holds a search without alphas, of which nothing is derived"
+        in error(capfd, "derive", *options)
     )
 
     history = np.zeros((3, 14, 7), np.float32)
@@ -245,7 +281,10 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         reduce=history,
         valid_top1=np.full(2, np.nan),
     )
-    options = [f"--workdir={tmp_path / 'digits_snas'}", f"--out={tmp_path / 'cell.json'}"]
+    options = [
+        f"--workdir={tmp_path / 'digits_snas'}",
+        f"--out={tmp_path / 'cell.json'}",
+    ]
     assert "write last, or a number" in error(capfd, "derive", *options, "--epoch=best")
     assert run(["derive", *options]) == 0
     derived = json.loads(capfd.readouterr().out.splitlines()[-1])
@@ -261,12 +300,17 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         ),
         (
             ["--config.searcher.gamma=3.0"],
-            "config.searcher.gamma is no setting of config.searcher.name=gdas; it has tau_max",
+            "config.searcher.gamma is no setting of config.searcher.name=gdas; it has "
+            "tau_max",
         ),
-        (["--config.select=first"], "config.select must be one of best, last, got 'first'"),
+        (
+            ["--config.select=first"],
+            "config.select must be one of best, last, got 'first'",
+        ),
         (
             ["--config.searcher.name=snas"],
-            "runs one layer an edge, and the weights of this searcher mix them: write config.network",
+            "runs one layer an edge, and the weights of this searcher mix them: write "
+            "config.network",
         ),
         (
             [
@@ -278,7 +322,9 @@ def test_derive_says_what_a_search_has_no_genotype_of(tmp_path, capfd):
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_in_one_line(tmp_path, capfd, options, message):
+def test_settings_that_do_not_fit_are_refused_in_one_line(
+    tmp_path, capfd, options, message
+):
     command = [
         "search",
         "--config=configs/search.py:digits_gdas",

@@ -1,4 +1,6 @@
-"""Second-order DARTS: alpha's gradient through a virtual step, against automatic differentiation of the whole of it."""
+"""Second-order DARTS: alpha's gradient through a virtual step, against automatic
+differentiation of the whole of it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,10 @@ RATE, MOMENTUM, DECAY = 0.5, 0.9, 0.01
 def batch(seed: int, dtype) -> dict:
     draw = np.random.default_rng(seed)
     images = draw.normal(size=(4, 8, 8, 1)).astype(dtype)
-    return {"image": jnp.asarray(images), "label": jnp.asarray(draw.integers(0, 4, 4), jnp.int32)}
+    return {
+        "image": jnp.asarray(images),
+        "label": jnp.asarray(draw.integers(0, 4, 4), jnp.int32),
+    }
 
 
 def batches(dtype=np.float32) -> dict:
@@ -36,13 +41,25 @@ def batches(dtype=np.float32) -> dict:
 
 
 def step_of(scheme, unrolled: str, **fields) -> SearchStep:
-    """One cell, whose gradients pass from node to node. Clipping to next to nothing, which a virtual step has none of; plain
-    descent moves alpha by its gradient."""
+    """One cell, whose gradients pass from node to node.
+
+    Clipping to next to nothing, which a virtual step has none of; plain descent moves
+    alpha by its gradient.
+    """
     supernet = Supernet(
-        num_cells=1, channels=2, num_classes=4, layer_types=TYPES, scheme=scheme, **fields
+        num_cells=1,
+        channels=2,
+        num_classes=4,
+        layer_types=TYPES,
+        scheme=scheme,
+        **fields,
     )
-    weights = latent_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=1e-3, scheme=scheme)
-    return SearchStep(supernet, Darts(unrolled=unrolled), weights=weights, alphas=optax.sgd(1.0))
+    weights = latent_sgd(
+        RATE, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=1e-3, scheme=scheme
+    )
+    return SearchStep(
+        supernet, Darts(unrolled=unrolled), weights=weights, alphas=optax.sgd(1.0)
+    )
 
 
 def begun(step: SearchStep):
@@ -50,7 +67,9 @@ def begun(step: SearchStep):
     state = step.init(seed=0, image_shape=(8, 8, 1))
     draw = np.random.default_rng(2)
     random = lambda leaf: jnp.asarray(draw.normal(size=leaf.shape), leaf.dtype)
-    momentum = lambda path, leaf: random(leaf) if "trace" in jax.tree_util.keystr(path) else leaf
+    momentum = lambda path, leaf: (
+        random(leaf) if "trace" in jax.tree_util.keystr(path) else leaf
+    )
     opt_state = jax.tree_util.tree_map_with_path(momentum, state.opt_state)
     return state.replace(alphas=jax.tree.map(random, state.alphas), opt_state=opt_state)
 
@@ -58,8 +77,12 @@ def begun(step: SearchStep):
 def gradient_of(step: SearchStep, state, data):
     """What the stage of alpha moves it by; the running statistics stay."""
     after = jax.jit(lambda state: step.stage(0, state, data))(state)
-    assert jax.tree.all(jax.tree.map(np.array_equal, after.batch_stats, state.batch_stats))
-    return jax.tree.map(lambda before, after: before - after, state.alphas, after.alphas)
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, after.batch_stats, state.batch_stats)
+    )
+    return jax.tree.map(
+        lambda before, after: before - after, state.alphas, after.alphas
+    )
 
 
 def apart(one, other) -> float:
@@ -71,7 +94,9 @@ def apart(one, other) -> float:
 @pytest.mark.long
 @pytest.mark.parametrize("edges", ["shared", "plain"])
 def test_exact_is_the_derivative_through_the_virtual_step_of_a_binary_supernet(edges):
-    """Of the weights first and of alpha then: straight-through gradients are of no function, so that orders differ."""
+    """Of the weights first and of alpha then: straight-through gradients are of no
+    function, so that orders differ.
+    """
     scheme, data = Xnor(), batches()
     step = step_of(scheme, "exact")
     state = begun(step)
@@ -79,10 +104,14 @@ def test_exact_is_the_derivative_through_the_virtual_step_of_a_binary_supernet(e
 
     def virtual(grads):
         """The whole chain, by hand: factor, decay, momentum and projection."""
-        gradient, _ = ravel_pytree(on_latents(lambda g: g * factor_of_centred(g.shape), grads))
+        gradient, _ = ravel_pytree(
+            on_latents(lambda g: g * factor_of_centred(g.shape), grads)
+        )
         weights, restored = ravel_pytree(state.params)
         (momentum,) = (
-            leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == weights.shape
+            leaf
+            for leaf in jax.tree.leaves(state.opt_state)
+            if leaf.shape == weights.shape
         )
         moved = weights - RATE * (MOMENTUM * momentum + gradient + DECAY * weights)
         return project_params(restored(moved), scheme.latents)
@@ -109,7 +138,9 @@ def plain_loss(step: SearchStep, state, data, *, edges: str):
 
 
 @pytest.mark.parametrize("first", ["weights", "alphas"])
-def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composition(first):
+def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composition(
+    first,
+):
     """In both orders, against signs, clips and convolutions as one writes them."""
     draw = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(draw.normal(size=shape), jnp.float32)
@@ -122,7 +153,11 @@ def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composi
     scheme, geometry = Xnor(activation_scale=False), square(3)
 
     def ours(weights, alphas):
-        options = {"scheme": scheme, "geometry": geometry, "arithmetic": Arithmetic(plain=True)}
+        options = {
+            "scheme": scheme,
+            "geometry": geometry,
+            "arithmetic": Arithmetic(plain=True),
+        }
         y = binary_conv(x, weights["a"], **options) * alphas[0]
         return jnp.sum(jnp.cos(binary_conv(y, weights["b"], **options) * alphas[1]))
 
@@ -140,7 +175,10 @@ def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composi
                 "SAME",
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-            y = jax.nn.relu(sums * jnp.mean(jnp.abs(weights[name]), axis=(0, 1, 2))) * alpha
+            y = (
+                jax.nn.relu(sums * jnp.mean(jnp.abs(weights[name]), axis=(0, 1, 2)))
+                * alpha
+            )
         return jnp.sum(jnp.cos(y))
 
     def mixed(loss):
@@ -149,16 +187,22 @@ def test_mixed_derivatives_of_two_binary_convolutions_are_those_of_their_composi
                 jax.grad(loss)(weights, alphas), to_weights
             )
             return jax.grad(slope)(alphas)
-        slope = lambda weights: jnp.vdot(jax.grad(loss, argnums=1)(weights, alphas), to_alphas)
+        slope = lambda weights: jnp.vdot(
+            jax.grad(loss, argnums=1)(weights, alphas), to_alphas
+        )
         return jax.grad(slope)(weights)
 
-    by_us, expected = (jax.jit(lambda loss=loss: mixed(loss))() for loss in (ours, composed))
+    by_us, expected = (
+        jax.jit(lambda loss=loss: mixed(loss))() for loss in (ours, composed)
+    )
     assert apart(by_us, expected) < 1e-5
 
 
 @pytest.mark.long
 def test_on_a_float_supernet_a_small_difference_is_exact(monkeypatch):
-    """At the published distance ReLU and pooling switch between both sides; at one millionth of it none does."""
+    """At the published distance ReLU and pooling switch between both sides; at one
+    millionth of it none does.
+    """
     monkeypatch.setattr(darts, "DISTANCE", 1e-8)
     with jax.enable_x64(True):
         arithmetic = Arithmetic(dtype=jnp.float64)

@@ -19,7 +19,8 @@ def test_every_preset_centres_depthwise_kernels(variant):
 
 
 @pytest.mark.parametrize(
-    ("layer_type", "zero"), [("sep_conv_3x3", 6), ("mobinet_3x3", 3), ("bin_conv_3x3", 0)]
+    ("layer_type", "zero"),
+    [("sep_conv_3x3", 6), ("mobinet_3x3", 3), ("bin_conv_3x3", 0)],
 )
 def test_the_kernels_that_centring_makes_zero_are_found(layer_type, zero):
     config = paper.get_config("table1_sep_conv_3x3")

@@ -1,4 +1,6 @@
-"""Settings and the configs they come from: every preset, all conventions, the numbers of the paper and of its code."""
+"""Settings and the configs they come from: every preset, all conventions, the numbers
+of the paper and of its code.
+"""
 
 import dataclasses
 import functools
@@ -50,13 +52,22 @@ SEARCHED = (
     *(f"{data}_{name}" for data in ("digits", "cifar10") for name in search.SEARCHERS),
 )
 PRESETS = {
-    **{f"search:{name}": functools.partial(search.get_config, name) for name in SEARCHED},
-    **{f"train:{name}": functools.partial(train.get_config, name) for name in train.VARIANTS},
+    **{
+        f"search:{name}": functools.partial(search.get_config, name)
+        for name in SEARCHED
+    },
+    **{
+        f"train:{name}": functools.partial(train.get_config, name)
+        for name in train.VARIANTS
+    },
     **{
         f"ablations:{name}": functools.partial(ablations.get_config, name)
         for ablation in ABLATED
         for name in (
-            *(f"search_{ablation}_{preset}" for preset in ("digits", "cifar10", "cifar10_darts")),
+            *(
+                f"search_{ablation}_{preset}"
+                for preset in ("digits", "cifar10", "cifar10_darts")
+            ),
             *(f"train_{ablation}_{preset}" for preset in train.VARIANTS),
         )
     },
@@ -64,7 +75,10 @@ PRESETS = {
 
 
 def config_of(preset: str, conventions: str | None = None, **changes) -> ConfigDict:
-    """A preset; changes: nested keys with `__` for the dots. Ablations that need a cell of their own search get one."""
+    """A preset; changes: nested keys with `__` for the dots.
+
+    Ablations that need a cell of their own search get one.
+    """
     config = PRESETS[preset]()
     if conventions:
         config.conventions = conventions
@@ -76,7 +90,9 @@ def config_of(preset: str, conventions: str | None = None, **changes) -> ConfigD
     return config
 
 
-def resolved(preset: str, conventions: str | None = None, **changes) -> settings.Settings:
+def resolved(
+    preset: str, conventions: str | None = None, **changes
+) -> settings.Settings:
     return settings.from_config(config_of(preset, conventions, **changes))
 
 
@@ -156,8 +172,13 @@ def search_of(run):
 
 def check_state(run, state) -> None:
     _, classes = DATA[run.dataset.name]
-    assert state.params["classifier"]["kernel"].shape == (16 * run.network.channels, classes)
-    assert sum(name.startswith("cell") for name in state.params) == run.network.num_cells
+    assert state.params["classifier"]["kernel"].shape == (
+        16 * run.network.channels,
+        classes,
+    )
+    assert (
+        sum(name.startswith("cell") for name in state.params) == run.network.num_cells
+    )
     if run.task == "search":
         assert (
             state.alphas["normal"].shape
@@ -166,8 +187,8 @@ def check_state(run, state) -> None:
         )
 
 
-# Tracing takes seconds: whole steps for one preset of each kind, with three cells, and states for all others; those that
-# differ from another in size alone are for --long.
+# Tracing takes seconds: whole steps for one preset of each kind, with three cells, and
+# states for all others; those that differ from another in size alone are for --long.
 SIZES_ALONE = ("b", "c", "e", "f", "g", "release_f", "release_g", "release_h")
 STEPS = [
     *(
@@ -180,7 +201,9 @@ STEPS = [
 ]
 STATES = [
     *(
-        pytest.param(f"train:{name}", None, marks=pytest.mark.long if name in SIZES_ALONE else ())
+        pytest.param(
+            f"train:{name}", None, marks=pytest.mark.long if name in SIZES_ALONE else ()
+        )
         for name in train.VARIANTS
         if name not in ("digits", "mini", "d")
     ),
@@ -200,14 +223,16 @@ def test_every_preset_is_a_network_for_its_images(preset, conventions):
 @pytest.mark.parametrize(("preset", "conventions"), STEPS)
 def test_the_whole_step_keeps_the_shapes_of_its_state(preset, conventions):
     run = resolved(preset, conventions)
-    run = dataclasses.replace(run, network=dataclasses.replace(run.network, num_cells=3))
+    run = dataclasses.replace(
+        run, network=dataclasses.replace(run.network, num_cells=3)
+    )
     create, step = (search_of if run.task == "search" else training_of)(run)
     state = jax.eval_shape(create)
     check_state(run, state)
     after = jax.eval_shape(step, state, batch_of(run))
-    assert jax.tree.structure(after) == jax.tree.structure(state) and shapes_of(after) == shapes_of(
-        state
-    )
+    assert jax.tree.structure(after) == jax.tree.structure(state) and shapes_of(
+        after
+    ) == shapes_of(state)
 
 
 # The numbers of the paper and of its code
@@ -339,7 +364,10 @@ SCHEME = {
 NUMBERS = {
     "search:cifar10": (SEARCH, SEARCH_BY_CONVENTION),
     **{f"train:{name}": (CIFAR_TRAINING, CIFAR_BY_CONVENTION) for name in CIFAR},
-    **{f"train:{name}": (IMAGENET_TRAINING, IMAGENET_BY_CONVENTION) for name in IMAGENET},
+    **{
+        f"train:{name}": (IMAGENET_TRAINING, IMAGENET_BY_CONVENTION)
+        for name in IMAGENET
+    },
 }
 
 
@@ -367,16 +395,33 @@ def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_every_recipe_resolves_for_every_training_preset_and_survives_json(recipe):
-    """It says all of what it speaks for: nothing of the preset or the convention is left there."""
+    """It says all of what it speaks for: nothing of the preset or the convention is
+    left there.
+    """
     values = recipes.RECIPES[recipe]()
     assert recipes.RECIPES[recipe].__doc__ and values.keys() <= set(recipes.SETTINGS)
     optimizer = settings.OptimizerSettings(**values["optimizer"])
     for preset in train.VARIANTS:
         for conventions in CONVENTIONS:
             run = resolved(f"train:{preset}", conventions, recipe=recipe)
-            found = (run.recipe, run.num_epochs, run.batch_size, run.bn_examples, run.optimizer)
-            assert found == (recipe, values["num_epochs"], values["batch_size"], None, optimizer)
-            assert settings.from_config(json.loads(json.dumps(settings.to_dict(run)))) == run
+            found = (
+                run.recipe,
+                run.num_epochs,
+                run.batch_size,
+                run.bn_examples,
+                run.optimizer,
+            )
+            assert found == (
+                recipe,
+                values["num_epochs"],
+                values["batch_size"],
+                None,
+                optimizer,
+            )
+            assert (
+                settings.from_config(json.loads(json.dumps(settings.to_dict(run))))
+                == run
+            )
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
@@ -427,20 +472,27 @@ RECIPE_NUMBERS = {
         "optimizer.decayed": "all",
     },
     "pcnn": {"num_epochs": 200, "optimizer.name": "sgd"},
-    "xnor_pp": {"num_epochs": 80, "optimizer.learning_rate": 1e-3, "optimizer.weight_decay": 1e-5},
+    "xnor_pp": {
+        "num_epochs": 80,
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.weight_decay": 1e-5,
+    },
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPE_NUMBERS)
 def test_the_numbers_of_a_recipe_are_those_of_its_source(recipe):
     run = resolved("train:a", recipe=recipe)
-    assert {name: value_at(run, name) for name in RECIPE_NUMBERS[recipe]} == RECIPE_NUMBERS[recipe]
+    assert {
+        name: value_at(run, name) for name in RECIPE_NUMBERS[recipe]
+    } == RECIPE_NUMBERS[recipe]
 
 
 def test_the_recipes_of_bnas_are_the_training_of_its_presets_in_the_paper():
     for recipe, preset in (("bnas", "a"), ("bnas_imagenet", "d")):
         plain, by_recipe = (
-            resolved(f"train:{preset}", "paper", **changes) for changes in ({}, {"recipe": recipe})
+            resolved(f"train:{preset}", "paper", **changes)
+            for changes in ({}, {"recipe": recipe})
         )
         assert dataclasses.replace(by_recipe, recipe="none") == plain
 
@@ -450,7 +502,11 @@ def test_what_is_set_goes_before_the_recipe_and_the_recipe_before_preset_and_con
     conventions,
 ):
     run = resolved(
-        "train:a", conventions, recipe="darts", optimizer__learning_rate=0.5, batch_size=40
+        "train:a",
+        conventions,
+        recipe="darts",
+        optimizer__learning_rate=0.5,
+        batch_size=40,
     )
     assert (run.optimizer.learning_rate, run.batch_size) == (0.5, 40)  # set
     assert (run.num_epochs, run.optimizer.weight_decay) == (600, 3e-4)  # the recipe's
@@ -460,12 +516,15 @@ def test_what_is_set_goes_before_the_recipe_and_the_recipe_before_preset_and_con
     )  # and not the release's
     assert run.network.num_cells == 20  # the preset's, of which no recipe speaks
     written = settings.to_dict(run) | {"num_epochs": 7}
-    assert settings.from_config(written).num_epochs == 7  # a stored config has everything set
+    assert (
+        settings.from_config(written).num_epochs == 7
+    )  # a stored config has everything set
 
 
 def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
     with pytest.raises(
-        UserError, match=r"config\.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'"
+        UserError,
+        match=r"config\.recipe must be one of none, bnas, .*xnor_pp, got 'resnet'",
     ):
         resolved("train:a", recipe="resnet")
     config = config_of("search:digits")
@@ -476,7 +535,9 @@ def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
 
 @pytest.mark.parametrize("name", ["scheme.name", "network.name", "recipe"])
 def test_an_empty_name_is_refused(name):
-    """A shell writes it for a variable that is not set; the usual entry must not take its place."""
+    """A shell writes it for a variable that is not set; the usual entry must not take
+    its place.
+    """
     config = config_of("train:digits")
     config.update_from_flattened_dict({name: ""})
     with pytest.raises(UserError, match=rf"config\.{name} must be one of .*, got ''"):
@@ -511,10 +572,13 @@ SIZES = {
 def test_sizes_and_cells_are_those_of_table_5():
     runs = {name: resolved(f"train:{name}") for name in SIZES}
     assert {
-        name: (run.network.num_cells, run.network.channels) for name, run in runs.items()
+        name: (run.network.num_cells, run.network.channels)
+        for name, run in runs.items()
     } == SIZES
     cells = {
-        name: genotypes.load("latest_cell" if name in IMAGENET else "latest_cell_zeroise")
+        name: genotypes.load(
+            "latest_cell" if name in IMAGENET else "latest_cell_zeroise"
+        )
         for name in SIZES
     }
     assert {name: run.network.genotype for name, run in runs.items()} == cells
@@ -522,7 +586,9 @@ def test_sizes_and_cells_are_those_of_table_5():
 
 def test_only_the_presets_named_release_follow_the_release_by_themselves():
     assert {
-        name for name in train.VARIANTS if resolved(f"train:{name}").conventions == "release"
+        name
+        for name in train.VARIANTS
+        if resolved(f"train:{name}").conventions == "release"
     } == {
         "release_f",
         "release_g",
@@ -574,8 +640,12 @@ def test_ablations_are_off_and_not_something_else():
 
 
 def test_several_ablations_stand_one_behind_the_other():
-    """DARTS in its own domain, with Zeroise in the cell (Table 2) and diversity in the search (Table 4)."""
-    run = settings.from_config(ablations.get_config("search_float_zeroise_diversity_cifar10_darts"))
+    """DARTS in its own domain, with Zeroise in the cell (Table 2) and diversity in the
+    search (Table 4).
+    """
+    run = settings.from_config(
+        ablations.get_config("search_float_zeroise_diversity_cifar10_darts")
+    )
     assert (
         type(run.scheme) is SCHEMES["float"]
         and not run.network.skip
@@ -587,8 +657,18 @@ def test_several_ablations_stand_one_behind_the_other():
 @pytest.mark.parametrize(
     ("one", "other", "preset", "types"),
     [
-        ("separable", "no_dilated", "cifar10", {"sep_conv_3x3", "sep_conv_5x5", "bin_conv_5x5"}),
-        ("float", "no_dilated", "cifar10_darts", {"sep_conv_3x3", "sep_conv_5x5", "skip_connect"}),
+        (
+            "separable",
+            "no_dilated",
+            "cifar10",
+            {"sep_conv_3x3", "sep_conv_5x5", "bin_conv_5x5"},
+        ),
+        (
+            "float",
+            "no_dilated",
+            "cifar10_darts",
+            {"sep_conv_3x3", "sep_conv_5x5", "skip_connect"},
+        ),
     ],
 )
 def test_ablations_of_the_layer_types_add_up_in_any_order(one, other, preset, types):
@@ -637,13 +717,19 @@ def test_what_is_set_stands_above_the_convention():
         scheme__sign_of_zero=1,
         network__reduction_skip="binary",
     )
-    assert (run.weights.clip_norm, run.weights.first_epoch, run.alphas_as_of) == (2.5, 0, "after")
+    assert (run.weights.clip_norm, run.weights.first_epoch, run.alphas_as_of) == (
+        2.5,
+        0,
+        "after",
+    )
     assert (
         run.scheme.activation_scale
         and run.scheme.sign_of_zero == 1
         and run.network.reduction_skip == "binary"
     )
-    assert run.weights.min_learning_rate == 0.001  # the convention still fills in the rest
+    assert (
+        run.weights.min_learning_rate == 0.001
+    )  # the convention still fills in the rest
 
 
 def test_each_difference_between_the_conventions_is_a_setting_of_its_own():
@@ -654,18 +740,26 @@ def test_each_difference_between_the_conventions_is_a_setting_of_its_own():
             if value is not None
         }
         run = resolved(preset, "paper", **values)
-        assert {name: value_at(run, name.replace("__", ".")) for name in values} == values
+        assert {
+            name: value_at(run, name.replace("__", ".")) for name in values
+        } == values
 
 
 @pytest.mark.parametrize(
-    ("conventions", "edges"), [("paper", "all"), ("release", "released"), ("meant", "all")]
+    ("conventions", "edges"),
+    [("paper", "all"), ("release", "released"), ("meant", "all")],
 )
 def test_the_searcher_takes_the_entropy_of_its_convention(conventions, edges):
     draw = np.random.default_rng(0)
-    values = {name: draw.normal(size=(14, 7)).astype(np.float32) for name in ("normal", "reduce")}
+    values = {
+        name: draw.normal(size=(14, 7)).astype(np.float32)
+        for name in ("normal", "reduce")
+    }
     searcher = resolved("search:cifar10", conventions).searcher
     expected = alphas_lib.diversity(values, 3, weight=1.0, tau=7.7, edges=edges)
-    assert float(searcher.regularizer(values, Progress(jnp.array(3), 50))) == float(expected)
+    assert float(searcher.regularizer(values, Progress(jnp.array(3), 50))) == float(
+        expected
+    )
 
 
 def test_clipping_is_turned_off_by_infinity_where_the_convention_clips():
@@ -695,10 +789,20 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
     [
         ("train:digits", "conventions", "larq", "one of paper, release, meant"),
         ("train:digits", "precision", "float16", "one of float32, bfloat16, float64"),
-        ("train:digits", "matmul_precision", "bfloat16", "one of default, high, highest"),
+        (
+            "train:digits",
+            "matmul_precision",
+            "bfloat16",
+            "one of default, high, highest",
+        ),
         ("train:digits", "parallel", "pjit", "one of auto, none"),
         ("search:digits", "network.edges", "fast", "one of shared, plain, chosen"),
-        ("search:digits", "network.form", "mnist", "one of cifar, imagenet, darts, snas, gdas"),
+        (
+            "search:digits",
+            "network.form",
+            "mnist",
+            "one of cifar, imagenet, darts, snas, gdas",
+        ),
         (
             "search:digits",
             "network.reduction_skip",
@@ -718,7 +822,12 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "checkpoint.keep_last", 0, "at least 1"),
         ("train:digits", "checkpoint.keep_best", -1, "at least 0"),
         ("train:digits", "dataset.pad", -1, "0 or more pixels"),
-        ("search:digits", "dataset.search_split", "halves", "one of random, stratified, in_order"),
+        (
+            "search:digits",
+            "dataset.search_split",
+            "halves",
+            "one of random, stratified, in_order",
+        ),
         ("search:digits", "alpha_batches", "anew", "one of epoch, fresh"),
         ("train:digits", "bn_examples", 0, "at least 1"),
         (
@@ -728,7 +837,12 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
             r"must divide config\.batch_size = 64; write 64 for all",
         ),
         ("train:digits", "scheme.sign_of_zero", 2, "0 or 1"),
-        ("train:digits", "scheme.weight_gradient", "larq", "one of bnas, paper, allenai"),
+        (
+            "train:digits",
+            "scheme.weight_gradient",
+            "larq",
+            "one of bnas, paper, allenai",
+        ),
         (
             "train:digits",
             "network.reduction_skip",
@@ -788,18 +902,33 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("train:digits", "optimizer.label_smoothing", 1.0, "from 0 to below 1"),
         ("train:digits", "optimizer.drop_path", -0.1, "from 0 to below 1"),
         ("search:digits", "network.channels", -4, "at least 1"),
-        ("search:digits", "network.layer_types", ("none", "conv_9x9"), "conv_9x9.*known: none"),
+        (
+            "search:digits",
+            "network.layer_types",
+            ("none", "conv_9x9"),
+            "conv_9x9.*known: none",
+        ),
         (
             "search:digits",
             "network.layer_types",
             ("none", "max_pool_3x3"),
             "a layer type with weights",
         ),
-        ("search:digits", "network.layer_types", ("bin_conv_3x3", "bin_conv_3x3"), "twice"),
+        (
+            "search:digits",
+            "network.layer_types",
+            ("bin_conv_3x3", "bin_conv_3x3"),
+            "twice",
+        ),
         ("search:digits", "weights.learning_rate", -0.1, "greater than 0"),
         ("search:digits", "weights.min_learning_rate", -0.1, "at least 0"),
         ("search:digits", "weights.momentum", 1.5, "from 0 to below 1"),
-        ("search:digits_gdas", "weights.momentum", 0.0, "config.weights.nesterov needs a momentum"),
+        (
+            "search:digits_gdas",
+            "weights.momentum",
+            0.0,
+            "config.weights.nesterov needs a momentum",
+        ),
         ("search:digits", "weights.weight_decay", -0.1, "at least 0"),
         ("search:digits", "weights.clip_norm", -5.0, "greater than 0 or None"),
         ("search:digits", "weights.first_epoch", 2, "one of 0, 1"),
@@ -810,15 +939,30 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
         ("search:digits", "alphas.optimizer", "rmsprop", "one of adam, sgd"),
         ("search:digits", "searcher.diversity", -1.0, "at least 0"),
         ("search:digits", "searcher.entropy", "half", "one of all, released"),
-        ("search:digits", "searcher.tau", 0.0, r"at least 1e-06.*config\.searcher\.diversity=0"),
+        (
+            "search:digits",
+            "searcher.tau",
+            0.0,
+            r"at least 1e-06.*config\.searcher\.diversity=0",
+        ),
         ("search:digits", "searcher.tau", 1e-50, "at least 1e-06"),
         ("search:digits", "searcher.gamma", 0.0, "greater than 0"),
         ("search:digits", "searcher.gamma", -3.0, "greater than 0"),
         ("search:digits", "select", "first", "one of best, last"),
         ("search:digits", "searcher.gamma", math.inf, "greater than 0"),
-        ("search:digits_darts", "searcher.unrolled", "twice", "one of none, difference, exact"),
+        (
+            "search:digits_darts",
+            "searcher.unrolled",
+            "twice",
+            "one of none, difference, exact",
+        ),
         ("search:digits_darts", "searcher.tau", -1.0, "at least 1e-06"),
-        ("search:digits_snas", "searcher.temperature_end", 1e-8, "finite number at least 1e-06"),
+        (
+            "search:digits_snas",
+            "searcher.temperature_end",
+            1e-8,
+            "finite number at least 1e-06",
+        ),
         (
             "search:digits_snas",
             "searcher.temperature_end",
@@ -851,7 +995,12 @@ def test_precision_decides_the_arithmetic_of_the_layers(precision, dtype, conv_d
             51,
             r"at most config\.searcher\.candidates=50",
         ),
-        ("search:digits_random", "select", "best", r"validated: write config\.select=last$"),
+        (
+            "search:digits_random",
+            "select",
+            "best",
+            r"validated: write config\.select=last$",
+        ),
         ("search:digits", "alphas_as_of", "during", "one of after, before"),
     ],
 )
@@ -897,7 +1046,12 @@ def test_the_best_epoch_is_taken_where_epochs_are_validated(name, share, select)
 
 
 def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
-    assert resolved("train:digits", bn_examples=32, microbatches=2).arithmetic().bn_examples == 32
+    assert (
+        resolved("train:digits", bn_examples=32, microbatches=2)
+        .arithmetic()
+        .bn_examples
+        == 32
+    )
     with pytest.raises(
         UserError,
         match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all",
@@ -912,7 +1066,9 @@ def test_a_setting_that_a_config_leaves_open_is_named_with_its_default():
     config = search.get_config("digits")
     config.alphas.optimizer = None
 
-    with pytest.raises(UserError, match=r"write config\.alphas\.optimizer='adam', its default"):
+    with pytest.raises(
+        UserError, match=r"write config\.alphas\.optimizer='adam', its default"
+    ):
         settings.from_config(config)
 
 
@@ -973,7 +1129,9 @@ def test_another_entry_begins_without_the_settings_that_it_lacks(monkeypatch):
     ):
         settings.from_config(config)
     config.searcher.update({"gamma": None, "rate": None})
-    with pytest.raises(UserError, match=r"config\.searcher\.rate must be of type float, got None"):
+    with pytest.raises(
+        UserError, match=r"config\.searcher\.rate must be of type float, got None"
+    ):
         settings.from_config(config)
 
 
@@ -1016,10 +1174,16 @@ def test_every_entry_survives_json():
             {"optimizer": {"learning_rate": "0.1"}},
             r"config\.optimizer\.learning_rate must be of type float",
         ),
-        ({"optimizer": {"tail": True}}, r"config\.optimizer\.tail must be of type float"),
+        (
+            {"optimizer": {"tail": True}},
+            r"config\.optimizer\.tail must be of type float",
+        ),
         ({"network": {"skip": 1}}, r"config\.network\.skip must be of type bool"),
         ({"network": {"genotype": 3}}, "genotype: expected a JSON object"),
-        ({"network": {"genotype": "no_such_cell"}}, "neither a file nor a named cell.*latest_cell"),
+        (
+            {"network": {"genotype": "no_such_cell"}},
+            "neither a file nor a named cell.*latest_cell",
+        ),
         ({"network": 5}, r"config\.network must hold settings, got 5"),
         ({"scheme": 5}, r"config\.scheme must hold settings, got 5"),
         (
@@ -1098,14 +1262,21 @@ def test_a_setting_that_changes_nothing_that_is_trained_is_no_difference():
         "steps_per_call": 4,
         "distributed__timeout_seconds": 5,
     }
-    assert settings.first_difference(ours, settings.to_dict(resolved("train:a", **free))) is None
+    assert (
+        settings.first_difference(ours, settings.to_dict(resolved("train:a", **free)))
+        is None
+    )
 
 
 def test_another_cell_or_task_is_a_difference():
     ours = settings.to_dict(resolved("train:digits"))
     other = settings.to_dict(resolved("train:digits", network__genotype="latest_cell"))
-    assert settings.first_difference(ours, other).startswith("config.network.genotype.normal is ")
-    assert "config." in settings.first_difference(ours, settings.to_dict(resolved("search:digits")))
+    assert settings.first_difference(ours, other).startswith(
+        "config.network.genotype.normal is "
+    )
+    assert "config." in settings.first_difference(
+        ours, settings.to_dict(resolved("search:digits"))
+    )
 
 
 # Configs are made from the settings

@@ -1,4 +1,7 @@
-"""No silent surprise while settings, genotypes and data are read. Docstrings begin with the number in the list of cases."""
+"""No silent surprise while settings, genotypes and data are read.
+
+Docstrings begin with the number in the list of cases.
+"""
 
 import io
 import json
@@ -56,7 +59,9 @@ COST = ("cost", "--config=configs/train.py:d", *SMALL)
 
 
 def test_the_cost_is_that_of_the_size_that_is_set(capfd):
-    """14.4: config.dataset.image_size and channels stand above what is known of the data set; a flag of cost above both."""
+    """14.4: config.dataset.image_size and channels stand above what is known of the
+    data set; a flag of cost above both.
+    """
     flops = lambda *more: json.loads(answer(capfd, *COST, *more)[1])["flops"]
     small = flops("--config.dataset.image_size=128")
     assert small < flops() and small == flops("--image_size=128")
@@ -70,7 +75,10 @@ def test_the_cost_is_that_of_the_size_that_is_set(capfd):
         (["--form=cifar"], "write --config.network.form=cifar"),
         (["--conventions=release"], "write --config.conventions=release"),
         (["--cells=5-7"], "--budget=FLOPS"),
-        (["--config.dataset.name=folder"], "add --image_size=... and --num_classes=..."),
+        (
+            ["--config.dataset.name=folder"],
+            "add --image_size=... and --num_classes=...",
+        ),
         (
             ["--config.dataset.name=folder", "--config.dataset.image_size=64"],
             "is not known here; add --num_classes=...",
@@ -78,7 +86,9 @@ def test_the_cost_is_that_of_the_size_that_is_set(capfd):
     ],
 )
 def test_flags_of_cost_without_an_effect_are_refused(capfd, more, message):
-    """14.4: siblings of the above, dropped in silence, or asked for though they were there."""
+    """14.4: siblings of the above, dropped in silence, or asked for though they were
+    there.
+    """
     code, line = answer(capfd, *COST, *more)
     assert code == 2 and message in line
 
@@ -95,7 +105,12 @@ SET = {
     "bad_images": "skip",
     "workers": 2,
 }
-OF_DIGITS = {"pad": 1, "flip": True, "jitter": (0.1, 0.1, 0.0, 0.0), "search_split": "stratified"}
+OF_DIGITS = {
+    "pad": 1,
+    "flip": True,
+    "jitter": (0.1, 0.1, 0.0, 0.0),
+    "search_split": "stratified",
+}
 
 
 @pytest.mark.parametrize("name", SET)
@@ -109,9 +124,13 @@ def test_what_has_no_effect_on_the_digits_is_refused(name):
     settings.DatasetSettings("folder", **{name: SET[name]}, **needed)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet2012", "tfds:tf_flowers"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "imagenet2012", "tfds:tf_flowers"]
+)
 def test_what_has_no_effect_on_prepared_sets_is_refused(name):
-    """14.4: they are of 8 bits; those with a test set of their own are not divided; a seed needs what it draws."""
+    """14.4: they are of 8 bits; those with a test set of their own are not divided; a
+    seed needs what it draws.
+    """
     with pytest.raises(UserError, match="white_level has no effect"):
         settings.DatasetSettings(name, white_level=4095.0)
     with pytest.raises(UserError, match="split_seed has no effect"):
@@ -122,7 +141,9 @@ def test_what_has_no_effect_on_prepared_sets_is_refused(name):
 
 
 def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
-    """14.4: a run on a folder that is evaluated on other data is not refused for settings of the folder."""
+    """14.4: a run on a folder that is evaluated on other data is not refused for
+    settings of the folder.
+    """
     mine = {**SET, "name": "folder", "split_seed": 3, "search_split": "stratified"}
     digits = settings.for_data(mine, "digits")
     assert (
@@ -173,7 +194,9 @@ NOTES = {
     ],
 )
 def test_what_is_the_same_cell_is_read(text, tmp_path):
-    """14.5: the text of the DARTS family, concatenations of all nodes in any order, the keys that a search writes."""
+    """14.5: the text of the DARTS family, concatenations of all nodes in any order, the
+    keys that a search writes.
+    """
     (tmp_path / "genotype.json").write_text(text)
     assert genotypes.load(str(tmp_path / "genotype.json")) == GENOTYPE
     assert genotypes.load(str(tmp_path)) == GENOTYPE  # a search's work directory
@@ -190,16 +213,27 @@ def test_what_is_the_same_cell_is_read(text, tmp_path):
             "normal_concat must be [2, 3, 4, 5]",
         ),
         (
-            json.dumps({"normal": CELL, "reduce": CELL, "reduce_concat": [2, 3, 4, 5, 5]}),
+            json.dumps(
+                {"normal": CELL, "reduce": CELL, "reduce_concat": [2, 3, 4, 5, 5]}
+            ),
             "reduce_concat must be",
         ),
-        (json.dumps({"normal": CELL, "reduce": CELL, "reduce_concat": 4}), "reduce_concat must be"),
-        (json.dumps({"normal": CELL, "reduce": CELL, "concat": [4, 5]}), "unknown key 'concat'"),
+        (
+            json.dumps({"normal": CELL, "reduce": CELL, "reduce_concat": 4}),
+            "reduce_concat must be",
+        ),
+        (
+            json.dumps({"normal": CELL, "reduce": CELL, "concat": [4, 5]}),
+            "unknown key 'concat'",
+        ),
         ('{"normal": [], "normal": [], "reduce": []}', "'normal' is there twice"),
         ("[" * 100_000, "not valid JSON"),
         (PRINTED.replace("range(2, 6)", "range(4, 6)"), "normal_concat must be"),
         (PRINTED.replace("range(2, 6)", "range(2, 10**30)"), "cannot read that text"),
-        (PRINTED.replace("range(2, 6)", "range(2, 10000000000000)"), "normal_concat must be"),
+        (
+            PRINTED.replace("range(2, 6)", "range(2, 10000000000000)"),
+            "normal_concat must be",
+        ),
         (PRINTED.replace("range(2, 6)", "print(2, 6)"), "cannot read that text"),
         (PRINTED.replace("[2, 3, 4, 5]", "[2 + 1, 3, 4, 5]"), "cannot read that text"),
         (PRINTED + "\n" + PRINTED, "cannot read that text (2 statements)"),
@@ -211,7 +245,9 @@ def test_what_is_the_same_cell_is_read(text, tmp_path):
     ],
 )
 def test_what_is_another_cell_or_none_is_refused(text, message, tmp_path):
-    """14.5: whatever would change the network is not dropped, and nothing in a text is run."""
+    """14.5: whatever would change the network is not dropped, and nothing in a text is
+    run.
+    """
     (tmp_path / "cell.txt").write_text(text)
     with pytest.raises(UserError) as caught:
         genotypes.load(str(tmp_path / "cell.txt"))
@@ -238,7 +274,9 @@ def tiff(values: np.ndarray, kind: str = "TIFF") -> bytes:
     return buffer.getvalue()
 
 
-def decoded(data: bytes, white_level: float | None = None, channels: int = 1) -> np.ndarray:
+def decoded(
+    data: bytes, white_level: float | None = None, channels: int = 1
+) -> np.ndarray:
     return images.decode(images.read_header(data, white_level), channels)
 
 
@@ -261,7 +299,16 @@ COLORS = np.stack([GRAY, GRAY[:, ::-1], GRAY // 2], -1)
             None,
         ),  # its header says the scale
     ],
-    ids=["float", "float to 255", "tiff 16", "png 16", "tiff 12", "png 10", "tiff 32", "pgm 12"],
+    ids=[
+        "float",
+        "float to 255",
+        "tiff 16",
+        "png 16",
+        "tiff 12",
+        "png 10",
+        "tiff 32",
+        "pgm 12",
+    ],
 )
 def test_images_of_more_than_8_bits_keep_their_brightness(data, white_level):
     """14.6: by the scale that the file or config.dataset.white_level says."""
@@ -271,25 +318,37 @@ def test_images_of_more_than_8_bits_keep_their_brightness(data, white_level):
 
 @pytest.mark.parametrize(("white_level", "factor"), [(None, 257.0), (4095, 4095 / 255)])
 def test_colours_of_more_than_8_bits_keep_their_brightness(white_level, factor):
-    """14.6: a sibling: of 16 bits a channel the lower 8 were dropped, so that 12-bit colours were nearly black."""
+    """14.6: a sibling: of 16 bits a channel the lower 8 were dropped, so that 12-bit
+    colours were nearly black.
+    """
     import cv2
 
-    data = cv2.imencode(".png", np.rint(COLORS[..., ::-1] * factor).astype(np.uint16))[1].tobytes()
+    data = cv2.imencode(".png", np.rint(COLORS[..., ::-1] * factor).astype(np.uint16))[
+        1
+    ].tobytes()
     assert np.array_equal(decoded(data, white_level, channels=3), COLORS)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (tiff(GRAY.astype(np.float32)), "floating-point numbers from 0 to 255 instead of 0 to 1"),
-        (tiff(GRAY.astype(np.float32) / 255 - 0.5), "floating-point numbers from -0.5 to 0.5"),
+        (
+            tiff(GRAY.astype(np.float32)),
+            "floating-point numbers from 0 to 255 instead of 0 to 1",
+        ),
+        (
+            tiff(GRAY.astype(np.float32) / 255 - 0.5),
+            "floating-point numbers from -0.5 to 0.5",
+        ),
         (tiff(GRAY.astype(np.uint16) * 16), "numbers of 16 bits, none above 4080"),
         (tiff(GRAY.astype(np.int32)), "whole numbers of 32 bits, from 0 to 255"),
         (tiff(np.full((4, 4), np.nan, np.float32)), "numbers that are none"),
     ],
 )
 def test_a_scale_that_would_be_a_guess_is_asked_for(data, message, tmp_path):
-    """14.6: by the name of the file, and bad_images=skip does not leave out what is no damage."""
+    """14.6: by the name of the file, and bad_images=skip does not leave out what is no
+    damage.
+    """
     for name in ("train/a", "train/b", "test/a"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "x.tif").write_bytes(data)
@@ -306,7 +365,9 @@ def test_a_scale_that_would_be_a_guess_is_asked_for(data, message, tmp_path):
 
 def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
     """14.6: and what is no image is counted, in `data check`, too."""
-    root = write_folder(tmp_path / "pets", {"train/cat": 1, "train/dog/old/sofa": 2, "test/cat": 1})
+    root = write_folder(
+        tmp_path / "pets", {"train/cat": 1, "train/dog/old/sofa": 2, "test/cat": 1}
+    )
     for suffix, kind in {
         "jfif": "JPEG",
         "ppm": "PPM",
@@ -314,7 +375,9 @@ def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
         "jp2": "JPEG2000",
         "tga": "TGA",
     }.items():
-        (root / "train" / "cat" / f"one.{suffix}").write_bytes(encoded(picture(9), kind))
+        (root / "train" / "cat" / f"one.{suffix}").write_bytes(
+            encoded(picture(9), kind)
+        )
     (root / "train" / "dog" / "notes.txt").touch()
     (root / "train" / "dog" / "old" / "raw.HEIC").touch()
     (root / "train" / "dog" / "old" / "up").symlink_to(root / "train" / "dog")
@@ -324,10 +387,18 @@ def test_every_format_is_read_and_so_are_folders_below_a_class(tmp_path, capfd):
     assert data.train.labels.tolist() == [0] * 6 + [1] * 2
     assert np.array_equal(data.train.images[-1], picture(2))
     err = capfd.readouterr().err
-    assert f"{root}: left out extra\n" in err and "1 images that are in no folder of a class" in err
-    assert f"{root}/train: left out 2 files that are no images (1 .heic, 1 .txt)\n" in err
+    assert (
+        f"{root}: left out extra\n" in err
+        and "1 images that are in no folder of a class" in err
+    )
+    assert (
+        f"{root}/train: left out 2 files that are no images (1 .heic, 1 .txt)\n" in err
+    )
     code, line = answer(capfd, "data", "check", "folder", f"--path={root}")
-    assert code == 0 and json.loads(line)["splits"]["train"]["left_out"] == {".heic": 1, ".txt": 1}
+    assert code == 0 and json.loads(line)["splits"]["train"]["left_out"] == {
+        ".heic": 1,
+        ".txt": 1,
+    }
 
 
 def test_a_class_of_other_formats_alone_is_named(tmp_path):
@@ -335,14 +406,19 @@ def test_a_class_of_other_formats_alone_is_named(tmp_path):
     write_folder(tmp_path, {"a": 2, "b": 0})
     (tmp_path / "b" / "x.heic").touch()
     assert "b holds no image (jpg, jpeg, png" in error(tmp_path, split=0.5)
-    assert "but 1 .heic; put images there, or remove the folder" in error(tmp_path, split=0.5)
+    assert "but 1 .heic; put images there, or remove the folder" in error(
+        tmp_path, split=0.5
+    )
 
 
 def test_parts_within_classes_are_refused(tmp_path):
     """14.6: read at any depth, ROOT/CLASS/train and ROOT/CLASS/test would be mixed."""
-    write_folder(tmp_path, {"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2})
-    assert "has folders for training and for test images; write ROOT/train/CLASS" in error(
-        tmp_path, split=0.5
+    write_folder(
+        tmp_path, {"cat/train": 2, "cat/test": 2, "dog/train": 2, "dog/test": 2}
+    )
+    assert (
+        "has folders for training and for test images; write ROOT/train/CLASS"
+        in error(tmp_path, split=0.5)
     )
 
 
@@ -354,11 +430,16 @@ def test_a_search_without_normal_cells_is_refused(capfd, tmp_path, num_cells):
     """14.7: with one or two cells both are reduction cells."""
     sizes = [f"--config.network.num_cells={num_cells}", "--config.network.channels=2"]
     code, line = answer(
-        capfd, "search", "--config=configs/search.py:digits", *sizes, f"--workdir={tmp_path}/run"
+        capfd,
+        "search",
+        "--config=configs/search.py:digits",
+        *sizes,
+        f"--workdir={tmp_path}/run",
     )
     assert (
         code == 2
-        and f"config.network.num_cells must be at least 3 for a search, got {num_cells}" in line
+        and f"config.network.num_cells must be at least 3 for a search, got {num_cells}"
+        in line
     )
     assert not (tmp_path / "run").exists()
 
@@ -383,10 +464,16 @@ def test_classes_may_be_named_like_parts(tmp_path, names):
     )
 
 
-@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "VAL"), ("train", "valid")])
+@pytest.mark.parametrize(
+    "names", [("Train", "Test"), ("training", "VAL"), ("train", "valid")]
+)
 def test_parts_are_found_by_their_other_names(tmp_path, names):
-    """14.8: a sibling: they would be taken for two classes now that folders below a class are read."""
-    write_folder(tmp_path, {f"{name}/{cell}": 2 for name in names for cell in ("a", "b")})
+    """14.8: a sibling: they would be taken for two classes now that folders below a
+    class are read.
+    """
+    write_folder(
+        tmp_path, {f"{name}/{cell}": 2 for name in names for cell in ("a", "b")}
+    )
     assert load(tmp_path).test.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -397,8 +484,8 @@ def test_a_doubt_is_answered_with_what_mends_it(tmp_path):
     )
     text = error(root, split=0.5)
     assert (
-        "move the images in the folders of train up into train itself; if not, move bus elsewhere"
-        in text
+        "move the images in the folders of train up into train itself; if not, move "
+        "bus elsewhere" in text
     )
     for file in sorted((root / "train").glob("*/*.png")):
         file.rename(root / "train" / f"{file.parent.name}{file.name}")
@@ -421,13 +508,18 @@ def test_images_without_classes_are_not_taken_for_classes(tmp_path):
 
 def photos(count: int) -> Arrays:
     return Arrays(
-        np.stack([picture(n, 8, 8) for n in range(count)]), np.arange(count) % 2, 2, "photos"
+        np.stack([picture(n, 8, 8) for n in range(count)]),
+        np.arange(count) % 2,
+        2,
+        "photos",
     )
 
 
 def prepared(tmp_path: pathlib.Path, *splits: str) -> str:
     parts = {name: photos(8) for name in splits}
-    write_dataset(tmp_path / "flowers" / "1.0.0", parts, name="flowers", shape=(8, 8, 3))
+    write_dataset(
+        tmp_path / "flowers" / "1.0.0", parts, name="flowers", shape=(8, 8, 3)
+    )
     return str(tmp_path)
 
 
@@ -437,7 +529,9 @@ def test_a_prepared_set_without_test_images_is_divided(tmp_path):
     with pytest.raises(UserError, match=r"no test images.*set config\.dataset\.split"):
         loading.load("tfds:flowers", path)
     train, test, _ = loading.load("tfds:flowers", path, ReadOptions(split=0.25))
-    assert np.bincount(train.labels).tolist() == [3, 3] and np.bincount(test.labels).tolist() == [
+    assert np.bincount(train.labels).tolist() == [3, 3] and np.bincount(
+        test.labels
+    ).tolist() == [
         1,
         1,
     ]
@@ -450,9 +544,15 @@ def test_a_prepared_set_without_test_images_is_divided(tmp_path):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, streamed):
-    """14.9: with a run's mean and deviation; and so where no training file was copied. It cannot be trained on."""
+    """14.9: with a run's mean and deviation; and so where no training file was copied.
+
+    It cannot be trained on.
+    """
     options = ReadOptions(image_size=8, in_memory_mib=0 if streamed else None)
-    paths = [prepared(tmp_path, "validation"), prepared(tmp_path / "copied", "train", "validation")]
+    paths = [
+        prepared(tmp_path, "validation"),
+        prepared(tmp_path / "copied", "train", "validation"),
+    ]
     for file in (tmp_path / "copied").rglob("*-train.*"):
         file.unlink()
     for path in paths:
@@ -468,7 +568,9 @@ def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, stream
             UserError, match="no training images beside it; it can only be evaluated"
         ):
             loading.load("tfds:flowers", path, options)
-        with pytest.raises(UserError, match="no training images beside it, by whose mean"):
+        with pytest.raises(
+            UserError, match="no training images beside it, by whose mean"
+        ):
             loading.load_test("tfds:flowers", path, options)
 
 
@@ -480,7 +582,12 @@ def test_a_folder_with_test_images_alone_can_be_evaluated(tmp_path):
         test, _ = loading.load_test("folder", path, None, measured)
         assert test.labels.tolist() == [0, 0, 1, 1, 1]
     assert (
-        len(loading.load_test("folder", root / "val", ReadOptions(split=0.4), measured).test) == 2
+        len(
+            loading.load_test(
+                "folder", root / "val", ReadOptions(split=0.4), measured
+            ).test
+        )
+        == 2
     )
     assert "can only be evaluated" in error(root)
     (root / "val").rename(root / "train")
@@ -512,14 +619,22 @@ def a_link_to_nowhere(path: pathlib.Path) -> None:
 def test_what_cannot_be_opened_is_skipped_like_what_does_not_decode(
     tmp_path, capfd, damage, streamed
 ):
-    """14.12: one line without the setting, a count with it, and a mention in `data check`."""
+    """14.12: one line without the setting, a count with it, and a mention in `data
+    check`.
+    """
     root = write_folder(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 1})
     bad = root / "train" / "b" / "001.png"
     damage(bad)
     text = error(root)
     assert f"{bad} " in text and "set config.dataset.bad_images=skip" in text
-    data = load(root, skip_bad=True, image_size=8, in_memory_mib=0 if streamed else None)
-    assert len(data.train) == (6 if streamed else 5) and data.train.image_shape == (8, 8, 3)
+    data = load(
+        root, skip_bad=True, image_size=8, in_memory_mib=0 if streamed else None
+    )
+    assert len(data.train) == (6 if streamed else 5) and data.train.image_shape == (
+        8,
+        8,
+        3,
+    )
     code, line = answer(capfd, "data", "check", "folder", f"--path={root}")
     assert code == 0 and json.loads(line)["unreadable"] == 1
 
@@ -533,7 +648,9 @@ def test_a_file_without_permission_is_one_that_cannot_be_opened(tmp_path):
     if user == 0:
         os.seteuid(65534)
     try:
-        with pytest.raises(images.BadImage, match=r"cannot be opened \(Permission denied\)"):
+        with pytest.raises(
+            images.BadImage, match=r"cannot be opened \(Permission denied\)"
+        ):
             files.read(0)
     finally:
         os.seteuid(user)

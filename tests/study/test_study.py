@@ -21,12 +21,17 @@ SAME = {0: 97.0, 1: 98.0, 2: 99.0}
 
 def test_a_row_has_the_mean_and_the_deviation_of_a_sample():
     (row,) = figures({"a": SAME})["rows"]
-    assert row["mean"] == 98 and row["deviation"] == 1 and (row["min"], row["max"]) == (97, 99)
+    assert (
+        row["mean"] == 98
+        and row["deviation"] == 1
+        and (row["min"], row["max"]) == (97, 99)
+    )
     assert figures({"a": {0: 97.0}})["rows"][0]["deviation"] is None
 
 
 def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
-    # Differences of 1.0, 1.1 and 0.9: their mean over their standard error is 1 / (0.1 / sqrt(3)).
+    # Differences of 1.0, 1.1 and 0.9: their mean over their standard error is 1 / (0.1
+    # / sqrt(3)).
     rows = figures({"a": SAME, "b": {0: 98.0, 1: 99.1, 2: 99.9}}, baseline="a")["rows"]
     assert rows[1]["difference"] == pytest.approx(1.0)
     statistic = 1 / (0.1 / np.sqrt(3))
@@ -36,9 +41,9 @@ def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
 
 
 def test_rows_of_other_seeds_are_compared_as_two_samples():
-    rows = figures({"a": SAME, "b": dict(enumerate([95.0, 97.0, 96.0, 98.0, 94.0]))}, baseline="a")[
-        "rows"
-    ]
+    rows = figures(
+        {"a": SAME, "b": dict(enumerate([95.0, 97.0, 96.0, 98.0, 94.0]))}, baseline="a"
+    )["rows"]
     assert 0 < rows[1]["p_welch"] < 1
     # Those of the same seeds are compared with each other, too.
     ours = [95.0, 97.0, 96.0]
@@ -97,9 +102,12 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     path.write_text(json.dumps(older))
     assert run_study(study, tmp_path) == result
 
-    # Rows that are left out this time keep their place; a run of other settings is not taken for this one.
+    # Rows that are left out this time keep their place; a run of other settings is not
+    # taken for this one.
     further = Study("tiny", (*study.rows, Row("further", train=shorter, seeds=1)))
-    assert [row["name"] for row in run_study(further, tmp_path, only=("further",))["rows"]] == [
+    assert [
+        row["name"] for row in run_study(further, tmp_path, only=("further",))["rows"]
+    ] == [
         "trained",
         "further",
     ]
@@ -111,7 +119,9 @@ def test_a_study_trains_each_seed_and_goes_on(tmp_path):
     both = Study("tiny", (*changed.rows, further.rows[1]))
     result = run_study(both, tmp_path, only=("further",))
     assert [row["name"] for row in result["rows"]] == ["further"]
-    assert "config.batch_size is 512 now and 256 there" in result["not_shown"]["trained/0"]
+    assert (
+        "config.batch_size is 512 now and 256 there" in result["not_shown"]["trained/0"]
+    )
     assert "Not shown: trained/0: " in (tmp_path / "study.md").read_text()
 
 
@@ -131,20 +141,31 @@ def get_study(variant):
 
 def test_the_exit_code_says_that_runs_failed(tmp_path, capsys):
     (tmp_path / "lost.py").write_text(STUDY)
-    code = run(["study", f"--study={tmp_path}/lost.py:any", f"--workdir={tmp_path}/study"])
+    code = run(
+        ["study", f"--study={tmp_path}/lost.py:any", f"--workdir={tmp_path}/study"]
+    )
     out, err = capsys.readouterr()
-    assert code == 1 and "/nowhere" in json.loads(out.splitlines()[-1])["failed"]["lost/0"]
     assert (
-        err.splitlines()[-1] == "bnas_jax: failed runs: lost/0; the same command tries them again"
+        code == 1 and "/nowhere" in json.loads(out.splitlines()[-1])["failed"]["lost/0"]
+    )
+    assert (
+        err.splitlines()[-1]
+        == "bnas_jax: failed runs: lost/0; the same command tries them again"
     )
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: Row("a", train=3), "must be a function from a seed to a config, got 3"),
+        (
+            lambda: Row("a", train=3),
+            "must be a function from a seed to a config, got 3",
+        ),
         (lambda: Row("a", train=trained, seeds=0), "must be at least 1, got 0"),
-        (lambda: Study("t", (Row("a", train=trained),) * 2), "two rows of the name 'a'"),
+        (
+            lambda: Study("t", (Row("a", train=trained),) * 2),
+            "two rows of the name 'a'",
+        ),
         (
             lambda: Study("t", (Row("a", train=trained),), baseline="b"),
             "baseline='b' is no row of the study; write one of a",
@@ -164,7 +185,9 @@ def test_a_study_that_makes_no_sense_is_refused(made, message):
         (searched, "`train` of a row needs a config such as configs/train.py:digits"),
     ],
 )
-def test_a_mistake_in_the_last_row_shows_before_the_first_run(tmp_path, function, message):
+def test_a_mistake_in_the_last_row_shows_before_the_first_run(
+    tmp_path, function, message
+):
     rows = (Row("right", train=trained), Row("wrong", train=function))
 
     with pytest.raises(UserError, match=message):
@@ -174,7 +197,9 @@ def test_a_mistake_in_the_last_row_shows_before_the_first_run(tmp_path, function
 
 
 def test_a_row_with_a_search_needs_a_training_of_cells(tmp_path):
-    row = Row("a", train=lambda seed: baselines.get_config("digits_nin"), search=searched)
+    row = Row(
+        "a", train=lambda seed: baselines.get_config("digits_nin"), search=searched
+    )
     with pytest.raises(UserError, match="genotype is no setting of"):
         run_study(Study("t", (row,)), tmp_path)
 

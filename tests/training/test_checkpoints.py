@@ -51,8 +51,12 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
 
 
 def test_what_was_saved_does_not_change_with_the_state_that_goes_on(tmp_path):
-    """Saving goes on in the background while the next step writes over the state's buffers."""
-    advance = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    """Saving goes on in the background while the next step writes over the state's
+    buffers.
+    """
+    advance = jax.jit(
+        lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0
+    )
     checkpoints = Checkpoints(tmp_path, CheckpointSettings())
     state = counting(1)
     checkpoints.save(1, state)
@@ -62,7 +66,12 @@ def test_what_was_saved_does_not_change_with_the_state_that_goes_on(tmp_path):
     assert same(restored(tmp_path), counting(1))
 
 
-DAMAGES = {"cut": cut, "flip": flip, "empty": lambda path: os.truncate(path, 0), "gone": os.unlink}
+DAMAGES = {
+    "cut": cut,
+    "flip": flip,
+    "empty": lambda path: os.truncate(path, 0),
+    "gone": os.unlink,
+}
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -71,7 +80,9 @@ def test_damage_to_any_file_is_harmless_or_noticed_and_the_checkpoint_before_is_
 ):
     """Never is anything restored that was not saved, and never is anything deleted."""
     taken = set()
-    for number, path in enumerate(sorted(p for p in (three_saved / "3").rglob("*") if p.is_file())):
+    for number, path in enumerate(
+        sorted(p for p in (three_saved / "3").rglob("*") if p.is_file())
+    ):
         folder = shutil.copytree(three_saved, tmp_path / str(number) / "checkpoints")
         DAMAGES[how](folder / path.relative_to(three_saved))
         before = tree_of(folder)
@@ -95,7 +106,9 @@ def test_damage_to_any_file_is_harmless_or_noticed_and_the_checkpoint_before_is_
 def test_a_whole_folder_that_is_empty_or_gone_is_noticed(three_saved, tmp_path):
     for name in ("3", "3/variables", "3/rest"):
         for keep in (True, False):
-            folder = shutil.copytree(three_saved, tmp_path / f"{name}{keep}" / "checkpoints")
+            folder = shutil.copytree(
+                three_saved, tmp_path / f"{name}{keep}" / "checkpoints"
+            )
             shutil.rmtree(folder / name)
             if keep:
                 (folder / name).mkdir()
@@ -117,7 +130,10 @@ def test_after_damage_the_run_goes_on_and_saves_over_the_place(saved):
     assert same(restored(saved), counting(3))
     flip(arrays_file(saved / "3", "rest"))
     assert same(restored(saved), counting(2))
-    assert {path.name for path in saved.with_name("checkpoints_damaged").iterdir()} == {"3", "3.1"}
+    assert {path.name for path in saved.with_name("checkpoints_damaged").iterdir()} == {
+        "3",
+        "3.1",
+    }
 
 
 def test_a_checkpoint_is_replaced_by_another_of_its_step_and_lost_at_no_moment(saved):
@@ -127,9 +143,13 @@ def test_a_checkpoint_is_replaced_by_another_of_its_step_and_lost_at_no_moment(s
     checkpoints.save(3, changed, 70.0)
     checkpoints.close()
     assert same(restored(saved), changed) and not before.exists()
-    assert CheckpointReader(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    assert (
+        CheckpointReader(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    )
     before.mkdir()
-    (saved / "3").rename(before / "3")  # as a kill leaves it before the new one is on disk
+    (saved / "3").rename(
+        before / "3"
+    )  # as a kill leaves it before the new one is on disk
     assert same(restored(saved), changed) and not before.exists()
     shutil.copytree(saved / "2", before / "3")  # and after it
     assert same(restored(saved), changed) and not before.exists()
@@ -140,7 +160,8 @@ def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
         flip(arrays_file(saved / str(step)))
     before = tree_of(saved.parent)
     with pytest.raises(
-        UserError, match=r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted"
+        UserError,
+        match=r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted",
     ):
         restored(saved)
     with pytest.raises(UserError, match="no whole checkpoint"):
@@ -161,17 +182,26 @@ def test_a_checkpoint_is_not_called_damaged_for_want_of_memory(saved, monkeypatc
 
 def test_a_damaged_score_costs_the_score_alone(saved, capfd):
     flip(saved / "2" / "metrics" / "metrics")
-    assert CheckpointReader(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    assert (
+        CheckpointReader(saved).restore_variables(variables_of(SHAPES), "best")[0] == 3
+    )
     assert same(restored(saved), counting(3))
-    assert "accuracy noted with the checkpoint of step 2 cannot be read" in capfd.readouterr().err
+    assert (
+        "accuracy noted with the checkpoint of step 2 cannot be read"
+        in capfd.readouterr().err
+    )
     assert (saved / "2" / "variables").is_dir()
 
 
-@pytest.mark.parametrize(("which", "step"), [("last", 3), ("best", 2), ("1", 1), ("2", 2)])
+@pytest.mark.parametrize(
+    ("which", "step"), [("last", 3), ("best", 2), ("1", 1), ("2", 2)]
+)
 def test_variables_are_restored_alone_from_the_checkpoint_asked_for(saved, which, step):
     shutil.rmtree(saved / str(step) / "rest")
     before = tree_of(saved)
-    found, variables = CheckpointReader(saved).restore_variables(variables_of(SHAPES), which)
+    found, variables = CheckpointReader(saved).restore_variables(
+        variables_of(SHAPES), which
+    )
     assert found == step and same(variables, variables_of(counting(step)))
     assert tree_of(saved) == before
 
@@ -188,7 +218,9 @@ def test_without_an_accuracy_none_is_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, CheckpointSettings())
     checkpoints.save(1, counting(1))
     checkpoints.close()
-    with pytest.raises(UserError, match="has an accuracy yet; write last instead of best"):
+    with pytest.raises(
+        UserError, match="has an accuracy yet; write last instead of best"
+    ):
         CheckpointReader(tmp_path).restore_variables(variables_of(SHAPES), "best")
 
 
@@ -201,21 +233,33 @@ def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged
         CheckpointReader(saved).restore_variables(variables_of(SHAPES), "2")
 
 
-def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_differs(saved):
+def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_differs(
+    saved,
+):
     before = tree_of(saved)
     checkpoints = Checkpoints(saved, CheckpointSettings())
     wide = SHAPES.replace(
         params={
-            "layer": {**SHAPES.params["layer"], "latent": jax.ShapeDtypeStruct((2, 5), jnp.float32)}
+            "layer": {
+                **SHAPES.params["layer"],
+                "latent": jax.ShapeDtypeStruct((2, 5), jnp.float32),
+            }
         }
     )
     more = SHAPES.replace(params={**SHAPES.params, "second": SHAPES.params["layer"]})
-    other = SHAPES.replace(opt_state=({"trace": jax.ShapeDtypeStruct((2,), jnp.float32)},))
+    other = SHAPES.replace(
+        opt_state=({"trace": jax.ShapeDtypeStruct((2,), jnp.float32)},)
+    )
     half = SHAPES.replace(
-        params=jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.bfloat16), SHAPES.params)
+        params=jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, jnp.bfloat16), SHAPES.params
+        )
     )
     for shapes, message in (
-        (wide, r"params/layer/latent is float32 \(2, 3\) there and float32 \(2, 5\) here"),
+        (
+            wide,
+            r"params/layer/latent is float32 \(2, 3\) there and float32 \(2, 5\) here",
+        ),
         (more, r"params/second/bias is missing there and float32 \(4,\) here"),
         (other, r"opt_state/0/trace is float32 \(2, 3\) there and float32 \(2,\) here"),
         (
@@ -228,7 +272,9 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_diffe
             match=rf"the checkpoint of step 3 in .* of another network or optimizer: {message}",
         ):
             checkpoints.restore_state(shapes)
-    with pytest.raises(UserError, match=r"params/layer/latent is an array \(2, 3\) there"):
+    with pytest.raises(
+        UserError, match=r"params/layer/latent is an array \(2, 3\) there"
+    ):
         checkpoints.restore_variables(variables_of(wide), "last")
     _, variables = checkpoints.restore_variables(
         variables_of(half), "last"
@@ -238,7 +284,9 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_diffe
 
 
 def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointSettings(keep_last=10**15))
+    checkpoints = Checkpoints(
+        tmp_path / "checkpoints", CheckpointSettings(keep_last=10**15)
+    )
     with pytest.raises(
         UserError,
         match=r"no room for checkpoints in .*; make room or lower config\.checkpoint\.keep_last",
@@ -247,17 +295,25 @@ def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp
 
 
 @pytest.mark.parametrize("noticed", ["at the end", "by the next save"])
-def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(saved, noticed):
-    """The size of files is limited, as a full disk would. Saving goes on in the background, and so may the steps."""
+def test_a_save_that_finds_no_room_is_one_line_and_the_last_good_one_stays(
+    saved, noticed
+):
+    """The size of files is limited, as a full disk would.
+
+    Saving goes on in the background, and so may the steps.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(saved, CheckpointSettings(keep_last=3))
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         checkpoints.save(4, counting(4))
         with pytest.raises(
-            UserError, match=r"cannot save a checkpoint in .*the same command goes on from step 3"
+            UserError,
+            match=r"cannot save a checkpoint in .*the same command goes on from step 3",
         ):
-            checkpoints.close() if noticed == "at the end" else checkpoints.save(5, counting(5))
+            checkpoints.close() if noticed == "at the end" else checkpoints.save(
+                5, counting(5)
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert same(restored(saved), counting(3))

@@ -1,4 +1,6 @@
-"""The command `derive`: other genotypes of the alphas that a search has left, without an accelerator."""
+"""The command `derive`: other genotypes of the alphas that a search has left, without
+an accelerator.
+"""
 
 import dataclasses
 import json
@@ -27,7 +29,10 @@ EPOCHS = 3
 
 @pytest.fixture
 def workdir(tmp_path) -> pathlib.Path:
-    """A search under way, three epochs ended. Row r of its alphas is for Zeroise, and nearly as much for layer type r + 1."""
+    """A search under way, three epochs ended.
+
+    Row r of its alphas is for Zeroise, and nearly as much for layer type r + 1.
+    """
     config = search_configs.get_config("digits")
     history = np.zeros((EPOCHS + 1, 14, len(TABLE_3)), np.float32)
     history[:, :, 0] = 5.5
@@ -35,7 +40,9 @@ def workdir(tmp_path) -> pathlib.Path:
         history[row, :, row + 1] = 5.0
     folder = tmp_path / "search"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(settings.to_dict(settings.from_config(config))))
+    (folder / "config.json").write_text(
+        json.dumps(settings.to_dict(settings.from_config(config)))
+    )
     np.savez(
         folder / "alphas.npz",
         normal=history,
@@ -46,13 +53,17 @@ def workdir(tmp_path) -> pathlib.Path:
 
 
 def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]]:
-    """(the JSON that the command ends with; the layer types of the cells that it wrote)."""
+    """(the JSON that the command ends with; the layer types of the cells that it
+    wrote).
+    """
     out = workdir.parent / "cell.json"
     capfd.readouterr()
     assert run(["derive", f"--workdir={workdir}", f"--out={out}", *options]) == 0
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
     written = genotypes.load(str(out))
-    assert genotypes.from_dict(summary["genotype"]) == written and summary["out"] == str(out)
+    assert genotypes.from_dict(summary["genotype"]) == written and summary[
+        "out"
+    ] == str(out)
     return summary, {
         edge.layer_type
         for cell in (written.normal, written.reduce)
@@ -76,10 +87,14 @@ def derived(capfd, workdir: pathlib.Path, *options: str) -> tuple[dict, set[str]
         (["--gamma=3", "--epoch=best"], 1, TABLE_3[3]),
     ],
 )
-def test_a_genotype_is_taken_by_the_rules_that_are_given(capfd, workdir, options, epoch, layer):
+def test_a_genotype_is_taken_by_the_rules_that_are_given(
+    capfd, workdir, options, epoch, layer
+):
     summary, layers = derived(capfd, workdir, *options)
     assert (summary["epoch"], layers) == (epoch, {layer})
-    gamma = next((float(o.removeprefix("--gamma=")) for o in options if "gamma" in o), 1.0)
+    gamma = next(
+        (float(o.removeprefix("--gamma=")) for o in options if "gamma" in o), 1.0
+    )
     assert summary["gamma"] == gamma
 
 
@@ -105,14 +120,17 @@ class Threshold(Searcher):
         return derivation.derive(weights, layer_types=self.layer_types)
 
 
-def test_the_derivation_of_a_users_searcher_has_options_of_its_own(capfd, workdir, monkeypatch):
+def test_the_derivation_of_a_users_searcher_has_options_of_its_own(
+    capfd, workdir, monkeypatch
+):
     monkeypatch.setitem(SEARCHERS, "threshold", Threshold)
     config = json.loads((workdir / "config.json").read_text())
     searcher = {"searcher": {"name": "threshold"}}
     (workdir / "config.json").write_text(json.dumps({**config, **searcher}))
     summary, layers = derived(capfd, workdir)
     assert (summary["least"], layers) == (0.0, {"none"})
-    # Nothing is above 0.9, so that the first layer type and the first edges stand for all.
+    # Nothing is above 0.9, so that the first layer type and the first edges stand for
+    # all.
     summary, _ = derived(capfd, workdir, "--least=0.9")
     sources = [source for _, source in summary["genotype"]["normal"]]
     assert (summary["least"], sources) == (0.9, [0, 1] * 4)
@@ -138,20 +156,28 @@ def test_no_accelerator_is_started(workdir, tmp_path):
         (["--workdir="], "--workdir is missing"),
         (
             ["--gamma=0"],
-            "--gamma must be a finite number greater than 0, got 0; 1 leaves Eq. 4 without effect",
+            "--gamma must be a finite number greater than 0, got 0; 1 leaves Eq. 4 "
+            "without effect",
         ),
         (["--gamma=-1"], "--gamma must be a finite number greater than 0, got -1"),
         (["--gamma=nan"], "--gamma must be a finite number greater than 0, got nan"),
         (["--gamma=much"], "--gamma=much: write a number: 0.1 or 1e-3"),
         (
             ["--epoch=3"],
-            "there is no epoch 3 of this search: epochs 0 to 2 have ended; write one of these, best or last",
+            "there is no epoch 3 of this search: epochs 0 to 2 have ended; write one "
+            "of these, best or last",
         ),
         (["--epoch=-1"], "--epoch must be best, last or a number from 0 on, got '-1'"),
-        (["--epoch=first"], "--epoch must be best, last or a number from 0 on, got 'first'"),
+        (
+            ["--epoch=first"],
+            "--epoch must be best, last or a number from 0 on, got 'first'",
+        ),
         (["--as_of=during"], "--as_of=during: write after or before"),
         (["--keep_zeroise=perhaps"], "--keep_zeroise=perhaps: write True or False"),
-        (["--workdir=/nowhere"], "/nowhere is no work directory: it has no config.json"),
+        (
+            ["--workdir=/nowhere"],
+            "/nowhere is no work directory: it has no config.json",
+        ),
         (["--out=/proc/cell.json"], "cannot write /proc/cell.json ("),
     ],
 )
@@ -162,7 +188,14 @@ def test_mistakes_are_answered_with_what_to_write(capfd, workdir, options, messa
 def error(capfd, workdir: pathlib.Path, *options: str) -> str:
     capfd.readouterr()
     assert (
-        run(["derive", f"--workdir={workdir}", f"--out={workdir.parent / 'cell.json'}", *options])
+        run(
+            [
+                "derive",
+                f"--workdir={workdir}",
+                f"--out={workdir.parent / 'cell.json'}",
+                *options,
+            ]
+        )
         == 2
     )
     out, err = capfd.readouterr()
@@ -175,12 +208,16 @@ def test_work_directories_without_alphas_are_named(capfd, workdir):
     assert "alphas.npz cannot be read (" in error(capfd, workdir)
     (workdir / "alphas.npz").unlink()
     assert (
-        "has no alphas.npz: no epoch of its search has ended, or the file is lost; run search"
-        in error(capfd, workdir)
+        "has no alphas.npz: no epoch of its search has ended, or the file is lost; run "
+        "search" in error(capfd, workdir)
     )
-    training = settings.to_dict(settings.from_config(train_configs.get_config("digits")))
+    training = settings.to_dict(
+        settings.from_config(train_configs.get_config("digits"))
+    )
     (workdir / "config.json").write_text(json.dumps(training))
-    assert "holds a training; derive takes the work directory of a search" in error(capfd, workdir)
+    assert "holds a training; derive takes the work directory of a search" in error(
+        capfd, workdir
+    )
     assert not (workdir.parent / "cell.json").exists()
 
 
@@ -190,7 +227,9 @@ def test_work_directories_without_alphas_are_named(capfd, workdir):
 def ended_search(valid_top1) -> dict:
     """The history of a search of three epochs whose alphas tell the epochs apart."""
     epochs = len(valid_top1)
-    history = {name: np.zeros((epochs + 1, 14, 7), np.float32) for name in ("normal", "reduce")}
+    history = {
+        name: np.zeros((epochs + 1, 14, 7), np.float32) for name in ("normal", "reduce")
+    }
     for row in range(epochs + 1):
         history["normal"][row, :, row + 1] = 5.0
     return {**history, "valid_top1": np.array(valid_top1, np.float32)}

@@ -10,7 +10,10 @@ NAN, INF = float("nan"), float("inf")
 
 def gradients(stem=1.0, cell2=1.0, cell10=1.0, classifier=1.0) -> dict:
     of = {"stem": stem, "cell2": cell2, "cell10": cell10, "classifier": classifier}
-    return {name: {"conv": {"latent": jnp.array([[0.5, -value]])}} for name, value in of.items()}
+    return {
+        name: {"conv": {"latent": jnp.array([[0.5, -value]])}}
+        for name, value in of.items()
+    }
 
 
 def after(*steps: dict) -> str:
@@ -54,7 +57,9 @@ def test_parts_of_other_networks_come_in_the_order_of_their_numbers():
     parts = {name: {"bias": jnp.zeros(2)} for name in names}
     broken = {name: {"bias": jnp.array([NAN, 0])} for name in names[1:4]}
     guard = watch(Guard.create(parts), parts | broken, 7)
-    assert "at step 7, probably that of stage10_block0/bias first" in describe(guard, parts)
+    assert "at step 7, probably that of stage10_block0/bias first" in describe(
+        guard, parts
+    )
 
 
 def test_nothing_is_said_where_nothing_is_known():

@@ -40,13 +40,15 @@ def evaluated(capfd, *options: str) -> dict:
     return json.loads(capfd.readouterr().out.splitlines()[-1])
 
 
-def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(whole, capfd):
+def test_evaluate_gives_what_training_ended_with_from_the_checkpoint_asked_for(
+    whole, capfd
+):
     workdir, _ = whole("train")
     capfd.readouterr()
     summary = read(workdir / "summary.json")
-    expected = {name: summary[name] for name in ("top1", "top5", "loss", "num_examples")} | {
-        "step": 2 * STEPS
-    }
+    expected = {
+        name: summary[name] for name in ("top1", "top5", "loss", "num_examples")
+    } | {"step": 2 * STEPS}
     assert evaluated(capfd, f"--workdir={workdir}") == expected
     assert evaluated(capfd, f"--workdir={workdir}", f"--step={2 * STEPS}") == expected
     best = evaluated(capfd, f"--workdir={workdir}", "--step=best")
@@ -60,7 +62,11 @@ def test_a_run_of_several_processes_is_evaluated_by_one(whole, tmp_path, capfd):
     workdir, _ = whole("train")
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
-    config["distributed"] |= {"coordinator": "gone:1", "num_processes": 2, "process_id": 0}
+    config["distributed"] |= {
+        "coordinator": "gone:1",
+        "num_processes": 2,
+        "process_id": 0,
+    }
     (copy / "config.json").write_text(json.dumps(config))
     assert evaluated(capfd, f"--workdir={copy}")["step"] == 2 * STEPS
 
@@ -68,7 +74,9 @@ def test_a_run_of_several_processes_is_evaluated_by_one(whole, tmp_path, capfd):
 def test_a_network_with_rounded_activations_is_evaluated_in_float64(
     whole, tmp_path, capfd, monkeypatch
 ):
-    """`config.activations` is no setting of `evaluate`, so that nobody could leave it out."""
+    """`config.activations` is no setting of `evaluate`, so that nobody could leave it
+    out.
+    """
     workdir, _ = whole("train")
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = read(copy / "config.json") | {"activations": "bfloat16"}
@@ -77,7 +85,10 @@ def test_a_network_with_rounded_activations_is_evaluated_in_float64(
     monkeypatch.setattr(
         evaluation,
         "evaluate",
-        lambda workdir, run, which: {"precision": run.precision, "activations": run.activations},
+        lambda workdir, run, which: {
+            "precision": run.precision,
+            "activations": run.activations,
+        },
     )
     found = evaluated(capfd, f"--workdir={copy}", "--config.precision=float64")
     assert found == {"precision": "float64", "activations": None}
@@ -101,7 +112,9 @@ def test_load_gives_the_network_that_evaluate_evaluates(whole):
         summary["loss"], rel=1e-4
     )
     for name, k in (("top1", 1), ("top5", 5)):
-        assert 100 * float(jnp.mean(hits(logits, test.labels, k))) == pytest.approx(summary[name])
+        assert 100 * float(jnp.mean(hits(logits, test.labels, k))) == pytest.approx(
+            summary[name]
+        )
     earlier = bnas_jax.load(workdir, step=20)[1]
     assert not same(earlier, variables)
 
@@ -116,8 +129,12 @@ def a_search(tmp_path) -> pathlib.Path:
     return folder
 
 
-def test_load_takes_no_search_and_nothing_that_is_no_work_directory(whole, a_search, tmp_path):
-    with pytest.raises(UserError, match="holds a search; name the work directory of a training"):
+def test_load_takes_no_search_and_nothing_that_is_no_work_directory(
+    whole, a_search, tmp_path
+):
+    with pytest.raises(
+        UserError, match="holds a search; name the work directory of a training"
+    ):
         bnas_jax.load(a_search)
     with pytest.raises(UserError, match="is no work directory"):
         bnas_jax.load(tmp_path)
@@ -157,10 +174,16 @@ def test_every_example_is_counted_once_whatever_the_batch(batch_size):
         dataclasses.replace(run, eval_batch_size=batch_size),
     )
     result = evaluator(variables)
-    logits = jax.jit(model.apply)(variables, jnp.asarray((images / 16 - 0.5) / 0.3, jnp.float32))
+    logits = jax.jit(model.apply)(
+        variables, jnp.asarray((images / 16 - 0.5) / 0.3, jnp.float32)
+    )
     assert result["num_examples"] == 5
-    assert result["top1"] == pytest.approx(100 * float(jnp.mean(logits.argmax(-1) == data.labels)))
-    assert result["top5"] == pytest.approx(100 * float(jnp.mean(hits(logits, data.labels, 5))))
+    assert result["top1"] == pytest.approx(
+        100 * float(jnp.mean(logits.argmax(-1) == data.labels))
+    )
+    assert result["top5"] == pytest.approx(
+        100 * float(jnp.mean(hits(logits, data.labels, 5)))
+    )
     assert result["loss"] == pytest.approx(
         float(jnp.mean(cross_entropy(logits, data.labels))), rel=1e-4
     )

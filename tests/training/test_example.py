@@ -1,4 +1,6 @@
-"""What is shown in Python, as it stands there: the README's search, for a few steps, and a step over several devices."""
+"""What is shown in Python, as it stands there: the README's search, for a few steps,
+and a step over several devices.
+"""
 
 import os
 import pathlib
@@ -31,7 +33,10 @@ SMALL = 'num_cells=1, channels=4, num_classes=10, layer_types=("none", "bin_conv
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "supernet",
-    [SMALL, pytest.param("num_cells=5, channels=4, num_classes=10", marks=pytest.mark.long)],
+    [
+        SMALL,
+        pytest.param("num_cells=5, channels=4, num_classes=10", marks=pytest.mark.long),
+    ],
 )
 def test_the_readmes_search_runs(capsys, supernet):
     text = example()
@@ -47,7 +52,10 @@ def test_the_readmes_search_runs(capsys, supernet):
 
     state = names["state"]
     assert int(state.step) == 3 and float(state.sums.examples) == 3 * 64
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.alphas)))
+    assert all(
+        np.isfinite(leaf).all()
+        for leaf in jax.tree.leaves((state.params, state.alphas))
+    )
     latents = [
         leaf
         for path, leaf in jax.tree.leaves_with_path(state.params)
@@ -56,9 +64,10 @@ def test_the_readmes_search_runs(capsys, supernet):
     assert latents and max(np.abs(leaf).max() for leaf in latents) <= 1
     first = names["step"].init(seed=0, image_shape=(8, 8, 1))
     for name, value in state.alphas.items():
-        assert value.shape == (14, len(names["supernet"].layer_types)) and not np.array_equal(
-            value, first.alphas[name]
-        )
+        assert value.shape == (
+            14,
+            len(names["supernet"].layer_types),
+        ) and not np.array_equal(value, first.alphas[name])
 
     assert isinstance(names["genotype"], Genotype)
     assert "total" in capsys.readouterr().out
@@ -80,7 +89,9 @@ print(jax.device_count())
 
 def test_a_step_divided_over_a_mesh_is_that_of_one_device():
     (block,) = [
-        block for block in blocks(ROOT / "docs" / "devices.md") if "make_mesh" in block.text
+        block
+        for block in blocks(ROOT / "docs" / "devices.md")
+        if "make_mesh" in block.text
     ]
     flags = "--xla_force_host_platform_device_count=2"
     done = subprocess.run(

@@ -29,7 +29,8 @@ def test_of_one_convolution_it_is_the_closed_form():
     variables = model.init(jax.random.key(1), images)
     sums = gradient_sums(model, variables, {"image": images, "label": labels})
 
-    # dL / dlogits = (softmax - onehot) / N, and the logits are the mean pixels times the kernel.
+    # dL / dlogits = (softmax - onehot) / N, and the logits are the mean pixels times
+    # the kernel.
     pixels = np.asarray(images).mean(axis=(1, 2))
     logits = pixels @ np.asarray(variables["params"]["only"]["kernel"])[0, 0]
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

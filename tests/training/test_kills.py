@@ -1,6 +1,8 @@
-"""Runs that are killed at random moments, with saves in flight, end bit for bit where an undisturbed run ends.
+"""Runs that are killed at random moments, with saves in flight, end bit for bit where
+an undisturbed run ends.
 
-For `--long`: fifteen kills of a training and five of a search. `test_runs` kills a training once.
+For `--long`: fifteen kills of a training and five of a search. `test_runs` kills a
+training once.
 """
 
 import json
@@ -30,8 +32,14 @@ def command(task: str, workdir: pathlib.Path) -> list[str]:
             "--config.network.layer_types=('none','bin_conv_3x3')",
         ],
     }
-    own["search"].append("--config.network.num_cells=3")  # the fewest that have a normal cell
-    sizes = ["--config.network.num_cells=1", "--config.network.channels=2", "--config.num_epochs=2"]
+    own["search"].append(
+        "--config.network.num_cells=3"
+    )  # the fewest that have a normal cell
+    sizes = [
+        "--config.network.num_cells=1",
+        "--config.network.channels=2",
+        "--config.num_epochs=2",
+    ]
     saves = ["--config.checkpoint_every_steps=1", "--config.checkpoint.keep_last=3"]
     return [
         task,
@@ -65,8 +73,12 @@ def saves(workdir: pathlib.Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def kill_at_random(process: subprocess.Popen, workdir: pathlib.Path, draw: random.Random) -> bool:
-    """Kills after the first new save has begun, at once or up to a second later; False if the run ended before."""
+def kill_at_random(
+    process: subprocess.Popen, workdir: pathlib.Path, draw: random.Random
+) -> bool:
+    """Kills after the first new save has begun, at once or up to a second later; False
+    if the run ended before.
+    """
     before = saves(workdir)
     while saves(workdir) <= before and process.poll() is None:
         time.sleep(0.001)
@@ -84,7 +96,9 @@ def test_however_often_it_is_killed_a_run_ends_bit_for_bit_as_if_it_were_not(tmp
 
 
 def disturb(task: str, folder: pathlib.Path, wanted: int) -> int:
-    """Kills `wanted` times, in runs of a few kills each; returns how many of them left a half-written save."""
+    """Kills `wanted` times, in runs of a few kills each; returns how many of them left
+    a half-written save.
+    """
     folder.mkdir(exist_ok=True)
     draw = random.Random(task)
     finish(start(task, folder / "whole"))
@@ -103,12 +117,14 @@ def disturb(task: str, folder: pathlib.Path, wanted: int) -> int:
             f"run {runs} after {kills} kills"
         )
         records = [
-            (at / "metrics.jsonl").read_text().splitlines() for at in (folder / "whole", workdir)
+            (at / "metrics.jsonl").read_text().splitlines()
+            for at in (folder / "whole", workdir)
         ]
         assert [json.loads(r) | {"seconds": 0} for r in records[0]] == [
             json.loads(r) | {"seconds": 0} for r in records[1]
         ]
     print(
-        f"{task}: {kills} kills in {runs} runs, {in_flight} with a save in flight; all ended bit for bit the same"
+        f"{task}: {kills} kills in {runs} runs, {in_flight} with a save in flight; all "
+        "ended bit for bit the same"
     )
     return in_flight

@@ -1,4 +1,6 @@
-"""The loop, of a run without a network: its steps, saves, signals, and losses that are no number."""
+"""The loop, of a run without a network: its steps, saves, signals, and losses that are
+no number.
+"""
 
 import functools
 import os
@@ -29,7 +31,9 @@ from bnas_jax.training.checkpoints import Checkpoints
 NAN, INF = float("nan"), float("inf")
 
 
-def test_the_loop_makes_every_step_once_and_saves_each_epoch_and_where_it_is_told(tmp_path):
+def test_the_loop_makes_every_step_once_and_saves_each_epoch_and_where_it_is_told(
+    tmp_path,
+):
     counted = Counting(tmp_path, checkpoint_every_steps=2)
     assert same(counted.start(), counting(10))
     assert counted.made == list(range(10)) and counted.finished == [0, 1]
@@ -44,9 +48,13 @@ def test_a_finished_run_makes_no_step_more(tmp_path):
     assert again.records() == RECORDS
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 @pytest.mark.parametrize("step", [3, 5])
-def test_a_signal_stops_after_the_step_with_its_state_saved(tmp_path, number, code, step):
+def test_a_signal_stops_after_the_step_with_its_state_saved(
+    tmp_path, number, code, step
+):
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     counted = Counting(tmp_path)
 
@@ -57,14 +65,17 @@ def test_a_signal_stops_after_the_step_with_its_state_saved(tmp_path, number, co
 
     counted.before = interrupt
     with pytest.raises(
-        Stopped, match=f"stopped by {number.name} at step {step}; the same command goes on"
+        Stopped,
+        match=f"stopped by {number.name} at step {step}; the same command goes on",
     ) as caught:
         counted.start()
     assert caught.value.exit_code == code and counted.saved() == [step]
     assert counted.records() == RECORDS[: step // STEPS_PER_EPOCH]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     going_on = Counting(tmp_path)
-    assert same(going_on.start(), counting(10)) and going_on.made == list(range(step, 10))
+    assert same(going_on.start(), counting(10)) and going_on.made == list(
+        range(step, 10)
+    )
     assert going_on.records() == RECORDS
 
 
@@ -79,7 +90,9 @@ def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
 
 @pytest.fixture
 def ctrl_c():
-    """Python's own answer to it, which it has not where a shell started the tests in the background."""
+    """Python's own answer to it, which it has not where a shell started the tests in
+    the background.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -94,10 +107,15 @@ def test_a_second_ctrl_c_quits_at_once(tmp_path):
     )[1]
     with pytest.raises(KeyboardInterrupt):
         counted.start()
-    assert counted.saved() == [] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (
+        counted.saved() == []
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 def test_a_signal_while_it_compiles_stops_at_once(tmp_path, number, code):
     counted, given_up = Counting(tmp_path), threading.Event()
 
@@ -108,7 +126,8 @@ def test_a_signal_while_it_compiles_stops_at_once(tmp_path, number, code):
     counted.prepare = prepare
     try:
         with pytest.raises(
-            Stopped, match=f"stopped by {number.name} at step 0; the same command goes on"
+            Stopped,
+            match=f"stopped by {number.name} at step 0; the same command goes on",
         ) as caught:
             counted.start()
     finally:
@@ -139,8 +158,12 @@ def test_calls_of_every_length_are_prepared_for(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path, epoch):
-    """However often; what was saved without the evaluation is replaced once there is one."""
+def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(
+    tmp_path, epoch
+):
+    """However often; what was saved without the evaluation is replaced once there is
+    one.
+    """
     step, whole = STEPS_PER_EPOCH * (epoch + 1), Counting(tmp_path / "whole")
     whole.start(top1=lambda epoch: 50.0 + epoch)
     counted = Counting(tmp_path / "run")
@@ -153,16 +176,21 @@ def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path
     counted.evaluating = interrupt
     for _ in range(2):
         with pytest.raises(
-            Stopped, match=f"stopped by SIGTERM at step {step}; the same command goes on"
+            Stopped,
+            match=f"stopped by SIGTERM at step {step}; the same command goes on",
         ):
             counted.start(top1=lambda epoch: 50.0 + epoch)
         assert counted.saved()[-1] == step and counted.records() == RECORDS[:epoch]
     counted.evaluating = lambda between_batches: None
     assert same(counted.start(top1=lambda epoch: 50.0 + epoch), counting(10))
-    assert counted.made == list(range(10)) and counted.finished == sorted([0, 1, epoch, epoch])
+    assert counted.made == list(range(10)) and counted.finished == sorted(
+        [0, 1, epoch, epoch]
+    )
     assert counted.records() == RECORDS
     for run in (whole, counted):
-        assert run.saved() == [5, 10] and same(restored(run.workdir.checkpoints), counting(10))
+        assert run.saved() == [5, 10] and same(
+            restored(run.workdir.checkpoints), counting(10)
+        )
         assert (
             CheckpointReader(run.workdir.checkpoints).restore_variables(
                 variables_of(SHAPES), "best"
@@ -174,7 +202,9 @@ def test_a_signal_in_an_evaluation_stops_it_and_the_run_goes_on_with_it(tmp_path
     )
 
 
-def test_a_signal_while_the_run_concludes_stops_it_and_the_next_start_concludes(tmp_path):
+def test_a_signal_while_the_run_concludes_stops_it_and_the_next_start_concludes(
+    tmp_path,
+):
     counted = Counting(tmp_path)
 
     def interrupt(between_batches):
@@ -184,7 +214,9 @@ def test_a_signal_while_the_run_concludes_stops_it_and_the_next_start_concludes(
 
     counted.concluding = interrupt
     for _ in range(2):
-        with pytest.raises(Stopped, match="stopped by SIGTERM at step 10; the same command goes"):
+        with pytest.raises(
+            Stopped, match="stopped by SIGTERM at step 10; the same command goes"
+        ):
             counted.start()
     concluded = []
     counted.concluding = concluded.append
@@ -193,7 +225,9 @@ def test_a_signal_while_the_run_concludes_stops_it_and_the_next_start_concludes(
 
 
 def test_a_stop_whose_state_cannot_be_saved_is_an_error(tmp_path):
-    """The size of files is limited, as by a full disk: what a stop promises is not on disk."""
+    """The size of files is limited, as by a full disk: what a stop promises is not on
+    disk.
+    """
     counted = Counting(tmp_path, checkpoint_every_steps=2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -206,7 +240,9 @@ def test_a_stop_whose_state_cannot_be_saved_is_an_error(tmp_path):
 
     counted.before = stop
     try:
-        with pytest.raises(UserError, match=r"cannot save a checkpoint in .* goes on from step 2"):
+        with pytest.raises(
+            UserError, match=r"cannot save a checkpoint in .* goes on from step 2"
+        ):
             counted.start()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -238,7 +274,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_state_is_kept(
     ):
         counted.start()
     assert max(counted.saved()) < 7 and counted.records() == RECORDS[:1]
-    good = Checkpoints(counted.workdir.checkpoints, counted.run.checkpoint).restore_state(SHAPES)
+    good = Checkpoints(
+        counted.workdir.checkpoints, counted.run.checkpoint
+    ).restore_state(SHAPES)
     assert same(good, counting(max(counted.saved())))
 
 
@@ -247,7 +285,9 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
     counted.before = lambda step, state: (
         with_loss(state, 1e6 * float(state.sums.examples)) if step == 7 else state
     )
-    with pytest.raises(UserError, match=r"mean loss of the epoch exploded to 1e\+06 by step 7"):
+    with pytest.raises(
+        UserError, match=r"mean loss of the epoch exploded to 1e\+06 by step 7"
+    ):
         counted.start()
     assert max(counted.saved()) == 6
 
@@ -272,9 +312,14 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
     )
     scores = [10.0, 90.0, NAN, 50.0, INF, 20.0]
     counted.start(top1=scores.__getitem__)
-    assert counted.saved() == [10, 25, 30]  # a score that is no number is never the best
+    assert counted.saved() == [
+        10,
+        25,
+        30,
+    ]  # a score that is no number is never the best
     which = functools.partial(
-        CheckpointReader(counted.workdir.checkpoints).restore_variables, variables_of(SHAPES)
+        CheckpointReader(counted.workdir.checkpoints).restore_variables,
+        variables_of(SHAPES),
     )
     assert which("best")[0] == 10 and which("last")[0] == 30
     again = Counting(

@@ -1,4 +1,6 @@
-"""The optimizers, link by link: what happens to latent weights alone, in which order, against SGD and Adam in NumPy."""
+"""The optimizers, link by link: what happens to latent weights alone, in which order,
+against SGD and Adam in NumPy.
+"""
 
 import dataclasses
 
@@ -16,7 +18,13 @@ from bnas_jax.core.schemes import Float, Pcnn, Xnor
 from bnas_jax.core.schemes.xnor import center_and_clip, gradient_factor
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.search import Bnas
-from bnas_jax.training import alpha_optimizers, build_optimizers, descent, latents, optimizers
+from bnas_jax.training import (
+    alpha_optimizers,
+    build_optimizers,
+    descent,
+    latents,
+    optimizers,
+)
 from bnas_jax.training.latents import on_latent_modules
 from bnas_jax.training.optimizers import for_latents, latent_adam, latent_sgd
 from bnas_jax.training.search_step import SearchStep
@@ -33,7 +41,10 @@ def params(seed: int = 0) -> dict:
     draw = np.random.default_rng(seed)
     normal = lambda *shape: draw.normal(size=shape).astype(np.float32)
     tree = {
-        "layer": {"latent": normal(3, 3, 4, 2), "latent_bin_conv_3x3": normal(1, 1, 6, 2)},
+        "layer": {
+            "latent": normal(3, 3, 4, 2),
+            "latent_bin_conv_3x3": normal(1, 1, 6, 2),
+        },
         "classifier": {"kernel": normal(5, 3), "bias": normal(3)},
     }
     return latents.project_params(jax.tree.map(jnp.asarray, tree), PAPER.latents)
@@ -55,13 +66,17 @@ def one_step(chain, tree, grads):
 
 
 def norm_of(tree) -> float:
-    return float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree))))
+    return float(
+        np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
+    )
 
 
 def close(one, other, **tolerance) -> bool:
     return jax.tree.all(
         jax.tree.map(
-            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other
+            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}),
+            one,
+            other,
         )
     )
 
@@ -85,12 +100,16 @@ def test_the_factor_multiplies_the_gradients_of_latent_weights_alone():
     assert ratios["classifier"] == {"kernel": [1.0], "bias": [1.0]}
 
 
-@pytest.mark.parametrize(("rule", "scaled"), [("bnas", True), ("allenai", True), ("paper", False)])
+@pytest.mark.parametrize(
+    ("rule", "scaled"), [("bnas", True), ("allenai", True), ("paper", False)]
+)
 def test_the_rule_of_the_gradient_decides_about_the_factor(rule, scaled):
     tree, grads = params(), jax.tree.map(lambda x: 1e-3 * x, gradients(1))
     after = one_step(optimizer(rule, momentum=0.0, weight_decay=0.0), tree, grads)
     factor = gradient_factor((3, 3, 4, 2)) if scaled else 1
-    expected = center_and_clip(tree["layer"]["latent"] - RATE * factor * grads["layer"]["latent"])
+    expected = center_and_clip(
+        tree["layer"]["latent"] - RATE * factor * grads["layer"]["latent"]
+    )
     assert np.allclose(after["layer"]["latent"], expected, atol=1e-6)
 
 
@@ -120,21 +139,34 @@ def test_small_updates_leave_the_mean_over_input_channels_at_zero():
 
 
 def test_a_state_begins_projected():
-    raw = {"layer": {"latent": jnp.full((1, 1, 2, 1), 3.0), "kernel": jnp.full((2, 2), 3.0)}}
+    raw = {
+        "layer": {
+            "latent": jnp.full((1, 1, 2, 1), 3.0),
+            "kernel": jnp.full((2, 2), 3.0),
+        }
+    }
     projected = latents.project_params(raw, PAPER.latents)
-    assert np.all(projected["layer"]["latent"] == 0) and np.all(projected["layer"]["kernel"] == 3)
+    assert np.all(projected["layer"]["latent"] == 0) and np.all(
+        projected["layer"]["kernel"] == 3
+    )
     assert latents.project_params(raw, Float().latents) is raw
 
 
 @pytest.mark.parametrize(("depthwise_center", "alive"), [(False, True), (True, False)])
-def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(depthwise_center, alive):
+def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(
+    depthwise_center, alive
+):
     """Of 1 input channel nothing is left by centring, and c = 1 - 1 / 1 is 0."""
     latent = 0.1 * np.random.default_rng(0).normal(size=(3, 3, 1, 2))
     rule = Xnor(depthwise_center=depthwise_center).latents
-    tree = latents.project_params({"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rule)
+    tree = latents.project_params(
+        {"layer": {"latent": jnp.asarray(latent, jnp.float32)}}, rule
+    )
     grads = jax.tree.map(lambda x: 0.1 * jnp.ones_like(x), tree)
     after = one_step(
-        optimizer(momentum=0.0, weight_decay=0.0, depthwise_center=depthwise_center), tree, grads
+        optimizer(momentum=0.0, weight_decay=0.0, depthwise_center=depthwise_center),
+        tree,
+        grads,
     )
     expected = latent - RATE * 0.1 if alive else np.zeros_like(latent)
     assert np.allclose(after["layer"]["latent"], expected, atol=1e-7)
@@ -146,7 +178,9 @@ def test_latent_weights_of_one_input_channel_live_and_learn_unless_centred(depth
 def numpy_sgd(
     tree, grads_of, steps: int, *, clip: float | None = None, factor: bool = True
 ) -> dict:
-    """SGD as PyTorch has it: clip, c, weight decay into the gradient, v = m v + g, w -= lr v, then the projection."""
+    """SGD as PyTorch has it: clip, c, weight decay into the gradient, v = m v + g, w -=
+    lr v, then the projection.
+    """
     leaves = {
         jax.tree_util.keystr(path): np.asarray(x, np.float64)
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -166,14 +200,18 @@ def numpy_sgd(
                 g = g * (1 - 1 / inputs) * g.shape[0] * g.shape[1] * inputs
             velocity[name] = MOMENTUM * velocity[name] + g + DECAY * leaves[name]
             w = leaves[name] - RATE * velocity[name]
-            leaves[name] = np.clip(w - w.mean(axis=2, keepdims=True), -1, 1) if latent else w
+            leaves[name] = (
+                np.clip(w - w.mean(axis=2, keepdims=True), -1, 1) if latent else w
+            )
     return leaves
 
 
 @pytest.mark.parametrize("clip", [None, 2.0])
 @pytest.mark.parametrize("rule", ["bnas", "paper"])
 def test_three_steps_are_those_of_sgd_in_numpy(clip, rule):
-    """Clipping acts on the raw gradient, before the factor; weight decay after it, on the projected weights."""
+    """Clipping acts on the raw gradient, before the factor; weight decay after it, on
+    the projected weights.
+    """
     grads_of = lambda step: jax.tree.map(lambda g: 0.05 * g, gradients(step + 1))
     chain = optimizer(rule, clip_norm=clip)
     tree = params()
@@ -187,13 +225,16 @@ def test_three_steps_are_those_of_sgd_in_numpy(clip, rule):
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
     }
     assert ours.keys() == expected.keys()
-    assert all(np.allclose(ours[name], expected[name], rtol=1e-4, atol=1e-5) for name in ours)
+    assert all(
+        np.allclose(ours[name], expected[name], rtol=1e-4, atol=1e-5) for name in ours
+    )
 
 
 def test_infinity_does_not_clip():
     grads = jax.tree.map(lambda g: 1e6 * g, gradients(1))
     free, clipped = (
-        one_step(optimizer(clip_norm=clip), params(), grads) for clip in (float("inf"), 5.0)
+        one_step(optimizer(clip_norm=clip), params(), grads)
+        for clip in (float("inf"), 5.0)
     )
     assert close(free, one_step(optimizer(clip_norm=None), params(), grads))
     assert not close(free, clipped)
@@ -221,7 +262,9 @@ def test_updates_keep_the_dtype_of_the_weights():
             "latent": jnp.full((1, 1, 2, 1), 0.5, jnp.float64),
             "kernel": jnp.ones((2,), jnp.float64),
         }
-        after = one_step(optimizer(clip_norm=1.0), tree, jax.tree.map(jnp.ones_like, tree))
+        after = one_step(
+            optimizer(clip_norm=1.0), tree, jax.tree.map(jnp.ones_like, tree)
+        )
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype("float64")}
 
 
@@ -234,16 +277,22 @@ def test_a_number_is_a_schedule_that_stays():
     )
     tree, grads = params(), gradients(1)
     number = latent_sgd(RATE, momentum=MOMENTUM)
-    assert close(one_step(number, tree, grads), one_step(constant, tree, grads), rtol=0, atol=0)
+    assert close(
+        one_step(number, tree, grads), one_step(constant, tree, grads), rtol=0, atol=0
+    )
 
 
 def test_any_optimizer_gets_the_links_of_latent_weights():
-    """The factor before it, which Adam's first update would hide but for its epsilon; the projection after it."""
+    """The factor before it, which Adam's first update would hide but for its epsilon;
+    the projection after it.
+    """
     tree, grads = params(), gradients(1)
     adam = optax.adam(0.01, eps=100.0)
     after = one_step(for_latents(adam), tree, grads)
     scaled = jax.tree.map(lambda g: g, grads)
-    scaled["layer"] = {name: g * gradient_factor(g.shape) for name, g in grads["layer"].items()}
+    scaled["layer"] = {
+        name: g * gradient_factor(g.shape) for name, g in grads["layer"].items()
+    }
     expected = one_step(adam, tree, scaled)
     expected["layer"] = jax.tree.map(center_and_clip, expected["layer"])
     assert close(after, expected)
@@ -263,11 +312,15 @@ def test_a_scheme_without_a_rule_leaves_an_optimizer_as_it_is():
 
 def steps_with(optimizer, scheme) -> list:
     """Makes a training and a search step with the optimizer."""
-    network = Network(Genotype(CELL, CELL), num_cells=1, channels=2, num_classes=2, scheme=scheme)
+    network = Network(
+        Genotype(CELL, CELL), num_cells=1, channels=2, num_classes=2, scheme=scheme
+    )
     supernet = Supernet(num_cells=1, channels=2, num_classes=2, scheme=scheme)
     return [
         lambda: TrainStep(network, optimizer),
-        lambda: SearchStep(supernet, Bnas(), weights=optimizer, alphas=optax.adam(3e-4)),
+        lambda: SearchStep(
+            supernet, Bnas(), weights=optimizer, alphas=optax.adam(3e-4)
+        ),
     ]
 
 
@@ -289,16 +342,25 @@ def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_t
         with pytest.raises(UserError, match=advice) as caught:
             make()
         assert "\n" not in str(caught.value)
-    for advised in (for_latents(optax.sgd(0.1), scheme), latent_sgd(0.1, scheme=scheme)):
+    for advised in (
+        for_latents(optax.sgd(0.1), scheme),
+        latent_sgd(0.1, scheme=scheme),
+    ):
         for make in steps_with(advised, scheme):
             make()
 
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optax.sgd(0.1), latent_sgd(0.1), latent_sgd(0.1, scheme=Pcnn(projection_loss=1.0))],
+    [
+        optax.sgd(0.1),
+        latent_sgd(0.1),
+        latent_sgd(0.1, scheme=Pcnn(projection_loss=1.0)),
+    ],
 )
-def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(optimizer):
+def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(
+    optimizer,
+):
     scheme = Pcnn()
     for make in steps_with(optimizer, scheme):
         with pytest.raises(
@@ -307,10 +369,14 @@ def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(
         ):
             make()
     with pytest.raises(
-        UserError, match=r"Pcnn depend on the learning rate; write for_latents\(.*, rate=\.\.\.\)"
+        UserError,
+        match=r"Pcnn depend on the learning rate; write for_latents\(.*, rate=\.\.\.\)",
     ):
         for_latents(optax.sgd(0.1), scheme)
-    for advised in (for_latents(optax.sgd(0.1), scheme, rate=0.1), latent_sgd(0.1, scheme=scheme)):
+    for advised in (
+        for_latents(optax.sgd(0.1), scheme, rate=0.1),
+        latent_sgd(0.1, scheme=scheme),
+    ):
         for make in steps_with(advised, scheme):
             make()
 
@@ -332,7 +398,9 @@ def test_a_float_network_takes_any_optimizer():
     optimizer = optax.sgd(0.1)
     for make in steps_with(optimizer, Float()):
         step = make()
-        assert optimizer in (getattr(step, name, None) for name in ("optimizer", "weights"))
+        assert optimizer in (
+            getattr(step, name, None) for name in ("optimizer", "weights")
+        )
 
 
 # Nesterov, Adam, and what weight decay reaches
@@ -346,7 +414,9 @@ def test_nesterov_looks_ahead_as_in_pytorch():
     state, weight, velocity = chain.init(tree), np.array([0.5, -1.0]), 0.0
     for step in range(3):
         given = np.array([0.3, -0.2]) * (step + 1)
-        updates, state = chain.update({"kernel": jnp.asarray(given, jnp.float32)}, state, tree)
+        updates, state = chain.update(
+            {"kernel": jnp.asarray(given, jnp.float32)}, state, tree
+        )
         tree = optax.apply_updates(tree, updates)
         gradient = given + DECAY * weight
         velocity = MOMENTUM * velocity + gradient
@@ -357,18 +427,31 @@ def test_nesterov_looks_ahead_as_in_pytorch():
 def flat(tree) -> dict[str, np.ndarray]:
     """The leaves by their names, in float64."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf, np.float64)
+        for path, leaf in leaves
+    }
 
 
 def test_adam_adds_l2_to_the_gradient_behind_the_factor_and_projects():
-    """PyTorch's Adam by hand, two steps: clip, c, decay into the gradient, moments, update; then the projection."""
+    """PyTorch's Adam by hand, two steps: clip, c, decay into the gradient, moments,
+    update; then the projection.
+    """
     chain = latent_adam(
-        0.01, beta1=0.8, beta2=0.99, eps=1e-3, weight_decay=DECAY, clip_norm=2.0, scheme=PAPER
+        0.01,
+        beta1=0.8,
+        beta2=0.99,
+        eps=1e-3,
+        weight_decay=DECAY,
+        clip_norm=2.0,
+        scheme=PAPER,
     )
     tree = params()
     state = chain.init(tree)
     weights = flat(tree)
-    first, second = ({name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2))
+    first, second = (
+        {name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2)
+    )
     for step in (1, 2):
         grads = jax.tree.map(lambda g: 0.05 * g, gradients(step))
         updates, state = chain.update(grads, state, tree)
@@ -386,12 +469,16 @@ def test_adam_adds_l2_to_the_gradient_behind_the_factor_and_projects():
             if "latent" in name:
                 weights[name] = np.asarray(center_and_clip(weights[name]))
     ours = flat(tree)
-    assert all(np.allclose(ours[name], weights[name], rtol=1e-4, atol=1e-5) for name in weights)
+    assert all(
+        np.allclose(ours[name], weights[name], rtol=1e-4, atol=1e-5) for name in weights
+    )
 
 
 @pytest.mark.parametrize("make", [latent_sgd, latent_adam])
 def test_decay_of_kernels_alone_leaves_bn_classifier_and_prelu_but_not_shifts(make):
-    """Without gradients, what moves is what decays; ReActNet's shifts do, and XNOR-Net++'s beta of two axes."""
+    """Without gradients, what moves is what decays; ReActNet's shifts do, and
+    XNOR-Net++'s beta of two axes.
+    """
     tree = {
         "bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
         "conv": {
@@ -413,7 +500,12 @@ def test_decay_of_kernels_alone_leaves_bn_classifier_and_prelu_but_not_shifts(ma
     assert all(jax.tree.leaves(moved["all"]))
     assert moved["kernels"] == {
         "bn": {"scale": False, "bias": False},
-        "conv": {"latent": True, "shift": True, "beta": True, "prelu": {"slope": False}},
+        "conv": {
+            "latent": True,
+            "shift": True,
+            "beta": True,
+            "prelu": {"slope": False},
+        },
         "stem": {"kernel": True},
         "classifier": {"kernel": False, "bias": False},
     }
@@ -451,12 +543,16 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     config.conventions = "release"
     run = settings.from_config(config)
     tree, grads = params(), gradients(1)
-    rate, momentum = build_optimizers.training_schedules(run.optimizer, run.num_epochs, 10)
+    rate, momentum = build_optimizers.training_schedules(
+        run.optimizer, run.num_epochs, 10
+    )
     by_hand = latent_sgd(
         rate, momentum=momentum, weight_decay=3e-5, clip_norm=5.0, scheme=run.scheme
     )
     built = build_optimizers.training_optimizer(run, 10)
-    assert close(one_step(built, tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0)
+    assert close(
+        one_step(built, tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0
+    )
     norm = norm_of(grads)
     assert (
         norm > 5
@@ -464,7 +560,9 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     expected = tree["classifier"]["kernel"] - 0.05 * (
         grads["classifier"]["kernel"] * 5 / norm + 3e-5 * tree["classifier"]["kernel"]
     )
-    assert np.allclose(one_step(by_hand, tree, grads)["classifier"]["kernel"], expected, atol=1e-6)
+    assert np.allclose(
+        one_step(by_hand, tree, grads)["classifier"]["kernel"], expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("clip_norm", [None, 5.0])
@@ -476,9 +574,9 @@ def test_the_search_starts_at_its_rate_with_its_decay_and_clips_where_told(clip_
     kernel, gradient = tree["classifier"]["kernel"], grads["classifier"]["kernel"]
     if clip_norm is not None:
         gradient = gradient * clip_norm / norm_of(grads)
-    after = one_step(build_optimizers.supernet_optimizer(run, 10), tree, grads)["classifier"][
-        "kernel"
-    ]
+    after = one_step(build_optimizers.supernet_optimizer(run, 10), tree, grads)[
+        "classifier"
+    ]["kernel"]
     assert np.allclose(after, kernel - 0.025 * (gradient + 3e-4 * kernel), atol=1e-6)
 
 
@@ -502,7 +600,9 @@ def test_alphas_follow_adam_with_l2():
     state = chain.init(alphas)
     draw = np.random.default_rng(0)
     weights = {name: np.asarray(value, np.float64) for name, value in alphas.items()}
-    first, second = ({name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2))
+    first, second = (
+        {name: np.zeros_like(w) for name, w in weights.items()} for _ in range(2)
+    )
     for step in range(1, 6):
         grads = {
             name: 1e-3 * draw.normal(size=w.shape) for name, w in weights.items()
@@ -527,7 +627,9 @@ def test_alphas_follow_adam_with_l2():
 def test_weights_that_never_had_a_gradient_do_not_decay():
     """Those that had one decay from then on, and keep their momentum."""
     scheme = Float()
-    chain = latent_sgd(RATE, momentum=MOMENTUM, weight_decay=DECAY, decayed="moved", scheme=scheme)
+    chain = latent_sgd(
+        RATE, momentum=MOMENTUM, weight_decay=DECAY, decayed="moved", scheme=scheme
+    )
     tree = {"kernel": jnp.array([[1.0, 2.0, 3.0]])}
     state, velocity, weights = chain.init(tree), np.zeros(3), np.array([1.0, 2.0, 3.0])
     for gradient, moved in (
@@ -550,15 +652,22 @@ def test_a_virtual_step_clips_nothing_and_takes_the_state_of_the_one_that_clips(
     updates, after = clipping.unclipped.update(grads, state, tree)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert close(optax.apply_updates(tree, updates), one_step(optimizer(), tree, grads))
-    assert not close(one_step(clipping, tree, grads), one_step(optimizer(), tree, grads))
+    assert not close(
+        one_step(clipping, tree, grads), one_step(optimizer(), tree, grads)
+    )
 
 
 def test_the_gradient_of_alpha_is_clipped_before_its_decay():
-    alphas, grads = {"normal": jnp.array([[3.0, 4.0]])}, {"normal": jnp.array([[30.0, 40.0]])}
+    alphas, grads = (
+        {"normal": jnp.array([[3.0, 4.0]])},
+        {"normal": jnp.array([[30.0, 40.0]])},
+    )
     clipped, whole = (
         alpha_optimizers.alphas_adam(1e-3, weight_decay=0.1, clip_norm=clip)
         for clip in (10.0, None)
     )
     updates, _ = clipped.update(grads, clipped.init(alphas), alphas)
-    expected, _ = whole.update(jax.tree.map(lambda g: g / 5, grads), whole.init(alphas), alphas)
+    expected, _ = whole.update(
+        jax.tree.map(lambda g: g / 5, grads), whole.init(alphas), alphas
+    )
     assert close(updates, expected)

@@ -1,4 +1,6 @@
-"""Two steps of a published training loop: Adam with L2 on XNOR-Net's NiN, against the numbers of its code."""
+"""Two steps of a published training loop: Adam with L2 on XNOR-Net's NiN, against the
+numbers of its code.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,9 @@ NIN = "xnor_cifar_nin"
 
 
 def test_adam_trains_nin_as_its_code_does(reference):
-    """Losses before the first and the second step; parameters after the first (jiecaoyu: lr .01, weight decay 1e-5 on all)."""
+    """Losses before the first and the second step; parameters after the first
+    (jiecaoyu: lr .01, weight decay 1e-5 on all).
+    """
     arrays = dict(np.load(reference / "schemes" / f"{NIN}.npz"))
     model, variables = load_published(NIN, arrays)
     model = model.clone(dropout=0.0)
@@ -28,7 +32,10 @@ def test_adam_trains_nin_as_its_code_does(reference):
     first = step(train_state_of(variables, optimizer, 1), batch)
     second = step(first, batch)
     size = len(arrays["y"])
-    losses = [float(first.sums.loss) / size, float(second.sums.loss - first.sums.loss) / size]
+    losses = [
+        float(first.sums.loss) / size,
+        float(second.sums.loss - first.sums.loss) / size,
+    ]
     assert losses == pytest.approx(arrays["adam.losses"].tolist(), rel=1e-6)
 
     prefix = "adam.after1."
@@ -42,12 +49,17 @@ def test_adam_trains_nin_as_its_code_does(reference):
     for (path, ours), known in zip(
         flat(first.params), jax.tree.leaves(theirs["params"]), strict=True
     ):
-        if path == (
-            "stem",
-            "bias",
+        if (
+            path
+            == (
+                "stem",
+                "bias",
+            )
         ):  # a batch norm follows: its gradient is rounding alone, and the file leaves it out
             continue
-        if path[-1] == "scale":  # clamped by the code before its next pass, here within it
+        if (
+            path[-1] == "scale"
+        ):  # clamped by the code before its next pass, here within it
             ours = jnp.maximum(ours, LEAST_SCALE)
         assert np.allclose(ours, known, atol=1e-4), path
         compared += 1

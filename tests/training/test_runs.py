@@ -1,4 +1,6 @@
-"""Whole runs: what they leave, and that stopped, killed or damaged ones end bit for bit the same."""
+"""Whole runs: what they leave, and that stopped, killed or damaged ones end bit for bit
+the same.
+"""
 
 import json
 import os
@@ -58,14 +60,18 @@ def test_training_leaves_everything_in_its_work_directory(whole):
     facts = read(workdir / "run.json")
     assert (facts["num_classes"], facts["image_shape"]) == (10, [8, 8, 1])
     assert (
-        facts["environment"]["jax"] == jax.__version__ and "cpu" in facts["environment"]["device"]
+        facts["environment"]["jax"] == jax.__version__
+        and "cpu" in facts["environment"]["device"]
     )
     losses = [record["train_loss"] for record in records(workdir)]
-    assert [record["step"] for record in records(workdir)] == [STEPS, 2 * STEPS] and losses[
-        1
-    ] < losses[0] < 4
+    assert [record["step"] for record in records(workdir)] == [
+        STEPS,
+        2 * STEPS,
+    ] and losses[1] < losses[0] < 4
     assert all(
-        f"test_{name}" in record for record in records(workdir) for name in ("top1", "top5", "loss")
+        f"test_{name}" in record
+        for record in records(workdir)
+        for name in ("top1", "top5", "loss")
     )
     assert next((workdir / "tensorboard").iterdir()).stat().st_size > 0
     summary = read(workdir / "summary.json")
@@ -105,24 +111,35 @@ def test_a_search_leaves_its_genotype_and_the_history_of_alpha(whole):
     written = records(workdir)
     assert np.allclose(valid_top1, [record["valid_top1"] for record in written])
     for epoch, record in enumerate(written):
-        alphas = {name: jnp.asarray(value[epoch + 1]) for name, value in history.items()}
+        alphas = {
+            name: jnp.asarray(value[epoch + 1]) for name, value in history.items()
+        }
         derived = Bnas(layer_types=("none", "bin_conv_3x3")).derive(alphas)
         assert record["genotype"] == derived.to_dict()
-        assert record["alpha_entropy"] == pytest.approx(float(alphas_lib.entropy(alphas)))
+        assert record["alpha_entropy"] == pytest.approx(
+            float(alphas_lib.entropy(alphas))
+        )
         assert record["learnable_share"] == learnable_share(derived)
     best = int(np.argmax(valid_top1))
     genotype = read(workdir / "genotype.json")
     assert genotype["epoch"] == best and genotype["select"] == "best"
-    assert {name: genotype[name] for name in ("normal", "reduce")} == written[best]["genotype"]
+    assert {name: genotype[name] for name in ("normal", "reduce")} == written[best][
+        "genotype"
+    ]
     assert genotypes.load(str(workdir / "genotype.json")) == genotypes.from_dict(
         written[best]["genotype"]
     )
     summary = read(workdir / "summary.json")
-    assert summary["genotype"] == written[best]["genotype"] and summary["steps"] == 2 * STEPS
+    assert (
+        summary["genotype"] == written[best]["genotype"]
+        and summary["steps"] == 2 * STEPS
+    )
     assert summary["valid_top1"] == pytest.approx(float(valid_top1[best]))
 
 
-def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tmp_path, cell):
+def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(
+    whole, tmp_path, cell
+):
     workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
     before = {
         name: (workdir / name).read_bytes()
@@ -133,14 +150,22 @@ def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tm
         "--config.searcher.gamma=2.0",
         "--config.select=last",
     ]
-    assert command(arguments("search", workdir, cell, *rules, "--config.alphas_as_of=before")) == 0
+    assert (
+        command(
+            arguments("search", workdir, cell, *rules, "--config.alphas_as_of=before")
+        )
+        == 0
+    )
     with np.load(workdir / "alphas.npz") as stored:
         alphas = {name: jnp.asarray(stored[name][1]) for name in ("normal", "reduce")}
     searcher = Bnas(layer_types=("none", "bin_conv_3x3"), keep_zeroise=False)
     expected = searcher.derive(alphas).to_dict()
     genotype = read(workdir / "genotype.json")
     assert {name: genotype[name] for name in ("normal", "reduce")} == expected
-    rule = {name: genotype[name] for name in ("select", "alphas_as_of", "epoch", "derivation")}
+    rule = {
+        name: genotype[name]
+        for name in ("select", "alphas_as_of", "epoch", "derivation")
+    }
     assert rule == {
         "select": "last",
         "alphas_as_of": "before",
@@ -152,7 +177,9 @@ def test_a_search_that_has_ended_takes_another_genotype_by_other_rules(whole, tm
     assert before == {name: (workdir / name).read_bytes() for name in before}
 
 
-@pytest.mark.parametrize("damaged", [None, b"", bytes(100)], ids=["gone", "empty", "zeros"])
+@pytest.mark.parametrize(
+    "damaged", [None, b"", bytes(100)], ids=["gone", "empty", "zeros"]
+)
 def test_a_search_that_has_ended_writes_a_lost_history_of_alpha_anew(
     whole, tmp_path, cell, capfd, damaged
 ):
@@ -166,11 +193,16 @@ def test_a_search_that_has_ended_writes_a_lost_history_of_alpha_anew(
     capfd.readouterr()
     assert command(derive) == 2
     assert "with this --workdir" in capfd.readouterr().err
-    assert command(arguments("search", workdir, cell)) == 0 and history.read_bytes() == before
+    assert (
+        command(arguments("search", workdir, cell)) == 0
+        and history.read_bytes() == before
+    )
     assert command(derive) == 0
 
 
-def test_a_search_whose_cell_cannot_be_drawn_ends_all_the_same(whole, tmp_path, cell, capfd):
+def test_a_search_whose_cell_cannot_be_drawn_ends_all_the_same(
+    whole, tmp_path, cell, capfd
+):
     workdir = shutil.copytree(whole("search")[0], tmp_path / "run")
     (workdir / "cell.svg").unlink()
     (workdir / "cell.svg").mkdir()
@@ -194,7 +226,9 @@ def test_derive_takes_what_the_search_took(whole, tmp_path, capfd):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_step_is_traced_and_compiled_once(whole, task):
-    """The step of the run and that of the evaluation: over two epochs with checkpoints between."""
+    """The step of the run and that of the evaluation: over two epochs with checkpoints
+    between.
+    """
     _, seen = whole(task)
     check_compiled_once(seen, task)
 
@@ -211,8 +245,12 @@ class Process:
             text=True,
         )
 
-    def signal_after(self, checkpoint: pathlib.Path, number: int) -> tuple[int, str, str]:
-        """Sends the signal once there is that checkpoint; returns exit code, stdout and stderr."""
+    def signal_after(
+        self, checkpoint: pathlib.Path, number: int
+    ) -> tuple[int, str, str]:
+        """Sends the signal once there is that checkpoint; returns exit code, stdout and
+        stderr.
+        """
         while not checkpoint.is_dir() and self.process.poll() is None:
             time.sleep(0.005)
         self.process.send_signal(number)
@@ -237,10 +275,14 @@ def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(
     checkpoints = workdir / "checkpoints"
     same_command = arguments(task, workdir, cell, "--config.checkpoint_every_steps=1")
 
-    exit_code, stdout, stderr = Process(*same_command).signal_after(checkpoints / "3", number)
+    exit_code, stdout, stderr = Process(*same_command).signal_after(
+        checkpoints / "3", number
+    )
     assert exit_code == code and stdout == "", stderr
     stopped = stderr.splitlines()[-1]
-    assert stopped.startswith(f"bnas_jax: stopped by {signal.Signals(number).name} at step ")
+    assert stopped.startswith(
+        f"bnas_jax: stopped by {signal.Signals(number).name} at step "
+    )
     step = int(stopped.split("at step ")[1].split(";")[0])
     assert 3 <= step < 2 * STEPS and (checkpoints / str(step)).is_dir()
 
@@ -257,7 +299,9 @@ def test_a_run_that_was_stopped_and_then_killed_goes_on_bit_for_bit(
 
 
 def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatch):
-    same_command = arguments("train", tmp_path / "run", cell, "--config.checkpoint_every_steps=10")
+    same_command = arguments(
+        "train", tmp_path / "run", cell, "--config.checkpoint_every_steps=10"
+    )
     with monkeypatch.context() as anew:
         anew.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "nothing_compiled"))
         process = Process(*same_command)
@@ -265,7 +309,10 @@ def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatc
     process.process.send_signal(signal.SIGTERM)
     exit_code, stdout, stderr = process.wait()
     assert exit_code == 143 and stdout == ""
-    assert stderr == "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
+    assert (
+        stderr
+        == "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
+    )
     assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
     assert command(same_command) == 0
     check_same_run(tmp_path / "run", whole("train")[0])
@@ -298,7 +345,10 @@ def test_a_run_stopped_in_an_evaluation_goes_on_bit_for_bit(
         assert command(same_command) == 143
     step = STEPS * (epoch + 1)
     assert f"stopped by SIGTERM at step {step};" in capfd.readouterr().err
-    assert len(records(workdir)) == epoch and (workdir / "checkpoints" / str(step)).is_dir()
+    assert (
+        len(records(workdir)) == epoch
+        and (workdir / "checkpoints" / str(step)).is_dir()
+    )
     assert command(same_command) == 0
     check_same_run(workdir, whole(task)[0])
 
@@ -307,13 +357,18 @@ def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(
     whole, cell, tmp_path, capfd
 ):
     workdir = shutil.copytree(whole("train")[0], tmp_path / "run")
-    same_command = arguments("train", workdir, cell, "--config.checkpoint_every_steps=10")
+    same_command = arguments(
+        "train", workdir, cell, "--config.checkpoint_every_steps=10"
+    )
     newest = workdir / "checkpoints" / str(2 * STEPS)
     cut(arrays_file(newest))
 
     assert command(["evaluate", f"--workdir={workdir}"]) == 0
     out, err = capfd.readouterr()
-    assert json.loads(out.splitlines()[-1])["step"] == 20 and f"step {2 * STEPS} is damaged" in err
+    assert (
+        json.loads(out.splitlines()[-1])["step"] == 20
+        and f"step {2 * STEPS} is damaged" in err
+    )
     assert newest.is_dir()  # evaluate moves nothing
 
     assert command(same_command) == 0
@@ -341,19 +396,34 @@ def test_a_finished_run_with_a_damaged_checkpoint_goes_back_and_ends_the_same(
 def test_another_config_in_the_work_directory_is_refused(whole, cell, capfd):
     workdir, _ = whole("train")
     before = tree_of(workdir)
-    assert command(arguments("train", workdir, cell, "--config.optimizer.learning_rate=0.5")) == 2
-    assert "config.optimizer.learning_rate is 0.5 now and 0.05 there" in capfd.readouterr().err
+    assert (
+        command(
+            arguments("train", workdir, cell, "--config.optimizer.learning_rate=0.5")
+        )
+        == 2
+    )
+    assert (
+        "config.optimizer.learning_rate is 0.5 now and 0.05 there"
+        in capfd.readouterr().err
+    )
     assert command(arguments("search", workdir, cell)) == 2
     assert "holds a training; choose another --workdir" in capfd.readouterr().err
     assert tree_of(workdir) == before
 
 
 def test_a_run_that_diverges_ends_with_2_and_keeps_what_was_good(cell, tmp_path, capfd):
-    options = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.low_learning_rate=0.0")
+    options = (
+        "--config.optimizer.learning_rate=1e30",
+        "--config.optimizer.low_learning_rate=0.0",
+    )
     assert (
         command(
             arguments(
-                "train", tmp_path / "run", cell, "--config.checkpoint_every_steps=1", *options
+                "train",
+                tmp_path / "run",
+                cell,
+                "--config.checkpoint_every_steps=1",
+                *options,
             )
         )
         == 2
@@ -364,19 +434,27 @@ def test_a_run_that_diverges_ends_with_2_and_keeps_what_was_good(cell, tmp_path,
         r"; gradients stopped being finite at step \d+, probably that of (stem|cell0|classifier)/\S+ first;",
         err.splitlines()[-1],
     )
-    steps_left = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    steps_left = sorted(
+        int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()
+    )
     assert steps_left
     assert all(
         np.all(np.isfinite(leaf))
-        for leaf in jax.tree.leaves(arrays(tmp_path / "run", steps_left[-1])["variables"])
+        for leaf in jax.tree.leaves(
+            arrays(tmp_path / "run", steps_left[-1])["variables"]
+        )
     )
 
 
-def test_a_run_in_float64_is_so_throughout_and_near_that_in_float32(whole, cell, tmp_path):
+def test_a_run_in_float64_is_so_throughout_and_near_that_in_float32(
+    whole, cell, tmp_path
+):
     """In a process of its own, as JAX's 64-bit mode is for a whole process."""
     workdir = tmp_path / "run"
     options = ("--config.precision=float64", "--config.num_epochs=1")
-    exit_code, stdout, stderr = Process(*arguments("train", workdir, cell, *options)).wait()
+    exit_code, stdout, stderr = Process(
+        *arguments("train", workdir, cell, *options)
+    ).wait()
     assert exit_code == 0, stderr
     assert json.loads(stdout.splitlines()[-1])["steps"] == STEPS
     floats = [leaf for leaf in jax.tree.leaves(arrays(workdir, STEPS)["variables"])]

@@ -1,4 +1,6 @@
-"""Learning rates and momenta by step: against the curves of the authors' code, and by the formulas of the paper."""
+"""Learning rates and momenta by step: against the curves of the authors' code, and by
+the formulas of the paper.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +40,12 @@ def test_one_cycle_is_the_released_one(released):
     rate, momentum = build_optimizers.training_schedules(
         training("a", "release"), num_epochs=10, steps_per_epoch=20
     )
-    assert np.allclose(curve(rate, np.arange(200)), released["one_cycle_lr"], rtol=1e-5, atol=1e-9)
-    assert np.allclose(curve(momentum, np.arange(200)), released["one_cycle_momentum"], rtol=1e-6)
+    assert np.allclose(
+        curve(rate, np.arange(200)), released["one_cycle_lr"], rtol=1e-5, atol=1e-9
+    )
+    assert np.allclose(
+        curve(momentum, np.arange(200)), released["one_cycle_momentum"], rtol=1e-6
+    )
 
 
 def test_cosine_restarts_are_the_released_ones(released):
@@ -57,7 +63,9 @@ def test_one_cycle_of_the_paper_goes_from_4e_4_to_5e_2_and_back():
         training("a", "paper"), num_epochs=600, steps_per_epoch=195
     )
     steps = 600 * 195
-    values = curve(rate, [0, 0.225 * steps, 0.45 * steps, 0.675 * steps, 0.9 * steps, steps - 1])
+    values = curve(
+        rate, [0, 0.225 * steps, 0.45 * steps, 0.675 * steps, 0.9 * steps, steps - 1]
+    )
     assert np.allclose(values, [4e-4, 0.0252, 0.05, 0.0252, 4e-4, 4e-4], rtol=1e-3)
     assert np.all(curve(momentum, np.arange(0, steps, 1000)) == np.float32(0.9))
 
@@ -68,20 +76,30 @@ def test_one_cycle_of_the_release_ends_at_its_minimum_with_high_momentum():
     )
     steps = 600 * 195
     values = curve(rate, [0, 0.45 * steps, 0.9 * steps, 0.95 * steps, steps])
-    assert np.allclose(values, [0.0025, 0.05, 0.0025, (0.0025 + 2.5e-5) / 2, 2.5e-5], rtol=1e-3)
     assert np.allclose(
-        curve(momentum, [0, 0.45 * steps, 0.9 * steps, steps]), [0.95, 0.85, 0.95, 0.95], rtol=1e-5
+        values, [0.0025, 0.05, 0.0025, (0.0025 + 2.5e-5) / 2, 2.5e-5], rtol=1e-3
+    )
+    assert np.allclose(
+        curve(momentum, [0, 0.45 * steps, 0.9 * steps, steps]),
+        [0.95, 0.85, 0.95, 0.95],
+        rtol=1e-5,
     )
 
 
 def test_one_cycle_without_a_tail_ends_where_it_began():
-    values = curve(schedules.one_cycle(0.1, 1.0, 0.001, steps=10, tail=0.0), np.arange(11))
-    assert np.allclose(values, 0.1 + 0.9 * (1 - np.abs(np.arange(11) / 5 - 1)), atol=1e-6)
+    values = curve(
+        schedules.one_cycle(0.1, 1.0, 0.001, steps=10, tail=0.0), np.arange(11)
+    )
+    assert np.allclose(
+        values, 0.1 + 0.9 * (1 - np.abs(np.arange(11) / 5 - 1)), atol=1e-6
+    )
 
 
 def test_one_cycle_of_a_single_step_is_finite():
     assert np.all(
-        np.isfinite(curve(schedules.one_cycle(0.1, 1.0, 0.001, steps=1, tail=0.5), [0, 1]))
+        np.isfinite(
+            curve(schedules.one_cycle(0.1, 1.0, 0.001, steps=1, tail=0.5), [0, 1])
+        )
     )
 
 
@@ -104,10 +122,16 @@ EPOCH = STEPS // 3
         ({"schedule": "linear"}, 1 - STEPS / 60),
         ({"schedule": "linear", "schedule_by": "epoch"}, 1 - EPOCH / 20),
         # Bi-Real and ReActNet: the first epoch at 1 - 1 / E, the last at 0.
-        ({"schedule": "linear", "schedule_by": "epoch", "first_epoch": 1}, 1 - (EPOCH + 1) / 20),
+        (
+            {"schedule": "linear", "schedule_by": "epoch", "first_epoch": 1},
+            1 - (EPOCH + 1) / 20,
+        ),
         ({"schedule": "linear", "min_learning_rate": 0.05}, 1 - STEPS / 120),
         ({"schedule": "cosine"}, (1 + np.cos(np.pi * STEPS / 60)) / 2),
-        ({"schedule": "cosine", "schedule_by": "epoch"}, (1 + np.cos(np.pi * EPOCH / 20)) / 2),
+        (
+            {"schedule": "cosine", "schedule_by": "epoch"},
+            (1 + np.cos(np.pi * EPOCH / 20)) / 2,
+        ),
         (
             {"schedule": "cosine", "schedule_by": "epoch", "first_epoch": 1},
             (1 + np.cos(np.pi * (EPOCH + 1) / 20)) / 2,
@@ -125,7 +149,9 @@ EPOCH = STEPS // 3
 def test_schedules_by_step_and_by_epoch_follow_their_formulas(options, expected):
     """The rates of PyTorch's LambdaLR, CosineAnnealingLR and MultiStepLR, times .1."""
     chosen = settings.OptimizerSettings(learning_rate=0.1, **options)
-    rate, momentum = build_optimizers.training_schedules(chosen, num_epochs=20, steps_per_epoch=3)
+    rate, momentum = build_optimizers.training_schedules(
+        chosen, num_epochs=20, steps_per_epoch=3
+    )
     assert np.allclose(curve(rate, STEPS), 0.1 * expected, rtol=1e-5, atol=1e-8)
     assert np.all(curve(momentum, STEPS) == np.float32(0.9))
 
@@ -138,7 +164,11 @@ def test_schedules_by_step_and_by_epoch_follow_their_formulas(options, expected)
         ("digits", {"learning_rate": 1e-3, "low_learning_rate": 1e-3}, []),
         ("d", {"learning_rate": 1e-6}, ["min_learning_rate=1e-05"]),
         # Which reads no lower rate.
-        ("digits", {"learning_rate": 1e-6, "schedule": "steps", "decay_epochs": (5,)}, []),
+        (
+            "digits",
+            {"learning_rate": 1e-6, "schedule": "steps", "decay_epochs": (5,)},
+            [],
+        ),
     ],
 )
 def test_a_learning_rate_below_those_that_it_is_the_highest_of_is_noticed(
@@ -164,7 +194,9 @@ def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
     chosen = settings.OptimizerSettings(
         learning_rate=0.1, min_learning_rate=0.02, schedule=schedule
     )
-    rate, _ = build_optimizers.training_schedules(chosen, num_epochs=2, steps_per_epoch=3)
+    rate, _ = build_optimizers.training_schedules(
+        chosen, num_epochs=2, steps_per_epoch=3
+    )
     assert np.allclose(curve(rate, [6, 7, 60]), 0.02)
 
 
@@ -172,7 +204,9 @@ def test_a_schedule_that_has_ended_stays_where_it_ends(schedule):
     ("conventions", "minimum", "first"), [("paper", 0.0, 0), ("release", 0.001, 1)]
 )
 def test_the_search_follows_half_a_cosine_epoch_by_epoch(conventions, minimum, first):
-    """The release steps its scheduler before each epoch, so that its first epoch stands at 1 on the cosine."""
+    """The release steps its scheduler before each epoch, so that its first epoch stands
+    at 1 on the cosine.
+    """
     rate = build_optimizers.learning_rate(searching(conventions), steps_per_epoch=3)
     epoch = np.arange(150) // 3 + first
     expected = minimum + (0.025 - minimum) * (1 + np.cos(np.pi * epoch / 50)) / 2
@@ -192,4 +226,6 @@ def test_the_rate_of_a_training_is_that_of_its_schedules():
     run = settings.from_config(train.get_config("a"))
     rate, _ = build_optimizers.training_schedules(run.optimizer, run.num_epochs, 3)
     steps = np.linspace(0, 3 * run.num_epochs - 1, 20).astype(int)
-    assert np.array_equal(curve(build_optimizers.learning_rate(run, 3), steps), curve(rate, steps))
+    assert np.array_equal(
+        curve(build_optimizers.learning_rate(run, 3), steps), curve(rate, steps)
+    )

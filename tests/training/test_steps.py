@@ -1,4 +1,6 @@
-"""The pure steps: losses and hits by their formulas, and what a step of training, search and evaluation does to a state."""
+"""The pure steps: losses and hits by their formulas, and what a step of training,
+search and evaluation does to a state.
+"""
 
 import dataclasses
 import functools
@@ -55,7 +57,9 @@ class Classifier(nn.Module):
 
 
 class Mixture(Supernet):
-    """Two linear classifiers, mixed by the first edge's weights of each cell; its statistics are a moving average."""
+    """Two linear classifiers, mixed by the first edge's weights of each cell; its
+    statistics are a moving average.
+    """
 
     @nn.compact
     def mixture(self, weights, images, *, train: bool = False):
@@ -73,7 +77,9 @@ class Mixture(Supernet):
         )
 
 
-MIXTURE = Mixture(num_cells=1, channels=1, num_classes=CLASSES, layer_types=TYPES, scheme=Float())
+MIXTURE = Mixture(
+    num_cells=1, channels=1, num_classes=CLASSES, layer_types=TYPES, scheme=Float()
+)
 
 
 def batch(seed: int, size: int = 8) -> dict:
@@ -94,7 +100,9 @@ def jitted(step):
 def same(one, other, **tolerance) -> bool:
     return jax.tree.all(
         jax.tree.map(
-            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), one, other
+            lambda a, b: np.allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}),
+            one,
+            other,
         )
     )
 
@@ -106,12 +114,17 @@ def test_cross_entropy_is_the_logarithm_of_the_probability():
     logits = np.array([[1.0, 2.0, -1.0], [0.0, 0.0, 0.0]], np.float32)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = -np.log([p[0, 1], p[1, 2]])
-    assert np.allclose(cross_entropy(jnp.asarray(logits), jnp.array([1, 2])), expected, rtol=1e-6)
+    assert np.allclose(
+        cross_entropy(jnp.asarray(logits), jnp.array([1, 2])), expected, rtol=1e-6
+    )
 
 
 def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes():
     draw = np.random.default_rng(0)
-    logits, labels = draw.normal(size=(5, 7)).astype(np.float32), np.array([0, 6, 3, 3, 1])
+    logits, labels = (
+        draw.normal(size=(5, 7)).astype(np.float32),
+        np.array([0, 6, 3, 3, 1]),
+    )
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = 0.9 * np.eye(7)[labels] + 0.1 / 7
     smoothed = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.1)
@@ -121,14 +134,18 @@ def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes():
 def test_a_large_margin_overflows_nothing():
     logits = jnp.array([[1000.0, -1000.0]])
     assert (
-        cross_entropy(logits, jnp.array([1])) == 2000 and cross_entropy(logits, jnp.array([0])) == 0
+        cross_entropy(logits, jnp.array([1])) == 2000
+        and cross_entropy(logits, jnp.array([0])) == 0
     )
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_hits_are_those_of_the_sorted_scores(k):
     draw = np.random.default_rng(1)
-    logits, labels = draw.normal(size=(50, 9)).astype(np.float32), draw.integers(0, 9, 50)
+    logits, labels = (
+        draw.normal(size=(50, 9)).astype(np.float32),
+        draw.integers(0, 9, 50),
+    )
     best = np.argsort(-logits, axis=-1)[:, :k]
     expected = (best == labels[:, None]).any(-1)
     found = hits(jnp.asarray(logits), jnp.asarray(labels), k)
@@ -136,25 +153,38 @@ def test_hits_are_those_of_the_sorted_scores(k):
 
 
 def test_of_equal_scores_the_first_wins_as_in_argmax():
-    """A dead network, whose scores are all equal, is right as often as it would be by always naming class 0."""
+    """A dead network, whose scores are all equal, is right as often as it would be by
+    always naming class 0.
+    """
     logits = jnp.zeros((4, 4))
     assert hits(logits, jnp.arange(4)).tolist() == [1, 0, 0, 0]
     assert hits(logits, jnp.arange(4), 3).tolist() == [1, 1, 1, 0]
     tied = jnp.array([[0.0, 2.0, 1.0, 2.0]] * 4)
-    assert hits(tied, jnp.arange(4)).tolist() == (tied.argmax(-1) == jnp.arange(4)).tolist()
+    assert (
+        hits(tied, jnp.arange(4)).tolist()
+        == (tied.argmax(-1) == jnp.arange(4)).tolist()
+    )
     assert hits(jnp.full((4, 4), jnp.inf), jnp.arange(4)).sum() == 1
 
 
 def test_nan_is_a_miss():
     assert hits(jnp.full((2, 6), NAN), jnp.array([0, 3]), 5).tolist() == [0, 0]
-    assert hits(jnp.array([[1.0, NAN], [1.0, NAN]]), jnp.array([0, 1])).tolist() == [0, 0]
+    assert hits(jnp.array([[1.0, NAN], [1.0, NAN]]), jnp.array([0, 1])).tolist() == [
+        0,
+        0,
+    ]
     assert hits(jnp.full((1, 3), NAN), jnp.array([0]), 3).tolist() == [0]
 
 
 def test_all_classes_are_a_hit_where_there_are_no_more_than_k():
     draw = np.random.default_rng(2)
     assert np.all(
-        hits(jnp.asarray(draw.normal(size=(20, 5))), jnp.asarray(draw.integers(0, 5, 20)), 5) == 1
+        hits(
+            jnp.asarray(draw.normal(size=(20, 5))),
+            jnp.asarray(draw.integers(0, 5, 20)),
+            5,
+        )
+        == 1
     )
 
 
@@ -164,11 +194,14 @@ def test_all_classes_are_a_hit_where_there_are_no_more_than_k():
 def test_drop_path_grows_with_the_epoch_from_nothing():
     numbers = jnp.array([0, 2, 3, 17, 29])
     state, data = train_state(), batch(0)
-    after = jax.vmap(lambda number: train_step(state.replace(step=number), data, drop_path=0.2))(
-        numbers
-    )
+    after = jax.vmap(
+        lambda number: train_step(state.replace(step=number), data, drop_path=0.2)
+    )(numbers)
     rates = after.batch_stats["rate"]
-    assert np.allclose(rates, [0.2 * epoch / 10 for epoch in (0, 0, 1, 5, 9)]) and rates.max() < 0.2
+    assert (
+        np.allclose(rates, [0.2 * epoch / 10 for epoch in (0, 0, 1, 5, 9)])
+        and rates.max() < 0.2
+    )
 
 
 def test_no_drop_path_is_none_so_that_nothing_is_computed():
@@ -208,12 +241,16 @@ def test_a_training_step_follows_the_gradient_of_the_smoothed_loss():
     state, data = train_state(), batch(0)
 
     def loss(params):
-        logits = (data["image"] - 0.5 * data["image"].mean(0)) @ params["Dense_0"]["kernel"]
+        logits = (data["image"] - 0.5 * data["image"].mean(0)) @ params["Dense_0"][
+            "kernel"
+        ]
         return jnp.mean(cross_entropy(logits, data["label"], SMOOTHING)), logits
 
     (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     after = train_step(state, data)
-    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert same(
+        after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
+    )
     assert int(after.step) == 1 and np.allclose(
         after.batch_stats["mean"], 0.5 * data["image"].mean(0)
     )
@@ -238,11 +275,17 @@ class TwoClassifiers(nn.Module):
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
-    """As in DARTS: .4 times its smoothed cross-entropy, which only reaches what it is computed from."""
+    """As in DARTS: .4 times its smoothed cross-entropy, which only reaches what it is
+    computed from.
+    """
     data = batch(0)
     params = TwoClassifiers().init(jax.random.key(0), data["image"])["params"]
-    step = TrainStep(TwoClassifiers(), DESCENT, label_smoothing=SMOOTHING, auxiliary_weight=weight)
-    after = jitted(step)(train_state_of({"params": params, "batch_stats": {}}, DESCENT, 1), data)
+    step = TrainStep(
+        TwoClassifiers(), DESCENT, label_smoothing=SMOOTHING, auxiliary_weight=weight
+    )
+    after = jitted(step)(
+        train_state_of({"params": params, "batch_stats": {}}, DESCENT, 1), data
+    )
 
     def loss(params):
         at = lambda name: cross_entropy(
@@ -253,15 +296,17 @@ def test_the_loss_at_an_auxiliary_classifier_is_added_with_its_weight(weight):
     value, gradient = jax.value_and_grad(loss)(params)
     assert same(after.params, jax.tree.map(jnp.subtract, params, gradient))
     assert same(after.sums.loss, 8 * value)
-    assert not weight or not same(after.params["auxiliary_head"], params["auxiliary_head"])
+    assert not weight or not same(
+        after.params["auxiliary_head"], params["auxiliary_head"]
+    )
 
 
 def test_what_is_dropped_depends_on_seed_and_step_alone():
     def drawn(step, seed=0):
         return float(
-            train_step(train_state(step, seed=seed), batch(step), drop_path=0.2).batch_stats[
-                "drawn"
-            ]
+            train_step(
+                train_state(step, seed=seed), batch(step), drop_path=0.2
+            ).batch_stats["drawn"]
         )
 
     assert drawn(3) == drawn(3)
@@ -279,10 +324,14 @@ def test_the_first_state_may_be_donated_as_no_two_leaves_are_one_buffer():
 def test_a_name_or_a_class_in_the_place_of_an_object_is_refused_in_a_sentence():
     optimizers = {"weights": OPTIMIZER, "alphas": ALPHAS_OPTIMIZER}
     for wrong in (Bnas, "bnas"):
-        with pytest.raises(UserError, match=r"searcher must be an object such as Bnas\(\), got "):
+        with pytest.raises(
+            UserError, match=r"searcher must be an object such as Bnas\(\), got "
+        ):
             SearchStep(MIXTURE, wrong, **optimizers)
     for wrong in (Float, "float"):
-        with pytest.raises(UserError, match=r"scheme must be an object such as Xnor\(\), got "):
+        with pytest.raises(
+            UserError, match=r"scheme must be an object such as Xnor\(\), got "
+        ):
             TrainStep(Classifier(scheme=wrong), OPTIMIZER)
 
 
@@ -309,9 +358,14 @@ def test_microbatches_average_their_gradients_and_move_the_statistics_once():
     found = [gradient_of(part, state.params, before) for part in parts]
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
     assert np.allclose(mean, 0.5 * before + 0.5 * data["image"].mean(0))
-    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert same(
+        after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
+    )
     assert np.allclose(after.batch_stats["mean"], mean)
-    assert np.allclose(after.sums.loss, 10 + 8 * loss) and float(after.sums.examples) == 16 + 8
+    assert (
+        np.allclose(after.sums.loss, 10 + 8 * loss)
+        and float(after.sums.examples) == 16 + 8
+    )
     assert float(after.sums.correct) == round(float(after.sums.correct))
 
 
@@ -320,16 +374,24 @@ def test_devices_average_gradients_losses_and_statistics_and_count_together():
     state, data = train_state(), batch(0)
     shards = parts_of(data, 4)
     on_each = jax.jit(
-        jax.vmap(lambda shard: train_step(state, shard, axis="devices"), axis_name="devices")
+        jax.vmap(
+            lambda shard: train_step(state, shard, axis="devices"), axis_name="devices"
+        )
     )(shards)
     after = jax.tree.map(lambda x: x[0], on_each)
-    assert same(on_each.params, jax.tree.map(lambda x: jnp.stack([x] * 4), after.params))
+    assert same(
+        on_each.params, jax.tree.map(lambda x: jnp.stack([x] * 4), after.params)
+    )
     found = [
-        gradient_of(jax.tree.map(lambda x: x[i], shards), state.params, jnp.zeros(FEATURES))
+        gradient_of(
+            jax.tree.map(lambda x: x[i], shards), state.params, jnp.zeros(FEATURES)
+        )
         for i in range(4)
     ]
     loss, gradient, mean = jax.tree.map(lambda *x: sum(x) / 4, *found)
-    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert same(
+        after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
+    )
     assert np.allclose(after.batch_stats["mean"], mean) and np.allclose(
         after.sums.loss, 10 + 8 * loss
     )
@@ -351,24 +413,34 @@ LONG = (Snas, Random)  # which draw as GDAS does, and have a gradient as BNAS ha
 
 @pytest.mark.parametrize(
     "searcher",
-    [pytest.param(s, marks=pytest.mark.long) if isinstance(s, LONG) else s for s in SEARCHERS],
+    [
+        pytest.param(s, marks=pytest.mark.long) if isinstance(s, LONG) else s
+        for s in SEARCHERS
+    ],
 )
 def test_devices_and_microbatches_of_a_search_average_the_gradients_of_alpha(searcher):
-    """Mixture's statistics do not touch its loss, so that any division gives the gradients of the whole batch.
+    """Mixture's statistics do not touch its loss, so that any division gives the
+    gradients of the whole batch.
 
     What is drawn is the same for all of them.
     """
-    state, data = search_state(searcher=searcher), {"train": batch(0), "valid": batch(1)}
+    state, data = (
+        search_state(searcher=searcher),
+        {"train": batch(0), "valid": batch(1)},
+    )
     whole = jitted(searching(searcher=searcher))(state, data)
     step, parts = (
         searching(searcher=searcher, axis="devices"),
         jax.tree.map(lambda x: parts_of(x, 4), data, is_leaf=is_batch),
     )
-    on_each = jax.jit(jax.vmap(lambda batches: step(state, batches), axis_name="devices"))(parts)
+    on_each = jax.jit(
+        jax.vmap(lambda batches: step(state, batches), axis_name="devices")
+    )(parts)
     in_parts = jitted(searching(searcher=searcher, microbatches=2))(state, data)
     for after in (jax.tree.map(lambda x: x[3], on_each), in_parts):
         assert same(
-            (after.alphas, after.params, after.sums), (whole.alphas, whole.params, whole.sums)
+            (after.alphas, after.params, after.sums),
+            (whole.alphas, whole.params, whole.sums),
         )
     assert not same(whole.params, state.params)
 
@@ -416,7 +488,9 @@ def search_state(
 
 
 def task_loss(params, alphas, data):
-    logits = MIXTURE.apply({"params": params, "batch_stats": {"mean": 0}}, alphas, data["image"])
+    logits = MIXTURE.apply(
+        {"params": params, "batch_stats": {"mean": 0}}, alphas, data["image"]
+    )
     return jnp.mean(cross_entropy(logits, data["label"]))
 
 
@@ -435,7 +509,12 @@ def searching(
 
 
 def search_step(
-    state, train, valid, alphas_optimizer=ALPHAS_OPTIMIZER, diversity: float = 1.0, **options
+    state,
+    train,
+    valid,
+    alphas_optimizer=ALPHAS_OPTIMIZER,
+    diversity: float = 1.0,
+    **options,
 ):
     step = searching(alphas_optimizer, Bnas(diversity=diversity, tau=7.7), **options)
     return jitted(step)(state, {"train": train, "valid": valid})
@@ -458,16 +537,24 @@ def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_t
     alphas = optax.apply_updates(state.alphas, updates)
     assert same(after.alphas, alphas) and not same(after.alphas, state.alphas)
     loss, gradient = jax.value_and_grad(task_loss)(state.params, alphas, train)
-    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
-    assert int(after.step) == step + 1 and np.allclose(after.sums.loss, 8 * loss, rtol=1e-5)
+    assert same(
+        after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
+    )
+    assert int(after.step) == step + 1 and np.allclose(
+        after.sums.loss, 8 * loss, rtol=1e-5
+    )
     assert float(after.sums.examples) == 8
 
 
 def test_the_regularizer_keeps_alpha_diverse_early_and_lets_go_later():
-    """Against a step without it, the entropy of alpha ends higher; the later the epoch, the less so."""
+    """Against a step without it, the entropy of alpha ends higher; the later the epoch,
+    the less so.
+    """
 
     def moved(step, diversity):
-        after = search_step(search_state(DESCENT, step), batch(0), batch(1), DESCENT, diversity)
+        after = search_step(
+            search_state(DESCENT, step), batch(0), batch(1), DESCENT, diversity
+        )
         return float(alphas_lib.entropy(after.alphas))
 
     gains = [moved(3 * epoch, 1.0) - moved(3 * epoch, 0.0) for epoch in (0, 10, 40)]
@@ -495,10 +582,14 @@ def test_the_weights_take_no_gradient_from_the_validation_batch():
 
 @dataclasses.dataclass(frozen=True)
 class Unrolled(Searcher):
-    """Alpha's gradient after a virtual step of the weights; what flows through that step is left out."""
+    """Alpha's gradient after a virtual step of the weights; what flows through that
+    step is left out.
+    """
 
     def gradient(self, mean, virtual, params, alphas):
-        params = virtual(params, mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN))
+        params = virtual(
+            params, mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)
+        )
         return mean(lambda loss: jax.grad(loss, argnums=1)(params, alphas), VALID)
 
     stages: ClassVar[tuple[Stage, ...]] = (
@@ -508,8 +599,12 @@ class Unrolled(Searcher):
 
 
 @pytest.mark.parametrize("searcher", [s for s in SEARCHERS if s.has_alphas])
-def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_of_bnas(searcher):
-    """Nothing is left to choose, alpha has no gradient, and the weights follow the training batch."""
+def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_of_bnas(
+    searcher,
+):
+    """Nothing is left to choose, alpha has no gradient, and the weights follow the
+    training batch.
+    """
     single = MIXTURE.clone(layer_types=("bin_conv_3x3",))
     data = {"train": batch(0), "valid": batch(1)}
     ends = []
@@ -543,7 +638,9 @@ def test_with_one_layer_type_and_no_noise_to_draw_every_searcher_makes_the_step_
 
 
 def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
-    """Second-order DARTS passes through the network once for each of its gradients: 4 of alpha's stage."""
+    """Second-order DARTS passes through the network once for each of its gradients: 4
+    of alpha's stage.
+    """
     calls = []
     passed = Mixture.mixture
 
@@ -563,7 +660,9 @@ def test_alphas_own_gradient_is_all_that_is_computed(monkeypatch):
 
 def test_a_searchers_own_gradient_moves_alpha():
     state, train, valid = search_state(), batch(0), batch(1)
-    after = jitted(searching(searcher=Unrolled()))(state, {"train": train, "valid": valid})
+    after = jitted(searching(searcher=Unrolled()))(
+        state, {"train": train, "valid": valid}
+    )
     of_train = jax.grad(task_loss)(state.params, state.alphas, train)
     ahead = jax.tree.map(lambda w, g: w - 0.5 * g, state.params, of_train)
     gradient = jax.grad(task_loss, argnums=1)(ahead, state.alphas, valid)
@@ -573,15 +672,21 @@ def test_a_searchers_own_gradient_moves_alpha():
 
     # The weights themselves moved once, from where they were.
     gradient = jax.grad(task_loss)(state.params, alphas, train)
-    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient))
+    assert same(
+        after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, gradient)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class AtOnce(Searcher):
-    """Alpha and weights by one gradient of one batch, with a mixture that grows and a term of its own for alpha."""
+    """Alpha and weights by one gradient of one batch, with a mixture that grows and a
+    term of its own for alpha.
+    """
 
     size: float = 0.25
-    stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS, ALPHAS})),)
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage((TRAIN,), frozenset({WEIGHTS, ALPHAS})),
+    )
 
     def weights(self, alphas, key, progress):
         relaxed = alphas_lib.relax(alphas)
@@ -599,7 +704,9 @@ def test_a_stage_can_move_alpha_and_weights_at_once():
     after = jitted(searching(searcher=AtOnce()))(state, {"train": data})
 
     def objective(params, alphas):
-        mixture = {name: 1.2 * value for name, value in alphas_lib.relax(alphas).items()}
+        mixture = {
+            name: 1.2 * value for name, value in alphas_lib.relax(alphas).items()
+        }
         variables = {"params": params, "batch_stats": {"mean": 0}}
         logits = MIXTURE.apply(variables, mixture, data["image"], method="mixture")
         loss = jnp.mean(cross_entropy(logits, data["label"]))
@@ -608,9 +715,13 @@ def test_a_stage_can_move_alpha_and_weights_at_once():
     (to_params, to_alphas), loss = jax.grad(objective, argnums=(0, 1), has_aux=True)(
         state.params, state.alphas
     )
-    updates, _ = ALPHAS_OPTIMIZER.update(to_alphas, state.alphas_opt_state, state.alphas)
+    updates, _ = ALPHAS_OPTIMIZER.update(
+        to_alphas, state.alphas_opt_state, state.alphas
+    )
     assert same(after.alphas, optax.apply_updates(state.alphas, updates))
-    assert same(after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, to_params))
+    assert same(
+        after.params, jax.tree.map(lambda w, g: w - 0.5 * g, state.params, to_params)
+    )
     assert int(after.step) == 8 and float(after.sums.examples) == 8
     assert np.allclose(after.sums.loss, 8 * loss, rtol=1e-5), "without the term"
 
@@ -621,7 +732,9 @@ class Drawing(Searcher):
     stages: ClassVar[tuple[Stage, ...]] = (Stage((TRAIN,), frozenset({WEIGHTS})),)
 
     def weights(self, alphas, key, progress):
-        return jax.tree.map(lambda value: value * jax.random.uniform(key), alphas_lib.relax(alphas))
+        return jax.tree.map(
+            lambda value: value * jax.random.uniform(key), alphas_lib.relax(alphas)
+        )
 
 
 class DrawingTwice(Drawing):
@@ -631,7 +744,9 @@ class DrawingTwice(Drawing):
 def test_what_is_drawn_depends_on_seed_step_and_stage_alone():
     def loss(step, seed=0, searcher=Drawing()):
         state = search_state(step=step, seed=seed)
-        return float(jitted(searching(searcher=searcher))(state, {"train": batch(0)}).sums.loss)
+        return float(
+            jitted(searching(searcher=searcher))(state, {"train": batch(0)}).sums.loss
+        )
 
     assert loss(3) == loss(3)
     twice = loss(3, searcher=DrawingTwice())
@@ -641,7 +756,10 @@ def test_what_is_drawn_depends_on_seed_step_and_stage_alone():
 def test_the_columns_of_alpha_are_the_supernets_layer_types():
     step = searching(searcher=Bnas(keep_zeroise=False))
     assert step.searcher == Bnas(keep_zeroise=False, layer_types=TYPES)
-    names = {edge.layer_type for edge in edges(step.searcher.derive(search_state().alphas).normal)}
+    names = {
+        edge.layer_type
+        for edge in edges(step.searcher.derive(search_state().alphas).normal)
+    }
     assert names == {"bin_conv_3x3"}
     alphas = step.init(seed=0, image_shape=(FEATURES,)).alphas
     assert {value.shape for value in alphas.values()} == {(14, len(TYPES))}
@@ -650,7 +768,9 @@ def test_the_columns_of_alpha_are_the_supernets_layer_types():
 def test_a_batch_that_no_stage_takes_is_left_alone():
     state, train = search_state(), batch(0)
     step = jitted(searching(searcher=AtOnce()))
-    alone, beside = (step(state, {"train": train} | more) for more in ({}, {"valid": batch(1)}))
+    alone, beside = (
+        step(state, {"train": train} | more) for more in ({}, {"valid": batch(1)})
+    )
     assert same(alone.params, beside.params, rtol=0, atol=0) and same(
         alone.batch_stats, beside.batch_stats, rtol=0, atol=0
     )
@@ -675,17 +795,21 @@ def test_an_evaluation_sums_over_the_examples_and_leaves_the_padding_out():
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     data = batch(0)
     padded = {name: jnp.concatenate([value, value[:2]]) for name, value in data.items()}
-    padded["image"] = padded["image"].at[8:].set(jnp.nan)  # whatever stands in the padding
+    padded["image"] = (
+        padded["image"].at[8:].set(jnp.nan)
+    )  # whatever stands in the padding
     padded["weight"] = jnp.array([1.0] * 8 + [0.0] * 2)
     result = jitted(EvaluationStep(Classifier()))(variables, padded)
     logits = data["image"] @ state.params["Dense_0"]["kernel"]
     assert float(result.examples) == 8
     evaluate = EvaluationStep(Classifier(), axis="devices")
-    divided = jax.jit(jax.vmap(lambda shard: evaluate(variables, shard), axis_name="devices"))(
-        parts_of(padded, 5)
-    )
+    divided = jax.jit(
+        jax.vmap(lambda shard: evaluate(variables, shard), axis_name="devices")
+    )(parts_of(padded, 5))
     assert same(jax.tree.map(lambda x: x[4], divided), result)
-    assert np.allclose(result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
+    assert np.allclose(
+        result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5
+    )
     assert float(result.top1) == float(jnp.sum(logits.argmax(-1) == data["label"]))
     assert float(result.top5) == 8  # of four classes
 
@@ -699,12 +823,16 @@ def test_an_evaluation_neither_smooths_nor_trains():
     data = batch(0) | {"weight": jnp.ones(8)}
     logits = (data["image"] - 1) @ state.params["Dense_0"]["kernel"]
     result = EvaluationStep(Classifier())(variables, data)
-    assert np.allclose(result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5)
+    assert np.allclose(
+        result.loss, cross_entropy(logits, data["label"]).sum(), rtol=1e-5
+    )
 
 
 def test_the_supernet_is_evaluated_with_the_mixture_of_its_alphas():
     state = search_state()
     data = batch(0) | {"weight": jnp.ones(8)}
     result = EvaluationStep(MIXTURE, Bnas())(state.variables, data)
-    assert np.allclose(result.loss, 8 * task_loss(state.params, state.alphas, data), rtol=1e-5)
+    assert np.allclose(
+        result.loss, 8 * task_loss(state.params, state.alphas, data), rtol=1e-5
+    )
     assert float(result.examples) == 8

@@ -1,4 +1,6 @@
-"""The second run in a work directory, and the second work directory: issue 14, points 13 to 15."""
+"""The second run in a work directory, and the second work directory: issue 14, points
+13 to 15.
+"""
 
 import dataclasses
 import json
@@ -55,7 +57,9 @@ def finished(whole) -> pathlib.Path:
 
 
 def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd):
-    """14.13: the run goes on from its last good checkpoint with a lower learning rate, and says so in config.json."""
+    """14.13: the run goes on from its last good checkpoint with a lower learning rate,
+    and says so in config.json.
+    """
     workdir = tmp_path / "run"
     given = arguments("train", workdir, cell, OFTEN)
     assert command([*given, "--config.optimizer.learning_rate=1e30"]) == 2
@@ -64,20 +68,22 @@ def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd)
     assert good == 1 and (workdir / "checkpoints_damaged" / "2").is_dir()
     line = said(capfd)
     assert (
-        "with --change and a smaller --config.optimizer.learning_rate or --config.optimizer.clip_norm"
-        in line
+        "with --change and a smaller --config.optimizer.learning_rate or "
+        "--config.optimizer.clip_norm" in line
     )
     assert f"goes on from step {good}, the last good checkpoint" in line
 
     assert command(given) == 2
     assert (
-        f"config.optimizer.learning_rate is 0.05 now and 1e+30 there; add --change to go on from step {good}"
-        in said(capfd)
+        "config.optimizer.learning_rate is 0.05 now and 1e+30 there; add --change to "
+        f"go on from step {good}" in said(capfd)
     )
 
     # A rate so low turns the preset's cycle upside down, which is said.
     assert command([*given, "--change", "--config.optimizer.learning_rate=1e-3"]) == 0
-    warning = "warning: config.optimizer.low_learning_rate=0.0025 is above the learning_rate"
+    warning = (
+        "warning: config.optimizer.low_learning_rate=0.0025 is above the learning_rate"
+    )
     assert warning in capfd.readouterr().err
     assert read(workdir / "config.json")["changed"] == [
         {"step": good, "key": "optimizer.learning_rate", "from": 1e30, "to": 1e-3}
@@ -89,14 +95,18 @@ def test_what_the_message_after_a_nan_advises_is_possible(cell, tmp_path, capfd)
 def test_after_a_nan_without_a_checkpoint_the_run_begins_anew(tmp_path):
     """14.13: the message promises no checkpoint where none was saved."""
     counted = Counting(tmp_path)
-    spoil = lambda state: state.replace(sums=state.sums.replace(loss=jnp.float32(float("nan"))))
+    spoil = lambda state: state.replace(
+        sums=state.sums.replace(loss=jnp.float32(float("nan")))
+    )
     counted.before = lambda step, state: spoil(state)
     with pytest.raises(
-        UserError, match=r"--change and a smaller .* begins anew, as there is no good checkpoint"
+        UserError,
+        match=r"--change and a smaller .* begins anew, as there is no good checkpoint",
     ):
         counted.start()
     changed = again(
-        counted, optimizer=dataclasses.replace(counted.run.optimizer, learning_rate=0.01)
+        counted,
+        optimizer=dataclasses.replace(counted.run.optimizer, learning_rate=0.01),
     )
     assert same(changed.start(), counting(10))
     assert changed.workdir.changed()[0]["step"] == 0
@@ -105,11 +115,15 @@ def test_after_a_nan_without_a_checkpoint_the_run_begins_anew(tmp_path):
 def again(counted: Counting, change: bool = True, **new) -> Counting:
     """The same work directory opened with other settings."""
     opened = object.__new__(Counting)
-    opened.__dict__.update(counted.__dict__, made=[], finished=[], before=lambda step, state: state)
+    opened.__dict__.update(
+        counted.__dict__, made=[], finished=[], before=lambda step, state: state
+    )
     opened.run = dataclasses.replace(counted.run, **new)
     opened.workdir = WorkDir(counted.workdir.path)
     counted.workdir.close()
-    opened.workdir.open(opened.run, Facts(num_classes=10, image_shape=(8, 8, 1)), change=change)
+    opened.workdir.open(
+        opened.run, Facts(num_classes=10, image_shape=(8, 8, 1)), change=change
+    )
     return opened
 
 
@@ -118,11 +132,15 @@ def test_another_kind_of_optimizer_is_no_change_that_a_run_goes_on_with(tmp_path
     counted = Counting(tmp_path, num_epochs=1)
     counted.start()
     adam = dataclasses.replace(counted.run.optimizer, name="adam")
-    with pytest.raises(UserError, match=r"config\.optimizer\.name is .*but no optimizer's name"):
+    with pytest.raises(
+        UserError, match=r"config\.optimizer\.name is .*but no optimizer's name"
+    ):
         again(counted, optimizer=adam)
 
 
-def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(tmp_path):
+def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
+    tmp_path,
+):
     """14.13: each change is noted with its step; settings of checkpoints, too."""
     counted = Counting(tmp_path, num_epochs=1)
     counted.start()
@@ -155,7 +173,10 @@ def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
             {"seed": 5},
             r"config\.seed is 5 now and 0 there, which --change cannot change \(it can: config\.optimizer, ",
         ),
-        ({"batch_size": 32}, r"config\.batch_size is 32 now and 64 there, which --change cannot"),
+        (
+            {"batch_size": 32},
+            r"config\.batch_size is 32 now and 64 there, which --change cannot",
+        ),
         ({"seed": 5, "num_epochs": 9}, r"config\.seed is 5 now and 0 there, which"),
         (
             {"dataset": settings.DatasetSettings("cifar10")},
@@ -173,7 +194,9 @@ def test_what_may_not_change_is_refused_by_name(tmp_path, changes, message):
 
 
 def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
-    """14.13: the refusal says what to add, unless another setting would be refused all the same."""
+    """14.13: the refusal says what to add, unless another setting would be refused all
+    the same.
+    """
     counted = Counting(tmp_path)
     counted.start()
     with pytest.raises(
@@ -221,25 +244,32 @@ def restore(folder: pathlib.Path, state, shapes, changed: bool = True):
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, 5.0), (5.0, float("inf"))])
-def test_the_momentum_outlives_clipping_that_is_turned_on_or_off(tmp_path, before, after):
+def test_the_momentum_outlives_clipping_that_is_turned_on_or_off(
+    tmp_path, before, after
+):
     """14.13: a link of the optimizer that keeps no state may come or go."""
     state, _ = with_optimizer(before)
     expected, shapes = with_optimizer(after)
     assert same(restore(tmp_path, state, shapes), expected)
 
 
-def test_another_optimizer_is_refused_by_the_first_part_of_its_state_that_is_missing(tmp_path):
+def test_another_optimizer_is_refused_by_the_first_part_of_its_state_that_is_missing(
+    tmp_path,
+):
     """14.13: what does not fit is not dropped."""
     _, shapes = with_optimizer(5.0)
     adam = optax.adam(0.1).init(counting(3).params)
     with pytest.raises(
-        UserError, match=r"of another network or optimizer: opt_state/step is missing there"
+        UserError,
+        match=r"of another network or optimizer: opt_state/step is missing there",
     ):
         restore(tmp_path, counting(3).replace(opt_state=adam), shapes)
 
 
 def test_float32_becomes_float64_where_the_precision_was_changed(tmp_path):
-    """14.13: every parameter and the optimizer's state in the new type, whole numbers as they were."""
+    """14.13: every parameter and the optimizer's state in the new type, whole numbers
+    as they were.
+    """
     double = lambda s: jax.ShapeDtypeStruct(
         s.shape, jnp.float64 if s.dtype == jnp.float32 else s.dtype
     )
@@ -248,23 +278,31 @@ def test_float32_becomes_float64_where_the_precision_was_changed(tmp_path):
         kinds = {leaf.dtype for leaf in jax.tree.leaves(found)}
         assert kinds == {np.dtype("float64"), np.dtype("int32"), np.dtype("uint32")}
         assert jax.tree.all(
-            jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), found, counting(3))
+            jax.tree.map(
+                lambda a, b: np.array_equal(a, b, equal_nan=True), found, counting(3)
+            )
         )
 
 
 @pytest.mark.parametrize("epochs", [2, 5])
-def test_the_history_of_a_search_has_rows_for_its_new_number_of_epochs(tmp_path, epochs):
+def test_the_history_of_a_search_has_rows_for_its_new_number_of_epochs(
+    tmp_path, epochs
+):
     """14.14: what was is kept, NaN stands where epochs are still to come."""
 
     def searched(epochs: int) -> SearchState:
         top1 = jnp.where(jnp.arange(epochs) < 2, 50.0, jnp.nan)
-        history = jnp.where(jnp.arange(epochs + 1)[:, None] < 3, jnp.ones((epochs + 1, 4)), jnp.nan)
+        history = jnp.where(
+            jnp.arange(epochs + 1)[:, None] < 3, jnp.ones((epochs + 1, 4)), jnp.nan
+        )
         same_as = {
             name: getattr(counting(10), name)
             for name in ("step", "seed", "params", "batch_stats", "opt_state", "sums")
         }
         alphas = {"alphas": {"normal": jnp.ones(4)}, "alphas_opt_state": ()}
-        return SearchState(**same_as, **alphas, history={"normal": history}, valid_top1=top1)
+        return SearchState(
+            **same_as, **alphas, history={"normal": history}, valid_top1=top1
+        )
 
     shapes = jax.eval_shape(lambda: searched(epochs))
     found = restore(tmp_path, searched(3), shapes)
@@ -285,18 +323,22 @@ def test_a_state_of_other_settings_is_still_refused_where_nothing_was_changed(tm
 def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
     finished, cell, tmp_path, capfd
 ):
-    """14.14: both learning rates are said at the seam, and what was learned and written stays."""
+    """14.14: both learning rates are said at the seam, and what was learned and written
+    stays.
+    """
     workdir = shutil.copytree(finished, tmp_path / "run")
     saves = "--config.checkpoint_every_steps=10"
     longer = [*arguments("train", workdir, cell, saves), "--config.num_epochs=3"]
     assert command(longer) == 2
     assert (
-        f"config.num_epochs is 3 now and 2 there; add --change to go on from step {2 * STEPS} with it"
-        in said(capfd)
+        "config.num_epochs is 3 now and 2 there; add --change to go on from step "
+        f"{2 * STEPS} with it" in said(capfd)
     )
     assert command([*longer, "--change"]) == 0
     out, err = capfd.readouterr()
-    before, after = (settings.from_config(WorkDir(path).config()) for path in (finished, workdir))
+    before, after = (
+        settings.from_config(WorkDir(path).config()) for path in (finished, workdir)
+    )
     rates = (
         float(build_optimizers.learning_rate(before, STEPS)(2 * STEPS - 1)),
         float(build_optimizers.learning_rate(after, STEPS)(2 * STEPS)),
@@ -305,7 +347,11 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
         f"changed at step {2 * STEPS}: config.num_epochs from 2 to 3; "
         f"learning rate {rates[0]:.4g} before, {rates[1]:.4g} from"
     )
-    assert seam in err and seam in (workdir / "log.txt").read_text() and rates[0] < rates[1]
+    assert (
+        seam in err
+        and seam in (workdir / "log.txt").read_text()
+        and rates[0] < rates[1]
+    )
     assert json.loads(out.splitlines()[-1])["steps"] == 3 * STEPS
     assert records(workdir)[:2] == records(finished) and len(records(workdir)) == 3
     saved = arrays(workdir, 3 * STEPS)["rest"]["test_top1"]
@@ -323,12 +369,17 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_the_new_total(
 @pytest.mark.parametrize(
     "config", [train_configs.get_config("digits"), search_configs.get_config("digits")]
 )
-def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_ended(config):
+def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_ended(
+    config,
+):
     """14.14: a cosine would otherwise start anew in what is said."""
     run = settings.from_config(config)
     longer = dataclasses.replace(run, num_epochs=2 * run.num_epochs)
     end = run.num_epochs * 7
-    old, new = build_optimizers.learning_rate(run, 7), build_optimizers.learning_rate(longer, 7)
+    old, new = (
+        build_optimizers.learning_rate(run, 7),
+        build_optimizers.learning_rate(longer, 7),
+    )
     assert changes.rates(run, longer, end, 7) == (float(old(end - 1)), float(new(end)))
     assert changes.rates(run, longer, 3, 7) == (float(old(3)), float(new(3)))
 
@@ -339,38 +390,69 @@ def test_the_rate_before_is_that_of_the_last_step_where_the_old_schedule_has_end
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory) -> pathlib.Path:
     """A folder of images of 8x8 in three classes."""
-    parts = {"train/a": 4, "train/b": 4, "train/c": 4, "test/a": 1, "test/b": 1, "test/c": 1}
+    parts = {
+        "train/a": 4,
+        "train/b": 4,
+        "train/c": 4,
+        "test/a": 1,
+        "test/b": 1,
+        "test/c": 1,
+    }
     return write_folder(tmp_path_factory.mktemp("images"), parts, height=8, width=8)
 
 
-def tuned(workdir: pathlib.Path, cell: pathlib.Path, folder: pathlib.Path, *more: str) -> list[str]:
+def tuned(
+    workdir: pathlib.Path, cell: pathlib.Path, folder: pathlib.Path, *more: str
+) -> list[str]:
     data = [
         "--config.dataset.name=folder",
         f"--config.dataset.path={folder}",
         "--config.dataset.channels=1",
     ]
-    sizes = ["--config.dataset.image_size=8", "--config.batch_size=6", "--config.num_epochs=1"]
+    sizes = [
+        "--config.dataset.image_size=8",
+        "--config.batch_size=6",
+        "--config.num_epochs=1",
+    ]
     return [*arguments("train", workdir, cell), *data, *sizes, *more]
 
 
 def test_a_run_for_other_classes_begins_with_the_backbone_of_another(
     finished, cell, three_classes, tmp_path, capfd
 ):
-    """14.14: it is said, in the log and in JSON, that the classifier is new; a run that goes on needs no --init."""
+    """14.14: it is said, in the log and in JSON, that the classifier is new; a run that
+    goes on needs no --init.
+    """
     workdir = tmp_path / "run"
     assert command(tuned(workdir, cell, three_classes, f"--init={finished}")) == 0
     out, err = capfd.readouterr()
-    origin = {"workdir": str(finished), "which": "last", "step": 2 * STEPS, "classifier": "new"}
+    origin = {
+        "workdir": str(finished),
+        "which": "last",
+        "step": 2 * STEPS,
+        "classifier": "new",
+    }
     line = f"begins with the weights of {finished} at step {2 * STEPS}; the classifier is new, for other classes"
     assert line in err and line in (workdir / "log.txt").read_text()
-    assert json.loads(out.splitlines()[-1])["init"] == read(workdir / "run.json")["init"] == origin
+    assert (
+        json.loads(out.splitlines()[-1])["init"]
+        == read(workdir / "run.json")["init"]
+        == origin
+    )
     for more in ([], [f"--init={finished}"]):
         assert command(tuned(workdir, cell, three_classes, *more)) == 0
         assert json.loads(capfd.readouterr().out.splitlines()[-1])["init"] == origin
     assert (
-        command(tuned(workdir, cell, three_classes, f"--init={finished}", "--init_step=best")) == 2
+        command(
+            tuned(
+                workdir, cell, three_classes, f"--init={finished}", "--init_step=best"
+            )
+        )
+        == 2
     )
-    assert f"began with --init={finished} --init_step=last; leave --init out" in said(capfd)
+    assert f"began with --init={finished} --init_step=last; leave --init out" in said(
+        capfd
+    )
     assert command([*arguments("train", finished, cell), f"--init={workdir}"]) == 2
     assert "holds a run that began without --init; leave it out" in said(capfd)
 
@@ -394,7 +476,9 @@ def test_parameters_and_statistics_come_from_there_and_the_classifier_where_it_f
     """14.14: down to the bit; the optimizer begins anew."""
     run = settings.from_config(WorkDir(finished).config())
     facts = {"num_classes": num_classes, "image_shape": [8, 8, 1]}
-    origin = fine_tune.origin(WorkDir(tmp_path), Init(str(finished), "last"), run, facts)
+    origin = fine_tune.origin(
+        WorkDir(tmp_path), Init(str(finished), "last"), run, facts
+    )
     assert origin["classifier"] == classifier
     state = of_zeros(run, num_classes, (8, 8, 1))
     begun = fine_tune.begin(state, origin, run, (8, 8, 1))
@@ -422,10 +506,16 @@ def test_classes_of_other_names_have_a_new_classifier_even_where_they_are_as_man
         "image_shape": [8, 8, 1],
         "class_names": [*"abcdefghij"],
     }
-    for names, classifier in (([*"abcdefghij"], "kept"), ([*"bacdefghij"], "new"), (None, "kept")):
+    for names, classifier in (
+        ([*"abcdefghij"], "kept"),
+        ([*"bacdefghij"], "new"),
+        (None, "kept"),
+    ):
         (source / "run.json").write_text(json.dumps({**facts, "class_names": names}))
         assert (
-            fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)["classifier"]
+            fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(source)), run, facts)[
+                "classifier"
+            ]
             == classifier
         )
 
@@ -455,7 +545,10 @@ def test_what_cannot_begin_a_run_is_refused_and_leaves_no_work_directory(
 ):
     """14.14: the first setting in which the networks differ is named."""
     workdir = tmp_path / "run"
-    assert command([*arguments("train", workdir, cell), f"--init={finished}", *options]) == 2
+    assert (
+        command([*arguments("train", workdir, cell), f"--init={finished}", *options])
+        == 2
+    )
     assert message in said(capfd) and not workdir.exists()
 
 
@@ -474,12 +567,25 @@ def test_images_of_another_number_of_channels_are_refused(finished, tmp_path):
 def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
     """14.14: the authors' weights, for three classes."""
     with np.load(reference / "cifar_net_c4_l5_latest_cell_zeroise.npz") as stored:
-        state = {name: value for name, value in stored.items() if name.startswith("state.")}
+        state = {
+            name: value for name, value in stored.items() if name.startswith("state.")
+        }
     np.savez(tmp_path / "net.npz", **state)
-    sizes = ["--preset=mini", "--config.network.channels=4", "--config.network.num_cells=5"]
+    sizes = [
+        "--preset=mini",
+        "--config.network.channels=4",
+        "--config.network.num_cells=5",
+    ]
     imported = tmp_path / "imported"
     assert (
-        command(["import", f"--checkpoint={tmp_path / 'net.npz'}", *sizes, f"--workdir={imported}"])
+        command(
+            [
+                "import",
+                f"--checkpoint={tmp_path / 'net.npz'}",
+                *sizes,
+                f"--workdir={imported}",
+            ]
+        )
         == 0
     )
     config = train_configs.get_config("mini")
@@ -487,17 +593,23 @@ def test_an_imported_network_can_be_fine_tuned(reference, tmp_path):
     config.network.update({"channels": 4, "num_cells": 5})
     run = settings.from_config(config)
     facts = {"num_classes": 3, "image_shape": [16, 16, 3]}
-    origin = fine_tune.origin(WorkDir(tmp_path / "new"), Init(str(imported)), run, facts)
+    origin = fine_tune.origin(
+        WorkDir(tmp_path / "new"), Init(str(imported)), run, facts
+    )
     assert (origin["step"], origin["classifier"]) == (0, "new")
     begun = fine_tune.begin(of_zeros(run, 3, (16, 16, 3)), origin, run, (16, 16, 3))
-    assert same(begun.params["stem"]["bn"]["scale"], jnp.asarray(state["state.stem.bn.weight"]))
+    assert same(
+        begun.params["stem"]["bn"]["scale"], jnp.asarray(state["state.stem.bn.weight"])
+    )
     assert not jnp.any(begun.params["classifier"]["kernel"])
 
 
 # 15: values that hold spaces
 
 
-def test_a_line_of_a_sweep_is_divided_as_a_shell_would_and_nothing_in_it_is_run(tmp_path):
+def test_a_line_of_a_sweep_is_divided_as_a_shell_would_and_nothing_in_it_is_run(
+    tmp_path,
+):
     """14.15: quotes and backslashes; variables and commands are plain text."""
     runs = tmp_path / "runs.txt"
     bad = f"$(touch {tmp_path}/run) `id` $HOME"
@@ -507,7 +619,10 @@ def test_a_line_of_a_sweep_is_divided_as_a_shell_would_and_nothing_in_it_is_run(
         "three --config.dataset.path=/data/my\\ images",
     ]
     runs.write_text("\n".join(lines) + "\n")
-    found = [words[4:-1] for words in dry("sweep.sh", str(runs), str(tmp_path / "out"), "train")]
+    found = [
+        words[4:-1]
+        for words in dry("sweep.sh", str(runs), str(tmp_path / "out"), "train")
+    ]
     assert found == [
         ["--config.dataset.path=/data/my images", "--config.seed=1"],
         [f"--config.dataset.path={bad}"],
@@ -518,8 +633,12 @@ def test_a_line_of_a_sweep_is_divided_as_a_shell_would_and_nothing_in_it_is_run(
 
 def test_a_quote_that_is_not_closed_is_refused_before_anything_runs(tmp_path):
     """14.15: the line is named."""
-    (tmp_path / "runs.txt").write_text("one --config.seed=1\ntwo --config.dataset.path='/data\n")
-    done = launch("sweep.sh", str(tmp_path / "runs.txt"), str(tmp_path / "out"), "train")
+    (tmp_path / "runs.txt").write_text(
+        "one --config.seed=1\ntwo --config.dataset.path='/data\n"
+    )
+    done = launch(
+        "sweep.sh", str(tmp_path / "runs.txt"), str(tmp_path / "out"), "train"
+    )
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert "runs.txt: a quote in the line of two is not closed" in done.stderr
 
@@ -530,6 +649,11 @@ def test_a_sweep_with_change_takes_up_what_is_done(tmp_path):
     (tmp_path / "out" / "one").mkdir(parents=True)
     (tmp_path / "out" / "one" / "summary.json").write_text("{}")
     longer = ["train", "--change", "--config.num_epochs=9"]
-    assert dry("sweep.sh", str(tmp_path / "runs.txt"), str(tmp_path / "out"), *longer[:1]) == []
-    (words,) = dry("sweep.sh", str(tmp_path / "runs.txt"), str(tmp_path / "out"), *longer)
+    assert (
+        dry("sweep.sh", str(tmp_path / "runs.txt"), str(tmp_path / "out"), *longer[:1])
+        == []
+    )
+    (words,) = dry(
+        "sweep.sh", str(tmp_path / "runs.txt"), str(tmp_path / "out"), *longer
+    )
     assert words[3:-1] == longer

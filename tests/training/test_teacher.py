@@ -1,4 +1,6 @@
-"""Learning from a trained network: the loss with its probabilities, and runs with a teacher."""
+"""Learning from a trained network: the loss with its probabilities, and runs with a
+teacher.
+"""
 
 import dataclasses
 import json
@@ -55,11 +57,15 @@ def test_with_one_class_for_certain_it_is_the_cross_entropy_of_labels():
 def test_its_gradient_is_the_difference_of_the_probabilities():
     targets = jax.nn.softmax(OTHERS)
     gradient = jax.grad(lambda z: jnp.sum(soft_cross_entropy(z, targets)))(LOGITS)
-    np.testing.assert_allclose(gradient, jax.nn.softmax(LOGITS) - targets, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        gradient, jax.nn.softmax(LOGITS) - targets, rtol=1e-5, atol=1e-7
+    )
 
 
 def test_at_a_high_temperature_it_matches_logits():
-    """arXiv 1503.02531, Eq. 4: of logits with mean 0, the gradient times T^2 becomes (z - v) / classes."""
+    """arXiv 1503.02531, Eq. 4: of logits with mean 0, the gradient times T^2 becomes (z
+    - v) / classes.
+    """
     z = LOGITS - LOGITS.mean(axis=1, keepdims=True)
     v = OTHERS - OTHERS.mean(axis=1, keepdims=True)
     temperature = 300.0
@@ -79,7 +85,9 @@ def load_teacher(run: TrainSettings) -> teacher.Teacher:
     nowhere = WorkDir("/nowhere")
     began = teacher.origin(run, nowhere)
     assert began is not None
-    return teacher.load(began, run, dataset_of(run.dataset), devices.ONE, workdir=nowhere)
+    return teacher.load(
+        began, run, dataset_of(run.dataset), devices.ONE, workdir=nowhere
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +98,16 @@ def trained(whole) -> pathlib.Path:
 
 def run_of(cell: pathlib.Path, *more: str) -> TrainSettings:
     words = arguments("train", pathlib.Path("unused"), cell, "--config.seed=1", *more)
-    run, _ = configured([w for w in words[1:] if not w.startswith("--workdir=")], "train")
+    run, _ = configured(
+        [w for w in words[1:] if not w.startswith("--workdir=")], "train"
+    )
     assert isinstance(run, TrainSettings)
     return run
 
 
-def test_the_loss_of_a_step_is_of_the_teacher_s_probabilities_of_the_same_images(cell, trained):
+def test_the_loss_of_a_step_is_of_the_teacher_s_probabilities_of_the_same_images(
+    cell, trained
+):
     share, temperature, parts = 0.25, 2.0, 2
     given = TeacherSettings(workdir=str(trained), share=share, temperature=temperature)
     run = dataclasses.replace(run_of(cell), teacher=given, microbatches=parts)
@@ -106,7 +118,8 @@ def test_the_loss_of_a_step_is_of_the_teacher_s_probabilities_of_the_same_images
     ((feed,), (stage,)) = program.feeds(0), program.stages
     after = jax.jit(stage)(state, feed)
 
-    # By hand: the same batch through both networks, the student's batch norm part by part.
+    # By hand: the same batch through both networks, the student's batch norm part by
+    # part.
     source = build.train_source(
         data.train,
         batch_size=run.batch_size,
@@ -120,11 +133,15 @@ def test_the_loss_of_a_step_is_of_the_teacher_s_probabilities_of_the_same_images
         batch = source.prepare(feed)
         students = []
         for images in jnp.split(batch["image"], parts):
-            logits, _ = program.model.apply(ours, images, train=True, mutable=["batch_stats"])
+            logits, _ = program.model.apply(
+                ours, images, train=True, mutable=["batch_stats"]
+            )
             students.append(logits)
         logits = jnp.concatenate(students)
         given = model.apply(theirs, batch["image"], train=False)
-        soft = soft_cross_entropy(logits / temperature, jax.nn.softmax(given / temperature))
+        soft = soft_cross_entropy(
+            logits / temperature, jax.nn.softmax(given / temperature)
+        )
         hard = cross_entropy(logits, batch["label"])
         return jnp.mean((1 - share) * hard + share * temperature**2 * soft)
 
@@ -140,7 +157,9 @@ def test_microbatches_save_the_teacher_s_memory_too(cell, trained):
         part = dataclasses.replace(run, microbatches=parts)
         taught = load_teacher(part)
         batch = {"image": jnp.zeros((run.batch_size, 8, 8, 1))}
-        traced = jax.make_jaxpr(lambda b, v: taught.add_targets(b, v, parts=parts)["targets"])
+        traced = jax.make_jaxpr(
+            lambda b, v: taught.add_targets(b, v, parts=parts)["targets"]
+        )
         text = str(traced(batch, taught.variables))
         shapes = re.findall(r"f32\[([\d,]+)\]", text)
         convolved = [np.prod([int(n) for n in shape.split(",")]) for shape in shapes]
@@ -150,19 +169,25 @@ def test_microbatches_save_the_teacher_s_memory_too(cell, trained):
 
 
 def test_a_teacher_computes_in_the_student_s_types(cell, trained, tmp_path):
-    run = run_of(cell, f"--config.teacher.workdir={trained}", "--config.precision=bfloat16")
+    run = run_of(
+        cell, f"--config.teacher.workdir={trained}", "--config.precision=bfloat16"
+    )
     taught = load_teacher(run)
     assert taught.model.arithmetic == build.network(run, 10).arithmetic
     # With float64 there is no `activations`, whatever the teacher had.
     other = shutil.copytree(trained, tmp_path / "teacher")
     config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "activations": "bfloat16"}))
+    (other / "config.json").write_text(
+        json.dumps({**config, "activations": "bfloat16"})
+    )
     wide = dataclasses.replace(run, precision="float64")
     assert teacher._settings_of(WorkDir(other), wide).activations is None
 
 
 @pytest.mark.parametrize("plainly", [False, True])
-def test_a_benchmark_s_step_has_a_teacher_with_weights_that_are_drawn(cell, trained, plainly):
+def test_a_benchmark_s_step_has_a_teacher_with_weights_that_are_drawn(
+    cell, trained, plainly
+):
     run = run_of(cell, f"--config.teacher.workdir={trained}")
     make = plain_program_of if plainly else program_of
     program = make(run, noise(200, image_size=8, num_classes=4), devices.ONE)
@@ -178,11 +203,16 @@ def test_a_benchmark_s_step_has_a_teacher_with_weights_that_are_drawn(cell, trai
 def test_a_plan_counts_the_teacher(cell, trained):
     run = run_of(cell)
     of_step = {}
-    for name, given in (("alone", TeacherSettings()), ("taught", TeacherSettings(str(trained)))):
+    for name, given in (
+        ("alone", TeacherSettings()),
+        ("taught", TeacherSettings(str(trained))),
+    ):
         asked = dataclasses.replace(run, teacher=given)
         where = AbsentDevices("none", tuple(jax.devices()))
         calls = plan_compile._step(asked, dataset_of(run.dataset), where)
-        of_step[name] = len(jax.tree.leaves([arguments for _, arguments in calls.calls]))
+        of_step[name] = len(
+            jax.tree.leaves([arguments for _, arguments in calls.calls])
+        )
     assert of_step["taught"] > of_step["alone"]
     # Its files may change, so that no plan of it is kept.
     taught = dataclasses.replace(run, teacher=TeacherSettings(str(trained)))
@@ -194,10 +224,14 @@ def test_a_plan_counts_the_teacher(cell, trained):
 
 @pytest.fixture(scope="module")
 def student(cell, trained, tmp_path_factory) -> tuple[pathlib.Path, list[str]]:
-    """(the work directory of a student of two epochs whose teacher is gone, its command)."""
+    """(the work directory of a student of two epochs whose teacher is gone, its
+    command).
+    """
     folder = tmp_path_factory.mktemp("student")
     moved = shutil.copytree(trained, folder / "teacher")
-    words = arguments("train", folder / "run", cell, f"--config.teacher.workdir={moved}")
+    words = arguments(
+        "train", folder / "run", cell, f"--config.teacher.workdir={moved}"
+    )
     assert command(words) == 0
     shutil.rmtree(moved)
     return folder / "run", words
@@ -216,7 +250,9 @@ def test_a_run_keeps_its_teacher_and_goes_on_without_the_original(student, tmp_p
     (stopped / "summary.json").unlink()
     here = [f"--workdir={stopped}" if "--workdir=" in word else word for word in words]
     assert command(here) == 0
-    assert largest_difference(arrays(finished, 2 * STEPS), arrays(stopped, 2 * STEPS)) == 0
+    assert (
+        largest_difference(arrays(finished, 2 * STEPS), arrays(stopped, 2 * STEPS)) == 0
+    )
 
 
 def test_what_a_student_ships_and_shows(student, tmp_path, capfd):
@@ -224,7 +260,10 @@ def test_what_a_student_ships_and_shows(student, tmp_path, capfd):
     out = tmp_path / "student.bnas"
     assert command(["export", f"--workdir={finished}", f"--out={out}"]) == 0
     assert b"teacher/" not in out.read_bytes()
-    assert command(["report", f"--workdir={finished}", f"--out={tmp_path / 'page.html'}"]) == 0
+    assert (
+        command(["report", f"--workdir={finished}", f"--out={tmp_path / 'page.html'}"])
+        == 0
+    )
     assert "<th>learned from</th>" in (tmp_path / "page.html").read_text()
 
 
@@ -233,7 +272,8 @@ def test_the_step_is_the_one_that_the_run_began_with(cell, trained, tmp_path):
     run = run_of(cell, f"--config.teacher.workdir={moved}")
     first = teacher.origin(run, WorkDir(tmp_path / "new"))
     assert first == {"workdir": str(moved), "step": 2 * STEPS}
-    # Trained on, before the student has copied it: a directory of a run that notes the step.
+    # Trained on, before the student has copied it: a directory of a run that notes the
+    # step.
     shutil.copytree(moved / "checkpoints" / str(2 * STEPS), moved / "checkpoints/900")
     began = tmp_path / "began"
     began.mkdir()
@@ -242,16 +282,27 @@ def test_the_step_is_the_one_that_the_run_began_with(cell, trained, tmp_path):
     facts = json.loads((began / "run.json").read_text())
     (began / "run.json").write_text(json.dumps({**facts, "teacher": first}))
     teacher.keep(first, WorkDir(began))
-    assert [path.name for path in (began / "teacher/checkpoints").iterdir()] == [str(2 * STEPS)]
+    assert [path.name for path in (began / "teacher/checkpoints").iterdir()] == [
+        str(2 * STEPS)
+    ]
     assert teacher.origin(run, WorkDir(tmp_path / "new")) == {**first, "step": 900}
 
 
 @pytest.mark.parametrize(
     ("fact", "message"),
     [
-        ({"mean": [0.5]}, r"has mean \(0.5,\), .*; write --config.dataset.mean=0.5 --config"),
-        ({"num_classes": 4}, "has num_classes 4, this data has 10; choose a teacher that"),
-        ({"image_shape": [9, 9, 1]}, r"has image_shape \(9, 9, 1\), this data has \(8, 8, 1\)"),
+        (
+            {"mean": [0.5]},
+            r"has mean \(0.5,\), .*; write --config.dataset.mean=0.5 --config",
+        ),
+        (
+            {"num_classes": 4},
+            "has num_classes 4, this data has 10; choose a teacher that",
+        ),
+        (
+            {"image_shape": [9, 9, 1]},
+            r"has image_shape \(9, 9, 1\), this data has \(8, 8, 1\)",
+        ),
     ],
 )
 def test_a_teacher_of_other_data_is_refused(cell, trained, tmp_path, fact, message):
@@ -270,13 +321,23 @@ def test_any_number_of_devices_gives_the_same_student(cell, trained, tmp_path):
     specs = []
     for how, count in places:
         workdir = tmp_path / f"{how}{count}"
-        words = [w for w in arguments("train", workdir, cell, *more) if "--workdir=" not in w]
+        words = [
+            w for w in arguments("train", workdir, cell, *more) if "--workdir=" not in w
+        ]
         spec = {"task": "train", "workdir": str(workdir), "arguments": words[1:]}
         specs.append({**spec, "parallel": how, "devices": count})
-    script = [sys.executable, str(ROOT / "tests" / "many_devices.py"), json.dumps(specs)]
+    script = [
+        sys.executable,
+        str(ROOT / "tests" / "many_devices.py"),
+        json.dumps(specs),
+    ]
     here = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "5"}
     done = subprocess.run(
-        script, cwd=ROOT, env=here | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        script,
+        cwd=ROOT,
+        env=here | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     one, *others = (arrays(pathlib.Path(spec["workdir"]), STEPS) for spec in specs)

@@ -1,4 +1,6 @@
-"""Beginning with the weights of another scheme: a float network's for a binary one, and back."""
+"""Beginning with the weights of another scheme: a float network's for a binary one, and
+back.
+"""
 
 import json
 import pathlib
@@ -41,14 +43,21 @@ def variables(params: dict, statistics: dict | None = None) -> dict:
     return jax.tree.map(np.zeros, made, is_leaf=is_shape)
 
 
-FLOAT = {"conv": {"kernel": (3, 3, 4, 8)}, "classifier": {"kernel": (8, 3), "bias": (3,)}}
+FLOAT = {
+    "conv": {"kernel": (3, 3, 4, 8)},
+    "classifier": {"kernel": (8, 3), "bias": (3,)},
+}
 
 
 def planned(ours: dict, theirs: dict, **options) -> transfer.Transfer:
-    return transfer.plan(ours, theirs, **{"new_heads": False, "source": "runs/float", **options})
+    return transfer.plan(
+        ours, theirs, **{"new_heads": False, "source": "runs/float", **options}
+    )
 
 
-@pytest.mark.parametrize(("mine", "yours"), [("latent", "kernel"), ("kernel", "latent")])
+@pytest.mark.parametrize(
+    ("mine", "yours"), [("latent", "kernel"), ("kernel", "latent")]
+)
 def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_as_initialised(
     mine, yours
 ):
@@ -59,7 +68,11 @@ def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_
     assert found.taken["params", "conv", mine] == ("params", "conv", yours)
     assert found.summary() == {
         "renamed": {mine: 1},
-        "initialised": {"gamma": 1, "slope": 1, "bias": 1},  # that bias is no batch norm's
+        "initialised": {
+            "gamma": 1,
+            "slope": 1,
+            "bias": 1,
+        },  # that bias is no batch norm's
         "left_out": {"shift": 1},
     }
     kept = [path for path in found.taken if path == found.taken[path]]
@@ -67,7 +80,9 @@ def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_
 
 
 def test_a_batch_norm_in_another_place_begins_anew():
-    """As the float ResNet's, which is behind its convolution: only the weights must be there."""
+    """As the float ResNet's, which is behind its convolution: only the weights must be
+    there.
+    """
     ours = variables({**FLOAT, "bn2": BN["bn"]}, TWO_STATISTICS)
     assert planned(ours, variables(FLOAT)).summary()["initialised"] == {
         "bias": 1,
@@ -80,9 +95,12 @@ def test_a_batch_norm_in_another_place_begins_anew():
 def test_a_head_for_other_classes_stays_out():
     ours = variables({**FLOAT, "classifier": {"kernel": (8, 5), "bias": (5,)}})
     found = planned(ours, variables(FLOAT), new_heads=True)
-    assert not found.initialised and not any("classifier" in path for path in found.taken)
+    assert not found.initialised and not any(
+        "classifier" in path for path in found.taken
+    )
     with pytest.raises(
-        UserError, match=r"params/classifier/bias in another shape: \(3,\) there, \(5,\) for"
+        UserError,
+        match=r"params/classifier/bias in another shape: \(3,\) there, \(5,\) for",
     ):
         planned(ours, variables(FLOAT))
 
@@ -107,7 +125,9 @@ def test_a_head_for_other_classes_stays_out():
         ),
     ],
 )
-def test_what_is_of_the_network_and_not_there_is_refused_by_name(params, statistics, message):
+def test_what_is_of_the_network_and_not_there_is_refused_by_name(
+    params, statistics, message
+):
     with pytest.raises(UserError, match=rf"--init=runs/float {message}") as caught:
         planned(variables(params, statistics), variables(FLOAT))
     assert "\n" not in str(caught.value) and "leave --init out" in str(caught.value)
@@ -120,7 +140,12 @@ FLOAT_SCHEME = "--config.scheme.name=float"
 def float_run(tmp_path_factory, cell) -> pathlib.Path:
     """The work directory of a float network's training."""
     workdir = tmp_path_factory.mktemp("float") / "run"
-    assert command([*arguments("train", workdir, cell), FLOAT_SCHEME, "--config.num_epochs=1"]) == 0
+    assert (
+        command(
+            [*arguments("train", workdir, cell), FLOAT_SCHEME, "--config.num_epochs=1"]
+        )
+        == 0
+    )
     return workdir
 
 
@@ -149,7 +174,11 @@ def test_a_binary_network_begins_with_its_float_twin_and_a_float_one_with_it(
     words = "trained as float and xnor from here on; 3 kernels are latent weights, projected; the classifier is kept"
     assert words in err and words in (tmp_path / "binary" / "log.txt").read_text()
 
-    back = [*arguments("train", tmp_path / "back", cell), "--config.num_epochs=1", FLOAT_SCHEME]
+    back = [
+        *arguments("train", tmp_path / "back", cell),
+        "--config.num_epochs=1",
+        FLOAT_SCHEME,
+    ]
     assert command([*back, f"--init={tmp_path / 'binary'}"]) == 0
     assert (
         "trained as xnor and float from here on; 3 latent weights are kernels; the"
@@ -161,15 +190,22 @@ def test_the_weights_are_those_of_the_twin_projected_and_all_else_down_to_the_bi
     float_run, cell, tmp_path
 ):
     theirs = json.loads((float_run / "config.json").read_text())
-    run = settings.from_config({**theirs, "scheme": {"name": "xnor", "activation": "prelu"}})
+    run = settings.from_config(
+        {**theirs, "scheme": {"name": "xnor", "activation": "prelu"}}
+    )
     facts = {"num_classes": 10, "image_shape": [8, 8, 1]}
     origin = fine_tune.origin(WorkDir(tmp_path), Init(str(float_run)), run, facts)
     assert list(origin["scheme"]["initialised"]) == ["slope"]
-    network, optimizer = build.network(run, 10), build_optimizers.training_optimizer(run, 1)
+    network, optimizer = (
+        build.network(run, 10),
+        build_optimizers.training_optimizer(run, 1),
+    )
     create = lambda: train_state_of(
         initial_variables(network, (8, 8, 1), 0), optimizer, run.num_epochs
     )
-    state = jax.tree.map(lambda s: jnp.full(s.shape, 7, s.dtype), jax.eval_shape(create))
+    state = jax.tree.map(
+        lambda s: jnp.full(s.shape, 7, s.dtype), jax.eval_shape(create)
+    )
     begun = fine_tune.begin(state, origin, run, (8, 8, 1))
     there = flatten_dict(last(float_run))
     names = []
@@ -180,14 +216,18 @@ def test_the_weights_are_those_of_the_twin_projected_and_all_else_down_to_the_bi
         if path[-1] == "slope":
             assert np.all(leaf == 7)
         elif path[-1] == "latent":
-            assert np.allclose(leaf, center_and_clip(there[*path[:-1], "kernel"]), atol=1e-7)
+            assert np.allclose(
+                leaf, center_and_clip(there[*path[:-1], "kernel"]), atol=1e-7
+            )
         else:
             assert np.array_equal(leaf, there[path])
     assert {"slope", "latent", "kernel", "mean"} <= set(names)
     assert int(begun.step) == 7 and np.all(jax.tree.leaves(begun.opt_state)[-1] == 7)
 
 
-def test_a_scheme_of_the_same_name_has_the_same_settings(float_run, cell, tmp_path, capfd):
+def test_a_scheme_of_the_same_name_has_the_same_settings(
+    float_run, cell, tmp_path, capfd
+):
     given = [
         *arguments("train", tmp_path / "run", cell),
         FLOAT_SCHEME,
@@ -195,7 +235,8 @@ def test_a_scheme_of_the_same_name_has_the_same_settings(float_run, cell, tmp_pa
     ]
     assert command([*given, f"--init={float_run}"]) == 2
     assert (
-        "another network: config.scheme.sign_of_zero is 0 now and 1 there" in capfd.readouterr().err
+        "another network: config.scheme.sign_of_zero is 0 now and 1 there"
+        in capfd.readouterr().err
     )
 
 
@@ -210,7 +251,8 @@ def test_a_scheme_of_the_same_name_has_the_same_settings(float_run, cell, tmp_pa
         (
             {"name": "reactnet", "stage": "activations"},
             {"name": "reactnet"},
-            "trained as reactnet (stage activations) and reactnet (stage all) from here on; 3 kernels are latent weights;",
+            "trained as reactnet (stage activations) and reactnet (stage all) from "
+            "here on; 3 kernels are latent weights;",
         ),
         (
             {"name": "float"},
@@ -250,7 +292,8 @@ RESNET = {"name": "resnet18", "width": 4, "blocks": (1, 1)}
         (
             RESNET,
             "xnor",
-            "; 4 kernels are latent weights, projected; as initialised: bias (4), scale (4), mean (4), var (4);",
+            "; 4 kernels are latent weights, projected; as initialised: bias (4), "
+            "scale (4), mean (4), var (4);",
         ),
         (
             {**RESNET, "block": "bireal"},
@@ -268,7 +311,9 @@ RESNET = {"name": "resnet18", "width": 4, "blocks": (1, 1)}
 def test_a_hand_crafted_network_begins_with_its_float_twin(
     float_run, tmp_path, network, scheme, line
 ):
-    """The float ResNet has its batch norms behind its convolutions, XNOR-Net's in front: they begin anew."""
+    """The float ResNet has its batch norms behind its convolutions, XNOR-Net's in
+    front: they begin anew.
+    """
     config = {**json.loads((float_run / "config.json").read_text()), "network": network}
     source = shutil.copytree(
         float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")
@@ -288,7 +333,11 @@ def test_weights_of_another_form_are_refused_by_name(float_run, tmp_path):
     """CBCN keeps a quarter of a kernel."""
     config = json.loads((float_run / "config.json").read_text())
     run = settings.from_config(
-        {**config, "scheme": {"name": "cbcn"}, "network": {**config["network"], "channels": 4}}
+        {
+            **config,
+            "scheme": {"name": "cbcn"},
+            "network": {**config["network"], "channels": 4},
+        }
     )
     source = shutil.copytree(
         float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")
@@ -312,7 +361,9 @@ def test_a_checkpoint_without_the_parameters_of_its_scheme_is_refused_by_name(
         float_run, tmp_path / "other", ignore=shutil.ignore_patterns("tensorboard")
     )
     config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "scheme": {"name": "xnor"}}))
+    (other / "config.json").write_text(
+        json.dumps({**config, "scheme": {"name": "xnor"}})
+    )
     assert command(["evaluate", f"--workdir={other}"]) == 2
     (line,) = capfd.readouterr().err.splitlines()[-1:]
     assert "is of another network or optimizer: params/cell0/" in line

@@ -36,7 +36,9 @@ def test_a_line_cut_short_or_damaged_leaves_the_others(tmp_path):
     counted = Counting(tmp_path)
     counted.start()
     lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\n" + lines[0] + b"12\n{}\n" + lines[1][:9])
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b"\xff\xfe\n" + lines[0] + b"12\n{}\n" + lines[1][:9]
+    )
     assert counted.records() == RECORDS[:1]
     shutil.rmtree(counted.workdir.checkpoints / "10")
     Counting(tmp_path).start()
@@ -68,10 +70,14 @@ def test_a_run_that_begins_anew_for_want_of_checkpoints_says_so(tmp_path, capfd)
     assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
 
 
-def test_a_loss_that_is_not_finite_is_null_in_the_records_and_a_setting_stays_infinite(tmp_path):
+def test_a_loss_that_is_not_finite_is_null_in_the_records_and_a_setting_stays_infinite(
+    tmp_path,
+):
     workdir = WorkDir(tmp_path / "run")
     run = settings.from_config(train_configs.get_config("digits"))
-    run = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, clip_norm=math.inf))
+    run = dataclasses.replace(
+        run, optimizer=dataclasses.replace(run.optimizer, clip_norm=math.inf)
+    )
     workdir.open(run, Facts(num_classes=2, image_shape=(8, 8, 1)))
     assert settings.from_config(workdir.config()) == run
     log = Log(workdir, 0)
@@ -82,10 +88,13 @@ def test_a_loss_that_is_not_finite_is_null_in_the_records_and_a_setting_stays_in
     assert text == '{"step": 1, "epoch": 0, "train_loss": null, "test_loss": null}\n'
 
 
-def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_differs(tmp_path):
+def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_differs(
+    tmp_path,
+):
     Counting(tmp_path)
     with pytest.raises(
-        UserError, match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir"
+        UserError,
+        match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir",
     ):
         Counting(tmp_path, seed=5)
     Counting(
@@ -110,11 +119,12 @@ def test_a_work_directory_of_an_older_format_is_refused(tmp_path):
 
 def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
     counted = Counting(tmp_path)
-    script = (
-        "import sys; from bnas_jax.training.workdir import WorkDir; WorkDir(sys.argv[1])._lock()"
-    )
+    script = "import sys; from bnas_jax.training.workdir import WorkDir; WorkDir(sys.argv[1])._lock()"
     lock = lambda: subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert f"is in use by process {os.getpid()} on " in lock().stderr
     counted.workdir.close()
@@ -140,7 +150,9 @@ def test_checkpoints_without_a_config_are_nobodys(tmp_path):
 
 def test_a_file_in_the_way_is_an_error_of_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to the work directory .*choose another"):
+    with pytest.raises(
+        UserError, match=r"cannot write to the work directory .*choose another"
+    ):
         Counting(tmp_path / "file")
 
 
@@ -149,7 +161,8 @@ def test_a_damaged_config_is_named(tmp_path, text):
     Counting(tmp_path)
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(
-        UserError, match=r"config\.json (cannot be read|holds no JSON object).*restore it"
+        UserError,
+        match=r"config\.json (cannot be read|holds no JSON object).*restore it",
     ):
         WorkDir(tmp_path).config()
 
@@ -165,5 +178,7 @@ def test_a_work_directory_that_has_lost_its_run_json_is_called_so(tmp_path):
 
 
 def test_a_folder_without_a_config_is_no_work_directory(tmp_path):
-    with pytest.raises(UserError, match=r"is no work directory: it has no config\.json"):
+    with pytest.raises(
+        UserError, match=r"is no work directory: it has no config\.json"
+    ):
         WorkDir(tmp_path).config()

@@ -22,7 +22,9 @@ print(run.config()["seed"], run.facts()["num_classes"], [record["step"] for reco
 
 def directory(path: pathlib.Path, **facts) -> pathlib.Path:
     """What a run leaves, as far as it is read here."""
-    (path / "config.json").write_text(json.dumps({"task": "train", "seed": 3, "changed": []}))
+    (path / "config.json").write_text(
+        json.dumps({"task": "train", "seed": 3, "changed": []})
+    )
     known = {"format": FORMAT, "num_classes": 10, "image_shape": [8, 8, 1]}
     (path / "run.json").write_text(json.dumps(known | facts))
     (path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 10}\n{"ste')
@@ -45,6 +47,8 @@ def test_a_directory_of_another_format_is_refused(tmp_path, found):
 
 def test_a_number_of_too_many_digits_is_damage(tmp_path):
     run = RunDirectory(directory(tmp_path))
-    (tmp_path / "config.json").write_text('{"task": "train", "seed": %s}' % ("9" * 5000))
+    (tmp_path / "config.json").write_text(
+        '{"task": "train", "seed": %s}' % ("9" * 5000)
+    )
     with pytest.raises(UserError, match="a number has too many digits"):
         run.config()

@@ -19,12 +19,14 @@ def fit_budget(
     max_channels: int | None = None,
     cells: Iterable[int] = (),
 ) -> nn.Module:
-    """The network whose FLOPs come nearest to a budget without exceeding it; all but its size is as in `network`.
+    """The network whose FLOPs come nearest to a budget without exceeding it; all but
+    its size is as in `network`.
 
-    flops: the budget. image_shape: (H, W, C). min_channels, max_channels: inclusive bounds on the width, which is a multiple
-    of `Network.channel_step`; without max_channels there is no upper one. cells: numbers of cells to choose from, such as
-    range(5, 21), by default that of `network` alone; of equally good ones the first. Raises `UserError` if the smallest
-    network is above the budget.
+    flops: the budget. image_shape: (H, W, C). min_channels, max_channels: inclusive
+    bounds on the width, which is a multiple of `Network.channel_step`; without
+    max_channels there is no upper one. cells: numbers of cells to choose from, such as
+    range(5, 21), by default that of `network` alone; of equally good ones the first.
+    Raises `UserError` if the smallest network is above the budget.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -35,13 +37,17 @@ def fit_budget(
     step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step
     if not 0 < flops < math.inf:
-        raise UserError(f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}")
+        raise UserError(
+            f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}"
+        )
     if max_channels is not None and max_channels < least:
         raise UserError(
-            f"max_channels must be at least {least}, the smallest width asked for, got {max_channels}"
+            f"max_channels must be at least {least}, the smallest width asked for, got "
+            f"{max_channels}"
         )
 
-    # For each number of cells the widest network within the budget; of these the one with the most FLOPs.
+    # For each number of cells the widest network within the budget; of these the one
+    # with the most FLOPs.
     best: tuple[Fraction, nn.Module] | None = None
     needed: float = math.inf
     walked: dict = {}  # cells that all of these networks share, see `cost`
@@ -63,19 +69,24 @@ def fit_budget(
             best = found, quadratic.network.clone(channels=channels)
     if best is None:
         raise UserError(
-            f"budget of {flops:g} FLOPs is too small; write at least {math.ceil(needed)}, or fewer cells or smaller images"
+            f"budget of {flops:g} FLOPs is too small; write at least "
+            f"{math.ceil(needed)}, or fewer cells or smaller images"
         )
     return best[1]
 
 
 class _Quadratic:
-    """The FLOPs of a network as a function of its channels, a quadratic, since each convolution is a product of two widths,
-    with the same groups at all multiples of `step`.
+    """The FLOPs of a network as a function of its channels, a quadratic, since each
+    convolution is a product of two widths, with the same groups at all multiples of
+    `step`.
 
-    It is interpolated from the three smallest widths, in fractions, so that it is exact for all others.
+    It is interpolated from the three smallest widths, in fractions, so that it is exact
+    for all others.
     """
 
-    def __init__(self, network: nn.Module, *, least: int, step: int, image_shape, walked: dict):
+    def __init__(
+        self, network: nn.Module, *, least: int, step: int, image_shape, walked: dict
+    ):
         self.network, self._least, self._step = network, least, step
         values = []
         for index in range(3):
@@ -94,7 +105,9 @@ class _Quadratic:
         return self._start + steps * self._slope + pairs * self._bend
 
     def widest(self, flops: float, *, limit: int | None) -> int:
-        """The most channels within the budget and the limit: double until it is too much, then halve the interval."""
+        """The most channels within the budget and the limit: double until it is too
+        much, then halve the interval.
+        """
         low, high = 0, 1
         while self._after(high) <= flops:
             low, high = high, 2 * high

@@ -11,7 +11,8 @@ FLOAT_BITS = 32
 class Counts:
     """Units: MACs of one image, and parameters of one bit (binary) or 32 bits (float).
 
-    float_params: batch norm and biases included; bn_params: how many of them are batch norm's.
+    float_params: batch norm and biases included; bn_params: how many of them are batch
+    norm's.
     """
 
     binary_macs: int = 0
@@ -43,7 +44,9 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(Counts):
-    """What one module costs. name: its path, such as "cell0/layer3/conv". kind: its class. out_shape: (h, w, c) or (c,)."""
+    """What one module costs. name: its path, such as "cell0/layer3/conv". kind: its
+    class. out_shape: (h, w, c) or (c,).
+    """
 
     name: str
     kind: str
@@ -52,7 +55,9 @@ class Row(Counts):
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a network costs: one row for each module with weights, in the order of the forward pass."""
+    """What a network costs: one row for each module with weights, in the order of the
+    forward pass.
+    """
 
     rows: tuple[Row, ...]
 
@@ -62,7 +67,9 @@ class Cost:
         return add(self.rows)
 
     def table(self) -> str:
-        """A plain-text table, one line a row, with the totals and the formulas they come from."""
+        """A plain-text table, one line a row, with the totals and the formulas they
+        come from.
+        """
         # Imported here, as `table` imports this module.
         from bnas_jax.core.cost.table import table
 
@@ -80,9 +87,11 @@ def add(counts: Iterable[Counts]) -> Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Ratios:
-    """How many times less the binary network takes than a float one, by the counts (Table 9, appendix D).
+    """How many times less the binary network takes than a float one, by the counts
+    (Table 9, appendix D).
 
-    speedup: of FLOPs. memory_saving: of the bits of all parameters, with and without batch norm's.
+    speedup: of FLOPs. memory_saving: of the bits of all parameters, with and without
+    batch norm's.
     """
 
     speedup: float
@@ -91,7 +100,8 @@ class Ratios:
 
 
 def ratios(ours: Cost, reference: Cost) -> Ratios:
-    """Speed-up and memory saving of a network over a reference; both computed, none measured.
+    """Speed-up and memory saving of a network over a reference; both computed, none
+    measured.
 
     >>> from bnas_jax.core.cost import cost, float_twin, ratios
     >>> network = bnas.Network(bnas.load_genotype("latest_cell"), num_cells=5, channels=8, num_classes=10)
@@ -103,5 +113,6 @@ def ratios(ours: Cost, reference: Cost) -> Ratios:
     return Ratios(
         speedup=other.flops / binary.flops,
         memory_saving=other.memory_bits / binary.memory_bits,
-        memory_saving_without_bn=other.memory_bits_without_bn / binary.memory_bits_without_bn,
+        memory_saving_without_bn=other.memory_bits_without_bn
+        / binary.memory_bits_without_bn,
     )

@@ -20,7 +20,8 @@ NAMES = 3  # of the columns, those in front of the numbers
 
 def table(cost: Cost) -> str:
     """One line a row, with the totals and the formulas they come from."""
-    # The heading, a line for each row, the totals, and an empty line before the formulas.
+    # The heading, a line for each row, the totals, and an empty line before the
+    # formulas.
     lines: list[tuple[str, ...]] = [HEAD]
     for row in cost.rows:
         shape = "x".join(map(str, row.out_shape))
@@ -57,11 +58,15 @@ def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
 def _formulas(total: Counts) -> list[str]:
     return [
         f"FLOPs = float MACs + binary MACs / {BINARY_OPS_PER_FLOP}"
-        f" = {total.float_macs:,} + {total.binary_macs:,} / {BINARY_OPS_PER_FLOP} = {total.flops:,.0f}",
+        f" = {total.float_macs:,} + {total.binary_macs:,} / {BINARY_OPS_PER_FLOP} = "
+        f"{total.flops:,.0f}",
         f"memory = {FLOAT_BITS} bits x float params + 1 bit x binary params"
-        f" = {FLOAT_BITS} x {total.float_params:,} + {total.binary_params:,} = {total.memory_bits:,} bits"
+        f" = {FLOAT_BITS} x {total.float_params:,} + {total.binary_params:,} = "
+        f"{total.memory_bits:,} bits"
         f" ({total.memory_bits_without_bn:,} without batch norm)",
         f"params = {total.params:,}",
-        "Counted from shapes, not measured. A MAC is binary when weight and activation both are. Not counted: K and scale",
-        "factors, batch norm, pooling, activations and additions. Zeroise layers cost nothing and have no line.",
+        "Counted from shapes, not measured. A MAC is binary when weight and activation "
+        "both are. Not counted: K and scale",
+        "factors, batch norm, pooling, activations and additions. Zeroise layers cost "
+        "nothing and have no line.",
     ]

@@ -1,4 +1,6 @@
-"""Counting a model by walking it: under `jax.eval_shape` each module with weights gives its row."""
+"""Counting a model by walking it: under `jax.eval_shape` each module with weights gives
+its row.
+"""
 
 import dataclasses
 
@@ -18,16 +20,19 @@ from bnas_jax.core.supernet import MixedCell, Supernet
 def cost(
     model: nn.Module, *, image_shape: tuple[int, int, int], walked: dict | None = None
 ) -> Cost:
-    """The cost of one image of the shape (H, W, C) through a network or a supernet, without computing anything.
+    """The cost of one image of the shape (H, W, C) through a network or a supernet,
+    without computing anything.
 
-    A module has a row if it has parameters or a method `macs(x, y)`, which gives its (binary, float) multiply-accumulates
-    from its input and output. The parameters `latent`, and `latent_TYPE` of edges side by side, are one bit, all
-    others 32.
+    A module has a row if it has parameters or a method `macs(x, y)`, which gives its
+    (binary, float) multiply-accumulates from its input and output. The parameters
+    `latent`, and `latent_TYPE` of edges side by side, are one bit, all others 32.
 
-    walked: {} or that of an earlier call for a network of the same scheme and arithmetic, whose cells are not walked again;
-    the cells of this call are added to it.
+    walked: {} or that of an earlier call for a network of the same scheme and
+    arithmetic, whose cells are not walked again; the cells of this call are added to
+    it.
 
-    Raises `UserError` for an image size that the model cannot take, and for a module that has kernels but no `macs`.
+    Raises `UserError` for an image size that the model cannot take, and for a module
+    that has kernels but no `macs`.
 
     >>> genotype = bnas.load_genotype("latest_cell")
     >>> network = bnas.Network(genotype, num_cells=5, channels=8, num_classes=10)
@@ -37,7 +42,8 @@ def cost(
     # An auxiliary head is of use in training alone.
     if getattr(model, "auxiliary", False):
         model = model.clone(auxiliary=False)
-    # Without popcount and custom gradients an operation is traced faster, and it costs the same.
+    # Without popcount and custom gradients an operation is traced faster, and it costs
+    # the same.
     model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
     if walked is None:
         walked = {}
@@ -57,14 +63,17 @@ def _initialise(model: nn.Module, image_shape: tuple[int, int, int]):
     key = jax.random.key(0)
     images = jnp.zeros((1, *image_shape))
     if isinstance(model, Supernet):
-        return model.init(key, model.even_mixture(), images, train=False, method="mixture")
+        return model.init(
+            key, model.even_mixture(), images, train=False, method="mixture"
+        )
     return model.init(key, images, train=False)
 
 
 class _Walk:
     """Collects the rows of the modules that are called. Equal cells are walked once.
 
-    cells: {fields and input shapes of a cell: (its output's shape, its path, its rows)}.
+    cells: {fields and input shapes of a cell: (its output's shape, its path, its
+    rows)}.
     """
 
     def __init__(self, cells: dict):
@@ -107,20 +116,26 @@ class _Walk:
         return jnp.zeros(output.shape, output.dtype)
 
     def _rows_of(self, module, *, args, y) -> list[Row]:
-        """The rows of a call. A module that was called before has its parameters in the rows of that call."""
+        """The rows of a call.
+
+        A module that was called before has its parameters in the rows of that call.
+        """
         rows = _rows(module, args=args, y=y)
         if module.path in self._called:
             for index, row in enumerate(rows):
-                rows[index] = dataclasses.replace(row, binary_params=0, float_params=0, bn_params=0)
+                rows[index] = dataclasses.replace(
+                    row, binary_params=0, float_params=0, bn_params=0
+                )
         self._called.add(module.path)
         return rows
 
 
 def _fields(module: nn.Module) -> tuple:
-    """The fields that a cell's cost depends on, so that cells with equal ones cost the same.
+    """The fields that a cell's cost depends on, so that cells with equal ones cost the
+    same.
 
-    Of a cell's index it matters whether it is the first, which has no skip; of `reduction_skip` in reduction cells alone, as
-    other skips have no convolution.
+    Of a cell's index it matters whether it is the first, which has no skip; of
+    `reduction_skip` in reduction cells alone, as other skips have no convolution.
     """
     fields = {}
     for field in dataclasses.fields(module):
@@ -144,11 +159,13 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
         return []
 
     kind = type(module).__name__
-    # The model itself has no path. A vector is a bias or belongs to a BN, and multiplies no activations.
+    # The model itself has no path. A vector is a bias or belongs to a BN, and
+    # multiplies no activations.
     name = "/".join(module.path) or kind
     if not has_macs and any(value.ndim > 1 for value in arrays.values()):
         raise UserError(
-            f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost is not known; "
+            f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost "
+            "is not known; "
             "add one that gives its (binary, float) multiply-accumulates"
         )
     binary_macs = float_macs = 0

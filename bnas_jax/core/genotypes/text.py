@@ -1,4 +1,7 @@
-"""Genotypes as texts: JSON, or the call that the codes of the DARTS family print. Both are parsed, and nothing is run."""
+"""Genotypes as texts: JSON, or the call that the codes of the DARTS family print.
+
+Both are parsed, and nothing is run.
+"""
 
 import ast
 import json
@@ -19,7 +22,9 @@ def is_printed(text: str) -> bool:
 
 
 def parse(text: str) -> Any:
-    """The value in a text, a dict where it is a genotype; `UserError` where it can be read neither way."""
+    """The value in a text, a dict where it is a genotype; `UserError` where it can be
+    read neither way.
+    """
     if is_printed(text):
         return _printed(text)
     try:
@@ -55,7 +60,8 @@ def _printed(text: str) -> dict:
         if isinstance(error, SyntaxError):
             reason = f"{error.msg}, in line {error.lineno}"
         raise UserError(
-            f"genotype: cannot read that text ({reason}); write {_FORM} and nothing else"
+            f"genotype: cannot read that text ({reason}); write {_FORM} and nothing "
+            "else"
         ) from None
 
 
@@ -76,18 +82,26 @@ def _call(text: str) -> ast.Call:
 
 def _value(node: ast.expr) -> Any:
     """A literal, or a range of literals."""
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
+    if (
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "range"
+        and not node.keywords
+    ):
         limits = [ast.literal_eval(argument) for argument in node.args]
         return range(*limits)
     try:
         return ast.literal_eval(node)
     except ValueError:
         # Python's message names an object of its parser.
-        raise ValueError(f"{ast.unparse(node)[:40]!r} is no list of names and numbers") from None
+        raise ValueError(
+            f"{ast.unparse(node)[:40]!r} is no list of names and numbers"
+        ) from None
 
 
 def _each_once(pairs: Iterable[tuple[str | None, Any]]) -> dict:
-    """A dict of the pairs; `UserError` for a name that comes twice, of which `dict` would silently take the last."""
+    """A dict of the pairs; `UserError` for a name that comes twice, of which `dict`
+    would silently take the last.
+    """
     found: dict = {}
     for name, value in pairs:
         if name in found:

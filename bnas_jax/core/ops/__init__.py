@@ -1,1 +1,4 @@
-"""Operations on arrays, and the forms of them that a compiler makes fast. Images are NHWC, kernels HWIO."""
+"""Operations on arrays, and the forms of them that a compiler makes fast.
+
+Images are NHWC, kernels HWIO.
+"""

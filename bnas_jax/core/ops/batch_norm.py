@@ -1,6 +1,8 @@
-"""Batch normalization without scale and shift, over one device or all devices of a mapped axis.
+"""Batch normalization without scale and shift, over one device or all devices of a
+mapped axis.
 
-A "group" is a set of examples that are normalised together, a "part" the examples of a group that lie in one device.
+A "group" is a set of examples that are normalised together, a "part" the examples of a
+group that lie in one device.
 """
 
 import functools
@@ -15,7 +17,9 @@ from bnas_jax.core.arithmetic import Arithmetic
 from bnas_jax.core.errors import UserError
 
 EPSILON = 1e-5
-MOMENTUM = 0.9  # the share of the old value that is kept; PyTorch's `momentum` is 1 minus it
+MOMENTUM = (
+    0.9  # the share of the old value that is kept; PyTorch's `momentum` is 1 minus it
+)
 PIXELS = (0, 1, 2)  # the axes of (N, H, W, C) that statistics are taken over
 
 
@@ -34,14 +38,20 @@ def batch_norm(
     momentum: float = MOMENTUM,
     normalized: tuple | None = None,
 ):
-    """(x normalised, running statistics after it), as in PyTorch: the running variance is unbiased.
+    """(x normalised, running statistics after it), as in PyTorch: the running variance
+    is unbiased.
 
-    x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several edges that read x keep statistics
-    apart: all are updated alike in training; in evaluation the result is (N, H, W, *copies, C).
-    epsilon: what is added to the variance. momentum: the share that the running statistics keep.
-    normalized: what `normalize` made of x, for a batch norm of the same epsilon; None computes it.
-    arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running statistics are to be averaged
-    afterwards, as a step does, since a group of `bn_examples` may lie in one device alone.
+    x: (N, H, W, C). running: {"mean", "var"}, each (C,), or (*copies, C) where several
+    edges that read x keep statistics
+    apart: all are updated alike in training; in evaluation the result is (N, H, W,
+    *copies, C).
+    epsilon: what is added to the variance. momentum: the share that the running
+    statistics keep.
+    normalized: what `normalize` made of x, for a batch norm of the same epsilon; None
+    computes it.
+    arithmetic: see its `bn_axis` and `bn_examples`. Over several devices the running
+    statistics are to be averaged afterwards, as a step does, since a group of
+    `bn_examples` may lie in one device alone.
     """
     # By the running statistics, of each copy: (N, H, W, *copies, C).
     if not train:
@@ -71,7 +81,10 @@ def batch_norm(
 
 
 def plain_normalize(
-    x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON
+    x,
+    axis_name: str | None = None,
+    examples: int | None = None,
+    epsilon: float = EPSILON,
 ):
     """`normalize`, written as one reads it and differentiated by JAX.
 
@@ -85,7 +98,8 @@ def plain_normalize(
 
     if len(x) % examples:
         raise UserError(
-            f"the plain form normalises groups that lie in one device: write a config.bn_examples that"
+            "the plain form normalises groups that lie in one device: write a "
+            "config.bn_examples that"
             f" divides its {len(x)} examples of a microbatch, got {examples}"
         )
     groups = x.reshape(-1, examples, *x.shape[1:])  # (groups, examples, H, W, C)
@@ -103,17 +117,23 @@ def _batch_mean(x, axis_name: str | None):
 
 
 def normalize(
-    x, axis_name: str | None = None, examples: int | None = None, epsilon: float = EPSILON
+    x,
+    axis_name: str | None = None,
+    examples: int | None = None,
+    epsilon: float = EPSILON,
 ):
-    """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of each group of `examples` examples.
+    """(x normalised, mean, var): (x - mean) / sqrt(var + epsilon), with mean and var of
+    each group of `examples` examples.
 
-    x: (N, H, W, C), of any type of floats; the result has the same, and means are of float32 at least. Groups follow each
-    other in the batch over all devices of `axis_name`, so that they hold the same examples on any number of devices; None is
+    x: (N, H, W, C), of any type of floats; the result has the same, and means are of
+    float32 at least. Groups follow each other in the batch over all devices of
+    `axis_name`, so that they hold the same examples on any number of devices; None is
     one group of all. mean and var, (C,), are the averages over the groups in which this
     device has examples. `UserError` unless `examples` divides the batch.
 
-    The gradient with respect to x is the closed form, which keeps the result alone and sums twice where differentiating the
-    steps keeps more and sums four times; mean and var are for the running statistics and have no gradient.
+    The gradient with respect to x is the closed form, which keeps the result alone and
+    sums twice where differentiating the steps keeps more and sums four times; mean and
+    var are for the running statistics and have no gradient.
     """
     return normalize_all((x,), axis_name, examples, epsilon)[0]
 
@@ -125,12 +145,15 @@ def normalize_all(
     examples: int | None = None,
     epsilon: float = EPSILON,
 ) -> tuple:
-    """`normalize` of each of several x of one type and of the same examples, with one message forward and one backward."""
+    """`normalize` of each of several x of one type and of the same examples, with one
+    message forward and one backward.
+    """
     return _normalize_forward(xs, axis_name, examples, epsilon)[0]
 
 
 def _normalize_forward(xs, axis_name, examples, epsilon):
-    # The moments of each of this device's parts, then those of the groups that the parts belong to: (P, C) each.
+    # The moments of each of this device's parts, then those of the groups that the
+    # parts belong to: (P, C) each.
     part, parts_of_group = _division(len(xs[0]), axis_name=axis_name, examples=examples)
     moments = [_per_part(_moments, part=part, arrays=(x,)) for x in xs]
     if parts_of_group > 1:
@@ -157,9 +180,11 @@ def _normalize_forward(xs, axis_name, examples, epsilon):
 
 
 def _moments(x):
-    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is relative to the origin.
+    """(origin, mean, var), (C,) each, of x (N, H, W, C); the mean is relative to the
+    origin.
 
-    The origin is the mean but for rounding: beside a large mean, float32 has few digits for it.
+    The origin is the mean but for rounding: beside a large mean, float32 has few digits
+    for it.
     """
     x = _wide(x)
     origin = jnp.mean(x, axis=PIXELS)
@@ -180,17 +205,23 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
     gradients = [of_result[0] for of_result in gradients]
 
     # The means of each gradient and of gradient * y over each group.
-    part, parts_of_group = _division(len(gradients[0]), axis_name=axis_name, examples=examples)
+    part, parts_of_group = _division(
+        len(gradients[0]), axis_name=axis_name, examples=examples
+    )
     means = []
     for gradient, (y, _) in zip(gradients, residuals, strict=True):
         means.append(_per_part(_gradient_means, part=part, arrays=(gradient, y)))
     if parts_of_group > 1:
         stacked = [jnp.stack(two, axis=1) for two in means]  # (P, 2, C)
         of_groups = _of_group(stacked, parts_of_group, axis_name=axis_name)
-        means = [jnp.unstack(jnp.mean(of_group, axis=1), axis=1) for of_group in of_groups]
+        means = [
+            jnp.unstack(jnp.mean(of_group, axis=1), axis=1) for of_group in of_groups
+        ]
 
     to_xs = []
-    for gradient, (y, factor), (mean, along) in zip(gradients, residuals, means, strict=True):
+    for gradient, (y, factor), (mean, along) in zip(
+        gradients, residuals, means, strict=True
+    ):
         to_x = _per_part(
             _gradient_at_x,
             part=part,
@@ -202,7 +233,9 @@ def _normalize_backward(axis_name, examples, epsilon, residuals, gradients):
 
 
 def _gradient_means(gradient, y):
-    """The means of g and of g * y over the pixels, (C,) each, with g the gradient with respect to y."""
+    """The means of g and of g * y over the pixels, (C,) each, with g the gradient with
+    respect to y.
+    """
     gradient, y = _wide(gradient), _wide(y)
     mean = jnp.mean(gradient, axis=PIXELS)
     along = jnp.mean(gradient * y, axis=PIXELS)
@@ -210,7 +243,9 @@ def _gradient_means(gradient, y):
 
 
 def _gradient_at_x(gradient, y, mean, along, factor):
-    """g without what moves mean and variance, which the normalisation takes away: factor * (g - mean - y * along)."""
+    """g without what moves mean and variance, which the normalisation takes away:
+    factor * (g - mean - y * along).
+    """
     to_x = factor * (_wide(gradient) - mean - _wide(y) * along)
     return to_x.astype(gradient.dtype)
 
@@ -223,10 +258,12 @@ def _wide(x):
 def _per_part(function, *, part: int, arrays: tuple, values: tuple = ()):
     """The function of each part of a device's examples: results (P, ...).
 
-    arrays: (N, H, W, C), of which a part has `part` examples. values: (P, C), one for each part.
+    arrays: (N, H, W, C), of which a part has `part` examples. values: (P, C), one for
+    each part.
     """
     if part == len(arrays[0]):
-        # As without parts: with an axis more, XLA's CPU compiler makes a search step twice as slow.
+        # As without parts: with an axis more, XLA's CPU compiler makes a search step
+        # twice as slow.
         single = [value[0] for value in values]
         result = function(*arrays, *single)
         return jax.tree.map(lambda leaf: leaf[None], result)
@@ -237,14 +274,19 @@ def _per_part(function, *, part: int, arrays: tuple, values: tuple = ()):
 normalize_all.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _division(size: int, *, axis_name: str | None, examples: int | None) -> tuple[int, int]:
-    """(examples of a part, parts of a group): a device's `size` examples in parts, each of which lies in a single group."""
+def _division(
+    size: int, *, axis_name: str | None, examples: int | None
+) -> tuple[int, int]:
+    """(examples of a part, parts of a group): a device's `size` examples in parts, each
+    of which lies in a single group.
+    """
     devices = jax.lax.axis_size(axis_name) if axis_name else 1
     total = devices * size
     group = examples or total
     if total % group:
         raise UserError(
-            f"batch norm over {group} examples: a batch of {total} cannot be divided into such groups"
+            f"batch norm over {group} examples: a batch of {total} cannot be divided "
+            "into such groups"
         )
     # The largest part that fits both into a device and into a group.
     part = math.gcd(size, group)
@@ -252,7 +294,8 @@ def _division(size: int, *, axis_name: str | None, examples: int | None) -> tupl
 
 
 def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
-    """(P, n, C) -> (P, parts of a group, n, C), of each: for each of the device's parts, the values of all parts of its group.
+    """(P, n, C) -> (P, parts of a group, n, C), of each: for each of the device's
+    parts, the values of all parts of its group.
 
     In one message, as latency is what small ones cost.
     """
@@ -262,10 +305,14 @@ def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
     if len(together) == 1 and parts_of_group < devices:
         # A group is some whole devices, which send to each other alone.
         neighbours = np.arange(devices).reshape(-1, parts_of_group).tolist()
-        group = jax.lax.all_gather(together, axis_name, axis_index_groups=neighbours, tiled=True)
+        group = jax.lax.all_gather(
+            together, axis_name, axis_index_groups=neighbours, tiled=True
+        )
         groups = group[None]
     else:
-        everything = jax.lax.all_gather(together, axis_name, tiled=True)  # (all devices' P, ...)
+        everything = jax.lax.all_gather(
+            together, axis_name, tiled=True
+        )  # (all devices' P, ...)
         groups = everything.reshape(-1, parts_of_group, *together.shape[1:])
     if len(together) > 1:
         # Numbers of this device's parts among all.
@@ -277,12 +324,16 @@ def _of_group(values: list, parts_of_group: int, *, axis_name: str) -> list:
 
 
 def _combined(origin, moments):
-    """(mean, var) of groups, (P, C) each, from (origin, mean, var) of their parts, (P, parts of a group, 3, C).
+    """(mean, var) of groups, (P, C) each, from (origin, mean, var) of their parts, (P,
+    parts of a group, 3, C).
 
-    Means count from an origin, (P, C), that of each part in this device: `_moments` of another part count from another.
-    Variances are summed from squares of differences of means, never as a difference of squares, which would cancel.
+    Means count from an origin, (P, C), that of each part in this device: `_moments` of
+    another part count from another. Variances are summed from squares of differences of
+    means, never as a difference of squares, which would cancel.
     """
-    origins, means, variances = jnp.unstack(moments, axis=2)  # (P, parts of a group, C) each
+    origins, means, variances = jnp.unstack(
+        moments, axis=2
+    )  # (P, parts of a group, C) each
     means = origins - origin[:, None] + means
     mean = jnp.mean(means, axis=1)
     between = jnp.square(means - mean[:, None])

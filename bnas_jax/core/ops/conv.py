@@ -14,7 +14,8 @@ Pair = tuple[int, int]
 class Geometry:
     """How a kernel moves over an image. Each pair is (rows, columns).
 
-    stride, dilation: in pixels. padding: zeros on both sides. groups: of input and output channels.
+    stride, dilation: in pixels. padding: zeros on both sides. groups: of input and
+    output channels.
     """
 
     stride: Pair = (1, 1)
@@ -27,14 +28,21 @@ class Geometry:
         return self._length(image, kernel, axis=0), self._length(image, kernel, axis=1)
 
     def _length(self, image: Pair, kernel: Pair, *, axis: int) -> int:
-        """The length of the output along one axis: how many strides fit between the first and the last place of the kernel."""
+        """The length of the output along one axis: how many strides fit between the
+        first and the last place of the kernel.
+        """
         reach = self.dilation[axis] * (kernel[axis] - 1) + 1
         room = image[axis] + 2 * self.padding[axis] - reach
         return room // self.stride[axis] + 1
 
 
 def square(
-    kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1
+    kernel: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
 ) -> Geometry:
     """The geometry of a square kernel; see `rectangle`."""
     return rectangle(
@@ -54,7 +62,8 @@ def rectangle(
     padding: int | None = None,
     groups: int = 1,
 ) -> Geometry:
-    """The geometry of a kernel of (rows, columns). padding: None keeps the image's size at stride 1, for odd kernels.
+    """The geometry of a kernel of (rows, columns). padding: None keeps the image's size
+    at stride 1, for odd kernels.
 
     The padding is symmetric at stride 2 as well, as in PyTorch; XLA's "SAME" is not.
     """
@@ -76,28 +85,35 @@ POINT = Geometry()
 
 
 def conv(x, kernel, geometry: Geometry = POINT, *, dtype=None, plain: bool = False):
-    """The convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N, H', W', O) in x's dtype.
+    """The convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N, H',
+    W', O) in x's dtype.
 
-    dtype: such as bfloat16, to which the factors of all products are rounded, those of the gradients too; None rounds
-    nothing. Sums have x's dtype; on NVIDIA's GPUs they were rounded to the short type first (see `_convolved`).
-    plain: XLA's convolution with JAX's gradients, whatever the kernel; without effect where `dtype` is given.
+    dtype: such as bfloat16, to which the factors of all products are rounded, those of
+    the gradients too; None rounds nothing. Sums have x's dtype; on NVIDIA's GPUs they
+    were rounded to the short type first (see `_convolved`).
+    plain: XLA's convolution with JAX's gradients, whatever the kernel; without effect
+    where `dtype` is given.
     """
     if plain and dtype is None:
         return plain_conv(x, kernel, geometry)
     if dtype is None:
         x, geometry = without_stride(x, geometry)
         pointwise = is_pointwise(kernel.shape, geometry)
-        # JAX's gradients of a matrix product and of a sum over taps are fast everywhere, those of a convolution are not
-        # (`kernel_gradient`).
-        if pointwise or is_depthwise(kernel.shape, channels=x.shape[-1], geometry=geometry):
+        # JAX's gradients of a matrix product and of a sum over taps are fast
+        # everywhere, those of a convolution are not (`kernel_gradient`).
+        if pointwise or is_depthwise(
+            kernel.shape, channels=x.shape[-1], geometry=geometry
+        ):
             return fast_conv(x, kernel, geometry=geometry)
     return _conv(x, kernel, geometry=geometry, dtype=dtype)
 
 
 def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None):
-    """XLA's convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N, H', W', O).
+    """XLA's convolution of x (N, H, W, C) with a kernel (kh, kw, C / groups, O): (N,
+    H', W', O).
 
-    accumulate: dtype of the sums and the result, None is x's. precision: None is JAX's setting.
+    accumulate: dtype of the sums and the result, None is x's. precision: None is JAX's
+    setting.
     """
     return _convolved(
         x,
@@ -112,10 +128,12 @@ def plain_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None
 
 
 def _convolved(x, kernel, *, accumulate, **how):
-    """XLA's convolution of NHWC images and HWIO kernels, with sums and result of the type `accumulate`; None is x's.
+    """XLA's convolution of NHWC images and HWIO kernels, with sums and result of the
+    type `accumulate`; None is x's.
 
-    On NVIDIA's GPUs short factors give a result as short, which is then made longer: cuDNN sums in float32, rounds at the end.
-    XLA would otherwise multiply in float32 there, which it brings to the order NCHW and back around each call.
+    On NVIDIA's GPUs short factors give a result as short, which is then made longer:
+    cuDNN sums in float32, rounds at the end. XLA would otherwise multiply in float32
+    there, which it brings to the order NCHW and back around each call.
     """
     convolve: Callable = functools.partial(
         jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"), **how
@@ -136,7 +154,9 @@ def fast_conv(x, kernel, geometry: Geometry, *, accumulate=None, precision=None)
     """`plain_conv`, in the forms that are fastest on CPU."""
     x, geometry = without_stride(x, geometry)
     if is_pointwise(kernel.shape, geometry):
-        return _pointwise(x, kernel, geometry.groups, accumulate=accumulate, precision=precision)
+        return _pointwise(
+            x, kernel, geometry.groups, accumulate=accumulate, precision=precision
+        )
     if is_depthwise(kernel.shape, channels=x.shape[-1], geometry=geometry):
         dtype = accumulate or x.dtype
         return depthwise(x.astype(dtype), kernel.astype(dtype), geometry=geometry)
@@ -168,17 +188,24 @@ def _pointwise(x, kernel, groups: int, *, accumulate, precision):
 
 
 def is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether it is a matrix product of each pixel's channels. kernel_shape: (kh, kw, C / groups, O)."""
-    return kernel_shape[:2] == (1, 1) and dataclasses.replace(geometry, groups=1) == POINT
+    """Whether it is a matrix product of each pixel's channels. kernel_shape: (kh, kw, C
+    / groups, O).
+    """
+    return (
+        kernel_shape[:2] == (1, 1) and dataclasses.replace(geometry, groups=1) == POINT
+    )
 
 
-def is_depthwise(kernel_shape: tuple[int, ...], channels: int, geometry: Geometry) -> bool:
+def is_depthwise(
+    kernel_shape: tuple[int, ...], channels: int, geometry: Geometry
+) -> bool:
     """Whether the convolution is depthwise: one kernel for each channel."""
     return geometry.groups == channels == kernel_shape[3] > 1
 
 
 def depthwise(x, kernel, geometry: Geometry):
-    """The depthwise convolution as a sum over the kernel's taps, which XLA's CPU compiler makes one loop of.
+    """The depthwise convolution as a sum over the kernel's taps, which XLA's CPU
+    compiler makes one loop of.
 
     XLA's convolution takes about 100 times as long there. kernel: (kh, kw, 1, C).
     """
@@ -202,14 +229,16 @@ def depthwise(x, kernel, geometry: Geometry):
 
 
 def without_stride(x, geometry: Geometry):
-    """(x, geometry) of the same convolution at stride 1, where the kernel meets only every stride-th pixel.
+    """(x, geometry) of the same convolution at stride 1, where the kernel meets only
+    every stride-th pixel.
 
     The gradient with respect to its input then takes a quarter of the time on CPU.
     """
     if geometry.stride == (1, 1):
         return x, geometry
     rows, columns = geometry.stride
-    # Both the taps and the first pixel have to lie on the grid of every stride-th pixel.
+    # Both the taps and the first pixel have to lie on the grid of every stride-th
+    # pixel.
     for lengths in (geometry.dilation, geometry.padding):
         if lengths[0] % rows or lengths[1] % columns:
             return x, geometry
@@ -227,13 +256,17 @@ def without_stride(x, geometry: Geometry):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, geometry: Geometry, dtype):
-    """The convolution of x and the kernel, rounded to a shorter type where there is one.
+    """The convolution of x and the kernel, rounded to a shorter type where there is
+    one.
 
-    JAX's own gradients would multiply in the longer one, and are slow inside conditions (`kernel_gradient`).
+    JAX's own gradients would multiply in the longer one, and are slow inside conditions
+    (`kernel_gradient`).
     """
     if dtype is None:
         return fast_conv(x, kernel, geometry=geometry)
-    return fast_conv(x.astype(dtype), kernel.astype(dtype), geometry=geometry, accumulate=x.dtype)
+    return fast_conv(
+        x.astype(dtype), kernel.astype(dtype), geometry=geometry, accumulate=x.dtype
+    )
 
 
 def _conv_forward(x, kernel, geometry, dtype):
@@ -267,11 +300,15 @@ def _conv_backward(geometry, dtype, residuals, gradient):
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def input_gradient(gradient, kernel, image_size: Pair, geometry: Geometry, *, accumulate=None):
-    """The gradient of `plain_conv` with respect to its input: (N, H, W, C), with image_size (H, W).
+def input_gradient(
+    gradient, kernel, image_size: Pair, geometry: Geometry, *, accumulate=None
+):
+    """The gradient of `plain_conv` with respect to its input: (N, H, W, C), with
+    image_size (H, W).
 
-    gradient: that of the output, (N, H', W', O). It is a convolution of the gradient, its pixels `stride` apart, by the
-    kernel turned round. accumulate: dtype of the sums, None is the gradient's.
+    gradient: that of the output, (N, H', W', O). It is a convolution of the gradient,
+    its pixels `stride` apart, by the kernel turned round. accumulate: dtype of the
+    sums, None is the gradient's.
     """
     rows, columns, inputs, outputs = kernel.shape
     groups = geometry.groups
@@ -303,17 +340,22 @@ def input_gradient(gradient, kernel, image_size: Pair, geometry: Geometry, *, ac
     )
 
 
-def kernel_gradient(x, gradient, kernel_size: Pair, geometry: Geometry, *, accumulate=None):
-    """The gradient of `plain_conv` with respect to its kernel, (kh, kw, C / groups, O), in a form that stays fast inside
-    conditions.
+def kernel_gradient(
+    x, gradient, kernel_size: Pair, geometry: Geometry, *, accumulate=None
+):
+    """The gradient of `plain_conv` with respect to its kernel, (kh, kw, C / groups, O),
+    in a form that stays fast inside conditions.
 
-    x: (N, H, W, C); gradient: that of the output, (N, H', W', O). accumulate: dtype of the sums, None is x's.
+    x: (N, H, W, C); gradient: that of the output, (N, H', W', O). accumulate: dtype of
+    the sums, None is x's.
 
-    JAX writes the same convolution with its axes in another order. XLA's CPU compiler brings them into the order of its
-    fast kernels in a program's main computation only: inside `lax.cond`, `lax.switch` or a loop it took 100 times as long.
+    JAX writes the same convolution with its axes in another order. XLA's CPU compiler
+    brings them into the order of its fast kernels in a program's main computation only:
+    inside `lax.cond`, `lax.switch` or a loop it took 100 times as long.
     """
     x, geometry = without_stride(x, geometry)
-    # A stride can leave some pixels at the far side unread: a negative padding there leaves them out.
+    # A stride can leave some pixels at the far side unread: a negative padding there
+    # leaves them out.
     size = geometry.output_size(x.shape[1:3], kernel_size)
     padding = []
     for axis in (0, 1):
@@ -322,7 +364,8 @@ def kernel_gradient(x, gradient, kernel_size: Pair, geometry: Geometry, *, accum
         read = geometry.stride[axis] * (size[axis] - 1) + reach
         end = read - x.shape[1 + axis] - begin
         padding.append((begin, end))
-    # Channels as images and images as channels; stride and dilation exchange their places.
+    # Channels as images and images as channels; stride and dilation exchange their
+    # places.
     y = _convolved(
         x.transpose(3, 1, 2, 0),  # (C, H, W, N)
         gradient.transpose(1, 2, 0, 3),  # (H', W', N, O)

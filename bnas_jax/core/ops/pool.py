@@ -1,4 +1,6 @@
-"""3x3 poolings with a border of one pixel: (N, H, W, C) to (N, ceil(H / stride), ceil(W / stride), C)."""
+"""3x3 poolings with a border of one pixel: (N, H, W, C) to (N, ceil(H / stride), ceil(W
+/ stride), C).
+"""
 
 import functools
 
@@ -15,8 +17,9 @@ TAPS = KERNEL[0] * KERNEL[1]
 def max_pool(x, stride: int):
     """3x3 max pooling, borders padded with -inf.
 
-    The gradient goes to the first of equal values, row by row, as in PyTorch. One byte stores which of the nine it was;
-    XLA's own gradient writes four integers for each value on CPU, and takes many times as long there.
+    The gradient goes to the first of equal values, row by row, as in PyTorch. One byte
+    stores which of the nine it was; XLA's own gradient writes four integers for each
+    value on CPU, and takes many times as long there.
     """
     return _max_pool_forward(x, stride)[0]
 
@@ -38,7 +41,9 @@ def avg_pool(x, stride: int):
 
 
 def _windows(x, *, image: tuple[int, int], stride: int, fill) -> list:
-    """The nine values under each window of an (H, W) image: x, padded by one pixel, shifted. (N, H', W', C) each."""
+    """The nine values under each window of an (H, W) image: x, padded by one pixel,
+    shifted. (N, H', W', C) each.
+    """
     height, width = image
     x = jnp.pad(x, ((0, 0), *BORDER, (0, 0)), constant_values=fill)
     shifted = []
@@ -54,8 +59,8 @@ def _max_pool_forward(x, stride):
     image = x.shape[1:3]
     values = _windows(x, image=image, stride=stride, fill=-jnp.inf)
 
-    # The largest value so far and which of the nine it was. Only a larger one replaces it, so the first of equal ones stays;
-    # a NaN always does, as in PyTorch.
+    # The largest value so far and which of the nine it was. Only a larger one replaces
+    # it, so the first of equal ones stays; a NaN always does, as in PyTorch.
     best = values[0]
     tap = jnp.zeros(best.shape, jnp.int8)
     for index, value in enumerate(values[1:], 1):
@@ -80,7 +85,8 @@ def _max_pool_backward(stride, residuals, gradient):
         tap = jax.lax.pad(tap, jnp.int8(-1), padding_config=spread)
         gradient = jax.lax.pad(gradient, zero, padding_config=spread)
 
-    # A pixel is tap k of the window that lies as far to the other side: the order of the windows backwards.
+    # A pixel is tap k of the window that lies as far to the other side: the order of
+    # the windows backwards.
     image = (height, width)
     taps = _windows(tap, image=image, stride=1, fill=-1)
     gradients = _windows(gradient, image=image, stride=1, fill=0)
@@ -91,7 +97,9 @@ def _max_pool_backward(stride, residuals, gradient):
 
 
 def _spread(size: int, windows: int, *, stride: int) -> tuple[int, int, int]:
-    """`lax.pad`'s (low, high, interior) that puts `windows` values `stride` apart into `size` places."""
+    """`lax.pad`'s (low, high, interior) that puts `windows` values `stride` apart into
+    `size` places.
+    """
     return 0, size - (windows - 1) * stride - 1, stride - 1
 
 

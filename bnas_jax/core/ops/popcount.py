@@ -1,7 +1,8 @@
 """Sums of products of signs by xor and popcount of packed bits (XNOR-Net section 3.2).
 
-A product of two signs is -1 where their bits differ. The sums are the same integers as the convolution's. On CPU, where a
-product of floats takes a lane of 32 bits, popcount is two to seven times faster (docs/packed.md).
+A product of two signs is -1 where their bits differ. The sums are the same integers as
+the convolution's. On CPU, where a product of floats takes a lane of 32 bits, popcount
+is two to seven times faster (docs/packed.md).
 """
 
 import functools
@@ -18,12 +19,14 @@ from bnas_jax.core.ops.materialize import materialize
 WORD = 32
 # Fewer channels do not fill the words.
 MIN_CHANNELS = 8
-# Signs in a sum: the code for all words is written out, and the time to compile it grows with their number.
+# Signs in a sum: the code for all words is written out, and the time to compile it
+# grows with their number.
 MAX_SIGNS = 8192
 
 
 def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether a convolution of signs has a form here, with words that are full and not too many.
+    """Whether a convolution of signs has a form here, with words that are full and not
+    too many.
 
     kernel_shape: (kh, kw, C, O).
     """
@@ -38,9 +41,12 @@ def pays(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
 
 @functools.partial(jax.jit, static_argnums=(2,))
 def sums_of_signs(x, kernel, geometry: Geometry):
-    """The convolution of signs with signs, zeros around the image. Values below 0 are taken as -1, all others as 1.
+    """The convolution of signs with signs, zeros around the image.
 
-    x: (N, H, W, C); kernel: (k, k, C, O), square, as is the geometry. Returns (N, H', W', O), int32.
+    Values below 0 are taken as -1, all others as 1.
+
+    x: (N, H, W, C); kernel: (k, k, C, O), square, as is the geometry. Returns (N, H',
+    W', O), int32.
     """
     # Stored, or XLA would pack the kernel again at every pixel.
     words = materialize(pack_kernel(kernel))
@@ -48,7 +54,9 @@ def sums_of_signs(x, kernel, geometry: Geometry):
 
 
 def sums_of_words(x, words, kernel_shape: tuple[int, ...], geometry: Geometry):
-    """`sums_of_signs` with a kernel of that shape as the words that `pack_kernel` makes of it."""
+    """`sums_of_signs` with a kernel of that shape as the words that `pack_kernel` makes
+    of it.
+    """
     size, _, channels, _ = kernel_shape
     padding = geometry.padding[0]
 
@@ -60,8 +68,11 @@ def sums_of_words(x, words, kernel_shape: tuple[int, ...], geometry: Geometry):
     row = _joined(row, width)  # (N, H, W', words)
     rows = _taps(row, axis=1, size=size, geometry=geometry)  # (N, H', W', words) each
 
-    # Around the image there are no signs: no bit may differ there, and no product is part of the sum.
-    inside = _inside(x.shape[1:3], size=size, geometry=geometry)  # (H', W', rows, columns)
+    # Around the image there are no signs: no bit may differ there, and no product is
+    # part of the sum.
+    inside = _inside(
+        x.shape[1:3], size=size, geometry=geometry
+    )  # (H', W', rows, columns)
     taps = inside.sum(axis=(2, 3), dtype=np.int32)
     products = channels * taps[:, :, None]  # (H', W', 1)
     ones = np.repeat(inside, image.shape[-1], axis=-1) * _all_ones(width)
@@ -88,7 +99,9 @@ def pack_kernel(kernel):
 
 
 def unpack_kernel(words, kernel_shape: tuple[int, ...], dtype):
-    """The signs, -1 and 1, of a kernel (kh, kw, C, O) from its words: what `pack_kernel` took."""
+    """The signs, -1 and 1, of a kernel (kh, kw, C, O) from its words: what
+    `pack_kernel` took.
+    """
     rows, columns, channels, features = kernel_shape
     width = _width(channels)
     of_tap = -(-channels // width)
@@ -115,14 +128,22 @@ def _taps(image, *, axis: int, size: int, geometry: Geometry) -> list:
     last = image.shape[axis] - dilation * (size - 1)
     taps = []
     for start in range(0, dilation * size, dilation):
-        part = jax.lax.slice_in_dim(image, start, start + last, stride=stride, axis=axis)
+        part = jax.lax.slice_in_dim(
+            image, start, start + last, stride=stride, axis=axis
+        )
         taps.append(part)
     return taps
 
 
 def _inside(shape: tuple[int, int], *, size: int, geometry: Geometry) -> np.ndarray:
-    """Whether each tap of the kernel lies inside an image of the shape (H, W): booleans (H', W', rows, columns)."""
-    stride, padding, dilation = geometry.stride[0], geometry.padding[0], geometry.dilation[0]
+    """Whether each tap of the kernel lies inside an image of the shape (H, W): booleans
+    (H', W', rows, columns).
+    """
+    stride, padding, dilation = (
+        geometry.stride[0],
+        geometry.padding[0],
+        geometry.dilation[0],
+    )
     lines = []
     for length in shape:
         # The pixel that each tap meets, (H', rows) or (W', columns).
@@ -146,7 +167,10 @@ def _joined(words, width: int):
 
 
 def _padded(values, multiple: int):
-    """(..., n), with zeros behind so that n is a multiple. NumPy's arrays stay such, so that constants are not traced."""
+    """(..., n), with zeros behind so that n is a multiple.
+
+    NumPy's arrays stay such, so that constants are not traced.
+    """
     pad: Callable = jnp.pad
     if isinstance(values, np.ndarray):
         pad = np.pad
@@ -157,7 +181,8 @@ def _padded(values, multiple: int):
 def _combined(values, *, count: int, width: int):
     """`count` values of `width` bits as one number: (..., n) to (..., n / count).
 
-    They lie n / count apart, not side by side: the words are neighbours in memory then, and made by one instruction.
+    They lie n / count apart, not side by side: the words are neighbours in memory then,
+    and made by one instruction.
     """
     dtype = np.dtype(f"uint{count * width}")
     parts = values.reshape(*values.shape[:-1], count, -1).astype(dtype)

@@ -1,4 +1,6 @@
-"""The convolution of signs: the one primitive that all binarization schemes are made of."""
+"""The convolution of signs: the one primitive that all binarization schemes are made
+of.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,25 +14,37 @@ from bnas_jax.core.ops.materialize import materialize
 from bnas_jax.core.ops.packed import Kernel, signs_of
 from bnas_jax.core.ops.popcount import pays, sums_of_signs, sums_of_words
 
-# Up to here float16 holds every integer. Of float16 factors cuDNN has convolutions in the order NHWC, which sum in float32.
+# Up to here float16 holds every integer. Of float16 factors cuDNN has convolutions in
+# the order NHWC, which sum in float32.
 LARGEST_OF_HALF = 2048
 
 
 def sign_conv(
-    after: Callable, geometry: Geometry, x, w, operands=(), *, one_bit: bool = True, dtype=None
+    after: Callable,
+    geometry: Geometry,
+    x,
+    w,
+    operands=(),
+    *,
+    one_bit: bool = True,
+    dtype=None,
 ):
-    """`after(sums, *operands)`, where `sums` is the convolution of the signs x with the signs w.
+    """`after(sums, *operands)`, where `sums` is the convolution of the signs x with the
+    signs w.
 
     after: any differentiable function, hashable, as it decides what is compiled.
     x: (N, H, W, C); w: (kh, kw, C / groups, O); sums: (N, H', W', O) in x's dtype.
-    one_bit: whether x and w hold -1 and 1 alone. False where zeros are among them, as with PyTorch's sign or dropout.
-    dtype: to which the factors of all products are rounded, None is x's. The sums are exact integers in any.
+    one_bit: whether x and w hold -1 and 1 alone. False where zeros are among them, as
+    with PyTorch's sign or dropout.
+    dtype: to which the factors of all products are rounded, None is x's. The sums are
+    exact integers in any.
 
-    Gradients go to x, w and every operand. Stored for them are x, w and the sums as small integers; everything in `after` is
-    computed again.
+    Gradients go to x, w and every operand. Stored for them are x, w and the sums as
+    small integers; everything in `after` is computed again.
 
-    Signs are multiplied before any factor, so that sums are exact integers, and 0 is 0 in every order of summation. With beta
-    inside the products, such a sum (one in ten for a 3x3 convolution of 6 channels) becomes a tiny number of either sign, and
+    Signs are multiplied before any factor, so that sums are exact integers, and 0 is 0
+    in every order of summation. With beta inside the products, such a sum (one in ten
+    for a 3x3 convolution of 6 channels) becomes a tiny number of either sign, and
     rounding decides whether a ReLU behind it passes the gradient.
 
     Gradients are first order: the sums have no derivative.
@@ -54,7 +68,10 @@ def packed_sign_conv(
     one_bit: bool = True,
     dtype=None,
 ):
-    """`sign_conv` with a kernel of one bit a weight. It has no gradients: nothing is stored for them."""
+    """`sign_conv` with a kernel of one bit a weight.
+
+    It has no gradients: nothing is stored for them.
+    """
     sums = integer_sums(x, w, geometry=geometry, one_bit=one_bit, dtype=dtype)
     return after(sums.astype(x.dtype), *operands)
 
@@ -72,7 +89,8 @@ def _forward(after, geometry, one_bit, dtype, x, w, operands):
 
 def _backward(after, geometry, one_bit, dtype, residuals, gradient):
     x, w, sums, operands = residuals
-    # Otherwise XLA makes floats of the sums in the forward pass already, and stores those.
+    # Otherwise XLA makes floats of the sums in the forward pass already, and stores
+    # those.
     gradient, sums = materialize((gradient, sums))
     _, after_vjp = jax.vjp(after, sums.astype(x.dtype), *operands)
     to_sums, *to_operands = after_vjp(gradient)
@@ -87,7 +105,8 @@ _sign_conv.defvjp(_forward, _backward)
 
 
 def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
-    """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W', O).
+    """The convolution of signs as int16, or int32 where sums can be larger: (N, H', W',
+    O).
 
     w: (kh, kw, C / groups, O), or the same packed. dtype: of the products.
     """
@@ -99,7 +118,8 @@ def integer_sums(x, w, geometry: Geometry, *, one_bit: bool, dtype=None):
     products = dtype or x.dtype
 
     def convolved(x, w, products=products, accumulate=x.dtype):
-        # A single pass on any accelerator: bfloat16 or TF32, to which it rounds factors, both hold signs.
+        # A single pass on any accelerator: bfloat16 or TF32, to which it rounds
+        # factors, both hold signs.
         return fast_conv(
             x.astype(products),
             signs_of(w, products).astype(products),

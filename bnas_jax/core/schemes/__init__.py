@@ -1,4 +1,6 @@
-"""Binarization schemes, one file each, and the table that `config.scheme.name` chooses from."""
+"""Binarization schemes, one file each, and the table that `config.scheme.name` chooses
+from.
+"""
 
 from bnas_jax.core.schemes.abc_net import AbcNet
 from bnas_jax.core.schemes.binarynet import BinaryNet

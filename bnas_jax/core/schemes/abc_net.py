@@ -1,4 +1,6 @@
-"""ABC-Net, "Clip + Scale" (arXiv 1711.11294): several bases of signs for the weights and for the activations."""
+"""ABC-Net, "Clip + Scale" (arXiv 1711.11294): several bases of signs for the weights
+and for the activations.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -13,27 +15,34 @@ from bnas_jax.core.ops.conv import conv
 from bnas_jax.core.schemes.scheme import Scheme, convolve_module, finish
 from bnas_jax.core.schemes.straight_through import straight_through
 
-# This share of the number of weights is added to the diagonal of the normal equations: equal bases have no single solution.
+# This share of the number of weights is added to the diagonal of the normal equations:
+# equal bases have no single solution.
 RIDGE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class AbcNet(Scheme):
-    """y = sum over n and m of beta_n * alpha_m * conv(A_n, B_m): (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
+    """y = sum over n and m of beta_n * alpha_m * conv(A_n, B_m): (N, H, W, C) with W
+    (kh, kw, ci, co) to (N, H', W', co).
 
-    weight_bases, M: B_m = sign(W - mean W + u_m * std W), (kh, kw, ci, co), with u_m even from -1 to 1, and 0 for a single
-    one; mean and (biased) deviation are of the whole kernel. alpha, (M,), minimises |W - sum of alpha_m B_m|^2; with
-    `per_channel` it does so for each output channel, (co, M). A kernel of zeros has alpha 0.
-    activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter `shift`, beta the parameter `beta`, (N,).
+    weight_bases, M: B_m = sign(W - mean W + u_m * std W), (kh, kw, ci, co), with u_m
+    even from -1 to 1, and 0 for a single one; mean and (biased) deviation are of the
+    whole kernel. alpha, (M,), minimises |W - sum of alpha_m B_m|^2; with `per_channel`
+    it does so for each output channel, (co, M). A kernel of zeros has alpha 0.
+    activation_bases, N: A_n = 1 where x + v_n >= 0.5, else -1; v is the parameter
+    `shift`, beta the parameter `beta`, (N,).
 
-    Gradients: to W from each B_m as if that were W; mean, deviation and alpha are constants. Through A_n where
-    0 <= x + v_n <= 1, to x and, summed, to v. beta has its ordinary one. W is not projected.
+    Gradients: to W from each B_m as if that were W; mean, deviation and alpha are
+    constants. Through A_n where 0 <= x + v_n <= 1, to x and, summed, to v. beta has its
+    ordinary one. W is not projected.
 
-    shift, spread: v begins evenly from shift - spread to shift + spread; a single one at `shift`. Equal ones would stay
-    equal, as they get equal gradients. beta begins at 1. Inputs that are left float meet the sum of alpha_m B_m.
+    shift, spread: v begins evenly from shift - spread to shift + spread; a single one
+    at `shift`. Equal ones would stay equal, as they get equal gradients. beta begins at
+    1. Inputs that are left float meet the sum of alpha_m B_m.
 
-    How sure: the formulas follow a third party's notebook, which fits alpha by descent; the bases agree with the code of
-    another. `spread` is our choice: the notebook begins with 0. The BNAS paper compares
+    How sure: the formulas follow a third party's notebook, which fits alpha by descent;
+    the bases agree with the code of another. `spread` is our choice: the notebook
+    begins with 0. The BNAS paper compares
     M = N = 1. The paper begins with a trained float network.
     """
 
@@ -43,7 +52,8 @@ class AbcNet(Scheme):
     shift: float = 0.0
     spread: float = 0.5
 
-    # Bases multiply the channels and images of a convolution, and their shifts are its parameters.
+    # Bases multiply the channels and images of a convolution, and their shifts are its
+    # parameters.
     batches_edges: ClassVar[bool] = False
     plain_signs: ClassVar[bool] = False
 
@@ -54,18 +64,25 @@ class AbcNet(Scheme):
             if value < 1:
                 raise UserError(f"config.scheme.{name} must be at least 1, got {value}")
         if not 0 <= self.spread < np.inf:
-            raise UserError(f"config.scheme.spread must be 0 or more, got {self.spread}")
+            raise UserError(
+                f"config.scheme.spread must be 0 or more, got {self.spread}"
+            )
         if not np.isfinite(self.shift):
-            raise UserError(f"config.scheme.shift must be a finite number, got {self.shift}")
+            raise UserError(
+                f"config.scheme.shift must be a finite number, got {self.shift}"
+            )
 
     def kernel(self, module, x):
         """The bases as output channels, (kh, kw, ci, co * M)."""
         bases, alpha = self.bases(module.latent(x))
-        # The basis is the minor index of the channels, so that those of a group lie together.
+        # The basis is the minor index of the channels, so that those of a group lie
+        # together.
         return bases.reshape(*bases.shape[:3], -1), (alpha,)
 
     def convolve(self, module, x):
-        """All bases run as one: those of the activations as further images, those of the weights as output channels."""
+        """All bases run as one: those of the activations as further images, those of
+        the weights as output channels.
+        """
         w, (alpha,) = module.binarized(x)
         x, beta = self._activations(module, x)
         return convolve_module(module, x, w=w, operands=(alpha, beta))
@@ -87,12 +104,16 @@ class AbcNet(Scheme):
         return finish(self, y, scale=None, activation=module.activates_sums)
 
     def _activations(self, module, x):
-        """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as it is and 1 where it stays float."""
+        """(A_1 to A_N, one behind the other, (N * images, H, W, C); beta (N,)), or x as
+        it is and 1 where it stays float.
+        """
         dtype = module.arithmetic.dtype
         if not module.binary_input:
             return x, jnp.ones((1,), dtype)
         shift = module.param("shift", self._first_shifts, dtype)
-        beta = module.param("beta", nn.initializers.ones, (self.activation_bases,), dtype)
+        beta = module.param(
+            "beta", nn.initializers.ones, (self.activation_bases,), dtype
+        )
         # x + v >= 0.5, as a sign.
         real = jnp.concatenate([x + v - 0.5 for v in shift])
         signs = straight_through(real, window=half_clip, sign_of_zero=self.sign_of_zero)
@@ -105,14 +126,21 @@ class AbcNet(Scheme):
         offsets = offsets_of(self.weight_bases) * jnp.std(constant)  # (M,)
         centred = latent - jnp.mean(constant)
         real = centred[..., None] + offsets.astype(latent.dtype)
-        bases = straight_through(real, window=everywhere, sign_of_zero=self.sign_of_zero)
+        bases = straight_through(
+            real, window=everywhere, sign_of_zero=self.sign_of_zero
+        )
 
         # alpha of least squares, a constant too.
-        alpha = fit(constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel)
+        alpha = fit(
+            constant, jax.lax.stop_gradient(bases), per_channel=self.per_channel
+        )
         return bases, alpha
 
     def after(self, sums, alpha, beta):
-        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,). Returns (images, H', W', co)."""
+        """sums: (N * images, H', W', co * M); alpha: (1 or co, M); beta: (N,).
+
+        Returns (images, H', W', co).
+        """
         _, height, width, channels = sums.shape
         bases = alpha.shape[-1]
         sums = sums.reshape(len(beta), -1, height, width, channels // bases, bases)
@@ -120,7 +148,9 @@ class AbcNet(Scheme):
         return jnp.sum(over_weights * beta[:, None, None, None, None], axis=0)
 
     def cost(self, row, module):
-        """N times the products where the inputs are binary, M times the products and the bits where the weights are."""
+        """N times the products where the inputs are binary, M times the products and
+        the bits where the weights are.
+        """
         weight_bases = self.weight_bases if module.has_latent else 1
         activation_bases = self.activation_bases if module.binary_input else 1
         pairs = weight_bases * activation_bases
@@ -146,7 +176,8 @@ def offsets_of(bases: int) -> np.ndarray:
 
 
 def fit(latent, bases, *, per_channel: bool):
-    """alpha of least squares, by the normal equations: (1, M), or (co, M) for each output channel.
+    """alpha of least squares, by the normal equations: (1, M), or (co, M) for each
+    output channel.
 
     latent: (kh, kw, ci, co); bases: (kh, kw, ci, co, M).
     """
@@ -157,8 +188,12 @@ def fit(latent, bases, *, per_channel: bool):
     if not per_channel:
         bases, latent = bases.reshape(1, -1, count), latent.reshape(1, -1)
 
-    # (B^T B) alpha = B^T W. The full precision, as accelerators round to fewer digits than a solution needs.
-    products = {"preferred_element_type": latent.dtype, "precision": jax.lax.Precision.HIGHEST}
+    # (B^T B) alpha = B^T W. The full precision, as accelerators round to fewer digits
+    # than a solution needs.
+    products = {
+        "preferred_element_type": latent.dtype,
+        "precision": jax.lax.Precision.HIGHEST,
+    }
     gram = jnp.einsum("cwm,cwn->cmn", bases, bases, **products)
     ridge = RIDGE * latent.shape[-1]
     gram = gram + ridge * jnp.eye(count, dtype=latent.dtype)

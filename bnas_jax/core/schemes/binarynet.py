@@ -8,14 +8,18 @@ from bnas_jax.core.schemes.straight_through import closed_clip, straight_through
 
 @dataclasses.dataclass(frozen=True)
 class BinaryNet(Scheme):
-    """y = conv(sign x, sign W), a whole number: (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
+    """y = conv(sign x, sign W), a whole number: (N, H, W, C) with W (kh, kw, ci, co) to
+    (N, H', W', co).
 
-    Gradients: that with respect to sign x times 1[|x| <= 1] (Eq. 4), that with respect to sign W
+    Gradients: that with respect to sign x times 1[|x| <= 1] (Eq. 4), that with respect
+    to sign W
     times 1[|W| <= 1]. W is clipped to [-1, 1] after each update (Algorithm 1).
 
-    How sure: agrees with a layer of the benchmark BiBench; not checked against the authors' code.
+    How sure: agrees with a layer of the benchmark BiBench; not checked against the
+    authors' code.
     The paper's order is convolution, pooling, BN, sign, without a ReLU; here the blocks
-    are those of the other schemes (BN, sign, convolution, ReLU), so that the scheme alone differs:
+    are those of the other schemes (BN, sign, convolution, ReLU), so that the scheme
+    alone differs:
     that is our choice.
     """
 
@@ -23,7 +27,9 @@ class BinaryNet(Scheme):
         return straight_through(x, window=closed_clip, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        signs = straight_through(latent, window=closed_clip, sign_of_zero=self.sign_of_zero)
+        signs = straight_through(
+            latent, window=closed_clip, sign_of_zero=self.sign_of_zero
+        )
         return signs, ()
 
     def after(self, sums):

@@ -1,5 +1,7 @@
-"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, and the scale without a
-gradient."""
+"""Bi-Real Net (arXiv 1808.00278): a gradient closer to the sign's, and the scale
+without a
+gradient.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -9,7 +11,11 @@ import jax
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes.scales import inverse
 from bnas_jax.core.schemes.scheme import Scheme
-from bnas_jax.core.schemes.straight_through import closed_clip, straight_through, triangle
+from bnas_jax.core.schemes.straight_through import (
+    closed_clip,
+    straight_through,
+    triangle,
+)
 from bnas_jax.core.schemes.xnor import beta
 
 WEIGHT_GRADIENTS = ("paper", "torch")
@@ -17,27 +23,32 @@ WEIGHT_GRADIENTS = ("paper", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class BiReal(Scheme):
-    """y = beta * conv(sign x, sign W), with beta = mean |W| for each output channel, taken as a
+    """y = beta * conv(sign x, sign W), with beta = mean |W| for each output channel,
+    taken as a
     constant.
 
-    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient with respect to sign x is multiplied
-    by 2 - 2|x| where |x| < 1, else by 0 (section 3.2). W is not projected. No activation follows by
-    default, as in the paper's blocks, whose nonlinearity is the sign.
+    (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The gradient with respect
+    to sign x is multiplied by 2 - 2|x| where |x| < 1, else by 0 (section 3.2). W is not
+    projected. No activation follows by default, as in the paper's blocks, whose
+    nonlinearity is the sign.
 
     weight_gradient: with G the gradient with respect to beta * sign(W),
 
     - `paper`: beta * 1[|W| <= 1] * G, as in section 3.3.
-    - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks the mask,
+    - `torch`: 1[|W| <= 1] * G, as in the authors' PyTorch code. (Their Caffe code lacks
+      the mask,
       too.) It is 0 where beta is, for a kernel of zeros.
 
-    How sure: both agree with published code, `torch` with the authors'. The block, and the float
+    How sure: both agree with published code, `torch` with the authors'. The block, and
+    the float
     shortcut of its strided form, belong to the networks (`baselines`).
     """
 
     activation: str = "none"
     weight_gradient: str = "paper"
 
-    # Its shortcuts carry real values around each convolution, and lose them in a binary one.
+    # Its shortcuts carry real values around each convolution, and lose them in a binary
+    # one.
     block: ClassVar[str] = "bireal"
     float_shortcut: ClassVar[bool] = True
 
@@ -46,14 +57,16 @@ class BiReal(Scheme):
         if self.weight_gradient not in WEIGHT_GRADIENTS:
             known = ", ".join(WEIGHT_GRADIENTS)
             raise UserError(
-                f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}"
+                f"config.scheme.weight_gradient must be one of {known}, got "
+                f"{self.weight_gradient!r}"
             )
 
     def signs(self, x):
         return straight_through(x, window=triangle, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # The gradient with respect to the signs comes with a factor beta from `after`, which `torch` has not.
+        # The gradient with respect to the signs comes with a factor beta from `after`,
+        # which `torch` has not.
         window = closed_clip
         if self.weight_gradient == "torch":
             window = clip_without_beta
@@ -66,6 +79,8 @@ class BiReal(Scheme):
 
 
 def clip_without_beta(latent):
-    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the gradient with
-    respect to sign W. (kh, kw, ci, co)."""
+    """1[|W| <= 1] / beta, 0 where beta is: takes the beta of `after` out of the
+    gradient with
+    respect to sign W. (kh, kw, ci, co).
+    """
     return closed_clip(latent) * inverse(beta(latent))

@@ -17,23 +17,30 @@ TURNS = 4  # of 90 degrees each
 
 @dataclasses.dataclass(frozen=True)
 class Cbcn(Scheme):
-    """y = s * conv(sign x, turned sign W), with s = mean |W| of the whole layer: (N, H, W, C) to (N, H', W', O).
+    """y = s * conv(sign x, turned sign W), with s = mean |W| of the whole layer: (N, H,
+    W, C) to (N, H', W', O).
 
-    A feature is 4 neighbouring channels, one for each orientation: channel = 4 * feature + orientation. So C and O are
-    multiples of 4, and W is (kh, kw, C, O / 4). For orientation k of an output feature, its kernel in W is turned clockwise
-    by k * 90 degrees, and its weights of input orientation i move to input orientation i + k (modulo 4).
+    A feature is 4 neighbouring channels, one for each orientation: channel = 4 *
+    feature + orientation. So C and O are multiples of 4, and W is (kh, kw, C, O / 4).
+    For orientation k of an output feature, its kernel in W is turned clockwise by k *
+    90 degrees, and its weights of input orientation i move to input orientation i + k
+    (modulo 4).
 
-    Kernels that are not square are not turned: only their input orientations are shifted. Depthwise kernels,
-    (kh, kw, 1, O / 4), read one orientation and give the same: they are only turned.
+    Kernels that are not square are not turned: only their input orientations are
+    shifted. Depthwise kernels, (kh, kw, 1, O / 4), read one orientation and give the
+    same: they are only turned.
 
-    Gradients pass through signs, of x and of W, times 2 - 2|.| where that is positive; s is differentiated. W gets the sum
-    of what its four turns get, and is not projected.
+    Gradients pass through signs, of x and of W, times 2 - 2|.| where that is positive;
+    s is differentiated. W gets the sum of what its four turns get, and is not
+    projected.
 
-    orientations: False is the simpler reading of the paper: features as in other networks, W (kh, kw, C, O), and an output
-    is the mean over the four turns of its kernel, each behind a ReLU: without that the four would be one symmetric kernel.
+    orientations: False is the simpler reading of the paper: features as in other
+    networks, W (kh, kw, C, O), and an output is the mean over the four turns of its
+    kernel, each behind a ReLU: without that the four would be one symmetric kernel.
 
-    How sure: agrees with the training code of the authors' group, whose activations have the gradient of the weights, too.
-    Turns of kernels other than 3x3 and 1x1, depthwise ones and `orientations=False` are our choice.
+    How sure: agrees with the training code of the authors' group, whose activations
+    have the gradient of the weights, too. Turns of kernels other than 3x3 and 1x1,
+    depthwise ones and `orientations=False` are our choice.
     """
 
     orientations: bool = True
@@ -53,7 +60,9 @@ class Cbcn(Scheme):
     def kernel(self, module, x):
         """All turns of W."""
         latent = module.latent(x, self._features(module, x))  # (kh, kw, ci, features)
-        signs = straight_through(latent, window=triangle, sign_of_zero=self.sign_of_zero)
+        signs = straight_through(
+            latent, window=triangle, sign_of_zero=self.sign_of_zero
+        )
         return self._turned(signs), (kernel_scale(latent),)
 
     def convolve_float(self, module, x):
@@ -79,7 +88,8 @@ class Cbcn(Scheme):
 
     def cost(self, row, module):
         """Products are those of the turned kernels, bits those of W."""
-        # With orientations the turns are outputs of their own; without weights to binarize nothing is turned.
+        # With orientations the turns are outputs of their own; without weights to
+        # binarize nothing is turned.
         if self.orientations or not module.binary_weights:
             return row
         return dataclasses.replace(
@@ -93,16 +103,21 @@ class Cbcn(Scheme):
         if not self.orientations:
             return module.features
         groups, inputs = module.geometry.groups, module.kernel_shape(x)[2]
-        # Depthwise kernels meet a single orientation, so that groups may divide a feature.
+        # Depthwise kernels meet a single orientation, so that groups may divide a
+        # feature.
         if inputs == 1:
             _check_multiple(module, side="output", channels=module.features, groups=1)
         else:
-            _check_multiple(module, side="output", channels=module.features, groups=groups)
+            _check_multiple(
+                module, side="output", channels=module.features, groups=groups
+            )
             _check_multiple(module, side="input", channels=x.shape[-1], groups=groups)
         return module.features // TURNS
 
     def _turned(self, w):
-        """All turns of W (kh, kw, ci, co), the turn as the minor index of the outputs: (kh, kw, ci, 4 co)."""
+        """All turns of W (kh, kw, ci, co), the turn as the minor index of the outputs:
+        (kh, kw, ci, 4 co).
+        """
         oriented = self.orientations and w.shape[2] > 1
         turns = [turn(w, quarters, oriented=oriented) for quarters in range(TURNS)]
         stacked = jnp.stack(turns, axis=-1)  # (kh, kw, ci, co, 4)
@@ -117,13 +132,17 @@ def _check_multiple(module, *, side: str, channels: int, groups: int) -> None:
     if groups > 1:
         of_groups = f" in each of its {groups} groups"
     raise UserError(
-        f"{'/'.join(module.path)} has {channels} {side} channels, and the scheme cbcn needs a multiple of {TURNS}{of_groups}: "
-        f"one for each orientation of a feature; write another width, or config.scheme.orientations=False"
+        f"{'/'.join(module.path)} has {channels} {side} channels, and the scheme cbcn "
+        f"needs a multiple of {TURNS}{of_groups}: "
+        "one for each orientation of a feature; write another width, or "
+        "config.scheme.orientations=False"
     )
 
 
 def turn(w, quarters: int, *, oriented: bool):
-    """W (kh, kw, ci, co) turned by quarters * 90 degrees clockwise and, where `oriented`, its input orientations shifted."""
+    """W (kh, kw, ci, co) turned by quarters * 90 degrees clockwise and, where
+    `oriented`, its input orientations shifted.
+    """
     kh, kw, inputs, features = w.shape
     # The taps; `rot90` turns against the clock.
     if kh == kw:

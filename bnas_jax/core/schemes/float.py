@@ -1,4 +1,6 @@
-"""No binarization: the float twin of a network, and the float networks of DARTS, SNAS and GDAS."""
+"""No binarization: the float twin of a network, and the float networks of DARTS, SNAS
+and GDAS.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -11,8 +13,8 @@ from bnas_jax.core.schemes.scheme import BN_FIRST, ORDERS, RELU_FIRST, Scheme
 class Float(Scheme):
     """Float activations and weights, with 32-bit kernels.
 
-    order: `bn_first`, BN -> convolution -> activation, is the twin of a binary network; `relu_first` is
-    ReLU -> convolution -> BN, as in the code of DARTS, SNAS and GDAS.
+    order: `bn_first`, BN -> convolution -> activation, is the twin of a binary network;
+    `relu_first` is ReLU -> convolution -> BN, as in the code of DARTS, SNAS and GDAS.
     bias: a bias in convolutions whose BN has no scale and shift, as in GDAS's search.
     """
 
@@ -28,11 +30,13 @@ class Float(Scheme):
         super().__post_init__()
         if self.order not in ORDERS:
             raise UserError(
-                f"config.scheme.order must be one of {', '.join(ORDERS)}, got {self.order!r}"
+                f"config.scheme.order must be one of {', '.join(ORDERS)}, got "
+                f"{self.order!r}"
             )
         if self.order == RELU_FIRST and self.activation != "relu":
             raise UserError(
-                f"config.scheme.order={RELU_FIRST} has a ReLU in front of each convolution;"
+                f"config.scheme.order={RELU_FIRST} has a ReLU in front of each "
+                "convolution;"
                 f" leave config.scheme.activation={self.activation} out"
             )
 

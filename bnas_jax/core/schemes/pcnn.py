@@ -1,4 +1,6 @@
-"""PCNN, "Projection" (arXiv 1811.12755): kernels are projected on signs, and a loss draws them to their projections."""
+"""PCNN, "Projection" (arXiv 1811.12755): kernels are projected on signs, and a loss
+draws them to their projections.
+"""
 
 import dataclasses
 import functools
@@ -20,29 +22,36 @@ PLANES = "planes"
 
 @dataclasses.dataclass(frozen=True)
 class Pcnn(Scheme):
-    """y = conv(sign x, Q), Q_j = a * sign(mean(W_j) * C), a = mean |C| over the layer: (N, H, W, ci) to (N, H', W', co).
+    """y = conv(sign x, Q), Q_j = a * sign(mean(W_j) * C), a = mean |C| over the layer:
+    (N, H, W, ci) to (N, H', W', co).
 
-    C are the kernels (kh, kw, ci, co / J). All of them share the parameter `planes`, (J, kh, kw), whose entries are W_1 to
-    W_J. The J projections Q_j are concatenated on the output channels, so that J must divide co.
+    C are the kernels (kh, kw, ci, co / J). All of them share the parameter `planes`,
+    (J, kh, kw), whose entries are W_1 to W_J. The J projections Q_j are concatenated on
+    the output channels, so that J must divide co.
 
-    The parameter `latent`, (kh, kw, ci, co), holds J equal copies of C, so that its gradient has the part delta_j of each
-    projection. After each update the optimizer copies the first of them over the others.
+    The parameter `latent`, (kh, kw, ci, co), holds J equal copies of C, so that its
+    gradient has the part delta_j of each projection. After each update the optimizer
+    copies the first of them over the others.
 
-    Gradients. With delta_j = dL/dQ_j of the classification loss L, which `latent` gets, learning rate r of C, W_j repeated
-    along the channels, mask M_j = 1[|W_j C| <= 1] and E_j = W_j (C + r delta_j) - Q_j, the optimizer (`latents`) makes
+    Gradients. With delta_j = dL/dQ_j of the classification loss L, which `latent` gets,
+    learning rate r of C, W_j repeated along the channels, mask M_j = 1[|W_j C| <= 1]
+    and E_j = W_j (C + r delta_j) - Q_j, the optimizer (`latents`) makes
 
     - of C: sum over j of delta_j M_j W_j + projection_loss * E_j W_j;
-    - of W_j: sum over the channels of delta_j M_j C + projection_loss * E_j (C + r delta_j).
+    - of W_j: sum over the channels of delta_j M_j C + projection_loss * E_j (C + r
+      delta_j).
 
-    The terms with E_j are the gradient of projection_loss / 2 * sum of |Q_j - W_j (C + r delta_j)|^2 for constant delta_j.
-    With respect to x the gradient passes where |x| < 1. C is not projected, W_j begins at 1. A layer whose C is all 0 learns
-    nothing.
+    The terms with E_j are the gradient of projection_loss / 2 * sum of |Q_j - W_j (C +
+    r delta_j)|^2 for constant delta_j. With respect to x the gradient passes where |x|
+    < 1. C is not projected, W_j begins at 1. A layer whose C is all 0 learns nothing.
 
-    planes: J. projection_loss: lambda. plane_rate: the learning rate of W_j, in units of that of C.
+    planes: J. projection_loss: lambda. plane_rate: the learning rate of W_j, in units
+    of that of C.
 
-    How sure: formulas of the paper and of a later book by its authors; the output, with C on the signs already, agrees with
-    their published test code. They published no code of the training. W_j's first value, its rate and the gradient with respect
-    to x are our choice. The paper binarizes step by step, and the BNAS paper quotes J = 1.
+    How sure: formulas of the paper and of a later book by its authors; the output, with
+    C on the signs already, agrees with their published test code. They published no
+    code of the training. W_j's first value, its rate and the gradient with respect to x
+    are our choice. The paper binarizes step by step, and the BNAS paper quotes J = 1.
     """
 
     planes: int = 1
@@ -57,7 +66,9 @@ class Pcnn(Scheme):
     def __post_init__(self):
         super().__post_init__()
         if self.planes < 1:
-            raise UserError(f"config.scheme.planes must be at least 1, got {self.planes}")
+            raise UserError(
+                f"config.scheme.planes must be at least 1, got {self.planes}"
+            )
         for name in ("projection_loss", "plane_rate"):
             value = getattr(self, name)
             if not 0 <= value < np.inf:
@@ -87,11 +98,15 @@ class Pcnn(Scheme):
     def kernel(self, module, x):
         if module.features % self.planes:
             raise UserError(
-                f"{'/'.join(module.path)} has {module.features} output channels, which config.scheme.planes={self.planes} does "
-                "not divide; write config.scheme.planes=1, or widths that are its multiples"
+                f"{'/'.join(module.path)} has {module.features} output channels, which "
+                f"config.scheme.planes={self.planes} does "
+                "not divide; write config.scheme.planes=1, or widths that are its "
+                "multiples"
             )
         shape = (self.planes, *module.kernel)
-        planes = module.param(PLANES, nn.initializers.ones, shape, module.arithmetic.dtype)
+        planes = module.param(
+            PLANES, nn.initializers.ones, shape, module.arithmetic.dtype
+        )
         latent = module.latent(x)  # (kh, kw, ci, co)
         signs, scale = projected(latent, planes, sign_of_zero=self.sign_of_zero)
         return signs, (scale,)
@@ -107,9 +122,11 @@ class Pcnn(Scheme):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def projected(latent, planes, sign_of_zero: int):
-    """(signs of the J projections, (kh, kw, ci, co); a) of latent weights (kh, kw, ci, co) and planes (J, kh, kw).
+    """(signs of the J projections, (kh, kw, ci, co); a) of latent weights (kh, kw, ci,
+    co) and planes (J, kh, kw).
 
-    Backward, `latent` gets delta_j itself, and `planes` the sum over the channels of delta_j M_j C.
+    Backward, `latent` gets delta_j itself, and `planes` the sum over the channels of
+    delta_j M_j C.
     """
     kernels = kernels_of(latent, len(planes))  # (kh, kw, ci, co / J)
     means = jnp.mean(planes, axis=(1, 2))  # (J,)
@@ -125,7 +142,8 @@ def _forward(latent, planes, sign_of_zero):
 def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, planes, scale = residuals
-    # What arrives at the signs is a * delta, as the sums are multiplied by a afterwards.
+    # What arrives at the signs is a * delta, as the sums are multiplied by a
+    # afterwards.
     deltas = gradients[0] * inverse(scale)  # (kh, kw, ci, co)
 
     # The gradient of each W_j is the sum over the channels of delta_j M_j C.
@@ -164,7 +182,9 @@ class SharedKernels:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForms:
-    """`LatentRule.gradients`: what `Pcnn` says, from delta_j at `latent` and the sums of delta_j M_j C at `planes`."""
+    """`LatentRule.gradients`: what `Pcnn` says, from delta_j at `latent` and the sums
+    of delta_j M_j C at `planes`.
+    """
 
     planes: int
     projection_loss: float
@@ -179,7 +199,9 @@ class ClosedForms:
         deltas = jnp.split(gradients["latent"], self.planes, axis=-1)
 
         to_kernels, to_planes = jnp.zeros_like(kernels), []
-        for index, (projection, delta) in enumerate(zip(projections, deltas, strict=True)):
+        for index, (projection, delta) in enumerate(
+            zip(projections, deltas, strict=True)
+        ):
             plane = planes[index][..., None, None]
             # lambda E_j, the gradient of the projection loss.
             ahead = kernels + rate * delta

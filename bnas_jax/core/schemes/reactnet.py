@@ -10,19 +10,25 @@ from bnas_jax.core.schemes.bireal import BiReal
 
 @dataclasses.dataclass(frozen=True)
 class ReActNet(BiReal):
-    """y = beta * conv(sign(x + b0), sign W): RSign (Eq. 1) and Bi-Real's weights with the gradient
+    """y = beta * conv(sign(x + b0), sign W): RSign (Eq. 1) and Bi-Real's weights with
+    the gradient
     `torch`.
 
-    b0, the parameter `shift` of shape (C,), begins at 0; -b0 is the threshold. The gradient with
-    respect to the sign is multiplied by 2 - 2|x + b0| where that is positive, and goes to x and,
-    summed over images and places, to b0. (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). The shift is
-    there with `stage="activations"`, too, the first of the paper's two stages.
+    b0, the parameter `shift` of shape (C,), begins at 0; -b0 is the threshold. The
+    gradient with
+    respect to the sign is multiplied by 2 - 2|x + b0| where that is positive, and goes
+    to x and,
+    summed over images and places, to b0. (N, H, W, C) with W (kh, kw, ci, co) to (N,
+    H', W', co). The shift is there with `stage="activations"`, too, the first of the
+    paper's two stages.
 
-    RPReLU, the shifts around a PReLU behind the shortcut (Eq. 2), belongs to ReActNet's block
-    (`baselines`). In searched cells the shift alone is learned. The paper's distillation from a
+    RPReLU, the shifts around a PReLU behind the shortcut (Eq. 2), belongs to ReActNet's
+    block (`baselines`). In searched cells the shift alone is learned. The paper's
+    distillation from a
     float network is a setting of the training, `config.teacher`.
 
-    How sure: agrees with the authors' published code. It is not among the methods that the BNAS
+    How sure: agrees with the authors' published code. It is not among the methods that
+    the BNAS
     paper compares with.
     """
 
@@ -33,7 +39,8 @@ class ReActNet(BiReal):
     block: ClassVar[str] = "reactnet"
     plain_signs: ClassVar[bool] = False
 
-    # RSign is Bi-Real's sign behind the shift, so that Bi-Real's convolutions do the rest.
+    # RSign is Bi-Real's sign behind the shift, so that Bi-Real's convolutions do the
+    # rest.
     def convolve(self, module, x):
         return super().convolve(module, _shifted(module, x))
 

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 
 
 def sign(x, sign_of_zero: int = 1):
-    """-1 or 1 in x's dtype. The sign of 0 is `sign_of_zero`: 1, so that one bit stores it, or 0 as in PyTorch."""
+    """-1 or 1 in x's dtype.
+
+    The sign of 0 is `sign_of_zero`: 1, so that one bit stores it, or 0 as in PyTorch.
+    """
     if sign_of_zero == 0:
         return jnp.sign(x)
     return jnp.where(x >= 0, jnp.ones((), x.dtype), -jnp.ones((), x.dtype))
@@ -17,14 +20,15 @@ def sign(x, sign_of_zero: int = 1):
 def straight_through(x, window, sign_of_zero: int = 1):
     """Forward sign(x); backward gradient * window(x). Of any shape.
 
-    window: a function of x, one of those below or any other of an array. Example: `straight_through(x, open_clip)`.
+    window: a function of x, one of those below or any other of an array. Example:
+    `straight_through(x, open_clip)`.
     """
     return sign(x, sign_of_zero)
 
 
 def _forward(x, window, sign_of_zero):
-    # By itself, so that a second derivative goes straight through, too. x is stored anyway, for the gradient of the batch
-    # normalization that it comes from.
+    # By itself, so that a second derivative goes straight through, too. x is stored
+    # anyway, for the gradient of the batch normalization that it comes from.
     return straight_through(x, window=window, sign_of_zero=sign_of_zero), x
 
 
@@ -42,10 +46,14 @@ def open_clip(x):
 
 
 def closed_clip(x):
-    """1[|x| <= 1]: of weights, which the projection leaves at 1 and -1, too; BinaryNet's of activations (Eq. 4)."""
+    """1[|x| <= 1]: of weights, which the projection leaves at 1 and -1, too;
+    BinaryNet's of activations (Eq. 4).
+    """
     return jnp.abs(x) <= 1
 
 
 def triangle(x):
-    """2 - 2|x| where |x| < 1, else 0: the slope of a quadratic that follows the sign (Bi-Real Net section 3.2)."""
+    """2 - 2|x| where |x| < 1, else 0: the slope of a quadratic that follows the sign
+    (Bi-Real Net section 3.2).
+    """
     return jnp.maximum(2 - 2 * jnp.abs(x), 0)

@@ -19,28 +19,35 @@ from bnas_jax.core.schemes.straight_through import closed_clip, sign, straight_t
 KERNEL_AXES = (0, 1, 2)  # of (kh, kw, ci, co): all but the output channel
 
 WEIGHT_GRADIENTS = ("bnas", "paper", "allenai")
-# Rules whose code multiplies the gradient by `gradient_factor`; the optimizer does so here.
+# Rules whose code multiplies the gradient by `gradient_factor`; the optimizer does so
+# here.
 SCALED_GRADIENTS = ("bnas", "allenai")
 
 
 @dataclasses.dataclass(frozen=True)
 class Xnor(Scheme):
-    """y = K * beta * conv(sign x, sign W), with beta = mean |W| for each output channel (section 4.1.1, Eq. 1).
+    """y = K * beta * conv(sign x, sign W), with beta = mean |W| for each output channel
+    (section 4.1.1, Eq. 1).
 
-    weight_gradient: the rule for the gradient with respect to the latent weights W. With G the gradient with respect to
-    beta * sign(W) and n = kh * kw * ci, masks and means over the kernel of an output channel:
+    weight_gradient: the rule for the gradient with respect to the latent weights W.
+    With G the gradient with respect to beta * sign(W) and n = kh * kw * ci, masks and
+    means over the kernel of an output channel:
 
-    - `bnas`: c * (beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G)), the chain rule times c; the BNAS release
+    - `bnas`: c * (beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G)), the chain rule
+      times c; the BNAS release
       (docs/schemes.md).
-    - `paper`: G * (beta * 1[|W| < 1] + 1 / n), as printed in XNOR-Net section 3.1, without c.
+    - `paper`: G * (beta * 1[|W| < 1] + 1 / n), as printed in XNOR-Net section 3.1,
+      without c.
     - `allenai`: the rule `paper` times c, as in XNOR-Net's Torch code.
 
-    c = (1 - 1 / ci) * n, and 1 for depthwise kernels that are not centred. The optimizer multiplies by it (`latents`), so that
-    `jax.grad` gives these rules without c.
+    c = (1 - 1 / ci) * n, and 1 for depthwise kernels that are not centred. The
+    optimizer multiplies by it (`latents`), so that `jax.grad` gives these rules without
+    c.
 
-    activation_scale: multiply by K, the mean magnitude of the inputs under the kernel. No gradient flows through it.
-    depthwise_center: also centre kernels of a single input channel, as the codes do. That makes them zero, so that they
-    never learn (docs/schemes.md).
+    activation_scale: multiply by K, the mean magnitude of the inputs under the kernel.
+    No gradient flows through it.
+    depthwise_center: also centre kernels of a single input channel, as the codes do.
+    That makes them zero, so that they never learn (docs/schemes.md).
 
     >>> signs, (beta,) = bnas.Xnor().weights(jax.numpy.array([0.5, -0.25]).reshape(1, 1, 2, 1))
     >>> signs.ravel().tolist(), beta.tolist()
@@ -57,7 +64,8 @@ class Xnor(Scheme):
         if self.weight_gradient not in WEIGHT_GRADIENTS:
             known = ", ".join(WEIGHT_GRADIENTS)
             raise UserError(
-                f"config.scheme.weight_gradient must be one of {known}, got {self.weight_gradient!r}"
+                f"config.scheme.weight_gradient must be one of {known}, got "
+                f"{self.weight_gradient!r}"
             )
 
     @property
@@ -75,7 +83,9 @@ class Xnor(Scheme):
     def weights(self, latent):
         # The chain rule: beta is an operand, which gets the gradient of its sum.
         if self.weight_gradient == "bnas":
-            signs = straight_through(latent, window=closed_clip, sign_of_zero=self.sign_of_zero)
+            signs = straight_through(
+                latent, window=closed_clip, sign_of_zero=self.sign_of_zero
+            )
             return signs, (beta(latent),)
         signs, scale = _signs_and_beta(latent, self.sign_of_zero)
         return signs, (scale,)
@@ -93,7 +103,9 @@ class Xnor(Scheme):
 
 
 def beta(latent):
-    """mean |W| for each output channel (Eq. 1). latent: (kh, kw, ci, co); returns (co,)."""
+    """mean |W| for each output channel (Eq. 1). latent: (kh, kw, ci, co); returns
+    (co,).
+    """
     return kernel_scale(latent, axes=KERNEL_AXES)
 
 
@@ -111,7 +123,8 @@ def _forward(latent, sign_of_zero):
 def _backward(sign_of_zero, residuals, gradients):
     del sign_of_zero
     latent, scale = residuals
-    # What arrives at the signs is beta * G, as the sums are multiplied by beta afterwards.
+    # What arrives at the signs is beta * G, as the sums are multiplied by beta
+    # afterwards.
     at_signs = gradients[0]
     at_binary = at_signs * inverse(scale)
 
@@ -124,33 +137,42 @@ _signs_and_beta.defvjp(_forward, _backward)
 
 
 def center_and_clip(latent):
-    """Latent weights, mean-centred over the input channels of each tap and clipped to [-1, 1]. latent: (kh, kw, ci, co)."""
+    """Latent weights, mean-centred over the input channels of each tap and clipped to
+    [-1, 1]. latent: (kh, kw, ci, co).
+    """
     centred = latent - jnp.mean(latent, axis=2, keepdims=True)
     return jnp.clip(centred, min=-1, max=1)
 
 
 def center_and_clip_unless_depthwise(latent):
-    """`center_and_clip`, but kernels of a single input channel, of which centring leaves nothing, are clipped alone."""
+    """`center_and_clip`, but kernels of a single input channel, of which centring
+    leaves nothing, are clipped alone.
+    """
     if latent.shape[2] == 1:
         return jnp.clip(latent, min=-1, max=1)
     return center_and_clip(latent)
 
 
 def gradient_factor(shape: tuple[int, ...]) -> float:
-    """c = (1 - 1/ci) * n of the XNOR-Net and BNAS codes, n = kh * kw * ci, for a kernel of the shape (kh, kw, ci, co)."""
+    """c = (1 - 1/ci) * n of the XNOR-Net and BNAS codes, n = kh * kw * ci, for a kernel
+    of the shape (kh, kw, ci, co).
+    """
     kh, kw, ci, _ = shape
     return (1 - 1 / ci) * kh * kw * ci
 
 
 def factor_of_centred(shape: tuple[int, ...]) -> float:
-    """`gradient_factor`, or 1 for kernels of a single input channel, which are not centred and whose factor would be 0."""
+    """`gradient_factor`, or 1 for kernels of a single input channel, which are not
+    centred and whose factor would be 0.
+    """
     if shape[2] == 1:
         return 1.0
     return gradient_factor(shape)
 
 
 def mean_magnitude(x, kernel: Pair, geometry: Geometry):
-    """K of Eq. (1): the mean magnitude of the inputs under the kernel, borders counting as 0, without a gradient.
+    """K of Eq. (1): the mean magnitude of the inputs under the kernel, borders counting
+    as 0, without a gradient.
 
     x: (N, H, W, ..., C); kernel: (rows, columns). Returns (N, H', W', ..., 1).
     """
@@ -161,7 +183,9 @@ def mean_magnitude(x, kernel: Pair, geometry: Geometry):
     ones = (1,) * rest
     total = jax.lax.reduce_window(
         magnitude,
-        np.zeros((), x.dtype)[()],  # NumPy's, as of a traced 0 JAX would not see that this is a sum
+        np.zeros((), x.dtype)[
+            ()
+        ],  # NumPy's, as of a traced 0 JAX would not see that this is a sum
         jax.lax.add,
         window_dimensions=(1, *kernel, *ones),
         window_strides=(1, *geometry.stride, *ones),

@@ -1,4 +1,6 @@
-"""XNOR-Net++ (arXiv 1909.13863): one learned scale of the output in place of two computed ones."""
+"""XNOR-Net++ (arXiv 1909.13863): one learned scale of the output in place of two
+computed ones.
+"""
 
 import dataclasses
 import math
@@ -9,7 +11,11 @@ import jax.numpy as jnp
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes.scheme import Scheme, finish, float_weight_conv
-from bnas_jax.core.schemes.straight_through import closed_clip, open_clip, straight_through
+from bnas_jax.core.schemes.straight_through import (
+    closed_clip,
+    open_clip,
+    straight_through,
+)
 from bnas_jax.core.schemes.xnor import beta
 
 # {case of section 3.2: {factor of Gamma: which axes of an output (H', W', co) it has}}.
@@ -23,9 +29,11 @@ CASES: dict[int, dict[str, tuple[int, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class XnorPlusPlus(Scheme):
-    """y = Gamma * conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co).
+    """y = Gamma * conv(sign x, sign W): (N, H, W, C) with W (kh, kw, ci, co) to (N, H',
+    W', co).
 
-    Gamma is learned with the weights, without constraint, from ones (section 3.2). case: its form,
+    Gamma is learned with the weights, without constraint, from ones (section 3.2).
+    case: its form,
     by the parameters
 
     - 1: `alpha` (co,): one number for each output channel;
@@ -34,15 +42,19 @@ class XnorPlusPlus(Scheme):
     - 4: `alpha` (co,) times `beta` (H',) times `gamma` (W',), the paper's best.
 
     All but case 1 tie a network to its size of images. Gradients: those with respect to
-    the signs pass where |x| < 1 and |W| < 1, as in the author's library; with `closed_window` where
+    the signs pass where |x| < 1 and |W| < 1, as in the author's library; with
+    `closed_window` where
     they are <= 1, as in the benchmark BiBench. W is not projected.
 
-    center: binarize W minus its mean over the input channels of each tap; depthwise kernels, of a
-    single input channel, stay as they are. analytic_scale: multiply by mean |W| of each output
+    center: binarize W minus its mean over the input channels of each tap; depthwise
+    kernels, of a
+    single input channel, stay as they are. analytic_scale: multiply by mean |W| of each
+    output
     channel, too. Both are differentiated; with case 1 they are the
     recipe of that name in the author's library.
 
-    How sure: cases 1 and 2 and the recipe agree with the author's library, case 4 with BiBench. No
+    How sure: cases 1 and 2 and the recipe agree with the author's library, case 4 with
+    BiBench. No
     code of case 3 is published; it follows section 3.2. The ReLU is the other
     schemes', our choice.
     """
@@ -60,16 +72,21 @@ class XnorPlusPlus(Scheme):
         super().__post_init__()
         if self.case not in CASES:
             known = ", ".join(map(str, CASES))
-            raise UserError(f"config.scheme.case must be one of {known}, got {self.case}")
+            raise UserError(
+                f"config.scheme.case must be one of {known}, got {self.case}"
+            )
 
     def signs(self, x):
         return straight_through(x, window=self._window, sign_of_zero=self.sign_of_zero)
 
     def weights(self, latent):
-        # Centring is part of the function, so that it is differentiated, too. Of a single channel nothing would be left.
+        # Centring is part of the function, so that it is differentiated, too. Of a
+        # single channel nothing would be left.
         if self.center and latent.shape[2] > 1:
             latent = latent - jnp.mean(latent, axis=2, keepdims=True)
-        signs = straight_through(latent, window=self._window, sign_of_zero=self.sign_of_zero)
+        signs = straight_through(
+            latent, window=self._window, sign_of_zero=self.sign_of_zero
+        )
         if not self.analytic_scale:
             return signs, ()
         return signs, (beta(latent),)
@@ -84,7 +101,9 @@ class XnorPlusPlus(Scheme):
         for name, axes in CASES[self.case].items():
             shape = tuple(sizes[axis] for axis in axes)
             _check_shape(module, name=name, shape=shape)
-            factor = module.param(name, nn.initializers.ones, shape, module.arithmetic.dtype)
+            factor = module.param(
+                name, nn.initializers.ones, shape, module.arithmetic.dtype
+            )
             # As an array of three axes, which multiplies an output.
             missing = [axis for axis in range(3) if axis not in axes]
             factors.append(jnp.expand_dims(factor, missing))
@@ -113,14 +132,18 @@ class XnorPlusPlus(Scheme):
 
 
 def _check_shape(module, *, name: str, shape: tuple[int, ...]) -> None:
-    """`UserError` where the variables have a factor of Gamma for images of another size."""
+    """`UserError` where the variables have a factor of Gamma for images of another
+    size.
+    """
     if not module.has_variable("params", name):
         return
     found = module.get_variable("params", name).shape
     if found != shape:
         path = "/".join((*module.path, name))
         raise UserError(
-            f"{path} was learned for outputs of the size {found}, and these images give {shape}; use "
-            "images of the size that it was trained with, or train with config.scheme.case=1, which "
+            f"{path} was learned for outputs of the size {found}, and these images "
+            f"give {shape}; use "
+            "images of the size that it was trained with, or train with "
+            "config.scheme.case=1, which "
             "takes any"
         )

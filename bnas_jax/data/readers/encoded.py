@@ -1,4 +1,6 @@
-"""A data set of encoded images on disk: read whole into `Arrays` where it is small, else streamed."""
+"""A data set of encoded images on disk: read whole into `Arrays` where it is small,
+else streamed.
+"""
 
 import concurrent.futures
 import contextlib
@@ -20,27 +22,33 @@ from bnas_jax.data.readers.images import BadImage, Box, UnknownScale
 # (height, width) of an image -> the part to take.
 ChooseBox = Callable[[int, int], Box]
 Result = TypeVar("Result")
-# Examples that are handed to the threads at once: the results of all would be in memory twice.
+# Examples that are handed to the threads at once: the results of all would be in memory
+# twice.
 _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How images are read; see the settings of the same names in `settings.DatasetSettings`."""
+    """How images are read; see the settings of the same names in
+    `settings.DatasetSettings`.
+    """
 
-    # The side in pixels, None keeps the size of the images; and the side of which it is the centre, None is image_size.
+    # The side in pixels, None keeps the size of the images; and the side of which it is
+    # the centre, None is image_size.
     image_size: int | None = None
     resize: int | None = None
     # 1, 3, or None for those of the data.
     channels: int | None = None
     # See `images`.
     white_level: float | None = None
-    # The share of a set without test images that becomes its test set, and the seed by which it is drawn.
+    # The share of a set without test images that becomes its test set, and the seed by
+    # which it is drawn.
     split: float | None = None
     split_seed: int = 0
     # Larger sets are streamed.
     in_memory_mib: int | None = None
-    # Images that cannot be read are left out, with their number on stderr, else an error.
+    # Images that cannot be read are left out, with their number on stderr, else an
+    # error.
     skip_bad: bool = False
     # Processes that read a streamed set; 0: threads do.
     workers: int = 0
@@ -52,7 +60,10 @@ class Reader(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, row: int) -> tuple[bytes, int]:
-        """(encoded image, label). Raises `BadImage` where this image alone cannot be opened."""
+        """(encoded image, label).
+
+        Raises `BadImage` where this image alone cannot be opened.
+        """
 
     def where(self, row: int) -> str:
         """The name of the example in a message."""
@@ -61,12 +72,16 @@ class Reader(Protocol):
         """The labels of all examples, int (N,), without decoding an image."""
 
     def digest(self) -> str:
-        """A hash by which a run notices that the examples have changed, made without reading them."""
+        """A hash by which a run notices that the examples have changed, made without
+        reading them.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Renumbered:
-    """A reader with other labels: label n becomes `numbers[n]`, and -1 where there is no such number."""
+    """A reader with other labels: label n becomes `numbers[n]`, and -1 where there is
+    no such number.
+    """
 
     reader: Any
     numbers: np.ndarray
@@ -97,9 +112,11 @@ class Renumbered:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """The examples `rows` of a reader, with images that become uint8 (side, side, channels).
+    """The examples `rows` of a reader, with images that become uint8 (side, side,
+    channels).
 
-    reader: a `Reader`. rows: int (N,). classes: the names of the classes, by label. name: for messages.
+    reader: a `Reader`. rows: int (N,). classes: the names of the classes, by label.
+    name: for messages.
     """
 
     reader: Any
@@ -126,7 +143,8 @@ class Encoded:
         side = self.options.image_size
         if side is None:
             raise UserError(
-                f"{self.name}: a set that is streamed needs images of one size; set config.dataset.image_size"
+                f"{self.name}: a set that is streamed needs images of one size; set "
+                "config.dataset.image_size"
             )
         return side, side, self.channels
 
@@ -137,14 +155,20 @@ class Encoded:
         return labels.astype(np.int32)
 
     def digest(self) -> str:
-        """A hash by which a run notices that the examples have changed, made without reading them."""
+        """A hash by which a run notices that the examples have changed, made without
+        reading them.
+        """
         of_reader = self.reader.digest()
         return digest_of(of_reader, self.rows.astype(np.int64))
 
-    def example(self, number: int, choose: ChooseBox | None = None) -> tuple[np.ndarray, int]:
-        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of the image, by default `images.centre`.
+    def example(
+        self, number: int, choose: ChooseBox | None = None
+    ) -> tuple[np.ndarray, int]:
+        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of
+        the image, by default `images.centre`.
 
-        Raises `BadImage` with the name of the image where it does not decode, `UserError` for a label out of range.
+        Raises `BadImage` with the name of the image where it does not decode,
+        `UserError` for a label out of range.
         """
         side = self.options.image_size
         if side is None:
@@ -176,7 +200,8 @@ class Encoded:
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
             raise UserError(
-                f"{self.name}: labels must be from {classes}, got {label} ({self.reader.where(row)})"
+                f"{self.name}: labels must be from {classes}, got {label} "
+                f"({self.reader.where(row)})"
             )
         return data, label
 
@@ -191,16 +216,20 @@ class Encoded:
             raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
             raise BadImage(
-                f"{where()} {error}; replace the image, or set config.dataset.bad_images=skip"
+                f"{where()} {error}; replace the image, or set "
+                "config.dataset.bad_images=skip"
             ) from None
 
 
 def hold(encoded: Encoded) -> Arrays:
-    """All examples in memory, decoded once; if the options say so, those that do not decode are left out, with a message.
+    """All examples in memory, decoded once; if the options say so, those that do not
+    decode are left out, with a message.
 
     Raises `UserError` for images of several shapes, and where there are none.
     """
-    pixels: np.ndarray | None = None  # [N, H, W, C], once the first image says how large
+    pixels: np.ndarray | None = (
+        None  # [N, H, W, C], once the first image says how large
+    )
     labels = np.empty(len(encoded), np.int32)
     kept, bad = 0, []
     for number, (image, label) in enumerate(_decoded(encoded)):
@@ -214,7 +243,8 @@ def hold(encoded: Encoded) -> Arrays:
             row = int(encoded.rows[number])
             where = encoded.reader.where(row)
             raise UserError(
-                f"{encoded.name}: images of several shapes ({_size(pixels[0])}, and {_size(image)} in {where}) do not fit one"
+                f"{encoded.name}: images of several shapes ({_size(pixels[0])}, and "
+                f"{_size(image)} in {where}) do not fit one"
                 " array; set config.dataset.image_size"
             )
         pixels[kept] = image
@@ -223,7 +253,8 @@ def hold(encoded: Encoded) -> Arrays:
 
     if bad:
         print(
-            f"{encoded.name}: left out {len(bad)} images that do not decode; the first: {bad[0]}",
+            f"{encoded.name}: left out {len(bad)} images that do not decode; the "
+            f"first: {bad[0]}",
             file=sys.stderr,
         )
     if pixels is None and bad:
@@ -246,7 +277,9 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def _decoded(encoded: Encoded):
-    """(pixels, label) of each example in order, or (BadImage, -1); decoders run in threads."""
+    """(pixels, label) of each example in order, or (BadImage, -1); decoders run in
+    threads.
+    """
 
     def one(number: int):
         try:

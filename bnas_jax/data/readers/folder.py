@@ -1,4 +1,6 @@
-"""Folders of images: ROOT/train/CLASS/* with ROOT/test or ROOT/val, or one tree ROOT/CLASS/* without parts."""
+"""Folders of images: ROOT/train/CLASS/* with ROOT/test or ROOT/val, or one tree
+ROOT/CLASS/* without parts.
+"""
 
 import collections
 import concurrent.futures
@@ -22,7 +24,8 @@ _PARTS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
 }
-# The most files whose sizes are part of a set's digest: on a file system across the network each takes a while.
+# The most files whose sizes are part of a set's digest: on a file system across the
+# network each takes a while.
 _SIZES = 100_000
 _THREADS = 32
 _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or ROOT/CLASS/*.jpg with config.dataset.split"
@@ -32,7 +35,8 @@ _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or ROOT/CL
 class Files:
     """A reader of image files by class, see `encoded.Reader`.
 
-    files: paths below `root`, sorted. classes: their labels, int32 (N,). left_out: how many other files are there, by suffix.
+    files: paths below `root`, sorted. classes: their labels, int32 (N,). left_out: how
+    many other files are there, by suffix.
     """
 
     root: str
@@ -56,7 +60,9 @@ class Files:
             return data, int(self.classes[row])
 
     def digest(self) -> str:
-        """A hash of the names below `root`, and of the files' sizes; of a large set, of the sizes of some files."""
+        """A hash of the names below `root`, and of the files' sizes; of a large set, of
+        the sizes of some files.
+        """
         drawn = order.shuffled(len(self), seed=0, use=order.SAMPLE)
         rows = np.sort(drawn[:_SIZES])
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
@@ -65,7 +71,9 @@ class Files:
         return digest_of(names, np.array(sizes, np.int64))
 
     def _size(self, row: int) -> int:
-        """The size of a file in bytes, -1 where it cannot be opened: what is done about that is decided when it is read."""
+        """The size of a file in bytes, -1 where it cannot be opened: what is done about
+        that is decided when it is read.
+        """
         try:
             with self._reading(row):
                 path = epath.Path(self.where(row))
@@ -88,10 +96,12 @@ class Files:
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
-    """The parts of the folder `path`: "train" and "test", or one of them; or "all" where its folders are classes.
+    """The parts of the folder `path`: "train" and "test", or one of them; or "all"
+    where its folders are classes.
 
-    The names of the classes, sorted, are their numbers. Images may be in folders below that of their class. What is left out is
-    named on stderr. Raises `UserError` for folders that are missing, empty, of one class, or that could be read in two ways.
+    The names of the classes, sorted, are their numbers. Images may be in folders below
+    that of their class. What is left out is named on stderr. Raises `UserError` for
+    folders that are missing, empty, of one class, or that could be read in two ways.
     """
     if not path:
         raise UserError(f"set config.dataset.path to a folder of images: {_LAYOUT}")
@@ -99,7 +109,8 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
     # A path that is missing, or that of a file.
     if not root.is_dir():
         raise UserError(
-            f"there is no directory {root}; set config.dataset.path to a folder of images: {_LAYOUT}"
+            f"there is no directory {root}; set config.dataset.path to a folder of "
+            f"images: {_LAYOUT}"
         )
 
     # The classes are those of the training images, where there are some.
@@ -126,11 +137,14 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
 
 
 def part_folders(root: Any) -> dict[str, Any]:
-    """The folders of `root` that are its parts, by "train" and "test"; none where its folders are classes.
+    """The folders of `root` that are its parts, by "train" and "test"; none where its
+    folders are classes.
 
-    A part has folders of images, a class has images: so a class may be named train, too. `UserError` where it may be either.
+    A part has folders of images, a class has images: so a class may be named train,
+    too. `UserError` where it may be either.
     """
-    # Folders that have the names of parts, in the order in which those names are preferred.
+    # Folders that have the names of parts, in the order in which those names are
+    # preferred.
     directories = walk.folders(root)
     names = [name for part in _PARTS.values() for name in part]
     position = lambda directory: names.index(directory.name.lower())
@@ -139,7 +153,8 @@ def part_folders(root: Any) -> dict[str, Any]:
     if not named:
         return {}
 
-    # What they contain says whether they are parts or classes; so do the folders beside them.
+    # What they contain says whether they are parts or classes; so do the folders beside
+    # them.
     like_class = [d for d in named if walk.holds_images(d)]
     like_part = [d for d in named if walk.holds_folders_of_images(d)]
     others = []
@@ -155,7 +170,8 @@ def part_folders(root: Any) -> dict[str, Any]:
             if directory.name.lower() in of_part:
                 parts.setdefault(part, directory)
 
-    # Other folders of images beside them are left out where both parts are there, and not both could be classes.
+    # Other folders of images beside them are left out where both parts are there, and
+    # not both could be classes.
     certain = any(directory not in like_class for directory in parts.values())
     both = len(parts) == 2 and certain
     if parts and (both or not others):
@@ -164,22 +180,29 @@ def part_folders(root: Any) -> dict[str, Any]:
         return parts
     if others and all(d in like_class for d in like_part):
         return {}
-    raise UserError(_doubt(root, like_class=like_class, like_part=like_part, others=others))
+    raise UserError(
+        _doubt(root, like_class=like_class, like_part=like_part, others=others)
+    )
 
 
 def _doubt(root: Any, like_class: list, like_part: list, others: list) -> str:
-    """The error for folders named like parts that are neither clearly parts nor clearly classes."""
+    """The error for folders named like parts that are neither clearly parts nor clearly
+    classes.
+    """
     if like_part:
         part, other = like_part[0].name, others[0].name
         return (
-            f"{root}/{part} holds folders of images, as training or test data do, but beside it is neither test nor val (or"
-            f" train), but {other}, as if both were classes: if they are, move the images in the folders of {part} up into"
+            f"{root}/{part} holds folders of images, as training or test data do, but "
+            "beside it is neither test nor val (or"
+            f" train), but {other}, as if both were classes: if they are, move the "
+            f"images in the folders of {part} up into"
             f" {part} itself; if not, move {other} elsewhere"
         )
     if like_class:
         name = like_class[0].name
         return (
-            f"{root}/{name} holds images that are in no folder of a class, and beside it are no other classes; write {_LAYOUT};"
+            f"{root}/{name} holds images that are in no folder of a class, and beside "
+            f"it are no other classes; write {_LAYOUT};"
             f" if {name} is a class, give it another name"
         )
     return f"{root} is without images; write {_LAYOUT}"
@@ -201,18 +224,22 @@ def _classes(directory: Any) -> list[str]:
     # Often a folder too much: ROOT/images/CLASS.
     if len(classes) == 1:
         raise UserError(
-            f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; write {_LAYOUT}"
+            f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; "
+            f"write {_LAYOUT}"
         )
     return classes
 
 
 def _part_files(directory: Any, classes: list[str]) -> Files:
-    """The images of a part, in the order of the names; labels are positions in `classes`, which it need not have all."""
+    """The images of a part, in the order of the names; labels are positions in
+    `classes`, which it need not have all.
+    """
     folders = [folder.name for folder in walk.folders(directory)]
     unknown = sorted(set(folders) - set(classes))
     if unknown:
         raise UserError(
-            f"{directory} has the class {unknown[0]!r}, the training images have not; both need the same folders"
+            f"{directory} has the class {unknown[0]!r}, the training images have not; "
+            "both need the same folders"
         )
 
     names, labels = [], []
@@ -234,7 +261,9 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
     if outside:
         _say_left_out(directory, [f"{outside} images that are in no folder of a class"])
     if left_out:
-        described = f"{left_out.total()} files that are no images ({_by_suffix(left_out)})"
+        described = (
+            f"{left_out.total()} files that are no images ({_by_suffix(left_out)})"
+        )
         _say_left_out(directory, [described])
     return Files(
         root=str(directory),
@@ -260,7 +289,9 @@ def _by_suffix(files: Mapping[str, int]) -> str:
 
 
 def _check_inverted(directory: Any, names: Sequence[str]) -> None:
-    """Refuses ROOT/CLASS/train beside ROOT/CLASS/test, which would mix training and test images."""
+    """Refuses ROOT/CLASS/train beside ROOT/CLASS/test, which would mix training and
+    test images.
+    """
     # (folder of a class, folder in it), where there is one.
     below = set()
     for name in names:
@@ -274,7 +305,8 @@ def _check_inverted(directory: Any, names: Sequence[str]) -> None:
                 parts.append(part)
         if len(parts) == len(_PARTS):
             raise UserError(
-                f"{directory}/{folder} has folders for training and for test images; write {_LAYOUT}"
+                f"{directory}/{folder} has folders for training and for test images; "
+                f"write {_LAYOUT}"
             )
 
 

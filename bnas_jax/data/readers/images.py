@@ -1,9 +1,12 @@
-"""Encoded images to pixels: for a random crop only as much is decoded as it needs, for the centre all of it.
+"""Encoded images to pixels: for a random crop only as much is decoded as it needs, for
+the centre all of it.
 
-Images of more than 8 bits become 8: the number `white_level` becomes 255, 0 stays 0, and what lies beyond is cut off. Without a
-`white_level` that number is 65535 for 16 bits and 1 for floating point. Where that would be a guess, the image is refused:
-16 bits of which no number reaches 4096, as of cameras and scanners of 10 or 12 bits; 32-bit integers; floating-point
-numbers that are not from 0 to 1. Of several frames or pages the first is read.
+Images of more than 8 bits become 8: the number `white_level` becomes 255, 0 stays 0,
+and what lies beyond is cut off. Without a `white_level` that number is 65535 for 16
+bits and 1 for floating point. Where that would be a guess, the image is refused: 16
+bits of which no number reaches 4096, as of cameras and scanners of 10 or 12 bits;
+32-bit integers; floating-point numbers that are not from 0 to 1. Of several frames or
+pages the first is read.
 """
 
 import contextlib
@@ -41,10 +44,12 @@ class Box(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An encoded image whose header was read. data: the file. mode: Pillow's name of its kind of pixels.
+    """An encoded image whose header was read. data: the file. mode: Pillow's name of
+    its kind of pixels.
 
-    reducible: a whole JPEG, gray or in colours. Those OpenCV decodes, faster than Pillow; but it fills up one that is cut
-    short without a word, and takes CMYK differently, so that Pillow decodes everything else.
+    reducible: a whole JPEG, gray or in colours. Those OpenCV decodes, faster than
+    Pillow; but it fills up one that is cut short without a word, and takes CMYK
+    differently, so that Pillow decodes everything else.
     deep: of more than 8 bits a channel. white_level: see above.
     """
 
@@ -62,13 +67,18 @@ class Picture(NamedTuple):
 
 
 def read_header(data: bytes, white_level: float | None = None) -> Picture:
-    """The size and the kind of an image. Raises `BadImage` where the bytes do not start like one."""
+    """The size and the kind of an image.
+
+    Raises `BadImage` where the bytes do not start like one.
+    """
     from PIL import Image
 
     with _decoding(), Image.open(io.BytesIO(data)) as image:
-        # A JPEG that is cut short lacks its end; some programs write a little behind it.
+        # A JPEG that is cut short lacks its end; some programs write a little behind
+        # it.
         whole = data.startswith(_JPEG_START) and _JPEG_END in data[-64:]
-        # The raw mode, which names the numbers in the file, is among the decoder's arguments: RGB;16B, for instance.
+        # The raw mode, which names the numbers in the file, is among the decoder's
+        # arguments: RGB;16B, for instance.
         raw_modes = str([tile[3] for tile in image.tile])
         return Picture(
             data=data,
@@ -82,10 +92,14 @@ def read_header(data: bytes, white_level: float | None = None) -> Picture:
 
 
 def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
-    """The whole image: uint8 (H, W, channels); 1 channel is gray, 3 are red, green and blue. Raises `BadImage`.
+    """The whole image: uint8 (H, W, channels); 1 channel is gray, 3 are red, green and
+    blue.
 
-    Palettes become colours, transparency is dropped, CMYK converted, more bits become 8: `UnknownScale` where it is not clear
-    how. scale: 2, 4 or 8 decodes a reducible image at that fraction of its size.
+    Raises `BadImage`.
+
+    Palettes become colours, transparency is dropped, CMYK converted, more bits become
+    8: `UnknownScale` where it is not clear how. scale: 2, 4 or 8 decodes a reducible
+    image at that fraction of its size.
     """
     if picture.reducible:
         return _opencv(picture.data, channels=channels, scale=scale)
@@ -95,7 +109,8 @@ def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
 def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     """The part `box` of an image, resized to uint8 (side, side, channels).
 
-    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the box still has `side` pixels each way.
+    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 at which the box
+    still has `side` pixels each way.
     """
     scale = scale_for(picture, box, side)
     pixels = decode(picture, channels=channels, scale=scale)
@@ -109,7 +124,9 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
 
 
 def scale_for(picture: Picture, box: Box, side: int) -> int:
-    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded, for a part that becomes `side` pixels wide."""
+    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded, for a
+    part that becomes `side` pixels wide.
+    """
     if not picture.reducible:
         return 1
     shorter = min(box.height, box.width)
@@ -126,7 +143,8 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
     height, width, channels = pixels.shape
     if height == width == side:
         return np.ascontiguousarray(pixels)
-    # Linear interpolation reads 2x2 pixels, enough down to half the size; below that the mean over the area.
+    # Linear interpolation reads 2x2 pixels, enough down to half the size; below that
+    # the mean over the area.
     method = cv2.INTER_LINEAR
     if min(height, width) > 2 * side:
         method = cv2.INTER_AREA
@@ -136,10 +154,12 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
-    """The middle of an image whose shorter side is brought to `resize` pixels: uint8 (H, W, C) -> (side, side, C).
+    """The middle of an image whose shorter side is brought to `resize` pixels: uint8
+    (H, W, C) -> (side, side, C).
 
-    resize: at least `side`. Pillow's bilinear filter, which averages over all pixels that it leaves out: what torchvision's
-    Resize(resize) and CenterCrop(side) give, on which published networks are evaluated, up to 1 of 255 by rounding.
+    resize: at least `side`. Pillow's bilinear filter, which averages over all pixels
+    that it leaves out: what torchvision's Resize(resize) and CenterCrop(side) give, on
+    which published networks are evaluated, up to 1 of 255 by rounding.
     """
     from PIL import Image
 
@@ -152,7 +172,8 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
     if channels == 1:
         pixels = pixels[..., 0]
     image = Image.fromarray(pixels)
-    # By `box` and not by cropping first, so that the filter still reads what lies around it.
+    # By `box` and not by cropping first, so that the filter still reads what lies
+    # around it.
     resized = image.resize(
         (side, side),
         resample=Image.Resampling.BILINEAR,
@@ -162,9 +183,11 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
 
 
 def _middle(length: int, shorter: int, side: int, resize: int) -> tuple[float, float]:
-    """The middle `side` pixels of a resized line: where they begin and end, in pixels of the line before.
+    """The middle `side` pixels of a resized line: where they begin and end, in pixels
+    of the line before.
 
-    length: of the line before; shorter: of the image's shorter side, which becomes `resize`.
+    length: of the line before; shorter: of the image's shorter side, which becomes
+    `resize`.
     """
     # Rounded as torchvision does.
     resized = int(resize * length / shorter)
@@ -186,7 +209,8 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
     }
     flags = reduced[scale] | cv2.IMREAD_IGNORE_ORIENTATION
-    # Colours in this order from the start: turning them round afterwards took a third as long as decoding.
+    # Colours in this order from the start: turning them round afterwards took a third
+    # as long as decoding.
     if channels == 3:
         flags |= cv2.IMREAD_COLOR_RGB
     with _decoding():
@@ -220,19 +244,23 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
 
 
 def _deep_values(picture: Picture, image: Any) -> np.ndarray:
-    """The numbers of an image of more than 8 bits: (H, W) of gray or (H, W, 3) of red, green and blue."""
+    """The numbers of an image of more than 8 bits: (H, W) of gray or (H, W, 3) of red,
+    green and blue.
+    """
     if picture.gray and picture.mode != "LA":
         return np.asarray(image)
     import cv2
 
-    # Pillow notices a file that is cut short, but keeps only 8 bits of several channels; OpenCV reads all bits.
+    # Pillow notices a file that is cut short, but keeps only 8 bits of several
+    # channels; OpenCV reads all bits.
     image.load()
     data = np.frombuffer(picture.data, np.uint8)
     values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     is_deep = values is not None and values.dtype == np.uint16
     if values is None or not is_deep or values.ndim != 3 or values.shape[2] < 3:
         raise BadImage(
-            f"is of more than 8 bits in a form that is not read here ({image.format}, {picture.mode})"
+            f"is of more than 8 bits in a form that is not read here ({image.format}, "
+            f"{picture.mode})"
         )
     return values[..., 2::-1]  # from blue, green, red and transparency
 
@@ -249,21 +277,27 @@ def _shortened(
 
 
 def _white(values: np.ndarray, file_format: str | None) -> float:
-    """The number that is white, as far as an image says so; `UnknownScale` where it does not."""
+    """The number that is white, as far as an image says so; `UnknownScale` where it
+    does not.
+    """
     lowest, highest = values.min(), values.max()
     if values.dtype.kind == "f":
         if lowest < 0 or highest > 1:
             raise UnknownScale(
-                f"holds floating-point numbers from {lowest:g} to {highest:g} instead of 0 to 1; {_ADVICE}"
+                f"holds floating-point numbers from {lowest:g} to {highest:g} instead "
+                f"of 0 to 1; {_ADVICE}"
             )
         return 1.0
 
-    # Pillow brings the maximum in the header of a PPM to 65535. An image of zeros is black on any scale.
+    # Pillow brings the maximum in the header of a PPM to 65535. An image of zeros is
+    # black on any scale.
     all_zero = not (lowest or highest)
     if file_format == "PPM" or all_zero:
         return 65535.0
     if values.dtype != np.uint16:
-        raise UnknownScale(f"holds whole numbers of 32 bits, from {lowest} to {highest}; {_ADVICE}")
+        raise UnknownScale(
+            f"holds whole numbers of 32 bits, from {lowest} to {highest}; {_ADVICE}"
+        )
     if highest < _FEWEST:
         raise UnknownScale(f"holds numbers of 16 bits, none above {highest}; {_ADVICE}")
     return 65535.0
@@ -271,7 +305,9 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
 
 @contextlib.contextmanager
 def _decoding():
-    """Turns whatever decoders raise into `BadImage`: their exceptions have no class in common."""
+    """Turns whatever decoders raise into `BadImage`: their exceptions have no class in
+    common.
+    """
     try:
         yield
     except (UserError, ImportError, MemoryError):

@@ -1,4 +1,6 @@
-"""The folder of a data set: on this machine, or at an address that `etils.epath` can open."""
+"""The folder of a data set: on this machine, or at an address that `etils.epath` can
+open.
+"""
 
 from typing import Any
 
@@ -9,13 +11,17 @@ from bnas_jax.core.errors import UserError
 
 
 def root(path: Any, option: str) -> Any:
-    """The `epath.Path` of what was given as `option`. Raises `UserError` for an address that cannot be opened here."""
+    """The `epath.Path` of what was given as `option`.
+
+    Raises `UserError` for an address that cannot be opened here.
+    """
     if not paths.is_address(path):
         return epath.Path(paths.local(path, option))
     try:
         found = epath.Path(path)
         found.exists()
-    # Each kind of address, such as gs://, has another library behind it, with other exceptions.
+    # Each kind of address, such as gs://, has another library behind it, with other
+    # exceptions.
     except Exception as error:
         one_line = " ".join(str(error).split())
         why = one_line[:200] or type(error).__name__

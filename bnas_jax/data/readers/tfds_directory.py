@@ -1,4 +1,6 @@
-"""The directory of a TFDS data set on disk: from a name and a path to the directory of one version."""
+"""The directory of a TFDS data set on disk: from a name and a path to the directory of
+one version.
+"""
 
 import re
 from typing import Any
@@ -6,23 +8,27 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.readers import roots
 
-# The data directory that TFDS takes where none is given, and the file that each version has.
+# The data directory that TFDS takes where none is given, and the file that each version
+# has.
 DEFAULT = "~/tensorflow_datasets"
 INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def find(name: str, path: Any) -> Any:
-    """The directory with the dataset_info.json of the newest version of `name` (may be NAME/CONFIG).
+    """The directory with the dataset_info.json of the newest version of `name` (may be
+    NAME/CONFIG).
 
-    `path` may be the data directory that holds NAME/VERSION, the directory NAME, or the version's directory itself; without
-    it, ~/tensorflow_datasets. Raises `UserError` when nothing is there.
+    `path` may be the data directory that holds NAME/VERSION, the directory NAME, or the
+    version's directory itself; without it, ~/tensorflow_datasets. Raises `UserError`
+    when nothing is there.
     """
     root = roots.root(path or DEFAULT, "config.dataset.path")
     if not root.is_dir():
         raise UserError(_missing(name, path, what=f"there is no directory {root}"))
 
-    # `path` may be the version's directory, the data directory, or that of the data set.
+    # `path` may be the version's directory, the data directory, or that of the data
+    # set.
     candidates = [root, *_newest_first(root / name)]
     if root.name == name.split("/")[-1]:
         candidates += _newest_first(root)

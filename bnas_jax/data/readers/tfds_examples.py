@@ -1,4 +1,6 @@
-"""A TFDS data set in ArrayRecord format: its examples, images still encoded, without TensorFlow."""
+"""A TFDS data set in ArrayRecord format: its examples, images still encoded, without
+TensorFlow.
+"""
 
 import contextlib
 from functools import cached_property
@@ -22,7 +24,10 @@ _UNLABELLED_TEST = ("imagenet2012",)
 
 
 class Records:
-    """A reader of one split of a prepared data set, see `encoded.Reader`. Its files are opened at the first read."""
+    """A reader of one split of a prepared data set, see `encoded.Reader`.
+
+    Its files are opened at the first read.
+    """
 
     def __init__(self, directory: Any, split: str):
         self.directory, self.split = directory, split
@@ -40,10 +45,12 @@ class Records:
     def read(self, row: int) -> tuple[bytes, int]:
         with _reading(self.directory):
             example = self._source[row]
-        # TFDS reads a shard that is cut short as an example without an image or a label.
+        # TFDS reads a shard that is cut short as an example without an image or a
+        # label.
         if not example["image"] or example["label"] is None:
             raise UserError(
-                f"cannot read {self.where(row)} (a shard is damaged); copy or prepare the dataset again"
+                f"cannot read {self.where(row)} (a shard is damaged); copy or prepare "
+                "the dataset again"
             )
         return example["image"], int(example["label"])
 
@@ -60,7 +67,9 @@ class Records:
         return labels
 
     def digest(self) -> str:
-        """A hash of the name with configuration and version, the split, and the sizes of its shards."""
+        """A hash of the name with configuration and version, the split, and the sizes
+        of its shards.
+        """
         info = open_builder(self.directory).info
         split = info.splits[self.split]
         sizes = np.array([*split.shard_lengths, split.num_bytes], np.int64)
@@ -73,10 +82,12 @@ class Records:
 
 
 def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
-    """The parts of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`): "train" and "test", or one of them.
+    """The parts of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`):
+    "train" and "test", or one of them.
 
-    The set needs the features `image` and `label`. The part "test" is its split test, or validation. Training images whose
-    files are not there are left out, as in a copy for evaluations. Raises `UserError` for a set that cannot be used.
+    The set needs the features `image` and `label`. The part "test" is its split test,
+    or validation. Training images whose files are not there are left out, as in a copy
+    for evaluations. Raises `UserError` for a set that cannot be used.
     """
     directory = tfds_directory.find(name, path)
     builder = open_builder(directory)
@@ -94,7 +105,8 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     if not splits or (name in _WITH_TEST and not tests):
         found = ", ".join(builder.info.splits)
         raise UserError(
-            f"{name}: needs the splits train and test (or validation), {directory} has {found}"
+            f"{name}: needs the splits train and test (or validation), {directory} has "
+            f"{found}"
         )
     if len(splits) == 2 and not has_files(directory, "train"):
         del splits["train"]
@@ -108,12 +120,16 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
 
 
 def has_files(directory: Any, split: str) -> bool:
-    """Whether a directory, which may be an address, holds files of that split, in any format."""
+    """Whether a directory, which may be an address, holds files of that split, in any
+    format.
+    """
     return any(directory.glob(f"*-{split}.*"))
 
 
 def open_builder(directory: Any) -> Any:
-    """The TFDS builder of the version in `directory`, made without the code that prepared the set."""
+    """The TFDS builder of the version in `directory`, made without the code that
+    prepared the set.
+    """
     with _reading(directory):
         import tensorflow_datasets as tfds
 
@@ -121,16 +137,20 @@ def open_builder(directory: Any) -> Any:
 
 
 def check_builder(builder: Any, name: str, directory: Any) -> None:
-    """Raises `UserError` unless the directory holds `name`, in ArrayRecord format, with images and labels."""
+    """Raises `UserError` unless the directory holds `name`, in ArrayRecord format, with
+    images and labels.
+    """
     if builder.name != name.split("/")[0]:
         raise UserError(
-            f"{directory} holds {builder.name}, not {name}: change config.dataset.path or config.dataset.name"
+            f"{directory} holds {builder.name}, not {name}: change config.dataset.path "
+            "or config.dataset.name"
         )
     formats = {f.value for f in builder.info.available_file_formats()}
     if "array_record" not in formats:
         found = ", ".join(sorted(formats)) or "an unnamed format"
         raise UserError(
-            f"{directory} is in {found}, but only array_record can be read here: convert it by"
+            f"{directory} is in {found}, but only array_record can be read here: "
+            "convert it by"
             f" `python -m bnas_jax data convert --source={directory} --out=DATA_DIR`"
         )
     # A class has a number of values; boxes, captions and sequences have not.
@@ -138,22 +158,27 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
     has_both = {"image", "label"} <= set(features)
     if not has_both or not hasattr(features["label"], "num_classes"):
         raise UserError(
-            f"{name}: needs the features image and label (a class), {directory} has {', '.join(features)}"
+            f"{name}: needs the features image and label (a class), {directory} has "
+            f"{', '.join(features)}"
         )
     if features["image"].np_dtype != np.uint8:
         raise UserError(
-            f"{name}: needs images of 8 bits, {directory} has {features['image'].np_dtype}"
+            f"{name}: needs images of 8 bits, {directory} has "
+            f"{features['image'].np_dtype}"
         )
 
 
-def _encoded(builder: Any, name: str, split: str, directory: Any, options: ReadOptions) -> Encoded:
+def _encoded(
+    builder: Any, name: str, split: str, directory: Any, options: ReadOptions
+) -> Encoded:
     # Opened once here, so that missing files are noticed before the run begins.
     _source(builder, split, directory)
     size = builder.info.splits[split].num_examples
     if not size:
         raise UserError(f"{name}: a split without examples; prepare the dataset again")
 
-    # One channel, or one beside transparency, is gray; an unknown number may be anything, which colours can show.
+    # One channel, or one beside transparency, is gray; an unknown number may be
+    # anything, which colours can show.
     features = builder.info.features
     channels = options.channels
     if channels is None:
@@ -169,25 +194,31 @@ def _encoded(builder: Any, name: str, split: str, directory: Any, options: ReadO
 
 
 def _source(builder: Any, split: str, directory: Any) -> Any:
-    """The random-access source of a split, with images left encoded; `UserError` for missing files."""
+    """The random-access source of a split, with images left encoded; `UserError` for
+    missing files.
+    """
     with _reading(directory):
         import tensorflow_datasets as tfds
 
         decoders = {"image": tfds.decode.SkipDecoding()}
         source = builder.as_data_source(split=split, decoders=decoders)
-    # Only now: where the directory holds several formats, the line above has chosen the one whose files are listed here.
+    # Only now: where the directory holds several formats, the line above has chosen the
+    # one whose files are listed here.
     files = builder.info.splits[split].filepaths
     missing = [file for file in files if not file.exists()]
     if missing:
         raise UserError(
-            f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset again"
+            f"{builder.name}: {missing[0]} is missing; copy or prepare the dataset "
+            "again"
         )
     return source
 
 
 @contextlib.contextmanager
 def _reading(directory: Any):
-    """Turns what the reading libraries raise into a `UserError`; they share no base class, hence `Exception`."""
+    """Turns what the reading libraries raise into a `UserError`; they share no base
+    class, hence `Exception`.
+    """
     try:
         yield
     # An error of ours has its advice already.
@@ -200,5 +231,6 @@ def _reading(directory: Any):
         ) from error
     except Exception as error:
         raise UserError(
-            f"cannot read {directory} ({first_line(error)}); copy or prepare the dataset again"
+            f"cannot read {directory} ({first_line(error)}); copy or prepare the "
+            "dataset again"
         ) from error

@@ -1,4 +1,6 @@
-"""The contents of folders of images: image files at any depth, without what operating systems and other programs add there."""
+"""The contents of folders of images: image files at any depth, without what operating
+systems and other programs add there.
+"""
 
 import collections
 import os
@@ -34,7 +36,8 @@ SUFFIXES = (
     ".sgi",
     ".qoi",
 )
-# Entries of folders that are no one's data, in lower case; besides all names that begin with a dot.
+# Entries of folders that are no one's data, in lower case; besides all names that begin
+# with a dot.
 _LEFT_BEHIND = (
     "__macosx",
     "@eadir",
@@ -57,12 +60,16 @@ def is_image(name: str) -> bool:
 
 
 def entries(directory: Any) -> list:
-    """What is in a directory, sorted by name. Raises `UserError` where it cannot be listed."""
+    """What is in a directory, sorted by name.
+
+    Raises `UserError` where it cannot be listed.
+    """
     try:
         found = list(directory.iterdir())
     except OSError as error:
         raise UserError(
-            f"cannot list {directory} ({error.strerror or error}); make it readable, or move it away"
+            f"cannot list {directory} ({error.strerror or error}); make it readable, "
+            "or move it away"
         ) from error
     kept = []
     for entry in found:
@@ -91,7 +98,9 @@ def holds_folders_of_images(directory: Any) -> bool:
 
 
 def images(directory: Any) -> tuple[list[str], collections.Counter]:
-    """The files in a directory and in the folders below it: (sorted paths of the images, numbers of others by suffix)."""
+    """The files in a directory and in the folders below it: (sorted paths of the
+    images, numbers of others by suffix).
+    """
     paths: list[str] = []
     others: collections.Counter = collections.Counter()
     for prefix, found in _tree(directory):
@@ -107,7 +116,9 @@ def images(directory: Any) -> tuple[list[str], collections.Counter]:
 def _tree(
     directory: Any, prefix: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, list]]:
-    """(path below the first directory, entries) of a directory and of each folder below it. above: the folders around it."""
+    """(path below the first directory, entries) of a directory and of each folder below
+    it. above: the folders around it.
+    """
     place = os.path.realpath(directory)
     # A link back up leads to nothing new, and without end.
     if place in above:
@@ -120,9 +131,11 @@ def _tree(
 
 
 def _is_folder(entry: Any) -> bool:
-    """Whether an entry is a folder; one that has the name of an image is taken for an image, which cannot be opened then.
+    """Whether an entry is a folder; one that has the name of an image is taken for an
+    image, which cannot be opened then.
 
-    So entries need not be opened where their names say enough, which would take long in large sets.
+    So entries need not be opened where their names say enough, which would take long in
+    large sets.
     """
     try:
         return not is_image(entry.name) and entry.is_dir()

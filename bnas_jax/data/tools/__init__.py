@@ -1,1 +1,3 @@
-"""What the commands `data prepare`, `data convert` and `data check` do to a data set on disk."""
+"""What the commands `data prepare`, `data convert` and `data check` do to a data set on
+disk.
+"""

@@ -1,4 +1,6 @@
-"""Reading all of a data set: the number of examples of each class, their sizes, and what cannot be read (`data check`)."""
+"""Reading all of a data set: the number of examples of each class, their sizes, and
+what cannot be read (`data check`).
+"""
 
 import collections
 import sys
@@ -16,16 +18,21 @@ _NAMED = 100
 
 
 def check(name: str, path: Any, options: ReadOptions) -> dict:
-    """Reads every image of the data set of that name (`config.dataset.name`), and counts.
+    """Reads every image of the data set of that name (`config.dataset.name`), and
+    counts.
 
-    path: where its files are, see `load.load`. options: how they are read; of them the split and the channels have a part in
-    it. The summary has the examples by class and part, the range of sizes, the number of unreadable images (each is named on
-    stderr, the first 100 are returned), and the files left out as they are no images, by suffix. A folder without parts is
-    one part, "all", unless `options.split` divides it. Raises `UserError` for the digits, for an unknown name and for missing
-    files; an image that cannot be read is counted, and no error.
+    path: where its files are, see `load.load`. options: how they are read; of them the
+    split and the channels have a part in it. The summary has the examples by class and
+    part, the range of sizes, the number of unreadable images (each is named on stderr,
+    the first 100 are returned), and the files left out as they are no images, by
+    suffix. A folder without parts is one part, "all", unless `options.split` divides
+    it. Raises `UserError` for the digits, for an unknown name and for missing files; an
+    image that cannot be read is counted, and no error.
     """
     if name == "digits":
-        raise UserError("the digits come with the package and are whole; name a dataset on disk")
+        raise UserError(
+            "the digits come with the package and are whole; name a dataset on disk"
+        )
     encoded, _ = load.open_encoded(name, path, options)
     # Divided as a run with this split would divide it.
     if options.split is not None:

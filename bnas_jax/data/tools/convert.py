@@ -1,4 +1,6 @@
-"""From TFRecord to ArrayRecord without TensorFlow: copies the records of a prepared TFDS data set and checks each."""
+"""From TFRecord to ArrayRecord without TensorFlow: copies the records of a prepared
+TFDS data set and checks each.
+"""
 
 import contextlib
 import json
@@ -18,28 +20,35 @@ _SUFFIX, _NEW_SUFFIX = "tfrecord", "array_record"
 
 
 def convert(source: str, out: str) -> dict:
-    """Writes the version at `source` (a directory with dataset_info.json) into the TFDS data directory `out`.
+    """Writes the version at `source` (a directory with dataset_info.json) into the TFDS
+    data directory `out`.
 
-    Shards are written beside their place and renamed when whole, in VERSION.incomplete, which becomes VERSION at the end: after
-    a crash the same command goes on with the shards that are missing. The source is only read. Raises `UserError` for a shard
+    Shards are written beside their place and renamed when whole, in VERSION.incomplete,
+    which becomes VERSION at the end: after a crash the same command goes on with the
+    shards that are missing. The source is only read. Raises `UserError` for a shard
     that is missing, cut short or damaged, and leaves nothing of that shard.
     """
     directory = paths.local(source, "--source")
     if not (directory / tfds_directory.INFO).is_file():
         raise UserError(
-            f"{directory} holds no {tfds_directory.INFO}; --source is the directory NAME/VERSION of a TFDS set"
+            f"{directory} holds no {tfds_directory.INFO}; --source is the directory "
+            "NAME/VERSION of a TFDS set"
         )
 
     # In `out` TFDS expects NAME/VERSION, or NAME/CONFIG/VERSION.
     info = _read_info(directory)
     data_directory = paths.local(out, "--out")
-    target = data_directory / info["name"] / info.get("configName", "") / info["version"]
+    target = (
+        data_directory / info["name"] / info.get("configName", "") / info["version"]
+    )
     if target.resolve() == directory.resolve():
         raise UserError(
             f"--out={out} is where the source stands; write into another data directory"
         )
     if target.exists():
-        raise UserError(f"{target} exists already; move it away, or choose another --out")
+        raise UserError(
+            f"{target} exists already; move it away, or choose another --out"
+        )
     shards = _shards(directory)
     try:
         return _convert(directory, info, shards, target)
@@ -83,10 +92,15 @@ def _convert(
 
 
 def read_records(path: pathlib.Path) -> Iterator[bytes]:
-    """The records of a TFRecord file. Raises `UserError` where it cannot be read, is cut short, or a checksum does not fit."""
+    """The records of a TFRecord file.
+
+    Raises `UserError` where it cannot be read, is cut short, or a checksum does not
+    fit.
+    """
     with _reading(path), path.open("rb") as file:
         number = 0
-        # A record is its length in 8 bytes and 4 of checksum, then the data and their checksum.
+        # A record is its length in 8 bytes and 4 of checksum, then the data and their
+        # checksum.
         while header := file.read(12):
             where = f"{path}, record {number}"
             length, checksum = header[:8], header[8:]
@@ -100,12 +114,15 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path):
-    """Turns an error of reading a file of the source into a `UserError`; one of writing gets another advice."""
+    """Turns an error of reading a file of the source into a `UserError`; one of writing
+    gets another advice.
+    """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot read {path} ({error.strerror or error}); mend that or copy the file again, the same command goes on"
+            f"cannot read {path} ({error.strerror or error}); mend that or copy the "
+            "file again, the same command goes on"
         ) from error
 
 
@@ -122,7 +139,9 @@ def _checked(data: bytes, checksum: bytes, what: str) -> bytes:
     # An unsigned integer of 4 bytes, or the end of a file that is cut short.
     expected = struct.pack("<I", masked_crc(data))
     if checksum != expected:
-        raise UserError(f"{what} is damaged (its checksum does not fit); copy the file again")
+        raise UserError(
+            f"{what} is damaged (its checksum does not fit); copy the file again"
+        )
     return data
 
 
@@ -140,7 +159,8 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
     if target.exists():
         return
     part = target.with_name(target.name + ".part")
-    # Groups of one record, as TFDS writes them: any record is read without its neighbours.
+    # Groups of one record, as TFDS writes them: any record is read without its
+    # neighbours.
     writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
     count = 0
     try:
@@ -148,7 +168,9 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
             writer.write(record)
             count += 1
         if count != length:
-            raise UserError(f"{shard} has {count} records instead of {length}; copy the file again")
+            raise UserError(
+                f"{shard} has {count} records instead of {length}; copy the file again"
+            )
         writer.close()
     except BaseException:
         # The file is closed before it is removed.
@@ -168,9 +190,13 @@ def _read_info(directory: pathlib.Path) -> dict:
         # Both are needed for the target's path.
         _ = info["name"], info["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error}); copy the dataset again") from error
+        raise UserError(
+            f"cannot read {path} ({error}); copy the dataset again"
+        ) from error
     if info.get("fileFormat", _SUFFIX) != _SUFFIX:
-        raise UserError(f"{directory} is in {info['fileFormat']}; only {_SUFFIX} is converted")
+        raise UserError(
+            f"{directory} is in {info['fileFormat']}; only {_SUFFIX} is converted"
+        )
     return info
 
 
@@ -188,7 +214,9 @@ def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
 
 
 def _converted(info: dict) -> dict[str, Any]:
-    """dataset_info.json with the new format, in its own entry and in the names of the files."""
+    """dataset_info.json with the new format, in its own entry and in the names of the
+    files.
+    """
     splits = []
     for split in info.get("splits", []):
         if "filepathTemplate" in split:

@@ -1,4 +1,6 @@
-"""Downloading and preparing a data set with TFDS, which needs TensorFlow; reading what was prepared does not."""
+"""Downloading and preparing a data set with TFDS, which needs TensorFlow; reading what
+was prepared does not.
+"""
 
 import contextlib
 import importlib
@@ -15,13 +17,16 @@ _READY = ("digits", "folder")
 
 
 def prepare(name: str, out: str | None) -> dict:
-    """Prepares `name` (NAME or NAME/CONFIG) in ArrayRecord format in the data directory `out`, by default that of TFDS.
+    """Prepares `name` (NAME or NAME/CONFIG) in ArrayRecord format in the data directory
+    `out`, by default that of TFDS.
 
-    Raises `UserError` for what needs no preparation, without TensorFlow, and where files cannot be downloaded:
-    it names them, and where to put them.
+    Raises `UserError` for what needs no preparation, without TensorFlow, and where
+    files cannot be downloaded: it names them, and where to put them.
     """
     if name in _READY:
-        raise UserError(f"{name} needs no preparation; write --config.dataset.name={name}")
+        raise UserError(
+            f"{name} needs no preparation; write --config.dataset.name={name}"
+        )
     root = roots.root(out or tfds_directory.DEFAULT, "--out")
     _check_tensorflow(name)
     import tensorflow_datasets as tfds
@@ -55,13 +60,17 @@ def _check_tensorflow(name: str) -> None:
         importlib.import_module("importlib_resources")
     except ImportError as error:
         raise UserError(
-            f"preparing {name} needs TensorFlow ({error}): pip install tensorflow-cpu importlib_resources;"
-            " or copy a prepared TFDS directory here (`data convert` reads TFRecord without TensorFlow)"
+            f"preparing {name} needs TensorFlow ({error}): pip install tensorflow-cpu "
+            "importlib_resources;"
+            " or copy a prepared TFDS directory here (`data convert` reads TFRecord "
+            "without TensorFlow)"
         ) from error
 
 
 def _check_network(name: str, downloads: Any, manual: Any) -> None:
-    """Raises `UserError` at once where no server can be found, which TFDS would try for minutes; unless files are there."""
+    """Raises `UserError` at once where no server can be found, which TFDS would try for
+    minutes; unless files are there.
+    """
     for file in downloads.glob("*/*"):
         # A download under way has such a name.
         if ".tmp." not in file.name and file.is_file():
@@ -85,13 +94,16 @@ def _explained(name: str, error: Exception, manual: Any) -> str:
     # By hand is the way out of most failures: TFDS finds the files where they are put.
     files = _files(name)
     return (
-        f"cannot prepare {name} ({reason}); without a network, put {files} into {manual} and run this again, or copy a"
+        f"cannot prepare {name} ({reason}); without a network, put {files} into "
+        f"{manual} and run this again, or copy a"
         " prepared TFDS directory"
     )
 
 
 def _files(name: str) -> str:
-    """The names and addresses of the files that TFDS would download, or of those that have to be downloaded by hand."""
+    """The names and addresses of the files that TFDS would download, or of those that
+    have to be downloaded by hand.
+    """
     # TFDS does not download it: its images have a licence to agree to.
     if name == "imagenet2012":
         return "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
@@ -105,7 +117,9 @@ def _files(name: str) -> str:
 
 
 def _urls(name: str) -> dict[str, str]:
-    """The addresses from which TFDS loads a set, and the names of the files; none where it does not say beforehand."""
+    """The addresses from which TFDS loads a set, and the names of the files; none where
+    it does not say beforehand.
+    """
     import tensorflow_datasets as tfds
 
     # For an unknown name, and for a builder without a list of its files.

@@ -1,4 +1,5 @@
-"""Weights of other systems' published PyTorch code, by the names of its state_dict: `load_published`.
+"""Weights of other systems' published PyTorch code, by the names of its state_dict:
+`load_published`.
 
 One module for each family of networks; its `LOADERS` say which names it knows.
 """
@@ -9,7 +10,14 @@ import flax.linen as nn
 import numpy as np
 
 from bnas_jax.core.errors import UserError
-from bnas_jax.interop.published import bireal, cells, kuangliu, nin, supernets, wide_resnet
+from bnas_jax.interop.published import (
+    bireal,
+    cells,
+    kuangliu,
+    nin,
+    supernets,
+    wide_resnet,
+)
 
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
@@ -25,24 +33,32 @@ LOADERS: dict[str, Loader] = {
 }
 
 
-def load_published(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+def load_published(
+    name: str, arrays: Mapping[str, np.ndarray]
+) -> tuple[nn.Module, dict]:
     """A model and its variables from the arrays of a published network.
 
-    name: of the network, such as "kuangliu_resnet18". arrays: its state_dict's names, with or without "state." before
-    them, to NumPy arrays (kernels OIHW); arrays that the network does not need are ignored. Raises `UserError` for a name that
-    no family knows and for an array that is missing or has another shape.
+    name: of the network, such as "kuangliu_resnet18". arrays: its state_dict's names,
+    with or without "state." before them, to NumPy arrays (kernels OIHW); arrays that
+    the network does not need are ignored. Raises `UserError` for a name that no family
+    knows and for an array that is missing or has another shape.
 
     Example: `model, variables = load_published("kuangliu_resnet18", arrays)`, then
     `model.apply(variables, images, train=False)` with images NHWC gives the logits.
     """
-    fitting = [known for known in LOADERS if name == known or name.startswith(known + "_")]
+    fitting = [
+        known for known in LOADERS if name == known or name.startswith(known + "_")
+    ]
     if not fitting:
-        raise UserError(f"no published network {name!r}; known: {', '.join(sorted(LOADERS))}")
+        raise UserError(
+            f"no published network {name!r}; known: {', '.join(sorted(LOADERS))}"
+        )
     # Where one name begins with another, the longer one is meant.
     loader = LOADERS[max(fitting, key=len)]
     try:
         return loader(name, arrays)
     except UserError as error:
         raise UserError(
-            f"these are no weights of {name!r}: {error}; write the name of their network"
+            f"these are no weights of {name!r}: {error}; write the name of their "
+            "network"
         ) from error

@@ -1,7 +1,10 @@
-"""Bi-Real Net and ReActNet, of the same authors (github.com/liuzechun: Bi-Real-net and ReActNet).
+"""Bi-Real Net and ReActNet, of the same authors (github.com/liuzechun: Bi-Real-net and
+ReActNet).
 
-Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`; those of
-ReActNet with `_step1` behind them for the first stage of their training, in which weights are
+Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`;
+those of
+ReActNet with `_step1` behind them for the first stage of their training, in which
+weights are
 float.
 """
 
@@ -14,7 +17,13 @@ from bnas_jax.baselines.reactnet_mobilenet import MobileNet
 from bnas_jax.baselines.resnet import ResNet
 from bnas_jax.core.errors import UserError
 from bnas_jax.core.schemes import BiReal, ReActNet, Scheme
-from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, array_of, states, variables_of
+from bnas_jax.interop.published.torch_arrays import (
+    BATCH_NORM,
+    Path,
+    array_of,
+    states,
+    variables_of,
+)
 
 Names = dict[str, str]
 
@@ -28,7 +37,9 @@ def batch_norm(ours: str, theirs: str) -> Names:
 
 
 def rprelu(ours: str, *, moves: tuple[str, str], prelu: str) -> Names:
-    """Our leaves of an RPReLU to theirs, whose shifts and slope are modules of their names `moves` and `prelu`."""
+    """Our leaves of an RPReLU to theirs, whose shifts and slope are modules of their
+    names `moves` and `prelu`.
+    """
     before, after = moves
     return {
         f"{ours}/before": f"{before}.bias",
@@ -69,7 +80,8 @@ CLASSIFIER = {"kernel": "weight", "bias": "bias"}
 # Of the images to make the variables with, whose shapes do not depend on it.
 IMAGE_SHAPE = (32, 32, 3)
 
-# Their binary convolutions: the batch norm behind each, which has as many channels, and the size of
+# Their binary convolutions: the batch norm behind each, which has as many channels, and
+# the size of
 # the kernel.
 BINARY_CONVS = {
     "binary_conv": ("bn1", 3),
@@ -81,7 +93,9 @@ BINARY_CONVS = {
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """One of these networks, with the scheme of the authors' code: see `load_published`."""
+    """One of these networks, with the scheme of the authors' code: see
+    `load_published`.
+    """
     # Both codes take PyTorch's sign, whose sign of 0 is 0.
     if name.startswith("bireal"):
         bireal = BiReal(weight_gradient="torch", sign_of_zero=0)
@@ -94,7 +108,12 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
 
 
 # Their names here.
-NAMES = ("bireal_resnet18", "bireal_resnet34", "reactnet_resnet18", "reactnet_mobilenet")
+NAMES = (
+    "bireal_resnet18",
+    "bireal_resnet34",
+    "reactnet_resnet18",
+    "reactnet_mobilenet",
+)
 LOADERS = {name: load for name in NAMES}
 
 
@@ -137,7 +156,9 @@ def load_resnet(
     return model, variables
 
 
-def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn.Module, dict]:
+def load_mobilenet(
+    arrays: Mapping[str, np.ndarray], scheme: Scheme
+) -> tuple[nn.Module, dict]:
     """ReActNet's MobileNet: `feature.0` is the stem, the others are blocks."""
     arrays = with_one_pointwise(in_usual_shapes(arrays))
     numbers = {name.split(".")[1] for name in arrays if name.startswith("feature.")}
@@ -167,7 +188,9 @@ def load_mobilenet(arrays: Mapping[str, np.ndarray], scheme: Scheme) -> tuple[nn
 
 
 def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kernels `weights`, (co * ci * k * k, 1), as `weight` (co, ci, k, k); shifts (1, C, 1, 1) as (C,)."""
+    """Kernels `weights`, (co * ci * k * k, 1), as `weight` (co, ci, k, k); shifts (1,
+    C, 1, 1) as (C,).
+    """
     found = {}
     theirs = states(arrays)
     for name, value in theirs.items():
@@ -183,7 +206,8 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             channels = len(scale)
             if value.size % (channels * size * size):
                 raise UserError(
-                    f"{name} has {value.size} numbers, no kernels of {channels} channels"
+                    f"{name} has {value.size} numbers, no kernels of {channels} "
+                    "channels"
                 )
             name = f"{place}.weight"
             value = value.reshape(channels, -1, size, size)
@@ -192,10 +216,15 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The two 1x1 convolutions and batch norms of a block that doubles its channels as one."""
+    """The two 1x1 convolutions and batch norms of a block that doubles its channels as
+    one.
+    """
     found = dict(arrays)
     # Of the first of two: (the second, both as one).
-    pairs = {"binary_pw_down1": ("binary_pw_down2", "binary_pw"), "bn2_1": ("bn2_2", "bn2")}
+    pairs = {
+        "binary_pw_down1": ("binary_pw_down2", "binary_pw"),
+        "bn2_1": ("bn2_2", "bn2"),
+    }
     for name, first in arrays.items():
         # feature.INDEX.MODULE.LEAF; a BN's counter of batches is a scalar.
         if name.count(".") < 3 or first.ndim == 0:

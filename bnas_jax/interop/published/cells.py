@@ -1,7 +1,9 @@
-"""Final networks of cells of the codes of DARTS, SNAS and GDAS, by the names of their state_dicts.
+"""Final networks of cells of the codes of DARTS, SNAS and GDAS, by the names of their
+state_dicts.
 
-The three share their names: `cells.C.preprocessI.op.1` of ReLU, convolution and BN, `cells.C._ops.P.op.K` of the parts of a
-layer, `convs.I` or `conv_1` and `conv_2` of a factorized reduce.
+The three share their names: `cells.C.preprocessI.op.1` of ReLU, convolution and BN,
+`cells.C._ops.P.op.K` of the parts of a layer, `convs.I` or `conv_1` and `conv_2` of a
+factorized reduce.
 """
 
 import functools
@@ -17,7 +19,12 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.genotype import Genotype
 from bnas_jax.core.network import Network
 from bnas_jax.core.schemes import Float
-from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, states, variables_of
+from bnas_jax.interop.published.torch_arrays import (
+    BATCH_NORM,
+    Path,
+    states,
+    variables_of,
+)
 
 # SNAS's cell with all of its edges, as SNAS's code derives it, which is no named cell.
 # "TYPE,INPUT" for each edge in the order of `EDGES`.
@@ -45,7 +52,9 @@ def _spelled_out(cell: str) -> Any:
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A final network of the family in `name`, as darts_net_ARCH, snas_net_ARCH or gdas_f1_net; see `load_published`."""
+    """A final network of the family in `name`, as darts_net_ARCH, snas_net_ARCH or
+    gdas_f1_net; see `load_published`.
+    """
     arrays = states(arrays)
     form = "snas" if name.startswith("snas") else "darts"
     model = Network(
@@ -56,7 +65,8 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         scheme=Float(order="relu_first"),
         **sizes(arrays),
     )
-    # The auxiliary head takes features of 8x8 alone; without it smaller images make the same variables.
+    # The auxiliary head takes features of 8x8 alone; without it smaller images make the
+    # same variables.
     size = 32 if model.auxiliary else 16
     counterpart = functools.partial(in_network, arrays)
     variables = variables_of(model, arrays, counterpart, image_shape=(size, size, 3))
@@ -100,7 +110,9 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
-    """The published name of the variable at `path` (collection, module, ..., leaf) of a final network."""
+    """The published name of the variable at `path` (collection, module, ..., leaf) of a
+    final network.
+    """
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
@@ -114,7 +126,9 @@ def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
 
 
 def around_cells(top: str, *, modules: list[str], name: str) -> str:
-    """The published name of an array of the stem, the classifiers or the last BN. name: the last part of it."""
+    """The published name of an array of the stem, the classifiers or the last BN. name:
+    the last part of it.
+    """
     if top == "stem":
         index = _STEM[modules[0]]
         return f"stem.{index}.{name}"
@@ -141,8 +155,12 @@ _FIXED: dict[tuple[str, ...], int] = {
 }
 
 
-def beside_edges(arrays: Mapping[str, np.ndarray], cell: str, modules: list[str], name: str) -> str:
-    """The published name of an array of a cell's preprocessing, or of GDAS's fixed reduction cell. cell: "cells.INDEX"."""
+def beside_edges(
+    arrays: Mapping[str, np.ndarray], cell: str, modules: list[str], name: str
+) -> str:
+    """The published name of an array of a cell's preprocessing, or of GDAS's fixed
+    reduction cell. cell: "cells.INDEX".
+    """
     part, *inner = modules
     if part == "preprocess":
         number = inner[0].removeprefix("input")
@@ -156,7 +174,8 @@ def beside_edges(arrays: Mapping[str, np.ndarray], cell: str, modules: list[str]
     return f"{cell}.ops1.{index}.{place}.{name}"
 
 
-# The modules of a layer and how the three codes name them; whichever of these is among the arrays is the one.
+# The modules of a layer and how the three codes name them; whichever of these is among
+# the arrays is the one.
 _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("conv",): ("op.1",),
     ("bn",): ("op.2", "bn", "op.1", "1"),
@@ -171,8 +190,12 @@ _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 
 
-def in_layer(arrays: Mapping[str, np.ndarray], layer: str, *, modules: list[str], name: str) -> str:
-    """The published name of an array of a layer. layer: what its names begin with; name: what they end with."""
+def in_layer(
+    arrays: Mapping[str, np.ndarray], layer: str, *, modules: list[str], name: str
+) -> str:
+    """The published name of an array of a layer. layer: what its names begin with;
+    name: what they end with.
+    """
     names = [f"{layer}.{part}.{name}" for part in _LAYER[tuple(modules)]]
     for known in names:
         if known in arrays:

@@ -1,4 +1,6 @@
-"""Networks of github.com/kuangliu/pytorch-cifar, float: ResNets, SENet18, ResNeXt29 and DenseNets for CIFAR."""
+"""Networks of github.com/kuangliu/pytorch-cifar, float: ResNets, SENet18, ResNeXt29 and
+DenseNets for CIFAR.
+"""
 
 from collections.abc import Mapping
 
@@ -21,7 +23,8 @@ from bnas_jax.interop.published.torch_arrays import (
 IMAGE_SHAPE = (32, 32, 3)
 STAGES = r"layer(\d)\.(\d+)\."
 
-# Rules of `torch_arrays.by_module`, from our modules to theirs. Our stages are numbered from 0, theirs from 1.
+# Rules of `torch_arrays.by_module`, from our modules to theirs. Our stages are numbered
+# from 0, theirs from 1.
 OUTSIDE = (
     (r"^stem/conv$", "conv1"),
     (r"^stem/bn$", "bn1"),
@@ -32,7 +35,10 @@ OUTSIDE = (
 # ResNets and ResNeXts.
 POST_ACTIVATION = (
     *OUTSIDE,
-    *((rf"unit{index}/(output_)?(conv|bn)$", rf"\g<2>{index + 1}") for index in range(3)),
+    *(
+        (rf"unit{index}/(output_)?(conv|bn)$", rf"\g<2>{index + 1}")
+        for index in range(3)
+    ),
     (r"shortcut/conv$", "shortcut/0"),
     (r"shortcut/bn$", "shortcut/1"),
 )
@@ -68,7 +74,9 @@ def load_resnet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module,
         num_classes=classes(arrays),
         scheme=Float(),
     )
-    return model, variables_of(model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE)
+    return model, variables_of(
+        model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE
+    )
 
 
 def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
@@ -85,7 +93,9 @@ def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, 
         num_classes=classes(arrays),
         scheme=Float(),
     )
-    return model, variables_of(model, arrays, by_module(PRE_ACTIVATION), image_shape=IMAGE_SHAPE)
+    return model, variables_of(
+        model, arrays, by_module(PRE_ACTIVATION), image_shape=IMAGE_SHAPE
+    )
 
 
 def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
@@ -102,10 +112,14 @@ def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module
         num_classes=classes(arrays),
         scheme=Float(),
     )
-    return model, variables_of(model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE)
+    return model, variables_of(
+        model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE
+    )
 
 
-def load_densenet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
+def load_densenet(
+    name: str, arrays: Mapping[str, np.ndarray]
+) -> tuple[nn.Module, dict]:
     """`DenseNet121`, `densenet_cifar` and their like."""
     del name
     arrays = states(arrays)
@@ -119,7 +133,9 @@ def load_densenet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Modul
     return model, variables_of(model, arrays, by_module(DENSE), image_shape=IMAGE_SHAPE)
 
 
-def widths(arrays: Mapping[str, np.ndarray], blocks: tuple[int, ...]) -> tuple[int, ...]:
+def widths(
+    arrays: Mapping[str, np.ndarray], blocks: tuple[int, ...]
+) -> tuple[int, ...]:
     """The channels of each stage."""
     firsts = [f"layer{stage + 1}.0.conv1.weight" for stage in range(len(blocks))]
     return tuple(len(array_of(arrays, first)) for first in firsts)

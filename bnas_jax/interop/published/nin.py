@@ -1,4 +1,6 @@
-"""The CIFAR NiN of github.com/jiecaoyu/XNOR-Net-PyTorch, binarized as there: signs of 0 are 0, and no K."""
+"""The CIFAR NiN of github.com/jiecaoyu/XNOR-Net-PyTorch, binarized as there: signs of 0
+are 0, and no K.
+"""
 
 from collections.abc import Mapping
 
@@ -8,7 +10,12 @@ import numpy as np
 
 from bnas_jax.baselines.nin import LEAST_SCALE, Nin
 from bnas_jax.core.schemes import Xnor
-from bnas_jax.interop.published.torch_arrays import array_of, by_module, states, variables_of
+from bnas_jax.interop.published.torch_arrays import (
+    array_of,
+    by_module,
+    states,
+    variables_of,
+)
 from bnas_jax.training.latents import project_params
 
 # The index of each layer among the modules of its `xnor`.
@@ -18,7 +25,8 @@ RULES = (
     (r"^stem_bn$", "xnor/1"),
     (r"^bn$", "xnor/12"),
     (r"^classifier$", "xnor/13"),
-    # The bias of a layer's convolution is the layer's here, where it comes before the activation.
+    # The bias of a layer's convolution is the layer's here, where it comes before the
+    # activation.
     (r"^layer(\d)$", r"layer\1/conv"),
     *((f"^layer{index}/", f"xnor/{place}/") for index, place in enumerate(LAYERS)),
 )
@@ -27,7 +35,8 @@ RULES = (
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     """The network with dropout, as it is trained: see `load_published`.
 
-    Latent weights are projected, and scales of batch norms clamped, as the code does before each forward pass.
+    Latent weights are projected, and scales of batch norms clamped, as the code does
+    before each forward pass.
     """
     del name
     arrays = states(arrays)

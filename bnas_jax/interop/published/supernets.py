@@ -1,8 +1,10 @@
-"""Supernets of the codes of DARTS, SNAS, GDAS and random search with shared weights, by the names of their state_dicts.
+"""Supernets of the codes of DARTS, SNAS, GDAS and random search with shared weights, by
+the names of their state_dicts.
 
-An edge's layer is `cells.C._ops.EDGE._ops.TYPE` there, in GDAS `cells.C.edges.NODE<-INPUT._ops.TYPE`; names within layers, of
-the stem and of the classifier are those of the final networks (`cells`). Here the arrays of all edges that leave a state lie
-side by side (`core.mixed_edges`).
+An edge's layer is `cells.C._ops.EDGE._ops.TYPE` there, in GDAS
+`cells.C.edges.NODE<-INPUT._ops.TYPE`; names within layers, of the stem and of the
+classifier are those of the final networks (`cells`). Here the arrays of all edges that
+leave a state lie side by side (`core.mixed_edges`).
 """
 
 import functools
@@ -21,7 +23,13 @@ from bnas_jax.core.layers import POOLING, layer_type
 from bnas_jax.core.schemes import Float
 from bnas_jax.core.supernet import Supernet
 from bnas_jax.interop.published.cells import around_cells, beside_edges, in_layer, sizes
-from bnas_jax.interop.published.torch_arrays import BATCH_NORM, Path, array_of, from_torch, states
+from bnas_jax.interop.published.torch_arrays import (
+    BATCH_NORM,
+    Path,
+    array_of,
+    from_torch,
+    states,
+)
 
 # Layer types in the order of the published alphas.
 DARTS_TYPES = (
@@ -61,9 +69,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A supernet of the family in `name`, see `load_published`; alpha is not among its variables.
+    """A supernet of the family in `name`, see `load_published`; alpha is not among its
+    variables.
 
-    A family whose BN in cells keeps no running statistics takes the batch's in evaluation, too.
+    A family whose BN in cells keeps no running statistics takes the batch's in
+    evaluation, too.
     """
     arrays = states(arrays)
     # `load_published` has found that there is one.
@@ -98,14 +108,19 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
             array = np.full(leaf.shape, start)
         if array.shape != leaf.shape:
             raise UserError(
-                f"{'/'.join(path)} would have the shape {array.shape}, the network needs {leaf.shape}"
+                f"{'/'.join(path)} would have the shape {array.shape}, the network "
+                f"needs {leaf.shape}"
             )
         flat[path] = jnp.asarray(array, leaf.dtype)
     return model, traverse_util.unflatten_dict(flat)
 
 
-def _array(arrays: Mapping[str, np.ndarray], path: Path, *, model: Supernet) -> np.ndarray | None:
-    """The array at `path` (collection, module, ..., leaf); None of running statistics that are not kept."""
+def _array(
+    arrays: Mapping[str, np.ndarray], path: Path, *, model: Supernet
+) -> np.ndarray | None:
+    """The array at `path` (collection, module, ..., leaf); None of running statistics
+    that are not kept.
+    """
     # Those that are a single array there, too.
     _, top, *modules, leaf = path
     kind = BATCH_NORM.get(leaf, "weight")
@@ -120,11 +135,15 @@ def _array(arrays: Mapping[str, np.ndarray], path: Path, *, model: Supernet) -> 
         return from_torch(array_of(arrays, name))
 
     # Those of all edges that leave a state, side by side.
-    of_edge = functools.partial(_of_edge, arrays, cell, kind=kind, types=model.layer_types)
+    of_edge = functools.partial(
+        _of_edge, arrays, cell, kind=kind, types=model.layer_types
+    )
     state = int(modules[0].removeprefix("state"))
     edges = leaving(state)
     if modules[1] == "pool_bn":
-        pools = [name for name in model.layer_types if layer_type(name).batching == POOLING]
+        pools = [
+            name for name in model.layer_types if layer_type(name).batching == POOLING
+        ]
         rows = []
         for edge in edges:
             row = [of_edge(edge, name, ["bn"]) for name in pools]
@@ -144,7 +163,9 @@ def _of_edge(
     kind: str,
     types: tuple[str, ...],
 ) -> np.ndarray:
-    """The array of a layer type of one edge. modules: those within the layer. kind: the last part of its name there."""
+    """The array of a layer type of one edge. modules: those within the layer. kind: the
+    last part of its name there.
+    """
     source, node = EDGES[edge]
     # By the edge's number, or in GDAS by its ends.
     place = f"_ops.{edge}"

@@ -14,12 +14,18 @@ from flax import traverse_util
 from bnas_jax.core.errors import UserError
 
 # Our names of a batch norm's leaves, and PyTorch's.
-BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+BATCH_NORM = {
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 # The same of all leaves.
 LEAVES = {**BATCH_NORM, "kernel": "weight", "latent": "weight"}
 
 Path = tuple[str, ...]
-# A path such as ("params", "stem", "conv", "kernel") -> the array's name in PyTorch, or (name, array -> our array).
+# A path such as ("params", "stem", "conv", "kernel") -> the array's name in PyTorch, or
+# (name, array -> our array).
 Counterpart = Callable[[Path], str | tuple[str, Callable[[np.ndarray], np.ndarray]]]
 
 
@@ -30,7 +36,8 @@ def variables_of(
     *,
     image_shape: tuple[int, int, int],
 ) -> dict:
-    """The variables of `model`, each leaf from the array that `counterpart` names; see `load_published` for the errors.
+    """The variables of `model`, each leaf from the array that `counterpart` names; see
+    `load_published` for the errors.
 
     image_shape: (H, W, C) of images that the model takes.
     """
@@ -40,7 +47,9 @@ def variables_of(
     return fill(shapes, arrays=arrays, counterpart=counterpart)
 
 
-def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counterpart) -> dict:
+def fill(
+    shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counterpart
+) -> dict:
     """A tree like `shapes`, each leaf from the array that `counterpart` names."""
     arrays = states(arrays)
     flat: dict[Path, Any] = {}
@@ -54,7 +63,8 @@ def fill(shapes: Mapping, arrays: Mapping[str, np.ndarray], counterpart: Counter
         array = convert(array_of(arrays, name))
         if array.shape != leaf.shape:
             raise UserError(
-                f"{name} has the shape {array.shape} in our layout, the network needs {leaf.shape}"
+                f"{name} has the shape {array.shape} in our layout, the network needs "
+                f"{leaf.shape}"
             )
         flat[path] = jnp.asarray(array, leaf.dtype)
     return traverse_util.unflatten_dict(flat)
@@ -68,10 +78,12 @@ def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
-    """The `Counterpart` of a network whose published names of modules come from ours by rules of `re.sub`.
+    """The `Counterpart` of a network whose published names of modules come from ours by
+    rules of `re.sub`.
 
-    rules: (pattern, replacement) pairs for the names of the modules that lead to a leaf, joined by "/"; all are applied,
-    one after the other. Leaves have PyTorch's usual names.
+    rules: (pattern, replacement) pairs for the names of the modules that lead to a
+    leaf, joined by "/"; all are applied, one after the other. Leaves have PyTorch's
+    usual names.
     """
 
     def counterpart(path: Path) -> str:
@@ -86,7 +98,9 @@ def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
 
 
 def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
-    """The number of blocks of each stage. stages: a pattern with two groups, the numbers of the stage and of the block."""
+    """The number of blocks of each stage. stages: a pattern with two groups, the
+    numbers of the stage and of the block.
+    """
     blocks = set()
     for name in arrays:
         found = re.match(stages, name)
@@ -104,8 +118,8 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
 def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a state_dict by their plain names.
 
-    Where some names begin with "state.", as in our reference files, only those, without that prefix; always without the
-    "module." of PyTorch's DataParallel.
+    Where some names begin with "state.", as in our reference files, only those, without
+    that prefix; always without the "module." of PyTorch's DataParallel.
     """
     # Reference files hold more than a state_dict.
     prefix = "state."
@@ -116,7 +130,9 @@ def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def from_torch(array: np.ndarray) -> np.ndarray:
-    """Kernels (O, I, H, W) to (H, W, I, O), matrices (O, I) to (I, O), all else as it is."""
+    """Kernels (O, I, H, W) to (H, W, I, O), matrices (O, I) to (I, O), all else as it
+    is.
+    """
     # A transposition of two axes would exchange rows and columns, too.
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)

@@ -1,4 +1,6 @@
-"""Wide ResNets of github.com/xternalz/WideResNet-pytorch and of github.com/meliketoy/wide-resnet.pytorch, float."""
+"""Wide ResNets of github.com/xternalz/WideResNet-pytorch and of
+github.com/meliketoy/wide-resnet.pytorch, float.
+"""
 
 from collections.abc import Mapping
 
@@ -15,7 +17,8 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
-# Rules of `torch_arrays.by_module`, from our modules to theirs; first what both codes name alike.
+# Rules of `torch_arrays.by_module`, from our modules to theirs; first what both codes
+# name alike.
 INSIDE = (
     (r"^stem$", "conv1"),
     (r"^bn$", "bn1"),
@@ -26,7 +29,10 @@ INSIDE = (
     (r"middle/bn$", "bn2"),
 )
 XTERNALZ = (
-    *((rf"^stage{stage}_block(\d+)", rf"block{stage + 1}/layer/\1") for stage in range(3)),
+    *(
+        (rf"^stage{stage}_block(\d+)", rf"block{stage + 1}/layer/\1")
+        for stage in range(3)
+    ),
     *INSIDE,
     (r"shortcut$", "convShortcut"),
     (r"^classifier$", "fc"),
@@ -40,7 +46,10 @@ MELIKETOY = (
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A wide ResNet: see `load_published`. The names of the arrays say from which of the two codes it is."""
+    """A wide ResNet: see `load_published`.
+
+    The names of the arrays say from which of the two codes it is.
+    """
     del name
     arrays = states(arrays)
     # xternalz calls its classifier `fc`.

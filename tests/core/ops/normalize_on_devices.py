@@ -1,7 +1,8 @@
-"""`normalize` and its gradient on devices of this process: `normalize_on_devices.py CASES.npz RESULTS.npz`.
+"""`normalize` and its gradient on devices of this process: `normalize_on_devices.py
+CASES.npz RESULTS.npz`.
 
-A case NAME has the arrays NAME.x and NAME.gradient, (N, H, W, C), and NAME.sizes, (devices, examples of a group or 0); its
-results are y, mean, var and the gradient at x.
+A case NAME has the arrays NAME.x and NAME.gradient, (N, H, W, C), and NAME.sizes,
+(devices, examples of a group or 0); its results are y, mean, var and the gradient at x.
 """
 
 import sys
@@ -35,7 +36,10 @@ results = {}
 for name in {key.rpartition(".")[0] for key in cases}:
     count, group = (int(size) for size in cases[f"{name}.sizes"])
     found = on_devices(
-        cases[f"{name}.x"], cases[f"{name}.gradient"], devices=count, examples=group or None
+        cases[f"{name}.x"],
+        cases[f"{name}.gradient"],
+        devices=count,
+        examples=group or None,
     )
     for part, array in zip(("y", "mean", "var", "pulled"), found, strict=True):
         results[f"{name}.{part}"] = array

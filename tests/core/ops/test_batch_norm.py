@@ -1,4 +1,6 @@
-"""Batch normalization as a function: its closed gradient, its groups of examples, and its messages between devices."""
+"""Batch normalization as a function: its closed gradient, its groups of examples, and
+its messages between devices.
+"""
 
 import functools
 import itertools
@@ -31,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_gradient_of_normalisation_is_that_of_its_steps(dtype):
     with jax.enable_x64(dtype is np.float64):
-        x, gradient = (jnp.asarray(normal(4, 3, 3, 2, seed=seed), dtype) for seed in (0, 1))
+        x, gradient = (
+            jnp.asarray(normal(4, 3, 3, 2, seed=seed), dtype) for seed in (0, 1)
+        )
 
         (ours, (pulled,)), (theirs, (plain_pulled,)) = (
             with_gradients(lambda x: form(x)[0], gradient, x)
@@ -48,7 +52,9 @@ def test_the_plain_form_updates_the_same_statistics(examples):
     with jax.enable_x64(True):
         x = jnp.asarray(3 * normal(4, 3, 3, 2) + 1, jnp.float64)
         running = initial_statistics((2,), jnp.float64)
-        arithmetic = [Arithmetic(plain=plain, bn_examples=examples) for plain in (False, True)]
+        arithmetic = [
+            Arithmetic(plain=plain, bn_examples=examples) for plain in (False, True)
+        ]
         compute = lambda of_form: batch_norm(x, running, arithmetic=of_form, train=True)
         forms = [jax.jit(compute, static_argnums=0)(of_form) for of_form in arithmetic]
         for one, other in zip(*map(jax.tree.leaves, forms), strict=True):
@@ -57,7 +63,8 @@ def test_the_plain_form_updates_the_same_statistics(examples):
 
 def test_the_plain_form_refuses_groups_that_do_not_lie_in_one_device():
     with pytest.raises(
-        UserError, match=r"bn_examples that divides its 4 examples of a microbatch, got 3"
+        UserError,
+        match=r"bn_examples that divides its 4 examples of a microbatch, got 3",
     ):
         plain_normalize(normal(4, 3, 3, 2), None, 3)
 
@@ -65,7 +72,10 @@ def test_the_plain_form_refuses_groups_that_do_not_lie_in_one_device():
 def test_batch_norm_keeps_several_statistics_of_one_input():
     x = normal(2, 3, 3, 4)
     y, new = batch_norm(
-        x, initial_statistics((2, 3, 4), np.float32), arithmetic=Arithmetic(), train=True
+        x,
+        initial_statistics((2, 3, 4), np.float32),
+        arithmetic=Arithmetic(),
+        train=True,
     )
     expected, single = batch_norm(
         x, initial_statistics((4,), np.float32), arithmetic=Arithmetic(), train=True
@@ -90,7 +100,9 @@ def test_batch_norm_keeps_several_statistics_of_one_input():
 
 @functools.partial(jax.jit, static_argnums=1)
 def plain_groups(x, examples):
-    """(y, means of the groups' means and variances) of x (N, H, W, C), as one writes it first."""
+    """(y, means of the groups' means and variances) of x (N, H, W, C), as one writes it
+    first.
+    """
     groups = x.reshape(-1, examples, *x.shape[1:])
     mean = groups.mean((1, 2, 3), keepdims=True)
     var = ((groups - mean) ** 2).mean((1, 2, 3), keepdims=True)
@@ -98,14 +110,17 @@ def plain_groups(x, examples):
     return y.reshape(x.shape), mean.mean((0, 1, 2, 3)), var.mean((0, 1, 2, 3))
 
 
-# Of the two tests that divide a batch over devices: images, examples of a group, and numbers of devices.
+# Of the two tests that divide a batch over devices: images, examples of a group, and
+# numbers of devices.
 SCALED, FAR = "scaled", "far from zero"
 GROUPS = {SCALED: (None, 3, 8, 12), FAR: (None, 16)}
 DEVICES = {SCALED: (1, 2, 4), FAR: (1, 8)}
 
 
 def images(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(x, the gradient at y): in float64, every example of another scale; or in float32, with a mean of 1000 deviations."""
+    """(x, the gradient at y): in float64, every example of another scale; or in
+    float32, with a mean of 1000 deviations.
+    """
     if name == FAR:
         return 1000 + normal(32, 4, 4, 3), normal(32, 4, 4, 3, seed=1)
     x, gradient = (normal(24, 2, 3, 4, seed=seed).astype(np.float64) for seed in (0, 1))
@@ -114,7 +129,9 @@ def images(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory):
-    """(images, devices, examples) -> (y, mean, var, the gradient of x), each device having its part of x."""
+    """(images, devices, examples) -> (y, mean, var, the gradient of x), each device
+    having its part of x.
+    """
     folder = tmp_path_factory.mktemp("devices")
     arrays = {}
     for name in GROUPS:
@@ -142,13 +159,19 @@ def on_devices(tmp_path_factory):
 
 @pytest.mark.parametrize("examples", GROUPS[SCALED])
 def test_groups_hold_the_same_examples_on_any_number_of_devices(examples, on_devices):
-    """Of 24 examples each device has 24, 12 or 6: groups of 8 lie across devices, within one alone, or both; those
-    of 12 are two devices of 6."""
+    """Of 24 examples each device has 24, 12 or 6: groups of 8 lie across devices,
+    within one alone, or both; those of 12 are two devices of 6.
+    """
     x, gradient = images(SCALED)
     with jax.enable_x64(True):
         x = jnp.asarray(x)
-        at_y = lambda results: (jnp.asarray(gradient), *map(jnp.zeros_like, results[1:]))
-        results, pulled = with_gradients(lambda x: plain_groups(x, examples or 24), at_y, x)
+        at_y = lambda results: (
+            jnp.asarray(gradient),
+            *map(jnp.zeros_like, results[1:]),
+        )
+        results, pulled = with_gradients(
+            lambda x: plain_groups(x, examples or 24), at_y, x
+        )
         (alone, *_), _ = with_gradients(lambda x: normalize(x, None, examples), at_y, x)
     np.testing.assert_allclose(alone, results[0], atol=1e-12)
     for devices in DEVICES[SCALED]:
@@ -165,7 +188,9 @@ def test_groups_that_do_not_divide_the_batch_are_refused():
 
 
 @pytest.mark.parametrize("examples", GROUPS[FAR])
-def test_a_mean_a_thousand_times_the_deviation_loses_no_digits_over_devices(examples, on_devices):
+def test_a_mean_a_thousand_times_the_deviation_loses_no_digits_over_devices(
+    examples, on_devices
+):
     x, _ = images(FAR)
     with jax.enable_x64(True):
         whole = np.asarray(plain_groups(jnp.asarray(x, jnp.float64), examples or 32)[0])
@@ -179,7 +204,9 @@ def test_a_mean_a_thousand_times_the_deviation_loses_no_digits_over_devices(exam
 def collectives(function, *inputs) -> int:
     """How many a function of a device contains."""
     jaxpr = jax.make_jaxpr(function, axis_env=[("device", 4)])(*inputs)
-    return len(re.findall(r" (all_gather|psum\w*|pmax|all_to_all|ppermute)\[", str(jaxpr)))
+    return len(
+        re.findall(r" (all_gather|psum\w*|pmax|all_to_all|ppermute)\[", str(jaxpr))
+    )
 
 
 @pytest.mark.parametrize(("examples", "messages"), [(None, 1), (8, 1), (4, 0), (2, 0)])
@@ -191,24 +218,34 @@ def test_batch_norm_over_devices_sends_one_message_each_way_or_none(examples, me
 
 
 def test_groups_of_whole_devices_send_to_each_other_alone():
-    """Of 4 devices with 4 examples each, groups of 8 are the first two and the last two."""
+    """Of 4 devices with 4 examples each, groups of 8 are the first two and the last
+    two.
+    """
     x = jnp.ones((4, 2, 2, 3))
     forward = lambda x: normalize(x, "device", 8)[0].sum()
     text = str(jax.make_jaxpr(jax.grad(forward), axis_env=[("device", 4)])(x))
 
-    assert text.count("all_gather[") == text.count("axis_index_groups=((0, 1), (2, 3))") == 2
+    assert (
+        text.count("all_gather[")
+        == text.count("axis_index_groups=((0, 1), (2, 3))")
+        == 2
+    )
 
 
 @pytest.mark.parametrize("examples", [None, 8, 3])
 def test_several_tensors_share_messages_and_nothing_else(examples):
-    """Of other sizes and channels: each has the result and the gradient that it has alone, bit for bit."""
+    """Of other sizes and channels: each has the result and the gradient that it has
+    alone, bit for bit.
+    """
     tensors = (normal(24, 2, 3, 4), 5 + normal(24, 4, 1, 2, seed=1))
     gradients = (normal(24, 2, 3, 4, seed=2), normal(24, 4, 1, 2, seed=3))
 
     def results(function, xs, gradients):
         found, pull = jax.vjp(function, xs)
         zeros = [jax.tree.map(jnp.zeros_like, of_x[1:]) for of_x in found]
-        pulled = pull(tuple((g, *rest) for g, rest in zip(gradients, zeros, strict=True)))
+        pulled = pull(
+            tuple((g, *rest) for g, rest in zip(gradients, zeros, strict=True))
+        )
         return found, pulled
 
     def one(xs, gradients):

@@ -62,13 +62,19 @@ GROUPED = [
 
 
 @pytest.mark.parametrize(("kernel", "geometry", "features"), GROUPED)
-def test_depthwise_and_grouped_convolutions_and_their_gradients(kernel, geometry, features):
-    """A sum over taps and matrix products, which XLA's CPU compiler has no fast convolution for."""
+def test_depthwise_and_grouped_convolutions_and_their_gradients(
+    kernel, geometry, features
+):
+    """A sum over taps and matrix products, which XLA's CPU compiler has no fast
+    convolution for.
+    """
     x, w = normal(2, 7, 8, 4), normal(*kernel, 4 // geometry.groups, features, seed=1)
     gradient = normal(2, *geometry.output_size((7, 8), kernel), features, seed=2)
 
     def numbers(function):
-        y, gradients = with_gradients(lambda x, w: function(x, w, geometry), gradient, x, w)
+        y, gradients = with_gradients(
+            lambda x, w: function(x, w, geometry), gradient, x, w
+        )
         return y, *gradients
 
     for ours, expected in zip(numbers(conv), numbers(plain_conv), strict=True):
@@ -85,7 +91,11 @@ def test_a_depthwise_convolution_is_no_convolution_of_xla():
 @pytest.mark.parametrize("size", [7, 8])
 @pytest.mark.parametrize(
     "geometry",
-    [{"stride": 2, "padding": 4, "dilation": 2}, {"stride": 2, "padding": 1}, {"padding": 0}],
+    [
+        {"stride": 2, "padding": 4, "dilation": 2},
+        {"stride": 2, "padding": 1},
+        {"padding": 0},
+    ],
 )
 def test_every_form_of_a_convolution_gives_its_sums(kernel, size, geometry):
     if 2 * geometry["padding"] + size < geometry.get("dilation", 1) * (kernel - 1) + 1:
@@ -94,14 +104,22 @@ def test_every_form_of_a_convolution_gives_its_sums(kernel, size, geometry):
     geometry = square(kernel, **geometry)
     ours = jax.jit(lambda x, w: conv(x, w, geometry))(x, w)
     assert ours.shape[1:3] == geometry.output_size((size, size), (kernel, kernel))
-    pad, dilation, stride = geometry.padding[0], geometry.dilation[0], geometry.stride[0]
+    pad, dilation, stride = (
+        geometry.padding[0],
+        geometry.dilation[0],
+        geometry.stride[0],
+    )
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     for row in range(ours.shape[1]):
         first = stride * row
         taps = padded[
-            :, first : first + dilation * kernel : dilation, : dilation * kernel : dilation
+            :,
+            first : first + dilation * kernel : dilation,
+            : dilation * kernel : dilation,
         ]
-        assert np.allclose(ours[:, row, 0], np.einsum("nhwi,hwio->no", taps, w), atol=1e-4)
+        assert np.allclose(
+            ours[:, row, 0], np.einsum("nhwi,hwio->no", taps, w), atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
@@ -109,8 +127,12 @@ def test_a_1x1_convolution_is_a_matrix_product(dtype):
     x, kernel = np.sign(normal(2, 5, 5, 8)), np.sign(normal(1, 1, 8, 3, seed=1))
     integers = lambda y: np.round(normal(*y.shape, seed=2))
 
-    y, gradients = with_gradients(lambda x, w: conv(x, w, dtype=dtype), integers, x, kernel)
-    expected, plain = with_gradients(lambda x, w: conv(x, w, plain=True), integers, x, kernel)
+    y, gradients = with_gradients(
+        lambda x, w: conv(x, w, dtype=dtype), integers, x, kernel
+    )
+    expected, plain = with_gradients(
+        lambda x, w: conv(x, w, plain=True), integers, x, kernel
+    )
 
     assert np.array_equal(y, expected)
     for ours, theirs in zip(gradients, plain, strict=True):
@@ -128,17 +150,26 @@ def test_a_1x1_convolution_is_a_matrix_product(dtype):
         *GEOMETRIES,
     ],
 )
-def test_bfloat16_rounds_factors_and_no_sums_of_a_convolution_and_its_gradients(kernel, geometry):
-    x, w = of_bfloat16(3, 8, 9, 4), of_bfloat16(*kernel, 4 // geometry.groups, 6, seed=1)
+def test_bfloat16_rounds_factors_and_no_sums_of_a_convolution_and_its_gradients(
+    kernel, geometry
+):
+    x, w = (
+        of_bfloat16(3, 8, 9, 4),
+        of_bfloat16(*kernel, 4 // geometry.groups, 6, seed=1),
+    )
 
     def value_and_gradients(dtype):
         y, back = jax.vjp(lambda x, w: conv(x, w, geometry, dtype=dtype), x, w)
         return y, *back(of_bfloat16(*y.shape, seed=2))
 
-    exact, short = jax.jit(lambda: [value_and_gradients(dtype) for dtype in (None, jnp.bfloat16)])()
+    exact, short = jax.jit(
+        lambda: [value_and_gradients(dtype) for dtype in (None, jnp.bfloat16)]
+    )()
     for ours, expected in zip(short, exact, strict=True):
         assert ours.dtype == jnp.float32
-        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            ours, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+        )
 
 
 @pytest.mark.parametrize("geometry", [square(3), square(3, stride=2, dilation=2)])
@@ -151,7 +182,9 @@ def test_bfloat16_is_close_to_float32(geometry):
 
 @pytest.mark.parametrize(("platform", "results"), [("cuda", "bf16"), ("tpu", "f32")])
 def test_short_factors_give_short_results_on_gpus_alone(platform, results):
-    """Forward, and at the image and the kernel: cuDNN has no convolution of short factors with a longer result."""
+    """Forward, and at the image and the kernel: cuDNN has no convolution of short
+    factors with a longer result.
+    """
     x, w = normal(2, 8, 8, 4), normal(3, 3, 4, 6, seed=1)
 
     def loss(x, w):

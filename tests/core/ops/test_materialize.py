@@ -1,4 +1,6 @@
-"""What is stored, or computed again, on purpose is the same value with the same gradient."""
+"""What is stored, or computed again, on purpose is the same value with the same
+gradient.
+"""
 
 import re
 
@@ -15,8 +17,12 @@ def test_what_is_stored_is_the_same_and_so_is_its_gradient():
     assert jnp.array_equal(jax.jit(materialize)(x), x, equal_nan=True)
     tree = {"float": x, "int": jnp.arange(3, dtype=jnp.int16)}
     stored = jax.jit(materialize)(tree)
-    assert jnp.array_equal(stored["int"], tree["int"]) and stored["int"].dtype == jnp.int16
-    gradient = jax.jit(jax.grad(lambda x: jnp.sum(materialize(x) ** 3)))(jnp.array([2.0, -1.0]))
+    assert (
+        jnp.array_equal(stored["int"], tree["int"]) and stored["int"].dtype == jnp.int16
+    )
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(materialize(x) ** 3)))(
+        jnp.array([2.0, -1.0])
+    )
     assert jnp.array_equal(gradient, jnp.array([12.0, 3.0]))
 
 
@@ -31,7 +37,11 @@ def sums_in_memory(function, dtype) -> int:
         return read
 
     compiled = (
-        jax.jit(chain).lower(jnp.ones((64, 64), dtype)).compile().as_text().partition("ENTRY")[2]
+        jax.jit(chain)
+        .lower(jnp.ones((64, 64), dtype))
+        .compile()
+        .as_text()
+        .partition("ENTRY")[2]
     )
     return len(re.findall(r"= \w+\[64,64\]\S* fusion", compiled))
 

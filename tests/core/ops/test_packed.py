@@ -24,22 +24,29 @@ SUMS = {
 }
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 3, 36, 4), (1, 7, 9, 2), (5, 5, 1, 33)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (3, 3, 36, 4), (1, 7, 9, 2), (5, 5, 1, 33)]
+)
 def test_a_packed_kernel_gives_its_signs_back_in_one_bit_each(shape):
     w = signs(*shape)
     kernel = pack_signs(w)
     assert np.array_equal(signs_of(kernel, jnp.float32), w)
     assert kernel.shape == shape and kernel.words.dtype == jnp.uint32
-    # No more than the bits that fill up the words of a tap's channels and of a row of the kernel.
+    # No more than the bits that fill up the words of a tap's channels and of a row of
+    # the kernel.
     rows, columns, channels, features = shape
-    assert kernel.words.size <= rows * features * np.ceil((columns * (channels + 15)) / 32)
+    assert kernel.words.size <= rows * features * np.ceil(
+        (columns * (channels + 15)) / 32
+    )
 
 
 @pytest.mark.parametrize("name", SUMS)
 def test_the_convolution_of_a_packed_kernel_is_that_of_its_signs(name):
     shape, geometry = SUMS[name]
     x, w = signs(2, 9, 8, shape[2] * geometry.groups, seed=1), signs(*shape)
-    run = jax.jit(lambda x, kernel: packed_sign_conv(lambda y: 2 * y, geometry, x, kernel))
+    run = jax.jit(
+        lambda x, kernel: packed_sign_conv(lambda y: 2 * y, geometry, x, kernel)
+    )
     assert np.array_equal(run(x, pack_signs(w)), 2 * plain_conv(x, w, geometry))
     assert pays(shape, geometry) == (name in ("16", "36", "dilated"))
 

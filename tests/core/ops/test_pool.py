@@ -23,15 +23,21 @@ def test_max_pooling_and_its_gradient_are_those_of_the_window_function(stride, s
 
 
 def test_of_equal_values_the_first_takes_the_gradient_of_max_pooling():
-    gradient = jax.grad(lambda x: max_pool(x, 1).sum())(jnp.ones((1, 3, 3, 1)))[0, :, :, 0]
+    gradient = jax.grad(lambda x: max_pool(x, 1).sum())(jnp.ones((1, 3, 3, 1)))[
+        0, :, :, 0
+    ]
     assert np.array_equal(gradient, [[4, 2, 0], [2, 1, 0], [0, 0, 0]])
-    assert np.isnan(max_pool(jnp.array([[[[1.0], [jnp.nan]]]]), 1)).all(), "a NaN is not hidden"
+    assert np.isnan(max_pool(jnp.array([[[[1.0], [jnp.nan]]]]), 1)).all(), (
+        "a NaN is not hidden"
+    )
 
 
 def test_pools_know_where_the_image_ends():
-    assert np.allclose(avg_pool(jnp.ones((1, 5, 5, 2)), 1), 1), "padding is not averaged in"
+    assert np.allclose(avg_pool(jnp.ones((1, 5, 5, 2)), 1), 1), (
+        "padding is not averaged in"
+    )
     x = normal(1, 4, 4, 1)
     assert np.allclose(avg_pool(x, 2)[0, 0, 0], x[0, :2, :2].mean())
-    assert np.array_equal(max_pool(-jnp.ones((1, 5, 5, 2)), 1), -np.ones((1, 5, 5, 2))), (
-        "padding is no 0"
-    )
+    assert np.array_equal(
+        max_pool(-jnp.ones((1, 5, 5, 2)), 1), -np.ones((1, 5, 5, 2))
+    ), "padding is no 0"

@@ -28,8 +28,12 @@ from bnas_jax.core.schemes import Xnor
         (16, 5, 2, 3, 1),
     ],
 )
-def test_what_is_counted_is_the_convolution(channels, kernel, stride, padding, dilation):
-    """Words of 8, 16 and 32 bits, full and not; unequal sides; borders, where nothing counts."""
+def test_what_is_counted_is_the_convolution(
+    channels, kernel, stride, padding, dilation
+):
+    """Words of 8, 16 and 32 bits, full and not; unequal sides; borders, where nothing
+    counts.
+    """
     x, weights = signs(2, 9, 7, channels), signs(kernel, kernel, channels, 3, seed=1)
     geometry = square(kernel, stride=stride, padding=padding, dilation=dilation)
     expected = plain_conv(x, weights, geometry)
@@ -48,7 +52,9 @@ def test_what_is_not_below_zero_stands_for_one():
         1,
         1,
     ]
-    assert sums_of_signs(x, jnp.full((1, 1, 1, 1), -0.5), square(1)).ravel().tolist() == [
+    assert sums_of_signs(
+        x, jnp.full((1, 1, 1, 1), -0.5), square(1)
+    ).ravel().tolist() == [
         1,
         1,
         -1,
@@ -59,11 +65,17 @@ def test_what_is_not_below_zero_stands_for_one():
 
 
 def counted(channels: int, platform: str, *, sign_of_zero: int = 1, **options) -> bool:
-    """Whether a layer's sums come from popcount on a platform, rather than from a convolution."""
+    """Whether a layer's sums come from popcount on a platform, rather than from a
+    convolution.
+    """
     scheme = Xnor(sign_of_zero=sign_of_zero)
-    layer = BinaryConv(features=4, kernel=3, scheme=scheme, arithmetic=Arithmetic(), **options)
+    layer = BinaryConv(
+        features=4, kernel=3, scheme=scheme, arithmetic=Arithmetic(), **options
+    )
     x = jax.ShapeDtypeStruct((1, 8, 8, channels), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: layer.init(key, x, train=False), jax.random.key(0), x)
+    variables = jax.eval_shape(
+        lambda key, x: layer.init(key, x, train=False), jax.random.key(0), x
+    )
     traced = jax.jit(lambda variables, x: layer.apply(variables, x, train=False)).trace(
         variables, x
     )

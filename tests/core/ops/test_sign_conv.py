@@ -1,4 +1,6 @@
-"""The convolution of signs against the composition that JAX differentiates: its value, and every gradient."""
+"""The convolution of signs against the composition that JAX differentiates: its value,
+and every gradient.
+"""
 
 import re
 
@@ -56,7 +58,11 @@ def inputs(kernel, geometry: Geometry, channels: int, *, zeros: bool):
     if zeros:
         x, w = x * (normal(*x.shape, seed=2) > -1), w * (normal(*w.shape, seed=3) > -1)
     size = geometry.output_size(x.shape[1:3], kernel)
-    operands = [normal(FEATURES, seed=4), normal(*size, 1, seed=5), normal(FEATURES, seed=6)]
+    operands = [
+        normal(FEATURES, seed=4),
+        normal(*size, 1, seed=5),
+        normal(FEATURES, seed=6),
+    ]
     return x, w, [operand.astype(np.float64) for operand in operands]
 
 
@@ -67,10 +73,14 @@ def test_value_and_all_gradients_are_those_of_the_composition(case, one_bit):
     assert pays((*kernel, channels // geometry.groups, FEATURES), geometry) == counted
     x, w, operands = inputs(kernel, geometry, channels, zeros=not one_bit)
     with jax.enable_x64(True):
-        ours = lambda x, w, *operands: sign_conv(after, geometry, x, w, operands, one_bit=one_bit)
+        ours = lambda x, w, *operands: sign_conv(
+            after, geometry, x, w, operands, one_bit=one_bit
+        )
         plain = lambda x, w, *operands: plain_sign_conv(after, geometry, x, w, operands)
         both = jax.jit(
-            lambda *all: [value_and_gradients(function, 7, *all) for function in (ours, plain)]
+            lambda *all: [
+                value_and_gradients(function, 7, *all) for function in (ours, plain)
+            ]
         )
         found, expected = both(x, w, *operands)
     assert len(found) == 1 + 2 + len(operands)
@@ -84,7 +94,9 @@ def scaled_by_place(sums, gamma):
 
 
 def test_a_learned_scale_of_each_place_gets_the_gradient_that_trains_it():
-    """As XNOR-Net++'s Gamma: its gradient is the sum of the output's gradient times the integer sums."""
+    """As XNOR-Net++'s Gamma: its gradient is the sum of the output's gradient times the
+    integer sums.
+    """
     x, w, gamma = signs(4, 5, 5, 8), signs(3, 3, 8, 3, seed=1), normal(5, 5, 3, seed=2)
     function = lambda gamma: sign_conv(scaled_by_place, square(3), x, w, (gamma,))
     y, back = jax.vjp(function, gamma)
@@ -103,11 +115,19 @@ def scaled(sums, beta):
 def test_what_is_stored_is_two_signs_and_two_bytes_a_sum(channels, dtype):
     x, w, beta = signs(2, 8, 8, channels), signs(3, 3, channels, 5, seed=1), normal(5)
     y, back = jax.vjp(
-        lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], dtype=dtype), x, w, beta
+        lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], dtype=dtype),
+        x,
+        w,
+        beta,
     )
     stored = sorted((leaf.size, str(leaf.dtype)) for leaf in jax.tree.leaves(back))
     assert stored == sorted(
-        [(x.size, "float32"), (w.size, "float32"), (beta.size, "float32"), (y.size, "int16")]
+        [
+            (x.size, "float32"),
+            (w.size, "float32"),
+            (beta.size, "float32"),
+            (y.size, "int16"),
+        ]
     )
 
 
@@ -116,7 +136,8 @@ def test_sums_too_large_for_two_bytes_take_four(one_bit):
     x, w = jnp.ones((1, 1, 1, 40000)), jnp.ones((1, 1, 40000, 1))
     assert integer_sums(x, w, square(1), one_bit=one_bit).dtype == jnp.int32
     y, back = jax.vjp(
-        lambda beta: sign_conv(scaled, square(1), x, w, (beta,), one_bit=one_bit), jnp.ones(1)
+        lambda beta: sign_conv(scaled, square(1), x, w, (beta,), one_bit=one_bit),
+        jnp.ones(1),
     )
     assert y.item() == 40000 and back(jnp.ones(y.shape))[0].item() == 40000
 
@@ -124,31 +145,49 @@ def test_sums_too_large_for_two_bytes_take_four(one_bit):
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_sums_are_integers_in_every_type(size, dtype):
-    """Of 5x5x64 inputs they reach 1,600, and bfloat16 counts one by one up to 256 only. A sum that is 0 is exactly 0."""
+    """Of 5x5x64 inputs they reach 1,600, and bfloat16 counts one by one up to 256 only.
+
+    A sum that is 0 is exactly 0.
+    """
     x, w = np.sign(normal(2, 8, 8, 64) + 1.5), signs(size, size, 64, 6, seed=1)
     w[..., 0] = 1
-    expected = np.asarray(plain_conv(x.astype(np.int32), w.astype(np.int32), square(size)))
+    expected = np.asarray(
+        plain_conv(x.astype(np.int32), w.astype(np.int32), square(size))
+    )
     for one_bit in (True, False):
-        y = sign_conv(scaled, square(size), x, w, (np.float32(1),), one_bit=one_bit, dtype=dtype)
+        y = sign_conv(
+            scaled, square(size), x, w, (np.float32(1),), one_bit=one_bit, dtype=dtype
+        )
         assert y.dtype == jnp.float32 and np.array_equal(y, expected)
     assert expected[..., 0].max() > 0.75 * 64 * size**2
     assert np.mean(expected == 0) > 0.003
 
 
 def test_bfloat16_rounds_no_sums_of_the_gradients():
-    x, w, gradient = signs(2, 8, 8, 4), signs(3, 3, 4, 6, seed=1), of_bfloat16(2, 8, 8, 6)
+    x, w, gradient = (
+        signs(2, 8, 8, 4),
+        signs(3, 3, 4, 6, seed=1),
+        of_bfloat16(2, 8, 8, 6),
+    )
     beta = np.float32([0.5, 1, 2, 0.25, 1, 4])
 
     @jax.jit
     def gradients():
         function = lambda dtype: (
-            lambda *all: sign_conv(scaled, square(3), all[0], all[1], all[2:], dtype=dtype)
+            lambda *all: sign_conv(
+                scaled, square(3), all[0], all[1], all[2:], dtype=dtype
+            )
         )
-        return [jax.vjp(function(dtype), x, w, beta)[1](gradient) for dtype in (None, jnp.bfloat16)]
+        return [
+            jax.vjp(function(dtype), x, w, beta)[1](gradient)
+            for dtype in (None, jnp.bfloat16)
+        ]
 
     for exact, short in zip(*gradients(), strict=True):
         assert short.dtype == jnp.float32
-        np.testing.assert_allclose(short, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
+        np.testing.assert_allclose(
+            short, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max()
+        )
 
 
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
@@ -160,7 +199,8 @@ def test_counting_changes_no_bit(dtype):
         )
     )
     counted, convolved = (
-        value_and_gradients(function(one_bit), 2, x, w, beta) for one_bit in (True, False)
+        value_and_gradients(function(one_bit), 2, x, w, beta)
+        for one_bit in (True, False)
     )
     for ours, theirs in zip(counted, convolved, strict=True):
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
@@ -171,7 +211,9 @@ def test_counting_changes_no_bit(dtype):
     ("kernel", "channels", "products"),
     [(1, 2048, "f16"), (3, 224, "f16"), (1, 2049, "f32"), (3, 256, "f32")],
 )
-def test_on_gpus_sums_are_halves_as_long_as_a_half_holds_them(dtype, kernel, channels, products):
+def test_on_gpus_sums_are_halves_as_long_as_a_half_holds_them(
+    dtype, kernel, channels, products
+):
     """Never of bfloat16, which holds integers up to 256 alone."""
     x, w = signs(1, 4, 4, channels), signs(kernel, kernel, channels, 2, seed=1)
     sums = lambda x, w: integer_sums(x, w, square(kernel), one_bit=True, dtype=dtype)

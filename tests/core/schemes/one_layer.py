@@ -18,7 +18,9 @@ def layer(
     stride: int = 1,
     **options,
 ) -> Convolution:
-    geometry = {name: options.pop(name) for name in ("groups", "dilation") if name in options}
+    geometry = {
+        name: options.pop(name) for name in ("groups", "dilation") if name in options
+    }
     return Convolution(
         features=features,
         kernel=(kernel, kernel),

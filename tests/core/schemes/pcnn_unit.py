@@ -1,4 +1,6 @@
-"""How far a `PcnnUnit`, the block of PCNN's and CBCN's codes, is from its published numbers."""
+"""How far a `PcnnUnit`, the block of PCNN's and CBCN's codes, is from its published
+numbers.
+"""
 
 import jax
 import numpy as np
@@ -29,29 +31,41 @@ _STATISTICS = {
 def relative_errors(
     scheme, theirs: dict, *, stride: int, latent=hwio, further: dict | None = None
 ) -> dict[str, float]:
-    """The relative error of outputs, gradients and running statistics after a step, by name.
+    """The relative error of outputs, gradients and running statistics after a step, by
+    name.
 
-    theirs: the published numbers, as far as there are some. latent: from the published kernel, or its gradient, to the
-    scheme's. further: parameters that the published layer lacks.
+    theirs: the published numbers, as far as there are some. latent: from the published
+    kernel, or its gradient, to the scheme's. further: parameters that the published
+    layer lacks.
     """
     model = PcnnUnit(
-        features=theirs["y_eval"].shape[1], stride=stride, scheme=scheme, arithmetic=Arithmetic()
+        features=theirs["y_eval"].shape[1],
+        stride=stride,
+        scheme=scheme,
+        arithmetic=Arithmetic(),
     )
     params, statistics = published_trees(theirs, "state", latent)
     params["unit"]["conv"].update(further or {})
 
     def run(params, x, train):
         y, new = model.apply(
-            {"params": params, "batch_stats": statistics}, x, train=train, mutable=["batch_stats"]
+            {"params": params, "batch_stats": statistics},
+            x,
+            train=train,
+            mutable=["batch_stats"],
         )
         return y, new["batch_stats"]
 
     @jax.jit
     def compute(params, x, grad_y):
-        y, vjp, after = jax.vjp(lambda params, x: run(params, x, True), params, x, has_aux=True)
+        y, vjp, after = jax.vjp(
+            lambda params, x: run(params, x, True), params, x, has_aux=True
+        )
         return y, *vjp(grad_y), after, run(params, x, False)[0]
 
-    y, to_params, to_x, after, y_eval = compute(params, nhwc(theirs["x"]), nhwc(theirs["grad_y"]))
+    y, to_params, to_x, after, y_eval = compute(
+        params, nhwc(theirs["x"]), nhwc(theirs["grad_y"])
+    )
     outputs = {
         "y_eval": y_eval,
         "y_train": y,
@@ -73,7 +87,9 @@ def relative_errors(
 
 
 def published_trees(theirs: dict, prefix: str, latent) -> tuple[dict, dict]:
-    """(parameters, running statistics) of a `PcnnUnit`, as far as the file has them under a prefix."""
+    """(parameters, running statistics) of a `PcnnUnit`, as far as the file has them
+    under a prefix.
+    """
     trees = []
     for names in (_PARAMS, _STATISTICS):
         found = {

@@ -1,4 +1,6 @@
-"""ABC-Net: sums of bases against their formulas in NumPy, gradients against autodiff, and a third party's bases."""
+"""ABC-Net: sums of bases against their formulas in NumPy, gradients against autodiff,
+and a third party's bases.
+"""
 
 import dataclasses
 
@@ -31,10 +33,16 @@ def moved(params):
 def by_hand(scheme, params, x, groups=1):
     """The formulas of docs/schemes.md with NumPy's own least squares."""
     w = np.asarray(params["latent"], np.float64)
-    offsets = [0.0] if scheme.weight_bases == 1 else np.linspace(-1, 1, scheme.weight_bases)
+    offsets = (
+        [0.0] if scheme.weight_bases == 1 else np.linspace(-1, 1, scheme.weight_bases)
+    )
     bases = [np.where(w - w.mean() + u * w.std() >= 0, 1.0, -1.0) for u in offsets]
     kernel = np.zeros_like(w)
-    parts = [np.s_[..., o] for o in range(w.shape[-1])] if scheme.per_channel else [np.s_[...]]
+    parts = (
+        [np.s_[..., o] for o in range(w.shape[-1])]
+        if scheme.per_channel
+        else [np.s_[...]]
+    )
     for part in parts:
         columns = np.stack([b[part].ravel() for b in bases], axis=1)
         alpha = np.linalg.lstsq(columns, w[part].ravel(), rcond=None)[0]
@@ -59,7 +67,9 @@ def test_the_output_is_the_sum_over_all_pairs_of_bases(scheme, groups):
 
 
 def straight(scheme, params, x):
-    """As `by_hand`, differentiable: each basis passes its gradient on, alpha is a constant."""
+    """As `by_hand`, differentiable: each basis passes its gradient on, alpha is a
+    constant.
+    """
     sg = jax.lax.stop_gradient
     w = params["latent"]
     bases, alpha = SEVERAL.bases(sg(w))
@@ -69,7 +79,9 @@ def straight(scheme, params, x):
         clipped = jnp.clip(x + v, 0, 1)
         a = clipped + sg(jnp.where(clipped >= 0.5, 1, -1) - clipped)
         for m in range(scheme.weight_bases):
-            y = y + beta * sg(alpha[0, m]) * plain_conv(a, passing[..., m], square(3, stride=2))
+            y = y + beta * sg(alpha[0, m]) * plain_conv(
+                a, passing[..., m], square(3, stride=2)
+            )
     return y
 
 
@@ -100,13 +112,17 @@ def test_float_inputs_meet_the_sum_of_the_weights_bases():
     assert set(params) == {"latent"}
     bases, alpha = jax.jit(SEVERAL.bases)(params["latent"])
     expected = plain_conv(x, jnp.sum(bases * alpha, axis=-1), square(3, stride=2))
-    assert relative_error(model.apply({"params": params}, x), np.asarray(expected)) < 1e-5
+    assert (
+        relative_error(model.apply({"params": params}, x), np.asarray(expected)) < 1e-5
+    )
 
 
 @pytest.mark.parametrize("scheme", [SINGLE, SEVERAL, EACH])
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_a_kernel_of_equal_weights_gives_finite_numbers(scheme, value):
-    """Its bases are all the same, and the normal equations singular; of zeros nothing remains."""
+    """Its bases are all the same, and the normal equations singular; of zeros nothing
+    remains.
+    """
     x, model = normal(1, 6, 6, 16), layer(scheme, features=6)
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     params["latent"] = jnp.full_like(params["latent"], value)
@@ -114,12 +130,16 @@ def test_a_kernel_of_equal_weights_gives_finite_numbers(scheme, value):
     numbers = with_gradients(apply, jnp.ones_like, params)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers))
     bases, alpha = jax.jit(scheme.bases)(params["latent"])
-    np.testing.assert_allclose(jnp.sum(bases * alpha, axis=-1), params["latent"], atol=1e-5)
+    np.testing.assert_allclose(
+        jnp.sum(bases * alpha, axis=-1), params["latent"], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["m1.k3", "m3.k3", "m3.k5"])
 def test_a_third_partys_bases_and_their_sum(reference, name):
-    """Of the published layer, BN -> convolutions -> ReLU of real inputs, with the alphas that it found."""
+    """Of the published layer, BN -> convolutions -> ReLU of real inputs, with the
+    alphas that it found.
+    """
     arrays = np.load(reference / "schemes" / "abcnet_thirdparty.npz")
     theirs = {
         key.removeprefix(f"{name}."): arrays[key]
@@ -130,7 +150,8 @@ def test_a_third_partys_bases_and_their_sum(reference, name):
     scheme = AbcNet(weight_bases=count, sign_of_zero=0)
     bases, _ = jax.jit(scheme.bases)(hwio(theirs["latent_clamped"]))
     assert np.array_equal(
-        np.moveaxis(np.asarray(bases), -1, 0), np.stack([hwio(b) for b in theirs["bases"]])
+        np.moveaxis(np.asarray(bases), -1, 0),
+        np.stack([hwio(b) for b in theirs["bases"]]),
     )
 
     x = nhwc(theirs["x"])
@@ -146,7 +167,9 @@ def test_a_third_partys_bases_and_their_sum(reference, name):
 
 
 def test_costs_are_those_of_all_bases():
-    single, several = (row_of(layer(scheme, features=6), (8, 8, 4)) for scheme in (SINGLE, SEVERAL))
+    single, several = (
+        row_of(layer(scheme, features=6), (8, 8, 4)) for scheme in (SINGLE, SEVERAL)
+    )
     assert (single.binary_macs, single.binary_params) == (8 * 8 * 6 * 9 * 4, 6 * 9 * 4)
     assert several.binary_macs == 6 * single.binary_macs
     assert several.binary_params == 3 * single.binary_params
@@ -159,7 +182,9 @@ def test_costs_are_those_of_all_bases():
     ("stage", "binary_input", "times"),
     [("activations", True, 2), ("all", False, 3), ("activations", False, 1)],
 )
-def test_costs_are_of_the_bases_of_one_side_where_the_other_is_float(stage, binary_input, times):
+def test_costs_are_of_the_bases_of_one_side_where_the_other_is_float(
+    stage, binary_input, times
+):
     scheme = dataclasses.replace(SEVERAL, stage=stage)
     row = row_of(layer(scheme, features=6, binary_input=binary_input), (8, 8, 4))
     assert (row.binary_macs, row.float_macs) == (0, times * 8 * 8 * 6 * 9 * 4)
@@ -169,9 +194,15 @@ def test_costs_are_of_the_bases_of_one_side_where_the_other_is_float(stage, bina
     ("changes", "message"),
     [
         ({"weight_bases": 0}, "config.scheme.weight_bases must be at least 1, got 0"),
-        ({"activation_bases": -1}, "config.scheme.activation_bases must be at least 1, got -1"),
+        (
+            {"activation_bases": -1},
+            "config.scheme.activation_bases must be at least 1, got -1",
+        ),
         ({"spread": -0.5}, "config.scheme.spread must be 0 or more, got -0.5"),
-        ({"shift": float("inf")}, "config.scheme.shift must be a finite number, got inf"),
+        (
+            {"shift": float("inf")},
+            "config.scheme.shift must be a finite number, got inf",
+        ),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes, message):

@@ -1,4 +1,6 @@
-"""CBCN: turned kernels against what turning means, and layers, gradients and blocks against the published code."""
+"""CBCN: turned kernels against what turning means, and layers, gradients and blocks
+against the published code.
+"""
 
 import dataclasses
 
@@ -33,24 +35,40 @@ def latent_of(weight):
 
 
 def turned(x):
-    """Images turned by 90 degrees clockwise, their orientations shifted by one: channels are feature * 4 + orientation."""
+    """Images turned by 90 degrees clockwise, their orientations shifted by one:
+    channels are feature * 4 + orientation.
+    """
     x = np.rot90(x, -1, axes=(1, 2))
     return np.roll(x.reshape(*x.shape[:3], -1, 4), 1, axis=-1).reshape(x.shape)
 
 
 @pytest.mark.parametrize(
     ("kernel", "options"),
-    [(3, {}), (1, {}), (5, {"dilation": 2}), (3, {"groups": 2}), (3, {"groups": 8, "features": 8})],
+    [
+        (3, {}),
+        (1, {}),
+        (5, {"dilation": 2}),
+        (3, {"groups": 2}),
+        (3, {"groups": 8, "features": 8}),
+    ],
 )
 def test_what_sees_a_turned_image_gives_its_output_turned(kernel, options):
-    """The meaning of the scheme: a quarter turn of the input is one of the output, with orientations one further."""
+    """The meaning of the scheme: a quarter turn of the input is one of the output, with
+    orientations one further.
+    """
     model = layer(PLAIN, **{"features": 16, "kernel": kernel, **options})
     x = normal(2, 7, 7, 8)
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     features = options.get("features", 16) // 4
-    assert params["latent"].shape == (kernel, kernel, 8 // options.get("groups", 1), features)
+    assert params["latent"].shape == (
+        kernel,
+        kernel,
+        8 // options.get("groups", 1),
+        features,
+    )
     y, of_turned = (
-        np.asarray(jax.jit(model.apply)({"params": params}, images)) for images in (x, turned(x))
+        np.asarray(jax.jit(model.apply)({"params": params}, images))
+        for images in (x, turned(x))
     )
     assert relative_error(of_turned, turned(y)) < 1e-6
     assert relative_error(y, turned(y)) > 0.1
@@ -62,8 +80,14 @@ def test_without_orientations_an_output_is_the_mean_of_four_rectified_planes():
     latent = np.asarray(params["latent"])
     assert latent.shape == (3, 3, 5, 3)
     kernel, signs = np.sign(latent) * np.abs(latent).mean(), np.sign(x)
-    planes = [np.maximum(plain_conv(signs, np.rot90(kernel, -k), square(3)), 0) for k in range(4)]
-    assert relative_error(model.apply({"params": params}, x), np.mean(planes, axis=0)) < 1e-5
+    planes = [
+        np.maximum(plain_conv(signs, np.rot90(kernel, -k), square(3)), 0)
+        for k in range(4)
+    ]
+    assert (
+        relative_error(model.apply({"params": params}, x), np.mean(planes, axis=0))
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("scheme", [PLAIN, SIMPLE])
@@ -87,7 +111,9 @@ def test_signs_have_the_published_gradient(reference):
     # XLA takes denormal numbers as 0.
     seen = np.where(np.abs(theirs["x"]) < np.finfo(np.float32).tiny, 0, theirs["sign"])
     assert np.array_equal(signs, seen)
-    np.testing.assert_allclose(vjp(theirs["grad_out"])[0], theirs["grad_in"], rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(
+        vjp(theirs["grad_out"])[0], theirs["grad_in"], rtol=1e-6, atol=1e-30
+    )
 
 
 @pytest.mark.parametrize(("name", "stride"), [("conv.s1", 1), ("conv.s2", 2)])
@@ -95,22 +121,33 @@ def test_signs_have_the_published_gradient(reference):
 def test_the_published_layer(reference, name, stride, plain):
     theirs = numbers(reference, "cbcn", name)
     params = {"latent": latent_of(theirs["state.weight"])}
-    y, to_x, to_params = through_layer(TORCH, theirs, params, kernel=3, stride=stride, plain=plain)
+    y, to_x, to_params = through_layer(
+        TORCH, theirs, params, kernel=3, stride=stride, plain=plain
+    )
     assert relative_error(y, np.asarray(nhwc(theirs["y"]))) < 1e-5
     assert relative_error(to_x, np.asarray(nhwc(theirs["grad_x"]))) < 1e-5
-    assert relative_error(to_params["latent"], np.asarray(latent_of(theirs["grad.weight"]))) < 1e-5
+    assert (
+        relative_error(
+            to_params["latent"], np.asarray(latent_of(theirs["grad.weight"]))
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(("name", "stride"), [("block.s1", 1), ("block.s2", 2)])
 def test_the_published_block(reference, name, stride):
     theirs = numbers(reference, "cbcn", name)
     errors = relative_errors(TORCH, theirs, stride=stride, latent=latent_of)
-    assert {"y_eval", "y_train", "grad_x", "unit/conv/latent", "unit/bn/mean"} <= set(errors)
+    assert {"y_eval", "y_train", "grad_x", "unit/conv/latent", "unit/bn/mean"} <= set(
+        errors
+    )
     assert max(errors.values()) < 1e-5, errors
 
 
 def test_the_published_networks_parameters(reference):
-    net = ResNet(blocks=(2,) * 4, widths=(64, 64, 128, 256), num_classes=10, scheme=Cbcn())
+    net = ResNet(
+        blocks=(2,) * 4, widths=(64, 64, 128, 256), num_classes=10, scheme=Cbcn()
+    )
     total = cost(net, image_shape=(32, 32, 3)).total
     theirs = numbers(reference, "cbcn", "cifar_resnet18_m4")
     assert total.params == theirs["params"] == 775_050
@@ -137,8 +174,18 @@ def test_float_kernels_are_turned_in_the_costs_too():
 @pytest.mark.parametrize(
     ("features", "channels", "groups", "message"),
     [
-        (6, 8, 1, r"has 6 output channels, and the scheme cbcn needs a multiple of 4: one"),
-        (8, 10, 1, r"has 10 input channels, and the scheme cbcn needs a multiple of 4: one"),
+        (
+            6,
+            8,
+            1,
+            r"has 6 output channels, and the scheme cbcn needs a multiple of 4: one",
+        ),
+        (
+            8,
+            10,
+            1,
+            r"has 10 input channels, and the scheme cbcn needs a multiple of 4: one",
+        ),
         (
             8,
             12,
@@ -151,11 +198,15 @@ def test_float_kernels_are_turned_in_the_costs_too():
 def test_widths_without_whole_features_are_refused(features, channels, groups, message):
     model = layer(Cbcn(), features=features, groups=groups)
     with pytest.raises(UserError, match=message):
-        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4, channels))))
+        jax.eval_shape(
+            lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4, channels)))
+        )
 
 
 def test_a_network_of_such_widths_is_refused_by_the_layers_name():
-    net = Network(load("latest_cell"), num_cells=2, channels=6, num_classes=10, scheme=Cbcn())
+    net = Network(
+        load("latest_cell"), num_cells=2, channels=6, num_classes=10, scheme=Cbcn()
+    )
     with pytest.raises(
         UserError,
         match=r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple of 4",
@@ -168,11 +219,15 @@ def test_a_network_of_such_widths_is_refused_by_the_layers_name():
 
 
 def test_in_the_first_of_two_stages_the_float_kernel_is_turned():
-    x, model = normal(2, 6, 6, 8), layer(Cbcn(stage="activations", activation="none"), features=8)
+    x, model = (
+        normal(2, 6, 6, 8),
+        layer(Cbcn(stage="activations", activation="none"), features=8),
+    )
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     assert params["kernel"].shape == (3, 3, 8, 2)
     y, of_turned = (
-        np.asarray(jax.jit(model.apply)({"params": params}, images)) for images in (x, turned(x))
+        np.asarray(jax.jit(model.apply)({"params": params}, images))
+        for images in (x, turned(x))
     )
     assert relative_error(of_turned, turned(y)) < 1e-5
     assert relative_error(y, turned(y)) > 0.1

@@ -1,5 +1,7 @@
-"""The schemes' convolutions on small arrays against sums written out here: output, and gradients at
-x, W and parameters."""
+"""The schemes' convolutions on small arrays against sums written out here: output, and
+gradients at
+x, W and parameters.
+"""
 
 import jax
 import numpy as np
@@ -21,8 +23,10 @@ OUTPUT = (3, 4, FEATURES)
 
 
 def example():
-    """x (2, 4, 6, 4), a latent kernel 2x3 and the gradient at the output (2, 3, 4, 3): some entries
-    at the windows' borders."""
+    """x (2, 4, 6, 4), a latent kernel 2x3 and the gradient at the output (2, 3, 4, 3):
+    some entries
+    at the windows' borders.
+    """
     x, latent = normal(2, 4, 6, 4), normal(2, 3, 4, FEATURES, seed=1)
     for array in (x, latent):
         array.ravel()[:6] = [1, -1, 0, 0.5, -0.5, 2]
@@ -30,8 +34,10 @@ def example():
 
 
 def run(scheme, params: dict, x, gradient, **options):
-    """(y, to_params, to_x) of the convolution without padding, its output, and the gradients for
-    `gradient` there."""
+    """(y, to_params, to_x) of the convolution without padding, its output, and the
+    gradients for
+    `gradient` there.
+    """
     layer = Convolution(
         features=FEATURES,
         kernel=(2, 3),
@@ -45,15 +51,21 @@ def run(scheme, params: dict, x, gradient, **options):
 
 
 def correlate(x, w):
-    """The convolution without padding, in float64: sums[n, i, j, o] = sum of x[n, i + a, j + b, c]
-    * w[a, b, c, o]."""
-    windows = np.lib.stride_tricks.sliding_window_view(np.float64(x), w.shape[:2], axis=(1, 2))
+    """The convolution without padding, in float64: sums[n, i, j, o] = sum of x[n, i +
+    a, j + b, c]
+    * w[a, b, c, o].
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.float64(x), w.shape[:2], axis=(1, 2)
+    )
     return np.einsum("nijcab,abco->nijo", windows, np.float64(w))
 
 
 def at_kernel(x, gradient, kernel=(2, 3)):
     """The gradient at the kernel of `correlate`."""
-    windows = np.lib.stride_tricks.sliding_window_view(np.float64(x), kernel, axis=(1, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.float64(x), kernel, axis=(1, 2)
+    )
     return np.einsum("nijcab,nijo->abco", windows, np.float64(gradient))
 
 
@@ -72,13 +84,20 @@ def sign(x):
 
 def test_binarynet():
     x, latent, gradient = example()
-    y, to_params, to_x = run(BinaryNet(activation="none"), {"latent": latent}, x, gradient)
+    y, to_params, to_x = run(
+        BinaryNet(activation="none"), {"latent": latent}, x, gradient
+    )
     assert np.array_equal(y, correlate(sign(x), sign(latent))), "whole numbers"
     assert (
-        relative_error(to_x, (np.abs(x) <= 1) * at_input(sign(latent), gradient, x.shape)) < CLOSE
+        relative_error(
+            to_x, (np.abs(x) <= 1) * at_input(sign(latent), gradient, x.shape)
+        )
+        < CLOSE
     )
     assert (
-        relative_error(to_params["latent"], (np.abs(latent) <= 1) * at_kernel(sign(x), gradient))
+        relative_error(
+            to_params["latent"], (np.abs(latent) <= 1) * at_kernel(sign(x), gradient)
+        )
         < CLOSE
     )
     project = BinaryNet().latents.project
@@ -92,16 +111,24 @@ def test_binarynet():
 def test_bireal(rule):
     x, latent, gradient = example()
     scale = np.abs(latent).mean((0, 1, 2))
-    y, to_params, to_x = run(BiReal(weight_gradient=rule), {"latent": latent}, x, gradient)
+    y, to_params, to_x = run(
+        BiReal(weight_gradient=rule), {"latent": latent}, x, gradient
+    )
     assert relative_error(y, scale * correlate(sign(x), sign(latent))) < CLOSE
     assert np.any(y < 0), "no ReLU"
 
     slope = np.where(np.abs(x) < 1, 2 - 2 * np.abs(x), 0)
-    assert relative_error(to_x, slope * at_input(sign(latent), scale * gradient, x.shape)) < CLOSE
+    assert (
+        relative_error(to_x, slope * at_input(sign(latent), scale * gradient, x.shape))
+        < CLOSE
+    )
     # The gradient at beta * sign(W).
     at_binary = at_kernel(sign(x), gradient)
     factor = scale if rule == "paper" else 1
-    assert relative_error(to_params["latent"], factor * (np.abs(latent) <= 1) * at_binary) < CLOSE
+    assert (
+        relative_error(to_params["latent"], factor * (np.abs(latent) <= 1) * at_binary)
+        < CLOSE
+    )
     assert BiReal().latents.project is None
 
 
@@ -117,7 +144,9 @@ def test_a_kernel_of_zeros_gives_finite_gradients(rule):
     latent[..., 1] = 0
     y, to_params, _ = run(BiReal(weight_gradient=rule), {"latent": latent}, x, gradient)
     assert not np.any(y[..., 1]) and np.all(np.isfinite(to_params["latent"]))
-    with pytest.raises(UserError, match="weight_gradient must be one of paper, torch, got 'caffe'"):
+    with pytest.raises(
+        UserError, match="weight_gradient must be one of paper, torch, got 'caffe'"
+    ):
         BiReal(weight_gradient="caffe")
 
 
@@ -151,17 +180,22 @@ def test_xnor_plus_plus(case):
     sums = correlate(sign(x), sign(latent))
     assert relative_error(y, gamma * sums) < CLOSE
     assert (
-        relative_error(to_x, (np.abs(x) < 1) * at_input(sign(latent), gamma * gradient, x.shape))
+        relative_error(
+            to_x, (np.abs(x) < 1) * at_input(sign(latent), gamma * gradient, x.shape)
+        )
         < CLOSE
     )
     assert (
         relative_error(
-            to_params["latent"], (np.abs(latent) < 1) * at_kernel(sign(x), gamma * gradient)
+            to_params["latent"],
+            (np.abs(latent) < 1) * at_kernel(sign(x), gamma * gradient),
         )
         < CLOSE
     )
     for name, letters in axes.items():
-        others = product({other: factors[other] for other in factors if other != name}, axes)
+        others = product(
+            {other: factors[other] for other in factors if other != name}, axes
+        )
         expected = np.einsum(f"nhwo,nhwo,hwo->{letters}", sums, gradient, others)
         assert relative_error(to_params[name], expected) < CLOSE, name
 
@@ -186,15 +220,21 @@ def test_gamma_begins_with_ones_and_belongs_to_a_size_of_images():
     assert layer.clone(scheme=XnorPlusPlus(case=1)).apply(
         {"params": any_size}, x[:, :-1]
     ).shape == (2, 2, 4, FEATURES)
-    with pytest.raises(UserError, match=r"config\.scheme\.case must be one of 1, 2, 3, 4, got 5"):
+    with pytest.raises(
+        UserError, match=r"config\.scheme\.case must be one of 1, 2, 3, 4, got 5"
+    ):
         XnorPlusPlus(case=5)
 
 
 def test_reactnet():
-    """Bi-Real's convolution of x + b0; b0's gradient sums that at x over images and places."""
+    """Bi-Real's convolution of x + b0; b0's gradient sums that at x over images and
+    places.
+    """
     x, latent, gradient = example()
     shift = np.array([0.5, -0.25, 0, 1], np.float32)
-    y, to_params, to_x = run(ReActNet(), {"latent": latent, "shift": shift}, x, gradient)
+    y, to_params, to_x = run(
+        ReActNet(), {"latent": latent, "shift": shift}, x, gradient
+    )
     expected_y, expected_params, expected_x = run(
         BiReal(weight_gradient="torch"), {"latent": latent}, x + shift, gradient
     )
@@ -206,7 +246,9 @@ def test_reactnet():
 def test_the_first_of_two_stages_has_float_kernels_and_the_learned_parameters():
     x, kernel, gradient = example()
     shift, alpha = normal(4, seed=3), normal(FEATURES, seed=4)
-    y, _, _ = run(ReActNet(stage="activations"), {"kernel": kernel, "shift": shift}, x, gradient)
+    y, _, _ = run(
+        ReActNet(stage="activations"), {"kernel": kernel, "shift": shift}, x, gradient
+    )
     assert relative_error(y, correlate(sign(x + shift), kernel)) < CLOSE
     scheme = XnorPlusPlus(case=1, stage="activations", activation="none")
     y, to_params, _ = run(scheme, {"kernel": kernel, "alpha": alpha}, x, gradient)
@@ -214,18 +256,26 @@ def test_the_first_of_two_stages_has_float_kernels_and_the_learned_parameters():
     assert np.all(to_params["alpha"] != 0)
     for scheme in (ReActNet(stage="activations"), XnorPlusPlus(stage="activations")):
         y, _, to_x = run(
-            scheme, {"kernel": kernel}, x, gradient, binary_input=False, activation=False
+            scheme,
+            {"kernel": kernel},
+            x,
+            gradient,
+            binary_input=False,
+            activation=False,
         )
         assert relative_error(y, correlate(x, kernel)) < CLOSE, "no sign, no parameter"
         assert relative_error(to_x, at_input(kernel, gradient, x.shape)) < CLOSE
     with pytest.raises(
-        UserError, match=r"config\.scheme\.stage must be one of all, activations, got 'weights'"
+        UserError,
+        match=r"config\.scheme\.stage must be one of all, activations, got 'weights'",
     ):
         BiReal(stage="weights")
 
 
 def test_xnor_pp_centres_no_depthwise_kernel():
-    """Of a single input channel the mean is the kernel itself, and nothing would be left of it."""
+    """Of a single input channel the mean is the kernel itself, and nothing would be
+    left of it.
+    """
     _, latent, _ = example()
     depthwise = latent[:, :, :1]
     centred, plain = (

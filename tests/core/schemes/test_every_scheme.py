@@ -1,4 +1,6 @@
-"""What holds for every entry of `SCHEMES`, in a layer, in a network of cells and in a supernet."""
+"""What holds for every entry of `SCHEMES`, in a layer, in a network of cells and in a
+supernet.
+"""
 
 import dataclasses
 import functools
@@ -38,9 +40,15 @@ IMAGES = (8, 8, 1)
 
 
 def gradients(scheme, *, plain: bool):
-    """(y, gradients of all parameters and of x) of a BN and a convolution from 8 to 8 features."""
+    """(y, gradients of all parameters and of x) of a BN and a convolution from 8 to 8
+    features.
+    """
     layer = BinaryConv(
-        features=8, kernel=3, stride=2, scheme=scheme, arithmetic=Arithmetic(plain=plain)
+        features=8,
+        kernel=3,
+        stride=2,
+        scheme=scheme,
+        arithmetic=Arithmetic(plain=plain),
     )
     x, weights = normal(4, 8, 8, 8), normal(4, 4, 4, 8, seed=1)
 
@@ -75,14 +83,17 @@ def test_the_first_of_two_stages_has_no_latent_weights(name):
     """Its activations are binary; what else a scheme learns is there and learns."""
     _, (params, _) = gradients(SCHEMES[name](stage="activations"), plain=False)
     paths = [
-        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     ]
     assert "['conv']['kernel']" in paths and not any("latent" in path for path in paths)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(params))
 
 
 JOINED = [
-    name for name, scheme in FORMS.items() if scheme.binary and batching("bin_conv_3x3", scheme)
+    name
+    for name, scheme in FORMS.items()
+    if scheme.binary and batching("bin_conv_3x3", scheme)
 ]
 
 
@@ -96,20 +107,32 @@ def test_edges_side_by_side_are_the_sum_over_edges(name):
         scheme=FORMS[name],
         arithmetic=Arithmetic(),
     )
-    variables = jax.jit(functools.partial(edges.init, train=True))(jax.random.key(0), x, weights)
+    variables = jax.jit(functools.partial(edges.init, train=True))(
+        jax.random.key(0), x, weights
+    )
 
     def numbers_of(form: str):
         layer = edges.clone(edges=form)
         run = lambda params: layer.apply(
-            {**variables, "params": params}, x, weights, train=True, mutable=["batch_stats"]
+            {**variables, "params": params},
+            x,
+            weights,
+            train=True,
+            mutable=["batch_stats"],
         )[0]
-        return with_gradients(run, lambda y: normal(*y.shape, seed=2), variables["params"])
+        return with_gradients(
+            run, lambda y: normal(*y.shape, seed=2), variables["params"]
+        )
 
-    (y, (to_params,)), (expected, (expected_params,)) = numbers_of("shared"), numbers_of("plain")
+    (y, (to_params,)), (expected, (expected_params,)) = (
+        numbers_of("shared"),
+        numbers_of("plain"),
+    )
     assert relative_error(y, np.asarray(expected)) < 1e-5
     assert (
         relative_error(
-            to_params["latent_bin_conv_3x3"], np.asarray(expected_params["latent_bin_conv_3x3"])
+            to_params["latent_bin_conv_3x3"],
+            np.asarray(expected_params["latent_bin_conv_3x3"]),
         )
         < 1e-4
     )
@@ -143,7 +166,8 @@ def test_a_network_of_cells_is_trained_and_counted(name):
     run = settings_of(train, name, num_cells=2)
     model = build.network(run, num_classes=10)
     step = TrainStep(
-        network=model, optimizer=build_optimizers.training_optimizer(run, steps_per_epoch=1)
+        network=model,
+        optimizer=build_optimizers.training_optimizer(run, steps_per_epoch=1),
     )
     state = jax.eval_shape(functools.partial(step.init, image_shape=IMAGES))
     after = jax.eval_shape(step, state, batch())
@@ -155,8 +179,10 @@ def test_a_network_of_cells_is_trained_and_counted(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_supernet_is_searched_and_counted(name):
-    """Its edges run side by side where the scheme has no parameters of its own, else each has a
-    module."""
+    """Its edges run side by side where the scheme has no parameters of its own, else
+    each has a
+    module.
+    """
     run = settings_of(
         search, name, num_cells=1, layer_types=("none", "max_pool_3x3", "bin_conv_3x3")
     )
@@ -170,7 +196,9 @@ def test_a_supernet_is_searched_and_counted(name):
     state = jax.eval_shape(functools.partial(step.init, image_shape=IMAGES))
     names = set(state.params["cell0"]["state0"])
     together = {"latent_bin_conv_3x3"} if run.scheme.binary else {"kernel_bin_conv_3x3"}
-    assert names == together or names == {f"edge{edge}_bin_conv_3x3" for edge in range(4)}
+    assert names == together or names == {
+        f"edge{edge}_bin_conv_3x3" for edge in range(4)
+    }
     after = jax.eval_shape(step, state, {"train": batch(), "valid": batch()})
     assert jax.tree.map(lambda leaf: leaf.shape, after.params) == jax.tree.map(
         lambda leaf: leaf.shape, state.params
@@ -192,8 +220,10 @@ EPOCHS, STEPS = 8, 22
 @pytest.mark.long
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_network_learns_the_digits(name, tmp_path):
-    """Eight epochs with the preset's optimizer: most training images of the last one are known;
-    chance is a tenth."""
+    """Eight epochs with the preset's optimizer: most training images of the last one
+    are known;
+    chance is a tenth.
+    """
     cell = tmp_path / "cell.json"
     cell.write_text(json.dumps({"normal": CELL, "reduce": CELL}))
     run = settings_of(train, name, num_cells=1, channels=16, genotype=str(cell))

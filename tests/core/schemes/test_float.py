@@ -1,4 +1,6 @@
-"""The scheme `float` gives the float twin of a network: the same stack with ordinary convolutions."""
+"""The scheme `float` gives the float twin of a network: the same stack with ordinary
+convolutions.
+"""
 
 import flax.linen as nn
 import jax
@@ -26,12 +28,20 @@ LAYERS = {
 
 
 def plain_network(variables, images):
-    """Two cells of `CELL`, both of which reduce, with float convolutions alone, as one writes it down."""
-    flat = {"/".join(path): value for path, value in traverse_util.flatten_dict(variables).items()}
+    """Two cells of `CELL`, both of which reduce, with float convolutions alone, as one
+    writes it down.
+    """
+    flat = {
+        "/".join(path): value
+        for path, value in traverse_util.flatten_dict(variables).items()
+    }
 
     def conv(x, name, geometry):
         scale, bias = flat[f"params/{name}/bn/scale"], flat[f"params/{name}/bn/bias"]
-        mean, var = flat[f"batch_stats/{name}/bn/mean"], flat[f"batch_stats/{name}/bn/var"]
+        mean, var = (
+            flat[f"batch_stats/{name}/bn/mean"],
+            flat[f"batch_stats/{name}/bn/var"],
+        )
         normal = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
         return plain_conv(normal, flat[f"params/{name}/conv/kernel"], geometry)
 
@@ -40,16 +50,27 @@ def plain_network(variables, images):
             return 0
         if layer in LAYERS:
             kernel, dilation = LAYERS[layer]
-            return nn.relu(conv(x, name, square(kernel, stride=stride, dilation=dilation)))
-        return {"max_pool_3x3": plain_max_pool, "avg_pool_3x3": avg_pool}[layer](x, stride)
+            return nn.relu(
+                conv(x, name, square(kernel, stride=stride, dilation=dilation))
+            )
+        return {"max_pool_3x3": plain_max_pool, "avg_pool_3x3": avg_pool}[layer](
+            x, stride
+        )
 
     before = previous = nn.relu(conv(images, "stem", square(3)))
     for cell in ("cell0", "cell1"):
         kernel, resize = (3, 2) if before.shape[1] > previous.shape[1] else (1, 1)
-        first = nn.relu(conv(before, f"{cell}/preprocess/input0", square(kernel, stride=resize)))
-        states = [first, nn.relu(conv(previous, f"{cell}/preprocess/input1", square(1)))]
+        first = nn.relu(
+            conv(before, f"{cell}/preprocess/input0", square(kernel, stride=resize))
+        )
+        states = [
+            first,
+            nn.relu(conv(previous, f"{cell}/preprocess/input1", square(1))),
+        ]
         for node in range(4):
-            pairs = [(position, *CELL[position]) for position in (2 * node, 2 * node + 1)]
+            pairs = [
+                (position, *CELL[position]) for position in (2 * node, 2 * node + 1)
+            ]
             states.append(
                 sum(
                     edge(states[s], f"{cell}/layer{p}", layer, 2 if s < 2 else 1)
@@ -70,26 +91,39 @@ def test_a_float_network_is_the_plain_one():
     """Two cells reduce both (a third and two thirds of 2 are 0 and 1)."""
     cells = Genotype(normal=CELL, reduce=CELL)
     network = Network(
-        cells, num_cells=2, channels=3, num_classes=5, reduction_skip="binary", scheme=Float()
+        cells,
+        num_cells=2,
+        channels=3,
+        num_classes=5,
+        reduction_skip="binary",
+        scheme=Float(),
     )
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype(np.float32)
-    shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, jax.random.key(0), images))
+    shapes = traverse_util.flatten_dict(
+        jax.eval_shape(network.init, jax.random.key(0), images)
+    )
     assert not [path for path in shapes if path[-1].startswith("latent")]
     rng = np.random.default_rng(1)
     flat = {
-        path: rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32) for path, leaf in shapes.items()
+        path: rng.uniform(0.2, 0.8, leaf.shape).astype(np.float32)
+        for path, leaf in shapes.items()
     }
     # The BN in front of a strided preprocessing has no scale and shift.
     strided = ("params", "cell1", "preprocess", "input0", "bn")
     missing = {(*strided, "scale"): np.float32(1), (*strided, "bias"): np.float32(0)}
-    flat = {path: value - 0.5 if path[-1] == "kernel" else value for path, value in flat.items()}
+    flat = {
+        path: value - 0.5 if path[-1] == "kernel" else value
+        for path, value in flat.items()
+    }
     variables, padded = (
         traverse_util.unflatten_dict(flat),
         traverse_util.unflatten_dict(flat | missing),
     )
     expected = jax.jit(plain_network)(padded, images)
     assert np.std(expected) > 0
-    np.testing.assert_allclose(network.apply(variables, images), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        network.apply(variables, images), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_float_weights_are_left_alone_by_the_optimizer():

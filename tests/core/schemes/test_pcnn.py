@@ -1,4 +1,6 @@
-"""PCNN: projections and closed forms against numbers by hand and autodiff of the loss, and the published block."""
+"""PCNN: projections and closed forms against numbers by hand and autodiff of the loss,
+and the published block.
+"""
 
 import flax.linen as nn
 import jax
@@ -45,7 +47,9 @@ def side_by_side(parts):
 
 
 def closed(scheme, c, w, deltas):
-    """(gradient of C, gradients of W_j) that the optimizer gets, from what the layer's own gradients are."""
+    """(gradient of C, gradients of W_j) that the optimizer gets, from what the layer's
+    own gradients are.
+    """
     params = {"latent": side_by_side([c] * len(w)), "planes": w}
     at_signs = side_by_side(deltas) * np.abs(c).mean()
     of_planes = lambda latent, planes: projected(latent, planes, 1)[0]
@@ -60,7 +64,9 @@ def closed(scheme, c, w, deltas):
 
 @pytest.mark.parametrize("scheme", [SINGLE, SEVERAL])
 def test_the_closed_forms_are_the_gradients_of_both_losses(scheme):
-    """Of the projection loss by autodiff with delta and Q constant; of the classification's through the masked product."""
+    """Of the projection loss by autodiff with delta and Q constant; of the
+    classification's through the masked product.
+    """
     c, w, deltas = example(scheme.planes)
     q = projections(c, w)
     assert 0.05 < np.mean(np.abs(w[:, :, :, None, None] * c) > 1) < 0.95, (
@@ -70,7 +76,9 @@ def test_the_closed_forms_are_the_gradients_of_both_losses(scheme):
     def loss(c, w):
         product = w[:, :, :, None, None] * c
         ahead = w[:, :, :, None, None] * (c + RATE * deltas)
-        return jnp.sum(deltas * jnp.clip(product, -1, 1)) + PULL / 2 * jnp.sum((q - ahead) ** 2)
+        return jnp.sum(deltas * jnp.clip(product, -1, 1)) + PULL / 2 * jnp.sum(
+            (q - ahead) ** 2
+        )
 
     expected = jax.jit(jax.grad(loss, argnums=(0, 1)))(c, w)
     for ours, theirs in zip(closed(scheme, c, w, deltas), expected, strict=True):
@@ -91,7 +99,10 @@ def test_closed_forms_of_a_single_weight_by_hand():
 
 def test_equal_planes_add_up_to_what_a_single_one_gives():
     c, w, deltas = example(1)
-    two = np.concatenate([w, w]), np.concatenate([deltas, normal(*deltas.shape, seed=5)])
+    two = (
+        np.concatenate([w, w]),
+        np.concatenate([deltas, normal(*deltas.shape, seed=5)]),
+    )
     of_two = closed(SEVERAL, c, *two)
     first, second = (closed(SINGLE, c, w, part[None]) for part in two[1])
     assert relative_error(of_two[0], first[0] + second[0]) < 1e-5
@@ -100,7 +111,9 @@ def test_equal_planes_add_up_to_what_a_single_one_gives():
 
 @pytest.mark.parametrize("scheme", [SINGLE, SEVERAL])
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_layer_is_a_convolution_with_the_projections_and_has_delta_for_a_gradient(scheme, plain):
+def test_a_layer_is_a_convolution_with_the_projections_and_has_delta_for_a_gradient(
+    scheme, plain
+):
     x, model = signs(2, 6, 6, 8) / 2, layer(scheme, features=6, stride=2, plain=plain)
     c, w, _ = example(scheme.planes, channels=8, kernels=6 // scheme.planes)
     params = {"latent": side_by_side([c] * scheme.planes), "planes": w}
@@ -110,7 +123,9 @@ def test_a_layer_is_a_convolution_with_the_projections_and_has_delta_for_a_gradi
     kernel = side_by_side(projections(c, w)).astype(np.float32)
 
     y, (to_params, to_x) = with_gradients(of_params, gradient, params, x)
-    expected, (delta, to_signs) = with_gradients(of_kernel, gradient, kernel, np.sign(x))
+    expected, (delta, to_signs) = with_gradients(
+        of_kernel, gradient, kernel, np.sign(x)
+    )
 
     assert relative_error(y, np.asarray(expected)) < 1e-5
     assert relative_error(to_params["latent"], np.asarray(delta)) < 1e-5
@@ -135,37 +150,60 @@ def test_a_kernel_of_zeros_gives_finite_numbers():
 
 @pytest.mark.parametrize(("name", "stride"), [("block.s1", 1), ("block.s2", 2)])
 def test_the_published_block(reference, name, stride):
-    """Its kernels are signs times a number already, so that the gradient at them is delta."""
+    """Its kernels are signs times a number already, so that the gradient at them is
+    delta.
+    """
     theirs = numbers(reference, "pcnn_test_code", name)
     assert len(np.unique(np.abs(theirs["state.conv.weight"]))) == 1
     scheme = Pcnn(sign_of_zero=0, activation="none")
     planes = {"planes": np.ones((1, 3, 3), np.float32)}
     errors = relative_errors(scheme, theirs, stride=stride, latent=hwio, further=planes)
-    assert {"y_eval", "y_train", "unit/conv/latent", "prelu/slope", "unit/bn/mean"} <= set(errors)
+    assert {
+        "y_eval",
+        "y_train",
+        "unit/conv/latent",
+        "prelu/slope",
+        "unit/bn/mean",
+    } <= set(errors)
     assert max(errors.values()) < 1e-5, errors
 
 
 def test_training_moves_kernels_and_planes_at_their_own_rates():
-    """Two steps of SGD: the schedule's rate enters the closed forms, and the planes move at theirs."""
+    """Two steps of SGD: the schedule's rate enters the closed forms, and the planes
+    move at theirs.
+    """
     scheme = Pcnn(planes=2, projection_loss=PULL, plane_rate=0.25)
     c, w, deltas = example(2)
-    params = {"conv": {"latent": side_by_side([c, c]), "planes": w}, "other": {"planes": w}}
-    grads = {"conv": {"latent": side_by_side(deltas), "planes": 0.1 * w}, "other": {"planes": w}}
+    params = {
+        "conv": {"latent": side_by_side([c, c]), "planes": w},
+        "other": {"planes": w},
+    }
+    grads = {
+        "conv": {"latent": side_by_side(deltas), "planes": 0.1 * w},
+        "other": {"planes": w},
+    }
     rates = (0.5, 0.25)
-    optimizer = latent_sgd(lambda step: jnp.array(rates)[step], momentum=0.0, scheme=scheme)
+    optimizer = latent_sgd(
+        lambda step: jnp.array(rates)[step], momentum=0.0, scheme=scheme
+    )
     state, expected = optimizer.init(params), params
     for rate in rates:
         updates, state = jax.jit(optimizer.update)(grads, state, params)
         params = jax.tree.map(jnp.add, params, updates)
-        of_module = jax.jit(scheme.latents.gradients)(expected["conv"], grads["conv"], rate)
+        of_module = jax.jit(scheme.latents.gradients)(
+            expected["conv"], grads["conv"], rate
+        )
         expected = {
             "conv": {
                 "latent": expected["conv"]["latent"] - rate * of_module["latent"],
-                "planes": expected["conv"]["planes"] - 0.25 * rate * of_module["planes"],
+                "planes": expected["conv"]["planes"]
+                - 0.25 * rate * of_module["planes"],
             },
             "other": {"planes": expected["other"]["planes"] - rate * w},
         }
-    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(params), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     copies = np.split(np.asarray(params["conv"]["latent"]), 2, axis=-1)
     assert np.array_equal(*copies)
@@ -180,16 +218,26 @@ class Small(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False):
         conv = BinaryConv(
-            features=4, kernel=3, scheme=self.scheme, arithmetic=self.arithmetic, name="layer"
+            features=4,
+            kernel=3,
+            scheme=self.scheme,
+            arithmetic=self.arithmetic,
+            name="layer",
         )
         x = conv(images, train=train)
-        return Classifier(num_classes=3, arithmetic=self.arithmetic, name="classifier")(x)
+        return Classifier(num_classes=3, arithmetic=self.arithmetic, name="classifier")(
+            x
+        )
 
 
 def test_a_step_of_training_follows_the_closed_forms():
-    """From equal copies of the kernels to equal copies, with the gradients of the network's own loss."""
+    """From equal copies of the kernels to equal copies, with the gradients of the
+    network's own loss.
+    """
     scheme = Pcnn(planes=2, projection_loss=PULL)
-    step = TrainStep(network=Small(scheme), optimizer=latent_sgd(RATE, momentum=0.0, scheme=scheme))
+    step = TrainStep(
+        network=Small(scheme), optimizer=latent_sgd(RATE, momentum=0.0, scheme=scheme)
+    )
     state = jax.jit(lambda: step.init(image_shape=(5, 5, 8)))()
     batch = {"image": normal(6, 5, 5, 8), "label": np.arange(6) % 3}
 
@@ -204,7 +252,9 @@ def test_a_step_of_training_follows_the_closed_forms():
     after = jax.jit(step)(state, batch).params["layer"]["conv"]
     conv = before["layer"]["conv"]
     assert np.array_equal(*np.split(np.asarray(conv["latent"]), 2, axis=-1))
-    assert not np.array_equal(*np.split(np.asarray(grads["layer"]["conv"]["latent"]), 2, axis=-1))
+    assert not np.array_equal(
+        *np.split(np.asarray(grads["layer"]["conv"]["latent"]), 2, axis=-1)
+    )
     closed_forms = scheme.latents.gradients(conv, grads["layer"]["conv"], RATE)
     for name in ("latent", "planes"):
         np.testing.assert_allclose(
@@ -214,7 +264,9 @@ def test_a_step_of_training_follows_the_closed_forms():
 
 
 def test_a_kernel_is_stored_once_and_convolved_for_each_plane():
-    one, two = (row_of(layer(scheme, features=6), (8, 8, 4)) for scheme in (SINGLE, SEVERAL))
+    one, two = (
+        row_of(layer(scheme, features=6), (8, 8, 4)) for scheme in (SINGLE, SEVERAL)
+    )
     assert one.binary_macs == two.binary_macs == 8 * 8 * 9 * 4 * 6
     assert (one.binary_params, two.binary_params) == (9 * 4 * 6, 9 * 4 * 3)
     assert (one.float_params, two.float_params) == (9, 18)
@@ -223,7 +275,8 @@ def test_a_kernel_is_stored_once_and_convolved_for_each_plane():
 def test_planes_that_do_not_divide_the_features_are_refused():
     model = layer(Pcnn(planes=4), features=6)
     with pytest.raises(
-        UserError, match=r"has 6 output channels, which config.scheme.planes=4 does not divide"
+        UserError,
+        match=r"has 6 output channels, which config.scheme.planes=4 does not divide",
     ):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 8))))
 
@@ -232,8 +285,14 @@ def test_planes_that_do_not_divide_the_features_are_refused():
     ("changes", "message"),
     [
         ({"planes": 0}, "config.scheme.planes must be at least 1, got 0"),
-        ({"projection_loss": -1.0}, "config.scheme.projection_loss must be 0 or more, got -1.0"),
-        ({"plane_rate": float("inf")}, "config.scheme.plane_rate must be 0 or more, got inf"),
+        (
+            {"projection_loss": -1.0},
+            "config.scheme.projection_loss must be 0 or more, got -1.0",
+        ),
+        (
+            {"plane_rate": float("inf")},
+            "config.scheme.plane_rate must be 0 or more, got inf",
+        ),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes, message):

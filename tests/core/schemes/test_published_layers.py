@@ -1,5 +1,7 @@
-"""The schemes' layers against numbers computed with published code (tests/reference/schemes), to
-rounding."""
+"""The schemes' layers against numbers computed with published code
+(tests/reference/schemes), to
+rounding.
+"""
 
 import jax
 import numpy as np
@@ -14,9 +16,13 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CLOSE = 1e-5
 TORCH = {"sign_of_zero": 0, "activation": "none"}
-# Layers of BiBench and of the library of XNOR-Net++'s author, by their place in the files.
+# Layers of BiBench and of the library of XNOR-Net++'s author, by their place in the
+# files.
 LAYERS = {
-    **{("binarynet_bibench", name): BinaryNet(**TORCH) for name in ("k3.s1", "k3.s2", "k1.s1")},
+    **{
+        ("binarynet_bibench", name): BinaryNet(**TORCH)
+        for name in ("k3.s1", "k3.s2", "k1.s1")
+    },
     **{
         ("xnorpp", f"case4.{name}"): XnorPlusPlus(closed_window=True, **TORCH)
         for name in ("k3.s1", "k3.s2", "k1.s1")
@@ -26,7 +32,9 @@ LAYERS = {
         for case in (1, 2)
         for name in ("s1", "s2")
     },
-    ("xnorpp", "recipe.s1"): XnorPlusPlus(case=1, center=True, analytic_scale=True, **TORCH),
+    ("xnorpp", "recipe.s1"): XnorPlusPlus(
+        case=1, center=True, analytic_scale=True, **TORCH
+    ),
 }
 # Our parameters of a layer: their names, and their axes brought into ours.
 PARAMETERS = {
@@ -50,8 +58,10 @@ def parameters(theirs: dict, kind: str) -> dict:
 @pytest.mark.parametrize("place", LAYERS, ids="-".join)
 @pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
 def test_layers(reference, place, plain):
-    """Output, and the gradients at the input and at every parameter; in the fast form and in the
-    plain composition."""
+    """Output, and the gradients at the input and at every parameter; in the fast form
+    and in the
+    plain composition.
+    """
     theirs = numbers(reference, *place)
     stride, size = 1 + place[1].endswith("s2"), theirs["state.weight"].shape[-1]
     state, gradients = parameters(theirs, "state"), parameters(theirs, "grad")
@@ -74,7 +84,9 @@ def test_signs_have_the_gradient_of_the_triangle(reference, file, scheme):
         "the corners of the triangle are among the numbers"
     )
     signs, vjp = jax.vjp(scheme.signs, theirs["x"])
-    np.testing.assert_allclose(vjp(theirs["grad_out"])[0], theirs["grad_in"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        vjp(theirs["grad_out"])[0], theirs["grad_in"], rtol=1e-5, atol=1e-6
+    )
     # XLA takes numbers below the least normal one for 0.
     normal = (np.abs(theirs["x"]) >= np.finfo(np.float32).tiny) | (theirs["x"] == 0)
     assert np.array_equal(signs[normal], theirs["sign"][normal])
@@ -102,9 +114,12 @@ def test_weights_of_bireal_and_reactnet(reference, file, kernel):
     function = lambda x, latent: scheme.after(
         plain_conv(x, scheme.weights(latent)[0], square(latent.shape[0])), scale
     )
-    y, (to_x, _) = with_gradients(function, nhwc(theirs["grad_y"]), nhwc(theirs["x"]), latent)
+    y, (to_x, _) = with_gradients(
+        function, nhwc(theirs["grad_y"]), nhwc(theirs["x"]), latent
+    )
     assert relative_error(y, nhwc(theirs["y"])) < CLOSE
-    # The file's gradient at the latent weights is for a gradient at the kernel of its own.
+    # The file's gradient at the latent weights is for a gradient at the kernel of its
+    # own.
     assert relative_error(to_x, nhwc(theirs["grad_x"])) < CLOSE
     of_latent = lambda latent: scheme.weights(latent)[0] * scale
     _, (to_latent,) = with_gradients(of_latent, hwio(theirs["grad_binarized"]), latent)
@@ -113,9 +128,14 @@ def test_weights_of_bireal_and_reactnet(reference, file, kernel):
 
 @pytest.mark.parametrize("kernel", ["k1", "k3", "k5", "k3_zeros"])
 def test_the_rules_of_xnor(reference, kernel):
-    """`bnas` with its factor is the rule of CIFAR's and MNIST's code; that of ImageNet is 1e9 times
-    as much."""
-    theirs = {name: hwio(array) for name, array in numbers(reference, "xnor_rules", kernel).items()}
+    """`bnas` with its factor is the rule of CIFAR's and MNIST's code; that of ImageNet
+    is 1e9 times
+    as much.
+    """
+    theirs = {
+        name: hwio(array)
+        for name, array in numbers(reference, "xnor_rules", kernel).items()
+    }
     scheme = Xnor(sign_of_zero=0, depthwise_center=True)
     latent = jax.jit(scheme.latents.project)(theirs["latent"])
     assert relative_error(latent, theirs["latent_projected"]) < CLOSE
@@ -127,7 +147,8 @@ def test_the_rules_of_xnor(reference, kernel):
     to_latent = scheme.latents.factor(latent.shape) * gradient
     for name, times in (("cifar", 1), ("mnist", 1), ("imagenet", 1e9)):
         assert (
-            relative_error(times * to_latent, np.asarray(theirs[f"grad_latent_{name}"])) < CLOSE
+            relative_error(times * to_latent, np.asarray(theirs[f"grad_latent_{name}"]))
+            < CLOSE
         ), name
 
 
@@ -139,4 +160,7 @@ def test_the_trap_of_depthwise_kernels(reference):
     for name in ("latent_projected", "binarized", "grad_latent_cifar"):
         assert not np.any(theirs[name])
     rule = Xnor(depthwise_center=True).latents
-    assert not np.any(rule.project(theirs["latent"])) and rule.factor(theirs["latent"].shape) == 0
+    assert (
+        not np.any(rule.project(theirs["latent"]))
+        and rule.factor(theirs["latent"].shape) == 0
+    )

@@ -1,4 +1,6 @@
-"""XNOR-Net's weights, scales and gradient rules: against formulas written out here, and the released code's numbers."""
+"""XNOR-Net's weights, scales and gradient rules: against formulas written out here, and
+the released code's numbers.
+"""
 
 import itertools
 
@@ -13,7 +15,12 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.core.ops.conv import plain_conv, square
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.core.schemes.scheme import binary_conv
-from bnas_jax.core.schemes.xnor import SCALED_GRADIENTS, WEIGHT_GRADIENTS, beta, mean_magnitude
+from bnas_jax.core.schemes.xnor import (
+    SCALED_GRADIENTS,
+    WEIGHT_GRADIENTS,
+    beta,
+    mean_magnitude,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -22,7 +29,9 @@ RULES = ("bnas", "paper", "allenai")
 
 def binarized(latent, rule="bnas", sign_of_zero=1):
     """beta * sign(W), as the scheme gives both."""
-    of_weights, (scale,) = Xnor(weight_gradient=rule, sign_of_zero=sign_of_zero).weights(latent)
+    of_weights, (scale,) = Xnor(
+        weight_gradient=rule, sign_of_zero=sign_of_zero
+    ).weights(latent)
     return of_weights * scale
 
 
@@ -32,12 +41,17 @@ def as_the_optimizer_sees(rule, gradient):
 
 
 def expected_gradient(rule, latent, gradient):
-    """What the optimizer receives, entry by entry, for the gradient at beta * sign(W): methods A2, rule 4."""
+    """What the optimizer receives, entry by entry, for the gradient at beta * sign(W):
+    methods A2, rule 4.
+    """
     kh, kw, ci, co = latent.shape
     n = kh * kw * ci
     result = np.empty(latent.shape)
     for out in range(co):
-        w, g = latent[..., out].astype(np.float64), gradient[..., out].astype(np.float64)
+        w, g = (
+            latent[..., out].astype(np.float64),
+            gradient[..., out].astype(np.float64),
+        )
         scale = np.abs(w).sum() / n
         if rule == "bnas":
             result[..., out] = (
@@ -49,7 +63,9 @@ def expected_gradient(rule, latent, gradient):
 
 
 def example(shape=(3, 3, 4, 5)):
-    """Latent weights with some at and beyond the borders of the masks, and a gradient at the binary weights."""
+    """Latent weights with some at and beyond the borders of the masks, and a gradient
+    at the binary weights.
+    """
     rng = np.random.default_rng(0)
     latent = rng.normal(size=shape).astype(np.float32) / 2
     latent[0, 0, :2, :2] = [[1, -1], [-1, 1]]
@@ -61,7 +77,9 @@ def example(shape=(3, 3, 4, 5)):
 @pytest.mark.parametrize("sign_of_zero", [0, 1])
 def test_gradient_rules_have_their_closed_forms(rule, sign_of_zero):
     latent, gradient = example()
-    _, (at_latent,) = with_gradients(lambda w: binarized(w, rule, sign_of_zero), gradient, latent)
+    _, (at_latent,) = with_gradients(
+        lambda w: binarized(w, rule, sign_of_zero), gradient, latent
+    )
     ours = as_the_optimizer_sees(rule, at_latent)
     assert relative_error(ours, expected_gradient(rule, latent, gradient)) < 1e-6
 
@@ -71,7 +89,9 @@ def test_a_binary_convolution_hands_the_rule_the_gradient_at_the_binary_weights(
     latent, _ = example((3, 3, 8, 5))
     x, geometry = signs(2, 6, 6, 8), square(3)
     scheme = Xnor(weight_gradient=rule, activation_scale=False, activation="none")
-    ours = lambda w: binary_conv(x, w, scheme=scheme, geometry=geometry, arithmetic=Arithmetic())
+    ours = lambda w: binary_conv(
+        x, w, scheme=scheme, geometry=geometry, arithmetic=Arithmetic()
+    )
     of_binary = lambda binary: plain_conv(x, binary, geometry)
     gradient = lambda y: normal(*y.shape, seed=1)
 
@@ -88,13 +108,16 @@ def test_the_rules_are_those_tested_here():
     assert set(WEIGHT_GRADIENTS) == set(RULES)
     assert set(SCALED_GRADIENTS) == {"bnas", "allenai"}
     with pytest.raises(
-        UserError, match="weight_gradient must be one of bnas, paper, allenai, got 'xnor'"
+        UserError,
+        match="weight_gradient must be one of bnas, paper, allenai, got 'xnor'",
     ):
         Xnor(weight_gradient="xnor")
 
 
 def test_bnas_is_the_chain_rule_of_scale_times_sign():
-    """Autodiff of beta * sign with a straight-through sign and the scale differentiated, too."""
+    """Autodiff of beta * sign with a straight-through sign and the scale
+    differentiated, too.
+    """
     latent, gradient = example()
 
     def straight_through(w):
@@ -102,7 +125,9 @@ def test_bnas_is_the_chain_rule_of_scale_times_sign():
         return passed + jax.lax.stop_gradient(jnp.sign(w) - w)
 
     chain_rule = jax.grad(
-        lambda w: jnp.sum(jnp.mean(jnp.abs(w), axis=(0, 1, 2)) * straight_through(w) * gradient)
+        lambda w: jnp.sum(
+            jnp.mean(jnp.abs(w), axis=(0, 1, 2)) * straight_through(w) * gradient
+        )
     )(latent)
     ours = jax.grad(lambda w: jnp.sum(binarized(w) * gradient))(latent)
     assert relative_error(ours, np.asarray(chain_rule)) < 1e-6
@@ -126,7 +151,8 @@ def test_a_zero_weight_has_the_sign_of_the_convention(rule):
 
 
 @pytest.mark.parametrize(
-    ("sign_of_zero", "expected"), [(1, (5 / 6, 1 / 2, 1 / 6)), (0, (1 / 2, 1 / 2, 1 / 2))]
+    ("sign_of_zero", "expected"),
+    [(1, (5 / 6, 1 / 2, 1 / 6)), (0, (1 / 2, 1 / 2, 1 / 2))],
 )
 def test_the_gradient_through_the_scale_takes_the_sign_of_zero_of_the_forward_pass(
     sign_of_zero, expected
@@ -162,7 +188,8 @@ def test_without_an_activation_negative_outputs_pass():
     assert np.any(without < 0)
     assert np.array_equal(conv(Xnor()), np.maximum(without, 0))
     with pytest.raises(
-        UserError, match=r"config\.scheme\.activation must be one of relu, .*, got 'gelu'"
+        UserError,
+        match=r"config\.scheme\.activation must be one of relu, .*, got 'gelu'",
     ):
         Xnor(activation="gelu")
 
@@ -171,7 +198,9 @@ def test_without_an_activation_negative_outputs_pass():
 def test_weights_are_binarized_as_in_the_released_code(reference, kernel):
     arrays = np.load(reference / "weight_binarization.npz")
     theirs = {
-        name.split(".")[1]: hwio(arrays[name]) for name in arrays.files if name.startswith(kernel)
+        name.split(".")[1]: hwio(arrays[name])
+        for name in arrays.files
+        if name.startswith(kernel)
     }
     projected = Xnor().latents.project(theirs["latent"])
     assert relative_error(projected, theirs["latent_projected"]) < 1e-5
@@ -185,21 +214,29 @@ def test_projection_centres_over_input_channels_and_clips():
     project = Xnor().latents.project
     latent = np.random.default_rng(1).normal(size=(3, 2, 5, 4)).astype(np.float32)
     small, large = project(0.1 * latent), np.asarray(project(10 * latent))
-    assert np.allclose(small, 0.1 * latent - 0.1 * latent.mean(2, keepdims=True), atol=1e-7)
+    assert np.allclose(
+        small, 0.1 * latent - 0.1 * latent.mean(2, keepdims=True), atol=1e-7
+    )
     assert np.allclose(np.mean(small, axis=2), 0, atol=1e-7)
     assert np.allclose(project(small), small, atol=1e-7), "what is projected stays"
     centred = 10 * (latent - latent.mean(2, keepdims=True))
-    assert np.allclose(large, np.where(np.abs(centred) < 1, centred, np.sign(centred)), atol=1e-5)
+    assert np.allclose(
+        large, np.where(np.abs(centred) < 1, centred, np.sign(centred)), atol=1e-5
+    )
     assert np.abs(large).max() == 1
 
 
 def test_a_single_input_channel_is_projected_to_zero_where_it_is_centred():
-    """The trap of depthwise kernels: centred over one channel nothing is left, and the factor stops all learning."""
+    """The trap of depthwise kernels: centred over one channel nothing is left, and the
+    factor stops all learning.
+    """
     latent = np.full((3, 3, 1, 4), 0.3, np.float32)
     centred, plain = Xnor(depthwise_center=True).latents, Xnor().latents
     assert not np.any(centred.project(latent))
     assert centred.factor(latent.shape) == 0
-    assert np.array_equal(plain.project(latent), latent) and np.all(plain.project(10 * latent) == 1)
+    assert np.array_equal(plain.project(latent), latent) and np.all(
+        plain.project(10 * latent) == 1
+    )
     assert plain.factor(latent.shape) == 1
     more = example()[0]
     assert np.array_equal(plain.project(more), centred.project(more))
@@ -207,11 +244,14 @@ def test_a_single_input_channel_is_projected_to_zero_where_it_is_centred():
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((3, 3, 4, 8), 27), ((1, 1, 12, 4), 11), ((5, 5, 8, 3), 175)]
+    ("shape", "expected"),
+    [((3, 3, 4, 8), 27), ((1, 1, 12, 4), 11), ((5, 5, 8, 3), 175)],
 )
 def test_the_factor_of_gradients(shape, expected):
     assert Xnor().latents.factor(shape) == pytest.approx(expected)
-    assert Xnor(weight_gradient="allenai").latents.factor(shape) == pytest.approx(expected)
+    assert Xnor(weight_gradient="allenai").latents.factor(shape) == pytest.approx(
+        expected
+    )
     assert Xnor(weight_gradient="paper").latents.factor is None
 
 
@@ -229,7 +269,10 @@ def mean_magnitude_by_loops(x, kernel, stride, padding, dilation):
     )
     for image, row, column in np.ndindex(*result.shape[:3]):
         for i, j in itertools.product(range(kernel), repeat=2):
-            y, x_ = row * stride - padding + i * dilation, column * stride - padding + j * dilation
+            y, x_ = (
+                row * stride - padding + i * dilation,
+                column * stride - padding + j * dilation,
+            )
             if 0 <= y < height and 0 <= x_ < width:
                 result[image, row, column] += np.abs(x[image, y, x_]).mean() / kernel**2
     return result
@@ -238,7 +281,9 @@ def mean_magnitude_by_loops(x, kernel, stride, padding, dilation):
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_activation_scale_is_the_mean_magnitude_under_the_kernel(kernel, stride, dilation):
+def test_activation_scale_is_the_mean_magnitude_under_the_kernel(
+    kernel, stride, dilation
+):
     x = np.random.default_rng(2).normal(size=(2, 7, 8, 3)).astype(np.float32)
     geometry = square(kernel, stride=stride, dilation=dilation)
     scale = jax.jit(lambda x: mean_magnitude(x, (kernel, kernel), geometry))(x)
@@ -267,4 +312,6 @@ def test_activation_scale_keeps_further_axes_apart():
 
 def test_no_gradient_flows_through_the_activation_scale():
     x = np.random.default_rng(5).normal(size=(1, 4, 4, 2)).astype(np.float32)
-    assert not np.any(jax.grad(lambda x: jnp.sum(mean_magnitude(x, (3, 3), square(3))))(x))
+    assert not np.any(
+        jax.grad(lambda x: jnp.sum(mean_magnitude(x, (3, 3), square(3))))(x)
+    )
