@@ -18,9 +18,8 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 from bnas_jax.training.losses import cross_entropy
 
-# By which share the losses of both may differ with the same weights: rounding can turn
-# a sign, which shows in networks of few channels. ResNet18 of 64 channels agrees to
-# 1e-6.
+# The share by which the two losses may differ with the same weights. Rounding can turn a
+# sign, which shows in networks of few channels; ResNet18 of 64 channels agrees to 1e-6.
 _TOLERANCE = 1e-2
 
 
@@ -31,15 +30,16 @@ def benchmark(
     num_classes: int,
     repeats: int,
 ) -> dict:
-    """Both steps' times in seconds and, under "ratio", PyTorch's over ours in each
-    turn, on noise of this size.
+    """Times of a step of ours and of PyTorch's, on noise of this size.
 
-    Before that, both compute the loss of the same images with the same weights; where
-    they differ, a RuntimeError says so. Raises `UserError` for a run that was not
+    Times are in seconds; "ratio" is PyTorch's over ours in each turn. Before that, both
+    compute the loss of the same images with the same weights.
+
+    Raises RuntimeError where the losses differ, and `UserError` for a run that was not
     written in PyTorch, and where PyTorch is not installed.
     """
     network, scheme = _known(run)
-    # Known to be there now.
+    # Imported now that PyTorch is known to be there.
     from bnas_jax.benchmarks.torch_resnet18 import TorchStep, torch
 
     # Ours, as a run makes it.
@@ -51,22 +51,24 @@ def benchmark(
     # Theirs, which begins with our weights.
     rng = np.random.default_rng(0)
     shape = (run.batch_size, image_size, image_size, 3)
-    images = rng.standard_normal(shape, dtype=np.float32)
-    labels = np.arange(run.batch_size) % num_classes
+    images = rng.standard_normal(shape, dtype=np.float32)  # [batch, rows, columns, 3]
+    labels = np.arange(run.batch_size) % num_classes  # [batch]
     theirs = TorchStep(
         network, scheme, num_classes=num_classes, images=images, labels=labels
     )
     _check_losses(program, theirs, images=images, labels=labels)
 
-    # A first step of each, which is not measured.
+    # The first step of each compiles and loads, and is not measured.
     ours = Stepper(program, where)
     ours.step()
     theirs.step()
+
     of_ours, of_theirs = measure.in_turns([ours.step, theirs.step], repeats)
-    ratios = np.divide(of_theirs, of_ours)
+    ratios = np.divide(of_theirs, of_ours)  # [turns]
+    size = f"{image_size}x{image_size}"
     return {
         "batch_size": run.batch_size,
-        "network": f"ResNet18 of {network.width} channels, {image_size}x{image_size} images",
+        "network": f"ResNet18 of {network.width} channels, {size} images",
         "step_seconds": measure.summary(of_ours),
         "torch_step_seconds": measure.summary(of_theirs),
         "torch_threads": torch.get_num_threads(),
@@ -76,15 +78,17 @@ def benchmark(
 
 
 def _known(run: SearchSettings | TrainSettings) -> tuple[ResNet18, Xnor]:
-    """The network and the scheme; `UserError` unless PyTorch is there and has both."""
+    """The network and the scheme, which `torch_resnet18` has, too.
+
+    Raises `UserError` for another run, and where PyTorch is not installed.
+    """
     network, scheme = run.network, run.scheme
     if type(network) is not ResNet18 or type(scheme) is not Xnor or not _is_known(run):
         raise UserError(
             "--against=torch compares one training alone: write benchmark train "
-            "--config=configs/baselines.py:resnet18 "
-            "--against=torch, on a CPU; of its settings config.batch_size, "
-            "config.network.width, "
-            "config.network.blocks and config.scheme.activation_scale may change"
+            "--config=configs/baselines.py:resnet18 --against=torch, on a CPU; of its "
+            "settings config.batch_size, config.network.width, config.network.blocks "
+            "and config.scheme.activation_scale may change"
         )
     if importlib.util.find_spec("torch") is None:
         raise UserError("--against=torch needs PyTorch: pip install torch")
@@ -92,9 +96,7 @@ def _known(run: SearchSettings | TrainSettings) -> tuple[ResNet18, Xnor]:
 
 
 def _is_known(run: Any) -> bool:
-    """Whether the settings of a training of ResNet18 are those that `torch_resnet18`
-    has.
-    """
+    """Whether `torch_resnet18` has all settings of a training of ResNet18."""
     usual_network = ResNet18(width=run.network.width, blocks=run.network.blocks)
     usual_scheme = Xnor(activation_scale=run.scheme.activation_scale)
     return (
@@ -111,23 +113,25 @@ def _is_known(run: Any) -> bool:
 def _check_losses(
     program: Program, theirs, *, images: np.ndarray, labels: np.ndarray
 ) -> None:
-    """Gives PyTorch our first weights; both have the same loss, or the comparison would
-    mean nothing.
+    """Gives PyTorch our first weights, and compares the losses.
+
+    Raises RuntimeError where they differ: a comparison of times would mean nothing.
     """
+    # Our parameters, by the names of their modules and their own.
     variables = program.create(0).variables
     params = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         params[tuple(key.key for key in path)] = np.asarray(leaf)
     theirs.load(params)
 
+    # The cross-entropy of both, with the statistics of the batch.
     logits, _ = program.model.apply(
         variables, images, train=True, mutable=["batch_stats"]
-    )
+    )  # [batch, classes]
     ours = float(cross_entropy(logits, jnp.asarray(labels)).mean())
     other = theirs.loss().item()
     if not abs(ours - other) < _TOLERANCE * ours:
         raise RuntimeError(
             f"the same weights have a loss of {ours:.6g} here and {other:.6g} in "
-            "PyTorch, so that the times of both are not"
-            " comparable"
+            "PyTorch, so that the times of both are not comparable"
         )

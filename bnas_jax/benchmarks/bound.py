@@ -1,6 +1,4 @@
-"""The least time that a measured step can take on the chip that made it, to be read
-beside the measurement.
-"""
+"""The least time that a measured step can take on its chip, to stand beside the time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +14,9 @@ from bnas_jax.runtime.devices import Devices
 
 
 def chip_here() -> Chip | None:
-    """The chip of JAX's first device; None where its rates are not known, as those of a
-    CPU.
-    """
-    return chip_of(jax.local_devices()[0].device_kind)
+    """The chip of JAX's first device; None where its rates are not known, as a CPU's."""
+    device = jax.local_devices()[0]
+    return chip_of(device.device_kind)
 
 
 def figures(
@@ -31,15 +28,18 @@ def figures(
     precision: str,
     step_seconds: float,
 ) -> dict[str, Any]:
-    """The least time of a step by operations, memory and messages, and how many percent
-    of the measured time it is.
+    """The least time of a step by operations, memory and messages.
 
-    calls: the step's jitted programs, each with the arguments of a call. compiled: what
-    each of them was compiled to, in the same order. where: the devices; chip: what one
-    of them can do. precision: `config.precision`. step_seconds: the measured time of a
-    step. Under `pmap`, which does not show the operations of a program, those have no
-    part in the bound.
+    calls: the step's jitted programs, each with the arguments of a call.
+    compiled: each of these programs as it was compiled, in the same order.
+    where, chip: the devices, and the rates of one of them.
+    precision: `config.precision`.
+    step_seconds: the measured time of a step.
+
+    Returns seconds, and the percentage of the measured time. `pmap` does not show the
+    operations of a program, so that they have no part in the bound under it.
     """
+    # The bound of each program by itself.
     bounds = []
     for (program, arguments), made in zip(calls, compiled, strict=True):
         traced = None
@@ -57,15 +57,17 @@ def figures(
             of_program = of_program.without(COMPUTING)
         bounds.append(of_program)
 
-    # The stages of a step run one after the other.
+    # The programs of a step run one after the other: their least times add up.
     seconds = sum(each.seconds for each in bounds)
-    parts = {name: sum(each.times[name] for each in bounds) for name in bounds[0].times}
+    parts = {}
+    for name in bounds[0].times:
+        part = sum(each.times[name] for each in bounds)
+        parts[name] = measure.short(part)
+    longest = max(bounds, key=lambda each: each.seconds)
     return {
         "chip": chip.name,
         "step_seconds_at_least": measure.short(seconds),
-        "bound_by": max(bounds, key=lambda each: each.seconds).by,
-        "seconds_of_each_at_least": {
-            name: measure.short(part) for name, part in parts.items()
-        },
+        "bound_by": longest.by,
+        "seconds_of_each_at_least": parts,
         "percent_of_the_step": measure.short(100 * seconds / step_seconds),
     }

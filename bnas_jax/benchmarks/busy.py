@@ -1,4 +1,4 @@
-"""How busy NVIDIA's GPUs are while something runs, as their driver tells: `nvidia-smi`."""
+"""How busy NVIDIA's GPUs are while something runs, as `nvidia-smi` tells."""
 
 import contextlib
 import os
@@ -12,24 +12,24 @@ from typing import IO
 
 import numpy as np
 
-# Percent of the last moments in which a GPU ran a kernel, every 200 milliseconds, a
-# line for each GPU.
+# A line for each GPU every 200 milliseconds: the percentage of the last moments in which
+# it ran a kernel.
 _QUERY = (
     "--query-gpu=utilization.gpu",
     "--format=csv,noheader,nounits",
     "--loop-ms=200",
 )
 _PERCENT = re.compile(r"\d{1,2}|100")
-# Seconds that a first sample may look back.
+# Seconds that a sample may look back, to before the measurement.
 _LOOKS_BACK = 1.0
 
 
 class Busy:
-    """Collects what the driver says of the GPUs, and gives the mean.
+    """Collects samples of how busy the GPUs are, and gives their mean.
 
-    percent: the share of the time in which a GPU ran a kernel, the mean over these GPUs
-    and the samples so far. None before the first sample, which comes after a second,
-    and where there is no driver to tell.
+    percent: the share of the time in which a GPU ran a kernel, the mean over the GPUs
+        and the samples so far. None before the first sample, which comes after a
+        second, and where there is no driver.
     """
 
     def __init__(self) -> None:
@@ -43,8 +43,9 @@ class Busy:
         return round(float(np.mean(self._samples)), 1)
 
     def listen(self, lines: IO[str]) -> None:
-        """Takes what the driver says, until it says no more."""
+        """Takes the lines of the driver, until they end."""
         for line in lines:
+            # An early sample would tell of the time before the measurement.
             late = time.monotonic() - self._begun > _LOOKS_BACK
             if late and _PERCENT.fullmatch(line.strip()):
                 self._samples.append(float(line))
@@ -52,17 +53,20 @@ class Busy:
 
 @contextlib.contextmanager
 def busy(gpus: int) -> Iterator[Busy]:
-    """`with busy(gpus=1) as found: ...` and then `found.percent`, of what ran within.
-    gpus: how many of CUDA's.
+    """`with busy(gpus=1) as found: ...`, then `found.percent` of what ran within.
+
+    gpus: how many of the GPUs that CUDA sees are asked about, the first ones.
     """
     found = Busy()
     program = shutil.which("nvidia-smi")
     if program is None or not gpus:
         yield found
         return
-    which = f"--id={','.join(_visible()[:gpus])}"
+
+    # The driver's program runs beside what is measured; a thread reads what it writes.
+    names = ",".join(_visible()[:gpus])
     with subprocess.Popen(
-        [program, which, *_QUERY],
+        [program, f"--id={names}", *_QUERY],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

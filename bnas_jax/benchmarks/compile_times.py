@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
+# (start, end) in seconds each.
 Spans = list[tuple[float, float]]
 
 # The last part of an event's name -> the field of `CompileTimes`.
@@ -21,9 +22,9 @@ _KINDS = {
 class CompileTimes:
     """How long a part of a program spent on compiling.
 
-    tracing, compiling: (start, end) in seconds of everything that was traced and
-    lowered, and of everything that was compiled or loaded from JAX's cache. loaded: how
-    many programs were.
+    tracing: when something was traced or lowered.
+    compiling: when something was compiled, or loaded from JAX's cache.
+    loaded: how many programs were loaded from the cache.
     """
 
     tracing: Spans = dataclasses.field(default_factory=list)
@@ -31,9 +32,7 @@ class CompileTimes:
     loaded: int = 0
 
     def figures(self) -> dict[str, float]:
-        """Seconds of both, and the number of programs that were loaded in place of
-        being compiled.
-        """
+        """Seconds of both, and the number of programs that the cache had."""
         return {
             "tracing_seconds": round(covered(self.tracing), 1),
             "compiling_seconds": round(covered(self.compiling), 1),
@@ -43,7 +42,7 @@ class CompileTimes:
 
 @contextlib.contextmanager
 def compile_times() -> Iterator[CompileTimes]:
-    """Those of everything that runs inside `with`, also in other threads."""
+    """The times of everything that runs inside `with`, also in other threads."""
     times = CompileTimes()
 
     def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -52,7 +51,7 @@ def compile_times() -> Iterator[CompileTimes]:
         _, _, name = event.rpartition("/")
         kind = _KINDS.get(name.removesuffix("_duration"))
         if kind:
-            # It is reported at its end.
+            # An event is reported at its end.
             now = time.perf_counter()
             spans = getattr(times, kind)
             spans.append((now - duration_secs, now))
@@ -72,12 +71,13 @@ def compile_times() -> Iterator[CompileTimes]:
 
 
 def covered(spans: Spans) -> float:
-    """Seconds that lie in one or more of the spans: programs are compiled side by side,
-    and tracing has tracing within.
+    """Seconds that lie in one or more of the spans.
+
+    Spans overlap: programs are compiled side by side, and tracing has tracing within.
     """
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):
-        # The part behind all spans so far.
+        # Only the part of this span that lies behind all spans so far.
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total

@@ -1,5 +1,7 @@
-"""What data costs: augmentation beside a training step, JPEGs decoded for training,
-memory over many epochs.
+"""What data costs.
+
+Measured are the augmentation beside a training step, the decoding of JPEGs for
+training, and the memory over many epochs.
 """
 
 import functools
@@ -22,18 +24,19 @@ from bnas_jax.data.stream_items import random_box
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 
-# Of ImageNet: the usual size of its images, and of their random crops, with the least
-# share of the area.
-_HEIGHT, _WIDTH, _SIDE, _MIN_AREA = 375, 500, 224, 0.08
-# Over which the memory of the pipeline is watched.
-_EPOCHS = 10
+# ImageNet: the usual size of an image; the side of a random crop, and the least share of
+# the image's area that a crop has.
+_HEIGHT, _WIDTH = 375, 500
+_SIDE, _MIN_AREA = 224, 0.08
+_EPOCHS = 10  # over which the memory of the pipeline is watched
 
 
 def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -> dict:
     """All figures, for a training of CIFAR-sized images.
 
-    num_images: JPEGs that are made and read. repeats: of each measurement. workers:
-    processes that decode.
+    num_images: how many JPEGs are made and read.
+    repeats: of each measurement.
+    workers: how many processes decode.
     """
     jpegs = [photo(seed) for seed in range(num_images)]
     size = np.mean([len(jpeg) for jpeg in jpegs]) / 1000
@@ -47,14 +50,17 @@ def benchmark(run: TrainSettings, num_images: int, repeats: int, workers: int) -
 
 
 def photo(seed: int) -> bytes:
-    """A JPEG of seeded shapes and noise that compresses about like a photograph of
-    ImageNet (110 kB).
+    """A JPEG of seeded shapes and noise.
+
+    It compresses about like a photograph of ImageNet (110 kB).
     """
     from PIL import Image, ImageDraw
 
     # A smooth background.
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, size=(12, 16, 3), dtype=np.uint8)
+    coarse = rng.integers(
+        0, 256, size=(12, 16, 3), dtype=np.uint8
+    )  # [rows, columns, 3]
     image = Image.fromarray(coarse)
     image = image.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
 
@@ -70,7 +76,7 @@ def photo(seed: int) -> bytes:
 
     # The noise of a sensor.
     noise = rng.normal(0, 14, size=(_HEIGHT, _WIDTH, 1))
-    noisy = np.asarray(image) + noise
+    noisy = np.asarray(image) + noise  # [rows, columns, 3]
     pixels = np.clip(noisy, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
@@ -78,8 +84,9 @@ def photo(seed: int) -> bytes:
 
 
 def decoding(jpegs: list[bytes], repeats: int) -> dict:
-    """Images per second on one core: ours from bytes to a random crop of 224, beside
-    Pillow's and the decoder alone.
+    """Images per second on one core, from the bytes of a JPEG to a random crop of 224.
+
+    Ours stands beside Pillow's and beside the decoder alone.
     """
     # What the decoder alone needs, read beforehand.
     pictures = [images.read_header(data) for data in jpegs]
@@ -108,10 +115,11 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
         "decoder_alone_at_the_scale_of_the_crop": scaled_decoder,
     }
 
-    # The first call loads libraries. Then in turns, so that a load from elsewhere falls
-    # on all of them.
+    # The first call of each loads libraries, and is not measured.
     for way in ways.values():
         way(0)
+
+    # In turns, so that a load from elsewhere falls on all of them.
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -121,7 +129,7 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
         latest = [f"{name} {values[-1]:.0f}/s" for name, values in rates.items()]
         measure.say("  ".join(latest))
 
-    # Ratios of rates of the same turn.
+    # Ratios are between rates of the same turn.
     summaries, ratios = {}, {}
     for name, values in rates.items():
         summaries[name] = measure.summary(values)
@@ -133,6 +141,7 @@ def decoding(jpegs: list[bytes], repeats: int) -> dict:
 
 
 def _crop(row: int, picture: images.Picture) -> images.Box:
+    """The random crop of an image in epoch 0."""
     return random_box(
         seed=0,
         epoch=0,
@@ -149,13 +158,16 @@ def _read_all(way: Callable[[int], np.ndarray], count: int) -> None:
 
 
 def streaming(jpegs: list[bytes], workers: int) -> dict:
-    """Images per second of the whole pipeline, and the growth of this process's largest
-    memory after the second epoch.
+    """Images per second of the whole pipeline, and the growth of its memory.
+
+    The growth is that of this process's largest memory after the second epoch.
     """
-    # in_memory_mib=0: files are read again in each epoch, as with a data set that does
-    # not fit into memory.
+    # in_memory_mib=0: files are read again in each epoch, as of a data set that does not
+    # fit into memory.
     options = ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers)
     colors = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, min_area=_MIN_AREA)
+
+    # The memory and the rate of each epoch.
     peaks, rates = [], []
     with tempfile.TemporaryDirectory() as root:
         _write_folder(pathlib.Path(root), jpegs)
@@ -170,7 +182,7 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
     last = peaks[-1]
     measure.say(f"stream: {np.median(rates):.0f} images/s, {last:.0f} MiB")
 
-    # The first epoch starts workers, and does not count.
+    # The first epoch starts the workers, and does not count.
     second = peaks[1]
     memory = {
         "after_2_epochs_mib": round(second),
@@ -184,8 +196,9 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
 
 
 def _write_folder(root: pathlib.Path, jpegs: list[bytes]) -> None:
-    """A folder of images, PART/CLASS/NAME.jpg, with two classes and the same images in
-    both parts.
+    """A folder of images, PART/CLASS/NAME.jpg, of two classes.
+
+    Both parts, train and test, have the same images.
     """
     for row, data in enumerate(jpegs):
         for part in ("train", "test"):
@@ -195,16 +208,18 @@ def _write_folder(root: pathlib.Path, jpegs: list[bytes]) -> None:
 
 
 def _read_epoch(source: StreamTrainSource, epoch: int) -> None:
+    """Reads the batches of an epoch, one after the other."""
     first = epoch * source.steps_per_epoch
     for step in range(first, first + source.steps_per_epoch):
         jax.block_until_ready(source.feed(step))
 
 
 def augmentation(run: TrainSettings, repeats: int) -> dict:
-    """Crop, flip and normalisation of a batch in memory, as a share of a whole training
-    step, both jitted.
+    """The time of augmentation as a share of a whole training step, both jitted.
+
+    It is the crop, flip and normalisation of a batch in memory.
     """
-    # The step.
+    # The training step.
     data = noise(50000, image_size=32, num_classes=10)
     program = program_of(run, data=data, where=devices.ONE)
     state = devices.ONE.create(program.create, 0)
@@ -222,18 +237,16 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
     feed = source.feed(0)
     prepare = jax.jit(source.prepare)
 
-    # The first call of each compiles it, and is not measured.
-    measure.say("compiling the training step")
-
     def step() -> None:
-        # A step takes the memory of its state, so that it can be called only once with
-        # one.
+        # A step takes the memory of its state: a state can be stepped from only once.
         nonlocal state
         state = jax.block_until_ready(call(state, [feeds]))
 
     def augment() -> None:
         jax.block_until_ready(prepare(feed))
 
+    # The first call of each compiles it, and is not measured.
+    measure.say("compiling the training step")
     step_times = measure.seconds(step, repeats)
     augment_times = measure.seconds(augment, 10 * repeats)
     ratio = np.median(augment_times) / np.median(step_times)
@@ -249,7 +262,7 @@ def augmentation(run: TrainSettings, repeats: int) -> dict:
 
 
 def _pillow_crop(data: bytes, box: images.Box) -> np.ndarray:
-    """As torchvision's loader and RandomResizedCrop do it."""
+    """A crop, resized, as torchvision's loader and RandomResizedCrop make it."""
     from PIL import Image
 
     right, bottom = box.left + box.width, box.top + box.height

@@ -1,1 +1,1 @@
-"""The command line's commands, one file each, and how their options are read."""
+"""The commands of the command line, one file each, and how their options are read."""

@@ -1,5 +1,7 @@
-"""`benchmark`: times the steps of a search or a training, reading data, saving a
-checkpoint, or a packed network.
+"""`benchmark`: times a part of the program on this machine.
+
+The parts are the step of a search or a training, reading data, saving a checkpoint,
+and a packed network.
 """
 
 import functools
@@ -15,8 +17,8 @@ from bnas_jax.settings import SearchSettings, Settings, TrainSettings
 
 
 def benchmark(arguments: list[str], loaded: Loaded) -> dict:
-    """Runs one of `BENCHMARKS`; its figures."""
-    del loaded
+    """Runs one of `BENCHMARKS`; returns its figures."""
+    del loaded  # their entries are registered by now
     what, *rest = second_word("benchmark", tuple(BENCHMARKS), arguments)
     return BENCHMARKS[what](rest)
 
@@ -25,9 +27,10 @@ def _benchmark_data(arguments: list[str]) -> dict:
     from bnas_jax.benchmarks import data
 
     command = "benchmark data"
-    values = options(
-        arguments, command, "preset", "batch_size", "images", "repeats", "workers"
-    )
+    names = ("preset", "batch_size", "images", "repeats", "workers")
+    values = options(arguments, command, *names)
+
+    # The training whose step stands beside the cost of augmentation.
     config = preset_of(values.preset or "mini")
     if values.batch_size is not None:
         config.batch_size = number(values, "batch_size", kind=int)
@@ -38,7 +41,7 @@ def _benchmark_data(arguments: list[str]) -> dict:
         example="configs/train.py:mini",
     )
 
-    # Defaults, and the least that makes sense.
+    # Each number has a default, and a least value that makes sense.
     images = number(values, "images", kind=int, least=1) or 200
     repeats = number(values, "repeats", kind=int, least=1) or 5
     workers = number(values, "workers", kind=int, least=0) or 0
@@ -46,8 +49,10 @@ def _benchmark_data(arguments: list[str]) -> dict:
 
 
 def _benchmark_step(kind: type, arguments: list[str]) -> dict:
+    """Times a step. kind: the settings of the run, `SearchSettings` or another."""
     from bnas_jax.benchmarks import against_torch, grow, step
 
+    # The name of the task, and a preset to name where the config is another's.
     task, variant = "train", "a"
     if kind is SearchSettings:
         task, variant = "search", "cifar10"
@@ -57,7 +62,7 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
         run, kind=kind, command=command, example=f"configs/{task}.py:{variant}"
     )
 
-    # One comparison, and measuring alone, exclude each other.
+    # A comparison times ours beside another step; --grow times ours alone.
     if values.against not in (None, "plain", "torch"):
         raise UserError(
             "--against takes plain, the step without what makes it fast, or torch, "
@@ -98,30 +103,31 @@ def _benchmark_packed(arguments: list[str]) -> dict:
 def _on_noise(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, dict[str, int], flags.FlagValues]:
-    """(settings, sizes, flags) of a benchmark whose images are noise. options: flags of
-    that benchmark alone.
+    """(settings, sizes, flags) of a benchmark on images of noise.
 
-    sizes: {"image_size", "num_classes", "repeats"}, as they are given, or else set, or
-    else a default.
+    options: the flags of that benchmark alone. sizes: {"image_size", "num_classes",
+    "repeats"}, each from its option, or else from the settings, or else a default.
     """
     run, values = configured(
         arguments, command, image_size=None, num_classes=None, repeats=None, **options
     )
-    sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
+
     # Noise has three channels, as the networks of the presets have.
     if run is not None and run.dataset.channels == 1:
         raise UserError(
             f"{command} makes images of 3 channels: leave config.dataset.channels out"
         )
+
+    # Defaults, then the setting, then the options.
+    sizes = {"image_size": 32, "num_classes": 10, "repeats": 5}
     if run is not None and run.dataset.image_size is not None:
         sizes["image_size"] = run.dataset.image_size
-    # An option goes before the setting.
     for name in sizes:
         sizes[name] = number(values, name, kind=int, least=1) or sizes[name]
     return run, sizes, values
 
 
-# The word behind `benchmark`, and the function that it runs.
+# The word behind `benchmark` -> the function that it runs.
 BENCHMARKS: dict[str, Callable[[list[str]], dict]] = {
     "data": _benchmark_data,
     "search": functools.partial(_benchmark_step, SearchSettings),

@@ -1,6 +1,4 @@
-"""Settings from --config and from the command line, and work directories, as several
-commands need them.
-"""
+"""What commands share: settings of --config and options, and work directories."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,15 +23,15 @@ Loaded = tuple[Extension, ...]
 def configured(
     arguments: list[str], command: str, **options: str | bool | None
 ) -> tuple[Settings | None, flags.FlagValues]:
-    """(settings of --config, None without one; the flags).
+    """(settings of --config, None without one; the flags of the command).
 
     options: the names of the command's flags and their defaults: a bool makes a switch,
     anything else an option of text.
     """
+    # Define the flags. Without `sys_argv`, ml_collections would read the settings from
+    # the command line of this process by itself.
     values = flags.FlagValues()
     arguments = _config_arguments(arguments)
-    # Without `sys_argv` ml_collections would read the settings from the command line of
-    # this process by itself.
     config_flags.DEFINE_config_file(
         "config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command]
     )
@@ -44,6 +42,7 @@ def configured(
         define(name, default=default, help=name, flag_values=values)
     read_flags(values, arguments, command)
 
+    # Refuse what is no config.
     if values.config is None:
         if last(arguments, "--config=") is not None:
             raise UserError(
@@ -65,8 +64,9 @@ def configured(
 
 
 def _config_arguments(arguments: list[str]) -> list[str]:
-    """The arguments with the path of --config's file in place of its name, see
-    `preset_files.find`.
+    """The arguments, where --config has the path of its file in place of its name.
+
+    See `preset_files.find`.
     """
     found = []
     for argument in arguments:
@@ -77,6 +77,7 @@ def _config_arguments(arguments: list[str]) -> list[str]:
 
 
 def _config_argument(given: str) -> str:
+    """--config=PATH:VARIANT of a value that was given to --config."""
     # An address is refused first, as it has a colon where a variant would begin.
     paths.local(given, "--config")
     name, _, variant = given.partition(":")
@@ -88,6 +89,7 @@ def _config_argument(given: str) -> str:
 
 
 def _refuse_settings(arguments: list[str]) -> None:
+    """Raises `UserError` for a setting, where there is no config to have it."""
     for argument in filter(spelling.is_setting, arguments):
         raise UserError(
             f"{argument} is a setting of a config; write --config=FILE.py:VARIANT, too"
@@ -97,8 +99,9 @@ def _refuse_settings(arguments: list[str]) -> None:
 def task_of(
     run: Settings | None, kind: type | tuple[type, ...], command: str, example: str
 ) -> Any:
-    """The settings, which a command needs and must be of a kind; else a `UserError`
-    with an example of --config.
+    """The settings, checked to be of the kind that a command needs.
+
+    Raises `UserError` with an example of --config for no settings, or another kind.
     """
     if run is None:
         raise UserError(f"{command} needs a config; write --config={example}")
@@ -113,24 +116,25 @@ def task_of(
 def define_config(
     values: flags.FlagValues, config: ConfigDict, arguments: list[str], command: str
 ) -> None:
-    """Overrides `config` by the arguments, for a command whose settings do not come
-    from a file.
-    """
-    if any(a.partition("=")[0] == "--config" for a in arguments):
+    """Overrides `config` by the arguments of a command that takes no --config=FILE."""
+    names = [argument.partition("=")[0] for argument in arguments]
+    if "--config" in names:
         raise UserError(
             f"{command} takes no --config=FILE; its settings are written "
             f"{spelling.PREFIX}KEY=VALUE"
         )
-    # Only for the messages: settings themselves are no flags.
+    # Only for the messages of an unknown option: settings themselves are no flags.
     flags.DEFINE_string("config", None, "KEY=VALUE behind a dot", flag_values=values)
     override(config, arguments)
 
 
 def override(config: ConfigDict, arguments: list[str]) -> None:
-    """Overrides `config` by the arguments; a setting's old name is an error that says
-    the new one.
+    """Overrides `config` by the settings among the arguments.
+
+    Raises `UserError` for the old name of a setting, with the new one.
     """
     for argument in filter(spelling.is_setting, arguments):
+        # --noconfig.KEY is False.
         name = argument.removeprefix("--no").removeprefix("--").partition("=")[0]
         # The longest name first: config.rules.relu has another successor than
         # config.rules.
@@ -138,7 +142,8 @@ def override(config: ConfigDict, arguments: list[str]) -> None:
         for end in range(len(parts), 1, -1):
             settings.refuse_old_name(".".join(parts[:end]))
 
-    # Entries before their settings, in whatever order they are written.
+    # An entry, such as a scheme, comes before its own settings, in whatever order
+    # they are written.
     for group in entries.GROUPS:
         entry = last(arguments, f"{spelling.PREFIX}{group}.name=")
         if entry and "name" in config.get(group, ()):
@@ -158,7 +163,7 @@ def preset_of(variant: str) -> ConfigDict:
     """The config of a variant of configs/train.py."""
     example = "VARIANT, a variant of configs/train.py"
     path = preset_files.find("train", "--preset", example=example)
-    # By a flag, as ml_collections reads files of configs in no other way.
+    # By a flag: ml_collections reads files of configs in no other way.
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "preset", flag_values=values, sys_argv=["import"]
@@ -174,12 +179,14 @@ def workdir_to_write(values: flags.FlagValues, loaded: Loaded) -> "WorkDir":
 
 
 def workdir_of(path: str, loaded: Loaded) -> "WorkDir":
-    """A work directory; `UserError` where its run was made with an extension that is
-    not loaded now.
+    """A work directory, which notes the extensions that are loaded.
+
+    Raises `UserError` where its run was made with an extension that is not loaded now.
     """
     # Imported here, as it loads JAX: a mistake in the options is reported before.
     from bnas_jax.training.workdir import WorkDir
 
-    workdir = WorkDir(path, extensions=[extension._asdict() for extension in loaded])
+    noted = [extension._asdict() for extension in loaded]
+    workdir = WorkDir(path, extensions=noted)
     extensions.check(workdir.path, loaded)
     return workdir

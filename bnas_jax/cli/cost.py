@@ -8,10 +8,12 @@ def cost(arguments: list[str], loaded: Loaded) -> dict:
     """Prints the cost of each layer of a final network, or of a search's network."""
     from bnas_jax import counting
 
-    del loaded
-    run, values = configured(arguments, "cost", **dict.fromkeys(counting.OPTIONS))
+    del loaded  # their layer types are registered by now
+    no_defaults = dict.fromkeys(counting.OPTIONS)
+    run, values = configured(arguments, "cost", **no_defaults)
     given = {name: values[name].value for name in counting.OPTIONS}
-    # Numbers are read here, where the error names the option.
+
+    # Numbers are read here, where an error can name the option.
     for name in counting.SIZES:
         given[name] = number(values, name, kind=int)
     given["budget"] = number(values, "budget", kind=float)

@@ -2,6 +2,8 @@
 
 import re
 
+from absl import flags
+
 from bnas_jax import settings
 from bnas_jax.cli.configs import Loaded
 from bnas_jax.cli.flags import number, options, required, second_word
@@ -10,8 +12,7 @@ from bnas_jax.core.errors import UserError
 
 def data(arguments: list[str], loaded: Loaded) -> dict:
     """Prepares, converts or checks a data set on disk."""
-    from bnas_jax.data.readers.encoded import ReadOptions
-    from bnas_jax.data.tools import check, convert, prepare
+    from bnas_jax.data.tools import convert, prepare
 
     del loaded
     actions = ("prepare", "convert", "check")
@@ -23,7 +24,7 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
             required(values, "out", example="DATA_DIR, a directory for the new one"),
         )
 
-    # The others take the name of a set.
+    # The other actions take the name of a data set.
     if not rest or rest[0].startswith("-"):
         raise UserError(
             f"data {action} needs the name of a data set behind it, for instance "
@@ -35,17 +36,25 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
         return prepare.prepare(name.removeprefix("tfds:"), values.out)
 
     values = options(rest, "data check", "path", "split", "white_level")
+    return _check(name, values)
+
+
+def _check(name: str, values: flags.FlagValues) -> dict:
+    """Reads everything of a data set, with options in place of a run's settings."""
+    from bnas_jax.data.readers.encoded import ReadOptions
+    from bnas_jax.data.tools import check
+
     split = number(values, "split", kind=float)
     white_level = number(values, "white_level", kind=float)
     try:
-        # Settings check the numbers.
+        # The settings of a run check the numbers.
         dataset = settings.DatasetSettings(
             name, path=values.path, split=split, white_level=white_level
         )
         reading = ReadOptions(split=dataset.split, white_level=dataset.white_level)
         return check.check(name, path=values.path, options=reading)
     except UserError as error:
-        # Its advice is written for runs, whose data is a setting.
+        # The message advises on settings, which are options here.
         message = str(error).replace("set config.dataset.name to", "write data check")
         message = re.sub(r"config\.dataset\.(path|split|white_level)", r"--\1", message)
         raise UserError(message) from None

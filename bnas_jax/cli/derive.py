@@ -16,31 +16,17 @@ from bnas_jax.workdir.files import file_to_write
 
 
 def derive(arguments: list[str], loaded: Loaded) -> dict:
-    """Takes a genotype from the alphas of a search, by rules that default to the
-    search's.
+    """Derives a genotype from the alphas of a search.
+
+    Every rule of the derivation that no option names is the search's own.
     """
     from bnas_jax.runtime import devices
     from bnas_jax.training.derive import Rule, derive
 
-    values = flags.FlagValues()
-    for name in ("workdir", "epoch", "out"):
-        flags.DEFINE_string(name, None, name, flag_values=values)
-    flags.DEFINE_enum(
-        "as_of",
-        None,
-        settings.AS_OF,
-        "alpha before or after the epoch",
-        flag_values=values,
-    )
-    # The settings of the searchers' derivation; what the search has is their default.
-    for name, kind in _kinds().items():
-        define = flags.DEFINE_boolean if kind is bool else flags.DEFINE_string
-        define(name, None, f"config.searcher.{name}", flag_values=values)
-    read_flags(values, arguments, "derive")
-
-    workdir = workdir_of(
-        required(values, "workdir", example="DIR, the directory of a search"), loaded
-    )
+    # The search whose alphas are taken.
+    values = _options(arguments)
+    path = required(values, "workdir", example="DIR, the directory of a search")
+    workdir = workdir_of(path, loaded)
     out = file_to_write(required(values, "out", example="FILE, such as genotype.json"))
     run = settings.from_config(workdir.config())
     if not isinstance(run, SearchSettings):
@@ -49,7 +35,7 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
             "search"
         )
 
-    # The search's searcher and rule, with the changes that the options ask for.
+    # The searcher and the rule of the search, changed as the options say.
     searcher = run.searcher.of(run.network)
     try:
         searcher = dataclasses.replace(searcher, **_derivation(run, values))
@@ -64,16 +50,34 @@ def derive(arguments: list[str], loaded: Loaded) -> dict:
     return derive(searcher, workdir, rule, out=out)
 
 
+def _options(arguments: list[str]) -> flags.FlagValues:
+    """The options: where the search is, which alphas to take, and by which rules."""
+    values = flags.FlagValues()
+    for name in ("workdir", "epoch", "out"):
+        flags.DEFINE_string(name, None, name, flag_values=values)
+    about = "alpha before or after the epoch"
+    flags.DEFINE_enum("as_of", None, settings.AS_OF, about, flag_values=values)
+
+    # The settings that searchers derive by; None leaves the search's own.
+    for name, kind in _kinds().items():
+        define = flags.DEFINE_boolean if kind is bool else flags.DEFINE_string
+        define(name, None, f"config.searcher.{name}", flag_values=values)
+    read_flags(values, arguments, "derive")
+    return values
+
+
 def _kinds() -> dict[str, type]:
-    """The types of the settings that searchers derive by."""
-    return {
-        name: field_types(entry)[name] for name, entry in derivation_settings().items()
-    }
+    """The settings that searchers derive by, and the type of each."""
+    kinds = {}
+    for name, entry in derivation_settings().items():
+        kinds[name] = field_types(entry)[name]
+    return kinds
 
 
 def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]:
-    """The settings of the run's searcher that options change; `UserError` where it has
-    no such setting.
+    """The settings of the run's searcher that options change, by their names.
+
+    Raises `UserError` for an option that this searcher has no setting for.
     """
     given: dict[str, Any] = {}
     for name, kind in _kinds().items():
@@ -94,6 +98,7 @@ def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]
 
 
 def _epoch(text: str) -> int | str:
+    """The epoch whose alphas are taken: best, last or a number from 0 on."""
     if text in SELECT:
         return text
     if not text.isdecimal():

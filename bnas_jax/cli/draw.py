@@ -1,6 +1,4 @@
-"""`draw`: pictures of cells, of the cell template, and of how a search came to its
-cell.
-"""
+"""`draw`: pictures of cells, of a search's epochs, and of the cell template."""
 
 import pathlib
 from collections.abc import Sequence
@@ -24,19 +22,7 @@ from bnas_jax.workdir.history import read_history
 
 def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     """Draws genotypes side by side, the epochs of a search, or the cell template."""
-    values = flags.FlagValues()
-    flags.DEFINE_multi_string(
-        "genotype", [], "cell, file or work directory", flag_values=values
-    )
-    flags.DEFINE_string("out", None, "file of the picture", flag_values=values)
-    flags.DEFINE_string("strip", None, "number of epochs", flag_values=values)
-    flags.DEFINE_boolean(
-        "template", False, "draws the cell template", flag_values=values
-    )
-    flags.DEFINE_boolean("zeroise", True, "draws Zeroise", flag_values=values)
-    flags.DEFINE_boolean("skip", None, "draws the inter-cell skip", flag_values=values)
-    read_flags(values, arguments, "draw")
-
+    values = _options(arguments)
     # The path is checked before anything is computed or drawn.
     out = required(values, "out", example="FILE.svg or FILE.png")
     path = file_to_write(out, FORMATS)
@@ -45,9 +31,25 @@ def draw(arguments: list[str], loaded: Sequence[Extension]) -> dict:
     return {"out": out}
 
 
+def _options(arguments: list[str]) -> flags.FlagValues:
+    """The options: what is drawn, which parts of it, and into which file."""
+    values = flags.FlagValues()
+    about = "cell, file or work directory"
+    flags.DEFINE_multi_string("genotype", [], about, flag_values=values)
+    about = "draws the cell template"
+    flags.DEFINE_boolean("template", False, about, flag_values=values)
+    flags.DEFINE_string("out", None, "file of the picture", flag_values=values)
+    flags.DEFINE_string("strip", None, "number of epochs", flag_values=values)
+    flags.DEFINE_boolean("zeroise", True, "draws Zeroise", flag_values=values)
+    flags.DEFINE_boolean("skip", None, "draws the inter-cell skip", flag_values=values)
+    read_flags(values, arguments, "draw")
+    return values
+
+
 def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
-    """The picture that the options describe; `UserError` where they contradict each
-    other.
+    """The picture that the options describe.
+
+    Raises `UserError` for options that contradict each other.
     """
     given: list[str] = values.genotype
     # The cell template has no genotype.
@@ -58,6 +60,8 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
                 "--strip out"
             )
         return template.template()
+
+    # Genotypes side by side.
     if not given:
         named = ", ".join(genotypes.named())
         raise UserError(
@@ -74,9 +78,8 @@ def _picture(values: flags.FlagValues, loaded: Sequence[Extension]) -> Sheet:
     run_directory = _search(given[0])
     extensions.check(run_directory.path, tuple(loaded))
     frames = _frames(run_directory, count)
-    return cells.strip(
-        frames, zeroise=values.zeroise, skip=_has_skip(given[0], values.skip)
-    )
+    skip = _has_skip(given[0], values.skip)
+    return cells.strip(frames, zeroise=values.zeroise, skip=skip)
 
 
 def draw_found_cell(workdir: pathlib.Path, out: pathlib.Path) -> None:
@@ -90,8 +93,8 @@ def side_by_side(
 ) -> Sheet:
     """The picture of genotypes, each written as `genotypes.load` takes it.
 
-    zeroise: whether Zeroise edges are drawn. skip: whether the inter-cell skip is; None
-    is as in the run of a work directory, else True.
+    zeroise: whether Zeroise edges are drawn. skip: whether the inter-cell skip is
+    drawn; None: as in the run of a work directory, and True for all other genotypes.
     """
     named = [(_title(text), genotypes.load(text)) for text in given]
     skips = [_has_skip(text, skip) for text in given]
@@ -115,11 +118,12 @@ def _search(given: str) -> RunDirectory:
 
 
 def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype]]:
-    """(title, genotype) at `count` epochs of a search, or all, evenly spaced with the
-    first and the last among them.
+    """(title, genotype) at `count` epochs of a search, evenly spaced.
 
-    The genotype is the one that the searcher derives from alpha at that time.
-    `UserError` for a search without alphas.
+    The first and the last epoch are among them. A search of fewer epochs gives all of
+    its own. The genotype is the one that the searcher derives from alpha at that time.
+
+    Raises `UserError` for a search without alphas.
     """
     # Searchers need jax; all other pictures do without.
     from bnas_jax import settings
@@ -136,12 +140,16 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
             "to draw; leave --strip out"
         )
 
-    # Row 0 of the history is alpha before the first epoch.
+    # Row 0 of the history of alpha is before the first epoch, row i + 1 after epoch i.
     history = read_history(run_directory)
-    last = len(history["valid_top1"])
+    accuracies = history["valid_top1"]  # [epochs]
+    last = len(accuracies)
     positions = np.linspace(0, last, num=min(count, last + 1))
+    chosen = np.unique(positions.round().astype(int))
+
+    # A genotype from the alphas of each chosen row.
     frames = []
-    for row in np.unique(positions.round().astype(int)):
+    for row in chosen:
         when = "before epoch 0"
         if row:
             when = f"after epoch {row - 1}"
@@ -153,8 +161,10 @@ def _frames(run_directory: RunDirectory, count: int) -> list[tuple[str, Genotype
 
 
 def _save(sheet: Sheet, path: pathlib.Path) -> None:
-    # Whole or not at all: a picture that was there stays where the new one cannot be
-    # drawn.
+    """Writes the picture whole or not at all.
+
+    A picture that was there stays where the new one cannot be drawn.
+    """
     with whole(path) as part:
         sheet.save(part, path.suffix.lower())
 
@@ -173,8 +183,9 @@ def _title(given: str) -> str:
 
 
 def _has_skip(given: str, skip: bool | None) -> bool:
-    """Whether the inter-cell skip is drawn: as `skip` says, else as in the run of a
-    work directory, else True.
+    """Whether the inter-cell skip is drawn with a genotype.
+
+    As `skip` says, or else as in the run of a work directory, or else True.
     """
     if skip is not None:
         return skip

@@ -11,20 +11,18 @@ from bnas_jax.cli.flags import read_flags
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import parse, template
 
-# The settings that may differ from the run's, beside the data: the network stays the
-# same.
+# The settings, beside those of the data, that an evaluation may change: the network
+# stays the same.
 EVALUATED_ANEW = ("eval_batch_size", "precision", "matmul_precision", "parallel")
 
 
 def evaluate(arguments: list[str], loaded: Loaded) -> dict:
-    """Evaluates the checkpoint in a work directory, or the network of a file that
-    `export` wrote.
-    """
+    """Evaluates a checkpoint in a work directory, or a file that `export` wrote."""
     from bnas_jax.deploy import evaluate as deployed
     from bnas_jax.deploy import load
     from bnas_jax.training.evaluate import evaluate
 
-    # The settings of the run are the defaults of this command's settings.
+    # The settings of the run, from the file or from the work directory.
     file = last(arguments, "--model=")
     if file == "":
         raise UserError("--model is missing; write --model=FILE, which export wrote")
@@ -35,13 +33,9 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     else:
         workdir = workdir_of(_workdir_argument(arguments), loaded)
         resolved = workdir.config()
-    open_settings = ConfigDict({name: resolved.get(name) for name in EVALUATED_ANEW})
-    # The defaults, not those of the run: its other processes are gone.
-    alone = dataclasses.asdict(settings.DistributedSettings())
-    open_settings.distributed = template.fields(settings.DistributedSettings, alone)
-    dataset = _for_source(resolved.get("dataset") or {}, arguments)
-    open_settings.dataset = template.fields(settings.DatasetSettings, dataset)
 
+    # The options, and the changes that they make to the settings.
+    open_settings = _open_settings(resolved, arguments)
     values = flags.FlagValues()
     define_config(values, config=open_settings, arguments=arguments, command="evaluate")
     flags.DEFINE_string("workdir", None, "work directory", flag_values=values)
@@ -49,7 +43,7 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     flags.DEFINE_string("step", "last", "best, last or a step", flag_values=values)
     read_flags(values, arguments=arguments, command="evaluate")
     if open_settings.precision == "float64":
-        # Nothing is rounded then; bfloat16 activations are refused beside it.
+        # Nothing is rounded in float64, which refuses bfloat16 activations beside it.
         resolved = {**resolved, "activations": None}
     run = settings.from_config({**resolved, **parse.plain(open_settings)})
     if file is not None:
@@ -58,9 +52,24 @@ def evaluate(arguments: list[str], loaded: Loaded) -> dict:
     return evaluate(workdir, run, which=values.step)
 
 
+def _open_settings(resolved: dict, arguments: list[str]) -> ConfigDict:
+    """The settings that an evaluation takes. resolved: the run's, for the defaults."""
+    changeable = {name: resolved.get(name) for name in EVALUATED_ANEW}
+    open_settings = ConfigDict(changeable)
+
+    # Not the processes of the run: those are gone.
+    alone = dataclasses.asdict(settings.DistributedSettings())
+    open_settings.distributed = template.fields(settings.DistributedSettings, alone)
+
+    dataset = _for_source(resolved.get("dataset") or {}, arguments)
+    open_settings.dataset = template.fields(settings.DatasetSettings, dataset)
+    return open_settings
+
+
 def _for_source(dataset: dict, arguments: list[str]) -> dict:
-    """The run's settings of its data, without those that have no effect on a data set
-    that the arguments name.
+    """The run's settings of its data, for the data set that the arguments name.
+
+    Settings without an effect on that data set are left out.
     """
     name = last(arguments, "--config.dataset.name=")
     if name:
@@ -69,7 +78,7 @@ def _for_source(dataset: dict, arguments: list[str]) -> dict:
 
 
 def _refuse_both(arguments: list[str]) -> None:
-    """`UserError` for options of a work directory beside --model."""
+    """Raises `UserError` for options of a work directory beside --model."""
     for option in ("--workdir=", "--step="):
         if last(arguments, option) is not None:
             raise UserError(
@@ -78,7 +87,10 @@ def _refuse_both(arguments: list[str]) -> None:
 
 
 def _workdir_argument(arguments: list[str]) -> str:
-    # Needed before the flags are read: the directory says which settings there are.
+    """The value of --workdir; `UserError` without one.
+
+    It is needed before the flags are read: the directory says which settings there are.
+    """
     given = last(arguments, "--workdir=")
     if not given:
         raise UserError(

@@ -1,5 +1,6 @@
-"""Reading the options of a command: a mistake in them is a `UserError` with what to
-write instead.
+"""Reading the options of a command.
+
+A mistake in an option is a `UserError` that says what to write instead.
 """
 
 import contextlib
@@ -17,8 +18,8 @@ from bnas_jax.core.errors import UserError
 def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_config"):
     """Turns whatever a user's mistake raises into a `UserError`.
 
-    file: a file of Python that is run inside; the message then has its line. function:
-    of that file, which is called.
+    file: a file of Python that is run inside `with`; the message then has its line.
+    function: the function of that file that is called.
     """
     try:
         yield
@@ -37,8 +38,9 @@ def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_con
 
 
 def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
-    """What is wrong with a file whose function cannot be called; else the message as it
-    is.
+    """What is wrong with a file whose function cannot be called.
+
+    Any other message is returned as it is.
     """
     if f"'{function}'" in message:
         examples = {
@@ -53,46 +55,52 @@ def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
             f"{function}() of {file} takes no variant; leave out what follows the colon"
         )
     if f"{function}() missing 1 required positional argument" in message:
-        return f"{function}() of {file} takes a variant; write it behind a colon, {file}:VARIANT"
+        return (
+            f"{function}() of {file} takes a variant; write it behind a colon, "
+            f"{file}:VARIANT"
+        )
     return message
 
 
 def _cause(error: Exception) -> BaseException:
-    """The exception that was raised before absl and ml_collections wrapped it in one of
-    theirs.
-    """
+    """The exception that absl and ml_collections wrapped in one of their own."""
     cause: BaseException = error
-    while isinstance(cause, flags.Error) or str(cause).startswith(
-        "Error whilst parsing"
-    ):
-        # Raised by absl itself.
+    while _is_wrapper(cause):
+        # absl itself raised it.
         if cause.__context__ is None:
             break
         cause = cause.__context__
     return cause
 
 
+def _is_wrapper(error: BaseException) -> bool:
+    """Whether absl or ml_collections raised an error, maybe in place of another one."""
+    of_ml_collections = str(error).startswith("Error whilst parsing")
+    return isinstance(error, flags.Error) or of_ml_collections
+
+
 def read_flags(values: flags.FlagValues, arguments: list[str], command: str) -> None:
     """Reads the options of a command.
 
-    Settings, where it takes some, are left to `spelling.override`.
+    The settings of a command that takes some are left to `spelling.override`.
 
     Raises `UserError` for an unknown or damaged option, and for a word that belongs to
     none.
     """
-    takes_settings = "config" in values
-    others = [a for a in arguments if not (takes_settings and spelling.is_setting(a))]
+    others = arguments
+    if "config" in values:
+        others = [word for word in arguments if not spelling.is_setting(word)]
     with mistakes(_config_file(others)):
         rest = _parsed(values, others, command)
     if not rest:
         return
 
-    # A word too much: what did the user mean?
+    # A word too many: what did the user mean?
     position = arguments.index(rest[0])
     if position and arguments[position - 1].endswith(","):
         # `--config.mean=0.5, 0.5` is two words to a shell.
         advice = "a list is written without spaces, or in quotes"
-    # An option without its dashes.
+    # An option that lacks its dashes.
     elif "=" in rest[0]:
         name = rest[0].partition("=")[0]
         advice = f"write --{rest[0]}"
@@ -112,10 +120,10 @@ def _config_file(arguments: list[str]) -> str | None:
 
 
 def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> list[str]:
-    """Sets the flags; returns the words that belong to none."""
+    """Sets the flags; returns the words that belong to no flag."""
+    # absl would take the next option for the value that is missing.
     for argument in arguments:
         name = argument.removeprefix("--")
-        # absl would take the next option for its value.
         if argument.startswith("--") and name in values and not values[name].boolean:
             raise UserError(
                 f"Missing value for flag {argument}; write {argument}=VALUE"
@@ -128,22 +136,23 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
             f"Unknown command line flag '{error.flagname}'; {hint}"
         ) from None
     except flags.IllegalFlagValueError as error:
-        # absl's message quotes Python; for switches and flags of a few words we can say
-        # what to write.
+        # absl's message quotes Python. For a switch, and a flag of a few words, we can
+        # say what to write.
         written = [a for a in arguments if str(error).startswith(f"flag {a}:")]
         allowed = None
         if written:
-            allowed = _allowed(values, written[-1].partition("=")[0].removeprefix("--"))
+            name = written[-1].partition("=")[0].removeprefix("--")
+            allowed = _allowed(values, name)
         if allowed is None:
             raise
         raise UserError(f"{written[-1]}: write {allowed}") from None
 
 
 def _known(values: flags.FlagValues, name: str, command: str) -> str:
-    """The advice for an unknown flag: the one of a similar name, or all that there are."""
+    """The advice for an unknown flag: the flag of a similar name, or all flags."""
     options = sorted(set(values))
     close = difflib.get_close_matches(name.replace("-", "_"), options, n=1)
-    # A typing error, more likely than a flag that never was.
+    # A typing error is likelier than a flag that never was.
     if close:
         return f"did you mean --{close[0]}?"
     return _takes(values, command)
@@ -159,8 +168,9 @@ def _takes(values: flags.FlagValues, command: str) -> str:
 
 
 def _allowed(values: flags.FlagValues, name: str) -> str | None:
-    """The values of a switch, or of a flag of a few words, as part of a sentence; None
-    for others.
+    """The values that a flag takes, as part of a sentence.
+
+    Known for a switch and for a flag of a few words; None for any other flag.
     """
     if name not in values:
         return None
@@ -174,7 +184,10 @@ def _allowed(values: flags.FlagValues, name: str) -> str | None:
 
 
 def required(values: flags.FlagValues, name: str, *, example: str) -> str:
-    """The value of a flag; `UserError` where it is not given, with an example of one."""
+    """The value of a flag that must be given.
+
+    Raises `UserError` with an example of a value where it is not given.
+    """
     value = values[name].value
     if not value:
         raise UserError(f"--{name} is missing; write --{name}={example}")
@@ -184,8 +197,9 @@ def required(values: flags.FlagValues, name: str, *, example: str) -> str:
 def number(
     values: flags.FlagValues, name: str, kind: type, *, least: int | None = None
 ) -> Any:
-    """The value of a flag as an int or float, from `least` on; None where it is not
-    given.
+    """The value of a flag as a number; None where it is not given.
+
+    kind: int or float. Raises `UserError` for a value below `least`, and for no number.
     """
     text = values[name].value
     if text is None:
@@ -198,7 +212,7 @@ def number(
 
 
 def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues:
-    """The flags of a command whose options are all texts. names: of the options."""
+    """The flags of a command whose options are all texts; names: of these options."""
     values = flags.FlagValues()
     for name in names:
         flags.DEFINE_string(name, None, name, flag_values=values)
@@ -209,10 +223,12 @@ def options(arguments: list[str], command: str, *names: str) -> flags.FlagValues
 def second_word(
     command: str, words: tuple[str, ...], arguments: list[str]
 ) -> list[str]:
-    """The arguments, whose first one must be one of the words; `UserError` for another."""
+    """The arguments, whose first one is one of the words.
+
+    Raises `UserError` for another word, and for none at all.
+    """
     if arguments and arguments[0] in words:
         return arguments
-    # No word at all, or another one.
     found = ""
     if arguments:
         found = f", got {arguments[0]!r}"

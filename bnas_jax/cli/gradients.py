@@ -1,5 +1,6 @@
-"""`gradients`: how large the gradient is at each convolution of a training, at its
-beginning and at a checkpoint.
+"""`gradients`: how large the gradient is at each convolution of a training.
+
+It is measured at the beginning of the training and at a checkpoint.
 """
 
 from bnas_jax.cli.configs import Loaded, workdir_of

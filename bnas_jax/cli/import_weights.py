@@ -19,8 +19,9 @@ from bnas_jax.settings import TrainSettings
 
 
 def import_weights(arguments: list[str], loaded: Loaded) -> dict:
-    """Brings a checkpoint of the authors' code into a work directory, in the `release`
-    convention unless another is set.
+    """Brings a checkpoint of the authors' code into a work directory.
+
+    The network has the conventions `release`, unless the arguments set others.
     """
     from bnas_jax import counting
     from bnas_jax.interop import checkpoint_files
@@ -34,7 +35,7 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
         )
     config = preset_of(preset)
     trained_on = config.dataset.name
-    # Weights of the released code are those of the network as it has it.
+    # The weights are those of the network as the released code builds it.
     config.conventions = "release"
 
     values = flags.FlagValues()
@@ -54,10 +55,10 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
             required(values, "checkpoint", example="FILE, the authors' weights")
         )
         # The file does not say on which images the network was trained.
-        sizes = {"image_size": 32, "image_channels": 3} | counting.known_sizes(
-            run.dataset
-        )
-        shape = (sizes["image_size"], sizes["image_size"], sizes["image_channels"])
+        sizes = {"image_size": 32, "image_channels": 3}
+        sizes |= counting.known_sizes(run.dataset)
+        side = sizes["image_size"]
+        shape = (side, side, sizes["image_channels"])
         statistics = _statistics(run.dataset, trained_on)
         return import_checkpoint(
             arrays, run, workdir, image_shape=shape, statistics=statistics
@@ -67,11 +68,12 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
 def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:
     """(mean, std) by which the images of an imported network are normalised.
 
-    As set, or else of the data set, or else of the one of the preset.
+    As the settings say, or else of the data set, or else of the preset's data set.
+    trained_on: the name of the preset's data set.
     """
     from bnas_jax.data import load
 
-    # A data set may be set that is not known by name.
+    # The settings may name a data set of the user's, whose statistics nobody knows.
     if dataset.mean is not None and dataset.std is not None:
         return dataset.mean, dataset.std
     found = load.known_statistics(dataset.name) or load.known_statistics(trained_on)

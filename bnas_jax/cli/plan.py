@@ -10,11 +10,10 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 
 
 def plan(arguments: list[str], loaded: Loaded) -> dict:
-    """Prints what a run's step needs, moves and takes at least on a machine; the same
-    as JSON.
+    """Prints what a run's step needs, moves and takes at least on a machine.
 
-    --presets=A,B and --on=X,Y: a table of all pairs, of which those that were made
-    before are taken from where they are kept.
+    --presets=A,B and --on=X,Y: a table of all pairs. A plan that was made before is
+    taken from where it is kept. Returns what it prints, for JSON.
     """
     from bnas_jax.plan.summary import table
 
@@ -28,6 +27,8 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
         raise UserError(
             "--on is missing; write --on=MACHINE, such as v4-8, v5e-16 or h100x8"
         )
+
+    # One plan.
     if not presets and len(machines) == 1:
         result = _planned(arguments, machines[0], loaded)
         print(table(result))
@@ -41,22 +42,23 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
 def _table(
     arguments: list[str], presets: list[str], machines: list[str], loaded: Loaded
 ) -> dict[str, Any]:
-    """Prints a table of all pairs.
+    """Prints a table of all pairs of a preset and a machine.
 
-    What is wrong with one pair alone is written in its row; all else is an error.
+    An error of one pair alone is written in its row; any other error ends the command.
     """
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.summary import markdown
 
+    # Unknown machines and unknown configs are errors before the first plan is compiled.
     for on in machines:
         machine(on)
-    of_presets = {"": arguments}
+    of_presets = {"": arguments}  # without --presets, the config of --config
     if presets:
         of_presets = {name: [*arguments, f"--config={name}"] for name in presets}
-    # Before the first of them is compiled.
     for given in of_presets.values():
         _asked(given)
 
+    # Each pair by itself.
     results: dict[str, dict] = {}
     for name, given in of_presets.items():
         for on in machines:
@@ -67,14 +69,12 @@ def _table(
             except UserError as error:
                 results[pair] = {"error": str(error), "fits": False}
     print(markdown(results))
-    return {
-        "plans": results,
-        "fits": all(result["fits"] for result in results.values()),
-    }
+    all_fit = all(result["fits"] for result in results.values())
+    return {"plans": results, "fits": all_fit}
 
 
 def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
-    """The summary of one plan. on: the name of its machine."""
+    """The summary of one plan. on: the name of the machine that it is for."""
     from bnas_jax.plan.absent import check
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.request import Request, planned
@@ -95,8 +95,9 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
 
 
 def _asked(arguments: list[str]) -> tuple[Any, Any]:
-    """(the settings of --config, the flags); `UserError` for what cannot be planned on
-    any machine.
+    """(the settings of --config, the flags).
+
+    Raises `UserError` for a run that cannot be planned on any machine.
     """
     run, values = configured(
         arguments,
@@ -119,8 +120,9 @@ def _asked(arguments: list[str]) -> tuple[Any, Any]:
 
 
 def _words(text: str | None) -> list[str]:
-    """What stands between commas."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    """The words between commas, none of them empty."""
+    words = (text or "").split(",")
+    return [word.strip() for word in words if word.strip()]
 
 
 def _advice(result: dict) -> str:

@@ -6,7 +6,7 @@ from bnas_jax.cli.configs import Loaded
 from bnas_jax.cli.flags import number, options, required
 from bnas_jax.workdir.files import file_to_write
 
-# So many predictions are shown where no file is written.
+# How many predictions are shown where no file is written.
 _SHOWN = 10
 
 
@@ -21,11 +21,12 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
         values, "input", example="IMAGES.npy, an image or a folder of images"
     )
     batch_size = number(values, "batch_size", kind=int, least=1) or 64
-    # Before anything is computed.
+    # The file is checked before anything is computed.
     out = None
     if values.out is not None:
         out = file_to_write(values.out, predict.FORMATS)
 
+    # Classify all images.
     network = load.read(model, loaded)
     devices.configure_alone(network.run)
     images = predict.read_images(given, network)
@@ -36,12 +37,12 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
         result["out"] = values.out
         return result
 
-    # Without a file, those of the first images.
+    # Without a file, the predictions of the first images are the result.
     rows = list(predictions.rows())[:_SHOWN]
-    result["predictions"] = [
-        {"image": name, "class": label, "probability": round(share, 4)}
-        for name, label, share in rows
-    ]
+    shown = []
+    for name, label, share in rows:
+        shown.append({"image": name, "class": label, "probability": round(share, 4)})
+    result["predictions"] = shown
     if len(rows) < len(predictions.names):
         print(
             f"these are the first {_SHOWN} images; --out=FILE.csv writes all",

@@ -11,14 +11,14 @@ from bnas_jax.workdir.files import file_to_write, whole
 
 
 def report(arguments: list[str], loaded: Sequence[Extension]) -> dict:
-    """Writes the page of the run in a work directory, by default into that directory."""
+    """Writes the page of a run, by default into its work directory."""
     values = options(arguments, "report", "workdir", "out")
-    workdir = required(
-        values, "workdir", example="DIR, the directory that search or train wrote"
-    )
+    example = "DIR, the directory that search or train wrote"
+    workdir = required(values, "workdir", example=example)
     directory = RunDirectory(workdir)
     out = values.out or str(directory / "report.html")
-    # A directory of no run is what is wrong first.
+
+    # The run is read first: of several mistakes, a directory without one is reported.
     run = read_run(workdir)
     path = file_to_write(out)
     extensions.check(directory.path, tuple(loaded))

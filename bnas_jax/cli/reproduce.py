@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from bnas_jax.study import Row
 
 _FILE = "configs/reproduce.py"
-# Tables of which nothing is to be run.
+# Tables without runs, and what to do in place of making them.
 _DESCRIBED = {
-    "table3": "Table 3 is the list of layer types, bnas_jax.core.genotype.TABLE_3; write --table=1 for how they compare",
+    "table3": (
+        "Table 3 is the list of layer types, bnas_jax.core.genotype.TABLE_3; write "
+        "--table=1 for how they compare"
+    ),
 }
-# What a row says by itself: its seeds are counted, and its cell is the one that it is
-# about.
+# Settings that a row fixes by itself: the seed of each run, and the cell it is about.
 _OF_A_ROW = ("config.seed", "config.network.genotype")
 
 
@@ -32,18 +34,17 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
     """Makes the runs of a table or figure that are not finished yet, and writes it."""
     from bnas_jax.reproduce import reproduction, run, table
 
-    settings = [argument for argument in arguments if spelling.is_setting(argument)]
-    values = _options(
-        [argument for argument in arguments if argument not in settings],
-        list(reproduction.SCALES),
-    )
+    # The table or figure, and the folder of its runs.
+    settings = [word for word in arguments if spelling.is_setting(word)]
+    others = [word for word in arguments if word not in settings]
+    values = _options(others, list(reproduction.SCALES))
     name = _chosen(values)
     scale = required(values, "scale", example=" or ".join(reproduction.SCALES))
     wanted = _reproduction(name, scale)
-    folder = paths.local(
-        required(values, "workdir", example="DIR"), "--workdir"
-    ).absolute()
+    given = required(values, "workdir", example="DIR")
+    folder = paths.local(given, "--workdir").absolute()
 
+    # Its rows, as the options change them.
     seeds = number(values, "seeds", kind=int, least=1)
     only = row_names(values.rows)
     _check_rows(wanted, name=name, given=bool(only or settings or seeds), scale=scale)
@@ -64,26 +65,27 @@ def reproduce(arguments: list[str], loaded: Loaded) -> dict:
 
 
 def _options(arguments: list[str], scales: Sequence[str]) -> flags.FlagValues:
-    """The options but for settings."""
+    """The options; `arguments` has no settings."""
     values = flags.FlagValues()
     for name in ("table", "figure", "workdir", "rows", "seeds"):
         flags.DEFINE_string(name, None, name, flag_values=values)
-    flags.DEFINE_enum(
-        "scale", None, list(scales), "size of the runs", flag_values=values
-    )
+    about = "size of the runs"
+    flags.DEFINE_enum("scale", None, list(scales), about, flag_values=values)
     flags.DEFINE_boolean("count", False, "runs nothing", flag_values=values)
     if last(arguments, "--config") is not None:
         raise UserError(
             f"reproduce takes no --config=FILE; its runs stand in {_FILE}, and "
-            "settings are written"
-            f" {spelling.PREFIX}KEY=VALUE"
+            f"settings are written {spelling.PREFIX}KEY=VALUE"
         )
     read_flags(values, arguments, "reproduce")
     return values
 
 
 def _chosen(values: flags.FlagValues) -> str:
-    """The name of the table or figure; `UserError` where none is given, or both are."""
+    """The name of the table or figure, such as table8.
+
+    Raises `UserError` where neither is given, or both are.
+    """
     given = [name for name in ("table", "figure") if values[name].value]
     if len(given) != 1:
         raise UserError(
@@ -93,7 +95,7 @@ def _chosen(values: flags.FlagValues) -> str:
 
 
 def _reproduction(name: str, scale: str) -> "Reproduction":
-    """What configs/reproduce.py has of that name; `UserError` for one that it has not."""
+    """The entry of configs/reproduce.py of that name; `UserError` without one."""
     if name in _DESCRIBED:
         raise UserError(_DESCRIBED[name])
     path = preset_files.find(_FILE, "--table", example="8")
@@ -101,10 +103,10 @@ def _reproduction(name: str, scale: str) -> "Reproduction":
         module = module_of(path, _FILE, option="--table")
         known = list(module.REPRODUCTIONS)
         if name not in known:
+            # What there is of the same kind.
             kind = "figure" if name.startswith("figure") else "table"
-            numbers = ", ".join(
-                n.removeprefix(kind) for n in known if n.startswith(kind)
-            )
+            alike = [one for one in known if one.startswith(kind)]
+            numbers = ", ".join(one.removeprefix(kind) for one in alike)
             raise UserError(
                 f"the paper has no {kind} {name.removeprefix(kind)} to make; write "
                 f"--{kind}= one of {numbers}"
@@ -113,8 +115,10 @@ def _reproduction(name: str, scale: str) -> "Reproduction":
 
 
 def _check_rows(wanted: "Reproduction", *, name: str, given: bool, scale: str) -> None:
-    """`UserError` for options about rows of a figure that has none, and for a scale
-    that says nothing.
+    """Raises `UserError` for options that have no effect on the table or figure.
+
+    given: whether there are options about rows. A figure may have no rows. A table that
+    is counted says something at the paper's scale alone.
     """
     if given and not wanted.rows:
         raise UserError(
@@ -133,11 +137,14 @@ def _changed(
     only: Sequence[str],
     seeds: int | None,
 ) -> "Reproduction":
-    """The same, where the rows of --rows, or all, have the settings of the command
-    line. seeds: None is each row's own.
+    """The same table or figure with the settings of the command line.
+
+    only: names of the rows that take the settings; () is all of them. seeds: of every
+    row; None is each row's own.
     """
     from bnas_jax.study.rows import chosen_rows
 
+    # Each setting must have an effect.
     chosen = chosen_rows(wanted.rows, only)
     names = [row.name for row in chosen]
     for setting in settings:
@@ -148,31 +155,31 @@ def _changed(
             row = dataclasses.replace(row, seeds=seeds)
         if row.name not in names:
             return row
+        train = _with_settings(row.train, settings)
         search = None if row.search is None else _with_settings(row.search, settings)
-        return dataclasses.replace(
-            row, train=_with_settings(row.train, settings), search=search
-        )
+        return dataclasses.replace(row, train=train, search=search)
 
-    return dataclasses.replace(wanted, rows=tuple(map(change, wanted.rows)))
+    rows = tuple(change(row) for row in wanted.rows)
+    return dataclasses.replace(wanted, rows=rows)
 
 
 def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
-    """`UserError` for a setting that none of the runs has, or that a row says by
-    itself.
-    """
+    """Raises `UserError` for a setting that no run has, or that a row fixes itself."""
     name = setting.removeprefix("--no").removeprefix("--").partition("=")[0]
     if name in _OF_A_ROW:
         raise UserError(
             f"{name} is what a row is about; leave it out, --seeds=N makes N runs of "
             "each"
         )
+
+    # The configs of all runs, with seed 0.
     configs = []
     for row in rows:
-        configs += [
-            function(0) for function in (row.train, row.search) if function is not None
-        ]
+        configs.append(row.train(0))
+        if row.search is not None:
+            configs.append(row.search(0))
     if not any(spelling.is_known(config, setting) for config in configs):
-        # What is wrong with it, and what was meant.
+        # Setting it raises the error that says what is wrong and what was meant.
         with mistakes():
             override(configs[0], [setting])
 
@@ -180,14 +187,13 @@ def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
 def _with_settings(
     function: Callable[[int], ConfigDict], settings: Sequence[str]
 ) -> Callable[[int], ConfigDict]:
-    """A function from a seed to a config that has those of the settings that it knows."""
+    """The function from seed to config, with the settings that this config knows."""
 
     def config_of(seed: int) -> ConfigDict:
         config = function(seed)
         with mistakes():
-            override(
-                config, [word for word in settings if spelling.is_known(config, word)]
-            )
+            known = [word for word in settings if spelling.is_known(config, word)]
+            override(config, known)
         return config
 
     return config_of

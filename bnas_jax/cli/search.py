@@ -20,25 +20,28 @@ def search(arguments: list[str], loaded: Loaded) -> dict:
         command="search",
         example="configs/search.py:digits",
     )
-    # Now that the command is known to be right: this takes seconds.
+    # Imported now that the command is known to be right: this takes seconds.
     from bnas_jax.training.search import search
 
     with contextlib.closing(workdir_to_write(values, loaded)) as workdir:
         found = search(run, workdir, change=values.change)
-        # Only once the search has ended: its genotype.json is there.
+        # The search has ended, so that its genotype.json is there.
         _leave_picture(workdir)
         return found
 
 
 def _leave_picture(workdir: "WorkDir") -> None:
-    """Draws cell.svg. A search can do without it: an error is a line of its log."""
+    """Draws cell.svg into the work directory.
+
+    A search can do without the picture: an error in drawing is a line of its log.
+    """
     from bnas_jax.runtime import hosts
 
     if not hosts.is_first():
         return
     try:
         draw.draw_found_cell(workdir.path, workdir / "cell.svg")
-    # Of any class: a library for pictures that is missing or broken, a font, the disk.
+    # Of any class: a library for pictures is missing or broken, a font, the disk.
     except Exception as error:
         reason = " ".join(str(error).split())
         workdir.say(

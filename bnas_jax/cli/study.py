@@ -25,19 +25,18 @@ def study(arguments: list[str], loaded: Loaded) -> dict:
     values = options(arguments, "study", "study", "workdir", "rows")
     chosen = study_of(required(values, "study", example=EXAMPLE))
     rows = row_names(values.rows)
-    folder = paths.local(
-        required(values, "workdir", example="DIR"), "--workdir"
-    ).absolute()
+    given = required(values, "workdir", example="DIR")
+    folder = paths.local(given, "--workdir").absolute()
     return run_study(chosen, folder, only=rows, open_workdir=opening(loaded))
 
 
 def opening(loaded: Loaded) -> Callable[[pathlib.Path], "WorkDir"]:
-    """How a run's work directory is opened: with the extensions that it is to note."""
+    """A function that opens a run's work directory, which notes the extensions."""
     return lambda path: workdir_of(str(path), loaded)
 
 
 def row_names(given: str | None) -> tuple[str, ...]:
-    """The names of --rows, divided by commas; () without it, which is all rows."""
+    """The names between the commas of --rows; () without --rows, which is all rows."""
     if given is None:
         return ()
     rows = tuple(row.strip() for row in given.split(",") if row.strip())
@@ -54,7 +53,7 @@ def study_of(given: str) -> "Study":
 
     name, _, variant = given.partition(":")
     path = preset_files.find(name, "--study", example=EXAMPLE)
-    # A user's file, which may raise anything.
+    # The file is a user's, and may raise anything.
     with mistakes(path, function="get_study"):
         chosen = module_of(path, name).get_study(variant)
     if not isinstance(chosen, Study):
@@ -67,15 +66,16 @@ def study_of(given: str) -> "Study":
 
 
 def module_of(path: pathlib.Path, name: str, *, option: str = "--study") -> Any:
-    """The module in a file of Python. name: of the file as it was given to the option,
-    for the error.
+    """Runs a file of Python and returns its module.
+
+    name: the file as it was given to `option`, for the error.
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(
             f"{option}={name} is no file of Python; write {option}={EXAMPLE}"
         )
-    # By its path, as configs/ is no package.
+    # Loaded by its path: configs/ is no package.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -20,10 +20,11 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
         command="train",
         example="configs/train.py:digits",
     )
-    # Now that the command is known to be right: this takes seconds.
+    # Imported now that the command is known to be right: this takes seconds.
     from bnas_jax.training.fine_tune import Init
     from bnas_jax.training.train import train
 
+    # The run whose weights the training begins with.
     if values.init_step and not values.init:
         raise UserError(
             "--init_step says which checkpoint of --init=DIR to take; write "
@@ -32,7 +33,8 @@ def train(arguments: list[str], loaded: Loaded) -> dict:
     init = None
     if values.init:
         init = Init(workdir=values.init, which=values.init_step or "last")
-        # The source may have layer types of an extension, too.
+        # That run may have layer types of an extension, too.
         extensions.check(paths.local(init.workdir, "--init"), loaded)
+
     with contextlib.closing(workdir_to_write(values, loaded)) as workdir:
         return train(run, workdir, change=values.change, init=init)

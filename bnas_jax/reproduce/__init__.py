@@ -1,5 +1,6 @@
-"""The tables and figures of the paper, made anew: its trainings as rows of a study, our
-figures beside the printed ones.
+"""The tables and figures of the paper, made anew.
+
+The trainings of a table are rows of a study; our numbers stand beside the printed ones.
 """
 
 from bnas_jax.reproduce.reproduction import Reproduction

@@ -1,5 +1,6 @@
-"""The columns of the paper's tables: each is a number of one training, measured by it
-or counted from its settings.
+"""The columns of the paper's tables.
+
+Each column is a number of one training: measured by it, or counted from its settings.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from bnas_jax.core.genotype import Genotype, edges
 from bnas_jax.reproduce.row_run import RowRun
 from bnas_jax.study.results import early_learnable_share
 
+# The layer types that are separable convolutions.
 _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7")
 
 
@@ -16,9 +18,10 @@ _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7")
 class Column:
     """A column of a table.
 
-    title: its head, with the unit. value: the number of a row's run, None while it is
-    unknown. form: how `format` writes it.
-    measured: whether it needs a finished run; otherwise it is counted.
+    title: its head, with the unit.
+    value: the number of a row's run, None while it is unknown.
+    form: the format of the number, as `format` takes it.
+    measured: whether the number needs a finished run; otherwise it is counted.
     """
 
     title: str
@@ -28,22 +31,22 @@ class Column:
 
 
 def _of_summary(name: str) -> Callable[[RowRun], float | None]:
-    """A number of the training's summary, measured on the test images after the last
-    epoch.
+    """A number of the training's summary.
+
+    It is measured on the test images after the last epoch.
     """
 
     def number(run: RowRun) -> float | None:
         if run.training is None:
             return None
-        return (run.training.summary() or {}).get(name)
+        summary = run.training.summary() or {}
+        return summary.get(name)
 
     return number
 
 
 def train_top1(run: RowRun) -> float | None:
-    """Accuracy on the training images, augmented, over the steps of the last epoch, in
-    %.
-    """
+    """Accuracy on the augmented training images, in %, over the last epoch's steps."""
     if run.training is None:
         return None
     records = run.training.read_metrics()
@@ -52,7 +55,7 @@ def train_top1(run: RowRun) -> float | None:
 
 
 def _of_count(name: str, scale: float = 1.0) -> Callable[[RowRun], float | None]:
-    """A number that `cost` counts."""
+    """A number that `cost` counts, times `scale`."""
 
     def number(run: RowRun) -> float | None:
         counted = run.counted
@@ -64,13 +67,14 @@ def _of_count(name: str, scale: float = 1.0) -> Callable[[RowRun], float | None]
 
 
 def separable_share(run: RowRun) -> float | None:
-    """The share of separable convolutions among the eight edges of the normal cell, in
-    %.
+    """The share of separable convolutions among the edges of the normal cell, in %.
 
-    Of that cell alone, with which DARTS has the 62.50 % of Table 11; of both cells it
-    has 31.25 %.
+    Of the eight edges of that cell alone, DARTS has the 62.50 % that Table 11 prints;
+    of both cells it has 31.25 %.
     """
-    genotype = None if run.run is None else getattr(run.run.network, "genotype", None)
+    if run.run is None:
+        return None
+    genotype = getattr(run.run.network, "genotype", None)
     if not isinstance(genotype, Genotype):
         return None
     types = [edge.layer_type for edge in edges(genotype.normal)]
@@ -78,8 +82,9 @@ def separable_share(run: RowRun) -> float | None:
 
 
 def early_learnable(run: RowRun) -> float | None:
-    """The share of layers with weights in the genotypes of the search's first 40 % of
-    epochs, in % (section 4.3).
+    """The share of layers with weights early in the search, in % (section 4.3).
+
+    Early is the first 40 % of its epochs.
     """
     if run.search is None:
         return None
@@ -88,9 +93,11 @@ def early_learnable(run: RowRun) -> float | None:
 
 
 def _counted(title: str, name: str, *, scale: float = 1.0, form: str = ".2f") -> Column:
+    """A column of a number that `cost` counts."""
     return Column(title, _of_count(name, scale), form=form, measured=False)
 
 
+# Name, as in configs/reproduce.py -> column.
 COLUMNS = {
     "top1": Column("top-1, %", _of_summary("top1")),
     "best_top1": Column("top-1 of the best epoch, %", _of_summary("best_top1")),

@@ -1,7 +1,7 @@
-"""The paper's figures: functions of a reproduction and its folder, which give an SVG,
-None where there is nothing to draw yet.
+"""The paper's figures, a function for each.
 
-Curves and gradients are those of seed 0.
+A function takes a reproduction and its folder. It gives an SVG, or None where there is
+nothing to draw yet. Curves and gradients are those of seed 0.
 """
 
 import pathlib
@@ -25,18 +25,22 @@ from bnas_jax.workdir import RunDirectory
 
 
 def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figure 1: top-1 over FLOPs, ours filled and the paper's as rings; of a table that
-    has both columns.
+    """Figure 1: top-1 over FLOPs, ours filled and the paper's as rings.
+
+    The table of `wanted` must have both columns.
     """
+    # Both points of a row have the same style; only ours is named in the legend.
     groups = []
     for number, line in enumerate(lines_of(wanted, folder)):
         for numbers, hollow in ((line["ours"], False), (line["paper"], True)):
             flops, top1 = numbers.get("flops"), numbers.get("top1")
-            if flops is not None and top1 is not None:
-                name = "" if hollow else line["name"]
-                groups.append(
-                    Points(name, [(flops, top1)], style=number, hollow=hollow)
-                )
+            if flops is None or top1 is None:
+                continue
+            name = "" if hollow else line["name"]
+            points = [(flops, top1)]
+            groups.append(Points(name, points, style=number, hollow=hollow))
+
+    # Nothing of ours is known yet.
     if all(group.hollow for group in groups):
         return None
     title = "accuracy over FLOPs; rings: the paper's"
@@ -44,18 +48,17 @@ def accuracy_over_flops(wanted: Reproduction, folder: pathlib.Path) -> str | Non
 
 
 def test_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figures 2 and 9b: accuracy on the test images by epoch, a line for each training."""
+    """Figures 2 and 9b: accuracy on the test images by epoch, a line a training."""
     return _curves(wanted, folder, part="test")
 
 
 def train_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figures 4 and 9a: accuracy on the training images by epoch, a line for each
-    training.
-    """
+    """Figures 4 and 9a: accuracy on the training images by epoch, a line a training."""
     return _curves(wanted, folder, part="train")
 
 
 def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | None:
+    """Accuracy by epoch. part: of the data, train or test."""
     lines = []
     for row, training in _trainings(wanted, folder):
         points = points_of(training.read_metrics(), f"{part}_top1")
@@ -67,19 +70,18 @@ def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | N
 
 
 def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
-    """Figures 4 and 10: the sum of |gradient| at each convolution after training, a
-    line for each training.
+    """Figures 4 and 10: the sum of |gradient| at each convolution after training.
 
-    The numbers, and those before the first step, stand in gradients.json of each
-    training. A convolution without any gradient is a cross at the lower edge.
+    There is a line for each training. The numbers, and those before the first step,
+    stand in gradients.json of each training. A convolution without any gradient is a
+    cross at the lower edge.
     """
     lines = []
     for row, training in _trainings(wanted, folder):
+        # A file that was written while the training was under way is of another step.
         found = training.gradients()
-        # One that was written while the training was under way is of another step.
-        if found is None or found.get("step") != (training.summary() or {}).get(
-            "steps"
-        ):
+        summary = training.summary() or {}
+        if found is None or found.get("step") != summary.get("steps"):
             found = write_gradients(WorkDir(training.path))
         sums = found["last"]
         lines.append(Line(row.name, list(enumerate(sums, start=1))))
@@ -92,7 +94,7 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
 def _trainings(
     wanted: Reproduction, folder: pathlib.Path
 ) -> Iterator[tuple[Row, RunDirectory]]:
-    """The rows whose training with seed 0 has ended."""
+    """(row, its training with seed 0) of the rows where that training has ended."""
     for row in wanted.rows:
         training = RowRun(row, folder=folder, seed=0).training
         if training is not None:
@@ -100,23 +102,24 @@ def _trainings(
 
 
 def quantization_errors(wanted: Reproduction, folder: pathlib.Path) -> str:
-    """Figure 3: float and binary outputs of random convolutions, by which of 0 and the
-    binary one is nearer.
+    """Figure 3: float and binary outputs of random convolutions.
+
+    A colour says which is nearer to the float output: the binary one, or Zeroise's 0.
     """
     del wanted, folder
     windows = quantization.random_windows()
-    nearer = windows.zeroise_is_nearer
-    points = np.stack([windows.floats, windows.binary], axis=1)
-    chosen = quantization.example(windows)
+    nearer = windows.zeroise_is_nearer  # [windows]
+    points = np.stack([windows.floats, windows.binary], axis=1)  # [windows, 2]
     share = 100 * nearer.mean()
+
+    # One window is labelled with both outputs, as the paper does.
+    chosen = quantization.example(windows)
+    label = f"{windows.floats[chosen]:.2f} and {windows.binary[chosen]:.1f}"
+    example = [points[chosen].tolist()]
     groups = [
         Points("binary is nearer", points=points[~nearer].tolist()),
         Points(f"Zeroise is nearer, {share:.0f} %", points=points[nearer].tolist()),
-        Points(
-            "as in Figure 3",
-            points=[points[chosen].tolist()],
-            labels=[f"{windows.floats[chosen]:.2f} and {windows.binary[chosen]:.1f}"],
-        ),
+        Points("as in Figure 3", points=example, labels=[label]),
     ]
     title = "random 3x3 convolutions, 16 channels"
     return scatter(title, groups, x="float output", y="binary output (Eq. 1)")
@@ -137,13 +140,15 @@ def named_cells(
 ) -> str | None:
     """Figures 6 to 8 and 11: genotypes side by side.
 
-    names: of named genotypes, or of rows with a search, whose genotype is drawn once it
-    has ended. skip: of each, whether its network has inter-cell skips.
+    names: of named genotypes, or of rows with a search, whose genotype is drawn once
+        the search with seed 0 has ended.
+    skip: for each name, whether its network has inter-cell skips.
     """
     searched = {row.name: row for row in wanted.rows if row.search is not None}
     named = []
     for name in names:
         given = name
+        # `genotypes.load` takes a name as well as the directory of a search.
         if name in searched:
             found = RowRun(searched[name], folder=folder, seed=0).search
             if found is None:

@@ -9,9 +9,14 @@ from bnas_jax.study import Row
 
 # What each scale means, for a reader of the table.
 SCALES = {
-    "smoke": "Ours at the scale `smoke`: tiny networks, five epochs on 8x8 digits. It shows that all runs,"
-    " and says nothing about the paper's numbers.",
-    "paper": "Ours at the paper's scale. What the paper leaves open is our choice, named in configs/reproduce.py.",
+    "smoke": (
+        "Ours at the scale `smoke`: tiny networks, five epochs on 8x8 digits. It shows "
+        "that all runs, and says nothing about the paper's numbers."
+    ),
+    "paper": (
+        "Ours at the paper's scale. What the paper leaves open is our choice, named in "
+        "configs/reproduce.py."
+    ),
 }
 
 
@@ -19,11 +24,14 @@ SCALES = {
 class Reproduction:
     """A table or figure of the paper, at a scale.
 
-    rows: the trainings, in the paper's order; none where nothing is trained. columns:
-    names of `columns.COLUMNS`. paper: row -> column -> the number that the paper
-    prints; what it does not print is left out. pictures: name of a file -> a function
-    of `pictures`, which takes this reproduction and its folder. remark: what a reader
-    of the table must know.
+    title: what stands above the table.
+    rows: the trainings, in the paper's order; none where nothing is trained.
+    columns: names of `columns.COLUMNS`.
+    paper: row -> column -> the number that the paper prints; a number that it does not
+        print is left out.
+    pictures: name of a file -> a function of `pictures`, which takes this reproduction
+        and its folder.
+    remark: what a reader of the table must know.
 
     Raises `UserError` for a column that is not there, and for a number of the paper in
     no row or column of the table.
@@ -39,11 +47,13 @@ class Reproduction:
     remark: str = ""
 
     def __post_init__(self):
+        # Columns that there are.
         for name in self.columns:
             if name not in COLUMNS:
                 raise UserError(
                     f"no column {name!r}; write one of {', '.join(COLUMNS)}"
                 )
+        # The paper's numbers: each in a row and a column of the table.
         names = [row.name for row in self.rows]
         for name, printed in self.paper.items():
             if name not in names:
@@ -60,5 +70,5 @@ class Reproduction:
 
     @property
     def measures(self) -> bool:
-        """Whether a column takes runs: not where all of them are counted."""
+        """Whether a column needs runs; False where all columns are counted."""
         return any(COLUMNS[name].measured for name in self.columns)

@@ -1,6 +1,4 @@
-"""The runs of a row with one seed: their settings, and what there is of them in a
-folder.
-"""
+"""The runs of a row with one seed: their settings, and what a folder has of them."""
 
 import dataclasses
 import functools
@@ -17,8 +15,9 @@ from bnas_jax.workdir import RunDirectory
 
 @dataclasses.dataclass(frozen=True)
 class RowRun:
-    """A row's runs with one seed, whether they have been made or not. folder: of all
-    rows.
+    """A row's runs with one seed, whether they have been made or not.
+
+    folder: the folder of the runs of all rows.
     """
 
     row: Row
@@ -27,13 +26,14 @@ class RowRun:
 
     @functools.cached_property
     def search(self) -> RunDirectory | None:
-        """The search that has ended; None before that, and for a row without one."""
+        """The search, once it has ended; None before, and for a row without one."""
         return self._of_search[0]
 
     @functools.cached_property
     def run(self) -> TrainSettings | None:
-        """The settings of the training, ended or to come; None while its cell is not
-        found yet.
+        """The settings of the training, ended or to come.
+
+        None while the search has not found its cell yet.
         """
         if self.row.search is not None and self.search is None:
             return None
@@ -41,23 +41,27 @@ class RowRun:
 
     @functools.cached_property
     def training(self) -> RunDirectory | None:
-        """The training that has ended."""
+        """The training, once it has ended; None before."""
         return self._of_training[0]
 
     @property
     def not_shown(self) -> str:
-        """What is wrong with a run of other settings that stands in the place of one of
-        these; empty without one.
+        """What is wrong with a run of other settings that stands in the place of a run.
+
+        Empty where there is no such run.
         """
         return self._of_search[1] or self._of_training[1]
 
     @functools.cached_property
     def counted(self) -> dict | None:
-        """What `cost` counts of the network; None while its cell, or the size of its
-        images, is not known.
+        """What `cost` counts of the network.
+
+        None while its cell, the size of its images or the number of classes is not
+        known.
         """
         if self.run is None:
             return None
+        # A training that has ended says what its images were.
         sizes = counting.known_sizes(self.run.dataset)
         if self.training is not None:
             facts = self.training.facts()
@@ -70,6 +74,7 @@ class RowRun:
 
     @functools.cached_property
     def _of_search(self) -> tuple[RunDirectory | None, str]:
+        """(the search that has ended, what is wrong with a run in its place)."""
         if self.row.search is None:
             return None, ""
         path = self.row.search_in(self.folder, self.seed)
@@ -77,26 +82,31 @@ class RowRun:
 
     @functools.cached_property
     def _of_training(self) -> tuple[RunDirectory | None, str]:
+        """(the training that has ended, what is wrong with a run in its place)."""
         if self.run is None:
             return None, ""
         return _ended(self.run, self.row.training_in(self.folder, self.seed))
 
 
 def _ended(run: Settings, path: pathlib.Path) -> tuple[RunDirectory | None, str]:
-    """(the work directory of a run that has ended, None without one; what is wrong with
-    a run of other settings there).
+    """(the run that has ended, what is wrong with a run of other settings there).
+
+    The first is None where the run has not ended, or is another one. The second is
+    empty without another one.
     """
     try:
         ended = is_finished(run, path)
     except UserError as error:
         return None, str(error)
-    return (RunDirectory(path) if ended else None), ""
+    if not ended:
+        return None, ""
+    return RunDirectory(path), ""
 
 
-# A table is written after each of its rows, and counting takes a second.
+# Cached: a table is written after each of its rows, and counting takes a second.
 @functools.lru_cache(maxsize=64)
 def _counts(run: TrainSettings, sizes: tuple[tuple[str, int], ...]) -> dict:
-    """What `cost` counts of a network. sizes: of the data."""
+    """What `cost` counts of a network. sizes: (name, size) of the data."""
     options = dict.fromkeys(counting.OPTIONS) | dict(sizes)
     _, totals = counting.counts(run, options)
     return totals

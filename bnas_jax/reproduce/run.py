@@ -14,7 +14,7 @@ from bnas_jax.study.runs import OpenWorkDir, make_folder, run_rows
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import whole
 
-# Of a file with a picture; the element `svg` alone is for pages.
+# The first line of a file with a picture; a page has the element `svg` alone.
 _FILE_HEAD = '<?xml version="1.0" encoding="utf-8"?>\n'
 
 
@@ -29,21 +29,24 @@ def reproduce(
     settings: Sequence[str] = (),
     open_workdir: OpenWorkDir = WorkDir,
 ) -> dict:
-    """Makes the runs that are not finished; writes folder/NAME.json, NAME.md and the
-    pictures, NAME_PICTURE.svg.
+    """Makes the runs that are not finished, and writes the table and its pictures.
 
-    folder: for all tables and figures of one scale, which share their runs:
-    ROW/SEED/train and ROW/SEED/search. only: names of rows to run; () is all of them.
-    count: runs nothing, the table has what is finished and what can be counted. Nothing
-    is run, either, where all columns are counted. settings: what was changed in the
-    rows, for the table to say.
-    open_workdir: see `run_study`. The table is written after each row.
+    folder: of all tables and figures of one scale, which share their runs,
+        ROW/SEED/train and ROW/SEED/search. The table is NAME.json and NAME.md, written
+        anew after each row; pictures are NAME_PICTURE.svg.
+    only: names of rows to run; () is all of them.
+    count: runs nothing: the table has what is finished and what can be counted. Nothing
+        is run, either, where all columns are counted.
+    settings: what was changed in the rows, for the table to say.
+    open_workdir: see `run_study`.
 
     Returns {"title", "scale", "settings", "remark", "columns", "rows" (see
-    `table.lines_of`), "failed", "out"}, of a figure without rows {"title", "failed",
-    "out"}; out: the files. Raises `UserError` for a name in `only` that no row has, for
-    a folder that cannot be written, and where runs failed and none has ended.
+    `table.lines_of`), "failed", "out"}, and of a figure without rows {"title",
+    "failed", "out"}. "out": the files. Raises `UserError` for a name in `only` that no
+    row has, for a folder that cannot be written, and where runs failed and none has
+    ended.
     """
+    # A figure that needs no runs.
     if not wanted.rows:
         make_folder(folder)
         drawn, failed = _draw(wanted, folder, name=name)
@@ -63,6 +66,7 @@ def reproduce(
             write_table(folder, name, result=result, text=markdown(result))
         return result
 
+    # Make the runs and draw the pictures, or only count.
     failed, drawn = {}, []
     rows = chosen_rows(wanted.rows, only)
     if count or not wanted.measures:
@@ -73,20 +77,22 @@ def reproduce(
         failed = run_rows(rows, folder, write=write, open_workdir=open_workdir)
         drawn, undrawn = _draw(wanted, folder, name=name)
         failed |= undrawn
+
+    # The last table also names the pictures that could not be drawn.
     result = write(failed)
     _refuse_empty(result)
-    return result | {
-        "out": [str(folder / f"{name}.json"), str(folder / f"{name}.md"), *drawn]
-    }
+    tables = [str(folder / f"{name}.json"), str(folder / f"{name}.md")]
+    return {**result, "out": [*tables, *drawn]}
 
 
 def _is_empty(result: Mapping) -> bool:
     """Whether runs failed and none has ended."""
-    return bool(result["failed"]) and not any(line["runs"] for line in result["rows"])
+    ended = any(line["runs"] for line in result["rows"])
+    return bool(result["failed"]) and not ended
 
 
 def _refuse_empty(result: Mapping) -> None:
-    """`UserError` where no run of several could be made."""
+    """Raises `UserError` where runs failed and none has ended."""
     if _is_empty(result):
         name, message = next(iter(result["failed"].items()))
         raise UserError(f"none of the runs could be made; {name}: {message}")
@@ -95,9 +101,7 @@ def _refuse_empty(result: Mapping) -> None:
 def _draw(
     wanted: Reproduction, folder: pathlib.Path, *, name: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Draws the pictures that can be drawn; returns their files, and {file: message} of
-    those that cannot.
-    """
+    """Draws the pictures; returns (files that were drawn, {file that was not: why})."""
     files, failed = [], {}
     for picture, draw in wanted.pictures.items():
         path = folder / f"{name}_{picture}.svg"
@@ -107,6 +111,7 @@ def _draw(
         except UserError as error:
             failed[path.name] = str(error)
             continue
+        # Nothing to draw yet, or another process writes the file.
         if svg is None or not hosts.is_first():
             continue
         with whole(path) as part:

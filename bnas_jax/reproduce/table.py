@@ -11,51 +11,54 @@ from bnas_jax.study.table import deviation_of, mean_of
 
 
 def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
-    """A line for each row.
+    """The lines of the table, a dict for each row.
 
-    It has name, runs (trainings that have ended), `ours` (column -> mean over seeds,
-    None where nothing is known), `deviation` (column -> that of a sample, None of fewer
-    than two and of what is counted), `paper` (column -> what the paper prints) and
-    `not_shown` (seed -> why a run that stands in the place of this one is none of this
-    row's).
+    name: of the row.
+    runs: how many of its trainings have ended.
+    ours: column -> mean over seeds, None where nothing is known.
+    deviation: column -> deviation of a sample, None of fewer than two runs and of a
+        number that is counted.
+    paper: column -> the number that the paper prints.
+    not_shown: seed -> why the run that stands in the place is none of this row's.
     """
     lines = []
     for row in wanted.rows:
         runs = [RowRun(row, folder=folder, seed=seed) for seed in range(row.seeds)]
+        ended = [run for run in runs if run.training is not None]
+        not_shown = {str(run.seed): run.not_shown for run in runs if run.not_shown}
         line: dict[str, Any] = {
             "name": row.name,
-            "runs": sum(run.training is not None for run in runs),
+            "runs": len(ended),
             **_numbers(runs, wanted.columns),
             "paper": dict(wanted.paper.get(row.name, {})),
-            "not_shown": {
-                str(run.seed): run.not_shown for run in runs if run.not_shown
-            },
+            "not_shown": not_shown,
         }
         lines.append(line)
     return lines
 
 
 def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
-    """Means and deviations of each column over runs."""
+    """`ours` and `deviation` of a line: means and deviations over runs."""
     ours: dict[str, float | None] = {}
     deviation: dict[str, float | None] = {}
     for name in columns:
         found = [COLUMNS[name].value(run) for run in runs]
         known = [number for number in found if number is not None]
         ours[name] = mean_of(known)
-        # What is counted is the same for all seeds.
+        # A number that is counted is the same for all seeds.
         deviation[name] = deviation_of(known) if COLUMNS[name].measured else None
     return {"ours": ours, "deviation": deviation}
 
 
 def markdown(result: Mapping) -> str:
-    """The table as Markdown: for each column our number and the paper's. result: as
-    `run.reproduce` gives it.
+    """The table as Markdown: for each column our number and the paper's.
+
+    result: as `run.reproduce` gives it.
     """
-    columns = result["columns"]
+    # A column of the paper's numbers stands where the paper prints one or more.
     printed = {name for line in result["rows"] for name in line["paper"]}
     head = ["", "runs"]
-    for name in columns:
+    for name in result["columns"]:
         head.append(f"{COLUMNS[name].title}: ours")
         if name in printed:
             head.append("the paper's")
@@ -63,27 +66,25 @@ def markdown(result: Mapping) -> str:
     lines = [head, ["---"] * len(head)]
     for row in result["rows"]:
         cells = [row["name"], str(row["runs"])]
-        for name in columns:
+        for name in result["columns"]:
             cells.append(_ours(row, name))
             if name in printed:
                 cells.append(_printed(row["paper"].get(name)))
         lines.append(cells)
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
-    parts = [result["title"], *_remarks(result)]
-    parts.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+    # A paragraph for each remark, and for each run that the table lacks.
+    parts = [result["title"], *_remarks(result), table]
     for row in result["rows"]:
-        parts += [
-            f"Not shown: {row['name']}/{seed}: {why}"
-            for seed, why in row["not_shown"].items()
-        ]
-    parts += [
-        f"Failed: {name}: {message}" for name, message in result["failed"].items()
-    ]
+        for seed, why in row["not_shown"].items():
+            parts.append(f"Not shown: {row['name']}/{seed}: {why}")
+    for name, message in result["failed"].items():
+        parts.append(f"Failed: {name}: {message}")
     return "\n\n".join(parts) + "\n"
 
 
 def _remarks(result: Mapping) -> list[str]:
-    """What stands above the table."""
+    """The paragraphs above the table."""
     remarks = [SCALES[result["scale"]]]
     if result["settings"]:
         listed = ", ".join(f"`{setting}`" for setting in result["settings"])
@@ -110,5 +111,5 @@ def _printed(number: float | None) -> str:
 
 
 def _text(number: float | None, form: str) -> str:
-    """The number in a format of Python's, nothing where there is none."""
+    """The number in a format of Python's; an empty text for None."""
     return "" if number is None else format(number, form)

@@ -1,6 +1,4 @@
-"""Studies: runs that differ in one thing, each over several seeds, and the table of
-what they came to.
-"""
+"""Studies: runs that differ in one thing, each over several seeds, and their table."""
 
 from bnas_jax.study.rows import Row, Study
 from bnas_jax.study.runs import run_study

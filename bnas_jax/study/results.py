@@ -1,5 +1,6 @@
-"""What the runs of a study have come to: finished ones alone, and of the settings that
-the study asks for.
+"""The results of a study's runs, and the study's table.
+
+A run counts once it has ended, and if it has the settings that the study asks for.
 """
 
 import pathlib
@@ -16,27 +17,27 @@ from bnas_jax.study.table import figures, markdown, mean_of
 from bnas_jax.workdir import RunDirectory
 from bnas_jax.workdir.files import whole, write_whole
 
-# Section 4.3 looks at the first 20 of 50 epochs.
-EARLY = 0.4
+EARLY = 0.4  # section 4.3 looks at the first 20 of 50 epochs
 
 
 def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -> dict:
-    """The table of all runs that are finished, as study.json and study.md; returns what
-    study.json holds.
+    """Writes the table of all finished runs as study.json and study.md.
 
-    failed: {ROW/SEED: message} of the runs that were to be made now. Runs of other
-    settings that stand in the place of one are "not_shown", in the same form.
+    failed: {ROW/SEED: message} of the runs that were to be made now. A run of other
+    settings that stands in the place of a row's is "not_shown", in the same form.
+    Returns what study.json holds.
     """
     accuracies, not_shown = _accuracies(study, folder)
+    # A run that was to be made now has failed for the same reason; it is named once.
+    others = {name: why for name, why in not_shown.items() if name not in failed}
     result: dict[str, Any] = {
         "title": study.title,
         "failed": failed,
-        # Those that were to be made now have failed for the same reason.
-        "not_shown": {
-            name: why for name, why in not_shown.items() if name not in failed
-        },
+        "not_shown": others,
         **figures(accuracies, baseline=study.baseline),
     }
+
+    # The shares of layers with weights, row by row.
     rows = {row.name: row for row in study.rows}
     for line in result["rows"]:
         row = rows[line["name"]]
@@ -48,8 +49,9 @@ def write_study(study: Study, *, folder: pathlib.Path, failed: dict[str, str]) -
 def _accuracies(
     study: Study, folder: pathlib.Path
 ) -> tuple[dict[str, dict[int, float]], dict[str, str]]:
-    """({row: {seed: top-1 in %}} of all rows, {ROW/SEED: why its accuracy is none of
-    the row's}).
+    """({row: {seed: top-1 in %}} of finished runs, {ROW/SEED: why a run is not shown}).
+
+    Every row is among the first, also one without a finished run.
     """
     accuracies: dict[str, dict[int, float]] = {}
     not_shown = {}
@@ -69,8 +71,10 @@ def _accuracies(
 def _shares(
     row: Row, *, folder: pathlib.Path, seeds: Iterable[int]
 ) -> dict[str, float]:
-    """The mean shares of layers with weights, as far as they are known: in the first
-    epochs of the searches (section 4.3), and in the cells that were trained.
+    """The mean shares of layers with weights, over seeds, as far as they are known.
+
+    early_learnable_share: in the first epochs of the searches (section 4.3).
+    learnable_share: in the cells that were trained.
     """
     searches = [row.search_in(folder, seed) for seed in seeds]
     trainings = [row.training_in(folder, seed) for seed in seeds]
@@ -82,8 +86,9 @@ def _shares(
 
 
 def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> None:
-    """Writes folder/NAME.json and NAME.md, whole or not at all, on the first process
-    alone.
+    """Writes folder/NAME.json and NAME.md, whole or not at all.
+
+    Only the first process writes.
     """
     if not hosts.is_first():
         return
@@ -93,10 +98,10 @@ def write_table(folder: pathlib.Path, name: str, *, result: dict, text: str) -> 
 
 
 def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
-    """summary.json of a row's training with that seed, None where it, or its search,
-    has not ended.
+    """summary.json of a row's training with that seed.
 
-    Raises `UserError` where a run of other settings stands in the place of one of them.
+    None where the training, or the search before it, has not ended. Raises `UserError`
+    where a run of other settings stands in the place of one of the two.
     """
     if row.search is not None:
         found = row.search_in(folder, seed)
@@ -112,11 +117,12 @@ def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
     """Whether a run has ended there; `UserError` for one of other settings."""
     if RunDirectory(path).summary() is None:
         return False
-    # A finished run of other settings is not overwritten.
-    # By way of the settings: a config of an older version lacks those that are new
-    # since.
-    stored = settings.to_dict(settings.from_config(RunDirectory(path).config()))
-    difference = settings.first_difference(settings.to_dict(run), stored)
+    # A finished run of other settings is not overwritten. Its config is compared by way
+    # of `Settings`, which has a default for settings that are newer than the run.
+    stored = settings.from_config(RunDirectory(path).config())
+    difference = settings.first_difference(
+        settings.to_dict(run), settings.to_dict(stored)
+    )
     if difference is not None:
         raise UserError(
             f"{path} belongs to another run: {difference}; choose another --workdir"
@@ -125,25 +131,22 @@ def is_finished(run: settings.Settings, path: pathlib.Path) -> bool:
 
 
 def early_learnable_share(path: pathlib.Path) -> float | None:
-    """The share of layers with weights in the genotypes of a search's first 40 % of
-    epochs (section 4.3), from 0 to 1.
+    """The share of layers with weights early in a search, from 0 to 1 (section 4.3).
 
-    None where its records say nothing of it, as those of a random search.
+    It is the mean over the genotypes of the first 40 % of epochs. None where the
+    search's records say nothing of it, as those of a random search.
     """
     records = RunDirectory(path).read_metrics()
     shares = [
         record["learnable_share"] for record in records if "learnable_share" in record
     ]
-    # At least one epoch of a short search.
+    # A short search has at least one early epoch.
     count = max(1, round(EARLY * len(shares)))
-    early = shares[:count]
-    return _mean(early)
+    return _mean(shares[:count])
 
 
 def _cell_share(path: pathlib.Path) -> float | None:
-    """The share of layers with weights in the cells of a training, None of a network
-    without cells.
-    """
+    """The share of layers with weights in a training's cells, None without cells."""
     genotype = RunDirectory(path).config()["network"].get("genotype")
     if genotype is None:
         return None
@@ -151,5 +154,5 @@ def _cell_share(path: pathlib.Path) -> float | None:
 
 
 def _mean(shares: Iterable[float | None]) -> float | None:
-    """The mean of those that are known, None where none is."""
+    """The mean of the shares that are known, None where none is."""
     return mean_of([share for share in shares if share is not None])

@@ -1,6 +1,4 @@
-"""The rows of a study: which trainings and searches there are, with which settings, and
-where.
-"""
+"""The rows of a study: its trainings and searches, their settings and directories."""
 
 import dataclasses
 import pathlib
@@ -23,9 +21,12 @@ class Row:
 
     With `search`, each seed first searches a cell, which its training then uses.
 
-    name: of the row and of its folder. train, search: functions from a seed to the
-    config of a run. seeds: their number; they are 0, 1, 2, ... searched_as: the name of
-    the search's folder, by default the row's own; rows of the same one share it.
+    name: of the row and of its folder.
+    train, search: functions from a seed to the config of a run.
+    seeds: the number of seeds, which are 0, 1, 2, ...
+    searched_as: the name of the folder of the searches, by default the row's own. Rows
+        with the same one share their searches.
+
     Example: `Row("xnor", train=lambda seed: train.get_config("digits"), seeds=3)`.
     """
 
@@ -48,18 +49,21 @@ class Row:
             )
 
     def training_in(self, folder: pathlib.Path, seed: int) -> pathlib.Path:
-        """The work directory of its training with that seed, in the study's folder."""
+        """The work directory of the training with that seed, in the study's folder."""
         return folder / self.name / str(seed) / "train"
 
     def search_in(self, folder: pathlib.Path, seed: int) -> pathlib.Path:
-        """The work directory of its search with that seed, in the study's folder."""
+        """The work directory of the search with that seed, in the study's folder."""
         return folder / (self.searched_as or self.name) / str(seed) / "search"
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Rows to compare with each other. rows: in the order of the table. baseline: the
-    name of the row that all others are compared with, None for none.
+    """Rows to compare with each other.
+
+    title: what stands above the table.
+    rows: in the order of the table.
+    baseline: the name of the row that all others are compared with, None for none.
     """
 
     title: str
@@ -69,7 +73,7 @@ class Study:
     def __post_init__(self):
         names = [row.name for row in self.rows]
         for name in names:
-            # It is the name of the row's folder.
+            # A row's name is that of its folder.
             if names.count(name) > 1:
                 raise UserError(
                     f"the study has two rows of the name {name!r}; write another one"
@@ -82,7 +86,10 @@ class Study:
 
 
 def chosen_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
-    """The rows of these names, all without any; `UserError` for a name that no row has."""
+    """The rows with these names; all rows where `only` is empty.
+
+    Raises `UserError` for a name that no row has.
+    """
     names = [row.name for row in rows]
     for name in only:
         if name not in names:
@@ -93,7 +100,7 @@ def chosen_rows(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
 
 
 def check_configs(row: Row) -> None:
-    """`UserError` for a row whose first configs are no settings of a run."""
+    """Raises `UserError` for a row whose configs of seed 0 are no settings of a run."""
     config = _config(row, row.train, seed=0)
     if row.search is not None:
         _settings(_config(row, row.search, seed=0), seed=0, kind=SearchSettings)
@@ -111,7 +118,8 @@ def search_settings(row: Row, *, seed: int) -> SearchSettings:
 def training_settings(row: Row, *, folder: pathlib.Path, seed: int) -> TrainSettings:
     """The settings of a row's training.
 
-    Its search, where it has one, must have ended: its work directory is the genotype.
+    A row's search, where it has one, must have ended: the training takes its genotype
+    from the work directory of the search.
     """
     config = _config(row, row.train, seed)
     if row.search is not None:
@@ -125,7 +133,7 @@ def _config(row: Row, function: Config, seed: int) -> ConfigDict:
         config = function(seed)
     except UserError:
         raise
-    # A user's function, which may raise anything.
+    # The function is a user's, and may raise anything.
     except Exception as error:
         raise UserError(
             f"the function of the row {row.name!r} ended with {type(error).__name__}: "
@@ -134,15 +142,16 @@ def _config(row: Row, function: Config, seed: int) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"the function of the row {row.name!r} gives a {type(config).__name__}, "
-            "not a config such as"
-            " train.get_config('digits')"
+            "not a config such as train.get_config('digits')"
         )
     return config
 
 
 def _settings(config: ConfigDict, *, seed: int, kind: type) -> Any:
-    """The settings of a run with that seed; `UserError` where the row has a search in
-    place of a training, or the reverse.
+    """The settings of a run with that seed.
+
+    kind: `SearchSettings` or `TrainSettings`. Raises `UserError` for a config of the
+    other kind.
     """
     config.seed = seed
     run = settings.from_config(config)

@@ -27,7 +27,7 @@ from bnas_jax.training.train import train
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir import RunDirectory
 
-# How the work directory of a run is opened.
+# A function that opens the work directory of a run.
 OpenWorkDir = Callable[[pathlib.Path], WorkDir]
 
 
@@ -38,21 +38,26 @@ def run_study(
     only: tuple[str, ...] = (),
     open_workdir: OpenWorkDir = WorkDir,
 ) -> dict:
-    """Makes all runs that are not finished; writes folder/study.json and study.md,
-    after each row anew.
+    """Makes the runs of a study that are not finished, and writes its table.
 
-    folder: for a work directory of each run, ROW/SEED/train and ROW/SEED/search. only:
-    names of rows to run; () is all of them. open_workdir: opens such a directory, with
-    the extensions that its run is to note, for instance.
+    folder: has the work directories of the runs, ROW/SEED/train and ROW/SEED/search,
+        and the table, study.json and study.md, which is written anew after each row.
+    only: names of rows to run; () is all of them.
+    open_workdir: opens the work directory of a run, for instance with the extensions
+        that the run is to note.
 
-    The table has every run that is finished; it names those that failed, and runs of
-    other settings that stand in the place of one. Returns the content of study.json.
-    Raises `UserError` for a name in `only` that no row has, and for a folder that
-    cannot be one of a study.
+    The table has every run that is finished. It names the runs that failed, and runs of
+    other settings that stand in the place of a row's. Returns the content of
+    study.json. Raises `UserError` for a name in `only` that no row has, and for a
+    folder that cannot be one of a study.
     """
+
+    def write(failed: dict[str, str]) -> dict:
+        return write_study(study, folder=folder, failed=failed)
+
     rows = chosen_rows(study.rows, only)
-    write = lambda failed: write_study(study, folder=folder, failed=failed)
-    return write(run_rows(rows, folder, write=write, open_workdir=open_workdir))
+    failed = run_rows(rows, folder, write=write, open_workdir=open_workdir)
+    return write(failed)
 
 
 def run_rows(
@@ -62,47 +67,58 @@ def run_rows(
     write: Callable[[dict[str, str]], Any],
     open_workdir: OpenWorkDir = WorkDir,
 ) -> dict[str, str]:
-    """Makes all runs of the rows that are not finished; returns {ROW/SEED: message} of
-    those that failed.
+    """Makes the runs of the rows that are not finished; returns those that failed.
 
-    folder, open_workdir: see `run_study`. write: called with the same after each row,
-    to write a table of what is finished. Raises `UserError` before the first run for a
-    config that is no run's, and for a folder that cannot be one of a study.
+    folder, open_workdir: see `run_study`.
+    write: writes a table of what is finished; called after each row with the runs that
+        failed so far.
+
+    Returns {ROW/SEED: message} of the runs that failed. Raises `UserError` before the
+    first run for a config that is no run's, and for a folder that cannot be one of a
+    study.
     """
     # A mistake in the last row shows now, not after hours.
     for row in rows:
         check_configs(row)
     make_folder(folder)
 
+    # A run that fails does not stop the others.
     failed: dict[str, str] = {}
     for row in rows:
         for seed in range(row.seeds):
-            # A run that fails does not stop the others, where the user or the machine
-            # is why.
             try:
                 top1 = _run(row, seed=seed, folder=folder, open_workdir=open_workdir)
             except Exception as error:
-                message = (
-                    str(error)
-                    if isinstance(error, UserError)
-                    else machine.explain(error)
-                )
-                if message is None or hasattr(error, "exit_code"):
+                message = _reason(error)
+                if message is None:
                     raise
                 failed[f"{row.name}/{seed}"] = message
                 _say(f"{row.name}, seed {seed} failed: {message}")
             else:
                 _say(f"{row.name}, seed {seed}: {top1:.2f} %")
-        # What the next row needs is compiled anew; what this one did would stay in
+        # The next row compiles programs of its own; those of this row would stay in
         # memory.
         jax.clear_caches()
         write(failed)
     return failed
 
 
+def _reason(error: Exception) -> str | None:
+    """Why a run failed, where the user or the machine is the reason.
+
+    None for any other error, and for a stop by a signal: these end the study.
+    """
+    if hasattr(error, "exit_code"):
+        return None
+    if isinstance(error, UserError):
+        return str(error)
+    return machine.explain(error)
+
+
 def make_folder(folder: pathlib.Path) -> None:
-    """Makes a study's folder; `UserError` for one that cannot be made, or that a single
-    run has.
+    """Makes a study's folder.
+
+    Raises `UserError` where it cannot be made, and where it holds a single run.
     """
     if WorkDir(folder).exists():
         raise UserError(f"{folder} holds a single run; choose another --workdir")
@@ -118,9 +134,11 @@ def make_folder(folder: pathlib.Path) -> None:
 def _run(
     row: Row, *, seed: int, folder: pathlib.Path, open_workdir: OpenWorkDir
 ) -> float:
-    """Top-1 in % of a row's training with that seed, after its search; what is finished
-    is not run again.
+    """Makes a row's runs with one seed; returns the top-1 of its training, in %.
+
+    A run that is finished is not made again.
     """
+    # The search comes first: the training takes the cell that it finds.
     if row.search is not None:
         found = row.search_in(folder, seed)
         of_search = search_settings(row, seed=seed)
@@ -133,6 +151,7 @@ def _run(
     if not is_finished(run, trained):
         with contextlib.closing(open_workdir(trained)) as workdir:
             train(run, workdir)
+
     summary = RunDirectory(trained).summary()
     assert summary is not None, "a run that has ended leaves one"
     return summary["top1"]

@@ -1,6 +1,4 @@
-"""Figures of a study: mean and deviation over seeds, and whether a difference means
-anything.
-"""
+"""Figures of a study: mean and deviation over seeds, and tests of differences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +8,19 @@ import numpy as np
 def figures(
     accuracies: Mapping[str, Mapping[int, float]], *, baseline: str | None = None
 ) -> dict:
-    """{"rows": one for each name that has runs}, with a baseline that has runs also
-    {"baseline": its name}.
+    """The figures of each row, as study.json has them.
 
-    accuracies: of each row, seed -> top-1 in %. A row has name, top1 by seed, mean,
-    deviation (of a sample, None for a single run), min, max. All but the baseline have
-    the difference of the means and two probabilities of one at least as large if the
-    rows did not differ: `p` by Student's paired t-test over the seeds that both have,
-    `p_welch` by Welch's over all runs. None where the runs are too few, or do not vary.
+    accuracies: row -> seed -> top-1 in %.
+    baseline: the name of the row that the others are compared with.
+
+    Returns {"rows": a dict for each row that has runs}, and {"baseline": its name}
+    where the baseline has runs. A row has name, top1 by seed, mean, deviation (of a
+    sample, None for a single run), min and max.
+
+    With a baseline, every other row also has the `difference` of the means, and the
+    probability of one at least as large if the rows did not differ: `p` by Student's
+    paired t-test over the seeds that both have, `p_welch` by Welch's over all runs.
+    A probability is None where the runs are too few, or do not vary.
     """
     # Rows without a finished run are left out.
     rows = [_row(name, values) for name, values in accuracies.items() if values]
@@ -31,22 +34,23 @@ def figures(
 
 
 def mean_of(values: Sequence[float]) -> float | None:
-    """The mean, None of none."""
+    """The mean; None of no values."""
     return float(np.mean(values)) if len(values) else None
 
 
 def deviation_of(values: Sequence[float]) -> float | None:
-    """The deviation of a sample, None of fewer than two."""
+    """The standard deviation of a sample; None of fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _row(name: str, values: Mapping[int, float]) -> dict:
-    """What a row says by itself. values: seed -> top-1 in %."""
+    """The figures of a row by itself. values: seed -> top-1 in %."""
     found = list(values.values())
-    # As study.json has it, whose keys are texts.
+    # The keys of study.json are texts.
+    by_seed = {str(seed): value for seed, value in values.items()}
     return {
         "name": name,
-        "top1": {str(seed): value for seed, value in values.items()},
+        "top1": by_seed,
         "mean": mean_of(found),
         "deviation": deviation_of(found),
         "min": float(min(found)),
@@ -56,9 +60,13 @@ def _row(name: str, values: Mapping[int, float]) -> dict:
 
 def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> dict:
     """difference, p and p_welch of a row beside the baseline, see `figures`."""
-    ours, theirs = np.array(list(values.values())), np.array(list(reference.values()))
+    ours = np.array(list(values.values()))  # [seeds of the row]
+    theirs = np.array(list(reference.values()))  # [seeds of the baseline]
+
+    # Pairs of runs with the same seed.
     both = sorted(set(values) & set(reference))
-    pairs = np.array([(values[seed], reference[seed]) for seed in both]).reshape(-1, 2)
+    pairs = np.array([(values[seed], reference[seed]) for seed in both])
+    pairs = pairs.reshape(-1, 2)  # [seeds of both, 2], also where there are none
     return {
         "difference": float(ours.mean() - theirs.mean()),
         "p": _paired(pairs),
@@ -67,7 +75,7 @@ def _comparison(values: Mapping[int, float], reference: Mapping[int, float]) -> 
 
 
 def _paired(pairs: np.ndarray) -> float | None:
-    """Student's paired t-test. pairs: (seeds, 2)."""
+    """The probability by Student's paired t-test. pairs: (seeds, 2)."""
     # Imported here, as loading it takes long.
     from scipy import stats
 
@@ -77,7 +85,7 @@ def _paired(pairs: np.ndarray) -> float | None:
 
 
 def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
-    """Welch's t-test of two samples whose deviations may differ."""
+    """The probability by Welch's t-test: the deviations of the samples may differ."""
     from scipy import stats
 
     if min(len(ours), len(theirs)) < 2 or np.ptp([*ours, *theirs]) == 0:
@@ -86,19 +94,23 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
 
 
 def markdown(result: Mapping) -> str:
-    """The table as Markdown, with the runs that failed below it. result: as study.json
-    has it.
+    """The table as Markdown, and below it the runs that failed or are not shown.
+
+    result: as study.json has it.
     """
+    rows = result["rows"]
     # Columns that only some studies have.
-    compared = "baseline" in result
+    baseline = result.get("baseline")
+    shared = any("early_learnable_share" in row for row in rows)
+    # A run without a partner of the same seed counts in Welch's test alone.
+    seeds = {tuple(row["top1"]) for row in rows}
+    welch = baseline is not None and len(seeds) > 1
+
     head = ["", "runs", "top-1, %: mean", "deviation", "min to max"]
-    if compared:
-        head += [f"difference to {result['baseline']}, points", "p"]
-    # Runs without a partner enter Welch's test alone.
-    welch = compared and len({tuple(row["top1"]) for row in result["rows"]}) > 1
+    if baseline is not None:
+        head += [f"difference to {baseline}, points", "p"]
     if welch:
         head.append("p, Welch")
-    shared = any("early_learnable_share" in row for row in result["rows"])
     if shared:
         head += [
             "layers with weights, first 40 % of epochs",
@@ -106,7 +118,7 @@ def markdown(result: Mapping) -> str:
         ]
 
     lines = [head, ["---"] * len(head)]
-    for row in result["rows"]:
+    for row in rows:
         line = [
             row["name"],
             str(len(row["top1"])),
@@ -114,8 +126,8 @@ def markdown(result: Mapping) -> str:
             _number(row["deviation"], ".2f"),
             f"{row['min']:.2f} to {row['max']:.2f}",
         ]
-        # Empty in the row of the baseline.
-        if compared:
+        # Cells of the comparison are empty in the row of the baseline.
+        if baseline is not None:
             line.append(_number(row.get("difference"), "+.2f"))
             line.append(_number(row.get("p"), ".2g"))
         if welch:
@@ -125,19 +137,23 @@ def markdown(result: Mapping) -> str:
             line.append(_number(row.get("learnable_share"), ".0%"))
         lines.append(line)
 
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    table = "\n".join(rows)
-    below = ""
-    for name, message in result.get("failed", {}).items():
-        below += f"\n\nFailed: {name}: {message}"
-    for name, message in result.get("not_shown", {}).items():
-        below += f"\n\nNot shown: {name}: {message}"
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     title = result.get("title", "")
-    return f"{title}\n\n{table}{below}\n"
+    return f"{title}\n\n{table}{_below(result)}\n"
+
+
+def _below(result: Mapping) -> str:
+    """The paragraphs below the table: runs that failed, and runs that are not shown."""
+    text = ""
+    for name, message in result.get("failed", {}).items():
+        text += f"\n\nFailed: {name}: {message}"
+    for name, message in result.get("not_shown", {}).items():
+        text += f"\n\nNot shown: {name}: {message}"
+    return text
 
 
 def _number(value: float | None, form: str) -> str:
-    """The number in a format of Python's, nothing where there is none."""
+    """The number in a format of Python's; an empty text for None."""
     if value is None:
         return ""
     return format(value, form)
