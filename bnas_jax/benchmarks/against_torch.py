@@ -18,8 +18,9 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.training.build import Program
 from bnas_jax.training.losses import cross_entropy
 
-# The share by which the two losses may differ with the same weights. Rounding can turn a
-# sign, which shows in networks of few channels; ResNet18 of 64 channels agrees to 1e-6.
+# The share by which the two losses may differ with the same weights. Rounding can turn
+# a sign, which shows in networks of few channels; ResNet18 of 64 channels agrees to
+# 1e-6.
 _TOLERANCE = 1e-2
 
 
@@ -58,7 +59,7 @@ def benchmark(
     )
     _check_losses(program, theirs, images=images, labels=labels)
 
-    # The first step of each compiles and loads, and is not measured.
+    # One step of each that is not measured.
     ours = Stepper(program, where)
     ours.step()
     theirs.step()

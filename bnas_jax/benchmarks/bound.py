@@ -1,4 +1,4 @@
-"""The least time that a measured step can take on its chip, to stand beside the time."""
+"""The least time of a measured step on its chip, to be read beside the measurement."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from bnas_jax.runtime.devices import Devices
 
 
 def chip_here() -> Chip | None:
-    """The chip of JAX's first device; None where its rates are not known, as a CPU's."""
+    """The chip of JAX's first device; None where its rates are unknown, as a CPU's."""
     device = jax.local_devices()[0]
     return chip_of(device.device_kind)
 

@@ -12,8 +12,8 @@ from typing import IO
 
 import numpy as np
 
-# A line for each GPU every 200 milliseconds: the percentage of the last moments in which
-# it ran a kernel.
+# A line for each GPU every 200 milliseconds: the percentage of the last moments in
+# which it ran a kernel.
 _QUERY = (
     "--query-gpu=utilization.gpu",
     "--format=csv,noheader,nounits",

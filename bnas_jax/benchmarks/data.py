@@ -24,8 +24,8 @@ from bnas_jax.data.stream_items import random_box
 from bnas_jax.runtime import devices
 from bnas_jax.settings import TrainSettings
 
-# ImageNet: the usual size of an image; the side of a random crop, and the least share of
-# the image's area that a crop has.
+# ImageNet: the usual size of an image; the side of a random crop, and the least share
+# of the image's area that a crop has.
 _HEIGHT, _WIDTH = 375, 500
 _SIDE, _MIN_AREA = 224, 0.08
 _EPOCHS = 10  # over which the memory of the pipeline is watched
@@ -162,8 +162,8 @@ def streaming(jpegs: list[bytes], workers: int) -> dict:
 
     The growth is that of this process's largest memory after the second epoch.
     """
-    # in_memory_mib=0: files are read again in each epoch, as of a data set that does not
-    # fit into memory.
+    # in_memory_mib=0: files are read again in each epoch, as with a data set that does
+    # not fit into memory.
     options = ReadOptions(image_size=_SIDE, in_memory_mib=0, workers=workers)
     colors = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, min_area=_MIN_AREA)
 

@@ -15,7 +15,7 @@ from bnas_jax.data.load import Dataset
 from bnas_jax.runtime import devices
 from bnas_jax.settings import SearchSettings, TrainSettings
 
-# What a size is multiplied with while the others stay.
+# What each size is multiplied by, one size at a time.
 FACTORS = {
     "channels": (Fraction(1, 2), 1, 2),
     "cells": (Fraction(1, 2), 1, 2),
@@ -24,22 +24,21 @@ FACTORS = {
 
 
 class Size(NamedTuple):
-    """The size of a run: channels of the first cell's nodes, number of cells, examples
-    of a batch.
-    """
+    """The size of a run."""
 
-    channels: int
+    channels: int  # of the nodes of the first cell
     cells: int
-    batch: int
+    batch: int  # examples
 
 
 def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
-    """Time and temporary memory of steps of several sizes around the run's, each varied
-    by itself, and the exponents b of cost = a * size**b that fit them best.
+    """Time and temporary memory of steps of several sizes around the run's.
 
-    `UserError` for a network without channels and cells.
+    Each of the numbers in `Size` is varied by itself. "exponents" are the b of
+    cost = a * size**b that fits best. Raises `UserError` for a network without channels
+    and cells.
     """
     network: Any = run.network
     if not (hasattr(network, "channels") and hasattr(network, "num_cells")):
@@ -51,15 +50,15 @@ def benchmark(
     where = devices.configure(run)
     where.check_batch(run)
 
-    # ImageNet's stem halves the channels; each device has as many examples in each
-    # microbatch.
+    # The sizes to measure. ImageNet's stem halves the channels; each device has as many
+    # examples as the others in each microbatch.
     base = Size(network.channels, cells=network.num_cells, batch=run.batch_size)
     units = Size(channels=1, cells=1, batch=where.count * run.microbatches)
     if getattr(network, "form", None) == "imagenet":
         units = units._replace(channels=2)
     varied = {name: sizes(base, name, unit=getattr(units, name)) for name in FACTORS}
 
-    # Each size once: the base is among those of each name.
+    # Each size is measured once: the base is among the sizes of each name.
     rows: dict[Size, dict] = {}
     for of_name in varied.values():
         for size in of_name:
@@ -72,7 +71,7 @@ def benchmark(
             data = noise(4 * size.batch, image_size=image_size, num_classes=num_classes)
             rows[size] = _row(sized, data=data, repeats=repeats, where=where)
 
-    # Of the sizes that differ in one number.
+    # An exponent is fitted to the sizes that differ in one number.
     exponents = {}
     for name, of_name in varied.items():
         times, memories = [], []
@@ -95,12 +94,13 @@ def benchmark(
 
 
 def sizes(base: Size, name: str, unit: int) -> list[Size]:
-    """The base with one of its numbers varied by `FACTORS`, in multiples of the unit,
-    in ascending order.
+    """The base with one of its numbers varied by `FACTORS`, in ascending order.
 
-    Only sizes with as many reductions as the base: those fit the images, and what more
-    reductions would save is not taken for a property of cells.
+    The number is a multiple of the unit. Only sizes with as many reductions as the base
+    are taken: they fit the images, and what more reductions would save is not taken for
+    a property of cells.
     """
+    # Rounded down to a multiple of the unit, which is the least.
     values = set()
     number = getattr(base, name)
     for factor in FACTORS[name]:
@@ -118,22 +118,22 @@ def sizes(base: Size, name: str, unit: int) -> list[Size]:
 def of_size(
     run: SearchSettings | TrainSettings, size: Size
 ) -> SearchSettings | TrainSettings:
-    """The same run of another size."""
-    # Any network with these settings.
-    network: Any = run.network
+    """The same run with another size."""
+    network: Any = run.network  # any network with these settings
     network = dataclasses.replace(network, channels=size.channels, num_cells=size.cells)
     return dataclasses.replace(run, network=network, batch_size=size.batch)
 
 
 def exponent(points: list[tuple[int, float | None]]) -> float | None:
-    """b of y = a * x**b, by least squares between the logarithms of (x, y); None for
-    fewer than two points that are known.
+    """b of y = a * x**b, by least squares between the logarithms.
+
+    points: (x, y), y None where it is not known. None for fewer than two known points.
     """
     known = [(x, y) for x, y in points if y]
     if len(known) < 2:
         return None
-    # log y = log a + b log x, a line.
-    x, y = np.log(np.array(known, float)).T
+    # log y = log a + b log x, a line with the slope b.
+    x, y = np.log(np.array(known, float)).T  # [points] each
     slope, _ = np.polyfit(x, y, deg=1)
     return measure.short(slope)
 

@@ -13,10 +13,10 @@ from bnas_jax.training.workdir import environment
 
 
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:
-    """The wall time in seconds of each of `repeats` calls, after a first one that is
-    not measured.
+    """The wall time of each of `repeats` calls, in seconds.
+
+    A first call before them is not measured: it compiles and loads.
     """
-    # It compiles and loads.
     run()
     return [once(run) for _ in range(repeats)]
 
@@ -29,8 +29,9 @@ def once(run: Callable[[], object]) -> float:
 
 
 def cpu_once(run: Callable[[], object]) -> float:
-    """The processor time of one call, in seconds: what it would take on a core that
-    does nothing else.
+    """The processor time of one call, in seconds.
+
+    It is the time that the call would take on a core that does nothing else.
     """
     started = time.process_time()
     run()
@@ -38,11 +39,11 @@ def cpu_once(run: Callable[[], object]) -> float:
 
 
 def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """The wall times of each of the runs, called in turns, so that a load from
-    elsewhere falls on all of them.
+    """The wall times of each of the runs, in seconds; runs are called in turns.
+
+    A load from elsewhere then falls on all of them.
     """
-    # In order of the runs, then of the turns.
-    times: list[list[float]] = [[] for _ in runs]
+    times: list[list[float]] = [[] for _ in runs]  # [runs][turns]
     for _ in range(repeats):
         for run, of_run in zip(runs, times, strict=True):
             of_run.append(once(run))
@@ -50,7 +51,7 @@ def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[list[fl
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """The median and the spread, lowest to highest."""
+    """The median and the spread, from lowest to highest."""
     return {
         "median": short(np.median(values)),
         "lowest": short(min(values)),
@@ -62,7 +63,8 @@ def peak_memory_mib() -> float:
     """The most memory that this process has had at a time."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # In bytes on macOS, in KiB on Linux.
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    units_per_mib = 2**20 if sys.platform == "darwin" else 2**10
+    return peak / units_per_mib
 
 
 def say(text: str) -> None:
@@ -71,7 +73,7 @@ def say(text: str) -> None:
 
 
 def conditions(*libraries: str) -> dict[str, str | int]:
-    """Hardware and versions, those of `libraries` among them."""
+    """The hardware, and versions: the usual ones and those of `libraries`."""
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return {
         **environment(),
@@ -96,5 +98,5 @@ def _cpu() -> str:
 
 
 def short(value: float) -> float:
-    """Rounded to four digits."""
+    """The value, rounded to four digits."""
     return float(f"{value:.4g}")

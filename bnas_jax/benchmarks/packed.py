@@ -1,5 +1,6 @@
-"""A packed network beside its float twin, in turns: the whole networks, and their
-convolutions one by one.
+"""A packed network beside its float twin, in turns.
+
+Measured are the whole networks, and their convolutions one by one.
 """
 
 import functools
@@ -26,15 +27,15 @@ from bnas_jax.training import build
 from bnas_jax.training.state import initial_variables
 
 Shape = tuple[int, ...]
+# A call without arguments, which waits for its result.
+Run = Callable[[], object]
 
 
 class Conv(NamedTuple):
-    """The sizes of a binary convolution. image: (N, H, W, C); kernel: (kh, kw, C /
-    groups, O).
-    """
+    """The sizes of a binary convolution."""
 
-    image: Shape
-    kernel: Shape
+    image: Shape  # (N, H, W, C)
+    kernel: Shape  # (kh, kw, C / groups, O)
     geometry: Geometry
 
 
@@ -46,15 +47,17 @@ def benchmark(
     repeats: int,
     batch_size: int,
 ) -> dict:
-    """Seconds of an evaluation of noise by the packed network, by the same one with
-    latent weights, and by its float twin.
+    """Seconds of an evaluation by a packed network and by its float twin.
 
+    Both evaluate a batch of noise, and so does the same network with latent weights.
     Weights are those that a training begins with: times do not depend on their values.
     The float twin has the same layers, with every convolution float (and ReLU in place
-    of signs), by XLA's float convolutions. "layers": each binary convolution alone,
-    signs of its input included, beside a float one of the same sizes.
-    Raises `UserError` for a network without binary weights.
+    of signs), by XLA's float convolutions.
+
+    "layers": each binary convolution alone, signs of its input included, beside a float
+    one of the same sizes. Raises `UserError` for a network without binary weights.
     """
+    # The network, and a batch of noise.
     devices.configure(run)
     model = build.network(run, num_classes)
     if not run.scheme.binary_weights:
@@ -63,38 +66,35 @@ def benchmark(
             f"{float_weights(model)}"
         )
     image = (image_size, image_size, 3)
+    images = _noise((batch_size, *image))  # [batch, rows, columns, 3]
+
+    # Three forms of the network, each compiled.
     latent = initial_variables(model, image, seed=0)
     twin = float_twin(model)
-    variables = pack(model, latent, image_shape=image)
-
-    images = _noise((batch_size, *image))
     networks = {
-        "packed": (model, variables),
+        "packed": (model, pack(model, latent, image_shape=image)),
         "latent": (model, latent),
         "float": (twin, initial_variables(twin, image, seed=0)),
     }
     runs, compiling = {}, {}
     for name, (network, weights) in networks.items():
-        runs[name], compiling[name] = _compiled(
-            lambda weights, images, network=network: network.apply(
-                weights, images, train=False
-            ),
-            weights,
-            images,
-        )
+        evaluate = functools.partial(network.apply, train=False)
+        runs[name], compiling[name] = _compiled(evaluate, weights, images)
+
+    # The whole networks, then each convolution.
     times = _in_turns(runs, repeats)
     seconds = {name: measure.summary(of_run) for name, of_run in times.items()}
-    ratios = np.divide(times["float"], times["packed"])
+    ratios = np.divide(times["float"], times["packed"])  # [turns]
+    layers = []
+    for conv, count in _convolutions(model, image, batch_size):
+        layers.append(_layer(conv, count, repeats))
     return {
         "network": size_of(run, image_size),
         "batch_size": batch_size,
         "seconds": seconds,
         "float_over_packed": measure.summary(list(ratios)),
         "compiling_seconds": compiling,
-        "layers": [
-            _layer(conv, count, repeats)
-            for conv, count in _convolutions(model, image, batch_size)
-        ],
+        "layers": layers,
         "conditions": measure.conditions(),
     }
 
@@ -102,39 +102,51 @@ def benchmark(
 def _convolutions(
     model: nn.Module, image: Shape, batch_size: int
 ) -> list[tuple[Conv, int]]:
-    """The different binary convolutions of a network, and how many of each; those with
-    the most products first.
+    """The different binary convolutions of a network, and how many it has of each.
+
+    The ones with the most products in all come first.
     """
     found: Counter[Conv] = Counter()
 
     def note(module, x, binarized):
-        # The kernel that is multiplied, of which a scheme may make several out of one.
+        # The signs are the kernel that is multiplied: a scheme may make several out of
+        # one latent kernel.
         signs, _ = binarized
         if module.binary_input:
-            found[Conv(tuple(x.shape), tuple(signs.shape), module.geometry)] += 1
+            image, kernel = tuple(x.shape), tuple(signs.shape)
+            found[Conv(image, kernel, module.geometry)] += 1
 
+    # Each convolution is noted as a forward pass is traced; nothing is computed.
     with each_binarized(note):
         images = jnp.zeros((batch_size, *image))
         jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return sorted(found.items(), key=lambda item: -item[1] * _products(item[0]))
+
+    def all_products(item: tuple[Conv, int]) -> int:
+        conv, count = item
+        return count * _products(conv)
+
+    return sorted(found.items(), key=all_products, reverse=True)
 
 
 def _products(conv: Conv) -> int:
-    """Multiply-accumulates of the batch."""
-    size = conv.geometry.output_size(
-        (conv.image[1], conv.image[2]), (conv.kernel[0], conv.kernel[1])
-    )
-    return int(conv.image[0] * np.prod(size) * np.prod(conv.kernel))
+    """Multiply-accumulates of a convolution, for the whole batch."""
+    batch, rows, columns, _ = conv.image
+    kernel_rows, kernel_columns, *_ = conv.kernel
+    size = conv.geometry.output_size((rows, columns), (kernel_rows, kernel_columns))
+    return int(batch * np.prod(size) * np.prod(conv.kernel))
 
 
 def _layer(conv: Conv, count: int, repeats: int) -> dict:
-    """Both forms of a convolution in turns."""
+    """Both forms of a convolution in turns. count: how often the network has it."""
     x, kernel = _noise(conv.image), _noise(conv.kernel, seed=1)
-    sums: Callable = lambda sums: sums
 
-    def binary(x, w):
+    def sums_alone(sums):
+        # The sums of products are what is measured: without a scale or an activation.
+        return sums
+
+    def binary(x, bits):
         signs = jnp.where(x < 0, -1.0, 1.0)
-        return packed_sign_conv(sums, conv.geometry, signs, w)
+        return packed_sign_conv(sums_alone, conv.geometry, signs, bits)
 
     def floating(x, kernel):
         return fast_conv(x, kernel, conv.geometry)
@@ -143,8 +155,11 @@ def _layer(conv: Conv, count: int, repeats: int) -> dict:
         "packed": _compiled(binary, x, pack_signs(kernel))[0],
         "float": _compiled(floating, x, kernel)[0],
     }
+
+    # The medians of both, and the sizes of the convolution.
     times = _in_turns(runs, repeats)
-    middle = {name: float(np.median(of_run)) for name, of_run in times.items()}
+    packed = float(np.median(times["packed"]))
+    floats = float(np.median(times["float"]))
     return {
         "image": "x".join(map(str, conv.image[1:])),
         "kernel": "x".join(map(str, conv.kernel)),
@@ -152,31 +167,31 @@ def _layer(conv: Conv, count: int, repeats: int) -> dict:
         "dilation": conv.geometry.dilation[0],
         "groups": conv.geometry.groups,
         "count": count,
-        "packed_seconds": measure.short(middle["packed"]),
-        "float_seconds": measure.short(middle["float"]),
-        "float_over_packed": measure.short(middle["float"] / middle["packed"]),
+        "packed_seconds": measure.short(packed),
+        "float_seconds": measure.short(floats),
+        "float_over_packed": measure.short(floats / packed),
     }
 
 
-def _compiled(
-    function: Callable, *arguments: Any
-) -> tuple[Callable[[], object], float]:
-    """(a call of the function on these arguments that waits for its result, seconds to
-    trace and compile it).
-    """
+def _compiled(function: Callable, *arguments: Any) -> tuple[Run, float]:
+    """(a run of the function on these arguments, seconds to trace and compile it)."""
     made = []
-    seconds = measure.once(
-        lambda: made.append(jax.jit(function).lower(*arguments).compile())
-    )
+
+    def compile_it() -> None:
+        made.append(jax.jit(function).lower(*arguments).compile())
+
+    seconds = measure.once(compile_it)
     (program,) = made
-    call = functools.partial(program, *jax.device_put(arguments))
-    return lambda: jax.block_until_ready(call()), measure.short(seconds)
+    on_device = jax.device_put(arguments)
+
+    def run() -> None:
+        jax.block_until_ready(program(*on_device))
+
+    return run, measure.short(seconds)
 
 
-def _in_turns(
-    runs: dict[str, Callable[[], object]], repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of each of the runs, after a first call that is not measured."""
+def _in_turns(runs: dict[str, Run], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each turn of each run, after a first call that is not measured."""
     for run in runs.values():
         run()
     measured = measure.in_turns(list(runs.values()), repeats)

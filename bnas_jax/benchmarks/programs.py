@@ -1,6 +1,4 @@
-"""The steps that are measured: those of a run on images of seeded noise, and the same
-ones in plain form.
-"""
+"""The steps that are measured: a run's on seeded noise, and the same in plain form."""
 
 import dataclasses
 
@@ -16,20 +14,23 @@ from bnas_jax.training.build import Program
 
 
 def noise(size: int, image_size: int, num_classes: int) -> Dataset:
-    """`size` colour images of seeded noise, in memory; the same ones to train and to
-    test.
+    """`size` colour images of seeded noise, in memory.
+
+    The images to train on and to test on are the same.
     """
     rng = np.random.default_rng(0)
     shape = (size, image_size, image_size, 3)
-    pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
-    labels = rng.integers(0, num_classes, size=size)
+    pixels = rng.integers(
+        0, 256, size=shape, dtype=np.uint8
+    )  # [size, rows, columns, 3]
+    labels = rng.integers(0, num_classes, size=size)  # [size]
     arrays = Arrays(
         images=pixels,
         labels=labels,
         num_classes=num_classes,
         name="noise",
     )
-    # As for CIFAR-10, so that a step has the usual augmentation in it.
+    # Augmented as CIFAR-10, so that a step has the usual augmentation in it.
     return Dataset(train=arrays, test=arrays, augmentation=CIFAR10)
 
 
@@ -45,45 +46,44 @@ def program_of(
 def plain_program_of(
     run: SearchSettings | TrainSettings, data: Dataset, where: Devices
 ) -> Program:
-    """The same steps written plainly, all stages as one program; to be compiled with
-    XLA's default options.
+    """The same steps in plain form, to be compiled with XLA's default options.
 
-    Every edge of a supernet is computed by itself, a 1x1 convolution is one like any
-    other, signs are multiplied as floats, JAX differentiates all but the
-    straight-through signs, and nothing is stored on purpose. Weights, random numbers
-    and data are the same, and so is what is set for the whole process, such as its
-    heap.
+    Plain is: all stages are one program; every edge of a supernet is computed by
+    itself; a 1x1 convolution is one like any other; signs are multiplied as floats; JAX
+    differentiates all but the straight-through estimator of signs; nothing is stored on
+    purpose. Weights, random numbers and data are the same, and so is what is set for
+    the whole process, such as its heap.
     """
     num_classes = data.train.num_classes
     if isinstance(run, SearchSettings):
         supernet = build.supernet(run, num_classes, where.axis)
         program = build.search(run, data, where, model=in_plain_form(supernet))
     else:
-        network = build.network(run, num_classes, where.axis)
+        network = in_plain_form(build.network(run, num_classes, where.axis))
+        # A teacher, where the run has one, is in plain form, too.
         of_run = teacher.drawn(run, data, where)
         if of_run is not None:
             of_run = of_run._replace(model=in_plain_form(of_run.model))
-        program = build.training(
-            run, data, where, model=in_plain_form(network), teacher=of_run
-        )
+        program = build.training(run, data, where, model=network, teacher=of_run)
     return in_one(program)
 
 
 def in_plain_form(model):
-    """A network or a supernet that computes the same from the same variables, see
-    `Arithmetic.plain`.
+    """A network or supernet that computes the same from the same variables, plainly.
+
+    See `Arithmetic.plain`.
     """
     arithmetic = dataclasses.replace(model.arithmetic, plain=True)
-    # Of a network that is all.
+    # A supernet also computes its edges one by one.
     if isinstance(model, Supernet):
         return model.clone(arithmetic=arithmetic, edges="plain")
     return model.clone(arithmetic=arithmetic)
 
 
 def in_one(program: Program) -> Program:
-    """The same steps, of a single stage."""
+    """The same steps as a single stage, so that XLA sees all stages together."""
 
-    # `feeds` are those of all stages, which XLA then sees together.
+    # `feeds` has the feed of each stage.
     def step(state, feeds):
         for stage, feed in zip(program.stages, feeds, strict=True):
             state = stage(state, feed)
@@ -96,14 +96,15 @@ def in_one(program: Program) -> Program:
 
 
 def size_of(run: SearchSettings | TrainSettings, image_size: int) -> str:
-    """The size of its network and images in words, such as "8 cells, 16 channels, 32x32
-    images".
+    """The size of a run's network and images in words.
+
+    For instance "8 cells, 16 channels, 32x32 images". A hand-crafted network has
+    neither cells nor channels.
     """
-    # Hand-crafted networks have neither.
     numbers = {"cells": "num_cells", "channels": "channels"}
     parts = []
-    for of, name in numbers.items():
+    for word, name in numbers.items():
         if hasattr(run.network, name):
-            parts.append(f"{getattr(run.network, name)} {of}")
+            parts.append(f"{getattr(run.network, name)} {word}")
     parts.append(f"{image_size}x{image_size} images")
     return ", ".join(parts)

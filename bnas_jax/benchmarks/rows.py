@@ -1,5 +1,6 @@
-"""A table of benchmarks that were measured: `python -m bnas_jax.benchmarks.rows DIR`,
-of the files DIR/NAME.json.
+"""A table of benchmarks that were measured.
+
+`python -m bnas_jax.benchmarks.rows DIR` makes it of the files DIR/NAME.json.
 """
 
 import json
@@ -22,22 +23,28 @@ _HEAD = (
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row for each name with what `step.benchmark` gave."""
+    """The table as Markdown. results: name of a row -> what `step.benchmark` gave."""
     lines = [f"| {' | '.join(_HEAD)} |", "|---" * len(_HEAD) + "|"]
     for name, result in results.items():
-        lines.append(f"| {' | '.join([name, *_cells(result)])} |")
+        cells = " | ".join([name, *_cells(result)])
+        lines.append(f"| {cells} |")
     return "\n".join(lines)
 
 
 def _cells(result: Mapping[str, Any]) -> list[str]:
-    step, conditions = result["step_seconds"], result["conditions"]
+    """The cells of a row, in the order of `_HEAD`, without its name."""
+    # Milliseconds of a step.
+    step = result["step_seconds"]
     median, lowest, highest = (
         f"{1000 * step[which]:.4g}" for which in ("median", "lowest", "highest")
     )
+
+    # Some figures are not known on every machine, or of every run.
     hours, busy = result["hours_of_all_steps"], result["gpu_busy_percent"]
     compiling = f"{result['compiling_seconds']:.0f} s"
     if result["programs_from_cache"]:
         compiling = "from the cache"
+    conditions = result["conditions"]
     return [
         f"{median} ms ({lowest} to {highest})",
         f"{result['images_per_second']:,.0f}",
@@ -51,6 +58,7 @@ def _cells(result: Mapping[str, Any]) -> list[str]:
 
 
 def _least_time(bound: Mapping[str, Any] | None) -> str:
+    """The least time of a step, as `bound.figures` gives it; empty without one."""
     if bound is None:
         return ""
     time = f"{1000 * bound['step_seconds_at_least']:.4g} ms"
@@ -58,11 +66,12 @@ def _least_time(bound: Mapping[str, Any] | None) -> str:
 
 
 def main() -> None:
+    """Prints the table of the folder that the command line names."""
     results = {}
     for file in sorted(pathlib.Path(sys.argv[1]).glob("*.json")):
         try:
             result = json.loads(file.read_text())
-            _cells(result)
+            _cells(result)  # raises where a figure is missing
         except (OSError, ValueError, LookupError, TypeError):
             print(
                 f"bnas_jax: {file} is no benchmark of a step and left out of the table",

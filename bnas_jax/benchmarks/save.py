@@ -1,5 +1,7 @@
-"""What a checkpoint costs: how long saving blocks the steps, how long it takes to be on
-disk, how large it is.
+"""What a checkpoint costs.
+
+Measured are how long saving blocks the steps, how long until the files are on disk, and
+how large they are.
 """
 
 import contextlib
@@ -20,10 +22,8 @@ from bnas_jax.training.checkpoints import Checkpoints
 def benchmark(
     run: SearchSettings | TrainSettings, image_size: int, num_classes: int, repeats: int
 ) -> dict:
-    """All figures of saves of a new state, one after the other, in a temporary
-    directory.
-    """
-    # A state on the devices of the run; it need not have made a step.
+    """All figures of saving a state several times, in a temporary directory."""
+    # A new state on the devices of the run; it need not have made a step.
     where = devices.configure(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)
@@ -47,7 +47,8 @@ def benchmark(
                     f"{until_there:.2f} s",
                     file=sys.stderr,
                 )
-        # Of the last one, which alone is kept.
+
+        # The size of the last one, which alone is kept.
         last = directory / str(repeats)
         files = [path for path in last.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)

@@ -1,5 +1,6 @@
-"""What a step of search or training costs: time, compiling, memory, and how much of the
-machine it uses.
+"""What a step of search or training costs.
+
+Measured are its time, compiling and memory, and how much of the machine it uses.
 """
 
 import math
@@ -29,45 +30,43 @@ def benchmark(
     repeats: int,
     against_plain: bool = False,
 ) -> dict:
-    """All figures of the steps that `search` or `train` would make on colour images of
-    seeded noise.
+    """All figures of the steps that `search` or `train` would make.
 
-    against_plain: also those of the plain form, in turns with ours, and how they
-    compare. On a chip whose rates are known, also the bound of `plan`; on NVIDIA's
-    GPUs, also the share of the time in which they computed.
+    Images are in colour, of seeded noise. against_plain: also the figures of the plain
+    form, in turns with ours, and how they compare.
+
+    On a chip whose rates are known there is also the bound of `plan`, and on NVIDIA's
+    GPUs the share of the time in which they computed.
     """
     where = devices.configure(run)
     where.check_batch(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
     program = program_of(run, data=data, where=where)
 
-    # Ours alone: the memory before anything else takes some, and what a step costs that
-    # computes nothing.
+    # Ours alone: the memory before anything else takes some, and the time of a step
+    # that computes nothing.
     ours = Stepper(program, where)
     ours.step()
     peak_memory = _peak_memory()
     dispatch = measure.seconds(ours.idle_step, _DISPATCHES)
 
-    # Steps in turns.
+    # Steps of both forms in turns.
     steppers = {"ours": ours}
     if against_plain:
         plain = plain_program_of(run, data=data, where=where)
         steppers["plain"] = Stepper(plain, where, tuned=False)
         steppers["plain"].step()
     steps = [stepper.step for stepper in steppers.values()]
-    # Of steps that are made in turns with others, nothing would be known.
-    gpus = 0
-    if jax.default_backend() == "gpu" and not against_plain:
-        gpus = jax.local_device_count() if where.axis else 1
-    with busy(gpus) as found:
+    with busy(_gpus(where, against_plain)) as found:
         measured = measure.in_turns(steps, repeats)
     times = dict(zip(steppers, measured, strict=True))
 
-    # Ours are at the top of the result, those of the plain form under its name.
+    # Our figures are at the top of the result, those of the plain form under its name.
     figures = {}
     for name, stepper in steppers.items():
         figures[name] = _figures(stepper, times=times[name], batch_size=run.batch_size)
-    share_of_dispatch = np.median(dispatch) / np.median(times["ours"])
+    step_seconds = float(np.median(times["ours"]))
+    share_of_dispatch = np.median(dispatch) / step_seconds
     result = {
         "batch_size": run.batch_size,
         "network": size_of(run, image_size),
@@ -78,10 +77,12 @@ def benchmark(
         "dispatch_seconds": measure.summary(dispatch),
         "dispatch_percent": measure.short(100 * share_of_dispatch),
         "gpu_busy_percent": found.percent,
-        "hours_of_all_steps": _hours(run, data, float(np.median(times["ours"]))),
+        "hours_of_all_steps": _hours(run, data, step_seconds),
         **figures,
         "conditions": measure.conditions(),
     }
+
+    # How much of the machine our steps use, as far as it is known.
     chip = bound.chip_here()
     if chip is not None and chip.peak(run.precision):
         result["bound"] = bound.figures(
@@ -90,7 +91,7 @@ def benchmark(
             where=where,
             chip=chip,
             precision=run.precision,
-            step_seconds=float(np.median(times["ours"])),
+            step_seconds=step_seconds,
         )
     # XLA counts operations of one device.
     if where.axis is None:
@@ -100,8 +101,18 @@ def benchmark(
     return result
 
 
+def _gpus(where: devices.Devices, against_plain: bool) -> int:
+    """How many of NVIDIA's GPUs compute our steps; 0 where that says nothing.
+
+    Of steps that are made in turns with others, the driver cannot tell the share.
+    """
+    if jax.default_backend() != "gpu" or against_plain:
+        return 0
+    return jax.local_device_count() if where.axis else 1
+
+
 def _figures(stepper: Stepper, *, times: list[float], batch_size: int) -> dict:
-    """What is measured of ours and of the plain form alike."""
+    """The figures that ours and the plain form have alike. times: seconds of steps."""
     return {
         "step_seconds": measure.summary(times),
         "images_per_second": measure.short(batch_size / np.median(times)),
@@ -114,13 +125,17 @@ def _figures(stepper: Stepper, *, times: list[float], batch_size: int) -> dict:
 def _hours(
     run: SearchSettings | TrainSettings, data: Dataset, step_seconds: float
 ) -> float | None:
-    """Of all steps of the run, without evaluations; None where its data set is none of
-    `SIZES`, or of other images or classes than those that are measured.
+    """Hours of all steps of a run, without evaluations.
+
+    data: the images that were measured. None where the run's data set is none of
+    `SIZES`, or has other images or classes than these.
     """
     size = SIZES.get(run.dataset.name)
     measured = (*data.train.image_shape[:2], data.train.num_classes)
     if size is None or measured != (size.side, size.side, size.classes):
         return None
+
+    # A search takes its weight steps on a share of the training images.
     images = size.train
     if isinstance(run, SearchSettings):
         images = math.ceil(run.searcher.train_share * images)
@@ -129,9 +144,10 @@ def _hours(
 
 
 def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
-    """Plain over ours; of the times those of the pairs.
+    """Ratios of plain over ours.
 
-    None where not known, as of compiling what JAX had in its cache.
+    The ratio of times is that of the two steps of each turn. None where one of the
+    numbers is not known, as the time to compile what JAX had in its cache.
     """
 
     def ratio(name: str) -> float | None:
@@ -153,15 +169,18 @@ def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
 
 
 def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict:
-    """Operations of steps of these times on one device, as XLA counts them before its
-    optimizations.
+    """Operations of a step on one device, as XLA counts them before it optimizes.
+
+    times: seconds of steps.
     """
-    # Of one step: the sum over its stages.
-    seconds = float(np.median(times))
+    # A step is the sum of its stages.
     shapes = jax.eval_shape(program.create, 0)
     flops = 0.0
     for stage, feed in zip(program.stages, program.feeds(0), strict=True):
         flops += _flops(stage, state=shapes, feed=feed)
+
+    # Per second, beside a matrix product on the same machine.
+    seconds = float(np.median(times))
     peak = matrix_peak(repeats)
     return {
         "gflop_per_step": round(flops / 1e9),
@@ -172,8 +191,9 @@ def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict
 
 
 def matrix_peak(repeats: int) -> float:
-    """Operations per second of a product of square float32 matrices of 2048: about what
-    the machine can do at most.
+    """Operations per second of a float32 matrix product of 2048x2048.
+
+    It is about the most that the machine can do.
     """
     matrix = jnp.ones((_MATRIX, _MATRIX), jnp.float32)
     product = jax.jit(lambda a: a @ a)
@@ -187,15 +207,17 @@ def matrix_peak(repeats: int) -> float:
 
 
 def _flops(stage, *, state, feed) -> float:
-    """XLA's count for a stage, 0 where the backend has none."""
+    """XLA's count of operations of a stage, 0 where the backend has none."""
     lowered = jax.jit(stage).lower(state, feed)
     analysis = lowered.cost_analysis() or {}
     return analysis.get("flops", 0.0)
 
 
 def _peak_memory() -> int:
-    """In MiB, of the device where it reports it, else of this process."""
-    # CPUs say nothing.
+    """The most memory so far in MiB: of the device, or else of this process.
+
+    A CPU, for instance, does not report the memory of its device.
+    """
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return round(statistics["peak_bytes_in_use"] / 2**20)

@@ -15,33 +15,35 @@ from bnas_jax.training.build import Program
 class Stepper:
     """The steps of a program.
 
-    Making one compiles it and makes the first step. tuned: see `Devices.compile_steps`.
+    Making a stepper compiles the program and makes the first step. tuned: see
+    `Devices.compile_steps`.
 
-    compiling: how long that took, see `CompileTimes.figures`. temp_memory_mib: of the
-    temporary arrays by XLA's analysis, for the stage that has most of them; None where
-    the backend does not report it. state_leaves: the number of arrays that a call takes
-    and returns. compiled: the programs of a step, see `calls`.
+    compiling: seconds of the first step and its parts, see `CompileTimes.figures`.
+    temp_memory_mib: temporary arrays by XLA's analysis, of the stage that has most of
+        them; None where the backend does not report it.
+    state_leaves: the number of arrays that a call takes and returns.
+    compiled: the programs of a step, see `calls`.
     """
 
     def __init__(self, program: Program, where: Devices, *, tuned: bool = True):
+        # The state that a run begins with.
         self._feeds = program.feeds
         self._done = 0  # steps so far
         state = where.create(program.create, 0)
         self._state = where.settle(state)
         self.state_leaves = len(jax.tree.leaves(self._state))
 
-        # The step, and one of as many programs that compute nothing.
+        # The step, and a step of as many programs that compute nothing.
         self._call = where.compile_steps(*program.stages, tuned=tuned)
         idle = [_nothing] * len(program.stages)
         self._nothing = where.compile_steps(*idle)
 
-        # Stages are compiled side by side, as a run does it.
+        # A run begins in the same way; it compiles its stages side by side, too.
         def first_step() -> None:
             self.compiled = compile_together(self.calls())
             self.temp_memory_mib = _temp_memory(self.compiled)
             self.step()
 
-        # As a run's loop begins.
         with compile_times() as times:
             seconds = measure.once(first_step)
         print(
@@ -59,16 +61,18 @@ class Stepper:
         self._advance(self._call)
 
     def calls(self) -> list[Call]:
-        """The programs of the next step, with what it calls them with."""
+        """The programs of the next step, each with the arguments of its call."""
         return self._call.calls(self._state, [self._feeds(self._done)])
 
     def idle_step(self) -> None:
-        """The same calls, with the same arguments and results, of programs that compute
-        nothing.
+        """Makes a step whose programs compute nothing.
+
+        It has the same calls, with the same arguments and results, as `step`.
         """
         self._advance(self._nothing)
 
     def _advance(self, call: Callable) -> None:
+        """Replaces the state by what a call gives for it."""
         # Without waiting, a call returns before its step is computed.
         feeds = self._feeds(self._done)
         self._state = jax.block_until_ready(call(self._state, [feeds]))
@@ -76,13 +80,17 @@ class Stepper:
 
 
 def _nothing(state, feed):
-    # JAX would leave out what is not used, and return unchanged what goes through.
+    """A stage that computes nothing, but takes and returns what a stage does.
+
+    Without the barrier, JAX would leave out the feed, which is not used, and would not
+    pass the state through the program at all.
+    """
     state, _ = jax.lax.optimization_barrier((state, feed))
     return state
 
 
 def _temp_memory(compiled: list[jax.stages.Compiled]) -> float | None:
-    """In MiB, of the program that has most."""
+    """The temporary memory of the program that has most, in MiB."""
     known = []
     for program in compiled:
         size = getattr(program.memory_analysis(), "temp_size_in_bytes", None)

@@ -1,9 +1,9 @@
-"""A training step of XNOR-Net's ResNet18 in PyTorch, as one writes it there; for
-`benchmark train --against=torch` alone.
+"""A training step of XNOR-Net's ResNet18 in PyTorch, as one writes it there.
 
-The function of `configs/baselines.py:resnet18` under the scheme `xnor`: Eq. (1) with
-the rule `bnas`, XNOR-Net's block (BN -> sign -> convolution), float shortcuts, a float
-first convolution, SGD with momentum, and latent weights, centred and clipped. Signs are
+It is for `benchmark train --against=torch` alone. It computes the function of
+`configs/baselines.py:resnet18` under the scheme `xnor`: Eq. (1) with the rule `bnas`,
+XNOR-Net's block (BN -> sign -> convolution), float shortcuts, a float first
+convolution, SGD with momentum, and latent weights, centred and clipped. Signs are
 multiplied as floats: PyTorch has no other convolution of them. The augmentation of
 images is left out.
 """
@@ -39,8 +39,9 @@ class Sign(torch.autograd.Function):
 
 
 class XnorConv(nn.Conv2d):
-    """K * beta * conv(sign x, sign W), Eq. (1). activation: a ReLU behind it;
-    input_scale: whether it has the factor K.
+    """K * beta * conv(sign x, sign W), Eq. (1).
+
+    activation: whether a ReLU follows. input_scale: whether it has the factor K.
 
     beta multiplies the kernel, as is usual in PyTorch. Where the signs add up to 0,
     rounding then decides the ReLU's gradient; apart from that, outputs and gradients
@@ -54,11 +55,14 @@ class XnorConv(nn.Conv2d):
         self.activation, self.input_scale = activation, input_scale
 
     def forward(self, x):
-        beta = self.weight.abs().mean((1, 2, 3), keepdim=True)
-        kernel = Sign.apply(self.weight) * beta
+        # beta * conv(sign x, sign W), with a beta for each output channel.
+        beta = self.weight.abs().mean((1, 2, 3), keepdim=True)  # [O, 1, 1, 1]
+        kernel = Sign.apply(self.weight) * beta  # [O, C, kh, kw]
         y = F.conv2d(Sign.apply(x), kernel, stride=self.stride, padding=self.padding)
+
+        # K: the mean of |x| over channels and over each window.
         if self.input_scale:
-            magnitude = x.detach().abs().mean(1, keepdim=True)
+            magnitude = x.detach().abs().mean(1, keepdim=True)  # [N, 1, H, W]
             y = y * F.avg_pool2d(magnitude, self.kernel_size, self.stride, self.padding)
         if self.activation:
             y = F.relu(y)
@@ -85,7 +89,7 @@ class Block(nn.Module):
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """One module after the other, by these names."""
+    """A chain of modules with these names."""
     return nn.Sequential(OrderedDict(modules))
 
 
@@ -99,6 +103,7 @@ def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
     modules: dict[str, nn.Module] = {
         "stem": named(conv=stem, bn=nn.BatchNorm2d(width), relu=nn.ReLU())
     }
+    # Each stage has twice the channels of the stage before.
     for place in block_places(settings.blocks):
         features = settings.width * 2**place.stage
         block = Block(
@@ -111,8 +116,9 @@ def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
 
 
 class TorchStep:
-    """Steps of SGD, one after the other, on the same images: (N, H, W, 3), normalised;
-    labels: (N,).
+    """Steps of SGD, one after the other, on the same images.
+
+    images: (N, H, W, 3), normalised. labels: (N,).
     """
 
     def __init__(
@@ -128,33 +134,33 @@ class TorchStep:
         # last one and a half (AMD EPYC).
         torch.set_flush_denormal(True)
         layout = torch.channels_last
-        self.network = (
-            network(settings, scheme, num_classes).train().to(memory_format=layout)
-        )
-        self._latents = [
-            m.weight for m in self.network.modules() if isinstance(m, XnorConv)
-        ]
+
+        # The network, its latent weights and its optimizer.
+        trained = network(settings, scheme, num_classes).train()
+        self.network = trained.to(memory_format=layout)
+        modules = self.network.modules()
+        self._latents = [each.weight for each in modules if isinstance(each, XnorConv)]
         self._optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.05, momentum=0.9, weight_decay=3e-6
         )
-        nchw = torch.tensor(images.transpose(0, 3, 1, 2))
+
+        nchw = torch.tensor(images.transpose(0, 3, 1, 2))  # [N, 3, H, W]
         self._images = nchw.contiguous(memory_format=layout)
         self._labels = torch.tensor(labels, dtype=torch.long)
 
     @torch.no_grad()
     def load(self, params: Mapping[tuple[str, ...], np.ndarray]) -> None:
-        """Takes our parameters: (names of the modules, name of the array) -> array.
+        """Takes our parameters in place of its own.
 
-        All of both have to be there.
+        params: (names of the modules, name of the array) -> array. Both networks must
+        have the same parameters.
         """
         ours = dict(params)
         for name, theirs in self.network.named_parameters():
             *modules, kind = name.split(".")
-            (found,) = [
-                path
-                for path in ours
-                if list(path[:-1]) == modules and _is(kind, path[-1])
-            ]
+            # The one array of ours in the same module that is of this kind.
+            of_module = [path for path in ours if list(path[:-1]) == modules]
+            (found,) = [path for path in of_module if _is(kind, path[-1])]
             theirs.copy_(torch.tensor(to_torch(ours.pop(found))))
         assert not ours, f"PyTorch's network lacks {sorted(ours)}"
 
@@ -172,12 +178,14 @@ class TorchStep:
 
     @torch.no_grad()
     def _scale_gradients(self) -> None:
+        """Multiplies the gradients of latent weights by the factor of `xnor`."""
         for weight in self._latents:
             co, ci, kh, kw = weight.shape
             weight.grad.mul_(gradient_factor((kh, kw, ci, co)))
 
     @torch.no_grad()
     def _project(self) -> None:
+        """Centres the latent weights over input channels, and clips them to [-1, 1]."""
         for weight in self._latents:
             weight.sub_(weight.mean(1, keepdim=True)).clamp_(-1, 1)
 

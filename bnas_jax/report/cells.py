@@ -16,7 +16,7 @@ _COLUMN_GAP = 36.0
 _ROW_GAP = 18.0
 
 Named = tuple[str, Genotype]
-# An edge's: (node, source, how many edges between these two come before).
+# The place of an edge: (node, source, how many edges between these two come before).
 Place = tuple[int, int, int]
 
 
@@ -25,9 +25,9 @@ def genotypes(
 ) -> Sheet:
     """Genotypes side by side, each with its normal cell above its reduction cell.
 
-    named: (name, genotype) each. skip: for each genotype, whether its network has
-    inter-cell skip connections. zeroise: False leaves out the edges whose layer type is
-    Zeroise.
+    named: (name, genotype) each.
+    skip: for each genotype, whether its network has inter-cell skip connections.
+    zeroise: False leaves out the edges whose layer type is Zeroise.
     """
     top: list[Panel] = []
     bottom: list[Panel] = []
@@ -41,9 +41,8 @@ def genotypes(
 def strip(frames: Sequence[Named], *, skip: bool = True, zeroise: bool = True) -> Sheet:
     """The genotypes of a search one below the other, both cells of each side by side.
 
-    frames: (when, genotype) each. The same edge has the same place in all of them.
-    skip, zeroise:
-    see `genotypes`.
+    The same edge has the same place in all of them. frames: (when, genotype) each.
+    skip, zeroise: see `genotypes`.
     """
     normal, reduction = _titled(dict(frames), zeroise=zeroise, skip=skip)
     rows = list(zip(normal, reduction, strict=True))
@@ -65,11 +64,12 @@ def _titled(
 def _panels(
     cells: Mapping[str, Cell | str], *, zeroise: bool, skip: bool
 ) -> list[Panel]:
-    """A panel for each cell, by its title, of one layout that has a place for the edges
-    of all.
+    """A panel for each cell, all of one layout that has a place for every edge.
+
+    cells: title -> cell.
     """
-    # The edges of each cell; a hand-made one is a single block, and so are all of its
-    # search.
+    # The edges of each cell. A hand-made cell is a single block, and then so are all
+    # cells of its search.
     found: dict[str, dict[Place, Edge]] = {}
     for title, cell in cells.items():
         if isinstance(cell, str):
@@ -79,7 +79,7 @@ def _panels(
             drawn = [edge for edge in drawn if edge.layer_type != ZEROISE]
         found[title] = _by_place(drawn)
 
-    # Each place is as wide as the longest name that is ever there.
+    # Each place is as wide as the longest layer type that any cell has there.
     at_place: dict[Place, list[Edge]] = {}
     for edges in found.values():
         for place, edge in edges.items():
@@ -87,9 +87,11 @@ def _panels(
     places = sorted(at_place)
     widest = []
     for place in places:
-        widest.append(max(at_place[place], key=lambda edge: len(edge.layer_type)))
+        longest = max(at_place[place], key=lambda edge: len(edge.layer_type))
+        widest.append(longest)
     plan = layout(widest)
 
+    # A panel has the edges of its cell, by their positions in the layout.
     panels = []
     for title, edges in found.items():
         present = {places.index(place): edge for place, edge in edges.items()}
@@ -105,7 +107,7 @@ def _block_panels(name: str, *, titles: Sequence[str], skip: bool) -> list[Panel
 
 
 def _by_place(edges: Sequence[Edge]) -> dict[Place, Edge]:
-    """The edges by their places, which are different for edges with the same ends."""
+    """The edges by their places; edges with the same ends have different places."""
     seen: collections.Counter[tuple[int, int]] = collections.Counter()
     found = {}
     for edge in edges:
@@ -118,7 +120,7 @@ def _by_place(edges: Sequence[Edge]) -> dict[Place, Edge]:
 
 def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     """Panels in rows and columns, and their legend below."""
-    # The grid: each column as wide, and each row as high, as its largest panel.
+    # The grid: each column is as wide, and each row as high, as its largest panel.
     widths = []
     for column in zip(*rows, strict=True):
         widths.append(max(panel.width for panel in column))
@@ -136,6 +138,7 @@ def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     legend_rows = legend.rows_of(entries, width)
     legend_height = legend.ROW_HEIGHT * len(legend_rows)
 
+    # The panels from the upper left corner on, then the legend.
     sheet = Sheet(
         width=width + 2 * _MARGIN,
         height=legend_top + legend_height + _MARGIN,
@@ -154,6 +157,7 @@ def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
 
 def _legend(rows: Sequence[Sequence[Panel]]) -> list[legend.Entry]:
     """An entry for each colour and kind of line that the panels show."""
+    # What the panels show.
     edges: list[Edge] = []
     skip = False
     for row in rows:
@@ -161,7 +165,7 @@ def _legend(rows: Sequence[Sequence[Panel]]) -> list[legend.Entry]:
             edges += panel.edges.values()
             skip = skip or panel.skip
 
-    # In the palette's order.
+    # Colours in the palette's order, then the lines.
     kinds = {palette.kind(edge.layer_type) for edge in edges}
     entries = []
     for kind in palette.KINDS:

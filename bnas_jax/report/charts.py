@@ -1,5 +1,6 @@
-"""Line charts and points, as SVG text for a page or a file. matplotlib draws, within
-`sheet.style`.
+"""Line charts and scatter charts, as SVG text for a page or a file.
+
+matplotlib draws, within `sheet.style`.
 """
 
 import math
@@ -9,21 +10,21 @@ from typing import NamedTuple
 from bnas_jax.report import palette
 from bnas_jax.report.sheet import printable, svg_of
 
-# In inches, and of letters in points.
-_SIZE = (6.4, 2.9)
-_TITLE_SIZE, _TEXT_SIZE = 10, 8
+_SIZE = (6.4, 2.9)  # of a chart, in inches
+_TITLE_SIZE, _TEXT_SIZE = 10, 8  # of letters, in points
 _LONGEST_NAME = 32  # letters
 _POINT_SIZE, _LABEL_SIZE, _LABEL_OFFSET = 16, 7, (4, 3)
-# Of Paul Tol's scheme "bright", whose lines colour-blind readers can tell apart; more
-# lines are dashed.
+# Colours of Paul Tol's scheme "bright", which colour-blind readers can tell apart. With
+# more lines than colours, further lines are dashed.
 _COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#888888")
 _DASHES = ("solid", "dashed", "dotted")
 _MARKERS = ("o", "s", "^")
 
 
 class Line(NamedTuple):
-    """name: in the legend. points: (x, y) each; those that are not finite are left out,
-    and the line has a gap.
+    """A line of a chart.
+
+    name: in the legend. points: (x, y) each. A y that is not finite makes a gap.
     """
 
     name: str
@@ -31,11 +32,13 @@ class Line(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Points of one colour. points: (x, y) each. name: in the legend, none without one.
-    labels: a text beside each, or none.
+    """A group of points of one colour.
 
-    style: its number among colours and markers, by default its place among the groups.
-    hollow: whether they are rings.
+    name: in the legend; a group without a name is not there.
+    points: (x, y) each.
+    labels: a text beside each point, or none.
+    style: the number of its colour and marker, by default its place among the groups.
+    hollow: whether the points are rings.
     """
 
     name: str
@@ -48,32 +51,18 @@ class Points(NamedTuple):
 def chart(
     title: str, lines: Sequence[Line], *, x: str = "epoch", log: bool = False
 ) -> str:
-    """An SVG of the lines over one axis. x: what the axis counts. log: whether the
-    other axis is logarithmic.
+    """An SVG of the lines over one axis.
+
+    x: what the axis counts. log: whether the other axis is logarithmic.
     """
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _plot(title, x=x)
     drawn = []
     for number, line in enumerate(lines):
-        places, values = _numbers(line.points)
-        if log:
-            # They have no place there, and are marked apart.
-            values = [math.nan if value == 0 else value for value in values]
-        # A point between two gaps is no line: it alone is marked, and all of them on a
-        # logarithmic axis.
-        marked = list(range(len(places))) if log else _alone(values)
-        drawn += axes.plot(
-            places,
-            values,
-            color=_COLORS[number % len(_COLORS)],
-            linestyle=_DASHES[number // len(_COLORS) % len(_DASHES)],
-            linewidth=1.5,
-            marker="o" if marked else None,
-            markevery=marked or None,
-            markersize=3 if log else None,
-        )
-    # With a single epoch there is one mark: more would be fractions of it.
+        drawn += _draw_line(axes, line, number=number, log=log)
+
+    # The axes. With a single epoch, x has one mark: more would be fractions of it.
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if log:
         axes.set_yscale("log")
@@ -82,22 +71,46 @@ def chart(
     return svg_of(figure)
 
 
+def _draw_line(axes, line: Line, *, number: int, log: bool) -> list:
+    """Draws a line; returns what matplotlib made. number: its place among the lines."""
+    places, values = _numbers(line.points)
+    # A point between two gaps makes no line, and is marked.
+    marked = _alone(values)
+    size = None
+    if log:
+        # A logarithmic axis has no place for zeros: `_mark_zeros` marks those, and all
+        # others are marked here.
+        values = [math.nan if value == 0 else value for value in values]
+        marked = list(range(len(places)))
+        size = 3
+
+    dash = number // len(_COLORS) % len(_DASHES)
+    return axes.plot(
+        places,
+        values,
+        color=_COLORS[number % len(_COLORS)],
+        linestyle=_DASHES[dash],
+        linewidth=1.5,
+        marker="o" if marked else None,
+        markevery=marked or None,
+        markersize=size,
+    )
+
+
 def _alone(values: Sequence[float]) -> list[int]:
-    """The positions of the numbers that have none on either side; values: with NaN for
-    gaps.
-    """
+    """The positions of the numbers between two gaps. values: NaN is a gap."""
+    # there[i + 1] tells of position i; beyond both ends, there is nothing.
     there = [False, *map(math.isfinite, values), False]
-    return [
-        position
-        for position in range(len(values))
-        if there[position + 1] and not there[position] and not there[position + 2]
-    ]
+    found = []
+    for position in range(len(values)):
+        before, here, behind = there[position : position + 3]
+        if here and not before and not behind:
+            found.append(position)
+    return found
 
 
 def _mark_zeros(axes, lines: Sequence[Line]) -> None:
-    """Crosses at the lower edge for the zeros, which a logarithmic axis has no place
-    for.
-    """
+    """Crosses at the lower edge for zeros: a logarithmic axis has no place for them."""
     for number, line in enumerate(lines):
         places = [x for x, y in line.points if y == 0]
         axes.plot(
@@ -118,13 +131,17 @@ def scatter(
     axes.set_ylabel(y, size=_TEXT_SIZE)
     drawn, names = [], []
     for number, group in enumerate(groups):
+        # Another colour for each style, and with more styles another marker.
         style = number if group.style is None else group.style
         color = _COLORS[style % len(_COLORS)]
+        marker = style // len(_COLORS) % len(_MARKERS)
+
+        # The points, their name in the legend and their labels.
         points = axes.scatter(
             [place for place, _ in group.points],
             [value for _, value in group.points],
             s=_POINT_SIZE,
-            marker=_MARKERS[style // len(_COLORS) % len(_MARKERS)],
+            marker=_MARKERS[marker],
             facecolors="none" if group.hollow else color,
             edgecolors=color,
             linewidths=1.0 if group.hollow else 0.0,
@@ -140,7 +157,8 @@ def scatter(
 
 
 def _label(axes, group: Points, *, color: str) -> None:
-    """The texts beside the points of a group, on a ground of their own."""
+    """Writes the labels beside the points of a group, on a white ground."""
+    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     for point, label in zip(group.points, group.labels, strict=False):
         axes.annotate(
             _short(label),
@@ -150,7 +168,7 @@ def _label(axes, group: Points, *, color: str) -> None:
             size=_LABEL_SIZE,
             color=color,
             parse_math=False,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+            bbox=ground,
         )
 
 
@@ -171,7 +189,7 @@ def _plot(title: str, *, x: str):
 
 def _add_legend(figure, drawn: Sequence, names: Sequence[str]) -> None:
     """A legend beside the lines, so that it hides none."""
-    # With handles of its own: a name that begins with "_" would be left out.
+    # Handles are given: matplotlib would leave out a name that begins with "_".
     legend = figure.legend(
         drawn,
         [_short(name) for name in names],
@@ -184,7 +202,7 @@ def _add_legend(figure, drawn: Sequence, names: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for the lines."""
+    """A name, cut where it would leave no room for the lines."""
     name = printable(name)
     if len(name) <= _LONGEST_NAME:
         return name

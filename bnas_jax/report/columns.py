@@ -1,10 +1,9 @@
 """The columns of a cell's picture: what is in each of them, and what is joined to what.
 
 States (the cell's inputs and its nodes) and layer types take turns: inputs, layer
-types, nodes,
-layer types, nodes, ..., concatenation, output. A line that passes a column without
-ending there has
-a place in it, a lane. All lines from one state share it.
+types, nodes, layer types, nodes, ..., concatenation, output. A line that passes a
+column without ending there has a place in it, a lane. All lines from one state share
+their lane.
 """
 
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from typing import NamedTuple
 
 from bnas_jax.core.genotype import INPUTS, NODES, Edge
 
-# ("state", its number), ("layer", position of its edge), ("lane", the state that it
-# comes from),
-# ("concat", 0) or ("output", 0).
+# ("state", its number), ("layer", position of its edge), ("lane", the state that its
+# lines come from), ("concat", 0) or ("output", 0).
 Item = tuple[str, int]
 CONCAT: Item = ("concat", 0)
 OUTPUT: Item = ("output", 0)
@@ -29,15 +27,16 @@ class Link(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """items: of each column, from top to bottom. links: between them."""
+    """The columns of a cell.
+
+    items: those of each column, from top to bottom. links: between the items.
+    """
 
     items: list[list[Item]]
     links: list[Link]
 
     def before(self, column: int, item: Item) -> list[Item]:
-        """The items of the column before `column` that are joined to an item of this
-        one.
-        """
+        """The items of the column before that are joined to an item of a column."""
         found = []
         for link in self.links:
             if link.column == column - 1 and link.end == item:
@@ -45,9 +44,7 @@ class Columns(NamedTuple):
         return found
 
     def behind(self, column: int, item: Item) -> list[Item]:
-        """The items of the column behind `column` that are joined to an item of this
-        one.
-        """
+        """The items of the column behind that are joined to an item of a column."""
         found = []
         for link in self.links:
             if link.column == column and link.start == item:
@@ -57,7 +54,8 @@ class Columns(NamedTuple):
 
 def columns(edges: Sequence[Edge]) -> Columns:
     """The columns of a cell with these edges."""
-    # States in even columns; the layer types that lead to one in the column before it.
+    # States are in even columns; the layer types that lead to one are in the column
+    # before it.
     column_of = {state: 2 * rank for state, rank in _ranks(edges).items()}
     last = max(column_of.values()) + 1
     items: list[list[Item]] = [[] for _ in range(last + 2)]
@@ -65,7 +63,7 @@ def columns(edges: Sequence[Edge]) -> Columns:
     for state, column in column_of.items():
         items[column].append(("state", state))
 
-    # From the concatenation to the output, and from each layer type to its node.
+    # Links from the concatenation to the output, and from each layer type to its node.
     items[last].append(CONCAT)
     items[last + 1].append(OUTPUT)
     links.append(Link(last, start=CONCAT, end=OUTPUT))
@@ -75,22 +73,23 @@ def columns(edges: Sequence[Edge]) -> Columns:
         items[column].append(layer)
         links.append(Link(column, start=layer, end=("state", edge.node)))
 
-    # From each state to its layer types, and from nodes to the concatenation.
+    # Links from each state to its layer types, and from nodes to the concatenation.
     for state, begin in column_of.items():
         ends = []
         for position, edge in enumerate(edges):
             if edge.source == state:
                 ends.append((column_of[edge.node] - 1, ("layer", position)))
-        # The concatenation joins nodes alone.
+        # The concatenation takes nodes, not inputs.
         if state >= INPUTS:
             ends.append((last, CONCAT))
 
-        # A lane in each column that a line from the state passes, and from there to its
-        # ends.
+        # The state has a lane in each column that a line of its passes.
         farthest = max((column for column, _ in ends), default=begin)
         for column in range(begin + 1, farthest):
             items[column].append(("lane", state))
             ends.append((column, ("lane", state)))
+
+        # Each end, lanes among them, is joined to the state or its lane just before.
         for column, item in ends:
             start = _passing(state, begin=begin, column=column - 1)
             links.append(Link(column - 1, start=start, end=item))
@@ -98,9 +97,9 @@ def columns(edges: Sequence[Edge]) -> Columns:
 
 
 def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
-    """The most layer types in a row that lead to a state: 0 for the inputs, at least 1
-    for a
-    node.
+    """For each state the length of the longest chain of edges that leads to it.
+
+    0 for the inputs, at least 1 for a node.
     """
     ranks = dict.fromkeys(range(INPUTS), 0)
     for node in range(INPUTS, INPUTS + NODES):
@@ -110,8 +109,9 @@ def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
 
 
 def _passing(state: int, *, begin: int, column: int) -> Item:
-    """A line from a state, in a column: the state itself where the line begins, a lane
-    behind.
+    """The item of a state's lines in a column: the state itself, behind it a lane.
+
+    begin: the column of the state.
     """
     if column == begin:
         return ("state", state)

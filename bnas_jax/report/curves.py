@@ -6,20 +6,21 @@ import numpy as np
 
 from bnas_jax.report.charts import Line, chart
 
-# The parts of a data set, as records name them, and as a legend does.
+# The parts of a data set: name in a record -> name in a legend.
 _PARTS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def charts_of_metrics(records: Sequence[Mapping]) -> list[str]:
-    """SVGs of the losses and the accuracies in the records of metrics.jsonl that end an
-    epoch; none where there are none.
+    """SVGs of the losses and the accuracies by epoch; none without epochs.
+
+    records: of metrics.jsonl.
     """
     charts = []
     for measure, title in (("loss", "loss"), ("top1", "accuracy (top-1) in %")):
         lines = []
         for part, name in _PARTS.items():
             points = points_of(records, f"{part}_{measure}")
-            # Not of a loss that was never finite: it has no point.
+            # A loss that was never finite has no point.
             if any(value is not None for _, value in points):
                 lines.append(Line(name, points))
         if lines:
@@ -34,24 +35,24 @@ def points_of(records: Iterable[Mapping], name: str) -> list[tuple[int, float | 
         if name not in record or not isinstance(record.get("epoch"), int):
             continue
         value = record[name]
-        # What was not finite is None or a text.
+        # A number that was not finite is None or a text.
         number = value if isinstance(value, int | float) else None
         found.append((record["epoch"], number))
     return found
 
 
 def chart_of_gradients(found: Mapping) -> str:
-    """An SVG of the sum of |gradient| at each convolution, in the order of the forward
-    pass. found: as gradients.json.
+    """An SVG of the sum of |gradient| at each convolution, in forward order.
+
+    found: the content of gradients.json.
     """
+    names = {"first": "before the first step", "last": f"at step {found.get('step')}"}
     lines = []
-    for name, key in (
-        ("before the first step", "first"),
-        (f"at step {found.get('step')}", "last"),
-    ):
-        # A run that began with other weights than its own has no first ones.
+    for key, name in names.items():
+        # A run that began with other weights than its own has no "first".
         if found.get(key):
-            lines.append(Line(name, list(enumerate(found[key], start=1))))
+            points = list(enumerate(found[key], start=1))
+            lines.append(Line(name, points))
     title = "sum of |gradient| of the loss"
     return chart(title, lines, x="convolution, from the first one", log=True)
 
@@ -61,34 +62,43 @@ def charts_of_alphas(
 ) -> list[str]:
     """SVGs of the mean weight of each layer type, one for each cell that has a history.
 
-    The softmax of alpha, averaged over the edges, before the first and after each
-    epoch. history: see `history.read_history`. There is none of a searcher that samples
-    whole cells.
+    A weight is the softmax of alpha, averaged over the edges, before the first and
+    after each epoch. history: see `history.read_history`. A searcher that samples whole
+    cells has no chart.
     """
-    found = []
-    for cell in ("normal", "reduce"):
-        alphas = history.get(cell)
-        if alphas is None or alphas.ndim != 3 or alphas.shape[-1] != len(layer_types):
+    charts = []
+    for cell, title in (("normal", "normal cell"), ("reduce", "reduction cell")):
+        alphas = history.get(cell)  # [epochs + 1, edges, types]
+        if alphas is None or not _are_alphas(alphas, types=len(layer_types)):
             continue
-        # Not those of a searcher whose history holds the weights of sampled cells, 0
-        # and 1.
-        fits = np.issubdtype(alphas.dtype, np.floating) and np.isfinite(alphas).any()
-        if not fits or (np.isin(alphas[-1], (0, 1)).all() and alphas[-1].any()):
-            continue
-        means = mean_weights(alphas)
+        means = mean_weights(alphas)  # [epochs + 1, types]
         lines = []
         for number, name in enumerate(layer_types):
-            lines.append(Line(name, list(enumerate(means[:, number]))))
-        title = {"normal": "normal cell", "reduce": "reduction cell"}[cell]
-        found.append(
-            chart(f"{title}: mean softmax of alpha", lines, x="epochs that have ended")
-        )
-    return found
+            points = list(enumerate(means[:, number]))
+            lines.append(Line(name, points))
+        heading = f"{title}: mean softmax of alpha"
+        charts.append(chart(heading, lines, x="epochs that have ended"))
+    return charts
+
+
+def _are_alphas(history: np.ndarray, *, types: int) -> bool:
+    """Whether a cell's history is of alphas that can be drawn."""
+    if history.ndim != 3 or history.shape[-1] != types:
+        return False
+    if not np.issubdtype(history.dtype, np.floating):
+        return False
+    if not np.isfinite(history).any():
+        return False
+    # A searcher that samples cells writes the weights of layer types, 0 and 1.
+    last = history[-1]  # [edges, types]
+    sampled = np.isin(last, (0, 1)).all() and last.any()
+    return not sampled
 
 
 def mean_weights(alphas: np.ndarray) -> np.ndarray:
-    """The softmax of alpha (epochs + 1, edges, types) over the types, averaged over the
-    edges: (epochs + 1, types).
+    """The softmax of alpha over the types, averaged over the edges.
+
+    alphas: (epochs + 1, edges, types). Returns (epochs + 1, types).
     """
     from scipy.special import softmax
 

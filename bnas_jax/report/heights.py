@@ -1,5 +1,6 @@
-"""The height of everything in a cell's picture: lines as straight as they can be, and
-nothing on top of another.
+"""The height of everything in a cell's picture.
+
+Lines are as straight as they can be, and nothing lies on top of another.
 """
 
 import itertools
@@ -12,20 +13,20 @@ _LANE_HEIGHT = 4.0
 _GAP = 7.0  # between two items of a column
 # How often all columns are gone through, forwards and backwards in turn.
 _SWEEPS = 61
-# The weight of a neighbour in the mean height that an item is drawn to, where the line
-# between them goes straight on; 1 for any other neighbour.
+# An item is drawn to the mean height of its neighbours. This is the weight of a
+# neighbour to which a line goes straight on; any other neighbour has 1.
 _STRAIGHT = 8
 
 
 def heights(columns: Columns) -> list[dict[Item, float]]:
     """y of the middle of each item, column by column. y grows downwards."""
-    # All at one height, as far as the gaps let them.
+    # At first all items are at one height, as far as the gaps let them.
     ys = []
     for column in columns.items:
         wanted = dict.fromkeys(column, 0.0)
         ys.append(_spread(column, wanted))
 
-    # Then each as near as it can be to what it is joined to.
+    # Then each is as near as it can be to what it is joined to.
     for sweep in range(_SWEEPS):
         numbers = list(range(len(ys)))
         if sweep % 2:
@@ -46,9 +47,10 @@ def item_height(item: Item) -> float:
 def _wanted(
     columns: Columns, ys: list[dict[Item, float]], number: int
 ) -> dict[Item, float]:
-    """For each item of a column the mean height of what it is joined to."""
+    """For each item of column `number` the mean height of what it is joined to."""
     wanted = {}
     for item in columns.items[number]:
+        # (item, its height) in the columns on both sides.
         joined = []
         for other in columns.before(number, item):
             joined.append((other, ys[number - 1][other]))
@@ -65,7 +67,10 @@ def _wanted(
 
 
 def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
-    """The weighted mean of the heights of what an item is joined to."""
+    """The weighted mean of the heights of what an item is joined to.
+
+    joined: (item, its height) each.
+    """
     weights = 0
     total = 0.0
     for other, y in joined:
@@ -76,6 +81,7 @@ def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
 
 
 def _weight(item: Item, other: Item) -> int:
+    """The weight of one item in the mean height of another that it is joined to."""
     lanes = item[0] == other[0] == "lane"
     to_output = {item, other} == {CONCAT, OUTPUT}
     if lanes or to_output:
@@ -84,28 +90,26 @@ def _weight(item: Item, other: Item) -> int:
 
 
 def _spread(column: list[Item], wanted: Mapping[Item, float]) -> dict[Item, float]:
-    """The heights nearest to the wanted ones, by least squares, that keep a column's
-    order and the
-    gaps in it.
+    """The heights nearest to the wanted ones that keep a column's order and its gaps.
 
-    With the gaps subtracted this is isotonic regression: the nearest shifts that do not
-    fall from
-    one item to the next.
+    Nearest is by least squares. With the gaps subtracted this is isotonic regression:
+    the nearest shifts that do not fall from one item to the next.
     """
     if not column:
         return {}
     from scipy.optimize import isotonic_regression
 
-    # Heights of the items if they lie as close as they may.
+    # The heights of the items if they lay as close as they may.
     offsets = [0.0]
     for above, below in itertools.pairwise(column):
         distance = (item_height(above) + item_height(below)) / 2 + _GAP
         offsets.append(offsets[-1] + distance)
 
-    shifts = isotonic_regression(
-        [wanted[item] - y for item, y in zip(column, offsets, strict=True)]
-    )
-    return {item: float(y) for item, y in zip(column, shifts.x + offsets, strict=True)}
+    # The shifts from there, which may not fall.
+    differences = [wanted[item] - y for item, y in zip(column, offsets, strict=True)]
+    shifts = isotonic_regression(differences)
+    ys = shifts.x + offsets  # [items]
+    return {item: float(y) for item, y in zip(column, ys, strict=True)}
 
 
 def _mean(values: list[float]) -> float:

@@ -1,8 +1,7 @@
-"""The place of everything in a cell's picture: a layered plan from left to right, see
-`columns`.
+"""The place of everything in a cell's picture.
 
-Lines bend only between columns, and pass each column in a lane, so that no line crosses
-a label.
+The plan has layers from left to right, see `columns`. Lines bend only between columns,
+and pass each column in a lane, so that no line crosses a label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,7 @@ from bnas_jax.report.heights import BOX_HEIGHT, heights, item_height
 from bnas_jax.report.ordering import with_few_crossings
 
 # Lengths are points (1/72 inch), y grows downwards. The font is monospaced: the width
-# of a text is
-# known without measuring it.
+# of a text is known without measuring it.
 FONT_SIZE = 9.0
 _CHARACTER = 0.602 * FONT_SIZE
 _PADDING = 8.0  # of a box, on both sides of its text
@@ -31,8 +29,9 @@ Point = tuple[float, float]
 
 
 class Box(NamedTuple):
-    """A rectangle with a text around (x, y). edge: of a layer type, the position of its
-    edge.
+    """A rectangle with a text around (x, y).
+
+    edge: the position of the edge whose layer type it is; None of any other box.
     """
 
     text: str
@@ -58,13 +57,12 @@ class Box(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line: curved from its first point to the second, straight to the third, curved
-    to the
-    fourth, and so on.
+    """A line through points: curved to the second, straight to the third, and so on.
 
-    source: the state that it begins at. edge: the position of the edge that it is part
-    of, None for
-    one to the output. arrow: whether it ends in a head.
+    source: the state that it begins at.
+    edge: the position of the edge that it is part of, None for a line to the
+        concatenation or to the output.
+    arrow: whether it ends in a head.
     """
 
     points: tuple[Point, ...]
@@ -76,9 +74,8 @@ class Line(NamedTuple):
 class Layout(NamedTuple):
     """A picture of (width, height) whose upper left corner is (0, 0).
 
-    previous, output: the boxes of c_(k-1) and c_(k), which are in `boxes`, too; the
-    inter-cell skip
-    leads from the one to the other, at the height skip_y.
+    previous, output: the boxes of c_(k-1) and c_(k), which are in `boxes`, too.
+    skip_y: the height of the inter-cell skip, which leads from the one to the other.
     """
 
     boxes: list[Box]
@@ -105,10 +102,11 @@ def layout(edges: Sequence[Edge]) -> Layout:
 
     The same edges give the same plan.
     """
+    # The items of each column, and the height of each item.
     plan = with_few_crossings(columns(edges))
     ys, height = _from_top(heights(plan))
 
-    # Left and right side of each column.
+    # The left and the right side of each column.
     sides: list[Point] = []
     left = 0.0
     for column in plan.items:
@@ -116,7 +114,7 @@ def layout(edges: Sequence[Edge]) -> Layout:
         sides.append((left, left + width))
         left += width + _COLUMN_GAP
 
-    # A box for each item but the lanes, as wide as its column.
+    # A box for each item but lanes, as wide as its column.
     boxes: dict[Item, Box] = {}
     for (left, right), places in zip(sides, ys, strict=True):
         middle = (left + right) / 2
@@ -124,6 +122,8 @@ def layout(edges: Sequence[Edge]) -> Layout:
         for item, y in places.items():
             if item[0] != "lane":
                 boxes[item] = _box(item, edges, x=middle, y=y, width=width)
+
+    # The inter-cell skip is the lowest thing in the picture.
     skip_y = height + _SKIP_GAP
     return Layout(
         boxes=list(boxes.values()),
@@ -137,7 +137,10 @@ def layout(edges: Sequence[Edge]) -> Layout:
 
 
 def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], float]:
-    """(the heights from the upper side of the highest item, the height of the picture)."""
+    """(the heights, measured from the top of the picture; the height of the picture).
+
+    Its top is the upper side of the highest item.
+    """
     uppers, lowers = [], []
     for column in ys:
         for item, y in column.items():
@@ -145,6 +148,8 @@ def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], flo
             lowers.append(y + item_height(item) / 2)
     top = min(uppers)
     bottom = max(lowers)
+
+    # All heights moved so that the top is 0.
     moved = []
     for column in ys:
         moved.append({item: y - top for item, y in column.items()})
@@ -152,17 +157,18 @@ def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], flo
 
 
 def block(name: str) -> Layout:
-    """The plan of a cell without nodes: its inputs, one block, which is edge 0, and its
-    output.
+    """The plan of a cell without nodes: inputs, one block and output.
+
+    name: of the block, which is edge 0.
     """
-    # Three columns.
+    # Three columns: inputs, block, output.
     widths = [box_width(text) for text in (INPUT_NAMES[0], name, OUTPUT_NAME)]
     middles = []
     for index, width in enumerate(widths):
         left = sum(widths[:index])
         middles.append(left + width / 2 + index * _COLUMN_GAP)
 
-    # The inputs in two rows, all else between them.
+    # The inputs are in two rows; the block and the output are between them.
     row = 1.5 * BOX_HEIGHT
     upper = BOX_HEIGHT / 2
     middle = BOX_HEIGHT / 2 + row / 2
@@ -190,12 +196,14 @@ def block(name: str) -> Layout:
 
 
 def _width(item: Item, edges: Sequence[Edge]) -> float:
+    """The width of an item's box; 0 of a lane, which has none."""
     if item[0] == "lane":
         return 0.0
     return box_width(_text(item, edges))
 
 
 def _box(item: Item, edges: Sequence[Edge], *, x: float, y: float, width: float) -> Box:
+    """The box of an item around (x, y)."""
     edge = None
     if item[0] == "layer":
         edge = item[1]
@@ -223,9 +231,10 @@ def _lines(
     sides: Sequence[Point],
     ys: Sequence[Mapping[Item, float]],
 ) -> list[Line]:
-    """For each edge a line to its layer type and one to its node; from each node one to
-    the
-    concatenation.
+    """The lines of a cell.
+
+    For each edge there is one to its layer type and one to its node, from each node one
+    to the concatenation, and from there one to the output.
     """
     column_of = {}
     for number, column in enumerate(ys):
@@ -233,7 +242,7 @@ def _lines(
             column_of[item] = number
 
     def from_state(state: int, end: Item) -> tuple[Point, ...]:
-        """The points of a line, which passes the columns between in the state's lane."""
+        """A line's points; it passes the columns on its way in the state's lane."""
         points = [boxes["state", state].right]
         for number in range(column_of["state", state] + 1, column_of[end]):
             left, right = sides[number]
@@ -241,9 +250,9 @@ def _lines(
             points += [(left, y), (right, y)]
         return (*points, boxes[end].left)
 
+    # Both lines of an edge have the edge's source: a dotted line goes on behind the
+    # layer type.
     lines = []
-    # A dotted line goes on behind the layer type, so that both parts know the edge's
-    # source.
     for position, edge in enumerate(edges):
         layer = boxes["layer", position]
         node = boxes["state", edge.node]
@@ -252,7 +261,7 @@ def _lines(
         lines.append(Line(to_layer, source=edge.source, edge=position, arrow=False))
         lines.append(Line(to_node, source=edge.source, edge=position))
 
-    # To the concatenation, and from there to the output.
+    # From nodes to the concatenation, and from there to the output.
     for number in range(INPUTS, INPUTS + NODES):
         lines.append(Line(from_state(number, CONCAT), source=number, edge=None))
     to_output = (boxes[CONCAT].right, boxes[OUTPUT].left)

@@ -28,14 +28,12 @@ SKIP = Entry("inter-cell skip", Pen(palette.SKIP, width=1.5))
 
 
 def rows_of(entries: Sequence[Entry], width: float) -> list[list[tuple[float, Entry]]]:
-    """The entries with their x, in rows no wider than `width`, unless a single entry
-    is.
-    """
+    """Rows of (x, entry), none wider than `width`, unless a single entry is."""
     rows: list[list[tuple[float, Entry]]] = []
     x = 0.0
     for entry in entries:
         needed = entry_width(entry)
-        # A new row where this one is full.
+        # A new row begins where this one is full.
         if not rows or x + needed > width:
             rows.append([])
             x = 0.0
@@ -63,11 +61,13 @@ def draw_legend(
 
 
 def _draw_symbol(sheet: Sheet, entry: Entry, *, x: float, y: float) -> None:
-    """A piece of the line, or a small box, from (x, y) to the right."""
+    """Draws a piece of the line, or a small box, from (x, y) to the right."""
     if isinstance(entry.symbol, Pen):
         end = (x + _SYMBOL_WIDTH, y)
         sheet.curve([(x, y), end], entry.symbol)
         return
+
+    # A box looks as the boxes of its kind do.
     kind, border = entry.symbol, palette.BLACK
     if kind.pale:
         border = palette.PALE_LINE

@@ -1,10 +1,8 @@
 """The order of each column from top to bottom, in which few lines cross.
 
 Each item is put at the mean place of what it is joined to in the next column, from both
-sides in
-turn (the barycenter method of Sugiyama, Tagawa and Toda, IEEE Transactions on Systems,
-Man, and
-Cybernetics 11(2), 1981).
+sides in turn (the barycenter method of Sugiyama, Tagawa and Toda, IEEE Transactions on
+Systems, Man, and Cybernetics 11(2), 1981).
 """
 
 import itertools
@@ -17,17 +15,17 @@ SWEEPS = 12
 def with_few_crossings(columns: Columns) -> Columns:
     """The same columns in the best order of all sweeps.
 
-    The inputs stay where they are: c_(k-1),
-    where the inter-cell skip begins that runs beneath everything, is the lower one.
+    The inputs stay where they are: c_(k-1) is the lower one, as the inter-cell skip,
+    which runs beneath everything, begins there.
     """
-    # At first by their numbers.
+    # At first, items are in the order of their numbers.
     inputs, *others = columns.items
     items = [inputs]
     for column in others:
         items.append(sorted(column, key=lambda item: (item[1], item[0])))
     current = columns._replace(items=items)
 
-    # Sweeps to the right and to the left in turn; they may get worse, too.
+    # Sweeps go to the right and to the left in turn. One may make it worse, too.
     best = current
     for sweep in range(SWEEPS):
         if sweep % 2:
@@ -46,7 +44,7 @@ def crossings(columns: Columns) -> int:
     for one, other in itertools.combinations(columns.links, 2):
         if one.column != other.column:
             continue
-        # They cross where the one that begins above the other ends below it.
+        # Two lines cross where the one that begins above the other ends below it.
         starts = places[one.column]
         ends = places[one.column + 1]
         at_start = starts[one.start] - starts[other.start]
@@ -77,8 +75,9 @@ def _ordered_by_next(columns: Columns) -> Columns:
 def _by_mean_place(
     joined: dict[Item, list[Item]], *, neighbours: list[Item]
 ) -> list[Item]:
-    """The items in the order of the mean place of what they are joined to; one that is
-    joined to
+    """The items in the order of the mean place of what they are joined to.
+
+    joined: item -> the neighbours that it is joined to. An item that is joined to
     nothing keeps its place.
     """
     means = _places(list(joined))
@@ -91,7 +90,7 @@ def _by_mean_place(
 
 
 def _places(column: list[Item]) -> dict[Item, float]:
-    """Places from 0 to 1, so that columns of different length compare."""
+    """The place of each item from 0 to 1, so that columns of any length compare."""
     places = {}
     for index, item in enumerate(column):
         places[item] = (index + 0.5) / len(column)

@@ -24,15 +24,19 @@ from bnas_jax.workdir.history import HISTORY, read_history
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; } th { font-weight: 600; } td { overflow-wrap: break-word; }
-td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top; max-width: 36rem; }
+h1 { font-size: 1.5rem; }
+h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; }
+td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top; }
+td, th { max-width: 36rem; }
+th { font-weight: 600; }
+td { overflow-wrap: break-word; }
 svg { max-width: 100%; height: auto; } figure { margin: .8rem 0; overflow-x: auto; }
 """
 _TASKS = {"search": "search of a cell", "train": "training of a network"}
-# The entries of summary.json, as the page names them. Those of `_ELSEWHERE` are not in
-# its table: the genotype is drawn, and the weights that a run began with are in another
-# table.
+# The entries of summary.json, as the page names them. The entries in `_ELSEWHERE` are
+# not in this table: the genotype is drawn, and the weights that a run began with are in
+# another table.
 _NAMES = {
     "top1": "test accuracy (top-1) in %",
     "top5": "test accuracy (top-5) in %",
@@ -45,9 +49,9 @@ _NAMES = {
     "epoch": "the epoch whose genotype was taken, from 0",
 }
 _ELSEWHERE = ("genotype", "init")
-# So many names of classes are written out.
-_MOST_CLASSES = 30
+_MOST_CLASSES = 30  # how many names of classes are written out
 
+# (name, value) of each row of a table.
 Rows = Sequence[tuple[str, Any]]
 
 
@@ -63,8 +67,9 @@ class Run(NamedTuple):
 
 
 def read_run(path: str) -> Run:
-    """The run in a work directory; `UserError` where there is none, or one of its files
-    of JSON is damaged.
+    """The run in a work directory.
+
+    Raises `UserError` where there is none, or one of its files of JSON is damaged.
     """
     directory = RunDirectory(path)
     return Run(
@@ -80,27 +85,28 @@ def read_run(path: str) -> Run:
 def page(run: Run) -> str:
     """The page of a run, HTML that needs no other file.
 
-    What is damaged is named in its place.
+    A file that is damaged is named in the section that it belongs to.
     """
-    sections: list[tuple[str, Callable[[Run], str]]] = [
-        ("Result", lambda run: _table(_result(run))),
-        ("Curves", lambda run: _figures(charts_of_metrics(run.records))),
-        ("Gradients", lambda run: _figures(_gradients(run))),
-        ("How alpha moved", lambda run: _figures(_alphas(run))),
-        ("Cells", lambda run: _figures(_cells(run))),
-        ("Data", lambda run: _table(_data(run))),
-        ("Made with", lambda run: _table(_environment(run))),
-        ("Settings", lambda run: _table(_written(run.config))),
-        ("Changes on the way", lambda run: _table(_changes(run))),
+    # (heading, what the section shows, how that is written as HTML).
+    sections: list[tuple[str, Callable[[Run], Any], Callable[[Any], str]]] = [
+        ("Result", _result, _table),
+        ("Curves", _curves, _figures),
+        ("Gradients", _gradients, _figures),
+        ("How alpha moved", _alphas, _figures),
+        ("Cells", _cells, _figures),
+        ("Data", _data, _table),
+        ("Made with", _environment, _table),
+        ("Settings", _settings, _table),
+        ("Changes on the way", _changes, _table),
     ]
     body = ""
     with style():
-        for heading, content_of in sections:
+        for heading, content_of, written in sections:
             try:
-                content = content_of(run)
+                content = written(content_of(run))
             except UserError as error:
                 content = f"<p>{_text(error)}</p>"
-            # Nothing is said of what a run has not.
+            # A section that has nothing to show is left out.
             if content:
                 body += f"<section><h2>{heading}</h2>{content}</section>\n"
     title = _text(f"{run.directory.path.name}: {_kind_of(run)}")
@@ -122,8 +128,9 @@ def _kind_of(run: Run) -> str:
 
 
 def _is_imported(run: Run) -> bool:
-    """Whether its weights are those of a published checkpoint, which does not say on
-    how many images it was trained.
+    """Whether the weights are those of a published checkpoint.
+
+    Such a checkpoint does not say on how many images it was trained.
     """
     return "num_train" not in run.facts
 
@@ -131,35 +138,23 @@ def _is_imported(run: Run) -> bool:
 def _result(run: Run) -> Rows:
     """What the run came to, or how far it is."""
     if _is_imported(run):
-        return [
-            (
-                "state",
-                "imported weights; those of the settings that are for a training had "
-                "no effect",
-            )
-        ]
-    epochs = [
-        record["epoch"]
-        for record in run.records
-        if isinstance(record.get("epoch"), int)
-    ]
-    if run.summary is None and not epochs:
-        return [("state", "no epoch is recorded: it has just begun")]
+        state = (
+            "imported weights; those of the settings that are for a training had "
+            "no effect"
+        )
+        return [("state", state)]
     if run.summary is None:
-        planned = run.config.get("num_epochs", "?")
-        return [
-            ("state", f"not ended: {max(epochs) + 1} of {planned} epochs are recorded")
-        ]
+        return [("state", _progress(run))]
 
+    # The entries of summary.json.
     rows: list[tuple[str, Any]] = [("state", "ended")]
     for name, value in run.summary.items():
-        if name not in _ELSEWHERE:
-            rows.append(
-                (
-                    _NAMES.get(name, name),
-                    "not known" if value is None else _short(value),
-                )
-            )
+        if name in _ELSEWHERE:
+            continue
+        shown = "not known" if value is None else _short(value)
+        rows.append((_NAMES.get(name, name), shown))
+
+    # The time that it took.
     seconds = [record.get("seconds") for record in run.records]
     known = [value for value in seconds if isinstance(value, int | float)]
     if known:
@@ -167,10 +162,25 @@ def _result(run: Run) -> Rows:
     return rows
 
 
+def _progress(run: Run) -> str:
+    """How far a run is that has not ended."""
+    recorded = [record.get("epoch") for record in run.records]
+    epochs = [epoch for epoch in recorded if isinstance(epoch, int)]
+    if not epochs:
+        return "no epoch is recorded: it has just begun"
+    planned = run.config.get("num_epochs", "?")
+    return f"not ended: {max(epochs) + 1} of {planned} epochs are recorded"
+
+
+def _curves(run: Run) -> list[str]:
+    """Charts of losses and accuracies."""
+    return charts_of_metrics(run.records)
+
+
 def _gradients(run: Run) -> list[str]:
     """The chart of gradients.json, where the command `gradients` has written one."""
     found = run.directory.gradients() or {}
-    # Not of a file that something else wrote.
+    # Nothing is drawn of a file that something else wrote.
     first, last = found.get("first") or [], found.get("last")
     if not isinstance(first, list) or not isinstance(last, list):
         return []
@@ -182,9 +192,8 @@ def _alphas(run: Run) -> list[str]:
     if run.config.get("task") != "search" or not (run.directory / HISTORY).is_file():
         return []
     layer_types = _of_kind(_network(run).get("layer_types"), list)
-    return charts_of_alphas(
-        read_history(run.directory), [str(name) for name in layer_types]
-    )
+    names = [str(name) for name in layer_types]
+    return charts_of_alphas(read_history(run.directory), names)
 
 
 def _cells(run: Run) -> list[str]:
@@ -192,7 +201,7 @@ def _cells(run: Run) -> list[str]:
     given: Any = _network(run).get("genotype")
     if run.config.get("task") == "search":
         given = (run.summary or {}).get("genotype")
-    # A hand-made network, or a search under way.
+    # A hand-made network and a search under way have none.
     if not isinstance(given, Mapping):
         return []
     skip = bool(_network(run).get("skip", True))
@@ -201,18 +210,23 @@ def _cells(run: Run) -> list[str]:
 
 
 def _network(run: Run) -> dict:
+    """The settings of the network."""
     return _of_kind(run.config.get("network"), dict)
 
 
 def _data(run: Run) -> Rows:
     """The images that the run learned from."""
+    # The names of the classes, the first ones of many.
     names = [f'"{name}"' for name in _of_kind(run.facts.get("class_names"), list)]
     more = len(names) - _MOST_CLASSES
     if more > 0:
         names = [*names[:_MOST_CLASSES], f"and {more} more"]
+
+    # What is not known has no row.
+    dataset = _of_kind(run.config.get("dataset"), dict)
     shape = _of_kind(run.facts.get("image_shape"), list)
     rows: list[tuple[str, Any]] = [
-        ("data set", _of_kind(run.config.get("dataset"), dict).get("name")),
+        ("data set", dataset.get("name")),
         ("images", " x ".join(map(str, shape))),
         ("training images", run.facts.get("num_train")),
         ("classes", run.facts.get("num_classes")),
@@ -224,23 +238,23 @@ def _data(run: Run) -> Rows:
 
 
 def _environment(run: Run) -> Rows:
-    """Versions and hardware, the weights that a run began with, its teacher, and a
-    user's extensions.
+    """What the run was made with.
+
+    Versions and hardware, the weights that it began with, its teacher, and a user's
+    extensions.
     """
-    rows = list(_of_kind(run.facts.get("environment"), dict).items())
-    init = _of_kind(run.facts.get("init"), dict)
-    if init:
-        rows.append(
-            (
-                "began with the weights of",
-                f"{init.get('workdir')}, step {init.get('step')}",
-            )
-        )
-    teacher = _of_kind(run.facts.get("teacher"), dict)
-    if teacher:
-        rows.append(
-            ("learned from", f"{teacher.get('workdir')}, step {teacher.get('step')}")
-        )
+    environment = _of_kind(run.facts.get("environment"), dict)
+    rows = list(environment.items())
+
+    # Checkpoints of other runs.
+    for name, key in (
+        ("began with the weights of", "init"),
+        ("learned from", "teacher"),
+    ):
+        source = _of_kind(run.facts.get(key), dict)
+        if source:
+            rows.append((name, f"{source.get('workdir')}, step {source.get('step')}"))
+
     for extension in _of_kind(run.facts.get("extensions"), list):
         rows.append(("extension", _of_kind(extension, dict).get("file")))
     return rows
@@ -251,20 +265,21 @@ def _changes(run: Run) -> Rows:
     rows = []
     for change in run.changed:
         values = _of_kind(change, dict)
-        text = (
-            f"{values.get('from')} to {values.get('to')}, at step {values.get('step')}"
-        )
+        before, after = values.get("from"), values.get("to")
+        text = f"{before} to {after}, at step {values.get('step')}"
         rows.append((str(values.get("key")), text))
     return rows
 
 
-def _written(config: Mapping) -> Rows:
-    """The settings that have a value, with all of its digits; a genotype is drawn
-    instead.
+def _settings(run: Run) -> Rows:
+    """The settings that have a value, with all of its digits.
+
+    A genotype is left out: it is drawn.
     """
     rows = []
-    for name, value in _flat(config):
-        rows.append((name, value if isinstance(value, str) else json.dumps(value)))
+    for name, value in _flat(run.config):
+        text = value if isinstance(value, str) else json.dumps(value)
+        rows.append((name, text))
     return rows
 
 
@@ -280,14 +295,14 @@ def _flat(values: Mapping, prefix: str = "config.") -> Iterator[tuple[str, Any]]
 
 
 def _of_kind(value: Any, kind: type) -> Any:
-    """The value, or an empty one in place of what is missing or of another kind."""
+    """The value; an empty one of the kind where it is missing or of another kind."""
     if isinstance(value, kind):
         return value
     return kind()
 
 
 def _short(value: Any) -> Any:
-    """With five digits, numbers of lists too."""
+    """A number with five digits; a list as text; any other value as it is."""
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list):
@@ -296,20 +311,20 @@ def _short(value: Any) -> Any:
 
 
 def _table(rows: Rows) -> str:
-    """Names and values, one below the other; nothing where there are none."""
+    """A table of names and values; an empty text without rows."""
     if not rows:
         return ""
-    lines = [
-        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>"
-        for name, value in rows
-    ]
-    return f"<table>{''.join(lines)}</table>"
+    lines = ""
+    for name, value in rows:
+        lines += f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>"
+    return f"<table>{lines}</table>"
 
 
 def _figures(pictures: Sequence[str]) -> str:
-    """Pictures one below the other."""
+    """Pictures one below the other. pictures: SVGs."""
     return "".join(f"<figure>{svg}</figure>" for svg in pictures)
 
 
 def _text(value: Any) -> str:
+    """A value as text in HTML."""
     return html.escape(printable(str(value)))

@@ -1,10 +1,9 @@
-"""Colours that colour-blind readers can tell apart: of Paul Tol's "Colour Schemes"
-(SRON/EPS/TN/09-002, issue 3.2, 2021).
+"""Colours that colour-blind readers can tell apart.
 
-Boxes have those of his scheme "light", made for filling labelled cells with black text;
-lines those
-of "vibrant". What a colour means is written in the legend, and each box names its layer
-type.
+They are of Paul Tol's "Colour Schemes" (SRON/EPS/TN/09-002, issue 3.2, 2021). Boxes
+have those of his scheme "light", made for filling labelled cells with black text; lines
+have those of "vibrant". The legend says what a colour means, and each box names its
+layer type.
 """
 
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from bnas_jax.core.genotype import FIXED_REDUCTION, ZEROISE
 BLACK = "#000000"
 WHITE = "#FFFFFF"
 LINE = "#555555"
-# Of what Zeroise leaves out: lines, and texts that are still dark enough to be read.
+# What Zeroise leaves out is pale; texts are still dark enough to be read.
 PALE_LINE = "#BBBBBB"
 PALE_TEXT = "#767676"
 STATE = "#DDDDDD"  # "light": pale grey
@@ -22,7 +21,7 @@ SKIP = "#CC3311"  # "vibrant": red
 
 
 class Kind(NamedTuple):
-    """What layer types of one colour have in common. pale: drawn as what is not there."""
+    """Layer types of one colour. pale: whether they are drawn as if not there."""
 
     name: str
     color: str
@@ -38,9 +37,10 @@ ZEROS = Kind("Zeroise (none)", WHITE, pale=True)
 HAND_MADE = Kind("hand-made cell", STATE)
 OTHER = Kind("another layer type", "#BBCC33")  # pear
 
-# In the order of a legend.
+# The order of a legend.
 KINDS = (CONVOLUTION, DILATED, SEPARABLE, POOLING, IDENTITY, ZEROS, HAND_MADE, OTHER)
 
+# Layer type -> its kind.
 _KINDS = {
     "bin_conv_3x3": CONVOLUTION,
     "bin_conv_5x5": CONVOLUTION,

@@ -17,9 +17,9 @@ _TITLE_SIZE = 11.0
 class Panel(NamedTuple):
     """The picture of one cell.
 
-    edges: those that are drawn, by their positions among all that the layout has a
-    place for. skip:
-    whether the inter-cell skip connection is drawn.
+    edges: the edges that are drawn, by their positions among those that the layout has
+        a place for.
+    skip: whether the inter-cell skip connection is drawn.
     """
 
     title: str
@@ -39,10 +39,11 @@ class Panel(NamedTuple):
 
 
 def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
-    """Draws a panel with its upper left corner at `corner`. name: the beginning of its
-    elements'
-    ids.
+    """Draws a panel with its upper left corner at `corner`.
+
+    name: the beginning of the ids of its elements.
     """
+    # The title, and the cell below it.
     left, top = corner
     title_place = (left, top + _TITLE_SIZE / 2)
     sheet.text(
@@ -54,12 +55,13 @@ def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
     )
     corner = (left, top + _TITLE_HEIGHT)
 
-    # What is pale first: it lies below the rest.
+    # Pale lines first: they lie below the others.
     lines = [line for line in panel.layout.lines if _is_there(panel, line.edge)]
     lines.sort(key=lambda line: not _is_pale(panel, line.edge))
     for number, line in enumerate(lines):
         _draw_line(sheet, panel, line, corner=corner, name=f"{name}-line{number}")
 
+    # Then the boxes, and the inter-cell skip.
     for number, box in enumerate(panel.layout.boxes):
         if _is_there(panel, box.edge):
             _draw_box(sheet, panel, box, corner=corner, name=f"{name}-box{number}")
@@ -68,11 +70,12 @@ def draw_panel(sheet: Sheet, panel: Panel, corner: Point, *, name: str) -> None:
 
 
 def _is_there(panel: Panel, edge: int | None) -> bool:
-    """Whether a part of an edge is drawn; what is no part of one always is."""
+    """Whether a line or box is drawn: always, unless it is part of an edge left out."""
     return edge is None or edge in panel.edges
 
 
 def _is_pale(panel: Panel, edge: int | None) -> bool:
+    """Whether a line is part of an edge whose layer type is drawn pale."""
     if edge is None:
         return False
     layer_type = panel.edges[edge].layer_type
@@ -86,7 +89,7 @@ def _draw_line(
     pen = Pen(dotted=line.source == 0)
     if _is_pale(panel, line.edge):
         pen = pen._replace(color=palette.PALE_LINE)
-    # The layout's upper left corner is (0, 0).
+    # From the layout to the sheet.
     points = [_moved(point, corner) for point in line.points]
     if line.arrow:
         sheet.arrow(points, pen, name=name)
@@ -105,7 +108,7 @@ def _draw_box(
         sheet.text(center, box.text, size=FONT_SIZE)
         return
 
-    # A layer type, which in a strip may be another one than the layout's.
+    # A layer type. In a strip it may be another one than the layout has in this place.
     layer_type = panel.edges[box.edge].layer_type
     kind = palette.kind(layer_type)
     border = color = palette.BLACK
@@ -123,8 +126,9 @@ def _draw_box(
 
 
 def _draw_skip(sheet: Sheet, plan: Layout, *, corner: Point, name: str) -> None:
-    """From the output of the cell before to that of this one, beneath everything
-    (section 4.2).
+    """Draws the inter-cell skip beneath everything (section 4.2).
+
+    It leads from the output of the cell before to that of this one.
     """
     start = _moved(plan.previous.bottom, corner)
     end = _moved(plan.output.bottom, corner)
@@ -134,7 +138,7 @@ def _draw_skip(sheet: Sheet, plan: Layout, *, corner: Point, name: str) -> None:
 
 
 def _moved(point: Point, corner: Point) -> Point:
-    """A point of a layout on the sheet."""
+    """A point of a layout, on the sheet; the layout's upper left corner is (0, 0)."""
     x, y = point
     left, top = corner
     return x + left, y + top

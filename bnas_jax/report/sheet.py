@@ -1,9 +1,8 @@
-"""A sheet to draw on: boxes, lines and texts by their places in points, written as SVG
-or PNG.
+"""A sheet to draw on: boxes, lines and texts by their places, as SVG or PNG.
 
-matplotlib draws. The same drawing gives the same bytes: no date, and fixed names of
-elements. Texts
-of an SVG are texts, which can be searched and copied.
+Places are in points. matplotlib draws. The same drawing gives the same bytes: without a
+date, and with fixed names of elements. Texts of an SVG are texts, which can be searched
+and copied.
 """
 
 import contextlib
@@ -18,22 +17,21 @@ from typing import Any, NamedTuple
 from bnas_jax.report import palette
 
 POINTS_PER_INCH = 72
-# Of a PNG, in pixels an inch.
-RESOLUTION = 144
+RESOLUTION = 144  # of a PNG, in pixels an inch
 _STYLE: dict[Any, str] = {
     "font.family": "monospace",
     "svg.fonttype": "none",
     "svg.hashsalt": "bnas_jax",
 }
-# What is written beside the picture (no date, no version), and how long a PNG is
-# compressed.
+# By the ending of a file: what is written beside the picture (no date, no version), and
+# how long a PNG is compressed.
 _OPTIONS: dict[str, dict[str, Any]] = {
     ".svg": {"metadata": {"Date": None, "Creator": None}},
     ".png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}},
 }
 # The endings of the files that can be written.
 FORMATS = tuple(_OPTIONS)
-# Of arrows, in points: the head, and the size of a round corner.
+# Arrows, in points: the head, and the size of a round corner.
 _HEAD_LENGTH, _HEAD_WIDTH = 6.0, 5.0
 _CORNER = 8.0
 
@@ -50,9 +48,9 @@ class Pen(NamedTuple):
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """matplotlib as these pictures need it, whatever its user has set; what it says of
-    fonts and
-    folders is left out.
+    """matplotlib as these pictures need it, whatever its user has set.
+
+    Its messages about fonts and folders are silenced.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
@@ -65,11 +63,10 @@ def style() -> Iterator[None]:
 
 
 class Sheet:
-    """A white sheet of (width, height) points, drawn on within `style`. x grows to the
-    right, y
-    downwards.
+    """A white sheet of (width, height) points, drawn on within `style`.
 
-    name: an element's id in an SVG, different for each element of a sheet.
+    x grows to the right, y downwards. name: an element's id in an SVG, different for
+    each element of a sheet.
     """
 
     def __init__(self, width: float, height: float):
@@ -93,7 +90,7 @@ class Sheet:
         dashed: bool = False,
         name: str | None = None,
     ) -> None:
-        """A rectangle. size: (width, height)."""
+        """Draws a rectangle. size: (width, height)."""
         from matplotlib.patches import Rectangle
 
         x, y = center
@@ -121,8 +118,9 @@ class Sheet:
         bold: bool = False,
         align: str = "center",
     ) -> None:
-        """A line of text at half its height. align: its left, center or right is at the
-        place.
+        """Writes a line of text; half of its height is at the place.
+
+        align: whether its left, center or right is at the place.
         """
         weight = "normal"
         if bold:
@@ -143,21 +141,22 @@ class Sheet:
     def curve(
         self, points: Sequence[Point], pen: Pen, *, name: str | None = None
     ) -> None:
-        """A line that leaves and reaches its points horizontally: curved to the second,
-        straight to
-        the third, and so on.
+        """Draws a line that leaves and reaches its points horizontally.
+
+        It is curved to the second point, straight to the third, and so on.
         """
         from matplotlib.path import Path
 
         vertices: list[Point] = [points[0]]
         codes = [Path.MOVETO]
         for index, (start, end) in enumerate(itertools.pairwise(points)):
+            # Every other piece is straight.
             if index % 2:
                 vertices.append(end)
                 codes.append(Path.LINETO)
                 continue
-            # A cubic Bezier curve whose control points lie beside its ends, halfway to
-            # the other.
+            # A cubic Bezier curve. Each control point is at the height of one end,
+            # halfway to the other.
             (x, y), (end_x, end_y) = start, end
             middle = (x + end_x) / 2
             vertices += [(middle, y), (middle, end_y), end]
@@ -167,7 +166,7 @@ class Sheet:
     def arrow(
         self, points: Sequence[Point], pen: Pen, *, name: str | None = None
     ) -> None:
-        """A `curve` with a head at its end."""
+        """Draws a `curve` with a head at its end."""
         # The line ends inside the head, or it would blunt its tip.
         x, y = points[-1]
         end = (x - _HEAD_LENGTH + 1, y)
@@ -177,13 +176,15 @@ class Sheet:
     def bracket(
         self, start: Point, end: Point, pen: Pen, *, y: float, name: str
     ) -> None:
-        """An arrow with round corners: from a point up or down to the height y, along
-        it, and to
-        another point.
+        """Draws an arrow with round corners.
+
+        It leads from a point up or down to the height y, along it, and to another
+        point.
         """
         from matplotlib.path import Path
 
-        # down: 1 where y is below the points, else -1.
+        # down: 1 where y is below the points, else -1. The last point lies inside the
+        # head.
         (left, begin), (right, goal) = start, end
         down = 1
         if y < begin:
@@ -198,7 +199,7 @@ class Sheet:
             (right, y - down * _CORNER),
             (right, goal + down * (_HEAD_LENGTH - 1)),
         ]
-        # A corner is a quadratic curve.
+        # A quadratic curve at each corner, straight lines between.
         corner = [Path.CURVE3, Path.CURVE3]
         codes = [Path.MOVETO, Path.LINETO, *corner, Path.LINETO, *corner, Path.LINETO]
         self._path(vertices, codes, pen=pen, name=name)
@@ -218,7 +219,7 @@ class Sheet:
         return svg_of(self._figure)
 
     def _path(self, vertices, codes, *, pen: Pen, name: str | None) -> None:
-        """A line of several pieces. codes: matplotlib's, one for each vertex."""
+        """Draws a line of several pieces. codes: matplotlib's, one for each vertex."""
         from matplotlib.patches import PathPatch
         from matplotlib.path import Path
 
@@ -237,13 +238,14 @@ class Sheet:
         self._add(shape, name)
 
     def _head(self, tip: Point, *, direction: tuple[int, int], color: str) -> None:
-        """The head of an arrow. direction: (1, 0) to the right, (0, 1) down, (0, -1)
-        up.
+        """Draws the head of an arrow.
+
+        direction: (1, 0) is to the right, (0, 1) down, (0, -1) up.
         """
         from matplotlib.patches import Polygon
 
         (x, y), (right, down) = tip, direction
-        # The middle of its back, and from there to both sides.
+        # A triangle: the tip, and from the middle of the back to both sides.
         back_x = x - _HEAD_LENGTH * right
         back_y = y - _HEAD_LENGTH * down
         aside_x = _HEAD_WIDTH / 2 * down
@@ -260,15 +262,16 @@ class Sheet:
         self._add(head, None)
 
     def _add(self, artist, name: str | None) -> None:
+        """Puts an artist of matplotlib's, with places in points, on the sheet."""
         artist.set_gid(name)
         artist.set_transform(self._points)
         self._figure.add_artist(artist)
 
 
 def svg_of(figure) -> str:
-    """A matplotlib figure as the element `svg`, without what stands before it in a file
-    of its
-    own.
+    """A matplotlib figure as the element `svg`.
+
+    The lines before that element, which a file of its own has, are left out.
     """
     file = io.StringIO()
     figure.savefig(file, format="svg", **_OPTIONS[".svg"])
@@ -277,10 +280,12 @@ def svg_of(figure) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without the characters that no picture can show."""
+    """The text with a sign in place of each character that no picture can show.
+
+    These are control characters, for instance, with which an SVG could not be read.
+    """
     shown = ""
     for character in text:
-        # Control characters, with which an SVG could not be read.
         if character.isprintable():
             shown += character
         else:

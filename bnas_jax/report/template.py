@@ -1,6 +1,6 @@
-"""The picture of the cell template, the paper's Figure 5: how cells follow each other,
-without and
-with inter-cell skips.
+"""The picture of the cell template, the paper's Figure 5.
+
+It shows how cells follow each other, without and with inter-cell skips.
 """
 
 from bnas_jax.report import legend, palette
@@ -9,8 +9,9 @@ from bnas_jax.report.layout import FONT_SIZE, box_width
 from bnas_jax.report.sheet import Pen, Sheet
 
 _CHAIN = ("c_(k-2)", "c_(k-1)", "ConvCell", "c_(k)", "ConvCell", "c_(k+1)")
+# The positions of the cells in the chain; all others are outputs.
 _CELLS = (2, 4)
-# What the first input of each of them is, the output of two cells before.
+# Cell -> its first input, the output of two cells before.
 _BEFORE = {2: 0, 4: 1}
 _MARGIN = 14.0
 _GAP = 40.0
@@ -25,7 +26,7 @@ _ENTRIES = (
 
 def template() -> Sheet:
     """The templates of DARTS and of BNAS, one above the other."""
-    # The boxes of the chain, in both panels at the same places.
+    # The boxes of the chain have the same places in both panels.
     widths = [box_width(text) for text in _CHAIN]
     width = sum(widths) + _GAP * (len(_CHAIN) - 1)
     centers = []
@@ -40,10 +41,9 @@ def template() -> Sheet:
         width=width + 2 * _MARGIN,
         height=legend_top + legend.ROW_HEIGHT + _MARGIN,
     )
-    _draw(
-        sheet, centers, widths, top=_MARGIN, title="(a) DARTS cell template", skip=False
-    )
-    _draw(sheet, centers, widths, top=second, title="(b) BNAS cell template", skip=True)
+    darts, bnas = "(a) DARTS cell template", "(b) BNAS cell template"
+    _draw(sheet, centers, widths, top=_MARGIN, title=darts, skip=False)
+    _draw(sheet, centers, widths, top=second, title=bnas, skip=True)
     legend.draw_legend(sheet, _ENTRIES, corner=(_MARGIN, legend_top), width=width)
     return sheet
 
@@ -57,7 +57,12 @@ def _draw(
     title: str,
     skip: bool,
 ) -> None:
-    """One template. skip: with the inter-cell skip connections."""
+    """Draws one template.
+
+    centers, widths: of the boxes, in the order of the chain.
+    top: y of the upper side of the panel.
+    skip: whether there are inter-cell skip connections.
+    """
     title_place = (_MARGIN, top + _TITLE_SIZE / 2)
     sheet.text(title_place, title, size=_TITLE_SIZE, bold=True, align="left")
     y = top + _ABOVE
@@ -67,30 +72,29 @@ def _draw(
     name = title.split()[1].lower()
 
     # The chain of cells and of their outputs.
-    for number, (center, width, text) in enumerate(
-        zip(centers, widths, _CHAIN, strict=True)
-    ):
+    for number, text in enumerate(_CHAIN):
         fill = palette.STATE
         if number in _CELLS:
             fill = palette.CONVOLUTION.color
-        size = (width, BOX_HEIGHT)
-        sheet.box((center, y), size, fill=fill, name=f"{name}-box{number}")
-        sheet.text((center, y), text, size=FONT_SIZE)
+        center = (centers[number], y)
+        size = (widths[number], BOX_HEIGHT)
+        sheet.box(center, size, fill=fill, name=f"{name}-box{number}")
+        sheet.text(center, text, size=FONT_SIZE)
 
-    # Each output is the second input of the next cell and the first one of the cell
-    # after that.
+    # Each output is the second input of the next cell: an arrow from the right side of
+    # a box to the left side of the next.
     for number in range(1, len(_CHAIN) - 1):
-        # From the right side of a box to the left side of the next.
         start = (centers[number] + widths[number] / 2, y)
         end = (centers[number + 1] - widths[number + 1] / 2, y)
         sheet.arrow([start, end], Pen(), name=f"{name}-line{number}")
+
+    # It is also the first input of the cell after that: a bracket above the boxes.
     for number, cell in enumerate(_CELLS):
         start = (centers[_BEFORE[cell]], upper)
         end = (centers[cell], upper)
         height = upper - 16 - 12 * number
-        sheet.bracket(
-            start, end, Pen(dotted=True), y=height, name=f"{name}-before{number}"
-        )
+        before = f"{name}-before{number}"
+        sheet.bracket(start, end, Pen(dotted=True), y=height, name=before)
     if not skip:
         return
 
