@@ -144,6 +144,7 @@ def run(arguments: list[str]) -> int:
 
 def _answer(words: list[str]) -> int:
     """Shows the usage or the version, or performs a command; returns the exit code."""
+    # No command at all is a mistake; asking for help or the version is none.
     if not words:
         print(USAGE, file=sys.stderr)
         return 2
@@ -154,6 +155,8 @@ def _answer(words: list[str]) -> int:
     if command in ("--version", "version"):
         print(f"bnas_jax {__version__}")
         return 0
+
+    # The command comes first.
     if command not in COMMANDS:
         state = "is not a command"
         if command.startswith("-"):
@@ -173,12 +176,14 @@ def _perform(command: str, arguments: list[str]) -> int:
         _set_up()
     extensions = importlib.import_module("bnas_jax.extensions")
     words, loaded = extensions.take(spelling.options(arguments))
+
+    # The function of the command, in the module of the same name.
     name = COMMANDS[command]
     module = importlib.import_module(f"bnas_jax.cli.{name}")
     perform = getattr(module, name)
     result = perform(words, loaded)
 
-    # The result is the last line of stdout; all else is for stderr.
+    # The result is the last line of stdout.
     print(json_text(result))
     machine.check_stdout()
     if result.get("failed"):
@@ -209,7 +214,8 @@ def exit_code_of(result: Mapping) -> int:
 
 def usage_of(command: str) -> str:
     """The lines of USAGE about a command, and those about all of them."""
-    # The first line, an empty one, the commands, an empty one, and what all share.
+    # USAGE is a head, the commands, and the options of all commands, with an empty line
+    # between two parts.
     head, _, *lines = USAGE.splitlines()
     end = lines.index("")
     commands, always = lines[:end], lines[end:]
@@ -217,7 +223,7 @@ def usage_of(command: str) -> str:
     found = []
     of_command = False
     for line in commands:
-        # A command begins in column 2; what belongs to it, further to the right.
+        # A command begins in column 2, its options further to the right.
         if line.startswith("  ") and not line.startswith("   "):
             of_command = line.split()[0] == command
         if of_command:
@@ -231,7 +237,9 @@ def _fail(
     """Prints an error in one line; returns the exit code."""
     if debug:
         traceback.print_exc()
-    message = " ".join((message or str(error)).split()) or type(error).__name__
+    # One line, whatever the error has; the class where it has no words.
+    words = (message or str(error)).split()
+    message = " ".join(words) or type(error).__name__
     # Any other code is that of a run that was stopped, which is no error.
     prefix = ""
     if code == 2:

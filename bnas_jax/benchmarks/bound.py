@@ -42,6 +42,8 @@ def figures(
     # The bound of each program by itself.
     bounds = []
     for (program, arguments), made in zip(calls, compiled, strict=True):
+        # The work of the compiled program. Its products are counted in its jaxpr, which
+        # `pmap` does not show.
         traced = None
         if where.parallel != "pmap":
             traced = program.trace(*arguments).jaxpr.jaxpr
@@ -52,6 +54,8 @@ def figures(
             chips_per_host=jax.local_device_count(),
             switch_adds=chip.switch_adds,
         )
+
+        # The least time for that work; without the operations where they are unknown.
         of_program = bound(work, chip, precision=precision)
         if traced is None:
             of_program = of_program.without(COMPUTING)
@@ -59,6 +63,7 @@ def figures(
 
     # The programs of a step run one after the other: their least times add up.
     seconds = sum(each.seconds for each in bounds)
+    # By operations, memory and messages.
     parts = {}
     for name in bounds[0].times:
         part = sum(each.times[name] for each in bounds)

@@ -73,6 +73,7 @@ def busy(gpus: int) -> Iterator[Busy]:
     ) as asking:
         listener = threading.Thread(target=found.listen, args=(asking.stdout,))
         listener.start()
+        # The driver's program goes on until it is killed.
         try:
             yield found
         finally:

@@ -1,6 +1,8 @@
 """How the cost of a step grows with channels, cells and batch."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -49,31 +51,49 @@ def benchmark(
     # The devices of the run, as `search` and `train` take them.
     where = devices.configure(run)
     where.check_batch(run)
-
-    # The sizes to measure. ImageNet's stem halves the channels; each device has as many
-    # examples as the others in each microbatch.
-    base = Size(network.channels, cells=network.num_cells, batch=run.batch_size)
-    units = Size(channels=1, cells=1, batch=where.count * run.microbatches)
-    if getattr(network, "form", None) == "imagenet":
-        units = units._replace(channels=2)
-    varied = {name: sizes(base, name, unit=getattr(units, name)) for name in FACTORS}
+    varied = _varied(run, where)
 
     # Each size is measured once: the base is among the sizes of each name.
     rows: dict[Size, dict] = {}
-    for of_name in varied.values():
-        for size in of_name:
-            if size in rows:
-                continue
-            measure.say(
-                f"{size.cells} cells, {size.channels} channels, batch {size.batch}"
-            )
-            sized = of_size(run, size)
-            data = noise(4 * size.batch, image_size=image_size, num_classes=num_classes)
-            rows[size] = _row(sized, data=data, repeats=repeats, where=where)
+    for size in itertools.chain(*varied.values()):
+        if size in rows:
+            continue
+        measure.say(f"{size.cells} cells, {size.channels} channels, batch {size.batch}")
+        sized = of_size(run, size)
+        data = noise(4 * size.batch, image_size=image_size, num_classes=num_classes)
+        rows[size] = _row(sized, data=data, repeats=repeats, where=where)
 
-    # An exponent is fitted to the sizes that differ in one number.
+    return {
+        "rows": [{**size._asdict(), **row} for size, row in rows.items()],
+        "exponents": _exponents(varied, rows),
+        "image_size": image_size,
+        "devices": f"{run.parallel}, {where.count}",
+        "conditions": measure.conditions(),
+    }
+
+
+def _varied(
+    run: SearchSettings | TrainSettings, where: devices.Devices
+) -> dict[str, list[Size]]:
+    """For each number of `Size`, the sizes around the run's that differ in it."""
+    network: Any = run.network
+    base = Size(network.channels, cells=network.num_cells, batch=run.batch_size)
+
+    # ImageNet's stem halves the channels. Each device has as many examples as the
+    # others in each microbatch.
+    units = Size(channels=1, cells=1, batch=where.count * run.microbatches)
+    if getattr(network, "form", None) == "imagenet":
+        units = units._replace(channels=2)
+    return {name: sizes(base, name, unit=getattr(units, name)) for name in FACTORS}
+
+
+def _exponents(
+    varied: Mapping[str, Sequence[Size]], rows: Mapping[Size, Mapping]
+) -> dict[str, dict]:
+    """The exponents of time and memory over each number of `Size`."""
     exponents = {}
     for name, of_name in varied.items():
+        # (size, cost) of the sizes that differ in this number.
         times, memories = [], []
         for size in of_name:
             value = getattr(size, name)
@@ -84,13 +104,7 @@ def benchmark(
             "seconds": exponent(times),
             "temp_memory": exponent(memories),
         }
-    return {
-        "rows": [{**size._asdict(), **row} for size, row in rows.items()],
-        "exponents": exponents,
-        "image_size": image_size,
-        "devices": f"{run.parallel}, {where.count}",
-        "conditions": measure.conditions(),
-    }
+    return exponents
 
 
 def sizes(base: Size, name: str, unit: int) -> list[Size]:

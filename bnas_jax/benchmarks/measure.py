@@ -90,6 +90,7 @@ def _cpu() -> str:
             lines = file.readlines()
     except OSError:
         return "unknown"
+    # `model name : AMD EPYC ...`, once for each core.
     for line in lines:
         if line.startswith("model name"):
             _, _, name = line.partition(":")

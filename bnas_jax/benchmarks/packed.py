@@ -68,16 +68,9 @@ def benchmark(
     image = (image_size, image_size, 3)
     images = _noise((batch_size, *image))  # [batch, rows, columns, 3]
 
-    # Three forms of the network, each compiled.
-    latent = initial_variables(model, image, seed=0)
-    twin = float_twin(model)
-    networks = {
-        "packed": (model, pack(model, latent, image_shape=image)),
-        "latent": (model, latent),
-        "float": (twin, initial_variables(twin, image, seed=0)),
-    }
+    # Each form of the network, compiled.
     runs, compiling = {}, {}
-    for name, (network, weights) in networks.items():
+    for name, (network, weights) in _forms(model, image).items():
         evaluate = functools.partial(network.apply, train=False)
         runs[name], compiling[name] = _compiled(evaluate, weights, images)
 
@@ -96,6 +89,17 @@ def benchmark(
         "compiling_seconds": compiling,
         "layers": layers,
         "conditions": measure.conditions(),
+    }
+
+
+def _forms(model: nn.Module, image: Shape) -> dict[str, tuple[nn.Module, Any]]:
+    """Three forms of a network, and the variables of each."""
+    latent = initial_variables(model, image, seed=0)
+    twin = float_twin(model)
+    return {
+        "packed": (model, pack(model, latent, image_shape=image)),
+        "latent": (model, latent),
+        "float": (twin, initial_variables(twin, image, seed=0)),
     }
 
 
@@ -141,7 +145,7 @@ def _layer(conv: Conv, count: int, repeats: int) -> dict:
     x, kernel = _noise(conv.image), _noise(conv.kernel, seed=1)
 
     def sums_alone(sums):
-        # The sums of products are what is measured: without a scale or an activation.
+        # Only the sums of products are measured: no scale or activation follows.
         return sums
 
     def binary(x, bits):
@@ -151,10 +155,10 @@ def _layer(conv: Conv, count: int, repeats: int) -> dict:
     def floating(x, kernel):
         return fast_conv(x, kernel, conv.geometry)
 
-    runs = {
-        "packed": _compiled(binary, x, pack_signs(kernel))[0],
-        "float": _compiled(floating, x, kernel)[0],
-    }
+    # Only their steps are measured, not compiling them.
+    packed_run, _ = _compiled(binary, x, pack_signs(kernel))
+    float_run, _ = _compiled(floating, x, kernel)
+    runs = {"packed": packed_run, "float": float_run}
 
     # The medians of both, and the sizes of the convolution.
     times = _in_turns(runs, repeats)

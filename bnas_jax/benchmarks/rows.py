@@ -68,7 +68,8 @@ def _least_time(bound: Mapping[str, Any] | None) -> str:
 def main() -> None:
     """Prints the table of the folder that the command line names."""
     results = {}
-    for file in sorted(pathlib.Path(sys.argv[1]).glob("*.json")):
+    folder = pathlib.Path(sys.argv[1])
+    for file in sorted(folder.glob("*.json")):
         try:
             result = json.loads(file.read_text())
             _cells(result)  # raises where a figure is missing

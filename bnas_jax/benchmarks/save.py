@@ -9,6 +9,7 @@ import functools
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import jax
 
@@ -29,29 +30,18 @@ def benchmark(
     program = program_of(run, data=data, where=where)
     state = jax.block_until_ready(where.create(program.create, 0))
 
-    # One save more than is measured: the first compiles the copy of the state.
-    blocked, on_disk = [], []
     with tempfile.TemporaryDirectory() as folder:
         directory = pathlib.Path(folder) / "checkpoints"
         checkpoints = Checkpoints(directory, CheckpointSettings(keep_last=1), where)
         with contextlib.closing(checkpoints):
-            for number in range(repeats + 1):
-                # How long steps have to wait, and how long until the files are whole.
-                save = functools.partial(checkpoints.save, number, state)
-                seconds = measure.once(save)
-                until_there = seconds + measure.once(checkpoints.finish)
-                blocked.append(seconds)
-                on_disk.append(until_there)
-                print(
-                    f"save {number}: blocked {seconds:.3f} s, on disk after "
-                    f"{until_there:.2f} s",
-                    file=sys.stderr,
-                )
+            blocked, on_disk = _save(checkpoints, state, repeats=repeats)
 
         # The size of the last one, which alone is kept.
         last = directory / str(repeats)
         files = [path for path in last.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
+
+    # The first save is not measured.
     return {
         "network": size_of(run, image_size),
         "devices": f"{run.parallel}, {where.count}",
@@ -61,3 +51,26 @@ def benchmark(
         "state_leaves": len(jax.tree.leaves(state)),
         "conditions": measure.conditions("orbax-checkpoint"),
     }
+
+
+def _save(
+    checkpoints: Checkpoints, state: Any, *, repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each save: (how long it blocked the steps, how long until on disk).
+
+    There is one save more than `repeats`: the first compiles the copy of the state.
+    """
+    blocked, on_disk = [], []
+    for number in range(repeats + 1):
+        # How long steps have to wait, and how long until the files are whole.
+        save = functools.partial(checkpoints.save, number, state)
+        seconds = measure.once(save)
+        until_there = seconds + measure.once(checkpoints.finish)
+        blocked.append(seconds)
+        on_disk.append(until_there)
+        print(
+            f"save {number}: blocked {seconds:.3f} s, on disk after "
+            f"{until_there:.2f} s",
+            file=sys.stderr,
+        )
+    return blocked, on_disk

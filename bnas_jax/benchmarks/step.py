@@ -38,6 +38,7 @@ def benchmark(
     On a chip whose rates are known there is also the bound of `plan`, and on NVIDIA's
     GPUs the share of the time in which they computed.
     """
+    # The steps of the run on noise.
     where = devices.configure(run)
     where.check_batch(run)
     data = noise(4 * run.batch_size, image_size=image_size, num_classes=num_classes)
@@ -82,23 +83,36 @@ def benchmark(
         "conditions": measure.conditions(),
     }
 
-    # How much of the machine our steps use, as far as it is known.
-    chip = bound.chip_here()
-    if chip is not None and chip.peak(run.precision):
-        result["bound"] = bound.figures(
-            ours.calls(),
-            ours.compiled,
-            where=where,
-            chip=chip,
-            precision=run.precision,
-            step_seconds=step_seconds,
-        )
+    # How much of the machine our steps use, and how they compare.
+    result |= _bound(ours, where, precision=run.precision, step_seconds=step_seconds)
     # XLA counts operations of one device.
     if where.axis is None:
         result |= _flop_figures(program, times=times["ours"], repeats=repeats)
     if against_plain:
         result["ratio"] = _ratios(result["plain"], ours=result, times=times)
     return result
+
+
+def _bound(
+    stepper: Stepper,
+    where: devices.Devices,
+    *,
+    precision: str,
+    step_seconds: float,
+) -> dict[str, dict]:
+    """{"bound": see `bound.figures`}, empty on a chip whose rates are not known."""
+    chip = bound.chip_here()
+    if chip is None or not chip.peak(precision):
+        return {}
+    figures = bound.figures(
+        stepper.calls(),
+        stepper.compiled,
+        where=where,
+        chip=chip,
+        precision=precision,
+        step_seconds=step_seconds,
+    )
+    return {"bound": figures}
 
 
 def _gpus(where: devices.Devices, against_plain: bool) -> int:
@@ -155,9 +169,12 @@ def _ratios(theirs: dict, *, ours: dict, times: dict[str, list[float]]) -> dict:
             return None
         return measure.short(theirs[name] / ours[name])
 
+    # A program that the cache had was not compiled.
     compiling = ratio("compiling_seconds")
     if theirs["programs_from_cache"] or ours["programs_from_cache"]:
         compiling = None
+
+    # Both steps of a turn met the same load from elsewhere.
     pairs = zip(times["plain"], times["ours"], strict=True)
     of_turns = [plain / our for plain, our in pairs]
     return {
@@ -179,7 +196,7 @@ def _flop_figures(program: Program, *, times: list[float], repeats: int) -> dict
     for stage, feed in zip(program.stages, program.feeds(0), strict=True):
         flops += _flops(stage, state=shapes, feed=feed)
 
-    # Per second, beside a matrix product on the same machine.
+    # Operations per second, compared with a matrix product on the same machine.
     seconds = float(np.median(times))
     peak = matrix_peak(repeats)
     return {

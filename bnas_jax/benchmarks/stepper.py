@@ -91,6 +91,7 @@ def _nothing(state, feed):
 
 def _temp_memory(compiled: list[jax.stages.Compiled]) -> float | None:
     """The temporary memory of the program that has most, in MiB."""
+    # Only some backends report it.
     known = []
     for program in compiled:
         size = getattr(program.memory_analysis(), "temp_size_in_bytes", None)

@@ -79,6 +79,7 @@ class Block(nn.Module):
         second = XnorConv(features, features, 3, activation=False, **common)
         self.unit0 = named(bn=nn.BatchNorm2d(width), conv=first)
         self.unit1 = named(bn=nn.BatchNorm2d(features), conv=second)
+        # The shortcut is the identity, unless the block changes the shape.
         self.shortcut = nn.Sequential()
         if stride != 1 or width != features:
             conv = nn.Conv2d(width, features, 1, stride=stride, bias=False)
@@ -98,6 +99,7 @@ def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
 
     Its modules have the names of `baselines.resnet.ResNet`.
     """
+    # The first convolution is float.
     width = settings.width
     stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
     modules: dict[str, nn.Module] = {
@@ -111,6 +113,8 @@ def network(settings: ResNet18, scheme: Xnor, num_classes: int) -> nn.Module:
         )
         modules[place.name] = block
         width = features
+
+    # The classifier, on the mean over the image.
     modules |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     return named(**modules, classifier=nn.Linear(width, num_classes))
 
@@ -170,6 +174,7 @@ class TorchStep:
 
     def step(self) -> None:
         """Makes a step; PyTorch on CPU returns when it is done."""
+        # Gradients, the update, and what `xnor` does to latent weights around it.
         self._optimizer.zero_grad()
         self.loss().backward()
         self._scale_gradients()

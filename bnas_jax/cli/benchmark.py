@@ -30,7 +30,7 @@ def _benchmark_data(arguments: list[str]) -> dict:
     names = ("preset", "batch_size", "images", "repeats", "workers")
     values = options(arguments, command, *names)
 
-    # The training whose step stands beside the cost of augmentation.
+    # The training whose step the cost of augmentation is compared with.
     config = preset_of(values.preset or "mini")
     if values.batch_size is not None:
         config.batch_size = number(values, "batch_size", kind=int)
@@ -57,6 +57,8 @@ def _benchmark_step(kind: type, arguments: list[str]) -> dict:
     if kind is SearchSettings:
         task, variant = "search", "cifar10"
     command = f"benchmark {task}"
+
+    # The run, and the sizes of its images.
     run, sizes, values = _on_noise(arguments, command, against=None, grow=False)
     run = task_of(
         run, kind=kind, command=command, example=f"configs/{task}.py:{variant}"

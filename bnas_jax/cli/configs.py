@@ -35,6 +35,7 @@ def configured(
     config_flags.DEFINE_config_file(
         "config", None, "FILE.py:VARIANT", flag_values=values, sys_argv=[command]
     )
+    # A switch for each bool, an option of text for anything else.
     for name, default in options.items():
         define: Callable = flags.DEFINE_string
         if isinstance(default, bool):
@@ -78,7 +79,7 @@ def _config_arguments(arguments: list[str]) -> list[str]:
 
 def _config_argument(given: str) -> str:
     """--config=PATH:VARIANT of a value that was given to --config."""
-    # An address is refused first, as it has a colon where a variant would begin.
+    # An address is refused first: it has a colon where a variant would begin.
     paths.local(given, "--config")
     name, _, variant = given.partition(":")
     example = "configs/search.py:VARIANT or configs/train.py:VARIANT"

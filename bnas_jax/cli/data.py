@@ -17,6 +17,8 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
     del loaded
     actions = ("prepare", "convert", "check")
     action, *rest = second_word("data", words=actions, arguments=arguments)
+
+    # Convert: from one directory into another.
     if action == "convert":
         values = options(rest, "data convert", "source", "out")
         return convert.convert(
@@ -31,10 +33,11 @@ def data(arguments: list[str], loaded: Loaded) -> dict:
             "cifar10"
         )
     name, *rest = rest
+
+    # Prepare: download the data set. Check: read all of it.
     if action == "prepare":
         values = options(rest, "data prepare", "out")
         return prepare.prepare(name.removeprefix("tfds:"), values.out)
-
     values = options(rest, "data check", "path", "split", "white_level")
     return _check(name, values)
 

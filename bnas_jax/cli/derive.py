@@ -81,6 +81,7 @@ def _derivation(run: SearchSettings, values: flags.FlagValues) -> dict[str, Any]
     """
     given: dict[str, Any] = {}
     for name, kind in _kinds().items():
+        # The value as written, read as the type of the setting; None is not given.
         value = values[name].value
         if isinstance(value, str):
             value = spelling.read(value, kind=kind, name=f"--{name}")

@@ -57,7 +57,7 @@ def _open_settings(resolved: dict, arguments: list[str]) -> ConfigDict:
     changeable = {name: resolved.get(name) for name in EVALUATED_ANEW}
     open_settings = ConfigDict(changeable)
 
-    # Not the processes of the run: those are gone.
+    # One process: the other processes of the run are gone.
     alone = dataclasses.asdict(settings.DistributedSettings())
     open_settings.distributed = template.fields(settings.DistributedSettings, alone)
 

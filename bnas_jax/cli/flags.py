@@ -28,6 +28,7 @@ def mistakes(file: str | pathlib.Path | None = None, *, function: str = "get_con
         cause = _cause(error)
         if isinstance(cause, UserError):
             raise cause from None
+        # The message on one line; of a file of the user's, with the place in it.
         message = " ".join(str(cause).split())
         if file is not None:
             line = extensions.line_of(cause, pathlib.Path(file))
@@ -42,6 +43,7 @@ def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
 
     Any other message is returned as it is.
     """
+    # The file lacks the function.
     if f"'{function}'" in message:
         examples = {
             "get_config": "train",
@@ -50,6 +52,7 @@ def _about(function: str, *, file: str | pathlib.Path, message: str) -> str:
         }
         shown = examples[function]
         return f"{file} has no function {function}(); configs/{shown}.py shows one"
+    # The function takes no variant, or asks for one.
     if f"{function}() takes 0 positional arguments" in message:
         return (
             f"{function}() of {file} takes no variant; leave out what follows the colon"
@@ -128,6 +131,8 @@ def _parsed(values: flags.FlagValues, arguments: list[str], command: str) -> lis
             raise UserError(
                 f"Missing value for flag {argument}; write {argument}=VALUE"
             )
+
+    # The first word is the name of the program, which absl gives back.
     try:
         return values([command, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:

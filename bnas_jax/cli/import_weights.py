@@ -23,7 +23,6 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
 
     The network has the conventions `release`, unless the arguments set others.
     """
-    from bnas_jax import counting
     from bnas_jax.interop import checkpoint_files
     from bnas_jax.interop.import_checkpoint import import_checkpoint
 
@@ -38,6 +37,7 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
     # The weights are those of the network as the released code builds it.
     config.conventions = "release"
 
+    # The options, and the settings as they change the preset's.
     values = flags.FlagValues()
     define_config(values, config=config, arguments=arguments, command="import")
     for name in ("preset", "checkpoint", "workdir"):
@@ -55,14 +55,21 @@ def import_weights(arguments: list[str], loaded: Loaded) -> dict:
             required(values, "checkpoint", example="FILE, the authors' weights")
         )
         # The file does not say on which images the network was trained.
-        sizes = {"image_size": 32, "image_channels": 3}
-        sizes |= counting.known_sizes(run.dataset)
-        side = sizes["image_size"]
-        shape = (side, side, sizes["image_channels"])
+        shape = _image_shape(run.dataset)
         statistics = _statistics(run.dataset, trained_on)
         return import_checkpoint(
             arrays, run, workdir, image_shape=shape, statistics=statistics
         )
+
+
+def _image_shape(dataset: settings.DatasetSettings) -> tuple[int, int, int]:
+    """(rows, columns, channels) of the images; as CIFAR-10's where it is not known."""
+    from bnas_jax import counting
+
+    sizes = {"image_size": 32, "image_channels": 3}
+    sizes |= counting.known_sizes(dataset)
+    side = sizes["image_size"]
+    return side, side, sizes["image_channels"]
 
 
 def _statistics(dataset: settings.DatasetSettings, trained_on: str) -> tuple:

@@ -17,6 +17,7 @@ def plan(arguments: list[str], loaded: Loaded) -> dict:
     """
     from bnas_jax.plan.summary import table
 
+    # The options that say which plans there are.
     presets = _words(last(arguments, "--presets="))
     machines = _words(last(arguments, "--on="))
     if presets and last(arguments, "--config=") is not None:
@@ -79,11 +80,14 @@ def _planned(arguments: list[str], on: str, loaded: Loaded) -> dict[str, Any]:
     from bnas_jax.plan.machines import machine
     from bnas_jax.plan.request import Request, planned
 
+    # Refuse what cannot be planned for this machine.
     run, values = _asked(arguments)
     there = machine(on)
     if values.quick and there.platform == "gpu":
         raise UserError(f"--quick is for TPUs; leave it out to plan for {there.name}")
     check(run, there, of=values.of)
+
+    # A plan that was made before is taken from where it is kept, unless --again.
     request = Request(
         run=run,
         machine=there.name,
@@ -127,11 +131,14 @@ def _words(text: str | None) -> list[str]:
 
 def _advice(result: dict) -> str:
     """What to write where a step does not fit."""
+    # An evaluation has no microbatches: its batch must be smaller.
     if result["of"] == EVALUATE:
         return (
             f"a batch of the evaluation does not fit a chip of {result['machine']};"
             " lower --config.eval_batch_size, or take a machine with more chips"
         )
+
+    # A training step keeps its batch size where microbatches fit.
     name = f"this step does not fit a chip of {result['machine']}"
     number = result.get("microbatches_that_fit")
     if number:

@@ -1,10 +1,14 @@
 """`predict`: runs a packed network on images."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from bnas_jax.cli.configs import Loaded
 from bnas_jax.cli.flags import number, options, required
 from bnas_jax.workdir.files import file_to_write
+
+if TYPE_CHECKING:
+    from bnas_jax.deploy.predict import Predictions
 
 # How many predictions are shown where no file is written.
 _SHOWN = 10
@@ -15,6 +19,7 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
     from bnas_jax.deploy import load, predict
     from bnas_jax.runtime import devices
 
+    # The options.
     values = options(arguments, "predict", "model", "input", "out", "batch_size")
     model = required(values, "model", example="FILE, which export wrote")
     given = required(
@@ -38,14 +43,18 @@ def predict(arguments: list[str], loaded: Loaded) -> dict:
         return result
 
     # Without a file, the predictions of the first images are the result.
-    rows = list(predictions.rows())[:_SHOWN]
-    shown = []
-    for name, label, share in rows:
-        shown.append({"image": name, "class": label, "probability": round(share, 4)})
-    result["predictions"] = shown
-    if len(rows) < len(predictions.names):
+    result["predictions"] = _first(predictions)
+    if len(predictions.names) > _SHOWN:
         print(
             f"these are the first {_SHOWN} images; --out=FILE.csv writes all",
             file=sys.stderr,
         )
     return result
+
+
+def _first(predictions: "Predictions") -> list[dict]:
+    """The predictions of the first images, as the command prints them."""
+    shown = []
+    for name, label, share in list(predictions.rows())[:_SHOWN]:
+        shown.append({"image": name, "class": label, "probability": round(share, 4)})
+    return shown

@@ -72,6 +72,8 @@ def _options(arguments: list[str], scales: Sequence[str]) -> flags.FlagValues:
     about = "size of the runs"
     flags.DEFINE_enum("scale", None, list(scales), about, flag_values=values)
     flags.DEFINE_boolean("count", False, "runs nothing", flag_values=values)
+
+    # --config=FILE is a mistake that is explained.
     if last(arguments, "--config") is not None:
         raise UserError(
             f"reproduce takes no --config=FILE; its runs stand in {_FILE}, and "
@@ -98,6 +100,7 @@ def _reproduction(name: str, scale: str) -> "Reproduction":
     """The entry of configs/reproduce.py of that name; `UserError` without one."""
     if name in _DESCRIBED:
         raise UserError(_DESCRIBED[name])
+    # A user may have changed the file, which then may raise anything.
     path = preset_files.find(_FILE, "--table", example="8")
     with mistakes(path, function="get_reproduction"):
         module = module_of(path, _FILE, option="--table")
@@ -150,6 +153,7 @@ def _changed(
     for setting in settings:
         _check_setting(setting, chosen)
 
+    # The seeds of all rows, the settings of the chosen ones.
     def change(row: "Row") -> "Row":
         if seeds:
             row = dataclasses.replace(row, seeds=seeds)
@@ -165,6 +169,7 @@ def _changed(
 
 def _check_setting(setting: str, rows: Sequence["Row"]) -> None:
     """Raises `UserError` for a setting that no run has, or that a row fixes itself."""
+    # --noconfig.KEY is False.
     name = setting.removeprefix("--no").removeprefix("--").partition("=")[0]
     if name in _OF_A_ROW:
         raise UserError(

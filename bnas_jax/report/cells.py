@@ -29,6 +29,7 @@ def genotypes(
     skip: for each genotype, whether its network has inter-cell skip connections.
     zeroise: False leaves out the edges whose layer type is Zeroise.
     """
+    # A column for each genotype.
     top: list[Panel] = []
     bottom: list[Panel] = []
     for (name, genotype), has_skip in zip(named, skip, strict=True):
@@ -108,6 +109,7 @@ def _block_panels(name: str, *, titles: Sequence[str], skip: bool) -> list[Panel
 
 def _by_place(edges: Sequence[Edge]) -> dict[Place, Edge]:
     """The edges by their places; edges with the same ends have different places."""
+    # How many edges with the same ends have come so far.
     seen: collections.Counter[tuple[int, int]] = collections.Counter()
     found = {}
     for edge in edges:
@@ -145,6 +147,7 @@ def _sheet(rows: Sequence[Sequence[Panel]]) -> Sheet:
     )
     top = _MARGIN
     for row_number, row in enumerate(rows):
+        # From left to right.
         left = _MARGIN
         for column_number, panel in enumerate(row):
             name = f"cell{row_number}-{column_number}"

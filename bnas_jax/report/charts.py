@@ -178,9 +178,12 @@ def _plot(title: str, *, x: str):
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
+    # parse_math: a name with a $ is no formula.
     axes.set_title(title, loc="left", size=_TITLE_SIZE, parse_math=False)
     axes.set_xlabel(x, size=_TEXT_SIZE)
     axes.tick_params(labelsize=_TEXT_SIZE)
+
+    # A pale grid behind the lines, and a frame at the left and below alone.
     axes.grid(color=palette.STATE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The columns of a cell's picture: what is in each of them, and what is joined to what.
+"""The columns of a cell's picture: the items of each column, and the links of items.
 
 States (the cell's inputs and its nodes) and layer types take turns: inputs, layer
 types, nodes, layer types, nodes, ..., concatenation, output. A line that passes a
@@ -57,6 +57,8 @@ def columns(edges: Sequence[Edge]) -> Columns:
     # States are in even columns; the layer types that lead to one are in the column
     # before it.
     column_of = {state: 2 * rank for state, rank in _ranks(edges).items()}
+
+    # Behind the last node follow the concatenation and the output.
     last = max(column_of.values()) + 1
     items: list[list[Item]] = [[] for _ in range(last + 2)]
     links = []
@@ -75,6 +77,7 @@ def columns(edges: Sequence[Edge]) -> Columns:
 
     # Links from each state to its layer types, and from nodes to the concatenation.
     for state, begin in column_of.items():
+        # (column, item) of each end of the state's lines.
         ends = []
         for position, edge in enumerate(edges):
             if edge.source == state:
@@ -101,6 +104,7 @@ def _ranks(edges: Sequence[Edge]) -> dict[int, int]:
 
     0 for the inputs, at least 1 for a node.
     """
+    # A node takes its edges from states of smaller numbers, which have their rank.
     ranks = dict.fromkeys(range(INPUTS), 0)
     for node in range(INPUTS, INPUTS + NODES):
         before = [ranks[edge.source] for edge in edges if edge.node == node]

@@ -27,6 +27,7 @@ def heights(columns: Columns) -> list[dict[Item, float]]:
         ys.append(_spread(column, wanted))
 
     # Then each is as near as it can be to what it is joined to.
+    # Columns from left to right, then from right to left, and so on.
     for sweep in range(_SWEEPS):
         numbers = list(range(len(ys)))
         if sweep % 2:
@@ -71,6 +72,7 @@ def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
 
     joined: (item, its height) each.
     """
+    # sum(weight * y) / sum(weight)
     weights = 0
     total = 0.0
     for other, y in joined:
@@ -82,6 +84,7 @@ def _mean_height(item: Item, joined: list[tuple[Item, float]]) -> float:
 
 def _weight(item: Item, other: Item) -> int:
     """The weight of one item in the mean height of another that it is joined to."""
+    # Two lanes of one state, and the last line, are the ones that go straight on.
     lanes = item[0] == other[0] == "lane"
     to_output = {item, other} == {CONCAT, OUTPUT}
     if lanes or to_output:

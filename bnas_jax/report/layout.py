@@ -141,6 +141,7 @@ def _from_top(ys: list[dict[Item, float]]) -> tuple[list[dict[Item, float]], flo
 
     Its top is the upper side of the highest item.
     """
+    # The picture reaches from the highest upper side to the lowest lower side.
     uppers, lowers = [], []
     for column in ys:
         for item, y in column.items():
@@ -163,7 +164,7 @@ def block(name: str) -> Layout:
     """
     # Three columns: inputs, block, output.
     widths = [box_width(text) for text in (INPUT_NAMES[0], name, OUTPUT_NAME)]
-    middles = []
+    middles = []  # x of the middle of each column
     for index, width in enumerate(widths):
         left = sum(widths[:index])
         middles.append(left + width / 2 + index * _COLUMN_GAP)
@@ -174,6 +175,7 @@ def block(name: str) -> Layout:
     middle = BOX_HEIGHT / 2 + row / 2
     lower = BOX_HEIGHT / 2 + row
 
+    # Its boxes and lines, and the inter-cell skip below them.
     first = Box(INPUT_NAMES[0], x=middles[0], y=upper, width=widths[0])
     second = Box(INPUT_NAMES[1], x=middles[0], y=lower, width=widths[0])
     layer = Box(name, x=middles[1], y=middle, width=widths[1], edge=0)
@@ -236,6 +238,7 @@ def _lines(
     For each edge there is one to its layer type and one to its node, from each node one
     to the concatenation, and from there one to the output.
     """
+    # Item -> the number of its column; a lane is in several, and never asked for.
     column_of = {}
     for number, column in enumerate(ys):
         for item in column:
@@ -245,6 +248,7 @@ def _lines(
         """A line's points; it passes the columns on its way in the state's lane."""
         points = [boxes["state", state].right]
         for number in range(column_of["state", state] + 1, column_of[end]):
+            # Straight through the column, from its left to its right side.
             left, right = sides[number]
             y = ys[number]["lane", state]
             points += [(left, y), (right, y)]

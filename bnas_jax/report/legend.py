@@ -53,6 +53,7 @@ def draw_legend(
     """Draws the entries, the upper left corner of the first at `corner`."""
     left, top = corner
     for number, row in enumerate(rows_of(entries, width)):
+        # The middle of the row.
         y = top + (number + 0.5) * ROW_HEIGHT
         for x, entry in row:
             _draw_symbol(sheet, entry, x=left + x, y=y)

@@ -40,6 +40,7 @@ def with_few_crossings(columns: Columns) -> Columns:
 def crossings(columns: Columns) -> int:
     """How many pairs of lines cross between two columns."""
     places = [_places(column) for column in columns.items]
+    # Only lines between the same two columns can cross.
     count = 0
     for one, other in itertools.combinations(columns.links, 2):
         if one.column != other.column:
@@ -56,6 +57,7 @@ def crossings(columns: Columns) -> int:
 
 def _ordered_by_previous(columns: Columns) -> Columns:
     """All columns but the first, each by the one before it."""
+    # A column is ordered by the one before it, which is in order by then.
     items = list(columns.items)
     for number in range(1, len(items)):
         joined = {item: columns.before(number, item) for item in items[number]}
@@ -65,6 +67,7 @@ def _ordered_by_previous(columns: Columns) -> Columns:
 
 def _ordered_by_next(columns: Columns) -> Columns:
     """All columns but the first and the last, each by the one behind it."""
+    # From right to left; the column behind is in order by then.
     items = list(columns.items)
     for number in range(len(items) - 2, 0, -1):
         joined = {item: columns.behind(number, item) for item in items[number]}
@@ -80,6 +83,7 @@ def _by_mean_place(
     joined: item -> the neighbours that it is joined to. An item that is joined to
     nothing keeps its place.
     """
+    # Without neighbours, an item's mean place is its own place.
     means = _places(list(joined))
     places = _places(neighbours)
     for item, others in joined.items():

@@ -109,6 +109,8 @@ def page(run: Run) -> str:
             # A section that has nothing to show is left out.
             if content:
                 body += f"<section><h2>{heading}</h2>{content}</section>\n"
+
+    # A whole document, with its style in it.
     title = _text(f"{run.directory.path.name}: {_kind_of(run)}")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -255,6 +257,7 @@ def _environment(run: Run) -> Rows:
         if source:
             rows.append((name, f"{source.get('workdir')}, step {source.get('step')}"))
 
+    # Files of Python of the user's.
     for extension in _of_kind(run.facts.get("extensions"), list):
         rows.append(("extension", _of_kind(extension, dict).get("file")))
     return rows
@@ -288,6 +291,7 @@ def _flat(values: Mapping, prefix: str = "config.") -> Iterator[tuple[str, Any]]
     for name, value in values.items():
         if name == "genotype" or value is None:
             continue
+        # An entry with settings of its own, such as config.network.
         if isinstance(value, Mapping):
             yield from _flat(value, prefix=f"{prefix}{name}.")
         else:

@@ -93,6 +93,7 @@ class Sheet:
         """Draws a rectangle. size: (width, height)."""
         from matplotlib.patches import Rectangle
 
+        # matplotlib takes a corner.
         x, y = center
         width, height = size
         shape = Rectangle(

@@ -63,6 +63,7 @@ def _draw(
     top: y of the upper side of the panel.
     skip: whether there are inter-cell skip connections.
     """
+    # The title, and y of the middle and of both sides of the boxes.
     title_place = (_MARGIN, top + _TITLE_SIZE / 2)
     sheet.text(title_place, title, size=_TITLE_SIZE, bold=True, align="left")
     y = top + _ABOVE
@@ -92,7 +93,7 @@ def _draw(
     for number, cell in enumerate(_CELLS):
         start = (centers[_BEFORE[cell]], upper)
         end = (centers[cell], upper)
-        height = upper - 16 - 12 * number
+        height = upper - 16 - 12 * number  # each bracket higher than the one before
         before = f"{name}-before{number}"
         sheet.bracket(start, end, Pen(dotted=True), y=height, name=before)
     if not skip:
@@ -102,6 +103,7 @@ def _draw(
     pen = Pen(palette.SKIP, width=1.5)
     height = lower + 18
     for cell in _CELLS:
+        # Aside from the middles: one skip ends at the box where the next one begins.
         start = (centers[cell - 1] + 8, lower)
         end = (centers[cell + 1] - 8, lower)
         sheet.bracket(start, end, pen, y=height, name=f"{name}-skip{cell}")

@@ -78,7 +78,8 @@ def separable_share(run: RowRun) -> float | None:
     if not isinstance(genotype, Genotype):
         return None
     types = [edge.layer_type for edge in edges(genotype.normal)]
-    return 100 * sum(name in _SEPARABLE for name in types) / len(types)
+    separable = [name for name in types if name in _SEPARABLE]
+    return 100 * len(separable) / len(types)
 
 
 def early_learnable(run: RowRun) -> float | None:

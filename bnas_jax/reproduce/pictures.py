@@ -59,6 +59,7 @@ def train_curves(wanted: Reproduction, folder: pathlib.Path) -> str | None:
 
 def _curves(wanted: Reproduction, folder: pathlib.Path, *, part: str) -> str | None:
     """Accuracy by epoch. part: of the data, train or test."""
+    # A line for each training that has recorded epochs.
     lines = []
     for row, training in _trainings(wanted, folder):
         points = points_of(training.read_metrics(), f"{part}_top1")
@@ -83,8 +84,9 @@ def gradients(wanted: Reproduction, folder: pathlib.Path) -> str | None:
         summary = training.summary() or {}
         if found is None or found.get("step") != summary.get("steps"):
             found = write_gradients(WorkDir(training.path))
-        sums = found["last"]
-        lines.append(Line(row.name, list(enumerate(sums, start=1))))
+        # Convolutions are numbered from 1 on.
+        points = list(enumerate(found["last"], start=1))
+        lines.append(Line(row.name, points))
     if not lines:
         return None
     title = "sum of |gradient| after training"

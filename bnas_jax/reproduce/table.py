@@ -23,6 +23,7 @@ def lines_of(wanted: Reproduction, folder: pathlib.Path) -> list[dict]:
     """
     lines = []
     for row in wanted.rows:
+        # The runs of all seeds, made or not.
         runs = [RowRun(row, folder=folder, seed=seed) for seed in range(row.seeds)]
         ended = [run for run in runs if run.training is not None]
         not_shown = {str(run.seed): run.not_shown for run in runs if run.not_shown}
@@ -42,6 +43,7 @@ def _numbers(runs: Sequence[RowRun], columns: Sequence[str]) -> dict[str, dict]:
     ours: dict[str, float | None] = {}
     deviation: dict[str, float | None] = {}
     for name in columns:
+        # The numbers of all seeds, as far as they are known.
         found = [COLUMNS[name].value(run) for run in runs]
         known = [number for number in found if number is not None]
         ours[name] = mean_of(known)
@@ -63,6 +65,7 @@ def markdown(result: Mapping) -> str:
         if name in printed:
             head.append("the paper's")
 
+    # A line for each row.
     lines = [head, ["---"] * len(head)]
     for row in result["rows"]:
         cells = [row["name"], str(row["runs"])]
@@ -107,7 +110,8 @@ def _ours(row: Mapping, name: str) -> str:
 
 def _printed(number: float | None) -> str:
     """A number as the paper prints it: whole, or with two decimals."""
-    return _text(number, "d" if isinstance(number, int) else ".2f")
+    form = "d" if isinstance(number, int) else ".2f"
+    return _text(number, form)
 
 
 def _text(number: float | None, form: str) -> str:

@@ -58,6 +58,8 @@ def _accuracies(
     for row in study.rows:
         accuracies[row.name] = {}
         for seed in range(row.seeds):
+            # A run of other settings in the place of this one is an error, and no run
+            # at all is None.
             try:
                 summary = result_of(row, folder=folder, seed=seed)
             except UserError as error:
@@ -76,6 +78,7 @@ def _shares(
     early_learnable_share: in the first epochs of the searches (section 4.3).
     learnable_share: in the cells that were trained.
     """
+    # The work directories of the seeds that have an accuracy.
     searches = [row.search_in(folder, seed) for seed in seeds]
     trainings = [row.training_in(folder, seed) for seed in seeds]
     shares = {
@@ -103,10 +106,12 @@ def result_of(row: Row, *, folder: pathlib.Path, seed: int) -> dict | None:
     None where the training, or the search before it, has not ended. Raises `UserError`
     where a run of other settings stands in the place of one of the two.
     """
+    # The search, whose cell the training uses.
     if row.search is not None:
         found = row.search_in(folder, seed)
         if not is_finished(search_settings(row, seed=seed), found):
             return None
+
     trained = row.training_in(folder, seed)
     if not is_finished(training_settings(row, folder=folder, seed=seed), trained):
         return None

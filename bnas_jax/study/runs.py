@@ -146,6 +146,7 @@ def _run(
             with contextlib.closing(open_workdir(found)) as workdir:
                 search(of_search, workdir)
 
+    # The training.
     run = training_settings(row, folder=folder, seed=seed)
     trained = row.training_in(folder, seed)
     if not is_finished(run, trained):

@@ -26,6 +26,8 @@ def figures(
     rows = [_row(name, values) for name, values in accuracies.items() if values]
     if baseline is None or not accuracies.get(baseline):
         return {"rows": rows}
+
+    # Each other row beside the baseline.
     reference = accuracies[baseline]
     for row in rows:
         if row["name"] != baseline:
@@ -79,6 +81,7 @@ def _paired(pairs: np.ndarray) -> float | None:
     # Imported here, as loading it takes long.
     from scipy import stats
 
+    # Without a difference that varies, the test has no answer.
     if len(pairs) < 2 or np.ptp(pairs[:, 0] - pairs[:, 1]) == 0:
         return None
     return float(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue)
@@ -88,6 +91,7 @@ def _welch(ours: np.ndarray, theirs: np.ndarray) -> float | None:
     """The probability by Welch's t-test: the deviations of the samples may differ."""
     from scipy import stats
 
+    # Each sample needs a deviation, and not all values may be equal.
     if min(len(ours), len(theirs)) < 2 or np.ptp([*ours, *theirs]) == 0:
         return None
     return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
@@ -99,13 +103,13 @@ def markdown(result: Mapping) -> str:
     result: as study.json has it.
     """
     rows = result["rows"]
-    # Columns that only some studies have.
     baseline = result.get("baseline")
-    shared = any("early_learnable_share" in row for row in rows)
     # A run without a partner of the same seed counts in Welch's test alone.
     seeds = {tuple(row["top1"]) for row in rows}
     welch = baseline is not None and len(seeds) > 1
+    shared = any("early_learnable_share" in row for row in rows)
 
+    # Every study has the first columns, and only some have the others.
     head = ["", "runs", "top-1, %: mean", "deviation", "min to max"]
     if baseline is not None:
         head += [f"difference to {baseline}, points", "p"]
@@ -117,16 +121,10 @@ def markdown(result: Mapping) -> str:
             "layers with weights in the cell",
         ]
 
+    # Cells of the comparison are empty in the row of the baseline.
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        line = [
-            row["name"],
-            str(len(row["top1"])),
-            f"{row['mean']:.2f}",
-            _number(row["deviation"], ".2f"),
-            f"{row['min']:.2f} to {row['max']:.2f}",
-        ]
-        # Cells of the comparison are empty in the row of the baseline.
+        line = _cells(row)
         if baseline is not None:
             line.append(_number(row.get("difference"), "+.2f"))
             line.append(_number(row.get("p"), ".2g"))
@@ -140,6 +138,17 @@ def markdown(result: Mapping) -> str:
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     title = result.get("title", "")
     return f"{title}\n\n{table}{_below(result)}\n"
+
+
+def _cells(row: Mapping) -> list[str]:
+    """The cells of a row that every study has."""
+    return [
+        row["name"],
+        str(len(row["top1"])),
+        f"{row['mean']:.2f}",
+        _number(row["deviation"], ".2f"),
+        f"{row['min']:.2f} to {row['max']:.2f}",
+    ]
 
 
 def _below(result: Mapping) -> str:
