@@ -83,7 +83,7 @@ def _check_labels(labels: np.ndarray, size: int, num_classes: int, name: str) ->
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels must be whole numbers, got {labels.dtype}")
 
-    # `take_along_axis`, as of the loss, would take another label without an error.
+    # In `take_along_axis`, a label out of range would silently be another one.
     lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= num_classes:
         raise UserError(
