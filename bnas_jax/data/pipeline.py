@@ -284,7 +284,10 @@ def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
 
 
 def shard_size(batch_size: int, shards: int) -> int:
-    """The number of examples in a shard; `UserError` unless the batch divides evenly."""
+    """The number of examples in a shard.
+
+    Raises `UserError` unless the batch divides evenly.
+    """
     # The numbers of a run are checked before, see `Devices.check_batch`. A user of the
     # library may give any.
     if batch_size % shards:
