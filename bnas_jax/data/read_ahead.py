@@ -28,8 +28,8 @@ _AGAIN = "run the same command again: it continues from the last checkpoint"
 class ReadAhead:
     """Batches of items by number, made ahead in the order of their numbers.
 
-    The number after the last one costs no more than waiting for the batch, and the last
-    one nothing. Any other number starts the pipeline anew there.
+    To ask for the next number costs no more than waiting for its batch, and to ask for
+    the last one again costs nothing. Any other number starts the pipeline anew there.
 
     load: (number of an item) -> the item.
     examples: those that `load` reads.
@@ -55,8 +55,8 @@ class ReadAhead:
         self._items: Item | None = None
         self._next = -1
 
-        # Grain's iterator, if there is one. It is in a list because `_end` drops it, and
-        # may run when this object is gone.
+        # Grain's iterator, if there is one. It is in a list because `_end` drops it,
+        # and may run when this object is gone.
         self._running: list[Any] = []
         self._close: Callable[[], Any] = lambda: None
         # Bad examples that have been reported.
@@ -86,8 +86,8 @@ class ReadAhead:
         except (RuntimeError, OSError) as error:
             raise self._stopped(error) from error
 
-        # A copy: Grain frees its shared memory with the arrays in it, and would not free
-        # that of arrays which live until the program ends.
+        # A copy: Grain frees its shared memory with the arrays in it, and would not
+        # free that of arrays which live until the program ends.
         if self._examples.options.workers:
             items = {name: np.array(value) for name, value in items.items()}
 
@@ -133,7 +133,7 @@ class ReadAhead:
         items = grain.MapDataset.range(number * self._size, FOREVER)
         dataset = items.map(self._load).batch(self._size)
 
-        # Each thread makes a batch; one more batch than there are threads is kept ready.
+        # Each thread makes a batch; one more batch than threads is kept ready.
         workers = self._examples.options.workers
         threads = os.cpu_count() or 1
         if workers:
@@ -166,15 +166,16 @@ class ReadAhead:
             print(f"{self._examples.name}: {count} left out: {error}", file=sys.stderr)
             return
 
-        # It can be read now, so it is no bad image: the file system failed for a moment.
+        # It can be read now, so the image is not bad: the file system failed for a
+        # moment.
         raise UserError(
             f"{self._examples.name}: example {example} could not be read for a moment; "
             f"{_AGAIN}"
         )
 
 
-# All streams of this program: it closes them where it ends without Python's own clearing
-# up.
+# All streams of this program, which closes them where it ends without Python's own
+# clearing up.
 _OPEN: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
 
 
@@ -193,7 +194,7 @@ def _end(running: list[Any]) -> None:
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """Begins a worker process: it ends with its parent, and ignores signals.
+    """Begins a worker process, which ends with its parent and leaves signals to it.
 
     It ends however its parent ends. A Ctrl-C reaches all processes of a terminal, and a
     run that stops on it may need one more batch before it saves.
