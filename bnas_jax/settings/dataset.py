@@ -74,8 +74,8 @@ class DatasetSettings:
 
     # Images become image_size x image_size pixels.
     image_size: int | None = None
-    # In evaluation, the shorter side is first scaled to `resize` pixels, and the centre
-    # is cut out.
+    # Where no random crop is drawn, the shorter side is first scaled to `resize`
+    # pixels, and the centre is cut out.
     resize: int | None = None
     # 1 for gray images, 3 for colours.
     channels: int | None = None

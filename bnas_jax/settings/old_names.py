@@ -33,7 +33,10 @@ OLD_NAMES = {
 
 
 def refuse_old_name(name: str) -> None:
-    """Raises `UserError` for an old name such as "config.rules.relu"; it says the new one."""
+    """Raises `UserError` for an old name, such as "config.rules.relu".
+
+    The error says the new name.
+    """
     new = OLD_NAMES.get(name)
     require(new is None, f"{name} is now {new}")
 

@@ -153,7 +153,7 @@ def _among(values: Mapping, known: set[str]) -> dict:
 
 
 def _selected(searcher) -> str:
-    """The default of `config.select`: `best` where epochs are validated, else `last`."""
+    """The default of `config.select`: `best` if epochs are validated, else `last`."""
     entry: Any
     entry, values = entries.chosen(SEARCHERS, values=searcher, name="config.searcher")
     share = values.get("train_share", entry.train_share)

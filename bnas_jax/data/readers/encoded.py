@@ -184,7 +184,7 @@ class Encoded:
             data, label = self._read(number)
             picture = images.read_header(data, self.options.white_level)
 
-            # The centre, as in evaluation.
+            # The centre, where no crop is drawn.
             if choose is None:
                 whole = images.decode(picture, self.channels)
                 resize = self.options.resize or side
