@@ -45,6 +45,8 @@ def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
             files += value.split(",")
         else:
             rest.append(argument)
+    # In the order in which they are given: a later file may use entries of an earlier
+    # one.
     return rest, tuple(load(file.strip()) for file in files)
 
 
@@ -144,6 +146,8 @@ def line_of(error: BaseException, path: pathlib.Path) -> str:
     """
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
+
+    # The lines of the file in the calls that led to the error.
     lines = []
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == str(path):

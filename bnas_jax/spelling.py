@@ -96,6 +96,7 @@ def override(config, words: list[str]) -> None:
         if not is_setting(word):
             continue
         name, equals, written = word.partition("=")
+        # `--config.KEY` has no text, `--config.KEY=` an empty one.
         text = None
         if equals:
             text = written
@@ -108,6 +109,7 @@ def is_known(config, word: str) -> bool:
     name = word.partition("=")[0]
     *groups, last = name.removeprefix(_OFF).removeprefix(PREFIX).split(".")
     for group in groups:
+        # A ConfigDict has `get_type`; a single setting has not.
         if group not in config or not hasattr(config[group], "get_type"):
             return False
         config = config[group]
@@ -164,6 +166,7 @@ def _check_known(config, name: str, path: str) -> None:
     """
     if name in config:
         return
+    # A similar name, or all of them.
     known = sorted(config.keys())
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     advice = f"known there: {', '.join(known)}"
@@ -214,8 +217,10 @@ def _number(text: str) -> int | float | None:
         number = float(text)
     except ValueError:
         return None
+    # Infinity and NaN are no integers; `read` refuses other integers of that size.
     if abs(number) >= _TOO_LARGE or math.isnan(number):
         return number
+
     # Not from the float, which rounds integers beyond 2**53.
     if re.fullmatch(r"[+-]?[\d_]+", text):
         return int(text)

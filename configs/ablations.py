@@ -80,6 +80,8 @@ def _parsed(variant: str) -> tuple[str, list[str], str]:
     Raises `UserError` for an unknown task, and where there is no ablation.
     """
     task, _, rest = variant.partition("_")
+    # Names of ablations have underscores, too: they are taken from the front, one by
+    # one.
     ablations = []
     while name := _first_ablation(rest):
         ablations.append(name)

@@ -68,12 +68,17 @@ def get_config(variant: str = "table1_bin_conv_3x3"):
     if variant not in VARIANTS:
         raise UserError(f"no training {variant!r}: write one of {', '.join(VARIANTS)}")
     where, _, name = variant.partition("_")
+
+    # A cell with the training of BNAS-A, or layers of one type.
     if where == "figure2":
         config = train.get_config("a")
         config.network.genotype = FIGURE_2[name]
+        # Published cells have no inter-cell skips.
         config.network.skip = name == "bnas"
     else:
         config = baselines.get_config("small_cnn")
         config.network.layer_type = name
+
+    # As in XNOR-Net's published codes.
     config.scheme.depthwise_center = True
     return config

@@ -81,6 +81,8 @@ def get_config(variant: str = "cifar10"):
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER "
             f"behind it: {', '.join(SEARCHERS)}"
         )
+
+    # BNAS on CIFAR-10, which the searcher and the digits then change.
     config = template.settings("search")
     config.num_epochs = 50
     config.batch_size = 64

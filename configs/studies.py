@@ -99,6 +99,7 @@ def searchers() -> Study:
     """The cells that the searchers find, beside random ones of the same grammar."""
     rows = [Row("random cells", train=_random_cell, seeds=RANDOM_CELLS)]
     for name in SEARCHERS:
+        # BNAS is the searcher of the preset `digits`.
         preset = "digits"
         if name != "bnas":
             preset = f"digits_{name}"
@@ -169,6 +170,7 @@ def _layer_row(layer_type: str, scheme: str, *, depthwise_center: bool = False) 
     def config_of(seed: int) -> ConfigDict:
         config = _baseline(seed, name="digits_small_cnn", scheme=scheme)
         config.network.layer_type = layer_type
+        # Float convolutions have no such setting.
         if scheme == "xnor":
             config.scheme.depthwise_center = depthwise_center
         return config

@@ -86,12 +86,16 @@ def get_config(variant: str = "a"):
     if variant not in VARIANTS:
         listed = ", ".join(VARIANTS)
         raise UserError(f"no training preset {variant!r}: write one of {listed}")
+
+    # The network and its training.
     config = template.settings("train")
     config.network.skip = True
     if variant in IMAGENET:
         imagenet(config, *IMAGENET[variant])
     else:
         cifar(config, *CIFAR.get(variant, (5, 8)))
+
+    # What some variants change.
     if variant == "digits":
         digits(config)
     if variant.startswith("release_"):

@@ -52,6 +52,7 @@ class Facts:
         for name, value in dataclasses.asdict(self).items():
             if value is None:
                 continue
+            # JSON has no tuples.
             if isinstance(value, tuple):
                 value = list(value)
             values[name] = value
@@ -100,6 +101,7 @@ def difference(now: Facts, then: Facts) -> str | None:
     None where it does not differ, as far as is known. What says most is named first:
     classes, shapes and sizes before hashes.
     """
+    # Names of the classes.
     names, names_then = now.class_names, then.class_names
     if names and names_then and names != names_then:
         return (

@@ -249,6 +249,8 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
     if test is None:
         share = float(options.split or 0)
         return split_test(train, share=share, seed=options.split_seed)
+
+    # The set has both parts.
     if options.split is not None:
         raise UserError(
             f"{train.name} comes with test images, {test.name}: leave "
@@ -271,6 +273,7 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
                 file=sys.stderr,
             )
         return parts["test"]
+
     # Evaluation takes all images of a folder of classes, such as new photographs.
     if "all" in parts and options.split is None:
         return parts["all"]

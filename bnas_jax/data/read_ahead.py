@@ -199,9 +199,11 @@ def _follow_parent(worker: int, workers: int) -> None:
     It ends however its parent ends. A Ctrl-C reaches all processes of a terminal, and a
     run that stops on it may need one more batch before it saves.
     """
+    # The parent decides when to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
+    # A thread waits for the end of the parent, and then ends this process at once.
     def watch() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:

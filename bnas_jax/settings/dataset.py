@@ -162,6 +162,7 @@ class DatasetSettings:
 
         Otherwise the user would believe in it.
         """
+        # On this data set, settings without effect have their defaults.
         mine = dataclasses.asdict(self)
         fitting = for_data(mine, self.name)
         for name, value in mine.items():
@@ -171,6 +172,7 @@ class DatasetSettings:
             )
             require(value == fitting[name], message)
 
+        # A seed needs something to draw.
         message = (
             "config.dataset.split_seed has no effect without config.dataset.split: set "
             "both or none"

@@ -92,6 +92,7 @@ def differences(
         one, other = ours.get(key), theirs.get(key)
         if one == other:
             continue
+        # Within a group, only the settings that differ are named.
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from differences(one, other, f"{prefix}{key}.")
         else:

@@ -100,6 +100,7 @@ def to_dict(value: Any) -> dict[str, Any]:
     Those of an entry of a table have its name, and are its settings alone.
     """
     values = dataclasses.asdict(value)
+    # An entry of a table is known by its class.
     for table in TABLES.values():
         for name, entry in table.items():
             if entry is type(value):

@@ -32,6 +32,7 @@ def fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
     prefix: of the settings' names, for errors.
     """
     for key, default in defaults.items():
+        # A group is filled in setting by setting.
         if isinstance(default, Mapping):
             inner = values.setdefault(key, {})
             message = f"{prefix}{key} must hold settings, got {inner!r}"
@@ -49,6 +50,7 @@ def build(cls, values: Any, name: str):
 
     name: of the settings, for errors.
     """
+    # The names of settings.
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
@@ -56,6 +58,7 @@ def build(cls, values: Any, name: str):
     for key in values:
         require(key in known, f"unknown setting {name}.{key}; known here: {listed}")
 
+    # Their values.
     built = {}
     for key, field in known.items():
         setting = f"{name}.{key}"

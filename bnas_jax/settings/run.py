@@ -175,6 +175,7 @@ class RunSettings:
         A batch that is not made of whole microbatches is refused by
         `Devices.check_batch`.
         """
+        # A microbatch has `part` examples.
         group, part = self.bn_examples, self.batch_size // self.microbatches
         if group is None or self.batch_size % self.microbatches:
             return
@@ -204,10 +205,13 @@ class RunSettings:
         dtype: Any = jnp.float32
         if self.precision == "float64":
             dtype = jnp.float64
+
         # With bfloat16, statistics, losses and updates stay float32.
         conv_dtype: Any = None
         if self.precision == "bfloat16":
             conv_dtype = jnp.bfloat16
+
+        # Statistics over all devices, or over each by itself.
         bn_axis = None
         if self.sync_bn:
             bn_axis = axis

@@ -191,8 +191,12 @@ class SearchSettings(RunSettings):
 
     def _check_select(self) -> None:
         """Raises `UserError` for the best epoch of a search without validation."""
+        # The supernet is validated on the part of the training set that weights do not
+        # see.
         searcher = self.searcher
         validated = searcher.has_alphas and searcher.train_share < 1
+
+        # Without that part, the user may hold one out instead.
         instead = ""
         if searcher.has_alphas:
             instead = (
@@ -215,6 +219,8 @@ class SearchSettings(RunSettings):
         """
         if period is None:
             return
+
+        # Each candidate is trained for `period` epochs.
         nearest = period * max(round(self.num_epochs / period), 1)
         message = (
             f"config.num_epochs={self.num_epochs} must be a multiple of {period}, the "
@@ -222,6 +228,8 @@ class SearchSettings(RunSettings):
             f"config.searcher): write config.num_epochs={nearest}"
         )
         require(self.num_epochs % period == 0, message)
+
+        # The last epoch is that of the last candidate.
         message = (
             "config.select=last would take the last candidate, whatever its accuracy: "
             "write config.select=best"

@@ -242,6 +242,7 @@ def _classes(directory: Any) -> list[str]:
         if walk.entries(directory):
             state = "is without folders of classes"
         raise UserError(f"{directory} {state}; write {_LAYOUT}")
+
     # Often there is a folder too much: ROOT/images/CLASS.
     if len(classes) == 1:
         raise UserError(
@@ -256,6 +257,7 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
 
     Labels are positions in `classes`; a part need not have all classes.
     """
+    # Every folder is a class that the training images have, too.
     folders = [folder.name for folder in walk.folders(directory)]
     unknown = sorted(set(folders) - set(classes))
     if unknown:

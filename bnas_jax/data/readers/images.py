@@ -124,13 +124,13 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     still has `side` pixels each way.
     """
     scale = scale_for(picture, box, side)
-    pixels = decode(picture, channels=channels, scale=scale)
+    pixels = decode(picture, channels=channels, scale=scale)  # [H, W, channels]
 
     # The box in the reduced image.
     top, left = box.top // scale, box.left // scale
     bottom = top + box.height // scale
     right = left + box.width // scale
-    part = pixels[top:bottom, left:right]
+    part = pixels[top:bottom, left:right]  # [H, W, channels]
     return resize(part, side)
 
 
@@ -142,6 +142,7 @@ def scale_for(picture: Picture, box: Box, side: int) -> int:
     """
     if not picture.reducible:
         return 1
+    # The largest fraction at which the shorter side of the box still has `side` pixels.
     shorter = min(box.height, box.width)
     scale = 1
     while scale < 8 and shorter >= 2 * scale * side:
@@ -257,6 +258,7 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
             )
             eight_bits = Image.fromarray(values)
         pixels = np.asarray(eight_bits.convert(mode))
+    # Pillow gives gray images as [H, W].
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -334,6 +336,7 @@ def _decoding():
     """
     try:
         yield
+    # These say already what is wrong, or are no fault of the image.
     except (UserError, ImportError, MemoryError):
         raise
     except Exception as error:

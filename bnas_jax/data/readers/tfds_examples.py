@@ -57,7 +57,7 @@ class Records:
 
     def labels(self) -> np.ndarray:
         size = len(self)
-        labels = np.empty(size, np.int64)
+        labels = np.empty(size, np.int64)  # [N]
         for start in range(0, size, _CHUNK):
             stop = min(start + _CHUNK, size)
             # Several at once, as ArrayRecord reads those in parallel.
@@ -101,11 +101,15 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
     splits = {}
     if "train" in builder.info.splits:
         splits["train"] = "train"
+
+    # Of several test splits, the first that has labels.
     tests = [split for split in _TEST_SPLITS if split in builder.info.splits]
     if name in _UNLABELLED_TEST and "test" in tests:
         tests.remove("test")
     if tests:
         splits["test"] = tests[0]
+
+    # A set needs a part, and some sets their test set.
     if not splits or (name in _WITH_TEST and not tests):
         found = ", ".join(builder.info.splits)
         raise UserError(

@@ -72,6 +72,8 @@ def entries(directory: Any) -> list:
             f"cannot list {directory} ({error.strerror or error}); make it readable, "
             "or move it away"
         ) from error
+
+    # Without what systems and other programs leave behind.
     kept = []
     for entry in found:
         name = entry.name.lower()

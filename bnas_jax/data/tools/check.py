@@ -38,11 +38,13 @@ def check(name: str, path: Any, options: ReadOptions) -> dict:
             "the digits come with the package and are whole; name a dataset on disk"
         )
     encoded, _ = load.open_encoded(name, path, options)
+
     # Divided as a run with this split would divide it.
     if options.split is not None:
         train, test = load.divided(encoded, options)
         encoded = {"train": train, "test": test}
 
+    # All parts have the same classes and channels: the first one says them.
     parts = {part: _check_part(examples) for part, examples in encoded.items()}
     first = next(iter(encoded.values()))
     return {

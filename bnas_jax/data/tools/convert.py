@@ -86,9 +86,10 @@ def _convert(
             with _reading(file):
                 data = file.read_bytes()
             (part / file.name).write_bytes(data)
+
+    # The description of the set; then the directory is whole, and gets its name.
     converted = json.dumps(_converted(info), indent=2)
     (part / tfds_directory.INFO).write_text(converted)
-
     os.replace(part, target)
     return {
         "num_examples": sum(length for _, length in shards),
@@ -216,6 +217,8 @@ def _read_info(directory: pathlib.Path) -> dict:
 def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
     """(file, number of its records) of all TFRecord files, of all splits."""
     builder = tfds_examples.open_builder(directory)
+
+    # TFDS knows the names of the files, and how many records each should have.
     shards = []
     for split in builder.info.splits.values():
         files = [pathlib.Path(file) for file in split.filepaths]
@@ -233,6 +236,7 @@ def _converted(info: dict) -> dict[str, Any]:
     """
     splits = []
     for split in info.get("splits", []):
+        # The template of the files' names may have the format in it.
         if "filepathTemplate" in split:
             template = split["filepathTemplate"].replace(_SUFFIX, _NEW_SUFFIX)
             split = {**split, "filepathTemplate": template}

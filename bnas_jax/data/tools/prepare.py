@@ -76,10 +76,13 @@ def _check_network(name: str, downloads: Any, manual: Any) -> None:
 
     TFDS would try for minutes. It is not needed where files are there already.
     """
+    # Files that are there already need no network.
     for file in downloads.glob("*/*"):
         # A download that is not finished has .tmp. in its name.
         if ".tmp." not in file.name and file.is_file():
             return
+
+    # Whether the names of the servers can be resolved.
     for url in _urls(name):
         host = urllib.parse.urlparse(url).hostname
         try:
