@@ -160,7 +160,7 @@ def table_5(scale: str) -> Reproduction:
     # Both are settings; FLOPs are counted.
     lines = []
     for size, (num_cells, channels) in sizes.items():
-        numbers = {"num_cells": num_cells, "channels": channels}
+        numbers: dict[str, float] = {"num_cells": num_cells, "channels": channels}
         lines.append(Printed(bnas(size, scale), numbers))
     columns = ("num_cells", "channels", "flops")
     return _table("Table 5: the sizes of BNAS", columns, lines)

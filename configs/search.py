@@ -155,6 +155,9 @@ def snas(config) -> None:
     _published(config, "snas")
     config.num_epochs = 150
     config.alphas.clip_norm = 10.0
+
+    # The temperature of the samples falls; weights and alpha both see the whole
+    # training set.
     config.searcher.update(
         {
             "temperature_start": 1.0,
@@ -163,7 +166,7 @@ def snas(config) -> None:
             "train_share": 1.0,
         }
     )
-    config.searcher.resource_weight = 1.5e-3
+    config.searcher.resource_weight = 1.5e-3  # of our counts
 
 
 def gdas(config) -> None:
@@ -193,6 +196,7 @@ def random_trained(config) -> None:
     config.network.edges = "chosen"
     config.network.float_head = False
     config.searcher.candidate_epochs = 5
+    # Here the last epoch is that of the last cell.
     config.select = "best"
 
 

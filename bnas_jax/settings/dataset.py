@@ -150,7 +150,7 @@ class DatasetSettings:
         )
         require(mean and len(mean) == len(std), message)
 
-        # The usual mistake are statistics of pixels from 0 to 255.
+        # The usual mistake: statistics of pixels from 0 to 255.
         scale = "are on the scale 0 to 1 (divide by 255)"
         message = f"config.dataset.mean: the values {scale}, got {list(mean)}"
         require(all(0 <= value <= 1 for value in mean), message)

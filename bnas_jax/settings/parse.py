@@ -66,8 +66,8 @@ def build(cls, values: Any, name: str):
             require(entries.has_default(field), f"{setting} is missing")
             continue
 
-        # None is refused where it is no value of the type. Such a config was written
-        # before the setting existed.
+        # A config that was written before the setting existed leaves it at None: the
+        # error names the default to write.
         has_default = field.default is not dataclasses.MISSING
         none_fits = _takes_none(hints[key])
         if values[key] is None and has_default and not none_fits:
