@@ -7,8 +7,8 @@ import importlib
 
 __version__ = "0.3.0"
 
-# Public names and their modules, which are imported when a name is first used: `import
-# bnas_jax` loads no JAX.
+# Public names and their modules. A module is imported when its name is first used:
+# `import bnas_jax` itself loads no JAX.
 _MODULES = {
     "Arithmetic": "core.arithmetic",
     "Bnas": "search.bnas",
@@ -48,7 +48,7 @@ def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    # In its module it is `genotypes.load`.
+    # In its module, this function has the name `load`.
     if name == "load_genotype":
         return module.load
     return getattr(module, name)

@@ -1,9 +1,8 @@
-"""Layer types, schemes, searchers and networks of a user: `--extensions=FILE.py` of
-every command.
+"""A user's own layer types, schemes, searchers and networks: `--extensions=FILE.py`.
 
-The file is Python, and adds entries to the tables `bnas_jax.LAYERS`, `SCHEMES`,
-`SEARCHERS` and `NETWORKS`. It is loaded before a config. run.json notes which files a
-run was made with; nothing is loaded from there.
+Every command has the option. The file is Python, and adds entries to the tables
+`bnas_jax.LAYERS`, `SCHEMES`, `SEARCHERS` and `NETWORKS`. It is loaded before a config.
+run.json notes which files a run was made with; nothing is loaded from there.
 """
 
 import hashlib
@@ -22,7 +21,11 @@ OPTION = "--extensions"
 
 
 class Extension(NamedTuple):
-    """A file that was loaded. file: its absolute path. sha256: of its contents."""
+    """A file that was loaded.
+
+    file: its absolute path.
+    sha256: of its contents.
+    """
 
     file: str
     sha256: str
@@ -31,8 +34,8 @@ class Extension(NamedTuple):
 def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
     """(the arguments without `--extensions`, the extensions, which are loaded).
 
-    Several files are written between commas, or in an option each. `UserError` for the
-    first that cannot be loaded.
+    Several files are written between commas, or in an option each. Raises `UserError`
+    for the first that cannot be loaded.
     """
     rest: list[str] = []
     files: list[str] = []
@@ -42,11 +45,16 @@ def take(arguments: list[str]) -> tuple[list[str], tuple[Extension, ...]]:
             files += value.split(",")
         else:
             rest.append(argument)
+    # In the order in which they are given: a later file may use entries of an earlier
+    # one.
     return rest, tuple(load(file.strip()) for file in files)
 
 
 def load(file: str) -> Extension:
-    """Runs a file of Python, which adds its entries to the tables."""
+    """Runs a file of Python, which adds its entries to the tables.
+
+    Raises `UserError` for a file that cannot be read, and for any error within it.
+    """
     if not file:
         raise UserError(f"{OPTION} names no file; write {OPTION}=FILE.py")
     path = paths.local(file, OPTION).absolute()
@@ -57,13 +65,15 @@ def load(file: str) -> Extension:
             f"{OPTION}={file} cannot be read ({error.strerror}); write {OPTION}=FILE.py"
         ) from None
 
-    # By its contents, so that two files of one name are two modules.
+    # The module is named by its contents, too, so that two files of one name are two
+    # modules.
     name = f"bnas_jax_extension_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{OPTION}={file} is no file of Python; write {OPTION}=FILE.py")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look for their module there.
+
+    # Dataclasses look for their module in `sys.modules`.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -75,10 +85,13 @@ def load(file: str) -> Extension:
 
 
 def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
-    """`UserError` where the run of a work directory was made with an extension that is
-    not given now, by its file's name.
+    """Raises `UserError` where a run was made with an extension that is not given now.
 
-    A file that has changed since is taken, with a warning on stderr.
+    Extensions are compared by the names of their files. A file that has changed since
+    is taken, with a warning on stderr.
+
+    workdir: of the run.
+    given: the extensions that are loaded now.
     """
     compare(workdir, _noted(workdir), given)
 
@@ -86,14 +99,18 @@ def check(workdir: pathlib.Path, given: tuple[Extension, ...]) -> None:
 def compare(
     made: pathlib.Path, noted: Sequence[tuple[str, str]], given: tuple[Extension, ...]
 ) -> None:
-    """`check` of what was noted: (file, sha256) of each extension. made: the directory
-    or file that was made with them.
+    """Raises `UserError` where an extension that was noted is not given now.
+
+    A changed file is only warned of, see `check`.
+
+    made: the directory or file that was made with the extensions.
+    noted: (file, sha256) of each of them.
+    given: the extensions that are loaded now.
     """
     for file, digest in noted:
         # By the name alone, as a directory may have been copied to another machine.
-        same = [
-            extension for extension in given if _name(extension.file) == _name(file)
-        ]
+        name = _name(file)
+        same = [extension for extension in given if _name(extension.file) == name]
         if not same:
             raise UserError(f"{made} was made with {OPTION}={file}; give it again")
         if all(extension.sha256 != digest for extension in same):
@@ -102,8 +119,9 @@ def compare(
 
 
 def _noted(workdir: pathlib.Path) -> list[tuple[str, str]]:
-    """(file, sha256) of each extension in run.json; none where that cannot be read,
-    which its reader will notice.
+    """(file, sha256) of each extension in run.json.
+
+    There is none where run.json cannot be read: who reads it later notices that.
     """
     found = []
     try:
@@ -120,11 +138,16 @@ def _name(file: str) -> str:
 
 
 def line_of(error: BaseException, path: pathlib.Path) -> str:
-    """The line of a file in which an error is, for instance ", line 3"; empty where it
-    is elsewhere.
+    """The line of a file in which an error is, for instance ", line 3".
+
+    It is empty where the error is elsewhere.
+
+    path: of the file.
     """
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
+
+    # The lines of the file in the calls that led to the error.
     lines = []
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == str(path):

@@ -17,9 +17,9 @@ from bnas_jax.baselines.wide_resnet import Wrn22, Wrn40
 from bnas_jax.core.networks import Cells, NetworkSettings
 
 NETWORKS: dict[str, type[NetworkSettings]] = {
-    # The paper's, and those of other searches.
+    # Networks of searched cells, the paper's and those of other searches.
     "cells": Cells,
-    # Hand-crafted ones for CIFAR (Tables 6 and 7).
+    # Hand-crafted networks for CIFAR (Table 6).
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "senet18": SENet18,
@@ -28,9 +28,10 @@ NETWORKS: dict[str, type[NetworkSettings]] = {
     "wrn40": Wrn40,
     "wrn22": Wrn22,
     "resnext29": ResNeXt29,
-    # Of layers of one type (Tables 1 and 12).
+    # A network of layers of one type (Tables 1 and 12).
     "small_cnn": SmallCnnSettings,
-    # For ImageNet.
+    # Hand-crafted networks for ImageNet: that of Table 7, and one that is not in the
+    # paper.
     "imagenet_resnet18": ImageNetResNet18,
     "reactnet_mobilenet": ReActNetMobileNet,
 }

@@ -1,5 +1,7 @@
-"""Finding config files: those of the user, those in the project's folder, or those that
-were installed with the package.
+"""Finding config files.
+
+They are the user's own, those in the project's folder, or those that were installed
+with the package.
 """
 
 import difflib
@@ -16,15 +18,19 @@ _ROOTS = (_PACKAGE.parent, _PACKAGE / "presets")
 
 
 def find(name: str, option: str, example: str) -> pathlib.Path:
-    """The file of a name such as "configs/train.py", "train" or one of the user's;
-    `UserError` where there is none.
+    """The config file that is meant by a name.
 
-    option, example: for the error. The file's imports work afterwards: from its folder,
-    and of presets, as `from configs import train`.
+    The file's imports work afterwards: from its folder, and of presets, as `from
+    configs import train`. Raises `UserError` where there is no such file.
+
+    name: such as "configs/train.py", "train", or the path of a file of the user's.
+    option, example: for the error.
     """
     if not name:
         raise UserError(f"{option} names no file; write {option}={example}")
-    # As it is written, from here or from the roots; a word alone is a file of configs/.
+
+    # The path as it is written, from the current folder or from the roots. A word alone
+    # is also a file of configs/.
     candidates = [paths.local(name, option)]
     for root in _ROOTS:
         candidates.append(root / name)
@@ -33,12 +39,11 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
             candidates.append(root / "configs" / f"{name}.py")
     found = [path for path in candidates if path.is_file()]
     if not found:
-        raise UserError(
-            f"no config file {name}; {_instead(name, option, example=example)}"
-        )
+        advice = _instead(name, option, example=example)
+        raise UserError(f"no config file {name}; {advice}")
     path = found[0]
 
-    # A file in configs/ imports its neighbours as `configs.NAME`. The user's come
+    # A file in configs/ imports its neighbours as `configs.NAME`. The user's files come
     # first.
     folder = str(path.resolve().parent.parent)
     if folder not in sys.path:
@@ -50,12 +55,17 @@ def find(name: str, option: str, example: str) -> pathlib.Path:
 
 
 def _instead(name: str, option: str, *, example: str) -> str:
-    """The advice for a file that is not there: a preset of a similar name, or an
-    example and the names of all presets.
+    """The advice for a config file that is not there.
+
+    It is a preset of a similar name, or an example and the names of all presets.
     """
-    known = sorted(
-        {path.stem for root in _ROOTS for path in (root / "configs").glob("*.py")}
-    )
+    presets = set()
+    for root in _ROOTS:
+        for path in (root / "configs").glob("*.py"):
+            presets.add(path.stem)
+    known = sorted(presets)
+
+    # The stem may be right, and the folder or the suffix wrong: no preset is suggested.
     stem = pathlib.PurePath(name).stem
     close = difflib.get_close_matches(stem, known, n=1)
     if close and close[0] != stem:

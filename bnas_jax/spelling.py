@@ -1,5 +1,6 @@
-"""How options and settings are written on the command line, see docs/usage.md: from
-text to a value of a setting's type.
+"""How options and settings are written on the command line, see docs/usage.md.
+
+From text to a value of a setting's type.
 """
 
 import difflib
@@ -11,7 +12,7 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 
 PREFIX = "--config."
-# Of a switch that is turned off.
+# The prefix of a switch that is turned off.
 _OFF = "--noconfig."
 # How True and False may be written, in any case.
 _SWITCHES = {
@@ -24,7 +25,7 @@ _SHOWN = {
     float: "a number: 0.1 or 1e-3",
     bool: "True or False",
 }
-# No size, step or seed is as large.
+# Larger than any size, step or seed.
 _TOO_LARGE = 1e18
 _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 
@@ -32,8 +33,8 @@ _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 def options(words: list[str]) -> list[str]:
     """The words of a command line with each option as `--name=value` or `--name`.
 
-    `-name` becomes `--name`, and a word that is no option, behind an option without a
-    value, becomes its value.
+    `-name` becomes `--name`. A word that is no option becomes the value of the option
+    before it, if that has none.
     """
     found: list[str] = []
     for word in words:
@@ -47,21 +48,25 @@ def options(words: list[str]) -> list[str]:
 
 
 def read(text: str, kind: type, name: str) -> Any:
-    """A text as a value of type int, float, bool, tuple or str, for the option or
-    setting `name`.
+    """A text as a value of a type, for the option or setting `name`.
 
     `None` is None in every type. Raises `UserError` for a text that is no such value.
+
+    kind: int, float, bool, tuple or str, or NoneType where the type is not known.
     """
     # A shell may have left quotes around it.
     plain = _unquoted(text.strip())
     if plain == "None" or (kind is not str and plain.lower() in ("none", "null")):
         return None
+
+    # Lists and switches.
     if kind is tuple:
         return _list(plain, name)
     if kind is bool and plain.lower() in _SWITCHES:
         return _SWITCHES[plain.lower()]
-    # An int may be written as a float, such as 1e5; a float must not be taken for an
-    # int.
+
+    # Numbers. An int may be written as a float, such as 1e5; a float must not be taken
+    # for an int.
     if kind in (int, float):
         number = _number(plain)
         if kind is int and number is not None and _TOO_LARGE <= abs(number) < math.inf:
@@ -71,7 +76,8 @@ def read(text: str, kind: type, name: str) -> Any:
             )
         if number is not None and (kind is float or isinstance(number, int)):
             return kind(number)
-    # Of a setting whose config does not say its type.
+
+    # A setting whose config does not say its type.
     if kind is type(None):
         return _element(plain)
     if kind not in _SHOWN:
@@ -80,15 +86,17 @@ def read(text: str, kind: type, name: str) -> Any:
 
 
 def override(config, words: list[str]) -> None:
-    """Sets settings of a ConfigDict as `--config.KEY=VALUE`, `--config.KEY` and
-    `--noconfig.KEY` say; the last one counts.
+    """Sets settings of a ConfigDict as the words of a command line say.
 
-    Raises `UserError` for a setting that is not there, and for a value of another type.
+    They are `--config.KEY=VALUE`, `--config.KEY` and `--noconfig.KEY`; the last one of
+    a setting counts. Raises `UserError` for a setting that is not there, and for a
+    value of another type.
     """
     for word in words:
         if not is_setting(word):
             continue
         name, equals, written = word.partition("=")
+        # `--config.KEY` has no text, `--config.KEY=` an empty one.
         text = None
         if equals:
             text = written
@@ -101,6 +109,7 @@ def is_known(config, word: str) -> bool:
     name = word.partition("=")[0]
     *groups, last = name.removeprefix(_OFF).removeprefix(PREFIX).split(".")
     for group in groups:
+        # A ConfigDict has `get_type`; a single setting has not.
         if group not in config or not hasattr(config[group], "get_type"):
             return False
         config = config[group]
@@ -113,8 +122,10 @@ def is_setting(word: str) -> bool:
 
 
 def _set(config, key: str, text: str | None, switched_off: bool) -> None:
-    """Sets the setting `key`, such as `optimizer.momentum`. text: of its value, None
-    for a switch without one.
+    """Sets the setting `key`, such as `optimizer.momentum`.
+
+    text: the value as it is written, None for a switch without one.
+    switched_off: whether it was written as `--noconfig.KEY`.
     """
     # Down to the group that the setting is in.
     *groups, last = key.split(".")
@@ -136,11 +147,12 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
         raise UserError(
             f"--{path} holds settings; write --{path}.KEY=VALUE with one of {known}"
         )
+
+    # Its value.
     if text is None and kind is not bool:
         raise UserError(f"--{path} is no switch; write --{path}=VALUE")
     if text is not None and switched_off:
         raise UserError(f"--no{path} takes no value; write --{path}=False")
-
     value = not switched_off
     if text is not None:
         value = read(text, kind=kind, name=f"--{path}")
@@ -148,11 +160,13 @@ def _set(config, key: str, text: str | None, switched_off: bool) -> None:
 
 
 def _check_known(config, name: str, path: str) -> None:
-    """`UserError` for a name that is not in a config, with the names that are. path: of
-    the config.
+    """Raises `UserError` for a name that is not in a config, with the names that are.
+
+    path: of the config, from `config` on.
     """
     if name in config:
         return
+    # A similar name, or all of them.
     known = sorted(config.keys())
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     advice = f"known there: {', '.join(known)}"
@@ -163,6 +177,7 @@ def _check_known(config, name: str, path: str) -> None:
 
 def _list(text: str, name: str) -> tuple:
     """Numbers and words between commas, with brackets around them or without."""
+    # Without the brackets; there are no others.
     inside = text
     if text[:1] + text[-1:] in ("()", "[]"):
         inside = text[1:-1]
@@ -171,8 +186,9 @@ def _list(text: str, name: str) -> tuple:
             f"{name}={text}: write the list as a,b,c or '(a, b, c)', with nothing "
             "nested in it"
         )
+
+    # A comma at the end, as of a tuple of one, is followed by nothing.
     parts = [part.strip() for part in inside.split(",")]
-    # Behind a comma at the end, as of a tuple of one.
     if parts[-1] == "":
         parts.pop()
     if "" in parts:
@@ -192,16 +208,20 @@ def _element(text: str) -> int | float | str:
 
 
 def _number(text: str) -> int | float | None:
-    """An int where the text is an integer, however written: 64, 64.0, 6.4e1; else a
-    float, or None where it is no number.
+    """The number of a text; None where it is no number.
+
+    It is an int where the text is an integer, however written (64, 64.0, 6.4e1), else a
+    float.
     """
     try:
         number = float(text)
     except ValueError:
         return None
+    # Infinity and NaN are no integers; `read` refuses other integers of that size.
     if abs(number) >= _TOO_LARGE or math.isnan(number):
         return number
-    # Not by way of the float, which rounds integers beyond 2**53.
+
+    # Not from the float, which rounds integers beyond 2**53.
     if re.fullmatch(r"[+-]?[\d_]+", text):
         return int(text)
     if number.is_integer():
@@ -210,6 +230,7 @@ def _number(text: str) -> int | float | None:
 
 
 def _unquoted(text: str) -> str:
+    """The text without quotes around all of it."""
     quoted = _QUOTED.fullmatch(text)
     if quoted is None:
         return text

@@ -1,14 +1,15 @@
-"""Ablations, as small deltas on the presets of search.py and train.py.
+r"""Ablations, as small deltas on the presets of search.py and train.py.
 
-    python -m bnas_jax search --config=configs/ablations.py:search_no_diversity_cifar10
-    --workdir=DIR
-    python -m bnas_jax search
-    --config=configs/ablations.py:search_float_zeroise_cifar10_darts --workdir=DIR
-    python -m bnas_jax train --config=configs/ablations.py:train_no_skip_a --workdir=DIR
+    python -m bnas_jax search --workdir=DIR \
+        --config=configs/ablations.py:search_no_diversity_cifar10
+    python -m bnas_jax search --workdir=DIR \
+        --config=configs/ablations.py:search_float_zeroise_cifar10_darts
+    python -m bnas_jax train --workdir=DIR \
+        --config=configs/ablations.py:train_no_skip_a
 
 A variant is TASK_ABLATION_PRESET, of one ablation or of several, one behind the other.
-Cost: that of the preset. The paper's top-1 on CIFAR-10 in %, none of them measured
-here:
+Its cost is that of the preset. The paper's top-1 on CIFAR-10 in %, none of them
+measured here:
 
 | | what changes | A | B | C | table |
 |---|---|---|---|---|---|
@@ -28,7 +29,7 @@ and of DARTS, without binarization:
 | float_diversity of cifar10_darts | a search with Eq. 5 | 96.73 | 4 |
 
 `float` is the setting of DARTS, SNAS and GDAS: no binarization, DARTS's eight layer
-types, no skips between cells; the cells that they publish, binarized, give 10.01, 41.72
+types, no skips between cells. The cells that they publish, binarized, give 10.01, 41.72
 and 43.19 (Table 11). For an ablation without a published cell, search first, then train
 with --config.network.genotype=DIR/genotype.json. no_zeroise, zeroise, no_diversity and
 diversity are for bnas and darts.
@@ -39,7 +40,7 @@ from bnas_jax.search import SEARCHERS
 from bnas_jax.settings import entries, template
 from configs import search, train
 
-# The search space of DARTS (section 3.1.1), and what `separable` adds to ours.
+# The search space of DARTS (section 3.1.1).
 DARTS_TYPES = (
     "none",
     "max_pool_3x3",
@@ -50,41 +51,60 @@ DARTS_TYPES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+# The forms of searchers' own networks; all others have that of DARTS.
 FORMS = {"snas": "snas", "gdas": "gdas"}
+# The layer types that `separable` adds to our search space.
 SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")
 
 
 def get_config(variant: str = "train_no_skip_a"):
     """The settings of TASK_ABLATION_PRESET."""
+    task, ablations, preset = _parsed(variant)
+    config = {"search": search, "train": train}[task].get_config(preset)
+
+    # `float` sets the layer types, which the other ablations change: it is the first
+    # one, whatever the order in the name.
+    for name in sorted(ablations, key=lambda name: name != "float"):
+        if task == "search":
+            _check_searcher(name, config)
+            change = ABLATIONS[name]
+        else:
+            change = TRAININGS.get(name, ask_for_cell)
+        change(config)
+    return config
+
+
+def _parsed(variant: str) -> tuple[str, list[str], str]:
+    """(task, ablations, preset) of a variant.
+
+    Raises `UserError` for an unknown task, and where there is no ablation.
+    """
     task, _, rest = variant.partition("_")
+    # Names of ablations have underscores, too: they are taken from the front, one by
+    # one.
     ablations = []
-    while found := next(
-        (name for name in ABLATIONS if rest.startswith(name + "_")), None
-    ):
-        ablations.append(found)
-        rest = rest.removeprefix(found + "_")
+    while name := _first_ablation(rest):
+        ablations.append(name)
+        rest = rest.removeprefix(f"{name}_")
     if task not in ("search", "train") or not ablations:
         choices = ", ".join(ABLATIONS)
         raise UserError(
             f"no ablation {variant!r}: write TASK_ABLATION_PRESET with TASK search or "
             f"train, ABLATION {choices}"
         )
+    return task, ablations, rest
 
-    config = {"search": search, "train": train}[task].get_config(rest)
-    # `float` chooses other layer types, which the rest changes, whatever their order in
-    # the name.
-    for name in sorted(ablations, key=lambda name: name != "float"):
-        if task == "search":
-            _check_searcher(name, config)
-        change = (
-            ABLATIONS[name] if task == "search" else TRAININGS.get(name, ask_for_cell)
-        )
-        change(config)
-    return config
+
+def _first_ablation(names: str) -> str | None:
+    """The ablation with which a text begins; None without one."""
+    for name in ABLATIONS:
+        if names.startswith(f"{name}_"):
+            return name
+    return None
 
 
 def _check_searcher(ablation: str, config) -> None:
-    """`UserError` for an ablation of what the searcher does not have."""
+    """Raises `UserError` for an ablation of what the searcher does not have."""
     setting = SEARCHER_SETTINGS.get(ablation)
     searcher = config.searcher.name
     if setting is not None and setting not in entries.settings_of(SEARCHERS[searcher]):
@@ -133,8 +153,9 @@ def separable(config) -> None:
 
 
 def floats(config) -> None:
-    """No binarization, as in the searches that BNAS is compared with, in the form that
-    their codes have.
+    """No binarization, as in the searches that BNAS is compared with.
+
+    The form of the network is that of their codes.
     """
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
@@ -150,7 +171,7 @@ def without_zeroise(config) -> None:
 
 
 def float_training(config) -> None:
-    """A cell of that domain, trained there."""
+    """A cell that was searched without binarization, trained without it."""
     template.choose(config, "scheme", "float")
     config.scheme.order = "relu_first"
     config.network.skip = False
@@ -159,11 +180,14 @@ def float_training(config) -> None:
 
 
 def ask_for_cell(config) -> None:
-    """The cell of the ablation's own search is to be named: none is published."""
+    """Leaves the genotype open, so that the user names it.
+
+    It is that of the ablation's own search; none is published.
+    """
     config.network.genotype = None
 
 
-# Of a search, and of a training where there is no own search.
+# What each ablation changes of a search.
 ABLATIONS = {
     "no_skip": no_skip,
     "no_zeroise": no_zeroise,
@@ -174,6 +198,7 @@ ABLATIONS = {
     "diversity": diversity,
     "float": floats,
 }
+# What it changes of a training. The others train a cell of their own search.
 TRAININGS = {"no_skip": no_skip, "no_zeroise": without_zeroise, "float": float_training}
 # The setting of a searcher that an ablation changes.
 SEARCHER_SETTINGS = {

@@ -1,21 +1,28 @@
-"""Training the hand-crafted networks that the paper compares with, under any scheme.
+r"""Training the hand-crafted networks that the paper compares with, under any scheme.
 
-    python -m bnas_jax train --config=configs/baselines.py:NAME
-    --config.scheme.name=SCHEME --workdir=DIR
+    python -m bnas_jax train --workdir=DIR \
+        --config=configs/baselines.py:NAME --config.scheme.name=SCHEME
 
-| variant | scheme in the paper | FLOPs / 1e8, counted and the paper's | the paper's top-1 (top-5), % |
+FLOPs are given in 1e8, counted and the paper's; top-1 (top-5) are the paper's, in %:
+
+| variant | scheme in the paper | FLOPs | top-1 (top-5) |
 |---|---|---|---|
-| resnet18 | xnor, binarynet; float | .166, ~.16; 5.55, ~1.41 | 88.82, 89.95; 94.73 |
+| resnet18 | xnor, binarynet | .166, ~.16 | 88.82, 89.95 |
+| resnet18 | float | 5.55, ~1.41 | 94.73 |
 | resnet34 | xnor | .261, ~.27 | 88.54 |
 | senet18 | xnor | .167, ~.16 | 88.12 |
 | densenet | xnor | .156, ~.16 | 85.16 |
 | nin | xnor | .181, ~.16 | 86.28 |
 | wrn40 | xnor | .259, ~.27 | 91.58 |
-| wrn22, width 16 and 64 | pcnn | .013, ~.04; .160, ~.27 | 89.16; 94.31 |
+| wrn22, width 16 | pcnn | .013, ~.04 | 89.16 |
+| wrn22, width 64 | pcnn | .160, ~.27 | 94.31 |
 | resnext29 | xnor | 1.05, ~.90 | 84.27 |
-| small_cnn | xnor; float | - | Table 1: 46.15; 61.78 with bin_conv_3x3 |
-| imagenet_resnet18 | binarynet, abc_net, xnor | 1.45, ~1.48 | 42.20 (67.10), 42.70 (67.60), 51.20 (73.20) |
-| imagenet_resnet18 | bireal, xnor_pp | 1.64, ~1.63 | 56.40 (79.50), 57.10 (79.90) |
+| small_cnn with bin_conv_3x3 | xnor; float | - | 46.15; 61.78 (Table 1) |
+| imagenet_resnet18 | binarynet | 1.45, ~1.48 | 42.20 (67.10) |
+| imagenet_resnet18 | abc_net | 1.45, ~1.48 | 42.70 (67.60) |
+| imagenet_resnet18 | xnor | 1.45, ~1.48 | 51.20 (73.20) |
+| imagenet_resnet18 | bireal | 1.64, ~1.63 | 56.40 (79.50) |
+| imagenet_resnet18 | xnor_pp | 1.64, ~1.63 | 57.10 (79.90) |
 | imagenet_resnet18 | pcnn | 2.22, ~1.63 | 57.30 (80.00) |
 | imagenet_resnet18 | float | 18.14, ~18.25 | 69.76 (89.08) |
 | reactnet_mobilenet | reactnet | - | not in the paper |
@@ -28,9 +35,11 @@ compiling included, by the time of three epochs.
 The paper prints its FLOPs as classes. Those of resnet18 in float fit only a pooling
 behind its first convolution, and those of wrn22 are unexplained. PCNN's published
 shortcut has its float 1x1 convolution before the pooling, where it costs four times as
-much. The paper does not state how it trained them: here as BNAS-A and, on ImageNet,
-BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs (section 4.1.2). What
-the blocks, shortcuts and first convolutions are under each scheme:
+much.
+
+The paper does not state how it trained them. Here they are trained as BNAS-A and, on
+ImageNet, BNAS-D, see train.py (docs/recipes.md); `small_cnn` for 50 epochs (section
+4.1.2). What the blocks, shortcuts and first convolutions are under each scheme:
 `bnas_jax/baselines`, one file a family.
 """
 
@@ -40,8 +49,8 @@ from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 from configs import train
 
-# What the narrow form of each has in place of its network's own settings. An image of 8
-# pixels can be halved three times.
+# The settings of the narrow form of each network. An image of 8 pixels can be halved
+# three times.
 DIGITS: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 8, "blocks": (2, 2, 2)},
     "resnet34": {"width": 8, "blocks": (3, 4, 3)},
@@ -65,6 +74,8 @@ def get_config(variant: str = "resnet18"):
     config = train.get_config(_trained_as(variant))
     template.choose(config, "network", name)
     config.preset.optimizer.drop_path = 0.0  # of cells alone
+
+    # What the network has of its own.
     if variant != name:
         config.network.update(DIGITS[name])
     elif name == "small_cnn":
@@ -75,7 +86,9 @@ def get_config(variant: str = "resnet18"):
 
 
 def _trained_as(variant: str) -> str:
-    """The preset of train.py whose training it has."""
+    """The preset of train.py by which a variant is trained."""
     if variant in IMAGENET:
         return "d"
-    return "digits" if variant.startswith("digits_") else "a"
+    if variant.startswith("digits_"):
+        return "digits"
+    return "a"

@@ -1,16 +1,28 @@
-"""The trainings of the paper's comparisons of layer types and cells, as far as the
-paper says how they were made.
+"""The trainings of the paper's comparisons of layer types and cells.
+
+They are made as far as the paper says how.
 
     python -m bnas_jax train --config=configs/paper.py:VARIANT --workdir=DIR
 
-| variant | what | the paper's top-1 on CIFAR-10, %; float |
-|---|---|---|
-| table1_bin_conv_3x3, table1_bin_conv_5x5 | three equal layers, three dense ones (4.1.2) | 46.15, 42.53; 61.78, 60.14 |
-| table1_bin_dil_conv_3x3, table1_bin_dil_conv_5x5 | the same | 41.02, 37.68; 56.97, 55.17 |
-| table1_sep_conv_3x3, table1_sep_conv_5x5 | the same | 10.00, 10.00; 56.38, 57.00 |
-| table12_mobinet_3x3, table12_mobinet_k4_3x3 | the same with MoBiNet layers (appendix E.1) | 10 |
-| figure2_darts_v2, figure2_snas_mild, figure2_gdas_f1 | published cells, binarized (Figure 2, Table 11) | 10.01, 41.72, 43.19 |
-| figure2_bnas | BNAS-A beside them | 92.70 |
+Tables 1 and 12 have three equal layers and three dense ones (section 4.1.2, appendix
+E.1). The paper's top-1 on CIFAR-10 in %, binary and float:
+
+| variant | layers | binary | float |
+|---|---|---|---|
+| table1_bin_conv_3x3, _5x5 | binary convolutions | 46.15, 42.53 | 61.78, 60.14 |
+| table1_bin_dil_conv_3x3, _5x5 | dilated ones | 41.02, 37.68 | 56.97, 55.17 |
+| table1_sep_conv_3x3, _5x5 | separable ones | 10.00, 10.00 | 56.38, 57.00 |
+| table12_sep_conv_3x3 | as in Table 1 | 10.00 | 56.38 |
+| table12_mobinet_3x3, table12_mobinet_k4_3x3 | those of MoBiNet | 10 | |
+
+Figure 2 and Table 11 have published cells, binarized:
+
+| variant | top-1 |
+|---|---|
+| figure2_darts_v2 | 10.01 |
+| figure2_snas_mild | 41.72 |
+| figure2_gdas_f1 | 43.19 |
+| figure2_bnas, BNAS-A beside them | 92.70 |
 
 --config.scheme.name=float is the float network. All set `depthwise_center`: XNOR-Net's
 published codes centre depthwise kernels, too, which makes them zero. That alone gives
@@ -27,12 +39,17 @@ reproduced here.
 from bnas_jax.core.errors import UserError
 from configs import baselines, train
 
-TABLE_1 = tuple(
-    f"{layer_type}_{size}"
-    for layer_type in ("bin_conv", "bin_dil_conv", "sep_conv")
-    for size in ("3x3", "5x5")
+# The layer types of both tables.
+TABLE_1 = (
+    "bin_conv_3x3",
+    "bin_conv_5x5",
+    "bin_dil_conv_3x3",
+    "bin_dil_conv_5x5",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
 )
 TABLE_12 = ("sep_conv_3x3", "mobinet_3x3", "mobinet_k4_3x3")
+# The cells of Figure 2, and their genotypes.
 FIGURE_2 = {
     "darts_v2": "darts_v2",
     "snas_mild": "snas_mild",
@@ -51,12 +68,17 @@ def get_config(variant: str = "table1_bin_conv_3x3"):
     if variant not in VARIANTS:
         raise UserError(f"no training {variant!r}: write one of {', '.join(VARIANTS)}")
     where, _, name = variant.partition("_")
+
+    # A cell with the training of BNAS-A, or layers of one type.
     if where == "figure2":
         config = train.get_config("a")
         config.network.genotype = FIGURE_2[name]
+        # Published cells have no inter-cell skips.
         config.network.skip = name == "bnas"
     else:
         config = baselines.get_config("small_cnn")
         config.network.layer_type = name
+
+    # As in XNOR-Net's published codes.
     config.scheme.depthwise_center = True
     return config

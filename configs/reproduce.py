@@ -1,28 +1,29 @@
-"""The tables and figures of the paper, each as the trainings that it is made of and the
-numbers that it prints.
+r"""The tables and figures of the paper.
+
+Each is given as the trainings that it is made of and the numbers that it prints.
 
     python -m bnas_jax reproduce --table=8 --scale=smoke --workdir=DIR
-    python -m bnas_jax reproduce --figure=4 --scale=paper --workdir=DIR
-    --config.dataset.path=DATA
+    python -m bnas_jax reproduce --figure=4 --scale=paper --workdir=DIR \
+        --config.dataset.path=DATA
 
 | | what | trainings at the paper's scale |
 |---|---|---|
-| table 1, 12 | layer types in a network of three layers (4.1.2, E.1) | 14, 6 of 50 epochs |
-| table 2 | Zeroise in the derived cell, of DARTS and BNAS (4.1.3) | 4, 2 searches |
-| table 4 | the diversity regularizer, of DARTS and BNAS (4.3) | 4, 4 searches |
+| table 1, 12 | layer types in a network of three (4.1.2, E.1) | 14, 6 of 50 epochs |
+| table 2 | Zeroise in the cell, of DARTS and BNAS (4.1.3) | 4, 2 searches |
+| table 4 | the diversity regularizer, of both (4.3) | 4, 4 searches |
 | table 5 | cells and channels | none |
 | table 6 | all networks on CIFAR-10 (5.3) | 15 of 600 epochs |
 | figure 1 | those of XNOR-Net's scheme | 11 |
 | table 7 | all networks on ImageNet (5.4) | 9 of 250 epochs |
 | table 8 | ablations of BNAS-A, B and C (5.5) | 12, 1 search |
 | table 9 | BNAS-A with and without Zeroise (B.2) | 2 |
-| table 10, figure 11 | a search without dilated convolutions (B.3) | 3, 1 search |
-| table 11 | published cells, binarized, and separable convolutions (C) | 9, 2 searches |
+| table 10, figure 11 | no dilated convolutions (B.3) | 3, 1 search |
+| table 11 | published cells, binarized; separable layers (C) | 9, 2 searches |
 | figure 2 | curves of published cells, binarized (3) | 4 |
 | table 13 | BNAS-F and G beside CBCN (E.2) | 3 of 250 epochs |
 | table D | memory saving and speed-up of D and E (appendix D) | none |
 | figures 3, 5 to 8 | quantization errors, cells | none |
-| figures 4, 9, 10 | networks without inter-cell skips: curves, gradients (B.1) | 1, 3, 3 |
+| figures 4, 9, 10 | no inter-cell skips: curves, gradients (B.1) | 1, 3, 3 |
 
 A row has one name wherever it stands, so that tables and figures in one DIR share their
 runs; rows.py makes them. `smoke` is every row as a tiny network on the embedded digits
@@ -44,23 +45,22 @@ from bnas_jax.reproduce import Reproduction, pictures
 from bnas_jax.study import Row
 from configs.rows import bnas, darts, hand_crafted, published, searched, three_layers
 
+# Remarks on several tables.
 COLLAPSE = (
     "The paper says that networks without inter-cell skips, and SNAS's and GDAS's, "
-    "collapse during training. Its numbers of"
-    " them are higher than those of collapsed networks; of which epoch they are it "
-    "does not say. The best epoch is chosen on"
-    " the test images."
+    "collapse during training. Its numbers of them are higher than those of collapsed "
+    "networks; of which epoch they are it does not say. The best epoch is chosen on "
+    "the test images."
 )
 RECIPE_OF_DARTS = (
     "DARTS is trained by its own recipe, in Table 2 with cutout and the auxiliary "
-    "classifier: that this is why the paper prints"
-    " 97.45 there and 96.53 in Table 4 is our inference."
+    "classifier: that this is why the paper prints 97.45 there and 96.53 in Table 4 is "
+    "our inference."
 )
 CENTRING = (
     "Separable layers are centred as in XNOR-Net's codes, which makes depthwise "
-    "kernels zero (docs/schemes.md); whether that"
-    " was so in the paper is our inference. Rows `uncentred` leave them as they are; "
-    "the paper has no such rows."
+    "kernels zero (docs/schemes.md); whether that was so in the paper is our "
+    "inference. Rows `uncentred` leave them as they are; the paper has no such rows."
 )
 
 
@@ -72,8 +72,9 @@ class Printed(NamedTuple):
 
 
 def get_reproduction(what: str, scale: str) -> Reproduction:
-    """The table or figure `what`, a key of `REPRODUCTIONS`, at the scale `smoke` or
-    `paper`.
+    """The table or figure `what`, at the scale `smoke` or `paper`.
+
+    what: a key of `REPRODUCTIONS`.
     """
     return REPRODUCTIONS[what](scale)
 
@@ -81,7 +82,7 @@ def get_reproduction(what: str, scale: str) -> Reproduction:
 def _table(
     title: str, columns: tuple[str, ...], lines: list[Printed], **options
 ) -> Reproduction:
-    """The reproduction of these lines."""
+    """A table of these lines. options: other fields of `Reproduction`."""
     rows = tuple(line.row for line in lines)
     numbers = {line.row.name: line.numbers for line in lines}
     return Reproduction(title, rows=rows, columns=columns, paper=numbers, **options)
@@ -101,37 +102,33 @@ def table_1(scale: str) -> Reproduction:
         "sep_conv_5x5": (57.00, 10.00),
     }
     lines = []
-    for layer_type, (in_float, in_binary) in printed.items():
-        lines.append(
-            Printed(three_layers(layer_type, "float", scale), {"top1": in_float})
-        )
-        lines.append(
-            Printed(three_layers(layer_type, "xnor", scale), {"top1": in_binary})
-        )
+    for layer_type, (float_top1, binary_top1) in printed.items():
+        in_float = three_layers(layer_type, "float", scale)
+        in_binary = three_layers(layer_type, "xnor", scale)
+        lines.append(Printed(in_float, {"top1": float_top1}))
+        lines.append(Printed(in_binary, {"top1": binary_top1}))
+
+    # Rows that the paper does not have.
     for layer_type in ("sep_conv_3x3", "sep_conv_5x5"):
-        lines.append(
-            Printed(three_layers(layer_type, "xnor", scale, centred=False), {})
-        )
-    return _table(
-        "Table 1: layer types in a network of three", ("top1",), lines, remark=CENTRING
-    )
+        uncentred = three_layers(layer_type, "xnor", scale, centred=False)
+        lines.append(Printed(uncentred, {}))
+    title = "Table 1: layer types in a network of three"
+    return _table(title, ("top1",), lines, remark=CENTRING)
 
 
 def table_2(scale: str) -> Reproduction:
     """Zeroise in the final cell."""
+    darts_with = darts(scale, change="zeroise")
+    bnas_without = bnas("a", scale, ablation="no_zeroise")
     lines = [
         Printed(darts(scale), {"train_top1": 99.18, "top1": 97.45}),
-        Printed(darts(scale, change="zeroise"), {"train_top1": 35.64, "top1": 94.43}),
-        Printed(
-            bnas("a", scale, ablation="no_zeroise"),
-            {"train_top1": 93.41, "top1": 89.47},
-        ),
+        Printed(darts_with, {"train_top1": 35.64, "top1": 94.43}),
+        Printed(bnas_without, {"train_top1": 93.41, "top1": 89.47}),
         Printed(bnas("a", scale), {"train_top1": 97.46, "top1": 92.70}),
     ]
+    title = "Table 2: Zeroise in the derived cell"
     columns = ("train_top1", "top1")
-    return _table(
-        "Table 2: Zeroise in the derived cell", columns, lines, remark=RECIPE_OF_DARTS
-    )
+    return _table(title, columns, lines, remark=RECIPE_OF_DARTS)
 
 
 def table_4(scale: str) -> Reproduction:
@@ -160,11 +157,11 @@ def table_5(scale: str) -> Reproduction:
         "d": (12, 64),
         "e": (12, 68),
     }
+    # Both are settings; FLOPs are counted.
     lines = []
     for size, (num_cells, channels) in sizes.items():
-        lines.append(
-            Printed(bnas(size, scale), {"num_cells": num_cells, "channels": channels})
-        )
+        numbers: dict[str, float] = {"num_cells": num_cells, "channels": channels}
+        lines.append(Printed(bnas(size, scale), numbers))
     columns = ("num_cells", "channels", "flops")
     return _table("Table 5: the sizes of BNAS", columns, lines)
 
@@ -213,8 +210,8 @@ def table_7(scale: str) -> Reproduction:
     ]
     remark = (
         "The paper's FLOPs are classes. It quotes all networks but BNAS-D and E from "
-        "their papers, where some are"
-        " pretrained; here each is trained from scratch, as BNAS-D."
+        "their papers, where some are pretrained; here each is trained from scratch, "
+        "as BNAS-D."
     )
     columns = ("flops", "top1", "top5")
     return _table("Table 7: networks on ImageNet", columns, lines, remark=remark)
@@ -229,13 +226,13 @@ def table_8(scale: str) -> Reproduction:
     }
     lines = []
     for size, (full, no_skip, no_zeroise, no_diversity) in printed.items():
+        # A search without the regularizer has no released cell.
+        without_diversity = searched(size, scale, ablation="no_diversity")
         lines += [
             Printed(bnas(size, scale), {"top1": full}),
             Printed(bnas(size, scale, ablation="no_skip"), {"top1": no_skip}),
             Printed(bnas(size, scale, ablation="no_zeroise"), {"top1": no_zeroise}),
-            Printed(
-                searched(size, scale, ablation="no_diversity"), {"top1": no_diversity}
-            ),
+            Printed(without_diversity, {"top1": no_diversity}),
         ]
     columns = ("top1", "best_top1")
     return _table("Table 8: ablations on CIFAR-10", columns, lines, remark=COLLAPSE)
@@ -243,6 +240,7 @@ def table_8(scale: str) -> Reproduction:
 
 def table_9(scale: str) -> Reproduction:
     """BNAS-A with and without Zeroise."""
+    # What the paper prints of the cell without Zeroise, and of that with it.
     ratio = "memory_saving_without_bn"
     without = {ratio: 31.79, "flops": 0.36, "speedup": 58.01, "top1": 89.47}
     with_it = {ratio: 91.06, "flops": 0.14, "speedup": 149.14, "top1": 92.70}
@@ -252,37 +250,32 @@ def table_9(scale: str) -> Reproduction:
     ]
     remark = (
         "Savings and speed-up are counted against the float network without Zeroise. "
-        "The paper does not say whether its"
-        " memory holds batch norm's parameters; its numbers are near ours without them."
+        "The paper does not say whether its memory holds batch norm's parameters; its "
+        "numbers are near ours without them."
     )
+    title = "Table 9: BNAS-A with and without Zeroise"
     columns = ("memory_saving", ratio, "flops", "speedup", "top1")
-    return _table(
-        "Table 9: BNAS-A with and without Zeroise", columns, lines, remark=remark
-    )
+    return _table(title, columns, lines, remark=remark)
 
 
 def table_10(scale: str) -> Reproduction:
     """No dilated convolutions."""
+    resnet = hand_crafted("XNOR-Net (ResNet18)", "resnet18", "xnor", scale)
     lines = [
-        _line(
-            hand_crafted("XNOR-Net (ResNet18)", "resnet18", "xnor", scale), 0.16, 88.82
-        ),
+        _line(resnet, 0.16, 88.82),
         _line(searched("a", scale, ablation="no_dilated"), 0.16, 92.22),
         _line(bnas("a", scale), 0.16, 92.70),
     ]
-    return _table(
-        "Table 10: a search without dilated convolutions", ("flops", "top1"), lines
-    )
+    title = "Table 10: a search without dilated convolutions"
+    return _table(title, ("flops", "top1"), lines)
 
 
 def table_11(scale: str) -> Reproduction:
     """Separable convolutions."""
+    with_separable = searched("a", scale, ablation="separable", centred=True)
     lines = [
         *_binarized(scale),
-        Printed(
-            searched("a", scale, ablation="separable", centred=True),
-            {"top1": 89.66, "separable": 12.50},
-        ),
+        Printed(with_separable, {"top1": 89.66, "separable": 12.50}),
         Printed(bnas("a", scale), {"top1": 92.70, "separable": 0.0}),
         *_binarized(scale, centred=False),
         Printed(searched("a", scale, ablation="separable"), {}),
@@ -302,8 +295,11 @@ def _binarized(scale: str, *, centred: bool = True) -> list[Printed]:
     lines = []
     for genotype, (name, top1, separable) in printed.items():
         row = published(f"{name} binarized", genotype, scale, centred=centred)
-        numbers = {"top1": top1, "separable": separable}
-        lines.append(Printed(row, numbers if centred else {}))
+        # The paper's numbers are taken to be those of centred kernels.
+        numbers = {}
+        if centred:
+            numbers = {"top1": top1, "separable": separable}
+        lines.append(Printed(row, numbers))
     return lines
 
 
@@ -319,12 +315,11 @@ def table_12(scale: str) -> Reproduction:
     ]
     remark = (
         "The numbers are those of the caption and of Table 1. Which MoBiNet layer it "
-        "was is not said: here are two, whose"
-        f" depthwise outputs see one input and four. {CENTRING}"
+        "was is not said: here are two, whose depthwise outputs see one input and "
+        f"four. {CENTRING}"
     )
-    return _table(
-        "Table 12: MoBiNet's separable layers", ("top1",), lines, remark=remark
-    )
+    title = "Table 12: MoBiNet's separable layers"
+    return _table(title, ("top1",), lines, remark=remark)
 
 
 def table_13(scale: str) -> Reproduction:
@@ -337,9 +332,8 @@ def table_13(scale: str) -> Reproduction:
     ]
     remark = (
         "The paper quotes CBCN and estimates its FLOPs as 2.49e8 to 6.39e8. 63.51 and "
-        "83.91 are those of the same network in"
-        " the authors' repository, there BNAS-H; CBCN's are less by the differences of "
-        "appendix E.2. BNAS-F's are not here."
+        "83.91 are those of the same network in the authors' repository, there BNAS-H; "
+        "CBCN's are less by the differences of appendix E.2. BNAS-F's are not here."
     )
     columns = ("flops", "top1", "top5")
     return _table("Table 13: BNAS-F and G, and CBCN", columns, lines, remark=remark)
@@ -356,6 +350,7 @@ def table_d(scale: str) -> Reproduction:
 
 
 def _line(row: Row, flops: float, top1: float, top5: float | None = None) -> Printed:
+    """A line with what the paper prints: FLOPs / 1e8, top-1 and top-5 in %."""
     printed = {"flops": flops, "top1": top1}
     if top5 is not None:
         printed["top5"] = top5
@@ -390,10 +385,11 @@ def figure_2(scale: str) -> Reproduction:
 def figure_3(scale: str) -> Reproduction:
     """Quantization errors with and without Zeroise."""
     del scale
+    drawn = {"errors": pictures.quantization_errors}
     title = (
         "Figure 3: where Zeroise is nearer to a float convolution than its binary form"
     )
-    return Reproduction(title, pictures={"errors": pictures.quantization_errors})
+    return Reproduction(title, pictures=drawn)
 
 
 def figure_4(scale: str) -> Reproduction:
@@ -418,9 +414,8 @@ def figure_5(scale: str) -> Reproduction:
 def figure_6(scale: str) -> Reproduction:
     """The cells of BNAS."""
     del scale
-    return _cells(
-        "Figure 6: the cells of BNAS; the block of ResNet18 is not drawn", "bnas"
-    )
+    title = "Figure 6: the cells of BNAS; the block of ResNet18 is not drawn"
+    return _cells(title, "bnas")
 
 
 def figure_7(scale: str) -> Reproduction:
@@ -445,14 +440,12 @@ def figure_10(scale: str) -> Reproduction:
 def figure_11(scale: str) -> Reproduction:
     """Cells found with and without dilated convolutions."""
     row = searched("a", scale, ablation="no_dilated")
-    names = (row.name, "latest_cell_zeroise")
-    drawn = {
-        "cells": functools.partial(pictures.named_cells, names=names, skip=(True, True))
-    }
     title = "Figure 11: cells searched with and without dilated convolutions"
-    return _as_figure(
-        _table(title, ("top1",), [Printed(row, {"top1": 92.22})]), title, drawn
-    )
+    table = _table(title, ("top1",), [Printed(row, {"top1": 92.22})])
+
+    names = (row.name, "latest_cell_zeroise")
+    cells = functools.partial(pictures.named_cells, names=names, skip=(True, True))
+    return _as_figure(table, title, {"cells": cells})
 
 
 def _no_skip(scale: str) -> Reproduction:
@@ -467,6 +460,7 @@ def _cells(title: str, *chosen: str) -> Reproduction:
     """A figure of published cells. chosen: `bnas` and `darts`, in order."""
     named = {"bnas": "latest_cell_zeroise", "darts": "darts_v2"}
     names = tuple(named[name] for name in chosen)
+    # Of both, BNAS alone has inter-cell skips.
     skip = tuple(name == "bnas" for name in chosen)
     drawn = {"cells": functools.partial(pictures.named_cells, names=names, skip=skip)}
     return Reproduction(title, pictures=drawn)
@@ -479,7 +473,7 @@ def _as_figure(
     return dataclasses.replace(table, title=title, pictures=drawn)
 
 
-# What Figures 4, 9 and 10 tell beside their pictures.
+# The columns of Figures 4, 9 and 10, beside their pictures.
 CURVES = ("train_top1", "top1", "best_top1")
 
 REPRODUCTIONS: dict[str, Callable[[str], Reproduction]] = {

@@ -1,8 +1,8 @@
-"""The rows of the paper's tables, see reproduce.py: each a training, some of them of a
-cell that is searched for before.
+"""The rows of the paper's tables, see reproduce.py.
 
-The configs are those of train.py, search.py, ablations.py, baselines.py and paper.py.
-At the scale `smoke` their networks are tiny, and trained on the embedded digits.
+Each is a training, some of them of a cell that is searched for before. The configs are
+those of train.py, search.py, ablations.py, baselines.py and paper.py. At the scale
+`smoke` their networks are tiny, and trained on the embedded digits.
 """
 
 import functools
@@ -15,9 +15,9 @@ from bnas_jax.study import Row
 from configs import ablations, baselines, paper, search, train
 from configs.ablations import SEPARABLE
 
-# Of the scale `smoke`: the epochs of a run, the cells of all networks, and the channels
-# of each size.
+# Of the scale `smoke`: the epochs of a run, by its task.
 EPOCHS = {"train": 5, "search": 2}
+# The cells of all its networks, and the channels of each size.
 SMOKE_CELLS = 3
 SMOKE_CHANNELS = {"mini": 2, "a": 4, "b": 6, "c": 8, "d": 6, "e": 7, "f": 8, "g": 10}
 # Layer types with depthwise kernels.
@@ -25,8 +25,9 @@ DEPTHWISE = (*SEPARABLE, "mobinet_3x3", "mobinet_k4_3x3")
 
 
 def bnas(size: str, scale: str, *, ablation: str = "") -> Row:
-    """BNAS of a size of Table 5, with a released cell. ablation: of ablations.py, one
-    that has a released cell, too.
+    """BNAS of a size of Table 5, with a released cell.
+
+    ablation: of ablations.py, one that has a released cell, too.
     """
     train_config = functools.partial(
         _network, size=size, scale=scale, ablation=ablation
@@ -37,53 +38,61 @@ def bnas(size: str, scale: str, *, ablation: str = "") -> Row:
 def searched(
     size: str, scale: str, *, ablation: str = "", centred: bool = False
 ) -> Row:
-    """BNAS of a size, with the cell of a search that all sizes share. ablation: of the
-    search. centred: see `published`.
+    """BNAS of a size, with the cell of a search that all sizes share.
+
+    ablation: of the search.
+    centred: see `published`.
     """
+    # The names of the row and of its search.
     name = _bnas_name(size, ablation or "searched")
     shared = f"search {ablation}".strip()
     if ablation == "separable":
         name, shared = _centred_name(name, centred), _centred_name(shared, centred)
+
     variant = f"search_{ablation}_cifar10".replace("__", "_")
+    search_config = functools.partial(
+        _search, variant=variant, scale=scale, centred=centred
+    )
+    train_config = functools.partial(
+        _network, size=size, scale=scale, ablation=ablation, centred=centred
+    )
     return Row(
         name,
-        train=functools.partial(
-            _network, size=size, scale=scale, ablation=ablation, centred=centred
-        ),
-        search=functools.partial(
-            _search, variant=variant, scale=scale, centred=centred
-        ),
+        train=train_config,
+        search=search_config,
         searched_as=shared,
         seeds=1,
     )
 
 
 def darts(scale: str, *, change: str = "", plain: bool = False) -> Row:
-    """DARTS in float, searched and trained by its own recipe. change: of its search,
-    `zeroise` or `diversity`.
+    """DARTS in float, searched and trained by its own recipe.
 
-    plain: without cutout and the auxiliary classifier, which are left out at the scale
-    `smoke`, too.
+    change: of its search, `zeroise` or `diversity`.
+    plain: without cutout and the auxiliary classifier. At the scale `smoke` they are
+      left out, too.
     """
-    ablation = f"float_{change}".strip("_")
+    # The names of the row and of its search.
     name = f"DARTS {change}".strip()
     shared = f"search {name}"
     if plain:
         name += " without cutout"
+
+    ablation = f"float_{change}".strip("_")
+    variant = f"search_{ablation}_cifar10_darts"
     return Row(
         name,
         train=functools.partial(_darts, scale=scale, plain=plain),
-        search=functools.partial(
-            _search, variant=f"search_{ablation}_cifar10_darts", scale=scale
-        ),
+        search=functools.partial(_search, variant=variant, scale=scale),
         searched_as=shared,
         seeds=1,
     )
 
 
 def published(name: str, genotype: str, scale: str, *, centred: bool = True) -> Row:
-    """A published cell of floats, binarized (Figure 2). centred: whether depthwise
-    kernels are, as in XNOR-Net's codes.
+    """A published cell of floats, binarized (Figure 2).
+
+    centred: whether depthwise kernels are, as in XNOR-Net's codes.
     """
     train_config = functools.partial(
         _published, genotype=genotype, scale=scale, centred=centred
@@ -92,8 +101,9 @@ def published(name: str, genotype: str, scale: str, *, centred: bool = True) -> 
 
 
 def hand_crafted(name: str, network: str, scheme: str, scale: str, **sizes: Any) -> Row:
-    """A network of baselines.py under a scheme. sizes: settings of the network, at the
-    paper's scale.
+    """A network of baselines.py under a scheme.
+
+    sizes: settings of the network, at the paper's scale.
     """
     train_config = functools.partial(
         _hand_crafted, network=network, scheme=scheme, scale=scale, sizes=sizes
@@ -105,6 +115,7 @@ def three_layers(
     layer_type: str, scheme: str, scale: str, *, centred: bool = True
 ) -> Row:
     """The network of Tables 1 and 12: three layers of a type, three dense ones.
+
     centred: see `published`.
     """
     domain = {"float": "float", "xnor": "binary"}[scheme]
@@ -115,18 +126,19 @@ def three_layers(
         scale=scale,
         centred=centred,
     )
-    return Row(
-        _centred_name(f"{layer_type} {domain}", centred), train=train_config, seeds=1
-    )
+    name = _centred_name(f"{layer_type} {domain}", centred)
+    return Row(name, train=train_config, seeds=1)
 
 
 def _centred_name(name: str, centred: bool) -> str:
+    """The name of a row, which says where depthwise kernels are not centred."""
     if centred:
         return name
     return f"{name} uncentred"
 
 
 def _bnas_name(size: str, ablation: str) -> str:
+    """The name of a row, such as BNAS-A no Zeroise."""
     words = ablation.replace("_", " ").replace("zeroise", "Zeroise")
     return f"BNAS-{size.capitalize()} {words}".strip()
 
@@ -138,7 +150,7 @@ def _network(
     seed: int, *, size: str, scale: str, ablation: str = "", centred: bool = False
 ) -> ConfigDict:
     """The training of a size of Table 5."""
-    del seed
+    del seed  # the study sets it
     if ablation:
         config = ablations.get_config(f"train_{ablation}_{size}")
     else:
@@ -153,6 +165,7 @@ def _search(
 ) -> ConfigDict:
     """The search of a variant of ablations.py, or of search.py."""
     del seed
+    # The search without an ablation is a preset of search.py.
     if variant == "search_cifar10":
         config = search.get_config("cifar10")
     else:
@@ -163,8 +176,10 @@ def _search(
 
 
 def _darts(seed: int, *, scale: str, plain: bool) -> ConfigDict:
+    """The training of a cell of DARTS in float."""
     config = _network(seed, size="a", scale=scale, ablation="float")
     config.recipe = "darts"
+    # What DARTS's printed 97.2 % also has, see `recipes.darts`.
     if scale == "paper" and not plain:
         config.dataset.cutout = 16
         config.network.auxiliary = True
@@ -172,6 +187,7 @@ def _darts(seed: int, *, scale: str, plain: bool) -> ConfigDict:
 
 
 def _published(seed: int, *, genotype: str, scale: str, centred: bool) -> ConfigDict:
+    """The training of a published cell, binarized."""
     del seed
     config = paper.get_config(f"figure2_{genotype}")
     config.scheme.depthwise_center = centred
@@ -181,12 +197,13 @@ def _published(seed: int, *, genotype: str, scale: str, centred: bool) -> Config
 def _hand_crafted(
     seed: int, *, network: str, scheme: str, scale: str, sizes: dict[str, Any]
 ) -> ConfigDict:
+    """The training of a network of baselines.py."""
     del seed
     if scale == "paper":
         config = baselines.get_config(network)
         config.network.update(sizes)
     else:
-        # These have narrow forms for the digits of their own.
+        # baselines.py has narrow forms of them for the digits.
         config = baselines.get_config(f"digits_{network.removeprefix('imagenet_')}")
         config.num_epochs = EPOCHS["train"]
     template.choose(config, "scheme", scheme)
@@ -196,31 +213,38 @@ def _hand_crafted(
 def _three_layers(
     seed: int, *, layer_type: str, scheme: str, scale: str, centred: bool
 ) -> ConfigDict:
+    """The training of the network of Tables 1 and 12."""
     del seed
-    table = "table1" if layer_type in paper.TABLE_1 else "table12"
+    table = "table12"
+    if layer_type in paper.TABLE_1:
+        table = "table1"
     config = paper.get_config(f"{table}_{layer_type}")
-    # Of the other layer types the first one sees a single channel of the digits, which
-    # would be centred, too.
+    # A first layer of another type sees the single channel of the digits, and its
+    # kernels would be centred, too.
     config.scheme.depthwise_center = centred and layer_type in DEPTHWISE
     template.choose(config, "scheme", scheme)
     return _at(scale, config)
 
 
 def _at(scale: str, config: ConfigDict, *, size: str | None = None) -> ConfigDict:
-    """A config of the paper's scale at the scale that is asked for. size: of a network
-    of cells, of Table 5.
+    """A config of the paper's scale, at the scale that is asked for.
+
+    size: of Table 5, of a network of cells.
     """
     if scale == "paper":
         return config
+
+    # The task on the digits.
     if config.task == "search":
         search.digits(config)
         config.network.update({"num_cells": SMOKE_CELLS, "channels": 2})
     else:
         train.digits(config)
+
+    # The tiny network.
     if size is not None:
-        config.network.update(
-            {"num_cells": SMOKE_CELLS, "channels": SMOKE_CHANNELS[size]}
-        )
+        config.network.num_cells = SMOKE_CELLS
+        config.network.channels = SMOKE_CHANNELS[size]
         # ImageNet's first layers halve an image more often than one of 8 pixels can be.
         if config.network.form == "imagenet":
             config.network.form = "cifar"

@@ -2,62 +2,64 @@
 
     python -m bnas_jax search --config=configs/search.py:VARIANT --workdir=DIR
 
-| variant | data | cost | result |
-|---|---|---|---|
-| digits | embedded, 8x8 | three minutes on 2 CPU cores | cells that train to 97.4 % in 20 epochs (docs/results.md) |
-| cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti | the paper's: 92.70 % as BNAS-A |
-| digits_SEARCHER | embedded, 8x8 | about as digits | 96.2 to 98.4 %, random cells 98.6 % (docs/results.md) |
-| cifar10_SEARCHER | CIFAR-10 | not measured | none measured |
+| variant | data | cost |
+|---|---|---|
+| digits | embedded, 8x8 | three minutes on 2 CPU cores |
+| cifar10 | CIFAR-10 | the paper's: 10 hours on one RTX 2080 Ti |
+| digits_SEARCHER | embedded, 8x8 | about as digits |
+| cifar10_SEARCHER | CIFAR-10 | not measured |
+
+Results: cells of `digits` train to 97.4 % in 20 epochs, those of digits_SEARCHER to
+96.2 to 98.4 %, and random cells to 98.6 % (docs/results.md). The paper's result of
+`cifar10` is 92.70 % as BNAS-A; of cifar10_SEARCHER none was measured.
 
 SEARCHER is one of those that BNAS is compared with, with its published rates, sizes and
 epochs for CIFAR-10, in the search space and template of this paper, so that searchers
 alone differ. For the same reason --config.conventions decides how alpha's batches are
 drawn and where the schedule begins, as for BNAS; `release` has DARTS's batches with
-replacement. In their domain of
-floats: `float` of ablations.py. The genotype of darts, snas and gdas is that of the
-last epoch, as in their codes.
+replacement. In their domain of floats: `float` of ablations.py. The genotype of darts,
+snas and gdas is that of the last epoch, as in their codes.
 
 - darts (arXiv 1806.09055; its code at f276dd3): 8 cells of 16 channels, 50 epochs of
-  batches of 64. Weights on one half: SGD
-  .025 to .001 (cosine), momentum .9, decay 3e-4, clipped to 5. alpha on the other: Adam
-  3e-4 (.5, .999), decay 1e-3.
+  batches of 64. Weights on one half: SGD .025 to .001 (cosine), momentum .9, decay
+  3e-4, clipped to 5. alpha on the other: Adam 3e-4 (.5, .999), decay 1e-3.
 - darts_second: alpha's gradient after a virtual step, by a finite difference. With
-  signs that is unstable, and
-  --config.searcher.unrolled=exact is not.
+  signs that is unstable, and --config.searcher.unrolled=exact is not.
 - snas (arXiv 1812.09926; its code at 9a43adb): weights as DARTS's, 150 epochs of the
-  whole training set, drop-path .3. alpha by
-  the same gradient, clipped to 10; temperature 1 to .03; resource loss 1.5e-3, of our
-  counts. On several GPUs its code moves alpha by Adam, as this preset does, on one by
-  plain gradient descent: --config.alphas.optimizer=sgd --config.alphas.weight_decay=0.
+  whole training set, drop-path .3. alpha by the same gradient, clipped to 10;
+  temperature 1 to .03; resource loss 1.5e-3, of our counts. On several GPUs its code
+  moves alpha by Adam, as this preset does, on one by plain gradient descent:
+  --config.alphas.optimizer=sgd --config.alphas.weight_decay=0.
 - gdas (arXiv 1910.04465; its code at f46486e): 6 cells, 250 epochs of batches of 256,
-  Nesterov's momentum, decay 5e-4; weights
-  first, clipped together with alpha; tau 10 to .1.
+  Nesterov's momentum, decay 5e-4; weights first, clipped together with alpha; tau 10 to
+  .1.
 - random (arXiv 1902.07638; its code at 6513a0a): weights as DARTS's, of one random cell
-  a step; the best of 1000 cells with
-  inherited weights, on 10 batches each, and of ten on all.
+  a step; the best of 1000 cells with inherited weights, on 10 batches each, and of ten
+  on all.
 - random_trained: weights as DARTS's; the best of ten random cells, which are trained by
-  themselves for five epochs each.
-  DARTS's own comparison had 24 cells of 100 epochs: --config.num_epochs=2400
-  --config.searcher.candidate_epochs=100.
+  themselves for five epochs each. DARTS's own comparison had 24 cells of 100 epochs:
+  --config.num_epochs=2400 --config.searcher.candidate_epochs=100.
 
 The values of every setting that the paper's text and its code give differently stand
 below as `paper` and `release`; --config.conventions chooses. `meant` is the code
 without the two index errors that change a result (docs/conventions.md): `release` but
-for `config.network.float_head` and what stands below as `meant`.
-The released entropy (Eq. 5) adds the reduction cell's last edge fourteen times, so that
-its other 13 edges have no term; the released gamma (Eq. 4) divides all layer types of
-edge 0, which changes no choice (see `derivation.derive`). Where the text is silent the
-code decides: no affine BN, float preprocessing convolutions, Adam on alpha (DARTS),
-best epoch of the supernet's validation accuracy, no clipping of gradients (DARTS: norm
-5). A digits search of 50 epochs without clipping (version 0.1.0, seed 0) kept its
-accuracy to the end: valid top-1 98.61 % at best and 98.19 % in the last epoch.
+for `config.network.float_head` and what stands below as `meant`. The released entropy
+(Eq. 5) adds the reduction cell's last edge fourteen times, so that its other 13 edges
+have no term. The released gamma (Eq. 4) divides all layer types of edge 0, which
+changes no choice (see `derivation.derive`).
 
-What no convention reproduces. Incomplete batches: a half of CIFAR-10 makes 390 steps
-here, and 391
-in the release, whose last has 40 images; as many sit an epoch out here. `in_order` is
-the order of
-the files: TFDS shuffled CIFAR-10 when it wrote them, so that the halves are not the
-release's.
+Where the text is silent the code decides: no affine BN, float preprocessing
+convolutions, Adam on alpha (DARTS), best epoch of the supernet's validation accuracy,
+no clipping of gradients (DARTS: norm 5). A digits search of 50 epochs without clipping
+(version 0.1.0, seed 0) kept its accuracy to the end: valid top-1 98.61 % at best and
+98.19 % in the last epoch.
+
+What no convention reproduces:
+
+- Incomplete batches: a half of CIFAR-10 makes 390 steps here, and 391 in the release,
+  whose last has 40 images; as many sit an epoch out here.
+- `in_order` is the order of the files: TFDS shuffled CIFAR-10 when it wrote them, so
+  that the halves are not the release's.
 """
 
 import functools
@@ -69,8 +71,9 @@ from bnas_jax.settings import template
 
 
 def get_config(variant: str = "cifar10"):
-    """The search settings of `digits` or `cifar10`, by BNAS or by the searcher that is
-    named behind it.
+    """The search settings of `digits` or `cifar10`.
+
+    The searcher is BNAS, or the one that is named behind it, as in `digits_darts`.
     """
     data, _, searcher = variant.partition("_")
     if data not in ("digits", "cifar10") or (searcher and searcher not in SEARCHERS):
@@ -78,30 +81,49 @@ def get_config(variant: str = "cifar10"):
             f"no search preset {variant!r}: write digits or cifar10, or _SEARCHER "
             f"behind it: {', '.join(SEARCHERS)}"
         )
+
+    # BNAS on CIFAR-10, which the searcher and the digits then change.
     config = template.settings("search")
     config.num_epochs = 50
     config.batch_size = 64
-    config.network.update(
-        {"num_cells": 8, "channels": 16, "skip": True, "layer_types": TABLE_3}
-    )
-    config.network.update(
-        {
-            "binary_preprocess": False,
-            "edges": "shared",
-            "form": "cifar",
-            "fixed_reduction": False,
-        }
-    )
-    config.weights.update(
-        {
-            "learning_rate": 0.025,
-            "momentum": 0.9,
-            "weight_decay": 3e-4,
-            "nesterov": False,
-        }
-    )
-    config.alphas.update({"optimizer": "adam", "beta1": 0.5, "beta2": 0.999})
-    config.alphas.update({"learning_rate": 3e-4, "weight_decay": 1e-3})
+    _set_network(config)
+    _set_optimizers(config)
+    _set_conventions(config)
+    if searcher:
+        SEARCHERS[searcher](config)
+    if data == "digits":
+        digits(config)
+    return config
+
+
+def _set_network(config) -> None:
+    """The supernet of the paper's search."""
+    config.network.num_cells = 8
+    config.network.channels = 16
+    config.network.skip = True
+    config.network.layer_types = TABLE_3
+    config.network.binary_preprocess = False
+    config.network.edges = "shared"
+    config.network.form = "cifar"
+    config.network.fixed_reduction = False
+
+
+def _set_optimizers(config) -> None:
+    """SGD on the weights, and Adam on alpha."""
+    config.weights.learning_rate = 0.025
+    config.weights.momentum = 0.9
+    config.weights.weight_decay = 3e-4
+    config.weights.nesterov = False
+
+    config.alphas.optimizer = "adam"
+    config.alphas.beta1 = 0.5
+    config.alphas.beta2 = 0.999
+    config.alphas.learning_rate = 3e-4
+    config.alphas.weight_decay = 1e-3
+
+
+def _set_conventions(config) -> None:
+    """The values of settings in which the paper's text and its code differ."""
     config.paper = {
         "weights": {"min_learning_rate": 0.0, "clip_norm": None, "first_epoch": 0},
         "searcher": {"entropy": "all"},
@@ -117,11 +139,6 @@ def get_config(variant: str = "cifar10"):
         "dataset": {"search_split": "in_order", "augment_validation": True},
     }
     config.meant = {"searcher": {"entropy": "all"}}
-    if searcher:
-        SEARCHERS[searcher](config)
-    if data == "digits":
-        digits(config)
-    return config
 
 
 def darts(config, *, unrolled: str = "none") -> None:
@@ -131,12 +148,16 @@ def darts(config, *, unrolled: str = "none") -> None:
 
 
 def snas(config) -> None:
-    """SNAS: train_search.py with the settings of its README, and Adam on alpha, as on
-    several GPUs.
+    """SNAS: train_search.py with the settings of its README.
+
+    alpha moves by Adam, as on several GPUs.
     """
     _published(config, "snas")
     config.num_epochs = 150
     config.alphas.clip_norm = 10.0
+
+    # The temperature of the samples falls; weights and alpha both see the whole
+    # training set.
     config.searcher.update(
         {
             "temperature_start": 1.0,
@@ -145,7 +166,7 @@ def snas(config) -> None:
             "train_share": 1.0,
         }
     )
-    config.searcher.resource_weight = 1.5e-3
+    config.searcher.resource_weight = 1.5e-3  # of our counts
 
 
 def gdas(config) -> None:
@@ -157,6 +178,7 @@ def gdas(config) -> None:
     # `chosen` runs edges of one kind; the convention `release` would leave some float.
     config.network.edges = "chosen"
     config.network.float_head = False
+
     config.weights.update({"weight_decay": 5e-4, "nesterov": True, "clip_norm": None})
     config.searcher.update({"tau_max": 10.0, "tau_min": 0.1, "clip_norm": 5.0})
 
@@ -174,11 +196,12 @@ def random_trained(config) -> None:
     config.network.edges = "chosen"
     config.network.float_head = False
     config.searcher.candidate_epochs = 5
+    # Here the last epoch is that of the last cell.
     config.select = "best"
 
 
 def _published(config, searcher: str) -> None:
-    """What the codes of all of these have in common."""
+    """What the codes of all other searchers have in common."""
     template.choose(config, "searcher", searcher)
     config.weights.update({"min_learning_rate": 0.001, "clip_norm": 5.0})
     config.select = "last"
@@ -195,8 +218,9 @@ SEARCHERS: dict[str, Callable] = {
 
 
 def digits(config) -> None:
-    """A search that a laptop ends in a few minutes: fewer, narrower cells and epochs,
-    faster alphas.
+    """A search that a laptop ends in a few minutes.
+
+    It has fewer and narrower cells, fewer epochs, and a faster alpha.
     """
     config.dataset.name = "digits"
     config.num_epochs = 15
@@ -204,11 +228,13 @@ def digits(config) -> None:
     config.network.num_cells = 4
     config.network.channels = 4
     config.alphas.learning_rate = 3e-3
+
+    # What the searcher has of its own.
     if config.searcher.name in ("bnas", "darts"):
-        # The same share of the search as 7.7 of 50 epochs.
+        # The same share of the search as 7.7 epochs of 50.
         config.searcher.tau = 2.3
     if config.searcher.name == "snas":
-        # Of twice as many steps, as nothing is held out.
+        # About as many steps: an epoch has twice as many, as nothing is held out.
         config.num_epochs = 8
     if config.searcher.name == "random":
         config.searcher.update({"candidates": 50, "score_batches": 4, "finalists": 5})

@@ -7,11 +7,14 @@ Their tables stand in docs/results.md.
 | variant | rows | compared with |
 |---|---|---|
 | digits | the preset `train:digits` as it is, 40 epochs | - |
-| schemes_cell | every scheme on a network of five BNAS cells, and the float twin | xnor |
+| schemes_cell | every scheme on five BNAS cells, and the float twin | xnor |
 | schemes_resnet18 | every scheme on the narrow ResNet18 | xnor |
-| layers | Tables 1 and 12: layer types in `small_cnn`, binary, float, and with the depthwise trap | binary convolutions |
-| searchers | the cell of each searcher, trained from scratch | twenty random cells |
-| objective | BNAS with gamma 3, without the regularizer of Eq. 5, without Zeroise | BNAS |
+| layers | layer types of Tables 1 and 12 in `small_cnn` | binary convolutions |
+| searchers | the cell of each searcher, trained from scratch | 20 random cells |
+| objective | BNAS with other values of its objective | BNAS |
+
+`layers` has binary and float layers, and binary ones with the depthwise trap.
+`objective` has gamma 3, no regularizer of Eq. 5, and no Zeroise.
 
 All rows of a study but `digits` are trained alike, with the recipe of the digits
 presets for 20 epochs, so that they differ in one thing. Five seeds (layers: three) of 0
@@ -35,7 +38,9 @@ from configs import baselines, search, train
 
 SEARCHERS = ("bnas", "darts", "snas", "gdas", "random", "random_trained")
 RANDOM_CELLS = 20
-# Of the trainings of all studies but `digits`: half of what the digits presets have.
+LAYER_TYPES = ("bin_conv_3x3", "bin_dil_conv_3x3", "sep_conv_3x3", "mobinet_3x3")
+# The epochs of all trainings but those of `digits`: half of what the digits presets
+# have.
 EPOCHS = 20
 
 
@@ -48,73 +53,66 @@ def get_study(variant: str) -> Study:
 
 def digits() -> Study:
     """The training of the quickstart, with the paper's cell."""
-    return Study(
-        "The preset train:digits", (Row("latest_cell_zeroise", train=_preset),)
-    )
+    row = Row("latest_cell_zeroise", train=_preset)
+    return Study("The preset train:digits", (row,))
 
 
 def schemes_cell() -> Study:
     """Every scheme on the network of the digits preset."""
-    rows = [Row(name, train=functools.partial(_cells, scheme=name)) for name in SCHEMES]
-    return Study(
-        "Every scheme on a network of five BNAS cells", tuple(rows), baseline="xnor"
-    )
+    rows = []
+    for scheme in SCHEMES:
+        train_config = functools.partial(_cells, scheme=scheme)
+        rows.append(Row(scheme, train=train_config))
+    title = "Every scheme on a network of five BNAS cells"
+    return Study(title, tuple(rows), baseline="xnor")
 
 
 def schemes_resnet18() -> Study:
     """Every scheme on the narrow ResNet18."""
-    rows = [
-        Row(
-            name,
-            train=functools.partial(_baseline, name="digits_resnet18", scheme=name),
+    rows = []
+    for scheme in SCHEMES:
+        train_config = functools.partial(
+            _baseline, name="digits_resnet18", scheme=scheme
         )
-        for name in SCHEMES
-    ]
+        rows.append(Row(scheme, train=train_config))
     return Study("Every scheme on a narrow ResNet18", tuple(rows), baseline="xnor")
 
 
 def layers() -> Study:
-    """Tables 1 and 12 (sections 4.1.1 and 4.1.2): three equal layers, then three dense
-    ones.
+    """Tables 1 and 12 (sections 4.1.1 and 4.1.2).
+
+    The network has three equal layers, then three dense ones.
     """
     rows = []
-    for layer_type in (
-        "bin_conv_3x3",
-        "bin_dil_conv_3x3",
-        "sep_conv_3x3",
-        "mobinet_3x3",
-    ):
+    for layer_type in LAYER_TYPES:
         for scheme in ("xnor", "float"):
             rows.append(_layer_row(layer_type, scheme))
+
+    # The depthwise trap: centring makes depthwise kernels zero.
     rows.append(_layer_row("sep_conv_3x3", "xnor", depthwise_center=True))
     rows.append(_layer_row("mobinet_3x3", "xnor", depthwise_center=True))
-    return Study(
-        "Layer types in a network of three", tuple(rows), baseline="bin_conv_3x3 xnor"
-    )
+    title = "Layer types in a network of three"
+    return Study(title, tuple(rows), baseline="bin_conv_3x3 xnor")
 
 
 def searchers() -> Study:
     """The cells that the searchers find, beside random ones of the same grammar."""
     rows = [Row("random cells", train=_random_cell, seeds=RANDOM_CELLS)]
     for name in SEARCHERS:
+        # BNAS is the searcher of the preset `digits`.
         preset = "digits"
         if name != "bnas":
             preset = f"digits_{name}"
-        rows.append(
-            Row(
-                name,
-                train=_searched_cell,
-                search=functools.partial(_search, preset=preset),
-            )
-        )
-    return Study(
-        "Cells of the searchers and random cells", tuple(rows), baseline="random cells"
-    )
+        search_config = functools.partial(_search, preset=preset)
+        rows.append(Row(name, train=_searched_cell, search=search_config))
+    title = "Cells of the searchers and random cells"
+    return Study(title, tuple(rows), baseline="random cells")
 
 
 def objective() -> Study:
-    """What gamma, the regularizer and Zeroise do to a search (Eq. 4, Eq. 5, section
-    4.1.3).
+    """What gamma (Eq. 4), the regularizer (Eq. 5) and Zeroise do to a search.
+
+    Zeroise is that of section 4.1.3.
     """
     variants: dict[str, dict[str, Any]] = {
         "bnas": {},
@@ -124,13 +122,8 @@ def objective() -> Study:
     }
     rows = []
     for name, changed in variants.items():
-        rows.append(
-            Row(
-                name,
-                train=_searched_cell,
-                search=functools.partial(_search, preset="digits", **changed),
-            )
-        )
+        search_config = functools.partial(_search, preset="digits", **changed)
+        rows.append(Row(name, train=_searched_cell, search=search_config))
     return Study("BNAS's objective and derivation", tuple(rows), baseline="bnas")
 
 
@@ -144,12 +137,17 @@ STUDIES = {
 }
 
 
+# The configs of rows: functions from a seed; the study itself sets `config.seed`.
+
+
 def _preset(seed: int) -> ConfigDict:
+    """The training of the quickstart."""
     del seed
     return train.get_config("digits")
 
 
 def _cells(seed: int, *, scheme: str) -> ConfigDict:
+    """The training of five BNAS cells under a scheme."""
     del seed
     config = train.get_config("digits")
     template.choose(config, "scheme", scheme)
@@ -158,6 +156,7 @@ def _cells(seed: int, *, scheme: str) -> ConfigDict:
 
 
 def _baseline(seed: int, *, name: str, scheme: str) -> ConfigDict:
+    """The training of a preset of baselines.py under a scheme."""
     del seed
     config = baselines.get_config(name)
     template.choose(config, "scheme", scheme)
@@ -166,9 +165,12 @@ def _baseline(seed: int, *, name: str, scheme: str) -> ConfigDict:
 
 
 def _layer_row(layer_type: str, scheme: str, *, depthwise_center: bool = False) -> Row:
+    """A row of `layers`. depthwise_center: whether depthwise kernels are centred."""
+
     def config_of(seed: int) -> ConfigDict:
         config = _baseline(seed, name="digits_small_cnn", scheme=scheme)
         config.network.layer_type = layer_type
+        # Float convolutions have no such setting.
         if scheme == "xnor":
             config.scheme.depthwise_center = depthwise_center
         return config
@@ -180,6 +182,7 @@ def _layer_row(layer_type: str, scheme: str, *, depthwise_center: bool = False) 
 
 
 def _random_cell(seed: int) -> ConfigDict:
+    """The training of a cell that the seed draws."""
     config = _cells(seed, scheme="xnor")
     weights = sample(jax.random.key(seed), len(TABLE_3))
     cells = genotype_of(weights, TABLE_3).to_dict()
@@ -190,10 +193,12 @@ def _random_cell(seed: int) -> ConfigDict:
 
 
 def _searched_cell(seed: int) -> ConfigDict:
+    """The training of the cell that a search has found; the study sets the cell."""
     return _cells(seed, scheme="xnor")
 
 
 def _search(seed: int, *, preset: str, **changed) -> ConfigDict:
+    """A search of a preset of search.py. changed: settings of the searcher."""
     del seed
     config = search.get_config(preset)
     config.searcher.update(changed)

@@ -1,15 +1,22 @@
-"""Training the final networks of Table 5 from scratch (section 5.1, "Learning
-details").
+"""Training the final networks of Table 5 (section 5.1, "Learning details").
 
     python -m bnas_jax train --config=configs/train.py:VARIANT --workdir=DIR
 
-| variant | cells/channels | data | the paper's top-1 (top-5), % |
+The accuracies are the paper's top-1 (top-5) in %; for ours on digits see
+docs/results.md:
+
+| variant | cells/channels | data | top-1 (top-5) |
 |---|---|---|---|
-| digits | 5/8 | embedded digits | - (ours: see docs/results.md) |
-| mini, a, b, c | 10/24, 20/36, 12/64, 16/108 | CIFAR-10 | 90.12, 92.70, 93.76, 94.43 |
+| digits | 5/8 | embedded digits | - |
+| mini, a | 10/24, 20/36 | CIFAR-10 | 90.12, 92.70 |
+| b, c | 12/64, 16/108 | CIFAR-10 | 93.76, 94.43 |
 | d, e | 12/64, 12/68 | ImageNet | 57.69 (79.89), 58.76 (80.61) |
-| f, g | 12/84, 16/128 | ImageNet | Table 13; g is the release's BNAS-H: 63.51 (83.91) |
-| release_f, release_g, release_h | 15/68, 11/74, 16/128 | ImageNet | as the authors' repository names them |
+| f, g | 12/84, 16/128 | ImageNet | -, 63.51 (83.91) |
+| release_f, release_g | 15/68, 11/74 | ImageNet | - |
+| release_h | 16/128 | ImageNet | - |
+
+f and g are of Table 13; g is the release's BNAS-H. release_f, release_g and release_h
+are named as in the authors' repository.
 
 Cost: digits a minute or two on 2 CPU cores; CIFAR-10 600 epochs, for A 165 s each on
 two V100 by the authors' log; ImageNet 250 epochs, their time not stated.
@@ -24,43 +31,43 @@ gamma = 1: with it they count 2.49e8 and 6.31e8 FLOPs, where the table prints 2.
 
 Nothing of these was reproduced here; the CIFAR and ImageNet figures are the paper's.
 --config.network.genotype takes a named cell, a search's genotype.json or work
-directory, or a text that the DARTS family prints. Each setting that the paper's text
-and its code give differently is in `config.paper` and `config.release` below; `meant`
-is `release` without the one of the code's index errors that a training meets: it leaves
-as many of the last convolutions float as there are skip convolutions
-(`config.network.float_head`). One-cycle: the text has 5e-2 to 4e-4, taken as low 4e-4
-without further decay in the tail; the code has .0025, .05, .0025 over 90 % of the steps
-and 2.5e-5 at the end. Drop-path (to .2 linearly), label smoothing and augmentation are
-the code's, as the text is silent. The clipping of the released ImageNet code acts
-before the factor c of the weights' gradient; there it acted before the chain rule
-through the binarization, too.
+directory, or a text that the DARTS family prints.
+
+Each setting that the paper's text and its code give differently is in `config.paper`
+and `config.release` below; `meant` is `release` without the one of the code's index
+errors that a training meets: it leaves as many of the last convolutions float as there
+are skip convolutions (`config.network.float_head`). One-cycle: the text has 5e-2 to
+4e-4, taken as low 4e-4 without further decay in the tail; the code has .0025, .05,
+.0025 over 90 % of the steps and 2.5e-5 at the end. Drop-path (to .2 linearly), label
+smoothing and augmentation are the code's, as the text is silent. The clipping of the
+released ImageNet code acts before the factor c of the weights' gradient; there it acted
+before the chain rule through the binarization, too.
 
 --config.recipe=NAME trains as another paper does, whatever the preset and the
 convention say of num_epochs, batch_size, bn_examples and optimizer; see
 docs/recipes.md.
 
 --config.bn_examples: batch norm sees the whole batch in `paper`, and in `release` 128
-examples
-(CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of devices.
+examples (CIFAR-10) or 256 (ImageNet), as on each of its GPUs; here on any number of
+devices.
 
-What no convention reproduces. Incomplete batches: CIFAR-10 makes 195 steps an epoch
-here, and 196
-in the release, whose last has 80 images; ImageNet in `release` makes 1251 and 1252,
-with 143
-images; as many sit an epoch out here. Per-GPU running statistics: the release keeps
-those of its
-first GPU, of 128 or 256 examples a step; here they are averages over all groups, 2
-(CIFAR-10) or 4 (ImageNet): the same in the mean, with a half or a quarter of the
-variance. A fixed ImageNet order:
-the release goes through the images in the same order in all 250 epochs; here each has
-its own.
+What no convention reproduces:
+
+- Incomplete batches: CIFAR-10 makes 195 steps an epoch here, and 196 in the release,
+  whose last has 80 images; ImageNet in `release` makes 1251 and 1252, with 143 images.
+  As many sit an epoch out here.
+- Per-GPU running statistics: the release keeps those of its first GPU, of 128 or 256
+  examples a step. Here they are averages over all groups, 2 (CIFAR-10) or 4 (ImageNet):
+  the same in the mean, with a half or a quarter of the variance.
+- A fixed ImageNet order: the release goes through the images in the same order in all
+  250 epochs; here each has its own.
 """
 
 from bnas_jax.core.errors import UserError
 from bnas_jax.settings import template
 
-# Cells, channels. gamma was 1 for the CIFAR cells, 3 for D and E (Table 5); of F and G
-# see above.
+# (cells, channels) of each network. gamma was 1 for the CIFAR cells, 3 for D and E
+# (Table 5); of F and G see above.
 CIFAR = {"mini": (10, 24), "a": (20, 36), "b": (12, 64), "c": (16, 108)}
 IMAGENET = {
     "d": (12, 64),
@@ -77,15 +84,18 @@ VARIANTS = ("digits", *CIFAR, *IMAGENET)
 def get_config(variant: str = "a"):
     """The training settings of one of `VARIANTS`."""
     if variant not in VARIANTS:
-        raise UserError(
-            f"no training preset {variant!r}: write one of {', '.join(VARIANTS)}"
-        )
+        listed = ", ".join(VARIANTS)
+        raise UserError(f"no training preset {variant!r}: write one of {listed}")
+
+    # The network and its training.
     config = template.settings("train")
     config.network.skip = True
     if variant in IMAGENET:
         imagenet(config, *IMAGENET[variant])
     else:
         cifar(config, *CIFAR.get(variant, (5, 8)))
+
+    # What some variants change.
     if variant == "digits":
         digits(config)
     if variant.startswith("release_"):
@@ -95,14 +105,12 @@ def get_config(variant: str = "a"):
 
 def cifar(config, num_cells: int, channels: int) -> None:
     """600 epochs of one-cycle on CIFAR-10."""
-    config.network.update(
-        {
-            "genotype": "latest_cell_zeroise",
-            "num_cells": num_cells,
-            "channels": channels,
-            "form": "cifar",
-        }
-    )
+    config.network.genotype = "latest_cell_zeroise"
+    config.network.num_cells = num_cells
+    config.network.channels = channels
+    config.network.form = "cifar"
+
+    # What the paper's text and its code agree on, and what they do not.
     config.preset = {
         "num_epochs": 600,
         "batch_size": 256,
@@ -136,14 +144,12 @@ def cifar(config, num_cells: int, channels: int) -> None:
 def imagenet(config, num_cells: int, channels: int) -> None:
     """250 epochs of cosine annealing with a restart every 50 on ImageNet."""
     config.dataset.name = "imagenet2012"
-    config.network.update(
-        {
-            "genotype": "latest_cell",
-            "num_cells": num_cells,
-            "channels": channels,
-            "form": "imagenet",
-        }
-    )
+    config.network.genotype = "latest_cell"
+    config.network.num_cells = num_cells
+    config.network.channels = channels
+    config.network.form = "imagenet"
+
+    # What the paper's text and its code agree on, and what they do not.
     config.preset = {
         "num_epochs": 250,
         "optimizer": {

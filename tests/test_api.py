@@ -1,5 +1,6 @@
-"""The docstrings: pages are built from them without a warning, their examples run, and
-what they name is there.
+"""The docstrings: pages are built from them without a warning, and examples run.
+
+What they name is there.
 """
 
 import ast

@@ -1,5 +1,6 @@
-"""README and docs/: short enough, complete, with links that lead somewhere and commands
-that can be run.
+"""README and docs/: short enough, complete, and with links that lead somewhere.
+
+Their commands can be run.
 """
 
 import contextlib
@@ -77,8 +78,9 @@ def tables():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A current folder with the files that the documents name: a search's cell, and the
-    blocks that are files.
+    """A current folder with the files that the documents name.
+
+    They are a search's cell, and the blocks that are files.
     """
     monkeypatch.chdir(tmp_path)
     cell = pathlib.Path(genotype.__file__).parent / "genotypes" / "latest_cell.json"
@@ -126,9 +128,7 @@ def mistakes_of(words: list[str]):
 
 
 def check(words: list[str]) -> None:
-    """Reads a command as the command line does, up to the point where it would begin to
-    work.
-    """
+    """Reads a command as the command line does, until it would begin to work."""
     command, *rest = words
     assert command in COMMANDS, words
     rest, _ = extensions.take(rest)
@@ -215,8 +215,9 @@ def test_every_entry_and_each_of_its_settings_has_a_place(table, document):
 
 
 def names_of(settings_class: type, prefix: str = "") -> list[str]:
-    """The settings of a dataclass and of those within it; groups with a name are
-    described elsewhere.
+    """The settings of a dataclass and of those within it.
+
+    Groups with a name are described elsewhere.
     """
     groups = {
         "checkpoint": settings.CheckpointSettings,

@@ -135,8 +135,9 @@ def commands_here(document: pathlib.Path) -> list[list[str]]:
 
 
 def follow(document: pathlib.Path, capfd) -> list[tuple[str, dict]]:
-    """Runs the commands of a document; (command, the JSON object that it ends with) of
-    each.
+    """Runs the commands of a document.
+
+    Returns (command, the JSON object that it ends with) of each.
     """
     ended = []
     for words in commands_here(document):

@@ -1,5 +1,6 @@
-"""A user's own layer type, scheme, searcher and network, from one file and without
-touching the package.
+"""A user's own layer type, scheme, searcher and network, from one file.
+
+The package is not touched.
 """
 
 import json
@@ -79,8 +80,9 @@ def number_of(params) -> int:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> pathlib.Path:
-    """The work directory of a search by the extension's searcher, among its layer type
-    and Zeroise, in its scheme.
+    """The work directory of a search by the extension's searcher.
+
+    It searches among the extension's layer type and Zeroise, in its scheme.
     """
     workdir = tmp_path_factory.mktemp("extending") / "search"
     assert run(["search", EXTENSION, *SEARCH, f"--workdir={workdir}"]) == 0
@@ -146,8 +148,9 @@ def test_its_cell_is_derived_trained_evaluated_and_counted(searched, tmp_path, c
 
 
 def test_a_network_of_ones_own_is_trained_evaluated_and_counted(tmp_path, capfd):
-    """The preset's settings of its own network are no settings of this one, and are
-    left behind.
+    """The preset's settings of its own network are left behind.
+
+    They are no settings of this one.
     """
     check_training(
         capfd, tmp_path / "run", [*CHAIN, *SHORT], gain=("conv0", "conv", "gain")
@@ -170,8 +173,9 @@ def test_a_network_of_ones_own_is_trained_evaluated_and_counted(tmp_path, capfd)
 def check_training(
     capfd, workdir: pathlib.Path, train: list[str], *, gain: tuple[str, ...]
 ) -> None:
-    """A training is saved and evaluated, its gains learn, and its counted parameters
-    are those that are restored.
+    """A training is saved and evaluated, and its gains learn.
+
+    Its counted parameters are those that are restored.
     """
     trained = summary(capfd, "train", *train, f"--workdir={workdir}")
     evaluated = summary(capfd, "evaluate", f"--workdir={workdir}")
@@ -253,8 +257,9 @@ def test_an_extension_that_has_moved_or_changed_is_taken(searched, tmp_path, cap
 
 
 def test_several_extensions_are_loaded_in_their_order(tmp_path, capfd):
-    """Between commas or in options of their own; a later one may build on an earlier
-    one.
+    """Between commas or in options of their own.
+
+    A later one may build on an earlier one.
     """
     (tmp_path / "one.py").write_text(
         "import bnas_jax\nbnas_jax.SCHEMES['one'] = bnas_jax.Xnor\n"

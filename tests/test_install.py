@@ -1,6 +1,4 @@
-"""The package as pip installs it: its presets come with it, and it works from any
-folder.
-"""
+"""The package as pip installs it: with its presets, and working from any folder."""
 
 import json
 import os

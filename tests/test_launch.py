@@ -1,5 +1,4 @@
-"""The scripts of launch/: what they would do, and that they have none of the usual
-faults.
+"""The scripts of launch/: what they would do, and that they have no usual faults.
 
 `test_devices` runs one for real.
 """
@@ -271,11 +270,15 @@ def test_a_benchmark_that_the_kernel_ends_has_failed_and_not_run_out_of_time(tmp
 
 
 def _python(folder: pathlib.Path, command: str) -> str:
-    """A Python whose `-m bnas_jax` is a shell's command; what it runs else ends well,
-    and JAX has a CPU.
+    """A Python whose `-m bnas_jax` is a shell's command.
+
+    What it runs else ends well, and JAX has a CPU.
     """
     path = folder / "python"
-    words = f'[ "$2" = bnas_jax ] || {{ [ "$1" = - ] && exec {sys.executable} "$@"; echo cpu; exit; }}'
+    words = (
+        f'[ "$2" = bnas_jax ] || '
+        f'{{ [ "$1" = - ] && exec {sys.executable} "$@"; echo cpu; exit; }}'
+    )
     path.write_text(f"#!/bin/sh\n{words}\n{command}\n")
     path.chmod(0o755)
     return str(path)

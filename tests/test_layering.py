@@ -1,5 +1,6 @@
-"""The imports of the package: who may know whom, which libraries may be known where,
-and what must not be there at all.
+"""The imports of the package: who may know whom, and which libraries where.
+
+What must not be there at all is not.
 """
 
 import ast
@@ -104,8 +105,9 @@ UNSAFE = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 
 
 class Import(NamedTuple):
-    """`from a import b` is the name a.b: what b is, a module or a thing in it, makes no
-    difference here.
+    """`from a import b` is the name a.b.
+
+    What b is, a module or a thing in it, makes no difference here.
     """
 
     name: str
@@ -238,8 +240,9 @@ def test_core_is_pure(module):
     "module", [module for module in modules() if part(module) == "core"]
 )
 def test_core_stands_in_its_own_order(module):
-    """Operations below schemes, both below layers, cells and networks; nothing but
-    `core.cost` knows of cost.
+    """Operations below schemes, both below layers, cells and networks.
+
+    Nothing but `core.cost` knows of cost.
     """
     room = module.split("/")[1].removesuffix(".py")
     ours = [

@@ -1,5 +1,6 @@
-"""The tutorials of docs/tutorials: their programs and commands run, in their order, on
-networks that are small.
+"""The tutorials of docs/tutorials: their programs and commands run, in their order.
+
+Networks are small.
 """
 
 import json
@@ -46,11 +47,10 @@ def tables():
 def follow(
     name: str, capfd, *, smaller: dict[str, str], without: tuple[str, ...] = ()
 ) -> dict[str, dict]:
-    """Runs a tutorial in the current folder; command -> the JSON object that it ends
-    with.
+    """Runs a tutorial in the current folder; command -> the JSON it ends with.
 
-    smaller: texts of its programs that are replaced. without: commands that are left
-    out.
+    smaller: texts of its programs that are replaced.
+    without: commands that are left out.
     """
     tutorial = ROOT / "docs" / "tutorials" / f"{name}.md"
     for block in blocks(tutorial):

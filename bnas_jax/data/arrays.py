@@ -12,9 +12,11 @@ from bnas_jax.data.digest import digest_of
 class Arrays:
     """Images uint8 (N, H, W, C) with their labels int32 (N,) in 0..num_classes-1.
 
-    name: for messages. classes: the names of the classes, by label; by default their
-    numbers. Labels of another integer type are converted. Raises `UserError` where the
+    Labels of another integer type are converted to int32. Raises `UserError` where the
     arrays do not fit together.
+
+    name: of the data set, for messages.
+    classes: the names of the classes, by label; by default their numbers.
     """
 
     images: np.ndarray
@@ -32,7 +34,7 @@ class Arrays:
             name=self.name,
         )
 
-        # The fields of a frozen dataclass, which its constructor may still set.
+        # The dataclass is frozen: its fields can be set in this way alone.
         object.__setattr__(self, "labels", self.labels.astype(np.int32))
         if not self.classes:
             numbers = tuple(str(number) for number in range(self.num_classes))
@@ -66,7 +68,7 @@ def _check_images(images: np.ndarray, name: str) -> None:
             f"{name}: images must be uint8 of shape (N, H, W, C), got {images.dtype} "
             f"{images.shape}"
         )
-    # An empty set would only fail in the first batch.
+    # Otherwise an empty set would fail in the first batch, not here.
     if 0 in images.shape:
         raise UserError(
             f"{name}: there are no images in an array of shape {images.shape}"
@@ -80,11 +82,11 @@ def _check_labels(labels: np.ndarray, size: int, num_classes: int, name: str) ->
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels must be whole numbers, got {labels.dtype}")
-    # A label out of range would silently be another one in `take_along_axis`.
+
+    # In `take_along_axis`, a label out of range would silently be another one.
     lowest, highest = labels.min(), labels.max()
     if lowest < 0 or highest >= num_classes:
         raise UserError(
             f"{name}: labels must be from 0 to {num_classes - 1} for {num_classes} "
-            "classes,"
-            f" got {lowest} to {highest}"
+            f"classes, got {lowest} to {highest}"
         )

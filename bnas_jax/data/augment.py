@@ -1,5 +1,6 @@
-"""What is done to the pixels of a batch: random crop and flip, normalisation, cutout;
-pure, jittable functions.
+"""Augmentation of a batch: random crop and flip, normalisation, cutout.
+
+The functions are pure, and can be jitted.
 """
 
 import dataclasses
@@ -13,38 +14,40 @@ import numpy as np
 from bnas_jax.core.errors import UserError
 from bnas_jax.data import color
 
-# What cutout folds into the step's key. `color` folds 1; `draw` splits the key itself.
+# The number that cutout folds into the key of the step. `color` folds 1 into it; `draw`
+# splits the key itself.
 _CUTOUT = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How pixels become inputs: a pixel value p becomes (p * scale - mean) / std, per
-    channel, after the random changes.
+    """How the pixels of an image become inputs of the network.
+
+    After the random changes, a pixel value p becomes (p * scale - mean) / std, per
+    channel.
     """
 
-    # Of each channel, on the scale 0 to 1.
+    # Statistics of each channel, on the scale 0 to 1.
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    # 1/255 for photographs.
+    # Brings pixel values to that scale: 1/255 for photographs.
     scale: float = 1 / 255
-    # Images are padded with that many zero pixels on each side and cropped back to
-    # their size at random. The padding is black, not the mean colour, as in
-    # torchvision.
+    # Random crop: images are padded with `pad` zero pixels on each side, and cropped
+    # back to their size. The padding is black, not the mean colour, as in torchvision.
     pad: int = 0
     # Images are mirrored left to right with probability 1/2.
     flip: bool = False
-    # Above 0: images that are streamed are cropped at random to that share of their
-    # area or more, and resized.
+    # Random resized crop of streamed images: at least this share of the area is kept,
+    # and resized. 0 does not crop.
     min_area: float = 0.0
     # How far brightness, contrast, saturation and hue change at random; empty does not
     # change them.
     jitter: tuple[float, ...] = ()
-    # The side in pixels of a square that is hidden at random, 0 hides none; see `hide`.
+    # The side in pixels of a square that is hidden at random, see `hide`; 0 hides none.
     cutout: int = 0
 
     def __post_init__(self) -> None:
-        # Statistics come from data or settings, the rest from settings alone.
+        # Statistics come from the data or from settings: these errors name neither.
         if len(self.mean) != len(self.std) or not self.mean:
             raise UserError(
                 f"mean and std need one number per channel each, got {self.mean} and "
@@ -55,6 +58,8 @@ class Augmentation:
                 f"std and scale must be above 0, got {', '.join(map(str, self.std))} "
                 f"and {self.scale}"
             )
+
+        # The rest comes from settings alone.
         if self.pad < 0:
             raise UserError(f"pad must be 0 or more pixels, got {self.pad}")
         if self.cutout < 0:
@@ -68,10 +73,11 @@ class Augmentation:
                 "config.dataset.min_area"
             )
         if self.jitter and not _is_jitter(self.jitter):
+            listed = ", ".join(map(str, self.jitter))
             raise UserError(
                 "jitter takes four finite numbers from 0 on, for brightness, contrast, "
-                "saturation and hue (to 0.5), got"
-                f" {', '.join(map(str, self.jitter))}: change config.dataset.jitter"
+                f"saturation and hue (to 0.5), got {listed}: change "
+                "config.dataset.jitter"
             )
 
     def check(self, channels: int) -> None:
@@ -79,14 +85,14 @@ class Augmentation:
         if len(self.mean) != channels:
             raise UserError(
                 f"images of {channels} channels need {channels} means and stds, got "
-                f"{len(self.mean)}:"
-                " change config.dataset.mean and config.dataset.std, or "
-                "config.dataset.channels"
+                f"{len(self.mean)}: change config.dataset.mean and config.dataset.std, "
+                "or config.dataset.channels"
             )
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises `UserError` where cutout or a crop can leave nothing of an image of
-        that size.
+        """Raises `UserError` where cutout or a crop can hide all of an image.
+
+        height, width: of the image, in pixels.
         """
         # A crop begins up to `pad` pixels beside the image.
         if self.pad >= min(height, width):
@@ -102,19 +108,21 @@ class Augmentation:
 
 
 def _is_jitter(jitter: tuple[float, ...]) -> bool:
+    """Whether these are four amounts, of brightness, contrast, saturation and hue."""
+    if len(jitter) != 4:
+        return False
+    finite = all(0 <= amount < math.inf for amount in jitter)
     # Half a turn of the hue reaches every colour.
-    return (
-        len(jitter) == 4 and all(0 <= j < math.inf for j in jitter) and jitter[3] <= 0.5
-    )
+    return finite and jitter[3] <= 0.5
 
 
 def normalize(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
-    """Pixels uint8 (..., C) as inputs of `dtype` (..., C): computed in float32 at
-    least, and rounded to `dtype` once.
+    """Pixels uint8 (..., C) as inputs of `dtype` (..., C), without random changes.
+
+    They are computed in float32 at least, and rounded to `dtype` once.
     """
-    return _standardize(_scaled(pixels, augmentation, dtype), augmentation).astype(
-        dtype
-    )
+    scaled = _scaled(pixels, augmentation, dtype)
+    return _standardize(scaled, augmentation).astype(dtype)
 
 
 def augmented(
@@ -126,25 +134,32 @@ def augmented(
     augmentation: Augmentation,
     dtype: Any,
 ) -> jax.Array:
-    """The images at `rows` as inputs (B, H, W, C): cropped, flipped, jittered,
-    normalised, and a square hidden.
+    """The images at `rows`, augmented: inputs of `dtype` (B, H, W, C).
 
-    images: uint8 (N, H, W, C). Random numbers are drawn for all `size` images of a
-    batch or a set, in which these are at `places` (B,), so that the result does not
-    depend on the number of parts those are prepared in.
+    They are cropped, flipped, jittered and normalised, and a square is hidden.
+
+    Random numbers are drawn for all images of a batch or of a set, and those at
+    `places` are used. So the result does not depend on the number of parts, such as
+    shards, in which a batch is prepared.
+
+    images: uint8 (N, H, W, C).
+    rows: of `images`, int32 (B,).
+    size: the number of images in the whole batch or set.
+    places: of the images at `rows` in that batch or set, int32 (B,).
     """
 
     def at_places(drawn: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {name: values[places] for name, values in drawn.items()}
 
-    # Still uint8 [B, H, W, C].
+    # Crop and flip, in uint8.
     if augmentation.pad or augmentation.flip:
         choices = at_places(draw(key, size, augmentation))
         pixels = crop(images, rows=rows, choices=choices, pad=augmentation.pad)
     else:
-        pixels = images[rows]
+        pixels = images[rows]  # [B, H, W, C]
 
-    # Colours change on the scale 0 to 1, before they are normalised.
+    # Jitter and normalisation. Colours change on the scale 0 to 1, before the mean is
+    # subtracted.
     if any(augmentation.jitter):
         factors = at_places(color.draw(key, size, augmentation.jitter))
         scaled = _scaled(pixels, augmentation, dtype)
@@ -153,6 +168,7 @@ def augmented(
     else:
         inputs = normalize(pixels, augmentation, dtype)
 
+    # Cutout.
     if not augmentation.cutout:
         return inputs
     centres = at_places(draw_centres(key, size, shape=images.shape[1:3]))
@@ -160,12 +176,14 @@ def augmented(
 
 
 def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax.Array]:
-    """The random choices for `size` images, int32 (size,) each: `top` and `left` of the
-    crop in the padded image, `flip`.
+    """The random choices for `size` images, int32 (size,) each.
+
+    `top` and `left` are where the crop begins in the padded image; `flip` is 1 for an
+    image that is mirrored.
     """
     top, left, flip = jax.random.split(key, 3)
     offsets = 2 * augmentation.pad + 1
-    # Without flips 0 is the only choice.
+    # Without flips, 0 is the only choice.
     flips = 1
     if augmentation.flip:
         flips = 2
@@ -177,8 +195,9 @@ def draw(key: jax.Array, size: int, augmentation: Augmentation) -> dict[str, jax
 
 
 def _below(count: int, key: jax.Array, size: int) -> jax.Array:
-    """`size` random numbers from 0 to count - 1, int32: the default type, and with it
-    the numbers, depends on 64-bit mode.
+    """`size` random numbers from 0 to count - 1, int32 (size,).
+
+    The type is named: JAX's default, and with it the numbers, depends on 64-bit mode.
     """
     return jax.random.randint(
         key, shape=(size,), minval=0, maxval=count, dtype=jnp.int32
@@ -188,29 +207,33 @@ def _below(count: int, key: jax.Array, size: int) -> jax.Array:
 def crop(
     images: jax.Array, rows: jax.Array, choices: dict[str, jax.Array], pad: int
 ) -> jax.Array:
-    """The images at `rows`, each padded with zeros, cropped and flipped as chosen:
-    uint8 (B, H, W, C).
+    """The images at `rows`, padded, cropped and flipped as chosen: uint8 (B, H, W, C).
 
-    Takes every output pixel straight from `images` (N, H, W, C), without a padded copy.
-    On 2 CPU cores a batch of 256 out of 50,000 images 32x32x3, normalised, took 0.60 ms
-    so, 0.83 ms by rows and then columns, 0.96 ms by dynamic_slice under vmap, 2.9 ms as
-    products with one-hot matrices; 0.19 ms without augmentation.
+    Each pixel of the result is read from `images` directly, without a padded copy. On 2
+    CPU cores a batch of 256 out of 50,000 images of 32x32x3, normalised, took 0.60 ms
+    so. It took 0.83 ms by rows and then columns, 0.96 ms by dynamic_slice under vmap,
+    2.9 ms as products with one-hot matrices; 0.19 ms without augmentation.
+
+    images: uint8 (N, H, W, C).
+    rows: int32 (B,).
+    choices: those of `draw` for these images, int32 (B,) each.
+    pad: the width of the zero padding on each side, in pixels.
     """
     height, width = images.shape[1:3]
 
-    # The pixel of the image that each pixel of the crop is, perhaps in the padding
-    # around it.
+    # Coordinates in the image of each pixel of the crop. They are outside of the image
+    # where the pixel is one of the padding.
     y = choices["top"][:, None] + jnp.arange(height, dtype=jnp.int32) - pad  # [B, H]
     column = jnp.arange(width, dtype=jnp.int32)
     left = choices["left"][:, None]
     flipped = choices["flip"][:, None] == 1
     x = left + jnp.where(flipped, width - 1 - column, column) - pad  # [B, W]
 
-    inside_rows = ((y >= 0) & (y < height))[:, :, None]
-    inside_columns = ((x >= 0) & (x < width))[:, None, :]
+    inside_rows = ((y >= 0) & (y < height))[:, :, None]  # [B, H, 1]
+    inside_columns = ((x >= 0) & (x < width))[:, None, :]  # [B, 1, W]
     inside = inside_rows & inside_columns  # [B, H, W]
 
-    # An index beyond the image would be another pixel's: it is read from the border,
+    # A negative index would count from the end: a pixel outside is read at the border,
     # and replaced by 0.
     y = jnp.clip(y, 0, height - 1)
     x = jnp.clip(x, 0, width - 1)
@@ -221,8 +244,11 @@ def crop(
 def draw_centres(
     key: jax.Array, size: int, shape: tuple[int, ...]
 ) -> dict[str, jax.Array]:
-    """Centres of the squares that cutout hides in `size` images of (H, W), anywhere:
-    `y` and `x`, int32 (size,) each.
+    """Centres of the squares that cutout hides: `y` and `x`, int32 (size,) each.
+
+    A centre may be any pixel of the image.
+
+    shape: (H, W) of the images.
     """
     y, x = jax.random.split(jax.random.fold_in(key, _CUTOUT))
     height, width = shape
@@ -230,27 +256,32 @@ def draw_centres(
 
 
 def hide(inputs: jax.Array, centres: dict[str, jax.Array], side: int) -> jax.Array:
-    """Inputs (B, H, W, C) with a square of that side around each centre set to 0, which
-    is the mean colour.
+    """Inputs (B, H, W, C) with a square around each centre set to 0, the mean colour.
 
     A square that reaches beyond the image is cut off there (Cutout, arXiv 1708.04552;
     as in DARTS's code).
+
+    centres: those of `draw_centres` for these images, int32 (B,) each.
+    side: of the square, in pixels.
     """
     height, width = inputs.shape[1:3]
-    # Positions from the upper left corner of the square.
-    top = jnp.arange(height, dtype=jnp.int32) - (
-        centres["y"][:, None] - side // 2
-    )  # [B, H]
-    left = jnp.arange(width, dtype=jnp.int32) - (
-        centres["x"][:, None] - side // 2
-    )  # [B, W]
-    rows = (top >= 0) & (top < side)
-    columns = (left >= 0) & (left < side)
-    hidden = rows[:, :, None, None] & columns[:, None, :, None]  # [B, H, W, 1]
+
+    # Coordinates of each pixel, counted from the upper left corner of the square.
+    row = jnp.arange(height, dtype=jnp.int32)
+    top = centres["y"][:, None] - side // 2  # [B, 1]
+    y = row - top  # [B, H]
+    column = jnp.arange(width, dtype=jnp.int32)
+    left = centres["x"][:, None] - side // 2  # [B, 1]
+    x = column - left  # [B, W]
+
+    in_rows = (y >= 0) & (y < side)
+    in_columns = (x >= 0) & (x < side)
+    hidden = in_rows[:, :, None, None] & in_columns[:, None, :, None]  # [B, H, W, 1]
     return jnp.where(hidden, jnp.zeros((), inputs.dtype), inputs)
 
 
 def _scaled(pixels: jax.Array, augmentation: Augmentation, dtype: Any) -> jax.Array:
+    """Pixels on the scale 0 to 1, in `dtype` or float32, whichever is wider."""
     # bfloat16 cannot tell all 256 values of a pixel apart.
     wide = jnp.promote_types(dtype, jnp.float32)
     return pixels.astype(wide) * np.asarray(augmentation.scale, wide)

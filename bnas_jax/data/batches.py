@@ -1,6 +1,4 @@
-"""Batches of a data set by the number of the step, for notebooks and training loops
-outside of this package.
-"""
+"""Batches of a data set by step number, for notebooks and other training loops."""
 
 from typing import Any
 
@@ -15,8 +13,9 @@ Batch = dict[str, jax.Array]
 
 
 class Batches:
-    """A data set in batches, which are functions of (seed, step): {"image": (B, H, W,
-    C) float, "label": (B,) int32}.
+    """A data set in batches, each a function of (seed, step).
+
+    A batch is {"image": (B, H, W, C) float, "label": (B,) int32}.
 
     dataset: its training and test images, and how they are augmented.
     """
@@ -25,8 +24,8 @@ class Batches:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
-        # Of each part that was asked for: where its batches come from, and what makes
-        # them, compiled once.
+        # By part of the training set ("all", "train" or "valid"), made when first asked
+        # for: (its batch source, the source's `prepare`, jitted).
         self._sources: dict[str, tuple[Any, Any]] = {}
 
     @property
@@ -40,13 +39,13 @@ class Batches:
         return self.dataset.train.num_classes
 
     def train_batch(self, step: int) -> Batch:
-        """The batch of a step, from 0 on, of the whole training set: shuffled anew in
-        each epoch, and augmented.
+        """The batch of step `step`, from 0 on, of the whole training set, augmented.
 
-        `image` (B, H, W, C) float32, normalised, and `label` int32 (B,). The same step
-        gives the same batch in any order. The examples left over at the end of an epoch
-        are not in it. Raises `UserError` where the set is smaller than a batch, and for
-        an image of a streamed set that cannot be read.
+        `image` is (B, H, W, C) float32, normalised; `label` is int32 (B,). The set is
+        shuffled anew in each epoch. The same step gives the same batch, in whatever
+        order steps are asked for. The examples left over at the end of an epoch are not
+        in any of its batches. Raises `UserError` where the set is smaller than a batch,
+        and for an image of a streamed set that cannot be read.
 
         >>> data = bnas.load_data("digits", batch_size=32)
         >>> data.train_batch(0)["image"].shape
@@ -55,11 +54,11 @@ class Batches:
         return self._batch("all", step)
 
     def search_batches(self, step: int) -> dict[str, Batch]:
-        """{"train", "valid"}: for each half of the training set, drawn by the seed, its
-        batch of a step, as `train_batch`.
+        """The batches of a step for a search: {"train": ..., "valid": ...}.
 
-        A search moves weights on the first half and architecture parameters on the
-        second.
+        The training set is halved by the seed, and each half has batches as
+        `train_batch` has. A search moves weights on the first half and architecture
+        parameters on the second.
         """
         return {
             "train": self._batch("train", step),
@@ -73,6 +72,7 @@ class Batches:
         return prepare(source.feed(step))
 
     def _source(self, part: str) -> tuple[Any, Any]:
+        """(the batch source of a part, its `prepare`, jitted)."""
         examples, seed = self.dataset.train, self.seed
         if part != "all":
             train, valid = split_half(examples, seed)
@@ -82,6 +82,7 @@ class Batches:
                 # With another seed, so that the two batches of a step are not augmented
                 # alike.
                 examples, seed = valid, seed + 1
+
         source = train_source(
             examples,
             batch_size=self.batch_size,
@@ -99,17 +100,17 @@ def load_data(
     seed: int = 0,
     options: ReadOptions | None = None,
 ) -> Batches:
-    """The data set of that name, in batches: digits, cifar10, cifar100, imagenet2012,
-    tfds:NAME or folder.
-
-    path: where its files are, for sets on disk: a TFDS data directory, or a folder of
-    images. options: how images are read, such as
-    `bnas_jax.data.readers.encoded.ReadOptions(image_size=32)` for a folder of images of
-    several sizes. A setting config.dataset.X that an error names is here `name`, `path`
-    or the field X of the options.
+    """The data set of that name, in batches.
 
     Raises `UserError` for an unknown name, for missing or unfit files, and, at the
-    first batch, for fewer examples than `batch_size`.
+    first batch, for fewer examples than `batch_size`. Where an error names a setting
+    config.dataset.X, that is here `name`, `path` or the field X of `options`.
+
+    name: digits, cifar10, cifar100, imagenet2012, tfds:NAME or folder.
+    path: of a set on disk: a TFDS data directory, or a folder of images.
+    options: how images are read, such as
+      `bnas_jax.data.readers.encoded.ReadOptions(image_size=32)` for a folder of images
+      of several sizes.
 
     >>> data = bnas.load_data("digits")
     >>> data.train_batch(0)["image"].shape

@@ -15,9 +15,10 @@ def digest_of(*parts: Any) -> str:
             # Names of files may have bytes that are no UTF-8.
             encoded = part.encode(errors="surrogateescape")
             array = np.frombuffer(encoded, np.uint8)
-        # The same bytes on machines of another byte order; type and shape tell arrays
-        # of the same bytes apart.
+
+        # Little-endian, so that machines of either byte order agree.
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        # Type and shape tell arrays of the same bytes apart.
         total.update(f"{array.dtype.str}{array.shape}".encode())
         total.update(array.data)
     return total.hexdigest()

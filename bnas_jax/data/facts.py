@@ -1,5 +1,6 @@
-"""What a run notes about its data in its work directory, so that other data cannot take
-its place unnoticed.
+"""What a run notes about its data in its work directory.
+
+With these facts, other data cannot take the place of a run's unnoticed.
 """
 
 import dataclasses
@@ -18,14 +19,15 @@ Examples = Arrays | Encoded
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Facts about the data of a run; None is not known: an imported network does not
-    say on which images it was trained.
+    """Facts about the data of a run; None where a fact is not known.
+
+    An imported network, for instance, does not say on which images it was trained.
     """
 
     num_classes: int
     # (H, W, C).
     image_shape: tuple[int, ...]
-    # Of each channel, on the scale 0 to 1.
+    # Statistics of each channel, on the scale 0 to 1.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     # In the order of the labels.
@@ -39,7 +41,7 @@ class Facts:
 
     @property
     def statistics(self) -> Statistics | None:
-        """(mean, std)"""
+        """(mean, std) of each channel; None where they are not known."""
         if self.mean is None or self.std is None:
             return None
         return self.mean, self.std
@@ -50,6 +52,7 @@ class Facts:
         for name, value in dataclasses.asdict(self).items():
             if value is None:
                 continue
+            # JSON has no tuples.
             if isinstance(value, tuple):
                 value = list(value)
             values[name] = value
@@ -57,7 +60,7 @@ class Facts:
 
 
 def from_dict(values: Mapping) -> Facts:
-    """From the values of run.json, whose other entries are ignored."""
+    """`Facts` from the values of run.json; its other entries are ignored."""
     names = {field.name for field in dataclasses.fields(Facts)}
     found: dict[str, Any] = {}
     for name, value in values.items():
@@ -71,13 +74,15 @@ def from_dict(values: Mapping) -> Facts:
 
 
 def learn(data: Dataset, test: Examples | None) -> Facts:
-    """The facts of a new run. test: the examples it is evaluated on, None where these
-    are a part of its training set.
+    """The facts of a new run.
+
+    test: the examples that the run is evaluated on; None where they are a part of its
+      training set.
     """
     test_digest = None
     if test is not None:
         test_digest = test.digest()
-    # Statistics as they are used, which may be set by hand.
+    # The statistics that images are normalised by, which may be set by hand.
     return Facts(
         num_classes=data.train.num_classes,
         image_shape=data.train.image_shape,
@@ -91,32 +96,45 @@ def learn(data: Dataset, test: Examples | None) -> Facts:
 
 
 def difference(now: Facts, then: Facts) -> str | None:
-    """How data differs from that with which a run began, as part of a sentence; None
-    where it does not, as far as is known.
+    """How data differs from that with which a run began, as part of a sentence.
+
+    None where it does not differ, as far as is known. What says most is named first:
+    classes, shapes and sizes before hashes.
     """
+    # Names of the classes.
     names, names_then = now.class_names, then.class_names
     if names and names_then and names != names_then:
-        return f"the data has the classes {_listed(names)} now, and had {_listed(names_then)}"
+        return (
+            f"the data has the classes {_listed(names)} now, and had "
+            f"{_listed(names_then)}"
+        )
 
-    # Shapes before hashes: the first difference named should be the one that says most.
+    # Number of classes, shape of the images, number of images.
     classes = now.num_classes
     classes_then = then.num_classes
     size = list(now.image_shape)
     size_then = list(then.image_shape)
     if classes != classes_then or size != size_then:
-        return f"the data has {classes} classes and images {size} now, and had {classes_then} and {size_then}"
+        return (
+            f"the data has {classes} classes and images {size} now, and had "
+            f"{classes_then} and {size_then}"
+        )
     if now.num_train != then.num_train and then.num_train is not None:
         return (
             f"the training set has {now.num_train} images now, and had {then.num_train}"
         )
 
+    # Hashes, where both are known.
     digests = {
         "training": (now.digest, then.digest),
         "test": (now.test_digest, then.test_digest),
     }
     for part, (digest, digest_then) in digests.items():
         if digest and digest_then and digest != digest_then:
-            return f"the {part} set has other images now (their names, sizes or contents differ) than it had"
+            return (
+                f"the {part} set has other images now (their names, sizes or contents "
+                "differ) than it had"
+            )
     return None
 
 
@@ -137,7 +155,8 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
     classes where their names are not known.
     """
     names, classes = facts.class_names, examples.classes
-    # An imported network: labels are taken to be in its order.
+
+    # An imported network has no names of classes: the labels are taken to be its own.
     if names is None:
         if examples.num_classes != facts.num_classes:
             raise UserError(
@@ -151,18 +170,21 @@ def with_labels(examples: Examples, facts: Facts) -> Examples:
     if unknown:
         raise UserError(
             f"{examples.name} has the class {unknown[0]!r}, the run has not: its "
-            f"classes are {_listed(names)}; set"
-            " config.dataset.path to data with these, or some of these, names"
+            f"classes are {_listed(names)}; set config.dataset.path to data with "
+            "these, or some of these, names"
         )
 
-    # [classes of the data]: the run's label of each.
+    # The run's label of each class of the data.
     labels = [names.index(name) for name in classes]
-    numbers = np.array(labels, np.int32)
+    numbers = np.array(labels, np.int32)  # [classes of the data]
     if isinstance(examples, Encoded):
         reader = Renumbered(examples.reader, numbers)
         return dataclasses.replace(examples, reader=reader, classes=names)
     return dataclasses.replace(
-        examples, labels=numbers[examples.labels], num_classes=len(names), classes=names
+        examples,
+        labels=numbers[examples.labels],
+        num_classes=len(names),
+        classes=names,
     )
 
 

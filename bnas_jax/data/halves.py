@@ -1,5 +1,7 @@
-"""Dividing a set in two: for the two levels of a search, or into a training and a test
-set where it has none.
+"""Dividing a set in two parts.
+
+The parts are those of the two levels of a search, or a training and a test set where a
+set has no test images.
 """
 
 import math
@@ -17,13 +19,14 @@ SPLITS = ("random", "stratified", "in_order")
 def split_half(
     examples: Arrays | Encoded, seed: int, split: str = "random", *, share: float = 0.5
 ) -> tuple[Arrays | Encoded, Arrays | Encoded]:
-    """A set in two parts: for the weights of a search, and for its architecture
-    parameters.
+    """A set in two parts: for the weights of a search, and for its alpha.
 
-    Each example is in exactly one of them; of an odd number the first part has one
-    more. split: drawn at `random`; `stratified`, so that each class is divided alike;
-    or `in_order`, the first examples and the last. share: of the examples, those of the
-    first part. Raises `UserError` for another split, and where a part would be empty.
+    Each example is in exactly one part; of an odd number the first part has one more.
+    Raises `UserError` for another split, and where a part would be empty.
+
+    split: `random`, drawn by the seed; `stratified`, so that each class is divided
+      alike; or `in_order`, the first examples and the last.
+    share: of the examples, those of the first part.
     """
     if split not in SPLITS:
         raise UserError(f"a split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -33,8 +36,8 @@ def split_half(
             "needs more data"
         )
 
-    # Rounded up, so that both parts of two examples have one.
-    rows = _rows(examples, seed, split)
+    rows = _rows(examples, seed, split)  # [N]
+    # Rounded up: of an odd number, the first part has one more.
     middle = math.ceil(share * len(rows))
     if not 0 < middle < len(rows):
         raise UserError(
@@ -46,7 +49,7 @@ def split_half(
 
 
 def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
-    """All rows in the order in which they are divided, int32 (N,)."""
+    """All rows in the order in which they are divided, int32 (N,); see `split_half`."""
     if split == "in_order":
         return np.arange(len(examples), dtype=np.int32)
     if split == "stratified":
@@ -55,10 +58,11 @@ def _rows(examples: Arrays | Encoded, seed: int, split: str) -> np.ndarray:
 
 
 def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Encoded]:
-    """(training set, test set): `share` of each class, drawn by `seed`, is the test
-    set.
+    """(training set, test set) of a set without test images.
 
-    Both in the order of `examples`.
+    Both are in the order of `examples`. Raises `UserError` where one would be empty.
+
+    share: of each class, the examples of the test set; `seed` draws them.
     """
     count = round(share * len(examples))
     if not 0 < count < len(examples):
@@ -66,7 +70,8 @@ def split_test(examples: Encoded, share: float, seed: int) -> tuple[Encoded, Enc
             f"config.dataset.split={share} of {len(examples)} images leaves one part "
             "empty; change it"
         )
-    rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)
+
+    rows = order.shuffled_by_class(examples.labels, seed=seed, use=order.TEST)  # [N]
     test = np.sort(rows[:count])
     train = np.sort(rows[count:])
     return examples.take(train), examples.take(test)

@@ -1,5 +1,6 @@
-"""Data sets by name, with how their pixels are normalised and augmented unless a
-setting says otherwise.
+"""Data sets by name, each with its default normalisation and augmentation.
+
+Settings of `config.dataset` may say otherwise.
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ from bnas_jax.data.readers.images import BadImage
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet2012", "tfds:NAME", "folder")
 _TFDS = "tfds:"
-# The default of `in_memory_mib`: 25 times CIFAR.
+# The default of `in_memory_mib`: 25 times the size of CIFAR.
 IN_MEMORY_MIB = 4096
-# Images by which the statistics of a set too large for memory are measured.
+# The number of images by which statistics of a set too large for memory are measured.
 _SAMPLE = 1024
 
 # Mean and standard deviation of the 1,437 training images, on the scale 0 to 1.
@@ -31,8 +32,8 @@ _DIGITS = Augmentation(mean=(0.3054,), std=(0.376,), scale=1 / 16)
 CIFAR10 = Augmentation(
     mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), pad=4, flip=True
 )
-# The release's: random resized crop, flip, colour jitter; 256 and the centre 224 for
-# evaluation.
+# As in the release. Training: random resized crop, flip, colour jitter. Evaluation: the
+# shorter side is resized to 256, and the centre of 224 pixels is taken.
 _IMAGENET = Augmentation(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
@@ -42,10 +43,10 @@ _IMAGENET = Augmentation(
 )
 _IMAGENET_OPTIONS = {"image_size": 224, "in_memory_mib": 0, "channels": 3}
 _IMAGENET_ZOOM = 256 / 224
-# Sets whose statistics need not be computed.
+# Sets whose statistics are known, and need not be measured.
 _KNOWN = {"digits": _DIGITS, "cifar10": CIFAR10, "imagenet2012": _IMAGENET}
-# Sets for which a usual augmentation is known: whether a crop or a mirror image keeps
-# its label is not, for any other.
+# Sets with a usual augmentation. The others have none (`_PLAIN`): whether a crop or a
+# mirror image keeps its label is not known of them.
 _AUGMENTED = _KNOWN | {"cifar100": CIFAR10}
 _PLAIN = Augmentation(mean=(0.0,), std=(1.0,))
 
@@ -74,13 +75,16 @@ def load(
     options: ReadOptions | None = None,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """The data set of a name in `NAMES`: in memory up to `options.in_memory_mib`, else
-    ready to be streamed.
+    """The data set of a name in `NAMES`.
 
-    path: for sets on disk, the folder, the TFDS data directory, or the directory of one
-    version in it; for TFDS by default ~/tensorflow_datasets. statistics: (mean, std) of
-    each channel, on the scale 0 to 1, to normalise by; by default those of the set.
-    Raises `UserError` when the name is unknown or the files are missing or unfit.
+    It is held in memory up to `options.in_memory_mib`; a larger one is ready to be
+    streamed. Raises `UserError` when the name is unknown, or the files are missing or
+    unfit.
+
+    path: of a set on disk: the folder, the TFDS data directory, or the directory of one
+      version in it; for TFDS by default ~/tensorflow_datasets.
+    statistics: (mean, std) of each channel, on the scale 0 to 1, to normalise by; by
+      default those of the set.
     """
     options = options or ReadOptions()
     if name == "digits":
@@ -95,16 +99,21 @@ def from_parts(
     options: ReadOptions,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """The data set of that name from its parts, as `open_encoded` gives them with the
-    options. statistics: see `load`.
+    """The data set of that name from its parts, as `open_encoded` gives them.
+
+    options: those that `open_encoded` gives with the parts.
+    statistics: see `load`.
     """
     encoded = divided(parts, options)
+
+    # In memory, decoded once, if both parts fit.
     train: Arrays | Encoded
     test: Arrays | Encoded
     train, test = encoded
     if _fits(encoded, options):
         train, test = (hold(part) for part in encoded)
-    # The shape of a streamed set refuses images without a common size.
+
+    # `image_shape` of a streamed set raises for images without a common size.
     augmentation = _augmentation(
         name,
         channels=train.image_shape[-1],
@@ -120,25 +129,27 @@ def load_test(
     options: ReadOptions | None = None,
     statistics: Statistics | None = None,
 ) -> Dataset | TestSet:
-    """As `load`, for evaluation.
+    """The test images of a data set, and its training images where they are needed.
 
     statistics: those that a run was trained with, so that no training images are
-    needed; None measures those of this set, whose training images are then needed.
+      needed. None measures those of the set's training images.
     """
     options = options or ReadOptions()
     if name == "digits":
         return _digits(path, statistics)
     parts, options = open_encoded(name, path, options)
     encoded = _test_part(parts, options)
-    trained_on = "train" in parts or ("all" in parts and options.split is not None)
-    if statistics is None and trained_on:
+
+    # Statistics are measured on training images, if the set has some.
+    has_training = "train" in parts or ("all" in parts and options.split is not None)
+    if statistics is None and has_training:
         return load(name, path, options)
 
     test: Arrays | Encoded = encoded
     if _fits((encoded,), options):
         test = hold(encoded)
 
-    # Test images are not measured: a network must not depend on them.
+    # Never on test images: a network must not depend on them.
     def measure() -> Statistics:
         raise UserError(
             f"{test.name} has no training images beside it, by whose mean and "
@@ -146,7 +157,10 @@ def load_test(
         )
 
     augmentation = _augmentation(
-        name, channels=test.image_shape[-1], given=statistics, measure=measure
+        name,
+        channels=test.image_shape[-1],
+        given=statistics,
+        measure=measure,
     )
     return TestSet(test=test, augmentation=augmentation)
 
@@ -154,17 +168,16 @@ def load_test(
 def open_encoded(
     name: str, path: Any, options: ReadOptions
 ) -> tuple[dict[str, Encoded], ReadOptions]:
-    """(the parts of a data set on disk, the options with the set's defaults where they
-    were None).
-
-    Nothing is decoded.
+    """(the parts of a data set on disk, its options); nothing is decoded.
 
     The parts are "train" and "test" or one of them, or "all" of a folder without parts.
+    Options that were None have the defaults of the set.
     """
     options = with_defaults(name, options)
     if name == "folder":
         return folder.read(path, options), options
-    # Some sets of TFDS go by their name alone, the others are written tfds:NAME.
+
+    # Three sets of TFDS go by their name alone, the others are written tfds:NAME.
     tfds_name = name.removeprefix(_TFDS)
     by_prefix = name != tfds_name and tfds_name
     if name not in ("cifar10", "cifar100", "imagenet2012") and not by_prefix:
@@ -179,11 +192,12 @@ def open_encoded(
 
 
 def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
-    """The options with the defaults of a data set where they were None; `UserError` for
-    sizes that exclude each other.
+    """The options with the defaults of a data set in place of None.
+
+    Raises `UserError` for sizes that exclude each other.
     """
-    # ImageNet as in the release: the shorter side to 256, then the centre 224, or
-    # another size in the same proportion.
+    # ImageNet as in the release: the shorter side becomes 256 pixels, and the centre of
+    # 224 is taken; another size has the same proportion to its `resize`.
     if name == "imagenet2012":
         options = _with_defaults(options, _IMAGENET_OPTIONS)
         size = options.image_size or 1
@@ -197,7 +211,7 @@ def with_defaults(name: str, options: ReadOptions) -> ReadOptions:
 
 
 def known_statistics(name: str) -> Statistics | None:
-    """(mean, std) of the data sets for which they are written down here, else None."""
+    """(mean, std) of a data set for which they are written down here, else None."""
     known = _KNOWN.get(name)
     if known is None:
         return None
@@ -205,36 +219,38 @@ def known_statistics(name: str) -> Statistics | None:
 
 
 def white(name: str) -> float:
-    """The number that is white in arrays of pixels of a data set: 16 in the digits,
-    else 255.
-    """
+    """The number that is white in a data set's arrays: 16 in the digits, else 255."""
     if name in _KNOWN:
         return round(1 / _KNOWN[name].scale)
     return 255
 
 
 def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, Encoded]:
-    """The training and the test set; `config.dataset.split` makes a test set where
-    there is none, and only there.
+    """(training set, test set) of a data set's parts.
+
+    `config.dataset.split` makes a test set where there is none, and only there. Raises
+    `UserError` where a part is missing, and where that setting is not needed.
     """
     train = parts.get("train", parts.get("all"))
     test = parts.get("test")
     if train is None:
         raise UserError(
             f"{parts['test'].name} has no training images beside it; it can only be "
-            "evaluated: to train, set"
-            " config.dataset.path to a set with both"
+            "evaluated: to train, set config.dataset.path to a set with both"
         )
-    # Never silently from the training images.
+
+    # Test images are never taken from the training images silently.
     if test is None and options.split is None:
         raise UserError(
             f"{train.name} has no test images beside it (a folder train or a split of "
-            "theirs); set config.dataset.split to the"
-            " share of the images that is for tests, such as 0.1"
+            "theirs); set config.dataset.split to the share of the images that is for "
+            "tests, such as 0.1"
         )
     if test is None:
         share = float(options.split or 0)
         return split_test(train, share=share, seed=options.split_seed)
+
+    # The set has both parts.
     if options.split is not None:
         raise UserError(
             f"{train.name} comes with test images, {test.name}: leave "
@@ -244,8 +260,10 @@ def divided(parts: dict[str, Encoded], options: ReadOptions) -> tuple[Encoded, E
 
 
 def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
-    """The test set, else the one that `config.dataset.split` makes, else all of a set
-    without parts.
+    """The part that an evaluation takes: the test set, where there is one.
+
+    Else it is the test set that `config.dataset.split` makes, or all of a set without
+    parts.
     """
     if "test" in parts:
         if options.split is not None:
@@ -255,6 +273,7 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
                 file=sys.stderr,
             )
         return parts["test"]
+
     # Evaluation takes all images of a folder of classes, such as new photographs.
     if "all" in parts and options.split is None:
         return parts["all"]
@@ -262,10 +281,13 @@ def _test_part(parts: dict[str, Encoded], options: ReadOptions) -> Encoded:
 
 
 def statistics(images: np.ndarray) -> Statistics:
-    """Mean and standard deviation of each channel of uint8 (N, H, W, C), on the scale 0
-    to 1; 1 for a constant channel.
+    """Mean and standard deviation of each channel, on the scale 0 to 1.
+
+    The deviation of a constant channel is given as 1.
+
+    images: uint8 (N, H, W, C).
     """
-    values = np.arange(256) / 255
+    values = np.arange(256) / 255  # [256]
     means, deviations = [], []
     for channel in range(images.shape[-1]):
         # By the share of each of the 256 values, without a copy of the images in
@@ -296,13 +318,16 @@ def _fits(parts: tuple[Encoded, ...], options: ReadOptions) -> bool:
     """
     if not options.in_memory_mib:
         return False
-    # One image is decoded where no size is set; the others should be of that size.
+
+    # Where no size is set one image is decoded; the others should be of its size.
     if options.image_size:
         shape = parts[0].image_shape
     else:
-        shape = _first(parts[0]).shape
+        shape = _first(parts[0]).shape  # (height, width, channels)
+
+    # A byte for each channel of a pixel.
     images = sum(len(part) for part in parts)
-    size = images * float(np.prod(shape))  # bytes
+    size = images * float(np.prod(shape))
     return size <= options.in_memory_mib * 2**20
 
 
@@ -318,6 +343,7 @@ def _first(encoded: Encoded) -> np.ndarray:
 
 
 def _digits(path: Any, given: Statistics | None) -> Dataset:
+    """The digits, normalised by the statistics that are given, else by their own."""
     if path:
         raise UserError(
             "the digits come with the package: leave config.dataset.path out, got "
@@ -351,8 +377,10 @@ def _augmentation(
     given: Statistics | None,
     measure: Callable[[], Statistics],
 ) -> Augmentation:
-    """A set's default augmentation. given: statistics in place of the set's; measure:
-    makes the set's where none are known.
+    """A set's default augmentation, with the statistics to normalise by.
+
+    given: statistics in place of the set's own, or None.
+    measure: makes the set's own statistics, where they are not known.
     """
     # Known statistics are of colour images, and these may be read as gray ones.
     if given is None and channels == 3:
@@ -361,14 +389,16 @@ def _augmentation(
 
 
 def _measured(train: Arrays | Encoded) -> Statistics:
+    """The statistics of a training set; of a streamed one, by a sample of it."""
     if isinstance(train, Encoded):
         return statistics(_sample(train))
     return statistics(train.images)
 
 
 def _sample(train: Encoded) -> np.ndarray:
-    """Some images of a set too large for memory, uint8 (N, H, W, C): drawn at random,
-    the same ones always.
+    """Some images of a set too large for memory, uint8 (N, H, W, C).
+
+    They are drawn at random, always the same ones.
     """
     drawn = order.shuffled(len(train), seed=0, use=order.SAMPLE)[:_SAMPLE]
     # In their order on disk, which is read faster.

@@ -1,24 +1,25 @@
-"""Random orders that stay the same: on every machine, device and version, with and
-without 64-bit mode.
+"""Random orders that stay the same on every machine.
+
+They depend neither on the device, nor on versions, nor on 64-bit mode.
 """
 
 import numpy as np
 
 from bnas_jax.core.errors import UserError
 
-# What an order is for; no two uses share a stream of random numbers even where their
-# seeds are equal.
-EPOCHS = 0
-HALVES = 1
-TEST = 2
-CROPS = 3
+# The uses of random numbers. No two of them share a stream, even where their seeds are
+# equal.
+EPOCHS = 0  # the order of the examples in an epoch
+HALVES = 1  # the two parts of a search's training set
+TEST = 2  # the test set that `config.dataset.split` makes
+CROPS = 3  # random resized crops of streamed images
 SAMPLE = 4  # images by which statistics are measured, files whose sizes are hashed
 FRESH = 5  # batches that are drawn from all examples
 
 
 def check_seed(seed: int) -> int:
-    """The seed itself if it is a whole number of 32 bits, else `UserError`."""
-    # In Python, a bool is an int.
+    """The seed itself if it is a whole number of 32 bits, else raises `UserError`."""
+    # In Python a bool is an int, too.
     is_bool = isinstance(seed, bool)
     is_integer = isinstance(seed, (int, np.integer)) and not is_bool
     if not is_integer or not 0 <= seed < 2**32:
@@ -32,9 +33,9 @@ def check_seed(seed: int) -> int:
 def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
     """The `number`-th random order of 0..size-1 for a seed and a use: int32 (size,).
 
-    Sorts the raw 64-bit words of PCG64, whose stream NumPy promises to keep, unlike
-    that of `Generator.permutation` (NEP 19); JAX's own permutation would depend on its
-    version.
+    The raw 64-bit words of PCG64 are sorted: NumPy promises to keep their stream,
+    unlike that of `Generator.permutation` (NEP 19). JAX's own permutation would depend
+    on its version.
     """
     generator = np.random.PCG64([check_seed(seed), use, number])
     words = generator.random_raw(size)  # uint64 [size]
@@ -42,23 +43,27 @@ def shuffled(size: int, seed: int, use: int, number: int = 0) -> np.ndarray:
 
 
 def shuffled_by_class(labels: np.ndarray, seed: int, use: int) -> np.ndarray:
-    """A random order in which classes are evenly spread: int32 (N,). labels: int (N,).
+    """A random order in which classes are evenly spread: int32 (N,).
 
     The first n examples have about each class's share for every n, and the first half
     has each class's half to within one.
+
+    labels: int (N,).
     """
     # Class by class, in random order within each.
-    rows = shuffled(len(labels), seed, use)
-    by_class = rows[np.argsort(labels[rows], kind="stable")]
+    rows = shuffled(len(labels), seed, use)  # [N]
+    by_class = rows[np.argsort(labels[rows], kind="stable")]  # [N]
 
     # The rank of each example in its class.
     counts = np.bincount(labels)  # [classes]
     first = np.cumsum(counts) - counts  # [classes], where each class begins
     rank = np.arange(len(labels)) - np.repeat(first, counts)  # [N]
 
-    # The middle of the example's part of its class; equal ones, of classes of equal
-    # size, in random order.
+    # Each class divides the interval from 0 to 1 into as many equal parts as it has
+    # examples, and an example stands in the middle of its part.
     size = np.repeat(counts, counts)  # [N], of the example's class
-    place = np.empty(len(labels))
+    place = np.empty(len(labels))  # [N]
     place[by_class] = (rank + 0.5) / size
+
+    # By place; equal places, of classes of equal size, stay in random order.
     return rows[np.argsort(place[rows], kind="stable")]

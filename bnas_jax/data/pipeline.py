@@ -1,5 +1,6 @@
-"""Batch sources over arrays in memory: the examples of a batch are a function of the
-seed and the global step alone.
+"""Batch sources over arrays in memory.
+
+The examples of a batch are a function of the seed and the global step alone.
 
 A source has two methods. `feed(step)` runs on the host and hands out arrays on the
 device: the whole data set (always the same arrays), the order of the epoch, and the
@@ -7,9 +8,9 @@ position of the step in it. `prepare(feed)` is pure and belongs inside the jitte
 Shapes and types of a feed never change, so nothing is traced twice. Resuming at a step
 needs nothing but its number.
 
-On several devices each one prepares its shard of the same global batch: `prepare(feed,
-shard=lax.axis_index(...), shards=n)`; `place` then says how an array gets onto all of
-them.
+On several devices each one prepares its shard of the same global batch, by
+`prepare(feed, shard=lax.axis_index(...), shards=n)`. `place` then says how an array
+gets onto all of them.
 """
 
 import dataclasses
@@ -36,11 +37,14 @@ Place = Callable[[np.ndarray], jax.Array]
 class TrainSource:
     """Endless shuffled, augmented batches of `batch_size`.
 
-    Each epoch goes through the data in another random order, in whole batches; the
-    examples left over at its end are not in that epoch. fresh: each batch is drawn from
-    all the data instead, without replacement within itself. dtype: of the inputs.
-    place: puts an array onto all devices. Raises `UserError` where there is less data
-    than one batch.
+    Each epoch goes through the data in another random order, in whole batches. The
+    examples left over at its end are not in that epoch. Raises `UserError` where there
+    is less data than one batch.
+
+    dtype: of the inputs.
+    place: puts an array onto all devices.
+    fresh: each batch is drawn from all the data instead, without replacement within
+      itself.
     """
 
     arrays: Arrays
@@ -56,20 +60,26 @@ class TrainSource:
 
     def __post_init__(self) -> None:
         check_training(
-            self.arrays, self.batch_size, augmentation=self.augmentation, seed=self.seed
+            self.arrays,
+            self.batch_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
         )
 
     @property
     def steps_per_epoch(self) -> int:
+        """The number of whole batches in an epoch."""
         return len(self.arrays) // self.batch_size
 
     def feed(self, step: int) -> Feed:
         """The arguments of `prepare` for global step `step` (from 0), on the device.
 
-        `images` (N, H * W * C) and `labels` are all the data, `order` int32 (N,) that
-        of the epoch, or (B,) the fresh batch, `position` int32 (2,) the epoch and the
-        step within it, `seed` uint32: as an argument, runs of other seeds share what is
-        compiled.
+        - `images` (N, H * W * C) and `labels` int32 (N,): all the data;
+        - `order`: int32 (N,) of the epoch, or int32 (B,), the examples of the fresh
+          batch;
+        - `position` int32 (2,): the epoch, and the step within it;
+        - `seed` uint32: an argument, so that runs of other seeds share what is
+          compiled.
         """
         epoch, index = divmod(int(step), self.steps_per_epoch)
         if self.fresh:
@@ -84,21 +94,24 @@ class TrainSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C)
-        and `label` int32 (B,).
+        """The batch of a feed, or its `shard`-th part of `shards`.
+
+        Returns `image` (B, H, W, C) and `label` int32 (B,), with B the examples of that
+        part.
         """
         size = shard_size(self.batch_size, shards)
         epoch, index = feed["position"]
-        places = shard * size + jnp.arange(
-            size, dtype=jnp.int32
-        )  # [B], in the global batch
+        first = shard * size
+        places = first + jnp.arange(size, dtype=jnp.int32)  # [B], in the global batch
 
-        # A fresh batch is all of its order, another one a part of the epoch's.
+        # The order of a fresh batch has its examples alone, that of an epoch those of
+        # all its batches.
         positions = places
         if not self.fresh:
             positions = index * self.batch_size + places
         rows = feed["order"][positions]  # [B], in the data
 
+        # Random numbers depend on the step and the place in the global batch alone.
         key = step_key(feed["seed"], epoch=epoch, index=index)
         taken = _taken(feed, rows=rows, image_shape=self.arrays.image_shape)
         images = augmented(
@@ -114,7 +127,7 @@ class TrainSource:
 
     @cached_property
     def _data(self) -> Feed:
-        # Placed once, and the same arrays in every feed.
+        # Placed once: every feed has the same arrays.
         data = _placed(self.arrays, self.place)
         return data | seed_of_feeds(self.seed, self.place)
 
@@ -129,11 +142,12 @@ class TrainSource:
         return rows[: self.batch_size]
 
     def _order(self, epoch: int) -> jax.Array:
-        """The order of an epoch on the device, int32 (N,); the same array for all of
-        its steps, which share what is passed.
+        """The order of an epoch on the device, int32 (N,).
+
+        All steps of the epoch share that array.
         """
         if epoch not in self._orders:
-            # One at a time: a run does not come back to an epoch.
+            # One is kept: a run does not come back to an earlier epoch.
             self._orders.clear()
             rows = order.shuffled(
                 len(self.arrays),
@@ -147,12 +161,14 @@ class TrainSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalSource:
-    """The data once, in order, in `len(source)` batches of full size; examples that pad
-    the last batch have weight 0.
+    """The data once, in order, in `len(source)` batches of full size.
 
-    Only the normalisation of `augmentation` is used, unless an `augment_seed` is given:
-    images are then augmented as in training, anew in each epoch, whatever the size of
-    the batches. `batch_size` may be larger than the data.
+    Examples that pad the last batch have weight 0. `batch_size` may be larger than the
+    data.
+
+    augment_seed: images are augmented as in training, anew in each epoch, whatever the
+      size of the batches. Without one, `augmentation` is only read for its
+      normalisation.
     """
 
     arrays: Arrays
@@ -169,8 +185,11 @@ class EvalSource:
         return -(-len(self.arrays) // self.batch_size)
 
     def feed(self, batch: int, epoch: int = 0) -> Feed:
-        """The arguments of `prepare` for a batch: all the data, and `position` int32
-        (2,), the epoch and the batch's number.
+        """The arguments of `prepare` for a batch.
+
+        They are all the data, as in `TrainSource.feed`, and `position` int32 (2,): the
+        epoch, and the number of the batch. Raises `IndexError` for a number that no
+        batch has.
         """
         if not 0 <= batch < len(self):
             raise IndexError(
@@ -180,15 +199,16 @@ class EvalSource:
         return {**self._data, "position": self.place(position)}
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an
-        example, 0 for padding.
+        """The batch of a feed, or its `shard`-th part of `shards`.
+
+        Returns `image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,),
+        which is 1 for an example and 0 for padding.
         """
-        # Places in the whole set.
+        # Rows of the whole set, and beyond its end where the last batch is padded.
         size = shard_size(self.batch_size, shards)
         epoch, batch = feed["position"]
-        rows = (
-            batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
-        )
+        first = batch * self.batch_size + shard * size
+        rows = first + jnp.arange(size, dtype=jnp.int32)  # [B]
 
         # Padding repeats the last example.
         total = feed["labels"].shape[0]
@@ -222,16 +242,20 @@ def evaluated(
     source: Any,
     epoch: Any,
 ) -> jax.Array:
-    """The images at `rows` as inputs of an evaluation (B, H, W, C), augmented where the
-    source has an `augment_seed`.
+    """The images at `rows` as inputs of an evaluation (B, H, W, C).
 
-    size, places: as in `augment.augmented`, of the whole set.
+    They are normalised, and augmented where the source has an `augment_seed`.
+
+    images, rows: as in `augment.augmented`.
+    size, places: as there, of the whole set.
+    source: an `EvalSource` or a `StreamEvalSource`.
     """
     if source.augment_seed is None:
         return normalize(images[rows], source.augmentation, dtype=source.dtype)
-    # One key for all batches: the set is drawn for as a whole.
+    # One key for all batches of an epoch: random numbers are drawn for the whole set.
+    key = step_key(source.augment_seed, epoch=epoch, index=0)
     return augmented(
-        step_key(source.augment_seed, epoch=epoch, index=0),
+        key,
         images=images,
         rows=rows,
         size=size,
@@ -242,15 +266,17 @@ def evaluated(
 
 
 def seed_of_feeds(seed: int, place: Place) -> Feed:
-    """The entry of a feed that says the seed."""
+    """The entry `seed` of a feed, uint32."""
     return {"seed": place(np.array(seed, np.uint32))}
 
 
 def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
-    """The key of step `index` of an epoch. seed: a number or a uint32 array.
+    """The key of step `index` of an epoch.
 
-    Generator and width of the seed are named, so that neither a JAX flag nor 64-bit
-    mode changes the numbers.
+    The generator and the width of the seed are named, so that neither a JAX flag nor
+    64-bit mode changes the numbers.
+
+    seed: a number or a uint32 array.
     """
     key = jax.random.key(jnp.asarray(seed, jnp.uint32), impl="threefry2x32")
     of_epoch = jax.random.fold_in(key, epoch)
@@ -258,9 +284,12 @@ def step_key(seed: Any, epoch: Any, index: Any) -> jax.Array:
 
 
 def shard_size(batch_size: int, shards: int) -> int:
-    """The examples of one shard; `UserError` unless the batch divides evenly."""
-    # A library's user may call this with any numbers; a run's are checked before, see
-    # `Devices.check_batch`.
+    """The number of examples in a shard.
+
+    Raises `UserError` unless the batch divides evenly.
+    """
+    # The numbers of a run are checked before, see `Devices.check_batch`. A user of the
+    # library may give any.
     if batch_size % shards:
         raise UserError(
             f"a batch of {batch_size} cannot be divided over {shards} devices: make "
@@ -270,9 +299,9 @@ def shard_size(batch_size: int, shards: int) -> int:
 
 
 def _placed(arrays: Arrays, place: Place) -> Feed:
-    """All the data: images (N, H * W * C), labels (N,)."""
-    # An image is a row: of four axes, TPUs copy all of the data to another layout in
-    # every step, before they take a batch.
+    """All the data on the device: images (N, H * W * C), labels (N,)."""
+    # An image is a row: with four axes, TPUs would copy all of the data to another
+    # layout in every step, before they take a batch.
     rows = arrays.images.reshape(len(arrays), -1)
     return {"images": place(rows), "labels": place(arrays.labels)}
 
@@ -285,9 +314,7 @@ def _taken(feed: Feed, rows: jax.Array, image_shape: tuple[int, int, int]) -> ja
 def check_batches(
     examples: Arrays | Encoded, batch_size: int, *, augmentation: Augmentation
 ) -> None:
-    """Raises `UserError` for a batch of no examples, and for statistics of another
-    number of channels.
-    """
+    """Raises `UserError` for an empty batch, or statistics of other channels."""
     augmentation.check(examples.image_shape[-1])
     if batch_size < 1:
         raise UserError(f"config.batch_size must be at least 1, got {batch_size}")
@@ -300,8 +327,10 @@ def check_training(
     augmentation: Augmentation,
     seed: int,
 ) -> None:
-    """As `check_batches`, and raises `UserError` for what a training cannot take: the
-    augmentation, the seed, too few data.
+    """Raises `UserError` for what a training cannot take.
+
+    That is what `check_batches` refuses, an augmentation that does not fit the images,
+    a bad seed, and less data than one batch.
     """
     check_batches(examples, batch_size, augmentation=augmentation)
     augmentation.check_size(*examples.image_shape[:2])
@@ -309,6 +338,5 @@ def check_training(
     if batch_size > len(examples):
         raise UserError(
             f"a batch larger than the data: {examples.name} has {len(examples)} "
-            "examples here;"
-            f" lower config.batch_size from {batch_size}"
+            f"examples here; lower config.batch_size from {batch_size}"
         )

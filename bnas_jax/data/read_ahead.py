@@ -1,5 +1,6 @@
-"""Batches of a stream, read and decoded ahead by Grain: in threads, or in processes
-that end with this one.
+"""Batches of a stream, read and decoded ahead by Grain.
+
+Threads read, or processes that end with this one.
 """
 
 import atexit
@@ -19,7 +20,7 @@ from bnas_jax.data.readers.encoded import Encoded
 from bnas_jax.data.readers.images import BadImage
 from bnas_jax.data.stream_items import Item
 
-# More items than any run reads.
+# A number of items that no run reads.
 FOREVER = 2**60
 _AGAIN = "run the same command again: it continues from the last checkpoint"
 
@@ -27,11 +28,14 @@ _AGAIN = "run the same command again: it continues from the last checkpoint"
 class ReadAhead:
     """Batches of items by number, made ahead in the order of their numbers.
 
-    load: (number of an item) -> the item. examples: those that it reads. size: items in
-    a batch. The number after the last one costs no more than waiting for the batch, and
-    the last one nothing; any other starts the pipeline anew there.
+    To ask for the next number costs no more than waiting for its batch, and to ask for
+    the last one again costs nothing. Any other number starts the pipeline anew there.
+
+    load: (number of an item) -> the item.
+    examples: those that `load` reads.
+    size: the number of items in a batch.
     period: the number of batches after which the numbers begin again with 0, as
-    evaluation follows evaluation.
+      evaluation follows evaluation.
     """
 
     def __init__(
@@ -51,11 +55,11 @@ class ReadAhead:
         self._items: Item | None = None
         self._next = -1
 
-        # The iterator, if there is one: in a list, which `_end` empties without this
-        # object.
+        # Grain's iterator, if there is one. It is in a list because `_end` drops it,
+        # and may run when this object is gone.
         self._running: list[Any] = []
         self._close: Callable[[], Any] = lambda: None
-        # Examples that were left out, and have been reported.
+        # Bad examples that have been reported.
         self._skipped: set[int] = set()
         _OPEN.add(self)
 
@@ -65,9 +69,7 @@ class ReadAhead:
         self._next = -1
 
     def get(self, number: int) -> Item:
-        """The batch of that number: arrays with a leading axis of `size`, by the names
-        of an item.
-        """
+        """The batch of that number: arrays (size, ...), by the names of an item."""
         if self._items is None or number != self._number:
             self._items = self._read(number)
             self._number = number
@@ -75,50 +77,56 @@ class ReadAhead:
 
     def _read(self, number: int) -> Item:
         if number != self._next:
-            self._close()
-            self._running = [self._start(number)]
-            # When this object goes, or else at the end of the program and before
-            # multiprocessing's own clearing up: the workers end, and their shared
-            # memory is freed.
-            self._close = weakref.finalize(self, _end, self._running)
-            atexit.register(self._close)
+            self._restart(number)
 
         # After an error the pipeline starts anew: this batch would be missing in it.
         self._next = -1
         try:
             items = next(self._running[0])
         except (RuntimeError, OSError) as error:
-            reason = str(error).partition(".")[0]
-            # The kernel ends a process that writes to memory which it cannot have by
-            # SIGBUS.
-            if reason.endswith(f"exit code {-signal.SIGBUS}"):
-                raise UserError(
-                    f"reading {self._examples.name} stopped: shared memory (/dev/shm) "
-                    "is full; make it larger, as by"
-                    " `docker run --shm-size=8g`, or write "
-                    f"--config.dataset.workers=0, and {_AGAIN}"
-                ) from error
-            raise UserError(
-                f"reading {self._examples.name} stopped ({reason}); {_AGAIN}"
-            ) from error
+            raise self._stopped(error) from error
 
+        # A copy: Grain frees its shared memory with the arrays in it, and would not
+        # free that of arrays which live until the program ends.
         if self._examples.options.workers:
-            # Out of shared memory, which Grain frees with the array. What lives until
-            # the program ends, it would not free.
             items = {name: np.array(value) for name, value in items.items()}
+
         for example in map(int, items["bad"]):
             if example >= 0 and example not in self._skipped:
                 self._report(example)
         self._next = (number + 1) % self._period
         return items
 
+    def _restart(self, number: int) -> None:
+        """Starts the pipeline anew at a batch."""
+        self._close()
+        self._running = [self._start(number)]
+        # When this object goes, or else at the end of the program and before
+        # multiprocessing's own clearing up, the workers end, and their shared memory is
+        # freed.
+        self._close = weakref.finalize(self, _end, self._running)
+        atexit.register(self._close)
+
+    def _stopped(self, error: Exception) -> UserError:
+        """The error to raise where Grain has raised `error`."""
+        reason = str(error).partition(".")[0]
+        # The kernel ends a process by SIGBUS where it writes to memory that it cannot
+        # have.
+        if reason.endswith(f"exit code {-signal.SIGBUS}"):
+            return UserError(
+                f"reading {self._examples.name} stopped: shared memory (/dev/shm) "
+                "is full; make it larger, as by `docker run --shm-size=8g`, or write "
+                f"--config.dataset.workers=0, and {_AGAIN}"
+            )
+        return UserError(f"reading {self._examples.name} stopped ({reason}); {_AGAIN}")
+
     def _start(self, number: int) -> Any:
         """An iterator of batches from that number on."""
         import grain
         from absl import flags
 
-        # Grain's workers read absl's global flags, which nothing else here uses or
-        # parses.
+        # Grain's workers read absl's global flags. Nothing else here uses or parses
+        # them.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
 
@@ -134,6 +142,8 @@ class ReadAhead:
             num_threads=threads, prefetch_buffer_size=threads + 1
         )
         batches = dataset.to_iter_dataset(reading)
+
+        # In processes, each of which makes batches in one thread.
         if workers:
             options = grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=2
@@ -142,8 +152,9 @@ class ReadAhead:
         return iter(batches)
 
     def _report(self, example: int) -> None:
-        """Reads an example again in this process, where errors keep their types:
-        raises, or counts a skipped image.
+        """Reads an example again in this process, where errors keep their types.
+
+        Raises that error, or counts a bad image that is to be skipped.
         """
         try:
             self._examples.example(example)
@@ -154,7 +165,8 @@ class ReadAhead:
             count = len(self._skipped)
             print(f"{self._examples.name}: {count} left out: {error}", file=sys.stderr)
             return
-        # It was no bad image, and now it can be read: a file system that failed for a
+
+        # It can be read now, so the image is not bad: the file system failed for a
         # moment.
         raise UserError(
             f"{self._examples.name}: example {example} could not be read for a moment; "
@@ -162,36 +174,36 @@ class ReadAhead:
         )
 
 
-# All that a program has, so that it can end them where it ends without Python's own
+# All streams of this program, which closes them where it ends without Python's own
 # clearing up.
 _OPEN: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
 
 
 def close_all() -> None:
-    """Ends the threads and processes of all streams of this program; their shared
-    memory is freed.
-    """
+    """Ends the threads and processes of all streams; frees their shared memory."""
     for batches in list(_OPEN):
         batches.close()
 
 
 def _end(running: list[Any]) -> None:
-    """Ends an iterator of Grain's and drops the last reference to it: later, Grain
-    would miss its own modules.
+    """Ends an iterator of Grain's, and drops the last reference to it.
+
+    If it were dropped later, Grain would miss its own modules.
     """
     running.pop().close()
 
 
 def _follow_parent(worker: int, workers: int) -> None:
-    """Begins a worker process, which ends with its parent, however that ends, and
-    leaves signals to it.
+    """Begins a worker process, which ends with its parent and leaves signals to it.
 
-    A Ctrl-C reaches all processes of a terminal, and a run that stops on it may need
-    one more batch before it saves.
+    It ends however its parent ends. A Ctrl-C reaches all processes of a terminal, and a
+    run that stops on it may need one more batch before it saves.
     """
+    # The parent decides when to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
+    # A thread waits for the end of the parent, and then ends this process at once.
     def watch() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:

@@ -16,9 +16,11 @@ from bnas_jax.data.stream import StreamEvalSource, StreamTrainSource
 class Placement(NamedTuple):
     """How arrays are put onto devices.
 
-    everywhere: the same array onto every device. rows: this host's part of a batch,
-    divided over its devices. host, hosts: this process and their number; the parts of
-    the hosts follow each other in the batch.
+    The parts of the hosts follow each other in the batch.
+
+    everywhere: puts the same array onto every device.
+    rows: puts this host's part of a batch onto its devices, divided over them.
+    host, hosts: the index of this process, and the number of processes.
     """
 
     everywhere: Place = jax.device_put
@@ -40,17 +42,17 @@ def train_source(
     *,
     fresh: bool = False,
 ) -> TrainSource | StreamTrainSource:
-    """Endless shuffled, augmented batches of the examples: from arrays in memory, or
-    decoded from disk meanwhile.
+    """Endless shuffled, augmented batches of the examples.
 
-    A batch is `jax.jit(source.prepare)(source.feed(step))` with the step from 0 on:
-    {"image": (B, H, W, C), "label": (B,)}.
-    seed: of the order and of the augmentation. dtype: of the images. placement: how
-    arrays get onto several devices. fresh: each batch is drawn from all examples,
-    instead of each example once an epoch.
+    They come from arrays in memory, or are decoded from disk meanwhile. A batch is
+    `jax.jit(source.prepare)(source.feed(step))` with the step from 0 on: {"image": (B,
+    H, W, C), "label": (B,)}. Raises `UserError` for less data than a batch, and for
+    `min_area` of a set in memory.
 
-    Raises `UserError` for less data than a batch, and for `min_area` of a set in
-    memory.
+    seed: of the order and of the augmentation.
+    dtype: of the images.
+    placement: how arrays get onto several devices.
+    fresh: each batch is drawn from all examples, instead of each example once an epoch.
     """
     if isinstance(examples, Encoded):
         return StreamTrainSource(
@@ -92,14 +94,16 @@ def eval_source(
     *,
     augment_seed: int | None = None,
 ) -> EvalSource | StreamEvalSource:
-    """The examples once, in order, in `len(source)` batches of that size, from memory
-    or from disk.
+    """The examples once, in order, in `len(source)` batches of that size.
 
-    A batch is `jax.jit(source.prepare)(source.feed(number))`: {"image", "label",
-    "weight"}, with weight 0 for what fills up the last one. augment_seed: of an
-    augmentation as in training; None normalises the images, and no more. dtype,
-    placement: as in `train_source`. Raises `UserError` for statistics of another number
-    of channels.
+    They come from memory or from disk. A batch is
+    `jax.jit(source.prepare)(source.feed(number))`: {"image", "label", "weight"}, with
+    weight 0 for what fills up the last batch. Raises `UserError` for statistics of
+    another number of channels.
+
+    dtype, placement: as in `train_source`.
+    augment_seed: of an augmentation as in training. None normalises the images, and no
+      more.
     """
     if isinstance(examples, Encoded):
         return StreamEvalSource(

@@ -1,11 +1,12 @@
 """Batch sources over data sets too large for memory.
 
 As the sources of `pipeline` they have two methods: `feed(step)` hands out the images of
-one batch, `prepare(feed)` belongs into the jitted step. Which examples a batch has and
-how they are cropped is a function of (seed, epoch, position in the epoch), computed for
-each example alone (`stream_items`), so that nothing depends on the number of workers,
-hosts or devices, and a run that resumes at a step starts the pipeline there
-(`read_ahead`).
+one batch, `prepare(feed)` belongs into the jitted step.
+
+Which examples a batch has and how they are cropped is a function of (seed, epoch,
+position in the epoch), computed for each example alone (`stream_items`). So nothing
+depends on the number of workers, hosts or devices, and a run that resumes at a step
+starts the pipeline there (`read_ahead`).
 
 Host `host` of `hosts` reads only its part of the rows of each global batch.
 `place_rows` divides that part over the host's devices, and `place` puts the same array
@@ -39,10 +40,13 @@ from bnas_jax.data.stream_items import EvalItem, TrainItem
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamTrainSource:
-    """Endless shuffled, augmented batches; parameters as in `pipeline.TrainSource`.
+    """Endless shuffled, augmented batches, read from disk.
 
-    host, hosts: this process's part of each batch. Raises `UserError` where there is
-    less data than one batch.
+    Raises `UserError` where there is less data than one batch. Parameters are those of
+    `pipeline.TrainSource`, and:
+
+    place_rows: puts this host's part of a batch onto its devices.
+    host, hosts: the index of this process, and the number of processes.
     """
 
     examples: Encoded
@@ -70,10 +74,11 @@ class StreamTrainSource:
         return len(self.examples) // self.batch_size
 
     def feed(self, step: int) -> Feed:
-        """`images` uint8 (B / hosts, H, W, C) and `labels` of this host's part of the
-        batch; the rest as in memory.
+        """The arguments of `prepare` for global step `step`; waits for its batch.
+
+        `images` uint8 (B / hosts, H, W, C) and `labels` are this host's part of the
+        batch; `position` and `seed` are as in `TrainSource.feed`.
         """
-        # Waits for the batch, which is usually there.
         items = self._batches.get(int(step))
         epoch, index = divmod(int(step), self.steps_per_epoch)
         position = np.array([epoch, index], np.int32)
@@ -85,15 +90,17 @@ class StreamTrainSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """The batch of a feed, or its `shard`-th part of `shards`: `image` (B, H, W, C)
-        and `label` int32 (B,).
+        """The batch of a feed, or its `shard`-th part of `shards`.
 
-        The feed may contain the whole batch or, as hosts and devices are given it, that
-        part alone.
+        Returns `image` (B, H, W, C) and `label` int32 (B,), with B the examples of that
+        part. The feed may contain the whole batch or, as hosts and devices are given
+        it, that part alone.
         """
         size = shard_size(self.batch_size, shards)
         first = shard * size
         rows = _rows(feed["labels"], size=size, first=first)  # [B], in the feed
+
+        # Random numbers depend on the step and the place in the global batch alone.
         key = step_key(feed["seed"], *feed["position"])
         places = first + jnp.arange(size, dtype=jnp.int32)  # [B], in the global batch
         images = augmented(
@@ -114,6 +121,7 @@ class StreamTrainSource:
     # Made at the first feed: only then are threads or processes started.
     @cached_property
     def _batches(self) -> ReadAhead:
+        # The number of this host's rows of each batch.
         local = shard_size(self.batch_size, self.hosts)
         load = TrainItem(
             examples=self.examples,
@@ -129,10 +137,11 @@ class StreamTrainSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamEvalSource:
-    """The data once, in order; parameters as in `pipeline.EvalSource`.
+    """The data once, in order, read from disk.
 
     Padding of the last batch has weight 0, and so has an image that does not decode,
-    where the options skip those.
+    where the options skip such images. Parameters are those of `pipeline.EvalSource`,
+    and those of `StreamTrainSource` for several hosts.
     """
 
     examples: Encoded
@@ -152,16 +161,19 @@ class StreamEvalSource:
         return -(-len(self.examples) // self.batch_size)
 
     def feed(self, batch: int, epoch: int = 0) -> Feed:
-        """`images`, `labels` and `weights` of this host's part of batch number `batch`,
-        and `position` as in memory.
+        """The arguments of `prepare` for a batch; waits for it.
+
+        `images`, `labels` and `weights` are this host's part of batch number `batch`;
+        `position` int32 (2,) is the epoch and that number. Raises `IndexError` for a
+        number that no batch has.
         """
         if not 0 <= batch < len(self):
             raise IndexError(
                 f"there are {len(self)} batches, and none of number {batch}"
             )
 
-        # Without augmentation all epochs are the same, and the numbers begin again with
-        # each (the period of `_batches`).
+        # Without augmentation all epochs are the same, and each begins with number 0
+        # again (the period of `_batches`).
         number = batch
         if self.augment_seed is not None:
             number = epoch * len(self) + batch
@@ -174,19 +186,20 @@ class StreamEvalSource:
         }
 
     def prepare(self, feed: Feed, shard: Any = 0, shards: int = 1) -> Batch:
-        """`image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,): 1 for an
-        example, 0 for padding.
+        """The batch of a feed, or its `shard`-th part of `shards`.
+
+        Returns `image` (B, H, W, C), `label` int32 (B,) and `weight` float32 (B,),
+        which is 1 for an example and 0 for padding.
         """
         size = shard_size(self.batch_size, shards)
         rows = _rows(feed["labels"], size=size, first=shard * size)  # [B], in the feed
         epoch, batch = feed["position"]
 
-        # Places in the whole set, by which the augmentation is drawn; padding repeats
-        # the last example.
+        # Random numbers are drawn by the place in the whole set. Padding repeats the
+        # last example.
         total = len(self.examples)
-        places = (
-            batch * self.batch_size + shard * size + jnp.arange(size, dtype=jnp.int32)
-        )
+        first = batch * self.batch_size + shard * size
+        places = first + jnp.arange(size, dtype=jnp.int32)
         places = jnp.minimum(places, total - 1)  # [B]
         images = evaluated(
             feed["images"],
@@ -204,7 +217,7 @@ class StreamEvalSource:
 
     @cached_property
     def _batches(self) -> ReadAhead:
-        # A host's rows of each batch.
+        # The number of this host's rows of each batch.
         local = shard_size(self.batch_size, self.hosts)
         load = EvalItem(
             examples=self.examples,
@@ -215,6 +228,8 @@ class StreamEvalSource:
             seed=self.augment_seed,
             min_area=self.augmentation.min_area,
         )
+
+        # With augmentation, the batches of every epoch differ.
         period = len(self)
         if self.augment_seed is not None:
             period = FOREVER

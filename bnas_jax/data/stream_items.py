@@ -1,11 +1,11 @@
-"""The examples of a stream by their numbers: which one is read at a position, and which
-part of it is seen.
+"""The examples of a stream by number: which one is read, and which part is seen.
 
 An item is a function of its number alone, so that any worker can make any item. Items
 are pickled for worker processes.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,36 +15,40 @@ from bnas_jax.data import order
 from bnas_jax.data.readers.encoded import ChooseBox, Encoded
 from bnas_jax.data.readers.images import Box
 
-# A worker keeps the random orders that are at most so far from the one in use: those of
-# fresh batches, one for each step, for more steps than are read ahead; those of epochs
-# for the epoch before and the one after.
+# A worker keeps the random orders whose numbers are at most so far from the one in use.
+# Fresh batches have an order for each step, kept for more steps than are read ahead;
+# of epochs, those of the epoch before and of the one after are kept.
 _FRESH_KEPT = 256
 _EPOCHS_KEPT = 1
-# The ratio of width to height of random crops, as in torchvision.
+# The ratios of width to height of random crops, and the tries to draw one that fits, as
+# in torchvision.
 _RATIOS = (3 / 4, 4 / 3)
 _TRIES = 10
 
-# One example as Grain carries it: image uint8 (H, W, C), label, weight, and `bad`, its
-# number where it did not decode, else -1.
+# One example as Grain carries it: image uint8 (H, W, C), label, weight, and `bad`: the
+# number of the example where it did not decode, else -1.
 Item = dict[str, Any]
 
 
 def random_box(
     seed: int, epoch: int, row: int, height: int, width: int, min_area: float
 ) -> Box:
-    """The part of image `row` that epoch `epoch` sees, as torchvision's
-    RandomResizedCrop draws it.
+    """The random crop of image `row` in epoch `epoch`, as torchvision draws it.
 
-    An area from `min_area` to all and a ratio from 3:4 to 4:3; after ten that do not
-    fit, the largest such part in the middle.
+    As of its RandomResizedCrop, the area is from `min_area` to all, and the ratio from
+    3:4 to 4:3. After ten that do not fit, it is the largest such part in the middle.
+
+    height, width: of the image, in pixels.
+    min_area: the least share of the image's area.
     """
-    # Raw words of PCG64, as NumPy promises their stream; four numbers in [0, 1) for
-    # each try.
+    # Four numbers in [0, 1) for each try, from the raw words of PCG64, whose stream
+    # NumPy promises to keep.
     generator = np.random.PCG64([seed, order.CROPS, epoch, row])
     words = generator.random_raw(4 * _TRIES).reshape(_TRIES, 4)
     uniform = (words >> np.uint64(11)) * 2.0**-53  # [tries, 4]
-    lowest, highest = _RATIOS
 
+    # The first try that fits into the image.
+    lowest, highest = _RATIOS
     for area, ratio, top, left in uniform:
         pixels = height * width * (min_area + (1 - min_area) * area)
         # Uniform in the logarithm, so that 3:4 is as likely as 4:3.
@@ -59,7 +63,7 @@ def random_box(
                 width=box_width,
             )
 
-    # A very wide or very high image.
+    # None fits into a very wide or very high image: the middle of it.
     box_width = min(width, round(height * highest))
     box_height = min(height, round(width / lowest))
     return Box(
@@ -72,12 +76,14 @@ def random_box(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainItem:
-    """`item(number)`: the example at a position of the endless sequence that a host
-    reads for a training.
+    """`item(number)`: an example of the endless sequence that a host trains on.
 
-    first: the row of the global batch at which the host's part begins; local: the
-    number of its rows. fresh: each batch is drawn from all examples. Each worker
-    process has a copy, which keeps the random orders that it has drawn.
+    Each worker process has a copy, which keeps the random orders that it has drawn.
+
+    min_area: of random crops, see `random_box`; 0 does not crop.
+    first: the row of the global batch at which the host's part begins.
+    local: the number of rows in that part.
+    fresh: each batch is drawn from all examples.
     """
 
     examples: Encoded
@@ -92,12 +98,14 @@ class TrainItem:
     )
 
     def __call__(self, number: int) -> Item:
-        # From the host's sequence to the step, its epoch, and the row of the global
-        # batch.
+        # From the number in the host's sequence to the step, its epoch, and the row of
+        # the global batch.
         step, within = divmod(number, self.local)
         steps_per_epoch = len(self.examples) // self.batch_size
         epoch, index = divmod(step, steps_per_epoch)
         row = self.first + within
+
+        # The example in that row.
         if self.fresh:
             example = self._order(order.FRESH, step)[row]
         else:
@@ -107,34 +115,43 @@ class TrainItem:
 
         # Where bad images are skipped, the next one that decodes takes the place of one
         # that does not.
+        choose = functools.partial(self._choose, epoch)
         tries = 1
         if self.examples.options.skip_bad:
             tries = len(self.examples)
         for tried in range(tries):
             taken = (example + tried) % len(self.examples)
-            item = _item(
-                self.examples, number=taken, choose=lambda n: self._choose(epoch, n)
-            )
+            item = _item(self.examples, number=taken, choose=choose)
             if item["bad"] < 0:
                 break
 
-        # The number of the one that failed, even where another took its place: it is
-        # reported.
+        # The example that failed is reported, even where another took its place.
         bad = -1
         if tried or item["bad"] >= 0:
             bad = example
         return item | {"bad": np.int64(bad)}
 
     def _choose(self, epoch: int, example: int) -> ChooseBox | None:
-        return _crop(self.examples, self.seed, epoch, example, min_area=self.min_area)
+        return _crop(
+            self.examples,
+            seed=self.seed,
+            epoch=epoch,
+            example=example,
+            min_area=self.min_area,
+        )
 
     def _order(self, use: int, number: int) -> np.ndarray:
-        """The random order of an epoch, or the examples of a fresh batch, int32; drawn
-        once.
+        """The random order of an epoch or of a fresh batch, int32 (N,) or (B,).
+
+        It is drawn once, and kept while numbers near it are in use.
+
+        use: `order.EPOCHS` or `order.FRESH`.
+        number: of the epoch, or of the step.
         """
         drawn = self._orders.get(number)
         if drawn is not None:
             return drawn
+
         drawn = order.shuffled(
             len(self.examples),
             seed=self.seed,
@@ -147,7 +164,8 @@ class TrainItem:
             drawn = drawn[: self.batch_size].copy()
             kept = _FRESH_KEPT
 
-        # `pop` and a list, as other threads may change the dict at the same time.
+        # Other threads may change the dict at the same time: hence the list, and `pop`
+        # with a default.
         for old in list(self._orders):
             if abs(old - number) > kept:
                 self._orders.pop(old, None)
@@ -157,11 +175,13 @@ class TrainItem:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalItem:
-    """`item(number)`: the example at a position of the sequence that a host reads for
-    evaluations, one after the other.
+    """`item(number)`: an example of the sequence that a host evaluates.
 
-    batches: of an evaluation. first, local: as in `TrainItem`. seed: of the
-    augmentation, None where there is none.
+    The sequence goes through evaluation after evaluation.
+
+    batches: the number of batches in an evaluation.
+    first, local, min_area: as in `TrainItem`.
+    seed: of the augmentation, None where there is none.
     """
 
     examples: Encoded
@@ -173,37 +193,45 @@ class EvalItem:
     min_area: float
 
     def __call__(self, number: int) -> Item:
+        # From the number in the host's sequence to the row of the whole set.
         batch, within = divmod(number, self.local)
         epoch, index = divmod(batch, self.batches)
         row = index * self.batch_size + self.first + within
 
         # Padding repeats the last example, with weight 0.
         example = min(row, len(self.examples) - 1)
-        item = _item(
-            self.examples, number=example, choose=lambda n: self._choose(epoch, n)
-        )
+        choose = functools.partial(self._choose, epoch)
+        item = _item(self.examples, number=example, choose=choose)
         is_example = np.float32(row < len(self.examples))
         return item | {"weight": item["weight"] * is_example}
 
     def _choose(self, epoch: int, example: int) -> ChooseBox | None:
         if self.seed is None:
             return None
-        return _crop(self.examples, self.seed, epoch, example, min_area=self.min_area)
+        return _crop(
+            self.examples,
+            seed=self.seed,
+            epoch=epoch,
+            example=example,
+            min_area=self.min_area,
+        )
 
 
 def _crop(
     examples: Encoded, seed: int, epoch: int, example: int, *, min_area: float
 ) -> ChooseBox | None:
-    """(height, width) -> the part of an example that an epoch sees; None where no crop
-    is drawn.
-    """
+    """(height, width) -> the crop of an example in an epoch; None without crops."""
     if not min_area:
         return None
     # The row in the whole set, so that an example is cropped alike in every part of it.
     row = int(examples.rows[example])
-    return lambda height, width: random_box(
-        seed, epoch=epoch, row=row, height=height, width=width, min_area=min_area
-    )
+
+    def choose(height: int, width: int) -> Box:
+        return random_box(
+            seed, epoch=epoch, row=row, height=height, width=width, min_area=min_area
+        )
+
+    return choose
 
 
 def _item(
@@ -211,15 +239,16 @@ def _item(
     number: int,
     choose: Callable[[int], ChooseBox | None] = lambda number: None,
 ) -> Item:
-    """An example, or zeros of weight 0 where it cannot be read. choose: (number) ->
-    what chooses the part of the image.
+    """An example, or zeros of weight 0 where it cannot be read.
+
+    choose: (number) -> the function that chooses the part of the image, or None.
     """
     try:
         image, label = examples.example(number, choose(number))
         weight, bad = 1, -1
+    # An exception in a worker would reach the training process without its type. That
+    # process reads the example again, see `ReadAhead._report`.
     except Exception:
-        # An exception in a worker would reach the training process without its type:
-        # the example is read again there.
         image, label = np.zeros(examples.image_shape, np.uint8), 0
         weight, bad = 0, number
     return {

@@ -1,5 +1,6 @@
-"""The settings of a run, from a config file and the command line, as frozen dataclasses
-that are checked.
+"""The settings of a run, as frozen dataclasses that are checked.
+
+They come from a config file and the command line.
 """
 
 from bnas_jax.settings.dataset import DatasetSettings, for_data, without_effect

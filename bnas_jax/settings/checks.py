@@ -1,5 +1,7 @@
-"""Checks of settings: each raises a `UserError` that names the setting, the values it
-may have and the one it has.
+"""Checks of settings.
+
+Each raises a `UserError` that names the setting, the values it may have and the one it
+has.
 """
 
 import math
@@ -8,20 +10,21 @@ from bnas_jax.core.errors import UserError
 
 
 def require(condition, message: str) -> None:
-    """`UserError` with the message unless the condition is true."""
+    """Raises `UserError` with the message unless the condition is true."""
     if not condition:
         raise UserError(message)
 
 
 def choice(name: str, value, choices: tuple) -> None:
-    """`UserError` unless the value is one of the choices."""
+    """Raises `UserError` unless the value is one of the choices."""
     listed = ", ".join(str(item) for item in choices)
     require(value in choices, f"{name} must be one of {listed}, got {value!r}")
 
 
 def positive(prefix: str, settings, *names: str) -> None:
-    """`UserError` for the first of these settings below 1. prefix: of their names, such
-    as config.network.
+    """Raises `UserError` for the first of these settings that is below 1.
+
+    prefix: of their names, such as config.network.
     """
     for name in names:
         value = getattr(settings, name)
@@ -29,8 +32,11 @@ def positive(prefix: str, settings, *names: str) -> None:
 
 
 def rates(prefix: str, settings, *names: str, least: float | None = None) -> None:
-    """`UserError` for the first of these settings that is no finite number above 0, or
-    from `least` on.
+    """Raises `UserError` for the first setting that is no finite number in its range.
+
+    The range is above 0, or from `least` on.
+
+    prefix: of the names, such as config.weights.
     """
     for name in names:
         value = getattr(settings, name)
@@ -38,25 +44,25 @@ def rates(prefix: str, settings, *names: str, least: float | None = None) -> Non
             fits, wanted = value > 0, "greater than 0"
         else:
             fits, wanted = value >= least, f"at least {least}"
-        # NaN and infinity train nothing, and NaN would not be found the same when a run
-        # goes on.
+        # NaN and infinity train nothing. NaN also differs from itself, so that a run
+        # could not go on.
         message = f"{prefix}.{name} must be a finite number {wanted}, got {value}"
         require(fits and math.isfinite(value), message)
 
 
 def shares(prefix: str, settings, *names: str) -> None:
-    """`UserError` for the first of these settings that is not from 0 to below 1."""
+    """Raises `UserError` for the first setting that is not from 0 to below 1."""
     for name in names:
         value = getattr(settings, name)
         # 1 itself would drop everything, or never forget a momentum.
-        require(
-            0 <= value < 1, f"{prefix}.{name} must be from 0 to below 1, got {value}"
-        )
+        message = f"{prefix}.{name} must be from 0 to below 1, got {value}"
+        require(0 <= value < 1, message)
 
 
 def clipping(prefix: str, settings) -> None:
-    """`UserError` for a `clip_norm` that is neither None nor above 0; infinity does not
-    clip.
+    """Raises `UserError` for a `clip_norm` that is neither None nor above 0.
+
+    Infinity is allowed, and does not clip.
     """
     clip = settings.clip_norm
     message = f"{prefix}.clip_norm must be greater than 0 or None, got {clip}"

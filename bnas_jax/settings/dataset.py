@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from bnas_jax.settings.checks import choice, rates, require
 
 SPLITS = ("random", "stratified", "in_order")
-# Of a field: a setting of searches alone, which is as the convention says where it is
-# not set.
+# The metadata of a field that is a setting of searches alone. Where it is not set, it
+# has the value of the convention.
 OF_SEARCH = {"of_search": True}
 
-# Settings without effect on sets that come with test images, and on the digits, which
-# are arrays.
+# Settings without effect on sets that come with test images.
 _SPLIT = ("split", "split_seed")
+# Settings without effect on the digits, which are arrays already.
 _READING = (
     "min_area",
     "image_size",
@@ -25,8 +25,8 @@ _READING = (
 )
 
 
-# The settings of config.dataset that have no effect, by the name of the data set. Those
-# of TFDS have images of 8 bits.
+# The settings of config.dataset that have no effect, by the name of the data set. All
+# sets of TFDS have images of 8 bits, so that white is known.
 WITHOUT_EFFECT = {
     "digits": ("path", *_SPLIT, *_READING),
     "cifar10": (*_SPLIT, "white_level"),
@@ -38,8 +38,9 @@ WITHOUT_EFFECT = {
 
 
 def without_effect(name: str) -> tuple[str, ...]:
-    """The settings of config.dataset that have no effect on the data set of a name; see
-    `WITHOUT_EFFECT`.
+    """The settings of config.dataset that have no effect on the data set `name`.
+
+    See `WITHOUT_EFFECT`.
     """
     if name.startswith("tfds:"):
         name = "tfds:"
@@ -54,12 +55,13 @@ class DatasetSettings:
     are refused, see `WITHOUT_EFFECT`.
     """
 
-    # One of `data.load.NAMES`, and the folder of its files.
+    # One of `data.load.NAMES`.
     name: str = "cifar10"
+    # The folder of its files.
     path: str | None = None
 
-    # Statistics of each channel, on the scale 0 to 1, by which images are normalised;
-    # both or none.
+    # The statistics of each channel, on the scale 0 to 1, by which images are
+    # normalised; both or none.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -70,43 +72,47 @@ class DatasetSettings:
     jitter: tuple[float, ...] | None = None
     cutout: int | None = None
 
-    # Images become image_size x image_size pixels. With `resize` the shorter side is
-    # first scaled to that, and the centre is cut out.
+    # Images become image_size x image_size pixels.
     image_size: int | None = None
+    # Where no random crop is drawn, the shorter side is first scaled to `resize`
+    # pixels, and the centre is cut out.
     resize: int | None = None
-    # 1 or 3.
+    # 1 for gray images, 3 for colours.
     channels: int | None = None
     # The number that is white in images of more than 8 bits, see `data.readers.images`.
     white_level: float | None = None
 
-    # The share of a set without test images that becomes its test set, drawn by a seed
-    # that is not the run's: all runs are tested on the same images.
+    # The share of a set without test images that becomes its test set. It is drawn by a
+    # seed that is not the run's: all runs are tested on the same images.
     split: float | None = None
     split_seed: int = 0
 
-    # Decoded sets that are larger than this many MiB are streamed.
+    # Sets that are larger than this many MiB when decoded are streamed.
     in_memory_mib: int | None = None
 
     # Of a search: how the training set is divided for weights and alpha, see
-    # `data.halves.split_half`; and whether the images that its epochs are validated on
-    # are augmented, too.
+    # `data.halves.split_half`.
     search_split: str = dataclasses.field(default="random", metadata=OF_SEARCH)
+    # Of a search: whether the images on which an epoch is validated are augmented, too.
     augment_validation: bool = dataclasses.field(default=False, metadata=OF_SEARCH)
 
-    # Images that cannot be read are an error (`fail`) or are left out, with their
+    # Images that cannot be read are an error (`fail`), or are left out, with their
     # number in the log (`skip`).
     bad_images: str = "fail"
-    # Processes that read a streamed set; 0: threads do.
+    # The number of processes that read a streamed set; 0: threads do.
     workers: int = 0
 
     def __post_init__(self):
         self._check_effect()
+
+        # Sizes.
         for name in ("pad", "cutout"):
             pixels = getattr(self, name)
             message = f"config.dataset.{name} must be 0 or more pixels, got {pixels}"
             require(pixels is None or pixels >= 0, message)
         self._check_sizes()
 
+        # Choices, shares and statistics.
         choice("config.dataset.channels", self.channels, choices=(None, 1, 3))
         choice("config.dataset.search_split", self.search_split, choices=SPLITS)
         choice("config.dataset.bad_images", self.bad_images, choices=("fail", "skip"))
@@ -115,7 +121,7 @@ class DatasetSettings:
         if self.mean is not None or self.std is not None:
             self._check_statistics(self.mean or (), self.std or ())
 
-        # ImageNet has an image size unless another is set.
+        # The data set imagenet2012 has an image size by default.
         sized = self.image_size is not None or self.name == "imagenet2012"
         message = "config.dataset.resize needs config.dataset.image_size, its centre"
         require(self.resize is None or sized, message)
@@ -123,6 +129,7 @@ class DatasetSettings:
             rates("config.dataset", self, "white_level")
 
     def _check_sizes(self) -> None:
+        """Settings that are at least 0, at least 1, or at least another setting."""
         at_least = {
             "image_size": 1,
             "resize": self.image_size or 1,
@@ -137,11 +144,13 @@ class DatasetSettings:
 
     @staticmethod
     def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        both = "config.dataset.mean and config.dataset.std need a list of one number for each channel, such as [0.5]"
-        same = mean and len(mean) == len(std)
-        require(same, f"{both}; got {list(mean)} and {list(std)}")
+        message = (
+            "config.dataset.mean and config.dataset.std need a list of one number for "
+            f"each channel, such as [0.5]; got {list(mean)} and {list(std)}"
+        )
+        require(mean and len(mean) == len(std), message)
 
-        # Statistics of pixels from 0 to 255 are the usual mistake.
+        # The usual mistake: statistics of pixels from 0 to 255.
         scale = "are on the scale 0 to 1 (divide by 255)"
         message = f"config.dataset.mean: the values {scale}, got {list(mean)}"
         require(all(0 <= value <= 1 for value in mean), message)
@@ -149,28 +158,34 @@ class DatasetSettings:
         require(all(0 < value <= 1 for value in std), message)
 
     def _check_effect(self):
-        """A setting that does nothing is refused, rather than leaving the user to
-        believe in it.
+        """Refuses a setting that has no effect.
+
+        Otherwise the user would believe in it.
         """
+        # On this data set, settings without effect have their defaults.
         mine = dataclasses.asdict(self)
         fitting = for_data(mine, self.name)
         for name, value in mine.items():
-            message = f"config.dataset.{name} has no effect on {self.name}: leave config.dataset.{name} out"
+            message = (
+                f"config.dataset.{name} has no effect on {self.name}: leave "
+                f"config.dataset.{name} out"
+            )
             require(value == fitting[name], message)
-        divided = self.split is not None or not self.split_seed
-        require(
-            divided,
+
+        # A seed needs something to draw.
+        message = (
             "config.dataset.split_seed has no effect without config.dataset.split: set "
-            "both or none",
+            "both or none"
         )
+        require(self.split is not None or not self.split_seed, message)
 
 
 def for_data(dataset: Mapping, name: str) -> dict:
-    """The settings of one data set for another one: those without effect on it are set
-    back to their defaults.
+    """The settings of one data set for another one, `name`.
+
+    Those without effect on it are set back to their defaults.
     """
-    defaults = {
-        field.name: field.default for field in dataclasses.fields(DatasetSettings)
-    }
+    fields = dataclasses.fields(DatasetSettings)
+    defaults = {field.name: field.default for field in fields}
     reset = {key: defaults[key] for key in without_effect(name)}
     return {**dataset, **reset}

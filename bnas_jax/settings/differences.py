@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from bnas_jax.settings import entries
 
 # Settings that may change between two starts of one run: none of them changes what is
-# trained, on what or how. Numbers of the same run differ by rounding alone where other
-# devices, or other parts of a batch, are added up. Settings of a searcher that only its
-# derivation reads are free, too.
+# trained, on what or how. On other devices, or with other parts of a batch, numbers are
+# added up in another order, and differ by rounding. Settings of a searcher that only
+# its derivation reads are free, too.
 _FREE = (
     # What is saved and logged, and when.
     "log_every_steps",
@@ -16,7 +16,7 @@ _FREE = (
     "checkpoint_every_minutes",
     "checkpoint",
     "eval_batch_size",
-    # Where and by what programs the same is computed.
+    # Where the same numbers are computed, and by what programs.
     "parallel",
     "steps_per_call",
     "distributed",
@@ -28,8 +28,8 @@ _FREE = (
     "alphas_as_of",
 )
 
-# Those that --change may change, too: the network, the data and the number of steps in
-# an epoch stay as they are.
+# Settings that --change may change, too: the network, the data and the number of steps
+# in an epoch stay as they are.
 CHANGEABLE = (
     "optimizer",
     "recipe",
@@ -42,13 +42,15 @@ CHANGEABLE = (
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
 )
-# But for these, which decide what an optimizer keeps from step to step.
+# Not among them are these, which decide what state an optimizer has.
 _OF_THE_STATE = ("optimizer.name", "alphas.optimizer")
 
 
 class Difference(NamedTuple):
-    """A setting in which two resolved configs differ. key: without `config.`; ours,
-    theirs: its JSON values.
+    """A setting in which two resolved configs differ.
+
+    key: its name, without `config.`.
+    ours, theirs: its values of JSON.
     """
 
     key: str
@@ -57,7 +59,7 @@ class Difference(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        """Whether a run goes on with the other value without further ado."""
+        """Whether a run goes on with the other value, without `--change`."""
         derivation = [f"searcher.{name}" for name in entries.derivation_settings()]
         return _is_among(self.key, (*_FREE, *derivation))
 
@@ -82,13 +84,15 @@ def _is_among(key: str, names: tuple[str, ...]) -> bool:
 def differences(
     ours: Mapping, theirs: Mapping, prefix: str = ""
 ) -> Iterator[Difference]:
-    """All settings in which two resolved configs differ, sorted by their names. prefix:
-    of the names, in nested settings.
+    """All settings in which two resolved configs differ, sorted by their names.
+
+    prefix: of the names, in nested settings.
     """
     for key in sorted(set(ours) | set(theirs)):
         one, other = ours.get(key), theirs.get(key)
         if one == other:
             continue
+        # Within a group, only the settings that differ are named.
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from differences(one, other, f"{prefix}{key}.")
         else:
@@ -96,8 +100,9 @@ def differences(
 
 
 def first_difference(ours: Mapping, theirs: Mapping) -> str | None:
-    """The first setting in which two resolved configs differ, free ones aside, as
-    `config.key is A now and B there`.
+    """The first setting in which two resolved configs differ, free ones aside.
+
+    It is given as `config.key is A now and B there`, see `Difference`.
     """
     for difference in differences(ours, theirs):
         if not difference.is_free:

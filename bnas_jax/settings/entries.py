@@ -1,5 +1,6 @@
-"""Schemes, searchers and networks as settings: {"name": ..., and the settings of that
-entry of the table}.
+"""Schemes, searchers and networks as settings.
+
+Each is {"name": ..., and the settings of that entry of its table}.
 """
 
 import dataclasses
@@ -12,36 +13,39 @@ from bnas_jax.networks import NETWORKS
 from bnas_jax.search import SEARCHERS, Searcher
 from bnas_jax.settings.checks import choice, require
 
-# The type of a setting, and the table that its name chooses an entry from.
+# The tables of entries, by the type of the setting that chooses one.
 TABLES: dict[Any, Mapping[str, type]] = {
     Scheme: SCHEMES,
     Searcher: SEARCHERS,
     NetworkSettings: NETWORKS,
 }
 
-# The groups of a config that have a name, the table that it chooses from, and the entry
-# that a config begins with.
+# The same tables, by the name of the group in a config.
 GROUPS: dict[str, Mapping[str, type]] = {
     "scheme": SCHEMES,
     "searcher": SEARCHERS,
     "network": NETWORKS,
 }
+# The entries that a config begins with.
 USUAL = {"scheme": "xnor", "searcher": "bnas", "network": "cells"}
 
 
 def settings_of(entry: type) -> dict[str, dataclasses.Field]:
-    """The fields of an entry that are settings: all but those with the metadata
-    {"setting": False}.
+    """The fields of an entry that are settings.
+
+    These are all but those with the metadata {"setting": False}.
     """
-    fields = dataclasses.fields(entry)
-    return {
-        field.name: field for field in fields if field.metadata.get("setting", True)
-    }
+    found = {}
+    for field in dataclasses.fields(entry):
+        if field.metadata.get("setting", True):
+            found[field.name] = field
+    return found
 
 
 def derivation_settings() -> dict[str, type[Searcher]]:
-    """The settings that only the derivation of a genotype reads, each with a searcher
-    that has it.
+    """The settings that only the derivation of a genotype reads.
+
+    Each has a searcher that has it.
     """
     found = {}
     for entry in SEARCHERS.values():
@@ -53,10 +57,11 @@ def derivation_settings() -> dict[str, type[Searcher]]:
 
 def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dict]:
     """(the entry of the table that `values["name"]` names, the values of its settings).
-    name: of the group, for errors.
 
     Values of None are left out where the entry has a default. Raises `UserError` for
     another entry's setting.
+
+    name: of the group, for errors.
     """
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     choice(f"{name}.name", values.get("name"), choices=tuple(table))
@@ -66,16 +71,17 @@ def chosen(table: Mapping[str, type], values: Any, name: str) -> tuple[type, dic
     given = {}
     for key, value in values.items():
         # A config has the settings of all entries of a table (`template.group`); those
-        # of others are None.
+        # of other entries are None.
         if key == "name" or (value is None and key not in known):
             continue
         listed = ", ".join(known) or "none"
-        require(
-            key in known,
+        message = (
             f"{name}.{key} is no setting of {name}.name={values['name']}; it has "
-            f"{listed}",
+            f"{listed}"
         )
-        # NaN differs from itself, and its run would from its work directory.
+        require(key in known, message)
+
+        # NaN differs from itself: a run would differ from its own work directory.
         require(value == value, f"{name}.{key} must be a number, got nan")
         if value is not None or not has_default(known[key]):
             given[key] = value
@@ -89,10 +95,12 @@ def has_default(field: dataclasses.Field) -> bool:
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """The values of a settings dataclass; those of an entry of a table with its name,
-    and without what is no setting.
+    """The values of a settings dataclass.
+
+    Those of an entry of a table have its name, and are its settings alone.
     """
     values = dataclasses.asdict(value)
+    # An entry of a table is known by its class.
     for table in TABLES.values():
         for name, entry in table.items():
             if entry is type(value):

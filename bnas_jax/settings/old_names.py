@@ -6,7 +6,9 @@ from bnas_jax.settings.checks import require
 
 # Old name -> the new one, or what became of it.
 OLD_NAMES = {
-    "config.dataset.stratified": "config.dataset.search_split of a search: random, stratified or in_order",
+    "config.dataset.stratified": (
+        "config.dataset.search_split of a search: random, stratified or in_order"
+    ),
     "config.rules.activation_scale": "config.scheme.activation_scale",
     "config.rules.sign_of_zero": "config.scheme.sign_of_zero",
     "config.rules.weight_gradient": "config.scheme.weight_gradient",
@@ -14,7 +16,9 @@ OLD_NAMES = {
     "config.rules.relu": "config.scheme.activation: relu or none",
     "config.rules.reduction_skip": "config.network.reduction_skip",
     "config.rules.float_head": "config.network.float_head",
-    "config.rules.binary_search_preprocess": "config.network.binary_preprocess of a search",
+    "config.rules.binary_search_preprocess": (
+        "config.network.binary_preprocess of a search"
+    ),
     "config.rules": "config.scheme and config.network",
     "config.derive.gamma": "config.searcher.gamma",
     "config.derive.keep_zeroise": "config.searcher.keep_zeroise",
@@ -22,12 +26,17 @@ OLD_NAMES = {
     "config.alphas.diversity": "config.searcher.diversity",
     "config.alphas.tau": "config.searcher.tau",
     "config.alphas.entropy": "config.searcher.entropy",
-    "config.halves": "gone: the alpha step and the weight step are two programs; leave it out",
+    "config.halves": (
+        "gone: the alpha step and the weight step are two programs; leave it out"
+    ),
 }
 
 
 def refuse_old_name(name: str) -> None:
-    """`UserError` that says the new name, for an old one such as "config.rules.relu"."""
+    """Raises `UserError` for an old name, such as "config.rules.relu".
+
+    The error says the new name.
+    """
     new = OLD_NAMES.get(name)
     require(new is None, f"{name} is now {new}")
 

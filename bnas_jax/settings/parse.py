@@ -1,5 +1,6 @@
-"""From nested dicts to dataclasses: the names and the types of the fields decide what
-is accepted.
+"""From nested dicts to dataclasses.
+
+The names and the types of the fields decide what is accepted.
 """
 
 import dataclasses
@@ -26,28 +27,30 @@ def plain(value):
 
 
 def fill(values: dict, defaults: Mapping, prefix: str = "config.") -> None:
-    """Replaces None and absent values by the defaults, in place. prefix: of the
-    settings' names, for errors.
+    """Replaces None and absent values by the defaults, in place.
+
+    prefix: of the settings' names, for errors.
     """
     for key, default in defaults.items():
+        # A group is filled in setting by setting.
         if isinstance(default, Mapping):
             inner = values.setdefault(key, {})
-            require(
-                isinstance(inner, dict),
-                f"{prefix}{key} must hold settings, got {inner!r}",
-            )
+            message = f"{prefix}{key} must hold settings, got {inner!r}"
+            require(isinstance(inner, dict), message)
             fill(inner, default, f"{prefix}{key}.")
         elif values.get(key) is None:
             values[key] = default
 
 
 def build(cls, values: Any, name: str):
-    """An instance of a settings dataclass from nested dicts. name: of the settings, for
-    errors.
+    """An instance of a settings dataclass from nested dicts.
 
     Raises `UserError` for a name that is no field, a value of another type, and a
     missing one without a default.
+
+    name: of the settings, for errors.
     """
+    # The names of settings.
     require(isinstance(values, Mapping), f"{name} must hold settings, got {values!r}")
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
@@ -55,17 +58,19 @@ def build(cls, values: Any, name: str):
     for key in values:
         require(key in known, f"unknown setting {name}.{key}; known here: {listed}")
 
+    # Their values.
     built = {}
     for key, field in known.items():
         setting = f"{name}.{key}"
         if key not in values:
             require(entries.has_default(field), f"{setting} is missing")
             continue
-        # A config that was written before the setting existed leaves it open.
-        simple = field.default is not dataclasses.MISSING and not _takes_none(
-            hints[key]
-        )
-        if values[key] is None and simple:
+
+        # A config that was written before the setting existed leaves it at None: the
+        # error names the default to write.
+        has_default = field.default is not dataclasses.MISSING
+        none_fits = _takes_none(hints[key])
+        if values[key] is None and has_default and not none_fits:
             kind = _without_none(hints[key]).__name__
             raise UserError(
                 f"{setting} must be of type {kind}, got None; write "
@@ -80,8 +85,10 @@ def _takes_none(hint) -> bool:
 
 
 def _convert(hint, value, name: str):
-    """A value as a field of that type needs it. hint: the type; name: of the setting,
-    for errors.
+    """A value as a field of that type needs it.
+
+    hint: the type of the field.
+    name: of the setting, for errors.
     """
     if value is None and _takes_none(hint):
         return None
@@ -89,10 +96,10 @@ def _convert(hint, value, name: str):
 
     # Types with settings of their own.
     if hint is Genotype:
-        require(
-            value is not None,
-            f"{name} is missing; write a named cell or the genotype.json of a search",
+        message = (
+            f"{name} is missing; write a named cell or the genotype.json of a search"
         )
+        require(value is not None, message)
         return genotypes.from_dict(value)
     if hint in entries.TABLES:
         entry, given = entries.chosen(entries.TABLES[hint], values=value, name=name)
@@ -100,26 +107,25 @@ def _convert(hint, value, name: str):
     if dataclasses.is_dataclass(hint):
         return build(hint, values=value, name=name)
 
+    # Lists, of items of one type.
     if typing.get_origin(hint) is tuple:
-        require(
-            isinstance(value, (list, tuple)),
-            f"{name} must be a list, got {value!r}; write it as a,b,c",
-        )
+        message = f"{name} must be a list, got {value!r}; write it as a,b,c"
+        require(isinstance(value, (list, tuple)), message)
         of_items = typing.get_args(hint)[0]
         return tuple(_convert(of_items, value=item, name=name) for item in value)
 
     # `type` and not `isinstance`: a bool is no number of epochs.
     if hint is float and type(value) is int:
         return float(value)
-    require(
-        type(value) is hint, f"{name} must be of type {hint.__name__}, got {value!r}"
-    )
+    message = f"{name} must be of type {hint.__name__}, got {value!r}"
+    require(type(value) is hint, message)
     return value
 
 
 def field_types(cls) -> dict[str, type]:
-    """The type of each field of a settings dataclass: of `tuple[int, ...] | None`,
-    tuple.
+    """The type of each field of a settings dataclass.
+
+    It is a class: of `tuple[int, ...] | None`, tuple.
     """
     types = {}
     for name, hint in typing.get_type_hints(cls).items():

@@ -4,9 +4,11 @@
 
 A recipe is a function without arguments that returns values of settings, as they are
 written in a config: `num_epochs`, `batch_size` and `optimizer`. Settings of `optimizer`
-that it leaves out are as `OptimizerSettings` has them; the values of the preset and the
-convention are not read then. How sure: [C] in published code, [P] in a paper, [R]
-reported of the paper, whose text was not checked, [D] a default chosen here.
+that it leaves out have the defaults of `OptimizerSettings`; those of the preset and the
+convention are not read then.
+
+How sure a value is: [C] in published code, [P] in a paper, [R] reported of the paper,
+whose text was not checked, [D] a default chosen here.
 """
 
 from collections.abc import Callable
@@ -14,17 +16,16 @@ from typing import Any
 
 NO_RECIPE = "none"
 
-# The settings that a recipe has in place of presets and conventions. Batch norm is
-# among them, as it sees the recipe's batch.
+# The settings that come from a recipe, and not from a preset or a convention.
+# `bn_examples` is among them, as batch norm sees the recipe's batch.
 SETTINGS = ("num_epochs", "batch_size", "bn_examples", "optimizer")
 
 
 def bnas() -> dict[str, Any]:
-    """BNAS on CIFAR-10 (section 5.1): one-cycle from 4e-4 to 5e-2 and back [P];
-    drop-path [C] acts in networks of cells alone.
+    """BNAS on CIFAR-10 (section 5.1): one-cycle from 4e-4 to 5e-2 and back [P].
 
-    The values of its code, which differ, are the `release` convention of
-    configs/train.py.
+    Drop-path [C] acts in networks of cells alone. The values of its code, which differ,
+    are the `release` convention of configs/train.py.
     """
     return {
         "num_epochs": 600,
@@ -43,8 +44,9 @@ def bnas() -> dict[str, Any]:
 
 
 def bnas_imagenet() -> dict[str, Any]:
-    """BNAS on ImageNet (section 5.1): a cosine to 1e-5, started anew every 50 epochs
-    [P]; label smoothing [C].
+    """BNAS on ImageNet (section 5.1): a cosine to 1e-5, restarted every 50 epochs [P].
+
+    Label smoothing is that of its code [C].
     """
     return {
         "num_epochs": 250,
@@ -101,12 +103,12 @@ def kuangliu() -> dict[str, Any]:
 
 
 def bireal() -> dict[str, Any]:
-    """Bi-Real Net on ImageNet, its authors' PyTorch code [C], which trains from
-    scratch.
+    """Bi-Real Net on ImageNet from scratch, as its authors' PyTorch code [C].
 
     The scheduler is stepped before each epoch: the first one has 1e-3 (1 - 1/256), the
-    last 0. The paper's own training, of which the code is Caffe, begins with a float
-    network instead: SGD, .01 times .1 at 10 and 15 of 20 epochs.
+      last
+    0. The paper's own training, with code in Caffe, begins with a float network
+      instead: SGD, .01 times .1 at 10 and 15 of 20 epochs.
     """
     return {
         "num_epochs": 256,
@@ -123,12 +125,11 @@ def bireal() -> dict[str, Any]:
 
 
 def reactnet() -> dict[str, Any]:
-    """ReActNet's ResNet18 on ImageNet, the second of its two steps: all binary, no
-    weight decay [C].
+    """ReActNet's ResNet18 on ImageNet, the second of its two steps [C].
 
-    Its code has only the loss of distillation from a float ResNet34: `config.teacher`.
-    Without a teacher it is cross-entropy, with the label smoothing of Bi-Real's code by
-    the same author [D].
+    All is binary, without weight decay. Its code has only the loss of distillation from
+    a float ResNet34: `config.teacher`. Without a teacher it is cross-entropy, with the
+    label smoothing of Bi-Real's code by the same author [D].
     """
     return {
         "num_epochs": 128,
@@ -145,8 +146,9 @@ def reactnet() -> dict[str, Any]:
 
 
 def reactnet_step1() -> dict[str, Any]:
-    """The first of its two steps, `scheme.stage=activations` [C]: weight decay, but not
-    of BN, classifier and PReLU.
+    """ReActNet's first step, for `scheme.stage=activations` [C].
+
+    Its weight decay does not act on BN, classifier and PReLU.
     """
     values = reactnet()
     values["optimizer"] |= {"weight_decay": 1e-5, "decayed": "kernels"}
@@ -154,11 +156,10 @@ def reactnet_step1() -> dict[str, Any]:
 
 
 def nin() -> dict[str, Any]:
-    """The binary NiN on CIFAR-10, as jiecaoyu/XNOR-Net-PyTorch, whose weight decay
-    reaches all parameters [C].
+    """The binary NiN on CIFAR-10, as jiecaoyu/XNOR-Net-PyTorch [C].
 
-    Its loop counts the epochs from 1 to 319, so that each decay comes one epoch earlier
-    there, and one epoch is not run.
+    Its weight decay reaches all parameters. Its loop counts the epochs from 1 to 319,
+    so that each decay comes one epoch earlier there, and one epoch is not run.
     """
     return {
         "num_epochs": 320,
@@ -194,9 +195,8 @@ def cbcn() -> dict[str, Any]:
 def pcnn() -> dict[str, Any]:
     """PCNN on CIFAR-10: 200 epochs [P].
 
-    No training code is published; the rest is CBCN's, of the same group [D].
-
-    The paper starts from a network that was trained before, see `--init`.
+    No training code is published; the rest is CBCN's, of the same group [D]. The paper
+    starts from a network that was trained before, see `--init`.
     """
     return cbcn()
 
@@ -204,7 +204,7 @@ def pcnn() -> dict[str, Any]:
 def xnor_pp() -> dict[str, Any]:
     """XNOR-Net++ on ImageNet: Adam, times .1 in steps, about 80 epochs [R].
 
-    Where the steps lie, and the batch [D].
+    The epochs of the steps, and the batch size, are defaults chosen here [D].
     """
     return {
         "num_epochs": 80,

@@ -1,15 +1,14 @@
-"""From a ConfigDict, as configs/*.py make it, or a work directory's config.json to
-settings, and back.
+"""From a config to settings, and back.
 
+A config is a ConfigDict, as configs/*.py make it, or a work directory's config.json.
 What is set, in a file or on the command line, comes first. A setting left at None takes
 the first value that there is in
 
 1. the recipe that `config.recipe` chooses, see `recipes`;
 2. `config.preset`, which has a preset's values of the settings that recipes also have;
 3. the block of the convention that `config.conventions` chooses: `config.paper` has the
-values of the paper's text,
-   `config.release` those of its code, and `config.meant` those of that code without its
-   index error where they differ;
+   values of the paper's text, `config.release` those of its code, and `config.meant`
+   those of that code without its index error where they differ;
 4. the default of its dataclass.
 
 Where there is a recipe, 2 and 3 are not read for the settings that recipes have
@@ -34,14 +33,16 @@ from bnas_jax.settings.schema import TASKS, Settings
 from bnas_jax.settings.search import SupernetSettings
 from bnas_jax.settings.train import OptimizerSettings
 
-# The blocks of a config that a convention takes its values from; the first that has one
-# decides.
+# The blocks of a config from which a convention takes its values. The first block that
+# has a value decides.
 _BLOCKS = {"paper": ("paper",), "release": ("release",), "meant": ("meant", "release")}
 
 
 def resolve(config: Mapping) -> dict:
-    """A plain nested dict of a ConfigDict's settings, with None replaced by its
-    convention's values and names by genotypes.
+    """A plain nested dict of a config's settings, with None filled in.
+
+    None becomes the value of the recipe, the preset or the convention, see above. A
+    genotype stands in it as itself, not by its name.
     """
     values = plain(config)
     refuse_old_names(values)
@@ -58,13 +59,15 @@ def resolve(config: Mapping) -> dict:
     # The first layer that has a value decides, as the others find it set.
     for layer in layers:
         fill(values, layer)
+
+    # What then still is None has a default, or depends on other settings.
     if values.get("task") == "train":
         fill(values, {"optimizer": _defaults(OptimizerSettings)})
     _fill_network(values, conventions)
     if values.get("task") == "search" and values.get("select") is None:
         values["select"] = _selected(values.get("searcher"))
 
-    # A work directory keeps the genotype itself, as its file may change.
+    # A work directory keeps the genotype itself, as the file that is named may change.
     network = values.get("network")
     if isinstance(network, dict) and isinstance(network.get("genotype"), str):
         network["genotype"] = genotypes.load(network["genotype"]).to_dict()
@@ -72,6 +75,7 @@ def resolve(config: Mapping) -> dict:
 
 
 def _without_recipe_settings(layer: Mapping) -> dict:
+    """The values of a block that a recipe does not replace."""
     return {name: value for name, value in layer.items() if name not in SETTINGS}
 
 
@@ -101,8 +105,9 @@ def _defaults(cls: type) -> dict:
 
 
 def _fill_network(values: dict, conventions: str) -> None:
-    """Fills in the convention's values of the scheme and the network, as far as those
-    have such settings.
+    """Fills in the convention's values of the scheme and the network.
+
+    A convention may have values that they do not have as settings: those are left out.
     """
     convention = CONVENTIONS[conventions]
     _fill_group(values, "scheme", defaults=convention.scheme)
@@ -116,21 +121,28 @@ def _fill_network(values: dict, conventions: str) -> None:
 
 
 def _fill_group(values: dict, key: str, *, defaults: Mapping) -> None:
-    """Fills in a group that names an entry of a table, the usual one where none is
-    named.
+    """Fills in a group that names an entry of a table.
+
+    Where no entry is named, it is the usual one.
+
+    defaults: values, of which those are taken that are settings of the entry.
     """
     group, table = _group(values, key), entries.GROUPS[key]
+
+    # An empty name is not None, but a mistake, as of a shell's variable that is not
+    # set.
     name = group.get("name")
-    # An empty name is a mistake, as of a shell's variable that is not set.
     if name is None:
         name = entries.USUAL[key]
     group["name"] = name
     choice(f"config.{key}.name", name, choices=tuple(table))
+
     known = set(entries.settings_of(table[name]))
     fill(group, _among(defaults, known), prefix=f"config.{key}.")
 
 
 def _group(values: dict, key: str) -> dict:
+    """The group `config.KEY` of the values, which is added where there is none."""
     group = values.setdefault(key, {})
     require(isinstance(group, dict), f"config.{key} must hold settings, got {group!r}")
     return group
@@ -141,9 +153,7 @@ def _among(values: Mapping, known: set[str]) -> dict:
 
 
 def _selected(searcher) -> str:
-    """The epoch of the genotype where `config.select` does not say: the best one, where
-    epochs are validated.
-    """
+    """The default of `config.select`: `best` if epochs are validated, else `last`."""
     entry: Any
     entry, values = entries.chosen(SEARCHERS, values=searcher, name="config.searcher")
     share = values.get("train_share", entry.train_share)
@@ -153,8 +163,9 @@ def _selected(searcher) -> str:
 
 
 def from_config(config: Mapping) -> Settings:
-    """The settings of a ConfigDict or of a work directory (`WorkDir.config`);
-    `UserError` for the first that is wrong.
+    """The settings of a ConfigDict or of a work directory (`WorkDir.config`).
+
+    Raises `UserError` for the first setting that is wrong.
     """
     values = resolve(config)
     task = values.get("task")
@@ -170,5 +181,5 @@ def to_dict(settings: Settings) -> dict:
         if dataclasses.is_dataclass(value):
             value = entries.to_dict(value)
         values[field.name] = value
-    # Tuples become lists, as they are in a config.json that is compared with this.
+    # Tuples become lists, as in a config.json that is compared with this.
     return json.loads(json.dumps(values))

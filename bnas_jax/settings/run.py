@@ -18,22 +18,17 @@ PARALLEL = ("auto", "none", "pmap", "shard_map")
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """How many checkpoints are kept on disk: the last ones, and those of the best
-    accuracies.
-    """
+    """How many checkpoints are kept: the last ones, and those of best accuracy."""
 
     keep_last: int = 2
     keep_best: int = 1
 
     def __post_init__(self):
+        prefix = "config.checkpoint"
         # Without a last one a run could not go on.
-        message = (
-            f"config.checkpoint.keep_last must be at least 1, got {self.keep_last}"
-        )
+        message = f"{prefix}.keep_last must be at least 1, got {self.keep_last}"
         require(self.keep_last >= 1, message)
-        message = (
-            f"config.checkpoint.keep_best must be at least 0, got {self.keep_best}"
-        )
+        message = f"{prefix}.keep_best must be at least 0, got {self.keep_best}"
         require(self.keep_best >= 0, message)
 
 
@@ -41,36 +36,43 @@ class CheckpointSettings:
 class DistributedSettings:
     """A run of several processes.
 
-    Without values it is one of as many processes as Slurm, MPI, GKE or a TPU slice have
-    started, else of one process; num_processes=1 is one process even there.
+    Without values, the run has as many processes as Slurm, MPI, GKE or a TPU slice have
+    started, else one. With num_processes=1 it has one process even there.
     """
 
-    # HOST:PORT of the first process; the number of processes; the index of this one,
-    # from 0. All three or none.
+    # These three are set together, or not at all.
+    # HOST:PORT of the first process.
     coordinator: str | None = None
+    # The number of processes.
     num_processes: int | None = None
+    # The index of this process, from 0.
     process_id: int | None = None
+
     # How long to wait for the others, at the start and in a step.
     timeout_seconds: int = 600
 
     def __post_init__(self):
         prefix = "config.distributed"
         seconds = self.timeout_seconds
-        require(
-            seconds >= 1, f"{prefix}.timeout_seconds must be at least 1, got {seconds}"
-        )
+        message = f"{prefix}.timeout_seconds must be at least 1, got {seconds}"
+        require(seconds >= 1, message)
         number, index = self.num_processes, self.process_id
         message = f"{prefix}.num_processes must be at least 1, got {number}"
         require(number is None or number >= 1, message)
         if number == 1:
             return
 
-        together = f"{prefix}.coordinator, num_processes and process_id belong together: give all three or none"
-        require(
-            (self.coordinator is None) == (number is None) == (index is None), together
+        # All three settings or none.
+        message = (
+            f"{prefix}.coordinator, num_processes and process_id belong together: give "
+            "all three or none"
         )
+        together = (self.coordinator is None) == (number is None) == (index is None)
+        require(together, message)
         if self.coordinator is None or number is None or index is None:
             return
+
+        # The address, and the index among the processes.
         host, _, port = self.coordinator.rpartition(":")
         message = f"{prefix}.coordinator must be HOST:PORT, got {self.coordinator!r}"
         require(host and port.isdigit(), message)
@@ -84,18 +86,18 @@ class RunSettings:
 
     # A key of `schema.TASKS`.
     task: str
-    # Of all random numbers of the run. The test set that `dataset.split` draws has a
-    # seed of its own.
+    # The seed of all random numbers of the run, but for those of the test set that
+    # `dataset.split` draws: they have a seed of their own.
     seed: int = 0
     # Whose details are followed: `paper`, `release` or `meant`, see `core.conventions`.
     conventions: str = "paper"
 
-    # The type of floating-point numbers. bfloat16: of convolutions alone.
+    # The type of floating-point numbers. bfloat16 is the type of convolutions alone.
     precision: str = "float32"
-    # Of products of floats, forward and in gradients, by JAX's names. `default`
-    # shortens factors of float32 to what the hardware multiplies fastest (bfloat16 on
-    # TPUs, TF32 on GPUs), `highest` keeps them whole; CPUs always do. Products of signs
-    # are exact in any of them.
+    # The precision of products of floats, forward and in gradients, by JAX's names.
+    # `default` shortens factors of float32 to what the hardware multiplies fastest
+    # (bfloat16 on TPUs, TF32 on GPUs); `highest` keeps them whole. CPUs always do.
+    # Products of signs are exact in any of them.
     matmul_precision: str = "highest"
 
     # How steps are spread over devices, see `runtime.devices.choose`.
@@ -108,18 +110,19 @@ class RunSettings:
     bn_examples: int | None = None
 
     num_epochs: int
-    # Examples in a step, on all devices together.
+    # The number of examples in a step, on all devices together.
     batch_size: int
     eval_batch_size: int = 256
-    # Parts of a batch that go through the network one after the other, their gradients
-    # averaged; batch norm sees one at a time.
+    # The number of parts of a batch. They go through the network one after the other,
+    # and their gradients are averaged; batch norm sees one at a time.
     microbatches: int = 1
-    # Steps in one call of a compiled program: several save GPUs and TPUs some waiting,
-    # and make a CPU slower.
+    # The number of steps in one call of a compiled program. Several save GPUs and TPUs
+    # some waiting, and make a CPU slower.
     steps_per_call: int = 1
 
-    # How often the loss is checked, and a checkpoint saved within an epoch.
+    # How often the loss is checked.
     log_every_steps: int = 100
+    # How often a checkpoint is saved within an epoch.
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float | None = None
 
@@ -135,10 +138,11 @@ class RunSettings:
     def __post_init__(self):
         choice("config.conventions", self.conventions, choices=tuple(CONVENTIONS))
         choice("config.precision", self.precision, choices=PRECISIONS)
-        choice(
-            "config.matmul_precision", self.matmul_precision, choices=MATMUL_PRECISIONS
-        )
+        products = self.matmul_precision
+        choice("config.matmul_precision", products, choices=MATMUL_PRECISIONS)
         choice("config.parallel", self.parallel, choices=PARALLEL)
+
+        # Numbers.
         message = f"config.seed must be from 0 to 4294967295, got {self.seed}"
         require(0 <= self.seed < 2**32, message)
         positive(
@@ -153,6 +157,7 @@ class RunSettings:
         )
         self._check_bn_examples()
 
+        # How often checkpoints are saved.
         every = self.checkpoint_every_steps
         message = (
             f"config.checkpoint_every_steps must be at least 1 or None, got {every}"
@@ -165,36 +170,48 @@ class RunSettings:
         require(minutes is None or minutes > 0, message)
 
     def _check_bn_examples(self) -> None:
-        """Groups divide a microbatch.
+        """Raises `UserError` unless `bn_examples` divides a microbatch.
 
-        A batch that is not made of whole ones is refused by `Devices.check_batch`.
+        A batch that is not made of whole microbatches is refused by
+        `Devices.check_batch`.
         """
+        # A microbatch has `part` examples.
         group, part = self.bn_examples, self.batch_size // self.microbatches
         if group is None or self.batch_size % self.microbatches:
             return
         require(group >= 1, f"config.bn_examples must be at least 1, got {group}")
-        require(
-            self.sync_bn,
+        message = (
             f"config.bn_examples={group} is of examples on all devices: write "
-            "config.sync_bn=True",
+            "config.sync_bn=True"
         )
+        require(self.sync_bn, message)
+
+        # The number that it divides.
         of_batch = "config.batch_size"
         if self.microbatches > 1:
             of_batch = "config.batch_size / config.microbatches"
-        message = f"config.bn_examples={group} must divide {of_batch} = {part}; write {part} for all of them"
+        message = (
+            f"config.bn_examples={group} must divide {of_batch} = {part}; write {part} "
+            "for all of them"
+        )
         require(part % group == 0, message)
 
     def arithmetic(self, axis: str | None = None) -> Arithmetic:
-        """How numbers are computed. axis: the mapped axis of the devices which share a
-        batch.
+        """How numbers are computed.
+
+        axis: the name of the mapped axis of the devices that share a batch; None for
+          one device.
         """
         dtype: Any = jnp.float32
         if self.precision == "float64":
             dtype = jnp.float64
-        # Statistics, losses and updates stay float32 in bfloat16.
+
+        # With bfloat16, statistics, losses and updates stay float32.
         conv_dtype: Any = None
         if self.precision == "bfloat16":
             conv_dtype = jnp.bfloat16
+
+        # Statistics over all devices, or over each by itself.
         bn_axis = None
         if self.sync_bn:
             bn_axis = axis

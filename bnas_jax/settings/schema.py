@@ -1,13 +1,13 @@
-"""The settings of a run, each written once, with its check: frozen dataclasses that
-`resolve.from_config` makes.
+"""The settings of a run by its task.
 
-A scheme, a searcher and a network bring their own settings: they are entries of tables,
-see `entries`.
+Each setting is written once, with its check, in a frozen dataclass that
+`resolve.from_config` makes. A scheme, a searcher and a network bring their own
+settings: they are entries of tables, see `entries`.
 """
 
 from bnas_jax.settings.search import SearchSettings
 from bnas_jax.settings.train import TrainSettings
 
 Settings = SearchSettings | TrainSettings
-# By the value of `config.task`.
+# The settings by the value of `config.task`.
 TASKS: dict[str, type] = {"search": SearchSettings, "train": TrainSettings}

@@ -53,6 +53,7 @@ class SupernetSettings:
         multiple = f"a multiple of {step} in the form {self.form}"
         message = f"{prefix}.channels must be {multiple}, got {self.channels}"
         require(self.channels % step == 0, message)
+        # The first reduction cell has twice the channels.
         if self.fixed_reduction:
             check_groups(2 * self.channels)
         self._check_layer_types()
@@ -60,6 +61,7 @@ class SupernetSettings:
         choice(f"{prefix}.edges", self.edges, choices=FORMS_OF_EDGES)
 
     def _check_layer_types(self) -> None:
+        """Layer types are known, distinct, and at least one of them has weights."""
         name = "config.network.layer_types"
         unknown = [layer for layer in self.layer_types if layer not in LAYERS]
         known = ", ".join(LAYERS)
@@ -67,9 +69,8 @@ class SupernetSettings:
 
         # A network of pooling alone has nothing to train.
         learnable = [layer for layer in LAYERS if LAYERS[layer].learnable]
-        message = (
-            f"{name} needs a layer type with weights, one of {', '.join(learnable)}"
-        )
+        listed = ", ".join(learnable)
+        message = f"{name} needs a layer type with weights, one of {listed}"
         require(any(layer in learnable for layer in self.layer_types), message)
         distinct = set(self.layer_types)
         require(len(distinct) == len(self.layer_types), f"{name} names a type twice")
@@ -97,15 +98,16 @@ class SupernetSettings:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSettings:
-    """SGD on the supernet's weights, by half a cosine that is constant within each
-    epoch.
+    """SGD on the supernet's weights, by half a cosine.
+
+    The learning rate is constant within each epoch.
     """
 
     learning_rate: float
     min_learning_rate: float
     momentum: float
     weight_decay: float
-    # The norm to which gradients are clipped: None is the convention's, inf does not
+    # The norm to which gradients are clipped. None is the convention's, inf does not
     # clip.
     clip_norm: float | None
     # The position of the first epoch on the cosine: 0, or 1 in the release, which steps
@@ -126,15 +128,16 @@ class WeightSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AlphaSettings:
-    """Adam (DARTS) or gradient descent (SNAS on one GPU) on alpha, each with L2
-    regularisation.
+    """Adam (DARTS) or gradient descent (SNAS on one GPU) on alpha.
+
+    Both have L2 regularisation.
     """
 
     learning_rate: float
     beta1: float
     beta2: float
     weight_decay: float
-    # The norm to which the gradient is clipped, None: not.
+    # The norm to which the gradient is clipped; None does not clip.
     clip_norm: float | None = None
     # `adam`, or `sgd` without momentum, which reads neither beta.
     optimizer: str = "adam"
@@ -174,36 +177,61 @@ class SearchSettings(RunSettings):
         choice("config.alphas_as_of", self.alphas_as_of, choices=AS_OF)
         choice("config.alpha_batches", self.alpha_batches, choices=("epoch", "fresh"))
 
+        # The supernet fits the searcher.
         searcher = self.searcher
         message = (
             "config.network.edges=chosen runs one layer an edge, and the weights of "
-            "this searcher mix them: write"
-            " config.network.edges=shared"
+            "this searcher mix them: write config.network.edges=shared"
         )
         require(self.network.edges != "chosen" or searcher.one_layer, message)
 
+        # So do the number of epochs, and the epoch that is selected.
         self._check_restarts(searcher.restart_epochs)
+        self._check_select()
 
-        # Without validation no epoch is the best.
+    def _check_select(self) -> None:
+        """Raises `UserError` for the best epoch of a search without validation."""
+        # The supernet is validated on the part of the training set that weights do not
+        # see.
+        searcher = self.searcher
         validated = searcher.has_alphas and searcher.train_share < 1
+
+        # Without that part, the user may hold one out instead.
         instead = ""
         if searcher.has_alphas:
-            instead = ", or config.searcher.train_share=0.9, which holds a part of the data out"
-        message = f"config.select=best is for searchers whose epochs are validated: write config.select=last{instead}"
+            instead = (
+                ", or config.searcher.train_share=0.9, which holds a part of the data "
+                "out"
+            )
+        message = (
+            "config.select=best is for searchers whose epochs are validated: write "
+            f"config.select=last{instead}"
+        )
         require(validated or self.select == "last", message)
 
     def _check_restarts(self, period: int | None) -> None:
-        """`UserError` where a search that begins anew after `period` epochs would end
-        within one, or forget its best.
+        """Raises `UserError` where a search that restarts would not end at a restart.
+
+        It also needs `config.select=best`, as it would forget its best candidate else.
+
+        period: the number of epochs after which the search begins anew; None if it does
+          not.
         """
         if period is None:
             return
+
+        # Each candidate is trained for `period` epochs.
         nearest = period * max(round(self.num_epochs / period), 1)
         message = (
             f"config.num_epochs={self.num_epochs} must be a multiple of {period}, the "
-            "epochs after which this searcher begins"
-            f" anew (a setting of config.searcher): write config.num_epochs={nearest}"
+            "epochs after which this searcher begins anew (a setting of "
+            f"config.searcher): write config.num_epochs={nearest}"
         )
         require(self.num_epochs % period == 0, message)
-        message = "config.select=last would take the last candidate, whatever its accuracy: write config.select=best"
+
+        # The last epoch is that of the last candidate.
+        message = (
+            "config.select=last would take the last candidate, whatever its accuracy: "
+            "write config.select=best"
+        )
         require(self.select == "best", message)

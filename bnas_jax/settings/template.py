@@ -1,5 +1,4 @@
-"""Settings of the right types, as a config has them before anything is set: with their
-defaults, or None.
+"""Configs before anything is set: settings of the right types, None or a default.
 
 A group that names an entry of a table (`config.scheme`, `config.searcher`,
 `config.network`) has the settings of every entry of its table, so that those of an
@@ -19,12 +18,11 @@ from bnas_jax.settings.schema import TASKS
 
 
 def settings(task: str) -> ConfigDict:
-    """All settings of a search or a training: what configs/search.py and
-    configs/train.py begin with.
+    """All settings of a search or a training.
 
-    Those with a default have it. The others are None: what the preset sets, and what
-    its recipe and its convention say, for which there are the blocks `preset`, `paper`,
-    `release` and `meant`.
+    configs/search.py and configs/train.py begin with them. Those with a default have
+    it. The others are None: a preset sets them, or its recipe and its convention say
+    them, for which there are the blocks `preset`, `paper`, `release` and `meant`.
     """
     config = _with_defaults(TASKS[task], task)
     config.task = task
@@ -34,27 +32,33 @@ def settings(task: str) -> ConfigDict:
 
 
 def _with_defaults(cls: type, task: str) -> ConfigDict:
+    """The settings of a dataclass, with its defaults."""
     config = ConfigDict()
     types = field_types(cls)
     for field in dataclasses.fields(cls):
         name, kind = field.name, types[field.name]
-        default = None if field.default is dataclasses.MISSING else field.default
+        # Groups: an entry of a table, settings with defaults, settings without.
         if kind in entries.TABLES:
             config[name] = group(name, entries.USUAL[name])
         elif field.default_factory is not dataclasses.MISSING:
             config[name] = _with_defaults(kind, task)
         elif dataclasses.is_dataclass(kind):
             config[name] = fields(kind)
+        # Single settings; those of searches alone have the convention's value.
         elif "of_search" not in field.metadata:
-            _add(config, {name: kind}, {name: default})
+            default = None
+            if field.default is not dataclasses.MISSING:
+                default = field.default
+            _add(config, types={name: kind}, values={name: default})
         elif task == "search":
-            _add(config, {name: kind}, {})
+            _add(config, types={name: kind}, values={})
     return config
 
 
 def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
-    """The settings of a dataclass; those without a value in `values` are None and keep
-    their type.
+    """The settings of a dataclass, with the values that are given.
+
+    Those without a value are None, and keep their type.
     """
     config = ConfigDict()
     _add(config, types=field_types(cls), values=values or {})
@@ -62,9 +66,7 @@ def fields(cls: type, values: Mapping | None = None) -> ConfigDict:
 
 
 def group(name: str, entry: str) -> ConfigDict:
-    """The settings of one of `entries.GROUPS` with the name of the entry that is
-    chosen.
-    """
+    """The settings of one of `entries.GROUPS`, with the name of an entry chosen."""
     config = ConfigDict({"name": entry})
     for cls in entries.GROUPS[name].values():
         known = entries.settings_of(cls)
@@ -78,12 +80,13 @@ def group(name: str, entry: str) -> ConfigDict:
 
 
 def choose(config: ConfigDict, name: str, entry: str) -> None:
-    """Sets the entry of one of `entries.GROUPS`, and removes the config's values of
-    settings that this entry does not have.
+    """Sets the entry of one of `entries.GROUPS`.
+
+    Values of settings that this entry does not have are removed from the config.
     """
     if entry in entries.GROUPS[name]:
         known = entries.settings_of(entries.GROUPS[name][entry])
-        # In the config and in its blocks, from which None would be filled in again.
+        # From the blocks, too: None in the config would be filled in from them again.
         blocks = [config.get(block) or {} for block in ("preset", *CONVENTIONS)]
         for values in (config, *blocks):
             settings = values.get(name) or {}
@@ -94,11 +97,12 @@ def choose(config: ConfigDict, name: str, entry: str) -> None:
 
 
 def _add(config: ConfigDict, types: Mapping[str, type], values: Mapping) -> None:
-    """Adds settings of these types to a config, with those of the values that are not
-    None.
+    """Adds settings to a config, with those of the values that are not None.
+
+    types: the type of each setting that is added, by its name.
     """
     for name, kind in types.items():
-        # A genotype is written as its name, its file or its text.
+        # In a config, a genotype is its name, its file or its text.
         written = kind
         if kind is Genotype:
             written = str

@@ -22,10 +22,9 @@ class OptimizerSettings:
 
     # The learning rate over the training:
     # - one_cycle: low_learning_rate -> learning_rate -> low_learning_rate over 1 - tail
-    #   of the steps, then
-    #   -> min_learning_rate;
-    # - cosine: from learning_rate to min_learning_rate; cosine_restarts: the same every
-    #   `cycle_epochs`;
+    #   of the steps, then -> min_learning_rate;
+    # - cosine: from learning_rate to min_learning_rate;
+    # - cosine_restarts: the same every `cycle_epochs`;
     # - linear: from learning_rate to min_learning_rate;
     # - steps: learning_rate, multiplied by decay_factor at each of decay_epochs.
     schedule: str
@@ -34,7 +33,7 @@ class OptimizerSettings:
     # `sgd` with momentum, or `adam`; both as in PyTorch.
     name: str = "sgd"
 
-    # What the schedules above are made of; each reads its own.
+    # Parameters of the schedules above, each of which reads its own.
     low_learning_rate: float = 0.0
     min_learning_rate: float = 0.0
     tail: float = 0.0
@@ -42,15 +41,15 @@ class OptimizerSettings:
     decay_epochs: tuple[int, ...] = ()
     decay_factor: float = 0.1
 
-    # Whether a cosine or linear schedule changes at each `step` or each `epoch`. By
-    # epoch: the position of the first epoch on the schedule, 0, or 1 for a code that
-    # steps its scheduler beforehand.
+    # Whether a cosine or linear schedule changes at each `step` or each `epoch`.
     schedule_by: str = "step"
+    # By epoch: the position of the first epoch on the schedule. It is 0, or 1 for a
+    # code that steps its scheduler beforehand.
     first_epoch: int = 0
 
-    # Of SGD. momentum_low: the momentum where a one-cycle rate is highest; None keeps
-    # `momentum` throughout.
+    # Of SGD.
     momentum: float = 0.9
+    # The momentum where a one-cycle rate is highest; None keeps `momentum` throughout.
     momentum_low: float | None = None
     nesterov: bool = False
 
@@ -80,44 +79,39 @@ class OptimizerSettings:
         choice(f"{prefix}.first_epoch", self.first_epoch, choices=(0, 1))
         choice(f"{prefix}.decayed", self.decayed, choices=DECAYED)
 
+        # Numbers above 0, from 0 on, and from 0 to below 1.
         rates(prefix, self, "learning_rate", "decay_factor", "eps")
-        rates(
-            prefix,
-            self,
-            "low_learning_rate",
-            "min_learning_rate",
-            "weight_decay",
-            "auxiliary_weight",
-            least=0,
-        )
+        rates(prefix, self, "low_learning_rate", "min_learning_rate", least=0)
+        rates(prefix, self, "weight_decay", "auxiliary_weight", least=0)
         momenta = ["momentum"]
         if self.momentum_low is not None:
             momenta.append("momentum_low")
-        shares(
-            prefix,
-            self,
-            *momenta,
-            "beta1",
-            "beta2",
-            "label_smoothing",
-            "drop_path",
-            "tail",
-        )
+        shares(prefix, self, *momenta, "beta1", "beta2")
+        shares(prefix, self, "label_smoothing", "drop_path", "tail")
         clipping(prefix, self)
         positive(prefix, self, "cycle_epochs")
         self._check_schedule()
 
     def _check_schedule(self) -> None:
-        """Settings without effect on the schedule are refused, rather than leaving the
-        user to believe in them.
+        """Refuses settings that do not fit the schedule.
+
+        Among them are those without effect, in which the user would believe else.
         """
         prefix = "config.optimizer"
+        # Schedules by epoch.
         by_epoch = self.schedule in ("cosine", "linear")
-        message = f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got {self.schedule}"
+        message = (
+            f"{prefix}.schedule_by=epoch is of the schedules cosine and linear, got "
+            f"{self.schedule}"
+        )
         require(by_epoch or self.schedule_by == "step", message)
-        message = f"{prefix}.first_epoch={self.first_epoch} has no effect without {prefix}.schedule_by=epoch"
+        message = (
+            f"{prefix}.first_epoch={self.first_epoch} has no effect without "
+            f"{prefix}.schedule_by=epoch"
+        )
         require(not self.first_epoch or self.schedule_by == "epoch", message)
 
+        # The epochs of the schedule in steps.
         epochs = list(self.decay_epochs)
         growing = epochs == sorted(set(epochs)) and min(epochs, default=1) >= 1
         wanted = f"{prefix}.decay_epochs must be growing numbers from 1 on"
@@ -131,19 +125,20 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSettings:
-    """A trained network that the training learns from, see `training.teacher`; none
-    without a work directory.
+    """A trained network that the training learns from, see `training.teacher`.
+
+    There is none without a work directory.
     """
 
-    # The work directory of its training or import, and which checkpoint: `best`, `last`
-    # or a step.
+    # The work directory of the teacher's training or import.
     workdir: str | None = None
+    # The checkpoint: `best`, `last` or a step.
     step: str = "last"
-    # How much of the loss is the cross-entropy with the teacher's probabilities; the
-    # rest is that with the labels.
+    # The share of the loss that is the cross-entropy with the teacher's probabilities;
+    # the rest is that with the labels.
     share: float = 1.0
-    # Divides the logits of both networks in that part of the loss, which is multiplied
-    # by its square.
+    # In the teacher's part of the loss, the logits of both networks are divided by the
+    # temperature, and the part is multiplied by its square.
     temperature: float = 1.0
 
     def __post_init__(self):
@@ -151,13 +146,18 @@ class TeacherSettings:
         rates(prefix, self, "share", "temperature")
         require(self.share <= 1, f"{prefix}.share must be at most 1, got {self.share}")
         # At high temperatures the loss approaches the squared difference of the logits,
-        # and the factor makes it huge.
+        # and the factor (the squared temperature) makes it huge.
         message = f"{prefix}.temperature must be at most 20, got {self.temperature}"
         require(self.temperature <= 20, message)
         if self.workdir is not None:
             return
+
+        # Without a teacher, the other settings are not set.
         for name, default in (("step", "last"), ("share", 1.0), ("temperature", 1.0)):
-            message = f"{prefix}.{name} has no effect without a teacher; write {prefix}.workdir=DIR, too"
+            message = (
+                f"{prefix}.{name} has no effect without a teacher; write "
+                f"{prefix}.workdir=DIR, too"
+            )
             require(getattr(self, name) == default, message)
 
 
@@ -171,37 +171,39 @@ class TrainSettings(RunSettings):
     teacher: TeacherSettings = dataclasses.field(default_factory=TeacherSettings)
     # A key of `recipes.RECIPES`, or `NO_RECIPE`.
     recipe: str = NO_RECIPE
-    # The type of the numbers that layers hand on, which are most of what accelerators
-    # store and move: float32, or bfloat16, half of it. Parameters, statistics, and what
-    # convolutions and batch norms compute within keep `precision`. None is float32, and
-    # float64 with that precision.
+    # The type of the numbers between layers, which are most of what accelerators store
+    # and move: float32, or bfloat16, half of it. Parameters, statistics, and numbers
+    # within convolutions and batch norms keep `precision`. None is float32, and float64
+    # with that precision.
     activations: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if self.activations is not None:
-            choice(
-                "config.activations", self.activations, choices=("float32", "bfloat16")
-            )
-            require(
-                self.precision != "float64",
+            kinds = ("float32", "bfloat16")
+            choice("config.activations", self.activations, choices=kinds)
+            message = (
                 f"config.activations={self.activations} is for another precision than "
-                "float64; leave it out",
+                "float64; leave it out"
             )
+            require(self.precision != "float64", message)
+
+        # The schedule ends within the training.
         epochs = self.optimizer.decay_epochs
         if self.optimizer.schedule == "steps" and max(epochs) >= self.num_epochs:
             written = ",".join(map(str, epochs))
             raise UserError(
                 f"config.optimizer.decay_epochs={written} are not all below "
-                f"config.num_epochs={self.num_epochs};"
-                " write smaller ones, or another config.optimizer.schedule"
+                f"config.num_epochs={self.num_epochs}; write smaller ones, or another "
+                "config.optimizer.schedule"
             )
+
         # A rate without effect would be a mistake in a comparison.
         drops = self.network.drops_paths or self.optimizer.drop_path == 0
-        require(
-            drops,
-            "config.optimizer.drop_path is of networks of cells; write 0 for this one",
+        message = (
+            "config.optimizer.drop_path is of networks of cells; write 0 for this one"
         )
+        require(drops, message)
 
     def arithmetic(self, axis: str | None = None) -> Arithmetic:
         """See `RunSettings.arithmetic`."""

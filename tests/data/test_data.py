@@ -1,5 +1,6 @@
-"""The data: real files, batches as a function of the step, augmentation, and evaluation
-that counts every example once.
+"""The data: real files, batches as a function of the step, and augmentation.
+
+Evaluation counts every example once.
 """
 
 import dataclasses
@@ -39,9 +40,7 @@ PLAIN = Augmentation(mean=(0.0,), std=(1.0,), scale=1.0)
 
 
 def numbered(size: int) -> Arrays:
-    """Images 2x2x1 whose pixels are all the example's own number, which is its label
-    too.
-    """
+    """Images 2x2x1 whose pixels are all the example's label, which is its number."""
     images = np.broadcast_to(
         np.arange(size, dtype=np.uint8)[:, None, None, None], (size, 2, 2, 1)
     )
@@ -172,9 +171,7 @@ def test_one_example_has_no_halves():
 
 
 def test_an_order_is_pinned():
-    """Written out, so that a change of library that moved every run's data would be
-    seen.
-    """
+    """Numbers that stand here show a change of library that moves every run's data."""
     assert order.shuffled(8, 7, order.EPOCHS, 2).tolist() == [0, 3, 7, 1, 6, 4, 5, 2]
     assert order.shuffled(8, 7, order.EPOCHS, 2).dtype == np.int32
 
@@ -519,7 +516,8 @@ def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were(
         ),
         (
             {"pad": 16},
-            r"pad=16 can move an image of \d+x\d+ out of sight; write fewer pixels, or 0",
+            r"pad=16 can move an image of \d+x\d+ out of sight; "
+            r"write fewer pixels, or 0",
         ),
     ],
 )
@@ -600,7 +598,7 @@ def test_evaluation_neither_augments_nor_traces_twice():
     assert np.allclose(images, (arrays.images / 255 - 0.5) / 0.2, atol=1e-5)
 
 
-def test_an_augmented_evaluation_is_the_same_in_batches_of_any_size_and_another_in_each_epoch():
+def test_an_augmented_evaluation_differs_by_epoch_and_not_by_the_size_of_batches():
     arrays, augmentation = (
         photos(10),
         Augmentation(
@@ -698,10 +696,11 @@ def test_a_directory_in_several_formats_is_read_from_its_array_records(cifar):
 def test_the_default_place_is_in_the_home_directory(cifar, monkeypatch, tmp_path):
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
-    with pytest.raises(
-        UserError,
-        match=r"cifar10: there is no directory .*tensorflow_datasets; set config\.dataset\.path",
-    ):
+    message = (
+        r"cifar10: there is no directory .*tensorflow_datasets; "
+        r"set config\.dataset\.path"
+    )
+    with pytest.raises(UserError, match=message):
         loading.load("cifar10")
     home.mkdir()
     (home / "tensorflow_datasets").symlink_to(tmp_path)

@@ -71,9 +71,7 @@ SPLITS = {"train": photos(11, 1), "test": photos(4, 2)}
 
 @pytest.fixture
 def old(tmp_path) -> pathlib.Path:
-    """A set in TFRecord format, three shards for each split, with a file of labels
-    beside them.
-    """
+    """A set in TFRecord format: three shards for each split, and a file of labels."""
     directory = write_dataset(
         tmp_path / "old" / "cifar10" / "3.0.2", SPLITS, file_format="tfrecord", shards=3
     )
@@ -183,8 +181,9 @@ def test_what_cannot_be_converted(old, tmp_path, capsys):
 
 
 def test_the_checksum_is_that_of_the_format():
-    """The value that TensorFlow writes for the length of a record of 3 bytes is not
-    made up here, but of the polynomial.
+    """TensorFlow writes this value for the length of a record of 3 bytes.
+
+    It is not made up here, but of the polynomial.
     """
     crc = 0xFFFFFFFF
     for byte in b"a record":
@@ -276,8 +275,9 @@ def test_preparing_without_tensorflow_says_what_to_install(
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory) -> pathlib.Path:
-    """A directory like that of ImageNet: JPEGs of several sizes, one CMYK and one PNG;
-    test images without labels.
+    """A directory like ImageNet's, with test images without labels.
+
+    It has JPEGs of several sizes, one in CMYK, and one PNG.
     """
     images = [encoded(picture(seed, 240 + 20 * seed, 300), "JPEG") for seed in range(9)]
     images += [

@@ -1,5 +1,6 @@
-"""Folders of images: real files of every kind, divided, held in memory, and every
-mistake one line.
+"""Folders of images: real files of every kind, divided, and held in memory.
+
+Every mistake is one line.
 """
 
 import io
@@ -83,8 +84,9 @@ def test_images_are_resized_and_cut_from_the_centre(tmp_path):
 
 
 def textured(seed: int, height: int, width: int) -> np.ndarray:
-    """A picture with what a filter must average: noise of one value for each pixel, on
-    larger blots.
+    """A picture with what a filter must average.
+
+    It has noise of one value for each pixel, on larger blots.
     """
     drawn = np.random.default_rng(seed)
     blots = (
@@ -96,8 +98,9 @@ def textured(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def torchvisions(data: bytes, resize: int, side: int) -> np.ndarray:
-    """Resize(resize) and CenterCrop(side) of torchvision, which has Pillow resize the
-    whole image.
+    """Resize(resize) and CenterCrop(side) of torchvision, by Pillow.
+
+    Pillow resizes the whole image.
     """
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = image.size
@@ -210,9 +213,7 @@ def test_every_kind_of_gray_becomes_gray_or_colours():
 
 
 def test_orientation_marks_change_nothing():
-    """Where one decoder turned the image and the other did not, crops would be of
-    different parts.
-    """
+    """If one decoder turned the image, crops would be of different parts."""
     exif = Image.Exif()
     exif[274] = 6
     header = images.read_header(encoded(picture(1), "JPEG", exif=exif))
@@ -225,8 +226,9 @@ def test_orientation_marks_change_nothing():
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_decoding_at_a_reduced_scale_gives_the_same_part(scale):
-    """A box that is `scale` times as large as wanted is decoded smaller, and shows what
-    the whole image shows there.
+    """A box that is `scale` times as large as wanted is decoded smaller.
+
+    It shows what the whole image shows there.
     """
     header = images.read_header(encoded(picture(5, 400, 500), "JPEG", quality=95))
     box = images.Box(40, 96, 32 * scale, 32 * scale)

@@ -1,5 +1,6 @@
-"""Streamed data: the same global batches whatever reads them, every example counted
-once, and colour jitter.
+"""Streamed data: the same global batches whatever reads them, and colour jitter.
+
+Every example is counted once.
 """
 
 import colorsys
@@ -71,8 +72,9 @@ def joined(parts: list[dict]) -> dict:
 
 
 def test_a_stream_holds_what_the_same_set_in_memory_gives(folder):
-    """One order, one augmentation on the device: where no crop is drawn, it makes no
-    difference how a set is read.
+    """Where no crop is drawn, it makes no difference how a set is read.
+
+    The order is the same, and so is the augmentation on the device.
     """
     train, test = opened(folder)
     augmentation = Augmentation(
@@ -122,7 +124,7 @@ def test_any_step_can_be_resumed_at(folder):
     )
 
 
-def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_resumed_at(
+def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_resume(
     folder,
 ):
     train, test = opened(folder)

@@ -1,5 +1,6 @@
-"""No silent surprise with data, paths and file systems: the docstring of each test
-begins with its case in the list.
+"""No silent surprise with data, paths and file systems.
+
+The docstring of each test begins with its case in the list.
 """
 
 import dataclasses
@@ -99,9 +100,7 @@ def trained(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
 
 @pytest.fixture
 def run_again(trained, tmp_path) -> tuple[pathlib.Path, list[str]]:
-    """(a copy of the folder, the arguments that give the same command again, on both
-    copies).
-    """
+    """(a copy of the folder, the arguments of the same command on both copies)."""
     data, workdir = (shutil.copytree(place, tmp_path / place.name) for place in trained)
     return data, [
         *TRAIN,
@@ -131,8 +130,9 @@ def run_settings(
 
 
 def test_a_run_keeps_what_it_learned(trained):
-    """14.1: run.json keeps mean, std, class_names, num_train and a digest of the
-    training set.
+    """14.1: run.json keeps mean, std, class_names, num_train and a digest.
+
+    The digest is that of the training set.
     """
     data, workdir = trained
     facts = WorkDir(workdir).facts()
@@ -144,8 +144,9 @@ def test_a_run_keeps_what_it_learned(trained):
 
 
 def test_evaluate_normalises_with_the_runs_values(trained, tmp_path, capfd):
-    """14.1: with the same test images and darker training images, another path gives
-    the same loss.
+    """14.1: another path with darker training images gives the same loss.
+
+    The test images are the same.
     """
     data, workdir = trained
     other = shutil.copytree(data, tmp_path / "other")
@@ -185,8 +186,9 @@ def test_validation_images_alone_are_evaluated_as_beside_the_training_images(
 
 @pytest.mark.parametrize("task", ["train", "search"])
 def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_path):
-    """14.1: what run.json says goes before what the data or the package say now; what
-    it lacks is added.
+    """14.1: what run.json says goes before what the data or the package say now.
+
+    What it lacks is added.
     """
     run, workdir = run_settings(task), WorkDir(tmp_path)
     workdir.open(run, Facts(10, (8, 8, 1), mean=(0.9,), std=(0.4,)))
@@ -209,8 +211,9 @@ def test_a_resumed_run_normalises_with_the_values_that_it_began_with(task, tmp_p
 
 @pytest.mark.parametrize("memory", [0, None])
 def test_mean_and_deviation_by_hand(tmp_path, memory):
-    """14.1: config.dataset.mean and .std, a list a channel on the scale 0 to 1, stand
-    before those of the data.
+    """14.1: config.dataset.mean and .std stand before those of the data.
+
+    They are lists of a number a channel, on the scale 0 to 1.
     """
     data = write_folder(tmp_path / "data", CLASSES)
     by_hand = DatasetSettings(
@@ -257,9 +260,7 @@ def test_mean_and_deviation_by_hand(tmp_path, memory):
     ],
 )
 def test_a_mean_that_cannot_be_is_refused(mean, std, message):
-    """14.1: a mean without a deviation, of another number of channels, or on the scale
-    0 to 255.
-    """
+    """14.1: a mean without a deviation, of other channels, or on the scale 0 to 255."""
     with pytest.raises(UserError) as raised:
         DatasetSettings("digits", mean=mean, std=std)
     assert message in str(raised.value)
@@ -279,8 +280,9 @@ def test_a_mean_of_too_many_channels_is_refused_with_what_to_set(tmp_path, capfd
 
 
 def test_known_statistics_travel_with_an_import(tmp_path, capfd):
-    """14.1: a network of the authors' for ImageNet keeps ImageNet's values, whatever
-    its images are read from.
+    """14.1: a network of the authors' for ImageNet keeps ImageNet's values.
+
+    It does so whatever its images are read from.
     """
     sizes = {"num_cells": 3, "channels": 4}
     model = build(
@@ -341,13 +343,15 @@ def test_labels_are_those_of_the_runs_classes(classes, labels, expected):
 
 
 def test_other_classes_are_refused_by_name():
-    """14.2: the same number of classes, one of another name; and where the names are
-    not known, another number.
+    """14.2: the same number of classes, one of another name.
+
+    Where the names are not known, another number is refused.
     """
-    with pytest.raises(
-        UserError,
-        match="some has the class 'bird', the run has not: its classes are a, b, c; set config",
-    ):
+    message = (
+        "some has the class 'bird', the run has not: its classes are a, b, c; "
+        "set config"
+    )
+    with pytest.raises(UserError, match=message):
         facts_lib.with_labels(arrays(("a", "b", "bird"), [0, 1, 2]), RUN)
     unnamed = dataclasses.replace(RUN, class_names=None)
     assert facts_lib.with_labels(
@@ -362,7 +366,10 @@ def test_other_classes_are_refused_by_name():
 
 
 def test_labels_of_streamed_examples_are_mapped(tmp_path):
-    """14.2: also in the processes that read, and a label that is no class stays none."""
+    """14.2: also in the processes that read.
+
+    A label that is no class stays none.
+    """
     data = write_folder(tmp_path / "data", {"train/b": 1, "train/c": 2, "test/c": 1})
     train = folder.read(data, ReadOptions(image_size=8))["train"]
     mapped = pickle.loads(pickle.dumps(facts_lib.with_labels(train, RUN)))
@@ -379,8 +386,9 @@ def test_labels_of_streamed_examples_are_mapped(tmp_path):
 
 
 def test_a_subset_of_the_classes_is_evaluated(trained, tmp_path, capfd):
-    """14.2: b and c alone give what the run's own test images of b and c give; other
-    names are refused.
+    """14.2: b and c alone give what the run's own test images of b and c give.
+
+    Other names are refused.
     """
     data, workdir = trained
     whole = shutil.copytree(data, tmp_path / "whole")
@@ -425,12 +433,18 @@ def add_class(data: pathlib.Path) -> None:
     shutil.copytree(data / "train" / "a", data / "train" / "d")
 
 
+OTHER_IMAGES = (
+    "the training set has other images now (their names, sizes or contents differ) "
+    "than it had"
+)
 CHANGES = {
     add: "the training set has 13 images now, and had 12 when the run began",
     remove: "the training set has 11 images now, and had 12 when the run began",
-    replace: "the training set has other images now (their names, sizes or contents differ) than it had",
-    rename_classes: "the training set has other images now (their names, sizes or contents differ) than it had",
-    add_class: "the data has the classes a, b, c, d now, and had a, b, c when the run began",
+    replace: OTHER_IMAGES,
+    rename_classes: OTHER_IMAGES,
+    add_class: (
+        "the data has the classes a, b, c, d now, and had a, b, c when the run began"
+    ),
 }
 
 
@@ -439,8 +453,9 @@ CHANGES = {
     ("task", "memory"), [("train", None), ("search", None), ("train", 0)]
 )
 def test_other_training_images_are_refused(task, memory, change, tmp_path):
-    """14.3: in memory and streamed, for a training and a search; nothing is made and
-    nothing changed.
+    """14.3: in memory and streamed, for a training and a search.
+
+    Nothing is made, and nothing changed.
     """
     data = write_folder(tmp_path / "data", CLASSES)
     run, workdir = (
@@ -466,8 +481,9 @@ def test_other_training_images_are_refused(task, memory, change, tmp_path):
 
 
 def test_other_test_images_are_refused_where_they_count(tmp_path):
-    """14.3, a sibling: a run's accuracies are of the same test images; a search looks
-    at none.
+    """14.3, a sibling: a run's accuracies are of the same test images.
+
+    A search looks at none.
     """
     data = write_folder(tmp_path / "data", CLASSES)
     workdirs = {task: WorkDir(tmp_path / task) for task in CONFIGS}
@@ -484,8 +500,9 @@ def test_other_test_images_are_refused_where_they_count(tmp_path):
 
 
 def test_a_finished_run_does_not_train_on_with_images_that_were_added(run_again, capfd):
-    """14.3: the same command again changes nothing; with one image more it is refused,
-    and with that taken away it goes on.
+    """14.3: the same command again changes nothing.
+
+    With one image more it is refused, and with that taken away it goes on.
     """
     data, arguments = run_again
     workdir = pathlib.Path(arguments[-1].removeprefix("--workdir="))
@@ -591,8 +608,9 @@ def test_the_share_that_is_for_training_is_part_of_the_digest(tmp_path):
 def test_an_address_is_answered_with_the_mounted_form(
     arguments, advice, tmp_path, monkeypatch, capfd
 ):
-    """14.10: in one line, for every path that can be given; no local folder `gs:` is
-    made.
+    """14.10: in one line, for every path that can be given.
+
+    No local folder `gs:` is made.
     """
     monkeypatch.chdir(tmp_path)
     message = error(capfd, *arguments)
@@ -628,8 +646,9 @@ def test_other_addresses(path, advice):
 def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(
     tmp_path, monkeypatch, capfd
 ):
-    """14.10, a sibling: bash leaves the tilde of --workdir=~/x as it is, and a local
-    folder `~` was made.
+    """14.10, a sibling: bash leaves the tilde of --workdir=~/x as it is.
+
+    A local folder `~` was made.
     """
     monkeypatch.setenv("HOME", str(tmp_path))
     assert WorkDir("~/runs/x").path == tmp_path / "runs" / "x"
@@ -645,8 +664,9 @@ def test_a_tilde_is_the_home_directory_whatever_the_shell_makes_of_it(
 
 
 def test_what_only_looks_like_an_address_is_a_path(tmp_path):
-    """14.10: colons are letters like others, and what is put in place of a class's
-    setting is no address.
+    """14.10: colons are letters like others.
+
+    What is put in place of a class's setting is no address.
     """
     for name in ("a:b", "run:1/x", "C:/x", "/gs://x"):
         assert not paths.is_address(name) and paths.local(
@@ -712,8 +732,9 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
 
 
 def test_the_mount_of_the_tpu_script_renames_folders():
-    """14.11: a save renames a folder of files, which gcsfuse does up to
-    --rename-dir-limit; messages show the same mount.
+    """14.11: a save renames a folder of files, and messages show the same mount.
+
+    gcsfuse renames up to --rename-dir-limit of them.
     """
     lines = test_launch.dry("tpu_vm.sh", "--bucket=b", *test_launch.COMMAND)
     (mount,) = (word for words in lines for word in words if "gcsfuse" in word)

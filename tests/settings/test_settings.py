@@ -1,5 +1,6 @@
-"""Settings and the configs they come from: every preset, all conventions, the numbers
-of the paper and of its code.
+"""Settings and the configs they come from: every preset, and all conventions.
+
+They have the numbers of the paper and of its code.
 """
 
 import dataclasses
@@ -395,9 +396,7 @@ def test_every_number_is_that_of_the_paper_or_of_its_code(preset, conventions):
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_every_recipe_resolves_for_every_training_preset_and_survives_json(recipe):
-    """It says all of what it speaks for: nothing of the preset or the convention is
-    left there.
-    """
+    """Nothing of the preset or the convention is left in what a recipe says."""
     values = recipes.RECIPES[recipe]()
     assert recipes.RECIPES[recipe].__doc__ and values.keys() <= set(recipes.SETTINGS)
     optimizer = settings.OptimizerSettings(**values["optimizer"])
@@ -535,8 +534,9 @@ def test_a_recipe_of_an_unknown_name_and_one_of_a_search_are_refused():
 
 @pytest.mark.parametrize("name", ["scheme.name", "network.name", "recipe"])
 def test_an_empty_name_is_refused(name):
-    """A shell writes it for a variable that is not set; the usual entry must not take
-    its place.
+    """A shell writes it for a variable that is not set.
+
+    The usual entry must not take its place.
     """
     config = config_of("train:digits")
     config.update_from_flattened_dict({name: ""})
@@ -640,9 +640,7 @@ def test_ablations_are_off_and_not_something_else():
 
 
 def test_several_ablations_stand_one_behind_the_other():
-    """DARTS in its own domain, with Zeroise in the cell (Table 2) and diversity in the
-    search (Table 4).
-    """
+    """DARTS in its own domain, with Zeroise (Table 2) and diversity (Table 4)."""
     run = settings.from_config(
         ablations.get_config("search_float_zeroise_diversity_cifar10_darts")
     )
@@ -1027,10 +1025,12 @@ def test_a_value_out_of_range_is_refused_by_its_name(preset, name, value, messag
 def test_a_setting_of_another_searcher_is_refused(preset, name):
     config = config_of(f"search:{preset}")
     config.searcher[name] = {"unrolled": "exact", "keep_zeroise": True}.get(name, 0.7)
-    with pytest.raises(
-        UserError,
-        match=rf"config\.searcher\.{name} is no setting of config\.searcher\.name={config.searcher.name}",
-    ):
+    searcher = config.searcher.name
+    message = (
+        rf"config\.searcher\.{name} is no setting of "
+        rf"config\.searcher\.name={searcher}"
+    )
+    with pytest.raises(UserError, match=message):
         settings.from_config(config)
 
 
@@ -1052,10 +1052,10 @@ def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
         .bn_examples
         == 32
     )
-    with pytest.raises(
-        UserError,
-        match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all",
-    ):
+    message = (
+        r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all"
+    )
+    with pytest.raises(UserError, match=message):
         resolved("train:digits", bn_examples=64, microbatches=2)
     with pytest.raises(UserError, match=r"on all devices: write config\.sync_bn=True"):
         resolved("train:digits", bn_examples=32, sync_bn=False)
@@ -1123,10 +1123,11 @@ def test_another_entry_begins_without_the_settings_that_it_lacks(monkeypatch):
     config.searcher.rate = 0.5
     assert settings.from_config(config).searcher == Other(rate=0.5, entropy="all")
     config.searcher.gamma = 3.0
-    with pytest.raises(
-        UserError,
-        match=r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; it has rate",
-    ):
+    message = (
+        r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; "
+        "it has rate"
+    )
+    with pytest.raises(UserError, match=message):
         settings.from_config(config)
     config.searcher.update({"gamma": None, "rate": None})
     with pytest.raises(
@@ -1192,7 +1193,8 @@ def test_every_entry_survives_json():
         ),
         (
             {"scheme": {"gain": 1.0}},
-            r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero",
+            r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; "
+            r"it has .*sign_of_zero",
         ),
         (
             {"network": {"name": "resnet"}},

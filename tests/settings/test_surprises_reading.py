@@ -59,8 +59,9 @@ COST = ("cost", "--config=configs/train.py:d", *SMALL)
 
 
 def test_the_cost_is_that_of_the_size_that_is_set(capfd):
-    """14.4: config.dataset.image_size and channels stand above what is known of the
-    data set; a flag of cost above both.
+    """14.4: config.dataset.image_size and channels stand above what is known of a set.
+
+    A flag of cost stands above both.
     """
     flops = lambda *more: json.loads(answer(capfd, *COST, *more)[1])["flops"]
     small = flops("--config.dataset.image_size=128")
@@ -86,8 +87,9 @@ def test_the_cost_is_that_of_the_size_that_is_set(capfd):
     ],
 )
 def test_flags_of_cost_without_an_effect_are_refused(capfd, more, message):
-    """14.4: siblings of the above, dropped in silence, or asked for though they were
-    there.
+    """14.4: siblings of the above.
+
+    They were dropped in silence, or asked for though they were there.
     """
     code, line = answer(capfd, *COST, *more)
     assert code == 2 and message in line
@@ -116,7 +118,10 @@ OF_DIGITS = {
 @pytest.mark.parametrize("name", SET)
 def test_what_has_no_effect_on_the_digits_is_refused(name):
     """14.4: and taken where it has one."""
-    message = f"config.dataset.{name} has no effect on digits: leave config.dataset.{name} out"
+    message = (
+        f"config.dataset.{name} has no effect on digits: "
+        f"leave config.dataset.{name} out"
+    )
     with pytest.raises(UserError, match=message):
         settings.DatasetSettings("digits", **{name: SET[name]})
     settings.DatasetSettings("digits", **OF_DIGITS)
@@ -128,8 +133,9 @@ def test_what_has_no_effect_on_the_digits_is_refused(name):
     "name", ["cifar10", "cifar100", "imagenet2012", "tfds:tf_flowers"]
 )
 def test_what_has_no_effect_on_prepared_sets_is_refused(name):
-    """14.4: they are of 8 bits; those with a test set of their own are not divided; a
-    seed needs what it draws.
+    """14.4: prepared sets are of 8 bits, and a seed needs what it draws.
+
+    Those with a test set of their own are not divided.
     """
     with pytest.raises(UserError, match="white_level has no effect"):
         settings.DatasetSettings(name, white_level=4095.0)
@@ -141,8 +147,9 @@ def test_what_has_no_effect_on_prepared_sets_is_refused(name):
 
 
 def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
-    """14.4: a run on a folder that is evaluated on other data is not refused for
-    settings of the folder.
+    """14.4: a run on a folder is evaluated on other data.
+
+    It is not refused for settings of the folder.
     """
     mine = {**SET, "name": "folder", "split_seed": 3, "search_split": "stratified"}
     digits = settings.for_data(mine, "digits")
@@ -162,7 +169,10 @@ def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
 
 CELL = [["bin_conv_3x3", 1], ["max_pool_3x3", 0]] * 4
 PAIRS = ", ".join(f"('{layer}', {source})" for layer, source in CELL)
-PRINTED = f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], reduce_concat=[2, 3, 4, 5])"
+PRINTED = (
+    f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), "
+    f"reduce=[{PAIRS}], reduce_concat=[2, 3, 4, 5])"
+)
 GENOTYPE = genotype_lib.Genotype(CELL, CELL)
 NOTES = {
     "select": "best",
@@ -194,8 +204,9 @@ NOTES = {
     ],
 )
 def test_what_is_the_same_cell_is_read(text, tmp_path):
-    """14.5: the text of the DARTS family, concatenations of all nodes in any order, the
-    keys that a search writes.
+    """14.5: the text of the DARTS family, and the keys that a search writes.
+
+    Concatenations are of all nodes, in any order.
     """
     (tmp_path / "genotype.json").write_text(text)
     assert genotypes.load(str(tmp_path / "genotype.json")) == GENOTYPE
@@ -245,8 +256,9 @@ def test_what_is_the_same_cell_is_read(text, tmp_path):
     ],
 )
 def test_what_is_another_cell_or_none_is_refused(text, message, tmp_path):
-    """14.5: whatever would change the network is not dropped, and nothing in a text is
-    run.
+    """14.5: whatever would change the network is not dropped.
+
+    Nothing in a text is run.
     """
     (tmp_path / "cell.txt").write_text(text)
     with pytest.raises(UserError) as caught:
@@ -318,8 +330,9 @@ def test_images_of_more_than_8_bits_keep_their_brightness(data, white_level):
 
 @pytest.mark.parametrize(("white_level", "factor"), [(None, 257.0), (4095, 4095 / 255)])
 def test_colours_of_more_than_8_bits_keep_their_brightness(white_level, factor):
-    """14.6: a sibling: of 16 bits a channel the lower 8 were dropped, so that 12-bit
-    colours were nearly black.
+    """14.6: a sibling: of 16 bits a channel the lower 8 were dropped.
+
+    So 12-bit colours were nearly black.
     """
     import cv2
 
@@ -346,8 +359,9 @@ def test_colours_of_more_than_8_bits_keep_their_brightness(white_level, factor):
     ],
 )
 def test_a_scale_that_would_be_a_guess_is_asked_for(data, message, tmp_path):
-    """14.6: by the name of the file, and bad_images=skip does not leave out what is no
-    damage.
+    """14.6: by the name of the file.
+
+    bad_images=skip does not leave out what is no damage.
     """
     for name in ("train/a", "train/b", "test/a"):
         (tmp_path / name).mkdir(parents=True)
@@ -468,8 +482,9 @@ def test_classes_may_be_named_like_parts(tmp_path, names):
     "names", [("Train", "Test"), ("training", "VAL"), ("train", "valid")]
 )
 def test_parts_are_found_by_their_other_names(tmp_path, names):
-    """14.8: a sibling: they would be taken for two classes now that folders below a
-    class are read.
+    """14.8: a sibling: they would be taken for two classes.
+
+    Folders below a class are read now.
     """
     write_folder(
         tmp_path, {f"{name}/{cell}": 2 for name in names for cell in ("a", "b")}
@@ -575,7 +590,10 @@ def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, stream
 
 
 def test_a_folder_with_test_images_alone_can_be_evaluated(tmp_path):
-    """14.9: as ROOT/val/CLASS or as ROOT/CLASS; training images alone are no test set."""
+    """14.9: as ROOT/val/CLASS or as ROOT/CLASS.
+
+    Training images alone are no test set.
+    """
     measured = ((0.5,) * 3, (0.2,) * 3)
     root = write_folder(tmp_path / "photos", {"val/a": 2, "val/b": 3})
     for path in (root, root / "val"):
@@ -619,8 +637,9 @@ def a_link_to_nowhere(path: pathlib.Path) -> None:
 def test_what_cannot_be_opened_is_skipped_like_what_does_not_decode(
     tmp_path, capfd, damage, streamed
 ):
-    """14.12: one line without the setting, a count with it, and a mention in `data
-    check`.
+    """14.12: one line without the setting, and a count with it.
+
+    `data check` mentions it.
     """
     root = write_folder(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 1})
     bad = root / "train" / "b" / "001.png"

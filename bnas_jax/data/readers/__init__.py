@@ -1,3 +1,4 @@
-"""Data sets on disk: folders of images and TFDS directories, their encoded images, and
-how these become pixels.
+"""Data sets on disk: their encoded images, and how these become pixels.
+
+A data set is a folder of images or a TFDS directory.
 """

@@ -1,5 +1,6 @@
-"""A data set of encoded images on disk: read whole into `Arrays` where it is small,
-else streamed.
+"""A data set of encoded images on disk.
+
+A small one is decoded into `Arrays`, a large one is streamed.
 """
 
 import concurrent.futures
@@ -22,35 +23,34 @@ from bnas_jax.data.readers.images import BadImage, Box, UnknownScale
 # (height, width) of an image -> the part to take.
 ChooseBox = Callable[[int, int], Box]
 Result = TypeVar("Result")
-# Examples that are handed to the threads at once: the results of all would be in memory
-# twice.
+# The number of examples that are handed to the threads at once. With all at once, all
+# results would be in memory twice.
 _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How images are read; see the settings of the same names in
-    `settings.DatasetSettings`.
-    """
+    """How images are read; see the same settings in `settings.DatasetSettings`."""
 
-    # The side in pixels, None keeps the size of the images; and the side of which it is
-    # the centre, None is image_size.
+    # The side of an image in pixels; None keeps the size of the images.
     image_size: int | None = None
+    # To how many pixels the shorter side is resized, before the centre of `image_size`
+    # is taken; None is image_size.
     resize: int | None = None
     # 1, 3, or None for those of the data.
     channels: int | None = None
-    # See `images`.
+    # The number that is white in images of more than 8 bits, see `images`.
     white_level: float | None = None
     # The share of a set without test images that becomes its test set, and the seed by
     # which it is drawn.
     split: float | None = None
     split_seed: int = 0
-    # Larger sets are streamed.
+    # Sets that are larger when decoded are streamed.
     in_memory_mib: int | None = None
-    # Images that cannot be read are left out, with their number on stderr, else an
-    # error.
+    # Whether images that cannot be read are left out, with their number on stderr;
+    # else they are an error.
     skip_bad: bool = False
-    # Processes that read a streamed set; 0: threads do.
+    # The number of processes that read a streamed set; 0: threads do.
     workers: int = 0
 
 
@@ -72,16 +72,15 @@ class Reader(Protocol):
         """The labels of all examples, int (N,), without decoding an image."""
 
     def digest(self) -> str:
-        """A hash by which a run notices that the examples have changed, made without
-        reading them.
+        """A hash by which a run notices that the examples have changed.
+
+        It is made without reading them.
         """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Renumbered:
-    """A reader with other labels: label n becomes `numbers[n]`, and -1 where there is
-    no such number.
-    """
+    """A reader with other labels: label n becomes `numbers[n]`, or -1 without one."""
 
     reader: Any
     numbers: np.ndarray
@@ -104,18 +103,21 @@ class Renumbered:
         return self.reader.digest()
 
     def _renumbered(self, labels: np.ndarray) -> np.ndarray:
-        known = (labels >= 0) & (labels < len(self.numbers))
+        known = (labels >= 0) & (labels < len(self.numbers))  # [N]
         # An index out of range would be an error, or be counted from the end.
-        numbers = self.numbers[np.where(known, labels, 0)]
+        numbers = self.numbers[np.where(known, labels, 0)]  # [N]
         return np.where(known, numbers, -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """The examples `rows` of a reader, with images that become uint8 (side, side,
-    channels).
+    """The examples `rows` of a reader, whose images become arrays.
 
-    reader: a `Reader`. rows: int (N,). classes: the names of the classes, by label.
+    With an `image_size`, an image becomes uint8 (image_size, image_size, channels).
+
+    reader: a `Reader`.
+    rows: int (N,).
+    classes: the names of the classes, by label.
     name: for messages.
     """
 
@@ -135,6 +137,7 @@ class Encoded:
 
     @property
     def num_classes(self) -> int:
+        """The number of classes."""
         return len(self.classes)
 
     @property
@@ -155,8 +158,9 @@ class Encoded:
         return labels.astype(np.int32)
 
     def digest(self) -> str:
-        """A hash by which a run notices that the examples have changed, made without
-        reading them.
+        """A hash by which a run notices that the examples have changed.
+
+        It is made without reading them.
         """
         of_reader = self.reader.digest()
         return digest_of(of_reader, self.rows.astype(np.int64))
@@ -164,23 +168,29 @@ class Encoded:
     def example(
         self, number: int, choose: ChooseBox | None = None
     ) -> tuple[np.ndarray, int]:
-        """(pixels uint8 (H, W, C), label) of an example; `choose` says which part of
-        the image, by default `images.centre`.
+        """(pixels uint8 (H, W, C), label) of an example.
 
         Raises `BadImage` with the name of the image where it does not decode,
         `UserError` for a label out of range.
+
+        choose: (height, width) -> the part of the image to take; None takes
+          `images.centre`.
         """
         side = self.options.image_size
         if side is None:
             return self.whole(number)
+
         with self._naming(number):
             data, label = self._read(number)
             picture = images.read_header(data, self.options.white_level)
+
+            # The centre, where no crop is drawn.
             if choose is None:
                 whole = images.decode(picture, self.channels)
                 resize = self.options.resize or side
                 return images.centre(whole, side=side, resize=resize), label
-            # Only as much is decoded as the part needs.
+
+            # A random crop, for which only as much is decoded as it needs.
             box = choose(picture.height, picture.width)
             part = images.take(picture, box=box, side=side, channels=self.channels)
             return part, label
@@ -196,7 +206,7 @@ class Encoded:
         """(encoded image, label), the label checked."""
         row = int(self.rows[number])
         data, label = self.reader.read(row)
-        # Out of range, or -1 of `Renumbered` or of a split without labels.
+        # Out of range, or -1: from `Renumbered`, or from a split without labels.
         if not 0 <= label < self.num_classes:
             classes = f"0 to {self.num_classes - 1} for {self.num_classes} classes"
             raise UserError(
@@ -211,7 +221,7 @@ class Encoded:
         where = lambda: self.reader.where(int(self.rows[number]))
         try:
             yield
-        # Its advice is another setting.
+        # This error has its own advice: another setting.
         except UnknownScale as error:
             raise UnknownScale(f"{where()} {error}") from None
         except BadImage as error:
@@ -222,35 +232,29 @@ class Encoded:
 
 
 def hold(encoded: Encoded) -> Arrays:
-    """All examples in memory, decoded once; if the options say so, those that do not
-    decode are left out, with a message.
+    """All examples in memory, decoded once.
 
+    Where the options say so, images that do not decode are left out, with a message.
     Raises `UserError` for images of several shapes, and where there are none.
     """
-    pixels: np.ndarray | None = (
-        None  # [N, H, W, C], once the first image says how large
-    )
-    labels = np.empty(len(encoded), np.int32)
+    pixels: np.ndarray | None = None
+    labels = np.empty(len(encoded), np.int32)  # [N]
     kept, bad = 0, []
     for number, (image, label) in enumerate(_decoded(encoded)):
         if isinstance(image, BadImage):
             bad.append(image)
             continue
+        # The first image says how large all are.
         if pixels is None:
             shape = (len(encoded), *image.shape)
-            pixels = np.empty(shape, np.uint8)
+            pixels = np.empty(shape, np.uint8)  # [N, H, W, C]
         if image.shape != pixels.shape[1:]:
-            row = int(encoded.rows[number])
-            where = encoded.reader.where(row)
-            raise UserError(
-                f"{encoded.name}: images of several shapes ({_size(pixels[0])}, and "
-                f"{_size(image)} in {where}) do not fit one"
-                " array; set config.dataset.image_size"
-            )
+            raise _several_shapes(encoded, number, first=pixels[0], image=image)
         pixels[kept] = image
         labels[kept] = label
         kept += 1
 
+    # What was left out, and whether anything is there.
     if bad:
         print(
             f"{encoded.name}: left out {len(bad)} images that do not decode; the "
@@ -270,6 +274,19 @@ def hold(encoded: Encoded) -> Arrays:
     )
 
 
+def _several_shapes(
+    encoded: Encoded, number: int, first: np.ndarray, image: np.ndarray
+) -> UserError:
+    """The error for an image whose shape differs from that of the first one."""
+    row = int(encoded.rows[number])
+    where = encoded.reader.where(row)
+    return UserError(
+        f"{encoded.name}: images of several shapes ({_size(first)}, and "
+        f"{_size(image)} in {where}) do not fit one array; set "
+        "config.dataset.image_size"
+    )
+
+
 def _size(pixels: np.ndarray) -> str:
     """The size of an image as WIDTHxHEIGHTxCHANNELS."""
     height, width, channels = pixels.shape
@@ -277,8 +294,9 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def _decoded(encoded: Encoded):
-    """(pixels, label) of each example in order, or (BadImage, -1); decoders run in
-    threads.
+    """(pixels, label) of each example in order, or (BadImage, -1).
+
+    Images are decoded in threads.
     """
 
     def one(number: int):
@@ -296,4 +314,5 @@ def in_threads(read: Callable[[int], Result], count: int) -> Iterator[Result]:
     """read(0) to read(count - 1), in order, by as many threads as there are cores."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, count, _CHUNK):
-            yield from threads.map(read, range(start, min(start + _CHUNK, count)))
+            stop = min(start + _CHUNK, count)
+            yield from threads.map(read, range(start, stop))

@@ -1,5 +1,7 @@
-"""Folders of images: ROOT/train/CLASS/* with ROOT/test or ROOT/val, or one tree
-ROOT/CLASS/* without parts.
+"""Folders of images.
+
+They are ROOT/train/CLASS/* with ROOT/test or ROOT/val, or one tree ROOT/CLASS/* without
+parts.
 """
 
 import collections
@@ -19,24 +21,29 @@ from bnas_jax.data.digest import digest_of
 from bnas_jax.data.readers import images, roots, walk
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 
-# Names of the folders of a part, in any case; the first that is there is taken.
+# The names that the folder of a part may have, in lower or upper case. The first that
+# is there is taken.
 _PARTS = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
 }
-# The most files whose sizes are part of a set's digest: on a file system across the
-# network each takes a while.
+# The most files whose sizes are part of a set's digest, and the threads that ask for
+# them: on a file system across the network each takes a while.
 _SIZES = 100_000
 _THREADS = 32
-_LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or ROOT/CLASS/*.jpg with config.dataset.split"
+_LAYOUT = (
+    "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or ROOT/CLASS/*.jpg "
+    "with config.dataset.split"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
     """A reader of image files by class, see `encoded.Reader`.
 
-    files: paths below `root`, sorted. classes: their labels, int32 (N,). left_out: how
-    many other files are there, by suffix.
+    files: paths below `root`, sorted.
+    classes: the label of each file, int32 (N,).
+    left_out: the number of other files there, by suffix.
     """
 
     root: str
@@ -60,8 +67,9 @@ class Files:
             return data, int(self.classes[row])
 
     def digest(self) -> str:
-        """A hash of the names below `root`, and of the files' sizes; of a large set, of
-        the sizes of some files.
+        """A hash of the names below `root`, and of the files' sizes.
+
+        Of a large set, it is one of all names and of the sizes of some files.
         """
         drawn = order.shuffled(len(self), seed=0, use=order.SAMPLE)
         rows = np.sort(drawn[:_SIZES])
@@ -71,8 +79,9 @@ class Files:
         return digest_of(names, np.array(sizes, np.int64))
 
     def _size(self, row: int) -> int:
-        """The size of a file in bytes, -1 where it cannot be opened: what is done about
-        that is decided when it is read.
+        """The size of a file in bytes, -1 where it cannot be opened.
+
+        What is done about such a file is decided when it is read.
         """
         try:
             with self._reading(row):
@@ -83,6 +92,7 @@ class Files:
 
     @contextlib.contextmanager
     def _reading(self, row: int):
+        """Turns an error into `BadImage` if it is of this file, else `UserError`."""
         try:
             yield
         # Of this file alone, such as a link to nowhere.
@@ -96,17 +106,17 @@ class Files:
 
 
 def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
-    """The parts of the folder `path`: "train" and "test", or one of them; or "all"
-    where its folders are classes.
+    """The parts of the folder `path`: "train" and "test", or one of them; or "all".
 
-    The names of the classes, sorted, are their numbers. Images may be in folders below
-    that of their class. What is left out is named on stderr. Raises `UserError` for
-    folders that are missing, empty, of one class, or that could be read in two ways.
+    The part "all" is of a folder whose folders are classes. The names of the classes,
+    sorted, are their numbers. Images may be in folders below that of their class. What
+    is left out is named on stderr. Raises `UserError` for folders that are missing,
+    empty, of one class, or that could be read in two ways.
     """
     if not path:
         raise UserError(f"set config.dataset.path to a folder of images: {_LAYOUT}")
     root = roots.root(path, "config.dataset.path")
-    # A path that is missing, or that of a file.
+    # The path is missing, or is that of a file.
     if not root.is_dir():
         raise UserError(
             f"there is no directory {root}; set config.dataset.path to a folder of "
@@ -121,7 +131,7 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
     for part, directory in directories.items():
         files[part] = _part_files(directory, classes)
 
-    # Of all parts together: a network takes images of one kind.
+    # All parts have the same channels, as a network takes images of one kind.
     channels = options.channels or _channels(*files.values())
     encoded = {}
     for part, of_part in files.items():
@@ -137,24 +147,18 @@ def read(path: Any, options: ReadOptions) -> dict[str, Encoded]:
 
 
 def part_folders(root: Any) -> dict[str, Any]:
-    """The folders of `root` that are its parts, by "train" and "test"; none where its
-    folders are classes.
+    """The folders of `root` that are its parts, by "train" and "test".
 
-    A part has folders of images, a class has images: so a class may be named train,
-    too. `UserError` where it may be either.
+    {} where its folders are classes. A part has folders of images, a class has images:
+    so a class may be named train, too. Raises `UserError` where a folder may be either.
     """
-    # Folders that have the names of parts, in the order in which those names are
-    # preferred.
     directories = walk.folders(root)
-    names = [name for part in _PARTS.values() for name in part]
-    position = lambda directory: names.index(directory.name.lower())
-    named = [d for d in directories if d.name.lower() in names]
-    named.sort(key=position)
+    named = _named_like_parts(directories)
     if not named:
         return {}
 
-    # What they contain says whether they are parts or classes; so do the folders beside
-    # them.
+    # Whether these are parts or classes is said by what they contain, and by the other
+    # folders of images beside them.
     like_class = [d for d in named if walk.holds_images(d)]
     like_part = [d for d in named if walk.holds_folders_of_images(d)]
     others = []
@@ -164,20 +168,17 @@ def part_folders(root: Any) -> dict[str, Any]:
         if walk.holds_images(directory) or walk.holds_folders_of_images(directory):
             others.append(directory)
 
-    parts: dict[str, Any] = {}
-    for directory in like_part:
-        for part, of_part in _PARTS.items():
-            if directory.name.lower() in of_part:
-                parts.setdefault(part, directory)
-
-    # Other folders of images beside them are left out where both parts are there, and
-    # not both could be classes.
+    # The other folders are left out where both parts are there, and at least one of
+    # them cannot be a class.
+    parts = _preferred(like_part)
     certain = any(directory not in like_class for directory in parts.values())
     both = len(parts) == 2 and certain
     if parts and (both or not others):
         left_out = [d.name for d in directories if d not in parts.values()]
         _say_left_out(root, left_out)
         return parts
+
+    # All folders may be classes.
     if others and all(d in like_class for d in like_part):
         return {}
     raise UserError(
@@ -185,25 +186,45 @@ def part_folders(root: Any) -> dict[str, Any]:
     )
 
 
+def _named_like_parts(directories: Sequence[Any]) -> list:
+    """The directories that have the names of parts, the preferred names first."""
+    names = [name for part in _PARTS.values() for name in part]
+    position = lambda directory: names.index(directory.name.lower())
+    named = [d for d in directories if d.name.lower() in names]
+    return sorted(named, key=position)
+
+
+def _preferred(like_part: Sequence[Any]) -> dict[str, Any]:
+    """The first folder of each part, by "train" and "test"."""
+    parts: dict[str, Any] = {}
+    for directory in like_part:
+        for part, of_part in _PARTS.items():
+            if directory.name.lower() in of_part:
+                parts.setdefault(part, directory)
+    return parts
+
+
 def _doubt(root: Any, like_class: list, like_part: list, others: list) -> str:
-    """The error for folders named like parts that are neither clearly parts nor clearly
-    classes.
+    """The error for folders named like parts that may be parts or classes.
+
+    like_class: those of them that hold images.
+    like_part: those of them that hold folders of images.
+    others: the folders of images beside them.
     """
     if like_part:
         part, other = like_part[0].name, others[0].name
         return (
             f"{root}/{part} holds folders of images, as training or test data do, but "
-            "beside it is neither test nor val (or"
-            f" train), but {other}, as if both were classes: if they are, move the "
-            f"images in the folders of {part} up into"
-            f" {part} itself; if not, move {other} elsewhere"
+            f"beside it is neither test nor val (or train), but {other}, as if both "
+            f"were classes: if they are, move the images in the folders of {part} up "
+            f"into {part} itself; if not, move {other} elsewhere"
         )
     if like_class:
         name = like_class[0].name
         return (
             f"{root}/{name} holds images that are in no folder of a class, and beside "
-            f"it are no other classes; write {_LAYOUT};"
-            f" if {name} is a class, give it another name"
+            f"it are no other classes; write {_LAYOUT}; if {name} is a class, give it "
+            "another name"
         )
     return f"{root} is without images; write {_LAYOUT}"
 
@@ -221,7 +242,8 @@ def _classes(directory: Any) -> list[str]:
         if walk.entries(directory):
             state = "is without folders of classes"
         raise UserError(f"{directory} {state}; write {_LAYOUT}")
-    # Often a folder too much: ROOT/images/CLASS.
+
+    # Often there is a folder too much: ROOT/images/CLASS.
     if len(classes) == 1:
         raise UserError(
             f"{directory} has one class alone, {classes[0]!r}; a classifier needs two; "
@@ -231,9 +253,11 @@ def _classes(directory: Any) -> list[str]:
 
 
 def _part_files(directory: Any, classes: list[str]) -> Files:
-    """The images of a part, in the order of the names; labels are positions in
-    `classes`, which it need not have all.
+    """The images of a part, in the order of their names.
+
+    Labels are positions in `classes`; a part need not have all classes.
     """
+    # Every folder is a class that the training images have, too.
     folders = [folder.name for folder in walk.folders(directory)]
     unknown = sorted(set(folders) - set(classes))
     if unknown:
@@ -242,6 +266,7 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
             "both need the same folders"
         )
 
+    # The files of each class.
     names, labels = [], []
     left_out: collections.Counter = collections.Counter()
     for folder in folders:
@@ -255,15 +280,14 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
         raise UserError(f"{directory} holds no folder of a class; write {_LAYOUT}")
     _check_inverted(directory, names)
 
-    # Nothing is left out without a word.
+    # What is left out is named on stderr.
     entries = walk.entries(directory)
     outside = sum(walk.is_image(entry.name) for entry in entries)
     if outside:
         _say_left_out(directory, [f"{outside} images that are in no folder of a class"])
     if left_out:
-        described = (
-            f"{left_out.total()} files that are no images ({_by_suffix(left_out)})"
-        )
+        suffixes = _by_suffix(left_out)
+        described = f"{left_out.total()} files that are no images ({suffixes})"
         _say_left_out(directory, [described])
     return Files(
         root=str(directory),
@@ -274,11 +298,15 @@ def _part_files(directory: Any, classes: list[str]) -> Files:
 
 
 def _without_images(directory: Any, others: Mapping[str, int]) -> str:
+    """The error for a folder of a class without images. others: see `walk.images`."""
     known = ", ".join(suffix[1:] for suffix in walk.SUFFIXES)
     instead = ""
     if others:
         instead = f" but {_by_suffix(others)}"
-    return f"{directory} holds no image ({known}){instead}; put images there, or remove the folder"
+    return (
+        f"{directory} holds no image ({known}){instead}; put images there, or remove "
+        "the folder"
+    )
 
 
 def _by_suffix(files: Mapping[str, int]) -> str:
@@ -289,15 +317,18 @@ def _by_suffix(files: Mapping[str, int]) -> str:
 
 
 def _check_inverted(directory: Any, names: Sequence[str]) -> None:
-    """Refuses ROOT/CLASS/train beside ROOT/CLASS/test, which would mix training and
-    test images.
+    """Refuses ROOT/CLASS/train beside ROOT/CLASS/test.
+
+    Reading them as one class would mix training and test images.
     """
-    # (folder of a class, folder in it), where there is one.
+    # All pairs (folder of a class, folder in it).
     below = set()
     for name in names:
         folder, *inner = name.lower().split("/")
         if len(inner) > 1:
             below.add((folder, inner[0]))
+
+    # No class may have folders for both parts.
     for folder in {folder for folder, _ in below}:
         parts = []
         for part, of_part in _PARTS.items():
@@ -321,9 +352,10 @@ def _channels(*parts: Files) -> int:
 
 
 def _is_gray(files: Files, row: int) -> bool:
+    """Whether an image is gray, or cannot be read."""
     try:
         data, _ = files.read(row)
         return images.read_header(data).gray
     except images.BadImage:
-        # Decides nothing; reading it later says what is wrong.
+        # A bad image does not decide; reading it later says what is wrong.
         return True

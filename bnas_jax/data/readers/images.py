@@ -1,12 +1,15 @@
-"""Encoded images to pixels: for a random crop only as much is decoded as it needs, for
-the centre all of it.
+"""From encoded images to pixels.
+
+For a random crop only as much is decoded as it needs, for the centre all of it. Of
+several frames or pages the first is read.
 
 Images of more than 8 bits become 8: the number `white_level` becomes 255, 0 stays 0,
 and what lies beyond is cut off. Without a `white_level` that number is 65535 for 16
-bits and 1 for floating point. Where that would be a guess, the image is refused: 16
-bits of which no number reaches 4096, as of cameras and scanners of 10 or 12 bits;
-32-bit integers; floating-point numbers that are not from 0 to 1. Of several frames or
-pages the first is read.
+bits and 1 for floating point. Where that would be a guess, the image is refused:
+
+- 16 bits of which no number reaches 4096, as of cameras and scanners of 10 or 12 bits;
+- 32-bit integers;
+- floating-point numbers that are not from 0 to 1.
 """
 
 import contextlib
@@ -21,9 +24,13 @@ from bnas_jax.core.errors import UserError, first_line
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Pillow's modes of gray images.
 _GRAY = ("1", "L", "LA", "La", "I", "F")
-# A set whose 16-bit images stay below has fewer bits than 16, or is all but black.
+# A 16-bit image whose numbers all stay below has fewer bits than 16, or is all but
+# black.
 _FEWEST = 4096
-_ADVICE = "set config.dataset.white_level to the number that is white: 4095 for 12 bits, 65535 for 16, 1 for shares"
+_ADVICE = (
+    "set config.dataset.white_level to the number that is white: 4095 for 12 bits, "
+    "65535 for 16, 1 for shares"
+)
 
 
 class BadImage(UserError):
@@ -44,13 +51,16 @@ class Box(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An encoded image whose header was read. data: the file. mode: Pillow's name of
-    its kind of pixels.
+    """An encoded image whose header was read.
 
-    reducible: a whole JPEG, gray or in colours. Those OpenCV decodes, faster than
-    Pillow; but it fills up one that is cut short without a word, and takes CMYK
-    differently, so that Pillow decodes everything else.
-    deep: of more than 8 bits a channel. white_level: see above.
+    OpenCV decodes reducible images, faster than Pillow. But it fills up a file that is
+    cut short without a word, and takes CMYK differently: so Pillow decodes all others.
+
+    data: the file.
+    mode: Pillow's name of the kind of pixels.
+    reducible: whether it is a whole JPEG, gray or in colours.
+    deep: whether it has more than 8 bits a channel.
+    white_level: see above; None where it is not set.
     """
 
     data: bytes
@@ -63,6 +73,7 @@ class Picture(NamedTuple):
 
     @property
     def gray(self) -> bool:
+        """Whether the image has no colours."""
         return self.mode in _GRAY or self.mode.startswith("I;16")
 
 
@@ -74,32 +85,32 @@ def read_header(data: bytes, white_level: float | None = None) -> Picture:
     from PIL import Image
 
     with _decoding(), Image.open(io.BytesIO(data)) as image:
-        # A JPEG that is cut short lacks its end; some programs write a little behind
-        # it.
+        # A JPEG that is cut short lacks its end marker; some programs write a little
+        # behind the marker.
         whole = data.startswith(_JPEG_START) and _JPEG_END in data[-64:]
-        # The raw mode, which names the numbers in the file, is among the decoder's
-        # arguments: RGB;16B, for instance.
+        # The mode says how Pillow holds the numbers; how the file holds them is among
+        # the decoder's arguments, as RGB;16B, for instance.
         raw_modes = str([tile[3] for tile in image.tile])
+        deep = image.mode in ("I", "F") or ";16" in image.mode + raw_modes
         return Picture(
             data=data,
             height=image.height,
             width=image.width,
             mode=image.mode,
             reducible=whole and image.mode in ("L", "RGB"),
-            deep=image.mode in ("I", "F") or ";16" in image.mode + raw_modes,
+            deep=deep,
             white_level=white_level,
         )
 
 
 def decode(picture: Picture, channels: int, scale: int = 1) -> np.ndarray:
-    """The whole image: uint8 (H, W, channels); 1 channel is gray, 3 are red, green and
-    blue.
+    """The whole image: uint8 (H, W, channels), 1 channel of gray or 3 of RGB.
 
-    Raises `BadImage`.
+    Palettes become colours, transparency is dropped, CMYK is converted, more bits
+    become 8. Raises `BadImage`, and `UnknownScale` where it is not clear which number
+    is white.
 
-    Palettes become colours, transparency is dropped, CMYK converted, more bits become
-    8: `UnknownScale` where it is not clear how. scale: 2, 4 or 8 decodes a reducible
-    image at that fraction of its size.
+    scale: 2, 4 or 8 decodes a reducible image at that fraction of its size.
     """
     if picture.reducible:
         return _opencv(picture.data, channels=channels, scale=scale)
@@ -113,22 +124,25 @@ def take(picture: Picture, box: Box, side: int, channels: int) -> np.ndarray:
     still has `side` pixels each way.
     """
     scale = scale_for(picture, box, side)
-    pixels = decode(picture, channels=channels, scale=scale)
+    pixels = decode(picture, channels=channels, scale=scale)  # [H, W, channels]
 
     # The box in the reduced image.
     top, left = box.top // scale, box.left // scale
     bottom = top + box.height // scale
     right = left + box.width // scale
-    part = pixels[top:bottom, left:right]
+    part = pixels[top:bottom, left:right]  # [H, W, channels]
     return resize(part, side)
 
 
 def scale_for(picture: Picture, box: Box, side: int) -> int:
-    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded, for a
-    part that becomes `side` pixels wide.
+    """1, 2, 4 or 8: the fraction of its size at which an image may be decoded.
+
+    box: the part of the image that is used.
+    side: of the part after resizing, in pixels.
     """
     if not picture.reducible:
         return 1
+    # The largest fraction at which the shorter side of the box still has `side` pixels.
     shorter = min(box.height, box.width)
     scale = 1
     while scale < 8 and shorter >= 2 * scale * side:
@@ -143,8 +157,8 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
     height, width, channels = pixels.shape
     if height == width == side:
         return np.ascontiguousarray(pixels)
-    # Linear interpolation reads 2x2 pixels, enough down to half the size; below that
-    # the mean over the area.
+    # Linear interpolation reads 2x2 pixels, which is enough down to half the size.
+    # Below that, the mean over the area is taken.
     method = cv2.INTER_LINEAR
     if min(height, width) > 2 * side:
         method = cv2.INTER_AREA
@@ -154,12 +168,12 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
-    """The middle of an image whose shorter side is brought to `resize` pixels: uint8
-    (H, W, C) -> (side, side, C).
+    """The middle of a resized image: uint8 (H, W, C) -> (side, side, C).
 
-    resize: at least `side`. Pillow's bilinear filter, which averages over all pixels
-    that it leaves out: what torchvision's Resize(resize) and CenterCrop(side) give, on
-    which published networks are evaluated, up to 1 of 255 by rounding.
+    The shorter side of the image is brought to `resize` pixels, at least `side`, by
+    Pillow's bilinear filter, which averages over all pixels that it leaves out.
+    Published networks are evaluated on what torchvision's Resize(resize) and
+    CenterCrop(side) give: this is the same, up to 1 of 255 by rounding.
     """
     from PIL import Image
 
@@ -172,8 +186,7 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
     if channels == 1:
         pixels = pixels[..., 0]
     image = Image.fromarray(pixels)
-    # By `box` and not by cropping first, so that the filter still reads what lies
-    # around it.
+    # By `box`, and not by cropping first: the filter still reads the pixels around it.
     resized = image.resize(
         (side, side),
         resample=Image.Resampling.BILINEAR,
@@ -183,11 +196,12 @@ def centre(pixels: np.ndarray, side: int, resize: int) -> np.ndarray:
 
 
 def _middle(length: int, shorter: int, side: int, resize: int) -> tuple[float, float]:
-    """The middle `side` pixels of a resized line: where they begin and end, in pixels
-    of the line before.
+    """Where the middle `side` pixels of a resized line lie in the line before.
 
-    length: of the line before; shorter: of the image's shorter side, which becomes
-    `resize`.
+    Returns where they begin and end, in pixels of the line before.
+
+    length: of the line before, in pixels.
+    shorter: the length of the image's shorter side, which becomes `resize`.
     """
     # Rounded as torchvision does.
     resized = int(resize * length / shorter)
@@ -198,10 +212,12 @@ def _middle(length: int, shorter: int, side: int, resize: int) -> tuple[float, f
 
 
 def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
+    """`decode` of a reducible image by OpenCV."""
     import cv2
 
     # The pipeline has threads and processes; those of OpenCV would get in their way.
     cv2.setNumThreads(1)
+
     reduced = {
         1: 0,
         2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -209,10 +225,11 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
     }
     flags = reduced[scale] | cv2.IMREAD_IGNORE_ORIENTATION
-    # Colours in this order from the start: turning them round afterwards took a third
-    # as long as decoding.
+    # Red, green and blue from the start: turning the order round afterwards took a
+    # third as long as decoding.
     if channels == 3:
         flags |= cv2.IMREAD_COLOR_RGB
+
     with _decoding():
         encoded = np.frombuffer(data, np.uint8)
         pixels = cv2.imdecode(encoded, flags)
@@ -224,6 +241,7 @@ def _opencv(data: bytes, channels: int, scale: int) -> np.ndarray:
 
 
 def _pillow(picture: Picture, channels: int) -> np.ndarray:
+    """`decode` of any image by Pillow."""
     from PIL import Image
 
     mode = "L"
@@ -231,7 +249,7 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
         mode = "RGB"
     with _decoding(), Image.open(io.BytesIO(picture.data)) as image:
         eight_bits: Image.Image = image
-        # Pillow itself would cut off at 255.
+        # Pillow itself would cut off all numbers at 255.
         if picture.deep:
             values = _shortened(
                 _deep_values(picture, image),
@@ -240,19 +258,21 @@ def _pillow(picture: Picture, channels: int) -> np.ndarray:
             )
             eight_bits = Image.fromarray(values)
         pixels = np.asarray(eight_bits.convert(mode))
+    # Pillow gives gray images as [H, W].
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _deep_values(picture: Picture, image: Any) -> np.ndarray:
-    """The numbers of an image of more than 8 bits: (H, W) of gray or (H, W, 3) of red,
-    green and blue.
+    """The numbers of an image of more than 8 bits.
+
+    They are (H, W) of gray, or (H, W, 3) of red, green and blue.
     """
     if picture.gray and picture.mode != "LA":
         return np.asarray(image)
     import cv2
 
-    # Pillow notices a file that is cut short, but keeps only 8 bits of several
-    # channels; OpenCV reads all bits.
+    # Of several channels Pillow keeps only 8 bits, and OpenCV reads all. But Pillow
+    # notices a file that is cut short: it loads the image first.
     image.load()
     data = np.frombuffer(picture.data, np.uint8)
     values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -277,10 +297,13 @@ def _shortened(
 
 
 def _white(values: np.ndarray, file_format: str | None) -> float:
-    """The number that is white, as far as an image says so; `UnknownScale` where it
-    does not.
+    """The number that is white, as far as an image says so.
+
+    Raises `UnknownScale` where it does not.
     """
     lowest, highest = values.min(), values.max()
+
+    # Floating point.
     if values.dtype.kind == "f":
         if lowest < 0 or highest > 1:
             raise UnknownScale(
@@ -294,6 +317,8 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
     all_zero = not (lowest or highest)
     if file_format == "PPM" or all_zero:
         return 65535.0
+
+    # Integers.
     if values.dtype != np.uint16:
         raise UnknownScale(
             f"holds whole numbers of 32 bits, from {lowest} to {highest}; {_ADVICE}"
@@ -305,11 +330,13 @@ def _white(values: np.ndarray, file_format: str | None) -> float:
 
 @contextlib.contextmanager
 def _decoding():
-    """Turns whatever decoders raise into `BadImage`: their exceptions have no class in
-    common.
+    """Turns whatever decoders raise into `BadImage`.
+
+    Their exceptions have no class in common.
     """
     try:
         yield
+    # These say already what is wrong, or are no fault of the image.
     except (UserError, ImportError, MemoryError):
         raise
     except Exception as error:

@@ -1,5 +1,6 @@
-"""The folder of a data set: on this machine, or at an address that `etils.epath` can
-open.
+"""The folder of a data set: on this machine, or at an address.
+
+Addresses are those that `etils.epath` can open.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from bnas_jax.core.errors import UserError
 
 
 def root(path: Any, option: str) -> Any:
-    """The `epath.Path` of what was given as `option`.
+    """The `epath.Path` of the folder that was given as `option`.
 
     Raises `UserError` for an address that cannot be opened here.
     """

@@ -1,5 +1,6 @@
-"""The directory of a TFDS data set on disk: from a name and a path to the directory of
-one version.
+"""The directory of a TFDS data set on disk.
+
+From a name and a path to the directory of one version.
 """
 
 import re
@@ -8,20 +9,21 @@ from typing import Any
 from bnas_jax.core.errors import UserError
 from bnas_jax.data.readers import roots
 
-# The data directory that TFDS takes where none is given, and the file that each version
-# has.
+# The data directory that TFDS takes where none is given, and the file that the
+# directory of each version has.
 DEFAULT = "~/tensorflow_datasets"
 INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def find(name: str, path: Any) -> Any:
-    """The directory with the dataset_info.json of the newest version of `name` (may be
-    NAME/CONFIG).
+    """The directory of the newest version of `name`, with its dataset_info.json.
 
-    `path` may be the data directory that holds NAME/VERSION, the directory NAME, or the
-    version's directory itself; without it, ~/tensorflow_datasets. Raises `UserError`
-    when nothing is there.
+    Raises `UserError` when nothing is there.
+
+    name: NAME, or NAME/CONFIG.
+    path: the data directory that holds NAME/VERSION, the directory NAME, or the
+      version's directory itself; None is ~/tensorflow_datasets.
     """
     root = roots.root(path or DEFAULT, "config.dataset.path")
     if not root.is_dir():
@@ -48,11 +50,14 @@ def _newest_first(directory: Any) -> list:
     if not directory.is_dir():
         return []
     versions = [d for d in directory.iterdir() if _VERSION.fullmatch(d.name)]
-    # By numbers: 10.0.0 is newer than 9.0.0.
+    # Compared as numbers: 10.0.0 is newer than 9.0.0.
     numbers = lambda version: tuple(int(part) for part in version.name.split("."))
     return sorted(versions, key=numbers, reverse=True)
 
 
 def _missing(name: str, path, what: str) -> str:
-    remedy = f"prepare it by `python -m bnas_jax data prepare {name} --out={path or DEFAULT}`"
-    return f"{name}: {what}; set config.dataset.path to the TFDS data directory that holds {name}, or {remedy}"
+    command = f"python -m bnas_jax data prepare {name} --out={path or DEFAULT}"
+    return (
+        f"{name}: {what}; set config.dataset.path to the TFDS data directory that "
+        f"holds {name}, or prepare it by `{command}`"
+    )

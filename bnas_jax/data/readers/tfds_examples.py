@@ -1,5 +1,6 @@
-"""A TFDS data set in ArrayRecord format: its examples, images still encoded, without
-TensorFlow.
+"""The examples of a TFDS data set in ArrayRecord format, without TensorFlow.
+
+Their images are still encoded.
 """
 
 import contextlib
@@ -13,13 +14,13 @@ from bnas_jax.data.digest import digest_of
 from bnas_jax.data.readers import tfds_directory
 from bnas_jax.data.readers.encoded import Encoded, ReadOptions
 
-# Examples whose labels are read at once.
+# The number of examples whose labels are read at once.
 _CHUNK = 1024
 # Splits that can be the test set; the first that is there is taken.
 _TEST_SPLITS = ("test", "validation")
-# Sets whose results are always those on their test set: without it they are refused.
+# Sets whose results are always measured on their test set: without it they are refused.
 _WITH_TEST = ("cifar10", "cifar100", "imagenet2012")
-# Test images without labels, which TFDS marks as -1.
+# Sets whose test images have no labels, which TFDS marks as -1.
 _UNLABELLED_TEST = ("imagenet2012",)
 
 
@@ -32,7 +33,7 @@ class Records:
     def __init__(self, directory: Any, split: str):
         self.directory, self.split = directory, split
 
-    # Pickled without what is open.
+    # Pickled without its open files.
     def __reduce__(self):
         return Records, (self.directory, self.split)
 
@@ -56,10 +57,10 @@ class Records:
 
     def labels(self) -> np.ndarray:
         size = len(self)
-        labels = np.empty(size, np.int64)
+        labels = np.empty(size, np.int64)  # [N]
         for start in range(0, size, _CHUNK):
             stop = min(start + _CHUNK, size)
-            # Several at once, which ArrayRecord reads in parallel.
+            # Several at once, as ArrayRecord reads those in parallel.
             with _reading(self.directory):
                 rows = list(range(start, stop))
                 examples = self._source.__getitems__(rows)
@@ -67,8 +68,9 @@ class Records:
         return labels
 
     def digest(self) -> str:
-        """A hash of the name with configuration and version, the split, and the sizes
-        of its shards.
+        """A hash of the set's full name, the split, and the sizes of its shards.
+
+        The full name has the configuration and the version.
         """
         info = open_builder(self.directory).info
         split = info.splits[self.split]
@@ -82,32 +84,40 @@ class Records:
 
 
 def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
-    """The parts of `name` (NAME or NAME/CONFIG; `path` as in `tfds_directory.find`):
-    "train" and "test", or one of them.
+    """The parts of the data set `name`: "train" and "test", or one of them.
 
     The set needs the features `image` and `label`. The part "test" is its split test,
     or validation. Training images whose files are not there are left out, as in a copy
     for evaluations. Raises `UserError` for a set that cannot be used.
+
+    name: NAME, or NAME/CONFIG.
+    path: as in `tfds_directory.find`.
     """
     directory = tfds_directory.find(name, path)
     builder = open_builder(directory)
     check_builder(builder, name, directory)
 
-    # {part: split}.
+    # The split of each part.
     splits = {}
     if "train" in builder.info.splits:
         splits["train"] = "train"
+
+    # Of several test splits, the first that has labels.
     tests = [split for split in _TEST_SPLITS if split in builder.info.splits]
     if name in _UNLABELLED_TEST and "test" in tests:
         tests.remove("test")
     if tests:
         splits["test"] = tests[0]
+
+    # A set needs a part, and some sets their test set.
     if not splits or (name in _WITH_TEST and not tests):
         found = ", ".join(builder.info.splits)
         raise UserError(
             f"{name}: needs the splits train and test (or validation), {directory} has "
             f"{found}"
         )
+
+    # A copy for evaluations has no training images.
     if len(splits) == 2 and not has_files(directory, "train"):
         del splits["train"]
 
@@ -120,15 +130,17 @@ def read(name: str, path: Any, options: ReadOptions) -> dict[str, Encoded]:
 
 
 def has_files(directory: Any, split: str) -> bool:
-    """Whether a directory, which may be an address, holds files of that split, in any
-    format.
+    """Whether a directory holds files of that split, in any format.
+
+    directory: of one version; it may be at an address.
     """
     return any(directory.glob(f"*-{split}.*"))
 
 
 def open_builder(directory: Any) -> Any:
-    """The TFDS builder of the version in `directory`, made without the code that
-    prepared the set.
+    """The TFDS builder of the version in `directory`.
+
+    It is made without the code that prepared the set.
     """
     with _reading(directory):
         import tensorflow_datasets as tfds
@@ -137,8 +149,9 @@ def open_builder(directory: Any) -> Any:
 
 
 def check_builder(builder: Any, name: str, directory: Any) -> None:
-    """Raises `UserError` unless the directory holds `name`, in ArrayRecord format, with
-    images and labels.
+    """Raises `UserError` unless the directory holds `name`, and can be read here.
+
+    It needs to be in ArrayRecord format, with images and labels.
     """
     if builder.name != name.split("/")[0]:
         raise UserError(
@@ -150,10 +163,12 @@ def check_builder(builder: Any, name: str, directory: Any) -> None:
         found = ", ".join(sorted(formats)) or "an unnamed format"
         raise UserError(
             f"{directory} is in {found}, but only array_record can be read here: "
-            "convert it by"
-            f" `python -m bnas_jax data convert --source={directory} --out=DATA_DIR`"
+            "convert it by `python -m bnas_jax data convert "
+            f"--source={directory} --out=DATA_DIR`"
         )
-    # A class has a number of values; boxes, captions and sequences have not.
+
+    # The feature of a class has a number of values; boxes, captions and sequences have
+    # not.
     features = builder.info.features
     has_both = {"image", "label"} <= set(features)
     if not has_both or not hasattr(features["label"], "num_classes"):
@@ -177,8 +192,8 @@ def _encoded(
     if not size:
         raise UserError(f"{name}: a split without examples; prepare the dataset again")
 
-    # One channel, or one beside transparency, is gray; an unknown number may be
-    # anything, which colours can show.
+    # One channel, or one beside transparency, is gray. Where the number is unknown,
+    # images are read in colour, which can show gray ones, too.
     features = builder.info.features
     channels = options.channels
     if channels is None:
@@ -194,16 +209,18 @@ def _encoded(
 
 
 def _source(builder: Any, split: str, directory: Any) -> Any:
-    """The random-access source of a split, with images left encoded; `UserError` for
-    missing files.
+    """The random-access source of a split, with images left encoded.
+
+    Raises `UserError` for missing files.
     """
     with _reading(directory):
         import tensorflow_datasets as tfds
 
         decoders = {"image": tfds.decode.SkipDecoding()}
         source = builder.as_data_source(split=split, decoders=decoders)
-    # Only now: where the directory holds several formats, the line above has chosen the
-    # one whose files are listed here.
+
+    # Only now are the files known: where the directory holds several formats, the line
+    # above has chosen one.
     files = builder.info.splits[split].filepaths
     missing = [file for file in files if not file.exists()]
     if missing:
@@ -216,8 +233,9 @@ def _source(builder: Any, split: str, directory: Any) -> Any:
 
 @contextlib.contextmanager
 def _reading(directory: Any):
-    """Turns what the reading libraries raise into a `UserError`; they share no base
-    class, hence `Exception`.
+    """Turns what the reading libraries raise into a `UserError`.
+
+    Their exceptions share no base class, hence `Exception`.
     """
     try:
         yield

@@ -1,5 +1,6 @@
-"""The contents of folders of images: image files at any depth, without what operating
-systems and other programs add there.
+"""The contents of folders of images: image files at any depth.
+
+What operating systems and other programs add there is left out.
 """
 
 import collections
@@ -36,8 +37,8 @@ SUFFIXES = (
     ".sgi",
     ".qoi",
 )
-# Entries of folders that are no one's data, in lower case; besides all names that begin
-# with a dot.
+# Entries of folders that are no one's data, in lower case. All names that begin with a
+# dot are left out, too.
 _LEFT_BEHIND = (
     "__macosx",
     "@eadir",
@@ -71,6 +72,8 @@ def entries(directory: Any) -> list:
             f"cannot list {directory} ({error.strerror or error}); make it readable, "
             "or move it away"
         ) from error
+
+    # Without what systems and other programs leave behind.
     kept = []
     for entry in found:
         name = entry.name.lower()
@@ -98,8 +101,9 @@ def holds_folders_of_images(directory: Any) -> bool:
 
 
 def images(directory: Any) -> tuple[list[str], collections.Counter]:
-    """The files in a directory and in the folders below it: (sorted paths of the
-    images, numbers of others by suffix).
+    """(paths of the images in a directory, numbers of other files by suffix).
+
+    Both are of files in the directory and in the folders below it; paths are sorted.
     """
     paths: list[str] = []
     others: collections.Counter = collections.Counter()
@@ -116,11 +120,15 @@ def images(directory: Any) -> tuple[list[str], collections.Counter]:
 def _tree(
     directory: Any, prefix: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, list]]:
-    """(path below the first directory, entries) of a directory and of each folder below
-    it. above: the folders around it.
+    """(path below the first directory, entries) of each folder in a tree.
+
+    The first one is the directory itself.
+
+    prefix: the path of `directory` below the first one.
+    above: the folders around it.
     """
     place = os.path.realpath(directory)
-    # A link back up leads to nothing new, and without end.
+    # To follow a link back up would not end, and lead to nothing new.
     if place in above:
         return
     found = entries(directory)
@@ -131,11 +139,11 @@ def _tree(
 
 
 def _is_folder(entry: Any) -> bool:
-    """Whether an entry is a folder; one that has the name of an image is taken for an
-    image, which cannot be opened then.
+    """Whether an entry is a folder.
 
-    So entries need not be opened where their names say enough, which would take long in
-    large sets.
+    One with the name of an image is taken for an image, which cannot be opened then. So
+    entries need not be opened where their names say enough: it would take long in large
+    sets.
     """
     try:
         return not is_image(entry.name) and entry.is_dir()

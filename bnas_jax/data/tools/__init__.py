@@ -1,3 +1,1 @@
-"""What the commands `data prepare`, `data convert` and `data check` do to a data set on
-disk.
-"""
+"""The commands `data prepare`, `data convert` and `data check`."""

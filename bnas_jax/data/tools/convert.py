@@ -1,5 +1,6 @@
-"""From TFRecord to ArrayRecord without TensorFlow: copies the records of a prepared
-TFDS data set and checks each.
+"""From TFRecord to ArrayRecord without TensorFlow.
+
+The records of a prepared TFDS data set are copied, and each is checked.
 """
 
 import contextlib
@@ -20,13 +21,15 @@ _SUFFIX, _NEW_SUFFIX = "tfrecord", "array_record"
 
 
 def convert(source: str, out: str) -> dict:
-    """Writes the version at `source` (a directory with dataset_info.json) into the TFDS
-    data directory `out`.
+    """Writes the TFDS set at `source` in ArrayRecord format into `out`.
 
     Shards are written beside their place and renamed when whole, in VERSION.incomplete,
     which becomes VERSION at the end: after a crash the same command goes on with the
     shards that are missing. The source is only read. Raises `UserError` for a shard
     that is missing, cut short or damaged, and leaves nothing of that shard.
+
+    source: the directory of one version, with dataset_info.json.
+    out: a TFDS data directory.
     """
     directory = paths.local(source, "--source")
     if not (directory / tfds_directory.INFO).is_file():
@@ -38,9 +41,8 @@ def convert(source: str, out: str) -> dict:
     # In `out` TFDS expects NAME/VERSION, or NAME/CONFIG/VERSION.
     info = _read_info(directory)
     data_directory = paths.local(out, "--out")
-    target = (
-        data_directory / info["name"] / info.get("configName", "") / info["version"]
-    )
+    configuration = info.get("configName", "")
+    target = data_directory / info["name"] / configuration / info["version"]
     if target.resolve() == directory.resolve():
         raise UserError(
             f"--out={out} is where the source stands; write into another data directory"
@@ -49,6 +51,7 @@ def convert(source: str, out: str) -> dict:
         raise UserError(
             f"{target} exists already; move it away, or choose another --out"
         )
+
     shards = _shards(directory)
     try:
         return _convert(directory, info, shards, target)
@@ -66,13 +69,16 @@ def _convert(
     shards: list[tuple[pathlib.Path, int]],
     target: pathlib.Path,
 ) -> dict:
+    """`convert` of checked directories. shards: (file, number of its records) each."""
     part = target.with_name(target.name + ".incomplete")
     part.mkdir(parents=True, exist_ok=True)
+
+    # The shards.
     for shard, length in shards:
         name = shard.name.replace(f".{_SUFFIX}-", f".{_NEW_SUFFIX}-")
         _convert_shard(shard, length, target=part / name)
 
-    # What else is there, such as the names of the classes.
+    # All other files, such as the names of the classes.
     records = {shard.name for shard, _ in shards}
     for file in directory.iterdir():
         is_record = file.name in records or f".{_SUFFIX}" in file.name
@@ -80,9 +86,10 @@ def _convert(
             with _reading(file):
                 data = file.read_bytes()
             (part / file.name).write_bytes(data)
+
+    # The description of the set; then the directory is whole, and gets its name.
     converted = json.dumps(_converted(info), indent=2)
     (part / tfds_directory.INFO).write_text(converted)
-
     os.replace(part, target)
     return {
         "num_examples": sum(length for _, length in shards),
@@ -99,8 +106,8 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
     """
     with _reading(path), path.open("rb") as file:
         number = 0
-        # A record is its length in 8 bytes and 4 of checksum, then the data and their
-        # checksum.
+        # A record is its length in 8 bytes, their checksum in 4, the data, and their
+        # checksum in 4.
         while header := file.read(12):
             where = f"{path}, record {number}"
             length, checksum = header[:8], header[8:]
@@ -114,8 +121,9 @@ def read_records(path: pathlib.Path) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path):
-    """Turns an error of reading a file of the source into a `UserError`; one of writing
-    gets another advice.
+    """Turns an error of reading a file of the source into a `UserError`.
+
+    An error of writing gets another advice.
     """
     try:
         yield
@@ -127,7 +135,7 @@ def _reading(path: pathlib.Path):
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum that TFRecord keeps: CRC-32C, rotated by 15 bits, plus a constant."""
+    """The checksum of TFRecord: CRC-32C, rotated by 15 bits, plus a constant."""
     import google_crc32c
 
     crc = google_crc32c.value(data)
@@ -135,8 +143,9 @@ def masked_crc(data: bytes) -> int:
 
 
 def _checked(data: bytes, checksum: bytes, what: str) -> bytes:
-    """The data, whose checksum is given; `UserError` where that does not fit."""
-    # An unsigned integer of 4 bytes, or the end of a file that is cut short.
+    """The data, if its checksum fits; else raises `UserError`."""
+    # The checksum is an unsigned integer of 4 bytes; at the end of a file that is cut
+    # short it has fewer.
     expected = struct.pack("<I", masked_crc(data))
     if checksum != expected:
         raise UserError(
@@ -153,11 +162,13 @@ def _exactly(file: BinaryIO, size: int, what: str) -> bytes:
 
 
 def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> None:
+    """Writes one shard. length: the number of records that it should have."""
     from array_record.python import array_record_module
 
-    # Renamed by an earlier run, so it is whole.
+    # An earlier run has renamed it, so it is whole.
     if target.exists():
         return
+
     part = target.with_name(target.name + ".part")
     # Groups of one record, as TFDS writes them: any record is read without its
     # neighbours.
@@ -172,8 +183,8 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
                 f"{shard} has {count} records instead of {length}; copy the file again"
             )
         writer.close()
+    # The file is closed before it is removed.
     except BaseException:
-        # The file is closed before it is removed.
         with contextlib.suppress(Exception):
             writer.close()
         part.unlink(missing_ok=True)
@@ -183,7 +194,10 @@ def _convert_shard(shard: pathlib.Path, length: int, target: pathlib.Path) -> No
 
 
 def _read_info(directory: pathlib.Path) -> dict:
-    """dataset_info.json; `UserError` where it is not that of a set in TFRecord format."""
+    """The dataset_info.json of a set in TFRecord format.
+
+    Raises `UserError` where it is not that of such a set.
+    """
     path = directory / tfds_directory.INFO
     try:
         info = json.loads(path.read_text())
@@ -201,8 +215,10 @@ def _read_info(directory: pathlib.Path) -> dict:
 
 
 def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
-    """The TFRecord files of all splits, with their numbers of records."""
+    """(file, number of its records) of all TFRecord files, of all splits."""
     builder = tfds_examples.open_builder(directory)
+
+    # TFDS knows the names of the files, and how many records each should have.
     shards = []
     for split in builder.info.splits.values():
         files = [pathlib.Path(file) for file in split.filepaths]
@@ -214,11 +230,13 @@ def _shards(directory: pathlib.Path) -> list[tuple[pathlib.Path, int]]:
 
 
 def _converted(info: dict) -> dict[str, Any]:
-    """dataset_info.json with the new format, in its own entry and in the names of the
-    files.
+    """dataset_info.json for the new format.
+
+    The format stands in an entry of its own and in the names of the files.
     """
     splits = []
     for split in info.get("splits", []):
+        # The template of the files' names may have the format in it.
         if "filepathTemplate" in split:
             template = split["filepathTemplate"].replace(_SUFFIX, _NEW_SUFFIX)
             split = {**split, "filepathTemplate": template}

@@ -1,5 +1,6 @@
-"""Downloading and preparing a data set with TFDS, which needs TensorFlow; reading what
-was prepared does not.
+"""Downloading and preparing a data set with TFDS, which needs TensorFlow.
+
+Reading what was prepared does not.
 """
 
 import contextlib
@@ -17,11 +18,13 @@ _READY = ("digits", "folder")
 
 
 def prepare(name: str, out: str | None) -> dict:
-    """Prepares `name` (NAME or NAME/CONFIG) in ArrayRecord format in the data directory
-    `out`, by default that of TFDS.
+    """Prepares a data set in ArrayRecord format, and says what was made.
 
     Raises `UserError` for what needs no preparation, without TensorFlow, and where
     files cannot be downloaded: it names them, and where to put them.
+
+    name: NAME, or NAME/CONFIG.
+    out: the data directory; None is that of TFDS.
     """
     if name in _READY:
         raise UserError(
@@ -31,6 +34,7 @@ def prepare(name: str, out: str | None) -> dict:
     _check_tensorflow(name)
     import tensorflow_datasets as tfds
 
+    # Files that the user has put into `manual` are used.
     downloads = root / "downloads"
     manual = downloads / "manual"
     _check_network(name, downloads=downloads, manual=manual)
@@ -54,27 +58,31 @@ def prepare(name: str, out: str | None) -> dict:
 
 
 def _check_tensorflow(name: str) -> None:
+    """Raises `UserError` where TensorFlow cannot be imported."""
     try:
         importlib.import_module("tensorflow")
-        # TFDS does not name it among its needs.
+        # TFDS needs this one, too, and does not say so.
         importlib.import_module("importlib_resources")
     except ImportError as error:
         raise UserError(
             f"preparing {name} needs TensorFlow ({error}): pip install tensorflow-cpu "
-            "importlib_resources;"
-            " or copy a prepared TFDS directory here (`data convert` reads TFRecord "
-            "without TensorFlow)"
+            "importlib_resources; or copy a prepared TFDS directory here (`data "
+            "convert` reads TFRecord without TensorFlow)"
         ) from error
 
 
 def _check_network(name: str, downloads: Any, manual: Any) -> None:
-    """Raises `UserError` at once where no server can be found, which TFDS would try for
-    minutes; unless files are there.
+    """Raises `UserError` at once where no server can be found.
+
+    TFDS would try for minutes. It is not needed where files are there already.
     """
+    # Files that are there already need no network.
     for file in downloads.glob("*/*"):
-        # A download under way has such a name.
+        # A download that is not finished has .tmp. in its name.
         if ".tmp." not in file.name and file.is_file():
             return
+
+    # Whether the names of the servers can be resolved.
     for url in _urls(name):
         host = urllib.parse.urlparse(url).hostname
         try:
@@ -84,27 +92,28 @@ def _check_network(name: str, downloads: Any, manual: Any) -> None:
 
 
 def _explained(name: str, error: Exception, manual: Any) -> str:
-    """The error of a set that could not be prepared, with what to do without a network."""
+    """The error of a set that could not be prepared, with what to do about it."""
     import tensorflow_datasets as tfds
 
     one_line = " ".join(str(error).split())
     reason = one_line[:300] or type(error).__name__
     if isinstance(error, tfds.core.registered.DatasetNotFoundError):
         return f"TFDS knows no dataset {name!r}; see its catalog"
-    # By hand is the way out of most failures: TFDS finds the files where they are put.
+
+    # Most failures can be mended by hand: TFDS finds files that the user puts there.
     files = _files(name)
     return (
         f"cannot prepare {name} ({reason}); without a network, put {files} into "
-        f"{manual} and run this again, or copy a"
-        " prepared TFDS directory"
+        f"{manual} and run this again, or copy a prepared TFDS directory"
     )
 
 
 def _files(name: str) -> str:
-    """The names and addresses of the files that TFDS would download, or of those that
-    have to be downloaded by hand.
+    """The names and addresses of the files that a set is made from.
+
+    They are those that TFDS would download, or that have to be downloaded by hand.
     """
-    # TFDS does not download it: its images have a licence to agree to.
+    # TFDS does not download ImageNet: its images have a licence to agree to.
     if name == "imagenet2012":
         return "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
     known = [f"{file} (from {url})" for url, file in _urls(name).items()]
@@ -117,12 +126,13 @@ def _files(name: str) -> str:
 
 
 def _urls(name: str) -> dict[str, str]:
-    """The addresses from which TFDS loads a set, and the names of the files; none where
-    it does not say beforehand.
+    """The addresses from which TFDS loads a set, and the names of the files.
+
+    {} where TFDS does not say them beforehand.
     """
     import tensorflow_datasets as tfds
 
-    # For an unknown name, and for a builder without a list of its files.
+    # Errors are of an unknown name, or of a builder without a list of its files.
     with contextlib.suppress(Exception):
         infos = tfds.builder_cls(name.split("/")[0]).url_infos or {}
         return {url: info.filename for url, info in infos.items() if info.filename}
