@@ -275,7 +275,10 @@ def _python(folder: pathlib.Path, command: str) -> str:
     and JAX has a CPU.
     """
     path = folder / "python"
-    words = f'[ "$2" = bnas_jax ] || {{ [ "$1" = - ] && exec {sys.executable} "$@"; echo cpu; exit; }}'
+    words = (
+        f'[ "$2" = bnas_jax ] || {{ [ "$1" = - ] && exec {sys.executable} "$@"; '
+        f"echo cpu; exit; }}"
+    )
     path.write_text(f"#!/bin/sh\n{words}\n{command}\n")
     path.chmod(0o755)
     return str(path)

@@ -519,7 +519,10 @@ def test_cutout_is_a_function_of_the_step_and_leaves_crop_and_flip_as_they_were(
         ),
         (
             {"pad": 16},
-            r"pad=16 can move an image of \d+x\d+ out of sight; write fewer pixels, or 0",
+            (
+                r"pad=16 can move an image of \d+x\d+ out of sight; "
+                r"write fewer pixels, or 0"
+            ),
         ),
     ],
 )
@@ -600,7 +603,7 @@ def test_evaluation_neither_augments_nor_traces_twice():
     assert np.allclose(images, (arrays.images / 255 - 0.5) / 0.2, atol=1e-5)
 
 
-def test_an_augmented_evaluation_is_the_same_in_batches_of_any_size_and_another_in_each_epoch():
+def test_an_augmented_evaluation_is_the_same_in_any_batches_and_another_each_epoch():
     arrays, augmentation = (
         photos(10),
         Augmentation(
@@ -700,7 +703,10 @@ def test_the_default_place_is_in_the_home_directory(cifar, monkeypatch, tmp_path
     monkeypatch.setenv("HOME", str(home))
     with pytest.raises(
         UserError,
-        match=r"cifar10: there is no directory .*tensorflow_datasets; set config\.dataset\.path",
+        match=(
+            r"cifar10: there is no directory .*tensorflow_datasets; set "
+            r"config\.dataset\.path"
+        ),
     ):
         loading.load("cifar10")
     home.mkdir()

@@ -122,7 +122,7 @@ def test_any_step_can_be_resumed_at(folder):
     )
 
 
-def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_can_be_resumed_at(
+def test_fresh_batches_and_augmented_evaluations_are_those_of_memory_and_resume_at(
     folder,
 ):
     train, test = opened(folder)

@@ -346,7 +346,10 @@ def test_other_classes_are_refused_by_name():
     """
     with pytest.raises(
         UserError,
-        match="some has the class 'bird', the run has not: its classes are a, b, c; set config",
+        match=(
+            "some has the class 'bird', the run has not: its classes are a, b, c; set "
+            "config"
+        ),
     ):
         facts_lib.with_labels(arrays(("a", "b", "bird"), [0, 1, 2]), RUN)
     unnamed = dataclasses.replace(RUN, class_names=None)
@@ -362,7 +365,7 @@ def test_other_classes_are_refused_by_name():
 
 
 def test_labels_of_streamed_examples_are_mapped(tmp_path):
-    """14.2: also in the processes that read, and a label that is no class stays none."""
+    """14.2: in the processes that read, too; a label that is no class stays none."""
     data = write_folder(tmp_path / "data", {"train/b": 1, "train/c": 2, "test/c": 1})
     train = folder.read(data, ReadOptions(image_size=8))["train"]
     mapped = pickle.loads(pickle.dumps(facts_lib.with_labels(train, RUN)))
@@ -428,9 +431,17 @@ def add_class(data: pathlib.Path) -> None:
 CHANGES = {
     add: "the training set has 13 images now, and had 12 when the run began",
     remove: "the training set has 11 images now, and had 12 when the run began",
-    replace: "the training set has other images now (their names, sizes or contents differ) than it had",
-    rename_classes: "the training set has other images now (their names, sizes or contents differ) than it had",
-    add_class: "the data has the classes a, b, c, d now, and had a, b, c when the run began",
+    replace: (
+        "the training set has other images now (their names, sizes or contents differ) "
+        "than it had"
+    ),
+    rename_classes: (
+        "the training set has other images now (their names, sizes or contents differ) "
+        "than it had"
+    ),
+    add_class: (
+        "the data has the classes a, b, c, d now, and had a, b, c when the run began"
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""configs/paper.py: what it sets, and the warning about kernels that are always zero."""
+"""configs/paper.py: what it sets, and the warning about kernels that stay zero."""
 
 import jax
 import pytest

@@ -1029,7 +1029,10 @@ def test_a_setting_of_another_searcher_is_refused(preset, name):
     config.searcher[name] = {"unrolled": "exact", "keep_zeroise": True}.get(name, 0.7)
     with pytest.raises(
         UserError,
-        match=rf"config\.searcher\.{name} is no setting of config\.searcher\.name={config.searcher.name}",
+        match=(
+            rf"config\.searcher\.{name} is no setting of "
+            rf"config\.searcher\.name={config.searcher.name}"
+        ),
     ):
         settings.from_config(config)
 
@@ -1054,7 +1057,10 @@ def test_groups_of_batch_norm_divide_a_microbatch_of_all_devices():
     )
     with pytest.raises(
         UserError,
-        match=r"must divide config\.batch_size / config\.microbatches = 32; write 32 for all",
+        match=(
+            r"must divide config\.batch_size / config\.microbatches = 32; write 32 for "
+            r"all"
+        ),
     ):
         resolved("train:digits", bn_examples=64, microbatches=2)
     with pytest.raises(UserError, match=r"on all devices: write config\.sync_bn=True"):
@@ -1125,7 +1131,10 @@ def test_another_entry_begins_without_the_settings_that_it_lacks(monkeypatch):
     config.searcher.gamma = 3.0
     with pytest.raises(
         UserError,
-        match=r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; it has rate",
+        match=(
+            r"config\.searcher\.gamma is no setting of config\.searcher\.name=other; "
+            r"it has rate"
+        ),
     ):
         settings.from_config(config)
     config.searcher.update({"gamma": None, "rate": None})
@@ -1192,7 +1201,10 @@ def test_every_entry_survives_json():
         ),
         (
             {"scheme": {"gain": 1.0}},
-            r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; it has .*sign_of_zero",
+            (
+                r"config\.scheme\.gain is no setting of config\.scheme\.name=xnor; "
+                r"it has .*sign_of_zero"
+            ),
         ),
         (
             {"network": {"name": "resnet"}},

@@ -116,7 +116,10 @@ OF_DIGITS = {
 @pytest.mark.parametrize("name", SET)
 def test_what_has_no_effect_on_the_digits_is_refused(name):
     """14.4: and taken where it has one."""
-    message = f"config.dataset.{name} has no effect on digits: leave config.dataset.{name} out"
+    message = (
+        f"config.dataset.{name} has no effect on digits: leave config.dataset.{name} "
+        "out"
+    )
     with pytest.raises(UserError, match=message):
         settings.DatasetSettings("digits", **{name: SET[name]})
     settings.DatasetSettings("digits", **OF_DIGITS)
@@ -162,7 +165,10 @@ def test_settings_go_over_to_another_data_set_as_far_as_they_fit():
 
 CELL = [["bin_conv_3x3", 1], ["max_pool_3x3", 0]] * 4
 PAIRS = ", ".join(f"('{layer}', {source})" for layer, source in CELL)
-PRINTED = f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], reduce_concat=[2, 3, 4, 5])"
+PRINTED = (
+    f"Genotype(normal=[{PAIRS}], normal_concat=range(2, 6), reduce=[{PAIRS}], "
+    "reduce_concat=[2, 3, 4, 5])"
+)
 GENOTYPE = genotype_lib.Genotype(CELL, CELL)
 NOTES = {
     "select": "best",
@@ -575,7 +581,7 @@ def test_a_prepared_set_with_test_images_alone_can_be_evaluated(tmp_path, stream
 
 
 def test_a_folder_with_test_images_alone_can_be_evaluated(tmp_path):
-    """14.9: as ROOT/val/CLASS or as ROOT/CLASS; training images alone are no test set."""
+    """14.9: as ROOT/val/CLASS or ROOT/CLASS; training images alone are no test set."""
     measured = ((0.5,) * 3, (0.2,) * 3)
     root = write_folder(tmp_path / "photos", {"val/a": 2, "val/b": 3})
     for path in (root, root / "val"):
