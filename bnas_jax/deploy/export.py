@@ -41,7 +41,8 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
     Raises `UserError` as `training.load.restore` and `pack` do, for weights that are
     not finite, for logits that differ, and where the file cannot be written.
     """
-    # Restore the checkpoint, on one device whatever the run had.
+    # Restore the checkpoint, on one device whatever the run had. A path that cannot be
+    # written is refused first.
     path = file_to_write(out)
     devices.configure_alone(run_of(workdir))
     restored = restore(workdir, step=step)
@@ -58,12 +59,11 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
     if not difference < _TOLERANCE:
         raise UserError(
             f"the packed network's logits differ by {difference:.2g} of the largest, "
-            "so that nothing was written; a packed"
-            " scheme's `kernel` may use the parameters and the shape of x, but not the "
-            "values of x: change the scheme"
+            "so that nothing was written; a packed scheme's `kernel` may use the "
+            "parameters and the shape of x, but not the values of x: change the scheme"
         )
 
-    # Write it.
+    # Write it, with all that `evaluate` and `predict` need to know.
     content = PackedFile(
         settings=_settings_of(restored.run),
         facts=_facts_of(facts),
@@ -71,6 +71,8 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
         extensions=_extensions_of(workdir),
     )
     size = packed_file.write(path, content)
+
+    # Its size beside that of 4 bytes a weight.
     binary, floats = count_stored(packed)
     return {
         "bytes": size,
@@ -85,6 +87,7 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
 
 def count_stored(variables: Mapping) -> tuple[int, int]:
     """(binary weights, other numbers) of a packed network's variables."""
+    # A kernel is a tree of its own: its words have padding, its shape has none.
     is_kernel = lambda leaf: isinstance(leaf, Kernel)
     binary, floats = 0, 0
     for leaf in jax.tree.leaves(dict(variables), is_leaf=is_kernel):
@@ -112,6 +115,7 @@ def _settings_of(run: TrainSettings) -> dict:
 
 def _facts_of(facts: Facts) -> dict:
     """What a network needs to know about its data, but not which images these were."""
+    # Facts that are None are left out of `known`.
     kept = dataclasses.replace(facts, num_train=None, digest=None, test_digest=None)
     return kept.known()
 

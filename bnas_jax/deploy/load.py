@@ -138,12 +138,12 @@ def _check(
     flat = flatten_dict(dict(variables))
     found = {path: _shape(leaf) for path, leaf in flat.items()}
 
+    # An array that is missing, or one too many, has the shape None on one side.
     for path in sorted({*expected, *found}):
         if found.get(path) != expected.get(path):
             raise UserError(
                 f"{file} is damaged: {'/'.join(path)} has the shape {found.get(path)}, "
-                "in the network of its settings"
-                f" {expected.get(path)}; export it anew"
+                f"in the network of its settings {expected.get(path)}; export it anew"
             )
 
 

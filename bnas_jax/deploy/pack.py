@@ -43,7 +43,7 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
             "these are the variables of a packed network already; use them as they are"
         )
 
-    # The signs and the operands of each binary convolution.
+    # The signs and the operands of each binary convolution, {path: (signs, operands)}.
     found = devices.ONE.create(_binarized(model, image_shape), dict(variables))
     if not found:
         raise UserError(
@@ -59,7 +59,7 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
         packs[(*path, "kernel")] = jax.device_put(pack_signs(signs))
         packs[(*path, "operands")] = operands
 
-    # All else stays as it is.
+    # All else stays as it is, but for latent weights and the second classifier.
     params = params_kept(model, variables["params"], found)
     batch_stats = _without_auxiliary(model, variables.get("batch_stats", {}))
     return {
@@ -125,8 +125,8 @@ def params_kept(
     if latents:
         raise UserError(
             f"{latents[0]} cannot be packed: evaluation does not use it, or its scheme "
-            "overrides `convolve` and takes the signs"
-            " of the weights from elsewhere than `module.binarized(x)`"
+            "overrides `convolve` and takes the signs of the weights from elsewhere "
+            "than `module.binarized(x)`"
         )
     return left
 
@@ -172,6 +172,7 @@ def each_binarized(note: Callable[[Convolution, Any, tuple], None]):
     note: is called with (module, x, (signs, operands)).
     """
 
+    # Flax calls it in place of each method of a module.
     def intercept(call, args, kwargs, context):
         result = call(*args, **kwargs)
         module = context.module
@@ -191,12 +192,12 @@ def _check_signs(signs: np.ndarray, name: str) -> None:
     if zeros:
         raise UserError(
             f"{zeros} weights of {name} are exactly 0, and with "
-            "config.scheme.sign_of_zero=0 so are their signs, which one bit"
-            " does not hold; train with config.scheme.sign_of_zero=1"
+            "config.scheme.sign_of_zero=0 so are their signs, which one bit does not "
+            "hold; train with config.scheme.sign_of_zero=1"
         )
+    # Only a user's scheme can give others.
     if not np.all(np.abs(signs) == 1):
         raise UserError(
             f"the scheme's signs of {name} are not all -1 or 1, and one bit holds no "
-            "others; return signs from `weights`, and"
-            " factors as its operands"
+            "others; return signs from `weights`, and factors as its operands"
         )

@@ -59,7 +59,7 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
         if isinstance(value, Kernel):
             # The words in memory are padded; the bits of a file are not.
             on_host = value.replace(words=np.asarray(value.words))
-            signs = signs_of(on_host, np.int8)
+            signs = signs_of(on_host, np.int8)  # [kh, kw, C / groups, O]
             arrays[f"{name}/bits"] = np.packbits(signs.ravel() < 0, bitorder="little")
             shapes[name] = value.shape
         elif leaf == "operands":
@@ -92,8 +92,8 @@ def read(path: pathlib.Path) -> PackedFile:
     if isinstance(header, dict) and header.get("format") != FORMAT:
         raise UserError(
             f"{path} has the format {header.get('format')} of bnas-jax "
-            f"{header.get('bnas_jax')}; this is {__version__}, which"
-            f" reads format {FORMAT}: use that version, or export it anew"
+            f"{header.get('bnas_jax')}; this is {__version__}, which reads format "
+            f"{FORMAT}: use that version, or export it anew"
         )
 
     # Any other surprise in a header or an array means that the file is damaged.
@@ -206,6 +206,7 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
             raise ValueError(
                 f"the numbers of {name} are {array.dtype}, not floating-point ones"
             )
+        # Arrays of a packed convolution; all others are leaves as they are.
         if path[0] != PACKED:
             leaves[(*path, leaf)] = array
         elif leaf == "bits":

@@ -89,10 +89,8 @@ def predict(
     for of_batch, pixels in images.batches(batch_size):
         # The first batch is a full one, or all there is.
         size = len(found[0]) if found else len(pixels)
-        missing = size - len(pixels)
-        filled = np.pad(
-            pixels, ((0, missing), (0, 0), (0, 0), (0, 0))
-        )  # [size, H, W, C]
+        missing = (0, size - len(pixels))
+        filled = np.pad(pixels, (missing, (0, 0), (0, 0), (0, 0)))  # [size, H, W, C]
         logits = np.asarray(logits_of(variables, filled))  # [size, classes]
         found.append(logits[: len(pixels)])
         names += of_batch

@@ -4,6 +4,7 @@ import pathlib
 import tokenize
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -124,20 +125,24 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             "state_dict by torch.save"
         ) from None
 
+    arrays = {}
+    for name, value in _state_dict(file, state).items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        tensor = value.detach()
+        # NumPy has no bfloat16.
+        if tensor.is_floating_point():
+            tensor = tensor.float()
+        arrays[name] = tensor.numpy()
+    return arrays
+
+
+def _state_dict(file: pathlib.Path, state: Any) -> dict[str, Any]:
+    """The state_dict in what a PyTorch file holds."""
     # Training scripts put the state_dict beside the state of the optimizer.
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
         raise UserError(f"{file} holds no state_dict")
-
-    # Its tensors as arrays; NumPy has no bfloat16.
-    arrays = {}
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            continue
-        tensor = value.detach()
-        if tensor.is_floating_point():
-            tensor = tensor.float()
-        arrays[name] = tensor.numpy()
-    return arrays
+    return state

@@ -51,14 +51,8 @@ def import_checkpoint(
             "set config.dataset.mean and .std"
         )
 
-    # Build the network. The checkpoint says how many classes it has.
-    classifier = plain_names(arrays).get("classifier.weight")  # [classes, features]
-    if classifier is None or classifier.ndim != 2:
-        raise UserError(
-            "the checkpoint has no matrix classifier.weight; it is no network of the "
-            "authors' code"
-        )
-    num_classes = int(classifier.shape[0])
+    # Build the network.
+    num_classes = _num_classes(arrays)
     model = build.network(run, num_classes)
     if not isinstance(model, Network):
         raise UserError(
@@ -85,6 +79,17 @@ def import_checkpoint(
         checkpoints.save(0, state)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"params": params, "num_classes": num_classes, "workdir": str(workdir.path)}
+
+
+def _num_classes(arrays: Mapping[str, np.ndarray]) -> int:
+    """The number of classes of a checkpoint's network, from its classifier."""
+    classifier = plain_names(arrays).get("classifier.weight")  # [classes, features]
+    if classifier is None or classifier.ndim != 2:
+        raise UserError(
+            "the checkpoint has no matrix classifier.weight; it is no network of the "
+            "authors' code"
+        )
+    return int(classifier.shape[0])
 
 
 def _is_taken(workdir: WorkDir, run: TrainSettings) -> bool:

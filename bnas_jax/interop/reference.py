@@ -42,6 +42,7 @@ _IMAGENET_STEM = {
     "conv2": "stem1.1",
     "bn2": "stem1.2",
 }
+# The convolution of the skip around a reduction cell, and that of a layer.
 _SKIP = {"bn": "0", "conv": "1"}
 _BINARY_CONV = {"bn": "bn", "conv": "op.0"}
 
@@ -177,6 +178,7 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
             value[index] = _fitting(arrays, name, shape=value[index].shape)
             used.add(name)
         flat[path] = jnp.asarray(value)
+        # Latent weights of binary convolutions.
         if path[-1].startswith("latent"):
             flat[path] = _projected(model, flat[path])
 
@@ -216,6 +218,7 @@ def _projected(model: Model, latent):
 
     It projects them before each forward pass.
     """
+    # A scheme need not project.
     project = model.scheme.latents.project
     if project is None:
         return latent
@@ -229,6 +232,7 @@ def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
     """
     result = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+        # One array here becomes several there where edges lie side by side.
         array = np.asarray(leaf)
         for index, name in counterparts(model, path):
             result[name] = to_torch(array[index])
@@ -257,14 +261,13 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
     """
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
-    # Around the cells.
     if top == "classifier":
         yield (...,), f"classifier.{name}"
     elif top == "stem":
         stem = _IMAGENET_STEM if _is_imagenet(model) else _CIFAR_STEM
         yield (...,), f"{stem[modules[0]]}.{name}"
-    # In a cell.
     else:
+        # In a cell, whose name and number its place has.
         places = {place.name: place for place in model.places}
         place = places[top]
         for index, inner in _in_cell(model, place, modules, leaf=leaf, name=name):
@@ -295,6 +298,7 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
         layer = part.removeprefix("layer")
         yield (...,), f"_ops.{layer}.{_BINARY_CONV[modules[1]]}.{name}"
     elif isinstance(model, Supernet):
+        # The layers of all edges that leave a state of the supernet.
         state = int(part.removeprefix("state"))
         inner = modules[1:]
         yield from _in_state(model, place, state, inner=inner, leaf=leaf, name=name)

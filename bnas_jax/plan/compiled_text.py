@@ -151,14 +151,18 @@ class Instruction(NamedTuple):
     @property
     def target(self) -> str:
         """The function of a library that it calls, "" for other instructions."""
-        found = _TARGET.search(self.text)
-        return found[1] if found else ""
+        return _found(_TARGET, self.text)
 
     @property
     def called(self) -> str:
         """The name of the computation that a fusion or a call runs, "" for others."""
-        found = _CALLED.search(self.text)
-        return found[1] if found else ""
+        return _found(_CALLED, self.text)
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    """The first group of a pattern where the text has it, else ""."""
+    match = pattern.search(text)
+    return match[1] if match else ""
 
 
 class Program(NamedTuple):
@@ -180,7 +184,8 @@ def read(text: str) -> Program:
         head = _COMPUTATION.match(line)
         if head:
             lines = computations.setdefault(head[2], [])
-            entry = head[2] if head[1] else entry
+            if head[1]:
+                entry = head[2]
             continue
         made = _instruction(line)
         if made is not None:
@@ -217,10 +222,9 @@ def _runs(
     found = [instruction._replace(trips=trips)]
     # A loop runs its body so often in each trip of its own.
     if instruction.opcode == "while":
-        known, body = _TRIPS.search(instruction.text), _BODY.search(instruction.text)
-        times = int(known[1]) if known else 1
-        name = body[1] if body else ""
-        return found + _body(program, name, trips=trips * times)
+        body = _found(_BODY, instruction.text)
+        times = int(_found(_TRIPS, instruction.text) or 1)
+        return found + _body(program, body, trips=trips * times)
 
     if instruction.opcode == "call":
         return found + _body(program, instruction.called, trips=trips)
@@ -288,7 +292,8 @@ def _with_layers(computation: list[Instruction]) -> list[Instruction]:
         if not instruction.layer and instruction.opcode in _MOVES:
             # The layer of its first operand that has one.
             made = [layers[name] for name in instruction.operands if layers.get(name)]
-            instruction = instruction._replace(layer=made[0] if made else "")
+            layer = made[0] if made else ""
+            instruction = instruction._replace(layer=layer)
         layers[instruction.name] = instruction.layer
         found.append(instruction)
     return found
@@ -335,14 +340,15 @@ def _instruction(line: str) -> Instruction | None:
     kind, rest = _balanced(found[3], " ")
     opcode, _, rest = rest.lstrip().partition("(")
     operands, rest = _balanced(rest, ")")
-    named = _NAME.search(rest)
+    # JAX's name says which module asked for it; without one there is no module.
+    named = _found(_NAME, rest)
     return Instruction(
         name=found[2],
         opcode=opcode,
         arrays=arrays(kind),
         arguments=operands,
         operands=tuple(_OPERAND.findall(operands)),
-        layer=layer_of(named[1]) if named else "",
+        layer=layer_of(named),
         text=rest,
         root=found[1] is not None,
     )

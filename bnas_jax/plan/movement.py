@@ -160,8 +160,9 @@ def _moved_by(
         # Of its first operand it reads as much as it writes.
         return 2 * result + sum(read[1:])
     if opcode in ("dynamic-update-slice", "scatter"):
-        # In place: only the new values are read and written.
-        new = operands[-1 if opcode == "scatter" else 1]
+        # In place: only the new values are read and written. They are the last operand
+        # of a scatter, and the second one of an update.
+        new = operands[-1] if opcode == "scatter" else operands[1]
         return 2 * _total(new.arrays, size)
     if opcode == "fusion":
         return _moved_by_fusion(instruction, made, program, size)

@@ -149,8 +149,8 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
         if not answered.is_file():
             raise UserError(
                 f"the process that compiles for {request['machine']} ended with {code} "
-                "before it was done;"
-                " where that is -9, memory was short: close other programs"
+                "before it was done; where that is -9, memory was short: close other "
+                "programs"
             )
         result = json.loads(answered.read_text())
     if "error" in result:

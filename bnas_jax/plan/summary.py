@@ -203,6 +203,7 @@ def _markdown_cells(name: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def _memory_text(result: Mapping[str, Any]) -> str:
+    """What a chip needs of its memory, and whether that is there."""
     needed, available = result["memory_bytes"], result["memory_available_bytes"]
     verdict = "fits" if result["fits"] else "DOES NOT FIT"
     share = 100 * needed / available

@@ -97,6 +97,8 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     if name.startswith("bireal"):
         bireal = BiReal(weight_gradient="torch", sign_of_zero=0)
         return load_resnet(arrays, scheme=bireal, unit=BIREAL_UNIT)
+
+    # In the first stage of ReActNet's training only activations are binary.
     stage = "activations" if name.endswith("_step1") else "all"
     scheme = ReActNet(sign_of_zero=0, stage=stage)
     if name.startswith("reactnet_mobilenet"):
@@ -137,6 +139,7 @@ def load_resnet(
         imagenet=True,
     )
 
+    # The names of their arrays, by our path (collection, module, ..., leaf).
     def counterpart(path: Path) -> str:
         _, module, *inner = path
         if module == "classifier":
@@ -172,6 +175,7 @@ def load_mobilenet(
         scheme=scheme,
     )
 
+    # The names of their arrays, by our path (collection, module, ..., leaf).
     def counterpart(path: Path) -> str:
         _, module, *inner = path
         if module == "classifier":
@@ -179,6 +183,7 @@ def load_mobilenet(
         if module == "stem":
             name = STEM["/".join(inner)]
             return f"feature.0.{name}"
+        # blockB; both number the blocks in order.
         index = int(module.removeprefix("block"))
         name = MOBILE_BLOCK["/".join(inner)]
         return f"{blocks[index]}.{name}"

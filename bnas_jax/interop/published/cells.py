@@ -79,6 +79,7 @@ def _genotype(name: str) -> Genotype:
     """The genotype that a network's name says; raises `UserError` for none."""
     if name.startswith("gdas_f1"):
         return genotypes.load("gdas_f1")
+    # SNAS's cell with all of its edges.
     if "edge_all" in name:
         cells = {kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()}
         return Genotype(**cells)
@@ -119,6 +120,7 @@ def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
 
     path: of the variable, (collection, module, ..., leaf).
     """
+    # The last part of the name is that of the leaf; kernels are called "weight".
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
@@ -127,6 +129,7 @@ def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
     # In a cell.
     cell = f"cells.{top.removeprefix('cell')}"
     part, *inner = modules
+    # A layer is an edge's.
     if part.startswith("layer"):
         layer = f"{cell}._ops.{part.removeprefix('layer')}"
         return in_layer(arrays, layer, modules=inner, name=name)
@@ -175,6 +178,7 @@ def beside_edges(
     """
     part, *inner = modules
     if part == "preprocess":
+        # `preprocess/inputI/...`
         number = inner[0].removeprefix("input")
         layer = f"{cell}.preprocess{number}"
         return in_layer(arrays, layer, modules=inner[1:], name=name)
