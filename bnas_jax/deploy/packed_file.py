@@ -158,7 +158,7 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     # Imported where it is used: a run needs none of it.
     from safetensors import SafetensorError, safe_open
 
-    # There must be a file,
+    # There must be a file.
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the file that export wrote")
     if not path.is_file():
@@ -167,7 +167,7 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
             f"--workdir=DIR --out={path}"
         )
 
-    # a .safetensors file that is whole,
+    # It must be a .safetensors file, and whole.
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -177,7 +177,7 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
             f"{path} is no whole file of a packed network ({error}); export it anew"
         ) from None
 
-    # and one of this package.
+    # It must be one of this package: its metadata has the header.
     if _HEADER not in metadata:
         raise UserError(
             f"{path} is no packed network of this package, but other arrays; write one "
@@ -206,7 +206,7 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
             raise ValueError(
                 f"the numbers of {name} are {array.dtype}, not floating-point ones"
             )
-        # Arrays of a packed convolution; all others are leaves as they are.
+        # All arrays but those of packed convolutions are leaves as they are.
         if path[0] != PACKED:
             leaves[(*path, leaf)] = array
         elif leaf == "bits":

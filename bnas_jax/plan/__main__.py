@@ -3,6 +3,7 @@
 `request` says why it is a process of its own, and starts it.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -100,15 +101,13 @@ def _microbatches_that_fit(
             f"bnas_jax: does not fit; trying config.microbatches={number}",
             file=sys.stderr,
         )
-        divided = dataclasses.replace(run, microbatches=number)
-        try:
+        # It must divide each device's part of the batch, and batch norm's groups must
+        # divide what is left of that part. Another number is no try.
+        with contextlib.suppress(UserError):
+            divided = dataclasses.replace(run, microbatches=number)
             if planned(divided)["fits"]:
                 return number
             tries += 1
-        except UserError:
-            # A number that does not divide each device's part of the batch, or leaves a
-            # part that does not divide into batch norm's groups. It is no try.
-            pass
         number *= 2
     return None
 
