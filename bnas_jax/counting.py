@@ -1,5 +1,7 @@
-"""The counts of the command `cost`: of the network of a config, or of a genotype and
-sizes, and of a float one beside it.
+"""The command `cost`: counts the operations, bits and parameters of a network.
+
+The network is that of a config, or of a genotype and sizes. It is compared with a
+float network, which is counted in the same way.
 """
 
 import dataclasses
@@ -18,14 +20,15 @@ from bnas_jax.core.networks import Cells
 from bnas_jax.core.schemes import Xnor
 from bnas_jax.settings import DatasetSettings, Settings
 
-# The options of `cost` that are integers, all of its options, and those that are fields
-# of a network.
+# The options of `cost` that are integers.
 SIZES = ("num_cells", "channels", "image_size", "num_classes", "image_channels")
+# All of its options.
 OPTIONS = (*SIZES, "genotype", "form", "conventions", "budget", "cells", "reference")
+# The options that are fields of a network.
 NETWORK_SIZES = ("num_cells", "channels")
 
-# Image side, channels and classes of data sets, so that networks for them are counted
-# without their files.
+# Data set -> image side, channels and classes: its networks are counted without its
+# files.
 KNOWN_DATA = {
     "digits": (8, 1, 10),
     "cifar10": (32, 3, 10),
@@ -33,7 +36,7 @@ KNOWN_DATA = {
     "imagenet2012": (224, 3, 1000),
 }
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, int, int]  # (height, width, channels)
 
 
 def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
@@ -49,12 +52,13 @@ def count(run: Settings | None, options: Mapping[str, Any]) -> dict:
 def counts(
     run: Settings | None, options: Mapping[str, Any]
 ) -> tuple[cost_lib.Cost, dict]:
-    """(the cost of a network layer by layer, its totals and how many times less it
-    takes than a float one).
+    """Counts a network: (its cost layer by layer, its totals).
 
-    run: the settings of --config, None without one. options: the value of each of
-    `OPTIONS`, None where it is not given. Raises `UserError` for options that
-    contradict each other, or lack something.
+    The totals also say how many times less the network takes than a float one.
+
+    run: the settings of --config, None without one.
+    options: the value of each of `OPTIONS`, None where it is not given.
+    Raises `UserError` for options that contradict each other, or lack something.
     """
     if options["cells"] and not options["budget"]:
         raise UserError(
@@ -62,7 +66,7 @@ def counts(
             "or write --num_cells=..."
         )
 
-    # The network, from a config or from options alone.
+    # Build the network, from a config or from options alone.
     if run is None:
         model, image_shape = _of_options(options)
     else:
@@ -70,11 +74,12 @@ def counts(
     if options["budget"] is not None:
         model = _fitted(model, options, image_shape=image_shape)
 
+    # Count it, and compare it with a float network.
     counted = cost_lib.cost(model, image_shape=image_shape)
     compared = _compared(model, counted, options, image_shape=image_shape)
     total = counted.total
 
-    # Networks of published depths have no such fields.
+    # Networks of published depths have neither num_cells nor channels.
     sizes = {
         name: getattr(model, name) for name in NETWORK_SIZES if hasattr(model, name)
     }
@@ -91,7 +96,7 @@ def counts(
 
 
 def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
-    """The network of a genotype and its sizes, with the shape (H, W, C) of its images."""
+    """The network of a genotype and sizes, with its images' shape (H, W, C)."""
     needed = ("genotype", *NETWORK_SIZES, "image_size", "num_classes")
     missing = ", ".join(f"--{name}" for name in needed if options[name] is None)
     if missing:
@@ -99,18 +104,20 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
             f"cost needs --config=configs/train.py:VARIANT, or else also {missing}"
         )
 
-    # The stem and the strides that fit the images.
+    # Without --form, the stem and the strides are those that fit the images.
     form = options["form"]
     if form is None:
         form = "cifar"
         if options["image_size"] > 64:
             form = "imagenet"
+
+    # The conventions set fields of the network and of its scheme.
     chosen = options["conventions"] or "paper"
     if chosen not in conventions_lib.CONVENTIONS:
         known = ", ".join(conventions_lib.CONVENTIONS)
         raise UserError(f"--conventions must be one of {known}, got {chosen!r}")
-
     conventions = conventions_lib.conventions(chosen)
+
     settings = Cells(
         genotype=genotypes.load(options["genotype"]),
         num_cells=options["num_cells"],
@@ -123,10 +130,11 @@ def _of_options(options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
 
 
 def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, ImageShape]:
-    """The network of a config, with the options in place of its settings, and the shape
-    (H, W, C) of its images.
+    """The network of a config, with its images' shape (H, W, C).
+
+    Options that are given take the place of the config's settings.
     """
-    # Options that are settings of a config.
+    # Some options are settings where there is a config.
     as_settings = {"form": "config.network.form", "conventions": "config.conventions"}
     for name, setting in as_settings.items():
         if options[name] is not None:
@@ -135,34 +143,10 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
                 f"--{setting}={options[name]}"
             )
 
-    # The sizes of the data: an option before what is known of the data set.
     given = {name: value for name, value in options.items() if value is not None}
-    sizes = known_sizes(run.dataset)
-    sizes |= {name: given[name] for name in SIZES if name in given}
-    missing = [
-        f"--{name}=..." for name in ("image_size", "num_classes") if name not in sizes
-    ]
-    if missing:
-        raise UserError(
-            f"the size of {run.dataset.name} is not known here; add "
-            f"{' and '.join(missing)}"
-        )
-
-    # The fields of the network that are other ones.
-    changes = {}
-    for name in (*NETWORK_SIZES, "genotype"):
-        if name in given:
-            changes[name] = given[name]
-    known = {field.name for field in dataclasses.fields(run.network)}
-    for name in changes:
-        if name not in known:
-            raise UserError(
-                f"the network of this config has no {name}; leave --{name} out"
-            )
-    if "genotype" in changes:
-        changes["genotype"] = genotypes.load(changes["genotype"])
-    settings = dataclasses.replace(run.network, **changes)
-    if options["reference"] and "genotype" not in known:
+    sizes = _data_sizes(run.dataset, given)
+    settings = _changed_network(run.network, given)
+    if options["reference"] and "genotype" not in _fields(settings):
         raise UserError(
             "a network without a genotype is compared with the same one in floats; "
             "leave --reference out"
@@ -170,33 +154,79 @@ def _of_run(run: Settings, options: Mapping[str, Any]) -> tuple[nn.Module, Image
     return _built(settings, scheme=run.scheme, arithmetic=run.arithmetic(), sizes=sizes)
 
 
+def _data_sizes(dataset: DatasetSettings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a network's data: options go before what is known of the data set.
+
+    given: the options that have a value.
+    """
+    sizes = known_sizes(dataset)
+    sizes |= {name: given[name] for name in SIZES if name in given}
+
+    needed = ("image_size", "num_classes")
+    missing = [f"--{name}=..." for name in needed if name not in sizes]
+    if missing:
+        raise UserError(
+            f"the size of {dataset.name} is not known here; add {' and '.join(missing)}"
+        )
+    return sizes
+
+
+def _changed_network(network: Any, given: Mapping[str, Any]) -> Any:
+    """A network's settings, with the options in place of its fields.
+
+    given: the options that have a value.
+    """
+    names = (*NETWORK_SIZES, "genotype")
+    changes = {name: given[name] for name in names if name in given}
+    for name in changes:
+        if name not in _fields(network):
+            raise UserError(
+                f"the network of this config has no {name}; leave --{name} out"
+            )
+
+    # The option is the name or the file of a genotype.
+    if "genotype" in changes:
+        changes["genotype"] = genotypes.load(changes["genotype"])
+    return dataclasses.replace(network, **changes)
+
+
+def _fields(network: Any) -> set[str]:
+    """The names of a network's settings."""
+    return {field.name for field in dataclasses.fields(network)}
+
+
 def _built(
-    settings, scheme, arithmetic: Arithmetic, sizes: Mapping[str, Any]
+    settings: Any, scheme: Any, arithmetic: Arithmetic, sizes: Mapping[str, Any]
 ) -> tuple[nn.Module, ImageShape]:
-    """The network of settings, with the shape (H, W, C) of its images. sizes: of the
-    data.
+    """The network of these settings, with its images' shape (H, W, C).
+
+    sizes: of the data, by the names of the options.
     """
     for name in ("image_size", "num_classes", "image_channels"):
         size = sizes.get(name)
         if size is not None and size < 1:
             raise UserError(f"--{name} must be at least 1, got {size}")
+
     model = settings.build(
         num_classes=sizes["num_classes"],
         scheme=scheme,
         arithmetic=arithmetic,
     )
     side = sizes["image_size"]
-    channels = sizes.get("image_channels") or 3
+    channels = sizes.get("image_channels") or 3  # RGB unless the data say otherwise
     return model, (side, side, channels)
 
 
 def known_sizes(dataset: DatasetSettings) -> dict[str, int]:
-    """image_size, image_channels and num_classes, as far as they are known without the
-    files; settings come first.
+    """The sizes of a data set that are known without its files.
+
+    They are image_size, image_channels and num_classes; settings come first.
     """
+    # A data set that is not in the table has no values, which gives an empty dict.
     names = ("image_size", "image_channels", "num_classes")
-    # Nothing for a set that is not known.
-    known = dict(zip(names, KNOWN_DATA.get(dataset.name, ()), strict=False))
+    values = KNOWN_DATA.get(dataset.name, ())
+    known = dict(zip(names, values, strict=False))
+
     if dataset.image_size is not None:
         known["image_size"] = dataset.image_size
     if dataset.channels is not None:
@@ -207,7 +237,7 @@ def known_sizes(dataset: DatasetSettings) -> dict[str, int]:
 def _fitted(
     model: nn.Module, options: Mapping[str, Any], *, image_shape: ImageShape
 ) -> nn.Module:
-    """The network with the sizes that meet --budget, see `core.cost.fit_budget`."""
+    """The network with sizes that meet --budget, see `core.cost.fit_budget`."""
     if not all(hasattr(model, name) for name in NETWORK_SIZES):
         raise UserError(
             f"--budget chooses num_cells and channels, which a {type(model).__name__} "
@@ -220,13 +250,14 @@ def _fitted(
 
 
 def _cells(text: str | None) -> tuple[int, ...]:
-    """The numbers of cells that `LOW-HIGH` means, both included; () without a text,
-    which keeps the network's number.
+    """The numbers of cells that `LOW-HIGH` means, both ends included.
+
+    Without a text it is (), which keeps the network's number.
     """
     if not text:
         return ()
     low, _, high = text.partition("-")
-    # One number alone is both.
+    # One number alone is both ends.
     high = high or low
     are_numbers = low.isdigit() and high.isdigit()
     if not are_numbers or not 1 <= int(low) <= int(high):
@@ -241,11 +272,12 @@ def _compared(
     *,
     image_shape: ImageShape,
 ) -> dict:
-    """How many times less the network takes than a float one, and which that is.
+    """How many times less the network takes than a float one, and which one that is.
 
-    The float network has the same size and cell, without Zeroise where that is a named
-    cell, or the one of --reference.
+    The float network has the same size. Its cell is that of --reference, or else the
+    same cell: without Zeroise where the cell is a named one that has such a twin.
     """
+    # Choose the float network.
     twin, name = cost_lib.float_twin(model), "the same size"
     if hasattr(model, "genotype"):
         name = "the same cell"
@@ -253,7 +285,10 @@ def _compared(
         if reference:
             name = reference
             twin = twin.clone(genotype=genotypes.load(reference))
-    ratios = cost_lib.ratios(counted, cost_lib.cost(twin, image_shape=image_shape))
+
+    # Count it as the binary one was counted.
+    counted_twin = cost_lib.cost(twin, image_shape=image_shape)
+    ratios = cost_lib.ratios(counted, counted_twin)
     return {
         **dataclasses.asdict(ratios),
         "compared_with": f"float network of {name}, counted",
@@ -261,8 +296,9 @@ def _compared(
 
 
 def _without_zeroise(genotype: genotype_lib.Genotype) -> str | None:
-    """The named cell that is this one with Zeroise left out; None where this is no
-    named cell, or it has no such twin.
+    """The name of the cell that is this one with Zeroise left out.
+
+    None where this is no named cell, or has no such twin.
     """
     for name in genotypes.named():
         if genotypes.load(name) != genotype:

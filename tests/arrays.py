@@ -1,4 +1,4 @@
-"""Random arrays, the reference files' layouts in ours, and how far numbers are apart."""
+"""Random arrays, reference files' layouts in ours, and how far numbers are apart."""
 
 import jax
 import jax.numpy as jnp

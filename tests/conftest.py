@@ -49,7 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long",
         action="store_true",
-        help="also every number of devices, whole supernets, the commands of the documents, ...",
+        help=(
+            "also every number of devices, whole supernets, the commands of the "
+            "documents, ..."
+        ),
     )
 
 

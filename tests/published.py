@@ -54,7 +54,7 @@ def through_layer(
 
 
 def binarized(scheme, latent):
-    """The weights that the signs meet: the scale taken into the signs of the weights."""
+    """The weights that the signs meet: the weights' signs with the scale taken in."""
     signs, operands = scheme.weights(latent)
     return scheme.after(signs, *operands)
 

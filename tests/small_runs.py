@@ -24,7 +24,9 @@ DRAWN = [
     "--config.dataset.augment_validation=True",
     "--config.dataset.pad=1",
 ]
-STEPS = 14  # an epoch: 1,437 examples in batches of 100; in the search half of them in batches of 50
+# An epoch: 1,437 examples in batches of 100; in the search half of them in batches of
+# 50.
+STEPS = 14
 
 
 def arguments(

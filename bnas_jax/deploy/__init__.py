@@ -1,1 +1,1 @@
-"""Packed networks: one bit for each binary weight, written to one file and run from it."""
+"""Packed networks: one bit for each binary weight, in one file, run from it."""

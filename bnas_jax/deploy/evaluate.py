@@ -13,15 +13,16 @@ from bnas_jax.training.run_data import evaluation_images
 def evaluate(network: PackedNetwork, run: TrainSettings) -> dict:
     """{"top1", "top5", "loss", "num_examples"} on the test split.
 
-    run: the network's settings, perhaps with other data or another precision. Raises
-    `UserError` as `training.evaluate.evaluate` does.
+    run: the network's settings, perhaps with other data or another precision.
+    Raises `UserError` as `training.evaluate.evaluate` does.
     """
+    # The data and the model of the run.
     where = devices.configure(run)
     test, augmentation = evaluation_images(run.dataset, network.facts)
     model = model_of(network, run)
 
+    # Floats become those of the run's precision; bits and whole numbers stay.
     def in_precision(leaf):
-        # Bits have none.
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf.astype(model.arithmetic.dtype)
         return leaf

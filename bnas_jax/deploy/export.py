@@ -1,15 +1,13 @@
-"""`export`: the network of a checkpoint into one file, at one bit for each binary
-weight.
-"""
+"""`export`: writes the network of a checkpoint to one file, one bit a binary weight."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bnas_jax import settings
 from bnas_jax.core.errors import UserError
@@ -24,23 +22,27 @@ from bnas_jax.training.load import restore, run_of
 from bnas_jax.training.workdir import WorkDir
 from bnas_jax.workdir.files import file_to_write
 
-# Random images on which both networks are compared, and by which share of the largest
-# logit theirs may differ: factors are rounded in another program, which can turn the
-# sign of an activation.
+# The random images on which the packed network is compared with the network.
 _IMAGES = 4
+# By which share of the largest logit theirs may differ. Factors are rounded in another
+# program, which can turn the sign of an activation.
 _TOLERANCE = 0.1
 
 
 def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
-    """Packs a checkpoint of `train` or `import` into the file `out`; its bytes, beside
-    those of 32 bits a weight.
+    """Packs a checkpoint of `train` or `import` into the file `out`.
 
-    step: `last`, `best` or a number. Before anything is written, the packed network's
-    logits are compared with those of the
-    network: "largest_difference", as a share of the largest.
+    Returns how large the file is ("bytes"), how large it would be with 32 bits a weight
+    ("float_bytes"), and what it holds. Before anything is written, the packed network's
+    logits are compared with those of the network: "largest_difference", as a share of
+    the largest.
+
+    step: `last`, `best` or a number.
     Raises `UserError` as `training.load.restore` and `pack` do, for weights that are
     not finite, for logits that differ, and where the file cannot be written.
     """
+    # Restore the checkpoint, on one device whatever the run had. A path that cannot be
+    # written is refused first.
     path = file_to_write(out)
     devices.configure_alone(run_of(workdir))
     restored = restore(workdir, step=step)
@@ -51,15 +53,17 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
             "finite; choose another --step"
         )
 
+    # Pack it, and compare both networks.
     packed = pack(model, variables, image_shape=facts.image_shape)
     difference = _difference(model, variables, packed, image_shape=facts.image_shape)
     if not difference < _TOLERANCE:
         raise UserError(
             f"the packed network's logits differ by {difference:.2g} of the largest, "
-            "so that nothing was written; a packed"
-            " scheme's `kernel` may use the parameters and the shape of x, but not the "
-            "values of x: change the scheme"
+            "so that nothing was written; a packed scheme's `kernel` may use the "
+            "parameters and the shape of x, but not the values of x: change the scheme"
         )
+
+    # Write it, with all that `evaluate` and `predict` need to know.
     content = PackedFile(
         settings=_settings_of(restored.run),
         facts=_facts_of(facts),
@@ -67,6 +71,8 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
         extensions=_extensions_of(workdir),
     )
     size = packed_file.write(path, content)
+
+    # Its size beside that of 4 bytes a weight.
     binary, floats = count_stored(packed)
     return {
         "bytes": size,
@@ -80,21 +86,27 @@ def export(workdir: WorkDir, out: str, *, step: str = "last") -> dict:
 
 
 def count_stored(variables: Mapping) -> tuple[int, int]:
-    """(binary weights, floating-point numbers) of the variables of a packed network."""
+    """(binary weights, other numbers) of a packed network's variables."""
+    # A kernel is a tree of its own: its words have padding, its shape has none.
     is_kernel = lambda leaf: isinstance(leaf, Kernel)
-    leaves = jax.tree.leaves(dict(variables), is_leaf=is_kernel)
-    binary = sum(int(np.prod(leaf.shape)) for leaf in leaves if is_kernel(leaf))
-    floats = sum(leaf.size for leaf in leaves if not is_kernel(leaf))
+    binary, floats = 0, 0
+    for leaf in jax.tree.leaves(dict(variables), is_leaf=is_kernel):
+        if is_kernel(leaf):
+            binary += math.prod(leaf.shape)
+        else:
+            floats += leaf.size
     return binary, floats
 
 
 def _settings_of(run: TrainSettings) -> dict:
-    """The settings, without where the data and a teacher lay and which machines there
-    were.
+    """The settings of a training, without what belongs to its machines.
+
+    These are where the data and a teacher lay, and which hosts there were.
     """
+    dataset = dataclasses.replace(run.dataset, path=None)
     without = dataclasses.replace(
         run,
-        dataset=dataclasses.replace(run.dataset, path=None),
+        dataset=dataset,
         distributed=settings.DistributedSettings(),
         teacher=settings.TeacherSettings(),
     )
@@ -102,33 +114,38 @@ def _settings_of(run: TrainSettings) -> dict:
 
 
 def _facts_of(facts: Facts) -> dict:
-    """What a network needs to know about its data, not which images these were."""
+    """What a network needs to know about its data, but not which images these were."""
+    # Facts that are None are left out of `known`.
     kept = dataclasses.replace(facts, num_train=None, digest=None, test_digest=None)
     return kept.known()
 
 
 def _extensions_of(workdir: WorkDir) -> tuple[dict, ...]:
-    """Of the files of a user's entries the names, without the folder, and the hashes."""
+    """The files of a user's entries: their names without the folder, and hashes."""
     found = []
     for entry in workdir.facts().get("extensions", ()):
-        found.append({**entry, "file": pathlib.PurePath(entry["file"]).name})
+        name = pathlib.PurePath(entry["file"]).name
+        found.append({**entry, "file": name})
     return tuple(found)
 
 
 def _difference(
     model: nn.Module, variables: dict, packed: dict, image_shape: tuple[int, ...]
 ) -> float:
-    """The largest difference of both networks' logits for random images, as a share of
-    the largest logit.
+    """The largest difference of both networks' logits for random images.
+
+    It is a share of the largest logit. image_shape: (H, W, C).
     """
-    images = jax.random.normal(jax.random.key(0), (_IMAGES, *image_shape))
+    key = jax.random.key(0)
+    images = jax.random.normal(key, (_IMAGES, *image_shape))  # [images, H, W, C]
 
     def logits(variables):
         return model.apply(variables, images, train=False)
 
-    ours, theirs = (
-        devices.ONE.create(logits, packed),
-        devices.ONE.create(logits, variables),
-    )
-    largest = jnp.maximum(jnp.max(jnp.abs(theirs)), jnp.finfo(theirs.dtype).tiny)
+    ours = devices.ONE.create(logits, packed)  # [images, classes]
+    theirs = devices.ONE.create(logits, variables)  # [images, classes]
+
+    # Logits that are all 0 divide by the smallest float.
+    tiny = jnp.finfo(theirs.dtype).tiny
+    largest = jnp.maximum(jnp.max(jnp.abs(theirs)), tiny)
     return float(jnp.max(jnp.abs(ours - theirs)) / largest)

@@ -1,4 +1,4 @@
-"""A packed network from its file, as a model and variables of it."""
+"""Loads a packed network from its file: as a model and its variables."""
 
 import os
 import pathlib
@@ -29,23 +29,23 @@ class PackedNetwork(NamedTuple):
     """What a file says of a network.
 
     `model_of` makes its model: `model.apply(variables, images, train=False)`.
-
-    run: the settings that it was trained with. facts: about the data that it was
-    trained on.
     """
 
     file: pathlib.Path
+    # The settings that it was trained with.
     run: TrainSettings
+    # About the data that it was trained on.
     facts: Facts
+    # As `pack` makes them.
     variables: dict
 
 
 def load_packed(path: str | os.PathLike) -> tuple[nn.Module, dict]:
-    """(model, variables) of a file that `export` wrote: `model.apply(variables, images,
-    train=False)`.
+    """(model, variables) of a file that `export` wrote.
 
-    Binary weights stay at one bit each. Images are NHWC floats, normalised as
-    `packed_facts` says. Raises `UserError` for another file.
+    `model.apply(variables, images, train=False)` gives the logits. Binary weights stay
+    at one bit each. Images are NHWC floats, normalised as `packed_facts` says. Raises
+    `UserError` for another file.
 
     Example: `model, variables = bnas.load_packed("digits.bnas")`.
     """
@@ -55,47 +55,57 @@ def load_packed(path: str | os.PathLike) -> tuple[nn.Module, dict]:
 
 
 def packed_facts(path: str | os.PathLike) -> dict:
-    """What a file that `export` wrote says of the images: "num_classes", "image_shape",
-    and as far as they are known "mean" and "std" of each channel and "class_names"; and
-    "white", the number that is white in arrays of pixels.
+    """What a file that `export` wrote says of the images that its network takes.
 
-    The network takes (pixels / white - mean) / std. Raises `UserError` for another
-    file.
+    It has "num_classes", "image_shape" and "white", the number that is white in arrays
+    of pixels. As far as they are known, it also has "mean" and "std" of each channel,
+    and "class_names". The network takes (pixels / white - mean) / std. Raises
+    `UserError` for another file.
+
     Example: `bnas.packed_facts("digits.bnas")["class_names"]`.
     """
     file = paths.local(path, "packed_facts")
     network = _network(file, packed_file.read(file))
-    return {**network.facts.known(), "white": load_data.white(network.run.dataset.name)}
+    white = load_data.white(network.run.dataset.name)
+    return {**network.facts.known(), "white": white}
 
 
 def read(path: str, loaded: Sequence[Extension]) -> PackedNetwork:
-    """The network of the option `--model`. loaded: the extensions that were given.
+    """The network of the option `--model`.
 
+    loaded: the extensions that were given.
     Raises `UserError` for another file, and for one that was made with an extension
     that is not given.
     """
     file = paths.local(path, "--model")
     content = packed_file.read(file)
-    noted = [
-        (str(entry.get("file")), str(entry.get("sha256")))
-        for entry in content.extensions
-    ]
+
+    # The file notes the extensions that its network needs.
+    noted = []
+    for entry in content.extensions:
+        noted.append((str(entry.get("file")), str(entry.get("sha256"))))
     extensions.compare(file, noted, tuple(loaded))
     return _network(file, content)
 
 
 def model_of(network: PackedNetwork, run: TrainSettings) -> nn.Module:
-    """The model, in the precision of `run`; `UserError` where the file lacks an array
-    of it, or has one of another shape.
+    """The model of a packed network, in the precision of `run`.
+
+    Raises `UserError` where the file lacks an array of the model, or has one of another
+    shape.
     """
-    model = build.network(run, network.facts.num_classes)
-    _check(
-        network.file, network.variables, model, image_shape=network.facts.image_shape
-    )
+    facts = network.facts
+    model = build.network(run, facts.num_classes)
+    _check(network.file, network.variables, model, image_shape=facts.image_shape)
     return model
 
 
 def _network(file: pathlib.Path, content: PackedFile) -> PackedNetwork:
+    """The network of a file's content.
+
+    Raises `UserError` for settings that are not understood, and for those of a search.
+    """
+    # Settings may name entries of an extension, which says what to do.
     try:
         run = settings.from_config(dict(content.settings))
     except UserError as error:
@@ -110,6 +120,7 @@ def _network(file: pathlib.Path, content: PackedFile) -> PackedNetwork:
         raise UserError(
             f"{file} holds a search; export the work directory of a training"
         )
+
     facts = facts_lib.from_dict(content.facts)
     return PackedNetwork(file, run=run, facts=facts, variables=dict(content.variables))
 
@@ -120,21 +131,24 @@ def _check(
     model: nn.Module,
     image_shape: tuple[int, ...],
 ) -> None:
-    """`UserError` unless the file has the arrays of the model, all of their shapes."""
+    """Raises `UserError` unless the file has the model's arrays, in their shapes."""
+    # The shapes that the model's arrays have, and those of the file.
     initial = jax.eval_shape(lambda: initial_variables(model, image_shape, seed=0))
     expected = shapes_of(model, initial, image_shape)
-    found = {path: _shape(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
+    flat = flatten_dict(dict(variables))
+    found = {path: _shape(leaf) for path, leaf in flat.items()}
+
+    # An array that is missing, or one too many, has the shape None on one side.
     for path in sorted({*expected, *found}):
         if found.get(path) != expected.get(path):
             raise UserError(
                 f"{file} is damaged: {'/'.join(path)} has the shape {found.get(path)}, "
-                "in the network of its settings"
-                f" {expected.get(path)}; export it anew"
+                f"in the network of its settings {expected.get(path)}; export it anew"
             )
 
 
 def _shape(leaf: Any) -> tuple:
-    """Of an array or a kernel, or those of all operands."""
+    """The shape of an array or a kernel, or the shapes of a tuple of operands."""
     if isinstance(leaf, tuple) and not isinstance(leaf, Kernel):
         return tuple(operand.shape for operand in leaf)
     return tuple(leaf.shape)

@@ -16,19 +16,21 @@ from bnas_jax.core.modules import PACKED, Convolution
 from bnas_jax.core.ops.packed import pack_signs
 from bnas_jax.runtime import devices
 
-# The module of a network's second classifier, which training alone has.
+# The module of a network's second classifier, which only training has.
 _AUXILIARY = "auxiliary_head"
 
 Path = tuple[str, ...]
 
 
 def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) -> dict:
-    """{"params", "batch_stats", "packed"}: variables with which the same model gives
-    the same logits in evaluation.
+    """Packs a network's variables: {"params", "batch_stats", "packed"}.
 
-    Each binary convolution has, in place of latent weights, its signs at one bit each
-    and the factors that the scheme makes of the latent weights, such as beta (Eq. 1).
-    variables: {"params", "batch_stats"}; image_shape: (H, W, C).
+    With them the same model gives the same logits in evaluation. In place of latent
+    weights, each binary convolution has its signs, at one bit each, and the factors
+    that the scheme makes of the latent weights, such as beta (Eq. 1).
+
+    variables: {"params", "batch_stats"}.
+    image_shape: (H, W, C).
 
     Raises `UserError` for a network without latent weights, a packed one, and weights
     whose signs are not -1 or 1.
@@ -40,6 +42,8 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
         raise UserError(
             "these are the variables of a packed network already; use them as they are"
         )
+
+    # The signs and the operands of each binary convolution, {path: (signs, operands)}.
     found = devices.ONE.create(_binarized(model, image_shape), dict(variables))
     if not found:
         raise UserError(
@@ -47,24 +51,26 @@ def pack(model: nn.Module, variables: Mapping, *, image_shape: tuple[int, ...]) 
             f"{float_weights(model)}"
         )
 
+    # Pack them. In NumPy, as JAX would compile every operation for each shape.
     packs: dict[Path, Any] = {}
     for path, (signs, operands) in found.items():
-        # By NumPy: for each shape JAX would compile every operation.
-        signs = np.asarray(signs)
+        signs = np.asarray(signs)  # [kernel rows, columns, channels / groups, outputs]
         _check_signs(signs, "/".join(path))
         packs[(*path, "kernel")] = jax.device_put(pack_signs(signs))
         packs[(*path, "operands")] = operands
+
+    # All else stays as it is, but for latent weights and the second classifier.
+    params = params_kept(model, variables["params"], found)
+    batch_stats = _without_auxiliary(model, variables.get("batch_stats", {}))
     return {
-        "params": unflatten_dict(params_kept(model, variables["params"], found)),
-        "batch_stats": unflatten_dict(
-            _without_auxiliary(model, variables.get("batch_stats", {}))
-        ),
+        "params": unflatten_dict(params),
+        "batch_stats": unflatten_dict(batch_stats),
         PACKED: unflatten_dict(packs),
     }
 
 
 def float_weights(model: nn.Module) -> str:
-    """What to do where a network has no binary weights, as part of a sentence."""
+    """Why a network has no binary weights and what to do, as part of a sentence."""
     scheme = getattr(model, "scheme", None)
     advice = "choose a binary config.scheme.name, and config.scheme.stage=all"
     if scheme is None:
@@ -75,20 +81,23 @@ def float_weights(model: nn.Module) -> str:
 def shapes_of(
     model: nn.Module, variables: Mapping, image_shape: tuple[int, ...]
 ) -> dict:
-    """The shapes that the arrays of a packed network have, {path: shape}, found without
-    computing any.
+    """The shapes of a packed network's arrays, {path: shape}, without computing any.
 
-    Of a packed kernel it is the shape of the kernel itself, not of the words that its
-    signs are packed into.
+    The shape of a packed kernel is that of the kernel itself, not of the words that its
+    signs are packed into. Operands of a kernel have a tuple of shapes.
+
     variables: `ShapeDtypeStruct`s of {"params", "batch_stats"}.
+    image_shape: (H, W, C).
     """
+    # Those of the packed convolutions.
     found = jax.eval_shape(_binarized(model, image_shape), dict(variables))
     shapes: dict[Path, tuple] = {}
     for path, (signs, operands) in found.items():
+        of_operands = tuple(operand.shape for operand in operands)
         shapes[(PACKED, *path, "kernel")] = tuple(signs.shape)
-        shapes[(PACKED, *path, "operands")] = tuple(
-            operand.shape for operand in operands
-        )
+        shapes[(PACKED, *path, "operands")] = of_operands
+
+    # Those of all other arrays.
     parts = {
         "params": params_kept(model, variables["params"], found),
         "batch_stats": _without_auxiliary(model, variables["batch_stats"]),
@@ -102,25 +111,28 @@ def shapes_of(
 def params_kept(
     model: nn.Module, params: Mapping, found: Mapping[Path, Any]
 ) -> dict[Path, Any]:
-    """The parameters that a packed network keeps, by path. found: the paths of the
-    convolutions that are packed.
+    """The parameters that a packed network keeps, by path.
+
+    found: has the paths of the convolutions that are packed.
+    Raises `UserError` where latent weights would be left.
     """
     left = _without_auxiliary(model, params)
     for path in found:
         left.pop((*path, "latent"), None)
-    # Only a user's scheme or module can leave some.
+
+    # Only a user's scheme or module can leave latent weights.
     latents = ["/".join(path) for path in left if is_latent(path[-1])]
     if latents:
         raise UserError(
             f"{latents[0]} cannot be packed: evaluation does not use it, or its scheme "
-            "overrides `convolve` and takes the signs"
-            " of the weights from elsewhere than `module.binarized(x)`"
+            "overrides `convolve` and takes the signs of the weights from elsewhere "
+            "than `module.binarized(x)`"
         )
     return left
 
 
 def _without_auxiliary(model: nn.Module, tree: Mapping) -> dict[Path, Any]:
-    """The leaves by path, without those of a second classifier that training alone has."""
+    """The leaves by path, without those of the second classifier of a training."""
     leaves = flatten_dict(dict(tree))
     if not getattr(model, "auxiliary", False):
         return leaves
@@ -128,13 +140,16 @@ def _without_auxiliary(model: nn.Module, tree: Mapping) -> dict[Path, Any]:
 
 
 def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
-    """A function of the variables that gives {path: (signs, operands)} of all
-    convolutions whose weights are binarized.
+    """A function (variables) -> {path: (signs, operands)}.
+
+    The paths are those of all convolutions whose weights are binarized.
     """
     # In the plain form an operation is traced faster, and the weights are the same.
-    model = model.clone(arithmetic=dataclasses.replace(model.arithmetic, plain=True))
+    plain = dataclasses.replace(model.arithmetic, plain=True)
+    model = model.clone(arithmetic=plain)
 
-    # Compiled, XLA leaves out all that the weights do not need: no image is convolved.
+    # Once it is compiled, no image is convolved: XLA leaves out all that the weights do
+    # not need.
     def run(variables):
         found = {}
 
@@ -142,6 +157,7 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
             del x
             found[module.path] = binarized
 
+        # A blank image, [1, rows, columns, channels].
         images = jnp.zeros((1, *image_shape), model.arithmetic.dtype)
         with each_binarized(note):
             model.apply(variables, images, train=False)
@@ -151,34 +167,37 @@ def _binarized(model: nn.Module, image_shape: tuple[int, ...]) -> Callable:
 
 
 def each_binarized(note: Callable[[Convolution, Any, tuple], None]):
-    """A context in which `note(module, x, (signs, operands))` is called for each
-    convolution whose weights are binarized.
+    """A context that reports each convolution whose weights are binarized.
+
+    note: is called with (module, x, (signs, operands)).
     """
 
+    # Flax calls it in place of each method of a module.
     def intercept(call, args, kwargs, context):
         result = call(*args, **kwargs)
-        if (
-            isinstance(context.module, Convolution)
-            and context.method_name == "binarized"
-        ):
-            note(context.module, args[0], result)
+        module = context.module
+        if isinstance(module, Convolution) and context.method_name == "binarized":
+            note(module, args[0], result)
         return result
 
     return nn.intercept_methods(intercept)
 
 
 def _check_signs(signs: np.ndarray, name: str) -> None:
-    """`UserError` unless all are -1 or 1."""
+    """Raises `UserError` unless all signs are -1 or 1.
+
+    name: of the convolution.
+    """
     zeros = int(np.sum(signs == 0))
     if zeros:
         raise UserError(
             f"{zeros} weights of {name} are exactly 0, and with "
-            "config.scheme.sign_of_zero=0 so are their signs, which one bit"
-            " does not hold; train with config.scheme.sign_of_zero=1"
+            "config.scheme.sign_of_zero=0 so are their signs, which one bit does not "
+            "hold; train with config.scheme.sign_of_zero=1"
         )
+    # Only a user's scheme can give others.
     if not np.all(np.abs(signs) == 1):
         raise UserError(
             f"the scheme's signs of {name} are not all -1 or 1, and one bit holds no "
-            "others; return signs from `weights`, and"
-            " factors as its operands"
+            "others; return signs from `weights`, and factors as its operands"
         )

@@ -1,11 +1,14 @@
-"""The file of a packed network: .safetensors, whose header has the settings, the facts
-about the data and the shapes as JSON.
+"""The file of a packed network, a .safetensors file.
 
-Arrays, by the path of their module: `params/...` and `batch_stats/...` as they are
-trained; of each binary convolution `packed/.../bits`, one bit a weight (1 is -1) in the
-order of (kh, kw, C / groups, O), the first weight lowest in its byte; and
-`packed/.../operand0` and so on, what its scheme makes of the latent weights. Nothing in
-a file is run.
+Its header has the settings, the facts about the data and the shapes as JSON. Its arrays
+are named by the path of their module:
+
+- `params/...` and `batch_stats/...`: as they are trained.
+- `packed/.../bits`: the weights of a binary convolution, one bit a weight (1 is -1), in
+  the order of (kh, kw, C / groups, O), the first weight lowest in its byte.
+- `packed/.../operand0` and so on: what its scheme makes of the latent weights.
+
+Nothing in a file is run.
 """
 
 import json
@@ -24,37 +27,39 @@ from bnas_jax.core.modules import PACKED
 from bnas_jax.core.ops.packed import Kernel, pack_signs, signs_of
 from bnas_jax.workdir.files import whole
 
+# The version of the format; a file of another one is refused.
 FORMAT = 1
-# The entry of the header.
+# The entry of the file's metadata that has the header.
 _HEADER = "bnas_jax_packed"
 
 
 class PackedFile(NamedTuple):
-    """What is in a file.
+    """What is in a file."""
 
-    settings: of the training, as `settings.to_dict` gives them. facts: of its data, see
-    `data.facts`. variables: as `pack` makes them. extensions: the files of a user's
-    entries that the network needs, {"file", "sha256"} each.
-    """
-
+    # Of the training, as `settings.to_dict` gives them.
     settings: Mapping
+    # Of its data, see `data.facts`.
     facts: Mapping
+    # As `pack` makes them.
     variables: Mapping
+    # The files of a user's entries that the network needs, {"file", "sha256"} each.
     extensions: tuple[Mapping, ...] = ()
 
 
 def write(path: pathlib.Path, content: PackedFile) -> int:
-    """Writes the file, whole or not at all; its size in bytes."""
+    """Writes a file, whole or not at all; returns its size in bytes."""
     from safetensors.numpy import save
 
+    # Name -> array; and for each packed convolution the shape of its kernel.
     arrays: dict[str, np.ndarray] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for keys, value in flatten_dict(dict(content.variables)).items():
         *module, leaf = keys
         name = "/".join(module)
         if isinstance(value, Kernel):
+            # The words in memory are padded; the bits of a file are not.
             on_host = value.replace(words=np.asarray(value.words))
-            signs = signs_of(on_host, np.int8)
+            signs = signs_of(on_host, np.int8)  # [kh, kw, C / groups, O]
             arrays[f"{name}/bits"] = np.packbits(signs.ravel() < 0, bitorder="little")
             shapes[name] = value.shape
         elif leaf == "operands":
@@ -77,21 +82,21 @@ def write(path: pathlib.Path, content: PackedFile) -> int:
 
 
 def read(path: pathlib.Path) -> PackedFile:
-    """What is in a file.
+    """Reads a file.
 
     Raises `UserError` for one that `export` did not write, a damaged one, or a newer
-    version's.
-
-    Whether its arrays are those of the network is seen by `load.model_of`, which builds
-    that.
+    version's. Whether its arrays are those of the network is checked by
+    `load.model_of`, which builds the network.
     """
     header, arrays = _header_and_arrays(path)
     if isinstance(header, dict) and header.get("format") != FORMAT:
         raise UserError(
             f"{path} has the format {header.get('format')} of bnas-jax "
-            f"{header.get('bnas_jax')}; this is {__version__}, which"
-            f" reads format {FORMAT}: use that version, or export it anew"
+            f"{header.get('bnas_jax')}; this is {__version__}, which reads format "
+            f"{FORMAT}: use that version, or export it anew"
         )
+
+    # Any other surprise in a header or an array means that the file is damaged.
     try:
         _check_header(header)
         return PackedFile(
@@ -106,15 +111,15 @@ def read(path: pathlib.Path) -> PackedFile:
 
 
 def _check_header(header: Any) -> None:
-    """ValueError for a header that lacks something, or has a value of another kind."""
+    """Raises `ValueError` for a header that lacks something, or has another kind."""
+    # The entries of the header.
     kinds = {"settings": dict, "facts": dict, "shapes": dict, "extensions": list}
     for name, kind in kinds.items():
         _require(isinstance(header, dict) and isinstance(header.get(name), kind), name)
-    _require(
-        all(isinstance(entry, dict) for entry in header["extensions"]), "extensions"
-    )
+    are_entries = all(isinstance(entry, dict) for entry in header["extensions"])
+    _require(are_entries, "extensions")
 
-    # What `predict` and `evaluate` rely on.
+    # The facts that `predict` and `evaluate` rely on.
     facts = header["facts"]
     classes, shape = facts.get("num_classes"), facts.get("image_shape")
     _require(isinstance(classes, int) and classes > 0, "num_classes")
@@ -122,34 +127,38 @@ def _check_header(header: Any) -> None:
     for name in ("mean", "std"):
         _require(name not in facts or _is_list(facts[name], float, shape[2]), name)
         _require(all(map(math.isfinite, facts.get(name, ()))), name)
-    # Pixels are divided by it.
+    # Pixels are divided by std.
     _require(all(number > 0 for number in facts.get("std", ())), "std")
-    _require(
-        "class_names" not in facts or _is_list(facts["class_names"], str, classes),
-        "class_names",
-    )
+    if "class_names" in facts:
+        _require(_is_list(facts["class_names"], str, classes), "class_names")
 
 
 def _require(fits: bool, name: str) -> None:
+    """Raises `ValueError` about the entry of that name where it does not fit."""
     if not fits:
         raise ValueError(f"its header has no {name} that fits")
 
 
 def _is_list(value: Any, kind: type, length: int) -> bool:
-    """Whether it is a list of that length; whole numbers may stand for others."""
+    """Whether a value is a list of that length with items of that kind.
+
+    Whole numbers may stand for floats.
+    """
+    if not isinstance(value, list) or len(value) != length:
+        return False
     kinds = (int, float) if kind is float else kind
-    return (
-        isinstance(value, list)
-        and len(value) == length
-        and all(isinstance(item, kinds) for item in value)
-    )
+    return all(isinstance(item, kinds) for item in value)
 
 
 def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
-    """(the header, the arrays by name)."""
+    """Reads a file: (its header, its arrays by name).
+
+    Raises `UserError` for a path without a file, and for a file of another kind.
+    """
     # Imported where it is used: a run needs none of it.
     from safetensors import SafetensorError, safe_open
 
+    # There must be a file.
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the file that export wrote")
     if not path.is_file():
@@ -157,14 +166,19 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
             f"there is no file {path}; write one by: python -m bnas_jax export "
             f"--workdir=DIR --out={path}"
         )
+
+    # It must be a .safetensors file, and whole.
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is no whole file of a packed network ({error}); export it anew"
         ) from None
+
+    # It must be one of this package: its metadata has the header.
     if _HEADER not in metadata:
         raise UserError(
             f"{path} is no packed network of this package, but other arrays; write one "
@@ -177,19 +191,23 @@ def _header_and_arrays(path: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
-    """The variables of a packed network from the arrays of its file. shapes: {module:
-    shape of its kernel}.
+    """The variables of a packed network from the arrays of its file.
+
+    shapes: module -> shape of its kernel.
+    Raises `ValueError` or `KeyError` for arrays that do not fit.
     """
     leaves: dict[tuple[str, ...], Any] = {}
+    # Path of a convolution -> its operands by their numbers.
     operands: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
     for name, array in arrays.items():
         *module, leaf = name.split("/")
         path = tuple(module)
-        # What is trained has a gradient; a scheme's operands may be whole numbers.
+        # What is trained has a gradient; only a scheme's operands may be whole numbers.
         if path[0] == "params" and not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
                 f"the numbers of {name} are {array.dtype}, not floating-point ones"
             )
+        # All arrays but those of packed convolutions are leaves as they are.
         if path[0] != PACKED:
             leaves[(*path, leaf)] = array
         elif leaf == "bits":
@@ -199,21 +217,26 @@ def _variables(arrays: Mapping[str, np.ndarray], shapes: Mapping) -> dict:
         else:
             number = int(leaf.removeprefix("operand"))
             operands.setdefault(path, {})[number] = array
+
+    # A convolution's operands are one tuple, in order.
     for path, numbered in operands.items():
-        leaves[(*path, "operands")] = tuple(
-            numbered[number] for number in sorted(numbered)
-        )
+        in_order = tuple(numbered[number] for number in sorted(numbered))
+        leaves[(*path, "operands")] = in_order
     return {"batch_stats": {}, **unflatten_dict(leaves)}
 
 
 def _kernel(bits: np.ndarray, shape: tuple[int, ...]) -> Kernel:
-    """A kernel of that shape from its bits, as they are in the file."""
+    """A kernel of that shape from its bits in a file.
+
+    shape: (kh, kw, C / groups, O).
+    """
     size = math.prod(shape)
-    if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
+    length = -(-size // 8)  # bytes, rounded up
+    if bits.dtype != np.uint8 or bits.shape != (length,):
         raise ValueError(
-            f"{size} weights of a kernel need {-(-size // 8)} bytes, got {bits.dtype} "
+            f"{size} weights of a kernel need {length} bytes, got {bits.dtype} "
             f"{bits.shape}"
         )
-    negative = np.unpackbits(bits, count=size, bitorder="little")
-    signs = 1 - 2 * negative.astype(np.int8)
+    negative = np.unpackbits(bits, count=size, bitorder="little")  # [size], 0 or 1
+    signs = 1 - 2 * negative.astype(np.int8)  # [size], -1 or 1
     return pack_signs(signs.reshape(shape))

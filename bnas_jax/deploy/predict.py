@@ -1,4 +1,4 @@
-"""`predict`: what a packed network says about images, of an array or of files."""
+"""`predict`: what a packed network says about images of an array or of files."""
 
 import csv
 import itertools
@@ -22,22 +22,22 @@ from bnas_jax.deploy.load import PackedNetwork, model_of
 from bnas_jax.training.run_data import read_options
 from bnas_jax.workdir.files import whole
 
-# Of files with predictions.
+# How names of files with predictions end.
 FORMATS = (".csv", ".npz")
 
 
 class Predictions(NamedTuple):
-    """names: of the images, N; classes: of the network, in the order of the logits;
-    logits: (N, classes).
-    """
+    """The logits of a network for N images."""
 
+    # Of the images, N.
     names: tuple[str, ...]
+    # Of the network's classes, in the order of the logits.
     classes: tuple[str, ...]
-    logits: np.ndarray
+    logits: np.ndarray  # [N, classes]
 
     @property
     def probabilities(self) -> np.ndarray:
-        """(N, classes), which sum up to 1."""
+        """The softmax of the logits, (N, classes)."""
         return np.asarray(jax.nn.softmax(self.logits, axis=-1))
 
     def rows(self) -> Iterator[tuple[str, str, float]]:
@@ -48,18 +48,18 @@ class Predictions(NamedTuple):
 
 
 class Images(NamedTuple):
-    """batches: (size) -> names and pixels, uint8 (size or less, H, W, C), batch by
-    batch. white: the number that is white.
-    """
+    """Images that are read batch by batch."""
 
+    # size -> the names and the pixels of each batch, uint8 (size or less, H, W, C).
     batches: Callable[[int], Iterator[tuple[list[str], np.ndarray]]]
+    # The number that is white among the pixels.
     white: float
 
 
 def predict(
     network: PackedNetwork, images: Images, *, batch_size: int = 64
 ) -> Predictions:
-    """The logits of all images, which are read and computed batch by batch.
+    """The logits of all images; both are read and computed batch by batch.
 
     Raises `UserError` for a network that does not say how pixels are normalised, and
     where no image could be read.
@@ -67,9 +67,11 @@ def predict(
     facts = network.facts
     if facts.statistics is None:
         raise UserError(
-            f'{network.file} does not say how pixels are normalised; write "mean" and "std" into the'
-            " run.json of its run, and export it again"
+            f"{network.file} does not say how pixels are normalised; write "
+            '"mean" and "std" into the run.json of its run, and export it again'
         )
+
+    # A program for one batch: pixels to logits.
     mean, std = facts.statistics
     augmentation = Augmentation(mean, std, scale=1 / images.white)
     model = model_of(network, network.run)
@@ -79,37 +81,42 @@ def predict(
         inputs = normalize(pixels, augmentation, model.arithmetic.dtype)
         return model.apply(variables, inputs, train=False)
 
-    # The weights are on the device once; the last batch is filled up, so that one
-    # program does for all.
+    # The weights are put on the device once. The last batch is filled up to the size of
+    # the others, so that one program does for all.
     variables = jax.device_put(network.variables)
     names: list[str] = []
     found: list[np.ndarray] = []
     for of_batch, pixels in images.batches(batch_size):
         # The first batch is a full one, or all there is.
         size = len(found[0]) if found else len(pixels)
-        filled = np.pad(pixels, ((0, size - len(pixels)), (0, 0), (0, 0), (0, 0)))
-        logits = np.asarray(logits_of(variables, filled))
+        missing = (0, size - len(pixels))
+        filled = np.pad(pixels, (missing, (0, 0), (0, 0), (0, 0)))  # [size, H, W, C]
+        logits = np.asarray(logits_of(variables, filled))  # [size, classes]
         found.append(logits[: len(pixels)])
         names += of_batch
     if not found:
         raise UserError(
             "none of the images could be read; replace them, or name others"
         )
+
+    # Classes without names are called by their numbers.
     classes = facts.class_names or tuple(map(str, range(facts.num_classes)))
-    return Predictions(
-        names=tuple(names), classes=classes, logits=np.concatenate(found)
-    )
+    logits = np.concatenate(found)  # [N, classes]
+    return Predictions(names=tuple(names), classes=classes, logits=logits)
 
 
 def read_images(given: str, network: PackedNetwork) -> Images:
-    """The images of `--input`: an array in a .npy file, an image file, or a folder with
-    images at any depth.
+    """The images of `--input`.
 
-    Those of files become the size that the network was trained on, as evaluation makes
-    it; an array has that size. Raises `UserError` for what is not there, holds no
+    given: an array in a .npy file, an image file, or a folder with images at any depth.
+
+    Images of files get the size that the network was trained on, as in an evaluation;
+    an array must have that size. Raises `UserError` for what is not there, holds no
     images, or has another size.
     """
     path = paths.local(given, "--input")
+
+    # A folder.
     if path.is_dir():
         names, others = walk.images(path)
         if not names:
@@ -119,6 +126,8 @@ def read_images(given: str, network: PackedNetwork) -> Images:
                 "name a folder of images"
             )
         return _of_files(path, names, network)
+
+    # A file: an array, or one image.
     if not path.is_file():
         raise UserError(
             f"there is no {path}; write --input=IMAGES.npy, an image file or a folder "
@@ -130,10 +139,31 @@ def read_images(given: str, network: PackedNetwork) -> Images:
 
 
 def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
-    shape, white = network.facts.image_shape, load_data.white(network.run.dataset.name)
+    """The images of an array in a .npy file, uint8 [N, H, W, C]."""
+    white = load_data.white(network.run.dataset.name)
+    pixels = _pixels_of_array(path, network.facts.image_shape, white)
+
+    def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        for first in range(0, len(pixels), size):
+            part = pixels[first : first + size]
+            numbers = range(first, first + len(part))
+            yield [f"{path.name}[{number}]" for number in numbers], part
+
+    return Images(batches, white=white)
+
+
+def _pixels_of_array(
+    path: pathlib.Path, shape: tuple[int, ...], white: float
+) -> np.ndarray:
+    """The array of a .npy file, uint8 [N, H, W, C].
+
+    shape: (H, W, C) of the network's images.
+    white: the largest number that a pixel may have.
+    Raises `UserError` for another array, and for a file that has none.
+    """
+    # Mapped into memory, it is read batch by batch. And a header with a shape that the
+    # file has no room for is noticed before memory is taken.
     try:
-        # Read batch by batch; and a shape in its header that the file has no room for
-        # is noticed before memory is taken.
         pixels = np.load(path, allow_pickle=False, mmap_mode="r")
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from None
@@ -144,12 +174,14 @@ def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
             f"{path} is no whole .npy file of numbers; save it anew by numpy.save"
         )
 
-    # Gray images may lack the axis of channels, and a single image that of images.
+    # Gray images may lack the axis of channels, a single image the axis of images.
     found = f"{pixels.dtype} {pixels.shape}"
     if shape[2] == 1 and pixels.shape[-2:] == shape[:2]:
         pixels = pixels[..., None]
     if pixels.shape == shape:
         pixels = pixels[None]
+
+    # It must have the network's shape, and whole numbers from 0 to white.
     fits = pixels.dtype == np.uint8 and pixels.shape[1:] == shape and len(pixels) > 0
     if not fits or pixels.max() > white:
         if fits:
@@ -159,24 +191,18 @@ def _of_array(path: pathlib.Path, network: PackedNetwork) -> Images:
             f"{path} is {found}; the network takes pixels {expected}, as they are "
             "before normalisation"
         )
-
-    def batches(size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-        for first in range(0, len(pixels), size):
-            part = pixels[first : first + size]
-            yield (
-                [f"{path.name}[{first + number}]" for number in range(len(part))],
-                part,
-            )
-
-    return Images(batches, white=white)
+    return pixels
 
 
 def _of_files(
     folder: pathlib.Path, names: Sequence[str], network: PackedNetwork
 ) -> Images:
+    """The images of files. names: of the files, in the folder."""
+    # They are decoded and resized by the settings of the network's own data.
     dataset = network.run.dataset
     options = load_data.with_defaults(dataset.name, read_options(dataset))
 
+    # (name, pixels) of each image; a bad one is left out where the settings say so.
     def readable() -> Iterator[tuple[str, np.ndarray]]:
         for name in names:
             try:
@@ -198,11 +224,12 @@ def _of_files(
 def _pixels(
     path: pathlib.Path, options: ReadOptions, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """An image file as uint8 of the network's shape (H, W, C), as `Encoded.example`
-    gives it in an evaluation.
+    """The pixels of an image file, uint8 of the network's shape (H, W, C).
 
-    Raises `BadImage` for one that does not decode.
+    They are those that `Encoded.example` gives in an evaluation. Raises `BadImage` for
+    a file that does not decode.
     """
+    # Decode it.
     height, width, channels = shape
     try:
         picture = images_lib.read_header(path.read_bytes(), options.white_level)
@@ -219,7 +246,8 @@ def _pixels(
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from None
 
-    # Without a size that was set, the network was trained on images as they are.
+    # Resize it. Without a size in the settings, the network was trained on images as
+    # they are.
     if options.image_size is None and pixels.shape[:2] == (height, width):
         return pixels
     if height != width:
@@ -231,8 +259,9 @@ def _pixels(
 
 
 def write(path: pathlib.Path, predictions: Predictions) -> None:
-    """Writes predictions: .csv has a line for each image, .npz names, classes and
-    logits.
+    """Writes predictions to a file, whole or not at all.
+
+    .csv has a line for each image; .npz has names, classes and logits.
     """
     with whole(path) as part:
         if path.suffix.lower() == ".npz":
@@ -244,6 +273,7 @@ def write(path: pathlib.Path, predictions: Predictions) -> None:
                     logits=predictions.logits,
                 )
             return
+
         # Names of files need not be UTF-8; they are written as the bytes that they are.
         with part.open(
             "w", newline="", encoding="utf-8", errors="surrogateescape"

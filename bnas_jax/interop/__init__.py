@@ -1,6 +1,4 @@
-"""The authors' PyTorch checkpoints, and those of the systems that the paper compares
-with.
-"""
+"""PyTorch checkpoints: the authors', and those of systems that the paper compares."""
 
 from bnas_jax.interop.published import load_published
 from bnas_jax.interop.reference import load_reference

@@ -1,16 +1,17 @@
-"""Checkpoint files of other programs as NumPy arrays by name; nothing in them is run."""
+"""Reads checkpoint files of other programs; nothing in them is run."""
 
 import pathlib
 import tokenize
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
 from bnas_jax.core import paths
 from bnas_jax.core.errors import UserError
 
-# What NumPy and its zip files raise for damaged ones.
+# What NumPy and the zip files that it reads raise for damaged files.
 _DAMAGED = (
     ValueError,
     TypeError,
@@ -23,14 +24,16 @@ _DAMAGED = (
     zlib.error,
     tokenize.TokenError,
 )
+# How names of checkpoint files may end.
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".npz", ".safetensors")
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """{name: array of real numbers} of a .npz, .safetensors or PyTorch file.
+    """Reads a .npz, .safetensors or PyTorch file: {name: array of real numbers}.
 
-    `UserError` for any other, or a damaged one.
+    Raises `UserError` for any other file, or a damaged one.
     """
+    # Read the file by its kind.
     file = paths.local(path, "--checkpoint")
     if not file.is_file():
         raise UserError(
@@ -45,7 +48,8 @@ def read(path: str) -> dict[str, np.ndarray]:
         arrays = _torch(file)
     else:
         raise UserError(f"cannot read {path}: --checkpoint takes {', '.join(SUFFIXES)}")
-    # Lists of names, for instance, which stand beside the weights.
+
+    # Leave out what stands beside the weights: lists of names, for instance.
     arrays = {name: array for name, array in arrays.items() if _has_numbers(array)}
     if not arrays:
         raise UserError(f"{path} holds no arrays of numbers")
@@ -53,8 +57,9 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def _has_numbers(array) -> bool:
-    """Whether it is an array of real numbers; NumPy gives a member of a zip file that
-    is none as bytes.
+    """Whether a value is an array of real numbers.
+
+    NumPy gives a member of a zip file that is no array as bytes.
     """
     if not isinstance(array, np.ndarray):
         return False
@@ -62,13 +67,14 @@ def _has_numbers(array) -> bool:
 
 
 def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file."""
     try:
         # Opened here: np.load leaves a damaged file open.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except _DAMAGED as error:
-        # NumPy advises to allow what must not be: objects that are run when they are
-        # loaded.
+        # NumPy's own message advises to allow objects, which are run when they are
+        # loaded. That must not be.
         reason = str(error)
         if reason.startswith("Object arrays"):
             reason = "it holds objects of Python"
@@ -81,21 +87,16 @@ def _npz(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file."""
     # Imported where it is used: a run needs none of it.
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    # AttributeError: for a kind of number that safetensors knows, and NumPy does not.
+    damaged = (ValueError, TypeError, KeyError, AttributeError, OSError)
     try:
         return load_file(file)
-    # AttributeError: for a kind of number that safetensors knows, and NumPy does not.
-    except (
-        SafetensorError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OSError,
-    ) as error:
+    except (SafetensorError, *damaged) as error:
         raise UserError(
             f"{file} is no whole .safetensors file of numbers that NumPy has "
             f"({error}); save it anew"
@@ -103,7 +104,8 @@ def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
-    # An optional dependency.
+    """The arrays of the state_dict in a PyTorch file."""
+    # PyTorch is an optional dependency.
     try:
         import torch
     except ImportError:
@@ -111,11 +113,11 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             f"reading {file.name} needs PyTorch: pip install torch, or convert it to "
             ".npz or .safetensors elsewhere"
         ) from None
+
+    # It raises many kinds of errors for damaged files, and for code in them.
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises many kinds for damaged files, and for code in them
+    except Exception as error:
         lines = str(error).strip().splitlines()
         first = lines[0] if lines else type(error).__name__
         raise UserError(
@@ -123,15 +125,8 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             "state_dict by torch.save"
         ) from None
 
-    # Training scripts put the state_dict beside the state of the optimizer.
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict):
-        raise UserError(f"{file} holds no state_dict")
-
     arrays = {}
-    for name, value in state.items():
+    for name, value in _state_dict(file, state).items():
         if not isinstance(value, torch.Tensor):
             continue
         tensor = value.detach()
@@ -140,3 +135,14 @@ def _torch(file: pathlib.Path) -> dict[str, np.ndarray]:
             tensor = tensor.float()
         arrays[name] = tensor.numpy()
     return arrays
+
+
+def _state_dict(file: pathlib.Path, state: Any) -> dict[str, Any]:
+    """The state_dict in what a PyTorch file holds."""
+    # Training scripts put the state_dict beside the state of the optimizer.
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise UserError(f"{file} holds no state_dict")
+    return state

@@ -1,4 +1,4 @@
-"""The authors' weights into a work directory that `evaluate` takes."""
+"""`import`: writes the authors' weights to a work directory that `evaluate` takes."""
 
 import contextlib
 from collections.abc import Mapping
@@ -31,14 +31,16 @@ def import_checkpoint(
 ) -> dict:
     """Writes a new work directory with the weights as the checkpoint of step 0.
 
-    arrays: those of the authors' checkpoint by their names, see `reference`. run: the
-    settings of the network.
-    image_shape: (H, W, C). statistics: (mean, std) by which the network's images are
-    normalised. Returns the number of parameters and of classes, and the path. Raises
-    `UserError` where the work directory has a checkpoint, and where arrays and settings
-    do not belong together.
+    Returns the number of parameters and of classes, and the path.
+
+    arrays: those of the authors' checkpoint by their names, see `reference`.
+    run: the settings of the network.
+    image_shape: (H, W, C).
+    statistics: (mean, std) by which the network's images are normalised.
+    Raises `UserError` where the work directory has a checkpoint, and where arrays and
+    settings do not belong together.
     """
-    # What can be said before anything is written.
+    # Check all of it before anything is written.
     devices.configure(run)
     if _is_taken(workdir, run):
         raise UserError(f"{workdir.path} already holds a run; choose another --workdir")
@@ -48,13 +50,9 @@ def import_checkpoint(
             f"images of {image_shape[2]} channels need as many means, got {len(mean)}; "
             "set config.dataset.mean and .std"
         )
-    classifier = plain_names(arrays).get("classifier.weight")
-    if classifier is None or classifier.ndim != 2:
-        raise UserError(
-            "the checkpoint has no matrix classifier.weight; it is no network of the "
-            "authors' code"
-        )
-    num_classes = int(classifier.shape[0])
+
+    # Build the network.
+    num_classes = _num_classes(arrays)
     model = build.network(run, num_classes)
     if not isinstance(model, Network):
         raise UserError(
@@ -62,15 +60,18 @@ def import_checkpoint(
             "--config.network.name=cells"
         )
 
-    # The state of a training before its first step.
+    # Make the state of a training before its first step.
     variables = load_variables(model, arrays)
     optimizer = build_optimizers.training_optimizer(run, steps_per_epoch=1)
-    dtype = model.arithmetic.dtype
     state = train_state_of(
-        variables, optimizer, run.num_epochs, seed=run.seed, dtype=dtype
+        variables,
+        optimizer,
+        run.num_epochs,
+        seed=run.seed,
+        dtype=model.arithmetic.dtype,
     )
 
-    # The work directory.
+    # Write the work directory.
     facts = Facts(num_classes, image_shape, mean, std)
     workdir.open(run, facts)
     checkpoints = Checkpoints(workdir.checkpoints, run.checkpoint)
@@ -80,14 +81,26 @@ def import_checkpoint(
     return {"params": params, "num_classes": num_classes, "workdir": str(workdir.path)}
 
 
+def _num_classes(arrays: Mapping[str, np.ndarray]) -> int:
+    """The number of classes of a checkpoint's network, from its classifier."""
+    classifier = plain_names(arrays).get("classifier.weight")  # [classes, features]
+    if classifier is None or classifier.ndim != 2:
+        raise UserError(
+            "the checkpoint has no matrix classifier.weight; it is no network of the "
+            "authors' code"
+        )
+    return int(classifier.shape[0])
+
+
 def _is_taken(workdir: WorkDir, run: TrainSettings) -> bool:
-    """Whether a directory holds a run; not where it has only the settings of this
-    import, which a full disk has ended.
+    """Whether a directory holds a run.
+
+    It does not where it has only the settings of this import: a full disk may have
+    ended an earlier try.
     """
     if not workdir.exists():
         return False
     if CheckpointFolder(workdir.checkpoints).steps():
         return True
-    return (
-        settings.first_difference(settings.to_dict(run), workdir.config()) is not None
-    )
+    ours = settings.to_dict(run)
+    return settings.first_difference(ours, workdir.config()) is not None

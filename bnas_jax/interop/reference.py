@@ -1,8 +1,8 @@
 """Weights of the authors' PyTorch code, by the names of its state_dict.
 
-Every parameter and running statistic of a model here has one or, where the supernet
-keeps edges side by side, several counterparts there. `counterparts` says which; loading
-and exporting both follow it.
+Every parameter and running statistic of a model here has a counterpart there, or
+several where the supernet keeps edges side by side in one array. `counterparts` says
+which; loading and exporting both follow it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ from bnas_jax.interop.published.torch_arrays import (
 Model = Network | Supernet
 FORMS = (*genotype_lib.FORMS, "supernet")
 
-# Our names of modules, and the released ones.
+# Our names of modules -> those of the authors' code.
 _CIFAR_STEM = {"bn": "stem.bn", "conv": "stem.op.0"}
 _IMAGENET_STEM = {
     "conv0": "stem0.0",
@@ -42,6 +42,7 @@ _IMAGENET_STEM = {
     "conv2": "stem1.1",
     "bn2": "stem1.2",
 }
+# The convolution of the skip around a reduction cell, and that of a layer.
 _SKIP = {"bn": "0", "conv": "1"}
 _BINARY_CONV = {"bn": "bn", "conv": "op.0"}
 
@@ -59,23 +60,24 @@ def load_reference(
     """A model and its variables from the arrays of a checkpoint of the authors' code.
 
     arrays: the checkpoint's names to NumPy arrays (kernels OIHW), as in PyTorch's
-    `state_dict()`.
-    form: cifar, imagenet or supernet. genotype: a `Genotype`, or its name or file; the
-    supernet has none.
+        `state_dict()`; `interop.checkpoint_files.read` reads them from a file.
+    form: cifar, imagenet or supernet.
+    genotype: a `Genotype`, or its name or file; the supernet has none.
     conventions: `release` computes what the authors' code computes; see
-    `core.conventions`.
-    Latent weights come back projected, as the released code uses them.
-    Raises `UserError` that names the first array that is missing, of another shape, or
-    left over.
+        `core.conventions`.
+
+    Latent weights come back projected, as the released code uses them. Raises
+    `UserError` that names the first array that is missing, of another shape, or left
+    over.
 
     A network takes images (N, H, W, C) float32, normalised as in its training, and
     gives logits. For instance: `network, variables = load_reference(arrays,
     form="cifar", genotype="latest_cell", num_cells=20, channels=36, num_classes=10)`,
-    then `network.apply(variables, images, train=False)`;
-    `interop.checkpoint_files.read` reads the arrays of a file. A supernet takes alpha
-    before the softmax, too, float32 (14 edges, 7 layer types) for each cell:
-    `supernet.apply(variables, {"normal": alpha, "reduce": alpha}, images,
-    train=False)`.
+    then `network.apply(variables, images, train=False)`.
+
+    A supernet takes alpha, too, before the softmax: float32 (14 edges, 7 layer types)
+    for each kind of cell. Then `supernet.apply(variables, {"normal": alpha, "reduce":
+    alpha}, images, train=False)`.
     """
     model = build(
         form=form,
@@ -97,12 +99,14 @@ def build(
     num_classes: int,
     conventions: str = "release",
 ) -> Model:
-    """The model that a reference checkpoint belongs to; arguments as those of
-    `load_reference`.
+    """The model of a checkpoint of the authors' code.
+
+    The arguments are those of `load_reference`.
     """
     if form not in FORMS:
         raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    # What networks and supernets have in common.
+
+    # The fields that networks and supernets have in common.
     found = conventions_of(conventions)
     common = {
         "num_cells": num_cells,
@@ -127,9 +131,9 @@ def build(
 
 
 def _check_genotype(genotype: Genotype) -> None:
-    """`UserError` for a genotype that the authors' code cannot have."""
+    """Raises `UserError` for a genotype that the authors' code cannot have."""
     genotype_lib.check_two_a_node(genotype, "checkpoints of the authors' code")
-    # Only layer types of Table 3.
+    # The authors' code has the layer types of Table 3 only.
     for reduction in (False, True):
         for edge in genotype_lib.edges(genotype.cell(reduction)):
             if edge.layer_type not in TABLE_3:
@@ -141,12 +145,14 @@ def _check_genotype(genotype: Genotype) -> None:
 
 def shapes(model: Model) -> dict:
     """The variables of a model as `ShapeDtypeStruct`s, computing nothing."""
-    # ImageNet's stem divides the image by 8.
+    # Images that are large enough: ImageNet's stem divides their sides by 8.
     size = 64 if _is_imagenet(model) else 32
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     inputs: list = [images]
+
+    # A supernet takes alpha before them.
     if isinstance(model, Supernet):
-        shape = (len(EDGES), len(model.layer_types))
+        shape = (len(EDGES), len(model.layer_types))  # [edges, layer types]
         alphas = jax.ShapeDtypeStruct(shape, jnp.float32)
         inputs.insert(0, {"normal": alphas, "reduce": alphas})
 
@@ -162,19 +168,21 @@ def _is_imagenet(model: Model) -> bool:
 
 def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
     """The variables of `model` from a checkpoint's arrays; see `load_reference`."""
+    # Fill each array here with its counterparts: those of all edges that lie side by
+    # side in it.
     arrays = plain_names(arrays)
     flat, used = {}, set()
     for path, leaf in traverse_util.flatten_dict(shapes(model)).items():
-        # One array here from the arrays of all edges that lie side by side in it.
         value = np.empty(leaf.shape, leaf.dtype)
         for index, name in counterparts(model, path):
             value[index] = _fitting(arrays, name, shape=value[index].shape)
             used.add(name)
         flat[path] = jnp.asarray(value)
+        # Latent weights of binary convolutions.
         if path[-1].startswith("latent"):
             flat[path] = _projected(model, flat[path])
 
-    # An array that nothing reads says that the genotype or the conventions are others.
+    # An array that is left over says that the genotype or the conventions are others.
     left_over = sorted(set(arrays) - used)
     if left_over:
         raise UserError(
@@ -187,8 +195,9 @@ def load_variables(model: Model, arrays: Mapping[str, np.ndarray]) -> dict:
 def _fitting(
     arrays: Mapping[str, np.ndarray], name: str, *, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The array of that name in our layout; `UserError` if it is missing or has another
-    shape.
+    """The array of that name in our layout.
+
+    Raises `UserError` if it is missing or has another shape.
     """
     if name not in arrays:
         raise UserError(
@@ -205,9 +214,11 @@ def _fitting(
 
 
 def _projected(model: Model, latent):
-    """Latent weights as the released code uses them, which projects them before each
-    forward pass.
+    """Latent weights as the released code uses them.
+
+    It projects them before each forward pass.
     """
+    # A scheme need not project.
     project = model.scheme.latents.project
     if project is None:
         return latent
@@ -215,11 +226,13 @@ def _projected(model: Model, latent):
 
 
 def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
-    """Variables, or gradients of the same structure, by the names and in the layout of
-    the authors' code.
+    """Variables by the names and in the layout of the authors' code.
+
+    variables: of `model`, or gradients of the same structure.
     """
     result = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+        # One array here becomes several there where edges lie side by side.
         array = np.asarray(leaf)
         for index, name in counterparts(model, path):
             result[name] = to_torch(array[index])
@@ -227,8 +240,9 @@ def to_reference(model: Model, variables: Mapping) -> dict[str, np.ndarray]:
 
 
 def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays by their plain names, see `torch_arrays.states`, without the BNs'
-    counters of batches.
+    """The arrays by their plain names, see `torch_arrays.states`.
+
+    The counters of batches of batch norms are left out.
     """
     plain = {}
     for name, array in states(arrays).items():
@@ -238,11 +252,12 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, str]]:
-    """(index into our array, name in the checkpoint) for the variable at `path`
-    (collection, module, ..., leaf).
+    """Pairs (index into our array, name in the checkpoint) for one variable.
 
-    Several for an array of the supernet in which edges lie side by side, else one with
-    the index of everything.
+    An array of the supernet in which edges lie side by side has several; any other
+    array has one, whose index is that of everything.
+
+    path: of the variable, (collection, module, ..., leaf).
     """
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
@@ -252,6 +267,7 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
         stem = _IMAGENET_STEM if _is_imagenet(model) else _CIFAR_STEM
         yield (...,), f"{stem[modules[0]]}.{name}"
     else:
+        # In a cell, whose name and number its place has.
         places = {place.name: place for place in model.places}
         place = places[top]
         for index, inner in _in_cell(model, place, modules, leaf=leaf, name=name):
@@ -259,12 +275,13 @@ def counterparts(model: Model, path: tuple[str, ...]) -> Iterator[tuple[tuple, s
 
 
 def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name: str):
-    """(index, name behind `cells.INDEX.`) of an array within a cell. name: the last
-    part of the released name.
+    """Pairs (index, name behind `cells.INDEX.`) for an array of a cell.
+
+    name: the last part of the name in the checkpoint.
     """
     part = modules[0]
     if part == "preprocess":
-        # The release names those of its ImageNet reduction cells differently.
+        # The release names the preprocessing of ImageNet's reduction cells differently.
         suffix = ""
         if _is_imagenet(model) and place.reduction:
             suffix = "_red"
@@ -272,31 +289,33 @@ def _in_cell(model: Model, place: Place, modules: list[str], *, leaf: str, name:
         module = _BINARY_CONV[modules[2]]
         yield (...,), f"preprocess{number}{suffix}.{module}.{name}"
     elif part == "skip":
-        # A BN behind the convolution is ours alone; there is no array for it in a
-        # checkpoint.
+        # Only our code can have a BN behind the convolution; a checkpoint has no array
+        # of that name.
         module = modules[-1]
         yield (...,), f"preprocess_res.{_SKIP.get(module, module)}.{name}"
     elif part.startswith("layer"):
+        # A layer of a network.
         layer = part.removeprefix("layer")
         yield (...,), f"_ops.{layer}.{_BINARY_CONV[modules[1]]}.{name}"
     elif isinstance(model, Supernet):
+        # The layers of all edges that leave a state of the supernet.
         state = int(part.removeprefix("state"))
-        yield from _in_state(
-            model,
-            place,
-            state,
-            inner=modules[1:],
-            leaf=leaf,
-            name=name,
-        )
+        inner = modules[1:]
+        yield from _in_state(model, place, state, inner=inner, leaf=leaf, name=name)
 
 
 def _in_state(
     model: Supernet, place: Place, state: int, *, inner: list[str], leaf: str, name: str
 ):
-    """The arrays of the edges that leave a state, which lie side by side in ours
+    """Pairs (index, name behind `cells.INDEX.`) for an array of a supernet's state.
+
+    The arrays of all edges that leave the state lie side by side in it
     (`core.mixed_edges`).
+
+    inner: the modules within the state.
+    leaf, name: the last part of our name, and of the name in the checkpoint.
     """
+    # The layer types in the order of the arrays: convolutions, and poolings.
     edges = leaving(state)
     types = model.layer_types
     convs = [layer for layer in types if layer_type(layer).batching == CONVOLUTION]
@@ -306,8 +325,8 @@ def _in_state(
         return f"_ops.{edge}._ops.{types.index(layer)}"
 
     if not inner:
-        # Kernels, `latent_TYPE` of the first edges and `kernel_TYPE` of the last ones:
-        # (k, k, C, edges * C).
+        # Kernels, [k, k, C, edges * C]: `latent_TYPE` of the first edges, whose weights
+        # are binary, and `kernel_TYPE` of the last ones, whose weights are float.
         kind, _, layer = leaf.partition("_")
         of_state = float_edges(model)[place.index][state]
         floats = of_state[convs.index(layer)]
@@ -318,20 +337,18 @@ def _in_state(
         for column, edge in enumerate(of_kind):
             yield (..., _columns(column, place)), f"{layer_of(edge, layer)}.op.0.{name}"
     elif inner[0] == "bn":
-        # (convolutions, edges, C)
+        # BNs of convolutions, [convolutions, edges, C].
         for row, layer in enumerate(convs):
             for column, edge in enumerate(edges):
                 yield (row, column), f"{layer_of(edge, layer)}.bn.{name}"
     else:
-        # (edges, poolings * C)
-        for row, layer in enumerate(pools):
-            for column, edge in enumerate(edges):
-                yield (
-                    (column, _columns(row, place)),
-                    f"{layer_of(edge, layer)}.1.{name}",
-                )
+        # BNs of poolings, [edges, poolings * C].
+        for number, layer in enumerate(pools):
+            columns = _columns(number, place)
+            for row, edge in enumerate(edges):
+                yield (row, columns), f"{layer_of(edge, layer)}.1.{name}"
 
 
 def _columns(index: int, place: Place) -> slice:
-    """The channels of the array that lies at `index` among those side by side."""
+    """The channels, in an array of several side by side, of the one at `index`."""
     return slice(index * place.channels, (index + 1) * place.channels)

@@ -1,7 +1,9 @@
-"""The process that compiles: `python -m bnas_jax.plan REQUEST.json PLAN.json`, see
-`request`.
+"""The process that compiles: `python -m bnas_jax.plan REQUEST.json PLAN.json`.
+
+`request` says why it is a process of its own, and starts it.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -24,16 +26,18 @@ from bnas_jax.plan.request import versions
 from bnas_jax.plan.summary import summary
 from bnas_jax.settings import Settings
 
-# How many numbers of microbatches are compiled at most, to find one that fits.
+# At most so many numbers of microbatches are compiled to find one that fits.
 _TRIES = 3
 
 
 def main() -> None:
+    """Reads a request from the first file, and writes its plan to the second."""
     asked, answered = map(pathlib.Path, sys.argv[1:])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    # Programs for other machines cannot be loaded here, so that keeping them is of no
-    # use.
+    # Programs for other machines cannot be loaded here: caching them is of no use.
     jax.config.update("jax_enable_compilation_cache", False)
+
+    # Errors that a user can mend are the answer, too.
     try:
         result = plan(json.loads(asked.read_text()))
     except UserError as error:
@@ -48,16 +52,21 @@ def main() -> None:
 
 
 def _end_with_stdin() -> None:
-    """Ends this process when the one that holds the other end of stdin is gone, even by
-    SIGKILL.
+    """Ends this process when the one that started it is gone, even by SIGKILL.
+
+    The one that started it holds the other end of stdin.
     """
-    # Not by `sys.stdin`, whose lock would be held while Python shuts down.
+    # Not by `sys.stdin`: its lock would be held while Python shuts down.
     os.read(0, 1)
     os._exit(1)
 
 
 def plan(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of the plan that a `Request` asks for, as plain values."""
+    """The summary of a plan, as plain values.
+
+    request: as `Request.to_dict` gives it.
+    """
+    # Extensions first: the settings may name entries that they add.
     for file in request["extensions"]:
         extensions.load(file)
     run = settings.from_config(request["settings"])
@@ -68,18 +77,22 @@ def plan(request: Mapping[str, Any]) -> dict[str, Any]:
         compiled = compile_for(run, data, on, of=of, quick=request["quick"])
         return summary(run, compiled, on, of=of)
 
+    # Compile the run as it is; where a step is too large, also in microbatches.
     result = planned(run)
     if not result["fits"] and of == STEP:
         result["microbatches_that_fit"] = _microbatches_that_fit(run, planned)
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {**result, "date": today, "versions": versions()}
+    now = datetime.datetime.now(datetime.UTC)
+    return {**result, "date": now.date().isoformat(), "versions": versions()}
 
 
 def _microbatches_that_fit(
     run: Settings, planned: Callable[[Settings], dict]
 ) -> int | None:
-    """A number of microbatches with which the step fits, None where none is found in a
-    few tries.
+    """A number of microbatches with which the step fits.
+
+    None where a few tries, each with twice the number, find none.
+
+    planned: makes the summary of a run's plan.
     """
     tries = 0
     number = 2 * run.microbatches
@@ -88,14 +101,13 @@ def _microbatches_that_fit(
             f"bnas_jax: does not fit; trying config.microbatches={number}",
             file=sys.stderr,
         )
-        try:
-            # It must divide each device's part, which batch norm in groups must divide
-            # in turn.
-            if planned(dataclasses.replace(run, microbatches=number))["fits"]:
+        # It must divide each device's part of the batch, and batch norm's groups must
+        # divide what is left of that part. Another number is no try.
+        with contextlib.suppress(UserError):
+            divided = dataclasses.replace(run, microbatches=number)
+            if planned(divided)["fits"]:
                 return number
             tries += 1
-        except UserError:
-            pass
         number *= 2
     return None
 

@@ -1,6 +1,4 @@
-"""Devices that are not there: what would lie on them is known by its shape, and steps
-are compiled but not run.
-"""
+"""Devices that are not there: their arrays are shapes, their steps compile only."""
 
 import dataclasses
 import importlib.util
@@ -17,19 +15,22 @@ from bnas_jax.plan.machines import Machine
 from bnas_jax.runtime.devices import AXIS, Devices
 from bnas_jax.settings import RunSettings
 
+# The version of cuDNN that XLA compiles for.
 _CUDNN = (9, 8, 0)
-# Platform -> packages that have its compiler, and the extra of jax that asks for one.
+# Platform -> (packages with its compiler, the extra of jax that installs one).
 _COMPILERS = {
     "tpu": (("libtpu",), "tpu"),
     "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), "cuda12"),
 }
+# Chips of a TPU host -> how they are arranged, in x, y and z.
 _HOST_CHIPS = {1: [1, 1, 1], 4: [2, 2, 1], 8: [2, 4, 1]}
 
 
 @dataclasses.dataclass(frozen=True)
 class AbsentDevices(Devices):
-    """`Devices` whose arrays are `jax.ShapeDtypeStruct`s, placed. hosts: that the
-    devices belong to.
+    """`Devices` whose arrays are `jax.ShapeDtypeStruct`s with a sharding.
+
+    hosts: how many hosts the devices belong to.
     """
 
     hosts: int = 1
@@ -39,10 +40,12 @@ class AbsentDevices(Devices):
         return _shaped(array, self._sharding(PartitionSpec()))
 
     def place_rows(self, rows) -> Any:
-        """The rows of all hosts, of whom each has as many as these."""
-        every = jax.ShapeDtypeStruct(
-            (len(rows) * self.hosts, *np.shape(rows)[1:]), rows.dtype
-        )
+        """The rows of all hosts, sharded by row.
+
+        rows: those of one host; each host has as many.
+        """
+        shape = (len(rows) * self.hosts, *np.shape(rows)[1:])  # [all rows, ...]
+        every = jax.ShapeDtypeStruct(shape, rows.dtype)
         return _shaped(every, self._sharding(PartitionSpec(AXIS)))
 
     def placement(self, microbatches: int = 1) -> Placement:
@@ -63,61 +66,76 @@ class AbsentDevices(Devices):
 
 
 def check(run: RunSettings, machine: Machine, *, of: str) -> None:
-    """`UserError` where a run cannot be planned for a machine: its type of numbers, its
-    batch, or no compiler is installed.
+    """Raises `UserError` where a run cannot be planned for a machine.
+
+    The reasons: the machine lacks the run's type of numbers, no compiler for it is
+    installed, or its devices do not divide the batch.
 
     of: `step`, or `evaluate`, which fills up a batch that does not divide.
     """
+    # The type of numbers.
     if not machine.chip.peak(run.precision):
         raise UserError(
             f"{machine.name} has no {run.precision}; write --config.precision=float32 "
             "or bfloat16"
         )
+
+    # The compiler: any of the packages has one.
     packages, extra = _COMPILERS[machine.platform]
     if all(importlib.util.find_spec(package) is None for package in packages):
         raise UserError(
             f"the compiler for {machine.name} is not installed: pip install "
             f"'jax[{extra}]=={jax.__version__}'"
         )
+
+    # The batch. Only the number of devices counts, so numbers stand for them.
     if of == "step":
         count = 1 if _on_one(run.parallel, machine.chips) else machine.chips
         Devices(run.parallel, tuple(range(count))).check_batch(run)
 
 
 def _on_one(parallel: str, chips: int) -> bool:
+    """Whether a run with this `config.parallel` uses one device."""
     return parallel == "none" or (parallel == "auto" and chips == 1)
 
 
 def devices_of(machine: Machine, parallel: str) -> AbsentDevices:
-    """The devices of a machine. parallel: `config.parallel`; its pmap makes the program
-    of shard_map (a test compares them).
+    """The devices of a machine.
+
+    parallel: `config.parallel`. pmap makes the program of shard_map (a test compares
+    them), so that shard_map stands for both.
     """
     devices = _topology(machine).devices
     if _on_one(parallel, len(devices)):
         return AbsentDevices("none", tuple(devices[:1]))
+
+    # Host by host, as rows of the batch are divided.
     in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
     return AbsentDevices("shard_map", tuple(in_order), hosts=machine.hosts)
 
 
 def _topology(machine: Machine) -> Any:
+    """JAX's description of a machine's devices, which the compiler takes."""
     from jax.experimental import topologies
 
     if machine.platform == "gpu":
         return _gpu_topology(machine)
-    options: dict[str, Any] = {
-        "chips_per_host_bounds": _HOST_CHIPS[machine.chips_per_host]
-    }
+    bounds = _HOST_CHIPS[machine.chips_per_host]
+    options: dict[str, Any] = {"chips_per_host_bounds": bounds}
     if machine.chip.name == "v4":
         # Both cores of a chip as one device, as JAX has them on a slice.
         options["chip_config_name"] = "megacore"
     return topologies.get_topology_desc(
-        platform="tpu", topology_name=f"{machine.chip.name}:{machine.shape}", **options
+        platform="tpu",
+        topology_name=f"{machine.chip.name}:{machine.shape}",
+        **options,
     )
 
 
 def _gpu_topology(machine: Machine) -> Any:
     from jax.experimental import topologies
 
+    # One slice of so many hosts, with so many GPUs each.
     shape = f"1x{machine.hosts}x{machine.chips_per_host}"
     return topologies.get_topology_desc(
         platform="cuda",
@@ -128,7 +146,11 @@ def _gpu_topology(machine: Machine) -> Any:
 
 
 def _target(machine: Machine) -> str:
-    """XLA's description of a GPU, a GpuTargetConfigProto as text."""
+    """XLA's description of a GPU, a GpuTargetConfigProto as text.
+
+    The limits of threads and registers are those of both generations, Ampere and
+    Hopper.
+    """
     gpu = machine.chip.gpu
     assert gpu is not None, "the machine has GPUs"
     capability_major, capability_minor = gpu.capability
@@ -160,7 +182,9 @@ dnn_version_info {{ major: {major} minor: {minor} patch: {patch} }}
 
 
 def _shaped(array, sharding) -> jax.ShapeDtypeStruct:
+    """The shape and type that an array would have on a device."""
     dtype = array.dtype
+    # Keys of random numbers have a dtype of their own, which stays.
     if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         dtype = jax.dtypes.canonicalize_dtype(dtype)
     return jax.ShapeDtypeStruct(np.shape(array), dtype, sharding=sharding)

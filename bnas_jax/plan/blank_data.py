@@ -1,6 +1,4 @@
-"""Data sets by name and size alone: as many images as the real ones have, all of them
-blank.
-"""
+"""Blank data sets: as many images as the real ones have, without their files."""
 
 import dataclasses
 import io
@@ -16,15 +14,17 @@ from bnas_jax.training.run_data import data_of_parts, dataset_of, read_options
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Examples for training and tests, side of the images in pixels, and classes."""
+    """How large a data set is."""
 
+    # Examples of the training set and of the test set.
     train: int
     test: int
+    # Side of the images, in pixels.
     side: int
     classes: int
 
 
-# Side of ImageNet's: any that its crops fit into, as images differ.
+# ImageNet's images differ in size; any side does that its crops fit into.
 SIZES = {
     "cifar10": Size(train=50_000, test=10_000, side=32, classes=10),
     "cifar100": Size(train=50_000, test=10_000, side=32, classes=100),
@@ -33,12 +33,15 @@ SIZES = {
 
 
 def data_for_plan(dataset: DatasetSettings) -> Dataset:
-    """The data set of these settings: blank images where its size is known by its name,
-    else the one on disk.
+    """The data set of these settings, for a plan.
+
+    It has blank images where its size is known by its name; else it is the one on disk.
     """
     size = SIZES.get(dataset.name)
     if size is None:
         return dataset_of(dataset)
+
+    # Both parts are decoded and resized as the real images would be.
     options = with_defaults(dataset.name, read_options(dataset))
     parts = {}
     for part, count in (("train", size.train), ("test", size.test)):
@@ -55,7 +58,7 @@ def data_for_plan(dataset: DatasetSettings) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class BlankReader:
-    """An `encoded.Reader` of black images; their labels are 0, 1, ... over and over."""
+    """An `encoded.Reader` of black images, whose labels are 0, 1, ... in turn."""
 
     count: int
     side: int
@@ -78,6 +81,7 @@ class BlankReader:
 
     @cached_property
     def _image(self) -> bytes:
+        """The one image, as a PNG file."""
         from PIL import Image
 
         written = io.BytesIO()

@@ -11,22 +11,22 @@ from typing import Any
 
 GIB = 2**30
 TERA, GIGA = 1e12, 1e9
-# Of a GPU's memory; the variable XLA_PYTHON_CLIENT_MEM_FRACTION changes it.
+# The share of a GPU's memory that JAX takes, unless the variable
+# XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 _GPU_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What XLA's compiler for GPUs would ask of the device, which it does not have to
-    look at.
-    """
+    """What XLA's compiler must know of a GPU that is not there."""
 
     # The compute capability: 9.0 is (9, 0).
     capability: tuple[int, int]
     # Multiprocessors.
     cores: int
-    # The shared memory that a block of threads can have, and the L2 cache, in bytes.
+    # The shared memory that a block of threads can have, in bytes.
     shared: int
+    # The L2 cache, in bytes.
     cache: int
 
 
@@ -41,14 +41,14 @@ class Chip:
     memory: float
     # The bytes a second that it can read from its main memory, or write there.
     bandwidth: float
-    # The bytes a second that it can send to the other chips of its slice, or of its
-    # host.
+    # The bytes a second that it can send to the other chips of its slice (TPU), or of
+    # its host (GPU).
     link: float
     # The operations a second in products of numbers of this type; 0 where it has none.
     bfloat16: float
-    # With factors shortened to bfloat16 (TPU) or float16 (GPU): products of signs are
-    # exact so. For other products `config.matmul_precision` may ask for more exact
-    # ones, which are slower.
+    # The same, with factors shortened to bfloat16 (TPU) or float16 (GPU). Products of
+    # signs are exact that way. For others `config.matmul_precision` may ask for more
+    # exact products, which are slower.
     float32: float
     float64: float = 0.0
     # The most chips that one host has.
@@ -59,12 +59,13 @@ class Chip:
     gpu: Gpu | None = None
 
     def peak(self, precision: str) -> float:
-        """Operations a second, of products of that `config.precision`."""
-        return {
+        """Operations a second, in products of that `config.precision`."""
+        peaks = {
             "bfloat16": self.bfloat16,
             "float32": self.float32,
             "float64": self.float64,
-        }[precision]
+        }
+        return peaks[precision]
 
 
 def _tpu(
@@ -75,7 +76,12 @@ def _tpu(
     link_gigabits: float,
     teraflops: float,
 ) -> Chip:
-    """A TPU, which multiplies bfloat16."""
+    """A TPU, which multiplies bfloat16.
+
+    gigabytes: a second, of its main memory.
+    link_gigabits: a second, to other chips.
+    teraflops: a second, in bfloat16.
+    """
     peak = teraflops * TERA
     return Chip(
         name=name,
@@ -98,9 +104,12 @@ def _gpu(
     float64: float,
     compiler: Gpu,
 ) -> Chip:
-    """A GPU of eight to a host; rates in teraflops.
+    """A GPU, eight to a host.
 
-    That of bfloat16 is also its float16's.
+    gigabytes: a second, of its main memory.
+    link_gigabytes: a second, to other chips of its host.
+    bfloat16, float64: its rates in teraflops; that of bfloat16 is float16's, too.
+    compiler: what XLA must know of it.
     """
     return Chip(
         name=name,
@@ -117,33 +126,32 @@ def _gpu(
     )
 
 
+# What the H100 and the H200 have in common.
 _HOPPER: dict[str, Any] = {"link_gigabytes": 450, "bfloat16": 989, "float64": 67}
 _H100 = Gpu(capability=(9, 0), cores=132, shared=232448, cache=52428800)
 _H200 = dataclasses.replace(_H100, cache=62914560)
 
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        _tpu("v4", memory_gib=32, gigabytes=1200, link_gigabits=2400, teraflops=275),
-        _tpu("v5e", memory_gib=16, gigabytes=819, link_gigabits=1600, teraflops=197),
-        _tpu("v5p", memory_gib=95, gigabytes=2765, link_gigabits=4800, teraflops=459),
-        _tpu("v6e", memory_gib=32, gigabytes=1640, link_gigabits=3584, teraflops=918),
-        _gpu(
-            "a100",
-            memory_gib=80,
-            gigabytes=2039,
-            link_gigabytes=300,
-            bfloat16=312,
-            float64=19.5,
-            compiler=Gpu(capability=(8, 0), cores=108, shared=166912, cache=41943040),
-        ),
-        _gpu("h100", memory_gib=80, gigabytes=3350, compiler=_H100, **_HOPPER),
-        _gpu("h200", memory_gib=141, gigabytes=4800, compiler=_H200, **_HOPPER),
-    )
-}
+_A100 = _gpu(
+    "a100",
+    memory_gib=80,
+    gigabytes=2039,
+    link_gigabytes=300,
+    bfloat16=312,
+    float64=19.5,
+    compiler=Gpu(capability=(8, 0), cores=108, shared=166912, cache=41943040),
+)
+_ALL = (
+    _tpu("v4", memory_gib=32, gigabytes=1200, link_gigabits=2400, teraflops=275),
+    _tpu("v5e", memory_gib=16, gigabytes=819, link_gigabits=1600, teraflops=197),
+    _tpu("v5p", memory_gib=95, gigabytes=2765, link_gigabits=4800, teraflops=459),
+    _tpu("v6e", memory_gib=32, gigabytes=1640, link_gigabits=3584, teraflops=918),
+    _A100,
+    _gpu("h100", memory_gib=80, gigabytes=3350, compiler=_H100, **_HOPPER),
+    _gpu("h200", memory_gib=141, gigabytes=4800, compiler=_H200, **_HOPPER),
+)
+CHIPS = {chip.name: chip for chip in _ALL}
 
-# JAX's names of TPUs. A device of a v2 or v3 is half a chip, and they are not planned
-# for.
+# JAX's names of TPUs. A device of a v2 or v3 is half a chip; no plan is made for them.
 _TPU_KINDS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -151,15 +159,16 @@ _TPU_KINDS = {
     "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
 }
+# JAX's names of GPUs, for instance "NVIDIA H100 80GB HBM3".
 _GPU_KIND = re.compile(r"\b[AH]\d00\b(?!.*\b(?:NVL|MIG)\b)")
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX calls so, None for one that is not among these.
+    """The chip that JAX calls by this name, None for one that is not in `CHIPS`.
 
     `chip_of("NVIDIA H100 80GB HBM3")` is `CHIPS["h100"]`. Cards for PCIe have lower
-    rates than these, as has a part of a card (MIG); the H100 NVL's memory has a higher
-    one.
+    rates than `CHIPS` says, as has a part of a card (MIG). The memory of the H100 NVL
+    has a higher rate.
     """
     name = _TPU_KINDS.get(device_kind)
     found = _GPU_KIND.search(device_kind)

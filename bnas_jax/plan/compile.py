@@ -1,5 +1,6 @@
-"""A run's own step or evaluation, compiled for a machine: what XLA and the compiled
-text say of it.
+"""A run's own step or evaluation, compiled for a machine that is not there.
+
+`compile_for` gives a `Plan`: what XLA and the text of the compiled programs say.
 """
 
 import dataclasses
@@ -26,10 +27,12 @@ from bnas_jax.training import build, teacher
 from bnas_jax.training.evaluate import Evaluator
 from bnas_jax.training.state import initial_variables
 
-# What the compiler for TPUs says when a program needs more than the main memory. (Of
-# the memory on the chip it says "vmem".)
+# What the compiler for TPUs says when a program needs more than the main memory. ("hbm"
+# is the main memory; a message about the memory on the chip says "vmem".)
 _FULL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# Instructions that are kernels of their own, besides calls into libraries.
+_KERNELS = ("fusion", "transpose", "copy", "convolution")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +41,11 @@ class Memory:
 
     # What the program is called with: state, data and batch.
     arguments: int
-    # What only the step's other programs are called with, and which lies there
-    # meanwhile: a search's held-out images, say.
+    # What lies there meanwhile for the step's other programs alone: a search's held-out
+    # images, say.
     others: int
-    # What it gives back, apart from results that take the place of arguments.
+    # What it gives back, apart from results that take the place of arguments (donated
+    # buffers).
     results: int
     # What it stores on the way, such as activations for the gradient.
     temporaries: int
@@ -51,9 +55,8 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return (
-            self.arguments + self.others + self.results + self.temporaries + self.code
-        )
+        data = self.arguments + self.others + self.results + self.temporaries
+        return data + self.code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +66,9 @@ class Compiled:
     memory: Memory
     # What it computes, moves and sends: the least time follows from it.
     work: Work
-    # The bytes that it reads and writes by XLA's count, which has those of on-chip
-    # memory, too.
+    # The bytes that it reads and writes by XLA's count, on-chip memory included.
     accessed: float
-    # The bytes that it moves to and from the main memory, without what only pads
-    # arrays.
+    # The bytes that it moves to and from the main memory, without padding.
     useful: float
     # What chips send each other, by kinds.
     messages: tuple[Message, ...]
@@ -81,46 +82,48 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The programs of a step, one for each of its stages, or of a batch of the
-    evaluation.
+    """What a step of a run, or a batch of its evaluation, takes on a machine."""
 
-    too_large: the bytes that a program needs, by the compiler, which does not make it;
-    None where all were made.
-    batch_size: images that a program takes, on all devices. images: that a step reads,
-    which a search does for each of its parts. steps: of an epoch, or batches of the
-    evaluation. seconds: of tracing and compiling. quick: see `compile_for`.
-    """
-
+    # One for each stage of a step, or the one of an evaluation.
     programs: tuple[Compiled, ...]
+    # The bytes that a program needs which the compiler refuses as too large; None where
+    # it made all of them.
     too_large: int | None
     devices: int
+    # The images that a program takes, on all devices.
     batch_size: int
+    # The images that a step reads: a batch for each part of a search's training set.
     images: int
+    # The steps of an epoch, or the batches of the evaluation.
     steps: int
+    # Of tracing and compiling.
     seconds: float
+    # See `compile_for`.
     quick: bool = False
 
     @property
     def memory_bytes(self) -> int:
-        """Of the program that needs most."""
+        """The bytes of main memory of the program that needs most."""
         if self.too_large is not None:
             return self.too_large
         return max(program.memory.total for program in self.programs)
 
 
 class _Calls(NamedTuple):
-    """What a step or a batch calls; the rest as in `Plan`."""
+    """The calls that are planned."""
 
+    # Those of a step, or of a batch of the evaluation.
     calls: Sequence[Call]
+    # As in `Plan`.
     batch_size: int
     images: int
     steps: int
 
 
 class _TooLarge(Exception):
-    """A program that the compiler does not make.
+    """A program that does not fit, which the compiler refuses.
 
-    Its argument: the bytes that it needs.
+    Its argument: the bytes that the program needs.
     """
 
 
@@ -132,24 +135,31 @@ def compile_for(
     of: str = STEP,
     quick: bool = False,
 ) -> Plan:
-    """Compiles what `run` would run on the machine. of: `step` or `evaluate`.
+    """Compiles what `run` would run on the machine.
 
-    quick: with XLA's least effort. Memory and messages are nearly those of the program
-    that would run, but it keeps little on the chip, so that what it moves is of no use
-    for a bound.
+    of: `step` or `evaluate`.
+    quick: compiles with XLA's least effort. Memory and messages are nearly those of the
+        program that would run. But it keeps little on the chip, so that the bytes that
+        it moves are of no use for a bound.
 
-    `UserError` where the batch cannot be divided over the devices, the compiler is
-    missing, or it refuses the program.
+    Raises `UserError` where the batch cannot be divided over the devices, the compiler
+    is missing, or it refuses the program.
     """
     check(run, machine, of=of)
     where = devices_of(machine, run.parallel)
+
+    # JAX's settings, as `devices.configure` sets them for a run.
     jax.config.update("jax_enable_x64", run.precision == "float64")
     jax.config.update("jax_default_matmul_precision", run.matmul_precision)
     if quick:
         jax.config.update("jax_optimization_level", "O0")
+
+    # What would be called, with shapes in place of arrays.
     start = time.perf_counter()
     calls_of = _evaluation if of == EVALUATE else _step
     asked = calls_of(run, data, where)
+
+    # Compile program by program, up to the first that is too large.
     programs: list[Compiled] = []
     too_large = None
     try:
@@ -170,15 +180,19 @@ def compile_for(
 
 
 def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
+    """What a step of a search or a training calls."""
     parts = 1
     if isinstance(run, SearchSettings):
         program = build.search(run, data, where)
-        # Each part of the training set gives a batch.
-        searcher = run.searcher
-        parts = len({name for stage in searcher.stages for name in stage.batches})
+        # Each part of the training set that a stage reads gives a batch.
+        names = {name for stage in run.searcher.stages for name in stage.batches}
+        parts = len(names)
     else:
         of_run = teacher.drawn(run, data, where)
         program = build.training(run, data, where, teacher=of_run)
+
+    # The state of seed 0 and the first epoch's data stand for all others: only their
+    # shapes matter.
     state = where.create(program.create, 0)
     steps = where.compile_steps(*program.stages, tuned=False)
     return _Calls(
@@ -190,28 +204,37 @@ def _step(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
 
 
 def _evaluation(run: Any, data: Dataset, where: AbsentDevices) -> _Calls:
+    """What a batch of a training's evaluation calls."""
     if not isinstance(run, TrainSettings):
         raise UserError(
             "--of=evaluate is for a training; leave it out to plan a search"
         )
     model = build.network(run, data.train.num_classes, where.axis)
     evaluator = Evaluator(model, data.test, data.augmentation, run, where=where)
+
+    # The variables of a model without the axis of the devices, which is known only
+    # within a step.
     shape = data.test.image_shape
-    # Initialised without the axis of the devices, which is known within a step alone.
     alone = build.network(run, data.train.num_classes)
     variables = where.create(lambda: initial_variables(alone, shape, 0))
+
+    batch_size = evaluator.batch_size
     return _Calls(
         calls=[evaluator.call(variables)],
-        batch_size=evaluator.batch_size,
-        images=evaluator.batch_size,
-        steps=-(-len(data.test) // evaluator.batch_size),
+        batch_size=batch_size,
+        images=batch_size,
+        steps=math.ceil(len(data.test) / batch_size),
     )
 
 
 def _compiled(
     call: Call, calls: Sequence[Call], where: AbsentDevices, machine: Machine
 ) -> Compiled:
-    """One of the calls, compiled and read."""
+    """Compiles the program of a call, and reads what XLA made of it.
+
+    calls: all of the step, whose arguments lie in the main memory, too.
+    """
+    # Compile.
     program, arguments = call
     try:
         traced = program.trace(*arguments)
@@ -224,6 +247,7 @@ def _compiled(
             f"the compiler for {machine.name} refuses this program: {first_line(error)}"
         ) from error
 
+    # Read the compiled text, and XLA's own figures.
     work, moves, messages = read(
         compiled,
         traced.jaxpr.jaxpr,
@@ -246,21 +270,32 @@ def _compiled(
 
 
 def _memory(analysis: Any, *, others: int) -> Memory:
+    """The memory of a program by XLA's analysis."""
+    # Aliased results take the place of arguments.
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return Memory(
         arguments=analysis.argument_size_in_bytes,
         others=others,
-        results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        results=results,
         temporaries=analysis.temp_size_in_bytes,
         code=analysis.generated_code_size_in_bytes,
     )
 
 
 def _bytes_beside(arguments: tuple, every: Sequence[tuple]) -> int:
-    """Bytes on one device of what the calls take that is not among these arguments."""
+    """The bytes on one device of arguments that other calls have alone.
+
+    arguments: those of one call.
+    every: those of all calls.
+    """
+    # An array that several calls take lies there once: it is known by its identity.
     taken = {id(leaf) for leaf in jax.tree.leaves(arguments)}
-    others = {
-        id(leaf): leaf for leaf in jax.tree.leaves(every) if id(leaf) not in taken
-    }
+    others = {}
+    for leaf in jax.tree.leaves(every):
+        if id(leaf) not in taken:
+            others[id(leaf)] = leaf
+
+    # Of a sharded array each device has a shard.
     total = 0
     for leaf in others.values():
         shape = leaf.sharding.shard_shape(leaf.shape)
@@ -269,8 +304,9 @@ def _bytes_beside(arguments: tuple, every: Sequence[tuple]) -> int:
 
 
 def bytes_needed(message: str) -> int | None:
-    """The bytes of main memory that a program needs by the compiler's message; None
-    where that is of something else.
+    """The bytes of main memory that a program needs, from the compiler's message.
+
+    None for a message about something else.
 
     `bytes_needed("Ran out of memory in memory space hbm. Used 34.20G of 15.75G hbm.")`
     is 36722970624, near 34.2 GiB.
@@ -282,17 +318,21 @@ def bytes_needed(message: str) -> int | None:
 
 
 def _kernels(moves: Sequence[Move]) -> dict[str, int]:
-    """How often instructions of each kind run that are kernels of their own; calls into
-    libraries by their names.
+    """Kind of kernel -> how often a step runs it, the most frequent first.
+
+    A call into a library is named by its target and the type of its first result.
     """
     found: Counter[str] = Counter()
-    for instruction in (
-        move.instruction for move in moves if not move.instruction.within
-    ):
+    for move in moves:
+        instruction = move.instruction
+        # What is part of a fusion is no kernel of its own.
+        if instruction.within:
+            continue
         kind = instruction.opcode
         if kind == "custom-call":
-            types = ",".join(sorted({array.dtype for array in instruction.arrays[:1]}))
-            kind = f"{instruction.target} {types}"
-        if kind in ("fusion", "transpose", "copy", "convolution") or instruction.target:
+            first = instruction.arrays[:1]
+            dtype = first[0].dtype if first else ""
+            kind = f"{instruction.target} {dtype}"
+        if kind in _KERNELS or instruction.target:
             found[kind] += instruction.trips
     return dict(found.most_common())

@@ -1,19 +1,22 @@
-"""The text of a compiled program (XLA's HLO), read: its instructions, their arrays as
-they lie in memory, who asked for them.
+"""Reads the text of a compiled program (XLA's HLO).
+
+It gives the instructions, the layout of their arrays in memory, and the module of the
+network that asked for each. For instance:
 
     %conv.8 = f32[16,32,32,36]{3,0,2,1:T(8,128)} convolution(%a, %b),
     dim_labels=b01f_01io->b01f, metadata={op_name="..."}
 
-An array's layout names its dimensions from the minor to the major one; T(8,128) are
-tiles, to whose size the minor dimensions are padded; S(1) is a memory of the chip's own
-that is not its main memory.
+An array's layout stands in braces. It names the dimensions from the minor to the major
+one. T(8,128) are tiles: the minor dimensions are padded to their size. S(1) is a memory
+on the chip, in place of its main memory.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+# XLA's types of numbers -> bits of a number in memory.
 _BITS = {
     "pred": 8,
     "s2": 2,
@@ -35,22 +38,28 @@ _BITS = {
     "c64": 64,
     "c128": 128,
 }
+# An array: type, shape, order of its dimensions, tiles and space.
 _ARRAY = re.compile(
     r"\b([a-z]+\d*(?:e\d+m\d+[a-z]*)?)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?"
 )
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _SPACE = re.compile(r"S\(\d+\)")
+# The first line of a computation, and a line of it.
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.\-]+) = (.*)")
 _OPERAND = re.compile(r"%([\w.\-]+)")
+# Attributes of an instruction: the name that JAX gave it, how often a loop runs, and
+# the computations that it calls.
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
 _BODY = re.compile(r"body=%([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|to_apply)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%([\w.\-]+)")
-# A collective that a TPU does beside other work stands within a fusion that begins it.
+# The target of a call within a fusion that begins a collective. A TPU runs such a
+# collective beside other work.
 _BEGINS = "AsyncCollectiveStart"
+# Instructions by which chips send each other data.
 COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -64,9 +73,10 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 # Parts of an instruction's name that are no module: transformations, jitted functions,
 # methods.
 _NO_MODULE = re.compile(
-    r".*[().].*|.*->.*|branch_\d+_fun|checkpoint|rematted_computation|while|body|cond|closed_call"
+    r".*[().].*|.*->.*|branch_\d+_fun|checkpoint|rematted_computation"
+    r"|while|body|cond|closed_call"
 )
-# Instructions that compute nothing.
+# Instructions that compute nothing: they name or move arrays that others made.
 _MOVES = {
     "bitcast",
     "concatenate",
@@ -91,20 +101,22 @@ _AGAIN = re.compile(r"\w+\(.*[A-Z].*\)")
 
 
 class Array(NamedTuple):
-    """An array of the program. dtype: XLA's name. padded: bytes with padding; useful:
-    without. on_chip: whether it lies in a memory that is not the main one.
-    """
+    """An array of a compiled program."""
 
+    # XLA's name: f32, bf16.
     dtype: str
     shape: tuple[int, ...]
+    # The order of its dimensions, minor to major: "{3,0,2,1}".
     layout: str
+    # Bytes with padding, and without.
     padded: int
     useful: int
+    # Whether it lies in a memory on the chip instead of the main one.
     on_chip: bool = False
 
     @property
     def bytes(self) -> int:
-        """What it takes of the main memory."""
+        """The bytes that it takes of the main memory."""
         return 0 if self.on_chip else self.padded
 
 
@@ -112,18 +124,19 @@ class Instruction(NamedTuple):
     """One instruction of a compiled program: a line of its text."""
 
     name: str
-    # What it does, by XLA's name: "convolution", "fusion".
+    # XLA's name for what it does: "convolution", "fusion".
     opcode: str
     # Its result: one array, or those of a tuple.
     arrays: tuple[Array, ...]
-    # What stands between its parentheses, and the names of other instructions in it.
+    # The text between its parentheses.
     arguments: str
+    # The names of the instructions that it takes as operands.
     operands: tuple[str, ...]
     # The module of the network that asked for it, "" where none did.
     layer: str
-    # What stands behind the parentheses: its attributes.
+    # Its attributes: the text behind the parentheses.
     text: str
-    # Whether its result is that of the computation it stands in.
+    # Whether its result is the result of its computation.
     root: bool = False
     # How often it runs in a step.
     trips: int = 1
@@ -132,33 +145,38 @@ class Instruction(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the result, in the main memory."""
+        """The bytes that its result takes of the main memory."""
         return sum(array.bytes for array in self.arrays)
 
     @property
     def target(self) -> str:
-        """Of a call into a library."""
-        found = _TARGET.search(self.text)
-        return found[1] if found else ""
+        """The function of a library that it calls, "" for other instructions."""
+        return _found(_TARGET, self.text)
 
     @property
     def called(self) -> str:
-        """The computation of a fusion or a call."""
-        found = _CALLED.search(self.text)
-        return found[1] if found else ""
+        """The name of the computation that a fusion or a call runs, "" for others."""
+        return _found(_CALLED, self.text)
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    """The first group of a pattern where the text has it, else ""."""
+    match = pattern.search(text)
+    return match[1] if match else ""
 
 
 class Program(NamedTuple):
-    """computations: name -> instructions, in order. entry: the one that a call of the
-    program runs.
-    """
+    """A compiled program."""
 
+    # Name of a computation -> its instructions, in order.
     computations: Mapping[str, tuple[Instruction, ...]]
+    # The name of the computation that a call of the program runs.
     entry: str
 
 
 def read(text: str) -> Program:
-    """The program that a text is of."""
+    """Reads the text of a compiled program."""
+    # The instructions of each computation.
     computations: dict[str, list[Instruction]] = {}
     lines: list[Instruction] = []
     entry = ""
@@ -166,21 +184,27 @@ def read(text: str) -> Program:
         head = _COMPUTATION.match(line)
         if head:
             lines = computations.setdefault(head[2], [])
-            entry = head[2] if head[1] else entry
+            if head[1]:
+                entry = head[2]
             continue
         made = _instruction(line)
         if made is not None:
             lines.append(made)
-    named = {name: tuple(_with_layers(lines)) for name, lines in computations.items()}
+
+    # Instructions without a name belong to the layer of what they move.
+    named = {}
+    for name, lines in computations.items():
+        named[name] = tuple(_with_layers(lines))
     return Program(computations=named, entry=entry)
 
 
 def executed(program: Program) -> list[Instruction]:
-    """The instructions that a call of the program runs, those of loops with their
-    number of trips, 1 where it is not known.
+    """The instructions that a call of the program runs.
 
-    What is inside a fusion is not listed, but for a collective: a fusion makes one pass
-    over memory. Of a condition the branch is listed that has the smallest results.
+    Instructions in loops have their number of trips, 1 where it is not known. A fusion
+    is listed as one instruction, as it makes one pass over memory; only a collective
+    inside it is listed, too. Of a condition, the branch with the smallest results is
+    listed.
     """
     found: list[Instruction] = []
     for instruction in program.computations.get(program.entry, ()):
@@ -191,33 +215,44 @@ def executed(program: Program) -> list[Instruction]:
 def _runs(
     program: Program, instruction: Instruction, *, trips: int
 ) -> list[Instruction]:
-    """The instruction, and those of what it calls."""
+    """The instruction, and those that run within what it calls.
+
+    trips: how often the instruction runs.
+    """
     found = [instruction._replace(trips=trips)]
+    # A loop runs its body so often in each trip of its own.
     if instruction.opcode == "while":
-        known, body = _TRIPS.search(instruction.text), _BODY.search(instruction.text)
-        times = int(known[1]) if known else 1
-        return found + _body(program, body[1] if body else "", trips=trips * times)
+        body = _found(_BODY, instruction.text)
+        times = int(_found(_TRIPS, instruction.text) or 1)
+        return found + _body(program, body, trips=trips * times)
+
     if instruction.opcode == "call":
         return found + _body(program, instruction.called, trips=trips)
+
+    # A condition runs one of its branches: at least the smallest.
     if instruction.opcode == "conditional":
-        branches = [
-            _body(program, name, trips=trips) for name in _branches(instruction)
-        ]
-        smallest = min(
-            branches, key=lambda branch: sum(each.bytes for each in branch), default=[]
-        )
-        return found + smallest
+        names = _branches(instruction)
+        branches = [_body(program, name, trips=trips) for name in names]
+        return found + min(branches, key=_bytes_of_results, default=[])
+
     if instruction.opcode == "fusion":
         found += _begun(program, instruction, trips=trips)
     return found
 
 
-def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
-    """What a loop, a call or a branch runs.
+def _bytes_of_results(instructions: Sequence[Instruction]) -> int:
+    """The bytes of main memory of the results of these instructions."""
+    return sum(each.bytes for each in instructions)
 
-    Its parameters are no arrays of their own.
+
+def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
+    """The instructions that a loop, a call or a branch runs.
+
+    name: of its computation.
+    trips: how often it runs.
     """
     found = []
+    # Its parameters are arrays of the caller, not arguments of the program.
     for instruction in program.computations.get(name, ()):
         if instruction.opcode == "parameter":
             instruction = instruction._replace(opcode="inner-parameter")
@@ -226,6 +261,7 @@ def _body(program: Program, name: str, *, trips: int) -> list[Instruction]:
 
 
 def _branches(instruction: Instruction) -> list[str]:
+    """The names of the computations that a condition chooses from."""
     listed = _BRANCHES.search(instruction.text)
     if listed:
         return _OPERAND.findall(listed[1])
@@ -233,7 +269,7 @@ def _branches(instruction: Instruction) -> list[str]:
 
 
 def _begun(program: Program, fusion: Instruction, *, trips: int) -> list[Instruction]:
-    """The collective that a fusion begins, if it does."""
+    """The collectives that a fusion begins, [] for most fusions."""
     inside = program.computations.get(fusion.called, ())
     if all(each.target != _BEGINS for each in inside):
         return []
@@ -245,32 +281,38 @@ def _begun(program: Program, fusion: Instruction, *, trips: int) -> list[Instruc
 
 
 def _with_layers(computation: list[Instruction]) -> list[Instruction]:
-    """What only moves an array has no name: it belongs to the layer that made the
-    array.
+    """The instructions of a computation, all of them with their layers.
+
+    An instruction that only moves an array may have no name of its own. It belongs to
+    the layer that made the array.
     """
     layers: dict[str, str] = {}
     found = []
     for instruction in computation:
         if not instruction.layer and instruction.opcode in _MOVES:
+            # The layer of its first operand that has one.
             made = [layers[name] for name in instruction.operands if layers.get(name)]
-            instruction = instruction._replace(layer=made[0] if made else "")
+            layer = made[0] if made else ""
+            instruction = instruction._replace(layer=layer)
         layers[instruction.name] = instruction.layer
         found.append(instruction)
     return found
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """The arrays that a type names, one or a tuple's."""
+    """The arrays that a type names: one, or those of a tuple."""
     return tuple(_arrays(text))
 
 
-# Such as batch norms that the cells behind it share.
+# The layer of what the network does outside of cells, such as batch norms that the
+# cells behind them share.
 NETWORK = "the network between its cells"
 
 
 def layer_of(name: str) -> str:
-    """The module of the network in an instruction's name, `NETWORK` of what it does
-    between its modules, "" of all else.
+    """The module of the network in an instruction's name.
+
+    It is `NETWORK` for what the network does between its modules, "" for all else.
 
     `layer_of("jit(step)/shard_map/transpose(jvp(Network))/cell0/layer1/bn/reduce_sum")`
     is "cell0/layer1/bn".
@@ -278,8 +320,10 @@ def layer_of(name: str) -> str:
     found = _MODEL.search(name)
     if found is None:
         return ""
+    # The parts behind the network's name; the last one is the operation.
+    *within, _ = name[found.end() :].split("/")
     parts = []
-    for part in name[found.end() :].split("/")[:-1]:
+    for part in within:
         if _AGAIN.fullmatch(part):
             break
         if not _NO_MODULE.fullmatch(part):
@@ -288,29 +332,30 @@ def layer_of(name: str) -> str:
 
 
 def _instruction(line: str) -> Instruction | None:
+    """The instruction of a line, None for a line without one."""
     found = _INSTRUCTION.match(line)
     if found is None:
         return None
+    # NAME = TYPE OPCODE(OPERANDS), ATTRIBUTES
     kind, rest = _balanced(found[3], " ")
     opcode, _, rest = rest.lstrip().partition("(")
     operands, rest = _balanced(rest, ")")
-    named = _NAME.search(rest)
+    # JAX's name says which module asked for it; without one there is no module.
+    named = _found(_NAME, rest)
     return Instruction(
         name=found[2],
         opcode=opcode,
         arrays=arrays(kind),
         arguments=operands,
         operands=tuple(_OPERAND.findall(operands)),
-        layer=layer_of(named[1]) if named else "",
+        layer=layer_of(named),
         text=rest,
         root=found[1] is not None,
     )
 
 
 def _balanced(text: str, end: str) -> tuple[str, str]:
-    """(what stands before the first `end` that is in no brackets, what stands behind
-    it)
-    """
+    """Splits a text at the first `end` outside of brackets: (before it, behind it)."""
     depth = 0
     for position, character in enumerate(text):
         if character == end and depth == 0:
@@ -323,6 +368,7 @@ def _balanced(text: str, end: str) -> tuple[str, str]:
 
 
 def _arrays(text: str) -> Iterator[Array]:
+    """The arrays that a type names, one after the other."""
     for dtype, sizes, order, layout in _ARRAY.findall(text):
         # Short floats are named by their exponent: f8e4m3fn. Tokens and the like have
         # no bytes.
@@ -330,8 +376,9 @@ def _arrays(text: str) -> Iterator[Array]:
         if bits is None:
             continue
         shape = tuple(int(size) for size in sizes.split(",") if size)
+        padded_shape = _padded(shape, order, layout)
         useful = math.prod(shape) * bits // 8
-        padded = math.prod(_padded(shape, order, layout)) * bits // 8
+        padded = math.prod(padded_shape) * bits // 8
         yield Array(
             dtype=dtype,
             shape=shape,
@@ -343,20 +390,20 @@ def _arrays(text: str) -> Iterator[Array]:
 
 
 def _padded(shape: tuple[int, ...], order: str, layout: str) -> list[int]:
-    """The sizes from the major to the minor dimension, with padding to whole tiles."""
+    """The sizes of an array, padded to whole tiles, from the major to the minor one."""
     minor_to_major = [int(axis) for axis in order.split(",") if axis]
     sizes = [shape[axis] for axis in reversed(minor_to_major)] or list(shape)
     tile = _TILE.search(layout)
-    if tile is None:
-        return sizes
     # A scalar has no tiles.
-    if not sizes:
+    if tile is None or not sizes:
         return sizes
-    # The first tile is of the last dimensions, of which an array may have fewer; tiles
+
+    # The first tile divides the last dimensions; an array may have fewer of them. Tiles
     # within it (of packed types) add nothing.
     of_tile = [int(size) for size in tile[1].split(",")]
     sizes = [1] * (len(of_tile) - len(sizes)) + sizes
     first = len(sizes) - len(of_tile)
     for axis, size in enumerate(of_tile, first):
-        sizes[axis] = -(-sizes[axis] // size) * size
+        tiles = -(-sizes[axis] // size)  # rounded up
+        sizes[axis] = tiles * size
     return sizes

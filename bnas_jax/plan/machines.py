@@ -7,8 +7,7 @@ import re
 from bnas_jax.core.errors import UserError
 from bnas_jax.plan.chips import CHIPS, Chip
 
-# Chips -> the shape of a slice of a three-dimensional torus (v4, v5p), and of a
-# two-dimensional one (v5e, v6e).
+# Chips -> the shape of a slice, part of a three-dimensional torus (v4, v5p).
 _CUBES = {
     4: "2x2x1",
     8: "2x2x2",
@@ -21,6 +20,7 @@ _CUBES = {
     1024: "8x8x16",
     2048: "8x16x16",
 }
+# The same for a two-dimensional torus (v5e, v6e).
 _SQUARES = {
     1: "1x1",
     4: "2x2",
@@ -38,11 +38,11 @@ _ONE_HOST = 8
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How Google Cloud names slices. shapes: chips -> shape. cores: of each chip, that
-    the number in a name counts.
-    """
+    """How Google Cloud names the slices of a generation of TPUs."""
 
+    # Chips -> shape of the slice.
     shapes: dict[int, str]
+    # How many the number in a name counts for each chip.
     cores: int = 1
 
 
@@ -53,21 +53,22 @@ _GENERATIONS = {
     "v6e": Generation(_SQUARES),
 }
 _OTHER_NAMES = {"v5litepod": "v5e"}
-# GPUs that are named where a number is refused; any number of whole hosts is taken.
+# The numbers of GPUs that messages suggest; any number of whole hosts is taken.
 _GPUS = (1, 2, 4, 8, 16, 32, 64)
+# [tpu:|gpu:] CHIP (-|x) NUMBER
 _PATTERN = re.compile(r"(?:(tpu|gpu):)?(v\d[a-z]*|[a-z]+\d+)([-x])([1-9][0-9]{0,5})")
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """name: as Google Cloud has it, or CHIPxN of GPUs. shape: of a slice of TPUs, such
-    as 2x2x4; "" of GPUs.
-    """
+    """A slice of TPUs, or one or more hosts with GPUs."""
 
+    # As Google Cloud has it (v4-32), or CHIPxN for GPUs (h100x8).
     name: str
     chip: Chip
     chips: int
     hosts: int
+    # Of a slice of TPUs, such as 2x2x4; "" for GPUs.
     shape: str = ""
 
     @property
@@ -83,13 +84,16 @@ class Machine:
 def machine(name: str) -> Machine:
     """The machine of a name, for instance `v4-32`, `tpu:v5e-16`, `h100x8`.
 
-    v4-N and v5p-N count the cores, two a chip, v5e-N and v6e-N the chips. `UserError`
-    for a name that is none, with the nearest that is one.
+    v4-N and v5p-N count the cores, two a chip; v5e-N and v6e-N count the chips. Raises
+    `UserError` for a name that is none, with the nearest names of machines.
     """
     match = _PATTERN.fullmatch(name.strip().lower())
     if match is None:
         raise UserError(f"--on={name} is no machine; {_nearest(name)}")
-    platform, generation, number = match[1], match[2], int(match[4])
+    platform, generation, separator = match[1], match[2], match[3]
+    number = int(match[4])
+
+    # The chip, and whether the rest of the name suits it.
     generation = _OTHER_NAMES.get(generation, generation)
     chip = CHIPS.get(generation)
     if chip is None:
@@ -101,9 +105,13 @@ def machine(name: str) -> Machine:
             f"--on={name}: {generation} is a {chip.platform.upper()}; leave the prefix "
             "out"
         )
-    if match[3] != ("-" if chip.platform == "tpu" else "x"):
+    is_tpu = chip.platform == "tpu"
+    expected = "-" if is_tpu else "x"
+    if separator != expected:
         raise UserError(f"--on={name} is no machine; {_nearest(name)}")
-    made = _tpu_slice(chip, number) if chip.platform == "tpu" else _gpus(chip, number)
+
+    # Its size.
+    made = _tpu_slice(chip, number) if is_tpu else _gpus(chip, number)
     if made is None:
         raise UserError(
             f"--on={name}: a machine of that size is not planned for; write one of "
@@ -121,11 +129,16 @@ def names_of(chip: Chip) -> list[str]:
 
 
 def _tpu_slice(chip: Chip, number: int) -> Machine | None:
-    """number: the one in the name."""
+    """A slice of TPUs, None where there is none of that size.
+
+    number: the one in the name, of cores or of chips.
+    """
     generation = _GENERATIONS[chip.name]
     chips, rest = divmod(number, generation.cores)
     if rest or chips not in generation.shapes:
         return None
+
+    # A small slice of v5e or v6e stands in one host.
     in_one = generation.shapes is _SQUARES and chips <= _ONE_HOST
     hosts = 1 if in_one else chips // chip.host_chips
     return Machine(
@@ -138,6 +151,7 @@ def _tpu_slice(chip: Chip, number: int) -> Machine | None:
 
 
 def _gpus(chip: Chip, number: int) -> Machine | None:
+    """So many GPUs, None where several hosts would not be whole."""
     if number > chip.host_chips and number % chip.host_chips:
         return None
     hosts = -(-number // chip.host_chips)
@@ -145,9 +159,14 @@ def _gpus(chip: Chip, number: int) -> Machine | None:
 
 
 def _nearest(name: str) -> str:
-    known = [known for chip in CHIPS.values() for known in names_of(chip)]
-    close = difflib.get_close_matches(
-        name.lower().partition(":")[2] or name.lower(), known, 3
-    )
+    """What to write in place of a name that is no machine's, as part of a sentence."""
+    known: list[str] = []
+    for chip in CHIPS.values():
+        known += names_of(chip)
+
+    # Without the prefix "tpu:" or "gpu:".
+    lower = name.lower()
+    wanted = lower.partition(":")[2] or lower
+    close = difflib.get_close_matches(wanted, known, n=3)
     shown = close or ["v4-8", "v5e-8", "v5p-8", "v6e-8", "h100x8"]
     return f"write for instance {' or '.join(shown)}"

@@ -1,10 +1,8 @@
-"""What a compiled program moves: bytes of its main memory by layer, and messages
-between chips.
-"""
+"""What a compiled program moves: bytes of main memory, and messages between chips."""
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,60 +31,64 @@ _FREE = {
     "replica-id",
     "opt-barrier",
 }
-# Calls of TPU programs that put a name to parts which lie side by side.
+# Calls of TPU programs that only name arrays which lie side by side.
 _FREE_CALLS = {"ConcatBitcast"}
 # Instructions that take a part of their first operand, and read no more of it.
 _PARTS = ("slice", "dynamic-slice", "gather")
+# The groups of a collective: listed as {{0,1},{2,3}}, or as a reshaped range,
+# [2,2]<=[4] or [2,2]<=[2,2]T(1,0).
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-# Instructions that no module of the network asked for.
+# The layer of instructions that no module of the network asked for.
 OUTSIDE = "optimizer, data and the rest of the step"
 
-# Bytes of an array, or 0 where it is not in the main memory.
+# The bytes of an array in the main memory, 0 where it lies on the chip.
 Size = Callable[[Array], int]
 
 
 class Buffer(NamedTuple):
-    """A result in the main memory. bytes: with padding; useful: without. array: its
-    type and shape.
-    """
+    """An array in the main memory."""
 
+    # With padding, and without.
     bytes: int
     useful: int
+    # Its type, shape and layout.
     array: str
     layer: str
 
 
 class Message(NamedTuple):
-    """Collectives of one kind. bytes: that each chip sends at least, in all of them.
-    group: chips that take part in each.
-    between_hosts: whether any such group spans several hosts.
-    """
+    """The collectives of a step that are of one kind, among groups of one size."""
 
+    # XLA's name: "all-reduce".
     kind: str
+    # How often they run.
     number: int
+    # What each chip sends at least, in all of them.
     bytes: float
+    # The chips that take part in each.
     group: int
+    # Whether any of their groups spans several hosts.
     between_hosts: bool
 
 
 class Move(NamedTuple):
-    """What an instruction of a step moves in all of its trips, in bytes of the main
-    memory. useful: without padding.
-    """
+    """What an instruction of a step moves in all of its trips."""
 
     instruction: Instruction
+    # Of the main memory, with padding and without.
     bytes: int
     useful: int
 
 
 def moves(program: Program) -> list[Move]:
-    """What each instruction of a step reads and writes in the main memory: each operand
-    once, a part where it takes a part.
+    """What each instruction of a step reads and writes in the main memory.
+
+    It reads each operand once, or a part where it takes only that part.
     """
     run = executed(program)
-    padded = _moved(program, run, lambda array: array.bytes)
-    useful = _moved(program, run, lambda array: 0 if array.on_chip else array.useful)
+    padded = _moved(program, run, _padded_bytes)
+    useful = _moved(program, run, _useful_bytes)
     found = []
     for instruction, size, part in zip(run, padded, useful, strict=True):
         trips = instruction.trips
@@ -94,8 +96,23 @@ def moves(program: Program) -> list[Move]:
     return found
 
 
+def _padded_bytes(array: Array) -> int:
+    """A `Size`: the bytes of an array with padding."""
+    return array.bytes
+
+
+def _useful_bytes(array: Array) -> int:
+    """A `Size`: the bytes of an array without padding."""
+    return 0 if array.on_chip else array.useful
+
+
+def _total(arrays: Iterable[Array], size: Size) -> int:
+    """The bytes of several arrays."""
+    return sum(size(array) for array in arrays)
+
+
 def by_layer(found: Sequence[Move]) -> dict[str, int]:
-    """Layer -> bytes that a step moves for it, most first."""
+    """Layer -> bytes that a step moves for it, the most first."""
     total: dict[str, int] = defaultdict(int)
     for move in found:
         total[move.instruction.layer or OUTSIDE] += move.bytes
@@ -114,69 +131,91 @@ def _moved_by(
     program: Program,
     size: Size,
 ) -> int:
+    """The bytes that an instruction moves when it runs once.
+
+    made: name -> instruction, of all that run.
+    """
     opcode = instruction.opcode
-    free = (
-        opcode in _FREE or opcode.endswith("-done") or instruction.target in _FREE_CALLS
-    )
+    # A "-done" ends what its "-start" is counted for; a fusion moves data for what is
+    # within it.
+    free = opcode in _FREE or opcode.endswith("-done")
+    free = free or instruction.target in _FREE_CALLS
     if free or instruction.within:
         return 0
-    result = sum(size(array) for array in instruction.arrays)
-    operands = [
-        made[name] for name in dict.fromkeys(instruction.operands) if name in made
-    ]
-    read = [sum(size(array) for array in each.arrays) for each in operands]
+
+    # Each operand is read once, however often it is named.
+    names = dict.fromkeys(instruction.operands)
+    operands = [made[name] for name in names if name in made]
+    read = [_total(each.arrays, size) for each in operands]
+    result = _total(instruction.arrays, size)
+
     if opcode in ("slice-start", "dynamic-slice-start"):
-        # Of what it names, (whole, part, ...), it reads as much as it writes.
-        return _bytes_read(instruction.arrays[1], size) + size(instruction.arrays[1])
+        # Its result names (whole, part, ...): it reads the part, and writes it.
+        part = instruction.arrays[1]
+        return _bytes_read(part, size) + size(part)
     if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
         # Its result names what is read, too.
         return result
     if opcode in _PARTS:
+        # Of its first operand it reads as much as it writes.
         return 2 * result + sum(read[1:])
     if opcode in ("dynamic-update-slice", "scatter"):
-        # In place: what is new is read and written.
-        new = operands[-1 if opcode == "scatter" else 1]
-        return 2 * sum(size(array) for array in new.arrays)
+        # In place: only the new values are read and written. They are the last operand
+        # of a scatter, and the second one of an update.
+        new = operands[-1] if opcode == "scatter" else operands[1]
+        return 2 * _total(new.arrays, size)
     if opcode == "fusion":
         return _moved_by_fusion(instruction, made, program, size)
     return sum(read) + result
 
 
 def _bytes_read(part: Array, size: Size) -> int:
-    """What is read of the main memory for a part that may lie on the chip."""
+    """The bytes of main memory that are read for a part.
+
+    The part itself may lie on the chip.
+    """
     return size(part._replace(on_chip=False))
 
 
 def _moved_by_fusion(
     fusion: Instruction, made: Mapping[str, Instruction], program: Program, size: Size
 ) -> int:
+    """The bytes that a fusion moves when it runs once."""
+    # What it writes.
     total = _written(fusion, program, size)
+
+    # An operand may stand at several positions, and is read once.
     positions: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(fusion.operands):
         positions[name].append(position)
+
+    # What it reads: an operand, or the parts that it takes of the operand.
     for name, where in positions.items():
         if name not in made:
             continue
-        whole = sum(size(array) for array in made[name].arrays)
+        whole = _total(made[name].arrays, size)
         parts = [_read_of(program, fusion.called, position, size) for position in where]
-        if whole and None not in parts:
-            whole = min(whole, sum(part for part in parts if part is not None))
+        known = [part for part in parts if part is not None]
+        if whole and len(known) == len(parts):
+            whole = min(whole, sum(known))
         total += whole
     return total
 
 
 def _written(fusion: Instruction, program: Program, size: Size) -> int:
-    """The bytes of a fusion's result that it writes: of an update in place, what is
-    new.
+    """The bytes of its result that a fusion writes.
+
+    Of an update in place, these are the new values only.
     """
     inside = program.computations.get(fusion.called, ())
-    whole = sum(size(array) for array in fusion.arrays)
+    whole = _total(fusion.arrays, size)
     for each in inside:
         if each.root and each.opcode == "dynamic-update-slice":
+            # The operands: what is updated, the new values, the place.
             new = [other for other in inside if other.name == each.operands[1]]
-            written = sum(
-                _bytes_read(array, size) for other in new for array in other.arrays
-            )
+            written = 0
+            for other in new:
+                written += sum(_bytes_read(array, size) for array in other.arrays)
             return min(whole, written)
     return whole
 
@@ -184,17 +223,23 @@ def _written(fusion: Instruction, program: Program, size: Size) -> int:
 def _read_of(
     program: Program, computation: str, position: int, size: Size
 ) -> int | None:
-    """The bytes that a fusion reads of its operand at this position where it takes
-    parts alone; None: all.
+    """The bytes that a fusion reads of one operand where it takes only parts of it.
+
+    None where it reads all of the operand.
+
+    computation: what the fusion runs.
+    position: of the operand among those of the fusion.
     """
+    # The parameter that stands for the operand, and later its bitcasts.
     inside = program.computations.get(computation, ())
-    names = {
-        each.name
-        for each in inside
-        if each.opcode == "parameter" and each.arguments == str(position)
-    }
+    names = set()
+    for each in inside:
+        if each.opcode == "parameter" and each.arguments == str(position):
+            names.add(each.name)
     if not names:
         return None
+
+    # What each instruction inside takes of it.
     total = 0
     for each in inside:
         taken = [place for place, name in enumerate(each.operands) if name in names]
@@ -205,23 +250,27 @@ def _read_of(
         elif each.opcode in _PARTS and taken == [0]:
             total += sum(_bytes_read(array, size) for array in each.arrays)
         elif each.opcode == "dynamic-update-slice" and taken == [0]:
+            # In place: what is not updated is not read.
             continue
         elif each.opcode == "fusion":
-            parts = [_read_of(program, each.called, place, size) for place in taken]
-            if None in parts:
-                return None
-            total += sum(part for part in parts if part is not None)
+            for place in taken:
+                part = _read_of(program, each.called, place, size)
+                if part is None:
+                    return None
+                total += part
         else:
             return None
     return total
 
 
 def largest_buffers(found: Sequence[Move], count: int = 10) -> list[Buffer]:
-    """The largest results and arguments."""
+    """The largest results and arguments in the main memory, the largest first."""
+    no_results = _FREE - {"parameter"}
     buffers = []
-    for instruction in (move.instruction for move in found):
+    for move in found:
+        instruction = move.instruction
         opcode = instruction.opcode
-        if opcode in _FREE - {"parameter"} or opcode.endswith("-done"):
+        if opcode in no_results or opcode.endswith("-done"):
             continue
         layer = instruction.layer or OUTSIDE
         if opcode == "parameter":
@@ -229,20 +278,25 @@ def largest_buffers(found: Sequence[Move], count: int = 10) -> list[Buffer]:
         for array in _results(instruction):
             sizes = ",".join(map(str, array.shape))
             name = f"{array.dtype}[{sizes}]{array.layout}"
-            buffers.append(Buffer(array.bytes, array.useful, name, layer))
+            buffer = Buffer(array.bytes, array.useful, array=name, layer=layer)
+            buffers.append(buffer)
     return sorted(buffers, key=lambda buffer: -buffer.bytes)[:count]
 
 
 def _results(instruction: Instruction) -> tuple[Array, ...]:
-    """The arrays that an instruction makes, without those that an asynchronous one
-    reads.
+    """The arrays that an instruction makes.
+
+    The tuple of an asynchronous one also names what it reads, which is left out.
     """
     found = instruction.arrays
     kind = instruction.opcode
+    # (made, read, ...)
     if kind == "copy-start":
         return found[:1]
+    # (read, made, ...)
     if kind in ("slice-start", "dynamic-slice-start", "collective-permute-start"):
         return found[1:2]
+    # (read, ..., made, ...), as many of both
     if kind == "all-gather-start":
         return found[len(found) // 2 :]
     return found
@@ -251,37 +305,45 @@ def _results(instruction: Instruction) -> tuple[Array, ...]:
 def messages(
     found: Sequence[Move], *, chips: int, chips_per_host: int, switch_adds: bool = False
 ) -> list[Message]:
-    """The collectives of a step, by kind and size of their groups. switch_adds: see
-    `_sent`.
+    """The collectives of a step, by kind and size of their groups.
+
+    chips: how many run the program.
+    switch_adds: see `_sent`.
     """
-    kinds: dict[tuple[str, int], list[tuple[int, float, bool]]] = defaultdict(list)
-    for instruction in (move.instruction for move in found):
+    total: dict[tuple[str, int], Message] = {}
+    for move in found:
+        instruction = move.instruction
         kind = instruction.opcode.removesuffix("-start")
         if kind not in COLLECTIVES:
             continue
+
+        # Who takes part.
         groups = _groups(instruction.text, chips)
-        apart = any(
-            len({chip // chips_per_host for chip in group}) > 1 for group in groups
-        )
         group = max(map(len, groups))
+        apart = any(_spans_hosts(each, chips_per_host) for each in groups)
+
+        # Add it to the others of its kind and size.
         sent = _sent(kind, instruction, group, switch_adds=switch_adds)
-        kinds[kind, group].append((instruction.trips, sent * instruction.trips, apart))
-    return [
-        Message(
-            kind=kind,
-            number=sum(number for number, _, _ in each),
-            bytes=sum(sent for _, sent, _ in each),
-            group=group,
-            between_hosts=any(apart for _, _, apart in each),
+        none_yet = Message(kind, number=0, bytes=0, group=group, between_hosts=False)
+        before = total.get((kind, group), none_yet)
+        total[kind, group] = before._replace(
+            number=before.number + instruction.trips,
+            bytes=before.bytes + sent * instruction.trips,
+            between_hosts=before.between_hosts or apart,
         )
-        for (kind, group), each in sorted(kinds.items())
-    ]
+    return [total[key] for key in sorted(total)]
+
+
+def _spans_hosts(group: Sequence[int], chips_per_host: int) -> bool:
+    """Whether the chips of a group stand in several hosts."""
+    hosts = {chip // chips_per_host for chip in group}
+    return len(hosts) > 1
 
 
 def _sent(
     kind: str, instruction: Instruction, group: int, *, switch_adds: bool
 ) -> float:
-    """Bytes that each chip of a group has to send, at least.
+    """The bytes that each chip of a group sends at least in one run of a collective.
 
     With n the bytes of the result and g the chips of the group:
 
@@ -303,20 +365,30 @@ def _sent(
 
 
 def _groups(text: str, chips: int) -> list[list[int]]:
-    """The chips of each group, or the two of each pair."""
+    """The chips of each group of a collective, or the two of each pair.
+
+    text: the instruction's attributes.
+    """
+    # A range, reshaped and perhaps transposed, with a group in each row.
     iota = _IOTA.search(text)
     if iota:
-        count, size, shape = (
-            int(iota[1]),
-            int(iota[2]),
-            [int(n) for n in iota[3].split(",")],
-        )
+        count, size = int(iota[1]), int(iota[2])
+        shape = _integers(iota[3])
         order = np.arange(np.prod(shape)).reshape(shape)
         if iota[4]:
-            order = order.transpose([int(n) for n in iota[4].split(",")])
+            order = order.transpose(_integers(iota[4]))
         return order.reshape(count, size).tolist()
+
+    # A list of groups or of pairs.
     listed = _LISTED.search(text)
     if listed:
         rows = re.findall(r"\{([\d,]+)\}", listed[1])
-        return [[int(n) for n in row.split(",")] for row in rows]
+        return [_integers(row) for row in rows]
+
+    # Without either, all chips are one group.
     return [list(range(chips))]
+
+
+def _integers(text: str) -> list[int]:
+    """The numbers of a list such as "0,1,2"."""
+    return [int(number) for number in text.split(",")]

@@ -1,10 +1,10 @@
-"""Operations of a program's products, counted in what JAX traced: two for a product and
-its sum.
+"""Counts the operations of a program's products in what JAX traced.
 
-XLA counts each loop once, and its compiler for GPUs gives no count. Here a `scan`
-counts as often as it runs, a `while` loop once, and of the branches of a `cond` the one
-with the most operations. Products with padding or with the zeros of a dilated operand
-do not count. It is a lower bound where those branches are taken.
+A product and its sum are two operations. XLA counts each loop once, and its compiler
+for GPUs gives no count. Here a `scan` counts as often as it runs, a `while` loop once,
+and of the branches of a `cond` the one with the most operations. Products with padding
+or with the zeros of a dilated operand do not count. The count is a lower bound where
+those branches are taken.
 """
 
 import math
@@ -16,8 +16,9 @@ from jax.extend import core
 
 
 def products(jaxpr: core.Jaxpr) -> float:
-    """The operations of all convolutions and matrix products of a traced program, on
-    one device.
+    """The operations of a traced program's convolutions and matrix products.
+
+    They are those of one device.
 
     >>> traced = jax.jit(lambda a, b: a @ b).trace(np.ones((2, 3)), np.ones((3, 4)))
     >>> products(traced.jaxpr.jaxpr)
@@ -27,14 +28,15 @@ def products(jaxpr: core.Jaxpr) -> float:
 
 
 def _of_equation(equation: Any) -> float:
+    """The operations of one equation of a jaxpr."""
     name = equation.primitive.name
     if name == "dot_general":
         return _matrix_product(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
 
-    # What an equation calls: a loop's body, branches, a function that is jitted or has
-    # a gradient of its own.
+    # What the equation calls: the body of a loop, branches, a function that is jitted
+    # or has a gradient of its own.
     inner = [products(jaxpr) for jaxpr in _inner(equation.params)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
@@ -55,20 +57,24 @@ def _inner(params: dict) -> Iterator[core.Jaxpr]:
 
 
 def _matrix_product(equation: Any) -> float:
+    """The operations of a dot_general."""
+    # Each number of the result is a sum over the contracted axes.
     ((contracting, _), _) = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
+    out = equation.outvars[0].aval.shape
     terms = math.prod(left[axis] for axis in contracting)
-    return 2.0 * math.prod(equation.outvars[0].aval.shape) * terms
+    return 2.0 * math.prod(out) * terms
 
 
 def _convolution(equation: Any) -> float:
+    """The operations of a conv_general_dilated."""
     params = equation.params
     axes = params["dimension_numbers"]
     images, kernel = (variable.aval.shape for variable in equation.invars)
     out = equation.outvars[0].aval.shape
 
-    # Of each axis of an image, how many pairs of an output and a tap of the kernel meet
-    # an input.
+    # Along each axis of an image, count the pairs of an output and a tap of the kernel
+    # that meet an input. In each spec these axes follow two others.
     pairs = 1
     for number, (low, _) in enumerate(params["padding"]):
         pairs *= _pairs(
@@ -80,6 +86,8 @@ def _convolution(equation: Any) -> float:
             input_dilation=params["lhs_dilation"][number],
             tap_dilation=params["rhs_dilation"][number],
         )
+
+    # Each pair is a product for every example, output feature and input feature.
     examples, features = out[axes.out_spec[0]], out[axes.out_spec[1]]
     input_features = kernel[axes.rhs_spec[1]]  # of a group
     return 2.0 * examples * features * input_features * pairs
@@ -95,13 +103,16 @@ def _pairs(
     input_dilation: int,
     tap_dilation: int,
 ) -> int:
-    """How many (output, tap) meet an input, along one axis. low: padding before the
-    first input.
+    """The pairs (output, tap) that meet an input, along one axis.
+
+    low: padding before the first input.
     """
-    starts = np.arange(outputs)[:, None] * stride - low
-    places = (
-        starts + np.arange(taps) * tap_dilation
-    )  # [outputs, taps], among the dilated inputs
+    # The place of each pair among the dilated inputs.
+    starts = np.arange(outputs)[:, None] * stride - low  # [outputs, 1]
+    places = starts + np.arange(taps) * tap_dilation  # [outputs, taps]
+
+    # Places outside are padding, and places between inputs are zeros of the dilation.
     last = (inputs - 1) * input_dilation
-    met = (places >= 0) & (places <= last) & (places % input_dilation == 0)
+    inside = (places >= 0) & (places <= last)
+    met = inside & (places % input_dilation == 0)
     return int(met.sum())

@@ -1,8 +1,8 @@
-"""A plan made in a process of its own, or taken from those that were made before.
+"""Makes a plan in a process of its own, or takes one that was made before.
 
-Another process, as JAX takes one platform: where it has loaded the compiler for TPUs,
-which are not here, the devices of this machine cannot be used any more, and where it
-uses those, the compiler cannot be loaded.
+The process is its own because JAX takes one platform. Where it has loaded the compiler
+for TPUs, which are not here, it can use the devices of this machine no more. Where it
+uses those devices, it cannot load the compiler.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from bnas_jax.settings import SearchSettings, TrainSettings
 from bnas_jax.workdir.files import write_whole
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
+# Packages whose version has a say in a compiled program.
 _COMPILERS = (
     "jax",
     "jaxlib",
@@ -37,14 +38,15 @@ _COMPILERS = (
     "jax-cuda13-plugin",
 )
 
-# Of the process that compiles. What JAX computes itself, such as shapes, it does on the
-# CPU.
+# The environment of the process that compiles.
 _ENVIRONMENT = {
+    # Where JAX computes something itself, such as shapes.
     "JAX_PLATFORMS": "cpu",
     # libtpu would ask Google's metadata server what machine this is, for minutes where
-    # there is none. It says what it lacks unless it is told of some machine, which has
-    # no influence on the one that is compiled for.
+    # there is none.
     "TPU_SKIP_MDS_QUERY": "1",
+    # libtpu warns unless it is told of some machine. That machine has no influence on
+    # the one that is compiled for.
     "TPU_ACCELERATOR_TYPE": "v4-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
@@ -53,24 +55,26 @@ _ENVIRONMENT = {
 }
 # Variables beside JAX's that change what is compiled.
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-# XLA would try algorithms of its libraries on the GPU.
+# Otherwise XLA would try algorithms of its libraries on a GPU, which is not there.
 _WITHOUT_A_GPU = "--xla_gpu_autotune_level=0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be compiled. of: `step` or `evaluate`. quick: see
-    `compile.compile_for`. extensions: files that the run was loaded with.
-    """
+    """What is to be compiled, and for which machine."""
 
     run: SearchSettings | TrainSettings
+    # Its name, see `machines.machine`.
     machine: str
+    # `step` or `evaluate`.
     of: str
+    # See `compile.compile_for`.
     quick: bool = False
+    # The files of extensions that the run was loaded with.
     extensions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For the process that compiles."""
+        """As plain values, for the process that compiles."""
         return {
             "settings": settings.to_dict(self.run),
             "machine": machine(self.machine).name,
@@ -81,16 +85,21 @@ class Request:
 
 
 def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
-    """The summary of a plan, see `summary`; made anew where settings, source or
-    versions differ from all that are kept.
+    """The summary of a plan, see `summary`.
 
-    again: makes it anew in any case. Raises `UserError` as the other process says.
+    It is made anew where settings, source or versions differ from those of all plans
+    that are kept.
+
+    again: makes it anew in any case.
+    Raises `UserError` as the process that compiles says.
     """
+    # Take a plan that is kept; one that cannot be read is made again.
     kept = _kept(request)
     if kept is not None and not again:
-        # One that cannot be read is made again.
         with contextlib.suppress(OSError, ValueError):
             return json.loads(kept.read_text())
+
+    # Make it and keep it. Where it cannot be kept, the plan is still good.
     result = _made(request.to_dict())
     if kept is not None:
         try:
@@ -104,7 +113,7 @@ def planned(request: Request, *, again: bool = False) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what has a say in a compiled program, as far as it is installed."""
+    """Package -> version, of the compilers and libraries that are installed."""
     found = {}
     for name in _COMPILERS:
         try:
@@ -115,21 +124,19 @@ def versions() -> dict[str, str]:
 
 
 def _made(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of a plan, made by a process of its own.
+
+    request: as `Request.to_dict` gives it.
+    """
+    environment = _environment(request["machine"])
     with tempfile.TemporaryDirectory() as folder:
-        asked, answered = (
-            pathlib.Path(folder, "request.json"),
-            pathlib.Path(folder, "plan.json"),
-        )
+        asked = pathlib.Path(folder, "request.json")
+        answered = pathlib.Path(folder, "plan.json")
         asked.write_text(json.dumps(request))
-        environment = {**os.environ, **_ENVIRONMENT}
-        if machine(request["machine"]).platform == "gpu":
-            flags = environment.get("XLA_FLAGS", "")
-            environment["XLA_FLAGS"] = f"{flags} {_WITHOUT_A_GPU}".strip()
-        paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+
+        # The process ends when its stdin is closed: whoever stops this one stops it,
+        # too.
         command = [sys.executable, "-m", "bnas_jax.plan", str(asked), str(answered)]
-        # Whoever stops this process stops the other, too, which ends when its stdin is
-        # closed.
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=sys.stderr
         ) as process:
@@ -137,11 +144,13 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
                 code = process.wait()
             finally:
                 process.kill()
+
+        # A process that was killed leaves no answer; other errors are its answer.
         if not answered.is_file():
             raise UserError(
                 f"the process that compiles for {request['machine']} ended with {code} "
-                "before it was done;"
-                " where that is -9, memory was short: close other programs"
+                "before it was done; where that is -9, memory was short: close other "
+                "programs"
             )
         result = json.loads(answered.read_text())
     if "error" in result:
@@ -149,22 +158,37 @@ def _made(request: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _environment(machine_name: str) -> dict[str, str]:
+    """The environment of the process that compiles for a machine."""
+    environment = {**os.environ, **_ENVIRONMENT}
+    if machine(machine_name).platform == "gpu":
+        flags = environment.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} {_WITHOUT_A_GPU}".strip()
+
+    # It imports this package from where it is.
+    paths = (str(_PACKAGE.parent), os.environ.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
 def _kept(request: Request) -> pathlib.Path | None:
-    """Where the plan is kept; None without a directory for it, and of data or a teacher
-    on disk, which may change.
+    """The file in which the plan is kept.
+
+    None without a directory for plans, and for data or a teacher on disk, which may
+    change.
     """
-    dataset = request.run.dataset.name
-    if dataset not in SIZES and dataset != "digits":
+    # A plan is kept only where its settings say all of it.
+    run = request.run
+    if run.dataset.name not in SIZES and run.dataset.name != "digits":
         return None
-    if (
-        isinstance(request.run, TrainSettings)
-        and request.run.teacher.workdir is not None
-    ):
+    if isinstance(run, TrainSettings) and run.teacher.workdir is not None:
         return None
     try:
         folder = user_cache() / "bnas_jax" / "plans"
     except (OSError, RuntimeError):
         return None
+
+    # Its name is a hash of all that has a say in the plan.
     names = [name for name in os.environ if name.startswith("JAX_") or name in _FLAGS]
     asked = {
         **request.to_dict(),
@@ -173,7 +197,8 @@ def _kept(request: Request) -> pathlib.Path | None:
         "source": _source(request.extensions),
     }
     text = json.dumps(asked, sort_keys=True)
-    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return folder / f"{digest[:32]}.json"
 
 
 def _source(extensions: tuple[str, ...]) -> str:

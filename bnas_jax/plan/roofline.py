@@ -1,9 +1,8 @@
-"""The least time that a program can take on a chip: what it computes, moves and sends,
-each at the chip's highest rate.
+"""The least time that a program can take on a chip: the roofline model.
 
-A bound, no prediction: nothing is waited for, all three overlap perfectly, and every
-instruction runs at the peak of the matrix units. (The roofline model: Williams,
-Waterman, Patterson, 2009.)
+The program computes, moves and sends, each at the chip's highest rate. It is a bound,
+no prediction: nothing is waited for, all three overlap perfectly, and every instruction
+runs at the peak of the matrix units. (Williams, Waterman, Patterson, 2009.)
 """
 
 from typing import NamedTuple
@@ -14,18 +13,20 @@ COMPUTING, MOVING, SENDING = "operations", "memory bandwidth", "links between ch
 
 
 class Work(NamedTuple):
-    """What one chip does. operations: two for a product and its sum. moved: bytes of
-    its main memory. sent: bytes to others.
-    """
+    """What one chip does when it runs a program."""
 
+    # Two for a product and its sum.
     operations: float
+    # Bytes to and from its main memory.
     moved: float
+    # Bytes to other chips.
     sent: float
 
 
 class Bound(NamedTuple):
-    """times: seconds that computing, moving and sending take at least, each by itself."""
+    """The least time of a program."""
 
+    # The seconds that computing, moving and sending take at least, each by itself.
     times: dict[str, float]
 
     @property
@@ -39,18 +40,19 @@ class Bound(NamedTuple):
         return self.times[self.by]
 
     def without(self, name: str) -> "Bound":
-        """The bound by the others alone."""
-        return Bound(
-            {other: time for other, time in self.times.items() if other != name}
-        )
+        """The bound by the other times alone."""
+        times = {other: time for other, time in self.times.items() if other != name}
+        return Bound(times)
 
 
 def bound(work: Work, chip: Chip, *, precision: str) -> Bound:
-    """The least time for the work. precision: of its products, see `Chip.peak`."""
-    return Bound(
-        {
-            COMPUTING: work.operations / chip.peak(precision),
-            MOVING: work.moved / chip.bandwidth,
-            SENDING: work.sent / chip.link,
-        }
-    )
+    """The least time for the work on a chip.
+
+    precision: that of the products, see `Chip.peak`.
+    """
+    times = {
+        COMPUTING: work.operations / chip.peak(precision),
+        MOVING: work.moved / chip.bandwidth,
+        SENDING: work.sent / chip.link,
+    }
+    return Bound(times)

@@ -10,19 +10,22 @@ from bnas_jax.plan import EVALUATE
 from bnas_jax.plan.chips import GIB
 from bnas_jax.plan.compile import Plan
 from bnas_jax.plan.machines import Machine
-from bnas_jax.plan.movement import OUTSIDE
+from bnas_jax.plan.movement import OUTSIDE, Buffer
 from bnas_jax.plan.roofline import MOVING, SENDING, bound
 from bnas_jax.settings import SearchSettings, TrainSettings
 
+# How many buffers, layers and kinds of kernels are shown.
 _SHOWN = 10
 
 
 def summary(
     run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, of: str
 ) -> dict[str, Any]:
-    """The figures of a plan.
+    """The figures of a plan, as plain values.
 
-    All of memory, operations, bytes and messages are those of one chip.
+    Memory, operations, bytes and messages are those of one chip.
+
+    of: `step` or `evaluate`.
     """
     fits = plan.too_large is None and plan.memory_bytes <= machine.chip.memory
     result: dict[str, Any] = {
@@ -38,35 +41,43 @@ def summary(
         "memory_bytes": plan.memory_bytes,
         "memory_available_bytes": round(machine.chip.memory),
     }
+    # The memory by kind, of the program that needs most.
     if plan.too_large is None:
         largest = max(plan.programs, key=lambda program: program.memory.total)
         result["memory"] = dataclasses.asdict(largest.memory)
     result["compile_seconds"] = round(plan.seconds, 1)
+    # A step that does not fit has no times.
     if fits:
         result |= _work(plan) | _times(run, plan, machine, of=of)
     return result
 
 
 def _work(plan: Plan) -> dict[str, Any]:
-    """What a step does, over its programs."""
+    """What one chip does in a step, over all programs of the step."""
+    # What is moved for each layer, and which kernels run.
     layers: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
     for program in plan.programs:
         layers.update(program.layers)
         kernels.update(program.kernels)
     outside = layers.pop(OUTSIDE, 0)
-    buffers = [buffer for program in plan.programs for buffer in program.buffers]
+
+    # Buffers and messages of all programs, the largest buffers first.
+    buffers: list[Buffer] = []
+    messages: list[dict[str, Any]] = []
+    for program in plan.programs:
+        buffers += program.buffers
+        messages += [message._asdict() for message in program.messages]
     buffers.sort(key=lambda buffer: -buffer.bytes)
-    messages = [
-        message._asdict() for program in plan.programs for message in program.messages
-    ]
+
+    works = [program.work for program in plan.programs]
     return {
-        "operations": sum(program.work.operations for program in plan.programs),
+        "operations": sum(work.operations for work in works),
         "bytes_accessed": sum(program.accessed for program in plan.programs),
-        "bytes_moved": sum(program.work.moved for program in plan.programs),
+        "bytes_moved": sum(work.moved for work in works),
         "bytes_moved_without_padding": sum(program.useful for program in plan.programs),
         "collectives": sum(message["number"] for message in messages),
-        "bytes_sent": sum(program.work.sent for program in plan.programs),
+        "bytes_sent": sum(work.sent for work in works),
         "messages": messages,
         "kernels": dict(kernels.most_common()),
         "largest_buffers": [buffer._asdict() for buffer in buffers[:_SHOWN]],
@@ -78,23 +89,31 @@ def _work(plan: Plan) -> dict[str, Any]:
 def _times(
     run: SearchSettings | TrainSettings, plan: Plan, machine: Machine, *, of: str
 ) -> dict[str, Any]:
-    """The least times."""
-    bounds = [
-        bound(program.work, machine.chip, precision=run.precision)
-        for program in plan.programs
-    ]
-    # The program that would run moves less than one made with little effort.
-    if plan.quick:
-        bounds = [each.without(MOVING) for each in bounds]
+    """The least times of a step, an epoch and all of the run."""
+    # A bound for each program of the step.
+    bounds = []
+    for program in plan.programs:
+        of_program = bound(program.work, machine.chip, precision=run.precision)
+        # The program that would run moves less than one made with little effort.
+        if plan.quick:
+            of_program = of_program.without(MOVING)
+        bounds.append(of_program)
+
+    # The programs run one after the other.
     seconds = sum(each.seconds for each in bounds)
-    parts = {name: sum(each.times[name] for each in bounds) for name in bounds[0].times}
+    parts = {}
+    for name in bounds[0].times:
+        parts[name] = sum(each.times[name] for each in bounds)
+    longest = max(bounds, key=lambda each: each.seconds)
+
+    # The run, and the images that its hosts must read meanwhile.
     epoch = seconds * plan.steps
     epochs = 1 if of == EVALUATE else run.num_epochs
     hours = epoch * epochs / 3600
     needed = plan.images / seconds if seconds else math.inf
     return {
         "step_seconds_at_least": seconds,
-        "bound_by": max(bounds, key=lambda each: each.seconds).by,
+        "bound_by": longest.by,
         "seconds_of_each_at_least": parts,
         "steps_per_epoch": plan.steps,
         "epoch_seconds_at_least": epoch,
@@ -105,13 +124,14 @@ def _times(
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Lines for people. result: a `summary`."""
+    """A plan as lines of text.
+
+    result: a `summary`.
+    """
+    # What is planned, and whether it fits.
+    chips, hosts = _many(result["devices"], "chip"), _many(result["hosts"], "host")
     rows = [
-        (
-            "machine",
-            f"{result['machine']}: {_many(result['devices'], 'chip')}, "
-            f"{_many(result['hosts'], 'host')}",
-        ),
+        ("machine", f"{result['machine']}: {chips}, {hosts}"),
         ("batch", f"{result['batch_size']}, {result['batch_per_device']} a chip"),
         ("memory of a chip", _memory_text(result)),
     ]
@@ -120,6 +140,8 @@ def table(result: Mapping[str, Any]) -> str:
     if result["fits"]:
         rows += _rows_of_work(result)
     rows.append(("compiled in", _compiled_in(result)))
+
+    # Two columns, and lists below.
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {text}" for name, text in rows]
     if result["fits"] and not result["quick"]:
@@ -130,39 +152,58 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of many plans, one a row. results: name -> `summary`, with its date and
-    versions.
+    """A table of many plans in Markdown, one a row.
+
+    results: name -> `summary` with its date and versions, or the error of the plan.
     """
-    head = (
-        "| plan | batch a chip | memory | operations | moved (accessed) | collectives "
-        "| a step at least, by | compiled in |"
-        " date, versions |"
-    )
-    lines = [head, "|---" * 9 + "|"]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     for name, result in results.items():
         if "error" in result:
             lines.append(f"| {name} | {result['error']} |" + " |" * 7)
             continue
-        versions = ", ".join(
-            f"{package} {version}" for package, version in result["versions"].items()
-        )
-        needed = f"{_gib(result['memory_bytes'])} of {_gib(result['memory_available_bytes'])}"
-        cells = [name, str(result["batch_per_device"]), needed]
-        if result["fits"]:
-            cells += [
-                _operations(result),
-                _moved(result),
-                _collectives(result),
-                _least_time(result),
-            ]
-        else:
-            cells += ["does not fit", "", "", ""]
-        cells += [_compiled_in(result), f"{result['date']}, {versions}"]
+        cells = _markdown_cells(name, result)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+_COLUMNS = (
+    "plan",
+    "batch a chip",
+    "memory",
+    "operations",
+    "moved (accessed)",
+    "collectives",
+    "a step at least, by",
+    "compiled in",
+    "date, versions",
+)
+
+
+def _markdown_cells(name: str, result: Mapping[str, Any]) -> list[str]:
+    """The cells of a plan's row, in the order of `_COLUMNS`."""
+    needed, available = result["memory_bytes"], result["memory_available_bytes"]
+    memory = f"{_gib(needed)} of {_gib(available)}"
+    cells = [name, str(result["batch_per_device"]), memory]
+
+    # What a step does; nothing is known of one that does not fit.
+    if result["fits"]:
+        cells += [
+            _operations(result),
+            _moved(result),
+            _collectives(result),
+            _least_time(result),
+        ]
+    else:
+        cells += ["does not fit", "", "", ""]
+
+    # How the plan was made.
+    pairs = result["versions"].items()
+    versions = ", ".join(f"{package} {version}" for package, version in pairs)
+    return [*cells, _compiled_in(result), f"{result['date']}, {versions}"]
+
+
 def _memory_text(result: Mapping[str, Any]) -> str:
+    """What a chip needs of its memory, and whether that is there."""
     needed, available = result["memory_bytes"], result["memory_available_bytes"]
     verdict = "fits" if result["fits"] else "DOES NOT FIT"
     share = 100 * needed / available
@@ -170,53 +211,59 @@ def _memory_text(result: Mapping[str, Any]) -> str:
 
 
 def _rows_of_work(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The rows (name, text) of what a step does and how long it takes at least."""
     what = "batch" if result["of"] == EVALUATE else "step"
     rows = [
         (f"operations a chip and {what}", _operations(result)),
         *_rows_of_bytes(result),
-        ("collectives", f"{result['collectives']}, {_gb(result['bytes_sent'])} sent"),
+        *_rows_of_messages(result),
     ]
+    most = list(result["kernels"].items())[:_SHOWN]
+    kernels = ", ".join(f"{number} {kind}" for kind, number in most)
+    return [*rows, ("kernels", kernels), *_rows_of_times(result, what)]
+
+
+def _rows_of_bytes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The rows of what is moved to and from the main memory."""
+    if result["quick"]:
+        return [("bytes moved", "not known with --quick")]
+    moved, useful = result["bytes_moved"], result["bytes_moved_without_padding"]
+    padding = 1 - useful / max(moved, 1)
+    return [
+        ("bytes moved", f"{_gb(moved)}, {100 * padding:.0f} % of it padding"),
+        ("bytes accessed, XLA's count", _accessed(result)),
+    ]
+
+
+def _rows_of_messages(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The rows of what chips send each other."""
+    sent = _gb(result["bytes_sent"])
+    rows = [("collectives", f"{result['collectives']}, {sent} sent")]
     for message in result["messages"]:
         links = "between hosts, too" if message["between_hosts"] else "within a host"
         of = f"{message['number']} in groups of {message['group']}, {links}"
         rows.append((f"  {message['kind']}", f"{of}, {_gb(message['bytes'])}"))
-    kernels = [
-        f"{number} {kind}" for kind, number in list(result["kernels"].items())[:_SHOWN]
-    ]
-    rows.append(("kernels", ", ".join(kernels)))
-    seconds = result["step_seconds_at_least"]
-    parts = result["seconds_of_each_at_least"]
-    rows += [
-        (
-            f"a {what} takes at least",
-            f"{1000 * seconds:.3g} ms, by {result['bound_by']}",
-        ),
-        *[(f"  {name}", f"{1000 * least:.3g} ms") for name, least in parts.items()],
-        ("an epoch at least", f"{result['epoch_seconds_at_least']:.3g} s"),
-        (
-            "all of it at least",
-            f"{result['hours_at_least']:.3g} hours, "
-            f"{result['chip_hours_at_least']:.3g} chip-hours",
-        ),
-        (
-            "images a second and host",
-            f"{result['images_per_second_and_host_needed']:,.0f} needed for that",
-        ),
-    ]
     return rows
 
 
-def _rows_of_bytes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if result["quick"]:
-        return [("bytes moved", "not known with --quick")]
-    padding = 1 - result["bytes_moved_without_padding"] / max(result["bytes_moved"], 1)
-    return [
-        (
-            "bytes moved",
-            f"{_gb(result['bytes_moved'])}, {100 * padding:.0f} % of it padding",
-        ),
-        ("bytes accessed, XLA's count", _accessed(result)),
+def _rows_of_times(result: Mapping[str, Any], what: str) -> list[tuple[str, str]]:
+    """The rows of the least times. what: "step" or "batch"."""
+    # A step, and what it does by itself.
+    seconds = _milliseconds(result["step_seconds_at_least"])
+    rows = [(f"a {what} takes at least", f"{seconds}, by {result['bound_by']}")]
+    for name, least in result["seconds_of_each_at_least"].items():
+        rows.append((f"  {name}", _milliseconds(least)))
+
+    # The run, and how fast its data must come.
+    epoch = result["epoch_seconds_at_least"]
+    hours, chip_hours = result["hours_at_least"], result["chip_hours_at_least"]
+    images = result["images_per_second_and_host_needed"]
+    rows += [
+        ("an epoch at least", f"{epoch:.3g} s"),
+        ("all of it at least", f"{hours:.3g} hours, {chip_hours:.3g} chip-hours"),
+        ("images a second and host", f"{images:,.0f} needed for that"),
     ]
+    return rows
 
 
 def _moved(result: Mapping[str, Any]) -> str:
@@ -227,9 +274,8 @@ def _moved(result: Mapping[str, Any]) -> str:
 
 def _least_time(result: Mapping[str, Any]) -> str:
     beside = "; bytes moved not known" if result["quick"] else ""
-    return (
-        f"{1000 * result['step_seconds_at_least']:.3g} ms, {result['bound_by']}{beside}"
-    )
+    seconds = _milliseconds(result["step_seconds_at_least"])
+    return f"{seconds}, {result['bound_by']}{beside}"
 
 
 def _compiled_in(result: Mapping[str, Any]) -> str:
@@ -238,6 +284,7 @@ def _compiled_in(result: Mapping[str, Any]) -> str:
 
 
 def _operations(result: Mapping[str, Any]) -> str:
+    # Three digits, without an exponent.
     rounded = float(f"{result['operations'] / 1e9:.3g}")
     return f"{rounded:,g} G"
 
@@ -245,17 +292,19 @@ def _operations(result: Mapping[str, Any]) -> str:
 def _collectives(result: Mapping[str, Any]) -> str:
     if not result["collectives"]:
         return "0"
-    sending = 1000 * result["seconds_of_each_at_least"][SENDING]
-    return f"{result['collectives']}, {sending:.3g} ms"
+    sending = _milliseconds(result["seconds_of_each_at_least"][SENDING])
+    return f"{result['collectives']}, {sending}"
 
 
 def _accessed(result: Mapping[str, Any]) -> str:
+    # XLA's compiler for GPUs does not count.
     if not result["bytes_accessed"]:
         return "not given"
     return _gb(result["bytes_accessed"])
 
 
 def _layer_lines(result: Mapping[str, Any]) -> list[str]:
+    """The layers that move most, one a line."""
     lines = ["What moves most:"]
     for name, size in result["layers"].items():
         lines.append(f"  {_gb(size):>10}  {name}")
@@ -264,15 +313,21 @@ def _layer_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _buffer_lines(result: Mapping[str, Any]) -> list[str]:
+    """The largest arrays, one a line."""
     lines = ["The largest arrays (without padding):"]
     for buffer in result["largest_buffers"]:
-        sizes = f"{buffer['bytes'] / 2**20:9.1f} MiB ({buffer['useful'] / 2**20:.1f})"
+        padded, useful = buffer["bytes"] / 2**20, buffer["useful"] / 2**20
+        sizes = f"{padded:9.1f} MiB ({useful:.1f})"
         lines.append(f"  {sizes}  {buffer['array']}  {buffer['layer']}")
     return lines
 
 
 def _many(number: int, what: str) -> str:
     return f"{number} {what}" + ("s" if number > 1 else "")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
 
 
 def _gib(size: float) -> str:

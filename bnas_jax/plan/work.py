@@ -1,5 +1,6 @@
-"""What a compiled program computes, moves and sends, whether its devices are there or
-not.
+"""What a compiled program computes, moves and sends.
+
+It is read from the program's text: whether its devices are there does not matter.
 """
 
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from bnas_jax.plan.roofline import Work
 
 
 class Read(NamedTuple):
-    """A compiled program, read. work: of one chip."""
+    """What a compiled program does."""
 
+    # Of one chip.
     work: Work
     moves: list[Move]
     messages: list[Message]
@@ -29,12 +31,16 @@ def read(
     chips_per_host: int,
     switch_adds: bool,
 ) -> Read:
-    """The program for one of these chips.
+    """Reads a compiled program, as one of the chips runs it.
 
     Its operations are XLA's count or those of products alone, whichever is more: XLA
-    counts a loop once, and its compiler for GPUs counts nothing. traced: None counts no
-    products. switch_adds: see `chips.Chip`.
+    counts a loop once, and its compiler for GPUs counts nothing.
+
+    traced: the program before it was compiled; None counts no products.
+    chips: how many run the program together.
+    switch_adds: see `chips.Chip`.
     """
+    # Bytes of the main memory, and between chips.
     moves = movement.moves(compiled_text.read(compiled.as_text() or ""))
     messages = movement.messages(
         moves,
@@ -42,7 +48,10 @@ def read(
         chips_per_host=chips_per_host,
         switch_adds=switch_adds,
     )
-    operations = (compiled.cost_analysis() or {}).get("flops", 0.0)
+
+    # Operations: the larger of the two counts.
+    counts = compiled.cost_analysis() or {}
+    operations = counts.get("flops", 0.0)
     if traced is not None:
         operations = max(operations, products(traced))
     work = Work(

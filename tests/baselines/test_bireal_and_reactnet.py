@@ -120,7 +120,10 @@ def test_every_parameter_gets_a_gradient(name):
 def test_widths_of_the_mobilenet_stay_or_double():
     with pytest.raises(
         UserError,
-        match=r"config\.network\.widths: .* as shortcuts repeat their input; got 24 behind 8",
+        match=(
+            r"config\.network\.widths: .* as shortcuts repeat their input; got 24 "
+            r"behind 8"
+        ),
     ):
         NETWORKS["reactnet_mobilenet"](widths=(8, 8, 24))
     with pytest.raises(

@@ -201,7 +201,10 @@ def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(
     network = built(name, Xnor())
     with pytest.raises(
         UserError,
-        match=f"images of {size} pixels cannot be halved {times} times.*a multiple of {2**times}",
+        match=(
+            f"images of {size} pixels cannot be halved {times} times.*a multiple of "
+            f"{2**times}"
+        ),
     ):
         cost(network, image_shape=(size, size, 3))
 

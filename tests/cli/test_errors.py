@@ -33,14 +33,15 @@ pytestmark = [
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "errors.md"
 # What Python and its libraries say of a value, an object or a file.
 PYTHONS = re.compile(
-    r"invalid literal|could not convert|object has no attribute|<bound|<class|NoneType|codec|Non-boolean|\[Errno|allow_pickle"
+    r"invalid literal|could not convert|object has no attribute|<bound|<class"
+    r"|NoneType|codec|Non-boolean|\[Errno|allow_pickle"
 )
 # A config that raises is its writer's Python.
 OWN_CODE = ("raises.py", "notes.txt")
 
 
 def rows() -> list[tuple[str, str]]:
-    """(what is written behind `python -m bnas_jax`, what the error says) of each row."""
+    """(what is written behind `python -m bnas_jax`, what the error says) by rows."""
     return re.findall(
         r"^\| `(.+)` \| `(.+)` \|$", DOCUMENT.read_text(), flags=re.MULTILINE
     )
@@ -145,7 +146,10 @@ def test_a_config_without_its_function_is_said(tmp_path):
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=DOCUMENT.parent.parent, check=False
     )
-    expected = f"bnas_jax: error: {tmp_path / 'nothing.py'} has no function get_config(); configs/train.py shows one\n"
+    expected = (
+        f"bnas_jax: error: {tmp_path / 'nothing.py'} has no function get_config(); "
+        "configs/train.py shows one\n"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 

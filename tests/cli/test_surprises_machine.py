@@ -145,7 +145,10 @@ def test_nobody_hears_the_messages(redirect):
 
 def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
     """14.16: what a library writes to stderr would go into that file."""
-    code = f"from bnas_jax import machine; machine.open_streams(); print(open({str(tmp_path / 'f')!r}, 'w').fileno())"
+    code = (
+        "from bnas_jax import machine; machine.open_streams(); "
+        f"print(open({str(tmp_path / 'f')!r}, 'w').fileno())"
+    )
     line = f"{shlex.join([sys.executable, '-c', code])} 2>&-"
     done = subprocess.run(
         ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True
@@ -204,7 +207,10 @@ def test_a_disk_that_becomes_full_under_the_records(tmp_path, no_room):
             log.write({"step": step, "loss": 0.25})
     with pytest.raises(
         UserError,
-        match=r"cannot write .*metrics\.jsonl \(File too large\); make room there .*goes on",
+        match=(
+            r"cannot write .*metrics\.jsonl \(File too large\); make room there .*goes "
+            r"on"
+        ),
     ):
         log.write({"step": 9, "text": "t" * 500})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -457,7 +463,8 @@ if __name__ == "__main__":
     from bnas_jax.data.readers.encoded import ReadOptions
     from bnas_jax.data.stream import StreamTrainSource
 
-    images = load.load("folder", "images", ReadOptions(image_size=16, in_memory_mib=0, workers=1)).train
+    options = ReadOptions(image_size=16, in_memory_mib=0, workers=1)
+    images = load.load("folder", "images", options).train
     source = StreamTrainSource(images, 4, 0, Augmentation((0.0,) * 3, (1.0,) * 3))
     feeds = [source.feed(step) for step in range(3)]
 """

@@ -140,7 +140,7 @@ def test_parameters_of_small_released_networks(net, image_shape, params, cells):
 
 
 @pytest.mark.parametrize(("name", "printed"), [("F", 2.49e8), ("G", 6.39e8)])
-def test_f_and_g_count_what_table_13_prints_with_the_cell_of_their_presets_and_not_with_that_of_its_gamma(
+def test_f_and_g_count_what_table_13_prints_with_their_cell_and_not_that_of_its_gamma(
     name, printed
 ):
     (net, image_shape), *_ = SIZES[name]
@@ -213,8 +213,8 @@ SMALL_CELLS = Genotype(
         ("avg_pool_3x3", 2), ("none", 3), ("bin_dil_conv_3x3", 4), ("bin_conv_5x5", 2),
     ),
     reduce=(
-        ("bin_conv_5x5", 0), ("bin_conv_3x3", 1), ("bin_dil_conv_3x3", 2), ("max_pool_3x3", 0),
-        ("none", 3), ("none", 3), ("none", 4), ("none", 4),
+        ("bin_conv_5x5", 0), ("bin_conv_3x3", 1), ("bin_dil_conv_3x3", 2),
+        ("max_pool_3x3", 0), ("none", 3), ("none", 3), ("none", 4), ("none", 4),
     ),
 )  # fmt: skip
 SMALL = network(SMALL_CELLS, 5, 2, 7)
@@ -593,7 +593,7 @@ def test_fit_budget_may_use_the_budget_up():
 
 @pytest.mark.long
 def test_fit_budget_finds_the_width_of_the_paper():
-    """Table 7 prints 1.48e8 FLOPs for D, which Table 5 gives 12 cells of 64 channels."""
+    """Table 7 prints 1.48e8 FLOPs for D; by Table 5 it has 12 cells of 64 channels."""
     net, image_shape = D
     found = fit_budget(
         net.clone(reduction_skip="binary", channels=2), 1.48e8, image_shape=image_shape
@@ -715,7 +715,10 @@ def test_table_shows_each_module_the_totals_and_the_formulas(small):
 def test_images_and_layers_that_the_network_cannot_have_are_refused():
     with pytest.raises(
         UserError,
-        match="images of 10 pixels at the first cell cannot be halved by 2 reduction cells",
+        match=(
+            "images of 10 pixels at the first cell cannot be halved by 2 reduction "
+            "cells"
+        ),
     ):
         cost(SMALL, image_shape=(10, 10, 3))
     unknown = genotype.Genotype(

@@ -290,7 +290,9 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
     )
     with pytest.raises(
         UserError,
-        match="4 groups of a convolution do not divide its 6 input and 6 output channels",
+        match=(
+            "4 groups of a convolution do not divide its 6 input and 6 output channels"
+        ),
     ):
         jax.eval_shape(
             lambda: conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 6)), train=False)

@@ -233,7 +233,10 @@ def test_what_needs_eight_pairs_says_so():
     genotype_lib.check_two_a_node(Genotype(CELL, CELL), "these")
     with pytest.raises(
         UserError,
-        match="these need a reduce cell of eight pairs, two a node; this one has 14, 2, 3, 4, 5",
+        match=(
+            "these need a reduce cell of eight pairs, two a node; this one has 14, 2, "
+            "3, 4, 5"
+        ),
     ) as caught:
         genotype_lib.check_two_a_node(Genotype(CELL, ALL_EDGES), "these")
     message_of(caught)
@@ -252,8 +255,10 @@ def test_json_and_back(name, tmp_path):
 
 
 ABBREVIATIONS = {
-    "s3": "sep_conv_3x3", "s5": "sep_conv_5x5", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5", "sk": "skip_connect",
-    "mp": "max_pool_3x3", "ap": "avg_pool_3x3", "no": "none", "c3": "bin_conv_3x3", "dc3": "bin_dil_conv_3x3",
+    "s3": "sep_conv_3x3", "s5": "sep_conv_5x5", "sk": "skip_connect",
+    "d3": "dil_conv_3x3", "d5": "dil_conv_5x5", "no": "none",
+    "mp": "max_pool_3x3", "ap": "avg_pool_3x3",
+    "c3": "bin_conv_3x3", "dc3": "bin_dil_conv_3x3",
 }  # fmt: skip
 # As their authors print them.
 PRINTED = {

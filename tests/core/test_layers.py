@@ -174,9 +174,11 @@ def test_the_layers_of_table_3():
     assert set(LAYERS) > set(TABLE_3)
     convs = {name: LAYERS[name] for name in LEARNABLE}
     assert convs == {
-        "bin_conv_3x3": BinaryConvType(3, 1), "bin_conv_5x5": BinaryConvType(5, 1),
-        "bin_dil_conv_3x3": BinaryConvType(3, 2), "bin_dil_conv_5x5": BinaryConvType(5, 2),
-    }  # fmt: skip
+        "bin_conv_3x3": BinaryConvType(3, 1),
+        "bin_conv_5x5": BinaryConvType(5, 1),
+        "bin_dil_conv_3x3": BinaryConvType(3, 2),
+        "bin_dil_conv_5x5": BinaryConvType(5, 2),
+    }
     counts = {
         name: [layer_type(name).num_convs(stride) for stride in (1, 2)]
         for name in TABLE_3

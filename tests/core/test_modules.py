@@ -262,7 +262,7 @@ SHORT = ("HIGHEST", "bf16 bf16 f32")
 
 @pytest.mark.parametrize("scheme", [PAPER, RELEASE], ids=["paper", "release"])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_products_of_floats_have_the_precision_that_is_set_and_those_of_signs_a_single_pass(
+def test_products_of_floats_have_the_precision_that_is_set_those_of_signs_a_single_pass(
     scheme, kernel
 ):
     layer, shape = binary_conv(kernel, scheme), (1, 8, 8, 16)

@@ -49,7 +49,7 @@ def network(cell, num_cells, *, channels=4, num_classes=7, **options):
 
 
 def variables_of(model, shape):
-    """The shapes of a network's variables, and of its logits for images of this shape."""
+    """The shapes of a network's variables, and of its logits for such images."""
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     logits, variables = jax.eval_shape(
         lambda x: model.init_with_output(jax.random.key(0), x, train=False), images
@@ -84,10 +84,17 @@ def test_any_image_size_and_channel_count_the_strides_allow(form, shape, num_cel
 @pytest.mark.parametrize(
     ("form", "shape", "num_cells", "expected"),
     [
-        ("cifar", (1, 7, 8, 1), 5, "images of 7 pixels at the first cell cannot be halved by 2 reduction cells"),
+        (
+            "cifar", (1, 7, 8, 1), 5,
+            "images of 7 pixels at the first cell cannot be halved by 2 reduction "
+            "cells",
+        ),
         ("cifar", (1, 8, 30, 1), 5, "images of 30 pixels .* for instance 28"),
         ("cifar", (1, 2, 2, 1), 5, "images of 2 pixels .* for instance 4"),
-        ("cifar", (1, 9, 9, 3), 1, "cannot be halved by 1 reduction cells; use a multiple of 2"),
+        (
+            "cifar", (1, 9, 9, 3), 1,
+            "cannot be halved by 1 reduction cells; use a multiple of 2",
+        ),
         ("imagenet", (1, 40, 40, 3), 6, "images of 5 pixels at the first cell"),
     ],
 )  # fmt: skip
@@ -232,9 +239,9 @@ def test_forms_differ_beside_the_cells():
         form: variables_of(network(mild, 3, form=form), (1, 8, 8, 3))[1]
         for form in ("cifar", "darts", "snas", "gdas")
     }
-    assert {form: ("params", "last_bn", "scale") in found for form, found in of_form.items()} == {
-        "cifar": False, "darts": False, "snas": False, "gdas": True,
-    }  # fmt: skip
+    assert {
+        form: ("params", "last_bn", "scale") in found for form, found in of_form.items()
+    } == {"cifar": False, "darts": False, "snas": False, "gdas": True}
     # Cell 2 follows a reduction, and reduces: its first layer is a pooling.
     resize = {
         form: sorted(
@@ -293,7 +300,7 @@ def test_an_auxiliary_head_on_features_of_another_size_is_refused(with_auxiliary
     assert "\n" not in str(caught.value)
 
 
-def test_the_fixed_reduction_keeps_all_its_convolutions_binary_and_is_dropped_in_parts():
+def test_the_fixed_reduction_keeps_its_convolutions_binary_and_is_dropped_in_parts():
     net = network(genotypes.load("gdas_f1"), 3, channels=4, form="darts")
     _, variables = variables_of(net, (1, 8, 8, 3))
     kernels = [
@@ -392,7 +399,7 @@ def test_a_normal_skip_adds_the_previous_output():
 
 
 def random_like(variables, seed=0):
-    """Variables of the same shapes, all different from their start; variances positive."""
+    """Variables of the same shapes, none as at the start; variances are positive."""
     rng = np.random.default_rng(seed)
     leaves, structure = jax.tree.flatten(variables)
     return jax.tree.unflatten(
@@ -563,7 +570,7 @@ def small():
 
 
 def test_cells_of_any_number_of_edges_are_built_and_their_layers_dropped():
-    """A node of one edge, one that takes an input twice, and all edges of the last one."""
+    """A node of one edge, one that takes an input twice, and one with all edges."""
     conv = "bin_conv_3x3"
     nodes = [
         [[conv, 0]],
@@ -683,7 +690,10 @@ def test_an_unknown_skip_across_a_reduction_is_refused():
     )
     with pytest.raises(
         UserError,
-        match="reduction_skip must be one of float, binary_weight, binary, binary_bn, got 'none'",
+        match=(
+            "reduction_skip must be one of float, binary_weight, binary, binary_bn, "
+            "got 'none'"
+        ),
     ):
         jax.eval_shape(
             lambda x: skip.init(jax.random.key(0), x, train=False),

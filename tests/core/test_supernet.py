@@ -39,14 +39,19 @@ NETS = {
     # Without K, some convolutions float, statistics of each edge, no dilated
     # convolutions; reduction cells alone.
     "head": supernet(
-        2, 3, 5, layer_types=NO_DILATED, shared_statistics=False, reduction_skip="float", float_head=True,
+        2, 3, 5, layer_types=NO_DILATED, shared_statistics=False,
+        reduction_skip="float", float_head=True,
         scheme=Xnor(activation_scale=False, sign_of_zero=0), arithmetic=FLOAT64,
     ),
     # No binary convolution at all.
-    "float": supernet(1, 2, 5, layer_types=(ZEROISE, "avg_pool_3x3", "bin_conv_3x3"), scheme=Float(), arithmetic=FLOAT64),
+    "float": supernet(
+        1, 2, 5, layer_types=(ZEROISE, "avg_pool_3x3", "bin_conv_3x3"),
+        scheme=Float(), arithmetic=FLOAT64,
+    ),
     # Layer types that run in copies: DARTS's, in its template.
     "darts": supernet(
-        1, 2, 5, layer_types=("skip_connect", "sep_conv_3x3", "max_pool_3x3"), form="darts", skip=False,
+        1, 2, 5, layer_types=("skip_connect", "sep_conv_3x3", "max_pool_3x3"),
+        form="darts", skip=False,
         scheme=Float(order="relu_first"), arithmetic=FLOAT64,
     ),
 }  # fmt: skip
@@ -97,8 +102,13 @@ def numbers_of(net, variables, alphas):
     )
     logits_eval = net.apply(variables, alphas, IMAGES, train=False)
     return {
-        "eval": logits_eval, "loss": loss, "logits": logits, "after": after, "params": to_params, "alphas": to_alphas,
-    }  # fmt: skip
+        "eval": logits_eval,
+        "loss": loss,
+        "logits": logits,
+        "after": after,
+        "params": to_params,
+        "alphas": to_alphas,
+    }
 
 
 def largest(tree):
@@ -217,15 +227,21 @@ CHOICES = np.array([3, 4, 2, 1])  # one of each kind, for four edges
 # Each with layers that run as one, that run in copies and that have a module for each
 # edge.
 EDGES_OF_A_STATE = {
-    "binary": MixedEdges(channels=4, stride=2, layer_types=ALL_KINDS, scheme=Xnor(), arithmetic=Arithmetic()),
+    "binary": MixedEdges(
+        channels=4, stride=2, layer_types=ALL_KINDS,
+        scheme=Xnor(), arithmetic=Arithmetic(),
+    ),
     "each with statistics": MixedEdges(
-        channels=4, stride=1, layer_types=ALL_KINDS, scheme=Xnor(), arithmetic=Arithmetic(), shared_statistics=False
+        channels=4, stride=1, layer_types=ALL_KINDS,
+        scheme=Xnor(), arithmetic=Arithmetic(), shared_statistics=False,
     ),
     "own parameters": MixedEdges(
-        channels=4, stride=1, layer_types=ALL_KINDS, scheme=Xnor(activation="prelu"), arithmetic=Arithmetic()
+        channels=4, stride=1, layer_types=ALL_KINDS,
+        scheme=Xnor(activation="prelu"), arithmetic=Arithmetic(),
     ),
     "gdas": MixedEdges(
-        channels=4, stride=2, layer_types=ALL_KINDS, scheme=Float(order="relu_first", bias=True),
+        channels=4, stride=2, layer_types=ALL_KINDS,
+        scheme=Float(order="relu_first", bias=True),
         arithmetic=Arithmetic(), bn_of_pools=False,
     ),
 }  # fmt: skip
@@ -483,7 +499,9 @@ def test_any_image_size_and_set_of_layer_types(num_cells, shape, layer_types):
 def test_images_that_the_reductions_cannot_halve_are_refused():
     with pytest.raises(
         UserError,
-        match="images of 6 pixels at the first cell cannot be halved by 2 reduction cells",
+        match=(
+            "images of 6 pixels at the first cell cannot be halved by 2 reduction cells"
+        ),
     ) as caught:
         shapes_of(supernet(5), np.zeros((1, 6, 8, 3), np.float32))
     assert "\n" not in str(caught.value)

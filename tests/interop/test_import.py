@@ -42,7 +42,7 @@ IMAGENET_SIZES = [
 
 @pytest.fixture(scope="module")
 def released(reference) -> dict[str, np.ndarray]:
-    """A checkpoint of the released code, with images and the logits it gives for them."""
+    """A checkpoint of the released code, with images and its logits for them."""
     with np.load(reference / "cifar_net_c4_l5_latest_cell_zeroise.npz") as stored:
         return dict(stored)
 
@@ -116,7 +116,10 @@ def test_npz_and_safetensors_hold_the_same_arrays(files, state):
 def test_a_pytorch_file_needs_pytorch_and_says_so(tmp_path, name):
     """The file is empty: where PyTorch is installed, that is what is wrong with it."""
     (tmp_path / name).write_bytes(b"")
-    absent = rf"{re.escape(name)} needs PyTorch: pip install torch, or convert it to \.npz or \.safetensors"
+    absent = (
+        rf"{re.escape(name)} needs PyTorch: pip install torch, or convert it to \.npz "
+        r"or \.safetensors"
+    )
     with pytest.raises(
         UserError,
         match="no whole PyTorch file" if importlib.util.find_spec("torch") else absent,
@@ -276,7 +279,7 @@ def test_the_kind_of_file_makes_no_difference(files, imported, tmp_path, capfd):
     assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
-def test_what_is_imported_follows_the_release_and_can_be_evaluated_as_far_as_its_data_fits(
+def test_what_is_imported_follows_the_release_and_is_evaluated_where_its_data_fits(
     imported, capfd
 ):
     config = settings.from_config(json.loads((imported / "config.json").read_text()))

@@ -143,7 +143,8 @@ def test_training_gives_their_loss_gradients_and_statistics(published):
 @pytest.mark.parametrize("search", [False, True], ids=["affine", "search"])
 def test_the_fixed_reduction_cell_of_gdas(reference, search, halved):
     arrays = dict(np.load(reference / "searchers" / "gdas_reduction_cell.npz"))
-    prefix = f"{'search' if search else 'affine'}.after_{'reduction' if halved else 'normal'}."
+    kind = "search" if search else "affine"
+    prefix = f"{kind}.after_{'reduction' if halved else 'normal'}."
     found = part(arrays, prefix)
     cell = FixedReduction(
         place=Place(index=1, channels=8, reduction=True, halved=halved),

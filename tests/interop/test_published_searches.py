@@ -135,7 +135,7 @@ def test_the_second_order_gradient_of_alpha_is_that_of_darts(
 
 
 def expected_params(name: str, arrays, prefix: str):
-    """(parameters with the published ones after some steps, which of them those are)."""
+    """(parameters with the published ones after some steps, which ones those are)."""
     after = {
         f"state.{key.removeprefix(prefix)}": value
         for key, value in arrays.items()

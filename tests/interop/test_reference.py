@@ -28,13 +28,26 @@ from bnas_jax.core.supernet import Supernet
 from bnas_jax.interop import reference as interop
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    "cifar_net_c4_l5_latest_cell": {"form": "cifar", "genotype": "latest_cell", "num_cells": 5, "num_classes": 10},
-    "cifar_net_c4_l5_latest_cell_zeroise": {
-        "form": "cifar", "genotype": "latest_cell_zeroise", "num_cells": 5, "num_classes": 10,
+    "cifar_net_c4_l5_latest_cell": {
+        "form": "cifar",
+        "genotype": "latest_cell",
+        "num_cells": 5,
+        "num_classes": 10,
     },
-    "imagenet_net_c4_l6_latest_cell": {"form": "imagenet", "genotype": "latest_cell", "num_cells": 6, "num_classes": 7},
+    "cifar_net_c4_l5_latest_cell_zeroise": {
+        "form": "cifar",
+        "genotype": "latest_cell_zeroise",
+        "num_cells": 5,
+        "num_classes": 10,
+    },
+    "imagenet_net_c4_l6_latest_cell": {
+        "form": "imagenet",
+        "genotype": "latest_cell",
+        "num_cells": 6,
+        "num_classes": 7,
+    },
     "supernet_c4_l5": {"form": "supernet", "num_cells": 5, "num_classes": 10},
-}  # fmt: skip
+}
 CONVENTIONS = {"clean": "meant", "head": "release"}
 # What the released code does to its latent weights.
 RELEASED = Xnor().latents
@@ -437,8 +450,17 @@ KERNEL = "cells.0._ops.1.op.0.weight"
 @pytest.mark.parametrize(
     ("change", "options", "expected"),
     [
-        (lambda c: without(c, KERNEL), {}, f"the checkpoint lacks {KERNEL}; check form, genotype, num_cells and conventions"),
-        (lambda c: without(c, "stem.bn.running_var"), {}, "the checkpoint lacks stem.bn.running_var"),
+        (
+            lambda c: without(c, KERNEL),
+            {},
+            f"the checkpoint lacks {KERNEL}; check form, genotype, num_cells and "
+            "conventions",
+        ),
+        (
+            lambda c: without(c, "stem.bn.running_var"),
+            {},
+            "the checkpoint lacks stem.bn.running_var",
+        ),
         (lambda c: {}, {}, "the checkpoint lacks "),
         (
             lambda c: c | {KERNEL: c[KERNEL][:, :-1]},
@@ -446,22 +468,62 @@ KERNEL = "cells.0._ops.1.op.0.weight"
             f"{KERNEL} has the shape (3, 3, 3, 4) (HWIO), the network needs (3, 3, 4, "
             "4); check channels, num_classes and",
         ),
-        (lambda c: c | {KERNEL: c[KERNEL][0, 0, 0, 0]}, {}, f"{KERNEL} has the shape () (HWIO)"),
+        (
+            lambda c: c | {KERNEL: c[KERNEL][0, 0, 0, 0]},
+            {},
+            f"{KERNEL} has the shape () (HWIO)",
+        ),
         (lambda c: c, {"channels": 8}, "the network needs"),
-        (lambda c: c, {"num_classes": 7}, "has the shape (10,) (HWIO), the network needs (7,)"),
-        (lambda c: c | {"aux.weight": c[KERNEL]}, {}, "the checkpoint has aux.weight, which this network lacks; check"),
-        (lambda c: c, {"genotype": "latest_cell"}, "the checkpoint lacks cells.0._ops."),
+        (
+            lambda c: c,
+            {"num_classes": 7},
+            "has the shape (10,) (HWIO), the network needs (7,)",
+        ),
+        (
+            lambda c: c | {"aux.weight": c[KERNEL]},
+            {},
+            "the checkpoint has aux.weight, which this network lacks; check",
+        ),
+        (
+            lambda c: c,
+            {"genotype": "latest_cell"},
+            "the checkpoint lacks cells.0._ops.",
+        ),
         (lambda c: c, {"num_cells": 6}, "the checkpoint lacks cells."),
         (lambda c: c, {"num_cells": 4}, "check "),
-        (lambda c: c, {"conventions": "paper"}, "the checkpoint lacks cells.1.preprocess_res."),
-        (lambda c: c, {"conventions": "papers"}, "conventions must be one of paper, release, meant, got 'papers'"),
-        (lambda c: c, {"form": "mnist"}, "form must be one of cifar, imagenet, supernet, got 'mnist'"),
+        (
+            lambda c: c,
+            {"conventions": "paper"},
+            "the checkpoint lacks cells.1.preprocess_res.",
+        ),
+        (
+            lambda c: c,
+            {"conventions": "papers"},
+            "conventions must be one of paper, release, meant, got 'papers'",
+        ),
+        (
+            lambda c: c,
+            {"form": "mnist"},
+            "form must be one of cifar, imagenet, supernet, got 'mnist'",
+        ),
         (lambda c: c, {"form": "supernet"}, "the checkpoint lacks cells.0._ops."),
-        (lambda c: c, {"genotype": "nowhere"}, "'nowhere' is neither a file nor a named cell"),
-        (lambda c: c, {"genotype": None}, "a network of the form cifar needs a genotype"),
-        (lambda c: c, {"genotype": "darts_v2"}, "layer type 'sep_conv_3x3' is none of the authors' code"),
+        (
+            lambda c: c,
+            {"genotype": "nowhere"},
+            "'nowhere' is neither a file nor a named cell",
+        ),
+        (
+            lambda c: c,
+            {"genotype": None},
+            "a network of the form cifar needs a genotype",
+        ),
+        (
+            lambda c: c,
+            {"genotype": "darts_v2"},
+            "layer type 'sep_conv_3x3' is none of the authors' code",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(checkpoint, change, options, expected):
     with pytest.raises(UserError, match=re.escape(expected)) as caught:
         load(change(checkpoint), SMALL, **options)

@@ -31,13 +31,20 @@ printf '%s\0' "$tool" "$@" >>"$FAKE/calls"
 printf '\1' >>"$FAKE/calls"
 IFS=$'\t' read -r wanted code output <"$FAKE/play"
 sed -i 1d "$FAKE/play"
-if [[ $call != "$wanted" ]]; then echo "played $wanted, called $*" | tee -a "$FAKE/wrong" >&2; exit 97; fi
+if [[ $call != "$wanted" ]]; then
+    echo "played $wanted, called $*" | tee -a "$FAKE/wrong" >&2
+    exit 97
+fi
 for word; do
     if [[ $word == --from-file=* ]]; then cp "${word#*=}" "$FAKE/code.tar.gz"; fi
 done
 if [[ $call == sbatch || "$*" == *--filename=-* ]]; then cat >"$FAKE/stdin"; fi
-if ((code)); then echo "$output" | tee "$FAKE/said" >&2; else printf '%s' "${output:+$output
-}"; fi
+if ((code)); then
+    echo "$output" | tee "$FAKE/said" >&2
+else
+    printf '%s' "${output:+$output
+}"
+fi
 exit "$code"
 """
 

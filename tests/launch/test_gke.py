@@ -1,4 +1,4 @@
-"""launch/gke.sh: its manifest, and what it does against a kubectl that plays a cluster."""
+"""launch/gke.sh: its manifest, and what it does with a kubectl that plays a cluster."""
 
 import shlex
 import subprocess
@@ -66,7 +66,7 @@ def test_a_pod_on_each_host_of_the_slice(type, accelerator, topology, hosts, chi
 
 
 def test_slices_are_shaped_as_a_plan_has_them():
-    """The launchers' table and the one of `plan` agree in every slice that both have."""
+    """The tables of the launchers and of `plan` agree in every slice that both have."""
     chips = [chip for chip in CHIPS.values() if chip.platform == "tpu"]
     slices = [
         machines.machine(name) for chip in chips for name in machines.names_of(chip)

@@ -57,7 +57,7 @@ DELETE = answer("gcloud queued-resources delete")
 
 
 def play(folder, lines: list[str], *options: str) -> fake_clouds.Played:
-    """With a look at the state as often as gcloud answers; checks every call's options."""
+    """Looks at the state as often as gcloud answers; checks every call's options."""
     fixed = ["--name=n", "--zone=z", "--poll=0"]
     played = fake_clouds.play(folder, lines, "tpu_vm.sh", *fixed, *options, *TRAIN)
     for call in played.calls:

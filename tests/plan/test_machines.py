@@ -73,7 +73,7 @@ def test_a_name_that_is_none_is_answered_with_one_that_is(name, said):
 
 
 def test_peaks_of_products():
-    """A TPU multiplies bfloat16 alone, a GPU signs as float16; they are exact in both."""
+    """A TPU multiplies bfloat16 alone, a GPU signs as float16: both are exact."""
     v4, h100 = CHIPS["v4"], CHIPS["h100"]
 
     assert v4.peak("bfloat16") == v4.peak("float32") == 275e12

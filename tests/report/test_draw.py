@@ -236,7 +236,10 @@ def test_as_a_process_it_needs_no_jax_and_gives_the_same_bytes(capfd, tmp_path):
     (tmp_path / "matplotlibrc").write_text("svg.fonttype: path\nfont.size: 30\n")
     for name in ("cell.svg", "cell.png"):
         out = tmp_path / name
-        code = "import sys\nfrom bnas_jax.__main__ import run\nsys.exit(run(sys.argv[1:]) or 'jax' in sys.modules)"
+        code = (
+            "import sys\nfrom bnas_jax.__main__ import run\nsys.exit(run(sys.argv[1:]) "
+            "or 'jax' in sys.modules)"
+        )
         command = [
             sys.executable,
             "-c",

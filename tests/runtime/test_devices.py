@@ -1,4 +1,4 @@
-"""Several devices and several processes give what one device gives, and end together."""
+"""Several devices and several processes give what one device does, and end together."""
 
 import dataclasses
 import functools
@@ -581,7 +581,10 @@ def run_settings(**changes) -> settings.RunSettings:
         (
             3,
             1,
-            r"batch_size=64 cannot be divided over 3 devices: write a multiple of 3, for instance 66",
+            (
+                r"batch_size=64 cannot be divided over 3 devices: "
+                r"write a multiple of 3, for instance 66"
+            ),
         ),
         (8, 3, "multiple of 24"),
     ],

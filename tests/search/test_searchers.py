@@ -54,7 +54,7 @@ def named(cell: np.ndarray, primitives) -> list[tuple[str, int]]:
 def test_the_genotype_is_that_of_the_published_code(
     reference, file, searcher, alphas, genotype
 ):
-    """Of twenty random alphas, among them ties everywhere and Zeroise always largest."""
+    """Of twenty random alphas, some with ties everywhere or Zeroise always largest."""
     with np.load(
         reference / "searchers" / f"{file}_derivation.npz", allow_pickle=False
     ) as stored:

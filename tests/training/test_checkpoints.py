@@ -161,7 +161,9 @@ def test_where_all_are_damaged_it_is_an_error_and_nothing_is_touched(saved):
     before = tree_of(saved.parent)
     with pytest.raises(
         UserError,
-        match=r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted",
+        match=(
+            r"no whole checkpoint in .*damaged are steps 1, 2, 3; nothing was deleted"
+        ),
     ):
         restored(saved)
     with pytest.raises(UserError, match="no whole checkpoint"):
@@ -228,7 +230,10 @@ def test_the_checkpoint_asked_for_is_not_replaced_by_another_where_it_is_damaged
     flip(arrays_file(saved / "2"))
     with pytest.raises(
         UserError,
-        match=r"step 2 in .* is damaged; take another step, `last` is the newest whole one",
+        match=(
+            r"step 2 in .* is damaged; take another step, `last` is the newest whole "
+            r"one"
+        ),
     ):
         CheckpointReader(saved).restore_variables(variables_of(SHAPES), "2")
 
@@ -269,7 +274,10 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_leaf_that_diffe
     ):
         with pytest.raises(
             UserError,
-            match=rf"the checkpoint of step 3 in .* of another network or optimizer: {message}",
+            match=(
+                r"the checkpoint of step 3 in .* of another network or optimizer: "
+                rf"{message}"
+            ),
         ):
             checkpoints.restore_state(shapes)
     with pytest.raises(
@@ -289,7 +297,10 @@ def test_too_little_room_for_the_checkpoints_to_come_is_noticed_at_the_start(tmp
     )
     with pytest.raises(
         UserError,
-        match=r"no room for checkpoints in .*; make room or lower config\.checkpoint\.keep_last",
+        match=(
+            r"no room for checkpoints in .*; make room or lower "
+            r"config\.checkpoint\.keep_last"
+        ),
     ):
         checkpoints.restore_state(SHAPES)
 

@@ -79,8 +79,10 @@ def test_the_readmes_search_runs(capsys, supernet):
 # Behind the step that docs/devices.md shows.
 COMPARED = """
 import numpy as np
-assert all(leaf.sharding.is_equivalent_to(everywhere, leaf.ndim) for leaf in jax.tree.leaves(state))
-alone = jax.jit(step)(step.init(seed=0, image_shape=data.image_shape), data.train_batch(0))
+for leaf in jax.tree.leaves(state):
+    assert leaf.sharding.is_equivalent_to(everywhere, leaf.ndim)
+start = step.init(seed=0, image_shape=data.image_shape)
+alone = jax.jit(step)(start, data.train_batch(0))
 close = lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 jax.tree.map(close, state.params, alone.params)
 print(jax.device_count())

@@ -270,7 +270,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_state_is_kept(
     counted.before = lambda step, state: with_loss(state, loss) if step >= 7 else state
     with pytest.raises(
         UserError,
-        match=rf"loss became -?(nan|inf) by step {noticed}; lower the learning rate.*last good",
+        match=(
+            rf"loss became -?(nan|inf) by step {noticed}; lower the learning "
+            r"rate.*last good"
+        ),
     ):
         counted.start()
     assert max(counted.saved()) < 7 and counted.records() == RECORDS[:1]

@@ -337,7 +337,10 @@ def steps_with(optimizer, scheme) -> list:
 def test_an_optimizer_that_does_not_project_as_the_scheme_is_refused_with_what_to_write(
     optimizer, scheme
 ):
-    advice = rf"as {type(scheme).__name__} does; write latent_sgd.* or for_latents\(inner, scheme\)"
+    advice = (
+        rf"as {type(scheme).__name__} does; write latent_sgd.* or for_latents\(inner, "
+        r"scheme\)"
+    )
     for make in steps_with(optimizer, scheme):
         with pytest.raises(UserError, match=advice) as caught:
             make()
@@ -365,7 +368,10 @@ def test_closed_forms_of_gradients_need_an_optimizer_that_has_them_and_its_rate(
     for make in steps_with(optimizer, scheme):
         with pytest.raises(
             UserError,
-            match=r"as Pcnn does; write latent_sgd.* or for_latents\(inner, scheme, rate=rate\)",
+            match=(
+                r"as Pcnn does; write latent_sgd.* or for_latents\(inner, scheme, "
+                r"rate=rate\)"
+            ),
         ):
             make()
     with pytest.raises(
@@ -553,10 +559,9 @@ def test_training_and_search_optimizers_are_built_from_their_settings():
     assert close(
         one_step(built, tree, grads), one_step(by_hand, tree, grads), rtol=0, atol=0
     )
+    # So that the release's clipping to 5 shows in the classifier, which has no factor.
     norm = norm_of(grads)
-    assert (
-        norm > 5
-    )  # so that the release's clipping to 5 shows in the classifier, which has no factor
+    assert norm > 5
     expected = tree["classifier"]["kernel"] - 0.05 * (
         grads["classifier"]["kernel"] * 5 / norm + 3e-5 * tree["classifier"]["kernel"]
     )

@@ -49,17 +49,12 @@ def test_adam_trains_nin_as_its_code_does(reference):
     for (path, ours), known in zip(
         flat(first.params), jax.tree.leaves(theirs["params"]), strict=True
     ):
-        if (
-            path
-            == (
-                "stem",
-                "bias",
-            )
-        ):  # a batch norm follows: its gradient is rounding alone, and the file leaves it out
+        # A batch norm follows: its gradient is rounding alone, and the file leaves it
+        # out.
+        if path == ("stem", "bias"):
             continue
-        if (
-            path[-1] == "scale"
-        ):  # clamped by the code before its next pass, here within it
+        # Clamped by the code before its next pass, here within it.
+        if path[-1] == "scale":
             ours = jnp.maximum(ours, LEAST_SCALE)
         assert np.allclose(ours, known, atol=1e-4), path
         compared += 1

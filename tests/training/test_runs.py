@@ -309,9 +309,8 @@ def test_a_signal_ends_a_process_that_compiles(whole, cell, tmp_path, monkeypatc
     process.process.send_signal(signal.SIGTERM)
     exit_code, stdout, stderr = process.wait()
     assert exit_code == 143 and stdout == ""
-    assert (
-        stderr
-        == "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
+    assert stderr == (
+        "bnas_jax: stopped by SIGTERM at step 0; the same command goes on from there\n"
     )
     assert "compiled" not in (tmp_path / "run" / "log.txt").read_text()
     assert command(same_command) == 0
@@ -431,7 +430,10 @@ def test_a_run_that_diverges_ends_with_2_and_keeps_what_was_good(cell, tmp_path,
     out, err = capfd.readouterr()
     assert out == "" and "lower the learning rate" in err.splitlines()[-1]
     assert re.search(
-        r"; gradients stopped being finite at step \d+, probably that of (stem|cell0|classifier)/\S+ first;",
+        (
+            r"; gradients stopped being finite at step \d+, probably that of "
+            r"(stem|cell0|classifier)/\S+ first;"
+        ),
         err.splitlines()[-1],
     )
     steps_left = sorted(

@@ -38,7 +38,7 @@ SMOOTHING = 0.1
 
 
 class Classifier(nn.Module):
-    """A linear classifier that notes in its statistics what a step hands to a network."""
+    """A linear classifier whose statistics note what a step hands to a network."""
 
     scheme: Scheme = Float()
     arithmetic: Arithmetic = Arithmetic()
@@ -521,7 +521,7 @@ def search_step(
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 0), (7, 2)])
-def test_a_search_step_moves_alpha_by_the_validation_batch_then_the_weights_by_the_training_batch(
+def test_a_search_step_moves_alpha_by_validation_then_the_weights_by_the_training_batch(
     step, epoch
 ):
     state, train, valid = search_state(step=step), batch(0), batch(1)
@@ -569,7 +569,7 @@ def test_statistics_see_the_validation_batch_first():
 
 
 def test_the_weights_take_no_gradient_from_the_validation_batch():
-    """Where alpha cannot move, another validation batch leaves the weights as they are."""
+    """Where alpha cannot move, another validation batch does not change the weights."""
     state = search_state(FROZEN)
     after = [search_step(state, batch(0), batch(seed), FROZEN) for seed in (1, 2)]
     assert same(after[0].params, after[1].params, rtol=0, atol=0) and same(

@@ -171,7 +171,10 @@ def test_changes_gather_in_config_json_and_the_settings_there_are_the_last_ones(
     [
         (
             {"seed": 5},
-            r"config\.seed is 5 now and 0 there, which --change cannot change \(it can: config\.optimizer, ",
+            (
+                r"config\.seed is 5 now and 0 there, which --change cannot change \(it "
+                r"can: config\.optimizer, "
+            ),
         ),
         (
             {"batch_size": 32},
@@ -201,7 +204,10 @@ def test_without_the_flag_a_setting_that_could_change_names_it(tmp_path):
     counted.start()
     with pytest.raises(
         UserError,
-        match=r"config\.num_epochs is 3 now and 2 there; add --change to go on from step 10 with it",
+        match=(
+            r"config\.num_epochs is 3 now and 2 there; add --change to go on from step "
+            r"10 with it"
+        ),
     ):
         again(counted, change=False, num_epochs=3)
     with pytest.raises(
@@ -216,7 +222,10 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path):
     counted.start()
     with pytest.raises(
         UserError,
-        match=r"at step 15 of 5 an epoch, beyond the end of config\.num_epochs=2; write at least 3",
+        match=(
+            r"at step 15 of 5 an epoch, beyond the end of config\.num_epochs=2; write "
+            r"at least 3"
+        ),
     ):
         again(counted, num_epochs=2).start()
     assert counted.workdir.changed() == []
@@ -432,7 +441,10 @@ def test_a_run_for_other_classes_begins_with_the_backbone_of_another(
         "step": 2 * STEPS,
         "classifier": "new",
     }
-    line = f"begins with the weights of {finished} at step {2 * STEPS}; the classifier is new, for other classes"
+    line = (
+        f"begins with the weights of {finished} at step {2 * STEPS}; the classifier is "
+        "new, for other classes"
+    )
     assert line in err and line in (workdir / "log.txt").read_text()
     assert (
         json.loads(out.splitlines()[-1])["init"]

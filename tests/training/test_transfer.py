@@ -58,7 +58,7 @@ def planned(ours: dict, theirs: dict, **options) -> transfer.Transfer:
 @pytest.mark.parametrize(
     ("mine", "yours"), [("latent", "kernel"), ("kernel", "latent")]
 )
-def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_as_initialised(
+def test_kernels_and_latent_weights_are_of_one_another_and_own_parameters_begin_anew(
     mine, yours
 ):
     conv = {mine: (3, 3, 4, 8), "gamma": (8,), "prelu": {"slope": (8,)}, "bias": (8,)}
@@ -171,7 +171,10 @@ def test_a_binary_network_begins_with_its_float_twin_and_a_float_one_with_it(
         "initialised": {},
         "left_out": {},
     }
-    words = "trained as float and xnor from here on; 3 kernels are latent weights, projected; the classifier is kept"
+    words = (
+        "trained as float and xnor from here on; 3 kernels are latent weights, "
+        "projected; the classifier is kept"
+    )
     assert words in err and words in (tmp_path / "binary" / "log.txt").read_text()
 
     back = [
@@ -270,7 +273,7 @@ def test_a_scheme_of_the_same_name_has_the_same_settings(
 def test_stages_of_one_scheme_and_other_schemes_follow_each_other_and_it_is_said_how(
     float_run, tmp_path, before, after, line
 ):
-    """Whatever stands in its config, a work directory is asked for shapes alone here."""
+    """Whatever its config says, a work directory is asked for shapes alone here."""
     config = json.loads((float_run / "config.json").read_text())
     source = shutil.copytree(
         float_run, tmp_path / "source", ignore=shutil.ignore_patterns("tensorboard")

@@ -55,7 +55,10 @@ def test_epochs_whose_records_are_lost_are_said_in_a_line(tmp_path, capfd):
     again = Counting(tmp_path)
     again.start()
     assert again.records() == RECORDS[1:]
-    line = "warning: metrics.jsonl lacks the records of 1 of the 1 epochs so far; the run goes on"
+    line = (
+        "warning: metrics.jsonl lacks the records of 1 of the 1 epochs so far; the run "
+        "goes on"
+    )
     assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
 
 
@@ -66,7 +69,10 @@ def test_a_run_that_begins_anew_for_want_of_checkpoints_says_so(tmp_path, capfd)
     again = Counting(tmp_path)
     again.start()
     assert again.made == list(range(10)) and again.records() == RECORDS
-    line = f"warning: no checkpoint in {again.workdir.checkpoints}, though metrics.jsonl has 2 epochs; the run begins anew"
+    line = (
+        f"warning: no checkpoint in {again.workdir.checkpoints}, though metrics.jsonl "
+        "has 2 epochs; the run begins anew"
+    )
     assert line in capfd.readouterr().err and line in (tmp_path / "log.txt").read_text()
 
 
@@ -94,7 +100,9 @@ def test_a_work_directory_of_another_run_is_refused_by_the_first_setting_that_di
     Counting(tmp_path)
     with pytest.raises(
         UserError,
-        match=r"another run: config\.seed is 5 now and 0 there; choose another --workdir",
+        match=(
+            r"another run: config\.seed is 5 now and 0 there; choose another --workdir"
+        ),
     ):
         Counting(tmp_path, seed=5)
     Counting(
@@ -107,7 +115,10 @@ def test_a_work_directory_of_an_older_format_is_refused(tmp_path):
     noted = read(tmp_path / "run.json")
     assert noted.pop("format") == FORMAT
     (tmp_path / "run.json").write_text(json.dumps(noted))
-    older = r"^.* written by another version of bnas-jax, in the format 1; .*: choose another --workdir$"
+    older = (
+        r"^.* written by another version of bnas-jax, in the format 1; .*: choose "
+        r"another --workdir$"
+    )
     for reads in (
         lambda: Counting(tmp_path),
         lambda: WorkDir(tmp_path).config(),
@@ -119,7 +130,10 @@ def test_a_work_directory_of_an_older_format_is_refused(tmp_path):
 
 def test_two_runs_at_a_time_in_one_work_directory_are_refused(tmp_path):
     counted = Counting(tmp_path)
-    script = "import sys; from bnas_jax.training.workdir import WorkDir; WorkDir(sys.argv[1])._lock()"
+    script = (
+        "import sys; from bnas_jax.training.workdir import WorkDir; "
+        "WorkDir(sys.argv[1])._lock()"
+    )
     lock = lambda: subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
         cwd=ROOT,
@@ -136,7 +150,10 @@ def test_the_log_has_clock_host_and_process(tmp_path):
     Counting(tmp_path).start()
     for line in (tmp_path / "log.txt").read_text().splitlines():
         assert re.match(
-            rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} (starts|code|compiled|epoch)",
+            (
+                rf"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ {platform.node()} {os.getpid()} "
+                r"(starts|code|compiled|epoch)"
+            ),
             line,
         )
 

@@ -16,7 +16,8 @@ import sys
 from bnas_jax.workdir import RunDirectory
 run = RunDirectory(sys.argv[1])
 assert "jax" not in sys.modules
-print(run.config()["seed"], run.facts()["num_classes"], [record["step"] for record in run.read_metrics()])
+steps = [record["step"] for record in run.read_metrics()]
+print(run.config()["seed"], run.facts()["num_classes"], steps)
 """
 
 
@@ -40,7 +41,10 @@ def test_reading_needs_no_jax(tmp_path):
 @pytest.mark.parametrize("found", [1, 2, 4])
 def test_a_directory_of_another_format_is_refused(tmp_path, found):
     run = RunDirectory(directory(tmp_path, format=found))
-    message = f"by another version of bnas-jax, in the format {found}; .* reads 3: choose another"
+    message = (
+        f"by another version of bnas-jax, in the format {found}; .* reads 3: choose "
+        "another"
+    )
     with pytest.raises(UserError, match=message):
         run.config()
 

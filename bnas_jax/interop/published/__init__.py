@@ -1,7 +1,7 @@
-"""Weights of other systems' published PyTorch code, by the names of its state_dict:
-`load_published`.
+"""Weights of other systems' published PyTorch code: `load_published`.
 
-One module for each family of networks; its `LOADERS` say which names it knows.
+They are found by the names of the code's state_dict. Each family of networks has a
+module, whose `LOADERS` say which names it knows.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from bnas_jax.interop.published import (
 # (name, arrays) -> (model, variables).
 Loader = Callable[[str, Mapping[str, np.ndarray]], tuple[nn.Module, dict]]
 
-# By the first words of a name: "wrn22" also loads "wrn22_i4_xternalz".
+# By the first words of a network's name: "wrn22" also loads "wrn22_i4_xternalz".
 LOADERS: dict[str, Loader] = {
     **kuangliu.LOADERS,
     **wide_resnet.LOADERS,
@@ -38,23 +38,25 @@ def load_published(
 ) -> tuple[nn.Module, dict]:
     """A model and its variables from the arrays of a published network.
 
-    name: of the network, such as "kuangliu_resnet18". arrays: its state_dict's names,
-    with or without "state." before them, to NumPy arrays (kernels OIHW); arrays that
-    the network does not need are ignored. Raises `UserError` for a name that no family
-    knows and for an array that is missing or has another shape.
+    name: of the network, such as "kuangliu_resnet18".
+    arrays: its state_dict's names, with or without "state." before them, to NumPy
+        arrays (kernels OIHW). Arrays that the network does not need are ignored.
+    Raises `UserError` for a name that no family knows, and for an array that is missing
+    or has another shape.
 
     Example: `model, variables = load_published("kuangliu_resnet18", arrays)`, then
     `model.apply(variables, images, train=False)` with images NHWC gives the logits.
     """
-    fitting = [
-        known for known in LOADERS if name == known or name.startswith(known + "_")
-    ]
+    # The loader of the family. Where one name begins with another, the longer one is
+    # meant.
+    fitting = [known for known in LOADERS if f"{name}_".startswith(f"{known}_")]
     if not fitting:
         raise UserError(
             f"no published network {name!r}; known: {', '.join(sorted(LOADERS))}"
         )
-    # Where one name begins with another, the longer one is meant.
     loader = LOADERS[max(fitting, key=len)]
+
+    # An array that does not fit says that the name is another network's.
     try:
         return loader(name, arrays)
     except UserError as error:

@@ -1,11 +1,8 @@
-"""Bi-Real Net and ReActNet, of the same authors (github.com/liuzechun: Bi-Real-net and
-ReActNet).
+"""Bi-Real Net and ReActNet (github.com/liuzechun: Bi-Real-net and ReActNet).
 
-Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`;
-those of
-ReActNet with `_step1` behind them for the first stage of their training, in which
-weights are
-float.
+Names: `bireal_resnet18`, `bireal_resnet34`, `reactnet_resnet18`, `reactnet_mobilenet`.
+Those of ReActNet have `_step1` behind them for the first stage of their training, in
+which weights are float.
 """
 
 from collections.abc import Mapping
@@ -25,11 +22,12 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
+# Our leaves, by their path within a module, -> theirs.
 Names = dict[str, str]
 
 
 def batch_norm(ours: str, theirs: str) -> Names:
-    """Our leaves of a batch norm to theirs. ours, theirs: the paths of the module."""
+    """Our leaves of a batch norm -> theirs. ours, theirs: the paths of the module."""
     names = {}
     for leaf, name in BATCH_NORM.items():
         names[f"{ours}/{leaf}"] = f"{theirs}.{name}"
@@ -37,8 +35,9 @@ def batch_norm(ours: str, theirs: str) -> Names:
 
 
 def rprelu(ours: str, *, moves: tuple[str, str], prelu: str) -> Names:
-    """Our leaves of an RPReLU to theirs, whose shifts and slope are modules of their
-    names `moves` and `prelu`.
+    """Our leaves of an RPReLU -> theirs.
+
+    moves, prelu: the names of their modules of the two shifts and of the slope.
     """
     before, after = moves
     return {
@@ -48,7 +47,8 @@ def rprelu(ours: str, *, moves: tuple[str, str], prelu: str) -> Names:
     }
 
 
-# Our leaves in a unit of a ResNet, and in a block of the MobileNet, to theirs.
+# Our leaves -> theirs, in a unit of a ResNet and in a block of the MobileNet. `latent`
+# and `kernel` are binary and float weights, of which a network has one.
 BIREAL_UNIT = {
     "conv/latent": "binary_conv.weight",
     **batch_norm("bn", "bn1"),
@@ -77,12 +77,11 @@ MOBILE_BLOCK = {
 }
 STEM = {"conv/kernel": "conv1.weight", **batch_norm("bn", "bn1")}
 CLASSIFIER = {"kernel": "weight", "bias": "bias"}
-# Of the images to make the variables with, whose shapes do not depend on it.
+# Of the images that the variables are made with; their shapes do not depend on it.
 IMAGE_SHAPE = (32, 32, 3)
 
-# Their binary convolutions: the batch norm behind each, which has as many channels, and
-# the size of
-# the kernel.
+# Their binary convolutions -> (the batch norm behind it, which has as many channels,
+# the size of the kernel).
 BINARY_CONVS = {
     "binary_conv": ("bn1", 3),
     "binary_3x3": ("bn1", 3),
@@ -93,13 +92,13 @@ BINARY_CONVS = {
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """One of these networks, with the scheme of the authors' code: see
-    `load_published`.
-    """
+    """One of these networks, with its authors' scheme; see `load_published`."""
     # Both codes take PyTorch's sign, whose sign of 0 is 0.
     if name.startswith("bireal"):
         bireal = BiReal(weight_gradient="torch", sign_of_zero=0)
         return load_resnet(arrays, scheme=bireal, unit=BIREAL_UNIT)
+
+    # In the first stage of ReActNet's training only activations are binary.
     stage = "activations" if name.endswith("_step1") else "all"
     scheme = ReActNet(sign_of_zero=0, stage=stage)
     if name.startswith("reactnet_mobilenet"):
@@ -107,7 +106,7 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     return load_resnet(arrays, scheme=scheme, unit=REACTNET_UNIT)
 
 
-# Their names here.
+# The names of the networks here.
 NAMES = (
     "bireal_resnet18",
     "bireal_resnet34",
@@ -122,7 +121,8 @@ def load_resnet(
 ) -> tuple[nn.Module, dict]:
     """A ResNet: two of their units, `layerL.I`, are one of our blocks."""
     arrays = in_usual_shapes(arrays)
-    # (stage, index) of each unit.
+
+    # Sizes from the arrays. A unit is (stage, index).
     units = {tuple(name.split(".")[:2]) for name in arrays}
     blocks, widths = [], []
     for number in range(1, 5):
@@ -139,13 +139,14 @@ def load_resnet(
         imagenet=True,
     )
 
+    # The names of their arrays, by our path (collection, module, ..., leaf).
     def counterpart(path: Path) -> str:
         _, module, *inner = path
         if module == "classifier":
             return f"fc.{CLASSIFIER[inner[0]]}"
         if module == "stem":
             return STEM["/".join(inner)]
-        # stageS_blockB/unitU, our stages from 0 and theirs from 1.
+        # stageS_blockB/unitU; our stages count from 0 and theirs from 1.
         stage, block = module.removeprefix("stage").split("_block")
         number = inner[0].removeprefix("unit")
         index = 2 * int(block) + int(number)
@@ -161,6 +162,8 @@ def load_mobilenet(
 ) -> tuple[nn.Module, dict]:
     """ReActNet's MobileNet: `feature.0` is the stem, the others are blocks."""
     arrays = with_one_pointwise(in_usual_shapes(arrays))
+
+    # Sizes from the arrays.
     numbers = {name.split(".")[1] for name in arrays if name.startswith("feature.")}
     blocks = [f"feature.{number}" for number in range(1, len(numbers))]
     # The last BN of the stem and of each block has as many channels as its output.
@@ -172,6 +175,7 @@ def load_mobilenet(
         scheme=scheme,
     )
 
+    # The names of their arrays, by our path (collection, module, ..., leaf).
     def counterpart(path: Path) -> str:
         _, module, *inner = path
         if module == "classifier":
@@ -179,6 +183,7 @@ def load_mobilenet(
         if module == "stem":
             name = STEM["/".join(inner)]
             return f"feature.0.{name}"
+        # blockB; both number the blocks in order.
         index = int(module.removeprefix("block"))
         name = MOBILE_BLOCK["/".join(inner)]
         return f"{blocks[index]}.{name}"
@@ -188,8 +193,10 @@ def load_mobilenet(
 
 
 def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kernels `weights`, (co * ci * k * k, 1), as `weight` (co, ci, k, k); shifts (1,
-    C, 1, 1) as (C,).
+    """The arrays in the usual shapes of PyTorch.
+
+    Kernels `weights`, (co * ci * k * k, 1), become `weight`, (co, ci, k, k). Shifts
+    (1, C, 1, 1) become (C,).
     """
     found = {}
     theirs = states(arrays)
@@ -197,10 +204,13 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # BLOCK.MODULE.LEAF
         place, _, leaf = name.rpartition(".")
         block, _, module = place.rpartition(".")
+
+        # A shift.
         if module.startswith("move"):
-            value = value.ravel()
+            value = value.ravel()  # [channels]
+
+        # A flat kernel, which says nothing of its channels; the BN behind it does.
         if leaf == "weights" and module in BINARY_CONVS:
-            # A flat kernel says nothing of its channels; the BN behind it does.
             bn, size = BINARY_CONVS[module]
             scale = array_of(theirs, f"{block}.{bn}.weight")
             channels = len(scale)
@@ -210,17 +220,18 @@ def in_usual_shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
                     "channels"
                 )
             name = f"{place}.weight"
-            value = value.reshape(channels, -1, size, size)
+            value = value.reshape(channels, -1, size, size)  # OIHW
         found[name] = value
     return found
 
 
 def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The two 1x1 convolutions and batch norms of a block that doubles its channels as
-    one.
+    """The arrays with one 1x1 convolution and batch norm in each block.
+
+    A block that doubles its channels has two of them, which are joined.
     """
     found = dict(arrays)
-    # Of the first of two: (the second, both as one).
+    # The first of two -> (the second, both as one).
     pairs = {
         "binary_pw_down1": ("binary_pw_down2", "binary_pw"),
         "bn2_1": ("bn2_2", "bn2"),
@@ -232,6 +243,8 @@ def with_one_pointwise(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         block, module, leaf = name.rsplit(".", 2)
         if module not in pairs:
             continue
+
+        # Join it with the second, along the output channels.
         second, both = pairs[module]
         other = array_of(arrays, f"{block}.{second}.{leaf}")
         joined = f"{block}.{both}.{leaf}"

@@ -1,9 +1,8 @@
-"""Final networks of cells of the codes of DARTS, SNAS and GDAS, by the names of their
-state_dicts.
+"""Final networks of cells of the codes of DARTS, SNAS and GDAS.
 
-The three share their names: `cells.C.preprocessI.op.1` of ReLU, convolution and BN,
-`cells.C._ops.P.op.K` of the parts of a layer, `convs.I` or `conv_1` and `conv_2` of a
-factorized reduce.
+The three codes share the names of their state_dicts: `cells.C.preprocessI.op.1` of
+ReLU, convolution and BN, `cells.C._ops.P.op.K` of the parts of a layer, `convs.I` or
+`conv_1` and `conv_2` of a factorized reduce.
 """
 
 import functools
@@ -26,7 +25,7 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
-# SNAS's cell with all of its edges, as SNAS's code derives it, which is no named cell.
+# SNAS's cell with all of its edges, as SNAS's code derives it; it is no named cell.
 # "TYPE,INPUT" for each edge in the order of `EDGES`.
 _MILD_EDGE_ALL = {
     "normal": "s3,0 s3,1 sk,0 d3,1 no,2 sk,0 sk,1 no,3 no,2 sk,0 s3,1 no,4 no,3 no,2",
@@ -52,9 +51,11 @@ def _spelled_out(cell: str) -> Any:
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A final network of the family in `name`, as darts_net_ARCH, snas_net_ARCH or
-    gdas_f1_net; see `load_published`.
+    """A final network of one of the three codes; see `load_published`.
+
+    name: darts_net_ARCH, snas_net_ARCH or gdas_f1_net.
     """
+    # The model that the name and the arrays say.
     arrays = states(arrays)
     form = "snas" if name.startswith("snas") else "darts"
     model = Network(
@@ -65,8 +66,9 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         scheme=Float(order="relu_first"),
         **sizes(arrays),
     )
-    # The auxiliary head takes features of 8x8 alone; without it smaller images make the
-    # same variables.
+
+    # Its variables. The auxiliary head takes features of 8x8 alone; without it smaller
+    # images make the same variables.
     size = 32 if model.auxiliary else 16
     counterpart = functools.partial(in_network, arrays)
     variables = variables_of(model, arrays, counterpart, image_shape=(size, size, 3))
@@ -74,13 +76,15 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
 
 
 def _genotype(name: str) -> Genotype:
-    """The genotype that a network's name says; `UserError` where it says none."""
+    """The genotype that a network's name says; raises `UserError` for none."""
     if name.startswith("gdas_f1"):
         return genotypes.load("gdas_f1")
+    # SNAS's cell with all of its edges.
     if "edge_all" in name:
         cells = {kind: _spelled_out(cell) for kind, cell in _MILD_EDGE_ALL.items()}
         return Genotype(**cells)
-    # The longest that fits, as the names of some cells begin with those of others.
+
+    # A named cell; the longest that fits, as names of some begin with those of others.
     known = [cell for cell in genotypes.named() if cell in name.lower()]
     if not known:
         raise UserError(
@@ -94,14 +98,16 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for name in ("stem.0.weight", "classifier.weight"):
         if name not in arrays:
             raise UserError(f"the published weights lack {name}")
+
+    # The cells are numbered from 0.
     num_cells = 0
     for name in arrays:
         found = re.match(r"cells\.(\d+)\.", name)
         if found:
             num_cells = max(num_cells, int(found[1]) + 1)
+
     # The stem has three times the channels of the first cell's nodes.
     stem, classifier = arrays["stem.0.weight"], arrays["classifier.weight"]
-    # All else is the form's.
     return {
         "num_cells": num_cells,
         "channels": len(stem) // 3,
@@ -110,15 +116,20 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
-    """The published name of the variable at `path` (collection, module, ..., leaf) of a
-    final network.
+    """The published name of a variable of a final network.
+
+    path: of the variable, (collection, module, ..., leaf).
     """
+    # The last part of the name is that of the leaf; kernels are called "weight".
     _, top, *modules, leaf = path
     name = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
         return around_cells(top, modules=modules, name=name)
+
+    # In a cell.
     cell = f"cells.{top.removeprefix('cell')}"
     part, *inner = modules
+    # A layer is an edge's.
     if part.startswith("layer"):
         layer = f"{cell}._ops.{part.removeprefix('layer')}"
         return in_layer(arrays, layer, modules=inner, name=name)
@@ -126,8 +137,9 @@ def in_network(arrays: Mapping[str, np.ndarray], path: Path) -> str:
 
 
 def around_cells(top: str, *, modules: list[str], name: str) -> str:
-    """The published name of an array of the stem, the classifiers or the last BN. name:
-    the last part of it.
+    """The published name of an array of the stem, the classifiers or the last BN.
+
+    name: its last part.
     """
     if top == "stem":
         index = _STEM[modules[0]]
@@ -141,7 +153,7 @@ def around_cells(top: str, *, modules: list[str], name: str) -> str:
     return ".".join((top, *modules, name))
 
 
-# Places of our modules in their `nn.Sequential`s. The stem: convolution, BN.
+# Our modules -> their places in an `nn.Sequential`. The stem: convolution, BN.
 _STEM = {"conv": 0, "bn": 1}
 # The auxiliary head: ReLU, pooling, convolution, BN, ReLU, convolution, BN.
 _AUXILIARY = {"conv0": 2, "bn0": 3, "conv1": 5, "bn1": 6}
@@ -158,15 +170,20 @@ _FIXED: dict[tuple[str, ...], int] = {
 def beside_edges(
     arrays: Mapping[str, np.ndarray], cell: str, modules: list[str], name: str
 ) -> str:
-    """The published name of an array of a cell's preprocessing, or of GDAS's fixed
-    reduction cell. cell: "cells.INDEX".
+    """The published name of an array of a cell that is not on an edge.
+
+    It is in the cell's preprocessing, or in GDAS's fixed reduction cell.
+
+    cell: "cells.INDEX".
     """
     part, *inner = modules
     if part == "preprocess":
+        # `preprocess/inputI/...`
         number = inner[0].removeprefix("input")
         layer = f"{cell}.preprocess{number}"
         return in_layer(arrays, layer, modules=inner[1:], name=name)
-    # `poolI` and `crossedI`, `pointwiseI` of input I of the fixed reduction.
+
+    # `poolI`, `crossedI` and `pointwiseI` of input I of the fixed reduction.
     kind, index = part[:-1], part[-1]
     if kind == "pool":
         return f"{cell}.ops2.{index}.1.{name}"
@@ -174,8 +191,8 @@ def beside_edges(
     return f"{cell}.ops1.{index}.{place}.{name}"
 
 
-# The modules of a layer and how the three codes name them; whichever of these is among
-# the arrays is the one.
+# The modules of a layer -> their names in the three codes; the one that is among the
+# arrays is taken.
 _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
     ("conv",): ("op.1",),
     ("bn",): ("op.2", "bn", "op.1", "1"),
@@ -193,7 +210,9 @@ _LAYER: dict[tuple[str, ...], tuple[str, ...]] = {
 def in_layer(
     arrays: Mapping[str, np.ndarray], layer: str, *, modules: list[str], name: str
 ) -> str:
-    """The published name of an array of a layer. layer: what its names begin with;
+    """The published name of an array of a layer.
+
+    layer: what the names of its arrays begin with.
     name: what they end with.
     """
     names = [f"{layer}.{part}.{name}" for part in _LAYER[tuple(modules)]]

@@ -1,8 +1,9 @@
-"""Networks of github.com/kuangliu/pytorch-cifar, float: ResNets, SENet18, ResNeXt29 and
-DenseNets for CIFAR.
+"""Float networks of github.com/kuangliu/pytorch-cifar.
+
+They are ResNets, SENet18, ResNeXt29 and DenseNets for CIFAR.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import numpy as np
@@ -20,7 +21,10 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
+Rules = Sequence[tuple[str, str]]
+
 IMAGE_SHAPE = (32, 32, 3)
+# The names of a stage's blocks, for `torch_arrays.blocks_of`.
 STAGES = r"layer(\d)\.(\d+)\."
 
 # Rules of `torch_arrays.by_module`, from our modules to theirs. Our stages are numbered
@@ -30,22 +34,24 @@ OUTSIDE = (
     (r"^stem/bn$", "bn1"),
     (r"^stem$", "conv1"),
     (r"^classifier$", "linear"),
-    *((rf"^stage{stage}_block(\d+)", rf"layer{stage + 1}/\1") for stage in range(4)),
+    (r"^stage0_block(\d+)", r"layer1/\1"),
+    (r"^stage1_block(\d+)", r"layer2/\1"),
+    (r"^stage2_block(\d+)", r"layer3/\1"),
+    (r"^stage3_block(\d+)", r"layer4/\1"),
 )
 # ResNets and ResNeXts.
 POST_ACTIVATION = (
     *OUTSIDE,
-    *(
-        (rf"unit{index}/(output_)?(conv|bn)$", rf"\g<2>{index + 1}")
-        for index in range(3)
-    ),
+    (r"unit0/(output_)?(conv|bn)$", r"\g<2>1"),
+    (r"unit1/(output_)?(conv|bn)$", r"\g<2>2"),
+    (r"unit2/(output_)?(conv|bn)$", r"\g<2>3"),
     (r"shortcut/conv$", "shortcut/0"),
     (r"shortcut/bn$", "shortcut/1"),
 )
 # SENets.
 PRE_ACTIVATION = (
     *OUTSIDE,
-    # The later one first, or both would become it.
+    # conv1 first: else conv0 would become conv1, and then conv2.
     (r"/conv1$", "/conv2"),
     (r"/conv0$", "/conv1"),
     (r"input/bn$", "bn1"),
@@ -56,8 +62,13 @@ PRE_ACTIVATION = (
 )
 # DenseNets, whose layers are pre-activation ones.
 DENSE = (
-    *((rf"^stage{stage}_layer(\d+)", rf"dense{stage + 1}/\1") for stage in range(4)),
-    *((rf"^transition{stage}/", f"trans{stage + 1}/") for stage in range(3)),
+    (r"^stage0_layer(\d+)", r"dense1/\1"),
+    (r"^stage1_layer(\d+)", r"dense2/\1"),
+    (r"^stage2_layer(\d+)", r"dense3/\1"),
+    (r"^stage3_layer(\d+)", r"dense4/\1"),
+    (r"^transition0/", "trans1/"),
+    (r"^transition1/", "trans2/"),
+    (r"^transition2/", "trans3/"),
     (r"^(trans\d)/input/bn$", r"\1/bn"),
     *PRE_ACTIVATION,
 )
@@ -74,9 +85,7 @@ def load_resnet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module,
         num_classes=classes(arrays),
         scheme=Float(),
     )
-    return model, variables_of(
-        model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE
-    )
+    return model, _variables(model, arrays, POST_ACTIVATION)
 
 
 def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
@@ -84,7 +93,7 @@ def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, 
     del name
     arrays = states(arrays)
     blocks = blocks_of(arrays, STAGES)
-    # The squeeze, (hidden, width, 1, 1).
+    # The kernel of the squeeze is (hidden, width, 1, 1).
     hidden, width = array_of(arrays, "layer1.0.fc1.weight").shape[:2]
     model = SENet(
         blocks=blocks,
@@ -93,16 +102,14 @@ def load_senet(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, 
         num_classes=classes(arrays),
         scheme=Float(),
     )
-    return model, variables_of(
-        model, arrays, by_module(PRE_ACTIVATION), image_shape=IMAGE_SHAPE
-    )
+    return model, _variables(model, arrays, PRE_ACTIVATION)
 
 
 def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     """`ResNeXt29_2x64d` and its like."""
     del name
     arrays = states(arrays)
-    # The grouped convolution, (width, width / groups, 3, 3).
+    # The kernel of the grouped convolution is (width, width / groups, 3, 3).
     width, group_width = array_of(arrays, "layer1.0.conv2.weight").shape[:2]
     model = ResNeXt(
         stem=len(array_of(arrays, "conv1.weight")),
@@ -112,9 +119,7 @@ def load_resnext(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module
         num_classes=classes(arrays),
         scheme=Float(),
     )
-    return model, variables_of(
-        model, arrays, by_module(POST_ACTIVATION), image_shape=IMAGE_SHAPE
-    )
+    return model, _variables(model, arrays, POST_ACTIVATION)
 
 
 def load_densenet(
@@ -130,13 +135,20 @@ def load_densenet(
         num_classes=classes(arrays),
         scheme=Float(),
     )
-    return model, variables_of(model, arrays, by_module(DENSE), image_shape=IMAGE_SHAPE)
+    return model, _variables(model, arrays, DENSE)
+
+
+def _variables(
+    model: nn.Module, arrays: Mapping[str, np.ndarray], rules: Rules
+) -> dict:
+    """The variables of a model, by rules of `torch_arrays.by_module`."""
+    return variables_of(model, arrays, by_module(rules), image_shape=IMAGE_SHAPE)
 
 
 def widths(
     arrays: Mapping[str, np.ndarray], blocks: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The channels of each stage."""
+    """The channels of each stage. blocks: how many each stage has."""
     firsts = [f"layer{stage + 1}.0.conv1.weight" for stage in range(len(blocks))]
     return tuple(len(array_of(arrays, first)) for first in firsts)
 

@@ -1,5 +1,6 @@
-"""The CIFAR NiN of github.com/jiecaoyu/XNOR-Net-PyTorch, binarized as there: signs of 0
-are 0, and no K.
+"""The CIFAR NiN of github.com/jiecaoyu/XNOR-Net-PyTorch.
+
+It is binarized as there: signs of 0 are 0, and activations have no scale K.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ from bnas_jax.interop.published.torch_arrays import (
 )
 from bnas_jax.training.latents import project_params
 
-# The index of each layer among the modules of its `xnor`.
+# The index of each of our layers in their module `xnor`.
 LAYERS = (3, 4, 6, 7, 8, 10, 11)
+# Rules of `torch_arrays.by_module`, from our modules to theirs.
 RULES = (
     (r"^stem$", "xnor/0"),
     (r"^stem_bn$", "xnor/1"),
@@ -33,7 +35,7 @@ RULES = (
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """The network with dropout, as it is trained: see `load_published`.
+    """The network with dropout, as it is trained; see `load_published`.
 
     Latent weights are projected, and scales of batch norms clamped, as the code does
     before each forward pass.
@@ -42,7 +44,8 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     arrays = states(arrays)
     scheme = Xnor(activation_scale=False, sign_of_zero=0)
 
-    # All widths are those of the stem, the first two layers and the classifier.
+    # Sizes from the arrays. All widths are those of the stem, the first two layers and
+    # the classifier.
     sizes = []
     for module in ("0", "3.conv", "4.conv", "13"):
         kernel = array_of(arrays, f"xnor.{module}.weight")
@@ -57,7 +60,7 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     )
     variables = variables_of(model, arrays, by_module(RULES), image_shape=(32, 32, 3))
 
-    # What the code does before each forward pass.
+    # Project latent weights, and clamp the scales of the layers' batch norms.
     params = project_params(variables["params"], scheme.latents)
     for index in range(len(LAYERS)):
         bn = params[f"layer{index}"]["bn"]

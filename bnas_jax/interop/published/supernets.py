@@ -1,8 +1,7 @@
-"""Supernets of the codes of DARTS, SNAS, GDAS and random search with shared weights, by
-the names of their state_dicts.
+"""Supernets of the codes of DARTS, SNAS, GDAS and random search with shared weights.
 
-An edge's layer is `cells.C._ops.EDGE._ops.TYPE` there, in GDAS
-`cells.C.edges.NODE<-INPUT._ops.TYPE`; names within layers, of the stem and of the
+In their state_dicts an edge's layer is `cells.C._ops.EDGE._ops.TYPE`, in GDAS
+`cells.C.edges.NODE<-INPUT._ops.TYPE`. Names within layers, of the stem and of the
 classifier are those of the final networks (`cells`). Here the arrays of all edges that
 leave a state lie side by side (`core.mixed_edges`).
 """
@@ -69,15 +68,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A supernet of the family in `name`, see `load_published`; alpha is not among its
-    variables.
+    """A supernet of the family in `name`; see `load_published`.
 
-    A family whose BN in cells keeps no running statistics takes the batch's in
-    evaluation, too.
+    Alpha is not among its variables. A family whose BNs in cells keep no running
+    statistics takes those of the batch in evaluation, too.
     """
+    # `load_published` has found that there is a family.
     arrays = states(arrays)
-    # `load_published` has found that there is one.
     fields = next(fields for known, fields in _FIELDS.items() if name.startswith(known))
+
+    # The model that its arrays say.
     in_cells = [key for key in arrays if key.startswith("cells.")]
     kept = any(".running_mean" in key for key in in_cells)
     model = Supernet(
@@ -89,18 +89,9 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
         **sizes(arrays),
     )
 
-    # The variables that it needs, by their paths.
-    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-
-    def create(x):
-        key = jax.random.key(0)
-        return model.init(key, model.even_mixture(), x, method="mixture")
-
-    variables = dict(jax.eval_shape(create, images))
-    shapes = traverse_util.flatten_dict(variables)
-
+    # Fill each of its variables.
     flat: dict[Path, Any] = {}
-    for path, leaf in shapes.items():
+    for path, leaf in traverse_util.flatten_dict(_shapes(model)).items():
         array = _array(arrays, path, model=model)
         # Statistics that nobody reads: means of 0, variances of 1.
         if array is None:
@@ -115,13 +106,26 @@ def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
     return model, traverse_util.unflatten_dict(flat)
 
 
+def _shapes(model: Supernet) -> dict:
+    """The variables of a supernet as `ShapeDtypeStruct`s."""
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+
+    # All layer types of all edges have variables with an even mixture.
+    def create(x):
+        key = jax.random.key(0)
+        return model.init(key, model.even_mixture(), x, method="mixture")
+
+    return dict(jax.eval_shape(create, images))
+
+
 def _array(
     arrays: Mapping[str, np.ndarray], path: Path, *, model: Supernet
 ) -> np.ndarray | None:
-    """The array at `path` (collection, module, ..., leaf); None of running statistics
-    that are not kept.
+    """The array of a variable, None for running statistics that are not kept.
+
+    path: of the variable, (collection, module, ..., leaf).
     """
-    # Those that are a single array there, too.
+    # Around the cells, and beside their edges, it is a single array there, too.
     _, top, *modules, leaf = path
     kind = BATCH_NORM.get(leaf, "weight")
     if not top.startswith("cell"):
@@ -134,23 +138,26 @@ def _array(
         name = beside_edges(arrays, cell, modules=modules, name=kind)
         return from_torch(array_of(arrays, name))
 
-    # Those of all edges that leave a state, side by side.
+    # Else it has the arrays of all edges that leave a state, side by side.
     of_edge = functools.partial(
         _of_edge, arrays, cell, kind=kind, types=model.layer_types
     )
     state = int(modules[0].removeprefix("state"))
     edges = leaving(state)
+
+    # BNs of poolings.
     if modules[1] == "pool_bn":
-        pools = [
-            name for name in model.layer_types if layer_type(name).batching == POOLING
-        ]
+        types = model.layer_types
+        pools = [name for name in types if layer_type(name).batching == POOLING]
         rows = []
         for edge in edges:
             row = [of_edge(edge, name, ["bn"]) for name in pools]
-            rows.append(np.concatenate(row))
-        return np.stack(rows)  # (edges, poolings * C)
+            rows.append(np.concatenate(row))  # [poolings * C]
+        return np.stack(rows)  # [edges, poolings * C]
+
+    # All other layers.
     parts = [of_edge(edge, modules[1], modules[2:]) for edge in edges]
-    return np.concatenate(parts, axis=-1)
+    return np.concatenate(parts, axis=-1)  # [..., edges * C]
 
 
 def _of_edge(
@@ -163,11 +170,14 @@ def _of_edge(
     kind: str,
     types: tuple[str, ...],
 ) -> np.ndarray:
-    """The array of a layer type of one edge. modules: those within the layer. kind: the
-    last part of its name there.
+    """The array of a layer type of one edge, in our layout.
+
+    modules: those within the layer.
+    kind: the last part of the array's name there.
+    types: the layer types in the order of that code.
     """
+    # An edge has a number; in GDAS it is named by its ends.
     source, node = EDGES[edge]
-    # By the edge's number, or in GDAS by its ends.
     place = f"_ops.{edge}"
     if not any(key.startswith(f"{cell}._ops.") for key in arrays):
         place = f"edges.{node - INPUTS}<-{source}"

@@ -13,19 +13,19 @@ from flax import traverse_util
 
 from bnas_jax.core.errors import UserError
 
-# Our names of a batch norm's leaves, and PyTorch's.
+# Our names of a batch norm's leaves -> PyTorch's.
 BATCH_NORM = {
     "scale": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
 }
-# The same of all leaves.
+# The same for all leaves.
 LEAVES = {**BATCH_NORM, "kernel": "weight", "latent": "weight"}
 
 Path = tuple[str, ...]
 # A path such as ("params", "stem", "conv", "kernel") -> the array's name in PyTorch, or
-# (name, array -> our array).
+# (its name, a function that converts the array).
 Counterpart = Callable[[Path], str | tuple[str, Callable[[np.ndarray], np.ndarray]]]
 
 
@@ -36,10 +36,10 @@ def variables_of(
     *,
     image_shape: tuple[int, int, int],
 ) -> dict:
-    """The variables of `model`, each leaf from the array that `counterpart` names; see
-    `load_published` for the errors.
+    """The variables of `model`, each leaf from the array that `counterpart` names.
 
     image_shape: (H, W, C) of images that the model takes.
+    Raises `UserError` as `load_published` does.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     create = lambda x: model.init(jax.random.key(0), x, train=False)
@@ -55,11 +55,13 @@ def fill(
     flat: dict[Path, Any] = {}
     paths = traverse_util.flatten_dict(dict(shapes))
     for path, leaf in paths.items():
-        found = counterpart(path)
         # A name alone has the usual conversion.
+        found = counterpart(path)
         if isinstance(found, str):
             found = (found, from_torch)
         name, convert = found
+
+        # The converted array must fit.
         array = convert(array_of(arrays, name))
         if array.shape != leaf.shape:
             raise UserError(
@@ -71,22 +73,22 @@ def fill(
 
 
 def array_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The array of that name; `UserError` where there is none."""
+    """The array of that name; raises `UserError` where there is none."""
     if name not in arrays:
         raise UserError(f"the published weights lack {name}")
     return np.asarray(arrays[name])
 
 
 def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
-    """The `Counterpart` of a network whose published names of modules come from ours by
-    rules of `re.sub`.
+    """A `Counterpart` that makes published names of modules from ours.
 
-    rules: (pattern, replacement) pairs for the names of the modules that lead to a
-    leaf, joined by "/"; all are applied, one after the other. Leaves have PyTorch's
-    usual names.
+    rules: (pattern, replacement) pairs of `re.sub`, all of which are applied, one after
+        the other. They take the names of the modules that lead to a leaf, joined by
+        "/". Leaves have PyTorch's usual names.
     """
 
     def counterpart(path: Path) -> str:
+        # (collection, module, ..., leaf)
         _, *modules, leaf = path
         module = "/".join(modules)
         for pattern, replacement in rules:
@@ -98,15 +100,19 @@ def by_module(rules: Sequence[tuple[str, str]]) -> Counterpart:
 
 
 def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
-    """The number of blocks of each stage. stages: a pattern with two groups, the
-    numbers of the stage and of the block.
+    """The number of blocks of each stage.
+
+    stages: a pattern for names, with two groups: the numbers of the stage and of the
+        block.
     """
+    # (stage, block) of each block.
     blocks = set()
     for name in arrays:
         found = re.match(stages, name)
         if found:
             stage, block = found.groups()
             blocks.add((int(stage), int(block)))
+
     # Stages are numbered from 0 or from 1.
     numbers = sorted({stage for stage, _ in blocks})
     if not numbers:
@@ -118,8 +124,9 @@ def blocks_of(arrays: Mapping[str, np.ndarray], stages: str) -> tuple[int, ...]:
 def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a state_dict by their plain names.
 
-    Where some names begin with "state.", as in our reference files, only those, without
-    that prefix; always without the "module." of PyTorch's DataParallel.
+    Plain names lack the "module." of PyTorch's DataParallel. Where some names begin
+    with "state.", as in our reference files, only those arrays are taken, without that
+    prefix.
     """
     # Reference files hold more than a state_dict.
     prefix = "state."
@@ -130,10 +137,12 @@ def states(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def from_torch(array: np.ndarray) -> np.ndarray:
-    """Kernels (O, I, H, W) to (H, W, I, O), matrices (O, I) to (I, O), all else as it
-    is.
+    """An array in our layout.
+
+    Kernels (O, I, H, W) become (H, W, I, O), matrices (O, I) become (I, O). All else
+    stays as it is.
     """
-    # A transposition of two axes would exchange rows and columns, too.
+    # `.T` would exchange rows and columns of a kernel, too.
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     if array.ndim == 2:

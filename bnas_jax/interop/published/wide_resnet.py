@@ -1,5 +1,7 @@
-"""Wide ResNets of github.com/xternalz/WideResNet-pytorch and of
-github.com/meliketoy/wide-resnet.pytorch, float.
+"""Float wide ResNets of two codes.
+
+They are github.com/xternalz/WideResNet-pytorch and
+github.com/meliketoy/wide-resnet.pytorch.
 """
 
 from collections.abc import Mapping
@@ -17,28 +19,29 @@ from bnas_jax.interop.published.torch_arrays import (
     variables_of,
 )
 
-# Rules of `torch_arrays.by_module`, from our modules to theirs; first what both codes
-# name alike.
+# Rules of `torch_arrays.by_module`, from our modules to theirs. Our stages are numbered
+# from 0, theirs from 1. What both codes name alike:
 INSIDE = (
     (r"^stem$", "conv1"),
     (r"^bn$", "bn1"),
-    # The later one first, or both would become it.
+    # conv1 first: else conv0 would become conv1, and then conv2.
     (r"/conv1$", "/conv2"),
     (r"/conv0$", "/conv1"),
     (r"input/bn$", "bn1"),
     (r"middle/bn$", "bn2"),
 )
 XTERNALZ = (
-    *(
-        (rf"^stage{stage}_block(\d+)", rf"block{stage + 1}/layer/\1")
-        for stage in range(3)
-    ),
+    (r"^stage0_block(\d+)", r"block1/layer/\1"),
+    (r"^stage1_block(\d+)", r"block2/layer/\1"),
+    (r"^stage2_block(\d+)", r"block3/layer/\1"),
     *INSIDE,
     (r"shortcut$", "convShortcut"),
     (r"^classifier$", "fc"),
 )
 MELIKETOY = (
-    *((rf"^stage{stage}_block(\d+)", rf"layer{stage + 1}/\1") for stage in range(3)),
+    (r"^stage0_block(\d+)", r"layer1/\1"),
+    (r"^stage1_block(\d+)", r"layer2/\1"),
+    (r"^stage2_block(\d+)", r"layer3/\1"),
     *INSIDE,
     (r"shortcut$", "shortcut/0"),
     (r"^classifier$", "linear"),
@@ -46,19 +49,20 @@ MELIKETOY = (
 
 
 def load(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict]:
-    """A wide ResNet: see `load_published`.
+    """A wide ResNet; see `load_published`.
 
-    The names of the arrays say from which of the two codes it is.
+    The names of its arrays say which of the two codes it comes from.
     """
     del name
     arrays = states(arrays)
-    # xternalz calls its classifier `fc`.
+
+    # xternalz's code calls its classifier `fc`.
     meliketoy = "fc.weight" not in arrays
     rules, stage, classifier = XTERNALZ, "block{}.layer", "fc.weight"
     if meliketoy:
         rules, stage, classifier = MELIKETOY, "layer{}", "linear.weight"
 
-    # Sizes from the shapes of the arrays, OIHW.
+    # Sizes from the shapes of the arrays; kernels are OIHW.
     blocks = blocks_of(arrays, stage.format(r"(\d)") + r"\.(\d+)\.")
     firsts = []
     for number in range(1, len(blocks) + 1):

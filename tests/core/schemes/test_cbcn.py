@@ -190,7 +190,10 @@ def test_float_kernels_are_turned_in_the_costs_too():
             8,
             12,
             2,
-            r"has 12 input channels, and the scheme cbcn needs a multiple of 4 in each of its 2 groups",
+            (
+                r"has 12 input channels, and the scheme cbcn needs a multiple of 4 in "
+                r"each of its 2 groups"
+            ),
         ),
         (6, 6, 6, r"has 6 output channels"),
     ],
@@ -209,7 +212,10 @@ def test_a_network_of_such_widths_is_refused_by_the_layers_name():
     )
     with pytest.raises(
         UserError,
-        match=r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple of 4",
+        match=(
+            r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple "
+            r"of 4"
+        ),
     ):
         initial_variables(net, (8, 8, 1), seed=0)
     within = cost(net.clone(channels=8), image_shape=(8, 8, 1)).total.flops

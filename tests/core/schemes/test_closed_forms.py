@@ -210,10 +210,13 @@ def test_gamma_begins_with_ones_and_belongs_to_a_size_of_images():
     }
     layer = Convolution(scheme=XnorPlusPlus(), **sizes)
     params = layer.init(jax.random.key(0), x)["params"]
-    assert {name: value.tolist() for name, value in params.items() if name != "latent"} == {
-        "alpha": [1] * 3, "beta": [1] * 3, "gamma": [1] * 4,
-    }  # fmt: skip
-    message = r"^beta was learned for outputs of the size \(3,\), and these images give \(2,\); .* config\.scheme\.case=1"
+    assert {
+        name: value.tolist() for name, value in params.items() if name != "latent"
+    } == {"alpha": [1] * 3, "beta": [1] * 3, "gamma": [1] * 4}
+    message = (
+        r"^beta was learned for outputs of the size \(3,\), and these images give "
+        r"\(2,\); .* config\.scheme\.case=1"
+    )
     with pytest.raises(UserError, match=message):
         layer.apply({"params": params}, x[:, :-1])
     any_size = {"latent": params["latent"], "alpha": params["alpha"]}

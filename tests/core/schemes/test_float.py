@@ -23,7 +23,8 @@ CELL = (
     ("avg_pool_3x3", 3), ("bin_conv_5x5", 1), ("bin_dil_conv_3x3", 4), ("none", 1),
 )  # fmt: skip
 LAYERS = {
-    "bin_conv_3x3": (3, 1), "bin_conv_5x5": (5, 1), "bin_dil_conv_3x3": (3, 2), "bin_dil_conv_5x5": (5, 2),
+    "bin_conv_3x3": (3, 1), "bin_conv_5x5": (5, 1),
+    "bin_dil_conv_3x3": (3, 2), "bin_dil_conv_5x5": (5, 2),
 }  # fmt: skip
 
 
