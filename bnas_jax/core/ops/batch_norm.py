@@ -106,8 +106,8 @@ def plain_normalize(
     if len(x) % examples:
         raise UserError(
             "the plain form normalises groups that lie in one device: write a "
-            "config.bn_examples that"
-            f" divides its {len(x)} examples of a microbatch, got {examples}"
+            f"config.bn_examples that divides its {len(x)} examples of a microbatch, "
+            f"got {examples}"
         )
     groups = x.reshape(-1, examples, *x.shape[1:])  # (groups, examples, H, W, C)
     normalize_groups = jax.vmap(lambda group: plain_normalize(group, epsilon=epsilon))
