@@ -141,30 +141,18 @@ class Nin(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False):
         check_image_size(images.shape, 2)
-        wide, second, third = self.widths
         common: dict[str, Any] = {"scheme": self.scheme, "arithmetic": self.arithmetic}
-        # Three blocks of one large kernel and two of 1x1. The first convolution of all
-        # is the stem, the last one the classifier.
-        layers = [
-            NinLayer(second, kernel=1, name="layer0", **common),
-            NinLayer(third, kernel=1, name="layer1", **common),
-            NinLayer(wide, kernel=5, dropout=self.dropout, name="layer2", **common),
-            NinLayer(wide, kernel=1, name="layer3", **common),
-            NinLayer(wide, kernel=1, name="layer4", **common),
-            NinLayer(wide, kernel=3, dropout=self.dropout, name="layer5", **common),
-            NinLayer(wide, kernel=1, name="layer6", **common),
-        ]
+        float_conv = {**common, "binary": False, "bias": True}
 
         # The first convolution, float: (N, H, W, wide).
+        wide, _, _ = self.widths
         x = images.astype(self.arithmetic.dtype)
-        stem = convolution(
-            wide, kernel=5, binary=False, bias=True, name="stem", **common
-        )
+        stem = convolution(wide, kernel=5, name="stem", **float_conv)
         x = self._plain_bn("stem_bn")(stem(x), train=train)
         x = nn.relu(x)
 
         # The layers, each further block at half the size.
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(self._layers(common)):
             if index == 2:
                 x = max_pool(x, stride=2)
             if index == 5:
@@ -176,16 +164,27 @@ class Nin(nn.Module):
         # A float 1x1 convolution to the classes, averaged over the image.
         x = self._plain_bn("bn")(x, train=train)
         classifier = convolution(
-            self.num_classes,
-            kernel=1,
-            binary=False,
-            bias=True,
-            name="classifier",
-            **common,
+            self.num_classes, kernel=1, name="classifier", **float_conv
         )
         # (N, H / 4, W / 4, classes)
         scores = nn.relu(classifier(x)).astype(self.arithmetic.dtype)
         return jnp.mean(scores, axis=(1, 2))
+
+    def _layers(self, common: dict[str, Any]) -> list[NinLayer]:
+        """Three blocks of one large kernel and two of 1x1.
+
+        The first convolution of all is the stem, the last one the classifier.
+        """
+        wide, second, third = self.widths
+        return [
+            NinLayer(second, kernel=1, name="layer0", **common),
+            NinLayer(third, kernel=1, name="layer1", **common),
+            NinLayer(wide, kernel=5, dropout=self.dropout, name="layer2", **common),
+            NinLayer(wide, kernel=1, name="layer3", **common),
+            NinLayer(wide, kernel=1, name="layer4", **common),
+            NinLayer(wide, kernel=3, dropout=self.dropout, name="layer5", **common),
+            NinLayer(wide, kernel=1, name="layer6", **common),
+        ]
 
     def _plain_bn(self, name: str) -> BatchNorm:
         return BatchNorm(self.arithmetic, affine=False, epsilon=EPSILON, name=name)

@@ -243,7 +243,7 @@ class Searcher:
     def gradient(
         self, mean: Mean, virtual: Virtual, params, alphas: Alphas
     ) -> Any | None:
-        """A custom gradient of the loss at alpha; None is the ordinary one.
+        """A custom gradient with respect to alpha; None is the ordinary one.
 
         Example: `mean(lambda loss: jax.grad(loss)(params, alphas), TRAIN)` is the
         gradient of the training loss with respect to the weights, averaged over all

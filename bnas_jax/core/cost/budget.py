@@ -40,15 +40,7 @@ def fit_budget(
     # The smallest width that the network can have and the caller wants.
     step = getattr(network, "channel_step", 1)
     least = math.ceil(max(min_channels, 1) / step) * step
-    if not 0 < flops < math.inf:
-        raise UserError(
-            f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}"
-        )
-    if max_channels is not None and max_channels < least:
-        raise UserError(
-            f"max_channels must be at least {least}, the smallest width asked for, got "
-            f"{max_channels}"
-        )
+    _check(flops, least=least, max_channels=max_channels)
 
     # For each number of cells the widest network within the budget; of these networks
     # the one with the most FLOPs.
@@ -79,6 +71,19 @@ def fit_budget(
             f"{math.ceil(needed)}, or fewer cells or smaller images"
         )
     return best[1]
+
+
+def _check(flops: float, *, least: int, max_channels: int | None) -> None:
+    """Raises `UserError` for a budget or a largest width that no network can have."""
+    if not 0 < flops < math.inf:
+        raise UserError(
+            f"budget must be a positive number of FLOPs such as 1.5e7, got {flops}"
+        )
+    if max_channels is not None and max_channels < least:
+        raise UserError(
+            f"max_channels must be at least {least}, the smallest width asked for, got "
+            f"{max_channels}"
+        )
 
 
 class _Quadratic:

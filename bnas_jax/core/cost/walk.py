@@ -94,11 +94,13 @@ class _Walk:
         return self._module(module, call=call, args=args, kwargs=kwargs)
 
     def _module(self, module, *, call, args, kwargs):
+        """Runs the module, and adds its row behind those of the modules in it."""
         y = call(*args, **kwargs)
         self.rows += self._rows_of(module, args=args, y=y)
         return y
 
     def _cell(self, module, *, call, args, kwargs):
+        """`_module` for a cell, which runs only if no equal cell has."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(args))
         key = (_fields(module), shapes)
         prefix = "/".join(module.path)
@@ -158,20 +160,14 @@ def _rows(module: nn.Module, *, args: tuple, y) -> list[Row]:
     if not arrays and not has_macs:
         return []
 
-    # Kernels need a method `macs`. A vector is a bias or belongs to a BN, and
-    # multiplies no activations.
+    # Its multiply-accumulates.
     kind = type(module).__name__
     name = "/".join(module.path) or kind  # the model itself has no path
-    if not has_macs and any(value.ndim > 1 for value in arrays.values()):
-        raise UserError(
-            f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost "
-            "is not known; add one that gives its (binary, float) multiply-accumulates"
-        )
-
-    # Its multiply-accumulates.
     binary_macs = float_macs = 0
     if has_macs:
         binary_macs, float_macs = module.macs(args[0], y)
+    else:
+        _check_no_kernels(arrays, name=name, kind=kind)
     if not arrays and not binary_macs and not float_macs:
         return []
 
@@ -205,6 +201,16 @@ def _own_parameters(module: nn.Module) -> dict:
     params = module.variables.get("params", {})
     # Parameters of modules in it are dictionaries, which have no shape.
     return {name: value for name, value in params.items() if hasattr(value, "shape")}
+
+
+def _check_no_kernels(arrays: dict, *, name: str, kind: str) -> None:
+    """Raises `UserError` for a module without `macs` that has kernels."""
+    # A vector is a bias or belongs to a BN, and multiplies no activations.
+    if any(value.ndim > 1 for value in arrays.values()):
+        raise UserError(
+            f"{name} ({kind}) has kernels but no method macs(x, y), so that its cost "
+            "is not known; add one that gives its (binary, float) multiply-accumulates"
+        )
 
 
 def _numbers_of(arrays: dict) -> tuple[int, int]:
