@@ -106,8 +106,10 @@ class DenseNet(nn.Module):
                 layer = DenseLayer(growth=self.growth, name=name, **common)
                 x = layer(x, train=train)
 
-        # The last BN and ReLU, as layers begin with theirs, and the classifier.
+        # The last BN and ReLU, as layers begin with theirs.
         x = nn.relu(BatchNorm(self.arithmetic, name="bn")(x, train=train))
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,

@@ -102,7 +102,7 @@ class MobileNet(nn.Module):
         )
         x = stem(images.astype(self.arithmetic.dtype), train=train)
 
-        # The blocks, and the classifier.
+        # The blocks.
         for index, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             block = MobileBlock(
                 features=width,
@@ -112,6 +112,8 @@ class MobileNet(nn.Module):
                 name=f"block{index}",
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,

@@ -61,7 +61,7 @@ class ResNet(nn.Module):
         images = images.astype(self.arithmetic.dtype)
         x = self._stem(images, activation=kind.stem_activation, train=train)
 
-        # The stages, and the classifier.
+        # The stages.
         for place in block_places(self.blocks):
             block = kind(
                 features=self.widths[place.stage],
@@ -72,6 +72,8 @@ class ResNet(nn.Module):
                 name=place.name,
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,

@@ -106,7 +106,7 @@ class ResNeXt(nn.Module):
         )
         x = stem(images, train=train)
 
-        # The stages, each twice as wide as the one before, and the classifier.
+        # The stages, each twice as wide as the one before.
         for place in block_places(self.blocks):
             block = GroupedBlock(
                 width=self.groups * self.group_width * 2**place.stage,
@@ -118,6 +118,8 @@ class ResNeXt(nn.Module):
                 name=place.name,
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,

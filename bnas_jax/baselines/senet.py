@@ -48,7 +48,7 @@ class SENet(nn.Module):
         )
         x = stem(images, train=train)
 
-        # The stages, and the classifier.
+        # The stages.
         for place in block_places(self.blocks):
             block = PreactBlock(
                 features=self.widths[place.stage],
@@ -60,6 +60,8 @@ class SENet(nn.Module):
                 name=place.name,
             )
             x = block(x, train=train)
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,

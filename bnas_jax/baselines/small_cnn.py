@@ -27,7 +27,7 @@ class Dense(nn.Module):
     def __call__(self, x):
         inputs, dtype = x.shape[-1], self.arithmetic.dtype
         kernel = self.param("kernel", uniform_fan_in, (inputs, self.features), dtype)
-        y = x @ kernel
+        y = x @ kernel  # (N, features)
         return y + self.param("bias", bias_init(inputs), (self.features,), dtype)
 
     def macs(self, x, y) -> tuple[int, int]:
@@ -66,7 +66,8 @@ class SmallCnn(nn.Module):
                 binary_weights=True,  # the scheme `float` leaves them float anyway
                 name=f"layer{index}",
             )
-            x = nn.max_pool(layer(x, train=train), (2, 2), strides=(2, 2))
+            y = layer(x, train=train)  # (N, H, W, width)
+            x = nn.max_pool(y, (2, 2), strides=(2, 2))
 
         # The dense layers, on all pixels instead of their mean, as in LeNet-5.
         x = x.reshape(len(x), -1)  # (N, H' * W' * C)

@@ -83,10 +83,12 @@ class WideResNet(nn.Module):
             )
             x = block(x, train=train)
 
-        # The last BN and ReLU, as blocks begin with theirs, and the classifier.
+        # The last BN and ReLU, as blocks begin with theirs.
         momentum = FAST_MOMENTUM if self.meliketoy else MOMENTUM
         norm = BatchNorm(self.arithmetic, momentum=momentum, name="bn")
         x = nn.relu(norm(x, train=train))
+
+        # The mean over the image, and a float linear layer: (N, num_classes).
         classifier = Classifier(
             num_classes=self.num_classes,
             arithmetic=self.arithmetic,
