@@ -1,6 +1,6 @@
-"""Bi-Real Net's and ReActNet's networks as entries of `NETWORKS`: what they count, and
-that all of
-them learns.
+"""Bi-Real Net's and ReActNet's networks as entries of `NETWORKS`.
+
+What they count, and that all of them learns.
 """
 
 import functools
@@ -118,10 +118,11 @@ def test_every_parameter_gets_a_gradient(name):
 
 
 def test_widths_of_the_mobilenet_stay_or_double():
-    with pytest.raises(
-        UserError,
-        match=r"config\.network\.widths: .* as shortcuts repeat their input; got 24 behind 8",
-    ):
+    message = (
+        r"config\.network\.widths: .* as shortcuts repeat their input; "
+        r"got 24 behind 8"
+    )
+    with pytest.raises(UserError, match=message):
         NETWORKS["reactnet_mobilenet"](widths=(8, 8, 24))
     with pytest.raises(
         UserError, match=r"config\.network\.widths must be at least 1, got \(\)"

@@ -1,5 +1,6 @@
-"""The hand-crafted networks: what they cost, what is binary in them, and what they
-refuse.
+"""The hand-crafted networks.
+
+What they cost, what is binary in them, and what they refuse.
 """
 
 import jax
@@ -199,10 +200,11 @@ def test_images_that_cannot_be_halved_are_refused_before_anything_is_computed(
     name, size, times
 ):
     network = built(name, Xnor())
-    with pytest.raises(
-        UserError,
-        match=f"images of {size} pixels cannot be halved {times} times.*a multiple of {2**times}",
-    ):
+    message = (
+        f"images of {size} pixels cannot be halved {times} times.*"
+        f"a multiple of {2**times}"
+    )
+    with pytest.raises(UserError, match=message):
         cost(network, image_shape=(size, size, 3))
 
 

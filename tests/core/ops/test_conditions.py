@@ -11,9 +11,7 @@ from bnas_jax.core.ops.conv import kernel_gradient, square
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_inside_a_condition_the_gradient_of_a_kernel_has_its_axes_in_the_order_of_fast_kernels(
-    stride,
-):
+def test_a_kernels_gradient_inside_a_condition_has_the_axes_of_fast_kernels(stride):
     geometry = square(3, stride=stride)
     x, gradient = normal(2, 8, 8, 4), normal(2, 8 // stride, 8 // stride, 12, seed=1)
 

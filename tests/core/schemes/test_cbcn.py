@@ -1,5 +1,6 @@
-"""CBCN: turned kernels against what turning means, and layers, gradients and blocks
-against the published code.
+"""CBCN: turned kernels against what turning means.
+
+Layers, gradients and blocks are compared with the published code.
 """
 
 import dataclasses
@@ -35,8 +36,9 @@ def latent_of(weight):
 
 
 def turned(x):
-    """Images turned by 90 degrees clockwise, their orientations shifted by one:
-    channels are feature * 4 + orientation.
+    """Images turned by 90 degrees clockwise, their orientations shifted by one.
+
+    Channels are feature * 4 + orientation.
     """
     x = np.rot90(x, -1, axes=(1, 2))
     return np.roll(x.reshape(*x.shape[:3], -1, 4), 1, axis=-1).reshape(x.shape)
@@ -53,8 +55,9 @@ def turned(x):
     ],
 )
 def test_what_sees_a_turned_image_gives_its_output_turned(kernel, options):
-    """The meaning of the scheme: a quarter turn of the input is one of the output, with
-    orientations one further.
+    """A quarter turn of the input is one of the output: the meaning of the scheme.
+
+    The orientations are one further.
     """
     model = layer(PLAIN, **{"features": 16, "kernel": kernel, **options})
     x = normal(2, 7, 7, 8)
@@ -190,7 +193,8 @@ def test_float_kernels_are_turned_in_the_costs_too():
             8,
             12,
             2,
-            r"has 12 input channels, and the scheme cbcn needs a multiple of 4 in each of its 2 groups",
+            r"has 12 input channels, and the scheme cbcn needs a multiple of 4 in each "
+            r"of its 2 groups",
         ),
         (6, 6, 6, r"has 6 output channels"),
     ],
@@ -207,10 +211,9 @@ def test_a_network_of_such_widths_is_refused_by_the_layers_name():
     net = Network(
         load("latest_cell"), num_cells=2, channels=6, num_classes=10, scheme=Cbcn()
     )
-    with pytest.raises(
-        UserError,
-        match=r"^cell0/preprocess/input0/conv has 18 input channels, .* needs a multiple of 4",
-    ):
+    path = "cell0/preprocess/input0/conv"
+    message = rf"^{path} has 18 input channels, .* needs a multiple of 4"
+    with pytest.raises(UserError, match=message):
         initial_variables(net, (8, 8, 1), seed=0)
     within = cost(net.clone(channels=8), image_shape=(8, 8, 1)).total.flops
     assert fit_budget(net, within, image_shape=(8, 8, 1)).channels == 8, (

@@ -1,5 +1,6 @@
-"""The scheme `float` gives the float twin of a network: the same stack with ordinary
-convolutions.
+"""The scheme `float` gives the float twin of a network.
+
+It is the same stack with ordinary convolutions.
 """
 
 import flax.linen as nn
@@ -23,13 +24,15 @@ CELL = (
     ("avg_pool_3x3", 3), ("bin_conv_5x5", 1), ("bin_dil_conv_3x3", 4), ("none", 1),
 )  # fmt: skip
 LAYERS = {
-    "bin_conv_3x3": (3, 1), "bin_conv_5x5": (5, 1), "bin_dil_conv_3x3": (3, 2), "bin_dil_conv_5x5": (5, 2),
+    "bin_conv_3x3": (3, 1), "bin_conv_5x5": (5, 1),
+    "bin_dil_conv_3x3": (3, 2), "bin_dil_conv_5x5": (5, 2),
 }  # fmt: skip
 
 
 def plain_network(variables, images):
-    """Two cells of `CELL`, both of which reduce, with float convolutions alone, as one
-    writes it down.
+    """Two cells of `CELL` with float convolutions alone, as one writes it down.
+
+    Both cells reduce.
     """
     flat = {
         "/".join(path): value
