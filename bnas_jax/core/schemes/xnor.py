@@ -29,11 +29,11 @@ class Xnor(Scheme):
     """y = K * beta * conv(sign x, sign W) (section 4.1.1, Eq. 1).
 
     (N, H, W, C) with W (kh, kw, ci, co) to (N, H', W', co). beta = mean |W| of each
-    output channel; K is the mean magnitude of the inputs under the kernel. After
-    each update W is centred over the input channels and clipped to [-1, 1].
+    output channel; K is the mean magnitude of the inputs under the kernel. After each
+    update W is centred over the input channels and clipped to [-1, 1].
 
-    weight_gradient: the rule for the gradient with respect to the latent weights W. Let
-    G be the gradient with respect to beta * sign(W), n = kh * kw * ci, and means be
+    weight_gradient: the rule for the gradient with respect to the latent weights W.
+    With G the gradient with respect to beta * sign(W), n = kh * kw * ci, and the mean
     over the kernel of an output channel:
 
     - `bnas`: c * (beta * 1[|W| <= 1] * G + sign(W) * mean(sign(W) * G)), the chain rule
